@@ -1,0 +1,337 @@
+//! The index: entries by label, last uses, and memos. All SQL is here and in `schema.sql`.
+//!
+//! It is derived, and treated so. Missing, half made or damaged, it is set aside and built again from the entries,
+//! under a lock, by whoever notices first. Where it cannot be opened (a read-only store, a network file system, a
+//! full disk) there is none, and the store does without.
+//!
+//! A store is opened often and mostly for one look-up, so opening costs one query: the version. The schema runs only
+//! where the version is 0, and nothing is checked that SQLite does not notice by itself.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
+
+use crate::{Digest, Error, Key, Manifest, Outcome, Result};
+
+/// Steps from each version to the next. Stored as `user_version`: add, never change.
+const STEPS: [&str; 1] = [include_str!("../../schema.sql")];
+const VERSION: u32 = STEPS.len() as u32;
+
+/// A last use is for deciding what to drop, in days; writing it on every look-up would make readers wait on fsync.
+const USED_WITHIN: u64 = 3600;
+/// Memos of trees that are long gone; one that is still wanted costs a hashing every half year.
+const MEMO_AGE: u64 = 180 * 86400;
+
+/// One entry as the index knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its key.
+    pub key: Key,
+    /// Whether there is a result; else it is a remembered failure.
+    pub built: bool,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// When it was last used, in seconds since 1970, to the hour.
+    pub used: u64,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Size in bytes of all its outputs, uncompressed.
+    pub size: u64,
+}
+
+impl Row {
+    /// The row that an entry has when the index is made from the entries.
+    pub(crate) fn of(manifest: &Manifest) -> Row {
+        Row {
+            key: manifest.key,
+            built: manifest.outcome == Outcome::Built,
+            created: manifest.created,
+            used: manifest.created,
+            labels: manifest.labels.clone(),
+            size: manifest.size(),
+        }
+    }
+}
+
+/// An open index.
+pub(crate) struct Index {
+    db: Connection,
+    path: PathBuf,
+    patience: Duration,
+}
+
+/// What is found where an index should be.
+pub(crate) enum Found {
+    /// One that can be used.
+    Index(Index),
+    /// None, or one whose making was interrupted.
+    Nothing,
+    /// A file that is no database, or a broken one.
+    Damaged,
+    /// Something that cannot be opened here.
+    Unreachable,
+}
+
+impl Index {
+    /// Opens what is there, making nothing.
+    pub(crate) fn open(path: &Path, writable: bool, patience: Duration) -> Result<Found> {
+        match fs_err::metadata(path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(e) => return Err(e.into()),
+        }
+        let access =
+            if writable { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+        let opened = Index::connect(path, access, patience).and_then(|index| Ok((index.version()?, index)));
+        match opened {
+            Ok((0, _)) => Ok(Found::Nothing),
+            Ok((VERSION, index)) => Ok(Found::Index(index)),
+            Ok((found, _)) => Err(Error::Format { path: path.to_owned(), found }),
+            Err(e) if e.is_index_damage() => Ok(Found::Damaged),
+            Err(e) if e.is_unreachable_index() => Ok(Found::Unreachable),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes the index and its rows in one transaction.
+    pub(crate) fn create(path: &Path, rows: &[Row], patience: Duration) -> Result<Index> {
+        let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let mut index = Index::connect(path, access, patience)?;
+        index.ask(|db| db.pragma_update(None, "journal_mode", "WAL"))?;
+        index.write(|change| {
+            for step in STEPS {
+                change.execute_batch(step)?;
+            }
+            change.pragma_update(None, "user_version", VERSION)?;
+            rows.iter().try_for_each(|row| put_row(change, row))
+        })?;
+        Ok(index)
+    }
+
+    /// Moves a damaged index out of the way, for whoever wants to look at it.
+    pub(crate) fn set_aside(path: &Path) -> Result<()> {
+        // Its journal must not be taken for that of the next index.
+        for suffix in ["-wal", "-shm"] {
+            match fs_err::remove_file(with_suffix(path, suffix)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
+        }
+        Ok(fs_err::rename(path, with_suffix(path, ".damaged"))?)
+    }
+
+    /// Whether SQLite finds all pages in order. Reads everything.
+    pub(crate) fn is_sound(&self) -> bool {
+        let told = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        told.is_ok_and(|told| told == "ok")
+    }
+
+    /// Adds an entry's row; a row that is there keeps its last use.
+    pub(crate) fn put(&mut self, row: &Row) -> Result<()> {
+        self.write(|change| put_row(change, row))
+    }
+
+    /// Drops an entry's row.
+    pub(crate) fn remove(&mut self, key: &Key) -> Result<()> {
+        self.write(|change| change.execute("DELETE FROM entry WHERE key = ?1", [key.as_bytes()]).map(drop))
+    }
+
+    /// Makes the rows these, keeping their last uses, and all memos.
+    pub(crate) fn replace_rows(&mut self, rows: &[Row]) -> Result<()> {
+        self.write(|change| {
+            let mut used = Vec::new();
+            for row in rows {
+                used.push(last_used(change, &row.key)?);
+            }
+            change.execute("DELETE FROM entry", [])?;
+            for (row, used) in rows.iter().zip(used) {
+                put_row(change, &Row { used: used.unwrap_or(row.used), ..row.clone() })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The entries that have all these labels, newest first.
+    pub(crate) fn find(&self, labels: &[(&str, &str)]) -> Result<Vec<Row>> {
+        const HAS: &str = " AND key IN (SELECT key FROM label WHERE name = ? AND value = ?)";
+        const ORDER: &str = " ORDER BY created DESC, key";
+        let query = "SELECT key, built, created, used, size FROM entry WHERE 1".to_owned()
+            + &HAS.repeat(labels.len())
+            + ORDER;
+        self.ask(|db| {
+            let mut select = db.prepare_cached(&query)?;
+            let words = labels.iter().flat_map(|(name, value)| [name, value]);
+            let rows = select.query_map(rusqlite::params_from_iter(words), |row| {
+                Ok(Row {
+                    key: Key::from_bytes(row.get(0)?),
+                    built: row.get(1)?,
+                    created: natural(row.get(2)?),
+                    used: natural(row.get(3)?),
+                    size: natural(row.get(4)?),
+                    labels: BTreeMap::new(),
+                })
+            })?;
+            rows.map(|row| row.and_then(|row| Ok(Row { labels: labels_of(db, &row.key)?, ..row }))).collect()
+        })
+    }
+
+    /// Notes a use, unless one was noted within the hour.
+    pub(crate) fn used(&mut self, key: &Key, now: u64) -> Result<()> {
+        let known = self.ask(|db| last_used(db, key))?;
+        if known.is_none_or(|used| now < used.saturating_add(USED_WITHIN)) {
+            return Ok(());
+        }
+        let set = "UPDATE entry SET used = ?2 WHERE key = ?1";
+        self.write(|change| change.execute(set, params![key.as_bytes(), whole(now)]).map(drop))
+    }
+
+    /// What was remembered.
+    pub(crate) fn memo(&self, kind: &str, signature: &Digest) -> Result<Option<Vec<u8>>> {
+        let query = "SELECT value FROM memo WHERE kind = ?1 AND signature = ?2";
+        self.ask(|db| {
+            db.prepare_cached(query)?
+                .query_row(params![kind, signature.as_bytes()], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// Remembers, and forgets what is very old.
+    pub(crate) fn remember(&mut self, kind: &str, signature: &Digest, value: &[u8], now: u64) -> Result<()> {
+        self.write(|change| {
+            change.execute("DELETE FROM memo WHERE made < ?1", [whole(now.saturating_sub(MEMO_AGE))])?;
+            let insert = "INSERT OR REPLACE INTO memo (kind, signature, value, made) VALUES (?1, ?2, ?3, ?4)";
+            change.execute(insert, params![kind, signature.as_bytes(), value, whole(now)]).map(drop)
+        })
+    }
+
+    fn connect(path: &Path, access: OpenFlags, patience: Duration) -> Result<Index> {
+        // The store's own mutex keeps threads apart.
+        let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let sqlite = |source| Error::Sqlite { path: path.to_owned(), source };
+        let db = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+        let index = Index { db, path: path.to_owned(), patience };
+        index.ask(|db| {
+            // Before anything that takes a lock, journal_mode included.
+            db.busy_timeout(patience)?;
+            db.pragma_update(None, "synchronous", "FULL")?;
+            db.pragma_update(None, "foreign_keys", true)
+        })?;
+        Ok(index)
+    }
+
+    fn version(&self) -> Result<u32> {
+        self.ask(|db| db.pragma_query_value(None, "user_version", |row| row.get(0)))
+    }
+
+    fn ask<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        query(&self.db).map_err(|source| error(&self.path, self.patience, source))
+    }
+
+    fn write(&mut self, change: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
+        // Immediate: a transaction that begins by reading cannot wait for its turn to write.
+        let done =
+            self.db.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|transaction| {
+                change(&transaction)?;
+                transaction.commit()
+            });
+        done.map_err(|source| error(&self.path, self.patience, source))
+    }
+}
+
+impl Error {
+    /// Whether the index has to be built again.
+    pub(crate) fn is_index_damage(&self) -> bool {
+        let Error::Sqlite { source, .. } = self else { return false };
+        matches!(source.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+    }
+
+    /// Whether the index is whole but cannot be opened or written here and now.
+    pub(crate) fn is_unreachable_index(&self) -> bool {
+        let Error::Sqlite { source, .. } = self else { return false };
+        match source.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::DiskFull) => true,
+            // What a full disk says to a new connection, which wants 32 KB of shared memory beside the database.
+            _ => source.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE),
+        }
+    }
+}
+
+/// The kind of network file system that `dir` lies on, if any.
+///
+/// WAL mode shares memory between processes, which two hosts cannot; these also lie about locks. FUSE is let pass:
+/// containers and virtual machines run on it, and SQLite itself refuses where memory cannot be mapped.
+pub(crate) fn network_fs(dir: &Path) -> Result<Option<&'static str>> {
+    // statfs(2) and the file systems' own headers.
+    const KINDS: [(u32, &str); 12] = [
+        (0x0000_6969, "NFS"),
+        (0x0000_517b, "SMB"),
+        (0xfe53_4d42, "SMB"),
+        (0xff53_4d42, "CIFS"),
+        (0x0000_564c, "NCP"),
+        (0x5346_414f, "AFS"),
+        (0x7375_7245, "Coda"),
+        (0x00c3_6400, "Ceph"),
+        (0x0bd0_0bd0, "Lustre"),
+        (0x0102_1997, "9P"),
+        (0x0116_1970, "GFS2"),
+        (0x7461_636f, "OCFS2"),
+    ];
+    let found =
+        rustix::fs::statfs(dir).map_err(|e| crate::error::at("look at the file system of", dir)(e.into()))?;
+    // The field is a long of either sign; the magic numbers have 32 bits.
+    let magic = found.f_type as u32;
+    Ok(KINDS.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind))
+}
+
+fn error(path: &Path, patience: Duration, source: rusqlite::Error) -> Error {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            Error::Busy { what: path.display().to_string(), waited: patience }
+        }
+        _ => Error::Sqlite { path: path.to_owned(), source },
+    }
+}
+
+fn put_row(change: &Connection, row: &Row) -> rusqlite::Result<()> {
+    let key = row.key.as_bytes();
+    let used = last_used(change, &row.key)?.unwrap_or(0).max(row.used);
+    change.execute("DELETE FROM entry WHERE key = ?1", [key])?;
+    change.execute(
+        "INSERT INTO entry (key, built, size, created, used) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![key, row.built, whole(row.size), whole(row.created), whole(used)],
+    )?;
+    let mut insert = change.prepare_cached("INSERT INTO label (name, value, key) VALUES (?1, ?2, ?3)")?;
+    row.labels.iter().try_for_each(|(name, value)| insert.execute(params![name, value, key]).map(drop))
+}
+
+fn last_used(db: &Connection, key: &Key) -> rusqlite::Result<Option<u64>> {
+    let mut select = db.prepare_cached("SELECT used FROM entry WHERE key = ?1")?;
+    select.query_row([key.as_bytes()], |row| row.get(0).map(natural)).optional()
+}
+
+fn labels_of(db: &Connection, key: &Key) -> rusqlite::Result<BTreeMap<String, String>> {
+    let mut select = db.prepare_cached("SELECT name, value FROM label WHERE key = ?1")?;
+    select.query_map([key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// SQLite's integers are signed. What does not fit is nonsense that need not be kept exactly.
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn natural(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}

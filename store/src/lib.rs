@@ -1,0 +1,46 @@
+//! A store of bytes: objects named by what they hold, entries named by what was asked.
+//!
+//! ```text
+//! DIR/                       0755
+//!   CACHEDIR.TAG             backup tools leave the directory out (https://bford.info/cachedir/)
+//!   format                   "1"
+//!   entries/ab/<key>.json    signed envelope around a manifest; the truth
+//!   objects/ab/<digest>.zst  zstd of the bytes that the digest names
+//!   index.sqlite             derived from the entries: finds them by label, remembers what was hashed
+//!   lock/                    one empty file for each lock that is held
+//!   tmp/                     0700; what is being written, and scratch directories
+//! ```
+//!
+//! The crate knows bytes only. What a key is made of, what the outputs are for and what the labels mean is the
+//! caller's business; so is the clock: every `now` is passed in, in seconds since 1970.
+//!
+//! Promises:
+//! - A reader sees a whole file or none, whatever crashes (`publish` is the one way a file gets its name).
+//! - Every byte is hashed again on its way out. A miss is `None` or `false`; damage is an error that names path,
+//!   expected and found, and is healed by [`Store::forget`] or [`Store::discard_object`] and making it again.
+//! - Two processes may use one store at any time. Of two entries for one key the first stays.
+//! - On a read-only store everything that reads works, and what would only have saved time is left out.
+//! - The index can be deleted at any time.
+
+mod digest;
+mod entry;
+mod error;
+mod index;
+mod lock;
+mod manifest;
+mod object;
+mod publish;
+mod store;
+pub mod tree;
+
+pub use digest::{Digest, Key, NotHex};
+pub use entry::{Entry, Signature};
+pub use error::{Error, Result};
+pub use index::Row;
+pub use lock::{Lock, Waiting};
+pub use manifest::{Field, LOG, Manifest, Observed, Outcome, Output};
+pub use store::{Inserted, Store, Stored};
+pub use tree::{Root, Walk, file_digest, snapshot, tree_digest, walk};
+
+/// Version of the store's layout and of its entries. Stored: a reader refuses what is newer.
+pub const FORMAT: u32 = 1;

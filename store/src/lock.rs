@@ -1,0 +1,132 @@
+//! Waiting for other processes, aloud and for a bounded time.
+//!
+//! A lock is `flock` on a file under `lock/`: the system lets go of it when its holder dies, so a crash leaves an
+//! empty file and nobody waits for the dead. The holder deletes the file while still holding it. Whoever was
+//! waiting then holds a file that no longer has a name, sees that, and starts over with the one that has.
+//! Locks save work (one builder per key); nothing published depends on them for being whole.
+
+use std::fs::TryLockError;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::{Error, Result};
+
+/// How long to wait for another process, and how to say that one does.
+#[derive(Clone, Copy)]
+pub struct Waiting<'a> {
+    /// After this long, give up with [`Error::Busy`].
+    pub limit: Duration,
+    /// Told once per wait that lasts: "waiting for another kcache to finish with ...".
+    pub say: &'a (dyn Fn(&str) + Sync),
+}
+
+/// Shorter waits are nobody's business.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+/// A person does not notice it, and twenty system calls a second cost nothing.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A held lock; dropping it lets the next one in.
+#[derive(Debug)]
+pub struct Lock {
+    file: fs_err::File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Takes the lock at `path`, waiting for another holder as long as `waiting` allows.
+    pub(crate) fn take(path: &Path, waiting: &Waiting) -> Result<Lock> {
+        let started = Instant::now();
+        let mut said = false;
+        loop {
+            if let Some(lock) = Lock::attempt(path)? {
+                return Ok(lock);
+            }
+            let waited = started.elapsed();
+            if waited >= waiting.limit {
+                return Err(Error::Busy { what: path.display().to_string(), waited });
+            }
+            if waited >= SAY_AFTER && !said {
+                (waiting.say)(&format!("waiting for another kcache to finish with {}", path.display()));
+                said = true;
+            }
+            std::thread::sleep(POLL.min(waiting.limit - waited));
+        }
+    }
+
+    fn attempt(path: &Path) -> Result<Option<Lock>> {
+        let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match file.file().try_lock() {
+            Ok(()) => Ok(Lock { file, path: path.to_owned() }.if_still_named()),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(Error::At { act: "lock", path: path.to_owned(), source }),
+        }
+    }
+
+    /// The lock, unless its previous holder deleted the file between our opening and locking it.
+    fn if_still_named(self) -> Option<Lock> {
+        if self.is_named() { Some(self) } else { None }
+    }
+
+    fn is_named(&self) -> bool {
+        let ours = self.file.metadata().map(|m| (m.dev(), m.ino()));
+        let named = fs_err::metadata(&self.path).map(|m| (m.dev(), m.ino()));
+        matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Only a file that is ours may go; closing it afterwards is what lets go of the lock.
+        if self.is_named() {
+            let _ = fs_err::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn patient(limit: Duration, say: &(dyn Fn(&str) + Sync)) -> Waiting<'_> {
+        Waiting { limit, say }
+    }
+
+    #[test]
+    fn one_holds_it_and_the_next_is_told_who_it_waits_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let said = Mutex::new(Vec::new());
+        let say = |text: &str| said.lock().unwrap().push(text.to_owned());
+        let held = Lock::take(&path, &patient(Duration::ZERO, &say)).unwrap();
+        let busy = Lock::take(&path, &patient(Duration::from_millis(1200), &say)).unwrap_err();
+        assert!(matches!(busy, Error::Busy { .. }));
+        let expected = format!("waiting for another kcache to finish with {}", path.display());
+        assert_eq!(*said.lock().unwrap(), [expected]);
+        drop(held);
+        Lock::take(&path, &patient(Duration::ZERO, &say)).unwrap();
+        assert!(!path.exists(), "a lock that nobody holds leaves no file");
+    }
+
+    #[test]
+    fn many_at_once_never_hold_it_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| {
+                    for _ in 0..20 {
+                        let lock = Lock::take(&path, &patient(Duration::from_secs(60), &|_| ())).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,182 @@
+//! What is kept under a key, as data: the manifest, and the rules each manifest obeys.
+//!
+//! A manifest says what was asked (key, labels, fields), what came of it (outcome, outputs), and what to compare
+//! before it counts as an answer (observed). Here it is opaque: labels and fields are text, roles are names. Its
+//! JSON is stored: add, never rename.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Key};
+
+/// Outputs of one entry. The largest known set has some hundred; an entry of 4 MiB could hold no more than this
+/// with names and digests anyway.
+const MAX_OUTPUTS: usize = 4096;
+
+/// The role of a log. A log tells of the making, so two makings of the same outputs may differ in it.
+pub const LOG: &str = "log";
+
+/// Everything known about one key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format: [`crate::FORMAT`].
+    pub format: u32,
+    /// The key this answers.
+    pub key: Key,
+    /// What [`crate::Store::find`] finds it by.
+    pub labels: BTreeMap<String, String>,
+    /// What the key was made of, in its order, so that a miss can be explained field by field.
+    pub fields: Vec<Field>,
+    /// Whether there is a result, or a failure worth remembering.
+    pub outcome: Outcome,
+    /// The results, sorted by name.
+    pub outputs: Vec<Output>,
+    /// What was read beyond what the key is made of: an answer only where these are the same.
+    #[serde(default)]
+    pub observed: Vec<Observed>,
+    /// What is worth knowing without opening the outputs.
+    #[serde(default)]
+    pub facts: serde_json::Map<String, serde_json::Value>,
+    /// Who made it.
+    pub builder: String,
+    /// When, in seconds since 1970.
+    pub created: u64,
+}
+
+/// One field of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    /// Its name, e.g. `source`.
+    pub name: String,
+    /// What went into the key.
+    pub value: String,
+    /// The same for people, where the value is a digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
+pub enum Outcome {
+    /// The outputs are the result.
+    Built,
+    /// There is no result, and would not be one next time; the log is among the outputs.
+    Failed {
+        /// Exit status; none where a signal ended it, or where it succeeded without a result.
+        status: Option<i32>,
+        /// The command that failed.
+        command: String,
+        /// The first line of the log that says why.
+        first_error: String,
+    },
+}
+
+/// One result: an object of the store, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Flat name: 1 to 128 of `A-Z a-z 0-9 . _ + -`, and not a dot or two.
+    pub name: String,
+    /// What it is for: [`LOG`] or a word of the caller's; a flat name too.
+    pub role: String,
+    /// Size in bytes of what the digest names, uncompressed.
+    pub size: u64,
+    /// Digest of the uncompressed bytes.
+    pub digest: Digest,
+}
+
+/// A file that was read although the key knows nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Where it was looked for.
+    pub path: String,
+    /// What it held; none where it was missing.
+    pub digest: Option<Digest>,
+}
+
+impl Manifest {
+    /// Checks the rules that hold for every manifest; an error is the rule that is broken.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.outputs.len() > MAX_OUTPUTS {
+            return Err(format!("{} outputs, more than {MAX_OUTPUTS}", self.outputs.len()));
+        }
+        for output in &self.outputs {
+            for name in [&output.name, &output.role] {
+                if !is_flat(name) {
+                    return Err(format!("`{}` is not a flat name", name.escape_debug()));
+                }
+            }
+        }
+        match self.outputs.windows(2).find(|pair| pair[0].name >= pair[1].name) {
+            Some(pair) => Err(format!("output `{}` does not sort before `{}`", pair[0].name, pair[1].name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether both say the same about their key, logs aside.
+    pub(crate) fn agrees_with(&self, other: &Manifest) -> bool {
+        let built = |m: &Manifest| m.outcome == Outcome::Built;
+        let results = |m: &Manifest| -> Vec<(String, Digest)> {
+            m.outputs.iter().filter(|o| o.role != LOG).map(|o| (o.name.clone(), o.digest)).collect()
+        };
+        built(self) == built(other) && results(self) == results(other)
+    }
+
+    /// Size in bytes of all outputs, uncompressed.
+    pub(crate) fn size(&self) -> u64 {
+        self.outputs.iter().fold(0, |sum, output| sum.saturating_add(output.size))
+    }
+}
+
+/// Whether `name` can be one file's name anywhere: no separator, no dot directory, nothing to quote.
+pub(crate) fn is_flat(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
+    (1..=128).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An output of role `data`.
+    pub(crate) fn output(name: &str, digest: Digest) -> Output {
+        Output { name: name.to_owned(), role: "data".to_owned(), size: 3, digest }
+    }
+
+    /// A small manifest with one output.
+    pub(crate) fn manifest(key: Key) -> Manifest {
+        Manifest {
+            format: crate::FORMAT,
+            key,
+            labels: BTreeMap::from([("colour".to_owned(), "red".to_owned())]),
+            fields: vec![Field { name: "source".to_owned(), value: "1".to_owned(), note: None }],
+            outcome: Outcome::Built,
+            outputs: vec![output("a", Digest::of(b"abc"))],
+            observed: vec![Observed { path: "/etc/x".to_owned(), digest: None }],
+            facts: serde_json::Map::new(),
+            builder: "test".to_owned(),
+            created: 1_000_000,
+        }
+    }
+
+    #[test]
+    fn a_flat_name_is_any_short_plain_name() {
+        for name in ["a", "8188eu.ko", "libc++_x-1.2", ".hidden", "...", &"a".repeat(128)] {
+            assert!(is_flat(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn two_manifests_agree_when_their_outputs_do_logs_aside() {
+        let key = Key::from_bytes([1; 32]);
+        let log = |text: &[u8]| Output { role: LOG.to_owned(), ..output("log", Digest::of(text)) };
+        let with = |outputs: Vec<Output>| Manifest { outputs, created: 2_000_000, ..manifest(key) };
+        let one = with(vec![output("a", Digest::of(b"1")), log(b"x")]);
+        assert!(one.agrees_with(&with(vec![output("a", Digest::of(b"1")), log(b"y")])));
+        assert!(!one.agrees_with(&with(vec![output("a", Digest::of(b"2")), log(b"x")])));
+        assert!(!one.agrees_with(&with(vec![output("b", Digest::of(b"1")), log(b"x")])));
+        let failed = Outcome::Failed { status: None, command: String::new(), first_error: String::new() };
+        assert!(!one.agrees_with(&Manifest { outcome: failed, ..one.clone() }));
+    }
+}

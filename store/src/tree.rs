@@ -1,0 +1,236 @@
+//! Digests of directory trees, and copies whose digest is that of the bytes copied.
+//!
+//! A tree is what its names, contents, executable bits and link targets say. Times, owners, inode numbers and the
+//! place on disk are no part of its digest, so two identical hosts get identical digests:
+//! ```text
+//! tree digest = BLAKE3 derive_key(CONTEXT) over, for each root in the order of labels:
+//!   text(label)  number of entries, 8 bytes
+//!   for each entry in the byte order of relative paths, the root itself ("") among them:
+//!     text(path) 'f' digest | 'x' digest (executable by its owner) | 'd' | 'l' text(target)
+//! text(s) = length of s, 8 bytes, then s; numbers are little-endian
+//! ```
+//! Nothing is optional and every text has its length before it, so different trees have different inputs. Empty
+//! directories count. Fifos, devices and sockets are refused: opening one may hang or do something.
+//!
+//! **The memo.** Hashing 17,000 headers takes 0.2 s warm and seconds cold; asking each for its inode takes 0.04 s.
+//! So [`tree_digest`] remembers the digest under the *signature*: the digest of the same list with device, inode,
+//! size, mtime, ctime and mode in place of contents. Times of installed files prove nothing by themselves (two in a
+//! whole tree), but nobody can set a ctime. A file that changed within the last 2 s could change again without
+//! its ctime moving, so then nothing is remembered; nor when the signature is another one after hashing.
+//!
+//! **Races.** A tree may change under its reader. Below a root nothing is reached through a symbolic link, so a
+//! name that was swapped leads nowhere else; a difference is [`Error::Changed`] after a few attempts.
+
+mod digest;
+mod read;
+mod snapshot;
+mod walk;
+
+use std::path::{Path, PathBuf};
+
+pub use snapshot::snapshot;
+pub use walk::{Kind, Walk, walk};
+
+use crate::{Digest, Error, Result, Store};
+
+/// A directory, or one file, that takes part in a tree digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Where it lies on disk. A link here is followed, none below it is.
+    pub path: PathBuf,
+    /// The name it has inside the digest, one of its own for each root.
+    pub label: String,
+    /// Names of files and directories that are left out, at any depth: `.git`.
+    pub skip: Vec<String>,
+}
+
+/// Stored: changes whenever the input of the digest does.
+const MEMO: &str = "tree 1";
+/// An upgrade rewrites its files within a second or two; one that does not end is an error.
+const ATTEMPTS: u32 = 3;
+
+/// The digest of these roots together: remembered by `store` if their signature is known, else computed, and then
+/// remembered. `now` is the time at which this is called, or an earlier one.
+pub fn tree_digest(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
+    let mut attempt = 1;
+    loop {
+        match digest_once(store, roots, now) {
+            Err(Error::Changed { .. }) if attempt < ATTEMPTS => attempt += 1,
+            done => return done,
+        }
+    }
+}
+
+fn digest_once(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
+    let before = walk(roots)?;
+    let signature = before.signature();
+    let remembered = store.map(|store| store.memo(MEMO, &signature)).transpose()?.flatten();
+    if let Some(digest) = remembered.and_then(|bytes| bytes.try_into().ok()) {
+        return Ok(Digest::from_bytes(digest));
+    }
+    let digest = before.digest()?;
+    if let Some(path) = before.first_difference(&walk(roots)?) {
+        return Err(Error::Changed { path });
+    }
+    if let Some(store) = store.filter(|_| !before.racy(now)) {
+        store.remember(MEMO, &signature, digest.as_bytes(), now)?;
+    }
+    Ok(digest)
+}
+
+/// Digest and size in bytes of one file; a link is followed.
+pub fn file_digest(path: &Path) -> Result<(Digest, u64)> {
+    read::file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, FileTimes};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::Waiting;
+
+    /// Later than anything a test writes, so that nothing is racy.
+    const LATER: u64 = 10_000_000_000;
+
+    /// A tree of a file, a program, a link and an empty directory.
+    fn plant(dir: &Path) {
+        fs_err::create_dir_all(dir.join("sub/empty")).unwrap();
+        fs_err::write(dir.join("a"), "one").unwrap();
+        fs_err::write(dir.join("sub/run"), "two").unwrap();
+        set_mode(&dir.join("sub/run"), 0o755);
+        symlink("../a", dir.join("sub/link")).unwrap();
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs_err::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn set_mtime(path: &Path, seconds: u64) {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        File::open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
+    }
+
+    fn roots(dir: &Path) -> [Root; 1] {
+        [Root { path: dir.to_owned(), label: String::new(), skip: vec![".git".to_owned()] }]
+    }
+
+    fn digest(dir: &Path) -> Digest {
+        tree_digest(None, &roots(dir), LATER).unwrap()
+    }
+
+    /// A store, and a tree beside it.
+    fn store_and_tree() -> (tempfile::TempDir, Store, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let waiting = Waiting { limit: Duration::from_secs(10), say: &|_| () };
+        let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
+        let tree = dir.path().join("tree");
+        plant(&tree);
+        (dir, store, tree)
+    }
+
+    fn is_remembered(store: &Store, tree: &Path) -> bool {
+        store.memo(MEMO, &walk(&roots(tree)).unwrap().signature()).unwrap().is_some()
+    }
+
+    /// What `change` does to the tree must, or must not, change its digest.
+    fn check(changes: bool, change: impl FnOnce(&Path)) {
+        let dir = tempfile::tempdir().unwrap();
+        plant(dir.path());
+        let before = digest(dir.path());
+        change(dir.path());
+        assert_eq!(digest(dir.path()) != before, changes);
+    }
+
+    #[test]
+    fn whatever_a_tree_says_changes_its_digest() {
+        check(true, |dir| fs_err::write(dir.join("a"), "ONE").unwrap());
+        check(true, |dir| fs_err::rename(dir.join("a"), dir.join("b")).unwrap());
+        check(true, |dir| fs_err::write(dir.join("new"), "").unwrap());
+        check(true, |dir| fs_err::remove_dir(dir.join("sub/empty")).unwrap());
+        check(true, |dir| set_mode(&dir.join("a"), 0o744));
+        check(true, |dir| {
+            fs_err::remove_file(dir.join("sub/link")).unwrap();
+            symlink("../b", dir.join("sub/link")).unwrap();
+        });
+        check(true, |dir| {
+            fs_err::remove_file(dir.join("sub/link")).unwrap();
+            fs_err::write(dir.join("sub/link"), "../a").unwrap();
+        });
+    }
+
+    #[test]
+    fn times_modes_and_git_do_not() {
+        check(false, |dir| set_mtime(&dir.join("a"), 1));
+        check(false, |dir| set_mode(&dir.join("a"), 0o600));
+        check(false, |dir| set_mode(&dir.join("sub"), 0o700));
+        check(false, |dir| {
+            fs_err::create_dir_all(dir.join(".git/objects")).unwrap();
+            fs_err::write(dir.join("sub/.git"), "gitdir: elsewhere").unwrap();
+        });
+    }
+
+    #[test]
+    fn the_place_does_not_count_and_the_label_does() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        plant(one.path());
+        plant(two.path());
+        assert_eq!(digest(one.path()), digest(two.path()));
+        let labelled = |label: &str| Root { label: label.to_owned(), ..roots(one.path())[0].clone() };
+        let of = |roots: &[Root]| tree_digest(None, roots, LATER).unwrap();
+        assert_ne!(of(&[labelled("a")]), of(&[labelled("b")]));
+        assert_eq!(of(&[labelled("a"), labelled("b")]), of(&[labelled("b"), labelled("a")]));
+        assert_ne!(of(&[labelled("a")]), of(&[labelled("a"), labelled("b")]));
+    }
+
+    #[test]
+    fn one_file_can_be_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        plant(dir.path());
+        symlink("sub/run", dir.path().join("root")).unwrap();
+        assert_eq!(digest(&dir.path().join("root")), digest(&dir.path().join("sub/run")));
+        assert_ne!(digest(&dir.path().join("a")), digest(&dir.path().join("sub/run")));
+        assert_eq!(file_digest(&dir.path().join("root")).unwrap(), (Digest::of(b"two"), 3));
+    }
+
+    #[test]
+    fn a_known_signature_saves_the_hashing() {
+        let (_dir, store, tree) = store_and_tree();
+        let first = tree_digest(Some(&store), &roots(&tree), LATER).unwrap();
+        assert_eq!(first, digest(&tree));
+        let signature = walk(&roots(&tree)).unwrap().signature();
+        assert_eq!(store.memo(MEMO, &signature).unwrap().unwrap(), first.as_bytes());
+        let other = Digest::of(b"planted");
+        store.remember(MEMO, &signature, other.as_bytes(), LATER).unwrap();
+        assert_eq!(tree_digest(Some(&store), &roots(&tree), LATER).unwrap(), other);
+    }
+
+    #[test]
+    fn an_edit_that_keeps_size_and_mtime_is_noticed() {
+        let (_dir, store, tree) = store_and_tree();
+        set_mtime(&tree.join("a"), 946_684_800);
+        let before = tree_digest(Some(&store), &roots(&tree), LATER).unwrap();
+        fs_err::write(tree.join("a"), "ONE").unwrap();
+        set_mtime(&tree.join("a"), 946_684_800);
+        assert_ne!(tree_digest(Some(&store), &roots(&tree), LATER).unwrap(), before);
+    }
+
+    #[test]
+    fn what_changed_just_now_or_will_change_is_not_remembered() {
+        let (_dir, store, tree) = store_and_tree();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        tree_digest(Some(&store), &roots(&tree), now).unwrap();
+        assert!(!is_remembered(&store, &tree), "the ctime is now");
+        set_mtime(&tree.join("a"), LATER + 1);
+        tree_digest(Some(&store), &roots(&tree), LATER).unwrap();
+        assert!(!is_remembered(&store, &tree), "the mtime is in the future");
+        set_mtime(&tree.join("a"), LATER - 2);
+        tree_digest(Some(&store), &roots(&tree), LATER).unwrap();
+        assert!(!is_remembered(&store, &tree), "the mtime is 2 s ago");
+        set_mtime(&tree.join("a"), LATER - 3);
+        tree_digest(Some(&store), &roots(&tree), LATER).unwrap();
+        assert!(is_remembered(&store, &tree));
+    }
+}

@@ -1,0 +1,236 @@
+//! A private copy of a tree, whose digest is that of the bytes in the copy.
+//!
+//! Hashing a tree and then using it is a race that poisons caches: it may change in between. So the bytes are hashed
+//! on their way into the copy, and the copy is what gets used. It says what the source says and nothing else:
+//! modes are 0644 or 0755, all times are one, owners are whoever copies. Links stay links, but only those that lead
+//! to some place in the tree, or the copy would depend on its surroundings.
+//!
+//! On an error the copy is part of a copy, and the caller's to discard.
+
+use std::fs::{FileTimes, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
+use super::digest::Content;
+use super::walk::{Entry, Kind, Tree, full_path, os};
+use super::{Root, read, walk};
+use crate::error::at;
+use crate::{Digest, Error, Result};
+
+/// The largest source known is 60 MB; a disk full of somebody's checkout is no source.
+const MAX_BYTES: u64 = 8 << 30;
+/// 2000-01-01: late enough for every tool, and not the 1970 that some take for "unset".
+const MTIME: u64 = 946_684_800;
+
+/// Copies the tree `src` to `dst`, which must be empty or missing, without the names in `skip`. The digest is what
+/// [`super::tree_digest`] says of the copy, and of the source unless that changes, as one root labelled "".
+pub fn snapshot(src: &Path, dst: &Path, skip: &[String]) -> Result<Digest> {
+    let root = Root { path: src.to_owned(), label: String::new(), skip: skip.to_vec() };
+    let walk = walk(&[root])?;
+    let tree = &walk.trees[0];
+    check_size(tree)?;
+    make_dirs(tree, dst)?;
+    let contents = read::each(tree.entries.len(), |n, buffer| copy(tree, &tree.entries[n], dst, buffer))?;
+    // From the bottom up: making an entry touches the directory above it.
+    for entry in tree.entries.iter().rev().filter(|entry| entry.kind != Kind::File) {
+        set_time(&full_path(dst, tree.path(entry)))?;
+    }
+    Ok(walk.digest_of(&contents))
+}
+
+fn check_size(tree: &Tree) -> Result<()> {
+    let files = tree.entries.iter().filter(|entry| entry.kind == Kind::File);
+    let bytes = files.fold(0, |sum: u64, file| sum.saturating_add(file.size));
+    if bytes > MAX_BYTES {
+        return Err(Error::TooLarge { path: tree.root.path.clone(), limit: "8 GiB" });
+    }
+    Ok(())
+}
+
+/// Directories sort before what they hold, so one pass makes them all.
+fn make_dirs(tree: &Tree, dst: &Path) -> Result<()> {
+    for entry in tree.entries.iter().filter(|entry| entry.kind == Kind::Dir) {
+        let dir = full_path(dst, tree.path(entry));
+        if dir != dst || !is_empty_dir(dst)? {
+            fs_err::create_dir(&dir)?;
+        }
+        fs_err::set_permissions(&dir, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+fn is_empty_dir(dir: &Path) -> Result<bool> {
+    Ok(dir.is_dir() && fs_err::read_dir(dir)?.next().is_none())
+}
+
+fn copy(tree: &Tree, entry: &Entry, dst: &Path, buffer: &mut [u8]) -> Result<Content> {
+    let to = full_path(dst, tree.path(entry));
+    match entry.kind {
+        Kind::Dir => Ok(Content::Dir),
+        Kind::File => copy_file(tree, entry, &to, buffer).map(Content::File),
+        Kind::Link => copy_link(tree, entry, &to).map(Content::Link),
+    }
+}
+
+fn copy_file(tree: &Tree, entry: &Entry, to: &Path, buffer: &mut [u8]) -> Result<Digest> {
+    let mode = if entry.is_executable() { 0o755 } else { 0o644 };
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(to)
+        .map_err(at("create", to))?;
+    let digest =
+        read::pass_on(tree, entry, buffer, &mut |bytes| file.write_all(bytes).map_err(at("write", to)))?;
+    // The umask had its say when the file was made.
+    file.set_permissions(Permissions::from_mode(mode)).map_err(at("set the mode of", to))?;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(MTIME);
+    file.set_times(FileTimes::new().set_accessed(time).set_modified(time))
+        .map_err(at("set the time of", to))?;
+    Ok(digest)
+}
+
+fn copy_link(tree: &Tree, entry: &Entry, to: &Path) -> Result<Vec<u8>> {
+    let target = read::link_target(tree, entry)?;
+    if !stays_inside(Path::new(os(tree.path(entry))), Path::new(os(&target))) {
+        let target = PathBuf::from(os(&target));
+        return Err(Error::LinkLeaves { path: tree.full_path(entry), target });
+    }
+    fs_err::os::unix::fs::symlink(os(&target), to)?;
+    Ok(target)
+}
+
+/// Whether a link at `link` leads to some place in the tree, if every other link of it does.
+///
+/// It may climb first, through directories that are real ones because the walk came that way, and then only
+/// descend: what `a/..` means depends on whether `a` is a link.
+fn stays_inside(link: &Path, target: &Path) -> bool {
+    let depth = link.components().count().saturating_sub(1);
+    let mut steps = target.components().filter(|step| *step != Component::CurDir).peekable();
+    let mut climbed = 0;
+    while steps.next_if_eq(&Component::ParentDir).is_some() {
+        climbed += 1;
+    }
+    climbed <= depth && steps.all(|step| matches!(step, Component::Normal(_)))
+}
+
+fn set_time(path: &Path) -> Result<()> {
+    let time = Timespec { tv_sec: MTIME as i64, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| at("set the time of", path)(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+    use crate::tree_digest;
+
+    /// A source tree, and a place for its copy.
+    fn plant() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (src, dst) = (dir.path().join("src"), dir.path().join("dst"));
+        fs_err::create_dir_all(src.join("sub/empty")).unwrap();
+        fs_err::create_dir_all(src.join(".git")).unwrap();
+        fs_err::write(src.join("a"), "one").unwrap();
+        fs_err::write(src.join("big"), vec![7; 300_000]).unwrap();
+        fs_err::write(src.join("sub/run"), "").unwrap();
+        fs_err::set_permissions(src.join("sub/run"), Permissions::from_mode(0o700)).unwrap();
+        symlink("../a", src.join("sub/link")).unwrap();
+        (dir, src, dst)
+    }
+
+    fn skip() -> Vec<String> {
+        vec![".git".to_owned()]
+    }
+
+    fn digest(path: &Path) -> Digest {
+        let root = Root { path: path.to_owned(), label: String::new(), skip: skip() };
+        tree_digest(None, &[root], 0).unwrap()
+    }
+
+    #[test]
+    fn source_and_copy_have_the_digest_that_copying_said() {
+        let (_dir, src, dst) = plant();
+        let said = snapshot(&src, &dst, &skip()).unwrap();
+        assert_eq!(said, digest(&src));
+        assert_eq!(said, digest(&dst));
+        assert_eq!(fs_err::read(dst.join("big")).unwrap(), vec![7; 300_000]);
+        assert!(!dst.join(".git").exists());
+    }
+
+    #[test]
+    fn modes_and_times_of_the_copy_are_always_the_same() {
+        let (_dir, src, dst) = plant();
+        snapshot(&src, &dst, &skip()).unwrap();
+        let check = |name: &str, mode: u32| {
+            let found = fs_err::symlink_metadata(dst.join(name)).unwrap();
+            assert_eq!((found.mode() & 0o7777, found.mtime()), (mode, MTIME as i64), "{name}");
+        };
+        check("", 0o755);
+        check("sub", 0o755);
+        check("sub/empty", 0o755);
+        check("a", 0o644);
+        check("sub/run", 0o755);
+        check("sub/link", 0o777);
+    }
+
+    #[test]
+    fn a_copy_never_mixes_with_what_is_there() {
+        let (_dir, src, dst) = plant();
+        fs_err::create_dir(&dst).unwrap();
+        snapshot(&src, &dst, &skip()).unwrap();
+        assert!(snapshot(&src, &dst, &skip()).is_err());
+    }
+
+    #[test]
+    fn only_links_that_stay_are_copied() {
+        let check = |link: &str, target: &str, expect: bool| {
+            assert_eq!(stays_inside(Path::new(link), Path::new(target)), expect, "{link} -> {target}");
+        };
+        check("link", "a", true);
+        check("link", "./sub/a", true);
+        check("link", ".", true);
+        check("sub/link", "../a", true);
+        check("sub/link", "..", true);
+        check("sub/deep/link", "../../a", true);
+        check("link", "..", false);
+        check("link", "../src/a", false);
+        check("sub/link", "../../a", false);
+        check("link", "/etc/passwd", false);
+        check("link", "sub/../../a", false);
+        check("link", "sub/../a", false);
+    }
+
+    #[test]
+    fn a_link_that_leaves_is_an_error_that_names_both_ends() {
+        let (_dir, src, dst) = plant();
+        symlink("/etc/passwd", src.join("sub/out")).unwrap();
+        let error = snapshot(&src, &dst, &skip()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("{}/sub/out links to /etc/passwd, which is outside its tree", src.display())
+        );
+    }
+
+    #[test]
+    fn a_fifo_is_refused_and_a_missing_source_named() {
+        let (_dir, src, dst) = plant();
+        rustix::fs::mknodat(
+            CWD,
+            src.join("fifo"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert!(matches!(snapshot(&src, &dst, &skip()), Err(Error::NotPlain { kind: "fifo", .. })));
+        let error = snapshot(&src.join("none"), &dst, &skip()).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot look at {}/none", src.display()));
+    }
+}

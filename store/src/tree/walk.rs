@@ -1,0 +1,385 @@
+//! What lies under some roots: one `fstatat` for each file, directories side by side.
+//!
+//! This is the whole cost of a warm look-up, so it allocates little: all relative paths of a root lie in one buffer,
+//! and the signature is hashed from another. `getdents` and `fstatat` relative to the open directory spare the
+//! file system a walk down from `/` for each file.
+
+use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::slice::ParallelSliceMut;
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, CWD, FileType, RawDir, Stat, statat};
+
+use super::{Root, read};
+use crate::error::at;
+use crate::{Digest, Error, Result};
+
+/// Ten times the largest tree known to be hashed, and still only 150 MB here.
+const MAX_ENTRIES: usize = 1_000_000;
+/// ext4 stamps with jiffies, NFS with another host's clock: a second change within the same stamp goes unseen.
+/// git and ccache use the same two seconds.
+const RACY_SECONDS: u64 = 2;
+/// Stored, by way of memos: changes whenever the input of the signature does.
+const SIGNATURE: &str = "kcache 2026-11 tree signature v1";
+
+/// What an entry of a tree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Link,
+}
+
+/// Everything under some roots, sorted by label and relative path.
+pub struct Walk {
+    pub(super) trees: Vec<Tree>,
+}
+
+/// Everything under one root.
+pub(super) struct Tree {
+    pub(super) root: Root,
+    /// None where the root is a file.
+    pub(super) dir: Option<OwnedFd>,
+    pub(super) entries: Vec<Entry>,
+    paths: Vec<u8>,
+}
+
+/// One file, directory or link.
+pub(super) struct Entry {
+    path: Range<usize>,
+    pub(super) kind: Kind,
+    pub(super) size: u64,
+    mode: u32,
+    dev: u64,
+    ino: u64,
+    mtime: (i64, u32),
+    ctime: (i64, u32),
+}
+
+/// Walks all roots. No link below a root is followed.
+pub fn walk(roots: &[Root]) -> Result<Walk> {
+    let mut trees = roots.iter().map(Tree::walk).collect::<Result<Vec<_>>>()?;
+    trees.sort_by(|a, b| a.root.label.cmp(&b.root.label));
+    Ok(Walk { trees })
+}
+
+impl Walk {
+    /// Each entry's label, path relative to its root, and kind.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Path, Kind)> {
+        self.trees.iter().flat_map(|tree| {
+            tree.entries.iter().map(|e| (tree.root.label.as_str(), Path::new(os(tree.path(e))), e.kind))
+        })
+    }
+
+    /// Digest of what can be known without reading: equal signatures mean that nothing was changed, except within
+    /// one tick of the file system's clock ([`Walk::racy`]).
+    pub fn signature(&self) -> Digest {
+        let mut text = Vec::new();
+        for tree in &self.trees {
+            put_text(&mut text, tree.root.label.as_bytes());
+            put_number(&mut text, tree.entries.len() as u64);
+            for entry in &tree.entries {
+                put_text(&mut text, tree.path(entry));
+                entry.put_stat(&mut text);
+            }
+        }
+        let hash = blake3::Hasher::new_derive_key(SIGNATURE).update(&text).finalize();
+        hash.into()
+    }
+
+    /// Whether something changed so shortly before `now` (seconds since 1970) that it could change again unseen,
+    /// or bears a time that is still to come.
+    pub fn racy(&self, now: u64) -> bool {
+        let since = i64::try_from(now.saturating_sub(RACY_SECONDS)).unwrap_or(i64::MAX);
+        let mut entries = self.trees.iter().flat_map(|tree| &tree.entries);
+        entries.any(|entry| entry.mtime.0.max(entry.ctime.0) >= since)
+    }
+
+    /// The first path at which another walk of the same roots found something else.
+    pub(super) fn first_difference(&self, other: &Walk) -> Option<PathBuf> {
+        self.trees.iter().zip(&other.trees).find_map(|(ours, theirs)| ours.first_difference(theirs))
+    }
+}
+
+impl Tree {
+    fn walk(root: &Root) -> Result<Tree> {
+        let path = root.path.as_path();
+        let stat = statat(CWD, path, AtFlags::empty()).map_err(|e| at("look at", path)(e.into()))?;
+        let mut top = Listing::default();
+        let kind = top.push(path, b"", b"", &stat)?;
+        let (dir, listings) = match kind {
+            Kind::Dir => {
+                let dir = read::open_dir(path)?;
+                let listings = Walker::run(root, &dir)?;
+                (Some(dir), listings)
+            }
+            Kind::File | Kind::Link => (None, Vec::new()),
+        };
+        let (entries, paths) = merge(top, listings);
+        Ok(Tree { root: root.clone(), dir, entries, paths })
+    }
+
+    /// The entry's path relative to the root.
+    pub(super) fn path(&self, entry: &Entry) -> &[u8] {
+        &self.paths[entry.path.clone()]
+    }
+
+    /// Where the entry lies on disk.
+    pub(super) fn full_path(&self, entry: &Entry) -> PathBuf {
+        full_path(&self.root.path, self.path(entry))
+    }
+
+    fn first_difference(&self, other: &Tree) -> Option<PathBuf> {
+        let pairs = self.entries.iter().zip(&other.entries);
+        let differs = |(a, b): &(&Entry, &Entry)| self.path(a) != other.path(b) || a.stat() != b.stat();
+        let longer = if self.entries.len() > other.entries.len() { self } else { other };
+        let beyond = longer.entries.get(self.entries.len().min(other.entries.len()));
+        pairs
+            .into_iter()
+            .find(differs)
+            .map(|(a, _)| self.full_path(a))
+            .or(beyond.map(|e| longer.full_path(e)))
+    }
+}
+
+impl Entry {
+    /// Whether its owner may execute it.
+    pub(super) fn is_executable(&self) -> bool {
+        self.mode & 0o100 != 0
+    }
+
+    fn stat(&self) -> impl PartialEq + use<> {
+        (self.mode, self.dev, self.ino, self.size, self.mtime, self.ctime)
+    }
+
+    fn put_stat(&self, text: &mut Vec<u8>) {
+        text.extend(self.mode.to_le_bytes());
+        for number in [self.dev, self.ino, self.size] {
+            put_number(text, number);
+        }
+        for (seconds, nanoseconds) in [self.mtime, self.ctime] {
+            text.extend(seconds.to_le_bytes());
+            text.extend(nanoseconds.to_le_bytes());
+        }
+    }
+}
+
+/// The entries of one directory.
+#[derive(Default)]
+struct Listing {
+    entries: Vec<Entry>,
+    paths: Vec<u8>,
+}
+
+impl Listing {
+    /// Adds the entry `name` of the directory `parent`, both relative to `root`.
+    fn push(&mut self, root: &Path, parent: &[u8], name: &[u8], stat: &Stat) -> Result<Kind> {
+        let start = self.paths.len();
+        self.paths.extend(parent);
+        if !parent.is_empty() {
+            self.paths.push(b'/');
+        }
+        self.paths.extend(name);
+        let path = start..self.paths.len();
+        let kind = kind_of(stat)
+            .map_err(|kind| Error::NotPlain { path: full_path(root, &self.paths[path.clone()]), kind })?;
+        self.entries.push(Entry {
+            path,
+            kind,
+            size: stat.st_size as u64,
+            mode: stat.st_mode,
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as u32),
+        });
+        Ok(kind)
+    }
+}
+
+/// A walk under way.
+struct Walker<'a> {
+    root: &'a Root,
+    dir: &'a OwnedFd,
+    found: AtomicUsize,
+    done: Mutex<Result<Vec<Listing>>>,
+}
+
+impl Walker<'_> {
+    fn run(root: &Root, dir: &OwnedFd) -> Result<Vec<Listing>> {
+        let walker = Walker { root, dir, found: AtomicUsize::new(1), done: Mutex::new(Ok(Vec::new())) };
+        rayon::scope(|scope| walker.visit(scope, Vec::new()));
+        walker.done.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists one directory and has those below it listed.
+    fn visit<'s>(&'s self, scope: &rayon::Scope<'s>, dir: Vec<u8>) {
+        let listing = self.list(&dir);
+        if let Ok(listing) = &listing {
+            for entry in listing.entries.iter().filter(|entry| entry.kind == Kind::Dir) {
+                let below = listing.paths[entry.path.clone()].to_vec();
+                scope.spawn(move |scope| self.visit(scope, below));
+            }
+        }
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *done, listing) {
+            (Ok(all), Ok(listing)) => all.push(listing),
+            // The first error stands.
+            (Err(_), _) => {}
+            (_, Err(e)) => *done = Err(e),
+        }
+    }
+
+    fn list(&self, dir: &[u8]) -> Result<Listing> {
+        let root = &self.root.path;
+        let failed = |e: rustix::io::Errno| at("list", &full_path(root, dir))(e.into());
+        let fd = read::open_dir_below(self.dir, root, dir)?;
+        let mut listing = Listing::default();
+        let mut buffer = [MaybeUninit::uninit(); 32 << 10];
+        let mut names = RawDir::new(&fd, &mut buffer);
+        while let Some(entry) = names.next() {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let bytes = name.to_bytes();
+            if bytes == b"." || bytes == b".." || self.root.skip.iter().any(|s| s.as_bytes() == bytes) {
+                continue;
+            }
+            let stat = match statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // Deleted since it was listed, as if the walk had come a moment later.
+                Err(rustix::io::Errno::NOENT) => continue,
+                Err(e) => return Err(at("look at", &full_path(root, dir).join(os(bytes)))(e.into())),
+            };
+            listing.push(root, dir, bytes, &stat)?;
+        }
+        let found = self.found.fetch_add(listing.entries.len(), Ordering::Relaxed) + listing.entries.len();
+        if found > MAX_ENTRIES {
+            return Err(Error::TooLarge { path: root.clone(), limit: "1,000,000 files" });
+        }
+        Ok(listing)
+    }
+}
+
+/// All entries in the byte order of their paths, which then lie in one buffer.
+fn merge(top: Listing, listings: Vec<Listing>) -> (Vec<Entry>, Vec<u8>) {
+    let Listing { mut entries, mut paths } = top;
+    for listing in listings {
+        let start = paths.len();
+        paths.extend(listing.paths);
+        entries.extend(listing.entries.into_iter().map(|mut entry| {
+            entry.path = entry.path.start + start..entry.path.end + start;
+            entry
+        }));
+    }
+    entries.par_sort_unstable_by(|a, b| paths[a.path.clone()].cmp(&paths[b.path.clone()]));
+    (entries, paths)
+}
+
+/// The kind, or the name of what is refused.
+fn kind_of(stat: &Stat) -> Result<Kind, &'static str> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(Kind::File),
+        FileType::Directory => Ok(Kind::Dir),
+        FileType::Symlink => Ok(Kind::Link),
+        FileType::Fifo => Err("fifo"),
+        FileType::Socket => Err("socket"),
+        FileType::CharacterDevice | FileType::BlockDevice => Err("device"),
+        FileType::Unknown => Err("file of unknown type"),
+    }
+}
+
+pub(super) fn put_text(to: &mut Vec<u8>, text: &[u8]) {
+    put_number(to, text.len() as u64);
+    to.extend(text);
+}
+
+pub(super) fn put_number(to: &mut Vec<u8>, number: u64) {
+    to.extend(number.to_le_bytes());
+}
+
+/// A path below `root`; the root itself where there is nothing to add.
+pub(super) fn full_path(root: &Path, relative: &[u8]) -> PathBuf {
+    if relative.is_empty() { root.to_owned() } else { root.join(os(relative)) }
+}
+
+pub(super) fn os(bytes: &[u8]) -> &OsStr {
+    OsStr::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn root(path: &Path) -> Root {
+        Root { path: path.to_owned(), label: "r".to_owned(), skip: vec![] }
+    }
+
+    fn paths(walk: &Walk) -> Vec<&[u8]> {
+        walk.entries().map(|(_, path, _)| path.as_os_str().as_bytes()).collect()
+    }
+
+    #[test]
+    fn entries_come_in_the_byte_order_of_their_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::create_dir(dir.path().join("a")).unwrap();
+        for name in ["a/z", "a.c", "a-b", "B", "ä"] {
+            fs_err::write(dir.path().join(name), "").unwrap();
+        }
+        fs_err::write(dir.path().join(os(b"\xff")), "").unwrap();
+        let walk = walk(&[root(dir.path())]).unwrap();
+        let expect: [&[u8]; 8] = [b"", b"B", b"a", b"a-b", b"a.c", b"a/z", "ä".as_bytes(), b"\xff"];
+        assert_eq!(paths(&walk), expect);
+    }
+
+    #[test]
+    fn sockets_and_fifos_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = UnixListener::bind(dir.path().join("s")).unwrap();
+        let refused = |path: &Path| walk(&[root(path)]).err().unwrap().to_string();
+        let expect =
+            format!("{}/s is a socket, not a file, directory or symbolic link", dir.path().display());
+        assert_eq!(refused(dir.path()), expect);
+        assert_eq!(refused(&dir.path().join("s")), expect);
+    }
+
+    #[test]
+    fn a_link_is_not_followed_even_to_a_directory_or_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("all")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("none")).unwrap();
+        let walk = walk(&[root(dir.path())]).unwrap();
+        let kinds: Vec<Kind> = walk.entries().map(|(_, _, kind)| kind).collect();
+        assert_eq!(kinds, [Kind::Dir, Kind::Link, Kind::Link]);
+    }
+
+    #[test]
+    fn two_walks_of_an_untouched_tree_agree_and_the_first_change_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join("a"), "").unwrap();
+        let before = walk(&[root(dir.path())]).unwrap();
+        let same = walk(&[root(dir.path())]).unwrap();
+        assert_eq!(before.signature(), same.signature());
+        assert_eq!(before.first_difference(&same), None);
+        fs_err::write(dir.path().join("a"), "longer").unwrap();
+        let after = walk(&[root(dir.path())]).unwrap();
+        assert_ne!(before.signature(), after.signature());
+        assert_eq!(before.first_difference(&after), Some(dir.path().join("a")));
+    }
+
+    #[test]
+    fn a_missing_root_is_an_error_with_its_path() {
+        let error = walk(&[root(Path::new("/nowhere/at/all"))]).err().unwrap();
+        assert_eq!(error.to_string(), "cannot look at /nowhere/at/all");
+    }
+}
