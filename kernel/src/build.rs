@@ -1,0 +1,434 @@
+//! One build: a private copy of a package's source, a sandbox, a script made from the recipe; out come modules or a log.
+//!
+//! The caller has put the source copy at `scratch/build`; everything the build writes stays under `scratch`, a directory
+//! that only kcache's own user can enter from outside. Outputs are read when every process of the sandbox is dead, and
+//! only regular files reached without leaving the tree are taken, so that nothing can be swapped or linked in.
+//!
+//! A failure is one of two kinds. [`Outcome::Failed`] is the package's own: the same inputs will fail again, anywhere, so
+//! it is worth remembering. [`Outcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use fs_err as fs;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, openat2};
+
+use crate::kernels::Mount;
+use crate::recipe::{Modules, Recipe, StepKind, build_dir, dkms};
+use crate::sandbox::{self, Ended, Identity, Sandbox, Watch};
+
+/// Most of a build's output that is kept, in bytes. The longest log of a real package is below 1 MiB.
+const MOST_LOG: u64 = 16 << 20;
+
+/// Most that one module may weigh, in bytes. The largest unstripped ones (nvidia) have about 100 MiB.
+const MOST_MODULE: u64 = 512 << 20;
+
+/// Begins each line that kcache writes into a log.
+const OWN: &str = "kcache: ";
+
+/// What is to be built, and with what.
+pub struct Request<'a> {
+    /// The sandbox, headers mounted.
+    pub sandbox: Sandbox,
+    /// What to do.
+    pub recipe: &'a Recipe,
+    /// Holds `build`, the private source copy.
+    pub scratch: &'a Path,
+    /// The closed environment.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// The longest it may take.
+    pub limit: Duration,
+    /// Set from outside to end it at once.
+    pub cancel: &'a AtomicBool,
+    /// The run's jobserver.
+    pub jobserver: Option<&'a jobserver::Client>,
+    /// Is told each line of the log.
+    pub line: &'a mut dyn FnMut(&str),
+}
+
+/// How a build ended. The log is at `scratch/log` in every case.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Every promised module is there.
+    Built(Vec<Built>),
+    /// The package does not build.
+    Failed(Failure),
+    /// This machine could not build it.
+    Environment(String),
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// One module that was built.
+#[derive(Debug)]
+pub struct Built {
+    /// Its file name, `.ko` included.
+    pub name: String,
+    /// Opened; no process of the build has it.
+    pub file: fs_err::File,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// Why a package does not build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Exit status of the command that failed.
+    pub status: Option<i32>,
+    /// That command.
+    pub command: String,
+    /// The first thing the compiler complained about.
+    pub first_error: String,
+}
+
+/// Where a build's log is.
+pub fn log_path(scratch: &Path) -> PathBuf {
+    scratch.join("log")
+}
+
+/// Builds.
+pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
+    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobserver, line } = request;
+    let source = scratch.join("build");
+    if let Identity::Drop(uid) = sandbox.identity {
+        give(&source, uid)?;
+    }
+    let inside = build_dir(&recipe.name, &recipe.version);
+    sandbox.writable.push(Mount { outside: source.clone(), inside: inside.clone() });
+    let mut log = Log::create(&log_path(scratch), line)?;
+    let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver };
+    let ended = sandbox.run(&script(&sandbox, recipe), &inside, environment, watch)?;
+    let logged = log.finish()?;
+    Ok(match ended {
+        Ended::Cancelled => Outcome::Cancelled,
+        Ended::TimedOut => Outcome::Environment(format!("it was stopped after {} s", limit.as_secs())),
+        Ended::Signal(signal) => Outcome::Environment(format!("it was killed by signal {signal}")),
+        Ended::Status(0) => collect(&source, recipe, logged)?,
+        Ended::Status(status) => match logged.environment.clone() {
+            Some(reason) => Outcome::Environment(reason),
+            None => Outcome::Failed(logged.failure(Some(status))),
+        },
+    })
+}
+
+/// The recipe's steps as a bash script.
+fn script(sandbox: &Sandbox, recipe: &Recipe) -> String {
+    let machine = &sandbox.machine;
+    let mut script = dkms::variables(&recipe.name, &recipe.version, &machine.release, &machine.arch);
+    script.push_str(STEPS);
+    for step in &recipe.steps {
+        let function = match step.kind {
+            StepKind::Patch => "apply",
+            StepKind::Hook => "hook",
+            StepKind::Clean => "clean",
+            StepKind::Make => "run",
+        };
+        script.push_str(&format!("{function} {}\n", quote(&step.command)));
+        if step.kind == StepKind::Make {
+            script.push_str(&strip_lines(&recipe.modules));
+        }
+    }
+    script
+}
+
+const STEPS: &str = r#"
+say() { printf 'kcache: $ %s\n' "$1"; }
+run() {
+    say "$1"
+    ( eval "$1" ) || { status=$?; printf 'kcache: failed with status %d\n' $status; exit $status; }
+}
+apply() { run "patch -p1 --no-backup-if-mismatch < '$1'"; }
+clean() {
+    say "$1"
+    ( eval "$1" ) || printf 'kcache: warning: cleaning ended with status %d\n' $?
+}
+hook() {
+    local command=$PWD/$1
+    say "$1"
+    if [[ -x ${command%% *} ]]; then
+        ( exec $command ) || printf 'kcache: warning: the script ended with status %d\n' $?
+    else
+        printf 'kcache: warning: %s is not executable and was skipped\n' "${1%% *}"
+    fi
+}
+"#;
+
+fn strip_lines(modules: &Modules) -> String {
+    match modules {
+        Modules::Found => "find . -type f -name '*.ko' -exec strip -g {} +\n".to_owned(),
+        Modules::Listed(modules) => modules
+            .iter()
+            .filter(|module| module.strip)
+            .map(|module| quote(&format!("{}.ko", module.built)))
+            .map(|path| format!("[[ ! -s {path} ]] || strip -g {path}\n"))
+            .collect(),
+    }
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Makes the build's user the owner of the scratch tree.
+fn give(tree: &Path, uid: u32) -> io::Result<()> {
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
+    chownat(CWD, tree, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+    if fs::symlink_metadata(tree)?.is_dir() {
+        for entry in fs::read_dir(tree)? {
+            give(&entry?.path(), uid)?;
+        }
+    }
+    Ok(())
+}
+
+/// The promised modules, or which of them is not there.
+fn collect(source: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome> {
+    let tree = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let wanted: Vec<(String, String)> = match &recipe.modules {
+        Modules::Listed(list) => list.iter().map(|m| (format!("{}.ko", m.built), format!("{}.ko", m.name))).collect(),
+        Modules::Found => found_modules(source)?,
+    };
+    let not_built = |what: String| {
+        let failure = logged.failure(Some(0));
+        Ok(Outcome::Failed(Failure { first_error: format!("the build ended with status 0, but {what}"), ..failure }))
+    };
+    if wanted.is_empty() {
+        return not_built("made no module".into());
+    }
+    let mut built: Vec<Built> = Vec::new();
+    for (path, name) in wanted {
+        match take(&tree, &path)? {
+            Ok((_, size)) if size > MOST_MODULE => return not_built(format!("{path} has {size} bytes")),
+            Ok(_) if built.iter().any(|other| other.name == name) => {
+                return not_built(format!("made more than one {name}"));
+            }
+            Ok((file, size)) => built.push(Built { name, file: fs::File::from_parts(file, source.join(&path)), size }),
+            Err(what) => return not_built(what),
+        }
+    }
+    Ok(Outcome::Built(built))
+}
+
+/// Opens a regular file that lies in the tree itself; the inner error says in words why there is none.
+fn take(tree: &OwnedFd, path: &str) -> io::Result<Result<(std::fs::File, u64), String>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let file: std::fs::File = match openat2(tree, path, flags, Mode::empty(), resolve) {
+        Ok(fd) => fd.into(),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(Err(format!("built no {path}"))),
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::XDEV) => {
+            return Ok(Err(format!("{path} is a link or lies behind one")));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let stat = fstat(&file)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(Err(format!("{path} is not a regular file")));
+    }
+    debug_assert_eq!(stat.st_ino, metadata.ino());
+    Ok(Ok((file, metadata.len())))
+}
+
+/// Every module in a tree: path and file name, sorted.
+fn found_modules(source: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::new()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(source.join(&directory))? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let kind = entry.file_type()?;
+            let path = directory.join(&name);
+            if kind.is_dir() {
+                directories.push(path);
+            } else if kind.is_file() && name.ends_with(".ko") {
+                found.push((path.display().to_string(), name));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The log while it is written: bounded, told line by line, and searched for what a person wants to know first.
+struct Log<'a> {
+    file: BufWriter<fs::File>,
+    written: u64,
+    error: Option<io::Error>,
+    partial: Vec<u8>,
+    line: &'a mut dyn FnMut(&str),
+    logged: Logged,
+}
+
+/// What was noticed in a log.
+#[derive(Clone, Debug, Default)]
+struct Logged {
+    command: String,
+    compiler: Option<String>,
+    make: Option<String>,
+    last: String,
+    environment: Option<String>,
+}
+
+impl<'a> Log<'a> {
+    fn create(path: &Path, line: &'a mut dyn FnMut(&str)) -> io::Result<Log<'a>> {
+        let file = BufWriter::new(fs::File::create(path)?);
+        Ok(Log { file, written: 0, error: None, partial: Vec::new(), line, logged: Logged::default() })
+    }
+
+    fn take(&mut self, piece: &[u8]) {
+        let room = MOST_LOG.saturating_sub(self.written).min(piece.len() as u64) as usize;
+        if room > 0 {
+            self.written += room as u64;
+            if let Err(e) = self.file.write_all(&piece[..room]) {
+                self.error.get_or_insert(e);
+            }
+        }
+        for part in piece.split_inclusive(|&b| b == b'\n') {
+            // A line is for people: what is longer than this is not one.
+            let room = 4096usize.saturating_sub(self.partial.len()).min(part.len());
+            self.partial.extend_from_slice(&part[..room]);
+            if part.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let bytes = std::mem::take(&mut self.partial);
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_end();
+        self.logged.notice(text);
+        (self.line)(text);
+    }
+
+    fn finish(mut self) -> io::Result<Logged> {
+        if !self.partial.is_empty() {
+            self.end_line();
+        }
+        if self.written >= MOST_LOG {
+            self.file.write_all(b"\nkcache: the rest of the output was not kept\n")?;
+        }
+        if let Some(e) = self.error {
+            return Err(e);
+        }
+        self.file.flush()?;
+        Ok(self.logged)
+    }
+}
+
+impl Logged {
+    fn notice(&mut self, line: &str) {
+        if let Some(own) = line.strip_prefix(OWN) {
+            if let Some(command) = own.strip_prefix("$ ") {
+                *self = Logged { command: command.to_owned(), ..Logged::default() };
+            }
+            return;
+        }
+        if line.is_empty() {
+            return;
+        }
+        if self.environment.is_none() {
+            self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
+        }
+        let compiler = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
+        if self.compiler.is_none() && compiler.iter().any(|sign| line.contains(sign)) {
+            self.compiler = Some(line.to_owned());
+        }
+        if self.make.is_none() && line.contains("*** ") {
+            self.make = Some(line.to_owned());
+        }
+        self.last = line.to_owned();
+    }
+
+    fn failure(&self, status: Option<i32>) -> Failure {
+        let first_error = self.compiler.as_ref().or(self.make.as_ref()).unwrap_or(&self.last).clone();
+        Failure { status, command: self.command.clone(), first_error }
+    }
+}
+
+/// Why a line of a log speaks of this machine and not of the package.
+fn environmental(line: &str) -> Option<&'static str> {
+    let signs = [
+        ("No space left on device", "the disk is full"),
+        ("Disk quota exceeded", "the disk quota is used up"),
+        ("Cannot allocate memory", "out of memory"),
+        ("virtual memory exhausted", "out of memory"),
+        ("out of memory allocating", "out of memory"),
+        ("Killed signal terminated program", "the compiler was killed"),
+        ("Resource temporarily unavailable", "no more processes can be started"),
+        (": command not found", "a program is missing"),
+        ("Error 127", "a program is missing"),
+    ];
+    signs.iter().find(|(sign, _)| line.contains(sign)).map(|(_, reason)| *reason)
+}
+
+/// The whole of a log, for showing or storing.
+pub fn read_log(scratch: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(log_path(scratch))?.take(2 * MOST_LOG).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noticed(log: &str) -> Logged {
+        let mut logged = Logged::default();
+        log.lines().for_each(|line| logged.notice(line));
+        logged
+    }
+
+    #[test]
+    fn the_first_compiler_error_is_what_failed() {
+        let log = "kcache: $ make clean\nx.c:1: error: old\nkcache: $ make\nmake: *** [a] Error 1\n\
+                   a.c:3:1: error: first\na.c:4:1: error: second\n";
+        let failure = noticed(log).failure(Some(2));
+        assert_eq!(failure.first_error, "a.c:3:1: error: first");
+        assert_eq!(failure.command, "make");
+    }
+
+    #[test]
+    fn without_a_compiler_error_it_is_makes_and_else_the_last_line() {
+        assert_eq!(noticed("a\nmake: *** No rule to make target 'x'.  Stop.\nb").failure(None).first_error,
+            "make: *** No rule to make target 'x'.  Stop.");
+        assert_eq!(noticed("a\nb\n\n").failure(None).first_error, "b");
+    }
+
+    #[test]
+    fn a_full_disk_is_not_the_packages_fault() {
+        assert!(noticed("cc1: x.s: No space left on device").environment.unwrap().starts_with("the disk is full"));
+        assert!(noticed("a.c:1: error: no member named 'x'").environment.is_none());
+    }
+
+    #[test]
+    fn outputs_are_regular_files_of_the_tree_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("tree/sub")).unwrap();
+        fs::write(at("secret.ko"), "s").unwrap();
+        fs::write(at("tree/sub/good.ko"), "g").unwrap();
+        std::os::unix::fs::symlink("../secret.ko", at("tree/link.ko")).unwrap();
+        std::os::unix::fs::symlink("..", at("tree/up")).unwrap();
+        std::os::unix::fs::symlink("sub", at("tree/alias")).unwrap();
+        fs::create_dir(at("tree/dir.ko")).unwrap();
+        let tree = rustix::fs::open(at("tree"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let check = |path: &str, expect: &str| {
+            let what = take(&tree, path).unwrap().map(|(_, size)| size.to_string());
+            let what = what.unwrap_or_else(|reason| reason);
+            assert!(what.contains(expect), "{path}: {what}");
+        };
+        check("sub/good.ko", "1");
+        check("alias/good.ko", "1");
+        check("link.ko", "is a link");
+        check("up/secret.ko", "is a link");
+        check("dir.ko", "not a regular file");
+        check("none.ko", "built no none.ko");
+    }
+}

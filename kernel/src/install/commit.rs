@@ -1,0 +1,168 @@
+//! The live tree changes here and nowhere else: forward to the new set, or back to the old one.
+//!
+//! Every step looks whether it was done already, so both ways may be interrupted anywhere and begun again. A transaction
+//! without a crash, one that failed, and the recovery of one that was killed run the same code.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::generation::{Generation, dir_name};
+use super::journal::{IndexChange, Journal};
+use super::tree::Tree;
+use super::verify::verify_files;
+use super::{Error, Step, disk};
+
+/// Brings the new set in, up to and including the commit. On stable storage when it returns.
+pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
+    place(tree, journal)?;
+    step("generation placed")?;
+    let (others, commit) = journal.split_commit();
+    for change in others {
+        publish(tree, change)?;
+        step("index published")?;
+    }
+    // With this the file system may not keep the commit and lose an index that was renamed before it.
+    disk::sync_dir(&tree.path)?;
+    if let Some(commit) = commit {
+        publish(tree, commit)?;
+        step("committed")?;
+    }
+    Ok(disk::sync_dir(&tree.path)?)
+}
+
+/// Takes away what the commit has replaced, and closes the journal.
+pub(super) fn finish(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
+    for dir in &journal.retire {
+        // Out of the tree in one piece: a depmod of somebody else sees all of an old generation or nothing.
+        let gone = tree.old_dir().join(dir);
+        disk::if_found(fs_err::rename(tree.updates().join(dir), gone))?;
+        step("old generation moved out")?;
+    }
+    if journal.drops_updates {
+        remove_if_empty(&tree.updates())?;
+    }
+    sync_updates(tree)?;
+    step("old generation gone")?;
+    close(tree, step)
+}
+
+/// Brings the old set back.
+pub(super) fn back(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
+    // The index that commits first: from then on the old set counts, and the new one is only in the way.
+    for change in journal.indexes.iter().rev() {
+        restore(tree, change)?;
+        step("index restored")?;
+    }
+    disk::sync_dir(&tree.path)?;
+    displace(tree, journal, step)
+}
+
+/// The part of [`back`] that does not touch the indexes.
+pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
+    if let Some(new) = &journal.new {
+        if journal.old.as_ref() != Some(new) {
+            disk::if_found(fs_err::rename(tree.generation(new), tree.old_dir().join(dir_name(new))))?;
+        } else if !disk::exists(&tree.generation(new))? {
+            fs_err::rename(tree.old_dir().join(dir_name(new)), tree.generation(new))?;
+        }
+    }
+    if journal.makes_updates {
+        remove_if_empty(&tree.updates())?;
+    }
+    sync_updates(tree)?;
+    step("new generation gone")?;
+    close(tree, step)
+}
+
+/// Deletes the staging directory, whatever is in it. Only without a journal: then nothing needs it.
+pub(super) fn sweep(tree: &Tree) -> Result<(), Error> {
+    disk::if_found(fs_err::remove_dir_all(&tree.staging))?;
+    Ok(disk::sync_dir(tree.parent())?)
+}
+
+fn close(tree: &Tree, step: &Step<'_>) -> Result<(), Error> {
+    Journal::close(tree)?;
+    step("journal closed")?;
+    sweep(tree)
+}
+
+fn place(tree: &Tree, journal: &Journal) -> Result<(), Error> {
+    let Some(new) = &journal.new else { return Ok(()) };
+    if journal.makes_updates && !disk::exists(&tree.updates())? {
+        disk::make_dir(&tree.updates())?;
+    }
+    let (staged, live) = (tree.new_generation(new), tree.generation(new));
+    match (disk::exists(&staged)?, disk::exists(&live)?) {
+        (false, true) => {}
+        (true, true) if is_placed(&live, journal)? => {}
+        (true, true) => exchange(&staged, &live, &tree.old_dir().join(dir_name(new)))?,
+        (_, false) => fs_err::rename(&staged, &live)?,
+    }
+    disk::sync_dir(&tree.new_dir())?;
+    sync_updates(tree)
+}
+
+/// Whether the generation of this name in the tree is the one that was staged, not the damaged one it is to replace.
+fn is_placed(live: &Path, journal: &Journal) -> Result<bool, Error> {
+    let bytes = disk::if_found(fs_err::read(live.join(super::generation::FILE)))?.unwrap_or_default();
+    if Some(blake3::hash(&bytes)) != journal.new_manifest.map(|hash| hash.0) {
+        return Ok(false);
+    }
+    let Ok(generation) = Generation::parse(&bytes) else { return Ok(false) };
+    Ok(verify_files(live, &generation)?.is_empty())
+}
+
+/// A repaired generation has the name of the damaged one: they change places in one step.
+fn exchange(staged: &Path, live: &Path, old: &Path) -> Result<(), Error> {
+    match renameat_with(CWD, staged, CWD, live, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(()),
+        // ZFS before 2.2 and network file systems can't. Between these two the damaged modules are not there.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            fs_err::rename(live, old)?;
+            Ok(fs_err::rename(staged, live)?)
+        }
+        Err(e) => {
+            let what = format!("cannot exchange {} and {}", staged.display(), live.display());
+            Err(io::Error::new(io::Error::from(e).kind(), format!("{what}: {e}")).into())
+        }
+    }
+}
+
+fn publish(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
+    let live = tree.index(&change.name);
+    // What is not there was renamed, or deleted, before an interruption.
+    disk::if_found(if change.after {
+        fs_err::rename(tree.base_tree().join(&change.name), live)
+    } else {
+        fs_err::remove_file(live)
+    })?;
+    Ok(())
+}
+
+fn restore(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
+    let live = tree.index(&change.name);
+    // Where the live file was not replaced yet, both are names of one file, and this rename does nothing.
+    disk::if_found(if change.before {
+        fs_err::rename(tree.old_dir().join(&change.name), live)
+    } else {
+        fs_err::remove_file(live)
+    })?;
+    Ok(())
+}
+
+fn remove_if_empty(dir: &Path) -> io::Result<()> {
+    match disk::if_found(fs_err::remove_dir(dir)) {
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// `updates/` itself, if it is there, and the name it has in the tree.
+fn sync_updates(tree: &Tree) -> Result<(), Error> {
+    if disk::exists(&tree.updates())? {
+        disk::sync_dir(&tree.updates())?;
+    }
+    Ok(disk::sync_dir(&tree.path)?)
+}

@@ -1,0 +1,163 @@
+//! depmod, run where it can do no harm, and not believed.
+//!
+//! depmod renames its outputs into place before it knows whether they were written, syncs nothing, and of two modules of
+//! one name silently lists one. So it runs on the staged base, its exit status counts, and everything it wrote is read
+//! again before any of it is published: each binary index as a whole, `modules.dep` against `modules.dep.bin`, every
+//! module of ours at its own file, and every module of others that is listed now.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::generation::DIR_PREFIX;
+use super::tree::{DEP_BIN, Tree};
+use super::{Error, Site, disk};
+use crate::index::{self, DepIndex};
+
+/// Where depmod looks for its configuration (`depmod.d(5)`).
+const CONFIG_DIRS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
+/// For what a wrapper around depmod may call.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What depmod made of the staged base.
+pub(super) struct Made {
+    /// The files it wrote, ready to be published, `modules.dep.bin` last.
+    pub(super) names: Vec<String>,
+    /// `modules.dep.bin`, read again.
+    pub(super) index: DepIndex,
+    /// The digest of the same.
+    pub(super) digest: blake3::Hash,
+    /// What it had to say.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Runs depmod on the staged base and reads everything again.
+pub(super) fn run(site: &Site<'_>, tree: &Tree) -> Result<Made, Error> {
+    let warnings = call(site, tree)?;
+    let names = written(&tree.base_tree())?;
+    for name in &names {
+        check_whole(tree, name)?;
+        disk::settle_file(&tree.base_tree().join(name))?;
+    }
+    disk::sync_dir(&tree.base_tree())?;
+    let bytes = fs_err::read(tree.base_tree().join(DEP_BIN))?;
+    let index =
+        DepIndex::parse(&bytes).map_err(|source| Error::Index { name: DEP_BIN.to_owned(), source })?;
+    check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
+    check_others(tree, &index)?;
+    Ok(Made { names, index, digest: blake3::hash(&bytes), warnings })
+}
+
+fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<String>, Error> {
+    let mut command = Command::new(site.depmod);
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
+    for dir in configuration(site.root, tree)? {
+        command.arg("-C").arg(dir);
+    }
+    command.arg("-b").arg(tree.base()).arg(&tree.release);
+    let failed = |source| Error::NoDepmod { program: site.depmod.to_owned(), source };
+    let output = command.output().map_err(failed)?;
+    let stderr = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    if !output.status.success() || stderr.lines().any(is_fatal) {
+        return Err(Error::Depmod { status: output.status, stderr });
+    }
+    Ok(stderr.lines().map(str::to_owned).collect())
+}
+
+/// depmod can end with 0 although an index is incomplete. Other errors, such as a dangling link among the modules of
+/// others, concern what was there before; those are warnings.
+fn is_fatal(line: &str) -> bool {
+    let error = line.contains("ERROR:") || line.contains("FATAL:");
+    error && ["modules.", DIR_PREFIX, "runcated", "No space"].iter().any(|word| line.contains(word))
+}
+
+/// The directories of another root's configuration. For this machine's root depmod finds them itself.
+fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
+    if root == Path::new("/") {
+        return Ok(Vec::new());
+    }
+    let mut dirs: Vec<PathBuf> = CONFIG_DIRS.iter().map(|dir| root.join(dir).join("depmod.d")).collect();
+    dirs.retain(|dir| dir.is_dir());
+    if dirs.is_empty() {
+        // Without any -C depmod would read this machine's.
+        dirs.push(tree.staging.join("depmod.d"));
+        fs_err::create_dir(&dirs[0])?;
+    }
+    Ok(dirs)
+}
+
+/// What depmod wrote: links are what it was given to read.
+fn written(base: &Path) -> io::Result<Vec<String>> {
+    let mut names = disk::names(base)?;
+    names.retain(|name| {
+        name.starts_with("modules.") && base.join(name).symlink_metadata().is_ok_and(|m| m.is_file())
+    });
+    names.retain(|name| name != DEP_BIN);
+    names.push(DEP_BIN.to_owned());
+    Ok(names)
+}
+
+fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
+    if !name.ends_with(".bin") {
+        return Ok(());
+    }
+    let bytes = fs_err::read(tree.base_tree().join(name))?;
+    // Of a kernel that does not list its built-in modules depmod makes empty files.
+    let listed =
+        if name.starts_with("modules.builtin.alias") { "modules.builtin.modinfo" } else { "modules.builtin" };
+    if bytes.is_empty() && name.starts_with("modules.builtin") && !disk::exists(&tree.path.join(listed))? {
+        return Ok(());
+    }
+    index::verify(&bytes).map_err(|source| Error::Index { name: name.to_owned(), source })
+}
+
+/// `modules.dep` and `modules.dep.bin` are written one after the other: equal, they are both whole.
+fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
+    let binary: BTreeSet<(&str, Vec<&str>)> = index.iter().map(|e| (e.path, e.depends().collect())).collect();
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let textual = lines.map(|(path, depends)| (path, depends.split_ascii_whitespace().collect())).collect();
+    match binary.symmetric_difference(&textual).next() {
+        Some((path, _)) => Err(Error::Disagree { module: (*path).to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// A module of somebody else that is listed now and still there must be listed afterwards.
+fn check_others(tree: &Tree, index: &DepIndex) -> Result<(), Error> {
+    let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
+    let ours = format!("updates/{DIR_PREFIX}");
+    let gone = |e: &index::Entry<'_>| !e.path.starts_with(&ours) && index.lookup(e.name).is_none();
+    match live.iter().find(|e| gone(e) && tree.path.join(e.path).exists()) {
+        Some(entry) => Err(Error::Lost { path: entry.path.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_about_indexes_and_our_modules_count_and_others_do_not() {
+        for (line, expect) in [
+            (
+                "depmod: ERROR: Could not create index 'modules.dep.bin'. Output is truncated: No space left",
+                true,
+            ),
+            ("depmod: FATAL: could not load updates/kcache-0123/a/a.ko", true),
+            ("depmod: ERROR: fstatat(5, gone.ko): No such file or directory", false),
+            ("depmod: WARNING: could not open modules.order at /x: No such file or directory", false),
+        ] {
+            assert_eq!(is_fatal(line), expect, "{line}");
+        }
+    }
+
+    #[test]
+    fn indexes_that_differ_are_named() {
+        let empty = DepIndex::default();
+        assert!(check_agreement(&empty, "").is_ok());
+        let error = check_agreement(&empty, "kernel/a.ko: kernel/b.ko\n").unwrap_err();
+        assert!(error.to_string().ends_with("differ at kernel/a.ko"), "{error}");
+    }
+}

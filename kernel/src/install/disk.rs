@@ -1,0 +1,77 @@
+//! Writing so that it lasts.
+//!
+//! Of the ways to write a file only one leaves old or new on ext4, xfs and btrfs after a power cut: write, fsync, rename,
+//! fsync the directory. The pieces are here; the order is the callers'. Modes are set, not asked for: a root shell's
+//! umask of 077 must not hide modules from `modinfo`.
+
+use std::fs::DirBuilder;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+const FILE_MODE: u32 = 0o644;
+const DIR_MODE: u32 = 0o755;
+
+/// A new file with these bytes, on stable storage but for its name.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs_err::File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.set_permissions(PermissionsExt::from_mode(FILE_MODE))?;
+    file.sync_all()
+}
+
+/// Gives a file written by another program our mode, and puts it on stable storage.
+pub(super) fn settle_file(path: &Path) -> io::Result<()> {
+    let file = fs_err::File::open(path)?;
+    file.set_permissions(PermissionsExt::from_mode(FILE_MODE))?;
+    file.sync_all()
+}
+
+/// A new directory that all may enter.
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
+    fs_err::create_dir(path)?;
+    fs_err::set_permissions(path, PermissionsExt::from_mode(DIR_MODE))
+}
+
+/// A new directory for its owner alone, from its first moment on.
+pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
+    let named = |e: io::Error| {
+        io::Error::new(e.kind(), format!("failed to create directory `{}`: {e}", path.display()))
+    };
+    DirBuilder::new().mode(0o700).create(path).map_err(named)
+}
+
+/// Makes the names in a directory last.
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    fs_err::File::open(path)?.sync_all()
+}
+
+/// Whether anything has this name, be it a dangling link.
+pub(super) fn exists(path: &Path) -> io::Result<bool> {
+    Ok(if_found(fs_err::symlink_metadata(path))?.is_some())
+}
+
+/// `None` for what is not there.
+pub(super) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The digest of a file; `None` if there is none.
+pub(super) fn digest(path: &Path) -> io::Result<Option<blake3::Hash>> {
+    Ok(if_found(fs_err::read(path))?.map(|bytes| blake3::hash(&bytes)))
+}
+
+/// The names in a directory, sorted; none if there is no directory.
+pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in if_found(fs_err::read_dir(dir))?.into_iter().flatten() {
+        // Nothing of ours, of the kernel's or of kmod's has a name that is not text.
+        names.extend(entry?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,125 @@
+//! What can go wrong while modules are installed.
+
+use std::path::PathBuf;
+
+use super::{BoxError, Fault};
+use crate::index;
+
+/// What keeps modules from being installed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed; the message names what and where.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// There is no such kernel.
+    #[error("{path} is not a directory of kernel modules")]
+    NoTree {
+        /// The tree that was asked for.
+        path: PathBuf,
+    },
+    /// Another process holds the lock.
+    #[error("another kcache is still working on {path}")]
+    Busy {
+        /// The tree.
+        path: PathBuf,
+    },
+    /// The plan was made for another generation than is installed by now.
+    #[error("the modules of {kernel} were changed by another process since this was planned")]
+    Changed {
+        /// The kernel's release.
+        kernel: String,
+    },
+    /// `generation.json` or `journal.json` cannot be understood.
+    #[error("{path} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// Not a name for a file.
+    #[error("{name:?} cannot be the name of a package or module")]
+    Name {
+        /// What was given.
+        name: String,
+    },
+    /// One package in two versions.
+    #[error("package {package} is asked for twice")]
+    SamePackage {
+        /// Its name.
+        package: String,
+    },
+    /// Two packages build a module of the same name; only one could ever be loaded.
+    #[error("module {module} of package {package} is also built by another package of the set")]
+    SameModule {
+        /// The module's name.
+        module: String,
+        /// The second of the two packages.
+        package: String,
+    },
+    /// The source could not give a module.
+    #[error("module {module} cannot be fetched")]
+    Source {
+        /// The module's name.
+        module: String,
+        /// Why.
+        source: BoxError,
+    },
+    /// The source gave other bytes than were asked for.
+    #[error("module {module} has the digest {found}, expected {expected}")]
+    Digest {
+        /// The module's name.
+        module: String,
+        /// What was asked for.
+        expected: blake3::Hash,
+        /// What came.
+        found: blake3::Hash,
+    },
+    /// depmod could not be run.
+    #[error("{program} cannot be run")]
+    NoDepmod {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// depmod ran and failed.
+    #[error("depmod failed ({status}): {stderr}")]
+    Depmod {
+        /// Its exit status.
+        status: std::process::ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// depmod wrote an index that cannot be read.
+    #[error("depmod wrote a damaged {name}")]
+    Index {
+        /// The index.
+        name: String,
+        /// What is wrong with it.
+        source: index::Error,
+    },
+    /// depmod's indexes contradict each other.
+    #[error("depmod wrote modules.dep and modules.dep.bin that differ at {module}")]
+    Disagree {
+        /// The first module of which they tell different things.
+        module: String,
+    },
+    /// A module of somebody else would no longer be found.
+    #[error("depmod lost {path}, which is listed now")]
+    Lost {
+        /// The file, relative to the tree.
+        path: String,
+    },
+    /// A module would not be found, or another file in its place.
+    #[error(transparent)]
+    Unresolved(#[from] Fault),
+    /// After an error, undoing failed too. The journal stays; the next run undoes.
+    #[error("{what}; undoing it failed as well, the next run will try again")]
+    NotUndone {
+        /// The first error's text.
+        what: String,
+        /// Why undoing failed.
+        source: Box<Error>,
+    },
+}

@@ -1,0 +1,374 @@
+//! `generation.json`: what is installed for one kernel, kept in that kernel's own tree.
+//!
+//! ```text
+//! { "format": 1,
+//!   "generation": "9f86d081884c7d65",         first 16 hex digits of the set's BLAKE3
+//!   "kernel": "6.1.0-56-amd64",
+//!   "kernel_version": "#1 SMP ...",           `uname -v` of the kernel the set was made for
+//!   "compression": "xz",
+//!   "signer": null,
+//!   "packages": [ { "name", "version", "key",
+//!                   "modules": [ { "name", "path", "digest", "size", "installed_digest" } ] } ],
+//!   "created": { "updates_dir", "indexes", "index" },
+//!   "previous": { "kernel_version", "compression", "signer", "packages" } | null }
+//! ```
+//!
+//! It survives the loss of the cache and travels with an image. `previous` is the complete set before this one, without
+//! its own `previous`: enough to go back one step, and of bounded size. Readers ignore fields they do not know and
+//! refuse a format they do not know.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::compress::Compression;
+
+/// The newest format this program reads, and the one it writes.
+pub(super) const FORMAT: u32 = 1;
+/// The name of the file within its generation.
+pub(super) const FILE: &str = "generation.json";
+/// What a generation's directory begins with, under `updates/`.
+pub(super) const DIR_PREFIX: &str = "kcache-";
+/// Names become file names on every file system, and parts of lines: nothing else may be in them.
+const NAME_MAX: usize = 128;
+
+/// One module as it was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleSpec {
+    /// The file's name without `.ko`: `v4l2loopback`, `snd-hda-scodec-cs35l41`.
+    pub name: String,
+    /// Digest of the unsigned, uncompressed module, as a store keeps it.
+    #[serde(with = "hex")]
+    pub digest: blake3::Hash,
+    /// Size of the same, in bytes.
+    pub size: u64,
+}
+
+/// One package with the modules it built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package<M = ModuleSpec> {
+    /// The package's name; a generation holds one version of it.
+    pub name: String,
+    /// Its version, for people.
+    pub version: String,
+    /// The key of the build. Not interpreted here.
+    pub key: String,
+    /// Ordered by name.
+    pub modules: Vec<M>,
+}
+
+/// The complete set of modules that kcache is to have installed for one kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set<M = ModuleSpec> {
+    /// `uname -v` of the kernel.
+    pub kernel_version: String,
+    /// How the files are compressed.
+    pub compression: Compression,
+    /// Who signed the modules; `None`: nobody.
+    pub signer: Option<String>,
+    /// Ordered by name.
+    pub packages: Vec<Package<M>>,
+}
+
+/// One module as it lies on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// What was built.
+    #[serde(flatten)]
+    pub spec: ModuleSpec,
+    /// Where the file is, relative to the generation: `v4l2loopback/v4l2loopback.ko.xz`.
+    pub path: String,
+    /// Digest of the file's bytes: signed and compressed.
+    #[serde(with = "hex")]
+    pub installed_digest: blake3::Hash,
+}
+
+/// What did not exist in the kernel's tree before kcache, so that the last removal can take it away again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Created {
+    /// `updates/` was made by us.
+    pub updates_dir: bool,
+    /// Indexes (`modules.dep.bin`, ...) that were not there.
+    pub indexes: Vec<String>,
+}
+
+/// A generation: the complete set of one kernel at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// 16 hex digits; see [`Set::generation_name`].
+    pub generation: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The set itself.
+    #[serde(flatten)]
+    pub set: Set<Installed>,
+    /// What was not there before kcache.
+    #[serde(default)]
+    pub created: Created,
+    /// Digest of the `modules.dep.bin` that was published with this generation.
+    #[serde(with = "hex")]
+    pub index: blake3::Hash,
+    /// The set before this one.
+    #[serde(default)]
+    pub previous: Option<Set>,
+}
+
+impl Set {
+    /// Sorts packages and modules, and refuses what can't be installed side by side.
+    pub(super) fn checked(mut self) -> Result<Self, Error> {
+        self.packages.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut packages = BTreeSet::new();
+        let mut modules = BTreeSet::new();
+        for package in &mut self.packages {
+            package.modules.sort_by(|a, b| a.name.cmp(&b.name));
+            check_name(&package.name)?;
+            if !packages.insert(package.name.clone()) {
+                return Err(Error::SamePackage { package: package.name.clone() });
+            }
+            for module in &package.modules {
+                check_name(&module.name)?;
+                // The kernel knows `snd-pcm.ko` as `snd_pcm`: two spellings are one module.
+                if !modules.insert(module.name.replace('-', "_")) {
+                    return Err(Error::SameModule {
+                        module: module.name.clone(),
+                        package: package.name.clone(),
+                    });
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// The name of the generation that holds this set: the first 16 hex digits of a BLAKE3 over everything in it but
+    /// the texts for people. An identical set has the same name, so there is nothing to do.
+    ///
+    /// Each field is preceded by its length: no two sets give the same bytes. Stored: never change the order.
+    pub fn generation_name(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("kcache 2026-11 generation v1");
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        field(self.compression.extension().as_bytes());
+        field(self.signer.as_deref().unwrap_or_default().as_bytes());
+        for package in &self.packages {
+            field(package.name.as_bytes());
+            field(package.version.as_bytes());
+            field(package.key.as_bytes());
+            field(&(package.modules.len() as u64).to_le_bytes());
+            for module in &package.modules {
+                field(module.name.as_bytes());
+                field(module.digest.as_bytes());
+            }
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
+    }
+}
+
+impl Generation {
+    /// The name of the directory under `updates/`.
+    pub fn dir_name(&self) -> String {
+        dir_name(&self.generation)
+    }
+
+    /// The set as it was asked for: what to add to or take from for the next one.
+    pub fn wanted(&self) -> Set {
+        self.set.map(|module| module.spec.clone())
+    }
+
+    /// Every module with its package.
+    pub fn modules(&self) -> impl Iterator<Item = (&Package<Installed>, &Installed)> {
+        self.set
+            .packages
+            .iter()
+            .flat_map(|package| package.modules.iter().map(move |module| (package, module)))
+    }
+
+    /// Reads the generation in a directory. `None`: there is no `generation.json` in it.
+    pub(super) fn read(dir: &Path) -> Result<Option<Self>, Error> {
+        let path = dir.join(FILE);
+        let bytes = match fs_err::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        Self::parse(&bytes).map(Some).map_err(|source| Error::Damaged { path, source })
+    }
+
+    /// Reads the text of a `generation.json`.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        use serde::de::Error as _;
+        /// Looked at first: a newer format may lack the fields of this one.
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let Head { format } = serde_json::from_slice(bytes)?;
+        if format > FORMAT {
+            return Err(serde_json::Error::custom(format_args!(
+                "format {format} is newer than this program, which reads up to {FORMAT}"
+            )));
+        }
+        let generation: Self = serde_json::from_slice(bytes)?;
+        if let Some((_, module)) = generation.modules().find(|(_, module)| !is_inside(&module.path)) {
+            return Err(serde_json::Error::custom(format_args!("path {:?} leads outside", module.path)));
+        }
+        Ok(generation)
+    }
+}
+
+impl<M> Set<M> {
+    pub(super) fn map<N>(&self, module: impl Fn(&M) -> N) -> Set<N> {
+        let package = |p: &Package<M>| Package {
+            name: p.name.clone(),
+            version: p.version.clone(),
+            key: p.key.clone(),
+            modules: p.modules.iter().map(&module).collect(),
+        };
+        Set {
+            kernel_version: self.kernel_version.clone(),
+            compression: self.compression,
+            signer: self.signer.clone(),
+            packages: self.packages.iter().map(package).collect(),
+        }
+    }
+}
+
+pub(super) fn dir_name(generation: &str) -> String {
+    format!("{DIR_PREFIX}{generation}")
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"._+-".contains(&c);
+    let good = (1..=NAME_MAX).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain);
+    if good { Ok(()) } else { Err(Error::Name { name: name.to_owned() }) }
+}
+
+/// A generation that came with a foreign image must not make us hash or list files elsewhere.
+fn is_inside(path: &str) -> bool {
+    use std::path::Component;
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// A BLAKE3 hash as 64 hex digits.
+pub(super) mod hex {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(in crate::install) fn serialize<S: Serializer>(
+        hash: &blake3::Hash,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        hash.to_hex().as_str().serialize(to)
+    }
+
+    pub(in crate::install) fn deserialize<'a, D: Deserializer<'a>>(
+        from: D,
+    ) -> Result<blake3::Hash, D::Error> {
+        blake3::Hash::from_hex(String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(name: &str) -> ModuleSpec {
+        ModuleSpec { name: name.into(), digest: blake3::hash(name.as_bytes()), size: 4 }
+    }
+
+    fn package(name: &str, modules: &[&str]) -> Package {
+        let modules = modules.iter().map(|m| module(m)).collect();
+        Package { name: name.into(), version: "1.0".into(), key: "k".into(), modules }
+    }
+
+    fn set(packages: Vec<Package>) -> Set {
+        Set { kernel_version: "#1 SMP".into(), compression: Compression::Xz, signer: None, packages }
+    }
+
+    fn generation() -> Generation {
+        let set = set(vec![package("p", &["m"])]);
+        Generation {
+            format: FORMAT,
+            generation: set.generation_name(),
+            kernel: "6.1".into(),
+            set: set.map(|spec| Installed {
+                spec: spec.clone(),
+                path: "p/m.ko.xz".into(),
+                installed_digest: blake3::hash(b"on disk"),
+            }),
+            created: Created::default(),
+            index: blake3::hash(b"index"),
+            previous: Some(set),
+        }
+    }
+
+    #[test]
+    fn the_name_follows_the_content_and_not_the_order() {
+        let one = set(vec![package("a", &["x", "y"]), package("b", &["z"])]).checked().unwrap();
+        let other = set(vec![package("b", &["z"]), package("a", &["y", "x"])]).checked().unwrap();
+        assert_eq!(one.generation_name(), other.generation_name());
+        assert_eq!(one.generation_name().len(), 16);
+    }
+
+    #[test]
+    fn every_field_changes_the_name() {
+        let base = || set(vec![package("a", &["x"]), package("b", &["y"])]);
+        let changes: [(&str, fn(&mut Set)); 9] = [
+            ("compression", |s| s.compression = Compression::Zst),
+            ("signer", |s| s.signer = Some("host".into())),
+            ("package", |s| s.packages[0].name = "c".into()),
+            ("version", |s| s.packages[0].version = "1.1".into()),
+            ("key", |s| s.packages[0].key = "l".into()),
+            ("module", |s| s.packages[0].modules[0].name = "w".into()),
+            ("digest", |s| s.packages[0].modules[0].digest = blake3::hash(b"other")),
+            ("fewer packages", |s| drop(s.packages.pop())),
+            ("fewer modules", |s| drop(s.packages[1].modules.pop())),
+        ];
+        for (what, change) in changes {
+            let mut set = base();
+            change(&mut set);
+            assert_ne!(set.generation_name(), base().generation_name(), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_stand_side_by_side_is_refused() {
+        let check = |set: Set, expect: &str| assert_eq!(set.checked().unwrap_err().to_string(), expect);
+        check(set(vec![package("a", &["x"]), package("a", &["y"])]), "package a is asked for twice");
+        check(
+            set(vec![package("a", &["s-x"]), package("b", &["s_x"])]),
+            "module s_x of package b is also built by another package of the set",
+        );
+        check(set(vec![package("../a", &[])]), "\"../a\" cannot be the name of a package or module");
+        check(set(vec![package("a", &[".x"])]), "\".x\" cannot be the name of a package or module");
+        check(set(vec![package("a", &[""])]), "\"\" cannot be the name of a package or module");
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let text = serde_json::to_vec_pretty(&generation()).unwrap();
+        assert_eq!(Generation::parse(&text).unwrap(), generation());
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_newer_formats_refused() {
+        let mut value = serde_json::to_value(generation()).unwrap();
+        value["later"] = true.into();
+        assert_eq!(Generation::parse(value.to_string().as_bytes()).unwrap(), generation());
+        let error = Generation::parse(br#"{"format": 2}"#).unwrap_err().to_string();
+        assert_eq!(error, "format 2 is newer than this program, which reads up to 1");
+    }
+
+    #[test]
+    fn paths_that_lead_outside_are_refused() {
+        for path in ["../x.ko", "/etc/shadow", "p/../../x.ko", ""] {
+            let mut value = serde_json::to_value(generation()).unwrap();
+            value["packages"][0]["modules"][0]["path"] = path.into();
+            assert!(Generation::parse(value.to_string().as_bytes()).is_err(), "{path}");
+        }
+    }
+}

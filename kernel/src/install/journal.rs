@@ -1,0 +1,82 @@
+//! `journal.json`: what is about to be done to the live tree.
+//!
+//! It is on stable storage before the first change and gone after the last one. It names everything that going on or
+//! going back needs; whether to go on or back is not in it but in the tree: in the live `modules.dep.bin`.
+
+use serde::{Deserialize, Serialize};
+
+use super::generation::hex;
+use super::tree::{DEP_BIN, Tree};
+use super::{Error, disk};
+
+/// Stored: add fields, never rename them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Journal {
+    pub(super) format: u32,
+    /// The generation to be renamed in; `None`: the last package goes.
+    pub(super) new: Option<String>,
+    /// The digest of its `generation.json`.
+    pub(super) new_manifest: Option<Hash>,
+    /// The generation that was installed.
+    pub(super) old: Option<String>,
+    /// Directories under `updates/` to be taken away after the commit.
+    pub(super) retire: Vec<String>,
+    /// `updates/` is made for this generation: going back takes it away.
+    pub(super) makes_updates: bool,
+    /// `updates/` was made for kcache and goes with the last package.
+    pub(super) drops_updates: bool,
+    /// `modules.dep.bin` last.
+    pub(super) indexes: Vec<IndexChange>,
+    /// The digest of `modules.dep.bin` before; `None`: there was none.
+    pub(super) old_index: Option<Hash>,
+    /// The digest of `modules.dep.bin` after; `None`: it goes.
+    pub(super) new_index: Option<Hash>,
+}
+
+/// What happens to one of kmod's indexes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct IndexChange {
+    pub(super) name: String,
+    /// There is one now; it is kept in `old/`.
+    pub(super) before: bool,
+    /// There will be one; it lies in the staged base. If not, it is deleted.
+    pub(super) after: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hash(#[serde(with = "hex")] pub(super) blake3::Hash);
+
+pub(super) const FORMAT: u32 = 1;
+
+impl Journal {
+    /// Reads the journal of an interrupted transaction. `None`: there is none.
+    pub(super) fn read(tree: &Tree) -> Result<Option<Self>, Error> {
+        let path = tree.journal();
+        let Some(bytes) = disk::if_found(fs_err::read(&path))? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Damaged { path, source })
+    }
+
+    /// Puts the journal on stable storage, with all names on the way to it.
+    pub(super) fn open(&self, tree: &Tree) -> Result<(), Error> {
+        let draft = tree.staging.join("journal.json.new");
+        let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?;
+        disk::write_file(&draft, &text)?;
+        fs_err::rename(draft, tree.journal())?;
+        disk::sync_dir(&tree.staging)?;
+        Ok(disk::sync_dir(tree.parent())?)
+    }
+
+    /// Declares the transaction finished or undone; what is left in the staging directory is litter then.
+    pub(super) fn close(tree: &Tree) -> Result<(), Error> {
+        disk::if_found(fs_err::remove_file(tree.journal()))?;
+        Ok(disk::sync_dir(&tree.staging)?)
+    }
+
+    /// The changes of all indexes but the one that commits, and that one.
+    pub(super) fn split_commit(&self) -> (&[IndexChange], Option<&IndexChange>) {
+        match self.indexes.split_last() {
+            Some((commit, others)) if commit.name == DEP_BIN => (others, Some(commit)),
+            _ => (&self.indexes, None),
+        }
+    }
+}

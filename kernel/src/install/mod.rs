@@ -1,0 +1,326 @@
+//! Installation of modules into one kernel's tree.
+//!
+//! # What it promises
+//!
+//! At any instant, also after power loss, `kill -9` or a full disk, the kernel has the complete previous set of modules or
+//! the complete new one; when [`Transaction::apply`] returns, the new one is on stable storage. Nothing gets in whose
+//! digest was not checked while it was written. `depmod` never runs on the live tree, and no index is published that was
+//! not read again. Modules of others are never touched. Removing the last package leaves the tree as if kcache had never
+//! been there.
+//!
+//! # On disk
+//!
+//! ```text
+//! lib/modules/
+//!   6.1.0-56-amd64/                          the kernel's tree, `T`; flock on this directory is the lock
+//!     kernel/ ...                            in-tree modules: never touched
+//!     updates/kcache-<generation>/           one directory a set; under it
+//!       generation.json                        what is installed and why
+//!       <package>/<module>.ko[.gz|.xz|.zst]
+//!     modules.dep.bin, modules.dep, ...      kmod's indexes; the rename of modules.dep.bin is the commit
+//!   .kcache-6.1.0-56-amd64/                  mode 0700, there only during a transaction or after a crash
+//!     new/kcache-<generation>/               the next generation, before it is renamed in
+//!     base/usr/lib/modules/6.1.0-56-amd64/   links to the real tree; depmod runs here
+//!     old/                                   hard links to the live indexes; the old generation on its way out
+//!     journal.json                           what is about to be done
+//! ```
+//!
+//! The staging directory lies beside `T`, on the same file system but outside it: depmod descends into dot-directories.
+//! It is a part of `T`'s identity for backups, so its name says whose it is.
+//!
+//! # The protocol
+//!
+//! 1. Lock. Recover what an earlier run left. Stage every module: read, check, compress, write, fsync.
+//! 2. Run depmod on the staged base; read the indexes again; every module must resolve to the staged file.
+//! 3. Write the journal, fsync. From here on the live tree changes.
+//! 4. Rename the generation in; rename the indexes in, all but one; fsync. Rename `modules.dep.bin` in; fsync.
+//! 5. Move the old generation out, close the journal, delete the staging directory.
+//!
+//! An error before the end of step 4, a failed fsync among them, undoes everything at once; a fsync is never tried again,
+//! because after a failed one the kernel may have dropped the pages (and says so only once). A crash is looked at by the
+//! next transaction: without a journal the staging directory is litter; with one, the digest of the live
+//! `modules.dep.bin` tells whether the commit had happened, and the transaction is finished or undone. Both are the same
+//! code as without a crash and may themselves be interrupted.
+//!
+//! Two processes: the second waits for the lock, says so, and gives up after a while ([`Error::Busy`]). Who plans without
+//! the lock is told when the plan no longer fits ([`Error::Changed`]). A full or read-only disk: everything that needs
+//! space is written before the journal, into the staging directory.
+
+mod commit;
+mod depmod;
+mod disk;
+mod error;
+mod generation;
+mod journal;
+mod lock;
+mod plan;
+mod recover;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod verify;
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+pub use error::Error;
+pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
+pub use plan::{Act, Change, Plan, plan};
+pub use verify::{Fault, current, verify};
+
+use journal::{Hash, IndexChange, Journal};
+use tree::{DEP_BIN, Tree};
+
+/// Anything a [`Source`] may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where modules come from: writes the bytes of one module, found by its digest. They are hashed again while they arrive.
+pub type Source<'a> = dyn FnMut(&ModuleSpec, &mut dyn io::Write) -> Result<(), BoxError> + 'a;
+
+/// Told of each step on the way. Tests fail or die in it.
+type Step<'a> = dyn Fn(&str) -> io::Result<()> + 'a;
+
+/// One kernel's tree, and the world around it.
+#[derive(Clone, Copy)]
+pub struct Site<'a> {
+    /// `<modules dir>/<release>`, absolute: `/lib/modules/6.1.0-56-amd64`, perhaps under another root.
+    pub tree: &'a Path,
+    /// `/`, or the root of the system that is worked on: whose depmod configuration counts.
+    pub root: &'a Path,
+    /// The depmod to run.
+    pub depmod: &'a Path,
+    /// How long to wait for another process.
+    pub wait: Duration,
+    /// Told, once, what is being waited for.
+    pub say: &'a dyn Fn(&str),
+}
+
+/// What a transaction did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The generation that is installed now.
+    pub generation: Option<String>,
+    /// Whether anything was changed.
+    pub changed: bool,
+    /// What depmod had to say.
+    pub warnings: Vec<String>,
+}
+
+/// What was found of an earlier run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// Nothing.
+    Nothing,
+    /// A staging directory of a run that had changed nothing; deleted.
+    Litter,
+    /// The commit had happened; the rest was done now.
+    Finished,
+    /// The commit had not happened; everything was undone.
+    Undone,
+}
+
+/// The right to change one kernel's modules: holds the lock until it is dropped.
+pub struct Transaction<'a> {
+    site: Site<'a>,
+    tree: Tree,
+    recovered: Recovery,
+    _lock: lock::Lock,
+}
+
+impl<'a> Transaction<'a> {
+    /// Takes the lock and puts right what a crash left.
+    pub fn begin(site: Site<'a>) -> Result<Self, Error> {
+        Self::begin_at(site, &|_| Ok(()))
+    }
+
+    fn begin_at(site: Site<'a>, step: &Step<'_>) -> Result<Self, Error> {
+        let tree = Tree::open(site.tree)?;
+        let lock = lock::acquire(site.tree, site.wait, site.say)?;
+        let recovered = recover::recover(&tree, step)?;
+        let transaction = Self { site, tree, recovered: recovered.recovery, _lock: lock };
+        if recovered.reindex {
+            transaction.reindex(step)?;
+        }
+        Ok(transaction)
+    }
+
+    /// What an earlier run had left.
+    pub fn recovered(&self) -> Recovery {
+        self.recovered
+    }
+
+    /// Performs a plan. Make it after [`Transaction::begin`], or be told that it no longer fits.
+    pub fn apply(&self, plan: &Plan, source: &mut Source<'_>) -> Result<Outcome, Error> {
+        self.apply_at(plan, source, &|_| Ok(()))
+    }
+
+    fn apply_at(&self, plan: &Plan, source: &mut Source<'_>, step: &Step<'_>) -> Result<Outcome, Error> {
+        let installed = current(&self.tree.path)?;
+        if installed.as_ref().map(|g| &g.generation) != plan.from.as_ref() {
+            return Err(Error::Changed { kernel: self.tree.release.clone() });
+        }
+        if plan.is_nothing() {
+            return Ok(Outcome { generation: plan.to.clone(), changed: false, warnings: Vec::new() });
+        }
+        let warnings = self.replace(installed.as_ref(), &plan.wanted, source, step)?;
+        Ok(Outcome { generation: plan.to.clone(), changed: true, warnings })
+    }
+
+    /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.
+    fn reindex(&self, step: &Step<'_>) -> Result<(), Error> {
+        let installed = current(&self.tree.path)?;
+        let nothing = || Set {
+            kernel_version: String::new(),
+            compression: Default::default(),
+            signer: None,
+            packages: vec![],
+        };
+        let wanted = installed.as_ref().map_or_else(nothing, Generation::wanted);
+        let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is damaged".into());
+        self.replace(installed.as_ref(), &wanted, &mut source, step).map(|_| ())
+    }
+
+    /// The whole protocol: from what is installed to what is wanted. Gives depmod's warnings.
+    fn replace(
+        &self,
+        installed: Option<&Generation>,
+        wanted: &Set,
+        source: &mut Source<'_>,
+        step: &Step<'_>,
+    ) -> Result<Vec<String>, Error> {
+        let tree = &self.tree;
+        let prepared = self.prepare(installed, wanted, source, step);
+        let Prepared { journal, warnings } = prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
+        if let Err(error) = self.commit(&journal, step) {
+            return match commit::back(tree, &journal, &|_| Ok(())) {
+                Ok(()) => Err(error),
+                Err(undoing) => Err(Error::NotUndone { what: error.to_string(), source: Box::new(undoing) }),
+            };
+        }
+        commit::finish(tree, &journal, step)?;
+        Ok(warnings)
+    }
+
+    /// Everything that needs space or may be refused. The live tree is only read.
+    fn prepare(
+        &self,
+        installed: Option<&Generation>,
+        wanted: &Set,
+        source: &mut Source<'_>,
+        step: &Step<'_>,
+    ) -> Result<Prepared, Error> {
+        let tree = &self.tree;
+        disk::make_private_dir(&tree.staging)?;
+        disk::make_dir(&tree.new_dir())?;
+        disk::make_dir(&tree.old_dir())?;
+        let new = (!wanted.packages.is_empty()).then(|| wanted.generation_name());
+        let set = match &new {
+            Some(_) => Some(stage::stage_modules(tree, wanted, installed, source)?),
+            None => None,
+        };
+        step("modules staged")?;
+        let (indexes, made) = self.index(installed, new.as_deref())?;
+        step("indexes made")?;
+        let new_manifest = match (set, &made) {
+            (Some(set), Some(made)) => Some(self.write_manifest(set, installed, &indexes, made)?),
+            _ => None,
+        };
+        disk::sync_dir(&tree.new_dir())?;
+        stage::keep_indexes(tree, indexes.iter().filter(|change| change.before).map(|change| &change.name))?;
+        step("indexes kept")?;
+        let journal = Journal {
+            format: journal::FORMAT,
+            new_manifest: new_manifest.map(Hash),
+            old: installed.map(|generation| generation.generation.clone()),
+            retire: self.leaving(new.as_deref())?,
+            makes_updates: new.is_some() && !disk::exists(&tree.updates())?,
+            drops_updates: new.is_none()
+                && installed.is_some_and(|generation| generation.created.updates_dir),
+            old_index: disk::digest(&tree.index(DEP_BIN))?.map(Hash),
+            new_index: made.as_ref().map(|made| Hash(made.digest)),
+            indexes,
+            new,
+        };
+        Ok(Prepared { journal, warnings: made.map(|made| made.warnings).unwrap_or_default() })
+    }
+
+    /// The indexes for the next generation, made by depmod and checked, or their removal.
+    fn index(
+        &self,
+        installed: Option<&Generation>,
+        new: Option<&str>,
+    ) -> Result<(Vec<IndexChange>, Option<depmod::Made>), Error> {
+        let tree = &self.tree;
+        let change = |name: &String, after| {
+            Ok(IndexChange { name: name.clone(), before: disk::exists(&tree.index(name))?, after })
+        };
+        if let (Some(installed), None) = (installed, new)
+            && plan::made_all_indexes(tree, installed)?
+        {
+            let changes = installed.created.indexes.iter().map(|name| change(name, false));
+            return Ok((changes.collect::<io::Result<_>>()?, None));
+        }
+        stage::stage_base(tree, new)?;
+        let made = depmod::run(&self.site, tree)?;
+        let changes = made.names.iter().map(|name| change(name, true)).collect::<io::Result<_>>()?;
+        Ok((changes, Some(made)))
+    }
+
+    /// Checks that every module resolves to its staged file, then completes the staged generation. Gives the digest of
+    /// its `generation.json`.
+    fn write_manifest(
+        &self,
+        set: Set<Installed>,
+        installed: Option<&Generation>,
+        indexes: &[IndexChange],
+        made: &depmod::Made,
+    ) -> Result<blake3::Hash, Error> {
+        let name = set.map(|module| module.spec.clone()).generation_name();
+        let first = || -> io::Result<Created> {
+            let indexes =
+                indexes.iter().filter(|change| !change.before).map(|change| change.name.clone()).collect();
+            Ok(Created { updates_dir: !disk::exists(&self.tree.updates())?, indexes })
+        };
+        let generation = Generation {
+            format: generation::FORMAT,
+            generation: name.clone(),
+            kernel: self.tree.release.clone(),
+            set,
+            created: installed.map_or_else(first, |generation| Ok(generation.created.clone()))?,
+            index: made.digest,
+            previous: match installed {
+                // A repair is no step to go back from.
+                Some(same) if same.generation == name => same.previous.clone(),
+                other => other.map(Generation::wanted),
+            },
+        };
+        if let Some(fault) = verify::verify_index(&made.index, &generation).into_iter().next() {
+            return Err(fault.into());
+        }
+        let text = serde_json::to_vec_pretty(&generation).map_err(io::Error::other)?;
+        let dir = self.tree.new_generation(&name);
+        disk::write_file(&dir.join(generation::FILE), &text)?;
+        disk::sync_dir(&dir)?;
+        Ok(blake3::hash(&text))
+    }
+
+    /// The directories of all generations but the new one: the old one, and what others left.
+    fn leaving(&self, new: Option<&str>) -> io::Result<Vec<String>> {
+        let mut dirs = self.tree.generations()?;
+        dirs.retain(|dir| Some(dir) != new.map(generation::dir_name).as_ref());
+        Ok(dirs)
+    }
+
+    fn commit(&self, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
+        journal.open(&self.tree)?;
+        step("journal opened")?;
+        commit::forward(&self.tree, journal, step)
+    }
+}
+
+struct Prepared {
+    journal: Journal,
+    warnings: Vec<String>,
+}

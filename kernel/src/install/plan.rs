@@ -1,0 +1,122 @@
+//! What a transaction will do, as a plain value: `--dry-run` shows the same plan that is applied otherwise.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::generation::{Generation, Installed, Package, Set};
+use super::tree::{DEP_BIN, Tree};
+use super::verify::{Fault, current, verify};
+use super::{Error, disk};
+
+/// What a transaction will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The kernel's release.
+    pub kernel: String,
+    /// The generation that is installed now.
+    pub from: Option<String>,
+    /// The generation to be installed; `None`: the last package goes.
+    pub to: Option<String>,
+    /// One line a package, ordered by name.
+    pub changes: Vec<Change>,
+    /// What is wrong with the installed generation and will be put right.
+    pub faults: Vec<Fault>,
+    /// Whether depmod will run.
+    pub depmod: bool,
+    /// The set to be installed, sorted.
+    pub(super) wanted: Set,
+}
+
+impl Plan {
+    /// Whether everything is as wanted already.
+    pub fn is_nothing(&self) -> bool {
+        self.from == self.to && self.faults.is_empty()
+    }
+}
+
+/// What happens to one package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its name.
+    pub package: String,
+    /// What happens.
+    pub act: Act,
+    /// The installed version.
+    pub from: Option<String>,
+    /// The wanted version.
+    pub to: Option<String>,
+}
+
+/// See [`Change`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Not installed before.
+    Add,
+    /// Another version, or another build of the same one.
+    Replace,
+    /// The same modules as now.
+    Keep,
+    /// Installed now and no longer wanted.
+    Remove,
+}
+
+/// What it takes to have exactly this set installed. Changes nothing and takes no lock.
+///
+/// An empty set means that nothing of kcache's is to remain.
+pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
+    let wanted = wanted.checked()?;
+    let installed = current(tree)?;
+    let faults = match &installed {
+        Some(generation) => verify(tree, generation)?,
+        None => Vec::new(),
+    };
+    let tree = Tree::open(tree)?;
+    let mut plan = Plan {
+        kernel: tree.release.clone(),
+        from: installed.as_ref().map(|generation| generation.generation.clone()),
+        to: (!wanted.packages.is_empty()).then(|| wanted.generation_name()),
+        changes: changes(installed.as_ref(), &wanted),
+        faults,
+        depmod: false,
+        wanted,
+    };
+    let takes_indexes_away = match &installed {
+        Some(generation) if plan.to.is_none() => made_all_indexes(&tree, generation)?,
+        _ => false,
+    };
+    plan.depmod = !plan.is_nothing() && !takes_indexes_away;
+    Ok(plan)
+}
+
+/// Whether there were no indexes before kcache and nobody has run depmod since: then they go with the last package.
+pub(super) fn made_all_indexes(tree: &Tree, installed: &Generation) -> Result<bool, Error> {
+    let first = installed.created.indexes.iter().any(|name| name == DEP_BIN);
+    Ok(first && disk::digest(&tree.index(DEP_BIN))? == Some(installed.index))
+}
+
+fn changes(installed: Option<&Generation>, wanted: &Set) -> Vec<Change> {
+    let now: &[Package<Installed>] = installed.map_or(&[], |generation| &generation.set.packages);
+    // Another compression or signer makes other files of the same modules.
+    let same_form =
+        installed.is_some_and(|g| (g.set.compression, &g.set.signer) == (wanted.compression, &wanted.signer));
+    let names: BTreeSet<&str> =
+        now.iter().map(|p| p.name.as_str()).chain(wanted.packages.iter().map(|p| p.name.as_str())).collect();
+    let change = |name: &str| {
+        let from = now.iter().find(|p| p.name == name);
+        let to = wanted.packages.iter().find(|p| p.name == name);
+        let act = match (from, to) {
+            (None, _) => Act::Add,
+            (_, None) => Act::Remove,
+            (Some(from), Some(to)) if same_form && is_same(from, to) => Act::Keep,
+            _ => Act::Replace,
+        };
+        let (from, to) = (from.map(|p| p.version.clone()), to.map(|p| p.version.clone()));
+        Change { package: name.to_owned(), act, from, to }
+    };
+    names.into_iter().map(change).collect()
+}
+
+fn is_same(now: &Package<Installed>, wanted: &Package) -> bool {
+    (&now.version, &now.key) == (&wanted.version, &wanted.key)
+        && now.modules.iter().map(|module| &module.spec).eq(&wanted.modules)
+}

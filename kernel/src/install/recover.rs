@@ -1,0 +1,53 @@
+//! After a crash: the transaction that was interrupted is finished or undone.
+
+use super::commit::{back, displace, finish, forward, sweep};
+use super::journal::{Hash, Journal};
+use super::tree::{DEP_BIN, Tree};
+use super::{Error, Recovery, Step, disk};
+
+/// What recovery came to, and whether the indexes have to be made again.
+pub(super) struct Recovered {
+    pub(super) recovery: Recovery,
+    /// Somebody has run depmod on the tree in the meantime: its indexes are neither the old nor the new ones.
+    pub(super) reindex: bool,
+}
+
+/// Puts the tree right. Needs the lock.
+pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> {
+    let done = |recovery| Recovered { recovery, reindex: false };
+    if !disk::exists(&tree.staging)? {
+        return Ok(done(Recovery::Nothing));
+    }
+    let Some(journal) = Journal::read(tree)? else {
+        sweep(tree)?;
+        return Ok(done(Recovery::Litter));
+    };
+    let live = disk::digest(&tree.index(DEP_BIN))?.map(Hash);
+    if live == journal.new_index {
+        forward(tree, &journal, step)?;
+        finish(tree, &journal, step)?;
+        return Ok(done(Recovery::Finished));
+    }
+    if live == journal.old_index {
+        back(tree, &journal, step)?;
+        return Ok(done(Recovery::Undone));
+    }
+    after_foreign_depmod(tree, &journal, step)
+}
+
+/// The indexes tell nothing then; what counts is whether the old generation is still whole. It leaves the tree only after
+/// the commit, in one piece.
+fn after_foreign_depmod(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<Recovered, Error> {
+    let old_is_there = match &journal.old {
+        Some(old) => disk::exists(&tree.generation(old))?,
+        None => true,
+    };
+    let recovery = if old_is_there {
+        displace(tree, journal, step)?;
+        Recovery::Undone
+    } else {
+        finish(tree, journal, step)?;
+        Recovery::Finished
+    };
+    Ok(Recovered { recovery, reindex: true })
+}

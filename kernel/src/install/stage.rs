@@ -1,0 +1,140 @@
+//! The next generation, made ready beside the live tree.
+//!
+//! A module that the installed generation has in the same form is taken from there, so a package can be removed although
+//! the cache is gone; its bytes are hashed on the way, and a damaged file is made anew from the source. Every other module
+//! comes from the source, is hashed while it arrives, and compressed.
+
+use fs_err::os::unix::fs::symlink;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::generation::{DIR_PREFIX, Generation, Installed, ModuleSpec, Package, Set, dir_name};
+use super::tree::Tree;
+use super::{Error, Source, disk};
+use crate::compress::Compression;
+
+/// Writes the modules of a set into the staging directory. Everything but `generation.json` is on stable storage then.
+pub(super) fn stage_modules(
+    tree: &Tree,
+    wanted: &Set,
+    installed: Option<&Generation>,
+    source: &mut Source<'_>,
+) -> Result<Set<Installed>, Error> {
+    let dir = tree.new_generation(&wanted.generation_name());
+    disk::make_dir(&dir)?;
+    let mut packages = Vec::new();
+    for package in &wanted.packages {
+        let package_dir = dir.join(&package.name);
+        disk::make_dir(&package_dir)?;
+        let mut modules = Vec::new();
+        for module in &package.modules {
+            let bytes = match reuse(tree, wanted, installed, module)? {
+                Some(bytes) => bytes,
+                None => wanted.compression.compress(&fetch(module, source)?)?,
+            };
+            let file = format!("{}.ko{}", module.name, wanted.compression.extension());
+            disk::write_file(&package_dir.join(&file), &bytes)?;
+            let path = format!("{}/{file}", package.name);
+            modules.push(Installed { spec: module.clone(), path, installed_digest: blake3::hash(&bytes) });
+        }
+        disk::sync_dir(&package_dir)?;
+        let Package { name, version, key, .. } = package.clone();
+        packages.push(Package { name, version, key, modules });
+    }
+    let Set { kernel_version, compression, signer, .. } = wanted.clone();
+    Ok(Set { kernel_version, compression, signer, packages })
+}
+
+/// The installed file of the same module in the same form, if its bytes are those that were installed.
+fn reuse(
+    tree: &Tree,
+    wanted: &Set,
+    installed: Option<&Generation>,
+    module: &ModuleSpec,
+) -> Result<Option<Vec<u8>>, Error> {
+    let same_form =
+        |g: &&Generation| (g.set.compression, &g.set.signer) == (wanted.compression, &wanted.signer);
+    let Some(generation) = installed.filter(same_form) else { return Ok(None) };
+    let Some((_, found)) = generation.modules().find(|(_, found)| found.spec == *module) else {
+        return Ok(None);
+    };
+    let bytes = disk::if_found(fs_err::read(tree.generation(&generation.generation).join(&found.path)))?;
+    Ok(bytes.filter(|bytes| blake3::hash(bytes) == found.installed_digest))
+}
+
+/// The bytes of a module from the source, if they are those that were asked for.
+fn fetch(module: &ModuleSpec, source: &mut Source<'_>) -> Result<Vec<u8>, Error> {
+    let mut received = Received { bytes: Vec::new(), hasher: blake3::Hasher::new(), size: module.size };
+    source(module, &mut received).map_err(|source| Error::Source { module: module.name.clone(), source })?;
+    let found = received.hasher.finalize();
+    if found != module.digest {
+        return Err(Error::Digest { module: module.name.clone(), expected: module.digest, found });
+    }
+    Ok(received.bytes)
+}
+
+/// Takes no more than was promised, and hashes exactly what it keeps.
+struct Received {
+    bytes: Vec<u8>,
+    hasher: blake3::Hasher,
+    size: u64,
+}
+
+impl Write for Received {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.bytes.len() + bytes.len()) as u64 > self.size {
+            let text = format!("more than the {} bytes of the module", self.size);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        self.hasher.update(bytes);
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A tree for depmod that looks like the live one will after the commit, made of links.
+///
+/// `updates/` alone is a real directory: in it the new generation stands for the old ones.
+pub(super) fn stage_base(tree: &Tree, new: Option<&str>) -> io::Result<()> {
+    let base = tree.base_tree();
+    fs_err::create_dir_all(&base)?;
+    // depmod looks into lib/modules or usr/lib/modules, as it was configured when it was built.
+    symlink("usr/lib", tree.base().join("lib"))?;
+    link_children(&tree.path, &base, |name| name != "updates" && is_read_by_depmod(name))?;
+    let updates = base.join("updates");
+    fs_err::create_dir(&updates)?;
+    link_children(&tree.updates(), &updates, |name| !name.starts_with(DIR_PREFIX))?;
+    if let Some(new) = new {
+        symlink(tree.new_generation(new), updates.join(dir_name(new)))?;
+    }
+    Ok(())
+}
+
+/// depmod passes over `build` and `source` at the top, and reads three `modules.*` files; the others it writes.
+fn is_read_by_depmod(name: &str) -> bool {
+    match name {
+        "build" | "source" => false,
+        "modules.order" | "modules.builtin" | "modules.builtin.modinfo" => true,
+        _ => !name.starts_with("modules.") || Compression::of_file_name(name).is_some(),
+    }
+}
+
+fn link_children(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
+    for name in disk::names(from)?.iter().filter(|name| wanted(name)) {
+        symlink(from.join(name), to.join(name))?;
+    }
+    Ok(())
+}
+
+/// Keeps the live indexes of these names for the way back.
+pub(super) fn keep_indexes(tree: &Tree, names: impl Iterator<Item = impl AsRef<Path>>) -> io::Result<()> {
+    for name in names {
+        let live: PathBuf = tree.path.join(&name);
+        fs_err::hard_link(live, tree.old_dir().join(&name))?;
+    }
+    disk::sync_dir(&tree.old_dir())
+}

@@ -1,0 +1,87 @@
+//! Where everything is: the kernel's tree and the staging directory beside it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::generation::{DIR_PREFIX, dir_name};
+use super::{Error, disk};
+use crate::index::{self, DepIndex};
+
+/// The index whose rename is the commit: modprobe resolves with it alone.
+pub(super) const DEP_BIN: &str = "modules.dep.bin";
+
+/// One kernel's tree, `<modules dir>/<release>`.
+#[derive(Debug, Clone)]
+pub(super) struct Tree {
+    pub(super) path: PathBuf,
+    pub(super) release: String,
+    /// Beside the tree, for a rename from one to the other is to be atomic.
+    pub(super) staging: PathBuf,
+}
+
+impl Tree {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let none = || Error::NoTree { path: path.to_owned() };
+        let release = path.file_name().and_then(|name| name.to_str()).ok_or_else(none)?.to_owned();
+        if !path.is_dir() {
+            return Err(none());
+        }
+        let staging = path.with_file_name(format!(".kcache-{release}"));
+        Ok(Self { path: path.to_owned(), release, staging })
+    }
+
+    /// `<modules dir>`
+    pub(super) fn parent(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    pub(super) fn updates(&self) -> PathBuf {
+        self.path.join("updates")
+    }
+
+    pub(super) fn generation(&self, name: &str) -> PathBuf {
+        self.updates().join(dir_name(name))
+    }
+
+    /// Every `updates/kcache-*`: one is installed, others were left behind.
+    pub(super) fn generations(&self) -> io::Result<Vec<String>> {
+        let mut names = disk::names(&self.updates())?;
+        names.retain(|name| name.starts_with(DIR_PREFIX));
+        Ok(names)
+    }
+
+    pub(super) fn index(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The live `modules.dep.bin`; `None` if there is none.
+    pub(super) fn dep_index(&self) -> io::Result<Option<Result<DepIndex, index::Error>>> {
+        let bytes = disk::if_found(fs_err::read(self.index(DEP_BIN)))?;
+        Ok(bytes.map(|bytes| DepIndex::parse(&bytes)))
+    }
+
+    pub(super) fn new_dir(&self) -> PathBuf {
+        self.staging.join("new")
+    }
+
+    pub(super) fn new_generation(&self, name: &str) -> PathBuf {
+        self.new_dir().join(dir_name(name))
+    }
+
+    /// What depmod is given for `/`.
+    pub(super) fn base(&self) -> PathBuf {
+        self.staging.join("base")
+    }
+
+    pub(super) fn base_tree(&self) -> PathBuf {
+        self.base().join("usr/lib/modules").join(&self.release)
+    }
+
+    pub(super) fn old_dir(&self) -> PathBuf {
+        self.staging.join("old")
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.staging.join("journal.json")
+    }
+}

@@ -1,0 +1,50 @@
+//! A kernel's configuration: the `.config` of its build tree (Documentation/kbuild/kconfig.rst).
+
+/// The text of a `.config`, asked by symbol.
+#[derive(Clone, Debug)]
+pub struct Kconfig {
+    text: String,
+}
+
+impl Kconfig {
+    /// Takes the text as it is: lines `CONFIG_X=value` and comments.
+    pub fn new(text: String) -> Kconfig {
+        Kconfig { text }
+    }
+
+    /// The value of a symbol, `CONFIG_` included, without quotes; `None` where it is not set.
+    pub fn value(&self, symbol: &str) -> Option<&str> {
+        self.text
+            .lines()
+            .find_map(|line| line.strip_prefix(symbol)?.strip_prefix('='))
+            .map(|value| value.trim_matches('"'))
+    }
+
+    /// True for `=y`.
+    pub fn yes(&self, symbol: &str) -> bool {
+        self.value(symbol) == Some("y")
+    }
+
+    /// True where the symbol is known, also as `# CONFIG_X is not set`.
+    pub fn mentions(&self, symbol: &str) -> bool {
+        self.value(symbol).is_some() || self.text.contains(&format!("# {symbol} is not set"))
+    }
+
+    /// True for `=y` or `=m`.
+    pub fn yes_or_module(&self, symbol: &str) -> bool {
+        matches!(self.value(symbol), Some("y" | "m"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_found_by_whole_name() {
+        let config = Kconfig::new("CONFIG_SMP_X=m\n# CONFIG_SMP is not set\nCONFIG_CC=\"gcc-12 (D) 12\"\n".into());
+        assert_eq!(config.value("CONFIG_SMP"), None);
+        assert_eq!(config.value("CONFIG_CC"), Some("gcc-12 (D) 12"));
+        assert!(config.yes_or_module("CONFIG_SMP_X") && !config.yes("CONFIG_SMP_X"));
+    }
+}

@@ -1,0 +1,475 @@
+//! The kernels of a system: what is installed under a root, or one build tree given by path.
+//!
+//! A kernel is a directory `/lib/modules/R` (or `/usr/lib/modules/R`), and, where its headers are installed, a build tree:
+//! `build` leads there. A build tree is rarely one directory. Debian's is three:
+//!
+//! ```text
+//! /lib/modules/6.1.0-56-amd64/build -> /usr/src/linux-headers-6.1.0-56-amd64     .config, generated headers, Module.symvers
+//!     Makefile: include /usr/src/linux-headers-6.1.0-56-common/Makefile          headers of every flavour
+//!     scripts   -> ../../lib/linux-kbuild-6.1/scripts                            programs, shared by all 6.1 kernels
+//! ```
+//!
+//! [`BuildTree::mounts`] names all of it: what a build must see and what a build's key must cover are the same list.
+//! Links are followed where they stand at most one directory deep, where kernel packages put them; a build sees nothing
+//! of what deeper links out of the tree point at, so nothing unnamed can shape it.
+
+use std::io;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::compress::Compression;
+use crate::kconfig::Kconfig;
+use crate::release;
+use crate::rootfs::Root;
+
+/// What went wrong while reading a kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A path was given as a kernel build tree, but is none.
+    #[error("{} is not a kernel build tree: it has no {missing}", path.display())]
+    NotABuildTree {
+        /// The directory.
+        path: PathBuf,
+        /// The file that every prepared build tree has.
+        missing: &'static str,
+    },
+}
+
+/// One kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// `uname -r` of it.
+    pub release: String,
+    /// `/lib/modules/R`, as this machine names it; `None` for a build tree of a kernel that is not installed here.
+    pub modules: Option<PathBuf>,
+    /// The build tree, or why there is none.
+    pub headers: Headers,
+    /// The `uname -v` text of the bootable image, where there is one that says so.
+    pub image_version: Option<String>,
+}
+
+/// Whether modules can be compiled for a kernel.
+#[derive(Clone, Debug)]
+pub enum Headers {
+    /// They can.
+    Present(Box<BuildTree>),
+    /// No build tree is installed.
+    Missing,
+    /// A build tree is there, but it is not this kernel's.
+    Wrong {
+        /// The directory.
+        path: PathBuf,
+        /// The release it was prepared for.
+        found: String,
+    },
+}
+
+/// A prepared kernel build tree, with all that it reaches.
+#[derive(Clone, Debug)]
+pub struct BuildTree {
+    /// The path builds see it at.
+    pub inside: PathBuf,
+    /// Every directory that belongs to it, the tree itself first.
+    pub mounts: Vec<Mount>,
+    /// `.config`.
+    pub config: Kconfig,
+    /// `uname -m`, in the kernel's words (`x86_64`, `aarch64`).
+    pub arch: String,
+    /// `uname -v`.
+    pub version: String,
+}
+
+/// A directory of this machine, and the path that a build sees it at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// On this machine.
+    pub outside: PathBuf,
+    /// In the sandbox.
+    pub inside: PathBuf,
+}
+
+impl Kernel {
+    /// The build tree, if there is a right one.
+    pub fn build_tree(&self) -> Option<&BuildTree> {
+        match &self.headers {
+            Headers::Present(tree) => Some(tree),
+            Headers::Missing | Headers::Wrong { .. } => None,
+        }
+    }
+}
+
+impl BuildTree {
+    /// The tree's own directory on this machine.
+    pub fn outside(&self) -> &Path {
+        &self.mounts[0].outside
+    }
+
+    /// Symbol versions are compared when modules are loaded (`CONFIG_MODVERSIONS`).
+    pub fn modversions(&self) -> bool {
+        self.config.yes("CONFIG_MODVERSIONS")
+    }
+
+    /// The compiler that the kernel was built with, as it introduced itself (`CONFIG_CC_VERSION_TEXT`).
+    pub fn compiler(&self) -> Option<&str> {
+        self.config.value("CONFIG_CC_VERSION_TEXT")
+    }
+
+    /// Type information will be generated for modules: that takes `pahole` and the kernel's own, from `vmlinux`.
+    pub fn makes_btf(&self) -> bool {
+        self.config.yes("CONFIG_DEBUG_INFO_BTF_MODULES") && self.outside().join("vmlinux").exists()
+    }
+
+    /// `Module.symvers`: every exported symbol. `None` where the tree comes without.
+    pub fn symvers(&self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.outside().join("Module.symvers")) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A kernel's configuration: of its build tree, else as it was installed beside its image.
+pub fn config(root: &Root, kernel: &Kernel) -> Result<Option<Kconfig>, Error> {
+    if let Some(tree) = kernel.build_tree() {
+        return Ok(Some(tree.config.clone()));
+    }
+    let release = &kernel.release;
+    let places = [format!("/boot/config-{release}"), format!("/lib/modules/{release}/config")];
+    match places.iter().find_map(|path| root.find(path)) {
+        Some(path) => Ok(Some(Kconfig::new(fs::read_to_string(path)?))),
+        None => Ok(None),
+    }
+}
+
+/// How the kernel's own modules are compressed (kernel/module/Kconfig). Since 6.12 a kernel may be able to read a
+/// compression without using it for its own modules; `CONFIG_MODULE_COMPRESS_ALL` tells.
+pub fn compression(config: &Kconfig) -> Compression {
+    let all = "CONFIG_MODULE_COMPRESS_ALL";
+    if config.mentions(all) && !config.yes(all) {
+        return Compression::None;
+    }
+    [("GZIP", Compression::Gz), ("XZ", Compression::Xz), ("ZSTD", Compression::Zst)]
+        .into_iter()
+        .find(|(name, _)| config.yes(&format!("CONFIG_MODULE_COMPRESS_{name}")))
+        .map_or(Compression::None, |(_, compression)| compression)
+}
+
+/// Unsigned modules are refused whatever the command line says (kernel/module/Kconfig).
+pub fn enforces_signatures(config: &Kconfig) -> bool {
+    config.yes("CONFIG_MODULE_SIG_FORCE")
+}
+
+/// Every kernel under the root's `/lib/modules` and `/usr/lib/modules`, oldest first.
+pub fn installed(root: &Root) -> Result<Vec<Kernel>, Error> {
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    for parent in ["/lib/modules", "/usr/lib/modules"] {
+        let Ok(inside) = root.resolve(parent) else { continue };
+        for entry in fs::read_dir(root.outside(&inside))? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let new = !found.iter().any(|(release, _)| *release == name);
+            if new && !name.starts_with('.') && entry.file_type()?.is_dir() {
+                found.push((name, entry.path()));
+            }
+        }
+    }
+    found.sort_by(|a, b| release::compare(&a.0, &b.0));
+    found.into_iter().map(|(release, dir)| read_installed(root, release, dir)).collect()
+}
+
+/// A kernel build tree given by path. Where the kernel is also installed under the root, that is where it installs to.
+pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
+    let path = fs::canonicalize(path)?;
+    let release = tree_release(&path)
+        .ok_or_else(|| Error::NotABuildTree { path: path.clone(), missing: "include/config/kernel.release" })?;
+    let canonical = PathBuf::from(format!("/usr/src/linux-headers-{release}"));
+    let tree = match root.inside(&path).filter(|_| packaged(root, &path)) {
+        Some(inside) => read_tree(root, inside)?,
+        None => read_foreign_tree(&path, canonical)?,
+    };
+    let modules = ["/lib/modules", "/usr/lib/modules"]
+        .iter()
+        .find_map(|parent| root.find(format!("{parent}/{release}")))
+        .filter(|dir| dir.is_dir());
+    let image_version = image_version(root, &release);
+    Ok(Kernel { release, modules, headers: Headers::Present(Box::new(tree)), image_version })
+}
+
+/// True where packages put build trees: there a tree keeps its own path in the sandbox.
+fn packaged(root: &Root, path: &Path) -> bool {
+    ["/usr/src", "/usr/lib", "/lib"].iter().filter_map(|dir| root.find(dir)).any(|dir| path.starts_with(dir))
+}
+
+fn read_installed(root: &Root, release: String, modules: PathBuf) -> Result<Kernel, Error> {
+    let inside = root.inside(&modules).unwrap_or_else(|| modules.clone());
+    let places = [
+        inside.join("build"),
+        PathBuf::from(format!("/usr/src/linux-headers-{release}")),
+        PathBuf::from(format!("/usr/src/kernels/{release}")),
+    ];
+    let tree = places.iter().filter_map(|place| root.resolve(place).ok()).find(|dir| {
+        root.outside(dir.join("Makefile")).exists() && root.outside(dir.join(".config")).exists()
+    });
+    let headers = match tree {
+        None => Headers::Missing,
+        Some(dir) => match tree_release(&root.outside(&dir)) {
+            Some(found) if found != release => Headers::Wrong { path: root.outside(&dir), found },
+            _ => Headers::Present(Box::new(read_tree(root, dir)?)),
+        },
+    };
+    let image_version = image_version(root, &release);
+    Ok(Kernel { release, modules: Some(modules), headers, image_version })
+}
+
+/// The release that a build tree was prepared for. `utsrelease.h` is what modules are compiled with, so it is believed
+/// first: Debian's `kernel.release` holds the upstream version.
+fn tree_release(dir: &Path) -> Option<String> {
+    if let Ok(header) = fs::read_to_string(dir.join("include/generated/utsrelease.h")) {
+        return define(&header, "UTS_RELEASE").map(str::to_owned);
+    }
+    let text = fs::read_to_string(dir.join("include/config/kernel.release")).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// A tree that lies under the root, at its own path `inside`.
+fn read_tree(root: &Root, inside: PathBuf) -> Result<BuildTree, Error> {
+    let mut mounts = vec![Mount { outside: root.outside(&inside), inside: inside.clone() }];
+    let mut next = 0;
+    while next < mounts.len() {
+        for reached in reaches(&mounts[next].outside, &mounts[next].inside)? {
+            let Ok(inside) = root.resolve(&reached) else { continue };
+            if !mounts.iter().any(|mount| inside.starts_with(&mount.inside)) {
+                mounts.push(Mount { outside: root.outside(&inside), inside });
+            }
+        }
+        next += 1;
+    }
+    describe(inside, mounts)
+}
+
+/// A tree somewhere else, mounted at a canonical path, unless it reaches outside itself: then paths in it are absolute or
+/// relative to where it lies, and it keeps its own.
+fn read_foreign_tree(path: &Path, canonical: PathBuf) -> Result<BuildTree, Error> {
+    if reaches(path, path)?.iter().any(|reached| !reached.starts_with(path)) {
+        return read_tree(&Root::new("/"), path.to_owned());
+    }
+    describe(canonical.clone(), vec![Mount { outside: path.to_owned(), inside: canonical }])
+}
+
+fn describe(inside: PathBuf, mounts: Vec<Mount>) -> Result<BuildTree, Error> {
+    let dir = &mounts[0].outside;
+    let config = Kconfig::new(fs::read_to_string(dir.join(".config"))?);
+    let generated = |name: &str| fs::read_to_string(dir.join("include/generated").join(name)).unwrap_or_default();
+    let (uts, compile) = (generated("utsversion.h"), generated("compile.h"));
+    let version = define(&uts, "UTS_VERSION").or_else(|| define(&compile, "UTS_VERSION")).unwrap_or_default().to_owned();
+    let arch = define(&compile, "UTS_MACHINE").unwrap_or_else(|| arch_of(&config)).to_owned();
+    Ok(BuildTree { inside, mounts, config, arch, version })
+}
+
+/// Directories that a build tree leads to: where its links point and whose Makefile its own includes. Paths are as seen
+/// from inside; they need not exist.
+fn reaches(outside: &Path, inside: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = included_makefiles(&outside.join("Makefile"))?;
+    let mut directories = vec![(outside.to_owned(), inside.to_owned())];
+    for entry in fs::read_dir(outside)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.file_name() != ".git" {
+            directories.push((entry.path(), inside.join(entry.file_name())));
+        }
+    }
+    for (outside, inside) in directories {
+        for entry in fs::read_dir(&outside)? {
+            let entry = entry?;
+            if entry.file_type()?.is_symlink() {
+                found.push(lexical(&inside.join(fs::read_link(entry.path())?)));
+            }
+        }
+    }
+    found.retain(|path| !path.starts_with(inside));
+    found.sort();
+    Ok(found)
+}
+
+/// Directories of the Makefiles that a Makefile includes by absolute path, as Debian's header packages do.
+fn included_makefiles(makefile: &Path) -> Result<Vec<PathBuf>, Error> {
+    let text = match fs::read_to_string(makefile) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
+    let included = |line: &str| {
+        let path = line.strip_prefix("include ")?.trim();
+        path.starts_with('/').then(|| Path::new(path).parent().map(Path::to_owned))?
+    };
+    Ok(text.lines().filter_map(included).collect())
+}
+
+/// A path without `.` and `..`, by its text alone.
+fn lexical(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => drop(plain.pop()),
+            std::path::Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// The string that a generated header defines a name as.
+fn define<'a>(header: &'a str, name: &str) -> Option<&'a str> {
+    header
+        .lines()
+        .find_map(|line| line.strip_prefix("#define ")?.trim_start().strip_prefix(name)?.trim().strip_prefix('"'))
+        .and_then(|rest| rest.strip_suffix('"'))
+}
+
+/// `uname -m` for trees whose `compile.h` is not shipped (arch/*/Makefile, UTS_MACHINE).
+fn arch_of(config: &Kconfig) -> &'static str {
+    let known = [
+        ("CONFIG_X86_64", "x86_64"),
+        ("CONFIG_X86_32", "i686"),
+        ("CONFIG_ARM64", "aarch64"),
+        ("CONFIG_ARM", "armv7l"),
+        ("CONFIG_PPC64", "ppc64le"),
+        ("CONFIG_S390", "s390x"),
+        ("CONFIG_RISCV", "riscv64"),
+        ("CONFIG_LOONGARCH", "loongarch64"),
+    ];
+    known.iter().find(|(symbol, _)| config.yes(symbol)).map_or("unknown", |(_, arch)| arch)
+}
+
+/// The `uname -v` text of `/boot/vmlinuz-R` or `/lib/modules/R/vmlinuz`.
+fn image_version(root: &Root, release: &str) -> Option<String> {
+    [format!("/boot/vmlinuz-{release}"), format!("/lib/modules/{release}/vmlinuz")]
+        .iter()
+        .filter_map(|path| root.find(path))
+        .find_map(|path| {
+            let mut head = Vec::new();
+            // The setup code and the text lie in the first 64 KiB: the offset has 16 bits.
+            fs::File::open(path).ok()?.take(0x1_0400).read_to_end(&mut head).ok()?;
+            bz_image_version(&head)
+        })
+}
+
+/// The version text in the header of an x86 kernel image (Documentation/arch/x86/boot.rst: `kernel_version`, a 16-bit
+/// offset at 0x20e, counted from 0x200). It reads `RELEASE (BUILDER) #1 SMP ...`; `uname -v` begins at the `#`.
+fn bz_image_version(head: &[u8]) -> Option<String> {
+    if head.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let offset = u16::from_le_bytes(head.get(0x20e..0x210)?.try_into().ok()?);
+    let text = head.get(0x200 + usize::from(offset)..)?;
+    let text = std::str::from_utf8(text.split(|&b| b == 0).next()?).ok()?;
+    text.find('#').map(|start| text[start..].trim_end().to_owned())
+}
+
+/// What to type to get the headers of a kernel, on the distribution that the root holds (os-release(5)).
+pub fn headers_hint(root: &Root, release: &str) -> String {
+    let os = ["/etc/os-release", "/usr/lib/os-release"]
+        .iter()
+        .find_map(|path| fs::read_to_string(root.find(path)?).ok())
+        .unwrap_or_default();
+    let ids: String = os
+        .lines()
+        .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
+        .map(|value| format!("{} ", value.trim_matches('"')))
+        .collect();
+    let is = |id: &str| ids.split_whitespace().any(|word| word == id);
+    if is("fedora") || is("rhel") || is("centos") {
+        format!("dnf install kernel-devel-{release}")
+    } else if is("arch") {
+        let base = root.find(format!("/lib/modules/{release}/pkgbase")).and_then(|path| fs::read_to_string(path).ok());
+        format!("pacman -S {}-headers", base.as_deref().map_or("linux", str::trim))
+    } else if is("suse") || is("opensuse") {
+        "zypper install kernel-devel kernel-default-devel".to_owned()
+    } else {
+        format!("apt install linux-headers-{release}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A root with one Debian-like kernel, headers in three places.
+    fn debian() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for path in ["lib/modules/6.1.0-9-x", "usr/lib/linux-kbuild-6.1/scripts", "usr/src/h-common/include"] {
+            fs::create_dir_all(at(path)).unwrap();
+        }
+        fs::create_dir_all(at("usr/src/h-x/include/config")).unwrap();
+        fs::create_dir_all(at("usr/src/h-x/include/generated")).unwrap();
+        fs::write(at("usr/src/h-x/Makefile"), "include /usr/src/h-common/Makefile\n").unwrap();
+        fs::write(at("usr/src/h-x/.config"), "CONFIG_X86_64=y\nCONFIG_MODULE_COMPRESS_XZ=y\n").unwrap();
+        fs::write(at("usr/src/h-x/include/config/kernel.release"), "6.1.0-9-x\n").unwrap();
+        fs::write(at("usr/src/h-x/include/generated/utsversion.h"), "#define UTS_VERSION \"#1 SMP\"\n").unwrap();
+        symlink("../../lib/linux-kbuild-6.1/scripts", at("usr/src/h-x/scripts")).unwrap();
+        symlink("/usr/src/h-x", at("lib/modules/6.1.0-9-x/build")).unwrap();
+        let root = Root::new(dir.path());
+        (dir, root)
+    }
+
+    #[test]
+    fn a_debian_tree_reaches_its_common_headers_and_its_scripts() {
+        let (_dir, root) = debian();
+        let kernels = installed(&root).unwrap();
+        let tree = kernels[0].build_tree().unwrap();
+        let inside: Vec<_> = tree.mounts.iter().map(|mount| mount.inside.to_str().unwrap()).collect();
+        assert_eq!(inside, ["/usr/src/h-x", "/usr/lib/linux-kbuild-6.1/scripts", "/usr/src/h-common"]);
+        assert_eq!((tree.arch.as_str(), tree.version.as_str()), ("x86_64", "#1 SMP"));
+        assert_eq!(compression(&tree.config), Compression::Xz);
+    }
+
+    #[test]
+    fn headers_of_another_release_are_not_this_kernels() {
+        let (dir, root) = debian();
+        fs::write(dir.path().join("usr/src/h-x/include/config/kernel.release"), "6.1.0-8-x\n").unwrap();
+        let kernels = installed(&root).unwrap();
+        assert!(matches!(&kernels[0].headers, Headers::Wrong { found, .. } if found == "6.1.0-8-x"));
+    }
+
+    #[test]
+    fn a_tree_elsewhere_is_mounted_at_a_canonical_path() {
+        let (dir, root) = debian();
+        let tree = dir.path().join("home/me/linux");
+        fs::create_dir_all(tree.join("include/config")).unwrap();
+        fs::write(tree.join("include/config/kernel.release"), "6.9.1\n").unwrap();
+        fs::write(tree.join(".config"), "").unwrap();
+        let kernel = at_path(&root, &tree).unwrap();
+        assert_eq!(kernel.build_tree().unwrap().inside, Path::new("/usr/src/linux-headers-6.9.1"));
+        assert_eq!(kernel.modules, None);
+    }
+
+    #[test]
+    fn an_x86_image_names_its_version() {
+        let mut image = vec![0u8; 0x600];
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x20e..0x210].copy_from_slice(&0x300u16.to_le_bytes());
+        image[0x500..0x51c].copy_from_slice(b"6.1.0 (me@host) #1 SMP (day)");
+        assert_eq!(bz_image_version(&image).as_deref(), Some("#1 SMP (day)"));
+        assert_eq!(bz_image_version(&image[..0x204]), None);
+    }
+
+    #[test]
+    fn the_hint_names_the_distributions_own_package() {
+        let check = |os: &str, expect: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir_all(dir.path().join("etc")).unwrap();
+            fs::write(dir.path().join("etc/os-release"), os).unwrap();
+            assert_eq!(headers_hint(&Root::new(dir.path()), "6.1"), expect);
+        };
+        check("ID=ubuntu\nID_LIKE=debian\n", "apt install linux-headers-6.1");
+        check("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n", "dnf install kernel-devel-6.1");
+        check("ID=arch\n", "pacman -S linux-headers");
+    }
+}

@@ -1,0 +1,363 @@
+//! A module file, `.ko`: what it says of itself, and whether a kernel will take it.
+//!
+//! A module is a relocatable ELF object. What matters before it is loaded is in a few places:
+//!
+//! ```text
+//! ELF header           class, byte order, machine; ET_REL
+//! .modinfo             "key=value" strings, NUL-separated, with padding; keys repeat (alias, import_ns)
+//! __versions           under CONFIG_MODVERSIONS: 64-byte entries, an unsigned long CRC and a name
+//! __version_ext_crcs,  the same with names of any length (6.14, EXTENDED_MODVERSIONS):
+//! __version_ext_names    u32 CRCs, and as many NUL-terminated names
+//! .symtab              undefined symbols are what it needs; __ksymtab_NAME is what it exports, its CRC at
+//!                        __crc_NAME, its namespace at __kstrtabns_NAME
+//! <end of the ELF>     perhaps a signature: PKCS#7, 12 bytes of struct module_signature, a magic line
+//! ```
+//!
+//! [`parse`] reads that, [`check`] compares it with a kernel. Both are pure, and [`parse`] is made for hostile input: any
+//! bytes give a [`Ko`] or a [`Defect`]. A compressed module is to be decompressed first
+//! ([`crate::compress::Compression`]).
+//!
+//! Sources: `kernel/module/main.c`, `kernel/module/version.c`, `include/linux/module_signature.h`,
+//! `include/linux/export-internal.h`, `scripts/mod/modpost.c`.
+
+mod check;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod machine;
+
+use std::collections::BTreeMap;
+
+use object::Endianness;
+use object::elf;
+use object::read::SectionIndex;
+use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym, SymbolTable};
+
+pub use check::{Defect, Expect, Fault, Flags, Preempt, check, inspect};
+pub use machine::Machine;
+
+/// What a module file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ko {
+    /// Class, byte order and machine of the ELF header.
+    pub machine: Machine,
+    /// `.modinfo`.
+    pub modinfo: ModInfo,
+    /// `__versions`: the CRC of each symbol as it was when the module was built, `module_layout` among them. Empty
+    /// without `CONFIG_MODVERSIONS`.
+    pub versions: BTreeMap<String, u32>,
+    /// The symbols it needs.
+    pub undefined: Vec<Undefined>,
+    /// The symbols it exports.
+    pub exports: BTreeMap<String, Export>,
+    /// Whether a signature is appended. Says nothing about its worth.
+    pub signed: bool,
+}
+
+/// A symbol that a module needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undefined {
+    /// Its name.
+    pub name: String,
+    /// A weak one may stay unresolved.
+    pub weak: bool,
+}
+
+/// A symbol that a module exports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Export {
+    /// CRC of its type; `None` without `CONFIG_MODVERSIONS`.
+    pub crc: Option<u32>,
+    /// The namespace an importer must name.
+    pub namespace: Option<String>,
+}
+
+/// The strings of `.modinfo`, in the file's order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModInfo(Vec<(String, String)>);
+
+impl ModInfo {
+    /// Reads the section: strings between any number of NULs. Strings without `=` are passed over, as the kernel does.
+    pub fn parse(section: &[u8]) -> Self {
+        let entry = |text: &[u8]| {
+            let (key, value) = text.split_at(text.iter().position(|&c| c == b'=')?);
+            Some((lossy(key), lossy(&value[1..])))
+        };
+        Self(section.split(|&c| c == 0).filter_map(entry).collect())
+    }
+
+    /// The first value of a key: `name`, `vermagic`, `depends`, `license`, `version`, `srcversion`, ...
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a key: `import_ns`, `alias`, `author`, `firmware`, ...
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The modules that must be loaded before: `depends`, split at its commas.
+    pub fn depends(&self) -> impl Iterator<Item = &str> {
+        self.get("depends").unwrap_or_default().split(',').filter(|name| !name.is_empty())
+    }
+}
+
+/// `MODULE_SIG_STRING`, the last bytes of a signed module.
+const SIGNATURE_MAGIC: &[u8] = b"~Module signature appended~\n";
+/// `sizeof(struct module_signature)`; its last four bytes are the signature's length, big-endian.
+const SIGNATURE_INFO: usize = 12;
+
+/// Divides a module from the signature appended to it: the ELF object, and everything behind it if that is a signature.
+///
+/// A file that ends in the magic line but whose length field points before its beginning is left whole, and will be
+/// refused by the kernel.
+pub fn split_signature(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let body = || {
+        let rest = bytes.strip_suffix(SIGNATURE_MAGIC)?;
+        let (_, length) = rest.split_last_chunk::<4>()?;
+        let tail = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_add(SIGNATURE_INFO)?;
+        rest.len().checked_sub(tail)
+    };
+    match body() {
+        Some(end) => (&bytes[..end], Some(&bytes[end..])),
+        None => (bytes, None),
+    }
+}
+
+/// Reads a module file.
+pub fn parse(bytes: &[u8]) -> Result<Ko, Defect> {
+    let (body, signature) = split_signature(bytes);
+    let ident = match body {
+        [] => return Err(Defect::Empty),
+        [0x7f, b'E', b'L', b'F', class, ..] => *class,
+        _ => return Err(Defect::NotElf),
+    };
+    let mut ko = match elf::FileClass(ident) {
+        elf::ELFCLASS32 => read::<elf::FileHeader32<Endianness>>(body)?,
+        elf::ELFCLASS64 => read::<elf::FileHeader64<Endianness>>(body)?,
+        _ => return Err(Defect::NotElf),
+    };
+    ko.signed = signature.is_some();
+    Ok(ko)
+}
+
+fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect> {
+    let header = Elf::parse(data)?;
+    let endian = header.endian()?;
+    if header.e_type(endian) != elf::ET_REL {
+        return Err(Defect::NotRelocatable { found: header.e_type(endian).0 });
+    }
+    let sections = header.sections(endian, data)?;
+    let symbols = sections.symbols(endian, data, elf::SHT_SYMTAB)?;
+    let object = Object::<Elf> { data, endian, sections, symbols };
+    let machine = Machine {
+        number: header.e_machine(endian).0,
+        bits: if header.is_type_64() { 64 } else { 32 },
+        big_endian: header.is_big_endian(),
+    };
+    Ok(Ko {
+        machine,
+        modinfo: ModInfo::parse(object.section(".modinfo")?.ok_or(Defect::NoModinfo)?),
+        versions: object.versions(machine)?,
+        undefined: object.undefined(),
+        exports: object.exports(),
+        signed: false,
+    })
+}
+
+struct Object<'data, Elf: FileHeader<Endian = Endianness>> {
+    data: &'data [u8],
+    endian: Endianness,
+    sections: SectionTable<'data, Elf>,
+    symbols: SymbolTable<'data, Elf>,
+}
+
+impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
+    fn section(&self, name: &str) -> Result<Option<&'data [u8]>, Defect> {
+        match self.sections.section_by_name(self.endian, name.as_bytes()) {
+            Some((_, section)) => Ok(Some(section.data(self.endian, self.data)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn versions(&self, machine: Machine) -> Result<BTreeMap<String, u32>, Defect> {
+        let mut versions = BTreeMap::new();
+        // struct modversion_info { unsigned long crc; char name[64 - sizeof(unsigned long)]; }
+        let word = usize::from(machine.bits / 8);
+        for entry in self.section("__versions")?.unwrap_or_default().chunks_exact(64) {
+            let (crc, name) = entry.split_at(word);
+            // The CRC has 32 bits: the low half of the word, wherever the byte order puts it.
+            let low = if machine.big_endian { &crc[word - 4..] } else { &crc[..4] };
+            versions.insert(lossy(until_nul(name)), self.u32(low));
+        }
+        // Present as well as the table above, for the names that do not fit into it.
+        let crcs = self.section("__version_ext_crcs")?.unwrap_or_default().chunks_exact(4);
+        let names = self.section("__version_ext_names")?.unwrap_or_default().split(|&c| c == 0);
+        versions.extend(crcs.zip(names).map(|(crc, name)| (lossy(name), self.u32(crc))));
+        Ok(versions)
+    }
+
+    fn undefined(&self) -> Vec<Undefined> {
+        let needed = |symbol: &&Elf::Sym| {
+            symbol.is_undefined(self.endian) && matches!(symbol.st_bind(), elf::STB_GLOBAL | elf::STB_WEAK)
+        };
+        let named = |symbol: &Elf::Sym| Undefined { name: lossy(self.name(symbol)), weak: symbol.is_weak() };
+        self.symbols.iter().filter(needed).map(named).filter(|symbol| !symbol.name.is_empty()).collect()
+    }
+
+    fn exports(&self) -> BTreeMap<String, Export> {
+        let mut exports: BTreeMap<String, Export> = BTreeMap::new();
+        let mut crcs = BTreeMap::new();
+        let mut namespaces = BTreeMap::new();
+        for (index, symbol) in self.symbols.enumerate() {
+            let name = self.name(symbol);
+            if let Some(name) = name.strip_prefix(b"__ksymtab_") {
+                exports.insert(lossy(name), Export::default());
+            } else if let Some(name) = name.strip_prefix(b"__crc_") {
+                crcs.insert(name, (index, symbol));
+            } else if let Some(name) = name.strip_prefix(b"__kstrtabns_") {
+                namespaces.insert(name, (index, symbol));
+            }
+        }
+        for (name, export) in &mut exports {
+            export.crc = crcs.get(name.as_bytes()).and_then(|&(index, symbol)| self.crc(index, symbol));
+            let namespace =
+                namespaces.get(name.as_bytes()).and_then(|&(index, symbol)| self.bytes_at(index, symbol));
+            export.namespace = namespace.map(|text| lossy(until_nul(text))).filter(|text| !text.is_empty());
+        }
+        exports
+    }
+
+    /// Where genksyms' result is: until 5.18 it could be the value of an absolute symbol.
+    fn crc(&self, index: object::SymbolIndex, symbol: &Elf::Sym) -> Option<u32> {
+        if symbol.is_absolute(self.endian) {
+            let value: u64 = symbol.st_value(self.endian).into();
+            return u32::try_from(value & u64::from(u32::MAX)).ok();
+        }
+        self.bytes_at(index, symbol)?.get(..4).map(|crc| self.u32(crc))
+    }
+
+    /// The bytes from a symbol on to the end of its section.
+    fn bytes_at(&self, index: object::SymbolIndex, symbol: &Elf::Sym) -> Option<&'data [u8]> {
+        let section: SectionIndex = self.symbols.symbol_section(self.endian, symbol, index).ok()??;
+        let bytes = self.sections.section(section).ok()?.data(self.endian, self.data).ok()?;
+        bytes.get(usize::try_from(symbol.st_value(self.endian).into()).ok()?..)
+    }
+
+    /// A symbol whose name lies outside the string table has none.
+    fn name(&self, symbol: &Elf::Sym) -> &'data [u8] {
+        self.symbols.symbol_name(self.endian, symbol).unwrap_or_default()
+    }
+
+    fn u32(&self, bytes: &[u8]) -> u32 {
+        let bytes = bytes.try_into().unwrap_or_default();
+        if self.endian == Endianness::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&c| c == 0).next().unwrap_or_default()
+}
+
+/// Symbols and modinfo are ASCII but for authors' names, some of which are in Latin-1.
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::{Built, Class};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn modinfo_has_padding_and_repeated_keys() {
+        let info =
+            ModInfo::parse(b"\0\0name=a\0import_ns=X\0\0\0alone\0import_ns=Y\0depends=b,c\0equals=a=b");
+        assert_eq!(info.get("name"), Some("a"));
+        assert_eq!(info.all("import_ns").collect::<Vec<_>>(), ["X", "Y"]);
+        assert_eq!(info.depends().collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(info.get("equals"), Some("a=b"));
+        assert_eq!(info.get("alone"), None);
+    }
+
+    #[test]
+    fn every_class_and_byte_order_tells_the_same() {
+        for class in Class::ALL {
+            let ko = parse(&Built::example().class(class).bytes()).unwrap();
+            assert_eq!((ko.machine.bits, ko.machine.big_endian), (class.bits(), class.big_endian()));
+            assert_eq!(ko.modinfo.get("name"), Some("example"));
+            assert_eq!(ko.versions["printk"], 0x1234_5678, "{class:?}");
+            let undefined: Vec<_> = ko.undefined.iter().map(|u| (u.name.as_str(), u.weak)).collect();
+            assert_eq!(undefined, [("printk", false), ("maybe", true)]);
+            let export = Export { crc: Some(0xaabb_ccdd), namespace: Some("NS".into()) };
+            assert_eq!(ko.exports["example_fn"], export, "{class:?}");
+            assert!(!ko.signed);
+        }
+    }
+
+    #[test]
+    fn long_names_are_found_in_the_extended_versions() {
+        let name = "a_rust_symbol_of_more_than_sixty_four_bytes_as_they_are_since_symbols_are_mangled";
+        let mut built = Built::example();
+        built.extended_versions = vec![(name.into(), 7), ("printk".into(), 0x1234_5678)];
+        assert_eq!(parse(&built.bytes()).unwrap().versions[name], 7);
+    }
+
+    #[test]
+    fn a_signature_is_seen_and_passed_over() {
+        let plain = Built::example().bytes();
+        let mut signed = plain.clone();
+        signed.extend(b"PKCS#7");
+        signed.extend([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 6]);
+        signed.extend(SIGNATURE_MAGIC);
+        let (body, signature) = split_signature(&signed);
+        assert_eq!((body.len(), signature.map(<[u8]>::len)), (plain.len(), Some(6 + 12 + 28)));
+        let ko = parse(&signed).unwrap();
+        assert_eq!(Ko { signed: false, ..ko.clone() }, parse(&plain).unwrap());
+        assert!(ko.signed);
+    }
+
+    #[test]
+    fn a_signature_longer_than_its_file_is_none() {
+        let lying = [&[0xff; 12], SIGNATURE_MAGIC].concat();
+        assert_eq!(split_signature(&lying), (&lying[..], None));
+        assert_eq!(split_signature(SIGNATURE_MAGIC), (SIGNATURE_MAGIC, None));
+    }
+
+    #[test]
+    fn what_is_no_module_is_named() {
+        let of = |bytes: &[u8]| parse(bytes).unwrap_err();
+        assert_eq!(of(b""), Defect::Empty);
+        assert_eq!(of(b"\x7fEL"), Defect::NotElf);
+        assert_eq!(of(b"#!/bin/sh\n"), Defect::NotElf);
+        assert_eq!(of(&Built::example().elf_type(3).bytes()), Defect::NotRelocatable { found: 3 });
+        assert_eq!(of(&Built::example().without_modinfo().bytes()), Defect::NoModinfo);
+        assert!(matches!(of(&Built::example().bytes()[..100]), Defect::Malformed { .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), elf: bool) {
+            if elf && bytes.len() > 7 {
+                bytes[..4].copy_from_slice(b"\x7fELF");
+                bytes[4] = 1 + bytes[4] % 2;
+                bytes[5] = 1 + bytes[5] % 2;
+                bytes[6] = 1;
+            }
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn every_cut_and_changed_module_gives_an_answer(
+            which in 0..4usize, cut in any::<u16>(), changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..6),
+        ) {
+            let mut bytes = Built::example().class(Class::ALL[which]).bytes();
+            let _ = parse(&bytes[..usize::from(cut) % bytes.len()]);
+            for (at, to) in changes {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = to;
+            }
+            let _ = parse(&bytes);
+        }
+    }
+}

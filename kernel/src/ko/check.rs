@@ -1,0 +1,494 @@
+//! Whether a kernel will take a module, asked before it is installed.
+//!
+//! The rules are those of the kernel's loader and of modpost. The loader of a kernel with `CONFIG_MODVERSIONS` skips the
+//! release in vermagic and lets the CRCs decide; here it must be equal all the same, because a module that names another
+//! release was built against other headers than its key says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use object::elf;
+
+use super::{Export, Ko, Machine, Undefined, parse};
+use crate::kconfig::Kconfig;
+use crate::symvers::Symvers;
+
+/// What a module must agree with.
+#[derive(Debug, Clone, Copy)]
+pub struct Expect<'a> {
+    /// The kernel's release.
+    pub release: &'a str,
+    /// The kernel's ELF identity.
+    pub machine: Machine,
+    /// What its configuration says.
+    pub flags: Flags,
+    /// What it exports; `None`: not known, so symbols are not judged.
+    pub symvers: Option<&'a Symvers>,
+    /// What the other modules of the package and those of its dependencies export. They come before the kernel's own:
+    /// a package may replace an in-tree module and all that uses it.
+    pub siblings: &'a BTreeMap<String, Export>,
+}
+
+/// What of a kernel's configuration shows in its modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// `CONFIG_SMP`
+    pub smp: bool,
+    /// How the kernel preempts.
+    pub preempt: Preempt,
+    /// `CONFIG_MODULE_UNLOAD`
+    pub mod_unload: bool,
+    /// `CONFIG_MODVERSIONS`
+    pub modversions: bool,
+    /// `CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS`: the kernel only warns.
+    pub missing_imports_allowed: bool,
+}
+
+/// Preemption as vermagic has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preempt {
+    /// No word in vermagic.
+    #[default]
+    Off,
+    /// `preempt`
+    On,
+    /// `preempt_rt`
+    Rt,
+}
+
+impl Flags {
+    /// Reads a kernel's configuration as `include/linux/vermagic.h` does.
+    pub fn of_config(config: &Kconfig) -> Self {
+        // CONFIG_PREEMPT_BUILD is what counts since 5.16, CONFIG_PREEMPT before.
+        let preempt = if config.yes("CONFIG_PREEMPT_BUILD") || config.yes("CONFIG_PREEMPT") {
+            Preempt::On
+        } else if config.yes("CONFIG_PREEMPT_RT") {
+            Preempt::Rt
+        } else {
+            Preempt::Off
+        };
+        Self {
+            smp: config.yes("CONFIG_SMP"),
+            preempt,
+            mod_unload: config.yes("CONFIG_MODULE_UNLOAD"),
+            modversions: config.yes("CONFIG_MODVERSIONS"),
+            missing_imports_allowed: config.yes("CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS"),
+        }
+    }
+
+    /// The words of vermagic behind the release.
+    fn words(self) -> impl Iterator<Item = &'static str> {
+        let preempt = match self.preempt {
+            Preempt::Off => "",
+            Preempt::On => "preempt",
+            Preempt::Rt => "preempt_rt",
+        };
+        let modversions = if self.modversions { "modversions" } else { "" };
+        let mod_unload = if self.mod_unload { "mod_unload" } else { "" };
+        [if self.smp { "SMP" } else { "" }, preempt, mod_unload, modversions]
+            .into_iter()
+            .filter(|w| !w.is_empty())
+    }
+}
+
+/// All words that [`Flags::words`] can give. What else stands in a vermagic belongs to the architecture (`aarch64`,
+/// `ARMv7 p2v8`) or to structure randomisation, and is not judged.
+const WORDS: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modversions"];
+
+/// Why a kernel would not take a file as a module.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Defect {
+    /// No bytes at all.
+    #[error("is empty")]
+    Empty,
+    /// No ELF file.
+    #[error("is not an ELF file")]
+    NotElf,
+    /// An ELF file that contradicts itself.
+    #[error("is a damaged ELF file: {why}")]
+    Malformed {
+        /// The first contradiction.
+        why: String,
+    },
+    /// A program or library.
+    #[error("has the ELF type {found}, expected a relocatable object (1)")]
+    NotRelocatable {
+        /// `e_type`.
+        found: u16,
+    },
+    /// Built for another architecture.
+    #[error("is for {found}, expected {expected}")]
+    WrongMachine {
+        /// The kernel's.
+        expected: Machine,
+        /// The file's.
+        found: Machine,
+    },
+    /// An object file, but no module.
+    #[error("has no .modinfo section")]
+    NoModinfo,
+    /// Built for another kernel.
+    #[error("has the vermagic {found:?}, expected {expected:?}")]
+    Vermagic {
+        /// The kernel's, without what the architecture appends.
+        expected: String,
+        /// The module's.
+        found: String,
+    },
+    /// Nothing exports a symbol it needs.
+    #[error("needs the symbol {symbol}, which neither the kernel nor a dependency exports")]
+    UnknownSymbol {
+        /// The symbol.
+        symbol: String,
+    },
+    /// Built against another type of a symbol.
+    #[error("was built against {symbol} with {}, expected {:#010x}", Crc(*.found), .expected)]
+    WrongCrc {
+        /// The symbol.
+        symbol: String,
+        /// The CRC in the kernel or the dependency.
+        expected: u32,
+        /// The CRC in the module; `None`: it has none.
+        found: Option<u32>,
+    },
+    /// Does not import the namespace of a symbol it needs.
+    #[error("uses {symbol} without importing its namespace {namespace}")]
+    MissingNamespace {
+        /// The symbol.
+        symbol: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// Uses a symbol that is exported to certain modules only (`EXPORT_SYMBOL_GPL_FOR_MODULES`).
+    #[error("uses {symbol}, which is for the modules {modules} only")]
+    NotForThisModule {
+        /// The symbol.
+        symbol: String,
+        /// The modules' names, separated by commas.
+        modules: String,
+    },
+}
+
+impl From<object::read::Error> for Defect {
+    fn from(error: object::read::Error) -> Self {
+        Self::Malformed { why: error.to_string() }
+    }
+}
+
+struct Crc(Option<u32>);
+
+impl fmt::Display for Crc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(crc) => write!(f, "the CRC {crc:#010x}"),
+            None => f.write_str("no CRC"),
+        }
+    }
+}
+
+/// A defect and the file that has it; one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file} {defect}")]
+pub struct Fault {
+    /// The file's name.
+    pub file: String,
+    /// What is wrong with it.
+    pub defect: Defect,
+}
+
+/// Reads a module and checks it.
+pub fn inspect(file_name: &str, bytes: &[u8], expect: &Expect<'_>) -> Result<Ko, Vec<Fault>> {
+    let ko = parse(bytes).map_err(|defect| vec![Fault { file: file_name.to_owned(), defect }])?;
+    let faults = check(file_name, &ko, expect);
+    if faults.is_empty() { Ok(ko) } else { Err(faults) }
+}
+
+/// Everything for which the kernel would refuse a module. Empty: it will load, as far as can be told from the file.
+pub fn check(file_name: &str, ko: &Ko, expect: &Expect<'_>) -> Vec<Fault> {
+    let fault = |defect| Fault { file: file_name.to_owned(), defect };
+    if ko.machine != expect.machine {
+        // The rest would only repeat this in other words.
+        return vec![fault(Defect::WrongMachine { expected: expect.machine, found: ko.machine })];
+    }
+    let mut defects: Vec<Defect> = check_vermagic(ko, expect).into_iter().collect();
+    for symbol in ko.undefined.iter().filter(|symbol| !is_resolved_elsewhere(ko.machine, &symbol.name)) {
+        defects.extend(check_symbol(ko, symbol, expect));
+    }
+    if expect.flags.modversions {
+        defects.extend(check_crcs(ko, expect));
+    }
+    defects.into_iter().map(fault).collect()
+}
+
+fn check_vermagic(ko: &Ko, expect: &Expect<'_>) -> Option<Defect> {
+    let found = ko.modinfo.get("vermagic").unwrap_or_default();
+    let mut words = found.split_ascii_whitespace();
+    let release = words.next() == Some(expect.release);
+    let flags: Vec<&str> = words.filter(|word| WORDS.contains(word)).collect();
+    let expected_flags: Vec<&str> = expect.flags.words().collect();
+    if release && flags == expected_flags {
+        return None;
+    }
+    let expected = [&[expect.release], &expected_flags[..]].concat().join(" ");
+    Some(Defect::Vermagic { expected, found: found.trim_end().to_owned() })
+}
+
+/// Who exports a symbol: its CRC, where it has one, and its namespace.
+fn exporter<'a>(name: &str, expect: &Expect<'a>) -> Option<(Option<u32>, Option<&'a str>)> {
+    if let Some(export) = expect.siblings.get(name) {
+        return Some((export.crc, export.namespace.as_deref()));
+    }
+    let export = expect.symvers?.get(name)?;
+    // A symbol of assembly code without a prototype has no CRC even under MODVERSIONS; modpost writes zero.
+    Some(((export.crc != 0).then_some(export.crc), export.namespace))
+}
+
+fn check_symbol(ko: &Ko, symbol: &Undefined, expect: &Expect<'_>) -> Option<Defect> {
+    let Some((_, namespace)) = exporter(&symbol.name, expect) else {
+        let known_missing = expect.symvers.is_some() && !symbol.weak;
+        return known_missing.then(|| Defect::UnknownSymbol { symbol: symbol.name.clone() });
+    };
+    let namespace = namespace?;
+    if let Some(modules) = namespace.strip_prefix("module:") {
+        let allowed = ko.modinfo.get("name").is_some_and(|name| is_listed(modules, name));
+        let defect = || Defect::NotForThisModule { symbol: symbol.name.clone(), modules: modules.to_owned() };
+        return (!allowed).then(defect);
+    }
+    let imported = ko.modinfo.all("import_ns").any(|import| import == namespace);
+    let defect = || Defect::MissingNamespace { symbol: symbol.name.clone(), namespace: namespace.to_owned() };
+    (!imported && !expect.flags.missing_imports_allowed).then(defect)
+}
+
+/// `verify_module_namespace`: names separated by commas, a trailing `*` matches any rest, `-` and `_` are one.
+fn is_listed(modules: &str, name: &str) -> bool {
+    let name = name.replace('-', "_");
+    modules.split(',').any(|listed| {
+        let listed = listed.replace('-', "_");
+        match listed.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == listed,
+        }
+    })
+}
+
+/// Every symbol the module has a CRC of, and every symbol it needs one of. `module_layout` is only among the former.
+fn check_crcs(ko: &Ko, expect: &Expect<'_>) -> Vec<Defect> {
+    let needed =
+        ko.undefined.iter().map(|symbol| &symbol.name).filter(|name| !ko.versions.contains_key(*name));
+    let wrong = |name: &String| {
+        let (Some(expected), _) = exporter(name, expect)? else { return None };
+        let found = ko.versions.get(name).copied();
+        (found != Some(expected)).then(|| Defect::WrongCrc { symbol: name.clone(), expected, found })
+    };
+    ko.versions.keys().chain(needed).filter_map(wrong).collect()
+}
+
+/// Symbols that the loader provides or that the last link of a module resolves (`ignore_undef_symbol` in modpost.c).
+fn is_resolved_elsewhere(machine: Machine, name: &str) -> bool {
+    let any_prefix = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    matches!(name, "__this_module" | "_GLOBAL_OFFSET_TABLE_")
+        || match elf::Machine(machine.number) {
+            elf::EM_PPC => {
+                any_prefix(&["_restgpr_", "_savegpr_", "_rest32gpr_", "_save32gpr_", "_restvr_", "_savevr_"])
+            }
+            elf::EM_PPC64 => {
+                name == ".TOC." || any_prefix(&["_restgpr0_", "_savegpr0_", "_restvr_", "_savevr_"])
+            }
+            elf::EM_S390 => any_prefix(&["__s390_indirect_jump_r"]),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Built;
+    use super::*;
+
+    const SYMVERS: &str = "0x12345678\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n\
+        0x00000000\tfrom_assembly\tvmlinux\tEXPORT_SYMBOL\t\n\
+        0x00000009\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n\
+        0x00000005\tin_ns\tvmlinux\tEXPORT_SYMBOL_GPL\tNS\n\
+        0x00000006\tfor_some\tvmlinux\tEXPORT_SYMBOL_GPL\tmodule:kvm-*,other\n";
+
+    const FLAGS: Flags = Flags {
+        smp: true,
+        preempt: Preempt::On,
+        mod_unload: true,
+        modversions: true,
+        missing_imports_allowed: false,
+    };
+
+    /// Checks `built` against a kernel with [`SYMVERS`] and [`FLAGS`].
+    fn faults(built: &Built, change: impl FnOnce(&mut Expect<'_>)) -> Vec<String> {
+        let symvers = Symvers::parse(SYMVERS.as_bytes()).unwrap();
+        let siblings = BTreeMap::new();
+        let machine = Machine::of_arch("x86_64").unwrap();
+        let mut expect = Expect {
+            release: "6.1.0-56-amd64",
+            machine,
+            flags: FLAGS,
+            symvers: Some(&symvers),
+            siblings: &siblings,
+        };
+        change(&mut expect);
+        match inspect("example.ko", &built.bytes(), &expect) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.iter().map(Fault::to_string).collect(),
+        }
+    }
+
+    fn check(built: &Built, expect: &[&str]) {
+        assert_eq!(faults(built, |_| ()), expect);
+    }
+
+    fn needing(symbol: &str, crc: u32) -> Built {
+        let mut built = Built::example();
+        built.undefined.push((symbol.into(), false));
+        built.versions.push((symbol.into(), crc));
+        built
+    }
+
+    #[test]
+    fn a_module_of_this_kernel_has_no_faults() {
+        check(&Built::example(), &[]);
+    }
+
+    #[test]
+    fn files_that_are_no_modules_are_refused() {
+        let error = |bytes: &[u8]| {
+            let siblings = BTreeMap::new();
+            let machine = Machine::of_arch("x86_64").unwrap();
+            let expect = Expect { release: "6.1", machine, flags: FLAGS, symvers: None, siblings: &siblings };
+            inspect("m.ko", bytes, &expect).unwrap_err()[0].to_string()
+        };
+        assert_eq!(error(b""), "m.ko is empty");
+        assert_eq!(error(b"MZ"), "m.ko is not an ELF file");
+        assert_eq!(
+            error(&Built::example().elf_type(2).bytes()),
+            "m.ko has the ELF type 2, expected a relocatable object (1)"
+        );
+        assert_eq!(error(&Built::example().without_modinfo().bytes()), "m.ko has no .modinfo section");
+    }
+
+    #[test]
+    fn another_architecture_is_the_only_fault_named() {
+        let found =
+            faults(&Built::example().vermagic("5.10"), |e| e.machine = Machine::of_arch("s390x").unwrap());
+        assert_eq!(found, ["example.ko is for 64-bit little-endian x86-64, expected 64-bit big-endian s390"]);
+    }
+
+    #[test]
+    fn vermagic_is_compared_by_release_and_flags() {
+        let fault = |found: &str| {
+            format!(
+                "example.ko has the vermagic {found:?}, expected \"6.1.0-56-amd64 SMP preempt mod_unload modversions\""
+            )
+        };
+        for wrong in [
+            "6.1.0-55-amd64 SMP preempt mod_unload modversions",
+            "6.1.0-56 SMP preempt mod_unload modversions",
+            "6.1.0-56-amd64 preempt mod_unload modversions",
+            "6.1.0-56-amd64 SMP preempt_rt mod_unload modversions",
+            "6.1.0-56-amd64 SMP preempt mod_unload",
+            "",
+        ] {
+            check(&Built::example().vermagic(wrong), &[&fault(wrong)]);
+        }
+        for right in [
+            "6.1.0-56-amd64 SMP preempt mod_unload modversions ",
+            "6.1.0-56-amd64 SMP preempt mod_unload modversions aarch64",
+        ] {
+            check(&Built::example().vermagic(right), &[]);
+        }
+    }
+
+    #[test]
+    fn flags_come_from_the_configuration() {
+        let of = |text: &str| Flags::of_config(&Kconfig::new(text.to_owned()));
+        let debian = "CONFIG_PREEMPT_BUILD=y\nCONFIG_SMP=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_MODVERSIONS=y\n";
+        assert_eq!(of(debian), FLAGS);
+        assert_eq!(of("CONFIG_PREEMPT=y\n").preempt, Preempt::On);
+        assert_eq!(of("CONFIG_PREEMPT_RT=y\n").preempt, Preempt::Rt);
+        assert_eq!(of("# CONFIG_SMP is not set\n"), Flags::default());
+    }
+
+    #[test]
+    fn unknown_symbols_are_named_unless_they_are_weak() {
+        // The example's own `maybe` is weak and exported by nobody.
+        check(
+            &needing("gone", 1),
+            &["example.ko needs the symbol gone, which neither the kernel nor a dependency exports"],
+        );
+        check(&needing("_GLOBAL_OFFSET_TABLE_", 0), &[]);
+        check(&needing("__this_module", 0), &[]);
+    }
+
+    #[test]
+    fn without_symvers_symbols_are_not_judged() {
+        assert!(faults(&needing("gone", 1), |expect| expect.symvers = None).is_empty());
+    }
+
+    #[test]
+    fn crcs_must_be_equal_and_present() {
+        let mut built = Built::example();
+        built.versions[0].1 = 0x99;
+        check(&built, &["example.ko was built against printk with the CRC 0x00000099, expected 0x12345678"]);
+        built.versions.clear();
+        check(&built, &["example.ko was built against printk with no CRC, expected 0x12345678"]);
+        built = Built::example();
+        built.versions.push(("module_layout".into(), 8));
+        check(
+            &built,
+            &["example.ko was built against module_layout with the CRC 0x00000008, expected 0x00000009"],
+        );
+        let mut built = needing("from_assembly", 0);
+        built.versions.pop();
+        check(&built, &[]);
+    }
+
+    #[test]
+    fn without_modversions_crcs_do_not_count() {
+        let mut built = Built::example().vermagic("6.1.0-56-amd64 SMP preempt mod_unload");
+        built.versions.clear();
+        assert!(faults(&built, |expect| expect.flags.modversions = false).is_empty());
+    }
+
+    #[test]
+    fn namespaces_must_be_imported() {
+        let built = needing("in_ns", 5);
+        let fault = "example.ko uses in_ns without importing its namespace NS";
+        check(&built, &[fault]);
+        assert!(faults(&built, |expect| expect.flags.missing_imports_allowed = true).is_empty());
+        let mut importing = built;
+        importing.modinfo.push("import_ns=NS".into());
+        check(&importing, &[]);
+    }
+
+    #[test]
+    fn exports_for_certain_modules_are_for_those_only() {
+        let mut built = needing("for_some", 6);
+        check(&built, &["example.ko uses for_some, which is for the modules kvm-*,other only"]);
+        for name in ["kvm_intel", "other"] {
+            built.modinfo[0] = format!("name={name}");
+            check(&built, &[]);
+        }
+    }
+
+    #[test]
+    fn siblings_resolve_and_come_first() {
+        let export = |crc| Export { crc: Some(crc), namespace: None };
+        let siblings = BTreeMap::from([("gone".to_owned(), export(1)), ("printk".to_owned(), export(2))]);
+        let symvers = Symvers::parse(SYMVERS.as_bytes()).unwrap();
+        let machine = Machine::of_arch("x86_64").unwrap();
+        let expect = Expect {
+            release: "6.1.0-56-amd64",
+            machine,
+            flags: FLAGS,
+            symvers: Some(&symvers),
+            siblings: &siblings,
+        };
+        let faults = inspect("example.ko", &needing("gone", 1).bytes(), &expect).unwrap_err();
+        let wrong = Defect::WrongCrc { symbol: "printk".into(), expected: 2, found: Some(0x1234_5678) };
+        assert_eq!(faults.iter().map(|f| &f.defect).collect::<Vec<_>>(), [&wrong]);
+    }
+}

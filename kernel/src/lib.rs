@@ -1,0 +1,19 @@
+//! Facts about Linux kernels, and acts upon them.
+//!
+//! Everything here works on what it is given: a root directory, a release, a scratch tree, a program to run. It has never
+//! heard of a cache, prints nothing, and reads neither the environment nor the clock.
+
+pub mod build;
+pub mod compress;
+pub mod index;
+pub mod install;
+pub mod kconfig;
+pub mod kernels;
+pub mod ko;
+pub mod packages;
+pub mod recipe;
+pub mod release;
+pub mod rootfs;
+pub mod sandbox;
+pub mod symvers;
+pub mod toolchain;

@@ -1,0 +1,188 @@
+//! The packages of a system: source trees with a recipe, found where they are installed or given by path.
+//!
+//! ```text
+//! /usr/src/NAME-VERSION/dkms.conf        what distributions' -dkms packages install
+//! /etc/kcache/packages.d/NAME.toml       a kcache.toml that says where its source lies: source = "/opt/src/NAME"
+//! /etc/kcache/packages.d/NAME/           a source tree, or a link to one
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::recipe::{self, dkms, kbuild, toml};
+use crate::rootfs::Root;
+
+/// One package: a source tree and the file that says how it is built.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The source tree, on this machine.
+    pub source: PathBuf,
+    /// The recipe.
+    pub recipe: RecipeFile,
+}
+
+/// Where a package's recipe is.
+#[derive(Clone, Debug)]
+pub enum RecipeFile {
+    /// `dkms.conf` in the source tree.
+    Dkms,
+    /// A `kcache.toml`, read.
+    Toml(PathBuf, Box<toml::File>),
+    /// None: a Kbuild directory.
+    Kbuild,
+}
+
+/// Why something is not a package.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The recipe is wrong.
+    #[error(transparent)]
+    Recipe(#[from] recipe::Error),
+    /// The directory is no package.
+    #[error("{} is not a package: it has no dkms.conf, no kcache.toml and no Makefile with obj-m", path.display())]
+    NoRecipe {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A recipe apart from its source does not say where that is.
+    #[error("{}: source is missing: it says where the package's source lies", path.display())]
+    NoSource {
+        /// The recipe.
+        path: PathBuf,
+    },
+    /// Neither the recipe nor the directory's name says what the package is called.
+    #[error("{}: its name and version cannot be told", path.display())]
+    NoName {
+        /// The recipe.
+        path: PathBuf,
+    },
+}
+
+/// Every package of a system, by name and then version. One that is broken does not hide the others: it is reported beside
+/// them.
+pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
+    let mut found = Vec::new();
+    let mut broken = Vec::new();
+    let mut keep = |package: Result<Package, Error>| match package {
+        Ok(package) => found.push(package),
+        Err(error) => broken.push(error),
+    };
+    for directory in children(root, "/usr/src")? {
+        if directory.join("dkms.conf").exists() {
+            keep(at_path(&directory));
+        }
+    }
+    for path in children(root, "/etc/kcache/packages.d")? {
+        if path.is_dir() {
+            keep(fs::canonicalize(&path).map_err(Error::from).and_then(|path| at_path(&path)));
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            keep(from_toml(root, &path));
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| crate::release::compare(&a.version, &b.version)));
+    Ok((found, broken))
+}
+
+fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {
+    let Some(directory) = root.find(inside) else { return Ok(Vec::new()) };
+    let mut paths = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The package in a source directory.
+pub fn at_path(source: &Path) -> Result<Package, Error> {
+    let conf = source.join("dkms.conf");
+    let own = source.join("kcache.toml");
+    let (from_dir, version_from_dir) = name_of_directory(source);
+    if own.exists() {
+        let file = toml::parse(&own, &fs::read_to_string(&own)?)?;
+        let (name, version) = (file.name.clone(), file.version.clone());
+        return Ok(Package { name, version, source: source.to_owned(), recipe: RecipeFile::Toml(own, Box::new(file)) });
+    }
+    let (name, version, recipe) = if conf.exists() {
+        let text = fs::read(&conf)?;
+        let (name, version) = dkms::literal_name(&String::from_utf8_lossy(&text));
+        (name.or(from_dir), version.or(version_from_dir), RecipeFile::Dkms)
+    } else if kbuild::is_kbuild(source) {
+        (from_dir, version_from_dir.or_else(|| Some("0".into())), RecipeFile::Kbuild)
+    } else if fs::metadata(source)?.is_dir() {
+        return Err(Error::NoRecipe { path: source.to_owned() });
+    } else {
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{}: not a directory", source.display())).into());
+    };
+    match (name, version) {
+        (Some(name), Some(version)) => Ok(Package { name, version, source: source.to_owned(), recipe }),
+        _ => Err(Error::NoName { path: if conf.exists() { conf } else { source.to_owned() } }),
+    }
+}
+
+fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {
+    let file = toml::parse(path, &fs::read_to_string(path)?)?;
+    let Some(source) = &file.source else { return Err(Error::NoSource { path: path.to_owned() }) };
+    let source = root.outside(root.resolve(source)?);
+    let (name, version) = (file.name.clone(), file.version.clone());
+    Ok(Package { name, version, source, recipe: RecipeFile::Toml(path.to_owned(), Box::new(file)) })
+}
+
+/// Name and version from a directory called `NAME-VERSION`, as DKMS lays them out.
+fn name_of_directory(source: &Path) -> (Option<String>, Option<String>) {
+    let Some(base) = source.file_name().and_then(|name| name.to_str()) else { return (None, None) };
+    let flat = |name: &str| recipe::is_flat_name(name).then(|| name.to_owned());
+    match base.rsplit_once('-') {
+        Some((name, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => (flat(name), flat(version)),
+        _ => (flat(base), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn packages_are_found_in_both_places_and_a_broken_one_hides_none() {
+        let dir = tree(&[
+            ("usr/src/b-2.0/dkms.conf", "PACKAGE_NAME=b\nPACKAGE_VERSION=2.0\n"),
+            ("usr/src/linux-headers/Makefile", "obj-m := no.o\n"),
+            ("etc/kcache/packages.d/a.toml", "name='a'\nversion='1'\nsource='/opt/a'\n"),
+            ("etc/kcache/packages.d/c.toml", "name='c'\nversion='1'\n"),
+            ("opt/a/Makefile", "obj-m := a.o\n"),
+        ]);
+        let (found, broken) = installed(&Root::new(dir.path())).unwrap();
+        let names: Vec<_> = found.iter().map(|package| package.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(broken[0].to_string().contains("c.toml: source is missing"));
+    }
+
+    #[test]
+    fn a_directory_name_stands_in_for_what_the_recipe_computes() {
+        let dir = tree(&[("my-mod-1.5/dkms.conf", "PACKAGE_NAME=$X\nPACKAGE_VERSION=$(cat V)\n")]);
+        let package = at_path(&dir.path().join("my-mod-1.5")).unwrap();
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("my-mod", "1.5"));
+    }
+
+    #[test]
+    fn a_directory_without_recipe_is_no_package() {
+        let dir = tree(&[("x/README", "")]);
+        assert!(at_path(&dir.path().join("x")).unwrap_err().to_string().contains("is not a package"));
+    }
+}

@@ -1,0 +1,160 @@
+//! Recipes: how a package is built for one kernel.
+//!
+//! A package says it in one of three ways, and all three become the same [`Recipe`]:
+//!
+//! - `dkms.conf`, a bash program, evaluated by bash in the sandbox ([`dkms`]);
+//! - `kcache.toml`, declarative ([`toml`]);
+//! - nothing: a plain Kbuild directory whose Makefile names `obj-m` ([`kbuild`]).
+//!
+//! A recipe is evaluated for each kernel anew, because it may say different things to different kernels. It is plain data:
+//! its JSON is what enters a build's key, so whatever of it can shape the modules stands in its fields, and nothing of the
+//! machine it was evaluated on does. How many jobs may run at once is left out of its commands: the jobserver says that.
+
+pub mod dkms;
+pub mod kbuild;
+pub mod toml;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox;
+
+/// A package's build, for one kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// The package's name.
+    pub name: String,
+    /// The package's version.
+    pub version: String,
+    /// Why the package is not meant for this kernel, if it is not.
+    pub excluded: Option<String>,
+    /// What to run, in order, in the source tree.
+    pub steps: Vec<Step>,
+    /// What comes out.
+    pub modules: Modules,
+    /// Packages whose modules this one builds against.
+    pub depends: Vec<String>,
+    /// The package is installed without being named.
+    pub automatic: bool,
+    /// Things worth a line to whoever maintains the recipe.
+    pub notes: Vec<String>,
+}
+
+/// One thing to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it is for.
+    pub kind: StepKind,
+    /// A line of bash.
+    pub command: String,
+}
+
+/// What a step is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepKind {
+    /// Applies a patch; must succeed.
+    Patch,
+    /// A package's own script, as DKMS runs it: skipped with a warning where it is not executable, its status ignored.
+    Hook,
+    /// Removes what an earlier build left in the source; may fail.
+    Clean,
+    /// Must succeed.
+    Make,
+}
+
+/// The modules a recipe promises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Modules {
+    /// These, each of which must be there.
+    Listed(Vec<Module>),
+    /// Whatever modules the build makes, at least one.
+    Found,
+}
+
+/// One promised module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Where the build leaves it: a path in the source tree, without `.ko`.
+    pub built: String,
+    /// The name it is installed under, without `.ko`.
+    pub name: String,
+    /// Debug information is stripped (`strip -g`).
+    pub strip: bool,
+}
+
+/// The kernel that a recipe is evaluated for.
+#[derive(Clone, Debug)]
+pub struct Target<'a> {
+    /// `uname -r`.
+    pub release: &'a str,
+    /// `uname -m`.
+    pub arch: &'a str,
+    /// `.config`.
+    pub config: &'a crate::kconfig::Kconfig,
+}
+
+/// What is wrong with a recipe.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    /// A file could not be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The recipe could not be evaluated.
+    #[error("{}: {reason}", path.display())]
+    Bad {
+        /// The recipe.
+        path: PathBuf,
+        /// In words, of several lines where bash had several to say.
+        reason: String,
+    },
+    /// Evaluation was cancelled.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// The path at which a package's source is built, in the sandbox: DKMS's own, which recipes rely on.
+pub fn build_dir(name: &str, version: &str) -> PathBuf {
+    PathBuf::from(format!("/var/lib/dkms/{name}/{version}/build"))
+}
+
+/// The way to a kernel's build tree that recipes are given.
+pub fn kernel_source_dir(release: &str) -> String {
+    format!("/lib/modules/{release}/build")
+}
+
+/// Names and versions become parts of paths and of entries: letters, digits and `._+~:-`, not beginning with a dot or dash.
+pub fn is_flat_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._+~:-".contains(c);
+    !name.is_empty() && name.len() <= 100 && !name.starts_with(['.', '-']) && name.chars().all(good)
+}
+
+/// Checks what every kind of recipe must say right.
+fn checked(recipe: Recipe, path: &std::path::Path) -> Result<Recipe, Error> {
+    let bad = |reason: String| Err(Error::Bad { path: path.to_owned(), reason });
+    for (what, name) in [("package name", &recipe.name), ("package version", &recipe.version)] {
+        if !is_flat_name(name) {
+            return bad(format!("{what} '{name}' is not made of letters, digits and ._+~:-"));
+        }
+    }
+    let Modules::Listed(modules) = &recipe.modules else { return Ok(recipe) };
+    let mut names: Vec<_> = modules.iter().map(|module| module.name.replace('-', "_")).collect();
+    names.sort();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return bad(format!("module '{}' is named twice", twice[0]));
+    }
+    for module in modules {
+        if !is_flat_name(&module.name) {
+            return bad(format!("module name '{}' is not made of letters, digits and ._+~:-", module.name));
+        }
+        if module.built.split('/').any(|part| part == "..") || module.built.starts_with('/') {
+            return bad(format!("module '{}' lies outside the source tree", module.built));
+        }
+    }
+    Ok(recipe)
+}

@@ -1,0 +1,131 @@
+//! A root directory, and paths as they look from inside it.
+//!
+//! Under `--root DIR` everything of the target system is read through one [`Root`]: symbolic links are followed as they
+//! would be after a `chroot`, so that an absolute link in an unpacked image never leads to a file of this machine.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use fs_err as fs;
+
+/// Symbolic links followed before a path counts as a loop (`MAXSYMLINKS`, include/linux/namei.h).
+const MAX_LINKS: usize = 40;
+
+/// The directory that the target system calls `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    dir: PathBuf,
+}
+
+impl Root {
+    /// A root; `/` is this machine's own.
+    pub fn new(dir: impl Into<PathBuf>) -> Root {
+        Root { dir: dir.into() }
+    }
+
+    /// True for this machine's own root.
+    pub fn is_host(&self) -> bool {
+        self.dir == Path::new("/")
+    }
+
+    /// The directory itself, as this machine names it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where this machine finds the path `inside` of the target system. Follows no links: see [`Root::resolve`].
+    pub fn outside(&self, inside: impl AsRef<Path>) -> PathBuf {
+        let inside = inside.as_ref();
+        self.dir.join(inside.strip_prefix("/").unwrap_or(inside))
+    }
+
+    /// `inside` with every symbolic link followed, as the target system would see it; an error where nothing is there.
+    pub fn resolve(&self, inside: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let mut pending = reversed(inside.as_ref());
+        let mut at = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(name) = pending.pop() {
+            if name == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&name);
+            let outside = self.outside(&next);
+            if !fs::symlink_metadata(&outside)?.file_type().is_symlink() {
+                at = next;
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(io::Error::other(format!("too many symbolic links in {}", outside.display())));
+            }
+            let target = fs::read_link(&outside)?;
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            pending.extend(reversed(&target));
+        }
+        Ok(at)
+    }
+
+    /// Where this machine finds what `inside` leads to, links followed; `None` where nothing is there.
+    pub fn find(&self, inside: impl AsRef<Path>) -> Option<PathBuf> {
+        self.resolve(inside).ok().map(|path| self.outside(path))
+    }
+
+    /// The path that the target system gives to a file of this machine, if it lies under this root.
+    pub fn inside(&self, outside: &Path) -> Option<PathBuf> {
+        outside.strip_prefix(&self.dir).ok().map(|rest| Path::new("/").join(rest))
+    }
+}
+
+/// The names of a path, last one first; `/` and `.` are left out.
+fn reversed(path: &Path) -> Vec<OsString> {
+    let name = |part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    };
+    path.components().rev().filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn root_with(links: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("usr/src/headers")).unwrap();
+        for (from, to) in links {
+            symlink(to, dir.path().join(from)).unwrap();
+        }
+        let root = Root::new(dir.path());
+        (dir, root)
+    }
+
+    #[test]
+    fn an_absolute_link_stays_inside() {
+        let (_dir, root) = root_with(&[("lib", "/usr")]);
+        assert_eq!(root.resolve("/lib/src/headers").unwrap(), Path::new("/usr/src/headers"));
+    }
+
+    #[test]
+    fn dots_cannot_climb_out() {
+        let (_dir, root) = root_with(&[("up", "../../../../../usr/src")]);
+        assert_eq!(root.resolve("/up").unwrap(), Path::new("/usr/src"));
+    }
+
+    #[test]
+    fn a_loop_is_an_error() {
+        let (_dir, root) = root_with(&[("a", "b"), ("b", "a")]);
+        assert!(root.resolve("/a").unwrap_err().to_string().contains("too many symbolic links"));
+    }
+
+    #[test]
+    fn a_missing_file_is_none() {
+        let (_dir, root) = root_with(&[]);
+        assert_eq!(root.find("/nowhere"), None);
+    }
+}

@@ -1,0 +1,501 @@
+//! The room in which other people's Makefiles and recipes run.
+//!
+//! `bubblewrap` makes it; this module decides what is in it. It is built up from nothing, so that what is not named here
+//! is not there:
+//!
+//! ```text
+//! /usr /bin /lib ...       read-only, of the root whose tools are used; /usr/src, /usr/local and /lib/modules are empty
+//! /usr/src/linux-headers-K and all that it reaches, read-only; /lib/modules/K/build leads to it
+//! /etc                     alternatives, ld.so.cache, os-release; passwd and group with one made-up user
+//! /proc                    of its own pid namespace; osrelease and version are those of K
+//! /usr/bin/uname           answers for K
+//! /usr/bin/pahole          runs without -j, whose output differs from run to run
+//! /tmp /dev /run           private; no /home, no /root, no /var but the scratch tree, no network, no keys
+//! ```
+//!
+//! Code in it is never uid 0. A root run drops to an unprivileged uid that owns nothing but the scratch tree and loses
+//! every capability; a user's run is in a user namespace and stays that user. When the run ends, by itself or by force,
+//! the whole pid namespace is dead before [`Sandbox::run`] returns.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::kernels::Mount;
+use crate::rootfs::Root;
+
+/// What the tools in the sandbox are found by.
+pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where the sandbox's own files lie inside it.
+const OWN: &str = "/run/kcache";
+
+/// How often a running build looks whether it was cancelled or is over its time.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long the processes of a killed sandbox may take to die before that counts as an error.
+const DEATH: Duration = Duration::from_secs(20);
+
+/// Output kept in memory between two reads, in bytes: the size of a Linux pipe.
+const CHUNK: usize = 64 << 10;
+
+/// What went wrong with the sandbox itself, not with what ran in it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// `bwrap` is not installed.
+    #[error("bubblewrap is not installed: builds run in it")]
+    NoBubblewrap,
+    /// The processes in the sandbox did not die.
+    #[error("the processes of the sandbox are still alive {} s after being killed", DEATH.as_secs())]
+    Undead,
+}
+
+/// As whom the code in the sandbox runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// kcache is root: drop to this uid and gid.
+    Drop(u32),
+    /// kcache is a user: a user namespace with that user alone.
+    Own,
+}
+
+/// The kernel that the sandbox claims to run.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// `uname -m`.
+    pub arch: String,
+    /// Where `/lib/modules/R/build` leads; `None` without headers.
+    pub build: Option<PathBuf>,
+}
+
+/// A sandbox to be made.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// The `bwrap` program.
+    pub bwrap: PathBuf,
+    /// The root whose `/usr` is shown.
+    pub tools: Root,
+    /// The kernel it claims to run.
+    pub machine: Machine,
+    /// As whom.
+    pub identity: Identity,
+    /// Shown read-only: headers, sources.
+    pub read_only: Vec<Mount>,
+    /// Shown writable: the scratch tree.
+    pub writable: Vec<Mount>,
+    /// Links made inside: path, target.
+    pub links: Vec<(PathBuf, PathBuf)>,
+    /// A private directory of this machine for the sandbox's own small files.
+    pub own: PathBuf,
+}
+
+/// How a run is bounded and watched.
+pub struct Watch<'a> {
+    /// The longest it may take.
+    pub limit: Duration,
+    /// Set from outside to end it at once.
+    pub cancel: &'a AtomicBool,
+    /// Receives what it prints, stdout and stderr in one, in pieces.
+    pub output: &'a mut dyn FnMut(&[u8]),
+    /// Gives the run its share of a make jobserver.
+    pub jobserver: Option<&'a jobserver::Client>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this exit status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It took longer than it may.
+    TimedOut,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Sandbox {
+    /// Runs a bash script in the sandbox, in directory `cwd`, with nothing but `env` in its environment.
+    pub fn run(&self, script: &str, cwd: &Path, env: &[(&str, &str)], watch: Watch) -> Result<Ended, Error> {
+        self.write_own_files(script)?;
+        let mut command = Command::new(&self.bwrap);
+        command.args(self.arguments(cwd)?);
+        command.env_clear().env("PATH", PATH).envs(env.iter().copied());
+        if let Some(client) = watch.jobserver {
+            client.configure_make(&mut command);
+        }
+        let (reader, writer) = io::pipe()?;
+        command.stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer);
+        let child = command.spawn().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::NoBubblewrap,
+            _ => Error::Io(e),
+        })?;
+        drop(command); // it holds the pipe's write end: the reader would wait for itself
+        follow(child, reader, watch)
+    }
+
+    fn arguments(&self, cwd: &Path) -> io::Result<Vec<OsString>> {
+        let mut args = Arguments::default();
+        args.flags(&["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
+        args.flags(&["--die-with-parent", "--new-session", "--hostname", "localhost"]);
+        if self.identity == Identity::Own {
+            args.flags(&["--unshare-user", "--uid", "1000", "--gid", "1000"]);
+        }
+        self.show_system(&mut args)?;
+        self.show_kernel(&mut args);
+        self.show_private(&mut args);
+        for mount in &self.read_only {
+            args.mount("--ro-bind", &mount.outside, &self.place(&mount.inside));
+        }
+        for (path, target) in &self.links {
+            args.mount("--symlink", target, path);
+        }
+        for mount in &self.writable {
+            args.mount("--bind", &mount.outside, &mount.inside);
+        }
+        args.flags(&["--remount-ro", "/", "--chdir"]);
+        args.0.push(cwd.into());
+        args.flags(&["--"]);
+        if let Identity::Drop(uid) = self.identity {
+            let uid = uid.to_string();
+            args.flags(&["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--no-new-privs"]);
+            args.flags(&["--bounding-set=-all", "--inh-caps=-all", "--"]);
+        }
+        args.flags(&["/bin/bash", "--norc", "--noprofile", "/run/kcache/script"]);
+        Ok(args.0)
+    }
+
+    /// The tools' root, without what builds have no business with.
+    fn show_system(&self, args: &mut Arguments) -> io::Result<()> {
+        let missing = self.missing_mount_points();
+        for name in ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu"] {
+            self.show(&Path::new("/").join(name), &missing, args)?;
+        }
+        for hidden in ["/usr/src", "/usr/local", "/lib/modules", "/usr/lib/modules"] {
+            let at = self.place(Path::new(hidden));
+            if self.tools.outside(&at).exists() && !args.holds(&at) {
+                args.tmpfs(&at, "0755");
+            }
+        }
+        Ok(())
+    }
+
+    /// One directory or link of the tools' root. A bind mount needs a place to be mounted on: where the tools' root lacks
+    /// one, the directory that should hold it is put together from its entries, which leaves room for more.
+    fn show(&self, inside: &Path, missing: &BTreeSet<PathBuf>, args: &mut Arguments) -> io::Result<()> {
+        let outside = self.tools.outside(inside);
+        let Ok(metadata) = fs::symlink_metadata(&outside) else { return Ok(()) };
+        if metadata.file_type().is_symlink() {
+            args.pair("--symlink", fs::read_link(&outside)?, inside);
+        } else if metadata.is_dir() && missing.iter().any(|parent| parent.starts_with(inside)) {
+            args.directory(inside);
+            for entry in fs::read_dir(&outside)? {
+                self.show(&inside.join(entry?.file_name()), missing, args)?;
+            }
+        } else {
+            args.pair("--ro-bind", &outside, inside);
+        }
+        Ok(())
+    }
+
+    /// Existing directories of the tools' root in which something must be mounted that is not there.
+    fn missing_mount_points(&self) -> BTreeSet<PathBuf> {
+        let modules = self.place(&self.modules_dir());
+        let wanted = self.read_only.iter().map(|mount| self.place(&mount.inside)).chain([modules]);
+        let hidden = ["/usr/src", "/usr/local", "/lib/modules"].map(|dir| self.place(Path::new(dir)));
+        wanted
+            .filter(|path| !hidden.iter().any(|dir| path.starts_with(dir) && self.tools.outside(dir).exists()))
+            .filter(|path| !self.tools.outside(path).exists())
+            .filter_map(|path| path.ancestors().find(|dir| self.tools.outside(dir).exists()).map(Path::to_owned))
+            .filter(|parent| parent != Path::new("/"))
+            .collect()
+    }
+
+    fn modules_dir(&self) -> PathBuf {
+        Path::new("/lib/modules").join(&self.machine.release)
+    }
+
+    /// `/lib/modules/K`, of which a build sees the way to the headers and nothing else.
+    fn show_kernel(&self, args: &mut Arguments) {
+        let dir = self.place(&self.modules_dir());
+        args.directory(&dir);
+        let Some(build) = &self.machine.build else { return };
+        for name in ["build", "source"] {
+            let link = dir.join(name);
+            if self.place(build) != link {
+                args.pair("--symlink", build, link);
+            }
+        }
+    }
+
+    fn show_private(&self, args: &mut Arguments) {
+        args.directory("/etc");
+        for name in ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "os-release", "debian_version"] {
+            let inside = Path::new("/etc").join(name);
+            if let Some(outside) = self.tools.find(&inside) {
+                args.pair("--ro-bind", outside, inside);
+            }
+        }
+        args.flags(&["--proc", "/proc", "--dev", "/dev"]);
+        args.tmpfs("/tmp", "1777");
+        for dir in ["/run", OWN, "/var", "/var/lib", "/var/lib/dkms", "/etc/dkms"] {
+            args.directory(dir);
+        }
+        args.pair("--symlink", "/tmp", "/var/tmp");
+        let own = |name: &str| self.own.join(name);
+        args.pair("--ro-bind", own("script"), format!("{OWN}/script"));
+        for (name, inside) in [
+            ("passwd", "/etc/passwd"),
+            ("group", "/etc/group"),
+            ("osrelease", "/proc/sys/kernel/osrelease"),
+            ("version", "/proc/version"),
+        ] {
+            args.pair("--ro-bind", own(name), inside);
+        }
+        if Path::new("/proc/config.gz").exists() {
+            args.pair("--ro-bind", "/dev/null", "/proc/config.gz");
+        }
+        self.replace_program(args, "uname", None);
+        self.replace_program(args, "pahole", Some(Path::new(OWN)));
+    }
+
+    /// Puts one of the sandbox's own scripts in the place of a program; the program itself stays at hand in `aside`.
+    fn replace_program(&self, args: &mut Arguments, name: &str, aside: Option<&Path>) {
+        let places: BTreeSet<PathBuf> = ["/usr/bin", "/bin"]
+            .iter()
+            .filter_map(|dir| self.tools.resolve(Path::new(dir).join(name)).ok())
+            .collect();
+        if let (Some(aside), Some(place)) = (aside, places.first()) {
+            args.pair("--ro-bind", self.tools.outside(place), aside.join(name));
+        }
+        for place in places {
+            args.pair("--ro-bind", self.own.join(name), place);
+        }
+    }
+
+    /// `inside` as the mount point it becomes: links of the tools' root on the way are followed as far as it reaches.
+    fn place(&self, inside: &Path) -> PathBuf {
+        let found = inside.ancestors().find_map(|dir| self.tools.resolve(dir).ok().map(|real| (dir, real)));
+        match found {
+            Some((dir, real)) => match inside.strip_prefix(dir) {
+                Ok(rest) if rest.as_os_str().is_empty() => real,
+                Ok(rest) => real.join(rest),
+                Err(_) => inside.to_owned(),
+            },
+            None => inside.to_owned(),
+        }
+    }
+
+    fn write_own_files(&self, script: &str) -> io::Result<()> {
+        let Machine { release, version, arch, .. } = &self.machine;
+        let uid = match self.identity {
+            Identity::Drop(uid) => uid,
+            Identity::Own => 1000,
+        };
+        let files = [
+            ("script", format!("{PREAMBLE}{script}"), 0o644),
+            ("passwd", format!("root:x:0:0:root:/root:/bin/sh\nkcache:x:{uid}:{uid}:kcache:/tmp:/bin/sh\n"), 0o644),
+            ("group", format!("root:x:0:\nkcache:x:{uid}:\n"), 0o644),
+            ("osrelease", format!("{release}\n"), 0o644),
+            ("version", format!("Linux version {release} (kcache@localhost) {version}\n"), 0o644),
+            ("uname", uname_script(release, version, arch), 0o755),
+            ("pahole", format!("{PAHOLE}exec {OWN}/pahole \"${{args[@]}}\"\n"), 0o755),
+        ];
+        fs::create_dir_all(&self.own)?;
+        for (name, text, mode) in files {
+            let path = self.own.join(name);
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(mode).open(&path)?.write_all(text.as_bytes())?;
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?; // whatever the umask
+        }
+        Ok(())
+    }
+}
+
+/// Every script begins so: it waits until the sandbox is being watched, and lets go of descriptors that are not its own,
+/// except make's jobserver.
+const PREAMBLE: &str = r#"read -r _
+exec </dev/null
+keep=
+[[ ${MAKEFLAGS-} =~ --jobserver-auth=([0-9]+),([0-9]+) ]] && keep=" ${BASH_REMATCH[1]} ${BASH_REMATCH[2]} "
+for fd in /proc/self/fd/*; do
+    fd=${fd##*/}
+    [[ $fd -le 2 || $fd -eq 255 || $keep == *" $fd "* ]] || eval "exec $fd>&-" 2>/dev/null
+done
+unset keep fd
+ulimit -c 0
+ulimit -f 4194304 # KiB: no file over 4 GiB
+ulimit -u 8192 # processes of this uid: ends a fork bomb
+"#;
+
+/// `pahole`'s parallel BTF encoder numbers types in the order its threads finish.
+const PAHOLE: &str = r#"#!/bin/bash
+args=()
+for arg in "$@"; do
+    case $arg in
+        -j*|--jobs*) ;;
+        *) args+=("$arg") ;;
+    esac
+done
+"#;
+
+/// uname(1) for another kernel; option letters as in GNU coreutils.
+fn uname_script(release: &str, version: &str, arch: &str) -> String {
+    let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    format!(
+        r#"#!/bin/bash
+release={} version={} arch={}
+want=
+for arg in "${{@:--s}}"; do
+    case $arg in
+        --all) want+=a ;;
+        --kernel-name) want+=s ;;
+        --nodename) want+=n ;;
+        --kernel-release) want+=r ;;
+        --kernel-version) want+=v ;;
+        --machine) want+=m ;;
+        --processor) want+=p ;;
+        --hardware-platform) want+=i ;;
+        --operating-system) want+=o ;;
+        -*) want+=${{arg#-}} ;;
+        *) echo "uname: extra operand '$arg'" >&2; exit 1 ;;
+    esac
+done
+[[ $want == *a* ]] && want=snrvmo
+out=()
+[[ $want == *s* ]] && out+=(Linux)
+[[ $want == *n* ]] && out+=(localhost)
+[[ $want == *r* ]] && out+=("$release")
+[[ $want == *v* ]] && out+=("$version")
+[[ $want == *m* ]] && out+=("$arch")
+[[ $want == *p* || $want == *i* ]] && out+=("$arch")
+[[ $want == *o* ]] && out+=(GNU/Linux)
+echo "${{out[*]}}"
+"#,
+        quote(release),
+        quote(version),
+        quote(arch)
+    )
+}
+
+/// `bwrap`'s arguments, in the order in which it performs them.
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flags(&mut self, flags: &[&str]) {
+        self.0.extend(flags.iter().map(OsString::from));
+    }
+
+    fn pair(&mut self, flag: &str, from: impl Into<OsString>, to: impl Into<OsString>) {
+        self.0.extend([flag.into(), from.into(), to.into()]);
+    }
+
+    /// As [`Arguments::pair`], with the directories on the way: those that bwrap makes by itself only root can pass.
+    fn mount(&mut self, flag: &str, from: &Path, to: &Path) {
+        let parents: Vec<&Path> = to.ancestors().skip(1).filter(|dir| dir.parent().is_some()).collect();
+        for parent in parents.into_iter().rev() {
+            self.directory(parent);
+        }
+        self.pair(flag, from, to);
+    }
+
+    /// An empty directory that the build's uid can pass through, whatever the umask.
+    fn directory(&mut self, path: impl Into<OsString>) {
+        self.flags(&["--perms", "0755", "--dir"]);
+        self.0.push(path.into());
+    }
+
+    fn tmpfs(&mut self, path: impl Into<OsString>, mode: &str) {
+        self.flags(&["--perms", mode, "--tmpfs"]);
+        self.0.push(path.into());
+    }
+
+    /// True where something was already put at exactly this path.
+    fn holds(&self, path: &Path) -> bool {
+        self.0.windows(2).any(|pair| pair[0] == "--tmpfs" && pair[1] == path.as_os_str())
+    }
+}
+
+/// Reads what the sandbox prints until it ends, then waits until everything in it is dead.
+fn follow(mut child: Child, mut reader: io::PipeReader, watch: Watch) -> Result<Ended, Error> {
+    let namespace = namespace_init(&mut child)?;
+    if let Some(mut gate) = child.stdin.take() {
+        // A sandbox that could not be made has closed it: its message is in the output.
+        let _ = gate.write_all(b"\n");
+    }
+    let start = Instant::now();
+    let mut buffer = vec![0; CHUNK];
+    let forced = loop {
+        if watch.cancel.load(Ordering::Relaxed) {
+            break Some(Ended::Cancelled);
+        }
+        if start.elapsed() > watch.limit {
+            break Some(Ended::TimedOut);
+        }
+        if !readable(&reader, TICK)? {
+            continue;
+        }
+        match reader.read(&mut buffer)? {
+            0 => break None,
+            n => (watch.output)(&buffer[..n]),
+        }
+    };
+    if forced.is_some() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    if let Some(init) = namespace
+        && !readable(&init, DEATH)?
+    {
+        return Err(Error::Undead);
+    }
+    use std::os::unix::process::ExitStatusExt;
+    Ok(forced.unwrap_or(match status.code() {
+        // bash and bwrap report a child's death by signal N as 128 + N.
+        Some(code) if code > 128 => Ended::Signal(code - 128),
+        Some(code) => Ended::Status(code),
+        None => Ended::Signal(status.signal().unwrap_or(0)),
+    }))
+}
+
+/// The first process of the sandbox's pid namespace: when it is gone, so are all others (pid_namespaces(7)). `None` if the
+/// sandbox could not be made.
+fn namespace_init(child: &mut Child) -> io::Result<Option<OwnedFd>> {
+    let id = child.id();
+    let children = PathBuf::from(format!("/proc/{id}/task/{id}/children"));
+    while child.try_wait()?.is_none() {
+        let text = fs::read_to_string(&children)?;
+        if let Some(pid) = text.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            return Ok(pidfd_open(pid, PidfdFlags::empty()).ok());
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    Ok(None)
+}
+
+fn readable(fd: &impl std::os::fd::AsFd, limit: Duration) -> io::Result<bool> {
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
+    match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)) {
+        Ok(n) => Ok(n > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,162 @@
+//! The programs that shape a module's bits: which ones a build for a kernel will really run.
+//!
+//! The kernel chooses its compiler: Debian's header packages in `.kernelvariables`, others by being what they were built
+//! with (`CONFIG_CC_VERSION_TEXT`, `CONFIG_CC_IS_CLANG`). So make is asked, with the same files that a build reads, and the
+//! compiler is asked for its `cc1` and `as`. A compiler that the kernel names and that is not installed is an error here:
+//! never is another one taken silently.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::BuildTree;
+use crate::rootfs::Root;
+use crate::sandbox::{self, Ended, Sandbox, Watch};
+
+/// Longest that asking may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One program of a toolchain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// What it is in the build: `cc`, `cc1`, `as`, `ld`, `objcopy`, `strip`, `pahole`.
+    pub role: String,
+    /// Where it was found, in the tools' root, links not followed.
+    pub path: PathBuf,
+    /// How it introduces itself: the first line of `--version`.
+    pub version: String,
+}
+
+/// Why there is no toolchain.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    /// The compiler that the kernel asks for is not installed.
+    #[error("{program} is not installed; kernel {release} asks for it")]
+    Missing {
+        /// As the kernel calls it.
+        program: String,
+        /// The kernel.
+        release: String,
+    },
+    /// make or the compiler did not answer.
+    #[error("the toolchain for kernel {release} could not be determined: {reason}")]
+    Silent {
+        /// The kernel.
+        release: String,
+        /// What was printed instead.
+        reason: String,
+    },
+    /// It was cancelled.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// The root whose programs build for a kernel under `root`: its own where it has a compiler, else this machine's.
+pub fn tools_root(root: &Root, tree: &BuildTree) -> Root {
+    let has = |name: &str| root.find(Path::new("/usr/bin").join(name)).is_some();
+    let compiler = tree.compiler().and_then(|text| text.split(' ').next()).unwrap_or("gcc");
+    let complete = has("make") && has("bash") && (has(compiler) || has("gcc") || has("clang"));
+    if complete { root.clone() } else { Root::new("/") }
+}
+
+/// True where the kernel was built by clang; its modules must be, too.
+pub fn is_llvm(tree: &BuildTree) -> bool {
+    tree.config.yes("CONFIG_CC_IS_CLANG")
+}
+
+/// Asks make and the compiler, in the sandbox, which programs a build would run.
+pub fn programs(sandbox: &Sandbox, tree: &BuildTree, cancel: &AtomicBool) -> Result<Vec<Program>, Error> {
+    let release = &sandbox.machine.release;
+    let silent = |reason: String| Error::Silent { release: release.clone(), reason };
+    let mut output = Vec::new();
+    let mut keep = |piece: &[u8]| output.extend_from_slice(piece);
+    let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobserver: None };
+    let script = script(tree);
+    let ended = sandbox.run(&script, &tree.inside, &[("LANG", "C")], watch)?;
+    let text = String::from_utf8_lossy(&output);
+    if ended == Ended::Cancelled {
+        return Err(Error::Cancelled);
+    }
+    if let Some(program) = text.lines().find_map(|line| line.strip_prefix("missing\t")) {
+        return Err(Error::Missing { program: program.to_owned(), release: release.clone() });
+    }
+    let programs: Vec<Program> = text.lines().filter_map(program).collect();
+    if ended != Ended::Status(0) || !programs.iter().any(|program| program.role == "cc") {
+        return Err(silent(text.lines().next().unwrap_or("no answer").to_owned()));
+    }
+    Ok(programs)
+}
+
+/// A line of the script's answer.
+fn program(line: &str) -> Option<Program> {
+    let mut fields = line.strip_prefix("program\t")?.split('\t');
+    let mut next = || fields.next().map(str::to_owned);
+    Some(Program { role: next()?, path: next()?.into(), version: next().unwrap_or_default() })
+}
+
+fn script(tree: &BuildTree) -> String {
+    let llvm = if is_llvm(tree) { "1" } else { "" };
+    let btf = if tree.makes_btf() { "1" } else { "" };
+    let inside = tree.inside.display();
+    format!("tree='{inside}' llvm={llvm} btf={btf}\n{ASK}")
+}
+
+/// The Makefile part gives the kernel's own defaults (top-level Makefile: CC, LD, OBJCOPY, STRIP) before what the header
+/// package says of them.
+const ASK: &str = r#"
+export LC_ALL=C
+answer=$(make -s -f - show <<END
+ifneq (${llvm},)
+CC = clang
+LD = ld.lld
+OBJCOPY = llvm-objcopy
+STRIP = llvm-strip
+else
+CC = \$(CROSS_COMPILE)gcc
+LD = \$(CROSS_COMPILE)ld
+OBJCOPY = \$(CROSS_COMPILE)objcopy
+STRIP = \$(CROSS_COMPILE)strip
+endif
+-include ${tree}/.kernelvariables
+show:
+	@echo cc=\$(strip \$(CC))
+	@echo ld=\$(strip \$(LD))
+	@echo objcopy=\$(strip \$(OBJCOPY))
+END
+) || { echo "make: $answer"; exit 1; }
+program() { # role, command
+    local path
+    path=$(type -P "$2") || { printf 'missing\t%s\n' "$2"; exit 0; }
+    printf 'program\t%s\t%s\t%s\n' "$1" "$path" "$("$path" --version 2>/dev/null | { read -r line; echo "$line"; })"
+}
+while IFS== read -r role command; do
+    command=${command##* } # behind a launcher such as ccache
+    [[ $role == cc ]] && cc=$command
+    program "$role" "$command"
+done <<<"$answer"
+if [[ ! $llvm ]]; then
+    program cc1 "$("$cc" -print-prog-name=cc1)"
+    program as "$("$cc" -print-prog-name=as)"
+fi
+program strip strip
+pahole=/run/kcache/pahole # what stands at its usual place is a wrapper
+[[ $btf && -e $pahole ]] && printf 'program\tpahole\t%s\tpahole %s\n' "$(type -P pahole)" "$("$pahole" --version)"
+exit 0
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_line_is_a_program() {
+        let parsed = program("program\tcc\t/usr/bin/gcc-12\tgcc-12 (Debian) 12.2.0").unwrap();
+        assert_eq!((parsed.role.as_str(), parsed.version.as_str()), ("cc", "gcc-12 (Debian) 12.2.0"));
+        assert_eq!(program("make: error"), None);
+    }
+}
