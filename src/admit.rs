@@ -1,0 +1,77 @@
+//! Whether modules may be believed: what every module must pass before it enters the store and again before it is
+//! installed.
+
+use std::collections::BTreeMap;
+
+use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::ko::{self, Expect, Export, Fault, Flags, Ko, Machine};
+use kcache_kernel::symvers::Symvers;
+use kcache_store::Manifest;
+
+use crate::error::Result;
+use crate::facts::Session;
+
+/// The role of a module among an entry's outputs.
+pub const MODULE: &str = "module";
+
+/// One module, in memory.
+pub struct Candidate {
+    /// Its file name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What is wrong with the modules of one package, for a kernel with this build tree. `needed` are the exports of the
+/// packages it builds against.
+pub fn faults(
+    kernel: &Kernel,
+    tree: &BuildTree,
+    modules: &[Candidate],
+    needed: &BTreeMap<String, Export>,
+) -> Result<Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut parsed: Vec<(&str, Ko)> = Vec::new();
+    for module in modules {
+        match ko::parse(&module.bytes) {
+            Ok(ko) => parsed.push((&module.name, ko)),
+            Err(defect) => faults.push(Fault { file: module.name.clone(), defect }),
+        }
+    }
+    let mut siblings = needed.clone();
+    siblings.extend(parsed.iter().flat_map(|(_, ko)| ko.exports.clone()));
+    let symvers = match tree.symvers()? {
+        Some(text) => Some(Symvers::parse(&text).map_err(std::io::Error::other)?),
+        None => None,
+    };
+    let Some(machine) = Machine::of_arch(&tree.arch) else {
+        return Err(std::io::Error::other(format!("no module of architecture {} can be checked", tree.arch)).into());
+    };
+    let expect = Expect {
+        release: &kernel.release,
+        machine,
+        flags: Flags::of_config(&tree.config),
+        symvers: symvers.as_ref(),
+        siblings: &siblings,
+    };
+    faults.extend(parsed.iter().flat_map(|(name, ko)| ko::check(name, ko, &expect)));
+    Ok(faults)
+}
+
+/// The modules of an entry, each byte verified. `None` where the store no longer has one of them.
+pub fn modules(session: &Session, manifest: &Manifest) -> Result<Option<Vec<Candidate>>> {
+    let Some(store) = &session.store else { return Ok(None) };
+    let mut modules = Vec::new();
+    for output in manifest.outputs.iter().filter(|output| output.role == MODULE) {
+        match store.read_object(&output.digest, output.size)? {
+            Some(bytes) => modules.push(Candidate { name: output.name.clone(), bytes }),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(modules))
+}
+
+/// What the modules of an entry export.
+pub fn exports(modules: &[Candidate]) -> BTreeMap<String, Export> {
+    modules.iter().filter_map(|module| ko::parse(&module.bytes).ok()).flat_map(|ko| ko.exports).collect()
+}

@@ -1,0 +1,450 @@
+//! A package's modules for a kernel: looked up, or built.
+//!
+//! ```text
+//! identify   source, recipe, kernel, toolchain  ->  key
+//! look up    an entry for the key, its objects whole   -> hit, or the failure that is remembered
+//! build      under the key's lock: copy the source, hashing what is copied; build; hash the headers again
+//! admit      every module checked against the kernel; only then objects and entry are published
+//! ```
+//!
+//! Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
+//! the store is said aloud, deleted and built again. A crash leaves scratch that the store clears.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kcache_kernel::build::{self, Outcome as BuildOutcome};
+use kcache_kernel::kernels::{self, BuildTree, Headers, Kernel};
+use kcache_kernel::ko::{Export, Fault};
+use kcache_kernel::packages::Package;
+use kcache_kernel::recipe::Recipe;
+use kcache_kernel::sandbox::Identity;
+use kcache_store::{Digest, Field, Key, LOG, Manifest, Outcome, Output, Store, tree};
+
+use crate::admit::{self, Candidate, MODULE};
+use crate::error::{Error, Result};
+use crate::facts::{self, KernelFacts, Session};
+use crate::key::{self, ENVIRONMENT, Inputs};
+use crate::{rooms, select};
+
+/// What is to be had of one package for one kernel.
+#[derive(Clone, Copy)]
+pub struct Wish<'a> {
+    /// The package.
+    pub package: &'a Package,
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// Every package, for dependencies.
+    pub all: &'a [Package],
+}
+
+impl Wish<'_> {
+    /// How it is called while it is worked on.
+    pub fn name(&self) -> String {
+        format!("{}/{} for {}", self.package.name, self.package.version, self.kernel.release)
+    }
+}
+
+/// How far to go.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Build although an entry is there, also one that says it fails.
+    pub rebuild: bool,
+    /// Packages that are not installed automatically are left out.
+    pub automatic_only: bool,
+}
+
+/// What was had.
+pub enum Answer {
+    /// Modules.
+    Ready {
+        /// Their entry.
+        manifest: Box<Manifest>,
+        /// Whether they were there or were built now.
+        found: Found,
+    },
+    /// The package does not build.
+    Fails {
+        /// The entry that says so.
+        manifest: Box<Manifest>,
+        /// Whether that was known before.
+        found: Found,
+    },
+    /// The package is not meant for this kernel.
+    Excluded(String),
+    /// It is not installed automatically and was not asked for.
+    NotAutomatic,
+    /// Neither headers nor a build.
+    NoHeaders(String),
+    /// What was built or kept must not be loaded.
+    Refused(Vec<Fault>),
+}
+
+/// Where an answer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The store had it.
+    Store,
+    /// It was built now.
+    Built,
+}
+
+/// What a build is identified by.
+pub struct Identified {
+    /// The evaluated recipe.
+    pub recipe: Recipe,
+    /// Tree digest of the source.
+    pub source: Digest,
+    /// What the key is made of.
+    pub fields: Vec<Field>,
+    /// The key.
+    pub key: Key,
+    /// The kernel's side of it.
+    pub facts: Arc<KernelFacts>,
+    /// Keys of the packages it builds against.
+    pub dependencies: Vec<(String, Key)>,
+}
+
+/// Finds out what a build is identified by. Builds nothing.
+pub fn identify(session: &Session, wish: &Wish, tree: &BuildTree) -> Result<Identified> {
+    identify_within(session, wish, tree, &mut Vec::new())
+}
+
+fn identify_within<'a>(
+    session: &Session,
+    wish: &Wish<'a>,
+    tree: &BuildTree,
+    within: &mut Vec<&'a str>,
+) -> Result<Identified> {
+    let (source, facts) =
+        rayon::join(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
+    let (source, facts) = (source?, facts?);
+    let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
+    within.push(&wish.package.name);
+    let mut dependencies = Vec::new();
+    for name in &recipe.depends {
+        let dependency = dependency(wish, name, within)?;
+        let key = identify_within(session, &Wish { package: dependency, ..*wish }, tree, within)?.key;
+        dependencies.push((name.clone(), key));
+    }
+    within.pop();
+    let inputs = Inputs {
+        source,
+        recipe: &recipe,
+        kernel: facts.inputs(wish.kernel, tree),
+        tools: &facts.tools,
+        dependencies: &dependencies,
+        environment: &ENVIRONMENT,
+    };
+    let fields = key::fields(&inputs);
+    let key = key::key(&fields);
+    Ok(Identified { recipe, source, fields, key, facts, dependencies })
+}
+
+fn dependency<'a>(wish: &Wish<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
+    let problem = |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
+    if within.contains(&name) {
+        return Err(problem("builds against it in turn"));
+    }
+    select::find(wish.all, name).ok_or_else(|| problem("is not installed"))
+}
+
+/// A package's modules for a kernel, built if need be.
+pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
+    let tree = match &wish.kernel.headers {
+        Headers::Present(tree) => tree,
+        Headers::Missing | Headers::Wrong { .. } => return without_headers(session, wish),
+    };
+    facts::check_names(&wish.package.source)?;
+    let id = identify(session, wish, tree)?;
+    if options.automatic_only && !id.recipe.automatic {
+        return Ok(Answer::NotAutomatic);
+    }
+    if let Some(reason) = &id.recipe.excluded {
+        return Ok(Answer::Excluded(reason.clone()));
+    }
+    if !options.rebuild
+        && let Some(answer) = look_up(session, wish, tree, &id)?
+    {
+        return Ok(answer);
+    }
+    let mut needed = BTreeMap::new();
+    for (name, _) in &id.dependencies {
+        needed.extend(exports_of(session, wish, name)?);
+    }
+    build_once(session, wish, tree, &id, &needed, options)
+}
+
+/// The answer that the store has, if it has one that is whole.
+fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified) -> Result<Option<Answer>> {
+    let Some(store) = &session.store else { return Ok(None) };
+    let healed = |error: &kcache_store::Error| {
+        session.world.progress.say(&format!("warning: {error}; {} is built again", wish.name()));
+    };
+    let manifest = match store.lookup(&id.key) {
+        Ok(Some(entry)) => Box::new(entry.manifest),
+        Ok(None) => return Ok(None),
+        Err(error) if is_damage(&error) => {
+            healed(&error);
+            store.forget(&id.key)?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if manifest.outcome != Outcome::Built {
+        return Ok(Some(Answer::Fails { manifest, found: Found::Store }));
+    }
+    let modules = match admit::modules(session, &manifest) {
+        Ok(Some(modules)) => modules,
+        Ok(None) => {
+            session.world.progress.detail(&format!("{}: the store has the entry, but not all of its objects", wish.name()));
+            return Ok(None);
+        }
+        Err(Error::Store(error)) if is_damage(&error) => {
+            healed(&error);
+            heal(store, &manifest)?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut needed = BTreeMap::new();
+    for (name, _) in &id.dependencies {
+        needed.extend(exports_of(session, wish, name)?);
+    }
+    let faults = admit::faults(wish.kernel, tree, &modules, &needed)?;
+    if !faults.is_empty() {
+        return Ok(Some(Answer::Refused(faults)));
+    }
+    store.used(&id.key, (session.world.now)())?;
+    Ok(Some(Answer::Ready { manifest, found: Found::Store }))
+}
+
+fn is_damage(error: &kcache_store::Error) -> bool {
+    matches!(error, kcache_store::Error::Damaged { .. } | kcache_store::Error::Entry { .. })
+}
+
+/// Deletes the objects of an entry that do not verify.
+fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
+    for output in &manifest.outputs {
+        match store.read_object(&output.digest, output.size) {
+            Err(error) if is_damage(&error) => store.discard_object(&output.digest)?,
+            _ => {}
+        }
+    }
+    Ok(store.forget(&manifest.key)?)
+}
+
+/// What a package that this one builds against exports, building it first if need be.
+fn exports_of(session: &Session, wish: &Wish, name: &str) -> Result<BTreeMap<String, Export>> {
+    let problem = |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
+    let package = select::find(wish.all, name).ok_or_else(|| problem("is not installed"))?;
+    match ensure(session, &Wish { package, ..*wish }, &Options::default())? {
+        Answer::Ready { manifest, .. } => {
+            Ok(admit::exports(&admit::modules(session, &manifest)?.unwrap_or_default()))
+        }
+        _ => Err(problem("does not build")),
+    }
+}
+
+/// A kernel without headers can still be served from what was built for exactly it.
+fn without_headers(session: &Session, wish: &Wish) -> Result<Answer> {
+    let release = &wish.kernel.release;
+    let missing = || match &wish.kernel.headers {
+        Headers::Wrong { path, found } => {
+            format!("{} holds the headers of {found}: {}", path.display(), kernels::headers_hint(&session.world.root, release))
+        }
+        _ => kernels::headers_hint(&session.world.root, release),
+    };
+    let (Some(store), Some(version)) = (&session.store, &wish.kernel.image_version) else {
+        return Ok(Answer::NoHeaders(missing()));
+    };
+    let source = session.source(wish.package)?.to_string();
+    let labels = [
+        ("package", wish.package.name.as_str()),
+        ("kernel", release),
+        ("kernel-version", version),
+        ("source", &source),
+    ];
+    for row in store.find(&labels)?.into_iter().filter(|row| row.built) {
+        let Ok(Some(entry)) = store.lookup(&row.key) else { continue };
+        if let Ok(Some(_)) = admit::modules(session, &entry.manifest) {
+            return Ok(Answer::Ready { manifest: Box::new(entry.manifest), found: Found::Store });
+        }
+    }
+    Ok(Answer::NoHeaders(missing()))
+}
+
+/// Builds, unless another process has done it meanwhile.
+fn build_once(
+    session: &Session,
+    wish: &Wish,
+    tree: &BuildTree,
+    id: &Identified,
+    needed: &BTreeMap<String, Export>,
+    options: &Options,
+) -> Result<Answer> {
+    let world = session.world;
+    let store = session.store.as_ref().ok_or(Error::Cancelled)?;
+    let _lock = store.lock(&id.key.to_string(), &world.waiting(&|message| world.progress.say(message)))?;
+    if !options.rebuild
+        && let Some(answer) = look_up(session, wish, tree, id)?
+    {
+        return Ok(answer);
+    }
+    let made = make(session, wish, tree, id, world.identity)?;
+    if session.headers(tree)? != id.facts.headers {
+        return Err(Error::Changed { what: format!("the headers of kernel {}", wish.kernel.release) });
+    }
+    let outcome = match &made.result {
+        Made::Modules(modules) => {
+            let faults = admit::faults(wish.kernel, tree, modules, needed)?;
+            if !faults.is_empty() {
+                return Ok(Answer::Refused(faults));
+            }
+            Outcome::Built
+        }
+        Made::Failure(outcome) => outcome.clone(),
+    };
+    let manifest = Box::new(publish(session, store, wish, id, made, outcome, options.rebuild)?);
+    let found = Found::Built;
+    Ok(match manifest.outcome {
+        Outcome::Built => Answer::Ready { manifest, found },
+        Outcome::Failed { .. } => Answer::Fails { manifest, found },
+    })
+}
+
+/// One build's result, in memory and on its way into the store.
+pub struct Product {
+    result: Made,
+    log: Vec<u8>,
+    seconds: f64,
+}
+
+/// What came out of a build.
+pub enum Made {
+    /// Modules.
+    Modules(Vec<Candidate>),
+    /// A failure worth remembering.
+    Failure(Outcome),
+}
+
+impl Product {
+    /// What came out.
+    pub fn result(&self) -> &Made {
+        &self.result
+    }
+}
+
+/// Runs one build in a scratch tree of its own.
+pub fn make(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified, identity: Identity) -> Result<Product> {
+    let world = session.world;
+    let what = wish.name();
+    let scratch = session.scratch()?;
+    let copied = tree::snapshot(&wish.package.source, &scratch.path().join("build"), &[".git".to_owned()])?;
+    if copied != id.source {
+        return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
+    }
+    let mut sandbox = rooms::room(world, wish.kernel, tree, &id.facts.tools_root, scratch.path().join("own"));
+    rooms::show_source(&mut sandbox, &world.root, wish.package);
+    sandbox.identity = identity;
+    let _job = session.jobserver.acquire()?; // make's own first job; the others it asks for itself
+    if world.cancelled() {
+        return Err(Error::Cancelled);
+    }
+    world.progress.begin(&what, "building");
+    let start = Instant::now();
+    let outcome = build::build(build::Request {
+        sandbox,
+        recipe: &id.recipe,
+        scratch: scratch.path(),
+        environment: &ENVIRONMENT,
+        limit: world.build_limit,
+        cancel: &world.cancel,
+        jobserver: Some(&session.jobserver),
+        line: &mut |line| world.progress.line(&what, line),
+    });
+    world.progress.end(&what);
+    let seconds = start.elapsed().as_secs_f64();
+    let result = match outcome? {
+        BuildOutcome::Built(built) => Made::Modules(built.into_iter().map(read).collect::<Result<_>>()?),
+        BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
+            status: failure.status,
+            command: failure.command,
+            first_error: failure.first_error,
+        }),
+        BuildOutcome::Cancelled => return Err(Error::Cancelled),
+        BuildOutcome::Environment(reason) => {
+            let (package, release) = (wish.package.name.clone(), wish.kernel.release.clone());
+            return Err(Error::Environment { package, release, reason });
+        }
+    };
+    Ok(Product { result, log: build::read_log(scratch.path())?, seconds })
+}
+
+fn read(built: build::Built) -> Result<Candidate> {
+    let mut bytes = Vec::with_capacity(built.size as usize);
+    built.file.take(built.size + 1).read_to_end(&mut bytes)?;
+    Ok(Candidate { name: built.name, bytes })
+}
+
+/// Objects first, then the entry that names them.
+fn publish(
+    session: &Session,
+    store: &Store,
+    wish: &Wish,
+    id: &Identified,
+    made: Product,
+    outcome: Outcome,
+    replace: bool,
+) -> Result<Manifest> {
+    let mut outputs = Vec::new();
+    let mut put = |name: &str, role: &str, bytes: &[u8]| -> Result<()> {
+        let stored = store.put_object(&mut &bytes[..])?;
+        outputs.push(Output { name: name.to_owned(), role: role.to_owned(), size: stored.size, digest: stored.digest });
+        Ok(())
+    };
+    if let Made::Modules(modules) = &made.result {
+        for module in modules {
+            put(&module.name, MODULE, &module.bytes)?;
+        }
+    }
+    put(LOG, LOG, &made.log)?;
+    outputs.sort_by(|a, b| a.name.cmp(&b.name));
+    let now = (session.world.now)();
+    let manifest = Manifest {
+        format: kcache_store::FORMAT,
+        key: id.key,
+        labels: labels(wish, id),
+        fields: id.fields.clone(),
+        outcome,
+        outputs,
+        observed: Vec::new(),
+        facts: [("seconds".to_owned(), made.seconds.into())].into_iter().collect(),
+        builder: session.world.builder.clone(),
+        created: now,
+    };
+    if replace {
+        store.replace(&manifest)?;
+    } else {
+        store.insert(&manifest, now)?;
+    }
+    Ok(manifest)
+}
+
+/// What an entry is found by when its key is not known.
+fn labels(wish: &Wish, id: &Identified) -> BTreeMap<String, String> {
+    let field = |name: &str| id.fields.iter().find(|field| field.name == name).map(|field| field.value.clone());
+    [
+        ("package", wish.package.name.clone()),
+        ("version", wish.package.version.clone()),
+        ("kernel", wish.kernel.release.clone()),
+        ("kernel-version", field("kernel.version").unwrap_or_default()),
+        ("arch", field("kernel.arch").unwrap_or_default()),
+        ("source", id.source.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}

@@ -1,0 +1,120 @@
+//! What can go wrong in the flow. Each variant that another room does not already word says what was being done.
+
+use std::path::PathBuf;
+
+use kcache_kernel as kernel;
+
+/// An error of the flow.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] kcache_store::Error),
+    /// A kernel could not be read.
+    #[error(transparent)]
+    Kernel(#[from] kernel::kernels::Error),
+    /// A package could not be read.
+    #[error(transparent)]
+    Package(#[from] kernel::packages::Error),
+    /// A recipe is wrong.
+    #[error(transparent)]
+    Recipe(#[from] kernel::recipe::Error),
+    /// The compiler.
+    #[error(transparent)]
+    Toolchain(#[from] kernel::toolchain::Error),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] kernel::sandbox::Error),
+    /// Installation.
+    #[error(transparent)]
+    Install(#[from] kernel::install::Error),
+    /// No kernel is called so.
+    #[error("no kernel '{asked}' is installed under {}", root.display())]
+    NoKernel {
+        /// What was asked for.
+        asked: String,
+        /// Where.
+        root: PathBuf,
+        /// The one with the most similar name.
+        nearest: Option<String>,
+    },
+    /// No package is called so.
+    #[error("no package '{asked}' is found under {}", root.display())]
+    NoPackage {
+        /// What was asked for.
+        asked: String,
+        /// Where.
+        root: PathBuf,
+        /// The one with the most similar name.
+        nearest: Option<String>,
+    },
+    /// A build tree was given for a kernel that is not installed.
+    #[error("kernel {release} is not installed under {}: there is no /lib/modules/{release}", root.display())]
+    NotInstalled {
+        /// The release.
+        release: String,
+        /// Where.
+        root: PathBuf,
+    },
+    /// A file name in a package's source is not UTF-8.
+    #[error("{}: the file name is not UTF-8", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no set to go back to.
+    #[error("kernel {release} has no earlier set of modules to go back to")]
+    NoPrevious {
+        /// The kernel.
+        release: String,
+    },
+    /// The kernel loads signed modules only.
+    #[error("kernel {release} loads only modules that are signed (CONFIG_MODULE_SIG_FORCE), and kcache has no key to sign with")]
+    Unsigned {
+        /// The kernel.
+        release: String,
+    },
+    /// Inputs changed while they were used.
+    #[error("{what} changed while it was being built")]
+    Changed {
+        /// Which.
+        what: String,
+    },
+    /// Nothing was built of this package for this kernel yet.
+    #[error("nothing is known of {package} for kernel {release}")]
+    Unknown {
+        /// The package.
+        package: String,
+        /// The kernel.
+        release: String,
+    },
+    /// A package builds against another one that is not there, or in a circle.
+    #[error("{package} builds against {needs}, which {problem}")]
+    Dependency {
+        /// The package.
+        package: String,
+        /// The other.
+        needs: String,
+        /// What is wrong with that.
+        problem: &'static str,
+    },
+    /// This machine could not build.
+    #[error("{package} could not be built for kernel {release}: {reason}")]
+    Environment {
+        /// The package.
+        package: String,
+        /// The kernel.
+        release: String,
+        /// What was lacking.
+        reason: String,
+    },
+    /// The run was ended from outside.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// A result of the flow.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,266 @@
+//! What a run knows of kernels and packages, each thing found out once.
+//!
+//! Digests of header trees, sources and programs come from the store's memo where the files' stat signatures are still
+//! the same; recipes and toolchains, which take a sandbox to find out, are remembered under everything they can depend on.
+//! Without a store, or with one that cannot be written, the same answers only take longer.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use fs_err as fs;
+use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::packages::{Package, RecipeFile};
+use kcache_kernel::recipe::{self, Recipe, Target, dkms, kbuild, toml};
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::toolchain::{self, Program};
+use kcache_store::{Digest, Store, tree};
+
+use crate::error::{Error, Result};
+use crate::key::{KernelInputs, Tool};
+use crate::rooms;
+use crate::world::World;
+
+/// One run: its world, its store, and what it has found out.
+pub struct Session<'w> {
+    /// The world.
+    pub world: &'w World,
+    /// The store; `None` where there is none and none is to be made.
+    pub store: Option<Store>,
+    /// What make processes of all builds share.
+    pub jobserver: jobserver::Client,
+    kernels: Mutex<BTreeMap<String, Slot>>,
+}
+
+/// Filled by the first who asks; others wait for it.
+type Slot = Arc<Mutex<Option<Arc<KernelFacts>>>>;
+
+/// What goes into builds from a kernel's side.
+pub struct KernelFacts {
+    /// Digest of `.config`.
+    pub config: Digest,
+    /// Tree digest of the headers and all that they reach.
+    pub headers: Digest,
+    /// The root whose programs are used.
+    pub tools_root: Root,
+    /// Those programs.
+    pub tools: Vec<Tool>,
+}
+
+impl KernelFacts {
+    /// As inputs of a key.
+    pub fn inputs<'a>(&self, kernel: &'a Kernel, tree: &'a BuildTree) -> KernelInputs<'a> {
+        KernelInputs {
+            release: &kernel.release,
+            arch: &tree.arch,
+            version: &tree.version,
+            config: self.config,
+            headers: self.headers,
+        }
+    }
+}
+
+impl<'w> Session<'w> {
+    /// A session with a store, or without.
+    pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
+        let jobserver = jobserver::Client::new(world.jobs)?;
+        Ok(Session { world, store, jobserver, kernels: Mutex::default() })
+    }
+
+    /// A directory that vanishes when it is dropped: in the store, which a build needs, else among temporary files.
+    pub fn scratch(&self) -> Result<tempfile::TempDir> {
+        if let Some(scratch) = self.store.as_ref().and_then(|store| store.scratch().ok()) {
+            return Ok(scratch);
+        }
+        let prefix = tempfile::Builder::new().prefix("kcache-").to_owned();
+        Ok(prefix.tempdir_in(&self.world.temporary)?)
+    }
+
+    /// Facts of a kernel with headers.
+    pub fn kernel(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Arc<KernelFacts>> {
+        let slot = {
+            let mut kernels = self.kernels.lock().unwrap_or_else(|e| e.into_inner());
+            kernels.entry(kernel.release.clone()).or_default().clone()
+        };
+        let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(facts) = &*slot {
+            return Ok(facts.clone());
+        }
+        let tools_root = toolchain::tools_root(&self.world.root, tree);
+        let (headers, tools) = rayon::join(|| self.headers(tree), || self.tools(kernel, tree, &tools_root));
+        let config = tree::file_digest(&tree.outside().join(".config"))?.0;
+        let facts = Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root });
+        *slot = Some(facts.clone());
+        Ok(facts)
+    }
+
+    /// Tree digest of a kernel's headers as they are now.
+    pub fn headers(&self, tree: &BuildTree) -> Result<Digest> {
+        let root = |mount: &kcache_kernel::kernels::Mount| tree::Root {
+            path: mount.outside.clone(),
+            label: mount.inside.display().to_string(),
+            skip: vec![".git".to_owned()],
+        };
+        let roots: Vec<tree::Root> = tree.mounts.iter().map(root).collect();
+        Ok(tree::tree_digest(self.store.as_ref(), &roots, (self.world.now)())?)
+    }
+
+    /// Tree digest of a package's source as it is now.
+    pub fn source(&self, package: &Package) -> Result<Digest> {
+        let root = tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] };
+        Ok(tree::tree_digest(self.store.as_ref(), &[root], (self.world.now)())?)
+    }
+
+    /// A package's recipe for a kernel.
+    pub fn recipe(&self, package: &Package, source: Digest, kernel: &Kernel, tree: &BuildTree) -> Result<Recipe> {
+        let target = Target { release: &kernel.release, arch: &tree.arch, config: &tree.config };
+        match &package.recipe {
+            RecipeFile::Kbuild => Ok(kbuild::recipe(&package.name, &package.version, &kernel.release)),
+            RecipeFile::Toml(path, file) => Ok(toml::recipe(path, file, &target)?),
+            RecipeFile::Dkms => self.dkms_recipe(package, source, kernel, tree, &target),
+        }
+    }
+
+    /// `dkms.conf` may read anything that its sandbox shows: its own tree, the headers, the overrides, and the system's
+    /// programs, of which the directories' times tell when something was installed or removed.
+    fn dkms_recipe(
+        &self,
+        package: &Package,
+        source: Digest,
+        kernel: &Kernel,
+        tree: &BuildTree,
+        target: &Target,
+    ) -> Result<Recipe> {
+        let facts = self.kernel(kernel, tree)?;
+        let mut signature = Signature::new("recipe 1");
+        signature.text(&package.name).text(&package.version).text(target.release).text(target.arch).text(&tree.version);
+        signature.digest(source).digest(facts.headers).system(&facts.tools_root);
+        for path in dkms::override_files(&package.name, &package.version, target.release, target.arch) {
+            let outside = self.world.root.find(path);
+            signature.bytes(&outside.and_then(|path| fs::read(path).ok()).unwrap_or_default());
+        }
+        self.remembered("recipe", &signature.finish(), || {
+            let scratch = self.scratch()?;
+            let mut room = rooms::room(self.world, kernel, tree, &facts.tools_root, scratch.path().join("own"));
+            let source = rooms::show_source(&mut room, &self.world.root, package);
+            let recipe =
+                dkms::evaluate(&room, &source, &package.name, &package.version, target, &self.world.cancel)?;
+            Ok(recipe)
+        })
+    }
+
+    fn tools(&self, kernel: &Kernel, tree: &BuildTree, tools_root: &Root) -> Result<Vec<Tool>> {
+        let mut signature = Signature::new("toolchain 1");
+        signature.text(tree.compiler().unwrap_or_default()).text(&kernel.release);
+        signature.text(if toolchain::is_llvm(tree) { "llvm" } else { "gnu" });
+        signature.text(if tree.makes_btf() { "btf" } else { "" }).system(tools_root);
+        signature.bytes(&fs::read(tree.outside().join(".kernelvariables")).unwrap_or_default());
+        let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
+            let scratch = self.scratch()?;
+            let room = rooms::room(self.world, kernel, tree, tools_root, scratch.path().join("own"));
+            Ok(toolchain::programs(&room, tree, &self.world.cancel)?)
+        })?;
+        programs.into_iter().map(|program| self.tool(tools_root, program)).collect()
+    }
+
+    fn tool(&self, tools_root: &Root, program: Program) -> Result<Tool> {
+        let path = tools_root.outside(tools_root.resolve(&program.path)?);
+        let mut signature = Signature::new("file 1");
+        signature.stat(&path);
+        let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= (self.world.now)();
+        let hash = || Ok(tree::file_digest(&path)?.0);
+        let digest = if racy { hash()? } else { self.remembered("file", &signature.finish(), hash)? };
+        Ok(Tool { role: program.role, digest, version: program.version })
+    }
+
+    /// A value from the memo, or made and put there.
+    fn remembered<T>(&self, kind: &str, signature: &Digest, make: impl FnOnce() -> Result<T>) -> Result<T>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let Some(store) = &self.store else { return make() };
+        if let Some(known) = store.memo(kind, signature)?
+            && let Ok(value) = serde_json::from_slice(&known)
+        {
+            return Ok(value);
+        }
+        let value = make()?;
+        let text = serde_json::to_vec(&value).map_err(std::io::Error::from)?;
+        store.remember(kind, signature, &text, (self.world.now)())?;
+        Ok(value)
+    }
+}
+
+/// Collects what a remembered answer depends on.
+struct Signature(Vec<u8>);
+
+impl Signature {
+    fn new(what: &str) -> Signature {
+        let mut signature = Signature(Vec::new());
+        signature.text(what);
+        signature
+    }
+
+    fn text(&mut self, text: &str) -> &mut Signature {
+        self.bytes(text.as_bytes())
+    }
+
+    fn digest(&mut self, digest: Digest) -> &mut Signature {
+        self.bytes(digest.as_bytes())
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Signature {
+        self.0.extend((bytes.len() as u64).to_le_bytes());
+        self.0.extend(bytes);
+        self
+    }
+
+    /// A file as far as `stat` tells; nothing where it is missing.
+    fn stat(&mut self, path: &Path) -> &mut Signature {
+        let Ok(m) = fs::metadata(path) else { return self.bytes(b"") };
+        let times = [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()];
+        let text = format!("{} {} {} {times:?} {}", m.dev(), m.ino(), m.size(), m.mode());
+        self.text(&path.display().to_string()).text(&text)
+    }
+
+    /// A system's programs, headers and libraries, as far as the times of the directories they are installed in tell.
+    fn system(&mut self, root: &Root) -> &mut Signature {
+        for inside in ["/usr/bin", "/usr/sbin", "/usr/include", "/usr/lib", "/usr/lib/gcc", "/usr/share", "/etc/alternatives"] {
+            match root.find(inside) {
+                Some(path) => self.stat(&path),
+                None => self.bytes(b""),
+            };
+        }
+        match root.find("/etc/os-release").and_then(|path| fs::read(path).ok()) {
+            Some(text) => self.bytes(&text),
+            None => self.bytes(b""),
+        }
+    }
+
+    fn finish(&self) -> Digest {
+        Digest::of(&self.0)
+    }
+}
+
+/// Refuses a source tree with a file name that is not UTF-8: recipes, logs and entries are text.
+pub fn check_names(source: &Path) -> Result<()> {
+    let mut directories = vec![PathBuf::from(source)];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_none() {
+                return Err(Error::NotUtf8 { path: entry.path() });
+            }
+            if entry.file_type()?.is_dir() && entry.file_name() != ".git" {
+                directories.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The path at which a package is built.
+pub fn build_dir(package: &Package) -> PathBuf {
+    recipe::build_dir(&package.name, &package.version)
+}

@@ -1,0 +1,150 @@
+//! What is to be installed for a kernel: from entries to a set of modules, and back to an earlier set.
+//!
+//! The transaction itself is `kcache_kernel::install`'s. Here it gets its set and its bytes: objects of the store, verified
+//! as they leave it, or, for packages that stay as they are, the installed files themselves where the store no longer has
+//! them.
+
+use std::io::Write;
+use std::path::Path;
+
+use fs_err as fs;
+use kcache_kernel::compress::Compression;
+use kcache_kernel::install::{self, BoxError, Generation, ModuleSpec, Package, Plan, Set, Site, Transaction};
+use kcache_kernel::kernels::{self, Kernel};
+use kcache_store::{Digest, Manifest};
+
+use crate::admit::MODULE;
+use crate::error::{Error, Result};
+use crate::facts::Session;
+
+/// Most that one module may weigh uncompressed, in bytes, when it is read back from where it is installed.
+const MOST: u64 = 512 << 20;
+
+/// A change to the set of one kernel.
+pub enum Change<'a> {
+    /// These entries' modules are added, in place of other builds of the same packages.
+    Add(&'a [Manifest]),
+    /// These packages go; none named: all.
+    Remove(&'a [String]),
+    /// Back to the set before the present one.
+    RollBack,
+}
+
+/// What was done to one kernel.
+pub struct Done {
+    /// What was planned.
+    pub plan: Plan,
+    /// The generation that is installed now.
+    pub generation: Option<String>,
+    /// Whether anything was changed.
+    pub changed: bool,
+    /// What depmod remarked.
+    pub warnings: Vec<String>,
+}
+
+/// The tree that a kernel's modules are installed in.
+pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
+    kernel.modules.as_deref().ok_or_else(|| Error::NotInstalled {
+        release: kernel.release.clone(),
+        root: session.world.root.dir().to_owned(),
+    })
+}
+
+/// What a change would do. Takes no lock and writes nothing.
+pub fn plan(session: &Session, kernel: &Kernel, change: &Change) -> Result<Plan> {
+    let tree = tree(session, kernel)?;
+    let current = install::current(tree)?;
+    Ok(install::plan(tree, set(session, kernel, current.as_ref(), change)?)?)
+}
+
+/// Performs a change, under the kernel's lock.
+pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done> {
+    let world = session.world;
+    let tree = tree(session, kernel)?;
+    let say = |message: &str| world.progress.say(message);
+    let site = Site { tree, root: world.root.dir(), depmod: &world.depmod, wait: world.lock_limit, say: &say };
+    let transaction = Transaction::begin(site)?;
+    let current = install::current(tree)?;
+    let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
+    let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, tree, current.as_ref(), spec, out);
+    let outcome = transaction.apply(&plan, &mut source)?;
+    Ok(Done { plan, generation: outcome.generation, changed: outcome.changed, warnings: outcome.warnings })
+}
+
+/// The complete set that a change leads to.
+fn set(session: &Session, kernel: &Kernel, current: Option<&Generation>, change: &Change) -> Result<Set> {
+    let world = session.world;
+    let now = current.map(Generation::wanted);
+    let mut packages = now.map(|set| set.packages).unwrap_or_default();
+    match change {
+        Change::Add(manifests) => {
+            for manifest in *manifests {
+                let package = package(manifest);
+                packages.retain(|other| other.name != package.name);
+                packages.push(package);
+            }
+        }
+        Change::Remove(names) => {
+            if let Some(name) = names.iter().find(|name| !packages.iter().any(|package| package.name == **name)) {
+                return Err(Error::Unknown { package: name.clone(), release: kernel.release.clone() });
+            }
+            packages.retain(|package| !names.is_empty() && !names.contains(&package.name));
+        }
+        Change::RollBack => {
+            return current
+                .and_then(|generation| generation.previous.clone())
+                .ok_or_else(|| Error::NoPrevious { release: kernel.release.clone() });
+        }
+    }
+    let config = kernels::config(&world.root, kernel)?;
+    let version = kernel.build_tree().map(|tree| tree.version.clone()).or_else(|| kernel.image_version.clone());
+    Ok(Set {
+        kernel_version: version.unwrap_or_default(),
+        compression: config.as_ref().map_or(Compression::None, kernels::compression),
+        signer: None,
+        packages,
+    })
+}
+
+fn package(manifest: &Manifest) -> Package {
+    let label = |name: &str| manifest.labels.get(name).cloned().unwrap_or_default();
+    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    Package {
+        name: label("package"),
+        version: label("version"),
+        key: manifest.key.to_string(),
+        modules: modules
+            .map(|output| ModuleSpec {
+                name: output.name.strip_suffix(".ko").unwrap_or(&output.name).to_owned(),
+                digest: blake3::Hash::from_bytes(*output.digest.as_bytes()),
+                size: output.size,
+            })
+            .collect(),
+    }
+}
+
+/// One module's bytes: from the store, else from where it is installed now.
+fn bytes(
+    session: &Session,
+    tree: &Path,
+    current: Option<&Generation>,
+    spec: &ModuleSpec,
+    out: &mut dyn Write,
+) -> std::result::Result<(), BoxError> {
+    let digest = Digest::from_bytes(*spec.digest.as_bytes());
+    if let Some(store) = &session.store
+        && let Some(bytes) = store.read_object(&digest, spec.size)?
+    {
+        return Ok(out.write_all(&bytes)?);
+    }
+    let installed = current.and_then(|generation| {
+        let (_, module) = generation.modules().find(|(_, module)| module.spec.digest == spec.digest)?;
+        Some((generation, module))
+    });
+    let Some((generation, module)) = installed else {
+        return Err(format!("object {digest} is not in the store").into());
+    };
+    let path = tree.join("updates").join(generation.dir_name()).join(&module.path);
+    let compression = Compression::of_file_name(&module.path).map_or(Compression::None, |(_, compression)| compression);
+    Ok(out.write_all(&compression.decompress(&fs::read(path)?, MOST)?)?)
+}

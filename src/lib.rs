@@ -1,0 +1,25 @@
+//! The flow of kcache: what joins facts about kernels with a store of bytes.
+//!
+//! ```text
+//! packages x kernels ─ facts ─ key ─ look-up ─┬─ hit ────────────────────────┐
+//!                                             └─ miss ─ build ─ admit ─ store ┴─ install ─ report
+//! ```
+//!
+//! `kcache_kernel` knows kernels and has never heard of a cache, `kcache_store` knows bytes and has never heard of a
+//! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`world::World`] is passed in.
+
+pub mod admit;
+pub mod ensure;
+pub mod error;
+pub mod explain;
+pub mod facts;
+pub mod install;
+pub mod key;
+pub mod reproduce;
+pub mod rooms;
+pub mod select;
+pub mod status;
+pub mod world;
+
+pub use kcache_kernel as kernel;
+pub use kcache_store as store;

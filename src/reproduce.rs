@@ -1,0 +1,70 @@
+//! Whether a build gives the same bits again: in another scratch directory, as another user.
+
+use kcache_kernel::sandbox::Identity;
+use kcache_store::{Digest, Manifest};
+
+use crate::admit::MODULE;
+use crate::ensure::{self, Made, Wish};
+use crate::error::{Error, Result};
+use crate::facts::Session;
+
+/// What building again showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// Every module has the same bits.
+    Same,
+    /// These have not, or are missing, or are new.
+    Different(Vec<String>),
+}
+
+/// Builds once more and compares with what an entry holds.
+pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Comparison> {
+    let Some(tree) = wish.kernel.build_tree() else {
+        return Err(Error::Environment {
+            package: wish.package.name.clone(),
+            release: wish.kernel.release.clone(),
+            reason: "without headers nothing can be built again".to_owned(),
+        });
+    };
+    let id = ensure::identify(session, wish, tree)?;
+    let again = ensure::make(session, wish, tree, &id, another(session.world.identity))?;
+    let second: Vec<(String, Digest)> = match again.result() {
+        Made::Modules(modules) => modules.iter().map(|m| (m.name.clone(), Digest::of(&m.bytes))).collect(),
+        Made::Failure(_) => Vec::new(),
+    };
+    let first = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    let first: Vec<(String, Digest)> = first.map(|output| (output.name.clone(), output.digest)).collect();
+    Ok(differ(&first, &second))
+}
+
+/// The user of the second build.
+fn another(identity: Identity) -> Identity {
+    match identity {
+        Identity::Drop(uid) => Identity::Drop(uid ^ 1),
+        Identity::Own => Identity::Own,
+    }
+}
+
+fn differ(first: &[(String, Digest)], second: &[(String, Digest)]) -> Comparison {
+    let only_in = |a: &[(String, Digest)], b: &[(String, Digest)]| -> Vec<String> {
+        a.iter().filter(|module| !b.contains(module)).map(|(name, _)| name.clone()).collect()
+    };
+    let mut names = [only_in(first, second), only_in(second, first)].concat();
+    names.sort();
+    names.dedup();
+    if names.is_empty() { Comparison::Same } else { Comparison::Different(names) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_a_missing_and_a_new_module_are_named_once() {
+        let module = |name: &str, bytes: &str| (name.to_owned(), Digest::of(bytes.as_bytes()));
+        let first = [module("a", "1"), module("b", "1"), module("c", "1")];
+        let second = [module("a", "1"), module("b", "2"), module("d", "1")];
+        assert_eq!(differ(&first, &second), Comparison::Different(vec!["b".into(), "c".into(), "d".into()]));
+        assert_eq!(differ(&first, &first), Comparison::Same);
+    }
+}

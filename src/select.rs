@@ -1,0 +1,176 @@
+//! Which kernels and packages are meant by what was typed.
+
+use std::path::Path;
+
+use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::packages::{self, Package};
+use kcache_kernel::release;
+use kcache_kernel::rootfs::Root;
+
+use crate::error::{Error, Result};
+
+/// How alike two names must be for one to be suggested for the other (Jaro-Winkler, 0 to 1). Below it, suggestions are
+/// no longer what anybody meant.
+const ALIKE: f64 = 0.75;
+
+/// The kernels that `asked` names: releases, globs, `all`, `newest`, `running` or paths of build trees. Oldest first,
+/// each once. Nothing asked: every installed kernel that `worth` says yes to.
+pub fn kernels(
+    root: &Root,
+    asked: &[String],
+    running: &str,
+    worth: &dyn Fn(&Kernel) -> bool,
+) -> Result<Vec<Kernel>> {
+    let installed = kernels::installed(root)?;
+    if asked.is_empty() {
+        return Ok(installed.into_iter().filter(|kernel| worth(kernel)).collect());
+    }
+    let mut chosen: Vec<Kernel> = Vec::new();
+    for word in asked {
+        let named = match word.as_str() {
+            path if path.contains('/') => vec![kernels::at_path(root, Path::new(path))?],
+            "all" => installed.clone(),
+            "newest" => installed.last().cloned().into_iter().collect(),
+            "running" => matching(&installed, running),
+            glob => matching(&installed, glob),
+        };
+        if named.is_empty() {
+            let releases = installed.iter().map(|kernel| kernel.release.as_str());
+            let nearest = nearest(word, releases);
+            return Err(Error::NoKernel { asked: word.clone(), root: root.dir().to_owned(), nearest });
+        }
+        chosen.extend(named);
+    }
+    chosen.sort_by(|a, b| release::compare(&a.release, &b.release));
+    chosen.dedup_by(|a, b| a.release == b.release);
+    Ok(chosen)
+}
+
+fn matching(installed: &[Kernel], glob: &str) -> Vec<Kernel> {
+    installed.iter().filter(|kernel| release::matches(glob, &kernel.release)).cloned().collect()
+}
+
+/// Every package of a system, and those among them that were asked for.
+pub struct Packages {
+    /// All that can be found, so that dependencies are.
+    pub all: Vec<Package>,
+    /// The ones that are meant, and whether each was asked for by name.
+    pub chosen: Vec<Package>,
+    /// Whether they were named; unnamed ones count only if they are installed automatically.
+    pub named: bool,
+    /// What looked like a package and is broken.
+    pub broken: Vec<packages::Error>,
+}
+
+/// The packages that `asked` names: a name, `NAME/VERSION` or a source directory. Nothing asked: every package, the newest
+/// version of each.
+pub fn packages(root: &Root, asked: &[String]) -> Result<Packages> {
+    let (mut all, broken) = packages::installed(root)?;
+    let mut chosen = Vec::new();
+    for word in asked {
+        let package = match find(&all, word) {
+            Some(package) => package.clone(),
+            None if word.contains('/') || word == "." || word == ".." => {
+                let package = packages::at_path(&fs_err::canonicalize(word)?)?;
+                all.push(package.clone());
+                package
+            }
+            None => {
+                let nearest = nearest(word, all.iter().map(|package| package.name.as_str()));
+                return Err(Error::NoPackage { asked: word.clone(), root: root.dir().to_owned(), nearest });
+            }
+        };
+        if !chosen.iter().any(|other: &Package| other.source == package.source && other.name == package.name) {
+            chosen.push(package);
+        }
+    }
+    if asked.is_empty() {
+        chosen = newest_versions(&all);
+    }
+    Ok(Packages { all, chosen, named: !asked.is_empty(), broken })
+}
+
+/// The package called so; of several versions the newest.
+pub fn find<'a>(all: &'a [Package], word: &str) -> Option<&'a Package> {
+    let (name, version) = match word.split_once('/') {
+        Some((name, version)) => (name, Some(version)),
+        None => (word, None),
+    };
+    all.iter().rfind(|package| package.name == name && version.is_none_or(|version| package.version == version))
+}
+
+fn newest_versions(all: &[Package]) -> Vec<Package> {
+    let newest = |package: &&Package| find(all, &package.name).is_some_and(|other| other.version == package.version);
+    let mut chosen: Vec<Package> = all.iter().filter(newest).cloned().collect();
+    chosen.dedup_by(|a, b| a.name == b.name);
+    chosen
+}
+
+/// The name most like another, if any is like it.
+pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let alike = |name: &str| strsim::jaro_winkler(word, name);
+    names
+        .map(|name| (alike(name), name))
+        .filter(|(score, _)| *score >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    fn root(releases: &[&str], packages: &[&str]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        for release in releases {
+            fs::create_dir_all(dir.path().join("lib/modules").join(release)).unwrap();
+        }
+        for package in packages {
+            let source = dir.path().join("usr/src").join(package);
+            let (name, version) = package.split_once('-').unwrap();
+            fs::create_dir_all(&source).unwrap();
+            fs::write(source.join("dkms.conf"), format!("PACKAGE_NAME={name}\nPACKAGE_VERSION={version}\n")).unwrap();
+        }
+        let root = Root::new(dir.path());
+        (dir, root)
+    }
+
+    fn chosen(asked: &[&str]) -> Result<Vec<String>> {
+        let (_dir, root) = root(&["6.12.1-amd64", "6.1.0-10-amd64", "6.1.0-9-amd64"], &[]);
+        let asked: Vec<String> = asked.iter().map(|word| (*word).to_owned()).collect();
+        let kernels = kernels(&root, &asked, "6.1.0-9-amd64", &|_| true)?;
+        Ok(kernels.into_iter().map(|kernel| kernel.release).collect())
+    }
+
+    #[test]
+    fn kernels_are_named_in_every_way_people_name_them() {
+        let all = ["6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.1-amd64"];
+        assert_eq!(chosen(&[]).unwrap(), all);
+        assert_eq!(chosen(&["all"]).unwrap(), all);
+        assert_eq!(chosen(&["newest"]).unwrap(), ["6.12.1-amd64"]);
+        assert_eq!(chosen(&["running"]).unwrap(), ["6.1.0-9-amd64"]);
+        assert_eq!(chosen(&["6.1.0-*", "6.1.0-9-amd64"]).unwrap(), all[..2]);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_exist_is_an_error_that_names_the_nearest() {
+        match chosen(&["6.1.0-11-amd64"]).unwrap_err() {
+            Error::NoKernel { nearest, .. } => assert_eq!(nearest.as_deref(), Some("6.1.0-10-amd64")),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn of_several_versions_the_newest_is_meant() {
+        let (_dir, root) = root(&[], &["a-1.9", "a-1.10", "b-1"]);
+        let names = |asked: &[&str]| -> Vec<String> {
+            let asked: Vec<String> = asked.iter().map(|word| (*word).to_owned()).collect();
+            let packages = packages(&root, &asked).unwrap();
+            packages.chosen.iter().map(|package| format!("{}/{}", package.name, package.version)).collect()
+        };
+        assert_eq!(names(&[]), ["a/1.10", "b/1"]);
+        assert_eq!(names(&["a"]), ["a/1.10"]);
+        assert_eq!(names(&["a/1.9", "b"]), ["a/1.9", "b/1"]);
+    }
+}

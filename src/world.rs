@@ -1,0 +1,76 @@
+//! What a run works in and with: passed in once, so that nothing further down asks the environment, the clock or the home
+//! directory, and tests need none of them.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::Identity;
+use kcache_store::{Store, Waiting};
+
+/// The world of one run.
+pub struct World {
+    /// The system that is worked on.
+    pub root: Root,
+    /// Where the store is.
+    pub store: PathBuf,
+    /// For what must not be in the store: a dry run's and a read-only store's scratch.
+    pub temporary: PathBuf,
+    /// `bwrap`.
+    pub bwrap: PathBuf,
+    /// `depmod`.
+    pub depmod: PathBuf,
+    /// As whom builds run.
+    pub identity: Identity,
+    /// How many compilers may run at once, over all builds.
+    pub jobs: usize,
+    /// The longest that one build may take.
+    pub build_limit: Duration,
+    /// How long to wait for another kcache.
+    pub lock_limit: Duration,
+    /// Who makes entries: stands in them for people to read.
+    pub builder: String,
+    /// Seconds since 1970.
+    pub now: fn() -> u64,
+    /// Set to end the run.
+    pub cancel: std::sync::Arc<AtomicBool>,
+    /// Hears what is going on.
+    pub progress: Box<dyn Progress>,
+}
+
+/// What is going on, as it happens. Called from several threads.
+pub trait Progress: Send + Sync {
+    /// Something a person should know now.
+    fn say(&self, message: &str);
+    /// Something that is only interesting when something is odd.
+    fn detail(&self, _message: &str) {}
+    /// A piece of work begins; `what` is a package and a kernel.
+    fn begin(&self, _what: &str, _doing: &str) {}
+    /// A line of its log.
+    fn line(&self, _what: &str, _line: &str) {}
+    /// It has ended.
+    fn end(&self, _what: &str) {}
+}
+
+impl World {
+    /// How this run waits for others.
+    pub fn waiting<'a>(&self, say: &'a (dyn Fn(&str) + Sync)) -> Waiting<'a> {
+        Waiting { limit: self.lock_limit, say }
+    }
+
+    /// True when the run is to end.
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Opens the store, making it where there is none.
+    pub fn open_store(&self) -> kcache_store::Result<Store> {
+        Store::open(&self.store, &self.waiting(&|message| self.progress.say(message)))
+    }
+
+    /// Opens the store if there is one, changing nothing.
+    pub fn open_existing_store(&self) -> kcache_store::Result<Option<Store>> {
+        Store::open_existing(&self.store, &self.waiting(&|message| self.progress.say(message)))
+    }
+}
