@@ -1,0 +1,147 @@
+//! What can be typed. What it means is worked out in [`crate::settings`] and by each command.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Modules for kernels that are not running: a content-addressed build cache and installer for third-party Linux kernel
+/// modules.
+#[derive(Debug, Parser)]
+#[command(name = "kcache", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 not ready, 4 a build failed, 5 no headers and no \
+cached build, 6 refused (signature, digest, vermagic, symbols), 7 not reproducible, 8 busy, 130 interrupted.")]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Work on the system under DIR instead of this machine's
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Keep builds in DIR [default: /var/cache/kcache; for users ~/.cache/kcache]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Read FILE instead of /etc/kcache/config.toml and /etc/kcache/config.d
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Run N compilers at once, over all builds [default: the number of CPUs]
+    #[arg(short, long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub jobs: Option<u64>,
+    /// Print results as JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Use no network
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Say what would be done; change nothing
+    #[arg(short = 'n', long, global = true)]
+    pub dry_run: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice: also the logs of builds
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look modules up or build them, verify and install them
+    Install(Install),
+    /// Look modules up or build them, into the store only
+    Build(Build),
+    /// Say whether kernels have all their modules: may I reboot?
+    Check(Selection),
+    /// Show packages x kernels
+    Status(Selection),
+    /// Show what a build's key is made of, and why it is found or not
+    Explain(One),
+    /// Show the log of a build, failed or not
+    Log(One),
+    /// Take packages' modules out of kernels again
+    Remove(Remove),
+    /// Go back to the modules that were installed before
+    Rollback(Kernels),
+    /// Show each setting and where it comes from
+    Config,
+}
+
+/// Which kernels.
+#[derive(Debug, ClapArgs)]
+pub struct Kernels {
+    /// A release, a glob, `all`, `newest`, `running`, or the path of a kernel build tree; can be repeated
+    /// [default: every kernel that has headers or a cached build]
+    #[arg(short = 'k', long = "kernel", value_name = "K")]
+    pub kernels: Vec<String>,
+}
+
+/// Which packages for which kernels.
+#[derive(Debug, ClapArgs)]
+pub struct Selection {
+    /// A package's name, NAME/VERSION, or source directory [default: all that are installed automatically]
+    #[arg(value_name = "PACKAGE|DIR")]
+    pub packages: Vec<String>,
+    #[command(flatten)]
+    pub kernels: Kernels,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Install {
+    #[command(flatten)]
+    pub which: Selection,
+    /// Build although a build, or the knowledge that it fails, is there
+    #[arg(long)]
+    pub rebuild: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Build {
+    #[command(flatten)]
+    pub which: Selection,
+    /// Build although a build, or the knowledge that it fails, is there
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Build once more, elsewhere and as another user, and compare the bits
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// One package for one kernel.
+#[derive(Debug, ClapArgs)]
+pub struct One {
+    /// A package's name, NAME/VERSION, or source directory
+    #[arg(value_name = "PACKAGE|DIR")]
+    pub package: String,
+    /// A release, a glob, `newest`, `running`, or the path of a kernel build tree
+    #[arg(short = 'k', long = "kernel", value_name = "K", default_value = "newest")]
+    pub kernel: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Remove {
+    /// Names of packages
+    #[arg(value_name = "PACKAGE", required_unless_present = "all")]
+    pub packages: Vec<String>,
+    /// Take out everything that kcache installed
+    #[arg(long, conflicts_with = "packages")]
+    pub all: bool,
+    #[command(flatten)]
+    pub kernels: Kernels,
+}

@@ -1,0 +1,114 @@
+//! `kcache explain`: what a key is made of, and why its build is found or not.
+
+use kcache::ensure::Wish;
+use kcache::explain::{self, Explanation, Nearest};
+use kcache::kernel::kernels::{Kernel, headers_hint};
+use kcache::kernel::packages::Package;
+use kcache::store::{Manifest, Outcome};
+use kcache::world::World;
+
+use crate::args::One;
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::Out;
+
+use super::log::selection;
+use super::looking;
+
+/// Columns a value may take before the rest is left to --json.
+const WIDTH: usize = 90;
+
+pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
+    let (session, packages, kernels) = looking(world, out, &selection(one))?;
+    for kernel in &kernels {
+        let Some(tree) = kernel.build_tree() else {
+            return Err(Failure {
+                exit: Exit::NoHeaders,
+                message: format!("the headers of kernel {} are not installed", kernel.release),
+                hint: Some(headers_hint(&world.root, &kernel.release)),
+            });
+        };
+        for package in &packages.chosen {
+            let explanation = explain::explain(&session, &Wish { package, kernel, all: &packages.all }, tree)?;
+            if out.json {
+                out.document(&document(package, kernel, explanation));
+            } else {
+                print(out, package, kernel, &explanation);
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn print(out: &Out, package: &Package, kernel: &Kernel, explanation: &Explanation) {
+    out.data(&format!("{}/{} for {}", package.name, package.version, kernel.release));
+    out.data(&format!("  key                 {}", explanation.key));
+    for field in &explanation.fields {
+        let value = match &field.note {
+            Some(note) => format!("{}  {note}", &field.value[..field.value.len().min(12)]),
+            None => field.value.clone(),
+        };
+        out.data(&format!("  {:<18}  {}", field.name, one_line(&value)));
+    }
+    if let Some(reason) = &explanation.excluded {
+        out.data(&format!("not meant for this kernel: {reason}"));
+    }
+    match (&explanation.entry, &explanation.nearest) {
+        (Some(manifest), _) => out.data(&format!("in the store: {}", outcome(manifest))),
+        (None, Some(nearest)) => print_nearest(out, nearest),
+        (None, None) => out.data("not in the store, and no other build of this package is"),
+    }
+}
+
+fn print_nearest(out: &Out, nearest: &Nearest) {
+    let manifest = &nearest.manifest;
+    let label = |name: &str| manifest.labels.get(name).map_or("", String::as_str);
+    out.data(&format!(
+        "not in the store; the nearest is {} ({} for {}), which differs in:",
+        manifest.key.short(),
+        label("version"),
+        label("kernel")
+    ));
+    for difference in &nearest.differences {
+        let text = |side: &Option<String>| one_line(side.as_deref().unwrap_or("(none)"));
+        out.data(&format!("  {:<18}  was  {}", difference.field, text(&difference.before)));
+        out.data(&format!("  {:<18}  now  {}", "", text(&difference.now)));
+    }
+}
+
+fn outcome(manifest: &Manifest) -> String {
+    match &manifest.outcome {
+        Outcome::Built => "built".to_owned(),
+        Outcome::Failed { first_error, .. } => format!("fails: {first_error}"),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let text = text.replace('\n', " ");
+    match text.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> json::Explanation {
+    let result = |manifest: &Manifest| if manifest.outcome == Outcome::Built { "built" } else { "failed" };
+    json::Explanation {
+        package: package.name.clone(),
+        version: package.version.clone(),
+        kernel: kernel.release.clone(),
+        key: explanation.key.to_string(),
+        fields: explanation.fields,
+        excluded: explanation.excluded,
+        entry: explanation.entry.as_ref().map(result),
+        nearest: explanation.nearest.map(|nearest| json::Nearest {
+            key: nearest.manifest.key.to_string(),
+            kernel: nearest.manifest.labels.get("kernel").cloned(),
+            differences: nearest
+                .differences
+                .into_iter()
+                .map(|d| json::Difference { field: d.field, before: d.before, now: d.now })
+                .collect(),
+        }),
+    }
+}

@@ -1,0 +1,367 @@
+//! `kcache install` and `kcache build`: look up, or build; then, for `install`, one transaction a kernel.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use kcache::ensure::{self, Answer, Found, Options, Wish};
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::install::{self, Change, Done};
+use kcache::kernel::install::{Act, Plan};
+use kcache::kernel::kernels::{self, Kernel};
+use kcache::reproduce::{self, Comparison};
+use kcache::select::Packages;
+use kcache::status::{self, Installed, State};
+use kcache::store::{Manifest, Outcome};
+use kcache::world::World;
+
+use crate::args::{Build, Install, Selection};
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::{BAD, GOOD, ODD, Out, paint};
+
+use super::{interrupted, looking, say_if_empty};
+
+/// What `install` and `build` have in common.
+struct Job<'a> {
+    which: &'a Selection,
+    rebuild: bool,
+    check: bool,
+    install: bool,
+}
+
+pub fn install(world: &World, out: &Out, args: &Install, dry: bool) -> Result<Exit, Failure> {
+    run(world, out, &Job { which: &args.which, rebuild: args.rebuild, check: false, install: true }, dry)
+}
+
+pub fn build(world: &World, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
+    run(world, out, &Job { which: &args.which, rebuild: args.rebuild, check: args.check, install: false }, dry)
+}
+
+fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> {
+    if dry {
+        return dry_run(world, out, job);
+    }
+    let session = Session::new(world, Some(world.open_store()?))?;
+    let packages = super::packages(world, out, &job.which.packages)?;
+    let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
+    say_if_empty(out, world, &packages, &kernels);
+    if job.install {
+        kernels.iter().try_for_each(|kernel| may_install(&session, kernel))?;
+    }
+    let wishes = wishes(&packages, &kernels);
+    let options = Options { rebuild: job.rebuild, automatic_only: !packages.named };
+    let results = have(&session, &wishes, &options, job.check);
+    interrupted(world)?;
+    let mut exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
+    for kernel in &kernels {
+        let of_kernel: Vec<&Had> = results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect();
+        exit = exit.or(finish(&session, out, job, kernel, &of_kernel)?);
+    }
+    if out.json {
+        out.record(&json::Summary { r#type: "summary", exit: exit as u8 });
+    }
+    Ok(exit)
+}
+
+/// One transaction for a kernel, and a line for each package.
+fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&Had]) -> Result<Exit, Failure> {
+    let ready: Vec<Manifest> = results.iter().filter_map(|had| had.manifest().cloned()).collect();
+    let start = Instant::now();
+    let installed = if job.install && !ready.is_empty() {
+        Some(install::apply(session, kernel, &Change::Add(&ready)))
+    } else {
+        None
+    };
+    let mut exit = Exit::Done;
+    let failure = match &installed {
+        Some(Err(error)) => Some(crate::exit::chain(error)),
+        _ => None,
+    };
+    for had in results {
+        exit = exit.or(report(out, had, job.install, failure.as_deref()));
+    }
+    match installed {
+        Some(Ok(done)) => report_done(out, kernel, &done, start.elapsed().as_secs_f64()),
+        Some(Err(error)) => {
+            let failure = Failure::from(error);
+            if out.json {
+                out.record(&generation_failed(kernel, &failure));
+            }
+            out.failure(&Failure { message: format!("kernel {}: {}", kernel.release, failure.message), ..failure });
+            exit = exit.or(failure.exit);
+        }
+        None => {}
+    }
+    Ok(exit)
+}
+
+/// Refuses early what could not be installed in the end.
+fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
+    install::tree(session, kernel)?;
+    match kernels::config(&session.world.root, kernel)? {
+        Some(config) if kernels::enforces_signatures(&config) => {
+            Err(Error::Unsigned { release: kernel.release.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wishes<'a>(packages: &'a Packages, kernels: &'a [Kernel]) -> Vec<Wish<'a>> {
+    kernels
+        .iter()
+        .flat_map(|kernel| packages.chosen.iter().map(move |package| Wish { package, kernel, all: &packages.all }))
+        .collect()
+}
+
+/// What came of one wish.
+struct Had<'a> {
+    wish: Wish<'a>,
+    answer: Result<Answer, Error>,
+    comparison: Option<Comparison>,
+    seconds: f64,
+}
+
+impl Had<'_> {
+    fn manifest(&self) -> Option<&Manifest> {
+        match &self.answer {
+            Ok(Answer::Ready { manifest, .. }) => Some(manifest),
+            _ => None,
+        }
+    }
+}
+
+/// Works on all wishes, as many at a time as there are jobs.
+fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, Had)>> = Mutex::default();
+    let work = || {
+        while let Some((at, wish)) = take(&next, wishes).filter(|_| !session.world.cancelled()) {
+            let start = Instant::now();
+            let mut answer = ensure::ensure(session, wish, options);
+            let mut comparison = None;
+            if check && let Ok(Answer::Ready { manifest, .. }) = &answer {
+                match reproduce::compare(session, wish, manifest) {
+                    Ok(compared) => comparison = Some(compared),
+                    Err(error) => answer = Err(error),
+                }
+            }
+            let had = Had { wish: *wish, answer, comparison, seconds: start.elapsed().as_secs_f64() };
+            results.lock().unwrap_or_else(|e| e.into_inner()).push((at, had));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..session.world.jobs.min(wishes.len()) {
+            scope.spawn(work);
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, had)| had).collect()
+}
+
+fn take<'b, T>(next: &AtomicUsize, items: &'b [T]) -> Option<(usize, &'b T)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    Some((at, items.get(at)?))
+}
+
+/// Prints one result; the exit code it alone would have. `not_installed` says why nothing of this kernel was installed.
+fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> Exit {
+    let mut record = json::Record {
+        r#type: "result",
+        package: had.wish.package.name.clone(),
+        version: had.wish.package.version.clone(),
+        kernel: had.wish.kernel.release.clone(),
+        state: "built",
+        how: None,
+        key: None,
+        seconds: had.seconds,
+        modules: Vec::new(),
+        error: None,
+    };
+    let exit = match &had.answer {
+        Ok(Answer::Ready { manifest, found }) => {
+            record.how = Some(if *found == Found::Store { "store" } else { "built" });
+            record.key = Some(manifest.key.to_string());
+            record.modules = manifest.outputs.iter().filter(|o| o.name.ends_with(".ko")).map(|o| o.name.clone()).collect();
+            record.state = if install { "installed" } else { "built" };
+            ready(&mut record, had, not_installed)
+        }
+        Ok(Answer::Fails { manifest, found }) => {
+            record.how = Some(if *found == Found::Store { "failure-remembered" } else { "built" });
+            record.key = Some(manifest.key.to_string());
+            if let Outcome::Failed { first_error, .. } = &manifest.outcome {
+                record.error = Some(first_error.clone());
+            }
+            say_where_the_log_is(out, had, *found);
+            ended(&mut record, "failed", Exit::BuildFailed)
+        }
+        Ok(Answer::Excluded(reason)) => {
+            record.error = Some(reason.clone());
+            ended(&mut record, "excluded", Exit::Done)
+        }
+        Ok(Answer::NotAutomatic) => return Exit::Done,
+        Ok(Answer::NoHeaders(hint)) => {
+            record.error = Some(format!("neither headers nor a cached build; {hint}"));
+            ended(&mut record, "no-headers", Exit::NoHeaders)
+        }
+        Ok(Answer::Refused(faults)) => {
+            record.error = Some(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+            ended(&mut record, "refused", Exit::Refused)
+        }
+        Err(error) => {
+            let failure = Failure::of(error);
+            record.error = Some(failure.message.clone());
+            if let Some(hint) = failure.hint {
+                out.say(&format!("hint: {hint}"));
+            }
+            let state = if failure.exit == Exit::BuildFailed { "failed" } else { "error" };
+            ended(&mut record, state, failure.exit)
+        }
+    };
+    if out.json { out.record(&record) } else { out.data(&line(&record)) }
+    if let Some(error) = record.error.as_ref().filter(|_| exit != Exit::Done && not_installed.is_none()) {
+        out.say(&format!("error: {}: {error}", had.wish.name()));
+    }
+    exit
+}
+
+fn ended(record: &mut json::Record, state: &'static str, exit: Exit) -> Exit {
+    record.state = state;
+    exit
+}
+
+/// Modules are there; were they installed, and are they the same when built again?
+fn ready(record: &mut json::Record, had: &Had, not_installed: Option<&str>) -> Exit {
+    if let Some(reason) = not_installed {
+        record.state = "error";
+        record.error = Some(reason.to_owned());
+        return Exit::Done; // the transaction's own error decides
+    }
+    match &had.comparison {
+        Some(Comparison::Different(files)) => {
+            record.state = "not-reproducible";
+            record.error = Some(format!("built again, these came out otherwise: {}", files.join(", ")));
+            Exit::NotReproducible
+        }
+        _ => Exit::Done,
+    }
+}
+
+fn say_where_the_log_is(out: &Out, had: &Had, found: Found) {
+    let (package, kernel) = (&had.wish.package.name, &had.wish.kernel.release);
+    let again = if found == Found::Store { "; `--rebuild` tries again" } else { "" };
+    out.say(&format!("hint: `kcache log {package} -k {kernel}` shows the whole log{again}"));
+}
+
+/// One result for people.
+fn line(record: &json::Record) -> String {
+    let style = match record.state {
+        "installed" | "built" => GOOD,
+        "excluded" | "no-headers" => ODD,
+        _ => BAD,
+    };
+    let how = match (record.state, record.how) {
+        ("installed" | "built", Some("store")) => "from the store".to_owned(),
+        (_, Some("failure-remembered")) => "as before".to_owned(),
+        (_, Some(_)) => format!("built in {:.1} s", record.seconds),
+        _ => String::new(),
+    };
+    let parts = [
+        format!("{}  {}/{}  {}", record.kernel, record.package, record.version, paint(style, record.state)),
+        how,
+        record.error.clone().unwrap_or_default(),
+    ];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
+}
+
+/// Says what a transaction did.
+pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
+    for warning in &done.warnings {
+        out.detail(&format!("depmod: {warning}"));
+    }
+    if out.json {
+        return out.record(&json::Generation {
+            r#type: "generation",
+            kernel: kernel.release.clone(),
+            generation: done.generation.clone(),
+            changed: done.changed,
+            seconds,
+            error: None,
+        });
+    }
+    let release = &kernel.release;
+    match (&done.generation, done.changed) {
+        (_, false) => out.say(&format!("{release}: nothing to change")),
+        (Some(generation), true) => out.say(&format!("{release}: generation {generation} is in place ({seconds:.1} s)")),
+        (None, true) => out.say(&format!("{release}: no module of kcache is left ({seconds:.1} s)")),
+    }
+}
+
+fn generation_failed(kernel: &Kernel, failure: &Failure) -> json::Generation {
+    json::Generation {
+        r#type: "generation",
+        kernel: kernel.release.clone(),
+        generation: None,
+        changed: false,
+        seconds: 0.0,
+        error: Some(failure.message.clone()),
+    }
+}
+
+/// Prints a plan, one line a change.
+pub fn report_plan(out: &Out, plan: &Plan) {
+    for change in plan.changes.iter().filter(|change| change.act != Act::Keep) {
+        let verb = match change.act {
+            Act::Add => "would add",
+            Act::Replace => "would replace",
+            Act::Remove => "would remove",
+            Act::Keep => continue,
+        };
+        let version = change.to.as_ref().or(change.from.as_ref()).map_or("", String::as_str);
+        if out.json {
+            out.record(&serde_json::json!({
+                "type": "change", "kernel": plan.kernel, "package": change.package, "version": version, "act": verb,
+            }));
+        } else {
+            out.data(&format!("{}  {}/{version}  {verb}", plan.kernel, change.package));
+        }
+    }
+    for fault in &plan.faults {
+        out.say(&format!("{}: would put right: {fault}", plan.kernel));
+    }
+    if plan.is_nothing() {
+        out.say(&format!("{}: nothing to change", plan.kernel));
+    }
+}
+
+/// What `install` or `build` would do: nothing is written, not even a store is made.
+fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
+    let (session, packages, kernels) = looking(world, out, job.which)?;
+    say_if_empty(out, world, &packages, &kernels);
+    for kernel in &kernels {
+        let installed = Installed::read(kernel)?;
+        for package in &packages.chosen {
+            let standing = status::standing(&session, &Wish { package, kernel, all: &packages.all }, &installed);
+            let state = match standing.state {
+                State::Ready | State::Excluded | State::NoHeaders | State::Error => standing.state.word(),
+                State::Fails if !job.rebuild => "would fail",
+                State::Cached if job.install && !job.rebuild => "would install",
+                State::Cached if !job.rebuild => "is built",
+                _ if job.install => "would build and install",
+                _ => "would build",
+            };
+            if out.json {
+                out.record(&serde_json::json!({
+                    "type": "plan", "kernel": kernel.release, "package": package.name, "version": package.version,
+                    "act": state, "reason": standing.reason,
+                }));
+            } else {
+                let reason = standing.reason.map_or(String::new(), |reason| format!("  {reason}"));
+                out.data(&format!("{}  {}/{}  {state}{reason}", kernel.release, package.name, package.version));
+            }
+        }
+    }
+    Ok(Exit::Done)
+}

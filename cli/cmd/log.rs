@@ -1,0 +1,39 @@
+//! `kcache log`: the log of a build, failed or not.
+
+use kcache::ensure::Wish;
+use kcache::status;
+use kcache::store::Outcome;
+use kcache::world::World;
+
+use crate::args::{Kernels, One, Selection};
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::Out;
+
+use super::looking;
+
+/// One package for one kernel, as a selection.
+pub fn selection(one: &One) -> Selection {
+    Selection { packages: vec![one.package.clone()], kernels: Kernels { kernels: vec![one.kernel.clone()] } }
+}
+
+pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
+    let (session, packages, kernels) = looking(world, out, &selection(one))?;
+    for kernel in &kernels {
+        for package in &packages.chosen {
+            let (manifest, log) = status::log(&session, &Wish { package, kernel, all: &packages.all })?;
+            if !out.json {
+                out.raw(&log);
+                continue;
+            }
+            out.record(&json::Log {
+                package: package.name.clone(),
+                kernel: kernel.release.clone(),
+                key: manifest.key.to_string(),
+                result: if manifest.outcome == Outcome::Built { "built" } else { "failed" },
+                log: String::from_utf8_lossy(&log).into_owned(),
+            });
+        }
+    }
+    Ok(Exit::Done)
+}

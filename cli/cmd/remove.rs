@@ -1,0 +1,84 @@
+//! `kcache remove` and `kcache rollback`: less, or what was there before.
+
+use std::time::Instant;
+
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::install::{self, Change};
+use kcache::kernel::install::{Generation, current};
+use kcache::kernel::kernels::{self, Kernel};
+use kcache::world::World;
+
+use crate::args::{Kernels, Remove};
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::Out;
+
+use super::install::{report_done, report_plan};
+
+pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Exit, Failure> {
+    let present = |kernel: &Kernel| -> Vec<String> {
+        let installed = names(kernel);
+        if remove.all { installed } else { remove.packages.iter().filter(|n| installed.contains(n)).cloned().collect() }
+    };
+    let mut kernels = meant(world, &remove.kernels)?;
+    if let Some(unknown) = remove.packages.iter().find(|name| !kernels.iter().any(|k| names(k).contains(name))) {
+        let known: Vec<String> = kernels.iter().flat_map(names).collect();
+        let nearest = kcache::select::nearest(unknown, known.iter().map(String::as_str));
+        let message = format!("package '{unknown}' is not installed for any of the kernels that are meant");
+        return Err(Failure::usage(message, nearest.map(|name| format!("did you mean {name}?"))));
+    }
+    kernels.retain(|kernel| !present(kernel).is_empty());
+    if kernels.is_empty() {
+        out.say("nothing is installed: there is nothing to remove");
+    }
+    let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
+    let changes: Vec<Change> = removed.iter().map(|names| Change::Remove(names)).collect();
+    transact(world, out, &kernels, &changes, dry)
+}
+
+pub fn rollback(world: &World, out: &Out, asked: &Kernels, dry: bool) -> Result<Exit, Failure> {
+    let mut kernels = meant(world, asked)?;
+    if asked.kernels.is_empty() {
+        kernels.retain(|kernel| generation(kernel).is_some_and(|generation| generation.previous.is_some()));
+    }
+    if kernels.is_empty() {
+        return Err(Failure::usage("no kernel has an earlier set of modules to go back to", None));
+    }
+    let changes: Vec<Change> = kernels.iter().map(|_| Change::RollBack).collect();
+    transact(world, out, &kernels, &changes, dry)
+}
+
+/// Kernels that were named, else every installed one, headers or not.
+fn meant(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
+    if asked.kernels.is_empty() {
+        return Ok(kernels::installed(&world.root).map_err(Error::from)?);
+    }
+    super::kernels(world, asked, None)
+}
+
+fn generation(kernel: &Kernel) -> Option<Generation> {
+    current(kernel.modules.as_deref()?).ok().flatten()
+}
+
+fn names(kernel: &Kernel) -> Vec<String> {
+    generation(kernel).map_or(Vec::new(), |g| g.set.packages.iter().map(|package| package.name.clone()).collect())
+}
+
+fn transact(world: &World, out: &Out, kernels: &[Kernel], changes: &[Change], dry: bool) -> Result<Exit, Failure> {
+    let session = Session::new(world, world.open_existing_store()?)?;
+    for (kernel, change) in kernels.iter().zip(changes) {
+        super::interrupted(world)?;
+        if dry {
+            report_plan(out, &install::plan(&session, kernel, change)?);
+            continue;
+        }
+        let start = Instant::now();
+        let done = install::apply(&session, kernel, change)?;
+        report_done(out, kernel, &done, start.elapsed().as_secs_f64());
+    }
+    if out.json {
+        out.record(&json::Summary { r#type: "summary", exit: Exit::Done as u8 });
+    }
+    Ok(Exit::Done)
+}

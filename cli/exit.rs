@@ -1,0 +1,168 @@
+//! Exit codes, and whose fault it was: the one place that decides blame, code and hint.
+
+use std::error::Error as StdError;
+use std::process::ExitCode;
+
+use kcache::error::Error;
+use kcache::kernel::{install, packages, sandbox, toolchain};
+use kcache::store;
+
+/// How a run ends. Documented in docs/exit-codes.md: never renumbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    Unexpected = 1,
+    Usage = 2,
+    NotReady = 3,
+    BuildFailed = 4,
+    NoHeaders = 5,
+    Refused = 6,
+    NotReproducible = 7,
+    Busy = 8,
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The graver of two: what must not be overlooked wins.
+    pub fn or(self, other: Exit) -> Exit {
+        let gravity = |exit: Exit| match exit {
+            Exit::Done => 0,
+            Exit::NotReady => 1,
+            Exit::NoHeaders => 2,
+            Exit::BuildFailed => 3,
+            Exit::NotReproducible => 4,
+            Exit::Refused => 5,
+            Exit::Busy => 6,
+            Exit::Usage => 7,
+            Exit::Unexpected => 8,
+            Exit::Interrupted => 9,
+        };
+        if gravity(other) > gravity(self) { other } else { self }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// An error as it is told: in words, with what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A mistake in what was typed or configured.
+    pub fn usage(message: impl Into<String>, hint: Option<String>) -> Failure {
+        Failure { exit: Exit::Usage, message: message.into(), hint }
+    }
+
+    /// An error of the flow, told.
+    pub fn of(error: &Error) -> Failure {
+        Failure { exit: exit(error), hint: hint(error), message: chain(error) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::of(&error)
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Failure {
+        Error::from(error).into()
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Error::from(error).into()
+    }
+}
+
+fn exit(error: &Error) -> Exit {
+    match error {
+        Error::Cancelled => Exit::Interrupted,
+        Error::NoKernel { .. }
+        | Error::NoPackage { .. }
+        | Error::NotInstalled { .. }
+        | Error::Unknown { .. }
+        | Error::NoPrevious { .. }
+        | Error::Package(packages::Error::NoRecipe { .. } | packages::Error::Io(_))
+        | Error::Kernel(_) => Exit::Usage,
+        Error::Package(_)
+        | Error::Recipe(_)
+        | Error::NotUtf8 { .. }
+        | Error::Changed { .. }
+        | Error::Dependency { .. }
+        | Error::Environment { .. }
+        | Error::Store(store::Error::NotPlain { .. } | store::Error::LinkLeaves { .. })
+        | Error::Toolchain(_) => Exit::BuildFailed,
+        Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
+        Error::Unsigned { .. } | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => {
+            Exit::Refused
+        }
+        Error::Io(_) | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => Exit::Unexpected,
+    }
+}
+
+fn hint(error: &Error) -> Option<String> {
+    match error {
+        Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
+            Some(format!("did you mean {name}?"))
+        }
+        Error::NoKernel { .. } => Some("`kcache status` lists the kernels that are installed".into()),
+        Error::NoPackage { .. } => {
+            Some("packages are looked for in /usr/src/*/dkms.conf and /etc/kcache/packages.d; a directory can be given by path, as ./DIR".into())
+        }
+        Error::NotInstalled { .. } => Some("`kcache build` builds for a kernel that is not installed".into()),
+        Error::Sandbox(sandbox::Error::NoBubblewrap)
+        | Error::Recipe(kcache::kernel::recipe::Error::Sandbox(sandbox::Error::NoBubblewrap))
+        | Error::Toolchain(toolchain::Error::Sandbox(sandbox::Error::NoBubblewrap)) => {
+            Some("install the package bubblewrap".into())
+        }
+        Error::Toolchain(toolchain::Error::Missing { program, .. }) => Some(format!("install the package of {program}")),
+        Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
+        Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {
+            Some(format!("another module of the same name is installed at {winner}: remove it first"))
+        }
+        Error::Changed { .. } => Some("run the command again".into()),
+        _ => None,
+    }
+}
+
+/// An error with its causes, each said once.
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graver_exit_wins_whatever_the_order() {
+        for (a, b, expect) in [
+            (Exit::Done, Exit::NoHeaders, Exit::NoHeaders),
+            (Exit::NoHeaders, Exit::BuildFailed, Exit::BuildFailed),
+            (Exit::BuildFailed, Exit::Refused, Exit::Refused),
+        ] {
+            assert_eq!(a.or(b), expect);
+            assert_eq!(b.or(a), expect);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What `--json` prints. These types are an API: fields are added, never renamed or removed. docs/json.md describes them.
+
+use serde::Serialize;
+
+/// `install` and `build`: one line a package and kernel.
+#[derive(Debug, Serialize)]
+pub struct Record {
+    pub r#type: &'static str,
+    pub package: String,
+    pub version: String,
+    pub kernel: String,
+    /// installed, built, failed, excluded, refused, no-headers, error; in a dry run would-install, would-build.
+    pub state: &'static str,
+    /// store, built, failure-remembered.
+    pub how: Option<&'static str>,
+    pub key: Option<String>,
+    pub seconds: f64,
+    pub modules: Vec<String>,
+    pub error: Option<String>,
+}
+
+/// `install`, `remove` and `rollback`: one line a kernel.
+#[derive(Debug, Serialize)]
+pub struct Generation {
+    pub r#type: &'static str,
+    pub kernel: String,
+    pub generation: Option<String>,
+    pub changed: bool,
+    pub seconds: f64,
+    pub error: Option<String>,
+}
+
+/// The last line of every stream.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    pub r#type: &'static str,
+    pub exit: u8,
+}
+
+/// `status` and `check`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    pub kernels: Vec<Kernel>,
+    pub packages: Vec<Package>,
+    /// Every package is ready or excluded for every kernel.
+    pub ready: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Kernel {
+    pub release: String,
+    pub version: Option<String>,
+    pub headers: bool,
+    pub generation: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+    pub kernels: std::collections::BTreeMap<String, Standing>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Standing {
+    pub state: &'static str,
+    pub reason: Option<String>,
+}
+
+/// `explain`.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    pub package: String,
+    pub version: String,
+    pub kernel: String,
+    pub key: String,
+    pub fields: Vec<kcache::store::Field>,
+    pub excluded: Option<String>,
+    /// built or failed, if there is an entry.
+    pub entry: Option<&'static str>,
+    pub nearest: Option<Nearest>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Nearest {
+    pub key: String,
+    pub kernel: Option<String>,
+    pub differences: Vec<Difference>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Difference {
+    pub field: String,
+    pub before: Option<String>,
+    pub now: Option<String>,
+}
+
+/// `log`.
+#[derive(Debug, Serialize)]
+pub struct Log {
+    pub package: String,
+    pub kernel: String,
+    pub key: String,
+    /// built or failed.
+    pub result: &'static str,
+    pub log: String,
+}
+
+/// `config`.
+#[derive(Debug, Serialize)]
+pub struct Setting {
+    pub name: &'static str,
+    pub value: String,
+    pub origin: String,
+}

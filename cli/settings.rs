@@ -1,0 +1,236 @@
+//! Settings, each with where it comes from: defaults < `/etc/kcache/config.toml` < `config.d/*.toml` < `KCACHE_*` < flags.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_err as fs;
+use kcache::kernel::rootfs::Root;
+use kcache::select;
+
+use crate::args::Global;
+use crate::exit::Failure;
+
+/// Everything that can be set, with the environment variable that also sets it.
+const KEYS: [(&str, &str); 4] = [
+    ("store", "KCACHE_STORE"),
+    ("jobs", "KCACHE_JOBS"),
+    ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
+    ("lock-timeout", "KCACHE_LOCK_TIMEOUT"),
+];
+
+/// Longest that one build may take. The slowest package of Debian takes some 3 minutes on two cores.
+const BUILD_TIMEOUT: u64 = 3600;
+
+/// Longest that another kcache is waited for: longer than a build of most packages.
+const LOCK_TIMEOUT: u64 = 600;
+
+/// Where a setting comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File(PathBuf),
+    Environment(&'static str),
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Origin::Default => write!(f, "default"),
+            Origin::File(path) => write!(f, "{}", path.display()),
+            Origin::Environment(name) => write!(f, "environment variable {name}"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// A value and its origin.
+#[derive(Clone, Debug)]
+pub struct Setting<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+/// All settings of a run.
+#[derive(Debug)]
+pub struct Settings {
+    pub root: Setting<PathBuf>,
+    pub store: Setting<PathBuf>,
+    pub jobs: Setting<usize>,
+    pub build_timeout: Setting<Duration>,
+    pub lock_timeout: Setting<Duration>,
+}
+
+/// What of the process the settings depend on.
+pub struct Process<'a> {
+    /// A variable of the environment.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// kcache runs as root.
+    pub is_root: bool,
+    /// CPUs.
+    pub cpus: usize,
+}
+
+type Texts = BTreeMap<&'static str, Setting<String>>;
+
+impl Settings {
+    /// Works out the settings of this process.
+    pub fn resolve(global: &Global, process: &Process) -> Result<Settings, Failure> {
+        let root = match &global.root {
+            Some(dir) => Setting { value: absolute(dir)?, origin: Origin::Flag("--root") },
+            None => Setting { value: PathBuf::from("/"), origin: Origin::Default },
+        };
+        let mut texts = Texts::new();
+        for path in files(global, &Root::new(&root.value))? {
+            read_file(&path, &mut texts)?;
+        }
+        for (key, variable) in KEYS {
+            if let Some(value) = (process.variable)(variable) {
+                texts.insert(key, Setting { value, origin: Origin::Environment(variable) });
+            }
+        }
+        if let Some(dir) = &global.store {
+            texts.insert("store", Setting { value: dir.display().to_string(), origin: Origin::Flag("--store") });
+        }
+        if let Some(jobs) = global.jobs {
+            texts.insert("jobs", Setting { value: jobs.to_string(), origin: Origin::Flag("--jobs") });
+        }
+        let seconds = |key, default| {
+            let setting = number(&texts, key, default)?;
+            Ok::<_, Failure>(Setting { value: Duration::from_secs(setting.value), origin: setting.origin })
+        };
+        let jobs = number(&texts, "jobs", process.cpus as u64)?;
+        Ok(Settings {
+            store: store(&texts, &root.value, process)?,
+            jobs: Setting { value: jobs.value.clamp(1, 4096) as usize, origin: jobs.origin },
+            build_timeout: seconds("build-timeout", BUILD_TIMEOUT)?,
+            lock_timeout: seconds("lock-timeout", LOCK_TIMEOUT)?,
+            root,
+        })
+    }
+}
+
+/// The configuration files that count, in order.
+fn files(global: &Global, root: &Root) -> Result<Vec<PathBuf>, Failure> {
+    if let Some(file) = &global.config {
+        fs::metadata(file).map_err(|e| Failure::usage(e.to_string(), None))?;
+        return Ok(vec![file.clone()]);
+    }
+    let mut files: Vec<PathBuf> = root.find("/etc/kcache/config.toml").into_iter().collect();
+    if let Some(directory) = root.find("/etc/kcache/config.d") {
+        let mut parts: Vec<PathBuf> =
+            fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        parts.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        parts.sort();
+        files.extend(parts);
+    }
+    Ok(files)
+}
+
+fn read_file(path: &Path, texts: &mut Texts) -> Result<(), Failure> {
+    let text = fs::read_to_string(path)?;
+    let wrong = |reason: &dyn fmt::Display| format!("{}: {reason}", path.display());
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| Failure::usage(wrong(&e.to_string().trim_end()), None))?;
+    for (name, value) in table {
+        let Some((key, _)) = KEYS.iter().find(|(key, _)| *key == name) else {
+            let nearest = select::nearest(&name, KEYS.iter().map(|(key, _)| *key));
+            let hint = match nearest {
+                Some(key) => format!("did you mean {key}?"),
+                None => format!("known keys: {}", KEYS.map(|(key, _)| key).join(", ")),
+            };
+            return Err(Failure::usage(wrong(&format!("unknown key '{name}'")), Some(hint)));
+        };
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            other => return Err(Failure::usage(wrong(&format!("{name} cannot be a {}", other.type_str())), None)),
+        };
+        texts.insert(key, Setting { value, origin: Origin::File(path.to_owned()) });
+    }
+    Ok(())
+}
+
+fn number(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {
+    let Some(setting) = texts.get(key) else { return Ok(Setting { value: default, origin: Origin::Default }) };
+    match setting.value.parse() {
+        Ok(value) if value > 0 => Ok(Setting { value, origin: setting.origin.clone() }),
+        _ => Err(Failure::usage(
+            format!("{key} is '{}' ({}): it must be a whole number above 0", setting.value, setting.origin),
+            None,
+        )),
+    }
+}
+
+fn store(texts: &Texts, root: &Path, process: &Process) -> Result<Setting<PathBuf>, Failure> {
+    if let Some(setting) = texts.get("store") {
+        return Ok(Setting { value: absolute(Path::new(&setting.value))?, origin: setting.origin.clone() });
+    }
+    if process.is_root {
+        let value = Root::new(root).outside("/var/cache/kcache");
+        return Ok(Setting { value, origin: Origin::Default });
+    }
+    let cache = (process.variable)("XDG_CACHE_HOME").filter(|dir| dir.starts_with('/')).map(PathBuf::from);
+    let home = || (process.variable)("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    match cache.or_else(home) {
+        Some(dir) => Ok(Setting { value: dir.join("kcache"), origin: Origin::Default }),
+        None => Err(Failure::usage("no place for the store: HOME is not set", Some("give one with --store DIR".into()))),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    match fs::canonicalize(path) {
+        Ok(path) => Ok(path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !path.as_os_str().is_empty() => {
+            Ok(std::path::absolute(path)?)
+        }
+        Err(e) => Err(Failure::usage(e.to_string(), None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Args;
+    use clap::Parser;
+
+    fn resolve(config: &str, variables: &[(&str, &str)], flags: &[&str]) -> Result<Settings, Failure> {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc/kcache/config.d")).unwrap();
+        fs::write(root.path().join("etc/kcache/config.toml"), config).unwrap();
+        fs::write(root.path().join("etc/kcache/config.d/10.toml"), "lock-timeout = 7\n").unwrap();
+        let root = root.path().to_str().unwrap();
+        let args = Args::parse_from([&["kcache", "--root", root, "config"], flags].concat());
+        let variable = |name: &str| {
+            variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+        };
+        Settings::resolve(&args.global, &Process { variable: &variable, is_root: true, cpus: 3 })
+    }
+
+    #[test]
+    fn flags_beat_the_environment_beats_files_beat_defaults() {
+        let config = "jobs = 5\nbuild-timeout = 60\nstore = '/a'\n";
+        let settings = resolve(config, &[("KCACHE_JOBS", "6"), ("KCACHE_STORE", "/b")], &["--store", "/c"]).unwrap();
+        assert_eq!((settings.store.value, settings.store.origin), ("/c".into(), Origin::Flag("--store")));
+        assert_eq!((settings.jobs.value, settings.jobs.origin), (6, Origin::Environment("KCACHE_JOBS")));
+        assert_eq!(settings.build_timeout.value, Duration::from_secs(60));
+        assert!(matches!(settings.lock_timeout.origin, Origin::File(path) if path.ends_with("10.toml")));
+        assert_eq!(resolve("", &[], &[]).unwrap().jobs.value, 3);
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors_that_name_key_and_file() {
+        let check = |config: &str, expect: &str| {
+            let failure = resolve(config, &[], &[]).unwrap_err();
+            let told = format!("{} {}", failure.message, failure.hint.unwrap_or_default());
+            assert!(told.contains(expect) && told.contains("config.toml"), "{told}");
+        };
+        check("jobz = 1\n", "did you mean jobs?");
+        check("colour = 1\n", "known keys: store");
+        check("jobs = []\n", "cannot be a array");
+        check("jobs = 0\n", "above 0");
+        check("jobs = \n", "1");
+    }
+}
