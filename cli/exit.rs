@@ -107,7 +107,7 @@ fn exit(error: &Error) -> Exit {
         Error::Unsigned { .. } | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => {
             Exit::Refused
         }
-        Error::Io(_) | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => Exit::Unexpected,
+        Error::Io(_) | Error::NoStore | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => Exit::Unexpected,
     }
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
-//! the store is said aloud, deleted and built again. A crash leaves scratch that the store clears.
+//! the store is said aloud, deleted and built again. A crash leaves scratch that the next build clears away.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -159,6 +159,9 @@ pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answe
     };
     facts::check_names(&wish.package.source)?;
     let id = identify(session, wish, tree)?;
+    for note in &id.recipe.notes {
+        session.world.progress.detail(&format!("{}: {note}", wish.package.name));
+    }
     if options.automatic_only && !id.recipe.automatic {
         return Ok(Answer::NotAutomatic);
     }
@@ -286,7 +289,7 @@ fn build_once(
     options: &Options,
 ) -> Result<Answer> {
     let world = session.world;
-    let store = session.store.as_ref().ok_or(Error::Cancelled)?;
+    let store = session.store.as_ref().ok_or(Error::NoStore)?;
     let _lock = store.lock(&id.key.to_string(), &world.waiting(&|message| world.progress.say(message)))?;
     if !options.rebuild
         && let Some(answer) = look_up(session, wish, tree, id)?

@@ -77,6 +77,9 @@ pub enum Error {
         /// The kernel.
         release: String,
     },
+    /// A build needs a store to be put into.
+    #[error("there is no store to build into")]
+    NoStore,
     /// Inputs changed while they were used.
     #[error("{what} changed while it was being built")]
     Changed {

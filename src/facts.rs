@@ -15,7 +15,7 @@ use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::{self, Recipe, Target, dkms, kbuild, toml};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::toolchain::{self, Program};
-use kcache_store::{Digest, Store, tree};
+use kcache_store::{Digest, Scratch, Store, tree};
 
 use crate::error::{Error, Result};
 use crate::key::{KernelInputs, Tool};
@@ -68,13 +68,12 @@ impl<'w> Session<'w> {
         Ok(Session { world, store, jobserver, kernels: Mutex::default() })
     }
 
-    /// A directory that vanishes when it is dropped: in the store, which a build needs, else among temporary files.
-    pub fn scratch(&self) -> Result<tempfile::TempDir> {
-        if let Some(scratch) = self.store.as_ref().and_then(|store| store.scratch().ok()) {
-            return Ok(scratch);
+    /// A directory that vanishes when it is dropped: in the store, else among temporary files.
+    pub fn scratch(&self) -> Result<Scratch> {
+        match self.store.as_ref().map(Store::scratch) {
+            Some(Ok(scratch)) => Ok(scratch),
+            _ => Ok(Scratch::new(&self.world.temporary)?),
         }
-        let prefix = tempfile::Builder::new().prefix("kcache-").to_owned();
-        Ok(prefix.tempdir_in(&self.world.temporary)?)
     }
 
     /// Facts of a kernel with headers.

@@ -1,13 +1,11 @@
 //! What is to be installed for a kernel: from entries to a set of modules, and back to an earlier set.
 //!
 //! The transaction itself is `kcache_kernel::install`'s. Here it gets its set and its bytes: objects of the store, verified
-//! as they leave it, or, for packages that stay as they are, the installed files themselves where the store no longer has
-//! them.
+//! as they leave it.
 
 use std::io::Write;
 use std::path::Path;
 
-use fs_err as fs;
 use kcache_kernel::compress::Compression;
 use kcache_kernel::install::{self, BoxError, Generation, ModuleSpec, Package, Plan, Set, Site, Transaction};
 use kcache_kernel::kernels::{self, Kernel};
@@ -16,9 +14,6 @@ use kcache_store::{Digest, Manifest};
 use crate::admit::MODULE;
 use crate::error::{Error, Result};
 use crate::facts::Session;
-
-/// Most that one module may weigh uncompressed, in bytes, when it is read back from where it is installed.
-const MOST: u64 = 512 << 20;
 
 /// A change to the set of one kernel.
 pub enum Change<'a> {
@@ -66,7 +61,7 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     let transaction = Transaction::begin(site)?;
     let current = install::current(tree)?;
     let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
-    let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, tree, current.as_ref(), spec, out);
+    let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, spec, out);
     let outcome = transaction.apply(&plan, &mut source)?;
     Ok(Done { plan, generation: outcome.generation, changed: outcome.changed, warnings: outcome.warnings })
 }
@@ -123,28 +118,15 @@ fn package(manifest: &Manifest) -> Package {
     }
 }
 
-/// One module's bytes: from the store, else from where it is installed now.
-fn bytes(
-    session: &Session,
-    tree: &Path,
-    current: Option<&Generation>,
-    spec: &ModuleSpec,
-    out: &mut dyn Write,
-) -> std::result::Result<(), BoxError> {
+/// One module's bytes. Modules that stay installed in the same form are not asked for.
+fn bytes(session: &Session, spec: &ModuleSpec, out: &mut dyn Write) -> std::result::Result<(), BoxError> {
     let digest = Digest::from_bytes(*spec.digest.as_bytes());
-    if let Some(store) = &session.store
-        && let Some(bytes) = store.read_object(&digest, spec.size)?
-    {
-        return Ok(out.write_all(&bytes)?);
-    }
-    let installed = current.and_then(|generation| {
-        let (_, module) = generation.modules().find(|(_, module)| module.spec.digest == spec.digest)?;
-        Some((generation, module))
-    });
-    let Some((generation, module)) = installed else {
-        return Err(format!("object {digest} is not in the store").into());
+    let object = match &session.store {
+        Some(store) => store.read_object(&digest, spec.size)?,
+        None => None,
     };
-    let path = tree.join("updates").join(generation.dir_name()).join(&module.path);
-    let compression = Compression::of_file_name(&module.path).map_or(Compression::None, |(_, compression)| compression);
-    Ok(out.write_all(&compression.decompress(&fs::read(path)?, MOST)?)?)
+    match object {
+        Some(bytes) => Ok(out.write_all(&bytes)?),
+        None => Err(format!("object {digest} is not in the store").into()),
+    }
 }

@@ -71,7 +71,8 @@ pub fn packages(root: &Root, asked: &[String]) -> Result<Packages> {
         let package = match find(&all, word) {
             Some(package) => package.clone(),
             None if word.contains('/') || word == "." || word == ".." => {
-                let package = packages::at_path(&fs_err::canonicalize(word)?)?;
+                let source = fs_err::canonicalize(word).map_err(packages::Error::from)?;
+                let package = packages::at_path(&source)?;
                 all.push(package.clone());
                 package
             }

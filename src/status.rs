@@ -105,13 +105,14 @@ impl Installed {
     }
 }
 
-/// How a package stands for a kernel.
-pub fn standing(session: &Session, wish: &Wish, installed: &Installed) -> Standing {
-    judge(session, wish, installed)
+/// How a package stands for a kernel. Where packages were not named, those that are not installed automatically are
+/// nothing to wait for.
+pub fn standing(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> Standing {
+    judge(session, wish, installed, named)
         .unwrap_or_else(|error| Standing { state: State::Error, reason: Some(error.to_string()) })
 }
 
-fn judge(session: &Session, wish: &Wish, installed: &Installed) -> Result<Standing> {
+fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> Result<Standing> {
     let say = |state, reason: Option<String>| Ok(Standing { state, reason });
     let name = &wish.package.name;
     if let Some(fault) = installed.fault(name) {
@@ -130,6 +131,7 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed) -> Result<Standi
     match installed.key(name) {
         Some(key) if key == id.key.to_string() => say(State::Ready, None),
         Some(key) => compare(session, &id, key),
+        None if !named && !id.recipe.automatic => say(State::Excluded, Some("it is not installed automatically".into())),
         None => not_installed(session, &id),
     }
 }

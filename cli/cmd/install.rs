@@ -180,6 +180,7 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
         modules: Vec::new(),
         error: None,
     };
+    let mut hint = None;
     let exit = match &had.answer {
         Ok(Answer::Ready { manifest, found }) => {
             record.how = Some(if *found == Found::Store { "store" } else { "built" });
@@ -194,7 +195,7 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
             if let Outcome::Failed { first_error, .. } = &manifest.outcome {
                 record.error = Some(first_error.clone());
             }
-            say_where_the_log_is(out, had, *found);
+            hint = Some(where_the_log_is(had, *found));
             ended(&mut record, "failed", Exit::BuildFailed)
         }
         Ok(Answer::Excluded(reason)) => {
@@ -202,8 +203,9 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
             ended(&mut record, "excluded", Exit::Done)
         }
         Ok(Answer::NotAutomatic) => return Exit::Done,
-        Ok(Answer::NoHeaders(hint)) => {
-            record.error = Some(format!("neither headers nor a cached build; {hint}"));
+        Ok(Answer::NoHeaders(package)) => {
+            record.error = Some("neither headers nor a cached build are there".to_owned());
+            hint = Some(package.clone());
             ended(&mut record, "no-headers", Exit::NoHeaders)
         }
         Ok(Answer::Refused(faults)) => {
@@ -212,17 +214,16 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
         }
         Err(error) => {
             let failure = Failure::of(error);
-            record.error = Some(failure.message.clone());
-            if let Some(hint) = failure.hint {
-                out.say(&format!("hint: {hint}"));
-            }
+            record.error = Some(failure.message);
+            hint = failure.hint;
             let state = if failure.exit == Exit::BuildFailed { "failed" } else { "error" };
             ended(&mut record, state, failure.exit)
         }
     };
     if out.json { out.record(&record) } else { out.data(&line(&record)) }
-    if let Some(error) = record.error.as_ref().filter(|_| exit != Exit::Done && not_installed.is_none()) {
-        out.say(&format!("error: {}: {error}", had.wish.name()));
+    if exit != Exit::Done {
+        let error = record.error.unwrap_or_default();
+        out.failure(&Failure { exit, message: format!("{}: {error}", had.wish.name()), hint });
     }
     exit
 }
@@ -249,10 +250,10 @@ fn ready(record: &mut json::Record, had: &Had, not_installed: Option<&str>) -> E
     }
 }
 
-fn say_where_the_log_is(out: &Out, had: &Had, found: Found) {
+fn where_the_log_is(had: &Had, found: Found) -> String {
     let (package, kernel) = (&had.wish.package.name, &had.wish.kernel.release);
     let again = if found == Found::Store { "; `--rebuild` tries again" } else { "" };
-    out.say(&format!("hint: `kcache log {package} -k {kernel}` shows the whole log{again}"));
+    format!("`kcache log {package} -k {kernel}` shows the whole log{again}")
 }
 
 /// One result for people.
@@ -263,17 +264,15 @@ fn line(record: &json::Record) -> String {
         _ => BAD,
     };
     let how = match (record.state, record.how) {
-        ("installed" | "built", Some("store")) => "from the store".to_owned(),
+        (_, Some("store")) => "from the store".to_owned(),
         (_, Some("failure-remembered")) => "as before".to_owned(),
+        ("failed", Some(_)) => format!("after {:.1} s", record.seconds),
+        ("excluded", _) => record.error.clone().unwrap_or_default(),
         (_, Some(_)) => format!("built in {:.1} s", record.seconds),
         _ => String::new(),
     };
-    let parts = [
-        format!("{}  {}/{}  {}", record.kernel, record.package, record.version, paint(style, record.state)),
-        how,
-        record.error.clone().unwrap_or_default(),
-    ];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
+    let state = paint(style, record.state);
+    format!("{}  {}/{}  {state}  {how}", record.kernel, record.package, record.version).trim_end().to_owned()
 }
 
 /// Says what a transaction did.
@@ -343,7 +342,8 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
     for kernel in &kernels {
         let installed = Installed::read(kernel)?;
         for package in &packages.chosen {
-            let standing = status::standing(&session, &Wish { package, kernel, all: &packages.all }, &installed);
+            let wish = Wish { package, kernel, all: &packages.all };
+            let standing = status::standing(&session, &wish, &installed, packages.named);
             let state = match standing.state {
                 State::Ready | State::Excluded | State::NoHeaders | State::Error => standing.state.word(),
                 State::Fails if !job.rebuild => "would fail",

@@ -72,7 +72,7 @@ fn survey(session: &Session, packages: &Packages, kernels: &[Kernel]) -> Result<
     let mut rows = Vec::new();
     for package in &packages.chosen {
         let standing = |(kernel, installed): (&Kernel, &Installed)| {
-            status::standing(session, &Wish { package, kernel, all: &packages.all }, installed)
+            status::standing(session, &Wish { package, kernel, all: &packages.all }, installed, packages.named)
         };
         let standings = kernels.iter().zip(&installed).map(standing).collect();
         rows.push(Row { name: package.name.clone(), version: package.version.clone(), standings });

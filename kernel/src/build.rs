@@ -9,13 +9,12 @@
 
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use fs_err as fs;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, openat2};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2};
 
 use crate::kernels::Mount;
 use crate::recipe::{Modules, Recipe, StepKind, build_dir, dkms};
@@ -192,10 +191,7 @@ fn collect(source: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome
         Modules::Listed(list) => list.iter().map(|m| (format!("{}.ko", m.built), format!("{}.ko", m.name))).collect(),
         Modules::Found => found_modules(source)?,
     };
-    let not_built = |what: String| {
-        let failure = logged.failure(Some(0));
-        Ok(Outcome::Failed(Failure { first_error: format!("the build ended with status 0, but {what}"), ..failure }))
-    };
+    let not_built = |what: String| Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what)));
     if wanted.is_empty() {
         return not_built("made no module".into());
     }
@@ -225,12 +221,10 @@ fn take(tree: &OwnedFd, path: &str) -> io::Result<Result<(std::fs::File, u64), S
         }
         Err(e) => return Err(e.into()),
     };
-    let stat = fstat(&file)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Ok(Err(format!("{path} is not a regular file")));
     }
-    debug_assert_eq!(stat.st_ino, metadata.ino());
     Ok(Ok((file, metadata.len())))
 }
 
@@ -350,6 +344,17 @@ impl Logged {
         let first_error = self.compiler.as_ref().or(self.make.as_ref()).unwrap_or(&self.last).clone();
         Failure { status, command: self.command.clone(), first_error }
     }
+
+    /// The commands succeeded, the modules are not there. Pipelines and `;` hide a compiler's status, so its error comes
+    /// first if there was one.
+    fn failure_in_spite_of_success(&self, what: &str) -> Failure {
+        let ended = format!("the build ended with status 0, but {what}");
+        let first_error = match self.compiler.as_ref().or(self.make.as_ref()) {
+            Some(error) => format!("{error} ({ended})"),
+            None => ended,
+        };
+        Failure { status: Some(0), command: self.command.clone(), first_error }
+    }
 }
 
 /// Why a line of a log speaks of this machine and not of the package.
@@ -399,6 +404,12 @@ mod tests {
         assert_eq!(noticed("a\nmake: *** No rule to make target 'x'.  Stop.\nb").failure(None).first_error,
             "make: *** No rule to make target 'x'.  Stop.");
         assert_eq!(noticed("a\nb\n\n").failure(None).first_error, "b");
+    }
+
+    #[test]
+    fn a_hidden_compiler_error_comes_before_the_missing_module() {
+        let failure = noticed("a.c:3:1: error: first").failure_in_spite_of_success("built no a.ko");
+        assert_eq!(failure.first_error, "a.c:3:1: error: first (the build ended with status 0, but built no a.ko)");
     }
 
     #[test]

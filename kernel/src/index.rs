@@ -74,7 +74,7 @@ impl DepIndex {
             }
             let key = std::str::from_utf8(key).map_err(|_| fail("a name that is not text"))?;
             let text = std::str::from_utf8(value.bytes).map_err(|_| fail("a value that is not text"))?;
-            if !text.split_once(':').is_some_and(|(path, _)| !path.is_empty()) {
+            if text.split_once(':').is_none_or(|(path, _)| path.is_empty()) {
                 return Err(fail("a value without a path"));
             }
             // Of several values modprobe takes the first.
@@ -121,8 +121,10 @@ struct Value<'a> {
     bytes: &'a [u8],
 }
 
+type Visit<'a> = dyn FnMut(&[u8], Value<'_>) -> Result<(), Error> + 'a;
+
 /// Shows every key with each of its values, in the order of the keys.
-fn walk(bytes: &[u8], visit: &mut dyn FnMut(&[u8], Value<'_>) -> Result<(), Error>) -> Result<(), Error> {
+fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
     let mut cursor = Cursor { bytes, at: 0, left: bytes.len() };
     if cursor.u32()? != MAGIC {
         return Err(Error { at: 0, what: "not an index of kmod" });

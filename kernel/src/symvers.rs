@@ -11,7 +11,7 @@
 //! read. A kernel without `CONFIG_MODVERSIONS` writes a CRC of zero, which is why [`Export::crc`] alone says nothing.
 //!
 //! A kernel exports some 25,000 symbols. The text is kept as it is, with one four-byte index entry a line, sorted by
-//! symbol: two allocations, about 2 MB, a few milliseconds. Every line is checked when it is parsed, none when it is
+//! symbol: about 2 MB, and some 10 ms. Every line is checked when it is parsed, none when it is
 //! looked up.
 
 /// A damaged `Module.symvers`.
@@ -79,7 +79,7 @@ impl Symvers {
             start += line.len() + 1;
         }
         // Stable: of a symbol that is listed twice the first line counts, as in modpost.
-        lines.sort_by_key(|&at| symbol_at(&text, at));
+        lines.sort_by_cached_key(|&at| symbol_at(&text, at));
         Ok(Self { text, lines })
     }
 

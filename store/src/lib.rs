@@ -30,6 +30,7 @@ mod lock;
 mod manifest;
 mod object;
 mod publish;
+mod scratch;
 mod store;
 pub mod tree;
 
@@ -39,6 +40,7 @@ pub use error::{Error, Result};
 pub use index::Row;
 pub use lock::{Lock, Waiting};
 pub use manifest::{Field, LOG, Manifest, Observed, Outcome, Output};
+pub use scratch::Scratch;
 pub use store::{Inserted, Store, Stored};
 pub use tree::{Root, Walk, file_digest, snapshot, tree_digest, walk};
 

@@ -17,13 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tempfile::TempDir;
 
 use crate::error::at;
 use crate::index::{Found, Index, network_fs};
 use crate::manifest::is_flat;
 use crate::publish::{IfTaken, publish_bytes};
-use crate::{Digest, Entry, Error, FORMAT, Key, Lock, Manifest, Result, Row, Waiting, entry, object};
+use crate::{Digest, Entry, Error, FORMAT, Key, Lock, Manifest, Result, Row, Scratch, Waiting, entry, object};
 
 /// The text that makes a directory a cache (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -216,9 +215,9 @@ impl Store {
     }
 
     /// An empty private directory on the store's file system, deleted when it is dropped.
-    pub fn scratch(&self) -> Result<TempDir> {
+    pub fn scratch(&self) -> Result<Scratch> {
         self.must_write()?;
-        Ok(TempDir::with_prefix_in("scratch-", self.tmp())?)
+        Scratch::new(&self.tmp())
     }
 
     /// Takes the lock with this flat name, waiting for another holder as long as `waiting` allows.

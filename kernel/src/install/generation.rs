@@ -97,7 +97,7 @@ pub struct Created {
 /// A generation: the complete set of one kernel at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
-    /// See [`FORMAT`].
+    /// The format of this file: 1.
     pub format: u32,
     /// 16 hex digits; see [`Set::generation_name`].
     pub generation: String,
@@ -317,7 +317,8 @@ mod tests {
     #[test]
     fn every_field_changes_the_name() {
         let base = || set(vec![package("a", &["x"]), package("b", &["y"])]);
-        let changes: [(&str, fn(&mut Set)); 9] = [
+        type Alter = fn(&mut Set);
+        let changes: [(&str, Alter); 9] = [
             ("compression", |s| s.compression = Compression::Zst),
             ("signer", |s| s.signer = Some("host".into())),
             ("package", |s| s.packages[0].name = "c".into()),

@@ -3,6 +3,7 @@
 //! It is on stable storage before the first change and gone after the last one. It names everything that going on or
 //! going back needs; whether to go on or back is not in it but in the tree: in the live `modules.dep.bin`.
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 use super::generation::hex;
@@ -53,7 +54,11 @@ impl Journal {
     pub(super) fn read(tree: &Tree) -> Result<Option<Self>, Error> {
         let path = tree.journal();
         let Some(bytes) = disk::if_found(fs_err::read(&path))? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Damaged { path, source })
+        let newer =
+            |journal: &Self| serde_json::Error::custom(format_args!("unknown format {}", journal.format));
+        let parsed: Result<Self, _> = serde_json::from_slice(&bytes);
+        let known = parsed.and_then(|j| if j.format > FORMAT { Err(newer(&j)) } else { Ok(j) });
+        known.map(Some).map_err(|source| Error::Damaged { path, source })
     }
 
     /// Puts the journal on stable storage, with all names on the way to it.

