@@ -15,7 +15,8 @@ use fs_err as fs;
 use kcache_store::tree;
 
 /// The packages that are installed at once; those of the archive that tests use, too.
-const PACKAGES: [&str; 6] = ["v4l2loopback", "acpi-call", "xtables-addons", "jool-dkms", "dm-writeboost", "bbswitch"];
+const PACKAGES: [&str; 6] =
+    ["v4l2loopback", "acpi-call", "xtables-addons", "jool-dkms", "dm-writeboost", "bbswitch"];
 
 /// One that takes 10 s and more to compile.
 const SLOW: &str = "xtables-addons";
@@ -53,14 +54,18 @@ impl Bench {
             println!("no fixtures in {}: run tests/fixtures.sh", fixtures.display());
             return None;
         };
-        let kernel = env.lines().find_map(|line| line.strip_prefix("K61_NEW=")).unwrap_or_default().to_owned();
+        let kernel =
+            env.lines().find_map(|line| line.strip_prefix("K61_NEW=")).unwrap_or_default().to_owned();
         let bench = Bench { dir: tempfile::tempdir().ok()?, fixtures, kernel };
         let root = bench.root();
         let from = bench.fixtures.join("root");
         let common = format!("usr/src/linux-headers-{}-common", bench.kernel.trim_end_matches("-amd64"));
-        let parts =
-            ["usr/lib/linux-kbuild-6.1".into(), format!("usr/src/linux-headers-{}", bench.kernel), common,
-             format!("lib/modules/{}", bench.kernel)];
+        let parts = [
+            "usr/lib/linux-kbuild-6.1".into(),
+            format!("usr/src/linux-headers-{}", bench.kernel),
+            common,
+            format!("lib/modules/{}", bench.kernel),
+        ];
         for part in &parts {
             copy(&from.join(part), &root.join(part));
         }
@@ -76,7 +81,12 @@ impl Bench {
 
     fn kcache(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kcache"));
-        command.arg("--root").arg(self.root()).arg("--store").arg(self.dir.path().join("store")).args(arguments);
+        command
+            .arg("--root")
+            .arg(self.root())
+            .arg("--store")
+            .arg(self.dir.path().join("store"))
+            .args(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
@@ -96,7 +106,14 @@ impl Bench {
         let me = std::env::current_exe().unwrap_or_default();
         let ours = || run(&mut self.kcache(&["build", "v4l2loopback", "-k", &self.kernel]));
         let plain = || run(Command::new(&me).arg("walk").args(self.headers()));
-        row("warm look-up of one package, whole process", "walk + one statx a file, whole process", 15, 1.5, ours, plain);
+        row(
+            "warm look-up of one package, whole process",
+            "walk + one statx a file, whole process",
+            15,
+            1.5,
+            ours,
+            plain,
+        );
     }
 
     fn first_hash(&self) {
@@ -107,7 +124,14 @@ impl Bench {
             .collect();
         let ours = || timed(|| drop(tree::tree_digest(None, &roots, 0)));
         let plain = || timed(|| self.headers().iter().for_each(|dir| drop(read_all(dir))));
-        row("first hash of a header tree, page cache warm", "reading the same files once", 9, 1.3, ours, plain);
+        row(
+            "first hash of a header tree, page cache warm",
+            "reading the same files once",
+            9,
+            1.3,
+            ours,
+            plain,
+        );
     }
 
     fn hit_install(&self) {
@@ -140,12 +164,20 @@ impl Bench {
         let memory = std::cell::Cell::new(0);
         let ours = || {
             let start = Instant::now();
-            memory.set(memory.get().max(peak(&mut self.kcache(&["build", "--rebuild", SLOW, "-k", &self.kernel]))));
+            memory.set(memory.get().max(peak(&mut self.kcache(&[
+                "build",
+                "--rebuild",
+                SLOW,
+                "-k",
+                &self.kernel,
+            ]))));
             start.elapsed()
         };
         let source = self.root().join("usr/src");
         let package = fs::read_dir(&source).ok().and_then(|mut entries| {
-            entries.find_map(|entry| entry.ok().map(|e| e.path()).filter(|path| path.to_string_lossy().contains(SLOW)))
+            entries.find_map(|entry| {
+                entry.ok().map(|e| e.path()).filter(|path| path.to_string_lossy().contains(SLOW))
+            })
         });
         let Some(package) = package else { return };
         let by_hand = self.dir.path().join("hand");
@@ -210,7 +242,9 @@ fn peak(command: &mut Command) -> u32 {
     let mut most = 0;
     while let Ok(None) = child.try_wait() {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let high = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        let high = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
         most = most.max(high.unwrap_or(0));
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -8,8 +8,10 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 /// modules.
 #[derive(Debug, Parser)]
 #[command(name = "kcache", version, max_term_width = 110, disable_help_subcommand = true)]
-#[command(after_help = "Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 not ready, 4 a build failed, 5 no headers and no \
-cached build, 6 refused (signature, digest, vermagic, symbols), 7 not reproducible, 8 busy, 130 interrupted.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 not ready, 4 a build failed, 5 no headers and no \
+cached build, 6 refused (signature, digest, vermagic, symbols), 7 not reproducible, 8 busy, 130 interrupted."
+)]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,
@@ -36,7 +38,7 @@ pub struct Global {
     /// Print results as JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
-    /// Use no network
+    /// Use no network: only what is in the store and what can be built
     #[arg(long, global = true)]
     pub offline: bool,
     /// Say what would be done; change nothing

@@ -28,7 +28,7 @@ use crate::progress::Reporter;
 use crate::settings::{Process, Settings};
 
 /// Builds run under a uid that belongs to nobody: of the range that systemd keeps for dynamic users (61184 to 65519),
-/// which distributions give to no account. Which one is of no matter; two runs at once have two.
+/// which distributions give to no account. Which one is of no matter; two runs at once nearly always have two.
 const UIDS: std::ops::Range<u32> = 61184..65519;
 
 /// Runs a command.
@@ -112,15 +112,24 @@ fn packages(world: &World, out: &Out, words: &[String]) -> Result<Packages, Fail
     Ok(packages)
 }
 
+/// The kernels that are meant, for commands that judge: a kernel without headers is not passed over.
+fn judged_kernels(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
+    Ok(select::kernels(&world.root, &asked.kernels, &running(), &|_| true)?)
+}
+
+/// The release of the kernel that runs now.
+fn running() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
 /// The kernels that are meant.
 fn kernels(world: &World, kernels: &Kernels, store: Option<&Store>) -> Result<Vec<Kernel>, Failure> {
-    let running = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let built_for = |kernel: &Kernel| {
         let rows = store.map(|store| store.find(&[("kernel", &kernel.release)]));
         matches!(rows, Some(Ok(rows)) if rows.iter().any(|row| row.built))
     };
     let worth = |kernel: &Kernel| kernel.build_tree().is_some() || built_for(kernel);
-    Ok(select::kernels(&world.root, &kernels.kernels, running.trim(), &worth)?)
+    Ok(select::kernels(&world.root, &kernels.kernels, &running(), &worth)?)
 }
 
 /// What a command that only looks needs: a session on the store as it is, and what is meant.
@@ -131,7 +140,7 @@ fn looking<'w>(
 ) -> Result<(Session<'w>, Packages, Vec<Kernel>), Failure> {
     let session = Session::new(world, world.open_existing_store()?)?;
     let packages = packages(world, out, &selection.packages)?;
-    let kernels = kernels(world, &selection.kernels, session.store.as_ref())?;
+    let kernels = judged_kernels(world, &selection.kernels)?;
     Ok((session, packages, kernels))
 }
 
@@ -139,10 +148,10 @@ fn looking<'w>(
 fn say_if_empty(out: &Out, world: &World, packages: &Packages, kernels: &[Kernel]) {
     let root = world.root.dir().display();
     if kernels.is_empty() {
-        out.say(&format!("no kernel with headers is installed under {root}"));
+        out.say(&format!("warning: no kernel that modules could be built for is installed under {root}"));
     }
     if packages.chosen.is_empty() {
-        out.say(&format!("no package is found under {root}: neither in /usr/src/*/dkms.conf nor in /etc/kcache/packages.d"));
+        out.say(&format!("warning: no package is found under {root}: neither in /usr/src/*/dkms.conf nor in /etc/kcache/packages.d"));
     }
 }
 

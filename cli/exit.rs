@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::process::ExitCode;
 
 use kcache::error::Error;
-use kcache::kernel::{install, packages, sandbox, toolchain};
+use kcache::kernel::{install, packages, recipe, sandbox, toolchain};
 use kcache::store;
 
 /// How a run ends. Documented in docs/exit-codes.md: never renumbered.
@@ -86,8 +86,13 @@ impl From<std::io::Error> for Failure {
 }
 
 fn exit(error: &Error) -> Exit {
+    if lacks_bubblewrap(error) {
+        return Exit::Unexpected;
+    }
     match error {
-        Error::Cancelled => Exit::Interrupted,
+        Error::Cancelled
+        | Error::Recipe(recipe::Error::Cancelled)
+        | Error::Toolchain(toolchain::Error::Cancelled) => Exit::Interrupted,
         Error::NoKernel { .. }
         | Error::NoPackage { .. }
         | Error::NotInstalled { .. }
@@ -104,11 +109,22 @@ fn exit(error: &Error) -> Exit {
         | Error::Store(store::Error::NotPlain { .. } | store::Error::LinkLeaves { .. })
         | Error::Toolchain(_) => Exit::BuildFailed,
         Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
-        Error::Unsigned { .. } | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => {
-            Exit::Refused
+        Error::Unsigned { .. }
+        | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => Exit::Refused,
+        Error::Io(_) | Error::NoStore | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => {
+            Exit::Unexpected
         }
-        Error::Io(_) | Error::NoStore | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => Exit::Unexpected,
     }
+}
+
+fn lacks_bubblewrap(error: &Error) -> bool {
+    use sandbox::Error::NoBubblewrap;
+    matches!(
+        error,
+        Error::Sandbox(NoBubblewrap)
+            | Error::Recipe(recipe::Error::Sandbox(NoBubblewrap))
+            | Error::Toolchain(toolchain::Error::Sandbox(NoBubblewrap))
+    )
 }
 
 fn hint(error: &Error) -> Option<String> {
@@ -121,11 +137,7 @@ fn hint(error: &Error) -> Option<String> {
             Some("packages are looked for in /usr/src/*/dkms.conf and /etc/kcache/packages.d; a directory can be given by path, as ./DIR".into())
         }
         Error::NotInstalled { .. } => Some("`kcache build` builds for a kernel that is not installed".into()),
-        Error::Sandbox(sandbox::Error::NoBubblewrap)
-        | Error::Recipe(kcache::kernel::recipe::Error::Sandbox(sandbox::Error::NoBubblewrap))
-        | Error::Toolchain(toolchain::Error::Sandbox(sandbox::Error::NoBubblewrap)) => {
-            Some("install the package bubblewrap".into())
-        }
+        error if lacks_bubblewrap(error) => Some("install the package bubblewrap".into()),
         Error::Toolchain(toolchain::Error::Missing { program, .. }) => Some(format!("install the package of {program}")),
         Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
         Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {

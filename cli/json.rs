@@ -9,7 +9,7 @@ pub struct Record {
     pub package: String,
     pub version: String,
     pub kernel: String,
-    /// installed, built, failed, excluded, refused, no-headers, error; in a dry run would-install, would-build.
+    /// installed, built, failed, excluded, refused, no-headers, not-reproducible, error.
     pub state: &'static str,
     /// store, built, failure-remembered.
     pub how: Option<&'static str>,
@@ -30,7 +30,7 @@ pub struct Generation {
     pub error: Option<String>,
 }
 
-/// The last line of every stream.
+/// The last line of `install`, `build`, `remove` and `rollback`, unless an error ended them or it was a dry run.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     pub r#type: &'static str,

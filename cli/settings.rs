@@ -92,7 +92,10 @@ impl Settings {
             }
         }
         if let Some(dir) = &global.store {
-            texts.insert("store", Setting { value: dir.display().to_string(), origin: Origin::Flag("--store") });
+            texts.insert(
+                "store",
+                Setting { value: dir.display().to_string(), origin: Origin::Flag("--store") },
+            );
         }
         if let Some(jobs) = global.jobs {
             texts.insert("jobs", Setting { value: jobs.to_string(), origin: Origin::Flag("--jobs") });
@@ -146,7 +149,9 @@ fn read_file(path: &Path, texts: &mut Texts) -> Result<(), Failure> {
         let value = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
-            other => return Err(Failure::usage(wrong(&format!("{name} cannot be a {}", other.type_str())), None)),
+            other => {
+                return Err(Failure::usage(wrong(&format!("{name} cannot be a {}", other.type_str())), None));
+            }
         };
         texts.insert(key, Setting { value, origin: Origin::File(path.to_owned()) });
     }
@@ -154,7 +159,9 @@ fn read_file(path: &Path, texts: &mut Texts) -> Result<(), Failure> {
 }
 
 fn number(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {
-    let Some(setting) = texts.get(key) else { return Ok(Setting { value: default, origin: Origin::Default }) };
+    let Some(setting) = texts.get(key) else {
+        return Ok(Setting { value: default, origin: Origin::Default });
+    };
     match setting.value.parse() {
         Ok(value) if value > 0 => Ok(Setting { value, origin: setting.origin.clone() }),
         _ => Err(Failure::usage(
@@ -176,7 +183,10 @@ fn store(texts: &Texts, root: &Path, process: &Process) -> Result<Setting<PathBu
     let home = || (process.variable)("HOME").map(|home| PathBuf::from(home).join(".cache"));
     match cache.or_else(home) {
         Some(dir) => Ok(Setting { value: dir.join("kcache"), origin: Origin::Default }),
-        None => Err(Failure::usage("no place for the store: HOME is not set", Some("give one with --store DIR".into()))),
+        None => Err(Failure::usage(
+            "no place for the store: HOME is not set",
+            Some("give one with --store DIR".into()),
+        )),
     }
 }
 
@@ -212,7 +222,8 @@ mod tests {
     #[test]
     fn flags_beat_the_environment_beats_files_beat_defaults() {
         let config = "jobs = 5\nbuild-timeout = 60\nstore = '/a'\n";
-        let settings = resolve(config, &[("KCACHE_JOBS", "6"), ("KCACHE_STORE", "/b")], &["--store", "/c"]).unwrap();
+        let settings =
+            resolve(config, &[("KCACHE_JOBS", "6"), ("KCACHE_STORE", "/b")], &["--store", "/c"]).unwrap();
         assert_eq!((settings.store.value, settings.store.origin), ("/c".into(), Origin::Flag("--store")));
         assert_eq!((settings.jobs.value, settings.jobs.origin), (6, Origin::Environment("KCACHE_JOBS")));
         assert_eq!(settings.build_timeout.value, Duration::from_secs(60));

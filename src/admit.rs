@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::kconfig::Kconfig;
+use kcache_kernel::kernels::{self, BuildTree, Kernel};
 use kcache_kernel::ko::{self, Expect, Export, Fault, Flags, Ko, Machine};
 use kcache_kernel::symvers::Symvers;
 use kcache_store::Manifest;
@@ -22,11 +23,35 @@ pub struct Candidate {
     pub bytes: Vec<u8>,
 }
 
-/// What is wrong with the modules of one package, for a kernel with this build tree. `needed` are the exports of the
-/// packages it builds against.
+/// What of a kernel modules are compared with.
+pub struct Against<'a> {
+    config: &'a Kconfig,
+    arch: &'a str,
+    symvers: Option<Symvers>,
+}
+
+impl<'a> Against<'a> {
+    /// All that a build tree tells.
+    pub fn tree(tree: &'a BuildTree) -> Result<Against<'a>> {
+        let symvers = match tree.symvers()? {
+            Some(text) => Some(Symvers::parse(&text).map_err(std::io::Error::other)?),
+            None => None,
+        };
+        Ok(Against { config: &tree.config, arch: &tree.arch, symvers })
+    }
+
+    /// Without headers: machine and vermagic. That its symbols are the kernel's was checked where it was built, for a
+    /// kernel with the same `uname -v`.
+    pub fn config(config: &'a Kconfig) -> Against<'a> {
+        Against { config, arch: kernels::arch(config), symvers: None }
+    }
+}
+
+/// What is wrong with the modules of one package, for a kernel. `needed` are the exports of the packages it builds
+/// against.
 pub fn faults(
     kernel: &Kernel,
-    tree: &BuildTree,
+    against: &Against,
     modules: &[Candidate],
     needed: &BTreeMap<String, Export>,
 ) -> Result<Vec<Fault>> {
@@ -40,18 +65,18 @@ pub fn faults(
     }
     let mut siblings = needed.clone();
     siblings.extend(parsed.iter().flat_map(|(_, ko)| ko.exports.clone()));
-    let symvers = match tree.symvers()? {
-        Some(text) => Some(Symvers::parse(&text).map_err(std::io::Error::other)?),
-        None => None,
-    };
-    let Some(machine) = Machine::of_arch(&tree.arch) else {
-        return Err(std::io::Error::other(format!("no module of architecture {} can be checked", tree.arch)).into());
+    let Some(machine) = Machine::of_arch(against.arch) else {
+        return Err(std::io::Error::other(format!(
+            "no module of architecture {} can be checked",
+            against.arch
+        ))
+        .into());
     };
     let expect = Expect {
         release: &kernel.release,
         machine,
-        flags: Flags::of_config(&tree.config),
-        symvers: symvers.as_ref(),
+        flags: Flags::of_config(against.config),
+        symvers: against.symvers.as_ref(),
         siblings: &siblings,
     };
     faults.extend(parsed.iter().flat_map(|(name, ko)| ko::check(name, ko, &expect)));

@@ -118,13 +118,13 @@ fn identify_within<'a>(
     tree: &BuildTree,
     within: &mut Vec<&'a str>,
 ) -> Result<Identified> {
-    let (source, facts) =
-        rayon::join(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
+    let (source, facts) = rayon::join(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
     let (source, facts) = (source?, facts?);
     let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
     within.push(&wish.package.name);
     let mut dependencies = Vec::new();
-    for name in &recipe.depends {
+    let depends = if recipe.excluded.is_none() { recipe.depends.as_slice() } else { &[] };
+    for name in depends {
         let dependency = dependency(wish, name, within)?;
         let key = identify_within(session, &Wish { package: dependency, ..*wish }, tree, within)?.key;
         dependencies.push((name.clone(), key));
@@ -144,7 +144,8 @@ fn identify_within<'a>(
 }
 
 fn dependency<'a>(wish: &Wish<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
-    let problem = |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
+    let problem =
+        |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
     if within.contains(&name) {
         return Err(problem("builds against it in turn"));
     }
@@ -202,7 +203,10 @@ fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified) ->
     let modules = match admit::modules(session, &manifest) {
         Ok(Some(modules)) => modules,
         Ok(None) => {
-            session.world.progress.detail(&format!("{}: the store has the entry, but not all of its objects", wish.name()));
+            session
+                .world
+                .progress
+                .detail(&format!("{}: the store has the entry, but not all of its objects", wish.name()));
             return Ok(None);
         }
         Err(Error::Store(error)) if is_damage(&error) => {
@@ -216,7 +220,7 @@ fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified) ->
     for (name, _) in &id.dependencies {
         needed.extend(exports_of(session, wish, name)?);
     }
-    let faults = admit::faults(wish.kernel, tree, &modules, &needed)?;
+    let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, &modules, &needed)?;
     if !faults.is_empty() {
         return Ok(Some(Answer::Refused(faults)));
     }
@@ -241,7 +245,8 @@ fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
 
 /// What a package that this one builds against exports, building it first if need be.
 fn exports_of(session: &Session, wish: &Wish, name: &str) -> Result<BTreeMap<String, Export>> {
-    let problem = |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
+    let problem =
+        |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
     let package = select::find(wish.all, name).ok_or_else(|| problem("is not installed"))?;
     match ensure(session, &Wish { package, ..*wish }, &Options::default())? {
         Answer::Ready { manifest, .. } => {
@@ -256,11 +261,17 @@ fn without_headers(session: &Session, wish: &Wish) -> Result<Answer> {
     let release = &wish.kernel.release;
     let missing = || match &wish.kernel.headers {
         Headers::Wrong { path, found } => {
-            format!("{} holds the headers of {found}: {}", path.display(), kernels::headers_hint(&session.world.root, release))
+            format!(
+                "{} holds the headers of {found}: {}",
+                path.display(),
+                kernels::headers_hint(&session.world.root, release)
+            )
         }
         _ => kernels::headers_hint(&session.world.root, release),
     };
-    let (Some(store), Some(version)) = (&session.store, &wish.kernel.image_version) else {
+    let config = kernels::config(&session.world.root, wish.kernel)?;
+    let (Some(store), Some(version), Some(config)) = (&session.store, &wish.kernel.image_version, &config)
+    else {
         return Ok(Answer::NoHeaders(missing()));
     };
     let source = session.source(wish.package)?.to_string();
@@ -272,9 +283,13 @@ fn without_headers(session: &Session, wish: &Wish) -> Result<Answer> {
     ];
     for row in store.find(&labels)?.into_iter().filter(|row| row.built) {
         let Ok(Some(entry)) = store.lookup(&row.key) else { continue };
-        if let Ok(Some(_)) = admit::modules(session, &entry.manifest) {
-            return Ok(Answer::Ready { manifest: Box::new(entry.manifest), found: Found::Store });
-        }
+        let manifest = Box::new(entry.manifest);
+        let Ok(Some(modules)) = admit::modules(session, &manifest) else { continue };
+        let faults = admit::faults(wish.kernel, &admit::Against::config(config), &modules, &BTreeMap::new())?;
+        return Ok(match faults.is_empty() {
+            true => Answer::Ready { manifest, found: Found::Store },
+            false => Answer::Refused(faults),
+        });
     }
     Ok(Answer::NoHeaders(missing()))
 }
@@ -302,7 +317,7 @@ fn build_once(
     }
     let outcome = match &made.result {
         Made::Modules(modules) => {
-            let faults = admit::faults(wish.kernel, tree, modules, needed)?;
+            let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, modules, needed)?;
             if !faults.is_empty() {
                 return Ok(Answer::Refused(faults));
             }
@@ -341,16 +356,25 @@ impl Product {
 }
 
 /// Runs one build in a scratch tree of its own.
-pub fn make(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified, identity: Identity) -> Result<Product> {
+pub fn make(
+    session: &Session,
+    wish: &Wish,
+    tree: &BuildTree,
+    id: &Identified,
+    identity: Identity,
+) -> Result<Product> {
     let world = session.world;
     let what = wish.name();
     let scratch = session.scratch()?;
-    let copied = tree::snapshot(&wish.package.source, &scratch.path().join("build"), &[".git".to_owned()])?;
-    if copied != id.source {
+    // The build never sees the package's own directory: what it reads is what was hashed.
+    let source = scratch.path().join("source");
+    if tree::snapshot(&wish.package.source, &source, &[".git".to_owned()])? != id.source {
         return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
     }
-    let mut sandbox = rooms::room(world, wish.kernel, tree, &id.facts.tools_root, scratch.path().join("own"));
-    rooms::show_source(&mut sandbox, &world.root, wish.package);
+    tree::snapshot(&source, &scratch.path().join("build"), &[])?;
+    let own = scratch.path().join("own");
+    let mut sandbox = rooms::room(world, wish.kernel, tree, &id.facts.tools_root, own, world.jobs);
+    rooms::show_source(&mut sandbox, wish.package, &source);
     sandbox.identity = identity;
     let _job = session.jobserver.acquire()?; // make's own first job; the others it asks for itself
     if world.cancelled() {
@@ -405,7 +429,12 @@ fn publish(
     let mut outputs = Vec::new();
     let mut put = |name: &str, role: &str, bytes: &[u8]| -> Result<()> {
         let stored = store.put_object(&mut &bytes[..])?;
-        outputs.push(Output { name: name.to_owned(), role: role.to_owned(), size: stored.size, digest: stored.digest });
+        outputs.push(Output {
+            name: name.to_owned(),
+            role: role.to_owned(),
+            size: stored.size,
+            digest: stored.digest,
+        });
         Ok(())
     };
     if let Made::Modules(modules) = &made.result {
@@ -438,7 +467,8 @@ fn publish(
 
 /// What an entry is found by when its key is not known.
 fn labels(wish: &Wish, id: &Identified) -> BTreeMap<String, String> {
-    let field = |name: &str| id.fields.iter().find(|field| field.name == name).map(|field| field.value.clone());
+    let field =
+        |name: &str| id.fields.iter().find(|field| field.name == name).map(|field| field.value.clone());
     [
         ("package", wish.package.name.clone()),
         ("version", wish.package.version.clone()),

@@ -72,7 +72,9 @@ pub enum Error {
         release: String,
     },
     /// The kernel loads signed modules only.
-    #[error("kernel {release} loads only modules that are signed (CONFIG_MODULE_SIG_FORCE), and kcache has no key to sign with")]
+    #[error(
+        "kernel {release} loads only modules that are signed (CONFIG_MODULE_SIG_FORCE), and kcache has no key to sign with"
+    )]
     Unsigned {
         /// The kernel.
         release: String,

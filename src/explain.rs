@@ -79,8 +79,14 @@ pub fn differences(before: &[Field], now: &[Field]) -> Vec<Difference> {
     names
         .into_iter()
         .map(|name| (name, find(before, name), find(now, name)))
-        .filter(|(_, before, now)| before.as_ref().map(|field| &field.value) != now.as_ref().map(|field| &field.value))
-        .map(|(name, before, now)| Difference { field: name.to_owned(), before: before.map(text), now: now.map(text) })
+        .filter(|(_, before, now)| {
+            before.as_ref().map(|field| &field.value) != now.as_ref().map(|field| &field.value)
+        })
+        .map(|(name, before, now)| Difference {
+            field: name.to_owned(),
+            before: before.map(text),
+            now: now.map(text),
+        })
         .collect()
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use fs_err as fs;
 use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::packages::{Package, RecipeFile};
-use kcache_kernel::recipe::{self, Recipe, Target, dkms, kbuild, toml};
+use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::{Digest, Scratch, Store, tree};
@@ -107,12 +107,19 @@ impl<'w> Session<'w> {
 
     /// Tree digest of a package's source as it is now.
     pub fn source(&self, package: &Package) -> Result<Digest> {
-        let root = tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] };
+        let root =
+            tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] };
         Ok(tree::tree_digest(self.store.as_ref(), &[root], (self.world.now)())?)
     }
 
     /// A package's recipe for a kernel.
-    pub fn recipe(&self, package: &Package, source: Digest, kernel: &Kernel, tree: &BuildTree) -> Result<Recipe> {
+    pub fn recipe(
+        &self,
+        package: &Package,
+        source: Digest,
+        kernel: &Kernel,
+        tree: &BuildTree,
+    ) -> Result<Recipe> {
         let target = Target { release: &kernel.release, arch: &tree.arch, config: &tree.config };
         match &package.recipe {
             RecipeFile::Kbuild => Ok(kbuild::recipe(&package.name, &package.version, &kernel.release)),
@@ -133,7 +140,12 @@ impl<'w> Session<'w> {
     ) -> Result<Recipe> {
         let facts = self.kernel(kernel, tree)?;
         let mut signature = Signature::new("recipe 1");
-        signature.text(&package.name).text(&package.version).text(target.release).text(target.arch).text(&tree.version);
+        signature
+            .text(&package.name)
+            .text(&package.version)
+            .text(target.release)
+            .text(target.arch)
+            .text(&tree.version);
         signature.digest(source).digest(facts.headers).system(&facts.tools_root);
         for path in dkms::override_files(&package.name, &package.version, target.release, target.arch) {
             let outside = self.world.root.find(path);
@@ -141,8 +153,9 @@ impl<'w> Session<'w> {
         }
         self.remembered("recipe", &signature.finish(), || {
             let scratch = self.scratch()?;
-            let mut room = rooms::room(self.world, kernel, tree, &facts.tools_root, scratch.path().join("own"));
-            let source = rooms::show_source(&mut room, &self.world.root, package);
+            let own = scratch.path().join("own");
+            let mut room = rooms::room(self.world, kernel, tree, &facts.tools_root, own, dkms::JOBS);
+            let source = rooms::show_recipe(&mut room, &self.world.root, package);
             let recipe =
                 dkms::evaluate(&room, &source, &package.name, &package.version, target, &self.world.cancel)?;
             Ok(recipe)
@@ -157,7 +170,7 @@ impl<'w> Session<'w> {
         signature.bytes(&fs::read(tree.outside().join(".kernelvariables")).unwrap_or_default());
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;
-            let room = rooms::room(self.world, kernel, tree, tools_root, scratch.path().join("own"));
+            let room = rooms::room(self.world, kernel, tree, tools_root, scratch.path().join("own"), 1);
             Ok(toolchain::programs(&room, tree, &self.world.cancel)?)
         })?;
         programs.into_iter().map(|program| self.tool(tools_root, program)).collect()
@@ -225,7 +238,15 @@ impl Signature {
 
     /// A system's programs, headers and libraries, as far as the times of the directories they are installed in tell.
     fn system(&mut self, root: &Root) -> &mut Signature {
-        for inside in ["/usr/bin", "/usr/sbin", "/usr/include", "/usr/lib", "/usr/lib/gcc", "/usr/share", "/etc/alternatives"] {
+        for inside in [
+            "/usr/bin",
+            "/usr/sbin",
+            "/usr/include",
+            "/usr/lib",
+            "/usr/lib/gcc",
+            "/usr/share",
+            "/etc/alternatives",
+        ] {
             match root.find(inside) {
                 Some(path) => self.stat(&path),
                 None => self.bytes(b""),
@@ -257,9 +278,4 @@ pub fn check_names(source: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The path at which a package is built.
-pub fn build_dir(package: &Package) -> PathBuf {
-    recipe::build_dir(&package.name, &package.version)
 }

@@ -7,7 +7,9 @@ use std::io::Write;
 use std::path::Path;
 
 use kcache_kernel::compress::Compression;
-use kcache_kernel::install::{self, BoxError, Generation, ModuleSpec, Package, Plan, Set, Site, Transaction};
+use kcache_kernel::install::{
+    self, BoxError, Generation, ModuleSpec, Package, Plan, Recovery, Set, Site, Transaction,
+};
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_store::{Digest, Manifest};
 
@@ -57,8 +59,18 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     let world = session.world;
     let tree = tree(session, kernel)?;
     let say = |message: &str| world.progress.say(message);
-    let site = Site { tree, root: world.root.dir(), depmod: &world.depmod, wait: world.lock_limit, say: &say };
+    let site =
+        Site { tree, root: world.root.dir(), depmod: &world.depmod, wait: world.lock_limit, say: &say };
     let transaction = Transaction::begin(site)?;
+    let told = match transaction.recovered() {
+        Recovery::Nothing => None,
+        Recovery::Litter => Some("what an interrupted run had left was cleared away; it had changed nothing"),
+        Recovery::Finished => Some("an interrupted installation was finished"),
+        Recovery::Undone => Some("an interrupted installation was undone"),
+    };
+    if let Some(told) = told {
+        world.progress.say(&format!("{}: {told}", kernel.release));
+    }
     let current = install::current(tree)?;
     let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
     let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, spec, out);
@@ -80,7 +92,9 @@ fn set(session: &Session, kernel: &Kernel, current: Option<&Generation>, change:
             }
         }
         Change::Remove(names) => {
-            if let Some(name) = names.iter().find(|name| !packages.iter().any(|package| package.name == **name)) {
+            if let Some(name) =
+                names.iter().find(|name| !packages.iter().any(|package| package.name == **name))
+            {
                 return Err(Error::Unknown { package: name.clone(), release: kernel.release.clone() });
             }
             packages.retain(|package| !names.is_empty() && !names.contains(&package.name));
@@ -92,7 +106,8 @@ fn set(session: &Session, kernel: &Kernel, current: Option<&Generation>, change:
         }
     }
     let config = kernels::config(&world.root, kernel)?;
-    let version = kernel.build_tree().map(|tree| tree.version.clone()).or_else(|| kernel.image_version.clone());
+    let version =
+        kernel.build_tree().map(|tree| tree.version.clone()).or_else(|| kernel.image_version.clone());
     Ok(Set {
         kernel_version: version.unwrap_or_default(),
         compression: config.as_ref().map_or(Compression::None, kernels::compression),

@@ -99,9 +99,11 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
         value: tool.digest.to_string(),
         note: Some(tool.version.clone()).filter(|text| !text.is_empty()),
     }));
-    let dependencies: Vec<String> = inputs.dependencies.iter().map(|(name, key)| format!("{name} {key}")).collect();
+    let dependencies: Vec<String> =
+        inputs.dependencies.iter().map(|(name, key)| format!("{name} {key}")).collect();
     fields.push(plain("dependencies", dependencies.join("\n")));
-    let environment: Vec<String> = inputs.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let environment: Vec<String> =
+        inputs.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     fields.push(plain("environment", environment.join("\n")));
     fields.push(plain("sandbox", SANDBOX.to_owned()));
     fields
@@ -148,7 +150,9 @@ mod tests {
     }
 
     /// The key after one change to otherwise fixed inputs.
-    fn changed(change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 6])) -> Key {
+    fn changed(
+        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 6]),
+    ) -> Key {
         let digest = |text: &str| Digest::of(text.as_bytes());
         let mut recipe = recipe();
         let mut tools = vec![Tool { role: "cc".into(), digest: digest("gcc"), version: "12".into() }];
@@ -212,6 +216,9 @@ mod tests {
     #[test]
     fn the_key_of_given_fields_never_changes() {
         let field = Field { name: "kernel.release".into(), value: "6.1".into(), note: None };
-        assert_eq!(key(&[field]).to_string(), "44680592810e4af3178664dce9eb066daac924e52aa3da25282598db31ffbb95");
+        assert_eq!(
+            key(&[field]).to_string(),
+            "44680592810e4af3178664dce9eb066daac924e52aa3da25282598db31ffbb95"
+        );
     }
 }

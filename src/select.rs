@@ -81,7 +81,8 @@ pub fn packages(root: &Root, asked: &[String]) -> Result<Packages> {
                 return Err(Error::NoPackage { asked: word.clone(), root: root.dir().to_owned(), nearest });
             }
         };
-        if !chosen.iter().any(|other: &Package| other.source == package.source && other.name == package.name) {
+        if !chosen.iter().any(|other: &Package| other.source == package.source && other.name == package.name)
+        {
             chosen.push(package);
         }
     }
@@ -97,11 +98,13 @@ pub fn find<'a>(all: &'a [Package], word: &str) -> Option<&'a Package> {
         Some((name, version)) => (name, Some(version)),
         None => (word, None),
     };
-    all.iter().rfind(|package| package.name == name && version.is_none_or(|version| package.version == version))
+    all.iter()
+        .rfind(|package| package.name == name && version.is_none_or(|version| package.version == version))
 }
 
 fn newest_versions(all: &[Package]) -> Vec<Package> {
-    let newest = |package: &&Package| find(all, &package.name).is_some_and(|other| other.version == package.version);
+    let newest =
+        |package: &&Package| find(all, &package.name).is_some_and(|other| other.version == package.version);
     let mut chosen: Vec<Package> = all.iter().filter(newest).cloned().collect();
     chosen.dedup_by(|a, b| a.name == b.name);
     chosen
@@ -131,7 +134,8 @@ mod tests {
             let source = dir.path().join("usr/src").join(package);
             let (name, version) = package.split_once('-').unwrap();
             fs::create_dir_all(&source).unwrap();
-            fs::write(source.join("dkms.conf"), format!("PACKAGE_NAME={name}\nPACKAGE_VERSION={version}\n")).unwrap();
+            fs::write(source.join("dkms.conf"), format!("PACKAGE_NAME={name}\nPACKAGE_VERSION={version}\n"))
+                .unwrap();
         }
         let root = Root::new(dir.path());
         (dir, root)

@@ -74,7 +74,9 @@ pub struct Installed {
 impl Installed {
     /// Reads and verifies it.
     pub fn read(kernel: &Kernel) -> Result<Installed> {
-        let Some(tree) = &kernel.modules else { return Ok(Installed { generation: None, faults: Vec::new() }) };
+        let Some(tree) = &kernel.modules else {
+            return Ok(Installed { generation: None, faults: Vec::new() });
+        };
         let generation = install::current(tree)?;
         let faults = match &generation {
             Some(generation) => install::verify(tree, generation)?,
@@ -121,7 +123,9 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
     let Some(tree) = wish.kernel.build_tree() else {
         return match installed.key(name) {
             Some(_) => say(State::Ready, Some("without headers its inputs cannot be compared".into())),
-            None => say(State::NoHeaders, Some(kernels::headers_hint(&session.world.root, &wish.kernel.release))),
+            None => {
+                say(State::NoHeaders, Some(kernels::headers_hint(&session.world.root, &wish.kernel.release)))
+            }
         };
     };
     let id = ensure::identify(session, wish, tree)?;
@@ -131,7 +135,9 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
     match installed.key(name) {
         Some(key) if key == id.key.to_string() => say(State::Ready, None),
         Some(key) => compare(session, &id, key),
-        None if !named && !id.recipe.automatic => say(State::Excluded, Some("it is not installed automatically".into())),
+        None if !named && !id.recipe.automatic => {
+            say(State::Excluded, Some("it is not installed automatically".into()))
+        }
         None => not_installed(session, &id),
     }
 }
@@ -159,8 +165,12 @@ fn not_installed(session: &Session, id: &Identified) -> Result<Standing> {
     };
     Ok(match entry.map(|entry| entry.manifest.outcome) {
         None => Standing { state: State::Missing, reason: None },
-        Some(Outcome::Built) => Standing { state: State::Cached, reason: Some("built, not installed".into()) },
-        Some(Outcome::Failed { first_error, .. }) => Standing { state: State::Fails, reason: Some(first_error) },
+        Some(Outcome::Built) => {
+            Standing { state: State::Cached, reason: Some("built, not installed".into()) }
+        }
+        Some(Outcome::Failed { first_error, .. }) => {
+            Standing { state: State::Fails, reason: Some(first_error) }
+        }
     })
 }
 
@@ -182,7 +192,8 @@ pub fn log(session: &Session, wish: &Wish) -> Result<(Manifest, Vec<u8>)> {
         },
     };
     let manifest = entry.ok_or_else(unknown)?.manifest;
-    let output = manifest.outputs.iter().find(|output| output.role == kcache_store::LOG).ok_or_else(unknown)?;
+    let output =
+        manifest.outputs.iter().find(|output| output.role == kcache_store::LOG).ok_or_else(unknown)?;
     let log = store.read_object(&output.digest, output.size)?.ok_or_else(unknown)?;
     Ok((manifest, log))
 }

@@ -11,8 +11,16 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         row("root", settings.root.value.display().to_string(), settings.root.origin.to_string()),
         row("store", settings.store.value.display().to_string(), settings.store.origin.to_string()),
         row("jobs", settings.jobs.value.to_string(), settings.jobs.origin.to_string()),
-        row("build-timeout", settings.build_timeout.value.as_secs().to_string(), settings.build_timeout.origin.to_string()),
-        row("lock-timeout", settings.lock_timeout.value.as_secs().to_string(), settings.lock_timeout.origin.to_string()),
+        row(
+            "build-timeout",
+            settings.build_timeout.value.as_secs().to_string(),
+            settings.build_timeout.origin.to_string(),
+        ),
+        row(
+            "lock-timeout",
+            settings.lock_timeout.value.as_secs().to_string(),
+            settings.lock_timeout.origin.to_string(),
+        ),
     ];
     if out.json {
         out.document(&rows);

@@ -29,7 +29,8 @@ pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
             });
         };
         for package in &packages.chosen {
-            let explanation = explain::explain(&session, &Wish { package, kernel, all: &packages.all }, tree)?;
+            let explanation =
+                explain::explain(&session, &Wish { package, kernel, all: &packages.all }, tree)?;
             if out.json {
                 out.document(&document(package, kernel, explanation));
             } else {

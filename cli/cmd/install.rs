@@ -21,7 +21,7 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 
-use super::{interrupted, looking, say_if_empty};
+use super::{interrupted, say_if_empty};
 
 /// What `install` and `build` have in common.
 struct Job<'a> {
@@ -36,7 +36,12 @@ pub fn install(world: &World, out: &Out, args: &Install, dry: bool) -> Result<Ex
 }
 
 pub fn build(world: &World, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
-    run(world, out, &Job { which: &args.which, rebuild: args.rebuild, check: args.check, install: false }, dry)
+    run(
+        world,
+        out,
+        &Job { which: &args.which, rebuild: args.rebuild, check: args.check, install: false },
+        dry,
+    )
 }
 
 fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> {
@@ -56,7 +61,8 @@ fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> 
     interrupted(world)?;
     let mut exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
     for kernel in &kernels {
-        let of_kernel: Vec<&Had> = results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect();
+        let of_kernel: Vec<&Had> =
+            results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect();
         exit = exit.or(finish(&session, out, job, kernel, &of_kernel)?);
     }
     if out.json {
@@ -66,7 +72,13 @@ fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> 
 }
 
 /// One transaction for a kernel, and a line for each package.
-fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&Had]) -> Result<Exit, Failure> {
+fn finish(
+    session: &Session,
+    out: &Out,
+    job: &Job,
+    kernel: &Kernel,
+    results: &[&Had],
+) -> Result<Exit, Failure> {
     let ready: Vec<Manifest> = results.iter().filter_map(|had| had.manifest().cloned()).collect();
     let start = Instant::now();
     let installed = if job.install && !ready.is_empty() {
@@ -89,7 +101,10 @@ fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&
             if out.json {
                 out.record(&generation_failed(kernel, &failure));
             }
-            out.failure(&Failure { message: format!("kernel {}: {}", kernel.release, failure.message), ..failure });
+            out.failure(&Failure {
+                message: format!("kernel {}: {}", kernel.release, failure.message),
+                ..failure
+            });
             exit = exit.or(failure.exit);
         }
         None => {}
@@ -111,7 +126,9 @@ fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
 fn wishes<'a>(packages: &'a Packages, kernels: &'a [Kernel]) -> Vec<Wish<'a>> {
     kernels
         .iter()
-        .flat_map(|kernel| packages.chosen.iter().map(move |package| Wish { package, kernel, all: &packages.all }))
+        .flat_map(|kernel| {
+            packages.chosen.iter().map(move |package| Wish { package, kernel, all: &packages.all })
+        })
         .collect()
 }
 
@@ -185,7 +202,8 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
         Ok(Answer::Ready { manifest, found }) => {
             record.how = Some(if *found == Found::Store { "store" } else { "built" });
             record.key = Some(manifest.key.to_string());
-            record.modules = manifest.outputs.iter().filter(|o| o.name.ends_with(".ko")).map(|o| o.name.clone()).collect();
+            record.modules =
+                manifest.outputs.iter().filter(|o| o.name.ends_with(".ko")).map(|o| o.name.clone()).collect();
             record.state = if install { "installed" } else { "built" };
             ready(&mut record, had, not_installed)
         }
@@ -220,7 +238,11 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
             ended(&mut record, state, failure.exit)
         }
     };
-    if out.json { out.record(&record) } else { out.data(&line(&record)) }
+    if out.json {
+        out.record(&record)
+    } else {
+        out.data(&line(&record))
+    }
     if exit != Exit::Done {
         let error = record.error.unwrap_or_default();
         out.failure(&Failure { exit, message: format!("{}: {error}", had.wish.name()), hint });
@@ -293,7 +315,9 @@ pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
     let release = &kernel.release;
     match (&done.generation, done.changed) {
         (_, false) => out.say(&format!("{release}: nothing to change")),
-        (Some(generation), true) => out.say(&format!("{release}: generation {generation} is in place ({seconds:.1} s)")),
+        (Some(generation), true) => {
+            out.say(&format!("{release}: generation {generation} is in place ({seconds:.1} s)"))
+        }
         (None, true) => out.say(&format!("{release}: no module of kcache is left ({seconds:.1} s)")),
     }
 }
@@ -337,9 +361,14 @@ pub fn report_plan(out: &Out, plan: &Plan) {
 
 /// What `install` or `build` would do: nothing is written, not even a store is made.
 fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
-    let (session, packages, kernels) = looking(world, out, job.which)?;
+    let session = Session::new(world, world.open_existing_store()?)?;
+    let packages = super::packages(world, out, &job.which.packages)?;
+    let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
     say_if_empty(out, world, &packages, &kernels);
     for kernel in &kernels {
+        if job.install {
+            may_install(&session, kernel)?;
+        }
         let installed = Installed::read(kernel)?;
         for package in &packages.chosen {
             let wish = Wish { package, kernel, all: &packages.all };
@@ -359,7 +388,10 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
                 }));
             } else {
                 let reason = standing.reason.map_or(String::new(), |reason| format!("  {reason}"));
-                out.data(&format!("{}  {}/{}  {state}{reason}", kernel.release, package.name, package.version));
+                out.data(&format!(
+                    "{}  {}/{}  {state}{reason}",
+                    kernel.release, package.name, package.version
+                ));
             }
         }
     }

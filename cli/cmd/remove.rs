@@ -19,10 +19,16 @@ use super::install::{report_done, report_plan};
 pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Exit, Failure> {
     let present = |kernel: &Kernel| -> Vec<String> {
         let installed = names(kernel);
-        if remove.all { installed } else { remove.packages.iter().filter(|n| installed.contains(n)).cloned().collect() }
+        if remove.all {
+            installed
+        } else {
+            remove.packages.iter().filter(|n| installed.contains(n)).cloned().collect()
+        }
     };
     let mut kernels = meant(world, &remove.kernels)?;
-    if let Some(unknown) = remove.packages.iter().find(|name| !kernels.iter().any(|k| names(k).contains(name))) {
+    if let Some(unknown) =
+        remove.packages.iter().find(|name| !kernels.iter().any(|k| names(k).contains(name)))
+    {
         let known: Vec<String> = kernels.iter().flat_map(names).collect();
         let nearest = kcache::select::nearest(unknown, known.iter().map(String::as_str));
         let message = format!("package '{unknown}' is not installed for any of the kernels that are meant");
@@ -62,10 +68,17 @@ fn generation(kernel: &Kernel) -> Option<Generation> {
 }
 
 fn names(kernel: &Kernel) -> Vec<String> {
-    generation(kernel).map_or(Vec::new(), |g| g.set.packages.iter().map(|package| package.name.clone()).collect())
+    generation(kernel)
+        .map_or(Vec::new(), |g| g.set.packages.iter().map(|package| package.name.clone()).collect())
 }
 
-fn transact(world: &World, out: &Out, kernels: &[Kernel], changes: &[Change], dry: bool) -> Result<Exit, Failure> {
+fn transact(
+    world: &World,
+    out: &Out,
+    kernels: &[Kernel],
+    changes: &[Change],
+    dry: bool,
+) -> Result<Exit, Failure> {
     let session = Session::new(world, world.open_existing_store()?)?;
     for (kernel, change) in kernels.iter().zip(changes) {
         super::interrupted(world)?;

@@ -26,7 +26,8 @@ pub fn status(world: &World, out: &Out, selection: &Selection) -> Result<Exit, F
     let (session, packages, kernels) = looking(world, out, selection)?;
     let (rows, installed) = survey(&session, &packages, &kernels)?;
     if out.json {
-        out.document(&document(&kernels, &installed, &rows));
+        let ready = is_ready(&rows);
+        out.document(&document(&kernels, &installed, &rows, ready));
         return Ok(Exit::Done);
     }
     say_if_empty(out, world, &packages, &kernels);
@@ -40,9 +41,11 @@ pub fn status(world: &World, out: &Out, selection: &Selection) -> Result<Exit, F
 pub fn check(world: &World, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
     let (session, packages, kernels) = looking(world, out, selection)?;
     let (rows, installed) = survey(&session, &packages, &kernels)?;
-    let ready = is_ready(&rows);
+    super::interrupted(world)?;
+    // No kernel at all, or a package that cannot even be read, is no reason to say "ready".
+    let ready = is_ready(&rows) && !kernels.is_empty() && packages.broken.is_empty();
     if out.json {
-        out.document(&document(&kernels, &installed, &rows));
+        out.document(&document(&kernels, &installed, &rows, ready));
     } else {
         say_if_empty(out, world, &packages, &kernels);
         for (at, kernel) in kernels.iter().enumerate() {
@@ -67,12 +70,21 @@ fn verdict(out: &Out, kernel: &Kernel, rows: &[Row], at: usize) {
     }
 }
 
-fn survey(session: &Session, packages: &Packages, kernels: &[Kernel]) -> Result<(Vec<Row>, Vec<Installed>), Failure> {
+fn survey(
+    session: &Session,
+    packages: &Packages,
+    kernels: &[Kernel],
+) -> Result<(Vec<Row>, Vec<Installed>), Failure> {
     let installed = kernels.iter().map(Installed::read).collect::<Result<Vec<_>, _>>()?;
     let mut rows = Vec::new();
     for package in &packages.chosen {
         let standing = |(kernel, installed): (&Kernel, &Installed)| {
-            status::standing(session, &Wish { package, kernel, all: &packages.all }, installed, packages.named)
+            status::standing(
+                session,
+                &Wish { package, kernel, all: &packages.all },
+                installed,
+                packages.named,
+            )
         };
         let standings = kernels.iter().zip(&installed).map(standing).collect();
         rows.push(Row { name: package.name.clone(), version: package.version.clone(), standings });
@@ -87,7 +99,9 @@ fn is_ready(rows: &[Row]) -> bool {
 fn table(kernels: &[Kernel], rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(std::iter::once("package".to_owned()).chain(kernels.iter().map(|kernel| kernel.release.clone())));
+    table.set_header(
+        std::iter::once("package".to_owned()).chain(kernels.iter().map(|kernel| kernel.release.clone())),
+    );
     for row in rows {
         let name = format!("{}/{}", row.name, row.version);
         let states = row.standings.iter().map(|standing| standing.state.word().to_owned());
@@ -102,7 +116,13 @@ fn say_reasons(out: &Out, kernels: &[Kernel], rows: &[Row]) {
     for row in rows {
         for (kernel, standing) in kernels.iter().zip(&row.standings) {
             let Some(reason) = &standing.reason else { continue };
-            let line = format!("{}/{} for {}: {}: {reason}", row.name, row.version, kernel.release, standing.state.word());
+            let line = format!(
+                "{}/{} for {}: {}: {reason}",
+                row.name,
+                row.version,
+                kernel.release,
+                standing.state.word()
+            );
             if standing.state.is_good() { out.detail(&line) } else { out.say(&line) }
         }
     }
@@ -117,10 +137,13 @@ fn painted(state: &State) -> String {
     paint(style, state.word())
 }
 
-fn document(kernels: &[Kernel], installed: &[Installed], rows: &[Row]) -> json::Status {
+fn document(kernels: &[Kernel], installed: &[Installed], rows: &[Row], ready: bool) -> json::Status {
     let kernel = |(kernel, installed): (&Kernel, &Installed)| json::Kernel {
         release: kernel.release.clone(),
-        version: kernel.build_tree().map(|tree| tree.version.clone()).or_else(|| kernel.image_version.clone()),
+        version: kernel
+            .build_tree()
+            .map(|tree| tree.version.clone())
+            .or_else(|| kernel.image_version.clone()),
         headers: kernel.build_tree().is_some(),
         generation: installed.generation.as_ref().map(|generation| generation.generation.clone()),
     };
@@ -136,6 +159,6 @@ fn document(kernels: &[Kernel], installed: &[Installed], rows: &[Row]) -> json::
     json::Status {
         kernels: kernels.iter().zip(installed).map(kernel).collect(),
         packages: rows.iter().map(package).collect(),
-        ready: is_ready(rows),
+        ready,
     }
 }

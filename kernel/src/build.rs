@@ -188,7 +188,9 @@ fn give(tree: &Path, uid: u32) -> io::Result<()> {
 fn collect(source: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome> {
     let tree = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let wanted: Vec<(String, String)> = match &recipe.modules {
-        Modules::Listed(list) => list.iter().map(|m| (format!("{}.ko", m.built), format!("{}.ko", m.name))).collect(),
+        Modules::Listed(list) => {
+            list.iter().map(|m| (format!("{}.ko", m.built), format!("{}.ko", m.name))).collect()
+        }
         Modules::Found => found_modules(source)?,
     };
     let not_built = |what: String| Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what)));
@@ -202,7 +204,9 @@ fn collect(source: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome
             Ok(_) if built.iter().any(|other| other.name == name) => {
                 return not_built(format!("made more than one {name}"));
             }
-            Ok((file, size)) => built.push(Built { name, file: fs::File::from_parts(file, source.join(&path)), size }),
+            Ok((file, size)) => {
+                built.push(Built { name, file: fs::File::from_parts(file, source.join(&path)), size })
+            }
             Err(what) => return not_built(what),
         }
     }
@@ -215,7 +219,9 @@ fn take(tree: &OwnedFd, path: &str) -> io::Result<Result<(std::fs::File, u64), S
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let file: std::fs::File = match openat2(tree, path, flags, Mode::empty(), resolve) {
         Ok(fd) => fd.into(),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(Err(format!("built no {path}"))),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
+            return Ok(Err(format!("built no {path}")));
+        }
         Err(rustix::io::Errno::LOOP | rustix::io::Errno::XDEV) => {
             return Ok(Err(format!("{path} is a link or lies behind one")));
         }
@@ -295,7 +301,7 @@ impl<'a> Log<'a> {
 
     fn end_line(&mut self) {
         let bytes = std::mem::take(&mut self.partial);
-        let text = String::from_utf8_lossy(&bytes);
+        let text = printable(&String::from_utf8_lossy(&bytes));
         let text = text.trim_end();
         self.logged.notice(text);
         (self.line)(text);
@@ -373,6 +379,12 @@ fn environmental(line: &str) -> Option<&'static str> {
     signs.iter().find(|(sign, _)| line.contains(sign)).map(|(_, reason)| *reason)
 }
 
+/// Text without what would steer a terminal: a build's output is somebody else's.
+pub fn printable(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.trim_end_matches(['\r', '\n']).chars().map(plain).collect()
+}
+
 /// The whole of a log, for showing or storing.
 pub fn read_log(scratch: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -401,20 +413,32 @@ mod tests {
 
     #[test]
     fn without_a_compiler_error_it_is_makes_and_else_the_last_line() {
-        assert_eq!(noticed("a\nmake: *** No rule to make target 'x'.  Stop.\nb").failure(None).first_error,
-            "make: *** No rule to make target 'x'.  Stop.");
+        assert_eq!(
+            noticed("a\nmake: *** No rule to make target 'x'.  Stop.\nb").failure(None).first_error,
+            "make: *** No rule to make target 'x'.  Stop."
+        );
         assert_eq!(noticed("a\nb\n\n").failure(None).first_error, "b");
+    }
+
+    #[test]
+    fn what_would_steer_a_terminal_is_made_visible() {
+        assert_eq!(printable("a\x1b]0;title\x07\tb\r\n"), "a\u{fffd}]0;title\u{fffd}\tb");
     }
 
     #[test]
     fn a_hidden_compiler_error_comes_before_the_missing_module() {
         let failure = noticed("a.c:3:1: error: first").failure_in_spite_of_success("built no a.ko");
-        assert_eq!(failure.first_error, "a.c:3:1: error: first (the build ended with status 0, but built no a.ko)");
+        assert_eq!(
+            failure.first_error,
+            "a.c:3:1: error: first (the build ended with status 0, but built no a.ko)"
+        );
     }
 
     #[test]
     fn a_full_disk_is_not_the_packages_fault() {
-        assert!(noticed("cc1: x.s: No space left on device").environment.unwrap().starts_with("the disk is full"));
+        assert!(
+            noticed("cc1: x.s: No space left on device").environment.unwrap().starts_with("the disk is full")
+        );
         assert!(noticed("a.c:1: error: no member named 'x'").environment.is_none());
     }
 

@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn values_are_found_by_whole_name() {
-        let config = Kconfig::new("CONFIG_SMP_X=m\n# CONFIG_SMP is not set\nCONFIG_CC=\"gcc-12 (D) 12\"\n".into());
+        let config =
+            Kconfig::new("CONFIG_SMP_X=m\n# CONFIG_SMP is not set\nCONFIG_CC=\"gcc-12 (D) 12\"\n".into());
         assert_eq!(config.value("CONFIG_SMP"), None);
         assert_eq!(config.value("CONFIG_CC"), Some("gcc-12 (D) 12"));
         assert!(config.yes_or_module("CONFIG_SMP_X") && !config.yes("CONFIG_SMP_X"));

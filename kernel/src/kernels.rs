@@ -186,8 +186,10 @@ pub fn installed(root: &Root) -> Result<Vec<Kernel>, Error> {
 /// A kernel build tree given by path. Where the kernel is also installed under the root, that is where it installs to.
 pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
     let path = fs::canonicalize(path)?;
-    let release = tree_release(&path)
-        .ok_or_else(|| Error::NotABuildTree { path: path.clone(), missing: "include/config/kernel.release" })?;
+    let release = tree_release(&path).ok_or_else(|| Error::NotABuildTree {
+        path: path.clone(),
+        missing: "include/config/kernel.release",
+    })?;
     let canonical = PathBuf::from(format!("/usr/src/linux-headers-{release}"));
     let tree = match root.inside(&path).filter(|_| packaged(root, &path)) {
         Some(inside) => read_tree(root, inside)?,
@@ -265,10 +267,14 @@ fn read_foreign_tree(path: &Path, canonical: PathBuf) -> Result<BuildTree, Error
 fn describe(inside: PathBuf, mounts: Vec<Mount>) -> Result<BuildTree, Error> {
     let dir = &mounts[0].outside;
     let config = Kconfig::new(fs::read_to_string(dir.join(".config"))?);
-    let generated = |name: &str| fs::read_to_string(dir.join("include/generated").join(name)).unwrap_or_default();
+    let generated =
+        |name: &str| fs::read_to_string(dir.join("include/generated").join(name)).unwrap_or_default();
     let (uts, compile) = (generated("utsversion.h"), generated("compile.h"));
-    let version = define(&uts, "UTS_VERSION").or_else(|| define(&compile, "UTS_VERSION")).unwrap_or_default().to_owned();
-    let arch = define(&compile, "UTS_MACHINE").unwrap_or_else(|| arch_of(&config)).to_owned();
+    let version = define(&uts, "UTS_VERSION")
+        .or_else(|| define(&compile, "UTS_VERSION"))
+        .unwrap_or_default()
+        .to_owned();
+    let arch = define(&compile, "UTS_MACHINE").unwrap_or_else(|| self::arch(&config)).to_owned();
     Ok(BuildTree { inside, mounts, config, arch, version })
 }
 
@@ -327,12 +333,14 @@ fn lexical(path: &Path) -> PathBuf {
 fn define<'a>(header: &'a str, name: &str) -> Option<&'a str> {
     header
         .lines()
-        .find_map(|line| line.strip_prefix("#define ")?.trim_start().strip_prefix(name)?.trim().strip_prefix('"'))
+        .find_map(|line| {
+            line.strip_prefix("#define ")?.trim_start().strip_prefix(name)?.trim().strip_prefix('"')
+        })
         .and_then(|rest| rest.strip_suffix('"'))
 }
 
-/// `uname -m` for trees whose `compile.h` is not shipped (arch/*/Makefile, UTS_MACHINE).
-fn arch_of(config: &Kconfig) -> &'static str {
+/// `uname -m` by a configuration alone, where no `compile.h` says it (arch/*/Makefile, UTS_MACHINE).
+pub fn arch(config: &Kconfig) -> &'static str {
     let known = [
         ("CONFIG_X86_64", "x86_64"),
         ("CONFIG_X86_32", "i686"),
@@ -386,7 +394,9 @@ pub fn headers_hint(root: &Root, release: &str) -> String {
     if is("fedora") || is("rhel") || is("centos") {
         format!("dnf install kernel-devel-{release}")
     } else if is("arch") {
-        let base = root.find(format!("/lib/modules/{release}/pkgbase")).and_then(|path| fs::read_to_string(path).ok());
+        let base = root
+            .find(format!("/lib/modules/{release}/pkgbase"))
+            .and_then(|path| fs::read_to_string(path).ok());
         format!("pacman -S {}-headers", base.as_deref().map_or("linux", str::trim))
     } else if is("suse") || is("opensuse") {
         "zypper install kernel-devel kernel-default-devel".to_owned()
@@ -404,7 +414,8 @@ mod tests {
     fn debian() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
-        for path in ["lib/modules/6.1.0-9-x", "usr/lib/linux-kbuild-6.1/scripts", "usr/src/h-common/include"] {
+        for path in ["lib/modules/6.1.0-9-x", "usr/lib/linux-kbuild-6.1/scripts", "usr/src/h-common/include"]
+        {
             fs::create_dir_all(at(path)).unwrap();
         }
         fs::create_dir_all(at("usr/src/h-x/include/config")).unwrap();
@@ -412,7 +423,8 @@ mod tests {
         fs::write(at("usr/src/h-x/Makefile"), "include /usr/src/h-common/Makefile\n").unwrap();
         fs::write(at("usr/src/h-x/.config"), "CONFIG_X86_64=y\nCONFIG_MODULE_COMPRESS_XZ=y\n").unwrap();
         fs::write(at("usr/src/h-x/include/config/kernel.release"), "6.1.0-9-x\n").unwrap();
-        fs::write(at("usr/src/h-x/include/generated/utsversion.h"), "#define UTS_VERSION \"#1 SMP\"\n").unwrap();
+        fs::write(at("usr/src/h-x/include/generated/utsversion.h"), "#define UTS_VERSION \"#1 SMP\"\n")
+            .unwrap();
         symlink("../../lib/linux-kbuild-6.1/scripts", at("usr/src/h-x/scripts")).unwrap();
         symlink("/usr/src/h-x", at("lib/modules/6.1.0-9-x/build")).unwrap();
         let root = Root::new(dir.path());

@@ -82,8 +82,10 @@ pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
         }
     }
     for path in children(root, "/etc/kcache/packages.d")? {
+        // A link in it leads where it would lead inside the root.
+        let Some(path) = root.inside(&path).and_then(|inside| root.find(inside)) else { continue };
         if path.is_dir() {
-            keep(fs::canonicalize(&path).map_err(Error::from).and_then(|path| at_path(&path)));
+            keep(at_path(&path));
         } else if path.extension().is_some_and(|extension| extension == "toml") {
             keep(from_toml(root, &path));
         }
@@ -94,7 +96,8 @@ pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
 
 fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {
     let Some(directory) = root.find(inside) else { return Ok(Vec::new()) };
-    let mut paths = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let mut paths =
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort();
     Ok(paths)
 }
@@ -107,7 +110,12 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
     if own.exists() {
         let file = toml::parse(&own, &fs::read_to_string(&own)?)?;
         let (name, version) = (file.name.clone(), file.version.clone());
-        return Ok(Package { name, version, source: source.to_owned(), recipe: RecipeFile::Toml(own, Box::new(file)) });
+        return Ok(Package {
+            name,
+            version,
+            source: source.to_owned(),
+            recipe: RecipeFile::Toml(own, Box::new(file)),
+        });
     }
     let (name, version, recipe) = if conf.exists() {
         let text = fs::read(&conf)?;
@@ -118,7 +126,11 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
     } else if fs::metadata(source)?.is_dir() {
         return Err(Error::NoRecipe { path: source.to_owned() });
     } else {
-        return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{}: not a directory", source.display())).into());
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("{}: not a directory", source.display()),
+        )
+        .into());
     };
     match (name, version) {
         (Some(name), Some(version)) => Ok(Package { name, version, source: source.to_owned(), recipe }),
@@ -138,8 +150,11 @@ fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {
 fn name_of_directory(source: &Path) -> (Option<String>, Option<String>) {
     let Some(base) = source.file_name().and_then(|name| name.to_str()) else { return (None, None) };
     let flat = |name: &str| recipe::is_flat_name(name).then(|| name.to_owned());
+    let version_of = |text: &str| recipe::is_version(text).then(|| text.to_owned());
     match base.rsplit_once('-') {
-        Some((name, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => (flat(name), flat(version)),
+        Some((name, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => {
+            (flat(name), version_of(version))
+        }
         _ => (flat(base), None),
     }
 }

@@ -10,6 +10,7 @@
 //! /proc                    of its own pid namespace; osrelease and version are those of K
 //! /usr/bin/uname           answers for K
 //! /usr/bin/pahole          runs without -j, whose output differs from run to run
+//! /usr/bin/make            runs without -jN where a jobserver says how many may run; /usr/bin/nproc says what it is told to
 //! /tmp /dev /run           private; no /home, no /root, no /var but the scratch tree, no network, no keys
 //! ```
 //!
@@ -45,6 +46,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long the processes of a killed sandbox may take to die before that counts as an error.
 const DEATH: Duration = Duration::from_secs(20);
+
+/// Size of the sandbox's `/tmp`, in bytes: it is memory. Compilers keep some MiB there.
+const MOST_TEMPORARY: &str = "2147483648";
 
 /// Output kept in memory between two reads, in bytes: the size of a Linux pipe.
 const CHUNK: usize = 64 << 10;
@@ -100,6 +104,8 @@ pub struct Sandbox {
     pub read_only: Vec<Mount>,
     /// Shown writable: the scratch tree.
     pub writable: Vec<Mount>,
+    /// The number of CPUs that `nproc` tells.
+    pub cpus: usize,
     /// Links made inside: path, target.
     pub links: Vec<(PathBuf, PathBuf)>,
     /// A private directory of this machine for the sandbox's own small files.
@@ -153,7 +159,13 @@ impl Sandbox {
 
     fn arguments(&self, cwd: &Path) -> io::Result<Vec<OsString>> {
         let mut args = Arguments::default();
-        args.flags(&["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
+        args.flags(&[
+            "--unshare-pid",
+            "--unshare-net",
+            "--unshare-ipc",
+            "--unshare-uts",
+            "--unshare-cgroup-try",
+        ]);
         args.flags(&["--die-with-parent", "--new-session", "--hostname", "localhost"]);
         if self.identity == Identity::Own {
             args.flags(&["--unshare-user", "--uid", "1000", "--gid", "1000"]);
@@ -221,9 +233,13 @@ impl Sandbox {
         let wanted = self.read_only.iter().map(|mount| self.place(&mount.inside)).chain([modules]);
         let hidden = ["/usr/src", "/usr/local", "/lib/modules"].map(|dir| self.place(Path::new(dir)));
         wanted
-            .filter(|path| !hidden.iter().any(|dir| path.starts_with(dir) && self.tools.outside(dir).exists()))
+            .filter(|path| {
+                !hidden.iter().any(|dir| path.starts_with(dir) && self.tools.outside(dir).exists())
+            })
             .filter(|path| !self.tools.outside(path).exists())
-            .filter_map(|path| path.ancestors().find(|dir| self.tools.outside(dir).exists()).map(Path::to_owned))
+            .filter_map(|path| {
+                path.ancestors().find(|dir| self.tools.outside(dir).exists()).map(Path::to_owned)
+            })
             .filter(|parent| parent != Path::new("/"))
             .collect()
     }
@@ -247,13 +263,16 @@ impl Sandbox {
 
     fn show_private(&self, args: &mut Arguments) {
         args.directory("/etc");
-        for name in ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "os-release", "debian_version"] {
+        for name in
+            ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "os-release", "debian_version"]
+        {
             let inside = Path::new("/etc").join(name);
             if let Some(outside) = self.tools.find(&inside) {
                 args.pair("--ro-bind", outside, inside);
             }
         }
         args.flags(&["--proc", "/proc", "--dev", "/dev"]);
+        args.flags(&["--size", MOST_TEMPORARY]);
         args.tmpfs("/tmp", "1777");
         for dir in ["/run", OWN, "/var", "/var/lib", "/var/lib/dkms", "/etc/dkms"] {
             args.directory(dir);
@@ -272,22 +291,28 @@ impl Sandbox {
         if Path::new("/proc/config.gz").exists() {
             args.pair("--ro-bind", "/dev/null", "/proc/config.gz");
         }
-        self.replace_program(args, "uname", None);
-        self.replace_program(args, "pahole", Some(Path::new(OWN)));
+        for name in ["uname", "nproc", "make", "pahole"] {
+            self.replace_program(args, name);
+        }
     }
 
-    /// Puts one of the sandbox's own scripts in the place of a program; the program itself stays at hand in `aside`.
-    fn replace_program(&self, args: &mut Arguments, name: &str, aside: Option<&Path>) {
+    /// Puts one of the sandbox's own scripts in the place of a program; the program itself stays at hand under [`OWN`].
+    fn replace_program(&self, args: &mut Arguments, name: &str) {
         let places: BTreeSet<PathBuf> = ["/usr/bin", "/bin"]
             .iter()
             .filter_map(|dir| self.tools.resolve(Path::new(dir).join(name)).ok())
             .collect();
-        if let (Some(aside), Some(place)) = (aside, places.first()) {
-            args.pair("--ro-bind", self.tools.outside(place), aside.join(name));
+        if let Some(place) = places.first() {
+            args.pair("--ro-bind", self.tools.outside(place), Path::new(OWN).join(name));
         }
         for place in places {
             args.pair("--ro-bind", self.own.join(name), place);
         }
+    }
+
+    /// An empty directory and an empty file of this machine, to hide things of the sandbox behind.
+    pub fn blanks(&self) -> (PathBuf, PathBuf) {
+        (self.own.join("empty"), PathBuf::from("/dev/null"))
     }
 
     /// `inside` as the mount point it becomes: links of the tools' root on the way are followed as far as it reaches.
@@ -311,18 +336,30 @@ impl Sandbox {
         };
         let files = [
             ("script", format!("{PREAMBLE}{script}"), 0o644),
-            ("passwd", format!("root:x:0:0:root:/root:/bin/sh\nkcache:x:{uid}:{uid}:kcache:/tmp:/bin/sh\n"), 0o644),
+            (
+                "passwd",
+                format!("root:x:0:0:root:/root:/bin/sh\nkcache:x:{uid}:{uid}:kcache:/tmp:/bin/sh\n"),
+                0o644,
+            ),
             ("group", format!("root:x:0:\nkcache:x:{uid}:\n"), 0o644),
             ("osrelease", format!("{release}\n"), 0o644),
             ("version", format!("Linux version {release} (kcache@localhost) {version}\n"), 0o644),
             ("uname", uname_script(release, version, arch), 0o755),
+            ("nproc", format!("#!/bin/bash\necho {}\n", self.cpus), 0o755),
+            ("make", format!("{WITHOUT_JOBS}exec -a make {OWN}/make \"${{args[@]}}\"\n"), 0o755),
             ("pahole", format!("{PAHOLE}exec {OWN}/pahole \"${{args[@]}}\"\n"), 0o755),
         ];
-        fs::create_dir_all(&self.own)?;
+        fs::create_dir_all(self.own.join("empty"))?;
         for (name, text, mode) in files {
             let path = self.own.join(name);
             let mut options = fs::OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(mode).open(&path)?.write_all(text.as_bytes())?;
+            options
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(mode)
+                .open(&path)?
+                .write_all(text.as_bytes())?;
             fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?; // whatever the umask
         }
         Ok(())
@@ -354,6 +391,21 @@ for arg in "$@"; do
         *) args+=("$arg") ;;
     esac
 done
+"#;
+
+/// A recipe's own `make -jN` would leave the jobserver that bounds the whole run (GNU make manual, "Options Summary").
+const WITHOUT_JOBS: &str = r#"#!/bin/bash
+args=()
+while (($#)); do
+    case $MAKEFLAGS in *--jobserver*) ;; *) break ;; esac
+    case $1 in
+        -j|--jobs) [[ ${2-} =~ ^[0-9]+$ ]] && shift ;;
+        -j[0-9]*|--jobs=*) ;;
+        *) args+=("$1") ;;
+    esac
+    shift
+done
+args+=("$@")
 "#;
 
 /// uname(1) for another kernel; option letters as in GNU coreutils.

@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-
 use crate::error::at;
 use crate::index::{Found, Index, network_fs};
 use crate::manifest::is_flat;
 use crate::publish::{IfTaken, publish_bytes};
-use crate::{Digest, Entry, Error, FORMAT, Key, Lock, Manifest, Result, Row, Scratch, Waiting, entry, object};
+use crate::{
+    Digest, Entry, Error, FORMAT, Key, Lock, Manifest, Result, Row, Scratch, Waiting, entry, object,
+};
 
 /// The text that makes a directory a cache (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\

@@ -17,6 +17,12 @@ pub enum Error {
         /// The tree that was asked for.
         path: PathBuf,
     },
+    /// `updates` is a link or a file: modules would end up somewhere else.
+    #[error("{path} is not a directory of its own")]
+    NotADirectory {
+        /// `updates`.
+        path: PathBuf,
+    },
     /// Another process holds the lock.
     #[error("another kcache is still working on {path}")]
     Busy {

@@ -9,7 +9,8 @@
 //!   "signer": null,
 //!   "packages": [ { "name", "version", "key",
 //!                   "modules": [ { "name", "path", "digest", "size", "installed_digest" } ] } ],
-//!   "created": { "updates_dir", "indexes", "index" },
+//!   "created": { "updates_dir", "indexes" },
+//!   "index": "...",                           digest of the modules.dep.bin published with it
 //!   "previous": { "kernel_version", "compression", "signer", "packages" } | null }
 //! ```
 //!

@@ -1,10 +1,13 @@
 //! One process at a time for each kernel.
 //!
-//! The lock is `flock` on the kernel's own directory, opened for reading: nothing is written for it, nothing is left
-//! behind, and the system releases it with the process that held it.
+//! The lock is `flock` on `<modules dir>/.kcache-<release>.lock`, a file that only its owner can open: on the kernel's own
+//! directory, which everybody can read, any user could hold it. Whoever holds the lock deletes the file when done, so
+//! nothing is left; a crash leaves an empty file that the next one takes over. Because of the deletion, a process that got
+//! the lock looks whether its file is still the one that has the name, and begins again if not.
 
 use std::fs::TryLockError;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Error;
@@ -13,17 +16,28 @@ use super::Error;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Held until it is dropped.
+#[derive(Debug)]
 pub(super) struct Lock {
-    _directory: fs_err::File,
+    path: PathBuf,
+    _file: fs_err::File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Still locked: who waits sees a file without a name and makes a new one. Left behind, it does no harm.
+        let _ = fs_err::remove_file(&self.path);
+    }
 }
 
 /// Waits for the lock, and says so once.
 pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result<Lock, Error> {
-    let directory = fs_err::File::open(tree)?;
+    let path = lock_path(tree);
     let mut waited = Duration::ZERO;
     loop {
-        match directory.file().try_lock() {
-            Ok(()) => return Ok(Lock { _directory: directory }),
+        let file = open(&path)?;
+        match file.file().try_lock() {
+            Ok(()) if has_the_name(&file, &path)? => return Ok(Lock { path, _file: file }),
+            Ok(()) => continue,
             Err(TryLockError::Error(e)) => return Err(e.into()),
             Err(TryLockError::WouldBlock) if waited >= wait => {
                 return Err(Error::Busy { path: tree.to_owned() });
@@ -38,22 +52,73 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
     }
 }
 
+fn lock_path(tree: &Path) -> PathBuf {
+    let release = tree.file_name().unwrap_or_default().to_string_lossy();
+    tree.with_file_name(format!(".kcache-{release}.lock"))
+}
+
+fn open(path: &Path) -> std::io::Result<fs_err::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    fs_err::OpenOptions::from_options(options).open(path)
+}
+
+fn has_the_name(file: &fs_err::File, path: &Path) -> std::io::Result<bool> {
+    match fs_err::symlink_metadata(path) {
+        Ok(named) => Ok(named.ino() == file.file().metadata()?.ino()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::cell::Cell;
 
+    fn tree() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("6.1");
+        fs_err::create_dir(&tree).unwrap();
+        (dir, tree)
+    }
+
     #[test]
     fn the_second_waits_says_so_once_and_gives_up() {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, tree) = tree();
         let said = Cell::new(0);
         let say = |_: &str| said.set(said.get() + 1);
-        let first = acquire(dir.path(), Duration::ZERO, &say).unwrap();
-        let second = acquire(dir.path(), 3 * PAUSE, &say);
+        let first = acquire(&tree, Duration::ZERO, &say).unwrap();
+        let second = acquire(&tree, 3 * PAUSE, &say);
         assert!(matches!(second, Err(Error::Busy { .. })));
         assert_eq!(said.get(), 1);
         drop(first);
-        assert!(acquire(dir.path(), Duration::ZERO, &say).is_ok());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(acquire(&tree, Duration::ZERO, &say).unwrap());
+        assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 1, "nothing but the tree");
+    }
+
+    #[test]
+    fn many_threads_are_never_in_it_at_once() {
+        let (_dir, tree) = tree();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        let lock = acquire(&tree, 1000 * PAUSE, &|_| {}).unwrap();
+                        assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn nobody_else_can_open_it() {
+        let (_dir, tree) = tree();
+        let _lock = acquire(&tree, Duration::ZERO, &|_| {}).unwrap();
+        assert_eq!(fs_err::metadata(lock_path(&tree)).unwrap().mode() & 0o777, 0o600);
     }
 }

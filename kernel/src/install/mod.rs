@@ -12,7 +12,8 @@
 //!
 //! ```text
 //! lib/modules/
-//!   6.1.0-56-amd64/                          the kernel's tree, `T`; flock on this directory is the lock
+//!   .kcache-6.1.0-56-amd64.lock              the lock, while a transaction runs
+//!   6.1.0-56-amd64/                          the kernel's tree, `T`
 //!     kernel/ ...                            in-tree modules: never touched
 //!     updates/kcache-<generation>/           one directory a set; under it
 //!       generation.json                        what is installed and why

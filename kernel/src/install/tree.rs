@@ -27,7 +27,12 @@ impl Tree {
             return Err(none());
         }
         let staging = path.with_file_name(format!(".kcache-{release}"));
-        Ok(Self { path: path.to_owned(), release, staging })
+        let tree = Self { path: path.to_owned(), release, staging };
+        // Under another root such a link may lead to this machine's own files.
+        match fs_err::symlink_metadata(tree.updates()) {
+            Ok(metadata) if !metadata.is_dir() => Err(Error::NotADirectory { path: tree.updates() }),
+            _ => Ok(tree),
+        }
     }
 
     /// `<modules dir>`

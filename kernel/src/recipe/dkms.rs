@@ -28,9 +28,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Most that an evaluation may print, in bytes; a module list is a few KiB.
 const MOST_OUTPUT: usize = 1 << 20;
 
-/// Stands for the number of jobs while a recipe is evaluated, and is taken out again: the jobserver bounds the run, and
-/// a number of CPUs must not become part of a key. A number, because recipes calculate with it.
-const JOBS: &str = "7919";
+/// Stands for the number of jobs and of CPUs while a recipe is evaluated: the jobserver bounds the run, and this machine's
+/// own number must not become part of a key. A number, because recipes calculate with it.
+pub const JOBS: usize = 7919;
 
 /// What stands before the answer in the output.
 const MARK: &[u8] = b"\0kcache\0";
@@ -49,7 +49,9 @@ pub fn evaluate(
     let bad = |reason: String| Error::Bad { path: conf.clone(), reason };
     let script = script(&conf, name, version, target);
     let mut output = Vec::new();
-    let mut keep = |piece: &[u8]| output.extend_from_slice(&piece[..piece.len().min(MOST_OUTPUT - output.len().min(MOST_OUTPUT))]);
+    let mut keep = |piece: &[u8]| {
+        output.extend_from_slice(&piece[..piece.len().min(MOST_OUTPUT - output.len().min(MOST_OUTPUT))])
+    };
     let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobserver: None };
     let env = [("LANG", "C"), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/tmp")];
     let ended = sandbox.run(&script, source, &env, watch)?;
@@ -78,7 +80,7 @@ pub fn literal_name(text: &str) -> (Option<String>, Option<String>) {
                 [b'"', .., b'"'] | [b'\'', .., b'\''] => &value[1..value.len() - 1],
                 _ => value,
             };
-            super::is_flat_name(value).then(|| value.to_owned())
+            super::is_version(value).then(|| value.to_owned())
         })
     };
     (assigned("PACKAGE_NAME"), assigned("PACKAGE_VERSION"))
@@ -207,7 +209,9 @@ impl Answer {
         let version = required("version", "PACKAGE_VERSION")?;
         let modules = self.modules()?;
         if modules.is_empty() {
-            return Err("it names no module: neither BUILT_MODULE_NAME nor DEST_MODULE_LOCATION is assigned".into());
+            return Err(
+                "it names no module: neither BUILT_MODULE_NAME nor DEST_MODULE_LOCATION is assigned".into()
+            );
         }
         Ok(Recipe {
             excluded: self.excluded(target),
@@ -215,7 +219,10 @@ impl Answer {
             modules: Modules::Listed(modules),
             depends: self.all("depends").filter(|package| !package.is_empty()).map(str::to_owned).collect(),
             automatic: self.one("automatic").is_some_and(|value| value.starts_with(['y', 'Y', '1'])),
-            notes: self.all("deprecated").map(|name| format!("{name} is deprecated and does nothing")).collect(),
+            notes: self
+                .all("deprecated")
+                .map(|name| format!("{name} is deprecated and does nothing"))
+                .collect(),
             name,
             version,
         })
@@ -223,7 +230,8 @@ impl Answer {
 
     fn modules(&self) -> Result<Vec<Module>, String> {
         let mut modules = Vec::new();
-        let columns = ["module", "built", "location", "dest", "strip"].map(|name| self.all(name).collect::<Vec<_>>());
+        let columns =
+            ["module", "built", "location", "dest", "strip"].map(|name| self.all(name).collect::<Vec<_>>());
         let [indexes, built, locations, names, strips] = &columns;
         for (at, index) in indexes.iter().enumerate() {
             let (built, name) = (built[at], names[at]);
@@ -232,7 +240,9 @@ impl Answer {
             }
             for (directive, value) in [("BUILT_MODULE_NAME", built), ("DEST_MODULE_NAME", name)] {
                 if value.ends_with(".ko") || value.ends_with(".o") {
-                    return Err(format!("{directive}[{index}] is {value}: module names are given without .ko"));
+                    return Err(format!(
+                        "{directive}[{index}] is {value}: module names are given without .ko"
+                    ));
                 }
             }
             let strip = !strips[at].starts_with(['n', 'N']);
@@ -242,15 +252,20 @@ impl Answer {
     }
 
     fn steps(&self, name: &str, version: &str, target: &Target) -> Vec<Step> {
-        let plain = format!("make -C {} M={}", kernel_source_dir(target.release), build_dir(name, version).display());
+        let plain =
+            format!("make -C {} M={}", kernel_source_dir(target.release), build_dir(name, version).display());
         let make = self.one("make").unwrap_or(&plain);
         let clean = self.one("clean").map_or_else(|| format!("{plain} clean"), str::to_owned);
         let step = |kind, command: String| Step { kind, command };
         let patches = self.all("patch").map(|file| step(StepKind::Patch, format!("patches/{file}")));
-        let hook = |name: &'static str| self.one(name).map(|command| step(StepKind::Hook, without_jobs(command)));
+        let hook =
+            |name: &'static str| self.one(name).map(|command| step(StepKind::Hook, without_jobs(command)));
         patches
             .chain(hook("pre_build"))
-            .chain([step(StepKind::Clean, without_jobs(&clean)), step(StepKind::Make, make_command(make, target.release))])
+            .chain([
+                step(StepKind::Clean, without_jobs(&clean)),
+                step(StepKind::Make, make_command(make, target.release)),
+            ])
             .chain(hook("post_build"))
             .collect()
     }
@@ -283,7 +298,9 @@ fn make_command(make: &str, release: &str) -> String {
 /// A command without the options that the number of jobs was given by.
 fn without_jobs(command: &str) -> String {
     let mut command = command.to_owned();
-    for option in [format!(" -j{JOBS}"), format!(" -j {JOBS}"), format!(" --jobs={JOBS}"), format!(" -l{JOBS}")] {
+    for option in
+        [format!(" -j{JOBS}"), format!(" -j {JOBS}"), format!(" --jobs={JOBS}"), format!(" -l{JOBS}")]
+    {
         command = command.replace(&option, "");
     }
     command
@@ -327,7 +344,11 @@ mod tests {
         let check = |text: &str, name: Option<&str>, version: Option<&str>| {
             assert_eq!(literal_name(text), (name.map(str::to_owned), version.map(str::to_owned)), "{text}");
         };
-        check("PACKAGE_NAME=\"acpi-call\"\r\nPACKAGE_VERSION='1.2~rc1'\n", Some("acpi-call"), Some("1.2~rc1"));
+        check(
+            "PACKAGE_NAME=\"acpi-call\"\r\nPACKAGE_VERSION='1.2~rc1'\n",
+            Some("acpi-call"),
+            Some("1.2~rc1"),
+        );
         check("PACKAGE_NAME=a # comment\nPACKAGE_VERSION=$(cat VERSION)\n", Some("a"), None);
         check("", None, None);
     }
@@ -336,7 +357,10 @@ mod tests {
     fn a_make_gets_the_release_and_a_quoted_one_does_not() {
         assert_eq!(make_command("make -C x", "6.1"), "make KERNELRELEASE=6.1 -C x");
         assert_eq!(make_command("'make' -C x", "6.1"), "'make' -C x");
-        assert_eq!(make_command("make -j7919 all && make -j 7919 x", "6.1"), "make KERNELRELEASE=6.1 all && make x");
+        assert_eq!(
+            make_command("make -j7919 all && make -j 7919 x", "6.1"),
+            "make KERNELRELEASE=6.1 all && make x"
+        );
     }
 
     #[test]

@@ -128,19 +128,28 @@ pub fn kernel_source_dir(release: &str) -> String {
     format!("/lib/modules/{release}/build")
 }
 
-/// Names and versions become parts of paths and of entries: letters, digits and `._+~:-`, not beginning with a dot or dash.
+/// Names become file names: letters, digits and `._+-`, not beginning with a dot or dash.
 pub fn is_flat_name(name: &str) -> bool {
+    !name.contains(['~', ':']) && is_version(name)
+}
+
+/// Versions become parts of paths; they may hold `~` and `:`, too.
+pub fn is_version(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+~:-".contains(c);
-    !name.is_empty() && name.len() <= 100 && !name.starts_with(['.', '-']) && name.chars().all(good)
+    !text.is_empty() && text.len() <= 100 && !text.starts_with(['.', '-']) && text.chars().all(good)
 }
 
 /// Checks what every kind of recipe must say right.
 fn checked(recipe: Recipe, path: &std::path::Path) -> Result<Recipe, Error> {
     let bad = |reason: String| Err(Error::Bad { path: path.to_owned(), reason });
-    for (what, name) in [("package name", &recipe.name), ("package version", &recipe.version)] {
-        if !is_flat_name(name) {
-            return bad(format!("{what} '{name}' is not made of letters, digits and ._+~:-"));
-        }
+    if !is_flat_name(&recipe.name) {
+        return bad(format!("package name '{}' is not made of letters, digits and ._+-", recipe.name));
+    }
+    if !is_version(&recipe.version) {
+        return bad(format!(
+            "package version '{}' is not made of letters, digits and ._+~:-",
+            recipe.version
+        ));
     }
     let Modules::Listed(modules) = &recipe.modules else { return Ok(recipe) };
     let mut names: Vec<_> = modules.iter().map(|module| module.name.replace('-', "_")).collect();
@@ -150,7 +159,7 @@ fn checked(recipe: Recipe, path: &std::path::Path) -> Result<Recipe, Error> {
     }
     for module in modules {
         if !is_flat_name(&module.name) {
-            return bad(format!("module name '{}' is not made of letters, digits and ._+~:-", module.name));
+            return bad(format!("module name '{}' is not made of letters, digits and ._+-", module.name));
         }
         if module.built.split('/').any(|part| part == "..") || module.built.starts_with('/') {
             return bad(format!("module '{}' lies outside the source tree", module.built));

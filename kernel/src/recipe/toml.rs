@@ -83,7 +83,9 @@ impl Kernels {
     fn excludes(&self, target: &Target) -> Option<String> {
         let release = target.release;
         // The maximum names a series as people say it: 6.1 takes in 6.1.0-56-amd64.
-        let within = |max: &str| release.strip_prefix(max).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+        let within = |max: &str| {
+            release.strip_prefix(max).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
         if let Some(min) = &self.min
             && release::compare(release, min) == Ordering::Less
             && !within(min)
@@ -114,14 +116,17 @@ pub(super) fn missing_config<S: AsRef<str>>(symbols: &[S], target: &Target) -> O
         Some(unwanted) if target.config.yes_or_module(unwanted) => {
             Some(format!("the kernel is configured with {unwanted}"))
         }
-        None if !target.config.yes_or_module(symbol) => Some(format!("the kernel is configured without {symbol}")),
+        None if !target.config.yes_or_module(symbol) => {
+            Some(format!("the kernel is configured without {symbol}"))
+        }
         _ => None,
     })
 }
 
 /// Reads the text of a `kcache.toml`; `path` is for messages.
 pub fn parse(path: &Path, text: &str) -> Result<File, Error> {
-    ::toml::from_str(text).map_err(|e| Error::Bad { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() })
+    ::toml::from_str(text)
+        .map_err(|e| Error::Bad { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() })
 }
 
 /// What a file means for one kernel.
@@ -186,7 +191,10 @@ mod tests {
     fn a_name_and_a_version_are_a_recipe() {
         let recipe = read("name = 'hello'\nversion = '1.0'\n", "6.1").unwrap();
         assert_eq!(recipe.modules, Modules::Found);
-        assert_eq!(recipe.steps[0].command, "make -C /lib/modules/6.1/build M=/var/lib/dkms/hello/1.0/build modules");
+        assert_eq!(
+            recipe.steps[0].command,
+            "make -C /lib/modules/6.1/build M=/var/lib/dkms/hello/1.0/build modules"
+        );
     }
 
     #[test]
