@@ -7,7 +7,11 @@
 //! A failure is one of two kinds. [`Outcome::Failed`] is the package's own: the same inputs will fail again, anywhere, so
 //! it is worth remembering. [`Outcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
 
-use std::io::{self, BufWriter, Read, Write};
+mod log;
+
+pub use log::printable;
+
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -19,15 +23,13 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, op
 use crate::kernels::Mount;
 use crate::recipe::{Modules, Recipe, StepKind, build_dir, dkms};
 use crate::sandbox::{self, Ended, Identity, Sandbox, Watch};
+use log::{Log, Logged};
 
 /// Most of a build's output that is kept, in bytes. The longest log of a real package is below 1 MiB.
 const MOST_LOG: u64 = 16 << 20;
 
 /// Most that one module may weigh, in bytes. The largest unstripped ones (nvidia) have about 100 MiB.
 const MOST_MODULE: u64 = 512 << 20;
-
-/// Begins each line that kcache writes into a log.
-const OWN: &str = "kcache: ";
 
 /// What is to be built, and with what.
 pub struct Request<'a> {
@@ -255,136 +257,6 @@ fn found_modules(source: &Path) -> io::Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-/// The log while it is written: bounded, told line by line, and searched for what a person wants to know first.
-struct Log<'a> {
-    file: BufWriter<fs::File>,
-    written: u64,
-    error: Option<io::Error>,
-    partial: Vec<u8>,
-    line: &'a mut dyn FnMut(&str),
-    logged: Logged,
-}
-
-/// What was noticed in a log.
-#[derive(Clone, Debug, Default)]
-struct Logged {
-    command: String,
-    compiler: Option<String>,
-    make: Option<String>,
-    last: String,
-    environment: Option<String>,
-}
-
-impl<'a> Log<'a> {
-    fn create(path: &Path, line: &'a mut dyn FnMut(&str)) -> io::Result<Log<'a>> {
-        let file = BufWriter::new(fs::File::create(path)?);
-        Ok(Log { file, written: 0, error: None, partial: Vec::new(), line, logged: Logged::default() })
-    }
-
-    fn take(&mut self, piece: &[u8]) {
-        let room = MOST_LOG.saturating_sub(self.written).min(piece.len() as u64) as usize;
-        if room > 0 {
-            self.written += room as u64;
-            if let Err(e) = self.file.write_all(&piece[..room]) {
-                self.error.get_or_insert(e);
-            }
-        }
-        for part in piece.split_inclusive(|&b| b == b'\n') {
-            // A line is for people: what is longer than this is not one.
-            let room = 4096usize.saturating_sub(self.partial.len()).min(part.len());
-            self.partial.extend_from_slice(&part[..room]);
-            if part.ends_with(b"\n") {
-                self.end_line();
-            }
-        }
-    }
-
-    fn end_line(&mut self) {
-        let bytes = std::mem::take(&mut self.partial);
-        let text = printable(&String::from_utf8_lossy(&bytes));
-        let text = text.trim_end();
-        self.logged.notice(text);
-        (self.line)(text);
-    }
-
-    fn finish(mut self) -> io::Result<Logged> {
-        if !self.partial.is_empty() {
-            self.end_line();
-        }
-        if self.written >= MOST_LOG {
-            self.file.write_all(b"\nkcache: the rest of the output was not kept\n")?;
-        }
-        if let Some(e) = self.error {
-            return Err(e);
-        }
-        self.file.flush()?;
-        Ok(self.logged)
-    }
-}
-
-impl Logged {
-    fn notice(&mut self, line: &str) {
-        if let Some(own) = line.strip_prefix(OWN) {
-            if let Some(command) = own.strip_prefix("$ ") {
-                *self = Logged { command: command.to_owned(), ..Logged::default() };
-            }
-            return;
-        }
-        if line.is_empty() {
-            return;
-        }
-        if self.environment.is_none() {
-            self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
-        }
-        let compiler = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
-        if self.compiler.is_none() && compiler.iter().any(|sign| line.contains(sign)) {
-            self.compiler = Some(line.to_owned());
-        }
-        if self.make.is_none() && line.contains("*** ") {
-            self.make = Some(line.to_owned());
-        }
-        self.last = line.to_owned();
-    }
-
-    fn failure(&self, status: Option<i32>) -> Failure {
-        let first_error = self.compiler.as_ref().or(self.make.as_ref()).unwrap_or(&self.last).clone();
-        Failure { status, command: self.command.clone(), first_error }
-    }
-
-    /// The commands succeeded, the modules are not there. Pipelines and `;` hide a compiler's status, so its error comes
-    /// first if there was one.
-    fn failure_in_spite_of_success(&self, what: &str) -> Failure {
-        let ended = format!("the build ended with status 0, but {what}");
-        let first_error = match self.compiler.as_ref().or(self.make.as_ref()) {
-            Some(error) => format!("{error} ({ended})"),
-            None => ended,
-        };
-        Failure { status: Some(0), command: self.command.clone(), first_error }
-    }
-}
-
-/// Why a line of a log speaks of this machine and not of the package.
-fn environmental(line: &str) -> Option<&'static str> {
-    let signs = [
-        ("No space left on device", "the disk is full"),
-        ("Disk quota exceeded", "the disk quota is used up"),
-        ("Cannot allocate memory", "out of memory"),
-        ("virtual memory exhausted", "out of memory"),
-        ("out of memory allocating", "out of memory"),
-        ("Killed signal terminated program", "the compiler was killed"),
-        ("Resource temporarily unavailable", "no more processes can be started"),
-        (": command not found", "a program is missing"),
-        ("Error 127", "a program is missing"),
-    ];
-    signs.iter().find(|(sign, _)| line.contains(sign)).map(|(_, reason)| *reason)
-}
-
-/// Text without what would steer a terminal: a build's output is somebody else's.
-pub fn printable(text: &str) -> String {
-    let plain = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
-    text.trim_end_matches(['\r', '\n']).chars().map(plain).collect()
-}
-
 /// The whole of a log, for showing or storing.
 pub fn read_log(scratch: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -395,52 +267,6 @@ pub fn read_log(scratch: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noticed(log: &str) -> Logged {
-        let mut logged = Logged::default();
-        log.lines().for_each(|line| logged.notice(line));
-        logged
-    }
-
-    #[test]
-    fn the_first_compiler_error_is_what_failed() {
-        let log = "kcache: $ make clean\nx.c:1: error: old\nkcache: $ make\nmake: *** [a] Error 1\n\
-                   a.c:3:1: error: first\na.c:4:1: error: second\n";
-        let failure = noticed(log).failure(Some(2));
-        assert_eq!(failure.first_error, "a.c:3:1: error: first");
-        assert_eq!(failure.command, "make");
-    }
-
-    #[test]
-    fn without_a_compiler_error_it_is_makes_and_else_the_last_line() {
-        assert_eq!(
-            noticed("a\nmake: *** No rule to make target 'x'.  Stop.\nb").failure(None).first_error,
-            "make: *** No rule to make target 'x'.  Stop."
-        );
-        assert_eq!(noticed("a\nb\n\n").failure(None).first_error, "b");
-    }
-
-    #[test]
-    fn what_would_steer_a_terminal_is_made_visible() {
-        assert_eq!(printable("a\x1b]0;title\x07\tb\r\n"), "a\u{fffd}]0;title\u{fffd}\tb");
-    }
-
-    #[test]
-    fn a_hidden_compiler_error_comes_before_the_missing_module() {
-        let failure = noticed("a.c:3:1: error: first").failure_in_spite_of_success("built no a.ko");
-        assert_eq!(
-            failure.first_error,
-            "a.c:3:1: error: first (the build ended with status 0, but built no a.ko)"
-        );
-    }
-
-    #[test]
-    fn a_full_disk_is_not_the_packages_fault() {
-        assert!(
-            noticed("cc1: x.s: No space left on device").environment.unwrap().starts_with("the disk is full")
-        );
-        assert!(noticed("a.c:1: error: no member named 'x'").environment.is_none());
-    }
 
     #[test]
     fn outputs_are_regular_files_of_the_tree_and_nothing_else() {

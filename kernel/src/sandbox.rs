@@ -18,19 +18,18 @@
 //! every capability; a user's run is in a user namespace and stays that user. When the run ends, by itself or by force,
 //! the whole pid namespace is dead before [`Sandbox::run`] returns.
 
+mod programs;
+mod run;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::kernels::Mount;
 use crate::rootfs::Root;
@@ -41,17 +40,8 @@ pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the sandbox's own files lie inside it.
 const OWN: &str = "/run/kcache";
 
-/// How often a running build looks whether it was cancelled or is over its time.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How long the processes of a killed sandbox may take to die before that counts as an error.
-const DEATH: Duration = Duration::from_secs(20);
-
 /// Size of the sandbox's `/tmp`, in bytes: it is memory. Compilers keep some MiB there.
 const MOST_TEMPORARY: &str = "2147483648";
-
-/// Output kept in memory between two reads, in bytes: the size of a Linux pipe.
-const CHUNK: usize = 64 << 10;
 
 /// What went wrong with the sandbox itself, not with what ran in it.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +53,7 @@ pub enum Error {
     #[error("bubblewrap is not installed: builds run in it")]
     NoBubblewrap,
     /// The processes in the sandbox did not die.
-    #[error("the processes of the sandbox are still alive {} s after being killed", DEATH.as_secs())]
+    #[error("the processes of the sandbox are still alive {} s after being killed", run::DEATH.as_secs())]
     Undead,
 }
 
@@ -140,7 +130,7 @@ pub enum Ended {
 impl Sandbox {
     /// Runs a bash script in the sandbox, in directory `cwd`, with nothing but `env` in its environment.
     pub fn run(&self, script: &str, cwd: &Path, env: &[(&str, &str)], watch: Watch) -> Result<Ended, Error> {
-        self.write_own_files(script)?;
+        programs::write(self, script)?;
         let mut command = Command::new(&self.bwrap);
         command.args(self.arguments(cwd)?);
         command.env_clear().env("PATH", PATH).envs(env.iter().copied());
@@ -154,7 +144,7 @@ impl Sandbox {
             _ => Error::Io(e),
         })?;
         drop(command); // it holds the pipe's write end: the reader would wait for itself
-        follow(child, reader, watch)
+        run::follow(child, reader, watch)
     }
 
     fn arguments(&self, cwd: &Path) -> io::Result<Vec<OsString>> {
@@ -327,124 +317,6 @@ impl Sandbox {
             None => inside.to_owned(),
         }
     }
-
-    fn write_own_files(&self, script: &str) -> io::Result<()> {
-        let Machine { release, version, arch, .. } = &self.machine;
-        let uid = match self.identity {
-            Identity::Drop(uid) => uid,
-            Identity::Own => 1000,
-        };
-        let files = [
-            ("script", format!("{PREAMBLE}{script}"), 0o644),
-            (
-                "passwd",
-                format!("root:x:0:0:root:/root:/bin/sh\nkcache:x:{uid}:{uid}:kcache:/tmp:/bin/sh\n"),
-                0o644,
-            ),
-            ("group", format!("root:x:0:\nkcache:x:{uid}:\n"), 0o644),
-            ("osrelease", format!("{release}\n"), 0o644),
-            ("version", format!("Linux version {release} (kcache@localhost) {version}\n"), 0o644),
-            ("uname", uname_script(release, version, arch), 0o755),
-            ("nproc", format!("#!/bin/bash\necho {}\n", self.cpus), 0o755),
-            ("make", format!("{WITHOUT_JOBS}exec -a make {OWN}/make \"${{args[@]}}\"\n"), 0o755),
-            ("pahole", format!("{PAHOLE}exec {OWN}/pahole \"${{args[@]}}\"\n"), 0o755),
-        ];
-        fs::create_dir_all(self.own.join("empty"))?;
-        for (name, text, mode) in files {
-            let path = self.own.join(name);
-            let mut options = fs::OpenOptions::new();
-            options
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(mode)
-                .open(&path)?
-                .write_all(text.as_bytes())?;
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?; // whatever the umask
-        }
-        Ok(())
-    }
-}
-
-/// Every script begins so: it waits until the sandbox is being watched, and lets go of descriptors that are not its own,
-/// except make's jobserver.
-const PREAMBLE: &str = r#"read -r _
-exec </dev/null
-keep=
-[[ ${MAKEFLAGS-} =~ --jobserver-auth=([0-9]+),([0-9]+) ]] && keep=" ${BASH_REMATCH[1]} ${BASH_REMATCH[2]} "
-for fd in /proc/self/fd/*; do
-    fd=${fd##*/}
-    [[ $fd -le 2 || $fd -eq 255 || $keep == *" $fd "* ]] || eval "exec $fd>&-" 2>/dev/null
-done
-unset keep fd
-ulimit -c 0
-ulimit -f 4194304 # KiB: no file over 4 GiB
-ulimit -u 8192 # processes of this uid: ends a fork bomb
-"#;
-
-/// `pahole`'s parallel BTF encoder numbers types in the order its threads finish.
-const PAHOLE: &str = r#"#!/bin/bash
-args=()
-for arg in "$@"; do
-    case $arg in
-        -j*|--jobs*) ;;
-        *) args+=("$arg") ;;
-    esac
-done
-"#;
-
-/// A recipe's own `make -jN` would leave the jobserver that bounds the whole run (GNU make manual, "Options Summary").
-const WITHOUT_JOBS: &str = r#"#!/bin/bash
-args=()
-while (($#)); do
-    case $MAKEFLAGS in *--jobserver*) ;; *) break ;; esac
-    case $1 in
-        -j|--jobs) [[ ${2-} =~ ^[0-9]+$ ]] && shift ;;
-        -j[0-9]*|--jobs=*) ;;
-        *) args+=("$1") ;;
-    esac
-    shift
-done
-args+=("$@")
-"#;
-
-/// uname(1) for another kernel; option letters as in GNU coreutils.
-fn uname_script(release: &str, version: &str, arch: &str) -> String {
-    let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    format!(
-        r#"#!/bin/bash
-release={} version={} arch={}
-want=
-for arg in "${{@:--s}}"; do
-    case $arg in
-        --all) want+=a ;;
-        --kernel-name) want+=s ;;
-        --nodename) want+=n ;;
-        --kernel-release) want+=r ;;
-        --kernel-version) want+=v ;;
-        --machine) want+=m ;;
-        --processor) want+=p ;;
-        --hardware-platform) want+=i ;;
-        --operating-system) want+=o ;;
-        -*) want+=${{arg#-}} ;;
-        *) echo "uname: extra operand '$arg'" >&2; exit 1 ;;
-    esac
-done
-[[ $want == *a* ]] && want=snrvmo
-out=()
-[[ $want == *s* ]] && out+=(Linux)
-[[ $want == *n* ]] && out+=(localhost)
-[[ $want == *r* ]] && out+=("$release")
-[[ $want == *v* ]] && out+=("$version")
-[[ $want == *m* ]] && out+=("$arch")
-[[ $want == *p* || $want == *i* ]] && out+=("$arch")
-[[ $want == *o* ]] && out+=(GNU/Linux)
-echo "${{out[*]}}"
-"#,
-        quote(release),
-        quote(version),
-        quote(arch)
-    )
 }
 
 /// `bwrap`'s arguments, in the order in which it performs them.
@@ -483,71 +355,5 @@ impl Arguments {
     /// True where something was already put at exactly this path.
     fn holds(&self, path: &Path) -> bool {
         self.0.windows(2).any(|pair| pair[0] == "--tmpfs" && pair[1] == path.as_os_str())
-    }
-}
-
-/// Reads what the sandbox prints until it ends, then waits until everything in it is dead.
-fn follow(mut child: Child, mut reader: io::PipeReader, watch: Watch) -> Result<Ended, Error> {
-    let namespace = namespace_init(&mut child)?;
-    if let Some(mut gate) = child.stdin.take() {
-        // A sandbox that could not be made has closed it: its message is in the output.
-        let _ = gate.write_all(b"\n");
-    }
-    let start = Instant::now();
-    let mut buffer = vec![0; CHUNK];
-    let forced = loop {
-        if watch.cancel.load(Ordering::Relaxed) {
-            break Some(Ended::Cancelled);
-        }
-        if start.elapsed() > watch.limit {
-            break Some(Ended::TimedOut);
-        }
-        if !readable(&reader, TICK)? {
-            continue;
-        }
-        match reader.read(&mut buffer)? {
-            0 => break None,
-            n => (watch.output)(&buffer[..n]),
-        }
-    };
-    if forced.is_some() {
-        child.kill()?;
-    }
-    let status = child.wait()?;
-    if let Some(init) = namespace
-        && !readable(&init, DEATH)?
-    {
-        return Err(Error::Undead);
-    }
-    use std::os::unix::process::ExitStatusExt;
-    Ok(forced.unwrap_or(match status.code() {
-        // bash and bwrap report a child's death by signal N as 128 + N.
-        Some(code) if code > 128 => Ended::Signal(code - 128),
-        Some(code) => Ended::Status(code),
-        None => Ended::Signal(status.signal().unwrap_or(0)),
-    }))
-}
-
-/// The first process of the sandbox's pid namespace: when it is gone, so are all others (pid_namespaces(7)). `None` if the
-/// sandbox could not be made.
-fn namespace_init(child: &mut Child) -> io::Result<Option<OwnedFd>> {
-    let id = child.id();
-    let children = PathBuf::from(format!("/proc/{id}/task/{id}/children"));
-    while child.try_wait()?.is_none() {
-        let text = fs::read_to_string(&children)?;
-        if let Some(pid) = text.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            return Ok(pidfd_open(pid, PidfdFlags::empty()).ok());
-        }
-        std::thread::sleep(Duration::from_micros(500));
-    }
-    Ok(None)
-}
-
-fn readable(fd: &impl std::os::fd::AsFd, limit: Duration) -> io::Result<bool> {
-    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
-    match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)) {
-        Ok(n) => Ok(n > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(e.into()),
     }
 }

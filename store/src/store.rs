@@ -388,6 +388,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::tests::{manifest, output};
+    use tempfile::TempDir;
 
     const NOW: u64 = 2_000_000;
     const RED: [(&str, &str); 1] = [("colour", "red")];

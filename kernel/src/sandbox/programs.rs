@@ -1,0 +1,121 @@
+//! The sandbox's own small files: programs that stand in for the system's, users, and what `/proc` says of the kernel.
+
+use std::io::{self, Write};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+
+use super::{Identity, Machine, OWN, Sandbox};
+
+/// Writes everything that [`OWN`] and the made-up parts of `/etc` and `/proc` consist of.
+pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
+    let Machine { release, version, arch, .. } = &sandbox.machine;
+    let uid = match sandbox.identity {
+        Identity::Drop(uid) => uid,
+        Identity::Own => 1000,
+    };
+    let files = [
+        ("script", format!("{PREAMBLE}{script}"), 0o644),
+        (
+            "passwd",
+            format!("root:x:0:0:root:/root:/bin/sh\nkcache:x:{uid}:{uid}:kcache:/tmp:/bin/sh\n"),
+            0o644,
+        ),
+        ("group", format!("root:x:0:\nkcache:x:{uid}:\n"), 0o644),
+        ("osrelease", format!("{release}\n"), 0o644),
+        ("version", format!("Linux version {release} (kcache@localhost) {version}\n"), 0o644),
+        ("uname", uname_script(release, version, arch), 0o755),
+        ("nproc", format!("#!/bin/bash\necho {}\n", sandbox.cpus), 0o755),
+        ("make", format!("{WITHOUT_JOBS}exec -a make {OWN}/make \"${{args[@]}}\"\n"), 0o755),
+        ("pahole", format!("{PAHOLE}exec {OWN}/pahole \"${{args[@]}}\"\n"), 0o755),
+    ];
+    fs::create_dir_all(sandbox.own.join("empty"))?;
+    for (name, text, mode) in files {
+        let path = sandbox.own.join(name);
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(mode).open(&path)?.write_all(text.as_bytes())?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?; // whatever the umask
+    }
+    Ok(())
+}
+
+/// Every script begins so: it waits until the sandbox is being watched, and lets go of descriptors that are not its own,
+/// except make's jobserver.
+const PREAMBLE: &str = r#"read -r _
+exec </dev/null
+keep=
+[[ ${MAKEFLAGS-} =~ --jobserver-auth=([0-9]+),([0-9]+) ]] && keep=" ${BASH_REMATCH[1]} ${BASH_REMATCH[2]} "
+for fd in /proc/self/fd/*; do
+    fd=${fd##*/}
+    [[ $fd -le 2 || $fd -eq 255 || $keep == *" $fd "* ]] || eval "exec $fd>&-" 2>/dev/null
+done
+unset keep fd
+ulimit -c 0
+ulimit -f 4194304 # KiB: no file over 4 GiB
+ulimit -u 8192 # processes of this uid: ends a fork bomb
+"#;
+
+/// `pahole`'s parallel BTF encoder numbers types in the order its threads finish.
+const PAHOLE: &str = r#"#!/bin/bash
+args=()
+for arg in "$@"; do
+    case $arg in
+        -j*|--jobs*) ;;
+        *) args+=("$arg") ;;
+    esac
+done
+"#;
+
+/// A recipe's own `make -jN` would leave the jobserver that bounds the whole run (GNU make manual, "Options Summary").
+const WITHOUT_JOBS: &str = r#"#!/bin/bash
+args=()
+while (($#)); do
+    case $MAKEFLAGS in *--jobserver*) ;; *) break ;; esac
+    case $1 in
+        -j|--jobs) [[ ${2-} =~ ^[0-9]+$ ]] && shift ;;
+        -j[0-9]*|--jobs=*) ;;
+        *) args+=("$1") ;;
+    esac
+    shift
+done
+args+=("$@")
+"#;
+
+/// uname(1) for another kernel; option letters as in GNU coreutils.
+fn uname_script(release: &str, version: &str, arch: &str) -> String {
+    let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    format!(
+        r#"#!/bin/bash
+release={} version={} arch={}
+want=
+for arg in "${{@:--s}}"; do
+    case $arg in
+        --all) want+=a ;;
+        --kernel-name) want+=s ;;
+        --nodename) want+=n ;;
+        --kernel-release) want+=r ;;
+        --kernel-version) want+=v ;;
+        --machine) want+=m ;;
+        --processor) want+=p ;;
+        --hardware-platform) want+=i ;;
+        --operating-system) want+=o ;;
+        -*) want+=${{arg#-}} ;;
+        *) echo "uname: extra operand '$arg'" >&2; exit 1 ;;
+    esac
+done
+[[ $want == *a* ]] && want=snrvmo
+out=()
+[[ $want == *s* ]] && out+=(Linux)
+[[ $want == *n* ]] && out+=(localhost)
+[[ $want == *r* ]] && out+=("$release")
+[[ $want == *v* ]] && out+=("$version")
+[[ $want == *m* ]] && out+=("$arch")
+[[ $want == *p* || $want == *i* ]] && out+=("$arch")
+[[ $want == *o* ]] && out+=(GNU/Linux)
+echo "${{out[*]}}"
+"#,
+        quote(release),
+        quote(version),
+        quote(arch)
+    )
+}
