@@ -86,9 +86,6 @@ impl From<std::io::Error> for Failure {
 }
 
 fn exit(error: &Error) -> Exit {
-    if lacks_bubblewrap(error) {
-        return Exit::Unexpected;
-    }
     match error {
         Error::Cancelled
         | Error::Recipe(recipe::Error::Cancelled)
@@ -100,6 +97,9 @@ fn exit(error: &Error) -> Exit {
         | Error::NoPrevious { .. }
         | Error::Package(packages::Error::NoRecipe { .. } | packages::Error::Io(_))
         | Error::Kernel(_) => Exit::Usage,
+        // The sandbox or a disk stood in the way, not the package.
+        Error::Recipe(recipe::Error::Sandbox(_) | recipe::Error::Io(_))
+        | Error::Toolchain(toolchain::Error::Sandbox(_)) => Exit::Unexpected,
         Error::Package(_)
         | Error::Recipe(_)
         | Error::NotUtf8 { .. }

@@ -87,7 +87,8 @@ impl<'w> Session<'w> {
             return Ok(facts.clone());
         }
         let tools_root = toolchain::tools_root(&self.world.root, tree);
-        let (headers, tools) = rayon::join(|| self.headers(tree), || self.tools(kernel, tree, &tools_root));
+        // A plain thread: a waiting rayon worker takes up other work, which may want the very lock that is held here.
+        let (headers, tools) = both(|| self.headers(tree), || self.tools(kernel, tree, &tools_root));
         let config = tree::file_digest(&tree.outside().join(".config"))?.0;
         let facts = Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root });
         *slot = Some(facts.clone());
@@ -202,6 +203,15 @@ impl<'w> Session<'w> {
         store.remember(kind, signature, &text, (self.world.now)())?;
         Ok(value)
     }
+}
+
+/// Does two things at once.
+pub fn both<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> (A, B) {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(b);
+        let a = a();
+        (a, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 /// Collects what a remembered answer depends on.

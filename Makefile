@@ -1,0 +1,49 @@
+# make          builds kcache
+# make demo     the main job on real kernels and packages, in a scratch directory, explained line by line
+# make test     formatting, clippy, all tests, licences; .ci/run calls exactly this
+# make bench    what is measured, and against whom (benches/README.md)
+# make install  PREFIX=/usr/local, DESTDIR= for packagers
+#
+# demo, test and bench first get what they need: tests/fixtures.sh says what and where.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+# Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
+# do with target/fixtures where no test run has filled the other place.
+found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
+test bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
+
+.PHONY: build demo test bench install clean help fixtures
+
+build:
+	$(CARGO) build --release --locked
+
+fixtures:
+	tests/fixtures.sh
+
+demo: fixtures
+	$(CARGO) build --release --locked
+	tests/demo.sh $(CARGO_TARGET_DIR)
+
+test: fixtures
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked
+	if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; fi
+
+bench: fixtures
+	$(CARGO) bench --locked
+
+install: build
+	install -D -m 0755 $(CARGO_TARGET_DIR)/release/kcache $(DESTDIR)$(PREFIX)/bin/kcache
+
+clean:
+	$(CARGO) clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'

@@ -1,0 +1,203 @@
+#!/bin/bash
+# The real input of the tests, the demo and the benchmarks: kernels that this machine does not run, and third-party
+# module packages, both from Debian's own archive.
+#
+#   tests/fixtures.sh             get what is missing; a second run costs nothing and needs no network
+#   tests/fixtures.sh --refresh   look in the archive again, for newer kernels
+#
+# What it leaves in ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
+#
+#   debs/NAME_VERSION_ARCH.deb    as downloaded; apt has checked them against the archive's signatures
+#   root/                         the kernels, unpacked: /lib/modules/*, /usr/src/linux-headers-*, /usr/lib/linux-kbuild-*, /boot/*
+#   packages/usr/src/*            the module packages' sources, unpacked
+#   env                           K61_OLD=, K61_NEW=, K61_CLOUD=, K612=: which releases those are today
+#   stamp                         written last; its absence means that the rest is not to be trusted
+#
+# Two runs at once wait for each other. A run that is killed leaves no stamp, and the next one starts again from the debs
+# that are there. Nothing else on the machine changes, but for packages that apt installs.
+set -euo pipefail
+export LC_ALL=C
+
+cache=${KCACHE_FIXTURES:-$HOME/.cache/kcache-fixtures}
+packages=(v4l2loopback-dkms acpi-call-dkms xtables-addons-dkms jool-dkms dm-writeboost-dkms bbswitch-dkms)
+
+say() { printf 'fixtures: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else die "not root and no sudo here: as root, run: $*"
+    fi
+}
+
+# The package lists may be absent (a fresh container) or older than the archive (a file that has left it).
+update_lists() {
+    say "updating apt's package lists"
+    as_root apt-get -qq update >&2
+}
+
+install_with_apt() {
+    say "installing: $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y "$@" >&2 && return
+    update_lists
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y "$@" >&2
+}
+
+# Each line: the program that is looked for, and the Debian package that has it.
+tools() {
+    cat <<-END
+	cc          build-essential
+	make        make
+	bwrap       bubblewrap
+	depmod      kmod
+	patch       patch
+	xz          xz-utils
+	zstd        zstd
+	pahole      pahole
+	strace      strace
+	setpriv     util-linux
+	flock       util-linux
+	dpkg-deb    dpkg
+	END
+}
+
+install_tools() {
+    local program package missing=()
+    PATH=$PATH:/usr/sbin:/sbin
+    while read -r program package; do
+        command -v "$program" >/dev/null || missing+=("$package")
+    done < <(tools)
+    # objtool, of linux-kbuild, is linked with it.
+    ldconfig -p | grep -q 'libelf\.so\.1 ' || missing+=(libelf1)
+    [ ${#missing[@]} = 0 ] || install_with_apt "${missing[@]}"
+
+    command -v cargo >/dev/null || die "cargo is not here: install Rust with https://rustup.rs"
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 \
+        || rustup component add rustfmt clippy
+}
+
+# The compilers are those that the kernels' own headers packages depend on.
+install_compilers() {
+    local compiler missing=()
+    for compiler in $COMPILERS; do
+        command -v "$compiler" >/dev/null || missing+=("$compiler")
+    done
+    [ ${#missing[@]} = 0 ] || install_with_apt "${missing[@]}"
+}
+
+downloadable() { apt-get -qq download --print-uris "$1" >/dev/null 2>&1; }
+
+# The newest COUNT packages whose whole name matches, newest first. A package of the dpkg database that has left the
+# archive has a name but no file, hence the second look.
+newest() {
+    local pattern=$1 count=$2 name
+    apt-cache pkgnames linux-headers- | grep -Ex "$pattern" | sort -rV | while read -r name; do
+        downloadable "$name" && echo "$name"
+    done | sed "${count}q"
+}
+
+depends_of() { apt-cache show --no-all-versions "$1" | sed -n 's/^Depends: //p' | tr ',|' '\n\n' | awk '{print $1}'; }
+
+# Sets K61_NEW, K61_OLD, K61_CLOUD and K612 by looking at what the archive has today.
+choose_kernels() {
+    local found
+    mapfile -t found < <(newest 'linux-headers-6\.1\.0-[0-9]+-amd64' 2)
+    [ ${#found[@]} = 2 ] || { say "apt does not know two kernels 6.1 of Debian 12"; return 1; }
+    K61_NEW=${found[0]#linux-headers-}
+    K61_OLD=${found[1]#linux-headers-}
+    K61_CLOUD=$(newest 'linux-headers-6\.1\.0-[0-9]+-cloud-amd64' 1)
+    K61_CLOUD=${K61_CLOUD#linux-headers-}
+    K612=$(newest 'linux-headers-6\.12\.[0-9]+\+deb12-amd64' 1)
+    K612=${K612#linux-headers-}
+    [ -n "$K61_CLOUD" ] && [ -n "$K612" ] || { say "apt knows no cloud kernel or no kernel 6.12"; return 1; }
+}
+
+# The packages that one kernel consists of: its headers, what they include, the programs they run, its image.
+kernel_packages() {
+    echo "linux-headers-$1"
+    echo "linux-image-$1"
+    depends_of "linux-headers-$1" | grep -E '^linux-(headers-.*-common|kbuild-.*)$'
+}
+
+# Downloads what is not there yet, and lists all in new/list. A deb is known by its file name, which holds its version;
+# it comes into debs/ by rename, so a file there is whole.
+download() {
+    local name file wanted=()
+    mkdir -p "$cache/debs" "$cache/new/debs"
+    for name in "$@"; do
+        file=$(apt-get -qq download --print-uris "$name" | awk '{print $2}')
+        [ -n "$file" ] || { say "apt does not know $name"; return 1; }
+        echo "$file" >>"$cache/new/list"
+        [ -e "$cache/debs/$file" ] || wanted+=("$name")
+    done
+    [ ${#wanted[@]} != 0 ] || return 0
+    say "downloading ${#wanted[@]} packages"
+    # The sandbox user _apt may not write where the cache lies; apt verifies the files all the same.
+    (cd "$cache/new/debs" && apt-get -qq -o APT::Sandbox::User=root download "${wanted[@]}" >&2) || return
+    mv "$cache"/new/debs/*.deb "$cache/debs/"
+}
+
+unpack() {
+    local file into
+    mkdir -p "$cache/new/root" "$cache/new/packages"
+    while read -r file; do
+        case $file in
+            linux-*) into=root ;;
+            *) into=packages ;;
+        esac
+        dpkg-deb --fsys-tarfile "$cache/debs/$file" | tar -x --no-same-owner -C "$cache/new/$into" --exclude=./usr/share
+    done <"$cache/new/list"
+}
+
+# Chooses and downloads. Fails where the package lists are absent or older than the archive.
+fetch() {
+    local kernel wanted
+    rm -rf "$cache/new"
+    mkdir -p "$cache/new"
+    choose_kernels || return
+    say "kernels: $K61_OLD, $K61_NEW, $K61_CLOUD, $K612"
+    mapfile -t wanted < <(
+        for kernel in "$K61_OLD" "$K61_NEW" "$K61_CLOUD" "$K612"; do kernel_packages "$kernel"; done | sort -u
+    )
+    download "${wanted[@]}" "${packages[@]}"
+}
+
+describe() {
+    local kernel compilers
+    compilers=$(for kernel in "$K61_NEW" "$K612"; do depends_of "linux-headers-$kernel"; done | grep -oE 'gcc-[0-9]+' | sort -u | xargs)
+    cat <<-END
+	K61_OLD=$K61_OLD
+	K61_NEW=$K61_NEW
+	K61_CLOUD=$K61_CLOUD
+	K612=$K612
+	COMPILERS="$compilers"
+	END
+}
+
+# Puts what was fetched in the place of what was there; the stamp, gone first and back last, makes it one step.
+publish() {
+    rm -f "$cache/stamp"
+    rm -rf "$cache/root" "$cache/packages" "$cache/env"
+    mv "$cache"/new/{root,packages,env} "$cache/"
+    printf '%s' "$version" >"$cache/stamp"
+    rm -rf "$cache/new"
+}
+
+install_tools
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock -n 9 || { say "waiting for another run"; flock 9; }
+
+# Another edition of this script may want other packages.
+version=$(sha256sum <"$0")
+if [ "${1-}" = --refresh ] || [ "$(cat "$cache/stamp" 2>/dev/null)" != "$version" ]; then
+    fetch || { update_lists; fetch; }
+    say "unpacking"
+    unpack
+    describe >"$cache/new/env"
+    publish
+fi
+# shellcheck source=/dev/null
+. "$cache/env"
+install_compilers

@@ -1,0 +1,18 @@
+//! The binary from outside: real kernels' headers, real packages, wrong input, and the promises by their numbers.
+//!
+//! Each test makes a [`host::Host`]: a temporary root with chosen kernels and packages, and an empty store. kcache is
+//! run on it with `--root`, `--store` and a bare environment, and is judged by what an administrator can see: exit code,
+//! stdout, stderr, the files under the root, and what `modprobe` makes of them.
+//!
+//! The kernels come from `tests/fixtures.sh`, which `make test` runs first. Tests about what only root can do return at
+//! once where a user runs them.
+
+mod build;
+mod commands;
+mod host;
+mod install;
+mod packages;
+mod power;
+mod real_input;
+mod wrong_input;
+mod wrong_modules;

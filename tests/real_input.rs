@@ -1,0 +1,89 @@
+//! Real packages of Debian's archive on real kernels of Debian's archive, as they are today.
+
+use crate::host::{FIXTURES, Host, Outcome};
+use std::collections::BTreeSet;
+
+const PACKAGES: [&str; 6] =
+    ["v4l2loopback", "acpi-call", "xtables-addons", "jool", "dm-writeboost", "bbswitch"];
+
+fn state<'a>(outcomes: &'a [Outcome], package: &str) -> &'a str {
+    let found = outcomes.iter().find(|outcome| outcome.package.starts_with(package));
+    &found.unwrap_or_else(|| panic!("no {package} in {outcomes:?}")).state
+}
+
+/// What is installed is what was reported, and each module says that it is for this kernel.
+#[track_caller]
+fn installed_as_reported(host: &Host, kernel: &str, outcomes: &[Outcome]) {
+    let installed = outcomes.iter().filter(|outcome| outcome.state == "installed");
+    let named = |outcome: &Outcome| {
+        outcome.modules.iter().map(|m| format!("{}/{m}", outcome.package)).collect::<Vec<_>>()
+    };
+    let reported: BTreeSet<String> = installed.flat_map(named).collect();
+    let lies = host.modules(kernel);
+    let found: BTreeSet<String> = lies.keys().map(|path| path.trim_end_matches(".xz").to_owned()).collect();
+    assert_eq!(found, reported);
+    for name in found {
+        let vermagic = host.modinfo(kernel, &name, "vermagic");
+        assert!(vermagic.starts_with(&format!("{kernel} ")), "{name}: {vermagic}");
+    }
+}
+
+#[test]
+fn the_newest_kernel_gets_every_package_and_each_is_reproducible() {
+    let kernel = FIXTURES.new.as_str();
+    let host = Host::whole(&[kernel]).with_packages(&PACKAGES);
+    let outcomes = host.kcache(&["install", "-k", kernel, "--json"]).exits(0).outcomes();
+    for package in PACKAGES {
+        assert_eq!(state(&outcomes, package), "installed", "{package}");
+    }
+    installed_as_reported(&host, kernel, &outcomes);
+    let count =
+        |package| outcomes.iter().find(|outcome| outcome.package.starts_with(package)).unwrap().modules.len();
+    assert_eq!((count("xtables-addons"), count("jool"), count("v4l2loopback")), (23, 3, 1));
+    host.kcache(&["build", "--check", "-k", kernel]).exits(0);
+}
+
+#[test]
+fn the_kernel_before_gets_every_package() {
+    let kernel = FIXTURES.old.as_str();
+    let host = Host::whole(&[kernel]).with_packages(&PACKAGES);
+    let outcomes = host.kcache(&["install", "-k", kernel, "--json"]).exits(0).outcomes();
+    for package in PACKAGES {
+        assert_eq!(state(&outcomes, package), "installed", "{package}");
+    }
+    installed_as_reported(&host, kernel, &outcomes);
+}
+
+#[test]
+fn the_cloud_kernel_gets_what_its_configuration_allows() {
+    let kernel = FIXTURES.cloud.as_str();
+    let host = Host::whole(&[kernel]).with_packages(&PACKAGES);
+    let outcomes = host.kcache(&["install", "-k", kernel, "--json"]).exits(0).outcomes();
+    // Its recipe refuses a kernel without CONFIG_VIDEO_DEV, which a virtual machine's kernel is.
+    assert_eq!(state(&outcomes, "v4l2loopback"), "excluded");
+    for package in ["xtables-addons", "jool", "dm-writeboost"] {
+        assert_eq!(state(&outcomes, package), "installed", "{package}");
+    }
+    installed_as_reported(&host, kernel, &outcomes);
+}
+
+#[test]
+fn a_kernel_too_new_for_a_package_is_an_honest_failure_beside_what_works() {
+    let kernel = FIXTURES.six12.as_str();
+    let host = Host::whole(&[kernel]).with_packages(&PACKAGES);
+    let install = ["install", "-k", kernel, "--json"];
+    let first = host.kcache(&install).exits(4);
+    let outcomes = first.outcomes();
+    installed_as_reported(&host, kernel, &outcomes);
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.state == "failed").collect();
+    assert!(!failed.is_empty() && failed.len() < outcomes.len(), "{outcomes:?}");
+    for outcome in &failed {
+        assert!(outcome.error.as_deref().is_some_and(|error| error.contains("error:")), "{outcome:?}");
+    }
+
+    let second = host.kcache(&install).exits(4).outcomes();
+    for outcome in &second {
+        let expect = if outcome.state == "failed" { Some("failure-remembered") } else { Some("store") };
+        assert!(outcome.state == "excluded" || outcome.how.as_deref() == expect, "{outcome:?}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Modules that a build left and that must not reach a kernel: each is refused by file, expectation and finding, with
+//! exit 6, and nothing is installed.
+
+use crate::host::{FIXTURES, Host};
+use crate::packages::{hello, prebuilt, with_makefile};
+use fs_err as fs;
+
+/// A module that was honestly built for a kernel.
+fn honest(kernel: &str) -> Vec<u8> {
+    let host = Host::new(&[kernel]);
+    hello(&host, "honest");
+    host.kcache(&["install", "-k", kernel]).exits(0);
+    let (_, path) = host.modules(kernel).pop_first().unwrap();
+    fs::read(path).unwrap()
+}
+
+#[track_caller]
+fn refused(module: &[u8], words: &[&str]) {
+    let host = Host::new(&[&FIXTURES.new]);
+    prebuilt(&host, "wrong", module);
+    refused_on(&host, words);
+}
+
+#[track_caller]
+fn refused_on(host: &Host, words: &[&str]) {
+    let before = host.tree();
+    let run = host
+        .kcache(&["install", "wrong", "-k", &FIXTURES.new, "--json"])
+        .exits(6)
+        .says(&["wrong.ko"])
+        .says(words);
+    assert_eq!(run.outcome().state, "refused");
+    assert_eq!(before, host.tree());
+}
+
+#[test]
+fn promise_4_an_honest_module_passes() {
+    let host = Host::new(&[&FIXTURES.new]);
+    prebuilt(&host, "wrong", &honest(&FIXTURES.new));
+    host.kcache(&["install", "wrong", "-k", &FIXTURES.new]).exits(0);
+}
+
+#[test]
+fn promise_4_an_empty_module_is_refused() {
+    refused(b"", &[]);
+}
+
+#[test]
+fn promise_4_a_module_for_another_kernel_is_refused() {
+    refused(&honest(&FIXTURES.old), &[&FIXTURES.old, &FIXTURES.new]);
+}
+
+#[test]
+fn promise_4_a_module_for_another_machine_is_refused() {
+    let mut module = honest(&FIXTURES.new);
+    module[18] = 183; // e_machine: EM_AARCH64
+    refused(&module, &[]);
+}
+
+#[test]
+fn promise_4_a_module_with_a_wrong_crc_is_refused() {
+    let mut module = honest(&FIXTURES.new);
+    // An entry of __versions: eight bytes of CRC, then the symbol's name.
+    let name = b"module_layout\0";
+    let at = module.windows(name.len()).position(|window| window == name).expect("MODVERSIONS is on");
+    module[at - 8] ^= 1;
+    refused(&module, &["module_layout"]);
+}
+
+#[test]
+fn promise_4_a_module_that_needs_an_unknown_symbol_is_refused() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let make =
+        "MAKE=\"make -C $kernel_source_dir M=$dkms_tree/wrong/1.0/build KBUILD_MODPOST_WARN=1 modules\"\n";
+    let source = with_makefile(&host, "wrong", "", "obj-m := wrong.o\n", make);
+    let text = "#include <linux/module.h>\nextern int nobody_exports_this(void);\n\
+                static int __init start(void) { return nobody_exports_this(); }\n\
+                module_init(start);\nMODULE_LICENSE(\"GPL\");\n";
+    fs::write(source.join("wrong.c"), text).unwrap();
+    refused_on(&host, &["nobody_exports_this"]);
+}
