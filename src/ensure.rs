@@ -118,7 +118,7 @@ fn identify_within<'a>(
     tree: &BuildTree,
     within: &mut Vec<&'a str>,
 ) -> Result<Identified> {
-    let (source, facts) = rayon::join(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
+    let (source, facts) = facts::both(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
     let (source, facts) = (source?, facts?);
     let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
     within.push(&wish.package.name);

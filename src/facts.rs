@@ -87,7 +87,7 @@ impl<'w> Session<'w> {
             return Ok(facts.clone());
         }
         let tools_root = toolchain::tools_root(&self.world.root, tree);
-        // A plain thread: a waiting rayon worker takes up other work, which may want the very lock that is held here.
+        // On a thread of its own: one of a shared pool would take up other work while it waits, which may want this lock.
         let (headers, tools) = both(|| self.headers(tree), || self.tools(kernel, tree, &tools_root));
         let config = tree::file_digest(&tree.outside().join(".config"))?.0;
         let facts = Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root });
