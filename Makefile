@@ -1,6 +1,7 @@
 # make          builds kcache
 # make demo     the main job on real kernels and packages, in a scratch directory, explained line by line
 # make test     formatting, clippy, all tests, licences; .ci/run calls exactly this
+# make test-all the same, with every package on every kernel
 # make bench    what is measured, and against whom (benches/README.md)
 # make install  PREFIX=/usr/local, DESTDIR= for packagers
 #
@@ -15,10 +16,10 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
-.PHONY: build demo test bench install clean help fixtures
+.PHONY: build demo test test-all bench install clean help fixtures
 
 build:
 	$(CARGO) build --release --locked
@@ -36,8 +37,11 @@ test: fixtures
 	$(CARGO) test --workspace --locked
 	if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; fi
 
+test-all: export KCACHE_TEST_ALL = 1
+test-all: test
+
 bench: fixtures
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench kcache
 
 install: build
 	install -D -m 0755 $(CARGO_TARGET_DIR)/release/kcache $(DESTDIR)$(PREFIX)/bin/kcache
