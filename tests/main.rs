@@ -14,5 +14,6 @@ mod install;
 mod packages;
 mod power;
 mod real_input;
+mod recipes;
 mod wrong_input;
 mod wrong_modules;

@@ -289,6 +289,7 @@ fn line(record: &json::Record) -> String {
         (_, Some("store")) => "from the store".to_owned(),
         (_, Some("failure-remembered")) => "as before".to_owned(),
         ("failed", Some(_)) => format!("after {:.1} s", record.seconds),
+        ("built", Some(_)) => format!("in {:.1} s", record.seconds),
         ("excluded", _) => record.error.clone().unwrap_or_default(),
         (_, Some(_)) => format!("built in {:.1} s", record.seconds),
         _ => String::new(),

@@ -107,7 +107,9 @@ fn table(kernels: &[Kernel], rows: &[Row]) -> String {
         let states = row.standings.iter().map(|standing| standing.state.word().to_owned());
         table.add_row(std::iter::once(name).chain(states));
     }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    // The left padding of the first column is no use at the edge.
+    let lines: Vec<String> =
+        table.lines().map(|line| line.trim_end().trim_start_matches(' ').to_owned()).collect();
     lines.join("\n")
 }
 

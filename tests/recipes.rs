@@ -1,0 +1,135 @@
+//! Recipes, as far as only a real bash, a real make and a real kernel can tell: what `dkms.conf` and `kcache.toml` come to.
+
+use fs_err as fs;
+
+use crate::host::{FIXTURES, Host};
+use crate::packages::{dkms_conf, hello, module_c, plain, with_makefile};
+
+fn install(host: &Host, package: &str) {
+    host.kcache(&["install", package, "-k", &FIXTURES.new]).exits(0);
+}
+
+fn description(host: &Host, module: &str) -> String {
+    host.modinfo(&FIXTURES.new, module, "description")
+}
+
+#[test]
+fn a_kcache_toml_names_its_module_its_patch_and_the_kernels_it_is_for() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = hello(&host, "before");
+    fs::remove_file(source.join("dkms.conf")).unwrap();
+    fs::write(
+        source.join("kcache.toml"),
+        "name = 'hello'\nversion = '2.0'\nprepare = ['cp hello.c src/']\nmake = ['make -C /lib/modules/$(uname -r)/build M=$PWD/src']\n\
+         [[module]]\nname = 'hello'\npath = 'src'\ninstall-as = 'welcome'\n[[patch]]\nfile = 'fix.patch'\n\
+         [[patch]]\nfile = 'absent.patch'\nkernels = { max = '2.6' }\n",
+    )
+    .unwrap();
+    fs::create_dir(source.join("src")).unwrap();
+    fs::rename(source.join("Makefile"), source.join("src/Makefile")).unwrap();
+    let patch = module_c("before").lines().position(|line| line.contains("before")).unwrap() + 1;
+    let line = "MODULE_DESCRIPTION(\"before\");";
+    let patched = line.replace("before", "after");
+    fs::write(
+        source.join("fix.patch"),
+        format!("--- a/hello.c\n+++ b/hello.c\n@@ -{patch},1 +{patch},1 @@\n-{line}\n+{patched}\n"),
+    )
+    .unwrap();
+    host.kcache(&["install", source.to_str().unwrap(), "-k", &FIXTURES.new]).exits(0);
+    assert_eq!(description(&host, "welcome"), "after");
+}
+
+#[test]
+fn a_kernel_that_a_kcache_toml_leaves_out_is_excluded_and_no_failure() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = hello(&host, "old");
+    fs::remove_file(source.join("dkms.conf")).unwrap();
+    fs::write(source.join("kcache.toml"), "name = 'hello'\nversion = '1'\n[kernels]\nmax = '5.10'\n").unwrap();
+    let run = host.kcache(&["install", source.to_str().unwrap(), "-k", &FIXTURES.new, "--json"]).exits(0);
+    assert_eq!(run.outcome().state, "excluded");
+}
+
+#[test]
+fn the_administrators_overrides_come_after_the_packages_recipe() {
+    let host = Host::new(&[&FIXTURES.new]);
+    with_makefile(&host, "hello", "x", "obj-m := hello.o\nccflags-y += $(EXTRA)\n", "");
+    fs::create_dir_all(host.root().join("etc/dkms")).unwrap();
+    let conf = host.root().join("etc/dkms/hello.conf");
+    fs::write(&conf, "DEST_MODULE_NAME[0]=\"renamed\"\n").unwrap();
+    install(&host, "hello");
+    assert_eq!(description(&host, "renamed"), "x");
+    fs::write(&conf, "MAKE[0]=\"false\"\n").unwrap();
+    host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(4);
+}
+
+#[test]
+fn hooks_patches_and_the_last_make_that_matches_do_their_part() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let conf = "MAKE[0]=\"false\"\nMAKE[1]=\"false\"\nMAKE_MATCH[1]=\"^6\\.\"\n\
+                MAKE[2]=\"make -j$((parallel_jobs + 1)) -C $kernel_source_dir M=$dkms_tree/hello/1.0/build modules\"\n\
+                MAKE_MATCH[2]=\"amd64$\"\nPRE_BUILD=\"pre.sh $kernelver\"\n";
+    let source = with_makefile(&host, "hello", "x", "obj-m := hello.o\n", conf);
+    fs::write(source.join("pre.sh"), "#!/bin/sh\nsed -i \"s/(\\\"x\\\")/(\\\"for $1\\\")/\" hello.c\n").unwrap();
+    std::process::Command::new("chmod").arg("+x").arg(source.join("pre.sh")).status().unwrap();
+    install(&host, "hello");
+    assert_eq!(description(&host, "hello"), format!("for {}", FIXTURES.new));
+}
+
+#[test]
+fn what_git_knows_of_a_source_is_not_seen_by_its_recipe_or_build() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let makefile = "obj-m := hello.o\nccflags-y := -DHEAD=\\\"$(shell cat /var/lib/dkms/hello/1.0/source/.git/HEAD 2>/dev/null)\\\"\n";
+    let source = with_makefile(&host, "hello", "x", makefile, "");
+    fs::write(source.join("hello.c"), module_c("x").replace("\"x\"", "\"head:\" HEAD")).unwrap();
+    fs::create_dir(source.join(".git")).unwrap();
+    fs::write(source.join(".git/HEAD"), "one").unwrap();
+    install(&host, "hello");
+    assert_eq!(description(&host, "hello"), "head:");
+}
+
+#[test]
+fn a_package_that_builds_against_another_has_the_others_key_in_its_own() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let base = plain(&host, "base", "one");
+    with_makefile(&host, "hello", "x", "obj-m := hello.o\n", "BUILD_DEPENDS[0]=\"base\"\n");
+    let key = || {
+        let run = host.kcache(&["build", "hello", "-k", &FIXTURES.new, "--json"]).exits(0);
+        run.outcome().key.clone().unwrap()
+    };
+    let before = key();
+    fs::write(base.join("base.c"), module_c("two")).unwrap();
+    assert_ne!(key(), before);
+    fs::remove_dir_all(&base).unwrap();
+    host.kcache(&["build", "hello", "-k", &FIXTURES.new]).exits(4).one_error().says(&["base"]);
+}
+
+#[test]
+fn a_package_that_is_not_for_this_kernel_needs_nothing_else() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let conf = "BUILD_DEPENDS[0]=\"absent\"\nBUILD_EXCLUSIVE_KERNEL=\"^2\\.6\"\n";
+    with_makefile(&host, "hello", "x", "obj-m := hello.o\n", conf);
+    let run = host.kcache(&["install", "hello", "-k", &FIXTURES.new, "--json"]).exits(0);
+    assert_eq!(run.outcome().state, "excluded");
+}
+
+#[test]
+fn a_package_that_is_not_installed_automatically_waits_to_be_named() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = hello(&host, "x");
+    fs::write(source.join("dkms.conf"), dkms_conf("hello", "1.0", "AUTOINSTALL=\n")).unwrap();
+    let run = host.kcache(&["install", "-k", &FIXTURES.new, "--json"]).exits(0);
+    assert!(run.outcomes().is_empty());
+    host.kcache(&["check", "-k", &FIXTURES.new]).exits(0);
+    install(&host, "hello");
+    assert_eq!(description(&host, "hello"), "x");
+}
+
+#[test]
+fn a_kernel_build_tree_can_be_given_by_its_path() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "x");
+    let tree = host.root().join("usr/src").join(format!("linux-headers-{}", FIXTURES.new));
+    let run = host.kcache(&["install", "hello", "-k", tree.to_str().unwrap(), "--json"]).exits(0);
+    assert_eq!(run.outcome().kernel, FIXTURES.new);
+    host.kcache(&["install", "hello", "-k", host.root().to_str().unwrap()]).exits(2).one_error().says(&["build tree"]);
+}
