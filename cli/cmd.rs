@@ -144,11 +144,19 @@ fn looking<'w>(
     Ok((session, packages, kernels))
 }
 
-/// Nothing to do is said, and is no error.
-fn say_if_empty(out: &Out, world: &World, packages: &Packages, kernels: &[Kernel]) {
+/// What is odd about the kernels and packages that are meant, before anything is done. Nothing to do is no error.
+fn say_oddities(out: &Out, world: &World, packages: &Packages, kernels: &[Kernel]) {
     let root = world.root.dir().display();
     if kernels.is_empty() {
         out.say(&format!("warning: no kernel that modules could be built for is installed under {root}"));
+    }
+    for kernel in kernels {
+        if let Some((image, headers)) = kernel.builds_differ() {
+            out.say(&format!(
+                "warning: {}: the image is build '{image}', the headers are of '{headers}'; install matching packages",
+                kernel.release
+            ));
+        }
     }
     if packages.chosen.is_empty() {
         out.say(&format!("warning: no package is found under {root}: neither in /usr/src/*/dkms.conf nor in /etc/kcache/packages.d"));

@@ -179,7 +179,7 @@ fn a_user_installs_into_a_root_of_their_own() {
 }
 
 #[test]
-fn an_object_that_was_damaged_in_the_store_is_told_and_built_again() {
+fn promise_5_an_object_that_was_damaged_in_the_store_is_told_and_built_again() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "sound");
     host.kcache(&["build", "hello", "-k", &FIXTURES.new]).exits(0);

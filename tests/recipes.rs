@@ -44,7 +44,8 @@ fn a_kernel_that_a_kcache_toml_leaves_out_is_excluded_and_no_failure() {
     let host = Host::new(&[&FIXTURES.new]);
     let source = hello(&host, "old");
     fs::remove_file(source.join("dkms.conf")).unwrap();
-    fs::write(source.join("kcache.toml"), "name = 'hello'\nversion = '1'\n[kernels]\nmax = '5.10'\n").unwrap();
+    fs::write(source.join("kcache.toml"), "name = 'hello'\nversion = '1'\n[kernels]\nmax = '5.10'\n")
+        .unwrap();
     let run = host.kcache(&["install", source.to_str().unwrap(), "-k", &FIXTURES.new, "--json"]).exits(0);
     assert_eq!(run.outcome().state, "excluded");
 }
@@ -69,7 +70,8 @@ fn hooks_patches_and_the_last_make_that_matches_do_their_part() {
                 MAKE[2]=\"make -j$((parallel_jobs + 1)) -C $kernel_source_dir M=$dkms_tree/hello/1.0/build modules\"\n\
                 MAKE_MATCH[2]=\"amd64$\"\nPRE_BUILD=\"pre.sh $kernelver\"\n";
     let source = with_makefile(&host, "hello", "x", "obj-m := hello.o\n", conf);
-    fs::write(source.join("pre.sh"), "#!/bin/sh\nsed -i \"s/(\\\"x\\\")/(\\\"for $1\\\")/\" hello.c\n").unwrap();
+    fs::write(source.join("pre.sh"), "#!/bin/sh\nsed -i \"s/(\\\"x\\\")/(\\\"for $1\\\")/\" hello.c\n")
+        .unwrap();
     std::process::Command::new("chmod").arg("+x").arg(source.join("pre.sh")).status().unwrap();
     install(&host, "hello");
     assert_eq!(description(&host, "hello"), format!("for {}", FIXTURES.new));
@@ -131,5 +133,8 @@ fn a_kernel_build_tree_can_be_given_by_its_path() {
     let tree = host.root().join("usr/src").join(format!("linux-headers-{}", FIXTURES.new));
     let run = host.kcache(&["install", "hello", "-k", tree.to_str().unwrap(), "--json"]).exits(0);
     assert_eq!(run.outcome().kernel, FIXTURES.new);
-    host.kcache(&["install", "hello", "-k", host.root().to_str().unwrap()]).exits(2).one_error().says(&["build tree"]);
+    host.kcache(&["install", "hello", "-k", host.root().to_str().unwrap()])
+        .exits(2)
+        .one_error()
+        .says(&["build tree"]);
 }

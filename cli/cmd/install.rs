@@ -21,7 +21,7 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 
-use super::{interrupted, say_if_empty};
+use super::{interrupted, say_oddities};
 
 /// What `install` and `build` have in common.
 struct Job<'a> {
@@ -51,7 +51,7 @@ fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> 
     let session = Session::new(world, Some(world.open_store()?))?;
     let packages = super::packages(world, out, &job.which.packages)?;
     let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
-    say_if_empty(out, world, &packages, &kernels);
+    say_oddities(out, world, &packages, &kernels);
     if job.install {
         kernels.iter().try_for_each(|kernel| may_install(&session, kernel))?;
     }
@@ -365,7 +365,7 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
     let session = Session::new(world, world.open_existing_store()?)?;
     let packages = super::packages(world, out, &job.which.packages)?;
     let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
-    say_if_empty(out, world, &packages, &kernels);
+    say_oddities(out, world, &packages, &kernels);
     for kernel in &kernels {
         if job.install {
             may_install(&session, kernel)?;

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 
-use super::{looking, say_if_empty};
+use super::{looking, say_oddities};
 
 /// One package's standing, kernel by kernel.
 struct Row {
@@ -30,7 +30,7 @@ pub fn status(world: &World, out: &Out, selection: &Selection) -> Result<Exit, F
         out.document(&document(&kernels, &installed, &rows, ready));
         return Ok(Exit::Done);
     }
-    say_if_empty(out, world, &packages, &kernels);
+    say_oddities(out, world, &packages, &kernels);
     if !rows.is_empty() && !kernels.is_empty() {
         out.data(&table(&kernels, &rows));
         say_reasons(out, &kernels, &rows);
@@ -47,7 +47,7 @@ pub fn check(world: &World, out: &Out, selection: &Selection) -> Result<Exit, Fa
     if out.json {
         out.document(&document(&kernels, &installed, &rows, ready));
     } else {
-        say_if_empty(out, world, &packages, &kernels);
+        say_oddities(out, world, &packages, &kernels);
         for (at, kernel) in kernels.iter().enumerate() {
             verdict(out, kernel, &rows, at);
         }

@@ -101,6 +101,13 @@ impl Kernel {
             Headers::Missing | Headers::Wrong { .. } => None,
         }
     }
+
+    /// The versions of image and headers, where they are of two builds of one release: distributions rebuild kernels
+    /// without renaming them.
+    pub fn builds_differ(&self) -> Option<(&str, &str)> {
+        let (image, headers) = (self.image_version.as_deref()?, self.build_tree()?.version.as_str());
+        (image != headers && !headers.is_empty()).then_some((image, headers))
+    }
 }
 
 impl BuildTree {
@@ -448,6 +455,17 @@ mod tests {
         fs::write(dir.path().join("usr/src/h-x/include/config/kernel.release"), "6.1.0-8-x\n").unwrap();
         let kernels = installed(&root).unwrap();
         assert!(matches!(&kernels[0].headers, Headers::Wrong { found, .. } if found == "6.1.0-8-x"));
+    }
+
+    #[test]
+    fn an_image_of_another_build_than_the_headers_is_noticed() {
+        let (_dir, root) = debian();
+        let mut kernel = installed(&root).unwrap().remove(0);
+        assert_eq!(kernel.builds_differ(), None);
+        kernel.image_version = Some("#1 SMP".into());
+        assert_eq!(kernel.builds_differ(), None);
+        kernel.image_version = Some("#2 SMP".into());
+        assert_eq!(kernel.builds_differ(), Some(("#2 SMP", "#1 SMP")));
     }
 
     #[test]
