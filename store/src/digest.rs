@@ -1,8 +1,8 @@
-//! The two names of things, both 32 bytes of BLAKE3 and never the same type.
+//! The names of things, each 32 bytes of a hash and never the same type.
 //!
-//! A [`Key`] is what was asked: the hash of everything that goes into a build. A [`Digest`] is what came out: the
-//! hash of bytes. They are written as 64 lower-case hexadecimal digits, and only so: a name has one spelling, or
-//! one object would have two files.
+//! A [`Key`] is what was asked: the BLAKE3 hash of everything that goes into a build. A [`Digest`] is what came out:
+//! the BLAKE3 hash of bytes. A [`SignerId`] is who says so: the SHA-256 hash of a public key. They are written as 64
+//! lower-case hexadecimal digits, and only so: a name has one spelling, or one object would have two files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,6 +77,12 @@ name_of_32_bytes! {
 name_of_32_bytes! {
     /// What was asked: the hash of everything that shapes a result, made by whoever asks.
     Key
+}
+
+name_of_32_bytes! {
+    /// Who vouches: the SHA-256 hash of a public key's SPKI DER, as openssl can tell it:
+    /// `openssl pkey -pubin -in KEY.pem -outform DER | sha256sum`.
+    SignerId
 }
 
 impl Digest {

@@ -1,57 +1,101 @@
 //! Entries: what is kept under a key, `entries/ab/<key>.json`.
 //!
-//! The file is a DSSE envelope (<https://github.com/secure-systems-lab/dsse>), so that a signature covers the
-//! manifest's bytes as they are and nobody has to agree on canonical JSON:
-//! ```json
-//! {"payloadType":"application/vnd.kcache.entry.v1+json","payload":"<base64 of the manifest>","signatures":[]}
-//! ```
-//! What was made here is unsigned. A file may come from anywhere, so it is bounded before it is read, its key is
-//! compared with the key that was asked for, and every rule of a manifest is checked again.
+//! The file is an [`Envelope`] around a manifest. What was made here has no signature, or this host's; what came from a
+//! shared cache has others'. A file may come from anywhere, so its key is compared with the key that was asked for, and
+//! every rule of a manifest is checked again.
 
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::{Error, FORMAT, Key, Manifest, Result};
+use crate::envelope::MAX_FILE;
+use crate::{Envelope, Error, FORMAT, Key, Manifest, Result, SigningKey};
 
 /// Stored, and part of what is signed: add, never change.
 const PAYLOAD_TYPE: &str = "application/vnd.kcache.entry.v1+json";
-/// An entry of a hundred outputs takes 100 KB.
-const MAX_FILE: u64 = 4 << 20;
 
-/// What the store holds under a key.
+/// What is known about a key, and who vouches for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// What is known about the key.
-    pub manifest: Manifest,
-    /// Who vouches for it: nobody, for what was made here.
-    pub signatures: Vec<Signature>,
-}
-
-/// One signature over an entry's manifest, not checked here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
-    /// Which key made it.
-    pub keyid: String,
-    /// The signature itself, base64.
-    pub sig: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope {
-    payload_type: String,
-    payload: String,
-    signatures: Vec<Signature>,
+    manifest: Manifest,
+    envelope: Envelope,
 }
 
 /// The part of a manifest that every format has.
 #[derive(Deserialize)]
-struct Versioned {
+pub(crate) struct Versioned {
     format: u32,
+}
+
+impl Versioned {
+    /// Refuses formats that are not known here.
+    pub(crate) fn check(payload: &[u8], path: &Path) -> Result<()> {
+        let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
+        match serde_json::from_slice(payload).map_err(|e| invalid(e.to_string()))? {
+            Versioned { format: FORMAT } => Ok(()),
+            Versioned { format: 0 } => Err(invalid("there is no format 0".to_owned())),
+            Versioned { format: found } => Err(Error::Format { path: path.to_owned(), found }),
+        }
+    }
+}
+
+impl Entry {
+    /// An unsigned entry; an error where the manifest breaks a rule.
+    pub fn new(manifest: Manifest) -> Result<Entry> {
+        let invalid = |reason| Error::Entry { path: path(Path::new("entries"), &manifest.key), reason };
+        manifest.check().map_err(invalid)?;
+        let payload = serde_json::to_vec(&manifest).map_err(|e| invalid(e.to_string()))?;
+        let envelope = Envelope::new(PAYLOAD_TYPE, payload);
+        envelope.encode().map_err(invalid)?;
+        Ok(Entry { manifest, envelope })
+    }
+
+    /// Reads the entry that came from `path` and is to be that of `key`.
+    pub fn parse(path: &Path, key: &Key, file: &[u8]) -> Result<Entry> {
+        let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
+        let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
+        Versioned::check(envelope.payload(), path)?;
+        let manifest: Manifest =
+            serde_json::from_slice(envelope.payload()).map_err(|e| invalid(e.to_string()))?;
+        if manifest.key != *key {
+            let (expected, found) = (format!("key {key}"), format!("key {}", manifest.key));
+            return Err(Error::Damaged { path: path.to_owned(), expected, found });
+        }
+        manifest.check().map_err(invalid)?;
+        Ok(Entry { manifest, envelope })
+    }
+
+    /// What is known.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The same, without who says so.
+    pub fn into_manifest(self) -> Manifest {
+        self.manifest
+    }
+
+    /// Who says so, and over which bytes.
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// Signs the entry; false where the key has signed it before.
+    pub fn sign(&mut self, key: &SigningKey) -> bool {
+        self.envelope.sign(key)
+    }
+
+    /// Takes over the signatures of the same entry from elsewhere; false where it has none to add.
+    pub(crate) fn merge(&mut self, other: &Entry) -> bool {
+        self.envelope.merge(&other.envelope)
+    }
+
+    /// Its file.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let path = || path(Path::new("entries"), &self.manifest.key);
+        self.envelope.encode().map_err(|reason| Error::Entry { path: path(), reason })
+    }
 }
 
 /// Where a key's entry lies in a store's `entries` directory.
@@ -63,14 +107,22 @@ pub(crate) fn path(entries: &Path, key: &Key) -> PathBuf {
 /// The key's entry, or none.
 pub(crate) fn read(entries: &Path, key: &Key) -> Result<Option<Entry>> {
     let path = path(entries, key);
-    let file = match fs_err::File::open(&path) {
+    match read_file(&path)? {
+        Some(bytes) => Entry::parse(&path, key, &bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The bytes of a file that should hold an envelope; no more than prove that it is too large.
+pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
+    let file = match fs_err::File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e.into()),
     };
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    decode(&path, key, &bytes).map(Some)
+    Ok(Some(bytes))
 }
 
 /// All keys that have a file here, in no order.
@@ -85,75 +137,32 @@ pub(crate) fn keys(entries: &Path) -> Result<Vec<Key>> {
     Ok(keys)
 }
 
-/// The file of an unsigned entry; an error is the rule that the manifest breaks.
-pub(crate) fn encode(manifest: &Manifest) -> Result<Vec<u8>, String> {
-    manifest.check()?;
-    let json = |e: serde_json::Error| e.to_string();
-    let envelope = Envelope {
-        payload_type: PAYLOAD_TYPE.to_owned(),
-        payload: BASE64.encode(serde_json::to_vec(manifest).map_err(json)?),
-        signatures: Vec::new(),
-    };
-    let mut file = serde_json::to_vec(&envelope).map_err(json)?;
-    file.push(b'\n');
-    check_size(&file)?;
-    Ok(file)
-}
-
-fn decode(path: &Path, key: &Key, file: &[u8]) -> Result<Entry> {
-    let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
-    let json = |e: serde_json::Error| invalid(e.to_string());
-    check_size(file).map_err(invalid)?;
-    let envelope: Envelope = serde_json::from_slice(file).map_err(json)?;
-    if envelope.payload_type != PAYLOAD_TYPE {
-        return Err(invalid(format!("its payload is `{}`", envelope.payload_type.escape_debug())));
-    }
-    let payload = BASE64.decode(&envelope.payload).map_err(|e| invalid(e.to_string()))?;
-    let Versioned { format } = serde_json::from_slice(&payload).map_err(json)?;
-    match format {
-        FORMAT => {}
-        0 => return Err(invalid("there is no format 0".to_owned())),
-        found => return Err(Error::Format { path: path.to_owned(), found }),
-    }
-    let manifest: Manifest = serde_json::from_slice(&payload).map_err(json)?;
-    if manifest.key != *key {
-        let (expected, found) = (format!("key {key}"), format!("key {}", manifest.key));
-        return Err(Error::Damaged { path: path.to_owned(), expected, found });
-    }
-    manifest.check().map_err(invalid)?;
-    Ok(Entry { manifest, signatures: envelope.signatures })
-}
-
-fn check_size(file: &[u8]) -> Result<(), String> {
-    if file.len() as u64 > MAX_FILE { Err(format!("it is larger than {MAX_FILE} bytes")) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifest::tests::{manifest, output};
+    use crate::trust::tests::builder;
     use crate::{Digest, Outcome};
 
     const KEY: Key = Key::from_bytes([7; 32]);
 
-    fn envelope(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-        let envelope = Envelope {
-            payload_type: payload_type.to_owned(),
-            payload: BASE64.encode(payload),
-            signatures: vec![Signature { keyid: "k".to_owned(), sig: "c2ln".to_owned() }],
-        };
-        serde_json::to_vec(&envelope).unwrap()
+    fn envelope(payload: &[u8]) -> Vec<u8> {
+        Envelope::new(PAYLOAD_TYPE, payload.to_owned()).encode().unwrap()
     }
 
     /// The file of a manifest that was changed as JSON, past all checks of the writer.
     fn forged(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
         let mut json = serde_json::to_value(manifest(KEY)).unwrap();
         change(&mut json);
-        envelope(PAYLOAD_TYPE, json.to_string().as_bytes())
+        envelope(json.to_string().as_bytes())
+    }
+
+    fn decode(file: &[u8]) -> Result<Entry> {
+        Entry::parse(Path::new("e.json"), &KEY, file)
     }
 
     fn check_refused(file: &[u8], expect: &str) {
-        let error = decode(Path::new("e.json"), &KEY, file).unwrap_err().to_string();
+        let error = decode(file).unwrap_err().to_string();
         assert!(error.contains(expect), "{error}");
     }
 
@@ -163,31 +172,24 @@ mod tests {
         failed.outcome =
             Outcome::Failed { status: Some(2), command: "make".to_owned(), first_error: "x.c:1".to_owned() };
         for manifest in [manifest(KEY), failed] {
-            let file = encode(&manifest).unwrap();
-            let entry = decode(Path::new("e.json"), &KEY, &file).unwrap();
-            assert_eq!(entry, Entry { manifest, signatures: vec![] });
+            let mut entry = Entry::new(manifest).unwrap();
+            assert!(entry.sign(&builder(1)));
+            assert_eq!(decode(&entry.encode().unwrap()).unwrap(), entry);
         }
     }
 
     #[test]
-    fn signatures_are_kept() {
-        let entry = decode(Path::new("e.json"), &KEY, &forged(|_| ())).unwrap();
-        assert_eq!(entry.signatures[0].keyid, "k");
-    }
-
-    #[test]
     fn every_truncation_is_refused() {
-        let file = encode(&manifest(KEY)).unwrap();
+        let file = Entry::new(manifest(KEY)).unwrap().encode().unwrap();
         for length in 0..file.len() - 1 {
-            assert!(decode(Path::new("e.json"), &KEY, &file[..length]).is_err(), "{length} bytes");
+            assert!(decode(&file[..length]).is_err(), "{length} bytes");
         }
     }
 
     #[test]
     fn every_rule_of_the_envelope_is_checked() {
         check_refused(b"{}", "payloadType");
-        check_refused(&envelope("text/plain", b"{}"), "its payload is `text/plain`");
-        check_refused(&envelope(PAYLOAD_TYPE, b"{}"), "format");
+        check_refused(&envelope(b"{}"), "format");
         check_refused(&vec![b' '; MAX_FILE as usize + 1], "larger than 4194304 bytes");
         check_refused(&forged(|m| m["format"] = 2.into()), "has format 2");
         check_refused(&forged(|m| m["format"] = 0.into()), "no format 0");
@@ -196,7 +198,7 @@ mod tests {
         let nested = ["{\"a\":".repeat(1000), "0".to_owned(), "}".repeat(1000)].concat();
         let json = serde_json::to_string(&manifest(KEY)).unwrap();
         let deep = json.replace("\"facts\":{}", &format!("\"facts\":{nested}"));
-        check_refused(&envelope(PAYLOAD_TYPE, deep.as_bytes()), "recursion limit");
+        check_refused(&envelope(deep.as_bytes()), "recursion limit");
     }
 
     #[test]
@@ -204,7 +206,7 @@ mod tests {
         let check = |names: &[&str], expect: &str| {
             let mut bad = manifest(KEY);
             bad.outputs = names.iter().map(|name| output(name, Digest::of(b""))).collect();
-            let told = encode(&bad).unwrap_err();
+            let told = Entry::new(bad.clone()).unwrap_err().to_string();
             assert!(told.contains(expect), "{told}");
             let outputs = serde_json::to_value(&bad.outputs).unwrap();
             check_refused(&forged(|m| m["outputs"] = outputs), expect);
@@ -219,6 +221,6 @@ mod tests {
         check(&many.iter().map(String::as_str).collect::<Vec<_>>(), "4097 outputs, more than 4096");
         let mut bad = manifest(KEY);
         bad.outputs[0].role = "a role".to_owned();
-        assert!(encode(&bad).unwrap_err().contains("`a role` is not a flat name"));
+        assert!(Entry::new(bad).unwrap_err().to_string().contains("`a role` is not a flat name"));
     }
 }

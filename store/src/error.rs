@@ -4,6 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::Key;
+use crate::transport::Trouble;
+
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -55,6 +58,31 @@ pub enum Error {
         path: PathBuf,
         /// Which rule, and how.
         reason: String,
+    },
+
+    /// A file does not hold the key that it should, or not as it should.
+    #[error("{} is not used as a key: {reason}", path.display())]
+    KeyFile {
+        /// The key's file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
+    /// A shared cache could not be used.
+    #[error("shared cache {url} {trouble}")]
+    Shared {
+        /// Its URL.
+        url: String,
+        /// Why not.
+        trouble: Trouble,
+    },
+
+    /// An entry that nobody has signed was to leave this host.
+    #[error("entry {key} is not signed, and there is no key to sign it with")]
+    Unsigned {
+        /// The entry's key.
+        key: Key,
     },
 
     /// Made by a newer kcache.

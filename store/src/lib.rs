@@ -6,6 +6,7 @@
 //!   format                   "1"
 //!   entries/ab/<key>.json    signed envelope around a manifest; the truth
 //!   objects/ab/<digest>.zst  zstd of the bytes that the digest names
+//!   by-kernel/.../x.json     signed pointers to entries, for readers that cannot work out a key
 //!   index.sqlite             derived from the entries: finds them by label, remembers what was hashed
 //!   lock/                    one empty file for each lock that is held
 //!   tmp/                     0700; what is being written, and scratch directories
@@ -24,25 +25,36 @@
 
 mod digest;
 mod entry;
+mod envelope;
 mod error;
 mod index;
+mod keys;
 mod lock;
 mod manifest;
 mod object;
+mod pointer;
 mod publish;
 mod scratch;
+mod shared;
 mod store;
+pub mod transport;
 pub mod tree;
+mod trust;
 
-pub use digest::{Digest, Key, NotHex};
-pub use entry::{Entry, Signature};
+pub use digest::{Digest, Key, NotHex, SignerId};
+pub use entry::Entry;
+pub use envelope::{Envelope, Signature};
 pub use error::{Error, Result};
 pub use index::Row;
+pub use keys::{PublicKey, SigningKey};
 pub use lock::{Lock, Waiting};
 pub use manifest::{Field, LOG, Manifest, Observed, Outcome, Output};
+pub use pointer::Pointer;
 pub use scratch::Scratch;
+pub use shared::{Fetched, Pushed, Say, SharedCache, SharedCaches, Sign, point_here};
 pub use store::{Inserted, Store, Stored};
 pub use tree::{Root, Walk, file_digest, snapshot, tree_digest, walk};
+pub use trust::{Distrust, Trust, TrustedKey};
 
 /// Version of the store's layout and of its entries. Stored: a reader refuses what is newer.
 pub const FORMAT: u32 = 1;

@@ -13,6 +13,10 @@ use crate::{Digest, Key};
 /// Outputs of one entry. The largest known set has some hundred; an entry of 4 MiB could hold no more than this
 /// with names and digests anyway.
 const MAX_OUTPUTS: usize = 4096;
+/// Bytes of one output, uncompressed, and of all of one entry: ten times those of the largest modules known, unstripped.
+/// Readers make room for what a manifest promises.
+const MAX_OUTPUT: u64 = 1 << 30;
+const MAX_SIZE: u64 = 4 << 30;
 
 /// The role of a log. A log tells of the making, so two makings of the same outputs may differ in it.
 pub const LOG: &str = "log";
@@ -107,6 +111,9 @@ impl Manifest {
                     return Err(format!("`{}` is not a flat name", name.escape_debug()));
                 }
             }
+        }
+        if self.outputs.iter().any(|output| output.size > MAX_OUTPUT) || self.size() > MAX_SIZE {
+            return Err(format!("its outputs are larger than {MAX_OUTPUT} bytes, or {MAX_SIZE} together"));
         }
         match self.outputs.windows(2).find(|pair| pair[0].name >= pair[1].name) {
             Some(pair) => Err(format!("output `{}` does not sort before `{}`", pair[0].name, pair[1].name)),

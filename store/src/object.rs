@@ -3,11 +3,11 @@
 //! The digest is that of the uncompressed bytes, because zstd's output differs between versions and an object's
 //! name must not. So nothing here trusts a file's length: what comes out is counted, hashed and compared.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::publish::{Draft, IfTaken};
+use crate::publish::Draft;
+use crate::transport::IfTaken;
 use crate::{Digest, Error, Result, Stored};
 
 /// Ratio 4 on ELF files of some 30 KB, decoded at 440 MB/s and more; level 19 gains 17 % for 30 times the time.
@@ -51,8 +51,34 @@ pub(crate) fn copy(objects: &Path, digest: &Digest, size: u64, to: &mut dyn Writ
         if written.is_ok() { Ok(()) } else { Err(io::Error::other("the receiver failed")) }
     });
     written?;
+    judge(&path, digest, size, read).map(|()| true)
+}
+
+/// The file's compressed bytes, if there is one and they are the object's.
+pub(crate) fn read_compressed(path: &Path, digest: &Digest, size: u64) -> Result<Option<Vec<u8>>> {
+    let mut zstd = Vec::new();
+    match fs_err::File::open(path) {
+        Ok(file) => file.take(compressed_limit(size) + 1).read_to_end(&mut zstd)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    verify(path, digest, size, &zstd)?;
+    Ok(Some(zstd))
+}
+
+/// Whether compressed bytes that came from `origin` are the object's.
+pub(crate) fn verify(origin: &Path, digest: &Digest, size: u64, zstd: &[u8]) -> Result<()> {
+    judge(origin, digest, size, decompress(zstd, size, &mut |_| Ok(())))
+}
+
+/// No frame of `size` bytes is larger: zstd's own bound (ZSTD_compressBound), and its header.
+pub(crate) fn compressed_limit(size: u64) -> u64 {
+    size + size / 256 + 4096
+}
+
+fn judge(path: &Path, digest: &Digest, size: u64, read: io::Result<(blake3::Hash, u64)>) -> Result<()> {
     let damaged = |found: String| Error::Damaged {
-        path: path.clone(),
+        path: path.to_owned(),
         expected: format!("{size} bytes of digest {digest}"),
         found,
     };
@@ -62,22 +88,22 @@ pub(crate) fn copy(objects: &Path, digest: &Digest, size: u64, to: &mut dyn Writ
             Err(damaged(format!("{n} bytes of digest {}", Digest::from(hash))))
         }
         Ok((_, n)) if n < size => Err(damaged(format!("{n} bytes of that digest"))),
-        Ok(_) => Ok(true),
+        Ok(_) => Ok(()),
         // An error of the disk carries its number; what zstd says about the bytes does not.
         Err(source) if source.raw_os_error().is_some() => {
-            Err(Error::At { act: "read", path: path.clone(), source })
+            Err(Error::At { act: "read", path: path.to_owned(), source })
         }
         Err(e) => Err(damaged(format!("bytes that do not decompress ({e})"))),
     }
 }
 
-/// Passes on at most `size` bytes of the file's content; counts one more where there is more.
+/// Passes on at most `size` bytes of what comes out; counts one more where there is more.
 fn decompress(
-    file: File,
+    zstd: impl Read,
     size: u64,
     pass: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<(blake3::Hash, u64)> {
-    let mut zstd = zstd::Decoder::new(file)?;
+    let mut zstd = zstd::Decoder::new(zstd)?;
     zstd.window_log_max(WINDOW_LOG_MAX)?;
     let (hash, n) = pass_on(&mut zstd, size, pass)?;
     let more = zstd.take(1).read_to_end(&mut Vec::new())?;

@@ -15,15 +15,7 @@ use tempfile::NamedTempFile;
 
 use crate::Result;
 use crate::error::at;
-
-/// What to do with a file that already has the name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum IfTaken {
-    /// It stays.
-    Keep,
-    /// The new one takes its place.
-    Replace,
-}
+use crate::transport::IfTaken;
 
 /// A file that is being written and vanishes unless it is published.
 pub(crate) struct Draft(NamedTempFile);
@@ -74,11 +66,16 @@ pub(crate) fn publish_bytes(tmp: &Path, to: &Path, bytes: &[u8], if_taken: IfTak
     draft.publish(to, if_taken)
 }
 
-/// Makes one directory, durably, where it is missing.
+/// Makes a directory and those above it, durably, where they are missing.
 fn make_dir(dir: &Path) -> Result<()> {
+    let above = dir.parent().unwrap_or(Path::new("."));
     match fs_err::create_dir(dir) {
-        Ok(()) => sync_dir(dir.parent().unwrap_or(Path::new("."))),
+        Ok(()) => sync_dir(above),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound && above != dir => {
+            make_dir(above)?;
+            make_dir(dir)
+        }
         Err(e) => Err(e.into()),
     }
 }

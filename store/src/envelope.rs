@@ -1,0 +1,193 @@
+//! DSSE envelopes (<https://github.com/secure-systems-lab/dsse>): bytes, what they are, and who vouches for them.
+//!
+//! ```json
+//! {"payloadType":"application/vnd.kcache.entry.v1+json","payload":"<base64>","signatures":[{"keyid":"<hex>","sig":"<base64>"}]}
+//! ```
+//! A signature covers the payload's bytes as they are, and its type, so nobody has to agree on canonical JSON and no
+//! signed entry can be passed off as a signed pointer. An envelope may come from anywhere: it is bounded before it is
+//! read, and what is inside is looked at only by whoever has asked [`crate::Trust`] first, or owns the file.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use crate::SigningKey;
+
+/// An entry of a hundred outputs takes 100 KB.
+pub(crate) const MAX_FILE: u64 = 4 << 20;
+/// Builders that sign one entry. Each costs a verification.
+const MAX_SIGNATURES: usize = 64;
+
+/// A payload with its signatures, none of them checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    payload_type: String,
+    payload: Vec<u8>,
+    signatures: Vec<Signature>,
+}
+
+/// One signature.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Signature {
+    /// Which key made it: [`crate::SignerId`] in hexadecimal.
+    pub keyid: String,
+    /// The signature itself, base64.
+    pub sig: String,
+}
+
+/// The envelope as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    payload_type: String,
+    payload: String,
+    signatures: Vec<Signature>,
+}
+
+impl Envelope {
+    /// An unsigned envelope.
+    pub(crate) fn new(payload_type: &str, payload: Vec<u8>) -> Envelope {
+        Envelope { payload_type: payload_type.to_owned(), payload, signatures: Vec::new() }
+    }
+
+    /// Reads an envelope of this type; an error is the rule that the file breaks.
+    pub(crate) fn parse(file: &[u8], payload_type: &str) -> Result<Envelope, String> {
+        check_size(file)?;
+        let file: File = serde_json::from_slice(file).map_err(|e| e.to_string())?;
+        if file.payload_type != payload_type {
+            return Err(format!("its payload is `{}`", file.payload_type.escape_debug()));
+        }
+        if file.signatures.len() > MAX_SIGNATURES {
+            return Err(format!("{} signatures, more than {MAX_SIGNATURES}", file.signatures.len()));
+        }
+        let payload = BASE64.decode(&file.payload).map_err(|e| e.to_string())?;
+        Ok(Envelope { payload_type: file.payload_type, payload, signatures: file.signatures })
+    }
+
+    /// The file's bytes.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
+        let file = File {
+            payload_type: self.payload_type.clone(),
+            payload: BASE64.encode(&self.payload),
+            signatures: self.signatures.clone(),
+        };
+        let mut bytes = serde_json::to_vec(&file).map_err(|e| e.to_string())?;
+        bytes.push(b'\n');
+        check_size(&bytes)?;
+        Ok(bytes)
+    }
+
+    /// What is inside.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Who says so.
+    pub fn signatures(&self) -> &[Signature] {
+        &self.signatures
+    }
+
+    /// Signs with a key; false where the key has signed before.
+    pub fn sign(&mut self, key: &SigningKey) -> bool {
+        let keyid = key.public().id().to_string();
+        if self.signatures.iter().any(|signature| signature.keyid == keyid) {
+            return false;
+        }
+        let sig = BASE64.encode(key.sign(&self.signed_bytes()));
+        self.add(Signature { keyid, sig });
+        true
+    }
+
+    /// Takes over the signatures of another envelope around the same payload; false where it has none to add.
+    pub(crate) fn merge(&mut self, other: &Envelope) -> bool {
+        let before = self.signatures.len();
+        if self.payload == other.payload {
+            other.signatures.iter().for_each(|signature| self.add(signature.clone()));
+        }
+        self.signatures.len() > before
+    }
+
+    /// In order, so that the same signatures make the same file.
+    fn add(&mut self, signature: Signature) {
+        if let Err(at) = self.signatures.binary_search(&signature) {
+            self.signatures.insert(at, signature);
+        }
+    }
+
+    /// DSSE's pre-authentication encoding: what is signed.
+    pub(crate) fn signed_bytes(&self) -> Vec<u8> {
+        let (kind, payload) = (&self.payload_type, &self.payload);
+        let mut bytes = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
+        bytes.extend(payload);
+        bytes
+    }
+}
+
+impl Signature {
+    /// The signature's bytes; none where they are not 64 in base64.
+    pub(crate) fn bytes(&self) -> Option<[u8; 64]> {
+        BASE64.decode(&self.sig).ok()?.try_into().ok()
+    }
+}
+
+fn check_size(file: &[u8]) -> Result<(), String> {
+    if file.len() as u64 > MAX_FILE { Err(format!("it is larger than {MAX_FILE} bytes")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: &str = "http://example.com/HelloWorld";
+
+    fn hello() -> Envelope {
+        Envelope::new(KIND, b"hello world".to_vec())
+    }
+
+    #[test]
+    fn what_is_signed_is_what_the_specification_says() {
+        // The example of https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
+        assert_eq!(hello().signed_bytes(), b"DSSEv1 29 http://example.com/HelloWorld 11 hello world");
+    }
+
+    #[test]
+    fn an_envelope_comes_back_as_it_went_in() {
+        let mut envelope = hello();
+        assert!(envelope.sign(&SigningKey::from_seed([1; 32])));
+        assert!(!envelope.sign(&SigningKey::from_seed([1; 32])));
+        assert!(envelope.sign(&SigningKey::from_seed([2; 32])));
+        assert_eq!(Envelope::parse(&envelope.encode().unwrap(), KIND), Ok(envelope));
+    }
+
+    #[test]
+    fn signatures_add_up_in_any_order_but_only_over_the_same_payload() {
+        let signed = |seeds: &[u8]| {
+            let mut envelope = hello();
+            seeds.iter().for_each(|seed| assert!(envelope.sign(&SigningKey::from_seed([*seed; 32]))));
+            envelope
+        };
+        let mut envelope = signed(&[1]);
+        assert!(envelope.merge(&signed(&[2])));
+        assert!(!envelope.merge(&signed(&[1, 2])));
+        assert_eq!(envelope, signed(&[2, 1]));
+        let mut other = Envelope::new(KIND, b"other".to_vec());
+        assert!(!other.merge(&envelope));
+    }
+
+    #[test]
+    fn what_is_no_envelope_is_refused_with_the_broken_rule() {
+        let check = |file: &[u8], expect: &str| {
+            let told = Envelope::parse(file, KIND).unwrap_err();
+            assert!(told.contains(expect), "{told}");
+        };
+        check(b"<html>Not what you wanted</html>", "expected value");
+        check(b"", "EOF");
+        check(b"{}", "payloadType");
+        check(&Envelope::new("text/plain", Vec::new()).encode().unwrap(), "its payload is `text/plain`");
+        check(&vec![b' '; MAX_FILE as usize + 1], "larger than 4194304 bytes");
+        check(&[b"[".repeat(10_000), b"]".repeat(10_000)].concat(), "invalid type");
+        let mut many = hello();
+        many.signatures = vec![Signature { keyid: String::new(), sig: String::new() }; MAX_SIGNATURES + 1];
+        check(&many.encode().unwrap(), "65 signatures");
+    }
+}

@@ -1,0 +1,217 @@
+//! ed25519 keys, as `openssl genpkey -algorithm ed25519` writes them: private ones as PKCS#8 PEM, public ones as SPKI PEM.
+//!
+//! A private key is read only from a file that nobody but its owner can read, as ssh does: a key that others may have
+//! copied vouches for nothing.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+use ed25519_dalek::{Signer, VerifyingKey};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Error, Result, SignerId};
+
+/// A PEM file of a key has three lines; with comments in front it may have more.
+const MAX_PEM: u64 = 64 << 10;
+
+/// A key that signatures are checked with.
+#[derive(Debug, Clone)]
+pub struct PublicKey {
+    key: VerifyingKey,
+    id: SignerId,
+}
+
+impl PublicKey {
+    /// Reads SPKI PEM; an error says what is wrong with it.
+    pub fn from_pem(text: &str) -> Result<PublicKey, String> {
+        let key = VerifyingKey::from_public_key_pem(text)
+            .map_err(|e| format!("it is no ed25519 public key in PEM (SPKI): {e}"))?;
+        // A key of small order "verifies" signatures that nobody made.
+        if key.is_weak() {
+            return Err("it is a weak key".to_owned());
+        }
+        Ok(PublicKey::of(key))
+    }
+
+    /// Reads a file of SPKI PEM that nobody but root and the reader can change.
+    pub fn read(path: &Path) -> Result<PublicKey> {
+        let text = read_pem(path, 0o022, "can be changed by others")?;
+        PublicKey::from_pem(&text).map_err(|reason| Error::KeyFile { path: path.to_owned(), reason })
+    }
+
+    /// As SPKI PEM.
+    pub fn to_pem(&self) -> String {
+        self.key.to_public_key_pem(LineEnding::LF).unwrap_or_default()
+    }
+
+    /// What it is called.
+    pub fn id(&self) -> SignerId {
+        self.id
+    }
+
+    /// Whether the key made this signature of these bytes. Strict: no second signature can be made from a first.
+    pub(crate) fn verifies(&self, bytes: &[u8], signature: &[u8; 64]) -> bool {
+        self.key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
+    }
+
+    fn of(key: VerifyingKey) -> PublicKey {
+        let der = key.to_public_key_der().map(|der| der.into_vec()).unwrap_or_default();
+        PublicKey { key, id: SignerId::from_bytes(Sha256::digest(der).into()) }
+    }
+}
+
+/// A key that signs. Its bytes are wiped when it is dropped, and never shown.
+pub struct SigningKey {
+    key: ed25519_dalek::SigningKey,
+    public: PublicKey,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "SigningKey({})", self.public.id)
+    }
+}
+
+impl SigningKey {
+    /// A new key, from the kernel's random numbers.
+    pub fn generate() -> Result<SigningKey> {
+        let mut seed = [0; 32];
+        let mut filled = 0;
+        while filled < seed.len() {
+            filled += rustix::rand::getrandom(&mut seed[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(std::io::Error::from)?;
+        }
+        Ok(SigningKey::from_seed(seed))
+    }
+
+    /// The key with this seed.
+    pub(crate) fn from_seed(seed: [u8; 32]) -> SigningKey {
+        let key = ed25519_dalek::SigningKey::from_bytes(&seed);
+        let public = PublicKey::of(key.verifying_key());
+        SigningKey { key, public }
+    }
+
+    /// Reads a file of PKCS#8 PEM that only its owner can read, who is root or the reader.
+    pub fn read(path: &Path) -> Result<SigningKey> {
+        let text = read_pem(path, 0o077, "can be read by others than its owner; chmod 600 it")?;
+        let key = ed25519_dalek::SigningKey::from_pkcs8_pem(&text).map_err(|e| Error::KeyFile {
+            path: path.to_owned(),
+            reason: format!("it is no ed25519 private key in PEM (PKCS#8): {e}"),
+        })?;
+        let public = PublicKey::of(key.verifying_key());
+        Ok(SigningKey { key, public })
+    }
+
+    /// Writes the key to a new file that only its owner can read.
+    pub fn write_new(&self, path: &Path) -> Result<()> {
+        let text = self.key.to_pkcs8_pem(LineEnding::LF).map_err(std::io::Error::other)?;
+        let mut file = fs_err::OpenOptions::from_options(
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).to_owned(),
+        )
+        .open(path)?;
+        file.write_all(text.as_bytes())?;
+        Ok(file.sync_all()?)
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(crate) fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        self.key.sign(bytes).to_bytes()
+    }
+}
+
+/// A small text file whose mode has none of the bits of `mask`, owned by root or the reader.
+fn read_pem(path: &Path, mask: u32, why: &str) -> Result<String> {
+    let refuse = |reason: String| Error::KeyFile { path: path.to_owned(), reason };
+    let file = fs_err::File::open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(refuse("it is not a regular file".to_owned()));
+    }
+    if meta.mode() & mask != 0 {
+        return Err(refuse(format!("it {why} (mode {:04o})", meta.mode() & 0o7777)));
+    }
+    if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(refuse(format!("it belongs to another user (uid {})", meta.uid())));
+    }
+    let mut text = String::new();
+    file.take(MAX_PEM).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// RFC 8410, section 10.1 and 10.3: a public key, and a private key, made by others.
+    const RFC8410_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    const RFC8410_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+
+    fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), text).unwrap();
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    #[test]
+    fn keys_made_by_others_are_read_and_belong_together() {
+        let public = PublicKey::from_pem(RFC8410_PUBLIC).unwrap();
+        assert_eq!(public.to_pem(), RFC8410_PUBLIC);
+        let private = SigningKey::read(file(RFC8410_PRIVATE, 0o600).path()).unwrap();
+        assert_eq!(private.public().id(), public.id());
+        assert!(public.verifies(b"text", &private.sign(b"text")));
+        assert!(!public.verifies(b"other", &private.sign(b"text")));
+    }
+
+    #[test]
+    fn a_written_key_is_read_again_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        let key = SigningKey::generate().unwrap();
+        key.write_new(&path).unwrap();
+        assert_eq!(fs_err::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(SigningKey::read(&path).unwrap().public().id(), key.public().id());
+        assert!(SigningKey::generate().unwrap().write_new(&path).is_err());
+        assert_ne!(SigningKey::generate().unwrap().public().id(), key.public().id());
+    }
+
+    #[test]
+    fn key_files_that_others_could_have_read_or_changed_are_refused() {
+        let check = |result: Result<()>, expect: &str| {
+            let told = result.unwrap_err().to_string();
+            assert!(told.contains(expect), "{told}");
+        };
+        for mode in [0o640, 0o604, 0o644, 0o660] {
+            let file = file(RFC8410_PRIVATE, mode);
+            check(SigningKey::read(file.path()).map(drop), "can be read by others");
+        }
+        for mode in [0o664, 0o646] {
+            check(PublicKey::read(file(RFC8410_PUBLIC, mode).path()).map(drop), "can be changed by others");
+        }
+        PublicKey::read(file(RFC8410_PUBLIC, 0o644).path()).unwrap();
+        check(SigningKey::read(file(RFC8410_PUBLIC, 0o600).path()).map(drop), "no ed25519 private key");
+        check(PublicKey::read(file(RFC8410_PRIVATE, 0o600).path()).map(drop), "no ed25519 public key");
+        check(PublicKey::read(file("", 0o600).path()).map(drop), "no ed25519 public key");
+        check(SigningKey::read(tempfile::tempdir().unwrap().path()).map(drop), "not a regular file");
+    }
+
+    #[test]
+    fn a_weak_key_is_refused() {
+        // The neutral element: y = 1.
+        let mut raw = [0; 32];
+        raw[0] = 1;
+        let weak = VerifyingKey::from_bytes(&raw).unwrap().to_public_key_pem(LineEnding::LF).unwrap();
+        assert!(PublicKey::from_pem(&weak).unwrap_err().contains("weak"));
+    }
+}

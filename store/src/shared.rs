@@ -1,0 +1,157 @@
+//! Shared caches: where other hosts' entries are fetched from, and this host's are pushed to.
+//!
+//! A shared cache can make things slower, never wrong, and slower only within bounds. What it says is believed as far as
+//! trusted keys have signed it, and every object must have the digest and size that a signed entry gives it. What is
+//! missing, slow, broken or hostile is passed over for the next cache, and said in one line.
+//!
+//! ```text
+//! fetch    entry, asked of all caches at once   the first by priority that is signed well enough
+//!          objects, eight at a time             from the cache that had the entry, else from any other
+//!          into the store                       objects first, each verified, then the entry
+//! push     objects, then the entry, then the pointer; what is there stays
+//! ```
+//! A cache that does not answer is not asked again in this run (`breaker`). An interrupted fetch leaves objects that
+//! nothing speaks of; the next one finds them and goes on from there.
+
+mod breaker;
+mod fetch;
+mod point;
+mod push;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+use crate::transport::{Name, Transport, Trouble};
+use crate::{Error, Result, Trust};
+use breaker::Breaker;
+
+pub use fetch::Fetched;
+pub use point::point_here;
+pub use push::{Pushed, Sign};
+
+/// Objects that are moved at once. One connection leaves a fast line idle between them; more than this gain nothing.
+const AT_ONCE: usize = 8;
+/// Lies of one cache that are put up with in one run. Each costs a request and a line.
+const LIES: u32 = 3;
+
+/// Hears what a person should know.
+pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// All shared caches of a run, in order of priority.
+pub struct SharedCaches {
+    caches: Vec<Arc<SharedCache>>,
+    trust: Trust,
+}
+
+/// One shared cache.
+pub struct SharedCache {
+    url: String,
+    transport: Arc<dyn Transport>,
+    writable: bool,
+    breaker: Breaker,
+    say: Say,
+}
+
+impl SharedCaches {
+    /// Caches in order of priority, and whom to trust about what they hold.
+    pub fn new(caches: Vec<SharedCache>, trust: Trust) -> SharedCaches {
+        SharedCaches { caches: caches.into_iter().map(Arc::new).collect(), trust }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.caches.is_empty()
+    }
+
+    /// Whom to trust.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The caches that are written to.
+    pub fn writable(&self) -> impl Iterator<Item = &Arc<SharedCache>> {
+        self.caches.iter().filter(|cache| cache.writable)
+    }
+
+    /// Asks all caches for small files at once, and hands the answers on as they come: position and bytes.
+    fn ask(&self, name: &Name, limit: u64) -> Receiver<(usize, Option<Vec<u8>>)> {
+        let (answers, receiver) = mpsc::channel();
+        for (at, cache) in self.caches.iter().enumerate() {
+            let (answers, cache, name) = (answers.clone(), cache.clone(), name.clone());
+            // Not joined: the answer of a slow cache may not be waited for. Each ends within the transport's bounds.
+            std::thread::spawn(move || {
+                let bytes = cache.call(|transport| transport.get(&name, limit, &|_| ()));
+                let _ = answers.send((at, bytes.ok().flatten())); // nobody waits for it any more
+            });
+        }
+        receiver
+    }
+}
+
+impl SharedCache {
+    /// A cache that is reached by `transport` and called by its URL.
+    pub fn new(url: &str, transport: Arc<dyn Transport>, writable: bool, say: Say) -> SharedCache {
+        SharedCache { url: url.to_owned(), transport, writable, breaker: Breaker::default(), say }
+    }
+
+    /// Its URL, without credentials.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Does something with the cache, unless it has failed too badly before.
+    fn call<T>(&self, act: impl FnOnce(&dyn Transport) -> Result<T, Trouble>) -> Result<T, Trouble> {
+        let (result, broke) = self.breaker.call(|| act(&*self.transport));
+        if let (Err(trouble), true) = (&result, broke) {
+            (self.say)(&format!(
+                "warning: shared cache {} {trouble}; it is not asked again in this run",
+                self.url
+            ));
+        }
+        result
+    }
+
+    /// It held something that cannot be used.
+    fn lied(&self, name: &Name, why: &dyn std::fmt::Display) {
+        let closed = self.breaker.lied();
+        let then = if closed { "; it is not asked again in this run" } else { "" };
+        (self.say)(&format!("warning: shared cache {}: {} is not used: {why}{then}", self.url, name.path()));
+    }
+
+    /// Where something of it lies, for messages.
+    fn origin(&self, name: &Name) -> PathBuf {
+        PathBuf::from(format!("{}/{}", self.url.trim_end_matches('/'), name.path()))
+    }
+
+    fn failed(&self, trouble: Trouble) -> Error {
+        Error::Shared { url: self.url.clone(), trouble }
+    }
+}
+
+/// Works on all items, several at once, until one is not to be had or fails.
+fn each<T: Sync>(items: &[T], act: impl Fn(&T) -> Result<bool> + Sync) -> Result<bool> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || -> Result<bool> {
+        while let Some(item) = items.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            match act(item) {
+                Ok(true) => {}
+                other => {
+                    next.store(items.len(), std::sync::atomic::Ordering::Relaxed);
+                    return other;
+                }
+            }
+        }
+        Ok(true)
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE.min(items.len())).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or(Ok(false)))
+            .try_fold(true, |all, one| Ok(all && one?))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! The circuit breaker of one shared cache: what does not answer is asked once.
+//!
+//! The first request of a run is a probe, and the others wait for what becomes of it. So a cache that is down costs the
+//! time of one request, however many packages ask at once.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::LIES;
+use crate::transport::Trouble;
+
+/// Whether a cache may be asked.
+#[derive(Default)]
+pub(super) struct Breaker {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum State {
+    /// Nobody has asked yet.
+    #[default]
+    Untried,
+    /// The first request is under way.
+    Probing,
+    /// It answers; so often with something useless.
+    Working { odd: u32 },
+    /// It is not asked again, for this reason.
+    Broken(Trouble),
+}
+
+impl Breaker {
+    /// Acts unless the cache is broken; and whether this is what broke it.
+    pub(super) fn call<T>(&self, act: impl FnOnce() -> Result<T, Trouble>) -> (Result<T, Trouble>, bool) {
+        let mut state = self.state();
+        while matches!(*state, State::Probing) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        match &*state {
+            State::Broken(trouble) => return (Err(trouble.clone()), false),
+            State::Untried => *state = State::Probing,
+            State::Probing | State::Working { .. } => {}
+        }
+        drop(state);
+        let _probe = Probe(self);
+        let result = act();
+        let broke = match &result {
+            Ok(_) => self.worked(),
+            Err(trouble) => self.failed(trouble),
+        };
+        (result, broke)
+    }
+
+    /// The cache sent something useless; whether that was once too often.
+    pub(super) fn lied(&self) -> bool {
+        self.odd(Trouble::Odd("too often with something that cannot be used".to_owned()))
+    }
+
+    fn worked(&self) -> bool {
+        let mut state = self.state();
+        if matches!(*state, State::Probing) {
+            *state = State::Working { odd: 0 };
+        }
+        false
+    }
+
+    fn failed(&self, trouble: &Trouble) -> bool {
+        match trouble {
+            // The file's fault, or the request's.
+            Trouble::TooLong(_) | Trouble::Odd(_) => self.odd(trouble.clone()),
+            // It can be read all the same.
+            Trouble::ReadOnly(_) | Trouble::Cancelled => self.worked(),
+            _ => self.breaks(trouble.clone()),
+        }
+    }
+
+    fn odd(&self, trouble: Trouble) -> bool {
+        let mut state = self.state();
+        let odd = match *state {
+            State::Working { odd } => odd + 1,
+            State::Broken(_) => return false,
+            State::Untried | State::Probing => 1,
+        };
+        *state = if odd >= LIES { State::Broken(trouble) } else { State::Working { odd } };
+        odd >= LIES
+    }
+
+    fn breaks(&self, trouble: Trouble) -> bool {
+        let mut state = self.state();
+        let first = !matches!(*state, State::Broken(_));
+        if first {
+            *state = State::Broken(trouble);
+        }
+        first
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets those in who wait for the probe, also where it panicked.
+struct Probe<'a>(&'a Breaker);
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if matches!(*state, State::Probing) && std::thread::panicking() {
+            *state = State::Untried;
+        }
+        drop(state);
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    fn fail(breaker: &Breaker, trouble: &Trouble) -> bool {
+        breaker.call(|| Err::<(), _>(trouble.clone())).1
+    }
+
+    #[test]
+    fn however_many_ask_a_dead_cache_is_asked_once() {
+        let breaker = Breaker::default();
+        let asked = AtomicU32::new(0);
+        let dead = || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(50));
+            Err::<(), _>(Trouble::Silent(Duration::from_secs(3)))
+        };
+        let broke: Vec<bool> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| breaker.call(dead).1)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(broke.iter().filter(|broke| **broke).count(), 1);
+    }
+
+    #[test]
+    fn a_cache_that_dies_later_is_not_asked_again() {
+        let breaker = Breaker::default();
+        assert_eq!(breaker.call(|| Ok(1)), (Ok(1), false));
+        assert!(fail(&breaker, &Trouble::Unreachable("reset".to_owned())));
+        assert_eq!(breaker.call(|| Ok(1)), (Err(Trouble::Unreachable("reset".to_owned())), false));
+    }
+
+    #[test]
+    fn one_odd_answer_is_forgiven_three_are_not() {
+        let breaker = Breaker::default();
+        let odd = Trouble::Odd("503".to_owned());
+        assert_eq!([(); 3].map(|()| fail(&breaker, &odd)), [false, false, true]);
+        assert!(breaker.call(|| Ok(())).0.is_err());
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_can_be_read() {
+        let breaker = Breaker::default();
+        for _ in 0..5 {
+            assert!(!fail(&breaker, &Trouble::ReadOnly("405".to_owned())));
+        }
+        assert!(breaker.call(|| Ok(())).0.is_ok());
+    }
+
+    #[test]
+    fn a_probe_that_panics_does_not_lock_the_others_out() {
+        let breaker = Breaker::default();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            breaker.call::<()>(|| panic!("on purpose"))
+        }));
+        assert!(panicked.is_err());
+        assert!(breaker.call(|| Ok(())).0.is_ok());
+    }
+}

@@ -1,0 +1,147 @@
+//! Fetching an entry and its objects into the store.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+
+use super::{SharedCaches, each};
+use crate::envelope::MAX_FILE;
+use crate::transport::Name;
+use crate::{Distrust, Entry, Error, Key, Output, Result, Store, object};
+
+/// An entry that is now in the store, with all its objects.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The entry.
+    pub entry: Entry,
+    /// URL of the cache that had it.
+    pub from: String,
+    /// Bytes that were fetched for it.
+    pub bytes: u64,
+}
+
+impl SharedCaches {
+    /// Fetches a key's entry and its objects into the store, from the first cache that has them. `heard` is told how many
+    /// bytes have come in, each time some have.
+    pub fn fetch(
+        &self,
+        store: &Store,
+        key: &Key,
+        now: u64,
+        heard: &(dyn Fn(u64) + Sync),
+    ) -> Result<Option<Fetched>> {
+        for (at, entry, size) in self.entries(key) {
+            let bytes = AtomicU64::new(size);
+            let count = |n| {
+                bytes.fetch_add(n, Ordering::Relaxed);
+                heard(n);
+            };
+            if self.objects(store, &entry, at, &count)? {
+                store.insert(&entry, now)?;
+                let from = self.caches[at].url.clone();
+                return Ok(Some(Fetched { entry, from, bytes: bytes.into_inner() }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The key's entries that enough trusted keys have signed, in order of priority, with position and size.
+    fn entries<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (usize, Entry, u64)> + 'a {
+        let name = Name::Entry(*key);
+        let answers = InOrder::new(self.ask(&name, MAX_FILE));
+        answers.enumerate().take(self.caches.len()).filter_map(move |(at, bytes)| {
+            let bytes = bytes?;
+            let entry = self.believed(at, key, &name, &bytes)?;
+            Some((at, entry, bytes.len() as u64))
+        })
+    }
+
+    /// An entry that may be used, from bytes of anybody.
+    fn believed(&self, at: usize, key: &Key, name: &Name, bytes: &[u8]) -> Option<Entry> {
+        let cache = &self.caches[at];
+        let entry = match Entry::parse(&cache.origin(name), key, bytes) {
+            Ok(entry) => entry,
+            Err(error) => {
+                cache.lied(name, &error);
+                return None;
+            }
+        };
+        match self.trust.vouch(entry.envelope()) {
+            Ok(()) => return Some(entry),
+            // It may be on its way: the second builder is not done yet.
+            Err(distrust @ Distrust::TooFew { .. }) => (cache.say)(&format!(
+                "shared cache {}: {} is not used yet: {distrust}",
+                cache.url,
+                name.path()
+            )),
+            Err(distrust) => cache.lied(name, &distrust),
+        }
+        None
+    }
+
+    /// Fetches the objects of an entry that the store lacks; false where one is not to be had.
+    fn objects(&self, store: &Store, entry: &Entry, at: usize, heard: &(dyn Fn(u64) + Sync)) -> Result<bool> {
+        let outputs = &entry.manifest().outputs;
+        let mut missing: BTreeMap<_, &Output> = BTreeMap::new();
+        for output in outputs {
+            if !store.has_object(&output.digest)? {
+                missing.insert(output.digest, output);
+            }
+        }
+        let missing: Vec<&Output> = missing.into_values().collect();
+        each(&missing, |output| self.object(store, &entry.manifest().key, output, at, heard))
+    }
+
+    /// Fetches one object, from the cache that had the entry or any other; false where none has it whole.
+    fn object(
+        &self,
+        store: &Store,
+        of: &Key,
+        output: &Output,
+        at: usize,
+        heard: &(dyn Fn(u64) + Sync),
+    ) -> Result<bool> {
+        let name = Name::Object { of: *of, digest: output.digest };
+        let limit = object::compressed_limit(output.size);
+        let others = (0..self.caches.len()).filter(|other| *other != at);
+        for cache in std::iter::once(at).chain(others).map(|at| &self.caches[at]) {
+            let Ok(Some(zstd)) = cache.call(|transport| transport.get(&name, limit, &|n| heard(n))) else {
+                continue;
+            };
+            match store.put_compressed(&cache.origin(&name), &output.digest, output.size, &zstd) {
+                Ok(()) => return Ok(true),
+                Err(error @ Error::Damaged { .. }) => cache.lied(&name, &error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Answers that come in any order, in order; an answer is waited for only when it is its turn.
+struct InOrder {
+    receiver: Receiver<(usize, Option<Vec<u8>>)>,
+    early: BTreeMap<usize, Option<Vec<u8>>>,
+    next: usize,
+}
+
+impl InOrder {
+    fn new(receiver: Receiver<(usize, Option<Vec<u8>>)>) -> InOrder {
+        InOrder { receiver, early: BTreeMap::new(), next: 0 }
+    }
+}
+
+impl Iterator for InOrder {
+    type Item = Option<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Option<Vec<u8>>> {
+        while !self.early.contains_key(&self.next) {
+            // All senders are gone: who has not answered will not.
+            let Ok((at, answer)) = self.receiver.recv() else { break };
+            self.early.insert(at, answer);
+        }
+        let answer = self.early.remove(&self.next).flatten();
+        self.next += 1;
+        Some(answer)
+    }
+}

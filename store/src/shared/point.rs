@@ -1,0 +1,119 @@
+//! Pointers of shared caches: followed forwards only, and set by builders.
+
+use std::sync::Arc;
+
+use super::{SharedCache, SharedCaches};
+use crate::pointer::MAX_POINTER;
+use crate::transport::{IfTaken, Name};
+use crate::{Error, Key, Pointer, Result, SigningKey, Store};
+
+impl SharedCaches {
+    /// The newest pointer of this name that a trusted key has signed, here or in any cache, and remembers it. One that is
+    /// older than what was accepted before is followed only where `roll_back` says so.
+    pub fn pointer(&self, store: &Store, name: &Name, roll_back: bool) -> Result<Option<Pointer>> {
+        let floor = self.floor(store, name)?;
+        let newest = self
+            .ask(name, MAX_POINTER)
+            .into_iter()
+            .filter_map(|(at, bytes)| Some((at, self.signed(&self.caches[at], name, &bytes?)?)))
+            .max_by_key(|(at, pointer)| (pointer.epoch(), std::cmp::Reverse(*at)));
+        let (at, newest) = match (newest, floor.clone()) {
+            (Some(newest), _) => newest,
+            (None, floor) => return Ok(floor),
+        };
+        match floor {
+            Some(floor) if newest == floor => Ok(Some(floor)),
+            Some(floor) if newest.epoch() <= floor.epoch() && !roll_back => {
+                let cache = &self.caches[at];
+                (cache.say)(&format!(
+                    "warning: shared cache {}: {} is older than what was accepted before (epoch {}, not {}): it is not followed",
+                    cache.url,
+                    name.path(),
+                    newest.epoch(),
+                    floor.epoch()
+                ));
+                Ok(Some(floor))
+            }
+            _ => {
+                store.point(name, &newest)?;
+                Ok(Some(newest))
+            }
+        }
+    }
+
+    /// What was accepted before. What a key has signed that is trusted no more does not count, nor does damage.
+    fn floor(&self, store: &Store, name: &Name) -> Result<Option<Pointer>> {
+        match store.pointer(name) {
+            Ok(floor) => Ok(floor.filter(|floor| self.trust.vouch_one(floor.envelope()).is_ok())),
+            Err(Error::Damaged { .. } | Error::Entry { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn signed(&self, cache: &Arc<SharedCache>, name: &Name, bytes: &[u8]) -> Option<Pointer> {
+        let pointer = match Pointer::parse(&cache.origin(name), name, bytes) {
+            Ok(pointer) => pointer,
+            Err(error) => {
+                cache.lied(name, &error);
+                return None;
+            }
+        };
+        match self.trust.vouch_one(pointer.envelope()) {
+            Ok(()) => Some(pointer),
+            Err(distrust) => {
+                cache.lied(name, &distrust);
+                None
+            }
+        }
+    }
+
+    /// Makes a pointer of this name, here and in a cache, lead to a key; nothing is done where it does.
+    pub fn point(
+        &self,
+        cache: &Arc<SharedCache>,
+        store: &Store,
+        name: &Name,
+        to: Key,
+        now: u64,
+        signer: &SigningKey,
+    ) -> Result<()> {
+        let there = cache
+            .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
+            .map_err(|trouble| cache.failed(trouble))?
+            .and_then(|bytes| self.signed(cache, name, &bytes));
+        if there.as_ref().is_some_and(|pointer| pointer.key() == to) {
+            return Ok(());
+        }
+        let here = point_here(store, name, to, now, there.map(|pointer| pointer.epoch()), signer)?;
+        let bytes = here.encode()?;
+        cache
+            .call(|transport| transport.put(name, &bytes, IfTaken::Replace))
+            .map_err(|trouble| cache.failed(trouble))
+            .map(drop)
+    }
+}
+
+/// Makes the store's own pointer of this name lead to a key, with an epoch above `than` and above its last one.
+pub fn point_here(
+    store: &Store,
+    name: &Name,
+    to: Key,
+    now: u64,
+    than: Option<u64>,
+    signer: &SigningKey,
+) -> Result<Pointer> {
+    let here = match store.pointer(name) {
+        Err(Error::Damaged { .. } | Error::Entry { .. }) => None,
+        here => here?,
+    };
+    match here {
+        Some(pointer) if pointer.key() == to && than.is_none_or(|than| pointer.epoch() > than) => Ok(pointer),
+        here => {
+            let before = here.map(|pointer| pointer.epoch()).max(than);
+            let epoch = before.map_or(now, |before| now.max(before.saturating_add(1)));
+            let pointer = Pointer::new(name, to, epoch, signer)?;
+            store.point(name, &pointer)?;
+            Ok(pointer)
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Shared caches of every kind of honesty, in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::manifest::tests::{manifest, output};
+use crate::pointer::tests::name as pointer_name;
+use crate::transport::IfTaken;
+use crate::trust::tests::{builder, trust};
+use crate::{Digest, Distrust, Entry, Inserted, Key, Manifest, Pointer, Store, Waiting};
+
+const NOW: u64 = 2_000_000;
+const KEY: Key = Key::from_bytes([7; 32]);
+
+/// A cache in memory, which can be told to fail.
+#[derive(Default)]
+struct Memory {
+    files: Mutex<BTreeMap<String, Vec<u8>>>,
+    trouble: Mutex<Option<Trouble>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Transport for Memory {
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
+        self.asked.lock().unwrap().push(name.path());
+        if let Some(trouble) = self.trouble.lock().unwrap().clone() {
+            return Err(trouble);
+        }
+        let bytes = self.files.lock().unwrap().get(&name.path()).cloned();
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 > limit) {
+            return Err(Trouble::TooLong(limit));
+        }
+        heard(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        Ok(bytes)
+    }
+
+    fn has(&self, name: &Name) -> Result<bool, Trouble> {
+        Ok(self.files.lock().unwrap().contains_key(&name.path()))
+    }
+
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+        let mut files = self.files.lock().unwrap();
+        let new = if_taken == IfTaken::Replace || !files.contains_key(&name.path());
+        if new {
+            files.insert(name.path(), bytes.to_vec());
+        }
+        Ok(new)
+    }
+}
+
+/// A host with a store, some caches, and all that it was told.
+struct Host {
+    store: Store,
+    caches: SharedCaches,
+    said: Arc<Mutex<Vec<String>>>,
+    _dir: tempfile::TempDir,
+}
+
+fn host(memories: &[&Arc<Memory>], trust: Trust) -> Host {
+    let dir = tempfile::tempdir().unwrap();
+    let waiting = Waiting { limit: Duration::from_secs(20), say: &|_| () };
+    let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
+    let said: Arc<Mutex<Vec<String>>> = Arc::default();
+    let say: Say = {
+        let said = said.clone();
+        Arc::new(move |message| said.lock().unwrap().push(message.to_owned()))
+    };
+    let caches = memories
+        .iter()
+        .enumerate()
+        .map(|(n, memory)| SharedCache::new(&format!("mem://{n}"), (*memory).clone(), true, say.clone()))
+        .collect();
+    Host { store, caches: SharedCaches::new(caches, trust), said, _dir: dir }
+}
+
+impl Host {
+    /// Builds: an entry whose output holds `content`.
+    fn build(&self, content: &str) -> Entry {
+        let stored = self.store.put_object(&mut content.as_bytes()).unwrap();
+        let outputs = vec![crate::Output { size: stored.size, ..output("a", stored.digest) }];
+        static BUILDS: AtomicU64 = AtomicU64::new(NOW);
+        let created = BUILDS.fetch_add(1, Ordering::Relaxed); // no two builds are made at one time
+        let entry =
+            Entry::new(Manifest { outputs, builder: content.to_owned(), created, ..manifest(KEY) }).unwrap();
+        assert_ne!(self.store.insert(&entry, NOW).unwrap(), Inserted::Conflict);
+        entry
+    }
+
+    fn push(&self, content: &str, sign: Sign) -> Result<Pushed> {
+        let entry = self.build(content);
+        let cache = self.caches.caches[0].clone();
+        self.caches.push(&cache, &self.store, &entry, sign)
+    }
+
+    /// Fetches [`KEY`]: from where, if from anywhere. What is fetched is whole.
+    fn fetch(&self) -> Option<String> {
+        let fetched = self.caches.fetch(&self.store, &KEY, NOW, &|_| ()).unwrap()?;
+        let entry = self.store.lookup(&KEY).unwrap().expect("what was fetched is in the store");
+        for output in &entry.manifest().outputs {
+            assert!(self.store.read_object(&output.digest, output.size).unwrap().is_some());
+        }
+        Some(fetched.from)
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().join("\n")
+    }
+}
+
+/// A cache that builder `n` has pushed a build with this content to.
+fn filled(n: u8, content: &str) -> Arc<Memory> {
+    let memory = Arc::new(Memory::default());
+    let pushed = host(&[&memory], trust(&[n], &[], 1)).push(content, Sign::With(&builder(n)));
+    assert_eq!(pushed.unwrap(), Pushed::New);
+    memory.asked.lock().unwrap().clear();
+    memory
+}
+
+/// The same after its entry was changed as JSON.
+fn tampered(n: u8, change: impl FnOnce(&mut serde_json::Value)) -> Arc<Memory> {
+    let memory = filled(n, "abc");
+    let path = Name::Entry(KEY).path();
+    let mut files = memory.files.lock().unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&files[&path]).unwrap();
+    change(&mut json);
+    files.insert(path, json.to_string().into_bytes());
+    drop(files);
+    memory
+}
+
+#[test]
+fn what_a_builder_pushed_another_host_fetches_from_the_first_cache_that_has_it() {
+    let (empty, one, two) = (Arc::new(Memory::default()), filled(1, "abc"), filled(1, "abc"));
+    let host = host(&[&empty, &two, &one], trust(&[1], &[], 1));
+    assert_eq!(host.fetch().as_deref(), Some("mem://1"));
+    assert_eq!(host.said(), "");
+}
+
+#[test]
+fn what_nobody_has_is_a_miss() {
+    let empty = Arc::new(Memory::default());
+    let host = host(&[&empty, &empty, &empty], trust(&[1], &[], 1));
+    assert_eq!(host.fetch(), None);
+    assert_eq!(empty.asked.lock().unwrap().len(), 3);
+}
+
+#[test]
+fn what_no_trusted_key_has_signed_is_not_used_and_the_next_cache_is() {
+    let check = |bad: Arc<Memory>, expect: &str| {
+        let good = filled(1, "abc");
+        let host = host(&[&bad, &good], trust(&[1], &[3], 1));
+        assert_eq!(host.fetch().as_deref(), Some("mem://1"), "{}", host.said());
+        assert!(host.said().contains(expect), "{}", host.said());
+        let alone = super::tests::host(&[&bad], trust(&[1], &[3], 1));
+        assert_eq!(alone.fetch(), None);
+    };
+    check(filled(2, "abc"), "is not a trusted key");
+    check(filled(3, "abc"), "a revoked key");
+    check(tampered(1, |e| e["signatures"] = serde_json::json!([])), "it is not signed");
+    check(tampered(1, |e| e["signatures"][0]["sig"] = "AAAA".into()), "not valid");
+    check(
+        tampered(2, |e| e["signatures"][0]["keyid"] = builder(1).public().id().to_string().into()),
+        "not valid",
+    );
+    check(tampered(1, |e| e["payload"] = "e30=".into()), "format");
+    check(tampered(1, |e| e["payloadType"] = "text/plain".into()), "its payload is");
+    check(tampered(1, |e| *e = "<html>".into()), "is not used");
+    // Rightly signed, but the answer to another question.
+    let memory = filled(1, "abc");
+    let mut other = Entry::new(manifest(Key::from_bytes([8; 32]))).unwrap();
+    other.sign(&builder(1));
+    memory.files.lock().unwrap().insert(Name::Entry(KEY).path(), other.encode().unwrap());
+    check(memory, "found key 0808");
+}
+
+#[test]
+fn two_builders_must_agree_where_two_are_asked_for() {
+    let memory = filled(1, "abc");
+    let strict = || host(&[&memory], trust(&[1, 2], &[], 2));
+    let host = strict();
+    assert_eq!(host.fetch(), None);
+    assert!(host.said().contains("1 of the 2"), "{}", host.said());
+    let second = strict();
+    let pushed = second.push("abc", Sign::With(&builder(2))).unwrap();
+    assert_eq!(pushed, Pushed::Cosigned("abc".to_owned()));
+    assert_eq!(strict().fetch().as_deref(), Some("mem://0"));
+}
+
+#[test]
+fn of_two_different_builds_the_first_stays_and_the_second_is_told() {
+    let memory = filled(1, "abc");
+    let before = memory.files.lock().unwrap().clone();
+    let second = host(&[&memory], trust(&[1, 2], &[], 1));
+    let pushed = second.push("other", Sign::With(&builder(2))).unwrap();
+    assert_eq!(pushed, Pushed::Conflict("abc".to_owned()));
+    assert_eq!(*memory.files.lock().unwrap(), before);
+}
+
+#[test]
+fn pushing_again_changes_nothing() {
+    let memory = Arc::new(Memory::default());
+    let host = host(&[&memory], trust(&[1], &[], 1));
+    assert_eq!(host.push("abc", Sign::With(&builder(1))).unwrap(), Pushed::New);
+    let before = memory.files.lock().unwrap().clone();
+    assert_eq!(host.push("abc", Sign::With(&builder(1))).unwrap(), Pushed::Present);
+    assert_eq!(*memory.files.lock().unwrap(), before);
+}
+
+#[test]
+fn what_is_worthless_in_a_cache_does_not_keep_a_builder_out() {
+    for worthless in [filled(2, "other"), tampered(1, |entry| *entry = "<html>".into())] {
+        let honest = host(&[&worthless], trust(&[1], &[], 1));
+        assert_eq!(honest.push("abc", Sign::With(&builder(1))).unwrap(), Pushed::New);
+        assert_eq!(host(&[&worthless], trust(&[1], &[], 1)).fetch().as_deref(), Some("mem://0"));
+    }
+}
+
+#[test]
+fn unsigned_entries_leave_the_host_only_on_request() {
+    let memory = Arc::new(Memory::default());
+    let host = host(&[&memory], trust(&[1], &[], 1));
+    assert!(matches!(host.push("abc", Sign::Signed), Err(Error::Unsigned { .. })));
+    assert!(memory.files.lock().unwrap().is_empty());
+    assert_eq!(host.push("abc", Sign::Unsigned).unwrap(), Pushed::New);
+}
+
+#[test]
+fn objects_that_are_missing_or_wrong_come_from_another_cache_or_the_fetch_is_a_miss() {
+    let path = Name::Object { of: KEY, digest: Digest::of(b"abc") }.path();
+    let with = |zstd: Option<Vec<u8>>| {
+        let memory = filled(1, "abc");
+        match zstd {
+            Some(zstd) => memory.files.lock().unwrap().insert(path.clone(), zstd),
+            None => memory.files.lock().unwrap().remove(&path),
+        };
+        memory
+    };
+    let packed = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
+    let good = packed(b"abc");
+    for bad in [
+        with(None),
+        with(Some(packed(b"abd"))),
+        with(Some(packed(b"abcd"))),
+        with(Some(packed(&vec![0; 1 << 30]))),
+        with(Some(good[..good.len() - 1].to_vec())),
+        with(Some(Vec::new())),
+        with(Some(b"<html>".to_vec())),
+        with(Some(vec![0; 100_000])),
+    ] {
+        let alone = host(&[&bad], trust(&[1], &[], 1));
+        assert_eq!(alone.fetch(), None);
+        assert!(!alone.store.has_object(&Digest::of(b"abc")).unwrap());
+        assert!(alone.store.lookup(&KEY).unwrap().is_none());
+        let good = filled(1, "abc");
+        assert_eq!(host(&[&bad, &good], trust(&[1], &[], 1)).fetch().as_deref(), Some("mem://0"));
+    }
+}
+
+#[test]
+fn a_cache_that_does_not_answer_is_said_once_and_asked_once() {
+    let (dead, good) = (filled(1, "abc"), filled(1, "abc"));
+    *dead.trouble.lock().unwrap() = Some(Trouble::Silent(Duration::from_secs(3)));
+    let host = host(&[&dead, &good], trust(&[1], &[], 1));
+    assert_eq!(host.fetch().as_deref(), Some("mem://1"));
+    for n in 0..5 {
+        assert!(host.caches.fetch(&host.store, &Key::from_bytes([n; 32]), NOW, &|_| ()).unwrap().is_none());
+    }
+    assert_eq!(dead.asked.lock().unwrap().len(), 1);
+    assert_eq!(host.said.lock().unwrap().len(), 1, "{}", host.said());
+    assert!(host.said().contains("did not answer within 3 s"), "{}", host.said());
+}
+
+#[test]
+fn a_cache_that_lies_too_often_is_left_alone() {
+    let memory = filled(2, "abc");
+    let host = host(&[&memory], trust(&[1], &[], 1));
+    (0..10).for_each(|_| assert_eq!(host.fetch(), None));
+    assert_eq!(memory.asked.lock().unwrap().len(), LIES as usize);
+    assert!(host.said().contains("not asked again"), "{}", host.said());
+}
+
+#[test]
+fn pointers_are_followed_forwards_only() {
+    let name = pointer_name("a");
+    let to = |n: u8, epoch| Pointer::new(&name, Key::from_bytes([n; 32]), epoch, &builder(1)).unwrap();
+    let memory = Arc::new(Memory::default());
+    let put = |pointer: &Pointer| {
+        memory.files.lock().unwrap().insert(name.path(), pointer.encode().unwrap());
+    };
+    let host = host(&[&memory], trust(&[1], &[], 1));
+    let check = |roll_back, expect: Option<Pointer>| {
+        assert_eq!(host.caches.pointer(&host.store, &name, roll_back).unwrap(), expect, "{}", host.said());
+    };
+    check(false, None);
+    put(&to(1, 5));
+    check(false, Some(to(1, 5)));
+    put(&to(2, 6));
+    check(false, Some(to(2, 6)));
+    for old in [to(1, 5), to(1, 6)] {
+        put(&old);
+        check(false, Some(to(2, 6)));
+    }
+    assert!(host.said().contains("older than what was accepted before (epoch 5, not 6)"), "{}", host.said());
+    check(true, Some(to(1, 6)));
+    memory.files.lock().unwrap().clear();
+    check(false, Some(to(1, 6)));
+    put(&Pointer::new(&name, KEY, 9, &builder(2)).unwrap());
+    check(false, Some(to(1, 6)));
+    put(&Pointer::new(&pointer_name("b"), KEY, 9, &builder(1)).unwrap());
+    check(false, Some(to(1, 6)));
+}
+
+#[test]
+fn of_several_caches_the_highest_epoch_counts() {
+    let name = pointer_name("a");
+    let with = |epoch| {
+        let memory = Arc::new(Memory::default());
+        let pointer = Pointer::new(&name, KEY, epoch, &builder(1)).unwrap();
+        memory.files.lock().unwrap().insert(name.path(), pointer.encode().unwrap());
+        memory
+    };
+    let (a, b, c) = (with(3), with(9), with(5));
+    let host = host(&[&a, &b, &c], trust(&[1], &[], 1));
+    assert_eq!(host.caches.pointer(&host.store, &name, false).unwrap().unwrap().epoch(), 9);
+}
+
+#[test]
+fn a_builders_pointer_goes_beyond_the_one_that_is_there() {
+    let name = pointer_name("a");
+    let memory = Arc::new(Memory::default());
+    let host = host(&[&memory], trust(&[1], &[], 1));
+    let point = |n: u8| {
+        let cache = host.caches.caches[0].clone();
+        host.caches.point(&cache, &host.store, &name, Key::from_bytes([n; 32]), NOW, &builder(1)).unwrap();
+        let bytes = memory.files.lock().unwrap()[&name.path()].clone();
+        let there = Pointer::parse(std::path::Path::new("p"), &name, &bytes).unwrap();
+        assert_eq!(there.key(), Key::from_bytes([n; 32]));
+        assert_eq!(host.store.pointer(&name).unwrap(), Some(there.clone()));
+        there.epoch()
+    };
+    assert_eq!([point(1), point(1), point(2), point(1)], [NOW, NOW, NOW + 1, NOW + 2]);
+}
+
+#[test]
+fn after_a_revocation_what_the_key_pointed_to_no_longer_counts() {
+    let name = pointer_name("a");
+    let empty = Arc::new(Memory::default());
+    let host = host(&[&empty], trust(&[1], &[1], 1));
+    host.store.point(&name, &Pointer::new(&name, KEY, 9, &builder(1)).unwrap()).unwrap();
+    assert_eq!(host.caches.pointer(&host.store, &name, false).unwrap(), None);
+    assert_eq!(trust(&[1], &[1], 1).vouch_one(host.build("x").envelope()), Err(Distrust::Unsigned));
+}

@@ -1,0 +1,179 @@
+//! Ways to reach a shared cache: `file://`, `http(s)://` with WebDAV, `s3://`, `gs://`, `az://` and `oci://`.
+//!
+//! A transport moves named bytes and believes none of them: what they are worth is decided by whoever asked, from
+//! signatures and digests. What it promises is to come back: every call ends within [`Bounds`], with at most the
+//! bytes that were allowed, whatever the other side does. Nothing is retried here; the next cache is tried instead.
+//!
+//! The tree is a store's own, so that any store can be served as it is:
+//! ```text
+//! entries/ab/<key>.json
+//! objects/ab/<digest>.zst
+//! by-kernel/<release>/<kernel>/<package>.json
+//! ```
+//! Everything but pointers is written once. Two writers of one object write the same bytes, so there is nothing to
+//! lock; of two writers of one entry the first stays, as far as the other side can tell first from second.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crate::{Digest, Key};
+
+/// One way to reach one shared cache. Called from several threads.
+pub trait Transport: Send + Sync {
+    /// The bytes under a name, at most `limit` of them; `None` where there are none. `heard` is told how many bytes
+    /// have come in, each time some have.
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble>;
+
+    /// Whether there is something under a name.
+    fn has(&self, name: &Name) -> Result<bool, Trouble>;
+
+    /// Puts bytes under a name; false where something was there and was to stay. An entry is put after its objects,
+    /// through the same transport: some servers want to be told what belongs together.
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble>;
+}
+
+/// What to do with bytes that already have the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfTaken {
+    /// They stay.
+    Keep,
+    /// The new ones take their place.
+    Replace,
+}
+
+/// A name in a shared cache.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Name {
+    /// A key's entry.
+    Entry(Key),
+    /// An object that an entry speaks of.
+    Object {
+        /// The entry's key.
+        of: Key,
+        /// The object.
+        digest: Digest,
+    },
+    /// What is newest of a package for a kernel.
+    Pointer {
+        /// The kernel's release.
+        release: String,
+        /// Digest of what tells kernels of one release apart.
+        kernel: Digest,
+        /// The package.
+        package: String,
+    },
+}
+
+impl Name {
+    /// Where it lies, relative to the top.
+    pub fn path(&self) -> String {
+        match self {
+            Name::Entry(key) => sharded("entries", &key.to_string(), "json"),
+            Name::Object { digest, .. } => sharded("objects", &digest.to_string(), "zst"),
+            Name::Pointer { release, kernel, package } => {
+                format!("by-kernel/{release}/{kernel}/{package}.json")
+            }
+        }
+    }
+}
+
+fn sharded(top: &str, name: &str, suffix: &str) -> String {
+    format!("{top}/{}/{name}.{suffix}", &name[..2])
+}
+
+/// How long a call may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// From the beginning of a request to the first sign of an answer; and between two signs of life after that.
+    pub silence: Duration,
+    /// For any request; to which come as many seconds as `rate` grants for the size that is moved at most.
+    pub base: Duration,
+    /// The slowest that is still worth waiting for, in bytes a second.
+    pub rate: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        // A cache that does not answer costs 3 s. One that answers slower than 128 KiB/s is slower than most builds.
+        Bounds { silence: Duration::from_secs(3), base: Duration::from_secs(10), rate: 128 << 10 }
+    }
+}
+
+impl Bounds {
+    /// The longest that moving `size` bytes may take.
+    pub fn total(&self, size: u64) -> Duration {
+        self.base + Duration::from_secs(size / self.rate.max(1))
+    }
+}
+
+/// Where a shared cache is, and how to be let in. Everything is passed in: nothing here looks at the environment.
+#[derive(Clone, Default)]
+pub struct Location {
+    /// `file:///DIR`, `http(s)://HOST/PATH`, `s3://BUCKET/PREFIX`, `gs://...`, `az://...`, `oci://REGISTRY/REPOSITORY`.
+    pub url: String,
+    /// PEM certificates to be trusted for TLS besides the system's.
+    pub ca: Option<Vec<u8>>,
+    /// User name, for `http(s)` and `oci`.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// A bearer token, instead of the two above.
+    pub token: Option<String>,
+    /// Options of the object store by the names that `object_store` gives them, e.g. `aws_endpoint`, `aws_region`,
+    /// `aws_access_key_id`: from the configuration, a credentials file, or the usual environment variables.
+    pub options: BTreeMap<String, String>,
+    /// How long a call may take.
+    pub bounds: Bounds,
+    /// Set to end all calls.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// Why a shared cache was of no use this time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// No connection, or it broke.
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    /// Nothing was heard for too long.
+    #[error("did not answer within {} s", .0.as_secs_f32())]
+    Silent(Duration),
+    /// It sent, but too slowly.
+    #[error("was not done within {} s", .0.as_secs_f32())]
+    Slow(Duration),
+    /// It refused; in its words.
+    #[error("refused access: {0}")]
+    Denied(String),
+    /// It answered with something other than the file or its absence.
+    #[error("answered {0}")]
+    Odd(String),
+    /// It sent more than was allowed.
+    #[error("sent more than {0} bytes")]
+    TooLong(u64),
+    /// It cannot be written to.
+    #[error("cannot be written to: {0}")]
+    ReadOnly(String),
+    /// The run was ended.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// A location that cannot be used as it stands.
+#[derive(Debug, thiserror::Error)]
+#[error("shared cache {url}: {reason}")]
+pub struct BadLocation {
+    /// The location's URL, without any credentials.
+    pub url: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Debug for Location {
+    /// Without credentials: they must not reach a log.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Location").field("url", &self.url).finish_non_exhaustive()
+    }
+}
