@@ -29,6 +29,9 @@ pub struct Global {
     /// Keep builds in DIR [default: /var/cache/kcache; for users ~/.cache/kcache]
     #[arg(long, global = true, value_name = "DIR")]
     pub store: Option<PathBuf>,
+    /// Fetch builds from the shared cache at URL too, before any other; can be repeated
+    #[arg(long, global = true, value_name = "URL")]
+    pub cache: Vec<String>,
     /// Read FILE instead of /etc/kcache/config.toml and /etc/kcache/config.d
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -81,6 +84,16 @@ pub enum Command {
     Remove(Remove),
     /// Go back to the modules that were installed before
     Rollback(Kernels),
+    /// Put builds into shared caches
+    Push(Push),
+    /// Fetch builds from shared caches, into the store only
+    Pull(Pull),
+    /// Write builds to one file, for hosts without a network
+    Export(Export),
+    /// Take builds from such a file into the store
+    Import(Import),
+    /// Make, list, trust and revoke the keys that builds are signed with
+    Keys(Keys),
     /// Show each setting and where it comes from
     Config,
 }
@@ -111,6 +124,88 @@ pub struct Install {
     /// Build although a build, or the knowledge that it fails, is there
     #[arg(long)]
     pub rebuild: bool,
+    /// Build nothing: install only what is in the store or a shared cache
+    #[arg(long, conflicts_with = "rebuild")]
+    pub no_build: bool,
+    /// Follow a shared cache's pointer also to an older build than the one followed before
+    #[arg(long)]
+    pub allow_rollback: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Push {
+    #[command(flatten)]
+    pub which: Selection,
+    /// Push to the shared cache at URL instead of those that are configured with `write = true`
+    #[arg(long, value_name = "URL")]
+    pub to: Vec<String>,
+    /// Push every entry of the store
+    #[arg(long, conflicts_with_all = ["packages", "kernels"])]
+    pub all: bool,
+    /// Push also what nobody has signed: nobody will use it
+    #[arg(long)]
+    pub unsigned: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Pull {
+    #[command(flatten)]
+    pub which: Selection,
+    /// Follow a shared cache's pointer also to an older build than the one followed before
+    #[arg(long)]
+    pub allow_rollback: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Export {
+    /// The file to write
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub which: Selection,
+    /// Export every entry of the store
+    #[arg(long, conflicts_with_all = ["packages", "kernels"])]
+    pub all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Import {
+    /// The file to read
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Keys {
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make this host a builder: make its signing key, and trust it
+    Generate {
+        /// What to call the key among trusted keys [default: the host's name]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// List the keys that are trusted, revoked, and this host's own
+    List,
+    /// Trust the builds of whoever has the private half of a public key
+    Trust {
+        /// The public key: PEM, as `openssl pkey -pubout` writes it
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// What to call the key [default: the file's name]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Never use again what a key has signed
+    Revoke {
+        /// The key's name, its id or the beginning of it
+        #[arg(value_name = "KEY")]
+        key: String,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

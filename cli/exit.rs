@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::process::ExitCode;
 
 use kcache::error::Error;
-use kcache::kernel::{install, packages, recipe, sandbox, toolchain};
+use kcache::kernel::{install, packages, recipe, toolchain};
 use kcache::store;
 
 /// How a run ends. Documented in docs/exit-codes.md: never renumbered.
@@ -91,6 +91,7 @@ fn exit(error: &Error) -> Exit {
         | Error::Recipe(recipe::Error::Cancelled)
         | Error::Toolchain(toolchain::Error::Cancelled) => Exit::Interrupted,
         Error::NoKernel { .. }
+        | Error::NoSource { .. }
         | Error::NoPackage { .. }
         | Error::NotInstalled { .. }
         | Error::Unknown { .. }
@@ -110,21 +111,12 @@ fn exit(error: &Error) -> Exit {
         | Error::Toolchain(_) => Exit::BuildFailed,
         Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
         Error::Unsigned { .. }
+        | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
         | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => Exit::Refused,
         Error::Io(_) | Error::NoStore | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => {
             Exit::Unexpected
         }
     }
-}
-
-fn lacks_bubblewrap(error: &Error) -> bool {
-    use sandbox::Error::NoBubblewrap;
-    matches!(
-        error,
-        Error::Sandbox(NoBubblewrap)
-            | Error::Recipe(recipe::Error::Sandbox(NoBubblewrap))
-            | Error::Toolchain(toolchain::Error::Sandbox(NoBubblewrap))
-    )
 }
 
 fn hint(error: &Error) -> Option<String> {
@@ -137,11 +129,14 @@ fn hint(error: &Error) -> Option<String> {
             Some("packages are looked for in /usr/src/*/dkms.conf and /etc/kcache/packages.d; a directory can be given by path, as ./DIR".into())
         }
         Error::NotInstalled { .. } => Some("`kcache build` builds for a kernel that is not installed".into()),
-        error if lacks_bubblewrap(error) => Some("install the package bubblewrap".into()),
+        error if error.lacks_bubblewrap() => Some("install the package bubblewrap".into()),
         Error::Toolchain(toolchain::Error::Missing { program, .. }) => Some(format!("install the package of {program}")),
         Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
         Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {
             Some(format!("another module of the same name is installed at {winner}: remove it first"))
+        }
+        Error::Store(store::Error::Unsigned { .. }) => {
+            Some("`kcache keys generate` makes a key; --unsigned pushes without, and nobody will use it".into())
         }
         Error::Changed { .. } => Some("run the command again".into()),
         _ => None,

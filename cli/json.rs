@@ -9,10 +9,12 @@ pub struct Record {
     pub package: String,
     pub version: String,
     pub kernel: String,
-    /// installed, built, failed, excluded, refused, no-headers, not-reproducible, error.
+    /// installed, built, fetched, failed, excluded, refused, no-headers, missing, not-reproducible, error.
     pub state: &'static str,
-    /// store, built, failure-remembered.
+    /// store, shared-cache, built, failure-remembered.
     pub how: Option<&'static str>,
+    /// URL of the shared cache that had it.
+    pub cache: Option<String>,
     pub key: Option<String>,
     pub seconds: f64,
     pub modules: Vec<String>,
@@ -35,6 +37,32 @@ pub struct Generation {
 pub struct Summary {
     pub r#type: &'static str,
     pub exit: u8,
+}
+
+/// `push`: one line an entry and cache.
+#[derive(Debug, Serialize)]
+pub struct Push {
+    pub r#type: &'static str,
+    pub package: String,
+    pub version: String,
+    pub kernel: String,
+    pub key: Option<String>,
+    pub cache: Option<String>,
+    /// pushed, present, signed, conflict, missing, error.
+    pub state: &'static str,
+    pub error: Option<String>,
+}
+
+/// `keys list`.
+#[derive(Debug, Serialize)]
+pub struct Key {
+    /// trusted, revoked.
+    pub state: &'static str,
+    pub name: String,
+    pub id: String,
+    /// Whether it is what this host signs with.
+    pub own: bool,
+    pub path: String,
 }
 
 /// `status` and `check`.

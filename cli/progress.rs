@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use kcache::fetch::size;
 use kcache::world::Progress;
 
 use crate::out::Out;
@@ -42,7 +43,14 @@ impl Progress for Reporter {
     }
 
     fn begin(&self, what: &str, doing: &str) {
-        let Some(bars) = &self.bars else { return self.out.say(&format!("{doing} {what}")) };
+        let Some(bars) = &self.bars else {
+            // A look-up in a shared cache is worth a line when it was of use.
+            return if doing == "fetching" {
+                self.out.detail(&format!("{doing} {what}"))
+            } else {
+                self.out.say(&format!("{doing} {what}"))
+            };
+        };
         let bar = bars.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {prefix}  {wide_msg:.dim}") {
             bar.set_style(style);
@@ -58,6 +66,13 @@ impl Progress for Reporter {
         }
         if let Some(bar) = self.running().get(what) {
             bar.set_message(line.trim().to_owned());
+        }
+    }
+
+    fn heard(&self, what: &str, bytes: u64) {
+        if let Some(bar) = self.running().get(what) {
+            bar.inc(bytes);
+            bar.set_message(size(bar.position()));
         }
     }
 

@@ -1,10 +1,13 @@
 //! Settings, each with where it comes from: defaults < `/etc/kcache/config.toml` < `config.d/*.toml` < `KCACHE_*` < flags.
 
+pub mod caches;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caches::Cache;
 use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 use kcache::select;
@@ -13,12 +16,24 @@ use crate::args::Global;
 use crate::exit::Failure;
 
 /// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 4] = [
+const KEYS: [(&str, &str); 6] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
     ("lock-timeout", "KCACHE_LOCK_TIMEOUT"),
+    ("signing-key", "KCACHE_SIGNING_KEY"),
+    ("threshold", "KCACHE_THRESHOLD"),
 ];
+
+/// What can be set in files only, because it is more than a text or number.
+const LISTS: [&str; 2] = ["packages", "cache"];
+
+/// Where this host's own key is, if it has one.
+pub const SIGNING_KEY: &str = "/etc/kcache/signing-key.pem";
+/// Where the keys of those are whose entries are used.
+pub const TRUSTED_KEYS: &str = "/etc/kcache/trusted-keys";
+/// Where the keys of those are whose entries are never used again.
+pub const REVOKED_KEYS: &str = "/etc/kcache/revoked-keys";
 
 /// Longest that one build may take. The slowest package of Debian takes some 3 minutes on two cores.
 const BUILD_TIMEOUT: u64 = 3600;
@@ -61,6 +76,13 @@ pub struct Settings {
     pub jobs: Setting<usize>,
     pub build_timeout: Setting<Duration>,
     pub lock_timeout: Setting<Duration>,
+    /// A path of this machine.
+    pub signing_key: Setting<PathBuf>,
+    pub threshold: Setting<usize>,
+    /// Packages that are wanted also where their source is not.
+    pub packages: Vec<Setting<String>>,
+    /// In order of priority.
+    pub caches: Vec<Cache>,
 }
 
 /// What of the process the settings depend on.
@@ -73,6 +95,14 @@ pub struct Process<'a> {
     pub cpus: usize,
 }
 
+/// What the files say.
+#[derive(Default)]
+struct Written {
+    texts: BTreeMap<&'static str, Setting<String>>,
+    packages: Vec<Setting<String>>,
+    caches: Vec<Cache>,
+}
+
 type Texts = BTreeMap<&'static str, Setting<String>>;
 
 impl Settings {
@@ -82,10 +112,11 @@ impl Settings {
             Some(dir) => Setting { value: absolute(dir)?, origin: Origin::Flag("--root") },
             None => Setting { value: PathBuf::from("/"), origin: Origin::Default },
         };
-        let mut texts = Texts::new();
+        let mut written = Written::default();
         for path in files(global, &Root::new(&root.value))? {
-            read_file(&path, &mut texts)?;
+            read_file(&path, &mut written)?;
         }
+        let Written { mut texts, packages, mut caches } = written;
         for (key, variable) in KEYS {
             if let Some(value) = (process.variable)(variable) {
                 texts.insert(key, Setting { value, origin: Origin::Environment(variable) });
@@ -100,6 +131,12 @@ impl Settings {
         if let Some(jobs) = global.jobs {
             texts.insert("jobs", Setting { value: jobs.to_string(), origin: Origin::Flag("--jobs") });
         }
+        if let Some(urls) = (process.variable)("KCACHE_CACHE") {
+            let origin = Origin::Environment("KCACHE_CACHE");
+            caches.extend(urls.split_whitespace().map(|url| Cache::of_url(url, origin.clone())));
+        }
+        caches.extend(global.cache.iter().map(|url| Cache::of_url(url, Origin::Flag("--cache"))));
+        caches.sort_by_key(|cache| cache.priority);
         let seconds = |key, default| {
             let setting = number(&texts, key, default)?;
             Ok::<_, Failure>(Setting { value: Duration::from_secs(setting.value), origin: setting.origin })
@@ -110,6 +147,10 @@ impl Settings {
             jobs: Setting { value: jobs.value.clamp(1, 4096) as usize, origin: jobs.origin },
             build_timeout: seconds("build-timeout", BUILD_TIMEOUT)?,
             lock_timeout: seconds("lock-timeout", LOCK_TIMEOUT)?,
+            signing_key: signing_key(&texts, &Root::new(&root.value)),
+            threshold: threshold(&texts)?,
+            packages,
+            caches,
             root,
         })
     }
@@ -132,30 +173,67 @@ fn files(global: &Global, root: &Root) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn read_file(path: &Path, texts: &mut Texts) -> Result<(), Failure> {
+fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
     let text = fs::read_to_string(path)?;
     let wrong = |reason: &dyn fmt::Display| format!("{}: {reason}", path.display());
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| Failure::usage(wrong(&e.to_string().trim_end()), None))?;
-    for (name, value) in table {
-        let Some((key, _)) = KEYS.iter().find(|(key, _)| *key == name) else {
-            let nearest = select::nearest(&name, KEYS.iter().map(|(key, _)| *key));
-            let hint = match nearest {
-                Some(key) => format!("did you mean {key}?"),
-                None => format!("known keys: {}", KEYS.map(|(key, _)| key).join(", ")),
-            };
-            return Err(Failure::usage(wrong(&format!("unknown key '{name}'")), Some(hint)));
-        };
-        let value = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(number) => number.to_string(),
-            other => {
-                return Err(Failure::usage(wrong(&format!("{name} cannot be a {}", other.type_str())), None));
+    let bad = |e: toml::de::Error| Failure::usage(wrong(&e.to_string().trim_end()), None);
+    let origin = Origin::File(path.to_owned());
+    for (name, value) in text.parse::<toml::Table>().map_err(bad)? {
+        match name.as_str() {
+            "packages" => {
+                let names: Vec<String> = value.try_into().map_err(bad)?;
+                written
+                    .packages
+                    .extend(names.into_iter().map(|value| Setting { value, origin: origin.clone() }));
             }
-        };
-        texts.insert(key, Setting { value, origin: Origin::File(path.to_owned()) });
+            "cache" => {
+                let tables: Vec<caches::Table> = value.try_into().map_err(bad)?;
+                written.caches.extend(tables.into_iter().map(|table| Cache::of_table(table, origin.clone())));
+            }
+            _ => {
+                let key = key(&name)
+                    .map_err(|hint| Failure::usage(wrong(&format!("unknown key '{name}'")), Some(hint)))?;
+                let value = match value {
+                    toml::Value::String(text) => text,
+                    toml::Value::Integer(number) => number.to_string(),
+                    other => {
+                        let kind = other.type_str();
+                        return Err(Failure::usage(wrong(&format!("{name} cannot be a {kind}")), None));
+                    }
+                };
+                written.texts.insert(key, Setting { value, origin: origin.clone() });
+            }
+        }
     }
     Ok(())
+}
+
+/// The key of this name; else a hint.
+fn key(name: &str) -> Result<&'static str, String> {
+    let keys = KEYS.map(|(key, _)| key);
+    keys.into_iter().find(|key| *key == name).ok_or_else(|| {
+        let known = || keys.iter().chain(&LISTS).copied();
+        match select::nearest(name, known()) {
+            Some(key) => format!("did you mean {key}?"),
+            None => format!("known keys: {}", known().collect::<Vec<_>>().join(", ")),
+        }
+    })
+}
+
+/// A path in a file is one of the system that is worked on, one in a variable is this machine's.
+fn signing_key(texts: &Texts, root: &Root) -> Setting<PathBuf> {
+    match texts.get("signing-key") {
+        Some(Setting { value, origin: origin @ Origin::File(_) }) => {
+            Setting { value: root.outside(value), origin: origin.clone() }
+        }
+        Some(Setting { value, origin }) => Setting { value: PathBuf::from(value), origin: origin.clone() },
+        None => Setting { value: root.outside(SIGNING_KEY), origin: Origin::Default },
+    }
+}
+
+fn threshold(texts: &Texts) -> Result<Setting<usize>, Failure> {
+    let threshold = number(texts, "threshold", 1)?;
+    Ok(Setting { value: threshold.value.min(64) as usize, origin: threshold.origin })
 }
 
 fn number(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {

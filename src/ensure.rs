@@ -3,11 +3,13 @@
 //! ```text
 //! identify   source, recipe, kernel, toolchain  ->  key
 //! look up    an entry for the key, its objects whole   -> hit, or the failure that is remembered
+//! fetch      the same from a shared cache, into the store
 //! build      under the key's lock: copy the source, hashing what is copied; build; hash the headers again
 //! admit      every module checked against the kernel; only then objects and entry are published
 //! ```
 //!
-//! Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
+//! Where a key cannot be worked out, for want of headers, compiler or source, a pointer may still tell which entry is meant
+//! (`fetch`). Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
 //! the store is said aloud, deleted and built again. A crash leaves scratch that the next build clears away.
 
 use std::collections::BTreeMap;
@@ -16,18 +18,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kcache_kernel::build::{self, Outcome as BuildOutcome};
-use kcache_kernel::kernels::{self, BuildTree, Headers, Kernel};
+use kcache_kernel::kernels::{BuildTree, Headers, Kernel};
 use kcache_kernel::ko::{Export, Fault};
 use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::Recipe;
 use kcache_kernel::sandbox::Identity;
-use kcache_store::{Digest, Field, Key, LOG, Manifest, Outcome, Output, Store, tree};
+use kcache_store::{Digest, Entry, Field, Key, LOG, Manifest, Outcome, Output, Store, tree};
 
 use crate::admit::{self, Candidate, MODULE};
 use crate::error::{Error, Result};
 use crate::facts::{self, KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
-use crate::{rooms, select};
+use crate::{fetch, rooms, select, share};
 
 /// What is to be had of one package for one kernel.
 #[derive(Clone, Copy)]
@@ -43,7 +45,8 @@ pub struct Wish<'a> {
 impl Wish<'_> {
     /// How it is called while it is worked on.
     pub fn name(&self) -> String {
-        format!("{}/{} for {}", self.package.name, self.package.version, self.kernel.release)
+        let version = if self.package.has_source() { &format!("/{}", self.package.version) } else { "" };
+        format!("{}{version} for {}", self.package.name, self.kernel.release)
     }
 }
 
@@ -54,6 +57,8 @@ pub struct Options {
     pub rebuild: bool,
     /// Packages that are not installed automatically are left out.
     pub automatic_only: bool,
+    /// Build nothing.
+    pub fetch_only: bool,
 }
 
 /// What was had.
@@ -78,15 +83,19 @@ pub enum Answer {
     NotAutomatic,
     /// Neither headers nor a build.
     NoHeaders(String),
+    /// No build is to be had, and none was to be made.
+    NotCached,
     /// What was built or kept must not be loaded.
     Refused(Vec<Fault>),
 }
 
 /// Where an answer comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The store had it.
     Store,
+    /// The shared cache with this URL had it.
+    Shared(String),
     /// It was built now.
     Built,
 }
@@ -155,11 +164,20 @@ fn dependency<'a>(wish: &Wish<'a>, name: &str, within: &[&str]) -> Result<&'a Pa
 /// A package's modules for a kernel, built if need be.
 pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
     let tree = match &wish.kernel.headers {
-        Headers::Present(tree) => tree,
-        Headers::Missing | Headers::Wrong { .. } => return without_headers(session, wish),
+        Headers::Present(tree) if wish.package.has_source() => tree,
+        _ => return fetch::unidentified(session, wish),
     };
     facts::check_names(&wish.package.source)?;
-    let id = identify(session, wish, tree)?;
+    let id = match identify(session, wish, tree) {
+        // A host that never compiles needs nothing to compile with.
+        Err(error) if error.lacks_tools() => {
+            return match fetch::unidentified(session, wish)? {
+                Answer::NoHeaders(_) => Err(error),
+                answer => Ok(answer),
+            };
+        }
+        id => id?,
+    };
     for note in &id.recipe.notes {
         session.world.progress.detail(&format!("{}: {note}", wish.package.name));
     }
@@ -176,56 +194,83 @@ pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answe
     }
     let mut needed = BTreeMap::new();
     for (name, _) in &id.dependencies {
-        needed.extend(exports_of(session, wish, name)?);
+        needed.extend(exports_of(session, wish, name, options)?);
     }
-    build_once(session, wish, tree, &id, &needed, options)
+    have_once(session, wish, tree, &id, &needed, options)
 }
 
-/// The answer that the store has, if it has one that is whole.
-fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified) -> Result<Option<Answer>> {
-    let Some(store) = &session.store else { return Ok(None) };
-    let healed = |error: &kcache_store::Error| {
-        session.world.progress.say(&format!("warning: {error}; {} is built again", wish.name()));
-    };
-    let manifest = match store.lookup(&id.key) {
-        Ok(Some(entry)) => Box::new(entry.manifest),
-        Ok(None) => return Ok(None),
-        Err(error) if is_damage(&error) => {
-            healed(&error);
-            store.forget(&id.key)?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    };
+/// The answer that the store has, if it has one that is whole and may be believed.
+pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified) -> Result<Option<Answer>> {
+    let Some(manifest) = stored(session, wish, &id.key)? else { return Ok(None) };
     if manifest.outcome != Outcome::Built {
         return Ok(Some(Answer::Fails { manifest, found: Found::Store }));
     }
-    let modules = match admit::modules(session, &manifest) {
-        Ok(Some(modules)) => modules,
-        Ok(None) => {
-            session
-                .world
-                .progress
-                .detail(&format!("{}: the store has the entry, but not all of its objects", wish.name()));
-            return Ok(None);
-        }
-        Err(Error::Store(error)) if is_damage(&error) => {
-            healed(&error);
-            heal(store, &manifest)?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
+    let Some(modules) = whole(session, wish, &manifest)? else { return Ok(None) };
     let mut needed = BTreeMap::new();
     for (name, _) in &id.dependencies {
-        needed.extend(exports_of(session, wish, name)?);
+        needed.extend(exports_of(session, wish, name, &Options::default())?);
     }
     let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, &modules, &needed)?;
     if !faults.is_empty() {
         return Ok(Some(Answer::Refused(faults)));
     }
-    store.used(&id.key, (session.world.now)())?;
+    if let Some(store) = &session.store {
+        store.used(&id.key, (session.world.now)())?;
+    }
     Ok(Some(Answer::Ready { manifest, found: Found::Store }))
+}
+
+/// What the store says of a key. A damaged entry is forgotten, and one that is trusted no more is passed over.
+pub fn stored(session: &Session, wish: &Wish, key: &Key) -> Result<Option<Box<Manifest>>> {
+    let Some(store) = &session.store else { return Ok(None) };
+    match store.lookup(key) {
+        Ok(Some(entry)) => match session.world.distrusts(&entry) {
+            None => Ok(Some(Box::new(entry.into_manifest()))),
+            Some(distrust) => {
+                let what = wish.name();
+                session
+                    .world
+                    .progress
+                    .say(&format!("warning: the store's entry of {what} is not used: {distrust}"));
+                store.forget(key)?;
+                Ok(None)
+            }
+        },
+        Ok(None) => Ok(None),
+        Err(error) if is_damage(&error) => {
+            say_damage(session, wish, &error);
+            store.forget(key)?;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The modules of an entry, where the store has all of them undamaged. Damage is deleted.
+pub fn whole(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Option<Vec<Candidate>>> {
+    match admit::modules(session, manifest) {
+        Ok(None) => {
+            let what = wish.name();
+            session
+                .world
+                .progress
+                .detail(&format!("{what}: the store has the entry, but not all of its objects"));
+            Ok(None)
+        }
+        Err(Error::Store(error)) if is_damage(&error) => {
+            say_damage(session, wish, &error);
+            if let Some(store) = &session.store {
+                heal(store, manifest)?;
+            }
+            Ok(None)
+        }
+        modules => modules,
+    }
+}
+
+fn say_damage(session: &Session, wish: &Wish, error: &kcache_store::Error) {
+    let what = wish.name();
+    session.world.progress.say(&format!("warning: {error}; {what} is fetched or built again"));
 }
 
 fn is_damage(error: &kcache_store::Error) -> bool {
@@ -244,58 +289,27 @@ fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
 }
 
 /// What a package that this one builds against exports, building it first if need be.
-fn exports_of(session: &Session, wish: &Wish, name: &str) -> Result<BTreeMap<String, Export>> {
+fn exports_of(
+    session: &Session,
+    wish: &Wish,
+    name: &str,
+    options: &Options,
+) -> Result<BTreeMap<String, Export>> {
     let problem =
         |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
     let package = select::find(wish.all, name).ok_or_else(|| problem("is not installed"))?;
-    match ensure(session, &Wish { package, ..*wish }, &Options::default())? {
+    let options = Options { fetch_only: options.fetch_only, ..Options::default() };
+    match ensure(session, &Wish { package, ..*wish }, &options)? {
         Answer::Ready { manifest, .. } => {
             Ok(admit::exports(&admit::modules(session, &manifest)?.unwrap_or_default()))
         }
+        Answer::NotCached => Err(problem("is not in any cache")),
         _ => Err(problem("does not build")),
     }
 }
 
-/// A kernel without headers can still be served from what was built for exactly it.
-fn without_headers(session: &Session, wish: &Wish) -> Result<Answer> {
-    let release = &wish.kernel.release;
-    let missing = || match &wish.kernel.headers {
-        Headers::Wrong { path, found } => {
-            format!(
-                "{} holds the headers of {found}: {}",
-                path.display(),
-                kernels::headers_hint(&session.world.root, release)
-            )
-        }
-        _ => kernels::headers_hint(&session.world.root, release),
-    };
-    let config = kernels::config(&session.world.root, wish.kernel)?;
-    let (Some(store), Some(version), Some(config)) = (&session.store, &wish.kernel.image_version, &config)
-    else {
-        return Ok(Answer::NoHeaders(missing()));
-    };
-    let source = session.source(wish.package)?.to_string();
-    let labels = [
-        ("package", wish.package.name.as_str()),
-        ("kernel", release),
-        ("kernel-version", version),
-        ("source", &source),
-    ];
-    for row in store.find(&labels)?.into_iter().filter(|row| row.built) {
-        let Ok(Some(entry)) = store.lookup(&row.key) else { continue };
-        let manifest = Box::new(entry.manifest);
-        let Ok(Some(modules)) = admit::modules(session, &manifest) else { continue };
-        let faults = admit::faults(wish.kernel, &admit::Against::config(config), &modules, &BTreeMap::new())?;
-        return Ok(match faults.is_empty() {
-            true => Answer::Ready { manifest, found: Found::Store },
-            false => Answer::Refused(faults),
-        });
-    }
-    Ok(Answer::NoHeaders(missing()))
-}
-
-/// Builds, unless another process has done it meanwhile.
-fn build_once(
+/// Fetches or builds, unless another process has done it meanwhile.
+fn have_once(
     session: &Session,
     wish: &Wish,
     tree: &BuildTree,
@@ -306,10 +320,16 @@ fn build_once(
     let world = session.world;
     let store = session.store.as_ref().ok_or(Error::NoStore)?;
     let _lock = store.lock(&id.key.to_string(), &world.waiting(&|message| world.progress.say(message)))?;
-    if !options.rebuild
-        && let Some(answer) = look_up(session, wish, tree, id)?
-    {
-        return Ok(answer);
+    if !options.rebuild {
+        if let Some(answer) = look_up(session, wish, tree, id)? {
+            return Ok(answer);
+        }
+        if let Some(answer) = fetch::identified(session, wish, tree, id)? {
+            return Ok(answer);
+        }
+    }
+    if options.fetch_only {
+        return Ok(Answer::NotCached);
     }
     let made = make(session, wish, tree, id, world.identity)?;
     if session.headers(tree)? != id.facts.headers {
@@ -325,7 +345,9 @@ fn build_once(
         }
         Made::Failure(outcome) => outcome.clone(),
     };
-    let manifest = Box::new(publish(session, store, wish, id, made, outcome, options.rebuild)?);
+    let entry = publish(session, store, wish, id, made, outcome, options.rebuild)?;
+    share::write_through(session, store, &entry)?;
+    let manifest = Box::new(entry.into_manifest());
     let found = Found::Built;
     Ok(match manifest.outcome {
         Outcome::Built => Answer::Ready { manifest, found },
@@ -425,7 +447,7 @@ fn publish(
     made: Product,
     outcome: Outcome,
     replace: bool,
-) -> Result<Manifest> {
+) -> Result<Entry> {
     let mut outputs = Vec::new();
     let mut put = |name: &str, role: &str, bytes: &[u8]| -> Result<()> {
         let stored = store.put_object(&mut &bytes[..])?;
@@ -457,12 +479,16 @@ fn publish(
         builder: session.world.builder.clone(),
         created: now,
     };
-    if replace {
-        store.replace(&manifest)?;
-    } else {
-        store.insert(&manifest, now)?;
+    let mut entry = Entry::new(manifest)?;
+    if let Some(signer) = &session.world.signer {
+        entry.sign(signer);
     }
-    Ok(manifest)
+    if replace {
+        store.replace(&entry)?;
+    } else {
+        store.insert(&entry, now)?;
+    }
+    Ok(entry)
 }
 
 /// What an entry is found by when its key is not known.

@@ -79,6 +79,12 @@ pub enum Error {
         /// The kernel.
         release: String,
     },
+    /// The package is only known by name.
+    #[error("the source of {package} is not on this machine")]
+    NoSource {
+        /// The package.
+        package: String,
+    },
     /// A build needs a store to be put into.
     #[error("there is no store to build into")]
     NoStore,
@@ -119,6 +125,24 @@ pub enum Error {
     /// The run was ended from outside.
     #[error("interrupted")]
     Cancelled,
+}
+
+impl Error {
+    /// Bubblewrap is not installed.
+    pub fn lacks_bubblewrap(&self) -> bool {
+        use kernel::sandbox::Error::NoBubblewrap;
+        matches!(
+            self,
+            Error::Sandbox(NoBubblewrap)
+                | Error::Recipe(kernel::recipe::Error::Sandbox(NoBubblewrap))
+                | Error::Toolchain(kernel::toolchain::Error::Sandbox(NoBubblewrap))
+        )
+    }
+
+    /// A program that building takes is not installed.
+    pub fn lacks_tools(&self) -> bool {
+        self.lacks_bubblewrap() || matches!(self, Error::Toolchain(kernel::toolchain::Error::Missing { .. }))
+    }
 }
 
 /// A result of the flow.

@@ -50,7 +50,7 @@ pub fn explain(session: &Session, wish: &Wish, tree: &BuildTree) -> Result<Expla
     let mut entry = None;
     let mut nearest = None;
     if let Some(store) = &session.store {
-        entry = store.lookup(&id.key)?.map(|entry| entry.manifest);
+        entry = store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest);
         if entry.is_none() {
             nearest = find_nearest(store, &wish.package.name, &id.fields)?;
         }
@@ -62,9 +62,9 @@ fn find_nearest(store: &Store, package: &str, fields: &[Field]) -> Result<Option
     let mut nearest: Option<Nearest> = None;
     for row in store.find(&[("package", package)])?.iter().take(COMPARED) {
         let Ok(Some(entry)) = store.lookup(&row.key) else { continue };
-        let differences = differences(&entry.manifest.fields, fields);
+        let differences = differences(&entry.manifest().fields, fields);
         if nearest.as_ref().is_none_or(|best| differences.len() < best.differences.len()) {
-            nearest = Some(Nearest { manifest: entry.manifest, differences });
+            nearest = Some(Nearest { manifest: entry.into_manifest(), differences });
         }
     }
     Ok(nearest)

@@ -125,6 +125,7 @@ impl<'w> Session<'w> {
         match &package.recipe {
             RecipeFile::Kbuild => Ok(kbuild::recipe(&package.name, &package.version, &kernel.release)),
             RecipeFile::Toml(path, file) => Ok(toml::recipe(path, file, &target)?),
+            RecipeFile::Elsewhere => Err(Error::NoSource { package: package.name.clone() }),
             RecipeFile::Dkms => self.dkms_recipe(package, source, kernel, tree, &target),
         }
     }

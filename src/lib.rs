@@ -1,8 +1,9 @@
 //! The flow of kcache: what joins facts about kernels with a store of bytes.
 //!
 //! ```text
-//! packages x kernels ─ facts ─ key ─ look-up ─┬─ hit ────────────────────────┐
-//!                                             └─ miss ─ build ─ admit ─ store ┴─ install ─ report
+//! packages x kernels ─ facts ─ key ─ look-up ─┬─ hit ────────────────────────────────────────────┐
+//!                                             └─ miss ─┬─ fetch from a shared cache ─────────────┤
+//!                                                      └─ build ─ admit ─ store ─ sign and share ┴─ install ─ report
 //! ```
 //!
 //! `kcache_kernel` knows kernels and has never heard of a cache, `kcache_store` knows bytes and has never heard of a
@@ -13,11 +14,13 @@ pub mod ensure;
 pub mod error;
 pub mod explain;
 pub mod facts;
+pub mod fetch;
 pub mod install;
 pub mod key;
 pub mod reproduce;
 pub mod rooms;
 pub mod select;
+pub mod share;
 pub mod status;
 pub mod world;
 

@@ -62,9 +62,18 @@ pub struct Packages {
     pub broken: Vec<packages::Error>,
 }
 
+/// Packages whose source need not be on this machine, because they may have been built elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// Those that are wanted where nothing is asked for.
+    pub wanted: Vec<String>,
+    /// Whether any other name may be that of one as well.
+    pub any: bool,
+}
+
 /// The packages that `asked` names: a name, `NAME/VERSION` or a source directory. Nothing asked: every package, the newest
 /// version of each.
-pub fn packages(root: &Root, asked: &[String]) -> Result<Packages> {
+pub fn packages(root: &Root, asked: &[String], elsewhere: &Elsewhere) -> Result<Packages> {
     let (mut all, broken) = packages::installed(root)?;
     let mut chosen = Vec::new();
     for word in asked {
@@ -76,6 +85,7 @@ pub fn packages(root: &Root, asked: &[String]) -> Result<Packages> {
                 all.push(package.clone());
                 package
             }
+            None if elsewhere.any || elsewhere.wanted.contains(word) => Package::elsewhere(word),
             None => {
                 let nearest = nearest(word, all.iter().map(|package| package.name.as_str()));
                 return Err(Error::NoPackage { asked: word.clone(), root: root.dir().to_owned(), nearest });
@@ -88,6 +98,8 @@ pub fn packages(root: &Root, asked: &[String]) -> Result<Packages> {
     }
     if asked.is_empty() {
         chosen = newest_versions(&all);
+        let absent = elsewhere.wanted.iter().filter(|name| find(&all, name).is_none());
+        chosen.extend(absent.map(|name| Package::elsewhere(name)));
     }
     Ok(Packages { all, chosen, named: !asked.is_empty(), broken })
 }
@@ -171,11 +183,26 @@ mod tests {
         let (_dir, root) = root(&[], &["a-1.9", "a-1.10", "b-1"]);
         let names = |asked: &[&str]| -> Vec<String> {
             let asked: Vec<String> = asked.iter().map(|word| (*word).to_owned()).collect();
-            let packages = packages(&root, &asked).unwrap();
+            let packages = packages(&root, &asked, &Elsewhere::default()).unwrap();
             packages.chosen.iter().map(|package| format!("{}/{}", package.name, package.version)).collect()
         };
         assert_eq!(names(&[]), ["a/1.10", "b/1"]);
         assert_eq!(names(&["a"]), ["a/1.10"]);
         assert_eq!(names(&["a/1.9", "b"]), ["a/1.9", "b/1"]);
+    }
+
+    #[test]
+    fn a_package_that_is_built_elsewhere_needs_no_source() {
+        let (_dir, root) = root(&[], &["a-1"]);
+        let names = |asked: &[&str], wanted: &[&str], any| -> Result<Vec<String>> {
+            let texts = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+            let packages = packages(&root, &texts(asked), &Elsewhere { wanted: texts(wanted), any })?;
+            Ok(packages.chosen.iter().map(|package| package.name.clone()).collect())
+        };
+        assert_eq!(names(&[], &["a", "b"], false).unwrap(), ["a", "b"]);
+        assert_eq!(names(&["b"], &["b"], false).unwrap(), ["b"]);
+        assert_eq!(names(&["c"], &[], true).unwrap(), ["c"]);
+        assert!(matches!(names(&["c"], &["b"], false), Err(Error::NoPackage { .. })));
+        assert!(names(&["./c"], &[], true).is_err());
     }
 }

@@ -120,9 +120,12 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
     if let Some(fault) = installed.fault(name) {
         return say(State::Broken, Some(fault.to_string()));
     }
-    let Some(tree) = wish.kernel.build_tree() else {
+    let sourceless = !wish.package.has_source();
+    let Some(tree) = wish.kernel.build_tree().filter(|_| !sourceless) else {
+        let lacks = if sourceless { "source" } else { "headers" };
         return match installed.key(name) {
-            Some(_) => say(State::Ready, Some("without headers its inputs cannot be compared".into())),
+            Some(_) => say(State::Ready, Some(format!("without {lacks} its inputs cannot be compared"))),
+            None if sourceless => say(State::Missing, Some("its source is not on this machine".into())),
             None => {
                 say(State::NoHeaders, Some(kernels::headers_hint(&session.world.root, &wish.kernel.release)))
             }
@@ -145,7 +148,7 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
 /// The installed build has another key: which inputs have changed.
 fn compare(session: &Session, id: &Identified, key: &str) -> Result<Standing> {
     let known: Option<Manifest> = match (&session.store, key.parse()) {
-        (Some(store), Ok(key)) => store.lookup(&key).ok().flatten().map(|entry| entry.manifest),
+        (Some(store), Ok(key)) => store.lookup(&key).ok().flatten().map(kcache_store::Entry::into_manifest),
         _ => None,
     };
     let Some(before) = known else {
@@ -163,7 +166,7 @@ fn not_installed(session: &Session, id: &Identified) -> Result<Standing> {
         Some(store) => store.lookup(&id.key)?,
         None => None,
     };
-    Ok(match entry.map(|entry| entry.manifest.outcome) {
+    Ok(match entry.map(|entry| entry.into_manifest().outcome) {
         None => Standing { state: State::Missing, reason: None },
         Some(Outcome::Built) => {
             Standing { state: State::Cached, reason: Some("built, not installed".into()) }
@@ -191,7 +194,7 @@ pub fn log(session: &Session, wish: &Wish) -> Result<(Manifest, Vec<u8>)> {
             None => None,
         },
     };
-    let manifest = entry.ok_or_else(unknown)?.manifest;
+    let manifest = entry.ok_or_else(unknown)?.into_manifest();
     let output =
         manifest.outputs.iter().find(|output| output.role == kcache_store::LOG).ok_or_else(unknown)?;
     let log = store.read_object(&output.digest, output.size)?.ok_or_else(unknown)?;

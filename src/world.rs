@@ -2,12 +2,14 @@
 //! directory, and tests need none of them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::select::Elsewhere;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::Identity;
-use kcache_store::{Store, Waiting};
+use kcache_store::{Distrust, Entry, SharedCaches, SigningKey, Store, Waiting};
 
 /// The world of one run.
 pub struct World {
@@ -31,12 +33,20 @@ pub struct World {
     pub lock_limit: Duration,
     /// Who makes entries: stands in them for people to read.
     pub builder: String,
+    /// What entries made here are signed with; none on a host that vouches for nothing.
+    pub signer: Option<SigningKey>,
+    /// Where entries are fetched from and pushed to, and whom to trust about them.
+    pub caches: SharedCaches,
+    /// Packages that may be had without their source.
+    pub elsewhere: Elsewhere,
+    /// Follow a pointer also to an older entry than before.
+    pub roll_back: bool,
     /// Seconds since 1970.
     pub now: fn() -> u64,
     /// Set to end the run.
-    pub cancel: std::sync::Arc<AtomicBool>,
+    pub cancel: Arc<AtomicBool>,
     /// Hears what is going on.
-    pub progress: Box<dyn Progress>,
+    pub progress: Arc<dyn Progress>,
 }
 
 /// What is going on, as it happens. Called from several threads.
@@ -49,6 +59,8 @@ pub trait Progress: Send + Sync {
     fn begin(&self, _what: &str, _doing: &str) {}
     /// A line of its log.
     fn line(&self, _what: &str, _line: &str) {}
+    /// Bytes of it have come in.
+    fn heard(&self, _what: &str, _bytes: u64) {}
     /// It has ended.
     fn end(&self, _what: &str) {}
 }
@@ -62,6 +74,17 @@ impl World {
     /// True when the run is to end.
     pub fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Why an entry of the store is not to be used: it came from elsewhere, and those who signed it are trusted no more.
+    /// What was made here has no signature but this host's.
+    pub fn distrusts(&self, entry: &Entry) -> Option<Distrust> {
+        let envelope = entry.envelope();
+        let own = self.signer.as_ref().is_some_and(|signer| envelope.is_signed_by(signer.public()));
+        if envelope.signatures().is_empty() || own {
+            return None;
+        }
+        self.caches.trust().vouch(envelope).err()
     }
 
     /// Opens the store, making it where there is none.

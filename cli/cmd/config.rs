@@ -7,7 +7,7 @@ use crate::settings::Settings;
 
 pub fn run(settings: &Settings, out: &Out) -> Exit {
     let row = |name, value: String, origin: String| json::Setting { name, value, origin };
-    let rows = [
+    let mut rows = vec![
         row("root", settings.root.value.display().to_string(), settings.root.origin.to_string()),
         row("store", settings.store.value.display().to_string(), settings.store.origin.to_string()),
         row("jobs", settings.jobs.value.to_string(), settings.jobs.origin.to_string()),
@@ -21,7 +21,20 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
             settings.lock_timeout.value.as_secs().to_string(),
             settings.lock_timeout.origin.to_string(),
         ),
+        row(
+            "signing-key",
+            settings.signing_key.value.display().to_string(),
+            settings.signing_key.origin.to_string(),
+        ),
+        row("threshold", settings.threshold.value.to_string(), settings.threshold.origin.to_string()),
     ];
+    rows.extend(
+        settings.packages.iter().map(|name| row("packages", name.value.clone(), name.origin.to_string())),
+    );
+    rows.extend(settings.caches.iter().map(|cache| {
+        let write = if cache.write { " (written to)" } else { "" };
+        row("cache", format!("{}{write}", cache.url), cache.origin.to_string())
+    }));
     if out.json {
         out.document(&rows);
     } else {

@@ -16,7 +16,7 @@ use kcache::status::{self, Installed, State};
 use kcache::store::{Manifest, Outcome};
 use kcache::world::World;
 
-use crate::args::{Build, Install, Selection};
+use crate::args::{Build, Install, Pull, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
@@ -27,21 +27,26 @@ use super::{interrupted, say_oddities};
 struct Job<'a> {
     which: &'a Selection,
     rebuild: bool,
+    fetch_only: bool,
     check: bool,
     install: bool,
 }
 
 pub fn install(world: &World, out: &Out, args: &Install, dry: bool) -> Result<Exit, Failure> {
-    run(world, out, &Job { which: &args.which, rebuild: args.rebuild, check: false, install: true }, dry)
+    let Install { which, rebuild, no_build, .. } = args;
+    let job = Job { which, rebuild: *rebuild, fetch_only: *no_build, check: false, install: true };
+    run(world, out, &job, dry)
 }
 
 pub fn build(world: &World, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
-    run(
-        world,
-        out,
-        &Job { which: &args.which, rebuild: args.rebuild, check: args.check, install: false },
-        dry,
-    )
+    let Build { which, rebuild, check } = args;
+    let job = Job { which, rebuild: *rebuild, fetch_only: false, check: *check, install: false };
+    run(world, out, &job, dry)
+}
+
+pub fn pull(world: &World, out: &Out, args: &Pull, dry: bool) -> Result<Exit, Failure> {
+    let job = Job { which: &args.which, rebuild: false, fetch_only: true, check: false, install: false };
+    run(world, out, &job, dry)
 }
 
 fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> {
@@ -56,7 +61,8 @@ fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> 
         kernels.iter().try_for_each(|kernel| may_install(&session, kernel))?;
     }
     let wishes = wishes(&packages, &kernels);
-    let options = Options { rebuild: job.rebuild, automatic_only: !packages.named };
+    let options =
+        Options { rebuild: job.rebuild, automatic_only: !packages.named, fetch_only: job.fetch_only };
     let results = have(&session, &wishes, &options, job.check);
     interrupted(world)?;
     let mut exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
@@ -192,6 +198,7 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
         kernel: had.wish.kernel.release.clone(),
         state: "built",
         how: None,
+        cache: None,
         key: None,
         seconds: had.seconds,
         modules: Vec::new(),
@@ -200,20 +207,27 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
     let mut hint = None;
     let exit = match &had.answer {
         Ok(Answer::Ready { manifest, found }) => {
-            record.how = Some(if *found == Found::Store { "store" } else { "built" });
+            record.how = Some(how(found, "store"));
+            record.cache = cache(found);
             record.key = Some(manifest.key.to_string());
+            record.version = manifest.labels.get("version").cloned().unwrap_or(record.version);
             record.modules =
                 manifest.outputs.iter().filter(|o| o.name.ends_with(".ko")).map(|o| o.name.clone()).collect();
-            record.state = if install { "installed" } else { "built" };
+            record.state = match found {
+                _ if install => "installed",
+                Found::Shared(_) => "fetched",
+                Found::Store | Found::Built => "built",
+            };
             ready(&mut record, had, not_installed)
         }
         Ok(Answer::Fails { manifest, found }) => {
-            record.how = Some(if *found == Found::Store { "failure-remembered" } else { "built" });
+            record.how = Some(how(found, "failure-remembered"));
+            record.cache = cache(found);
             record.key = Some(manifest.key.to_string());
             if let Outcome::Failed { first_error, .. } = &manifest.outcome {
                 record.error = Some(first_error.clone());
             }
-            hint = Some(where_the_log_is(had, *found));
+            hint = Some(where_the_log_is(had, found));
             ended(&mut record, "failed", Exit::BuildFailed)
         }
         Ok(Answer::Excluded(reason)) => {
@@ -225,6 +239,10 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
             record.error = Some("neither headers nor a cached build are there".to_owned());
             hint = Some(package.clone());
             ended(&mut record, "no-headers", Exit::NoHeaders)
+        }
+        Ok(Answer::NotCached) => {
+            record.error = Some("no cache has a build of it, and none was to be made".to_owned());
+            ended(&mut record, "missing", Exit::NotReady)
         }
         Ok(Answer::Refused(faults)) => {
             record.error = Some(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
@@ -272,21 +290,39 @@ fn ready(record: &mut json::Record, had: &Had, not_installed: Option<&str>) -> E
     }
 }
 
-fn where_the_log_is(had: &Had, found: Found) -> String {
+fn how(found: &Found, known: &'static str) -> &'static str {
+    match found {
+        Found::Store => known,
+        Found::Shared(_) => "shared-cache",
+        Found::Built => "built",
+    }
+}
+
+fn cache(found: &Found) -> Option<String> {
+    match found {
+        Found::Shared(url) => Some(url.clone()),
+        Found::Store | Found::Built => None,
+    }
+}
+
+fn where_the_log_is(had: &Had, found: &Found) -> String {
     let (package, kernel) = (&had.wish.package.name, &had.wish.kernel.release);
-    let again = if found == Found::Store { "; `--rebuild` tries again" } else { "" };
+    let again = if *found == Found::Built { "" } else { "; `--rebuild` tries again" };
     format!("`kcache log {package} -k {kernel}` shows the whole log{again}")
 }
 
 /// One result for people.
 fn line(record: &json::Record) -> String {
     let style = match record.state {
-        "installed" | "built" => GOOD,
+        "installed" | "built" | "fetched" => GOOD,
         "excluded" | "no-headers" => ODD,
         _ => BAD,
     };
     let how = match (record.state, record.how) {
         (_, Some("store")) => "from the store".to_owned(),
+        ("fetched", Some(_)) => format!("in {:.1} s", record.seconds),
+        ("failed", Some("shared-cache")) => "as elsewhere".to_owned(),
+        (_, Some("shared-cache")) => format!("fetched in {:.1} s", record.seconds),
         (_, Some("failure-remembered")) => "as before".to_owned(),
         ("failed", Some(_)) => format!("after {:.1} s", record.seconds),
         ("built", Some(_)) => format!("in {:.1} s", record.seconds),
@@ -295,7 +331,8 @@ fn line(record: &json::Record) -> String {
         _ => String::new(),
     };
     let state = paint(style, record.state);
-    format!("{}  {}/{}  {state}  {how}", record.kernel, record.package, record.version).trim_end().to_owned()
+    let version = if record.version.is_empty() { "" } else { &format!("/{}", record.version) };
+    format!("{}  {}{version}  {state}  {how}", record.kernel, record.package).trim_end().to_owned()
 }
 
 /// Says what a transaction did.
@@ -379,8 +416,11 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
                 State::Fails if !job.rebuild => "would fail",
                 State::Cached if job.install && !job.rebuild => "would install",
                 State::Cached if !job.rebuild => "is built",
-                _ if job.install => "would build and install",
-                _ => "would build",
+                _ if job.fetch_only => "would fetch",
+                _ if world.caches.is_empty() && job.install => "would build and install",
+                _ if world.caches.is_empty() => "would build",
+                _ if job.install => "would fetch or build, and install",
+                _ => "would fetch or build",
             };
             if out.json {
                 out.record(&serde_json::json!({

@@ -36,6 +36,25 @@ pub enum RecipeFile {
     Toml(PathBuf, Box<toml::File>),
     /// None: a Kbuild directory.
     Kbuild,
+    /// The package's source is not on this machine: it can only be installed as built elsewhere.
+    Elsewhere,
+}
+
+impl Package {
+    /// A package of which only the name is known.
+    pub fn elsewhere(name: &str) -> Package {
+        Package {
+            name: name.to_owned(),
+            version: String::new(),
+            source: PathBuf::new(),
+            recipe: RecipeFile::Elsewhere,
+        }
+    }
+
+    /// Whether its source is on this machine.
+    pub fn has_source(&self) -> bool {
+        !matches!(self.recipe, RecipeFile::Elsewhere)
+    }
 }
 
 /// Why something is not a package.

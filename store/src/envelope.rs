@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::SigningKey;
+use crate::{PublicKey, SigningKey};
 
 /// An entry of a hundred outputs takes 100 KB.
 pub(crate) const MAX_FILE: u64 = 4 << 20;
@@ -96,6 +96,13 @@ impl Envelope {
         let sig = BASE64.encode(key.sign(&self.signed_bytes()));
         self.add(Signature { keyid, sig });
         true
+    }
+
+    /// Whether this key has signed.
+    pub fn is_signed_by(&self, key: &PublicKey) -> bool {
+        let (keyid, bytes) = (key.id().to_string(), self.signed_bytes());
+        let mut own = self.signatures.iter().filter(|signature| signature.keyid == keyid);
+        own.any(|signature| signature.bytes().is_some_and(|sig| key.verifies(&bytes, &sig)))
     }
 
     /// Takes over the signatures of another envelope around the same payload; false where it has none to add.

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Versioned;
+use crate::manifest::is_flat;
 use crate::transport::Name;
-use crate::{Envelope, Error, FORMAT, Key, Result, SigningKey};
+use crate::{Digest, Envelope, Error, FORMAT, Key, Result, SigningKey};
 
 /// Stored, and part of what is signed: add, never change.
 const PAYLOAD_TYPE: &str = "application/vnd.kcache.pointer.v1+json";
@@ -37,6 +38,14 @@ struct Target {
 }
 
 impl Pointer {
+    /// The name of the pointer of a package for a kernel; an error where one of them cannot be a file's name.
+    pub fn name(release: &str, kernel: Digest, package: &str) -> Result<Name> {
+        match [release, package].into_iter().find(|name| !is_flat(name)) {
+            Some(name) => Err(Error::Name { name: name.to_owned() }),
+            None => Ok(Name::Pointer { release: release.to_owned(), kernel, package: package.to_owned() }),
+        }
+    }
+
     /// A pointer signed by `key`.
     pub fn new(name: &Name, to: Key, epoch: u64, key: &SigningKey) -> Result<Pointer> {
         let target = Target { format: FORMAT, path: name.path(), key: to, epoch };
@@ -85,18 +94,13 @@ impl Pointer {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::Digest;
     use crate::trust::tests::builder;
 
     const KEY: Key = Key::from_bytes([7; 32]);
 
     /// The pointer name of a package.
     pub(crate) fn name(package: &str) -> Name {
-        Name::Pointer {
-            release: "6.1.0-1-amd64".to_owned(),
-            kernel: Digest::of(b"kernel"),
-            package: package.to_owned(),
-        }
+        Pointer::name("6.1.0-1-amd64", Digest::of(b"kernel"), package).unwrap()
     }
 
     fn parse(file: &[u8]) -> Result<Pointer> {

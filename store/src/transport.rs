@@ -12,6 +12,22 @@
 //! ```
 //! Everything but pointers is written once. Two writers of one object write the same bytes, so there is nothing to
 //! lock; of two writers of one entry the first stays, as far as the other side can tell first from second.
+//!
+//! ```text
+//! runtime    the only place where asynchronous code is waited for, and what ends every wait
+//! web        HTTP as all but `file` speak it: TLS, redirects, bodies with a limit
+//! file, http, cloud, oci    one file for each kind of place
+//! ```
+
+mod cloud;
+mod file;
+mod http;
+mod oci;
+mod registry;
+mod runtime;
+#[cfg(test)]
+mod tests;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,12 +35,29 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use url::Url;
+
 use crate::{Digest, Key};
 
-/// One way to reach one shared cache. Called from several threads.
+/// The schemes of a location's URL.
+const SCHEMES: &str = "file, http, https, s3, gs, az, oci";
+
+/// Gets ready to reach a shared cache. Nothing is sent yet.
+pub fn open(location: &Location) -> Result<Arc<dyn Transport>, BadLocation> {
+    let url = location.parse()?;
+    Ok(match url.scheme() {
+        "file" => Arc::new(file::Directory::new(location, &url)?),
+        "http" | "https" => Arc::new(http::Server::new(location, url)?),
+        "s3" | "gs" | "az" => Arc::new(cloud::Bucket::new(location, &url)?),
+        "oci" => Arc::new(oci::Repository::new(location, &url)?),
+        other => return Err(location.bad(format!("unknown scheme `{other}`; known are {SCHEMES}"))),
+    })
+}
+
+/// One way to reach one shared cache. Called from several threads, none of which may be an asynchronous runtime's.
 pub trait Transport: Send + Sync {
-    /// The bytes under a name, at most `limit` of them; `None` where there are none. `heard` is told how many bytes
-    /// have come in, each time some have.
+    /// The bytes under a name, at most `limit` of them; `None` where there are none. `heard` is told each time some
+    /// bytes have come in: how many since the last time.
     fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble>;
 
     /// Whether there is something under a name.
@@ -112,7 +145,7 @@ impl Bounds {
 /// Where a shared cache is, and how to be let in. Everything is passed in: nothing here looks at the environment.
 #[derive(Clone, Default)]
 pub struct Location {
-    /// `file:///DIR`, `http(s)://HOST/PATH`, `s3://BUCKET/PREFIX`, `gs://...`, `az://...`, `oci://REGISTRY/REPOSITORY`.
+    /// `file:///DIR` or `/DIR`, `http(s)://HOST/PATH`, `s3://BUCKET/PREFIX`, `gs://...`, `az://...`, `oci://REGISTRY/REPOSITORY`.
     pub url: String,
     /// PEM certificates to be trusted for TLS besides the system's.
     pub ca: Option<Vec<u8>>,
@@ -123,7 +156,8 @@ pub struct Location {
     /// A bearer token, instead of the two above.
     pub token: Option<String>,
     /// Options of the object store by the names that `object_store` gives them, e.g. `aws_endpoint`, `aws_region`,
-    /// `aws_access_key_id`: from the configuration, a credentials file, or the usual environment variables.
+    /// `aws_access_key_id`: from the configuration, a credentials file, or the usual environment variables. Where none
+    /// is a credential, requests are not signed, and public buckets can be read.
     pub options: BTreeMap<String, String>,
     /// How long a call may take.
     pub bounds: Bounds,
@@ -169,6 +203,39 @@ pub struct BadLocation {
     pub url: String,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl Location {
+    /// The URL in its parts; a bare path is a `file` URL.
+    fn parse(&self) -> Result<Url, BadLocation> {
+        let url = match self.url.strip_prefix('/') {
+            Some(_) => Url::from_file_path(&self.url).map_err(|()| self.bad("it is not a path"))?,
+            None => Url::parse(&self.url).map_err(|e| self.bad(format!("it is not a URL: {e}")))?,
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(self
+                .bad("a user name or password in the URL would be shown to everyone; configure them apart"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(self.bad("it has a `?` or `#`, but names are to be appended to it"));
+        }
+        Ok(url)
+    }
+
+    /// What is wrong with it.
+    fn bad(&self, reason: impl Into<String>) -> BadLocation {
+        BadLocation { url: without_credentials(&self.url), reason: reason.into() }
+    }
+}
+
+/// Whatever may be a user name or password is left out, also of what is not quite a URL.
+fn without_credentials(url: &str) -> String {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let path = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
+    match url[host..path].rfind('@') {
+        Some(at) => format!("{}{}", &url[..host], &url[host + at + 1..]),
+        None => url.to_owned(),
+    }
 }
 
 impl fmt::Debug for Location {

@@ -1,0 +1,217 @@
+//! `kcache keys`: who signs here, and whose signatures count.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_err as fs;
+use kcache::kernel::rootfs::Root;
+use kcache::store::{PublicKey, SignerId, SigningKey, Store, Trust, TrustedKey, Waiting};
+
+use super::world;
+use crate::args::KeysCommand;
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::{BAD, GOOD, Out, paint};
+use crate::settings::{REVOKED_KEYS, Settings, TRUSTED_KEYS};
+
+/// Digits of an id that name a key. Fewer are too easily another's.
+const ENOUGH: usize = 8;
+
+pub fn run(settings: &Settings, out: &Out, command: &KeysCommand) -> Result<Exit, Failure> {
+    let keys = Keys { settings, out, root: Root::new(&settings.root.value), trust: world::trust(settings)? };
+    match command {
+        KeysCommand::Generate { name } => keys.generate(name.as_deref()),
+        KeysCommand::List => keys.list(),
+        KeysCommand::Trust { file, name } => keys.trust(file, name.as_deref()),
+        KeysCommand::Revoke { key } => keys.revoke(key),
+    }
+}
+
+struct Keys<'a> {
+    settings: &'a Settings,
+    out: &'a Out,
+    root: Root,
+    trust: Trust,
+}
+
+impl Keys<'_> {
+    fn generate(&self, name: Option<&str>) -> Result<Exit, Failure> {
+        let path = &self.settings.signing_key.value;
+        if path.symlink_metadata().is_ok() {
+            return Err(Failure::usage(
+                format!("this host has a signing key: {}", path.display()),
+                Some("to replace it, trust the new key everywhere first; move this file away, then run the command again".into()),
+            ));
+        }
+        let name = plain(&name.map_or_else(world::hostname, str::to_owned))?;
+        let public = self.free(&name)?;
+        make_dir(path.parent().unwrap_or(Path::new("/")))?;
+        let key = SigningKey::generate()?;
+        key.write_new(path)?;
+        publish(&public, &key.public().to_pem())?;
+        self.out.say(&format!("this host signs what it builds with {}", path.display()));
+        self.out.say(&format!("other hosts trust it after `kcache keys trust {name}.pem`, with this file:"));
+        self.out.data(&public.display().to_string());
+        Ok(Exit::Done)
+    }
+
+    fn list(&self) -> Result<Exit, Failure> {
+        let own = self.own();
+        let row = |state: &'static str, key: &TrustedKey| json::Key {
+            state,
+            name: key.name.clone(),
+            id: key.key.id().to_string(),
+            own: own == Some(key.key.id()),
+            path: key.path.display().to_string(),
+        };
+        let mut rows: Vec<json::Key> = self.trust.keys().map(|key| row("trusted", key)).collect();
+        rows.extend(self.trust.revoked().map(|key| row("revoked", key)));
+        rows.sort_by(|a, b| (a.state == "revoked", &a.name).cmp(&(b.state == "revoked", &b.name)));
+        if self.out.json {
+            self.out.document(&rows);
+            return Ok(Exit::Done);
+        }
+        for row in &rows {
+            let style = if row.state == "trusted" { GOOD } else { BAD };
+            let own = if row.own { "  this host's own" } else { "" };
+            self.out.data(&format!("{}  {}  {}{own}", paint(style, row.state), row.id, row.name));
+        }
+        if rows.is_empty() {
+            self.out.say("no key is trusted: nothing of any shared cache is used");
+        }
+        if own.is_some_and(|own| !self.trust.keys().any(|key| key.key.id() == own)) {
+            self.out.say("warning: this host's own key is not among those that it trusts");
+        }
+        Ok(Exit::Done)
+    }
+
+    fn trust(&self, file: &Path, name: Option<&str>) -> Result<Exit, Failure> {
+        let key = read_public(file)?;
+        if let Some(revoked) = self.trust.revoked().find(|revoked| revoked.key.id() == key.id()) {
+            return Err(Failure {
+                exit: Exit::Refused,
+                message: format!("{} holds a key that was revoked as {}", file.display(), revoked.name),
+                hint: Some(format!("delete {} if that was a mistake", revoked.path.display())),
+            });
+        }
+        if let Some(known) = self.trust.keys().find(|known| known.key.id() == key.id()) {
+            self.out.say(&format!("{} is trusted already, as {}", key.id(), known.name));
+            return Ok(Exit::Done);
+        }
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        let name = plain(name.unwrap_or(&stem))?;
+        publish(&self.free(&name)?, &key.to_pem())?;
+        self.out.say(&format!("{name} is trusted: {}", key.id()));
+        Ok(Exit::Done)
+    }
+
+    fn revoke(&self, word: &str) -> Result<Exit, Failure> {
+        let (name, key, trusted) = self.find(word)?;
+        let mut path = self.root.outside(REVOKED_KEYS).join(format!("{name}.pem"));
+        if path.exists() {
+            path.set_file_name(format!("{name}-{}.pem", key.id().short()));
+        }
+        if !self.trust.revoked().any(|revoked| revoked.key.id() == key.id()) {
+            publish(&path, &key.to_pem())?;
+        }
+        // Revoked first: a crash between the two leaves a key that is revoked.
+        if let Some(trusted) = trusted {
+            fs::remove_file(trusted)?;
+        }
+        self.out.say(&format!("{name} is revoked: {}", key.id()));
+        let signed = self.signed_by(key.id())?;
+        self.out.say(&format!("entries of the store that it has signed: {signed}; those that no other trusted key has signed are not used any more"));
+        if self.own() == Some(key.id()) {
+            let path = self.settings.signing_key.value.display();
+            self.out.say(&format!(
+                "warning: it is this host's own: delete {path}, then `kcache keys generate` makes another"
+            ));
+        }
+        Ok(Exit::Done)
+    }
+
+    /// The key that a word means: its name, and its file among the trusted ones.
+    fn find(&self, word: &str) -> Result<(String, PublicKey, Option<PathBuf>), Failure> {
+        let is = |key: &&TrustedKey| {
+            key.name == word || (word.len() >= ENOUGH && key.key.id().to_string().starts_with(word))
+        };
+        let found: Vec<&TrustedKey> = self.trust.keys().filter(is).collect();
+        match found[..] {
+            [key] => Ok((key.name.clone(), key.key.clone(), Some(key.path.clone()))),
+            [] if Path::new(word).is_file() => {
+                let key = read_public(Path::new(word))?;
+                let stem = Path::new(word).file_stem().unwrap_or_default().to_string_lossy();
+                let trusted = self.trust.keys().find(|known| known.key.id() == key.id());
+                Ok((plain(&stem)?, key, trusted.map(|known| known.path.clone())))
+            }
+            [] => Err(Failure::usage(
+                format!("no trusted key is called '{word}'"),
+                Some("`kcache keys list` lists them; a key that was never trusted is given as a file".into()),
+            )),
+            _ => Err(Failure::usage(format!("'{word}' is the beginning of several keys' ids"), None)),
+        }
+    }
+
+    /// The id of this host's own key, where it can be read.
+    fn own(&self) -> Option<SignerId> {
+        SigningKey::read(&self.settings.signing_key.value).ok().map(|key| key.public().id())
+    }
+
+    /// Where a key of this name is kept; an error where another is.
+    fn free(&self, name: &str) -> Result<PathBuf, Failure> {
+        let path = self.root.outside(TRUSTED_KEYS).join(format!("{name}.pem"));
+        match path.symlink_metadata() {
+            Ok(_) => Err(Failure::usage(
+                format!("another key is called {name}: {}", path.display()),
+                Some("--name NAME gives this one another name".into()),
+            )),
+            Err(_) => Ok(path),
+        }
+    }
+
+    fn signed_by(&self, id: SignerId) -> Result<usize, Failure> {
+        let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+        let Some(store) = Store::open_existing(&self.settings.store.value, &waiting)? else { return Ok(0) };
+        let id = id.to_string();
+        let is_signed = |key| {
+            let entry = store.lookup(key).ok().flatten();
+            entry.is_some_and(|entry| entry.envelope().signatures().iter().any(|sig| sig.keyid == id))
+        };
+        Ok(store.find(&[])?.iter().filter(|row| is_signed(&row.key)).count())
+    }
+}
+
+fn read_public(file: &Path) -> Result<PublicKey, Failure> {
+    PublicKey::from_pem(&fs::read_to_string(file)?)
+        .map_err(|reason| Failure::usage(format!("{}: {reason}", file.display()), None))
+}
+
+/// A name that can be a file's.
+fn plain(name: &str) -> Result<String, Failure> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.starts_with('.') || name.len() > 64 || !name.chars().all(plain) {
+        return Err(Failure::usage(
+            format!("'{}' cannot be a key's name", name.escape_debug()),
+            Some("--name NAME gives one of up to 64 letters, digits, dots, underscores and dashes".into()),
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// Writes a key's file, whole or not at all.
+fn publish(path: &Path, pem: &str) -> Result<(), Failure> {
+    make_dir(path.parent().unwrap_or(Path::new("/")))?;
+    let draft = path.with_extension("new");
+    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).to_owned();
+    let mut file = fs::OpenOptions::from_options(options).open(&draft)?;
+    file.write_all(pem.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    Ok(())
+}
+
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+}

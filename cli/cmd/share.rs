@@ -1,0 +1,183 @@
+//! `kcache push`: builds on their way to other hosts.
+
+use std::collections::BTreeSet;
+
+use kcache::ensure::Wish;
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::fetch;
+use kcache::share::{self, Known};
+use kcache::store::{Entry, Pushed, Sign, Store};
+use kcache::world::World;
+
+use crate::args::{Push, Selection};
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::{BAD, GOOD, ODD, Out, paint};
+use crate::settings::caches::Cache;
+use crate::settings::{Origin, Settings};
+
+use super::{interrupted, looking};
+
+/// Makes the caches at these URLs the ones that are written to; none given: those that are configured so.
+pub fn aim(settings: &mut Settings, to: &[String]) {
+    if to.is_empty() {
+        return;
+    }
+    for url in to {
+        if !settings.caches.iter().any(|cache| cache.url == *url) {
+            settings.caches.push(Cache::of_url(url, Origin::Flag("--to")));
+        }
+    }
+    settings.caches.iter_mut().for_each(|cache| cache.write = to.contains(&cache.url));
+}
+
+/// An entry that is to be shared; or what lacks one.
+pub enum Choice {
+    Entry { entry: Box<Entry>, newest: bool },
+    Missing { package: String, version: String, kernel: String, error: Option<Failure> },
+}
+
+pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Failure> {
+    if world.caches.writable().next().is_none() {
+        return Err(Failure::usage(
+            "there is no shared cache to push to",
+            Some(
+                "configure one with `write = true`, or give one with --to URL; --offline leaves none".into(),
+            ),
+        ));
+    }
+    let sign = match &world.signer {
+        Some(key) => Sign::With(key),
+        None if args.unsigned => Sign::Unsigned,
+        None => Sign::Signed,
+    };
+    let (session, choices) = choices(world, out, &args.which, args.all)?;
+    let store = session.store.as_ref().ok_or(Error::NoStore)?;
+    let mut exit = Exit::Done;
+    for choice in &choices {
+        let Choice::Entry { entry, newest } = choice else {
+            exit = exit.or(say_missing(out, choice));
+            continue;
+        };
+        for cache in world.caches.writable() {
+            interrupted(world)?;
+            let result = match dry {
+                true => None,
+                false => Some(share::push(&session, store, cache, entry, sign, *newest)),
+            };
+            exit = exit.or(report(out, entry, cache.url(), result));
+        }
+    }
+    Ok(exit)
+}
+
+/// What to share: the builds of what is meant as it is now, or all.
+pub fn choices<'w>(
+    world: &'w World,
+    out: &Out,
+    which: &Selection,
+    all: bool,
+) -> Result<(Session<'w>, Vec<Choice>), Failure> {
+    if all {
+        let session = Session::new(world, world.open_existing_store()?)?;
+        let choices = session.store.as_ref().map(everything).transpose()?.unwrap_or_default();
+        return Ok((session, choices));
+    }
+    let (session, packages, kernels) = looking(world, out, which)?;
+    let mut choices = Vec::new();
+    for kernel in &kernels {
+        for package in &packages.chosen {
+            let wish = Wish { package, kernel, all: &packages.all };
+            let missing = |error| Choice::Missing {
+                package: package.name.clone(),
+                version: package.version.clone(),
+                kernel: kernel.release.clone(),
+                error,
+            };
+            match share::known(&session, &wish) {
+                Ok(Known::Entry(entry)) => choices.push(Choice::Entry { entry, newest: true }),
+                Ok(Known::Excluded) => {}
+                Ok(Known::Nothing) => choices.push(missing(None)),
+                Err(error) => choices.push(missing(Some(error.into()))),
+            }
+        }
+    }
+    Ok((session, choices))
+}
+
+/// Every entry of a store. Of those of one package for one kernel the newest is pointed to.
+fn everything(store: &Store) -> Result<Vec<Choice>, Failure> {
+    let mut pointed = BTreeSet::new();
+    let mut choices = Vec::new();
+    for row in store.find(&[])? {
+        let Some(entry) = store.lookup(&row.key)? else { continue };
+        let newest = fetch::pointer_name(&entry).is_some_and(|name| pointed.insert(name));
+        choices.push(Choice::Entry { entry: Box::new(entry), newest });
+    }
+    Ok(choices)
+}
+
+pub fn say_missing(out: &Out, choice: &Choice) -> Exit {
+    let Choice::Missing { package, version, kernel, error } = choice else { return Exit::Done };
+    let told =
+        error.as_ref().map_or("it is not built: there is nothing to share", |failure| &failure.message);
+    let state = if error.is_some() { "error" } else { "missing" };
+    if out.json {
+        out.record(&json::Push {
+            r#type: "push",
+            package: package.clone(),
+            version: version.clone(),
+            kernel: kernel.clone(),
+            key: None,
+            cache: None,
+            state,
+            error: Some(told.to_owned()),
+        });
+    }
+    let message = format!("{package} for {kernel}: {told}");
+    let hint = error.is_none().then(|| format!("`kcache build {package} -k {kernel}` builds it"));
+    let exit = error.as_ref().map_or(Exit::NotReady, |failure| failure.exit);
+    out.failure(&Failure { exit, message, hint });
+    exit
+}
+
+/// Prints what became of one push; `None` where it was only to be said.
+fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Result<Pushed>>) -> Exit {
+    let (state, style, exit, error) = match result {
+        None => ("would push", GOOD, Exit::Done, None),
+        Some(Ok(Pushed::New)) => ("pushed", GOOD, Exit::Done, None),
+        Some(Ok(Pushed::Present)) => ("present", GOOD, Exit::Done, None),
+        Some(Ok(Pushed::Cosigned(_))) => ("signed", GOOD, Exit::Done, None),
+        Some(Ok(Pushed::Conflict(builder))) => {
+            let told = format!(
+                "{builder} built it with other results, which stay: the build is not reproducible, or one of the two is not to be trusted"
+            );
+            ("conflict", BAD, Exit::Refused, Some(Failure { exit: Exit::Refused, message: told, hint: None }))
+        }
+        Some(Err(error)) => {
+            let failure = Failure::of(&error);
+            ("error", ODD, failure.exit, Some(failure))
+        }
+    };
+    let label = |name: &str| entry.manifest().labels.get(name).cloned().unwrap_or_default();
+    let (package, version, kernel) = (label("package"), label("version"), label("kernel"));
+    if out.json {
+        out.record(&json::Push {
+            r#type: "push",
+            package: package.clone(),
+            version,
+            kernel: kernel.clone(),
+            key: Some(entry.manifest().key.to_string()),
+            cache: Some(url.to_owned()),
+            state,
+            error: error.as_ref().map(|failure| failure.message.clone()),
+        });
+    } else {
+        out.data(&format!("{kernel}  {package}/{version}  {}  {url}", paint(style, state)));
+    }
+    if let Some(failure) = error {
+        out.failure(&Failure { message: format!("{package} for {kernel}: {}", failure.message), ..failure });
+    }
+    exit
+}

@@ -1,0 +1,141 @@
+//! The world of a run, made of its settings and of this process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fs_err as fs;
+use kcache::kernel::rootfs::Root;
+use kcache::kernel::sandbox::Identity;
+use kcache::select::Elsewhere;
+use kcache::store::transport::{self, Location};
+use kcache::store::{Say, SharedCache, SharedCaches, SigningKey, Trust};
+use kcache::world::{Progress, World};
+
+use crate::args::Global;
+use crate::exit::{Exit, Failure};
+use crate::out::Out;
+use crate::progress::Reporter;
+use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS};
+
+/// Builds run under a uid that belongs to nobody: of the range that systemd keeps for dynamic users (61184 to 65519),
+/// which distributions give to no account. Which one is of no matter; two runs at once nearly always have two.
+const UIDS: std::ops::Range<u32> = 61184..65519;
+
+pub fn settings(global: &Global) -> Result<Settings, Failure> {
+    Settings::resolve(global, &process())
+}
+
+fn process() -> Process<'static> {
+    Process {
+        variable: &|name| std::env::var(name).ok().filter(|value| !value.is_empty()),
+        is_root: rustix::process::geteuid().is_root(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World, Failure> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        // The second one ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, cancel.clone())?;
+        signal_hook::flag::register(signal, cancel.clone())?;
+    }
+    let identity = if rustix::process::geteuid().is_root() {
+        Identity::Drop(UIDS.start + std::process::id() % (UIDS.end - UIDS.start))
+    } else {
+        Identity::Own
+    };
+    let progress: Arc<dyn Progress> = Arc::new(Reporter::new(out.clone()));
+    let caches = caches(settings, &progress, &cancel, offline)?;
+    let store = settings.store.value.clone();
+    let elsewhere = Elsewhere {
+        wanted: settings.packages.iter().map(|package| package.value.clone()).collect(),
+        // An imported set may hold what no cache here has.
+        any: !caches.is_empty() || store.join("by-kernel").is_dir(),
+    };
+    Ok(World {
+        root: Root::new(&settings.root.value),
+        store,
+        temporary: std::env::temp_dir(),
+        bwrap: program("bwrap"),
+        depmod: program("depmod"),
+        identity,
+        jobs: settings.jobs.value,
+        build_limit: settings.build_timeout.value,
+        lock_limit: settings.lock_timeout.value,
+        builder: hostname(),
+        signer: signer(settings)?,
+        caches,
+        elsewhere,
+        roll_back: false,
+        now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        cancel,
+        progress,
+    })
+}
+
+/// This host's name.
+pub fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+/// Whom to trust.
+pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
+    let root = Root::new(&settings.root.value);
+    let directory = |path| root.find(path).unwrap_or_else(|| root.outside(path));
+    Ok(Trust::read(&directory(TRUSTED_KEYS), &directory(REVOKED_KEYS), settings.threshold.value)?)
+}
+
+/// The shared caches, or none where the network is not to be used.
+fn caches(
+    settings: &Settings,
+    progress: &Arc<dyn Progress>,
+    cancel: &Arc<AtomicBool>,
+    offline: bool,
+) -> Result<SharedCaches, Failure> {
+    let trust = trust(settings)?;
+    if offline || settings.caches.is_empty() {
+        return Ok(SharedCaches::new(Vec::new(), trust));
+    }
+    if trust.keys().next().is_none() {
+        progress.say(
+            "warning: no key is trusted, so nothing is used of what the shared caches have; \
+             `kcache keys trust FILE` trusts a builder's public key",
+        );
+    }
+    let say: Say = {
+        let progress = progress.clone();
+        Arc::new(move |message| progress.say(message))
+    };
+    let root = Root::new(&settings.root.value);
+    let open = |cache: &crate::settings::caches::Cache| {
+        let location = Location { cancel: cancel.clone(), ..cache.location(&root, &process())? };
+        let transport = transport::open(&location)
+            .map_err(|error| Failure::usage(format!("{error} ({})", cache.origin), None))?;
+        Ok::<_, Failure>(SharedCache::new(&cache.url, transport, cache.write, say.clone()))
+    };
+    Ok(SharedCaches::new(settings.caches.iter().map(open).collect::<Result<_, _>>()?, trust))
+}
+
+/// This host's own key. A host without one is no builder; so is a user who may not read root's.
+fn signer(settings: &Settings) -> Result<Option<SigningKey>, Failure> {
+    let setting = &settings.signing_key;
+    match fs::metadata(&setting.value).and_then(|_| fs::File::open(&setting.value)) {
+        Ok(_) => Ok(Some(SigningKey::read(&setting.value)?)),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && setting.origin == Origin::Default => Ok(None),
+        Err(e) => Err(Failure::usage(format!("{e} (signing-key, {})", setting.origin), None)),
+    }
+}
+
+/// A program of this machine; administrators' ones are not always on a user's path.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_absolute() && path.is_file())
+        .unwrap_or_else(|| PathBuf::from("/usr/bin").join(name))
+}

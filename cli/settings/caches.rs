@@ -1,0 +1,227 @@
+//! `[[cache]]`: where shared caches are, and how this host is let in.
+//!
+//! Credentials come from a file that only its owner can read, or from the environment; never from the command line, which
+//! everybody can read, and never from a URL, which ends up in logs.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use kcache::kernel::rootfs::Root;
+use kcache::store::transport::Location;
+use serde::Deserialize;
+
+use super::{Origin, Process};
+use crate::exit::Failure;
+
+/// Where a cache stands whose priority is not given. Lower ones are asked first.
+const PRIORITY: i64 = 50;
+
+/// Variables that the tools of the storage services read too. object_store knows them by the same names in lower case.
+const USUAL: [&str; 24] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT",
+    "AWS_ENDPOINT_URL",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_TENANT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+];
+
+/// A credentials file takes some lines.
+const MAX_CREDENTIALS: u64 = 64 << 10;
+
+/// One `[[cache]]` as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Table {
+    url: String,
+    priority: Option<i64>,
+    #[serde(default)]
+    write: bool,
+    credentials: Option<PathBuf>,
+    credentials_env: Option<String>,
+    ca: Option<PathBuf>,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}
+
+/// A credentials file as it is written.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Credentials {
+    username: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<String>,
+    session_token: Option<String>,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}
+
+/// One shared cache that is to be used.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    pub url: String,
+    pub priority: i64,
+    pub write: bool,
+    pub origin: Origin,
+    table: Option<Table>,
+}
+
+impl Cache {
+    /// The cache of a `[[cache]]` table.
+    pub fn of_table(table: Table, origin: Origin) -> Cache {
+        let priority = table.priority.unwrap_or(PRIORITY);
+        Cache { url: table.url.clone(), priority, write: table.write, origin, table: Some(table) }
+    }
+
+    /// A cache of which only the URL is given: read before those of the files.
+    pub fn of_url(url: &str, origin: Origin) -> Cache {
+        Cache { url: url.to_owned(), priority: i64::MIN, write: false, origin, table: None }
+    }
+
+    /// Where it is, with what is needed to be let in.
+    pub fn location(&self, root: &Root, process: &Process) -> Result<Location, Failure> {
+        let mut location = Location { url: self.url.clone(), ..Location::default() };
+        for name in USUAL {
+            if let Some(value) = (process.variable)(name) {
+                location.options.insert(name.to_ascii_lowercase(), value);
+            }
+        }
+        let Some(table) = &self.table else { return Ok(location) };
+        location.options.extend(table.options.clone());
+        if let Some(path) = &table.ca {
+            location.ca = Some(fs::read(inside(root, path)?)?);
+        }
+        if let Some(prefix) = &table.credentials_env {
+            let variable = |name: &str| (process.variable)(&format!("{prefix}_{name}"));
+            location.username = variable("USERNAME");
+            location.password = variable("PASSWORD");
+            location.token = variable("TOKEN");
+        }
+        if let Some(path) = &table.credentials {
+            apply(read_credentials(&inside(root, path)?)?, &mut location);
+        }
+        Ok(location)
+    }
+}
+
+fn apply(credentials: Credentials, location: &mut Location) {
+    let Credentials { username, password, token, access_key_id, secret_access_key, session_token, options } =
+        credentials;
+    location.username = username.or(location.username.take());
+    location.password = password.or(location.password.take());
+    location.token = token.or(location.token.take());
+    let keys = [
+        ("aws_access_key_id", access_key_id),
+        ("aws_secret_access_key", secret_access_key),
+        ("aws_session_token", session_token),
+    ];
+    for (name, value) in keys {
+        if let Some(value) = value {
+            location.options.insert(name.to_owned(), value);
+        }
+    }
+    location.options.extend(options);
+}
+
+/// A path of the configuration is one of the system that is worked on.
+fn inside(root: &Root, path: &Path) -> Result<PathBuf, Failure> {
+    root.find(path)
+        .ok_or_else(|| Failure::usage(format!("{} does not exist", root.outside(path).display()), None))
+}
+
+fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
+    let file = fs::File::open(path)?;
+    let mode = file.metadata()?.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(Failure {
+            exit: crate::exit::Exit::Refused,
+            message: format!(
+                "{} holds credentials, and others than its owner can read it (mode {mode:04o})",
+                path.display()
+            ),
+            hint: Some(format!("chmod 600 {}", path.display())),
+        });
+    }
+    let mut text = String::new();
+    file.take(MAX_CREDENTIALS).read_to_string(&mut text)?;
+    // The parser's message would show the line, and with it what is secret in it.
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        Failure::usage(format!("{}: line {line}: {}", path.display(), error.message()), None)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn location(
+        table: &str,
+        files: &[(&str, &str, u32)],
+        variables: &[(&str, &str)],
+    ) -> Result<Location, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text, mode) in files {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).unwrap();
+        }
+        let variable = |name: &str| {
+            variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+        };
+        let process = Process { variable: &variable, is_root: true, cpus: 1 };
+        let table = toml::from_str(table).unwrap();
+        Cache::of_table(table, Origin::Default).location(&Root::new(dir.path()), &process)
+    }
+
+    #[test]
+    fn credentials_come_from_a_private_file_or_the_environment() {
+        let file = [("c", "username = 'u'\npassword = 'p'\naccess-key-id = 'file'\n", 0o600)];
+        let env = [("AWS_ACCESS_KEY_ID", "env"), ("AWS_SESSION_TOKEN", "t"), ("AWS_PAGER", "x")];
+        let found = location("url = 's3://b'\ncredentials = '/c'\n", &file, &env).unwrap();
+        assert_eq!((found.username.as_deref(), found.password.as_deref()), (Some("u"), Some("p")));
+        let options: Vec<_> = found.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(options, ["aws_access_key_id=file", "aws_session_token=t"]);
+        let env = [("CI_TOKEN", "secret")];
+        let found = location("url = 'https://h'\ncredentials-env = 'CI'\n", &[], &env).unwrap();
+        assert_eq!(found.token.as_deref(), Some("secret"));
+    }
+
+    #[test]
+    fn a_credentials_file_that_others_can_read_is_refused_and_a_wrong_one_not_shown() {
+        let failure = |text: &str, mode| {
+            location("url = 's3://b'\ncredentials = '/c'\n", &[("c", text, mode)], &[]).unwrap_err()
+        };
+        assert!(
+            failure("token = 'x'\n", 0o640).message.contains("others than its owner can read it (mode 0640)")
+        );
+        let wrong = failure("username = 'u'\npasword = 'secret'\n", 0o600);
+        assert!(wrong.message.contains("line 2") && wrong.message.contains("pasword"), "{}", wrong.message);
+        assert!(!wrong.message.contains("secret"), "{}", wrong.message);
+        assert!(failure("token = 'sec", 0o600).message.contains("line 1"));
+    }
+}

@@ -1,0 +1,103 @@
+//! What this host builds, for others: signed, pointed to, pushed.
+//!
+//! Whoever has a signing key is a builder: its entries are signed and pointed to in its own store as they are made, so
+//! that the store can be served as it is, and written through to the shared caches that it may write to. Everybody else
+//! may push on what others have signed.
+
+use std::sync::Arc;
+
+use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
+
+use crate::ensure::{self, Wish};
+use crate::error::Result;
+use crate::facts::Session;
+use crate::fetch;
+
+/// What this host has of a package for a kernel.
+pub enum Known {
+    /// An entry, of what is there now; without headers or source, the newest.
+    Entry(Box<Entry>),
+    /// The package is not meant for the kernel.
+    Excluded,
+    /// Nothing.
+    Nothing,
+}
+
+/// Finds out what this host has.
+pub fn known(session: &Session, wish: &Wish) -> Result<Known> {
+    let Some(store) = &session.store else { return Ok(Known::Nothing) };
+    let key = match wish.kernel.build_tree().filter(|_| wish.package.has_source()) {
+        Some(tree) => {
+            let id = ensure::identify(session, wish, tree)?;
+            if id.recipe.excluded.is_some() {
+                return Ok(Known::Excluded);
+            }
+            Some(id.key)
+        }
+        None => {
+            let labels = [("package", wish.package.name.as_str()), ("kernel", &wish.kernel.release)];
+            store.find(&labels)?.first().map(|row| row.key)
+        }
+    };
+    let entry = key.map(|key| store.lookup(&key)).transpose()?.flatten();
+    Ok(entry.map_or(Known::Nothing, |entry| Known::Entry(Box::new(entry))))
+}
+
+/// Shares an entry that was built now. The build has succeeded, whatever comes of this: trouble is only said.
+pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<()> {
+    let world = session.world;
+    let Some(signer) = &world.signer else {
+        if world.caches.writable().next().is_some() {
+            world
+                .progress
+                .detail("nothing is pushed: there is no key to sign with; `kcache keys generate` makes one");
+        }
+        return Ok(());
+    };
+    if let Some(name) = fetch::pointer_name(entry) {
+        point_here(store, &name, entry.manifest().key, (world.now)(), None, signer)?;
+    }
+    for cache in world.caches.writable() {
+        match push(session, store, cache, entry, Sign::With(signer), true) {
+            Ok(pushed) => say(session, cache, entry, &pushed),
+            Err(error) => world.progress.say(&format!("warning: not pushed: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// Pushes an entry to a cache; `newest` where it is the one to be pointed to.
+pub fn push(
+    session: &Session,
+    store: &Store,
+    cache: &Arc<SharedCache>,
+    entry: &Entry,
+    sign: Sign,
+    newest: bool,
+) -> Result<Pushed> {
+    let world = session.world;
+    let pushed = world.caches.push(cache, store, entry, sign)?;
+    let conflict = matches!(pushed, Pushed::Conflict(_));
+    if let (Sign::With(signer), Some(name), true, false) =
+        (sign, fetch::pointer_name(entry), newest, conflict)
+    {
+        world.caches.point(cache, store, &name, entry.manifest().key, (world.now)(), signer)?;
+    }
+    Ok(pushed)
+}
+
+/// Says what became of a push, the more loudly the odder it is.
+fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
+    let label = |name: &str| entry.manifest().labels.get(name).map_or("", String::as_str);
+    let what = format!("{}/{} for {}", label("package"), label("version"), label("kernel"));
+    let url = cache.url();
+    let progress = &session.world.progress;
+    match pushed {
+        Pushed::New => progress.say(&format!("pushed {what} to {url}")),
+        Pushed::Present => progress.detail(&format!("{what} is in {url} already")),
+        Pushed::Cosigned(builder) => progress.say(&format!("signed {builder}'s {what} in {url}")),
+        Pushed::Conflict(builder) => progress.say(&format!(
+            "warning: {what} in {url}, built by {builder}, is not what was built here: the build is not reproducible, or one of the two is not to be trusted; theirs stays"
+        )),
+    }
+}
