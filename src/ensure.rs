@@ -45,8 +45,7 @@ pub struct Wish<'a> {
 impl Wish<'_> {
     /// How it is called while it is worked on.
     pub fn name(&self) -> String {
-        let version = if self.package.has_source() { &format!("/{}", self.package.version) } else { "" };
-        format!("{}{version} for {}", self.package.name, self.kernel.release)
+        format!("{} for {}", self.package, self.kernel.release)
     }
 }
 

@@ -146,4 +146,4 @@ impl Error {
 }
 
 /// A result of the flow.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use fs_err as fs;
 use kcache_kernel::kernels::{BuildTree, Kernel};
@@ -31,6 +31,7 @@ pub struct Session<'w> {
     /// What make processes of all builds share.
     pub jobserver: jobserver::Client,
     kernels: Mutex<BTreeMap<String, Slot>>,
+    distrust_said: Once,
 }
 
 /// Filled by the first who asks; others wait for it.
@@ -65,7 +66,25 @@ impl<'w> Session<'w> {
     /// A session with a store, or without.
     pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
         let jobserver = jobserver::Client::new(world.jobs)?;
-        Ok(Session { world, store, jobserver, kernels: Mutex::default() })
+        Ok(Session { world, store, jobserver, kernels: Mutex::default(), distrust_said: Once::new() })
+    }
+
+    /// Whether there is any use in asking the shared caches. Where nobody is trusted there is none, which is said once.
+    pub fn asks_caches(&self) -> bool {
+        let caches = &self.world.caches;
+        if caches.is_empty() {
+            return false;
+        }
+        let trusting = caches.trust().keys().next().is_some();
+        if !trusting {
+            self.distrust_said.call_once(|| {
+                self.world.progress.say(
+                    "warning: no key is trusted, so the shared caches are not asked; \
+                     `kcache keys trust FILE` trusts a builder's public key",
+                );
+            });
+        }
+        trusting
     }
 
     /// A directory that vanishes when it is dropped: in the store, else among temporary files.

@@ -21,7 +21,7 @@ use crate::admit::{self, Against};
 use crate::ensure::{self, Answer, Found, Identified, Wish};
 use crate::error::Result;
 use crate::facts::Session;
-use crate::select;
+use crate::{key, select};
 
 /// What the kernel is called in pointers: the digest of its architecture and its `uname -v`, a line each.
 pub fn kernel_id(arch: &str, version: &str) -> Digest {
@@ -35,7 +35,7 @@ pub fn identified(
     tree: &BuildTree,
     id: &Identified,
 ) -> Result<Option<Answer>> {
-    let Some(from) = fetch(session, wish, &id.key)? else { return Ok(None) };
+    let Some(from) = fetch(session, wish, &id.key, &is_honest)? else { return Ok(None) };
     let answer = ensure::look_up(session, wish, tree, id)?;
     Ok(match answer {
         Some(Answer::Ready { manifest, .. }) => Some(Answer::Ready { manifest, found: Found::Shared(from) }),
@@ -87,15 +87,27 @@ impl Known {
         Ok(Some(Known { config, arch, version, source }))
     }
 
-    /// Whether an entry is one of this package for this kernel, of this source where there is one.
-    fn matches(&self, wish: &Wish, manifest: &Manifest) -> bool {
-        let is = |label: &str, value: &str| manifest.labels.get(label).is_some_and(|found| found == value);
-        manifest.outcome == Outcome::Built
-            && is("package", &wish.package.name)
-            && is("kernel", &wish.kernel.release)
-            && is("kernel-version", &self.version)
-            && is("arch", &self.arch)
-            && self.source.is_none_or(|source| is("source", &source.to_string()))
+    /// Whether an entry is one of this package for this kernel, of this source where there is one; else why not.
+    fn fits(&self, wish: &Wish, manifest: &Manifest) -> Result<(), String> {
+        let source = self.source.map(|source| source.to_string());
+        let wanted = [
+            ("package", Some(wish.package.name.as_str())),
+            ("kernel", Some(&wish.kernel.release)),
+            ("kernel-version", Some(&self.version)),
+            ("arch", Some(&self.arch)),
+            ("source", source.as_deref()),
+        ];
+        for (label, wanted) in wanted {
+            let found = manifest.labels.get(label).map_or("", String::as_str);
+            if wanted.is_some_and(|wanted| wanted != found) {
+                let version = manifest.labels.get("version").map_or("", String::as_str);
+                return Err(format!(
+                    "version {version} was built for another {label}: {}",
+                    found.escape_debug()
+                ));
+            }
+        }
+        if manifest.outcome == Outcome::Built { Ok(()) } else { Err("it did not build".to_owned()) }
     }
 }
 
@@ -122,23 +134,21 @@ fn pointed_to(session: &Session, wish: &Wish, known: &Known) -> Result<Option<(B
     let (world, Some(store)) = (session.world, &session.store) else { return Ok(None) };
     let kernel = kernel_id(&known.arch, &known.version);
     let name = Pointer::name(&wish.kernel.release, kernel, &wish.package.name)?;
+    session.asks_caches();
     let Some(pointer) = world.caches.pointer(store, &name, world.roll_back)? else { return Ok(None) };
     let key = pointer.key();
     let mut found = Found::Store;
     let mut manifest = ensure::stored(session, wish, &key)?;
+    let fits = |manifest: &Manifest| is_honest(manifest).and_then(|()| known.fits(wish, manifest));
     if manifest.is_none()
-        && let Some(from) = fetch(session, wish, &key)?
+        && let Some(from) = fetch(session, wish, &key, &fits)?
     {
         found = Found::Shared(from);
         manifest = ensure::stored(session, wish, &key)?;
     }
     let Some(manifest) = manifest else { return Ok(None) };
-    if !known.matches(wish, &manifest) {
-        let version = manifest.labels.get("version").map_or("", String::as_str);
-        world.progress.say(&format!(
-            "{}: the newest build that is known, of version {version}, is of another source or kernel: not used",
-            wish.name()
-        ));
+    if let Err(reason) = known.fits(wish, &manifest) {
+        world.progress.say(&format!("{}: the newest build in the store is not used: {reason}", wish.name()));
         return Ok(None);
     }
     Ok(Some((manifest, found)))
@@ -155,7 +165,7 @@ fn judge(
     let mut found = found;
     let mut modules = ensure::whole(session, wish, &manifest)?;
     if modules.is_none()
-        && let Some(from) = fetch(session, wish, &manifest.key)?
+        && let Some(from) = fetch(session, wish, &manifest.key, &is_honest)?
     {
         found = Found::Shared(from);
         modules = ensure::whole(session, wish, &manifest)?;
@@ -177,15 +187,26 @@ fn judge(
     }
 }
 
+/// Whether an entry's key is that of the fields it shows.
+fn is_honest(manifest: &Manifest) -> Result<(), String> {
+    let key = key::key(&manifest.fields);
+    if key == manifest.key { Ok(()) } else { Err(format!("its fields are those of key {key}")) }
+}
+
 /// Fetches an entry into the store; says from where, and returns that.
-fn fetch(session: &Session, wish: &Wish, key: &Key) -> Result<Option<String>> {
+fn fetch(
+    session: &Session,
+    wish: &Wish,
+    key: &Key,
+    fits: &dyn Fn(&Manifest) -> Result<(), String>,
+) -> Result<Option<String>> {
     let (world, Some(store)) = (session.world, &session.store) else { return Ok(None) };
-    if world.caches.is_empty() {
+    if !session.asks_caches() {
         return Ok(None);
     }
     let (what, start) = (wish.name(), Instant::now());
     world.progress.begin(&what, "fetching");
-    let fetched = world.caches.fetch(store, key, (world.now)(), &|n| world.progress.heard(&what, n));
+    let fetched = world.caches.fetch(store, key, (world.now)(), fits, &|n| world.progress.heard(&what, n));
     world.progress.end(&what);
     let Some(fetched) = fetched? else { return Ok(None) };
     world.progress.say(&format!(
@@ -219,7 +240,8 @@ fn lacking(session: &Session, wish: &Wish) -> String {
             format!("{} holds the headers of {found}: {hint}", path.display())
         }
         _ if !wish.package.has_source() => {
-            let names = wish.all.iter().map(|package| package.name.as_str());
+            let wanted = session.world.elsewhere.wanted.iter().filter(|name| **name != wish.package.name);
+            let names = wish.all.iter().map(|package| &package.name).chain(wanted).map(String::as_str);
             let nearest = select::nearest(&wish.package.name, names);
             let nearest = nearest.map_or(String::new(), |name| format!("; did you mean {name}?"));
             format!(

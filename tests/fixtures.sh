@@ -4,12 +4,14 @@
 #
 #   tests/fixtures.sh             get what is missing; a second run costs nothing and needs no network
 #   tests/fixtures.sh --refresh   look in the archive again, for newer kernels
+#   tests/fixtures.sh --kernels   leave out the servers of shared caches, which only the tests need
 #
 # What it leaves in ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
 #
 #   debs/NAME_VERSION_ARCH.deb    as downloaded; apt has checked them against the archive's signatures
 #   root/                         the kernels, unpacked: /lib/modules/*, /usr/src/linux-headers-*, /usr/lib/linux-kbuild-*, /boot/*
 #   packages/usr/src/*            the module packages' sources, unpacked
+#   garage/bin/garage             an S3 engine, compiled from crates.io
 #   env                           K61_OLD=, K61_NEW=, K61_CLOUD=, K612=: which releases those are today
 #   stamp                         written last; its absence means that the rest is not to be trusted
 #
@@ -19,6 +21,7 @@ set -euo pipefail
 export LC_ALL=C
 
 cache=${KCACHE_FIXTURES:-$HOME/.cache/kcache-fixtures}
+garage=2.5.0
 packages=(v4l2loopback-dkms acpi-call-dkms xtables-addons-dkms jool-dkms dm-writeboost-dkms bbswitch-dkms)
 
 say() { printf 'fixtures: %s\n' "$*" >&2; }
@@ -62,12 +65,28 @@ tools() {
 	END
 }
 
-install_tools() {
-    local program package missing=()
-    PATH=$PATH:/usr/sbin:/sbin
+# The same for shared caches: servers, which the tests run on ports of their own, and what they are tried with.
+servers() {
+    cat <<-END
+	nginx            nginx
+	docker-registry  docker-registry
+	openssl          openssl
+	skopeo           skopeo
+	END
+}
+
+# The packages of those programs, read from standard input, that are not here.
+missing() {
+    local program package
     while read -r program package; do
-        command -v "$program" >/dev/null || missing+=("$package")
-    done < <(tools)
+        command -v "$program" >/dev/null || echo "$package"
+    done
+}
+
+install_tools() {
+    local missing
+    PATH=$PATH:/usr/sbin:/sbin
+    mapfile -t missing < <(tools | missing)
     # objtool, of linux-kbuild, is linked with it.
     ldconfig -p | grep -q 'libelf\.so\.1 ' || missing+=(libelf1)
     [ ${#missing[@]} = 0 ] || install_with_apt "${missing[@]}"
@@ -75,6 +94,32 @@ install_tools() {
     command -v cargo >/dev/null || die "cargo is not here: install Rust with https://rustup.rs"
     cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 \
         || rustup component add rustfmt clippy
+}
+
+install_servers() {
+    local package missing policy=/usr/sbin/policy-rc.d
+    mapfile -t missing < <(servers | missing)
+    [ ${#missing[@]} != 0 ] || return 0
+    # Where there is no policy yet, the packages' scripts are told to start nothing (invoke-rc.d(8)).
+    if [ ! -e $policy ]; then
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' | as_root install -m 0755 /dev/stdin $policy
+    fi
+    install_with_apt "${missing[@]}"
+    # Nor at the next boot.
+    if [ -d /run/systemd/system ]; then
+        for package in "${missing[@]}"; do as_root systemctl -q disable "$package" 2>/dev/null || true; done
+    fi
+}
+
+install_garage() {
+    local found
+    found=$("$cache/garage/bin/garage" --version 2>/dev/null) || true
+    case $found in *":$garage "*) return 0 ;; esac
+    say "compiling Garage $garage, once; two cores take a quarter of an hour"
+    CARGO_TARGET_DIR=$cache/garage-target cargo install -q "garage@$garage" --locked --force --root "$cache/garage" \
+        --no-default-features --features bundled-libs,sqlite
+    rm -rf "$cache/garage-target"
 }
 
 # The compilers are those that the kernels' own headers packages depend on.
@@ -201,3 +246,7 @@ fi
 # shellcheck source=/dev/null
 . "$cache/env"
 install_compilers
+if [ "${1-}" != --kernels ]; then
+    install_servers
+    install_garage
+fi

@@ -8,12 +8,19 @@
 //! once where a user runs them.
 
 mod build;
+mod builder;
+mod caches;
 mod commands;
+mod everywhere;
+mod fleet;
 mod host;
+mod hostile;
 mod install;
 mod packages;
 mod power;
 mod real_input;
 mod recipes;
+mod servers;
+mod sharing;
 mod wrong_input;
 mod wrong_modules;

@@ -236,7 +236,8 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
         }
         Ok(Answer::NotAutomatic) => return Exit::Done,
         Ok(Answer::NoHeaders(package)) => {
-            record.error = Some("neither headers nor a cached build are there".to_owned());
+            let lacks = if had.wish.package.has_source() { "headers" } else { "source" };
+            record.error = Some(format!("neither {lacks} nor a cached build are there"));
             hint = Some(package.clone());
             ended(&mut record, "no-headers", Exit::NoHeaders)
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use kcache::ensure::Wish;
-use kcache::error::Error;
 use kcache::facts::Session;
 use kcache::fetch;
 use kcache::share::{self, Known};
@@ -53,10 +52,9 @@ pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Fa
         None => Sign::Signed,
     };
     let (session, choices) = choices(world, out, &args.which, args.all)?;
-    let store = session.store.as_ref().ok_or(Error::NoStore)?;
     let mut exit = Exit::Done;
     for choice in &choices {
-        let Choice::Entry { entry, newest } = choice else {
+        let (Choice::Entry { entry, newest }, Some(store)) = (choice, &session.store) else {
             exit = exit.or(say_missing(out, choice));
             continue;
         };

@@ -19,6 +19,8 @@ use super::{looking, say_oddities};
 struct Row {
     name: String,
     version: String,
+    /// Both, as people call it.
+    called: String,
     standings: Vec<Standing>,
 }
 
@@ -66,7 +68,7 @@ fn verdict(out: &Out, kernel: &Kernel, rows: &[Row], at: usize) {
     for row in bad {
         let Standing { state, reason } = &row.standings[at];
         let reason = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
-        out.data(&format!("  {}/{}  {}{reason}", row.name, row.version, painted(state)));
+        out.data(&format!("  {}  {}{reason}", row.called, painted(state)));
     }
 }
 
@@ -87,7 +89,8 @@ fn survey(
             )
         };
         let standings = kernels.iter().zip(&installed).map(standing).collect();
-        rows.push(Row { name: package.name.clone(), version: package.version.clone(), standings });
+        let (name, version) = (package.name.clone(), package.version.clone());
+        rows.push(Row { name, version, called: package.to_string(), standings });
     }
     Ok((rows, installed))
 }
@@ -103,9 +106,8 @@ fn table(kernels: &[Kernel], rows: &[Row]) -> String {
         std::iter::once("package".to_owned()).chain(kernels.iter().map(|kernel| kernel.release.clone())),
     );
     for row in rows {
-        let name = format!("{}/{}", row.name, row.version);
         let states = row.standings.iter().map(|standing| standing.state.word().to_owned());
-        table.add_row(std::iter::once(name).chain(states));
+        table.add_row(std::iter::once(row.called.clone()).chain(states));
     }
     // The left padding of the first column is no use at the edge.
     let lines: Vec<String> =
@@ -118,13 +120,8 @@ fn say_reasons(out: &Out, kernels: &[Kernel], rows: &[Row]) {
     for row in rows {
         for (kernel, standing) in kernels.iter().zip(&row.standings) {
             let Some(reason) = &standing.reason else { continue };
-            let line = format!(
-                "{}/{} for {}: {}: {reason}",
-                row.name,
-                row.version,
-                kernel.release,
-                standing.state.word()
-            );
+            let state = standing.state.word();
+            let line = format!("{} for {}: {state}: {reason}", row.called, kernel.release);
             if standing.state.is_good() { out.detail(&line) } else { out.say(&line) }
         }
     }

@@ -99,12 +99,6 @@ fn caches(
     if offline || settings.caches.is_empty() {
         return Ok(SharedCaches::new(Vec::new(), trust));
     }
-    if trust.keys().next().is_none() {
-        progress.say(
-            "warning: no key is trusted, so nothing is used of what the shared caches have; \
-             `kcache keys trust FILE` trusts a builder's public key",
-        );
-    }
     let say: Say = {
         let progress = progress.clone();
         Arc::new(move |message| progress.say(message))

@@ -6,6 +6,7 @@
 //! /etc/kcache/packages.d/NAME/           a source tree, or a link to one
 //! ```
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +55,16 @@ impl Package {
     /// Whether its source is on this machine.
     pub fn has_source(&self) -> bool {
         !matches!(self.recipe, RecipeFile::Elsewhere)
+    }
+}
+
+/// `NAME/VERSION`, as people call it.
+impl fmt::Display for Package {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.has_source() {
+            true => write!(f, "{}/{}", self.name, self.version),
+            false => f.write_str(&self.name),
+        }
     }
 }
 

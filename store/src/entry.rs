@@ -92,7 +92,7 @@ impl Entry {
     }
 
     /// Its file.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+    pub fn encode(&self) -> Result<Vec<u8>> {
         let path = || path(Path::new("entries"), &self.manifest.key);
         self.envelope.encode().map_err(|reason| Error::Entry { path: path(), reason })
     }

@@ -51,7 +51,7 @@ impl Envelope {
     }
 
     /// Reads an envelope of this type; an error is the rule that the file breaks.
-    pub(crate) fn parse(file: &[u8], payload_type: &str) -> Result<Envelope, String> {
+    pub fn parse(file: &[u8], payload_type: &str) -> Result<Envelope, String> {
         check_size(file)?;
         let file: File = serde_json::from_slice(file).map_err(|e| e.to_string())?;
         if file.payload_type != payload_type {

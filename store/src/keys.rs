@@ -9,7 +9,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+use ed25519_dalek::pkcs8::{
+    DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, KeypairBytes,
+};
 use ed25519_dalek::{Signer, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
@@ -108,7 +110,9 @@ impl SigningKey {
 
     /// Writes the key to a new file that only its owner can read.
     pub fn write_new(&self, path: &Path) -> Result<()> {
-        let text = self.key.to_pkcs8_pem(LineEnding::LF).map_err(std::io::Error::other)?;
+        // Without the public half, which would make it a PKCS#8 of version 2: OpenSSL 3.0 reads only version 1.
+        let pair = KeypairBytes { secret_key: self.key.to_bytes(), public_key: None };
+        let text = pair.to_pkcs8_pem(LineEnding::LF).map_err(std::io::Error::other)?;
         let mut file = fs_err::OpenOptions::from_options(
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).to_owned(),
         )

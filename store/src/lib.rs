@@ -23,6 +23,7 @@
 //! - On a read-only store everything that reads works, and what would only have saved time is left out.
 //! - The index can be deleted at any time.
 
+mod bundle;
 mod digest;
 mod entry;
 mod envelope;
@@ -41,6 +42,7 @@ pub mod transport;
 pub mod tree;
 mod trust;
 
+pub use bundle::{Exported, Imported, export, import};
 pub use digest::{Digest, Key, NotHex, SignerId};
 pub use entry::Entry;
 pub use envelope::{Envelope, Signature};

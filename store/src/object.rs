@@ -11,7 +11,7 @@ use crate::transport::IfTaken;
 use crate::{Digest, Error, Result, Stored};
 
 /// Ratio 4 on ELF files of some 30 KB, decoded at 440 MB/s and more; level 19 gains 17 % for 30 times the time.
-const LEVEL: i32 = 3;
+pub(crate) const LEVEL: i32 = 3;
 /// 128 MiB, zstd's own default bound: a hostile frame cannot make a reader reserve more.
 const WINDOW_LOG_MAX: u32 = 27;
 const CHUNK: usize = 128 << 10;

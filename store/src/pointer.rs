@@ -85,7 +85,7 @@ impl Pointer {
     }
 
     /// Its file.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+    pub fn encode(&self) -> Result<Vec<u8>> {
         let path = || PathBuf::from(&self.target.path);
         self.envelope.encode().map_err(|reason| Error::Entry { path: path(), reason })
     }

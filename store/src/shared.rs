@@ -28,6 +28,7 @@ use breaker::Breaker;
 
 pub use fetch::Fetched;
 pub use point::point_here;
+pub(crate) use point::{Accepted, accept};
 pub use push::{Pushed, Sign};
 
 /// Objects that are moved at once. One connection leaves a fast line idle between them; more than this gain nothing.
@@ -103,11 +104,15 @@ impl SharedCache {
     /// Does something with the cache, unless it has failed too badly before.
     fn call<T>(&self, act: impl FnOnce(&dyn Transport) -> Result<T, Trouble>) -> Result<T, Trouble> {
         let (result, broke) = self.breaker.call(|| act(&*self.transport));
-        if let (Err(trouble), true) = (&result, broke) {
-            (self.say)(&format!(
+        match (&result, broke) {
+            (Err(trouble), true) => (self.say)(&format!(
                 "warning: shared cache {} {trouble}; it is not asked again in this run",
                 self.url
-            ));
+            )),
+            (Err(trouble @ (Trouble::Odd(_) | Trouble::TooLong(_))), false) if !self.breaker.is_broken() => {
+                (self.say)(&format!("warning: shared cache {} {trouble}", self.url));
+            }
+            _ => {}
         }
         result
     }

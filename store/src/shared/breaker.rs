@@ -50,6 +50,11 @@ impl Breaker {
         (result, broke)
     }
 
+    /// Whether the cache is not asked any more.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(*self.state(), State::Broken(_))
+    }
+
     /// The cache sent something useless; whether that was once too often.
     pub(super) fn lied(&self) -> bool {
         self.odd(Trouble::Odd("too often with something that cannot be used".to_owned()))

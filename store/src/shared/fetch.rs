@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use super::{SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::Name;
-use crate::{Distrust, Entry, Error, Key, Output, Result, Store, object};
+use crate::{Distrust, Entry, Error, Key, Manifest, Output, Result, Store, object};
 
 /// An entry that is now in the store, with all its objects.
 #[derive(Debug)]
@@ -21,16 +21,23 @@ pub struct Fetched {
 }
 
 impl SharedCaches {
-    /// Fetches a key's entry and its objects into the store, from the first cache that has them. `heard` is told how many
-    /// bytes have come in, each time some have.
+    /// Fetches a key's entry and its objects into the store, from the first cache that has them and whose entry `fits`, or
+    /// else why it does not. `heard` is told how many bytes have come in, each time some have.
     pub fn fetch(
         &self,
         store: &Store,
         key: &Key,
         now: u64,
+        fits: &dyn Fn(&Manifest) -> std::result::Result<(), String>,
         heard: &(dyn Fn(u64) + Sync),
     ) -> Result<Option<Fetched>> {
         for (at, entry, size) in self.entries(key) {
+            if let Err(reason) = fits(entry.manifest()) {
+                let cache = &self.caches[at];
+                let path = Name::Entry(*key).path();
+                (cache.say)(&format!("shared cache {}: {path} is not used: {reason}", cache.url));
+                continue;
+            }
             let bytes = AtomicU64::new(size);
             let count = |n| {
                 bytes.fetch_add(n, Ordering::Relaxed);

@@ -5,48 +5,33 @@ use std::sync::Arc;
 use super::{SharedCache, SharedCaches};
 use crate::pointer::MAX_POINTER;
 use crate::transport::{IfTaken, Name};
-use crate::{Error, Key, Pointer, Result, SigningKey, Store};
+use crate::{Error, Key, Pointer, Result, SigningKey, Store, Trust};
 
 impl SharedCaches {
     /// The newest pointer of this name that a trusted key has signed, here or in any cache, and remembers it. One that is
     /// older than what was accepted before is followed only where `roll_back` says so.
     pub fn pointer(&self, store: &Store, name: &Name, roll_back: bool) -> Result<Option<Pointer>> {
-        let floor = self.floor(store, name)?;
+        let before = floor(store, &self.trust, name)?;
+        if self.trust.keys().next().is_none() {
+            return Ok(before);
+        }
         let newest = self
             .ask(name, MAX_POINTER)
             .into_iter()
             .filter_map(|(at, bytes)| Some((at, self.signed(&self.caches[at], name, &bytes?)?)))
             .max_by_key(|(at, pointer)| (pointer.epoch(), std::cmp::Reverse(*at)));
-        let (at, newest) = match (newest, floor.clone()) {
-            (Some(newest), _) => newest,
-            (None, floor) => return Ok(floor),
-        };
-        match floor {
-            Some(floor) if newest == floor => Ok(Some(floor)),
-            Some(floor) if newest.epoch() <= floor.epoch() && !roll_back => {
+        let Some((at, newest)) = newest else { return Ok(before) };
+        match accept(store, &self.trust, name, &newest, roll_back)? {
+            Accepted::Same | Accepted::Newer => Ok(Some(newest)),
+            Accepted::Older { floor, why } => {
                 let cache = &self.caches[at];
                 (cache.say)(&format!(
-                    "warning: shared cache {}: {} is older than what was accepted before (epoch {}, not {}): it is not followed",
+                    "warning: shared cache {}: {} is not followed: {why}",
                     cache.url,
-                    name.path(),
-                    newest.epoch(),
-                    floor.epoch()
+                    name.path()
                 ));
                 Ok(Some(floor))
             }
-            _ => {
-                store.point(name, &newest)?;
-                Ok(Some(newest))
-            }
-        }
-    }
-
-    /// What was accepted before. What a key has signed that is trusted no more does not count, nor does damage.
-    fn floor(&self, store: &Store, name: &Name) -> Result<Option<Pointer>> {
-        match store.pointer(name) {
-            Ok(floor) => Ok(floor.filter(|floor| self.trust.vouch_one(floor.envelope()).is_ok())),
-            Err(Error::Damaged { .. } | Error::Entry { .. }) => Ok(None),
-            Err(error) => Err(error),
         }
     }
 
@@ -90,6 +75,51 @@ impl SharedCaches {
             .call(|transport| transport.put(name, &bytes, IfTaken::Replace))
             .map_err(|trouble| cache.failed(trouble))
             .map(drop)
+    }
+}
+
+/// What became of a pointer from elsewhere.
+pub(crate) enum Accepted {
+    /// It is the one that was accepted before.
+    Same,
+    /// It is the store's own now.
+    Newer,
+    /// The one that was accepted before stays.
+    Older {
+        /// That one.
+        floor: Pointer,
+        /// In words.
+        why: String,
+    },
+}
+
+/// Remembers a pointer that a trusted key has signed, unless it is older than what was accepted before.
+pub(crate) fn accept(
+    store: &Store,
+    trust: &Trust,
+    name: &Name,
+    pointer: &Pointer,
+    roll_back: bool,
+) -> Result<Accepted> {
+    match floor(store, trust, name)? {
+        Some(floor) if *pointer == floor => return Ok(Accepted::Same),
+        Some(floor) if pointer.epoch() <= floor.epoch() && !roll_back => {
+            let (new, old) = (pointer.epoch(), floor.epoch());
+            let why = format!("it is older than what was accepted before (epoch {new}, not {old})");
+            return Ok(Accepted::Older { floor, why });
+        }
+        _ => {}
+    }
+    store.point(name, pointer)?;
+    Ok(Accepted::Newer)
+}
+
+/// What was accepted before. What a key has signed that is trusted no more does not count, nor does damage.
+fn floor(store: &Store, trust: &Trust, name: &Name) -> Result<Option<Pointer>> {
+    match store.pointer(name) {
+        Ok(floor) => Ok(floor.filter(|floor| trust.vouch_one(floor.envelope()).is_ok())),
+        Err(Error::Damaged { .. } | Error::Entry { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -97,7 +97,7 @@ impl Host {
 
     /// Fetches [`KEY`]: from where, if from anywhere. What is fetched is whole.
     fn fetch(&self) -> Option<String> {
-        let fetched = self.caches.fetch(&self.store, &KEY, NOW, &|_| ()).unwrap()?;
+        let fetched = self.caches.fetch(&self.store, &KEY, NOW, &|_| Ok(()), &|_| ()).unwrap()?;
         let entry = self.store.lookup(&KEY).unwrap().expect("what was fetched is in the store");
         for output in &entry.manifest().outputs {
             assert!(self.store.read_object(&output.digest, output.size).unwrap().is_some());
@@ -266,7 +266,12 @@ fn a_cache_that_does_not_answer_is_said_once_and_asked_once() {
     let host = host(&[&dead, &good], trust(&[1], &[], 1));
     assert_eq!(host.fetch().as_deref(), Some("mem://1"));
     for n in 0..5 {
-        assert!(host.caches.fetch(&host.store, &Key::from_bytes([n; 32]), NOW, &|_| ()).unwrap().is_none());
+        assert!(
+            host.caches
+                .fetch(&host.store, &Key::from_bytes([n; 32]), NOW, &|_| Ok(()), &|_| ())
+                .unwrap()
+                .is_none()
+        );
     }
     assert_eq!(dead.asked.lock().unwrap().len(), 1);
     assert_eq!(host.said.lock().unwrap().len(), 1, "{}", host.said());

@@ -1,0 +1,291 @@
+//! `file://`: a directory, which may be a mounted NFS export or a USB stick.
+//!
+//! ```text
+//! DIR/                     must be there: an unmounted stick is not an empty cache
+//!   entries/ objects/ by-kernel/
+//!   tmp/                   what is being written
+//! ```
+//! Files are published as the store publishes its own: written in `tmp/`, flushed, renamed, and the directory flushed.
+//! A crash leaves a draft in `tmp/` that nobody reads. Two writers of one name do not mix.
+//!
+//! Every file call is made on another thread than the caller's and waited for within bounds, because a file system
+//! may be silent for as long as it likes. What is not a plain file is said so and never waited for, as a named pipe
+//! would be.
+
+use std::io::{self, ErrorKind, Read};
+use std::path::PathBuf;
+
+use fs_err::os::unix::fs::OpenOptionsExt;
+use fs_err::{File, OpenOptions};
+use rustix::fs::OFlags;
+use url::Url;
+
+use super::runtime::{Patience, Pulse};
+use super::{BadLocation, IfTaken, Location, Name, Transport, Trouble, web};
+use crate::publish::publish_bytes;
+
+/// Read in one call, after which the file system is known to be alive.
+const PIECE: u64 = 1 << 20;
+
+/// A store in a directory.
+pub(super) struct Directory {
+    top: PathBuf,
+    patience: Patience,
+}
+
+impl Directory {
+    pub(super) fn new(location: &Location, url: &Url) -> Result<Directory, BadLocation> {
+        let top = url
+            .to_file_path()
+            .map_err(|()| location.bad("it names a host; a directory is file:///DIR, with three slashes"))?;
+        Ok(Directory { top, patience: Patience::of(location) })
+    }
+
+    /// What a call needs to know, so that it can outlive its caller.
+    fn place(&self, name: &Name) -> Result<Place, Trouble> {
+        let path = name.path();
+        // A release or a package called `..` would lead to another place.
+        match path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            true => Err(Trouble::Odd(format!("nothing: `{path}` is not a name"))),
+            false => Ok(Place { path: self.top.join(path), top: self.top.clone() }),
+        }
+    }
+}
+
+impl Transport for Directory {
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
+        let place = self.place(name)?;
+        self.patience.run(limit, async |pulse| {
+            let Some((mut file, size)) = apart(pulse, move || place.open()).await? else { return Ok(None) };
+            if size > limit {
+                return Err(Trouble::TooLong(limit));
+            }
+            let mut bytes = Vec::new();
+            loop {
+                let piece;
+                (file, piece) = apart(pulse, move || read_piece(file)).await?;
+                if piece.is_empty() {
+                    return Ok(Some(bytes));
+                }
+                web::append(&mut bytes, &piece, limit, heard)?;
+            }
+        })
+    }
+
+    fn has(&self, name: &Name) -> Result<bool, Trouble> {
+        let place = self.place(name)?;
+        self.patience.run(0, async |pulse| apart(pulse, move || Ok(place.size()?.is_some())).await)
+    }
+
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+        let place = self.place(name)?;
+        let bytes = bytes.to_vec();
+        self.patience.run(bytes.len() as u64, async |pulse| {
+            // A flush of a slow stick shows no sign of life, and takes with it what others have written.
+            pulse.holding();
+            apart(pulse, move || place.put(&bytes, if_taken)).await
+        })
+    }
+}
+
+/// Where a file lies in a tree.
+struct Place {
+    top: PathBuf,
+    path: PathBuf,
+}
+
+impl Place {
+    /// The file's size, where there is one.
+    fn size(&self) -> Result<Option<u64>, Trouble> {
+        match fs_err::metadata(&self.path) {
+            Ok(found) if found.is_file() => Ok(Some(found.len())),
+            Ok(_) => Err(Trouble::Odd(format!("with something that is not a file: {}", self.path.display()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => self.present().map(|()| None),
+            Err(e) => Err(unreadable(e)),
+        }
+    }
+
+    fn open(&self) -> Result<Option<(File, u64)>, Trouble> {
+        let Some(size) = self.size()? else { return Ok(None) };
+        // It may have become something else meanwhile; then opening it must not wait.
+        let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&self.path);
+        Ok(Some((file.map_err(unreadable)?, size)))
+    }
+
+    fn put(&self, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+        self.present()?;
+        let tmp = self.top.join("tmp");
+        fs_err::create_dir_all(&tmp).map_err(|e| unwritable(&e))?;
+        publish_bytes(&tmp, &self.path, bytes, if_taken).map_err(|e| unwritable(&e))
+    }
+
+    /// That the top is there.
+    fn present(&self) -> Result<(), Trouble> {
+        match fs_err::metadata(&self.top) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err(Trouble::Unreachable(format!("{} is not a directory", self.top.display()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(Trouble::Unreachable(format!(
+                "{} is not there; make it, or mount what belongs there",
+                self.top.display()
+            ))),
+            Err(e) => Err(unreadable(e)),
+        }
+    }
+}
+
+/// Does something on a thread that may hang.
+async fn apart<T: Send + 'static>(
+    pulse: &Pulse,
+    act: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
+) -> Result<T, Trouble> {
+    let done = tokio::task::spawn_blocking(act).await;
+    pulse.beat();
+    done.map_err(|e| Trouble::Unreachable(e.to_string()))?
+}
+
+fn read_piece(file: File) -> Result<(File, Vec<u8>), Trouble> {
+    let mut piece = Vec::new();
+    (&file).take(PIECE).read_to_end(&mut piece).map_err(unreadable)?;
+    Ok((file, piece))
+}
+
+fn unreadable(error: io::Error) -> Trouble {
+    match error.kind() {
+        ErrorKind::PermissionDenied => Trouble::Denied(error.to_string()),
+        ErrorKind::NotADirectory | ErrorKind::WouldBlock => Trouble::Odd(format!("with an error: {error}")),
+        _ => Trouble::Unreachable(error.to_string()),
+    }
+}
+
+/// No permission, no space, a read-only file system: what is being done, then why.
+fn unwritable(error: &dyn std::error::Error) -> Trouble {
+    Trouble::ReadOnly(match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::transport::{Bounds, open};
+    use crate::{Digest, Key};
+
+    fn location(top: &Path) -> Location {
+        let bounds = Bounds { silence: std::time::Duration::from_secs(60), ..Bounds::default() };
+        Location { url: top.to_str().unwrap().to_owned(), bounds, ..Location::default() }
+    }
+
+    fn directory(top: &Path) -> Arc<dyn Transport> {
+        open(&location(top)).unwrap()
+    }
+
+    fn entry() -> Name {
+        Name::Entry(Key::from_bytes([7; 32]))
+    }
+
+    fn get(top: &Path) -> Result<Option<Vec<u8>>, Trouble> {
+        directory(top).get(&entry(), 1000, &|_| ())
+    }
+
+    #[test]
+    fn what_was_put_is_there_and_nothing_else() {
+        let top = tempfile::tempdir().unwrap();
+        assert_eq!(get(top.path()), Ok(None));
+        assert_eq!(directory(top.path()).put(&entry(), b"one", IfTaken::Keep), Ok(true));
+        assert_eq!(directory(top.path()).put(&entry(), b"two", IfTaken::Keep), Ok(false));
+        assert_eq!(get(top.path()), Ok(Some(b"one".to_vec())));
+        assert_eq!(directory(top.path()).put(&entry(), b"three", IfTaken::Replace), Ok(true));
+        assert_eq!(get(top.path()), Ok(Some(b"three".to_vec())));
+        assert_eq!(fs_err::read(top.path().join(entry().path())).unwrap(), b"three");
+        assert_eq!(fs_err::read_dir(top.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn pieces_add_up_and_the_limit_holds() {
+        let top = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3 * PIECE + 17).map(|n| n as u8).collect();
+        directory(top.path()).put(&entry(), &bytes, IfTaken::Keep).unwrap();
+        let size = bytes.len() as u64;
+        let heard = std::cell::RefCell::new(Vec::new());
+        let read = directory(top.path()).get(&entry(), size, &|n| heard.borrow_mut().push(n));
+        assert_eq!(read, Ok(Some(bytes)));
+        assert_eq!(heard.into_inner(), [PIECE, PIECE, PIECE, 17]);
+        let read = directory(top.path()).get(&entry(), size - 1, &|_| ());
+        assert_eq!(read, Err(Trouble::TooLong(size - 1)));
+    }
+
+    #[test]
+    fn a_path_may_hold_what_urls_may_not() {
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path().join("a b%20c é#?");
+        fs_err::create_dir(&top).unwrap();
+        assert_eq!(directory(&top).put(&entry(), b"one", IfTaken::Keep), Ok(true));
+        assert_eq!(get(&top), Ok(Some(b"one".to_vec())));
+        let url = Url::from_file_path(&top).unwrap().to_string();
+        let directory = open(&Location { url, ..location(&top) }).unwrap();
+        assert_eq!(directory.has(&entry()), Ok(true));
+    }
+
+    #[test]
+    fn a_missing_directory_is_not_an_empty_one() {
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path().join("stick");
+        let missing = format!("{} is not there; make it, or mount what belongs there", top.display());
+        assert_eq!(get(&top), Err(Trouble::Unreachable(missing.clone())));
+        assert_eq!(directory(&top).has(&entry()), Err(Trouble::Unreachable(missing.clone())));
+        assert_eq!(directory(&top).put(&entry(), b"one", IfTaken::Keep), Err(Trouble::Unreachable(missing)));
+        fs_err::write(&top, "a file").unwrap();
+        assert!(matches!(directory(&top).put(&entry(), b"one", IfTaken::Keep), Err(Trouble::Unreachable(_))));
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_not_waited_for() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join(entry().path());
+        let odd = |top: &Path| assert!(matches!(get(top), Err(Trouble::Odd(_))), "{:?}", get(top));
+        fs_err::create_dir_all(&path).unwrap();
+        odd(top.path());
+        fs_err::remove_dir(&path).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        odd(top.path());
+        fs_err::remove_file(&path).unwrap();
+        fs_err::remove_dir_all(top.path().join("entries")).unwrap();
+        fs_err::write(top.path().join("entries"), "a file").unwrap();
+        odd(top.path());
+    }
+
+    #[test]
+    fn a_name_does_not_lead_out_of_the_tree() {
+        let top = tempfile::tempdir().unwrap();
+        let lead = |release: &str, package: &str| {
+            let kernel = Digest::of(b"kernel");
+            let name = Name::Pointer { release: release.into(), kernel, package: package.into() };
+            let directory = directory(top.path());
+            assert!(matches!(directory.put(&name, b"one", IfTaken::Keep), Err(Trouble::Odd(_))));
+            assert!(matches!(directory.get(&name, 9, &|_| ()), Err(Trouble::Odd(_))));
+        };
+        lead("..", "mc");
+        lead("../../etc", "mc");
+        lead("6.1", "../../../../mc");
+        lead("", "mc");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_to_says_so() {
+        // Nobody can make anything there, not even root.
+        let read_only = directory(Path::new("/sys")).put(&entry(), b"one", IfTaken::Keep);
+        assert!(matches!(read_only, Err(Trouble::ReadOnly(_))), "{read_only:?}");
+    }
+}

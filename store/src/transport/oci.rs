@@ -1,0 +1,214 @@
+//! `oci://REGISTRY/REPOSITORY`: any OCI registry. One artifact for each entry, one for each pointer.
+//!
+//! ```text
+//! REPOSITORY:<key>                      artifactType application/vnd.kcache.entry.v1+json
+//!   layer 0                             the entry
+//!   layer 1...                          its objects, with their file names as org.opencontainers.image.title
+//! REPOSITORY:pointer-<32 hex digits>    artifactType application/vnd.kcache.pointer.v1+json
+//!   layer 0                             the pointer; the digits are of BLAKE3 of its path
+//! ```
+//! So an entry is copied, signed, scanned and deleted together with its objects, with the registry's own tools.
+//!
+//! A registry deletes blobs that no manifest speaks of. Objects are uploaded as they are put and become visible with
+//! their entry, whose manifest is put last: a push that breaks off leaves nothing to be seen. A manifest that was read
+//! is remembered for the run, as the objects of an entry are asked for right after it.
+//!
+//! Registries know no conditional PUT. To keep what is there, they are asked first; of two writers who both asked before
+//! one of them wrote, the later one wins, with an artifact that is as whole. The registry's digests are names here, and
+//! prove nothing: what an object is worth is decided by whoever asked for it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
+use url::Url;
+
+use super::registry::Registry;
+use super::runtime::{Patience, Pulse};
+use super::{BadLocation, IfTaken, Location, Name, Transport, Trouble};
+use crate::{Digest, Key};
+
+// Stored: add, never change.
+const ENTRY: &str = "application/vnd.kcache.entry.v1+json";
+const OBJECT: &str = "application/vnd.kcache.object.v1+zstd";
+const POINTER: &str = "application/vnd.kcache.pointer.v1+json";
+const TITLE: &str = "org.opencontainers.image.title";
+/// What stands for "no configuration" (the OCI image specification 1.1, guidance for artifacts).
+const NO_CONFIG: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
+
+/// A store in a repository.
+pub(super) struct Repository {
+    registry: Registry,
+    patience: Patience,
+    /// Manifests that were read or written, by key.
+    read: Mutex<BTreeMap<Key, OciImageManifest>>,
+    /// Objects that were uploaded and wait for their entry, by title.
+    uploaded: Mutex<BTreeMap<Key, BTreeMap<String, OciDescriptor>>>,
+}
+
+impl Repository {
+    pub(super) fn new(location: &Location, url: &Url) -> Result<Repository, BadLocation> {
+        Ok(Repository {
+            registry: Registry::new(location, url)?,
+            patience: Patience::of(location),
+            read: Mutex::default(),
+            uploaded: Mutex::default(),
+        })
+    }
+
+    /// Where the bytes of a name are.
+    async fn layer(&self, name: &Name, pulse: &Pulse) -> Result<Option<OciDescriptor>, Trouble> {
+        let (Name::Entry(of) | Name::Object { of, .. }) = name else {
+            return Ok(self.registry.manifest(&tag(name), pulse).await?.and_then(first_layer));
+        };
+        if let Name::Object { .. } = name {
+            let title = title(name);
+            let uploaded = lock(&self.uploaded).get(of).and_then(|layers| layers.get(&title)).cloned();
+            let found = uploaded.or_else(|| lock(&self.read).get(of).and_then(|read| titled(read, &title)));
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        let Some(manifest) = self.registry.manifest(&tag(name), pulse).await? else { return Ok(None) };
+        lock(&self.read).insert(*of, manifest.clone());
+        Ok(match name {
+            Name::Object { .. } => titled(&manifest, &title(name)),
+            _ => first_layer(manifest),
+        })
+    }
+
+    async fn put_object(
+        &self,
+        name: &Name,
+        of: &Key,
+        bytes: &[u8],
+        if_taken: IfTaken,
+        pulse: &Pulse,
+    ) -> Result<bool, Trouble> {
+        let there = match if_taken {
+            IfTaken::Keep => self.layer(name, pulse).await?,
+            IfTaken::Replace => None,
+        };
+        let kept = match &there {
+            Some(layer) => self.registry.has_blob(layer, pulse).await?,
+            None => false,
+        };
+        let layer = match there {
+            Some(layer) if kept => layer,
+            _ => titled_as(title(name), self.registry.put_blob(OBJECT, bytes, pulse).await?),
+        };
+        lock(&self.uploaded).entry(*of).or_default().insert(title(name), layer);
+        Ok(!kept)
+    }
+
+    /// Puts what has an artifact of its own.
+    async fn put_artifact(
+        &self,
+        name: &Name,
+        bytes: &[u8],
+        if_taken: IfTaken,
+        pulse: &Pulse,
+    ) -> Result<bool, Trouble> {
+        let tag = tag(name);
+        if if_taken == IfTaken::Keep && self.registry.has_manifest(&tag, pulse).await? {
+            return Ok(false);
+        }
+        let media_type = if let Name::Entry(_) = name { ENTRY } else { POINTER };
+        let config = self.registry.put_blob(NO_CONFIG.0, NO_CONFIG.1, pulse).await?;
+        let layer = titled_as(title(name), self.registry.put_blob(media_type, bytes, pulse).await?);
+        let mut layers = vec![layer];
+        if let Name::Entry(key) = name {
+            layers.extend(self.objects(key, if_taken, pulse).await?);
+        }
+        let manifest = OciImageManifest {
+            media_type: Some(OCI_IMAGE_MEDIA_TYPE.to_owned()),
+            artifact_type: Some(media_type.to_owned()),
+            config,
+            layers,
+            ..OciImageManifest::default()
+        };
+        self.registry.put_manifest(&tag, &manifest, pulse).await?;
+        if let Name::Entry(key) = name {
+            lock(&self.uploaded).remove(key);
+            lock(&self.read).insert(*key, manifest);
+        }
+        Ok(true)
+    }
+
+    /// The objects of an entry that is about to be put: those uploaded by now, and those of the artifact it replaces.
+    async fn objects(
+        &self,
+        key: &Key,
+        if_taken: IfTaken,
+        pulse: &Pulse,
+    ) -> Result<Vec<OciDescriptor>, Trouble> {
+        let mut objects = BTreeMap::new();
+        if if_taken == IfTaken::Replace {
+            let replaced = self.registry.manifest(&tag(&Name::Entry(*key)), pulse).await?;
+            for layer in replaced.map(|manifest| manifest.layers).unwrap_or_default() {
+                if let (OBJECT, Some(title)) = (layer.media_type.as_str(), title_of(&layer)) {
+                    objects.insert(title.to_owned(), layer);
+                }
+            }
+        }
+        objects.extend(lock(&self.uploaded).get(key).cloned().unwrap_or_default());
+        Ok(objects.into_values().collect())
+    }
+}
+
+impl Transport for Repository {
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
+        self.patience.run(limit, async |pulse| match self.layer(name, pulse).await? {
+            Some(layer) => self.registry.blob(&layer, limit, pulse, heard).await,
+            None => Ok(None),
+        })
+    }
+
+    fn has(&self, name: &Name) -> Result<bool, Trouble> {
+        self.patience.run(0, async |pulse| match name {
+            Name::Object { .. } => Ok(self.layer(name, pulse).await?.is_some()),
+            _ => self.registry.has_manifest(&tag(name), pulse).await,
+        })
+    }
+
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+        self.patience.run(bytes.len() as u64, async |pulse| match name {
+            Name::Object { of, .. } => self.put_object(name, of, bytes, if_taken, pulse).await,
+            _ => self.put_artifact(name, bytes, if_taken, pulse).await,
+        })
+    }
+}
+
+fn tag(name: &Name) -> String {
+    match name {
+        Name::Entry(key) | Name::Object { of: key, .. } => key.to_string(),
+        Name::Pointer { .. } => format!("pointer-{}", &Digest::of(name.path().as_bytes()).to_string()[..32]),
+    }
+}
+
+/// The file's own name.
+fn title(name: &Name) -> String {
+    let path = name.path();
+    path.rsplit_once('/').map_or(path.clone(), |(_, name)| name.to_owned())
+}
+
+fn title_of(layer: &OciDescriptor) -> Option<&str> {
+    Some(layer.annotations.as_ref()?.get(TITLE)?)
+}
+
+fn titled(manifest: &OciImageManifest, title: &str) -> Option<OciDescriptor> {
+    manifest.layers.iter().find(|layer| title_of(layer) == Some(title)).cloned()
+}
+
+fn titled_as(title: String, mut layer: OciDescriptor) -> OciDescriptor {
+    layer.annotations = Some(BTreeMap::from([(TITLE.to_owned(), title)]));
+    layer
+}
+
+fn first_layer(manifest: OciImageManifest) -> Option<OciDescriptor> {
+    manifest.layers.into_iter().next()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,396 @@
+//! An OCI registry's protocol, as far as artifacts need it (the OCI distribution specification 1.1).
+//!
+//! ```text
+//! HEAD, GET, PUT  /v2/REPOSITORY/manifests/TAG
+//! HEAD, GET       /v2/REPOSITORY/blobs/sha256:...
+//! POST            /v2/REPOSITORY/blobs/uploads/        and PUT to where it says
+//! ```
+//! These are a handful of requests, made with the same clients and limits as all others here: ready-made clients read
+//! manifests, tokens and errors of any size. Only the shapes of manifests are `oci_client`'s.
+//!
+//! A registry that answers 401 says where a token for the repository is to be had; it is fetched, with the user name and
+//! password if there are any, kept for the run, and fetched again when it is not taken any more. Registries that want
+//! the user name and password themselves get them. Nothing of that goes to another host that the registry sends us to,
+//! where uploads and blobs may be kept.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE,
+};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use super::runtime::Pulse;
+use super::web::{self, Web};
+use super::{BadLocation, Location, Trouble};
+
+/// Registries refuse manifests above 4 MiB; ours take some 300 bytes for each object.
+const MAX_MANIFEST: u64 = 4 << 20;
+/// Tokens take a few kilobytes.
+const MAX_TOKEN: u64 = 1 << 20;
+
+/// One repository of a registry.
+pub(super) struct Registry {
+    /// `https://HOST/v2/REPOSITORY/`
+    base: Url,
+    repository: String,
+    web: Web,
+    username: Option<String>,
+    password: String,
+    /// A token that was given; no other one is asked for.
+    token: Option<HeaderValue>,
+    tickets: Mutex<BTreeMap<Scope, HeaderValue>>,
+}
+
+/// What is to be done in the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Pull,
+    Push,
+}
+
+/// What a registry wants to see.
+#[derive(Debug, PartialEq)]
+enum Challenge {
+    Basic,
+    Bearer { realm: String, service: Option<String> },
+}
+
+impl Registry {
+    pub(super) fn new(location: &Location, url: &Url) -> Result<Registry, BadLocation> {
+        let (base, repository) = address(url).ok_or_else(|| {
+            location.bad(
+                "it is not oci://REGISTRY/REPOSITORY, with a repository of a-z 0-9 . _ - and /, and no tag",
+            )
+        })?;
+        let credentials = web::credentials(location)?;
+        Ok(Registry {
+            web: Web::new(location, Some(&base))?,
+            base,
+            repository,
+            username: location.username.clone(),
+            password: location.password.clone().unwrap_or_default(),
+            token: location.token.as_ref().and(credentials.get(AUTHORIZATION).cloned()),
+            tickets: Mutex::default(),
+        })
+    }
+
+    /// The manifest with a tag.
+    pub(super) async fn manifest(
+        &self,
+        tag: &str,
+        pulse: &Pulse,
+    ) -> Result<Option<OciImageManifest>, Trouble> {
+        let request = self.web.reader.get(self.manifest_url(tag)?).header(ACCEPT, OCI_IMAGE_MEDIA_TYPE);
+        let Some(answer) = self.read(request, pulse).await? else { return Ok(None) };
+        let bytes = self.web.read(answer, MAX_MANIFEST, pulse, &|_| ()).await?;
+        let manifest = serde_json::from_slice(&bytes);
+        manifest.map(Some).map_err(|e| Trouble::Odd(format!("with something that is not a manifest: {e}")))
+    }
+
+    /// Whether there is a manifest with a tag.
+    pub(super) async fn has_manifest(&self, tag: &str, pulse: &Pulse) -> Result<bool, Trouble> {
+        let request = self.web.reader.head(self.manifest_url(tag)?).header(ACCEPT, OCI_IMAGE_MEDIA_TYPE);
+        Ok(self.read(request, pulse).await?.is_some())
+    }
+
+    /// Gives a tag to a manifest, whatever had it before.
+    pub(super) async fn put_manifest(
+        &self,
+        tag: &str,
+        manifest: &OciImageManifest,
+        pulse: &Pulse,
+    ) -> Result<(), Trouble> {
+        let bytes = serde_json::to_vec(manifest).map_err(|e| Trouble::Odd(e.to_string()))?;
+        let size = bytes.len();
+        let request = self.web.writer.put(self.manifest_url(tag)?);
+        let request = request.header(CONTENT_TYPE, OCI_IMAGE_MEDIA_TYPE).body(bytes);
+        written(self.send(request, Scope::Push, size, pulse).await?, StatusCode::CREATED).map(drop)
+    }
+
+    /// The bytes of a blob.
+    pub(super) async fn blob(
+        &self,
+        blob: &OciDescriptor,
+        limit: u64,
+        pulse: &Pulse,
+        heard: &dyn Fn(u64),
+    ) -> Result<Option<Vec<u8>>, Trouble> {
+        let request = self.web.reader.get(self.blob_url(&blob.digest)?);
+        match self.read(request, pulse).await? {
+            Some(answer) => self.web.read(answer, limit, pulse, heard).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether there is such a blob.
+    pub(super) async fn has_blob(&self, blob: &OciDescriptor, pulse: &Pulse) -> Result<bool, Trouble> {
+        Ok(self.read(self.web.reader.head(self.blob_url(&blob.digest)?), pulse).await?.is_some())
+    }
+
+    /// Uploads a blob, unless it is there.
+    pub(super) async fn put_blob(
+        &self,
+        media_type: &str,
+        bytes: &[u8],
+        pulse: &Pulse,
+    ) -> Result<OciDescriptor, Trouble> {
+        let blob = describe(media_type, bytes);
+        if self.has_blob(&blob, pulse).await? {
+            return Ok(blob);
+        }
+        let url = self.url("blobs/uploads/")?;
+        let request = self.web.writer.post(url).body(Vec::new());
+        let accepted = written(self.send(request, Scope::Push, 0, pulse).await?, StatusCode::ACCEPTED)?;
+        let mut place = self.upload_place(&accepted)?;
+        place.query_pairs_mut().append_pair("digest", &blob.digest);
+        let request = self.web.writer.put(place.clone()).header(CONTENT_TYPE, "application/octet-stream");
+        let request = request.body(bytes.to_vec());
+        let answer = match place.origin() == self.base.origin() {
+            true => self.send(request, Scope::Push, bytes.len(), pulse).await?,
+            // Signed storage elsewhere: the address is the permission.
+            false => self.web.send(request, bytes.len(), pulse).await?,
+        };
+        written(answer, StatusCode::CREATED)?;
+        Ok(blob)
+    }
+
+    fn upload_place(&self, answer: &Response) -> Result<Url, Trouble> {
+        let place = answer.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+        let place = place.and_then(|place| answer.url().join(place).ok());
+        match place {
+            Some(place) if place.scheme() == "https" || self.base.scheme() == "http" => Ok(place),
+            _ => Err(Trouble::Odd("no usable place for an upload".into())),
+        }
+    }
+
+    fn url(&self, path: &str) -> Result<Url, Trouble> {
+        self.base.join(path).map_err(|e| Trouble::Odd(e.to_string()))
+    }
+
+    fn manifest_url(&self, tag: &str) -> Result<Url, Trouble> {
+        self.url(&format!("manifests/{tag}"))
+    }
+
+    /// The digest comes from a manifest, which may be anybody's.
+    fn blob_url(&self, digest: &str) -> Result<Url, Trouble> {
+        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+        match hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            true => self.url(&format!("blobs/{digest}")),
+            false => Err(Trouble::Odd("a manifest with a digest that is none".into())),
+        }
+    }
+
+    /// An answer to reading; `None` where there is nothing.
+    async fn read(&self, request: RequestBuilder, pulse: &Pulse) -> Result<Option<Response>, Trouble> {
+        let answer = self.send(request, Scope::Pull, 0, pulse).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(Some(answer)),
+            StatusCode::NOT_FOUND => Ok(None),
+            status => Err(web::refusal(status, "")),
+        }
+    }
+
+    /// Sends a request, and once more with what the registry wants to see.
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        scope: Scope,
+        size: usize,
+        pulse: &Pulse,
+    ) -> Result<Response, Trouble> {
+        let again = request.try_clone();
+        let known = self.token.clone().or_else(|| self.tickets().get(&scope).cloned());
+        let answer = self.web.send(admitted(request, known), size, pulse).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED || self.token.is_some() {
+            return Ok(answer);
+        }
+        let (Some(again), Some(challenge)) = (again, challenge(answer.headers())) else { return Ok(answer) };
+        let ticket = self.ticket(&challenge, scope, pulse).await?;
+        self.tickets().insert(scope, ticket.clone());
+        self.web.send(admitted(again, Some(ticket)), size, pulse).await
+    }
+
+    fn tickets(&self) -> std::sync::MutexGuard<'_, BTreeMap<Scope, HeaderValue>> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the registry wants to see.
+    async fn ticket(
+        &self,
+        challenge: &Challenge,
+        scope: Scope,
+        pulse: &Pulse,
+    ) -> Result<HeaderValue, Trouble> {
+        let denied = || web::refusal(StatusCode::UNAUTHORIZED, "");
+        let basic = self.username.as_ref().map(|name| web::basic(name, &self.password));
+        let text = match challenge {
+            Challenge::Basic => basic.ok_or_else(denied)?,
+            Challenge::Bearer { realm, service } => {
+                let url = self.token_url(realm, service.as_deref(), scope)?;
+                let request = admitted(self.web.reader.get(url), basic.as_deref().and_then(web::secret));
+                format!("Bearer {}", self.fetch_token(request, pulse).await?)
+            }
+        };
+        web::secret(&text).ok_or_else(denied)
+    }
+
+    fn token_url(&self, realm: &str, service: Option<&str>, scope: Scope) -> Result<Url, Trouble> {
+        let mut url =
+            Url::parse(realm).map_err(|e| Trouble::Odd(format!("a login that is not a URL: {e}")))?;
+        if url.scheme() != "https" && self.base.scheme() == "https" {
+            return Err(Trouble::Odd("a login over plain http".into()));
+        }
+        let actions = match scope {
+            Scope::Pull => "pull",
+            Scope::Push => "pull,push",
+        };
+        url.query_pairs_mut()
+            .extend_pairs(service.map(|service| ("service", service)))
+            .append_pair("scope", &format!("repository:{}:{actions}", self.repository));
+        Ok(url)
+    }
+
+    async fn fetch_token(&self, request: RequestBuilder, pulse: &Pulse) -> Result<String, Trouble> {
+        #[derive(serde::Deserialize)]
+        struct Token {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+        let answer = self.web.ask(request, pulse).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(web::refusal(answer.status(), "login"));
+        }
+        let bytes = self.web.read(answer, MAX_TOKEN, pulse, &|_| ()).await?;
+        let token: Option<Token> = serde_json::from_slice(&bytes).ok();
+        token
+            .and_then(|token| token.token.or(token.access_token))
+            .ok_or_else(|| Trouble::Odd("a login without a token".into()))
+    }
+}
+
+/// A blob as manifests speak of it.
+fn describe(media_type: &str, bytes: &[u8]) -> OciDescriptor {
+    let sha256: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    OciDescriptor {
+        media_type: media_type.to_owned(),
+        digest: format!("sha256:{sha256}"),
+        size: bytes.len() as i64,
+        ..OciDescriptor::default()
+    }
+}
+
+fn admitted(request: RequestBuilder, ticket: Option<HeaderValue>) -> RequestBuilder {
+    match ticket {
+        Some(ticket) => request.header(AUTHORIZATION, ticket),
+        None => request,
+    }
+}
+
+fn written(answer: Response, expected: StatusCode) -> Result<Response, Trouble> {
+    match answer.status() {
+        status if status == expected => Ok(answer),
+        status => Err(web::write_refusal(status, "")),
+    }
+}
+
+/// Where the repository is, and its name. Plain http is for this machine only.
+fn address(url: &Url) -> Option<(Url, String)> {
+    let host = url.host_str()?;
+    let host = url.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
+    let repository = url.path().trim_matches('/').to_owned();
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    if !repository
+        .split('/')
+        .all(|part| !part.trim_matches(['.', '_', '-']).is_empty() && part.bytes().all(plain))
+    {
+        return None;
+    }
+    let base = Url::parse(&format!("http://{host}/v2/{repository}/")).ok()?;
+    match web::is_local(&base) {
+        true => Some((base, repository)),
+        false => Some((Url::parse(&format!("https://{host}/v2/{repository}/")).ok()?, repository)),
+    }
+}
+
+/// The first challenge that can be met (RFC 9110, 11.6.1).
+fn challenge(headers: &HeaderMap) -> Option<Challenge> {
+    headers.get_all(WWW_AUTHENTICATE).iter().find_map(|header| {
+        let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
+        match scheme.to_ascii_lowercase().as_str() {
+            "basic" => Some(Challenge::Basic),
+            "bearer" => Some(Challenge::Bearer {
+                realm: parameter(rest, "realm")?.to_owned(),
+                service: parameter(rest, "service").map(str::to_owned),
+            }),
+            _ => None,
+        }
+    })
+}
+
+/// A parameter of `realm="https://auth.example/token",service="registry"`.
+fn parameter<'a>(mut text: &'a str, wanted: &str) -> Option<&'a str> {
+    loop {
+        let (name, rest) = text.split_once('=')?;
+        let (value, rest) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?,
+            None => rest.split_once(',').unwrap_or((rest, "")),
+        };
+        if name.trim_matches([' ', ',']).eq_ignore_ascii_case(wanted) {
+            return Some(value);
+        }
+        text = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_on_this_machine_is_reached_by_plain_http_and_no_other() {
+        let check = |url: &str, expect: Option<&str>| {
+            let found = address(&Url::parse(url).unwrap());
+            assert_eq!(found.map(|(base, _)| base.to_string()).as_deref(), expect, "{url}");
+        };
+        check("oci://127.0.0.1:5000/kcache", Some("http://127.0.0.1:5000/v2/kcache/"));
+        check("oci://localhost/a/b", Some("http://localhost/v2/a/b/"));
+        check("oci://[::1]:5000/a", Some("http://[::1]:5000/v2/a/"));
+        check("oci://ghcr.io/team/kernel-modules_1.0", Some("https://ghcr.io/v2/team/kernel-modules_1.0/"));
+        check("oci://10.0.0.1:5000/a", Some("https://10.0.0.1:5000/v2/a/"));
+        check("oci://ghcr.io/", None);
+        check("oci://ghcr.io/a//b", None);
+        check("oci://ghcr.io/a/-/b", None);
+        check("oci://ghcr.io/Team/a", None);
+        check("oci://ghcr.io/team/a:latest", None);
+        check("oci:///a", None);
+    }
+
+    #[test]
+    fn challenges_are_understood() {
+        let check = |texts: &[&str], expect: Option<Challenge>| {
+            let mut headers = HeaderMap::new();
+            for text in texts {
+                headers.append(WWW_AUTHENTICATE, HeaderValue::from_str(text).unwrap());
+            }
+            assert_eq!(challenge(&headers), expect, "{texts:?}");
+        };
+        let bearer = |realm: &str, service: Option<&str>| {
+            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+        };
+        check(&[], None);
+        check(&["Negotiate", r#"Basic realm="a""#], Some(Challenge::Basic));
+        check(
+            &[r#"Bearer realm="https://a/t",service="s, t",scope="x""#],
+            bearer("https://a/t", Some("s, t")),
+        );
+        check(&[r#"bearer scope="a,b", Realm="https://a/t""#], bearer("https://a/t", None));
+        check(&["Bearer realm=https://a/t,service=s"], bearer("https://a/t", Some("s")));
+        check(&[r#"Bearer service="s""#], None);
+        check(&[r#"Bearer realm="unfinished"#], None);
+    }
+}

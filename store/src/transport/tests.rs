@@ -1,0 +1,532 @@
+//! Servers that lie, hang and break off, as threads of the test on a socket of its own.
+//!
+//! What is checked is the kind of trouble. That a call comes back at all is checked by the test's coming to its end.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+
+use super::*;
+
+const LIMIT: u64 = 1000;
+/// Long enough on any machine for what is expected to be answered.
+const PATIENT: Bounds =
+    Bounds { silence: Duration::from_secs(60), base: Duration::from_secs(60), rate: 1 << 20 };
+/// For what is expected to hang.
+const HASTY: Bounds =
+    Bounds { silence: Duration::from_millis(200), base: Duration::from_millis(400), rate: 1 << 20 };
+
+/// A server that hands each request, head and body, to a function, and the connection with it.
+struct Server {
+    address: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    fn new(answer: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (answer, log) = (Arc::new(answer), heads.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (answer, log) = (answer.clone(), log.clone());
+                std::thread::spawn(move || {
+                    let mut stream = stream;
+                    while let Some(head) = read_request(&mut stream) {
+                        log.lock().unwrap().push(head.clone());
+                        answer(&head, &mut stream);
+                    }
+                });
+            }
+        });
+        Server { address, heads }
+    }
+
+    /// One that always says the same, and hangs up.
+    fn saying(text: impl Into<Vec<u8>>) -> Server {
+        let text = text.into();
+        Server::new(move |_, stream| {
+            let _ = stream.write_all(&text);
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        })
+    }
+
+    fn http(&self, bounds: Bounds) -> Location {
+        Location { url: format!("http://{}/cache", self.address), bounds, ..Location::default() }
+    }
+
+    fn oci(&self, bounds: Bounds) -> Location {
+        Location { url: format!("oci://{}/kcache", self.address), bounds, ..Location::default() }
+    }
+
+    fn s3(&self, bounds: Bounds) -> Location {
+        let options = BTreeMap::from([("aws_endpoint".to_owned(), format!("http://{}", self.address))]);
+        Location { url: "s3://bucket/a/b".to_owned(), options, bounds, ..Location::default() }
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+fn read_request(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return None,
+        }
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).ok()?;
+    Some(head)
+}
+
+fn entry() -> Name {
+    Name::Entry(Key::from_bytes([7; 32]))
+}
+
+fn object() -> Name {
+    Name::Object { of: Key::from_bytes([7; 32]), digest: Digest::of(b"object") }
+}
+
+fn get(location: &Location) -> Result<Option<Vec<u8>>, Trouble> {
+    open(location).unwrap().get(&entry(), LIMIT, &|_| ())
+}
+
+fn put(location: &Location, if_taken: IfTaken) -> Result<bool, Trouble> {
+    open(location).unwrap().put(&entry(), b"bytes", if_taken)
+}
+
+fn odd(text: &str) -> Trouble {
+    Trouble::Odd(text.to_owned())
+}
+
+fn is_unreachable(result: Result<Option<Vec<u8>>, Trouble>) -> bool {
+    matches!(result, Err(Trouble::Unreachable(_)))
+}
+
+fn endless(head: &'static str, piece: &str) -> Server {
+    let piece = piece.repeat(1000);
+    Server::new(move |_, stream| {
+        let _ = stream.write_all(head.as_bytes());
+        while stream.write_all(piece.as_bytes()).is_ok() {}
+    })
+}
+
+#[test]
+fn an_answer_means_what_its_status_says() {
+    let check = |status: &str, expect: Result<Option<Vec<u8>>, Trouble>| {
+        let server = Server::saying(format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\nabc"));
+        assert_eq!(get(&server.http(PATIENT)), expect, "{status}");
+    };
+    check("200 OK", Ok(Some(b"abc".to_vec())));
+    check("404 Not Found", Ok(None));
+    check("410 Gone", Ok(None));
+    check("401 Unauthorized", Err(Trouble::Denied("HTTP 401 Unauthorized".into())));
+    check("403 Forbidden", Err(Trouble::Denied("HTTP 403 Forbidden".into())));
+    check("407 ", Err(Trouble::Denied("HTTP 407 Proxy Authentication Required".into())));
+    check("206 Partial Content", Err(odd("HTTP 206 Partial Content")));
+    check("301 Moved Permanently", Err(odd("HTTP 301 Moved Permanently")));
+    check("429 Too Many Requests", Err(odd("HTTP 429 Too Many Requests")));
+    check("500 Internal Server Error", Err(odd("HTTP 500 Internal Server Error")));
+    check("503 Service Unavailable", Err(odd("HTTP 503 Service Unavailable")));
+}
+
+#[test]
+fn bytes_are_handed_on_as_they_are() {
+    let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\nContent-Length: 6\r\n\r\n<html>";
+    assert_eq!(get(&Server::saying(page).http(PATIENT)), Ok(Some(b"<html>".to_vec())));
+    let longer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef";
+    assert_eq!(get(&Server::saying(longer).http(PATIENT)), Ok(Some(b"abc".to_vec())));
+    let no_length = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc";
+    assert_eq!(get(&Server::saying(no_length).http(PATIENT)), Ok(Some(b"abc".to_vec())));
+}
+
+#[test]
+fn what_has_come_in_is_told_and_adds_up() {
+    let server =
+        Server::saying(format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000)));
+    let sum = std::cell::Cell::new(0);
+    let bytes = open(&server.http(PATIENT)).unwrap().get(&entry(), LIMIT, &|n| sum.set(sum.get() + n));
+    assert_eq!((bytes.unwrap().unwrap().len(), sum.get()), (1000, 1000));
+}
+
+#[test]
+fn broken_answers_are_no_answers() {
+    for text in [
+        "",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+        "HTTP/1.1 200 OK\r\nX",
+    ] {
+        assert!(is_unreachable(get(&Server::saying(text).http(PATIENT))), "{text}");
+        assert!(is_unreachable(get(&Server::saying(text).oci(PATIENT))), "{text}");
+        // An S3 engine always says how long a file is, so chunks are odd there.
+        let s3 = get(&Server::saying(text).s3(PATIENT));
+        assert!(is_unreachable(s3.clone()) || matches!(s3, Err(Trouble::Odd(_))), "{text}");
+    }
+}
+
+#[test]
+fn a_reset_in_the_middle_is_no_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // One byte of the request at least is there and is not read, so that closing resets.
+            let _ = stream.peek(&mut [0]);
+            let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nabc");
+        }
+    });
+    assert!(is_unreachable(get(&Location { url, bounds: PATIENT, ..Location::default() })));
+}
+
+#[test]
+fn more_than_the_limit_is_not_read() {
+    let too_long = Err(Trouble::TooLong(LIMIT));
+    let declared = || Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n");
+    let huge = || Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n");
+    assert_eq!(get(&declared().http(PATIENT)), too_long);
+    assert_eq!(get(&huge().http(PATIENT)), too_long);
+    assert_eq!(get(&huge().s3(PATIENT)), too_long);
+    let until_close = || endless("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", "more");
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(0x400));
+    let chunked = || endless("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &chunk);
+    assert_eq!(get(&until_close().http(PATIENT)), too_long);
+    assert_eq!(get(&chunked().http(PATIENT)), too_long);
+    assert_eq!(get(&chunked().oci(PATIENT)), Err(Trouble::TooLong(4 << 20)), "a manifest");
+    // An error's explanation is not read to its end either.
+    let failing = endless("HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n", "<Error><Code>Bad</Code>");
+    assert_eq!(get(&failing.s3(PATIENT)), Err(odd("HTTP 500 Internal Server Error (Bad)")));
+}
+
+#[test]
+fn hanging_servers_are_left() {
+    let silent = Err(Trouble::Silent(HASTY.silence));
+    let hang = |before: &'static str| {
+        move || {
+            Server::new(move |_, stream| {
+                let _ = stream.write_all(before.as_bytes());
+                sleep(Duration::from_secs(600));
+            })
+        }
+    };
+    let all = |server: &dyn Fn() -> Server| {
+        assert_eq!(get(&server().http(HASTY)), silent);
+        assert_eq!(get(&server().oci(HASTY)), silent);
+        assert_eq!(get(&server().s3(HASTY)), silent);
+    };
+    all(&hang(""));
+    all(&hang("HTTP/1.1 200 OK\r\nContent-"));
+    all(&hang("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"));
+    all(&hang("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nabc"));
+    let failing = hang("HTTP/1.1 503 Wait\r\nContent-Length: 500\r\n\r\nabc");
+    assert_eq!(get(&failing().s3(HASTY)), silent, "in an error's explanation");
+}
+
+#[test]
+fn slow_servers_are_left() {
+    let drip = || {
+        Server::new(|_, stream| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+            while stream.write_all(b"x").is_ok() {
+                sleep(Duration::from_millis(20));
+            }
+        })
+    };
+    let bounds = Bounds { silence: PATIENT.silence, ..HASTY };
+    let slow = Err(Trouble::Slow(HASTY.base));
+    assert_eq!(get(&drip().http(bounds)), slow);
+    assert_eq!(get(&drip().oci(bounds)), slow);
+    assert_eq!(get(&drip().s3(bounds)), slow);
+}
+
+#[test]
+fn the_end_of_the_run_ends_a_call() {
+    let server = Server::new(|_, _| sleep(Duration::from_secs(600)));
+    let location = server.http(PATIENT);
+    let cancel = location.cancel.clone();
+    std::thread::spawn(move || {
+        sleep(Duration::from_millis(100));
+        cancel.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(get(&location), Err(Trouble::Cancelled));
+}
+
+#[test]
+fn nobody_there_is_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = Server { address: listener.local_addr().unwrap().to_string(), heads: Arc::default() };
+    drop(listener);
+    for location in [nobody.http(PATIENT), nobody.oci(PATIENT), nobody.s3(PATIENT)] {
+        let refused = Trouble::Unreachable("Connection refused (os error 111)".into());
+        assert_eq!(get(&location), Err(refused.clone()));
+        assert_eq!(put(&location, IfTaken::Replace), Err(refused));
+    }
+}
+
+#[test]
+fn redirects_end() {
+    let server = Server::saying("HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(get(&server.http(PATIENT)), Err(odd("more than 5 redirects")));
+    assert_eq!(server.heads().len(), 6);
+}
+
+#[test]
+fn credentials_do_not_follow_a_redirect_to_another_host() {
+    let other = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc");
+    let first = Server::saying(format!(
+        "HTTP/1.1 302 Found\r\nLocation: http://{}/there\r\nContent-Length: 0\r\n\r\n",
+        other.address
+    ));
+    let mut location = first.http(PATIENT);
+    location.username = Some("user".into());
+    location.password = Some("secret".into());
+    assert_eq!(get(&location), Ok(Some(b"abc".to_vec())));
+    // base64 of user:secret; heads are in lower case.
+    assert!(first.heads()[0].contains("authorization: basic dxnlcjpzzwnyzxq="), "{:?}", first.heads());
+    assert!(!other.heads()[0].contains("authorization"), "{:?}", other.heads());
+}
+
+#[test]
+fn writing_follows_no_redirect() {
+    let server = Server::saying("HTTP/1.1 303 See Other\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(put(&server.http(PATIENT), IfTaken::Replace), Err(odd("HTTP 303 See Other")));
+    assert_eq!(server.heads().len(), 1);
+}
+
+#[test]
+fn a_server_that_only_reads_is_read_only() {
+    let check = |status: &str, expect: Result<bool, Trouble>| {
+        let server = Server::saying(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(put(&server.http(PATIENT), IfTaken::Replace), expect, "{status}");
+    };
+    let read_only = |text: &str| Err(Trouble::ReadOnly(text.into()));
+    check("201 Created", Ok(true));
+    check("204 No Content", Ok(true));
+    check("405 Method Not Allowed", read_only("HTTP 405 Method Not Allowed"));
+    check("501 Not Implemented", read_only("HTTP 501 Not Implemented"));
+    check("507 Insufficient Storage", read_only("HTTP 507 Insufficient Storage"));
+    check("403 Forbidden", Err(Trouble::Denied("HTTP 403 Forbidden".into())));
+    check("412 Precondition Failed", Err(odd("HTTP 412 Precondition Failed")));
+}
+
+/// A server without the file, that answers a PUT so.
+fn empty_but(put: &'static str) -> Server {
+    Server::new(move |head, stream| {
+        let status = if head.starts_with("put") { put } else { "404 Not Found" };
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+    })
+}
+
+#[test]
+fn what_came_in_between_is_kept() {
+    let server = empty_but("412 Precondition Failed");
+    assert_eq!(put(&server.http(PATIENT), IfTaken::Keep), Ok(false));
+    assert!(server.heads()[1].contains("if-none-match: *"));
+    assert_eq!(put(&empty_but("412 Precondition Failed").s3(PATIENT), IfTaken::Keep), Ok(false));
+}
+
+#[test]
+fn collections_are_made_where_the_server_wants_them() {
+    let made = Arc::new(Mutex::new(0));
+    let server = Server::new(move |head, stream| {
+        let mut made = made.lock().unwrap();
+        *made += i32::from(head.starts_with("mkcol"));
+        let status = match head.split(' ').next() {
+            Some("mkcol") => "201 Created",
+            Some("put") if *made == 2 => "201 Created",
+            Some("put") => "409 Conflict",
+            _ => "404 Not Found",
+        };
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+    });
+    assert_eq!(put(&server.http(PATIENT), IfTaken::Keep), Ok(true));
+    let lines: Vec<String> =
+        server.heads().iter().map(|head| head.lines().next().unwrap().to_owned()).collect();
+    assert_eq!(lines[2..4], ["mkcol /cache/entries/ http/1.1", "mkcol /cache/entries/07/ http/1.1"]);
+}
+
+#[test]
+fn an_engine_without_conditions_gets_a_plain_put() {
+    let server = Server::new(|head, stream| {
+        let status = match head.split(' ').next() {
+            Some("put") if head.contains("if-none-match") => "501 Not Implemented",
+            Some("put") => "200 OK\r\nETag: \"a\"",
+            _ => "404 Not Found",
+        };
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+    });
+    assert_eq!(put(&server.s3(PATIENT), IfTaken::Keep), Ok(true));
+    assert_eq!(
+        put(&empty_but("501 Not Implemented").s3(PATIENT), IfTaken::Keep).map_err(|e| e.to_string()),
+        Err("cannot be written to: HTTP 501 Not Implemented".into())
+    );
+}
+
+#[test]
+fn nothing_is_signed_without_credentials_and_the_prefix_is_kept() {
+    let server = Server::saying("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(get(&server.s3(PATIENT)), Ok(None));
+    let head = &server.heads()[0];
+    assert!(head.starts_with("get /bucket/a/b/entries/07/0707"), "{head}");
+    assert!(!head.contains("authorization"), "{head}");
+}
+
+/// A registry whose only answer to GET is this manifest.
+fn registry(manifest: &str) -> Server {
+    Server::saying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{manifest}", manifest.len()))
+}
+
+fn manifest(digest: &str) -> String {
+    let blob = |digest: &str| format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":3}}"#);
+    format!(r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#, blob("sha256:0"), blob(digest))
+}
+
+#[test]
+fn manifests_are_not_believed() {
+    let check = |manifest: &str, expect: &str| {
+        let answer = get(&registry(manifest).oci(PATIENT)).unwrap_err().to_string();
+        assert!(answer.contains(expect), "{manifest}: {answer}");
+    };
+    check("<html>", "not a manifest");
+    check("{}", "not a manifest");
+    check(&manifest("sha256:../../../v2/other/blobs/sha256"), "a digest that is none");
+    check(&manifest("sha256:"), "a digest that is none");
+    check(&manifest("md5:0123"), "a digest that is none");
+    let no_layers =
+        r#"{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:0","size":3},"layers":[]}"#;
+    assert_eq!(get(&registry(no_layers).oci(PATIENT)), Ok(None));
+    let other = registry(&manifest(&format!("sha256:{}", "0".repeat(64))));
+    assert_eq!(
+        open(&other.oci(PATIENT)).unwrap().get(&object(), LIMIT, &|_| ()),
+        Ok(None),
+        "no layer of that name"
+    );
+}
+
+#[test]
+fn a_token_is_fetched_with_the_password_and_shown_to_the_registry() {
+    let login = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{\"token\":\"ticket\"}");
+    let realm = format!("http://{}/token", login.address);
+    let server = Server::new(move |head, stream| {
+        let _ = match head.contains("authorization: bearer ticket") {
+            true => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+            false => write!(
+                stream,
+                "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\nContent-Length: 0\r\n\r\n"
+            ),
+        };
+    });
+    let mut location = server.oci(PATIENT);
+    location.username = Some("user".into());
+    location.password = Some("secret".into());
+    let transport = open(&location).unwrap();
+    assert_eq!(transport.get(&entry(), LIMIT, &|_| ()), Ok(None));
+    assert_eq!(transport.get(&entry(), LIMIT, &|_| ()), Ok(None));
+    assert_eq!(login.heads().len(), 1, "the token is kept");
+    assert!(
+        login.heads()[0].starts_with("get /token?service=s&scope=repository%3akcache%3apull http"),
+        "{:?}",
+        login.heads()
+    );
+    assert!(login.heads()[0].contains("authorization: basic dxnlcjpzzwnyzxq="));
+    assert!(!server.heads().iter().any(|head| head.contains("basic")), "the password is for the login only");
+}
+
+#[test]
+fn a_login_that_does_not_work_is_a_refusal() {
+    let refused = |challenge: &str| {
+        let answer = format!(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n"
+        );
+        matches!(get(&Server::saying(answer).oci(PATIENT)), Err(Trouble::Denied(_)))
+    };
+    assert!(refused("Basic realm=\"a\""));
+    assert!(refused("Negotiate"));
+    let login = Server::saying("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    assert!(refused(&format!("Bearer realm=\"http://{}/\"", login.address)));
+}
+
+fn bad(location: Location) -> String {
+    open(&location).err().expect("it is not usable").to_string()
+}
+
+#[test]
+fn locations_that_cannot_be_used_say_why() {
+    let check = |url: &str, expect: &str| {
+        let said = bad(Location { url: url.to_owned(), ..Location::default() });
+        assert!(said.contains(expect), "{said}");
+    };
+    check("cache.example", "shared cache cache.example: it is not a URL");
+    check("ftp://cache.example/", "unknown scheme `ftp`; known are file, http, https, s3, gs, az, oci");
+    check("file://server/export", "three slashes");
+    check("https://cache.example/a?b=c", "it has a `?` or `#`");
+    check("s3:///prefix", "it is not s3://BUCKET/PREFIX");
+    check("s3://bucket/a//b", "Path");
+    check("oci://ghcr.io/team/kcache:latest", "no tag");
+    check("az://container/", "Account");
+}
+
+#[test]
+fn a_password_in_a_url_is_refused_and_not_shown() {
+    let check = |url: &str, shown: &str| {
+        let said = bad(Location { url: url.to_owned(), ..Location::default() });
+        assert!(said.starts_with(&format!("shared cache {shown}: ")), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+    };
+    check("https://user:secret@cache.example/a", "https://cache.example/a");
+    check("https://secret@cache.example", "https://cache.example");
+    check("oci://user:secret@[::1", "oci://[::1");
+    check("user:secret@cache.example/a", "cache.example/a");
+}
+
+#[test]
+fn object_stores_are_built_from_their_options() {
+    let location = |url: &str, options: &[(&str, &str)]| Location {
+        url: url.to_owned(),
+        options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..Location::default()
+    };
+    let check = |url: &str, options: &[(&str, &str)], expect: &str| {
+        let said = open(&location(url, options)).err().map_or(String::new(), |bad| bad.to_string());
+        assert!(said.contains(expect) && said.is_empty() == expect.is_empty(), "{said}");
+    };
+    check("s3://bucket", &[], "");
+    check(
+        "s3://bucket/p",
+        &[("aws_access_key_id", "a"), ("aws_secret_access_key", "b"), ("aws_region", "c")],
+        "",
+    );
+    check("s3://bucket/p", &[("aws_allow_http", "true")], "");
+    check("gs://bucket/p", &[], "");
+    check("gs://bucket/p", &[("google_bearer_token", "a")], "");
+    check("az://container/p", &[("azure_storage_account_name", "a")], "");
+    check(
+        "az://container/p",
+        &[("azure_storage_account_name", "a"), ("azure_storage_account_key", "aGk=")],
+        "",
+    );
+    check("s3://bucket", &[("aws_acess_key_id", "a")], "unknown option `aws_acess_key_id`");
+    check("s3://bucket", &[("aws_access_key_id", "a")], "Missing SecretAccessKey");
+    check("s3://bucket", &[("aws_timeout", "1 s")], "the option `aws_timeout` is not used");
+    check("s3://bucket", &[("aws_endpoint", "127.0.0.1:3900")], "the option `aws_endpoint` is not a URL");
+}
+
+#[test]
+fn certificates_must_be_some() {
+    let ca = |pem: &str| Location { url: "https://a/".into(), ca: Some(pem.into()), ..Location::default() };
+    assert!(bad(ca("")).contains("no certificate in PEM"));
+    assert!(!bad(ca("-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n")).is_empty());
+}

@@ -1,0 +1,223 @@
+//! HTTP as the shared caches are spoken to: what is trusted, what is followed, how much is read.
+//!
+//! - TLS trusts what the system trusts, and the certificates of the location. A machine without any trusted
+//!   certificates (a minimal container) can still use plain HTTP and a location that brings its own.
+//! - Redirects are followed when reading, five at most, never from https to http. Credentials do not go along to
+//!   another host or port. Nothing is followed when writing: a redirected PUT may end as a GET of a login page.
+//! - Bodies are read piece by piece and left when they pass their limit; a short one is an error. Nothing is
+//!   decompressed on the way, which would hide sizes.
+//! - Proxies are those of the environment, as `reqwest` reads it, except that this machine is reached directly.
+
+use std::error::Error;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::redirect::{Action, Attempt, Policy};
+use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
+use url::Url;
+
+use super::runtime::Pulse;
+use super::{BadLocation, Location, Trouble};
+
+/// Redirects that are followed. Real ones take one or two: to a mirror, to signed storage.
+const REDIRECTS: usize = 5;
+/// Connections lie idle no longer than this, seconds less than servers wait before they hang up on them.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// The two clients of one location.
+#[derive(Debug, Clone)]
+pub(super) struct Web {
+    /// Follows redirects.
+    pub(super) reader: Client,
+    /// Follows none.
+    pub(super) writer: Client,
+    silence: Duration,
+}
+
+impl Web {
+    /// Gets ready to speak to a server.
+    pub(super) fn new(location: &Location, server: Option<&Url>) -> Result<Web, BadLocation> {
+        Ok(Web {
+            reader: client(location, server, || Policy::custom(follow))?,
+            writer: client(location, server, Policy::none)?,
+            silence: location.bounds.silence,
+        })
+    }
+
+    /// Sends a request that has no body, or a small one.
+    pub(super) async fn ask(&self, request: RequestBuilder, pulse: &Pulse) -> Result<Response, Trouble> {
+        let response = request.send().await.map_err(|e| self.lost(&e))?;
+        pulse.beat();
+        Ok(response)
+    }
+
+    /// Sends a request with so many bytes.
+    pub(super) async fn send(
+        &self,
+        request: RequestBuilder,
+        size: usize,
+        pulse: &Pulse,
+    ) -> Result<Response, Trouble> {
+        pulse.sending(size);
+        self.ask(request, pulse).await
+    }
+
+    /// The whole body of an answer.
+    pub(super) async fn read(
+        &self,
+        mut response: Response,
+        limit: u64,
+        pulse: &Pulse,
+        heard: &dyn Fn(u64),
+    ) -> Result<Vec<u8>, Trouble> {
+        if response.content_length().is_some_and(|length| length > limit) {
+            return Err(Trouble::TooLong(limit));
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.lost(&e))? {
+            pulse.beat();
+            append(&mut bytes, &chunk, limit, heard)?;
+            // Chunks may be there faster than they are read, and the watch over the call wants its turn.
+            tokio::task::coop::consume_budget().await;
+        }
+        Ok(bytes)
+    }
+
+    /// Why there was no answer, or only a part of it.
+    pub(super) fn lost(&self, error: &reqwest::Error) -> Trouble {
+        if error.is_timeout() {
+            Trouble::Silent(self.silence)
+        } else if error.is_redirect() {
+            Trouble::Odd(root(error))
+        } else {
+            Trouble::Unreachable(root(error))
+        }
+    }
+}
+
+/// Adds what has come in, as far as it is allowed.
+pub(super) fn append(
+    bytes: &mut Vec<u8>,
+    more: &[u8],
+    limit: u64,
+    heard: &dyn Fn(u64),
+) -> Result<(), Trouble> {
+    if (bytes.len() + more.len()) as u64 > limit {
+        return Err(Trouble::TooLong(limit));
+    }
+    bytes.extend_from_slice(more);
+    heard(more.len() as u64);
+    Ok(())
+}
+
+/// What an answer means that is neither the file nor its absence; `why` is the server's own word for it, if any.
+pub(super) fn refusal(status: StatusCode, why: &str) -> Trouble {
+    let text = said(status, why);
+    match status.as_u16() {
+        401 | 403 | 407 => Trouble::Denied(text),
+        _ => Trouble::Odd(text),
+    }
+}
+
+/// The same of an answer to writing.
+pub(super) fn write_refusal(status: StatusCode, why: &str) -> Trouble {
+    match status.as_u16() {
+        405 | 501 | 507 => Trouble::ReadOnly(said(status, why)),
+        _ => refusal(status, why),
+    }
+}
+
+fn said(status: StatusCode, why: &str) -> String {
+    match why {
+        "" => format!("HTTP {status}"),
+        // It comes from the other side and goes to a terminal.
+        why => format!("HTTP {status} ({})", why.escape_debug().take(80).collect::<String>()),
+    }
+}
+
+/// The header that lets a location's user in.
+pub(super) fn credentials(location: &Location) -> Result<HeaderMap, BadLocation> {
+    let text = match (&location.token, &location.username) {
+        (Some(token), _) => format!("Bearer {token}"),
+        (None, Some(username)) => basic(username, location.password.as_deref().unwrap_or_default()),
+        (None, None) => return Ok(HeaderMap::new()),
+    };
+    let value =
+        secret(&text).ok_or_else(|| location.bad("its credentials hold characters that HTTP cannot send"))?;
+    Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+}
+
+/// A basic credential.
+pub(super) fn basic(username: &str, password: &str) -> String {
+    use base64::prelude::{BASE64_STANDARD, Engine};
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{password}")))
+}
+
+/// A header's value that is never shown.
+pub(super) fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Whether it is this machine.
+pub(super) fn is_local(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => {
+            host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+        }
+        None => false,
+    }
+}
+
+fn client(
+    location: &Location,
+    server: Option<&Url>,
+    redirects: fn() -> Policy,
+) -> Result<Client, BadLocation> {
+    // Fails where another one was chosen already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let own = certificates(location)?;
+    let builder = || {
+        let builder = Client::builder()
+            .user_agent(concat!("kcache/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirects())
+            .referer(false)
+            .connect_timeout(location.bounds.silence) // shared out among the addresses of a host
+            .pool_idle_timeout(IDLE);
+        if server.is_some_and(is_local) { builder.no_proxy() } else { builder }
+    };
+    let with_system = builder().tls_certs_merge(own.clone()).build();
+    // It fails where the system trusts nobody.
+    with_system.or_else(|_| builder().tls_certs_only(own).build()).map_err(|e| location.bad(root(&e)))
+}
+
+fn certificates(location: &Location) -> Result<Vec<Certificate>, BadLocation> {
+    let Some(pem) = &location.ca else { return Ok(Vec::new()) };
+    let certificates = Certificate::from_pem_bundle(pem).map_err(|e| location.bad(root(&e)))?;
+    match certificates.is_empty() {
+        true => Err(location.bad("its CA file holds no certificate in PEM")),
+        false => Ok(certificates),
+    }
+}
+
+fn follow(attempt: Attempt) -> Action {
+    let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    if was_secure && attempt.url().scheme() != "https" {
+        attempt.error("a redirect from https to http")
+    } else if attempt.previous().len() > REDIRECTS {
+        attempt.error("more than 5 redirects")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// The innermost cause: the outer ones only say that a request was being sent.
+pub(super) fn root(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

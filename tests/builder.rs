@@ -1,0 +1,108 @@
+//! A builder with a key of its own, and hosts that trust it.
+
+use crate::host::{FIXTURES, Host, run};
+use fs_err as fs;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// The package that is built, and one that is not.
+pub const PACKAGE: &str = "v4l2loopback";
+/// Its only module, as it is installed.
+pub const MODULE: &str = "v4l2loopback/v4l2loopback.ko";
+
+/// A host that has built [`PACKAGE`] for the newest 6.1 and pushed it into a directory.
+pub struct Builder {
+    pub host: Host,
+}
+
+/// One for all tests, which only read it.
+pub static BUILDER: LazyLock<Builder> = LazyLock::new(|| {
+    let builder = Builder::new("builder", &[PACKAGE, "bbswitch"]);
+    let (cache, kernel) = (builder.cache_url(), &FIXTURES.new);
+    fs::create_dir(builder.cache()).unwrap();
+    builder.host.kcache(&["build", PACKAGE, "bbswitch", "-k", kernel]).exits(0);
+    builder.host.kcache(&["push", "--to", &cache, PACKAGE, "bbswitch", "-k", kernel]).exits(0);
+    builder
+});
+
+impl Builder {
+    /// A host with packages, headers and a new key.
+    pub fn new(name: &str, packages: &[&str]) -> Builder {
+        let host = Host::new(&[&FIXTURES.new]).with_packages(packages);
+        host.kcache(&["keys", "generate", "--name", name]).exits(0);
+        Builder { host }
+    }
+
+    /// The directory that it pushes to.
+    pub fn cache(&self) -> PathBuf {
+        self.host.dir().join("cache")
+    }
+
+    pub fn cache_url(&self) -> String {
+        format!("file://{}", self.cache().display())
+    }
+
+    /// A copy of the cache, for a test to spoil.
+    pub fn copy_of_cache(&self, to: &Path) -> PathBuf {
+        let cache = to.join("cache");
+        run(Command::new("cp").arg("-r").arg(self.cache()).arg(&cache));
+        cache
+    }
+
+    /// The file of its public key.
+    pub fn public_key(&self) -> PathBuf {
+        let keys = self.host.root().join("etc/kcache/trusted-keys");
+        fs::read_dir(keys).unwrap().next().unwrap().unwrap().path()
+    }
+
+    /// The file of its private key.
+    pub fn private_key(&self) -> PathBuf {
+        self.host.root().join("etc/kcache/signing-key.pem")
+    }
+}
+
+impl Host {
+    /// A host that could compile nothing: the kernel's image, some in-tree modules, and `/etc/kcache`.
+    pub fn image_only() -> Host {
+        Host::without_headers(&FIXTURES.new)
+    }
+
+    /// Trusts a builder.
+    pub fn trusting(self, builder: &Builder) -> Host {
+        let key = builder.public_key();
+        self.kcache(&["keys", "trust", key.to_str().unwrap()]).exits(0);
+        self
+    }
+
+    /// Uses shared caches: `url = "..."` and what else belongs into their tables.
+    pub fn with_caches(self, tables: &[&str]) -> Host {
+        let mut text = format!("packages = [{PACKAGE:?}]\n");
+        for table in tables {
+            writeln!(text, "[[cache]]\n{table}").unwrap();
+        }
+        self.write_config(&text);
+        self
+    }
+
+    pub fn write_config(&self, text: &str) {
+        let directory = self.root().join("etc/kcache");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("config.toml"), text).unwrap();
+    }
+}
+
+/// A table's `url`.
+pub fn url(url: &str) -> String {
+    format!("url = {url:?}")
+}
+
+/// The one file under a directory whose path ends so.
+pub fn file(directory: &Path, suffix: &str) -> PathBuf {
+    let output = run(Command::new("find").arg(directory).args(["-type", "f"]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let found: Vec<&str> = text.lines().filter(|path| path.ends_with(suffix)).collect();
+    assert_eq!(found.len(), 1, "{suffix} in {text}");
+    PathBuf::from(found[0])
+}
