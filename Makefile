@@ -2,6 +2,7 @@
 # make demo     the main job on real kernels and packages, in a scratch directory, explained line by line
 # make test     formatting, clippy, all tests, licences; .ci/run calls exactly this
 # make test-all the same, with every package on every kernel
+# make fleet    200 hosts fetch at once what one has built, and a table of it
 # make bench    what is measured, and against whom (benches/README.md)
 # make install  PREFIX=/usr/local, DESTDIR= for packagers
 #
@@ -16,10 +17,10 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all fleet bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
-.PHONY: build demo test test-all bench install clean help fixtures
+.PHONY: build demo test test-all fleet bench install clean help fixtures
 
 build:
 	$(CARGO) build --release --locked
@@ -39,6 +40,10 @@ test: fixtures
 
 test-all: export KCACHE_TEST_ALL = 1
 test-all: test
+
+fleet: export KCACHE_FLEET ?= 200
+fleet: fixtures
+	$(CARGO) test --release --locked --test kcache -- fleet:: --nocapture
 
 bench: fixtures
 	$(CARGO) bench --locked --bench kcache

@@ -21,6 +21,7 @@ mod push;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use crate::transport::{Name, Transport, Trouble};
 use crate::{Error, Result, Trust};
@@ -35,6 +36,9 @@ pub use push::{Pushed, Sign};
 const AT_ONCE: usize = 8;
 /// Lies of one cache that are put up with in one run. Each costs a request and a line.
 const LIES: u32 = 3;
+
+/// Pauses before a cache that works is asked again.
+const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1000)];
 
 /// Hears what a person should know.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
@@ -101,18 +105,34 @@ impl SharedCache {
         &self.url
     }
 
-    /// Does something with the cache, unless it has failed too badly before.
-    fn call<T>(&self, act: impl FnOnce(&dyn Transport) -> Result<T, Trouble>) -> Result<T, Trouble> {
-        let (result, broke) = self.breaker.call(|| act(&*self.transport));
+    /// Does something with the cache, unless it has failed too badly before. `act` may be done more than once.
+    fn call<T>(&self, act: impl Fn(&dyn Transport) -> Result<T, Trouble>) -> Result<T, Trouble> {
+        let (result, broke) = self.breaker.call(|| self.patiently(|| act(&*self.transport)));
         match (&result, broke) {
             (Err(trouble), true) => (self.say)(&format!(
                 "warning: shared cache {} {trouble}; it is not asked again in this run",
                 self.url
             )),
-            (Err(trouble @ (Trouble::Odd(_) | Trouble::TooLong(_))), false) if !self.breaker.is_broken() => {
+            (Err(trouble @ (Trouble::Odd(_) | Trouble::Busy(_) | Trouble::TooLong(_))), false)
+                if !self.breaker.is_broken() =>
+            {
                 (self.say)(&format!("warning: shared cache {} {trouble}", self.url));
             }
             _ => {}
+        }
+        result
+    }
+
+    /// Tries again with a cache that has answered before: where a whole fleet asks at once, one lost answer says little.
+    fn patiently<T>(&self, act: impl Fn() -> Result<T, Trouble>) -> Result<T, Trouble> {
+        let mut result = act();
+        for pause in AGAIN {
+            let busy = matches!(result, Err(Trouble::Silent(_) | Trouble::Unreachable(_) | Trouble::Busy(_)));
+            if !busy || !self.breaker.works() {
+                break;
+            }
+            std::thread::sleep(pause);
+            result = act();
         }
         result
     }

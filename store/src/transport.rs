@@ -16,7 +16,7 @@
 //! ```text
 //! runtime    the only place where asynchronous code is waited for, and what ends every wait
 //! web        HTTP as all but `file` speak it: TLS, redirects, bodies with a limit
-//! file, http, cloud, oci    one file for each kind of place
+//! file, http, cloud, oci    one file for each kind of place; oci speaks to a `registry`
 //! ```
 
 mod cloud;
@@ -184,6 +184,9 @@ pub enum Trouble {
     /// It answered with something other than the file or its absence.
     #[error("answered {0}")]
     Odd(String),
+    /// It has too much to do, or is broken for a while.
+    #[error("is too busy: {0}")]
+    Busy(String),
     /// It sent more than was allowed.
     #[error("sent more than {0} bytes")]
     TooLong(u64),

@@ -55,6 +55,11 @@ impl Breaker {
         matches!(*self.state(), State::Broken(_))
     }
 
+    /// Whether the cache has answered before and is still asked.
+    pub(super) fn works(&self) -> bool {
+        matches!(*self.state(), State::Working { .. })
+    }
+
     /// The cache sent something useless; whether that was once too often.
     pub(super) fn lied(&self) -> bool {
         self.odd(Trouble::Odd("too often with something that cannot be used".to_owned()))
@@ -71,7 +76,7 @@ impl Breaker {
     fn failed(&self, trouble: &Trouble) -> bool {
         match trouble {
             // The file's fault, or the request's.
-            Trouble::TooLong(_) | Trouble::Odd(_) => self.odd(trouble.clone()),
+            Trouble::TooLong(_) | Trouble::Odd(_) | Trouble::Busy(_) => self.odd(trouble.clone()),
             // It can be read all the same.
             Trouble::ReadOnly(_) | Trouble::Cancelled => self.worked(),
             _ => self.breaks(trouble.clone()),

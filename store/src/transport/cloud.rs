@@ -7,9 +7,9 @@
 //! Requests go through the same clients as all others here, so that time, sizes, proxies and certificates are bound by
 //! one set of rules; the options of `object_store` for these are refused. It retries nothing: the next cache does.
 //!
-//! To keep what is there, the store is asked first, and told again in the PUT (`If-None-Match: *`). AWS honours that.
-//! Garage 2.5 accepts and ignores it, so there the later of two writers wins who both asked before one of them wrote;
-//! engines that refuse it get a plain PUT. A PUT that breaks off leaves nothing.
+//! To keep what is there, the engine is asked first, and told again in the PUT (`If-None-Match: *` and the like). AWS
+//! honours that. Garage 2.5 accepts and ignores it, so there the later of two writers wins who both asked before one of
+//! them wrote; engines that refuse it get a plain PUT. A PUT that breaks off leaves nothing.
 //!
 //! S3 is tested on a real cluster. There is no such engine for `gs` and `az` that could be run in a test: of these it
 //! is only known that they are built from their options.
@@ -83,12 +83,13 @@ impl Bucket {
 
     /// Puts bytes; false where the engine has kept what was there.
     async fn send(&self, path: &Path, bytes: &[u8], mode: PutMode, pulse: &Pulse) -> Result<bool, Trouble> {
+        let conditional = mode == PutMode::Create;
         pulse.sending(bytes.len());
         let sent = self.store.put_opts(path, PutPayload::from(bytes.to_vec()), mode.into()).await;
         pulse.beat();
         match sent {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(object_store::Error::AlreadyExists { .. }) if conditional => Ok(false),
             Err(e) => Err(self.trouble(&e)),
         }
     }

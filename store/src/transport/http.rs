@@ -1,6 +1,6 @@
 //! `http://` and `https://`: any web server that serves a store's directory; and WebDAV, to put things there.
 //!
-//! Reading takes GET and HEAD. Writing takes PUT; where the server wants collections made first (409) also MKCOL.
+//! Reading takes GET and HEAD. Writing takes PUT; where the server wants collections made first, also MKCOL.
 //! nginx with `dav_methods PUT; create_full_put_path on;` is enough.
 //!
 //! To keep what is there, the server is asked first, and told again in the PUT (`If-None-Match: *`). Servers that pass
@@ -73,8 +73,8 @@ impl Server {
         Ok(answer.status())
     }
 
-    /// Makes the collections on the way to a file.
-    async fn make_collections(&self, name: &Name, pulse: &Pulse) -> Result<(), Trouble> {
+    /// Makes the collections on the way to a file, as far as it can tell; false where the server would not.
+    async fn make_collections(&self, name: &Name, pulse: &Pulse) -> Result<bool, Trouble> {
         let path = name.path();
         let parts: Vec<&str> = path.split('/').collect();
         for depth in 1..parts.len() {
@@ -83,12 +83,12 @@ impl Server {
             let method = Method::from_bytes(b"MKCOL").expect("it is a token");
             let request = self.web.writer.request(method, url).headers(self.credentials.clone());
             match self.web.ask(request, pulse).await?.status().as_u16() {
-                // 405: it is there.
-                200..=299 | 405 => {}
-                _ => break,
+                // 405: it is there, and another writer may have made it just now.
+                201 | 405 => {}
+                _ => return Ok(false),
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -115,8 +115,9 @@ impl Transport for Server {
                 return Ok(false);
             }
             let mut status = self.send(name, bytes, if_taken, pulse).await?;
-            if status == StatusCode::CONFLICT {
-                self.make_collections(name, pulse).await?;
+            // What WebDAV says where a collection is missing, and what nginx says.
+            let misses = matches!(status, StatusCode::CONFLICT | StatusCode::INTERNAL_SERVER_ERROR);
+            if misses && self.make_collections(name, pulse).await? {
                 status = self.send(name, bytes, if_taken, pulse).await?;
             }
             match status.as_u16() {

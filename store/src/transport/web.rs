@@ -115,6 +115,7 @@ pub(super) fn refusal(status: StatusCode, why: &str) -> Trouble {
     let text = said(status, why);
     match status.as_u16() {
         401 | 403 | 407 => Trouble::Denied(text),
+        429 | 500 | 502..=504 => Trouble::Busy(text),
         _ => Trouble::Odd(text),
     }
 }
