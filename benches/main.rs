@@ -6,6 +6,11 @@
 
 #![allow(clippy::print_stdout, reason = "the table is this program's output")]
 
+#[path = "../tests/servers.rs"]
+#[allow(dead_code, reason = "tests use all of it")]
+mod servers;
+mod shared;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -27,6 +32,10 @@ fn main() -> ExitCode {
         let files: u64 = trees.iter().map(|dir| walk(Path::new(dir))).sum();
         return if files > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if arguments.first().is_some_and(|word| word == "shared") {
+        shared::all(Path::new(&arguments[1]));
+        return ExitCode::SUCCESS;
+    }
     let Some(bench) = Bench::prepare() else { return ExitCode::FAILURE };
     println!("| what | against | kcache | plain | ratio | at most |");
     println!("|---|---|---|---|---|---|");
@@ -34,6 +43,7 @@ fn main() -> ExitCode {
     bench.first_hash();
     bench.hit_install();
     bench.miss();
+    shared::all(&bench.fixtures.join("root/lib/modules").join(&bench.kernel).join("kernel"));
     ExitCode::SUCCESS
 }
 

@@ -158,7 +158,7 @@ pub struct Pull {
 
 #[derive(Debug, ClapArgs)]
 pub struct Export {
-    /// The file to write
+    /// The file to write; - for standard output
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     #[command(flatten)]
@@ -166,13 +166,19 @@ pub struct Export {
     /// Export every entry of the store
     #[arg(long, conflicts_with_all = ["packages", "kernels"])]
     pub all: bool,
+    /// Export also what nobody has signed: nobody will use it
+    #[arg(long)]
+    pub unsigned: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct Import {
-    /// The file to read
+    /// The file to read; - for standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Take also pointers that are older than those followed before
+    #[arg(long)]
+    pub allow_rollback: bool,
 }
 
 #[derive(Debug, ClapArgs)]

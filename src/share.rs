@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use kcache_store::transport::Name;
 use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
 
 use crate::ensure::{self, Wish};
@@ -54,9 +55,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
         }
         return Ok(());
     };
-    if let Some(name) = fetch::pointer_name(entry) {
-        point_here(store, &name, entry.manifest().key, (world.now)(), None, signer)?;
-    }
+    vouch(session, store, entry, true)?;
     for cache in world.caches.writable() {
         match push(session, store, cache, entry, Sign::With(signer), true) {
             Ok(pushed) => say(session, cache, entry, &pushed),
@@ -64,6 +63,24 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
         }
     }
     Ok(())
+}
+
+/// Makes an entry of the store ready to leave: signed, where this host is a builder, and pointed to if it is the newest.
+/// Returns the name of the pointer that leads to it, if one does.
+pub fn vouch(session: &Session, store: &Store, entry: &Entry, newest: bool) -> Result<Option<Name>> {
+    let key = entry.manifest().key;
+    let name = fetch::pointer_name(entry).filter(|_| newest);
+    if let Some(signer) = &session.world.signer {
+        let mut entry = entry.clone();
+        if entry.sign(signer) {
+            store.replace(&entry)?;
+        }
+        if let Some(name) = &name {
+            point_here(store, name, key, (session.world.now)(), None, signer)?;
+        }
+    }
+    let Some(name) = name else { return Ok(None) };
+    Ok(store.pointer(&name)?.filter(|pointer| pointer.key() == key).map(|_| name))
 }
 
 /// Pushes an entry to a cache; `newest` where it is the one to be pointed to.

@@ -65,13 +65,16 @@ tools() {
 	END
 }
 
-# The same for shared caches: servers, which the tests run on ports of their own, and what they are tried with.
+# The same for shared caches: servers, which the tests run on ports of their own, and what they are tried and compared with.
 servers() {
     cat <<-END
 	nginx            nginx
 	docker-registry  docker-registry
 	openssl          openssl
 	skopeo           skopeo
+	curl             curl
+	zstd             zstd
+	b3sum            b3sum
 	END
 }
 

@@ -12,6 +12,7 @@ mod builder;
 mod caches;
 mod commands;
 mod everywhere;
+mod export;
 mod fleet;
 mod host;
 mod hostile;

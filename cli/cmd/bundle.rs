@@ -1,14 +1,125 @@
-//! `kcache export` and `import`: builds in one file.
+//! `kcache export` and `import`: builds in one file, for hosts without a network.
 
+use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::path::Path;
+
+use fs_err as fs;
+use kcache::fetch::size;
+use kcache::share;
+use kcache::store::{self, Key};
+use kcache::world::World;
+
+use super::share::{Choice, choices, say_missing};
 use crate::args::{Export, Import};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
-use kcache::world::World;
 
-pub fn export(_: &World, _: &Out, _: &Export, _: bool) -> Result<Exit, Failure> {
-    Ok(Exit::Done)
+pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit, Failure> {
+    let (session, choices) = choices(world, out, &args.which, args.all)?;
+    let (mut exit, mut keys, mut pointers): (_, Vec<Key>, Vec<_>) = (Exit::Done, Vec::new(), Vec::new());
+    for choice in &choices {
+        match (choice, &session.store) {
+            (Choice::Entry { entry, newest }, Some(store)) => {
+                keys.push(entry.manifest().key);
+                if !dry {
+                    pointers.extend(share::vouch(&session, store, entry, *newest)?);
+                }
+            }
+            _ => exit = exit.or(say_missing(out, choice)),
+        }
+    }
+    let Some(store) = session.store.as_ref().filter(|_| !keys.is_empty()) else {
+        out.say("nothing to export");
+        return Ok(exit.or(Exit::NotReady));
+    };
+    if dry {
+        out.say(&format!("would export {}", count(keys.len() as u64, "entry", "entries")));
+        return Ok(exit);
+    }
+    let write = |to: &mut dyn Write| store::export(store, &keys, &pointers, args.unsigned, to);
+    let exported = if args.file == Path::new("-") {
+        if io::stdout().is_terminal() {
+            return Err(Failure::usage(
+                "a terminal cannot take an export",
+                Some("redirect it, or give a FILE".into()),
+            ));
+        }
+        write(&mut BufWriter::new(io::stdout().lock()))?
+    } else {
+        to_file(&args.file, write)?
+    };
+    let (entries, objects) = (exported.entries, exported.objects);
+    out.say(&format!(
+        "exported {} and {}, {}",
+        count(entries, "entry", "entries"),
+        count(objects, "object", "objects"),
+        size(exported.bytes)
+    ));
+    if out.json {
+        out.record(&serde_json::json!({
+            "type": "export", "entries": entries, "objects": objects, "pointers": pointers.len(), "bytes": exported.bytes,
+        }));
+    }
+    Ok(exit)
 }
 
-pub fn import(_: &World, _: &Out, _: &Import) -> Result<Exit, Failure> {
-    Ok(Exit::Done)
+/// Writes a file that has its name when it is whole, and on stable storage.
+fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> store::Result<T>) -> Result<T, Failure> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".part");
+    let mut file = BufWriter::new(fs::File::create(&draft)?);
+    let written = write(&mut file).map_err(Failure::from).and_then(|done| {
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        fs::rename(&draft, path)?;
+        Ok(done)
+    });
+    if written.is_err() {
+        drop(fs::remove_file(&draft)); // the error that is told is the first one
+    }
+    written
+}
+
+pub fn import(world: &World, out: &Out, args: &Import) -> Result<Exit, Failure> {
+    let store = world.open_store()?;
+    let mut from: Box<dyn Read> = match args.file == Path::new("-") {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(BufReader::new(fs::File::open(&args.file)?)),
+    };
+    let trust = world.caches.trust();
+    let say = |message: &str| world.progress.say(message);
+    let (roll_back, now) = (args.allow_rollback, (world.now)());
+    let imported = match store::import(&store, &args.file, &mut *from, trust, roll_back, now, &say) {
+        Err(error @ (store::Error::Damaged { .. } | store::Error::Entry { .. })) => {
+            let hint = "what was whole is in the store; the same import of a whole file goes on from there";
+            return Err(Failure { exit: Exit::Refused, hint: Some(hint.into()), ..error.into() });
+        }
+        imported => imported?,
+    };
+    out.say(&format!(
+        "imported {} ({} here before), {} and {}",
+        count(imported.entries, "entry", "entries"),
+        imported.present,
+        count(imported.objects, "object", "objects"),
+        count(imported.pointers, "pointer", "pointers"),
+    ));
+    if out.json {
+        out.record(&serde_json::json!({
+            "type": "import", "entries": imported.entries, "present": imported.present,
+            "refused": imported.refused, "objects": imported.objects, "pointers": imported.pointers,
+        }));
+    }
+    if imported.refused == 0 {
+        return Ok(Exit::Done);
+    }
+    out.failure(&Failure {
+        exit: Exit::Refused,
+        message: format!("refused: {}", count(imported.refused, "entry or pointer", "entries or pointers")),
+        hint: trust.keys().next().is_none().then(|| "no key is trusted: `kcache keys trust FILE`".into()),
+    });
+    Ok(Exit::Refused)
+}
+
+fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }

@@ -1,0 +1,109 @@
+//! Writing a bundle.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Write};
+
+use super::{BLOCK, FORMAT_PATH, head, padding};
+use crate::transport::Name;
+use crate::{Entry, Error, FORMAT, Key, Output, Result, Store, object};
+
+/// What a bundle came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// Its entries.
+    pub entries: u64,
+    /// Its objects.
+    pub objects: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Writes the entries of these keys, their objects, and these pointers. What nobody has signed is written only where
+/// `unsigned` says so. After an error `to` holds part of a bundle: write to a file that gets its name afterwards.
+pub fn export(
+    store: &Store,
+    keys: &[Key],
+    pointers: &[Name],
+    unsigned: bool,
+    to: &mut dyn Write,
+) -> Result<Exported> {
+    let keys: BTreeSet<&Key> = keys.iter().collect();
+    let entries: Vec<Entry> =
+        keys.into_iter().map(|key| read(store, key, unsigned)).collect::<Result<_>>()?;
+    let mut bundle = Bundle { to, bytes: 0 };
+    bundle.add(FORMAT_PATH, format!("{FORMAT}\n").as_bytes())?;
+    for entry in &entries {
+        bundle.add(&Name::Entry(entry.manifest().key).path(), &entry.encode()?)?;
+    }
+    let mut written = BTreeSet::new();
+    for entry in &entries {
+        let mut outputs: Vec<&Output> = entry.manifest().outputs.iter().collect();
+        outputs.sort_by_key(|output| output.digest);
+        for output in outputs {
+            if written.insert(output.digest) {
+                let name = Name::Object { of: entry.manifest().key, digest: output.digest };
+                bundle.add(&name.path(), &compressed(store, entry, output)?)?;
+            }
+        }
+    }
+    let mut pointers: Vec<(String, &Name)> = pointers.iter().map(|name| (name.path(), name)).collect();
+    pointers.sort();
+    pointers.dedup();
+    for (path, name) in pointers {
+        let pointer = store.pointer(name)?.ok_or_else(|| nothing_at(store, name))?;
+        bundle.add(&path, &pointer.encode()?)?;
+    }
+    bundle.end()?;
+    Ok(Exported { entries: entries.len() as u64, objects: written.len() as u64, bytes: bundle.bytes })
+}
+
+fn read(store: &Store, key: &Key, unsigned: bool) -> Result<Entry> {
+    let entry = store.lookup(key)?.ok_or_else(|| nothing_at(store, &Name::Entry(*key)))?;
+    if entry.envelope().signatures().is_empty() && !unsigned {
+        return Err(Error::Unsigned { key: *key });
+    }
+    Ok(entry)
+}
+
+/// The object's bytes, verified, compressed as every other host compresses them. Not as they are stored: they may have
+/// come from a host with another zstd.
+fn compressed(store: &Store, entry: &Entry, output: &Output) -> Result<Vec<u8>> {
+    let mut zstd = zstd::Encoder::new(Vec::new(), object::LEVEL)?;
+    if !store.copy_object(&output.digest, output.size, &mut zstd)? {
+        let path = store.dir().join(Name::Entry(entry.manifest().key).path());
+        let reason = format!("the object of its output `{}` is missing", output.name);
+        return Err(Error::Entry { path, reason });
+    }
+    Ok(zstd.finish()?)
+}
+
+fn nothing_at(store: &Store, name: &Name) -> Error {
+    Error::At { act: "read", path: store.dir().join(name.path()), source: ErrorKind::NotFound.into() }
+}
+
+/// A bundle that is being written.
+struct Bundle<'a> {
+    to: &'a mut dyn Write,
+    bytes: u64,
+}
+
+impl Bundle<'_> {
+    fn add(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        let size = content.len() as u64;
+        self.write(&head(path, size)?)?;
+        self.write(content)?;
+        self.write(&[0; BLOCK][..padding(size)])
+    }
+
+    /// Two blocks of zeros are a tar's end.
+    fn end(&mut self) -> Result<()> {
+        self.write(&[0; 2 * BLOCK])?;
+        Ok(self.to.flush()?)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.to.write_all(bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}

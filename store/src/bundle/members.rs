@@ -1,0 +1,176 @@
+//! Reading a bundle's files one after another, believing nothing.
+//!
+//! The tar crate makes sense of a header, but does not tell a whole tar from one that ends between two files, and skips
+//! what lies between. So the blocks are counted here.
+
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::path::Path;
+
+use super::{BLOCK, Member, head, padding};
+use crate::Error;
+use crate::error::at;
+
+/// Where a header says what kind of file follows; GNU's long paths are a file of their own.
+const KIND: usize = 156;
+const LONG_PATH: u8 = b'L';
+
+/// Why reading ended early.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The bundle is not as it is written.
+    Broken {
+        /// What should have come.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// Something else failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+/// What a header announces.
+pub(super) struct Head {
+    pub(super) path: String,
+    pub(super) member: Member,
+    pub(super) size: u64,
+}
+
+/// A bundle that is being read.
+pub(super) struct Members<'a> {
+    origin: &'a Path,
+    from: BufReader<&'a mut dyn Read>,
+    last: Option<(u8, String)>,
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn new(origin: &'a Path, from: &'a mut dyn Read) -> Members<'a> {
+        Members { origin, from: BufReader::new(from), last: None }
+    }
+
+    /// The next file, whose content is to be read or skipped before the one after it; none at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Head>, Stop> {
+        let mut bytes = self.blocks(1)?;
+        if is_zero(&bytes) {
+            self.check_end()?;
+            return Ok(None);
+        }
+        if bytes[KIND] == LONG_PATH {
+            bytes.extend(self.blocks(2)?);
+        }
+        let next = parse(&bytes)?;
+        self.check_order(&next)?;
+        Ok(Some(next))
+    }
+
+    /// The content of a file, which may have at most `limit` bytes.
+    pub(super) fn content(&mut self, of: &Head, limit: u64) -> Result<Vec<u8>, Stop> {
+        if of.size > limit {
+            return broken(format!("at most {limit} bytes of {}", of.path), of.size);
+        }
+        let mut bytes = Vec::new();
+        let read = self.from.by_ref().take(of.size).read_to_end(&mut bytes);
+        self.check_content(of, read.map(|n| n as u64))?;
+        Ok(bytes)
+    }
+
+    /// Passes over the content of a file.
+    pub(super) fn skip(&mut self, of: &Head) -> Result<(), Stop> {
+        let read = io::copy(&mut self.from.by_ref().take(of.size), &mut io::sink());
+        self.check_content(of, read)
+    }
+
+    /// After so many bytes of a content that was read.
+    fn check_content(&mut self, of: &Head, read: io::Result<u64>) -> Result<(), Stop> {
+        let n = read.map_err(at("read", self.origin))?;
+        if n < of.size {
+            return broken(
+                format!("{} bytes of {}", of.size, of.path),
+                format!("the end of the file after {n}"),
+            );
+        }
+        let mut rest = [0; BLOCK];
+        let rest = &mut rest[..padding(of.size)];
+        self.fill(rest)?;
+        if is_zero(rest) { Ok(()) } else { broken(format!("zeros after {}", of.path), "other bytes") }
+    }
+
+    /// After the first block of zeros.
+    fn check_end(&mut self) -> Result<(), Stop> {
+        if self.last.is_none() {
+            return broken("a bundle", "an empty tar");
+        }
+        if !is_zero(&self.blocks(1)?) {
+            return broken("two blocks of zeros", "one");
+        }
+        match io::copy(&mut self.from.by_ref().take(1), &mut io::sink()).map_err(at("read", self.origin))? {
+            0 => Ok(()),
+            _ => broken("the end of the file", "more bytes"),
+        }
+    }
+
+    /// Files come in the order in which they are written, so none comes twice. Of the objects only whoever knows the
+    /// entries can tell.
+    fn check_order(&mut self, next: &Head) -> Result<(), Stop> {
+        let object = matches!(next.member, Member::Object(_));
+        let place = (next.member.section(), if object { String::new() } else { next.path.clone() });
+        let in_order = match &self.last {
+            None => next.member == Member::Format,
+            Some(last) => *last < place || object && *last == place,
+        };
+        if !in_order {
+            return broken("the files of a bundle in their order, each once", &next.path);
+        }
+        self.last = Some(place);
+        Ok(())
+    }
+
+    fn blocks(&mut self, n: usize) -> Result<Vec<u8>, Stop> {
+        let mut bytes = vec![0; n * BLOCK];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Stop> {
+        match self.from.read_exact(bytes) {
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
+                broken("another file or two blocks of zeros", "the end of the file")
+            }
+            read => Ok(read.map_err(at("read", self.origin))?),
+        }
+    }
+}
+
+/// What a header says, if it is the one that is written for its path and size.
+pub(super) fn parse(bytes: &[u8]) -> Result<Head, Stop> {
+    let (long, header) = bytes.split_at(bytes.len() - BLOCK);
+    let header = tar::Header::from_byte_slice(header);
+    let path = match long.get(BLOCK..) {
+        Some(path) => path.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+        None => header.path_bytes().into_owned(),
+    };
+    let shown = || String::from_utf8_lossy(&path).escape_debug().to_string();
+    let Some((path, member)) = str::from_utf8(&path).ok().and_then(|path| Some((path, Member::parse(path)?)))
+    else {
+        return broken("a path of a store", format!("`{}`", shown()));
+    };
+    let as_written = header.entry_size().and_then(|size| Ok((size, head(path, size)?)));
+    match as_written {
+        Ok((size, written)) if written == bytes => Ok(Head { path: path.to_owned(), member, size }),
+        _ => broken(format!("the header of a plain file at {path}"), "another one"),
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// The bundle is not as it is written.
+pub(super) fn broken<T>(expected: impl ToString, found: impl ToString) -> Result<T, Stop> {
+    Err(Stop::Broken { expected: expected.to_string(), found: found.to_string() })
+}

@@ -1,0 +1,618 @@
+//! Bundles of every kind of honesty.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::*;
+use crate::manifest::tests::{manifest, output};
+use crate::pointer::tests::name as pointer_name;
+use crate::trust::tests::{builder, trust};
+use crate::{Entry, Error, Inserted, Manifest, Output, Result, Store, Trust, Waiting, object};
+
+const NOW: u64 = 2_000_000;
+const A: Key = Key::from_bytes([1; 32]);
+const B: Key = Key::from_bytes([2; 32]);
+
+/// A file of a bundle: path and content.
+type File = (String, Vec<u8>);
+
+/// A host with a store.
+struct Host {
+    store: Store,
+    said: RefCell<String>,
+    dir: tempfile::TempDir,
+}
+
+fn host() -> Host {
+    let dir = tempfile::tempdir().unwrap();
+    let waiting = Waiting { limit: Duration::from_secs(20), say: &|_| () };
+    let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
+    Host { store, said: RefCell::default(), dir }
+}
+
+/// A host that has built two entries which share an object, and points to one of them.
+fn full() -> Host {
+    let host = host();
+    host.build(A, &["one", "shared"], &[1]);
+    host.build(B, &["two", "shared"], &[1]);
+    host.point("a", A, 5);
+    host
+}
+
+impl Host {
+    /// Builds: an entry with one output for each content.
+    fn build(&self, key: Key, contents: &[&str], signers: &[u8]) -> Entry {
+        let mut outputs: Vec<Output> = Vec::new();
+        for (n, content) in contents.iter().enumerate() {
+            let stored = self.store.put_object(&mut content.as_bytes()).unwrap();
+            outputs.push(Output { size: stored.size, ..output(&n.to_string(), stored.digest) });
+        }
+        let mut entry = Entry::new(Manifest { outputs, ..manifest(key) }).unwrap();
+        signers.iter().for_each(|n| assert!(entry.sign(&builder(*n))));
+        assert_eq!(self.store.insert(&entry, NOW).unwrap(), Inserted::New);
+        entry
+    }
+
+    fn point(&self, package: &str, to: Key, epoch: u64) -> Pointer {
+        let pointer = Pointer::new(&pointer_name(package), to, epoch, &builder(1)).unwrap();
+        self.store.point(&pointer_name(package), &pointer).unwrap();
+        pointer
+    }
+
+    fn export(&self, keys: &[Key], packages: &[&str]) -> Vec<u8> {
+        let pointers: Vec<Name> = packages.iter().map(|package| pointer_name(package)).collect();
+        let mut bytes = Vec::new();
+        let told = export(&self.store, keys, &pointers, false, &mut bytes).unwrap();
+        assert_eq!(told.bytes, bytes.len() as u64);
+        bytes
+    }
+
+    fn import_with(&self, bundle: &[u8], trust: &Trust, roll_back: bool) -> Result<Imported> {
+        let say = |message: &str| *self.said.borrow_mut() += &format!("{message}\n");
+        let done = import(&self.store, Path::new("/b.tar"), &mut &bundle[..], trust, roll_back, NOW, &say);
+        self.check_whole(trust);
+        done
+    }
+
+    fn import(&self, bundle: &[u8]) -> Result<Imported> {
+        self.import_with(bundle, &trust(&[1], &[], 1), false)
+    }
+
+    /// Whatever happened: what the store has can be believed, and all of it is there.
+    fn check_whole(&self, trust: &Trust) {
+        for row in self.store.find(&[]).unwrap() {
+            let entry = self.store.lookup(&row.key).unwrap().unwrap();
+            assert_eq!(trust.vouch(entry.envelope()), Ok(()));
+            for output in &entry.manifest().outputs {
+                assert!(self.store.read_object(&output.digest, output.size).unwrap().is_some());
+            }
+        }
+    }
+
+    /// All that a reader can find, by path.
+    fn content(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut content = BTreeMap::new();
+        for row in self.store.find(&[]).unwrap() {
+            let entry = self.store.lookup(&row.key).unwrap().unwrap();
+            content.insert(Name::Entry(row.key).path(), entry.encode().unwrap());
+            for output in &entry.manifest().outputs {
+                let bytes = self.store.read_object(&output.digest, output.size).unwrap().unwrap();
+                content.insert(output.digest.to_string(), bytes);
+            }
+        }
+        let pointer = self.store.pointer(&pointer_name("a")).unwrap();
+        content.extend(pointer.map(|pointer| ("a".to_owned(), pointer.encode().unwrap())));
+        content
+    }
+
+    fn said(&self) -> String {
+        self.said.take()
+    }
+}
+
+/// The files of a bundle, in order.
+fn files(mut bundle: &[u8]) -> Vec<File> {
+    let mut members = members::Members::new(Path::new("b"), &mut bundle);
+    let mut files = Vec::new();
+    while let Some(next) = members.next().unwrap() {
+        let content = members.content(&next, u64::MAX).unwrap();
+        files.push((next.path, content));
+    }
+    files
+}
+
+/// A tar of these files, as well formed as their paths.
+fn tar(files: &[File]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for (path, content) in files {
+        tar.extend(head(path, content.len() as u64).unwrap());
+        tar.extend(content);
+        tar.resize(tar.len() + padding(content.len() as u64), 0);
+    }
+    tar.resize(tar.len() + 2 * BLOCK, 0);
+    tar
+}
+
+/// The bundle of a full host after a change of its files: format, entries A and B, three objects, a pointer.
+fn changed(change: impl FnOnce(&mut Vec<File>)) -> Vec<u8> {
+    let mut files = files(&full().export(&[A, B], &["a"]));
+    assert_eq!(files.len(), 7);
+    change(&mut files);
+    tar(&files)
+}
+
+fn check_error(bundle: &[u8], expect: &str) {
+    let told = host().import(bundle).unwrap_err().to_string();
+    assert!(told.contains(expect), "{told}");
+}
+
+#[test]
+fn what_one_host_exports_another_imports() {
+    let (one, other) = (full(), host());
+    let bundle = one.export(&[B, A, B], &["a", "a"]);
+    let done = other.import(&bundle).unwrap();
+    assert_eq!(done, Imported { entries: 2, present: 0, refused: 0, objects: 3, pointers: 1 });
+    assert_eq!(other.content(), one.content());
+    assert_eq!(other.export(&[A, B], &["a"]), bundle);
+    assert_eq!(other.said(), "");
+}
+
+#[test]
+fn the_same_again_finds_everything_and_unpacks_nothing() {
+    let bundle = full().export(&[A, B], &["a"]);
+    let host = host();
+    host.import(&bundle).unwrap();
+    let garbled = files(&bundle).into_iter().map(|(path, content)| {
+        let garbage = b"not even zstd".to_vec();
+        if path.starts_with("objects/") { (path, garbage) } else { (path, content) }
+    });
+    for again in [bundle.clone(), tar(&garbled.collect::<Vec<_>>())] {
+        assert_eq!(host.import(&again).unwrap(), Imported { present: 2, ..Imported::default() });
+    }
+    assert_eq!(host.said(), "");
+}
+
+#[test]
+fn the_same_set_makes_the_same_bytes_however_its_objects_were_compressed() {
+    let check = |compress: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let (one, other) = (host(), host());
+        let content = "some content that another zstd packs otherwise ".repeat(10_000);
+        let entry = one.build(A, &[&content], &[1, 2]);
+        let output = &entry.manifest().outputs[0];
+        let zstd = compress(content.as_bytes());
+        let own = one.store.compressed_object(&output.digest, output.size).unwrap().unwrap();
+        assert_ne!(zstd, own);
+        other.store.put_compressed(Path::new("x"), &output.digest, output.size, &zstd).unwrap();
+        other.store.insert(&entry, NOW).unwrap();
+        assert_eq!(other.export(&[A], &[]), one.export(&[A], &[]));
+    };
+    check(&|bytes| zstd::encode_all(bytes, 19).unwrap());
+    let frames =
+        |bytes: &[u8]| bytes.chunks(777).flat_map(|part| zstd::encode_all(part, 1).unwrap()).collect();
+    check(&frames);
+}
+
+#[test]
+fn an_empty_set_is_a_bundle() {
+    let bundle = host().export(&[], &[]);
+    assert_eq!(host().import(&bundle).unwrap(), Imported::default());
+}
+
+#[test]
+fn what_is_missing_damaged_or_unsigned_is_not_exported() {
+    let host = full();
+    let check = |key: Key, expect: &str| {
+        let told = export(&host.store, &[A, key], &[], false, &mut Vec::new()).unwrap_err().to_string();
+        assert!(told.contains(expect), "{told}");
+    };
+    let unsigned = Key::from_bytes([3; 32]);
+    host.build(unsigned, &["three"], &[]);
+    check(unsigned, "is not signed");
+    assert!(export(&host.store, &[unsigned], &[], true, &mut Vec::new()).is_ok());
+    check(Key::from_bytes([4; 32]), "cannot read");
+    let pointer = export(&host.store, &[], &[pointer_name("b")], false, &mut Vec::new());
+    assert!(pointer.unwrap_err().to_string().contains("cannot read"));
+    let two = Digest::of(b"two");
+    let path = object::path(&host.store.dir().join("objects"), &two);
+    fs_err::write(&path, zstd::encode_all(&b"tow"[..], 3).unwrap()).unwrap();
+    check(B, "is damaged");
+    host.store.discard_object(&two).unwrap();
+    check(B, "the object of its output `0` is missing");
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let mut small = [0; 2000];
+    let error = export(&full().store, &[A], &[], false, &mut &mut small[..]).unwrap_err();
+    assert!(matches!(error, Error::Io(_)), "{error:?}");
+}
+
+#[test]
+fn what_no_trusted_key_has_signed_is_refused_with_its_objects() {
+    let one = full();
+    one.build(Key::from_bytes([3; 32]), &["three", "shared"], &[2]);
+    one.build(Key::from_bytes([0; 32]), &["zero", "shared"], &[2]);
+    let all = [0, 1, 2, 3].map(|n| Key::from_bytes([n; 32]));
+    let bundle = one.export(&all, &["a"]);
+    let check = |trust: &Trust, expect: Imported, words: &str| {
+        let host = host();
+        assert_eq!(host.import_with(&bundle, trust, false).unwrap(), expect);
+        assert_eq!(host.store.has_object(&Digest::of(b"three")).unwrap(), expect.objects > 3);
+        let said = host.said();
+        assert_eq!(said.lines().count() as u64, expect.refused, "{said}");
+        assert!(said.contains(words), "{said}");
+    };
+    let of =
+        |entries, refused, objects, pointers| Imported { entries, present: 0, refused, objects, pointers };
+    check(&trust(&[1], &[], 1), of(2, 2, 3, 1), "not a trusted key");
+    check(&trust(&[1, 2], &[], 1), of(4, 0, 5, 1), "");
+    check(&trust(&[1], &[2], 1), of(2, 2, 3, 1), "a revoked key");
+    check(&trust(&[1, 2], &[], 2), of(0, 4, 0, 1), "1 of the 2");
+    check(&trust(&[], &[], 0), of(0, 5, 0, 0), "not a trusted key");
+}
+
+#[test]
+fn an_entry_that_is_there_takes_over_signatures_and_another_one_stays() {
+    let bundle = full().export(&[A], &[]);
+    let host = host();
+    host.build(A, &["one", "shared"], &[2]);
+    let both = trust(&[1, 2], &[], 2);
+    let done = host.import_with(&bundle, &trust(&[1, 2], &[], 1), false).unwrap();
+    assert_eq!(done, Imported { present: 1, ..Imported::default() });
+    host.check_whole(&both);
+    let other = self::host();
+    other.build(A, &["different"], &[1]);
+    let before = other.store.lookup(&A).unwrap();
+    let done = other.import(&bundle).unwrap();
+    assert_eq!(done, Imported { refused: 1, objects: 2, ..Imported::default() });
+    assert!(other.said().contains("with another result, which stays"));
+    assert_eq!(other.store.lookup(&A).unwrap(), before);
+}
+
+#[test]
+fn pointers_lead_forwards_only_unless_asked() {
+    let (one, other) = (full(), host());
+    let mine = other.point("a", B, 6);
+    let old = one.export(&[], &["a"]);
+    assert_eq!(other.import(&old).unwrap(), Imported { refused: 1, ..Imported::default() });
+    assert!(other.said().contains("older than what was accepted before (epoch 5, not 6)"));
+    assert_eq!(other.store.pointer(&pointer_name("a")).unwrap(), Some(mine));
+    let trust = trust(&[1], &[], 1);
+    assert_eq!(other.import_with(&old, &trust, true).unwrap().pointers, 1);
+    let newer = one.point("a", B, 7);
+    assert_eq!(other.import(&one.export(&[], &["a"])).unwrap().pointers, 1);
+    assert_eq!(other.store.pointer(&pointer_name("a")).unwrap(), Some(newer));
+}
+
+#[test]
+fn every_truncation_is_an_error_and_leaves_whole_entries() {
+    let bundle = full().export(&[A, B], &["a"]);
+    let lengths = (0..bundle.len()).step_by(BLOCK).flat_map(|n| [n, n + 1, n + BLOCK - 1]);
+    let mut seen = Vec::new();
+    for length in lengths {
+        let host = host();
+        let told = host.import(&bundle[..length]).unwrap_err().to_string();
+        assert!(told.contains("found the end of the file"), "{length}: {told}");
+        seen.push(host.store.find(&[]).unwrap().len());
+        assert!(told.contains(&format!("entries {}, ", seen.last().unwrap())), "{length}: {told}");
+        if length % BLOCK == 0 {
+            let rest = host.import(&bundle).unwrap();
+            assert_eq!(rest.entries as usize + seen.last().unwrap(), 2);
+            assert_eq!(host.content(), full().content());
+        }
+    }
+    assert!(seen.is_sorted() && seen.contains(&1) && seen.contains(&2));
+}
+
+#[test]
+fn no_flipped_bit_brings_anything_wrong_in() {
+    let one = host();
+    one.build(A, &["one"], &[1]);
+    one.point("a", A, 5);
+    let (bundle, good) = (one.export(&[A], &["a"]), one.content());
+    let host = host();
+    for at in (0..bundle.len()).step_by(7) {
+        let mut bad = bundle.clone();
+        bad[at] ^= 1 << (at % 8);
+        let done = host.import(&bad);
+        let content = host.content();
+        for (path, bytes) in &content {
+            assert_eq!(Some(bytes), good.get(path), "byte {at}: {path}");
+        }
+        let told = done.as_ref().map_or(true, |done| done.refused > 0);
+        assert!(told || content == good, "byte {at}: {done:?}");
+        host.store.forget(&A).unwrap();
+        host.store.discard_object(&Digest::of(b"one")).unwrap();
+        let _ = fs_err::remove_file(host.store.dir().join(pointer_name("a").path()));
+    }
+}
+
+#[test]
+fn an_entry_whose_objects_do_not_come_whole_is_refused_and_the_others_are_not() {
+    let object = object::path(Path::new("objects"), &Digest::of(b"two"));
+    let object = object.to_str().unwrap();
+    let check = |bundle: Vec<u8>, words: &str| {
+        let host = host();
+        let done = host.import(&bundle).unwrap();
+        assert_eq!(done, Imported { entries: 1, present: 0, refused: 1, objects: 2, pointers: 1 });
+        let said = host.said();
+        assert!(said.contains(words) && said.contains("1 of its objects did not come whole"), "{said}");
+    };
+    check(changed(|files| files.retain(|(path, _)| path != object)), "");
+    for bad in [&b"tow"[..], b"two!", &[0; 4000]] {
+        let replace = |(path, content): &mut File| {
+            if path == object {
+                *content = zstd::encode_all(bad, 3).unwrap();
+            }
+        };
+        check(changed(|files| files.iter_mut().for_each(replace)), "is damaged");
+    }
+}
+
+#[test]
+fn what_no_believed_entry_speaks_of_is_skipped_whatever_it_is() {
+    let stray = |content: Vec<u8>| {
+        let path = Name::Object { of: A, digest: Digest::of(b"stray") }.path();
+        let bundle = changed(|files| files.insert(4, (path, content)));
+        let host = host();
+        assert_eq!(host.import(&bundle).unwrap().objects, 3);
+        assert!(!host.store.has_object(&Digest::of(b"stray")).unwrap());
+    };
+    stray(zstd::encode_all(&b"stray"[..], 3).unwrap());
+    stray(b"garbage".to_vec());
+    stray(vec![0; 1 << 20]);
+}
+
+#[test]
+fn an_entry_or_pointer_that_breaks_a_rule_is_refused_and_the_rest_is_not() {
+    let check = |at: usize, content: &[u8], words: &str, entries: u64, pointers: u64| {
+        let host = host();
+        let done = host.import(&changed(|files| files[at].1 = content.to_vec())).unwrap();
+        assert_eq!((done.entries, done.refused, done.pointers), (entries, 1, pointers));
+        let said = host.said();
+        assert!(said.starts_with("warning: /b.tar/") && said.contains(words), "{said}");
+    };
+    let files = files(&full().export(&[A, B], &["a"]));
+    check(1, b"<html>", "is not a valid entry", 1, 1);
+    check(1, b"", "is not a valid entry", 1, 1);
+    check(1, &files[2].1, "expected key 0101", 1, 1);
+    check(1, &files[6].1, "its payload is", 1, 1);
+    check(6, b"{}", "is not a valid entry", 2, 0);
+    check(6, &files[1].1, "its payload is", 2, 0);
+    let other = Pointer::new(&pointer_name("b"), A, 9, &builder(1)).unwrap();
+    check(6, &other.encode().unwrap(), "expected by-kernel", 2, 0);
+    let stranger = Pointer::new(&pointer_name("a"), A, 9, &builder(2)).unwrap();
+    check(6, &stranger.encode().unwrap(), "not a trusted key", 2, 0);
+}
+
+#[test]
+fn files_come_in_order_and_once() {
+    let check = |change: &dyn Fn(&mut Vec<File>), expect: &str| {
+        check_error(&changed(|files| change(files)), expect);
+    };
+    for at in [0, 1, 2, 6] {
+        check(&|files| files.insert(at, files[at].clone()), "in their order, each once");
+    }
+    check(&|files| files.insert(5, files[4].clone()), "expected each object once");
+    check(&|files| files.swap(1, 2), "in their order");
+    check(&|files| files.swap(2, 3), "in their order");
+    check(&|files| files.swap(5, 6), "in their order");
+    check(&|files| files.rotate_left(1), "in their order");
+    check(&|files| drop(files.remove(0)), "in their order");
+    check(&|files| files.clear(), "expected a bundle");
+}
+
+#[test]
+fn another_format_is_refused_by_its_number() {
+    let format = |text: &str| changed(|files| files[0].1 = text.as_bytes().to_vec());
+    assert!(matches!(host().import(&format("2\n")), Err(Error::Format { found: 2, .. })));
+    for bad in ["", "1", "0\n", "1\n\n", "one\n", "-1\n", "\u{1b}[2J\n"] {
+        check_error(&format(bad), "expected format 1, found `");
+    }
+    check_error(&format(&"1".repeat(17)), "expected at most 16 bytes of format, found 17");
+}
+
+#[test]
+fn sizes_that_are_too_large_are_refused_before_they_are_read() {
+    let path = Name::Entry(Key::from_bytes([9; 32])).path();
+    let huge = |path: &str, size: u64| {
+        let start = [head(FORMAT_PATH, 2).unwrap(), b"1\n".to_vec(), vec![0; padding(2)]].concat();
+        [start, head(path, size).unwrap()].concat()
+    };
+    check_error(&huge(&path, (4 << 20) + 1), "expected at most 4194304 bytes of entries/09");
+    check_error(&huge(&path, u64::MAX), "expected at most 4194304 bytes of entries/09");
+    check_error(&huge(&pointer_name("a").path(), (64 << 10) + 1), "expected at most 65536 bytes");
+    let object = Name::Object { of: A, digest: Digest::of(b"one") }.path();
+    check_error(&huge(&object, u64::MAX), "found the end of the file after 0");
+    let files = files(&full().export(&[A], &[]));
+    let mut bundle = tar(&files[..2]);
+    bundle.truncate(bundle.len() - 2 * BLOCK);
+    bundle.extend(head(&object, 1 << 40).unwrap());
+    check_error(&bundle, "expected at most 4099 bytes of objects/");
+}
+
+/// The bundle of a full host with the header of entry A changed, and its checksum made right again.
+fn with_header(change: impl FnOnce(&mut tar::Header)) -> Vec<u8> {
+    let mut bundle = full().export(&[A, B], &["a"]);
+    let mut header = tar::Header::new_old();
+    let at = 2 * BLOCK..3 * BLOCK;
+    header.as_mut_bytes().copy_from_slice(&bundle[at.clone()]);
+    change(&mut header);
+    header.set_cksum();
+    bundle[at].copy_from_slice(header.as_bytes());
+    bundle
+}
+
+#[test]
+fn paths_of_every_length_are_read_back_here_and_by_tar() {
+    let lengths = [1, 60, 80, 81, 95, 96, 128];
+    let mut files = Vec::new();
+    for (release, package) in lengths.iter().flat_map(|r| lengths.iter().map(move |p| (*r, *p))) {
+        let name = Pointer::name(&"r".repeat(release), Digest::of(b"kernel"), &"p".repeat(package)).unwrap();
+        files.push((name.path(), b"content".to_vec()));
+        let next = members::parse(&head(&name.path(), 7).unwrap()).ok().unwrap();
+        assert_eq!((next.path, next.member, next.size), (name.path(), Member::Pointer(name), 7));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("b.tar");
+    fs_err::write(&file, tar(&files)).unwrap();
+    let done = Command::new("tar").arg("-tf").arg(&file).output().unwrap();
+    let listed = String::from_utf8(done.stdout).unwrap();
+    assert!(listed.lines().eq(files.iter().map(|(path, _)| path.as_str())), "{listed}");
+}
+
+#[test]
+fn paths_that_are_none_of_a_store_are_refused_and_shown_without_their_tricks() {
+    let hex = "0".repeat(64);
+    let check = |path: &str, shown: &str| {
+        let bundle = with_header(|header| {
+            let name = &mut header.as_old_mut().name;
+            name.fill(0);
+            name[..path.len()].copy_from_slice(path.as_bytes());
+        });
+        check_error(&bundle, &format!("expected a path of a store, found `{shown}`"));
+    };
+    let same = |path: &str| check(path, path);
+    same("");
+    same("/etc/passwd");
+    same("../../etc/passwd");
+    same("index.sqlite");
+    same("entries");
+    same(&format!("entries/00/{hex}"));
+    same(&format!("entries/00/{hex}.json/"));
+    same(&format!("./entries/00/{hex}.json"));
+    same(&format!("/entries/00/{hex}.json"));
+    same(&format!("entries/01/{hex}.json"));
+    same(&format!("entries/{hex}.json"));
+    same(&format!("entries/00/0{hex}.json"));
+    same(&format!("entries/aa/{}.json", "A".repeat(64)));
+    same(&format!("entries/AA/{}.json", "A".repeat(64)));
+    same(&format!("objects/00/{hex}.json"));
+    same(&format!("objects/00/../00/{hex}.zst"));
+    same(&format!("by-kernel/../{hex}/a.json"));
+    same(&format!("by-kernel/6.1/{hex}/.json"));
+    same(&format!("by-kernel/6.1/{hex}/a"));
+    same(&format!("by-kernel/6.1/{hex}/a b.json"));
+    same("by-kernel/6.1/0/a.json");
+    check("\u{1b}[2J\r", "\\u{1b}[2J\\r");
+    check("é/\u{202e}", "é/\\u{202e}");
+}
+
+#[test]
+fn whatever_is_not_a_plain_file_is_refused() {
+    let check = |change: &dyn Fn(&mut tar::Header), expect: &str| check_error(&with_header(change), expect);
+    for kind in *b"\x0012345679DKMNSVXgx" {
+        check(&|header| header.as_old_mut().linkflag = [kind], "expected the header of a plain file");
+    }
+    let another = "expected the header of a plain file at entries/01";
+    check(&|header| header.as_old_mut().linkname[0] = b'x', another);
+    check(&|header| header.set_mode(0o4755), another);
+    check(&|header| header.set_uid(1000), another);
+    check(&|header| header.set_mtime(1), another);
+    check(&|header| header.as_old_mut().size[..12].fill(0xff), another);
+    check(&|header| header.as_old_mut().size[..12].fill(b' '), another);
+    check(&|header| header.as_old_mut().size[0] = b'9', another);
+    check(&|header| header.as_ustar_mut().unwrap().uname[0] = b'x', another);
+    check(&|header| header.as_ustar_mut().unwrap().pad[0] = 1, another);
+    check(&|header| header.as_ustar_mut().unwrap().magic = *b"ustar ", another);
+    check(&|header| header.as_ustar_mut().unwrap().prefix[0] = b'/', "found `//entries/01");
+    check(
+        &|header| header.set_entry_type(tar::EntryType::GNULongName),
+        "expected a path of a store, found `{",
+    );
+    let mut bad = with_header(|_| ());
+    bad[2 * BLOCK + 148] ^= 1;
+    check_error(&bad, another);
+}
+
+#[test]
+fn headers_that_change_the_next_file_are_refused() {
+    let check = |add: &dyn Fn(&mut tar::Builder<Vec<u8>>), expect: &str| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let start = tar(&[(FORMAT_PATH.to_owned(), b"1\n".to_vec())]);
+        builder.get_mut().extend(&start[..2 * BLOCK]);
+        add(&mut builder);
+        check_error(&builder.into_inner().unwrap(), expect);
+    };
+    check(
+        &|builder| builder.append_pax_extensions([("path", &b"/etc/passwd"[..])]).unwrap(),
+        "expected a path of a store, found ``",
+    );
+    let path = Name::Entry(A).path();
+    let long = |path: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.as_gnu_mut().unwrap().name[..13].copy_from_slice(b"././@LongLink");
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(path.len() as u64);
+        header.set_cksum();
+        let mut block = path.to_vec();
+        block.resize(BLOCK, 0);
+        [&header.as_bytes()[..], &block, &head(FORMAT_PATH, 2).unwrap()].concat()
+    };
+    check(&|builder| builder.get_mut().extend(long(path.as_bytes())), "expected the header of a plain file");
+    check(&|builder| builder.get_mut().extend(long(b"/etc/passwd")), "found `/etc/passwd`");
+    check(&|builder| builder.append_dir("entries", "/").unwrap(), "found `entries`");
+}
+
+#[test]
+fn after_the_end_there_is_nothing() {
+    let bundle = full().export(&[A], &[]);
+    let end = bundle.len() - 2 * BLOCK;
+    check_error(
+        &[&bundle[..], b"x"].concat(),
+        "expected the end of the file, found more bytes (taken before that: entries 1, objects 2)",
+    );
+    check_error(&[&bundle[..], &[0; BLOCK]].concat(), "found more bytes");
+    check_error(&[&bundle[..], &bundle[..]].concat(), "found more bytes");
+    check_error(&[&bundle[..end + BLOCK], &bundle[..]].concat(), "expected two blocks of zeros");
+    let mut dirty = bundle.clone();
+    dirty[2 * BLOCK - 1] = 1;
+    check_error(&dirty, "expected zeros after format, found other bytes");
+    check_error(b"", "found the end of the file");
+    check_error(&[b'x'; 5000], "expected a path of a store");
+}
+
+#[test]
+fn a_reader_that_fails_is_not_damage() {
+    struct Broken;
+    impl std::io::Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("the stick was pulled out"))
+        }
+    }
+    let trust = trust(&[1], &[], 1);
+    let error =
+        import(&host().store, Path::new("/b.tar"), &mut Broken, &trust, false, NOW, &|_| ()).unwrap_err();
+    assert!(error.to_string().contains("cannot read /b.tar"), "{error}");
+}
+
+#[test]
+fn tar_lists_it_and_unpacks_a_store() {
+    let one = full();
+    let long = Pointer::name(&"r".repeat(128), Digest::of(b"kernel"), &"p".repeat(128)).unwrap();
+    one.store.point(&long, &Pointer::new(&long, A, 1, &builder(1)).unwrap()).unwrap();
+    let file = one.dir.path().join("b.tar");
+    let mut bytes = Vec::new();
+    export(&one.store, &[A, B], &[pointer_name("a"), long.clone()], false, &mut bytes).unwrap();
+    fs_err::write(&file, &bytes).unwrap();
+    let tar = |arguments: &[&str]| {
+        let done =
+            Command::new("tar").args(arguments).arg(&file).current_dir(one.dir.path()).output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let paths: Vec<String> = files(&bytes).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(tar(&["-tf"]).lines().collect::<Vec<_>>(), paths);
+    assert!(tar(&["-tvf"]).lines().all(|line| line.starts_with("-rw-r--r-- 0/0")));
+    tar(&["-xf"]);
+    for (path, content) in files(&bytes) {
+        assert_eq!(fs_err::read(one.dir.path().join(&path)).unwrap(), content, "{path}");
+        assert_eq!(fs_err::read(one.store.dir().join(&path)).unwrap(), content, "{path}");
+    }
+    let other = host();
+    assert_eq!(other.import(&bytes).unwrap().pointers, 2);
+    assert!(other.store.pointer(&long).unwrap().is_some());
+}

@@ -1,0 +1,93 @@
+//! `kcache export` and `import`: a set of builds as one file, for hosts without a network.
+
+use crate::builder::{BUILDER, MODULE, PACKAGE};
+use crate::host::{FIXTURES, Host, run};
+use fs_err as fs;
+use std::path::Path;
+use std::process::Command;
+
+fn k() -> &'static str {
+    &FIXTURES.new
+}
+
+fn export(to: &Path) {
+    let to = to.to_str().unwrap();
+    BUILDER
+        .host
+        .kcache(&["export", to, PACKAGE, "bbswitch", "-k", k()])
+        .exits(0)
+        .says(&["exported 2 entries"]);
+}
+
+fn import(host: &Host, from: &Path) -> crate::host::Run {
+    host.kcache(&["import", from.to_str().unwrap()])
+}
+
+#[test]
+fn a_host_without_network_compiler_and_headers_installs_from_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("set.tar");
+    export(&file);
+    let host = Host::image_only().trusting(&BUILDER);
+    import(&host, &file).exits(0).says(&["imported 2 entries (0 here before), 4 objects and 2 pointers"]);
+    import(&host, &file).exits(0).says(&["imported 0 entries (2 here before), 0 objects and 0 pointers"]);
+    host.kcache(&["install", PACKAGE, "-k", k()]).exits(0).prints(&["from the store"]);
+    assert!(host.modules(k()).contains_key(MODULE));
+}
+
+#[test]
+fn the_same_set_is_the_same_file_and_an_unpacked_one_is_a_shared_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("1.tar"), dir.path().join("2.tar"));
+    export(&first);
+    // From another host's store, which has got it from the first.
+    let host = Host::image_only().trusting(&BUILDER);
+    import(&host, &first).exits(0);
+    host.kcache(&["export", second.to_str().unwrap(), "--all"]).exits(0);
+    assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+    let unpacked = dir.path().join("cache");
+    fs::create_dir(&unpacked).unwrap();
+    run(Command::new("tar").arg("-xf").arg(&first).arg("-C").arg(&unpacked));
+    let url = format!("file://{}", unpacked.display());
+    let other = Host::image_only().trusting(&BUILDER);
+    other.kcache(&["--cache", &url, "install", PACKAGE, "-k", k()]).exits(0).says(&["fetched"]);
+}
+
+#[test]
+fn what_is_not_trusted_cut_off_or_no_export_is_not_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("set.tar");
+    export(&file);
+    let host = Host::image_only();
+    import(&host, &file).exits(6).says(&["not a trusted key", "kcache keys trust"]);
+    let host = host.trusting(&BUILDER);
+    import(&host, Path::new("/no/such/file")).exits(1).says(&["/no/such/file"]).one_error();
+    import(&host, &BUILDER.public_key()).exits(6).one_error();
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    import(&host, &file).exits(6).says(&["set.tar"]).one_error();
+    // What was whole was kept, and the rest is all that is fetched the next time.
+    fs::write(&file, &whole).unwrap();
+    import(&host, &file).exits(0);
+    host.kcache(&["install", PACKAGE, "-k", k()]).exits(0);
+}
+
+#[test]
+fn an_export_names_what_is_missing_and_leaves_no_half_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = Host::new(&[k()]).with_packages(&[PACKAGE]);
+    let file = dir.path().join("set.tar");
+    host.kcache(&["export", file.to_str().unwrap(), PACKAGE, "-k", k()]).exits(3).says(&[
+        "nothing to share",
+        "kcache build v4l2loopback",
+        "nothing to export",
+    ]);
+    host.kcache(&["build", PACKAGE, "-k", k()]).exits(0);
+    host.kcache(&["export", file.to_str().unwrap(), PACKAGE, "-k", k()])
+        .exits(6)
+        .says(&["is not signed"])
+        .one_error();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    host.kcache(&["export", "--unsigned", file.to_str().unwrap(), "--all"]).exits(0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
