@@ -12,13 +12,17 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 
-export CARGO_TARGET_DIR ?= $(CURDIR)/target
-
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
 test test-all fleet bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
+
+# So are the crates that tests are built with: a fresh checkout compiles only what is its own.
+ifeq ($(origin CARGO_TARGET_DIR),undefined)
+test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
+endif
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 .PHONY: build demo test test-all fleet bench install clean help fixtures
 

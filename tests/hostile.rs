@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -473,4 +473,23 @@ fn a_pointer_of_another_package_kernel_or_time() {
     let name = Pointer::name(k(), Digest::of(b"another kernel"), PACKAGE).unwrap();
     let other = Pointer::new(&name, "1".repeat(64).parse().unwrap(), 1 << 40, &key).unwrap();
     check(only(is_pointer, Act::Bytes(other.encode().unwrap())), &["expected by-kernel/"]);
+}
+
+#[test]
+fn an_interrupted_download_leaves_no_object_and_the_next_run_goes_on() {
+    let server = Server::new(&BUILDER.cache(), only(is_object, Act::Trickle));
+    let host = client(&[&url(&server.url())]);
+    let mut child = host.command(&["install", "-k", k()]).stderr(Stdio::piped()).spawn().unwrap();
+    // Pointer, entry, and then the objects, which never come.
+    while server.requests.load(Ordering::Relaxed) < 3 {
+        assert_eq!(child.try_wait().unwrap(), None);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    run(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(host.modules(k()).is_empty());
+    assert_eq!(fs::read_dir(host.store().join("objects")).unwrap().count(), 0);
+    let url = BUILDER.cache_url();
+    host.kcache(&["--cache", &url, "install", "-k", k()]).exits(0);
+    assert_is_the_builders(&host);
 }

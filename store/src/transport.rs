@@ -21,12 +21,12 @@
 
 mod cloud;
 mod file;
+#[cfg(test)]
+mod hostile;
 mod http;
 mod oci;
 mod registry;
 mod runtime;
-#[cfg(test)]
-mod tests;
 mod web;
 
 use std::collections::BTreeMap;
@@ -245,5 +245,83 @@ impl fmt::Debug for Location {
     /// Without credentials: they must not reach a log.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Location").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bad(location: Location) -> String {
+        open(&location).err().expect("it is not usable").to_string()
+    }
+
+    #[test]
+    fn locations_that_cannot_be_used_say_why() {
+        let check = |url: &str, expect: &str| {
+            let said = bad(Location { url: url.to_owned(), ..Location::default() });
+            assert!(said.contains(expect), "{said}");
+        };
+        check("cache.example", "shared cache cache.example: it is not a URL");
+        check("ftp://cache.example/", "unknown scheme `ftp`; known are file, http, https, s3, gs, az, oci");
+        check("file://server/export", "three slashes");
+        check("https://cache.example/a?b=c", "it has a `?` or `#`");
+        check("s3:///prefix", "it is not s3://BUCKET/PREFIX");
+        check("s3://bucket/a//b", "Path");
+        check("oci://ghcr.io/team/kcache:latest", "no tag");
+        check("az://container/", "Account");
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_not_shown() {
+        let check = |url: &str, shown: &str| {
+            let said = bad(Location { url: url.to_owned(), ..Location::default() });
+            assert!(said.starts_with(&format!("shared cache {shown}: ")), "{said}");
+            assert!(!said.contains("secret"), "{said}");
+        };
+        check("https://user:secret@cache.example/a", "https://cache.example/a");
+        check("https://secret@cache.example", "https://cache.example");
+        check("oci://user:secret@[::1", "oci://[::1");
+        check("user:secret@cache.example/a", "cache.example/a");
+    }
+
+    #[test]
+    fn object_stores_are_built_from_their_options() {
+        let location = |url: &str, options: &[(&str, &str)]| Location {
+            url: url.to_owned(),
+            options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..Location::default()
+        };
+        let check = |url: &str, options: &[(&str, &str)], expect: &str| {
+            let said = open(&location(url, options)).err().map_or(String::new(), |bad| bad.to_string());
+            assert!(said.contains(expect) && said.is_empty() == expect.is_empty(), "{said}");
+        };
+        check("s3://bucket", &[], "");
+        check(
+            "s3://bucket/p",
+            &[("aws_access_key_id", "a"), ("aws_secret_access_key", "b"), ("aws_region", "c")],
+            "",
+        );
+        check("s3://bucket/p", &[("aws_allow_http", "true")], "");
+        check("gs://bucket/p", &[], "");
+        check("gs://bucket/p", &[("google_bearer_token", "a")], "");
+        check("az://container/p", &[("azure_storage_account_name", "a")], "");
+        check(
+            "az://container/p",
+            &[("azure_storage_account_name", "a"), ("azure_storage_account_key", "aGk=")],
+            "",
+        );
+        check("s3://bucket", &[("aws_acess_key_id", "a")], "unknown option `aws_acess_key_id`");
+        check("s3://bucket", &[("aws_access_key_id", "a")], "Missing SecretAccessKey");
+        check("s3://bucket", &[("aws_timeout", "1 s")], "the option `aws_timeout` is not used");
+        check("s3://bucket", &[("aws_endpoint", "127.0.0.1:3900")], "the option `aws_endpoint` is not a URL");
+    }
+
+    #[test]
+    fn certificates_must_be_some() {
+        let ca =
+            |pem: &str| Location { url: "https://a/".into(), ca: Some(pem.into()), ..Location::default() };
+        assert!(bad(ca("")).contains("no certificate in PEM"));
+        assert!(!bad(ca("-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n")).is_empty());
     }
 }

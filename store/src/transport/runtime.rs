@@ -46,6 +46,7 @@ pub(super) struct Pulse {
     bounds: Bounds,
     end: Instant,
     due: Cell<Instant>,
+    looked: Cell<Instant>,
 }
 
 impl Patience {
@@ -80,6 +81,7 @@ impl Patience {
 
     fn look(&self, pulse: &Pulse, total: Duration) -> Result<(), Trouble> {
         let now = Instant::now();
+        pulse.forgive(now);
         if self.cancel.load(Ordering::Relaxed) {
             Err(Trouble::Cancelled)
         } else if now >= pulse.end {
@@ -95,12 +97,18 @@ impl Patience {
 impl Pulse {
     fn new(bounds: Bounds, total: Duration) -> Pulse {
         let now = Instant::now();
-        Pulse { bounds, end: now + total, due: Cell::new(now + bounds.silence) }
+        Pulse { bounds, end: now + total, due: Cell::new(now + bounds.silence), looked: Cell::new(now) }
     }
 
     /// Something was heard.
     pub(super) fn beat(&self) {
         self.due.set(Instant::now() + self.bounds.silence);
+    }
+
+    /// Time in which nobody listened was not silence: on a machine with too much to do this thread may have slept itself.
+    fn forgive(&self, now: Instant) {
+        let asleep = now.duration_since(self.looked.replace(now)).saturating_sub(2 * LOOK);
+        self.due.set(self.due.get() + asleep);
     }
 
     /// Nothing will be heard while so many bytes are sent.
