@@ -106,3 +106,42 @@ pub fn file(directory: &Path, suffix: &str) -> PathBuf {
     assert_eq!(found.len(), 1, "{suffix} in {text}");
     PathBuf::from(found[0])
 }
+
+/// What is in an envelope, and what a signature of it covers.
+pub fn payload(envelope: &serde_json::Value) -> (Vec<u8>, Vec<u8>) {
+    let payload = decode(envelope["payload"].as_str().unwrap());
+    let signed = covered(envelope["payloadType"].as_str().unwrap(), &payload);
+    (payload, signed)
+}
+
+/// DSSE's pre-authentication encoding.
+pub fn covered(kind: &str, payload: &[u8]) -> Vec<u8> {
+    let mut signed = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
+    signed.extend(payload);
+    signed
+}
+
+/// A signature made by openssl, in base64.
+pub fn openssl_sign(key: &Path, bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bytes");
+    fs::write(&at, bytes).unwrap();
+    let mut openssl = Command::new("openssl");
+    openssl.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(key).arg("-in").arg(&at);
+    encode(&run(&mut openssl).stdout)
+}
+
+pub fn encode(bytes: &[u8]) -> String {
+    String::from_utf8(base64(&["-w0"], bytes)).unwrap()
+}
+
+pub fn decode(text: &str) -> Vec<u8> {
+    base64(&["-d"], text.as_bytes())
+}
+
+fn base64(arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("input");
+    fs::write(&at, input).unwrap();
+    run(Command::new("base64").args(arguments).arg(&at)).stdout
+}

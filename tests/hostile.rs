@@ -3,7 +3,7 @@
 //! Each case is a web server that serves a builder's cache, but for one thing. Alone, nothing of it may be installed;
 //! before a good cache, the good one is used; and where a host can build, it builds.
 
-use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, file, url};
+use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, covered, encode, file, openssl_sign, payload, url};
 use crate::host::{FIXTURES, Host, Run, run};
 use crate::packages;
 use crate::sharing::entry_of;
@@ -251,27 +251,13 @@ fn check_entry(change: impl FnOnce(&mut Value), says: &[&str]) {
 #[track_caller]
 fn check_manifest(change: impl FnOnce(&mut Value), says: &[&str]) {
     let mut entry = entry();
-    let dir = tempfile::tempdir().unwrap();
-    let at = dir.path().join("payload");
-    fs::write(&at, entry["payload"].as_str().unwrap()).unwrap();
-    let payload = run(Command::new("base64").arg("-d").arg(&at)).stdout;
-    let mut manifest: Value = serde_json::from_slice(&payload).unwrap();
+    let mut manifest: Value = serde_json::from_slice(&payload(&entry).0).unwrap();
     change(&mut manifest);
-    let payload = manifest.to_string();
-    let kind = entry["payloadType"].as_str().unwrap();
-    fs::write(&at, format!("DSSEv1 {} {kind} {} {payload}", kind.len(), payload.len())).unwrap();
-    let mut openssl = Command::new("openssl");
-    openssl.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(BUILDER.private_key());
-    let signature = run(openssl.arg("-in").arg(&at)).stdout;
-    entry["payload"] = base64(dir.path(), payload.as_bytes()).into();
-    entry["signatures"][0]["sig"] = base64(dir.path(), &signature).into();
+    let manifest = manifest.to_string();
+    let signed = covered(entry["payloadType"].as_str().unwrap(), manifest.as_bytes());
+    entry["payload"] = encode(manifest.as_bytes()).into();
+    entry["signatures"][0]["sig"] = openssl_sign(&BUILDER.private_key(), &signed).into();
     check(only(is_entry, Act::Bytes(entry.to_string().into_bytes())), says);
-}
-
-fn base64(dir: &Path, bytes: &[u8]) -> String {
-    let at = dir.join("bytes");
-    fs::write(&at, bytes).unwrap();
-    String::from_utf8(run(Command::new("base64").arg("-w0").arg(&at)).stdout).unwrap()
 }
 
 #[test]
@@ -290,19 +276,10 @@ fn signatures_that_are_forged_stripped_swapped_or_re_keyed() {
 fn entries_of_a_key_that_is_not_trusted() {
     let stranger = Builder::new("stranger", &[]);
     let key = SigningKey::read(&stranger.private_key()).unwrap();
-    let (id, path) = (key.public().id().to_string(), stranger.private_key());
-    let dir = tempfile::tempdir().unwrap();
+    let id = key.public().id().to_string();
     let mut entry = entry();
-    let kind = entry["payloadType"].as_str().unwrap().to_owned();
-    let at = dir.path().join("payload");
-    fs::write(&at, entry["payload"].as_str().unwrap()).unwrap();
-    let payload = run(Command::new("base64").arg("-d").arg(&at)).stdout;
-    let mut signed = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
-    signed.extend(payload);
-    fs::write(&at, signed).unwrap();
-    let mut openssl = Command::new("openssl");
-    openssl.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(path).arg("-in").arg(&at);
-    entry["signatures"] = json!([{"keyid": id, "sig": base64(dir.path(), &run(&mut openssl).stdout)}]);
+    let sig = openssl_sign(&stranger.private_key(), &payload(&entry).1);
+    entry["signatures"] = json!([{"keyid": id, "sig": sig}]);
     let act = Act::Bytes(entry.to_string().into_bytes());
     check(only(is_entry, act), &[&id, "not a trusted key"]);
 }

@@ -1,6 +1,6 @@
 //! One host builds, others fetch: keys, push, pull, pointers, and hosts that cannot compile anything.
 
-use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, file, url};
+use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, decode, file, payload, url};
 use crate::host::{FIXTURES, Host, run};
 use crate::packages::broken;
 use fs_err as fs;
@@ -206,15 +206,7 @@ fn openssl_reads_the_keys_and_checks_the_signatures() {
     let cache = BUILDER.cache();
     let entry = file(&cache.join("entries"), &entry_of(PACKAGE));
     let envelope: serde_json::Value = serde_json::from_slice(&fs::read(entry).unwrap()).unwrap();
-    let decode = |text: &str| {
-        let at = dir.path().join("base64");
-        fs::write(&at, text).unwrap();
-        run(Command::new("base64").arg("-d").arg(&at)).stdout
-    };
-    let payload = decode(envelope["payload"].as_str().unwrap());
-    let kind = envelope["payloadType"].as_str().unwrap();
-    let mut signed = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
-    signed.extend(payload);
+    let (_, signed) = payload(&envelope);
     fs::write(dir.path().join("signed"), signed).unwrap();
     fs::write(dir.path().join("sig"), decode(envelope["signatures"][0]["sig"].as_str().unwrap())).unwrap();
     let mut openssl = Command::new("openssl");

@@ -20,10 +20,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
 use url::Url;
 
-use super::registry::Registry;
+use super::registry::{Descriptor, Manifest, Registry};
 use super::runtime::{Patience, Pulse};
 use super::{BadLocation, IfTaken, Location, Name, Transport, Trouble};
 use crate::{Digest, Key};
@@ -41,9 +40,9 @@ pub(super) struct Repository {
     registry: Registry,
     patience: Patience,
     /// Manifests that were read or written, by key.
-    read: Mutex<BTreeMap<Key, OciImageManifest>>,
+    read: Mutex<BTreeMap<Key, Manifest>>,
     /// Objects that were uploaded and wait for their entry, by title.
-    uploaded: Mutex<BTreeMap<Key, BTreeMap<String, OciDescriptor>>>,
+    uploaded: Mutex<BTreeMap<Key, BTreeMap<String, Descriptor>>>,
 }
 
 impl Repository {
@@ -57,7 +56,7 @@ impl Repository {
     }
 
     /// Where the bytes of a name are.
-    async fn layer(&self, name: &Name, pulse: &Pulse) -> Result<Option<OciDescriptor>, Trouble> {
+    async fn layer(&self, name: &Name, pulse: &Pulse) -> Result<Option<Descriptor>, Trouble> {
         let (Name::Entry(of) | Name::Object { of, .. }) = name else {
             return Ok(self.registry.manifest(&tag(name), pulse).await?.and_then(first_layer));
         };
@@ -120,13 +119,7 @@ impl Repository {
         if let Name::Entry(key) = name {
             layers.extend(self.objects(key, if_taken, pulse).await?);
         }
-        let manifest = OciImageManifest {
-            media_type: Some(OCI_IMAGE_MEDIA_TYPE.to_owned()),
-            artifact_type: Some(media_type.to_owned()),
-            config,
-            layers,
-            ..OciImageManifest::default()
-        };
+        let manifest = Manifest::new(media_type, config, layers);
         self.registry.put_manifest(&tag, &manifest, pulse).await?;
         if let Name::Entry(key) = name {
             lock(&self.uploaded).remove(key);
@@ -136,12 +129,7 @@ impl Repository {
     }
 
     /// The objects of an entry that is about to be put: those uploaded by now, and those of the artifact it replaces.
-    async fn objects(
-        &self,
-        key: &Key,
-        if_taken: IfTaken,
-        pulse: &Pulse,
-    ) -> Result<Vec<OciDescriptor>, Trouble> {
+    async fn objects(&self, key: &Key, if_taken: IfTaken, pulse: &Pulse) -> Result<Vec<Descriptor>, Trouble> {
         let mut objects = BTreeMap::new();
         if if_taken == IfTaken::Replace {
             let replaced = self.registry.manifest(&tag(&Name::Entry(*key)), pulse).await?;
@@ -192,20 +180,20 @@ fn title(name: &Name) -> String {
     path.rsplit_once('/').map_or(path.clone(), |(_, name)| name.to_owned())
 }
 
-fn title_of(layer: &OciDescriptor) -> Option<&str> {
-    Some(layer.annotations.as_ref()?.get(TITLE)?)
+fn title_of(layer: &Descriptor) -> Option<&str> {
+    layer.annotations.get(TITLE).map(String::as_str)
 }
 
-fn titled(manifest: &OciImageManifest, title: &str) -> Option<OciDescriptor> {
+fn titled(manifest: &Manifest, title: &str) -> Option<Descriptor> {
     manifest.layers.iter().find(|layer| title_of(layer) == Some(title)).cloned()
 }
 
-fn titled_as(title: String, mut layer: OciDescriptor) -> OciDescriptor {
-    layer.annotations = Some(BTreeMap::from([(TITLE.to_owned(), title)]));
+fn titled_as(title: String, mut layer: Descriptor) -> Descriptor {
+    layer.annotations.insert(TITLE.to_owned(), title);
     layer
 }
 
-fn first_layer(manifest: OciImageManifest) -> Option<OciDescriptor> {
+fn first_layer(manifest: Manifest) -> Option<Descriptor> {
     manifest.layers.into_iter().next()
 }
 

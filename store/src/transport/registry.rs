@@ -6,7 +6,7 @@
 //! POST            /v2/REPOSITORY/blobs/uploads/        and PUT to where it says
 //! ```
 //! These are a handful of requests, made with the same clients and limits as all others here: ready-made clients read
-//! manifests, tokens and errors of any size. Only the shapes of manifests are `oci_client`'s.
+//! manifests, tokens and errors of any size.
 //!
 //! A registry that answers 401 says where a token for the repository is to be had; it is fetched, with the user name and
 //! password if there are any, kept for the run, and fetched again when it is not taken any more. Registries that want
@@ -16,11 +16,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE,
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
@@ -32,6 +32,52 @@ use super::{BadLocation, Location, Trouble};
 const MAX_MANIFEST: u64 = 4 << 20;
 /// Tokens take a few kilobytes.
 const MAX_TOKEN: u64 = 1 << 20;
+
+/// What a manifest is, in requests and in itself.
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// An artifact: an image manifest of the OCI image specification 1.1, as far as it is used here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Manifest {
+    schema_version: u32,
+    media_type: Option<String>,
+    artifact_type: Option<String>,
+    config: Descriptor,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+/// A blob as manifests speak of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    pub(super) media_type: String,
+    /// `sha256:` and 64 hexadecimal digits.
+    digest: String,
+    /// Bytes.
+    size: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    pub(super) fn new(artifact_type: &str, config: Descriptor, layers: Vec<Descriptor>) -> Manifest {
+        let (media_type, artifact_type) = (Some(MANIFEST.to_owned()), Some(artifact_type.to_owned()));
+        Manifest { schema_version: 2, media_type, artifact_type, config, layers }
+    }
+}
+
+impl Descriptor {
+    fn of(media_type: &str, bytes: &[u8]) -> Descriptor {
+        let sha256: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        Descriptor {
+            media_type: media_type.to_owned(),
+            digest: format!("sha256:{sha256}"),
+            size: bytes.len() as u64,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
 
 /// One repository of a registry.
 pub(super) struct Registry {
@@ -80,12 +126,8 @@ impl Registry {
     }
 
     /// The manifest with a tag.
-    pub(super) async fn manifest(
-        &self,
-        tag: &str,
-        pulse: &Pulse,
-    ) -> Result<Option<OciImageManifest>, Trouble> {
-        let request = self.web.reader.get(self.manifest_url(tag)?).header(ACCEPT, OCI_IMAGE_MEDIA_TYPE);
+    pub(super) async fn manifest(&self, tag: &str, pulse: &Pulse) -> Result<Option<Manifest>, Trouble> {
+        let request = self.web.reader.get(self.manifest_url(tag)?).header(ACCEPT, MANIFEST);
         let Some(answer) = self.read(request, pulse).await? else { return Ok(None) };
         let bytes = self.web.read(answer, MAX_MANIFEST, pulse, &|_| ()).await?;
         let manifest = serde_json::from_slice(&bytes);
@@ -94,7 +136,7 @@ impl Registry {
 
     /// Whether there is a manifest with a tag.
     pub(super) async fn has_manifest(&self, tag: &str, pulse: &Pulse) -> Result<bool, Trouble> {
-        let request = self.web.reader.head(self.manifest_url(tag)?).header(ACCEPT, OCI_IMAGE_MEDIA_TYPE);
+        let request = self.web.reader.head(self.manifest_url(tag)?).header(ACCEPT, MANIFEST);
         Ok(self.read(request, pulse).await?.is_some())
     }
 
@@ -102,20 +144,20 @@ impl Registry {
     pub(super) async fn put_manifest(
         &self,
         tag: &str,
-        manifest: &OciImageManifest,
+        manifest: &Manifest,
         pulse: &Pulse,
     ) -> Result<(), Trouble> {
         let bytes = serde_json::to_vec(manifest).map_err(|e| Trouble::Odd(e.to_string()))?;
         let size = bytes.len();
         let request = self.web.writer.put(self.manifest_url(tag)?);
-        let request = request.header(CONTENT_TYPE, OCI_IMAGE_MEDIA_TYPE).body(bytes);
+        let request = request.header(CONTENT_TYPE, MANIFEST).body(bytes);
         written(self.send(request, Scope::Push, size, pulse).await?, StatusCode::CREATED).map(drop)
     }
 
     /// The bytes of a blob.
     pub(super) async fn blob(
         &self,
-        blob: &OciDescriptor,
+        blob: &Descriptor,
         limit: u64,
         pulse: &Pulse,
         heard: &dyn Fn(u64),
@@ -128,7 +170,7 @@ impl Registry {
     }
 
     /// Whether there is such a blob.
-    pub(super) async fn has_blob(&self, blob: &OciDescriptor, pulse: &Pulse) -> Result<bool, Trouble> {
+    pub(super) async fn has_blob(&self, blob: &Descriptor, pulse: &Pulse) -> Result<bool, Trouble> {
         Ok(self.read(self.web.reader.head(self.blob_url(&blob.digest)?), pulse).await?.is_some())
     }
 
@@ -138,8 +180,8 @@ impl Registry {
         media_type: &str,
         bytes: &[u8],
         pulse: &Pulse,
-    ) -> Result<OciDescriptor, Trouble> {
-        let blob = describe(media_type, bytes);
+    ) -> Result<Descriptor, Trouble> {
+        let blob = Descriptor::of(media_type, bytes);
         if self.has_blob(&blob, pulse).await? {
             return Ok(blob);
         }
@@ -270,17 +312,6 @@ impl Registry {
         token
             .and_then(|token| token.token.or(token.access_token))
             .ok_or_else(|| Trouble::Odd("a login without a token".into()))
-    }
-}
-
-/// A blob as manifests speak of it.
-fn describe(media_type: &str, bytes: &[u8]) -> OciDescriptor {
-    let sha256: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    OciDescriptor {
-        media_type: media_type.to_owned(),
-        digest: format!("sha256:{sha256}"),
-        size: bytes.len() as i64,
-        ..OciDescriptor::default()
     }
 }
 
