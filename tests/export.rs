@@ -3,8 +3,9 @@
 use crate::builder::{BUILDER, MODULE, PACKAGE};
 use crate::host::{FIXTURES, Host, run};
 use fs_err as fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn k() -> &'static str {
     &FIXTURES.new
@@ -70,6 +71,23 @@ fn what_is_not_trusted_cut_off_or_no_export_is_not_imported() {
     fs::write(&file, &whole).unwrap();
     import(&host, &file).exits(0);
     host.kcache(&["install", PACKAGE, "-k", k()]).exits(0);
+}
+
+#[test]
+fn an_export_goes_through_pipes_and_into_devices_and_replaces_none() {
+    let host = Host::image_only().trusting(&BUILDER);
+    let mut export = BUILDER.host.command(&["export", "-", PACKAGE, "-k", k()]);
+    let mut export = export.stdout(Stdio::piped()).spawn().unwrap();
+    let mut import = host.command(&["import", "-"]);
+    let import = import.stdin(export.stdout.take().unwrap()).output().unwrap();
+    assert!(export.wait().unwrap().success());
+    crate::host::Run::from(import).exits(0).says(&["imported 1 entry"]);
+    let pipe = host.dir().join("pipe");
+    run(Command::new("mkfifo").arg(&pipe));
+    let mut reader = Command::new("cat").arg(&pipe).stdout(Stdio::null()).spawn().unwrap();
+    BUILDER.host.kcache(&["export", pipe.to_str().unwrap(), PACKAGE, "-k", k()]).exits(0);
+    assert!(reader.wait().unwrap().success());
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
 }
 
 #[test]

@@ -65,6 +65,13 @@ pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit
 
 /// Writes a file that has its name when it is whole, and on stable storage.
 fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> store::Result<T>) -> Result<T, Failure> {
+    // A device or pipe is written to; replacing it would be the last thing anybody wants.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        let mut device = BufWriter::new(fs::OpenOptions::new().write(true).open(path)?);
+        let done = write(&mut device)?;
+        device.flush()?;
+        return Ok(done);
+    }
     let mut draft = path.as_os_str().to_owned();
     draft.push(".part");
     let mut file = BufWriter::new(fs::File::create(&draft)?);
