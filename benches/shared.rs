@@ -93,7 +93,7 @@ fn fetch(modules: &Path) {
     from.insert(&entry, 1).expect("room");
     let there = caches(&[nginx.url()], true, &trust);
     for cache in there.writable() {
-        there.push(cache, &from, &entry, Sign::With(&signer)).expect("a push");
+        there.push(cache, &from, &entry, Sign::With { key: &signer, adopt: false }).expect("a push");
     }
     let paths: Vec<PathBuf> = files(&nginx.files());
     let ours = || {

@@ -142,6 +142,9 @@ pub struct Push {
     /// Push every entry of the store
     #[arg(long, conflicts_with_all = ["packages", "kernels"])]
     pub all: bool,
+    /// Sign also what other trusted keys have signed and this host has fetched, as when its own key was replaced
+    #[arg(long)]
+    pub adopt: bool,
     /// Push also what nobody has signed: nobody will use it
     #[arg(long)]
     pub unsigned: bool,
@@ -166,6 +169,9 @@ pub struct Export {
     /// Export every entry of the store
     #[arg(long, conflicts_with_all = ["packages", "kernels"])]
     pub all: bool,
+    /// Sign also what other trusted keys have signed and this host has fetched, as when its own key was replaced
+    #[arg(long)]
+    pub adopt: bool,
     /// Export also what nobody has signed: nobody will use it
     #[arg(long)]
     pub unsigned: bool,

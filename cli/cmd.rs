@@ -34,6 +34,9 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     if !settings.root.value.is_dir() {
         return Err(Failure::usage(format!("{} is not a directory", settings.root.value.display()), None));
     }
+    if args.global.dry_run && matches!(args.command, Command::Keys(_) | Command::Import(_)) {
+        return Err(Failure::usage("this command has no dry run", None));
+    }
     if let Command::Keys(keys) = &args.command {
         return keys::run(&settings, out, &keys.command);
     }
@@ -93,7 +96,12 @@ fn kernels(world: &World, kernels: &Kernels, store: Option<&Store>) -> Result<Ve
     };
     let elsewhere = !world.elsewhere.wanted.is_empty();
     let worth = |kernel: &Kernel| elsewhere || kernel.build_tree().is_some() || built_for(kernel);
-    Ok(select::kernels(&world.root, &kernels.kernels, &running(), &worth)?)
+    let meant = select::kernels(&world.root, &kernels.kernels, &running(), &worth)?;
+    // Where nothing could be built, what others have built is all there is to look for.
+    if meant.is_empty() && world.elsewhere.any {
+        return judged_kernels(world, kernels);
+    }
+    Ok(meant)
 }
 
 /// What a command that only looks needs: a session on the store as it is, and what is meant.

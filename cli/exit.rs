@@ -111,6 +111,7 @@ fn exit(error: &Error) -> Exit {
         | Error::Toolchain(_) => Exit::BuildFailed,
         Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
         Error::Unsigned { .. }
+        | Error::Distrusted { .. }
         | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
         | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => Exit::Refused,
         Error::Io(_) | Error::NoStore | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => {
@@ -138,6 +139,7 @@ fn hint(error: &Error) -> Option<String> {
         Error::Store(store::Error::Unsigned { .. }) => {
             Some("`kcache keys generate` makes a key; --unsigned pushes without, and nobody will use it".into())
         }
+        Error::Distrusted { .. } => Some("`kcache build --rebuild` builds it anew".into()),
         Error::Changed { .. } => Some("run the command again".into()),
         _ => None,
     }

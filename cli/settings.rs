@@ -41,6 +41,9 @@ const BUILD_TIMEOUT: u64 = 3600;
 /// Longest that another kcache is waited for: longer than a build of most packages.
 const LOCK_TIMEOUT: u64 = 600;
 
+/// Signatures that an entry can have (`store/src/envelope.rs`).
+const MAX_THRESHOLD: usize = 64;
+
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -147,7 +150,7 @@ impl Settings {
             jobs: Setting { value: jobs.value.clamp(1, 4096) as usize, origin: jobs.origin },
             build_timeout: seconds("build-timeout", BUILD_TIMEOUT)?,
             lock_timeout: seconds("lock-timeout", LOCK_TIMEOUT)?,
-            signing_key: signing_key(&texts, &Root::new(&root.value)),
+            signing_key: signing_key(&texts, &Root::new(&root.value))?,
             threshold: threshold(&texts)?,
             packages,
             caches,
@@ -221,19 +224,25 @@ fn key(name: &str) -> Result<&'static str, String> {
 }
 
 /// A path in a file is one of the system that is worked on, one in a variable is this machine's.
-fn signing_key(texts: &Texts, root: &Root) -> Setting<PathBuf> {
-    match texts.get("signing-key") {
+fn signing_key(texts: &Texts, root: &Root) -> Result<Setting<PathBuf>, Failure> {
+    Ok(match texts.get("signing-key") {
         Some(Setting { value, origin: origin @ Origin::File(_) }) => {
-            Setting { value: root.outside(value), origin: origin.clone() }
+            Setting { value: root.place(value)?, origin: origin.clone() }
         }
         Some(Setting { value, origin }) => Setting { value: PathBuf::from(value), origin: origin.clone() },
-        None => Setting { value: root.outside(SIGNING_KEY), origin: Origin::Default },
-    }
+        None => Setting { value: root.place(SIGNING_KEY)?, origin: Origin::Default },
+    })
 }
 
 fn threshold(texts: &Texts) -> Result<Setting<usize>, Failure> {
-    let threshold = number(texts, "threshold", 1)?;
-    Ok(Setting { value: threshold.value.min(64) as usize, origin: threshold.origin })
+    let Setting { value, origin } = number(texts, "threshold", 1)?;
+    match usize::try_from(value).ok().filter(|threshold| *threshold <= MAX_THRESHOLD) {
+        Some(value) => Ok(Setting { value, origin }),
+        None => Err(Failure::usage(
+            format!("threshold is {value} ({origin}): an entry has at most {MAX_THRESHOLD} signatures"),
+            None,
+        )),
+    }
 }
 
 fn number(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {
@@ -254,7 +263,7 @@ fn store(texts: &Texts, root: &Path, process: &Process) -> Result<Setting<PathBu
         return Ok(Setting { value: absolute(Path::new(&setting.value))?, origin: setting.origin.clone() });
     }
     if process.is_root {
-        let value = Root::new(root).outside("/var/cache/kcache");
+        let value = Root::new(root).place("/var/cache/kcache")?;
         return Ok(Setting { value, origin: Origin::Default });
     }
     let cache = (process.variable)("XDG_CACHE_HOME").filter(|dir| dir.starts_with('/')).map(PathBuf::from);

@@ -122,6 +122,14 @@ pub enum Error {
         /// What was lacking.
         reason: String,
     },
+    /// An entry that this host would not use was to be shared.
+    #[error("entry {key} is not shared: {distrust}")]
+    Distrusted {
+        /// The entry's key.
+        key: kcache_store::Key,
+        /// Why it is not to be used.
+        distrust: kcache_store::Distrust,
+    },
     /// The run was ended from outside.
     #[error("interrupted")]
     Cancelled,

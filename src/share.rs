@@ -10,7 +10,7 @@ use kcache_store::transport::Name;
 use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
 
 use crate::ensure::{self, Wish};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::facts::Session;
 use crate::fetch;
 
@@ -47,17 +47,18 @@ pub fn known(session: &Session, wish: &Wish) -> Result<Known> {
 /// Shares an entry that was built now. The build has succeeded, whatever comes of this: trouble is only said.
 pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<()> {
     let world = session.world;
-    let Some(signer) = &world.signer else {
+    let Some(key) = &world.signer else {
         if world.caches.writable().next().is_some() {
             world
                 .progress
-                .detail("nothing is pushed: there is no key to sign with; `kcache keys generate` makes one");
+                .say("nothing is pushed: there is no key to sign with; `kcache keys generate` makes one");
         }
         return Ok(());
     };
-    vouch(session, store, entry, true)?;
+    let sign = Sign::With { key, adopt: false };
+    vouch(session, store, entry, sign, true)?;
     for cache in world.caches.writable() {
-        match push(session, store, cache, entry, Sign::With(signer), true) {
+        match push(session, store, cache, entry, sign, true) {
             Ok(pushed) => say(session, cache, entry, &pushed),
             Err(error) => world.progress.say(&format!("warning: not pushed: {error}")),
         }
@@ -65,12 +66,19 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     Ok(())
 }
 
-/// Makes an entry of the store ready to leave: signed, where this host is a builder, and pointed to if it is the newest.
+/// Makes an entry of the store ready to leave: signed, where this host has built it, and pointed to if it is the newest.
 /// Returns the name of the pointer that leads to it, if one does.
-pub fn vouch(session: &Session, store: &Store, entry: &Entry, newest: bool) -> Result<Option<Name>> {
+pub fn vouch(
+    session: &Session,
+    store: &Store,
+    entry: &Entry,
+    sign: Sign,
+    newest: bool,
+) -> Result<Option<Name>> {
+    credible(session, entry)?;
     let key = entry.manifest().key;
     let name = fetch::pointer_name(entry).filter(|_| newest);
-    if let Some(signer) = &session.world.signer {
+    if let Some(signer) = sign.key(entry) {
         let mut entry = entry.clone();
         if entry.sign(signer) {
             store.replace(&entry)?;
@@ -93,14 +101,22 @@ pub fn push(
     newest: bool,
 ) -> Result<Pushed> {
     let world = session.world;
+    credible(session, entry)?;
     let pushed = world.caches.push(cache, store, entry, sign)?;
-    let conflict = matches!(pushed, Pushed::Conflict(_));
-    if let (Sign::With(signer), Some(name), true, false) =
-        (sign, fetch::pointer_name(entry), newest, conflict)
-    {
-        world.caches.point(cache, store, &name, entry.manifest().key, (world.now)(), signer)?;
+    let name = fetch::pointer_name(entry).filter(|_| newest && !matches!(pushed, Pushed::Conflict(_)));
+    if let Some(name) = name {
+        let key = entry.manifest().key;
+        world.caches.point(cache, store, &name, key, (world.now)(), sign.key(entry))?;
     }
     Ok(pushed)
+}
+
+/// What this host would not use itself does not leave it.
+fn credible(session: &Session, entry: &Entry) -> Result<()> {
+    match session.world.distrusts(entry) {
+        Some(distrust) => Err(Error::Distrusted { key: entry.manifest().key, distrust }),
+        None => Ok(()),
+    }
 }
 
 /// Says what became of a push, the more loudly the odder it is.

@@ -125,7 +125,10 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
         let lacks = if sourceless { "source" } else { "headers" };
         return match installed.key(name) {
             Some(_) => say(State::Ready, Some(format!("without {lacks} its inputs cannot be compared"))),
-            None if sourceless => say(State::Missing, Some("its source is not on this machine".into())),
+            None if sourceless => say(
+                State::Missing,
+                Some("its source is not here; `kcache install` fetches it, if a cache has it".into()),
+            ),
             None => {
                 say(State::NoHeaders, Some(kernels::headers_hint(&session.world.root, &wish.kernel.release)))
             }

@@ -201,6 +201,54 @@ fn keys_that_others_can_read_or_change_are_refused() {
 }
 
 #[test]
+fn keys_of_an_image_never_land_on_the_machine_that_works_on_it() {
+    let host = Host::image_only();
+    let outside = host.dir().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::create_dir_all(host.root().join("etc")).unwrap();
+    std::os::unix::fs::symlink(&outside, host.root().join("etc/kcache")).unwrap();
+    host.kcache(&["keys", "generate", "--name", "image"]).exits(1).says(&["leads nowhere"]).one_error();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_host_whose_own_key_is_revoked_signs_nothing_any_more() {
+    let builder = Builder::new("leaked", &[]);
+    let (host, cache) = (&builder.host, builder.cache_url());
+    fs::create_dir(builder.cache()).unwrap();
+    crate::packages::hello(host, "first");
+    host.write_config(&format!("[[cache]]\n{}\nwrite = true\n", url(&cache)));
+    host.kcache(&["build", "hello", "-k", k()]).exits(0).says(&["pushed hello/"]);
+    host.kcache(&["keys", "revoke", "leaked"]).exits(0).says(&["it is this host's own"]);
+    host.kcache(&["keys", "revoke", "leaked"]).exits(0).says(&["revoked already"]);
+    let again = host
+        .kcache(&["build", "hello", "-k", k()])
+        .exits(0)
+        .says(&["own key is revoked", "nothing is pushed"]);
+    assert!(!again.stderr.contains("pushed hello/"), "{}", again.shown());
+    // With a new key all of it is shared again, and hosts that know of the revocation use it.
+    fs::remove_file(builder.private_key()).unwrap();
+    host.kcache(&["keys", "generate", "--name", "new"]).exits(0);
+    host.kcache(&["push", "hello", "-k", k()]).exits(0);
+    let client = Host::image_only().trusting(&builder).with_caches(&[&url(&cache)]);
+    client.kcache(&["install", "hello", "-k", k()]).exits(0).says(&["fetched hello"]);
+}
+
+#[test]
+fn what_was_fetched_is_not_signed_as_if_it_had_been_built() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = BUILDER.copy_of_cache(dir.path());
+    let to = format!("file://{}", cache.display());
+    let second = Builder::new("second", &[PACKAGE]);
+    let host = &second.host;
+    host.kcache(&["keys", "trust", BUILDER.public_key().to_str().unwrap()]).exits(0);
+    host.kcache(&["--cache", &to, "pull", PACKAGE, "-k", k()]).exits(0).prints(&["fetched"]);
+    host.kcache(&["push", "--to", &to, PACKAGE, "-k", k()]).exits(0).prints(&["present"]);
+    host.kcache(&["build", "--rebuild", PACKAGE, "-k", k()]).exits(0);
+    host.kcache(&["push", "--to", &to, PACKAGE, "-k", k()]).exits(0).prints(&["signed"]);
+}
+
+#[test]
 fn openssl_reads_the_keys_and_checks_the_signatures() {
     let dir = tempfile::tempdir().unwrap();
     let cache = BUILDER.cache();
@@ -251,6 +299,8 @@ fn mistakes_in_the_configuration_of_caches_are_usage_errors() {
     check("threshold = 0\n", &["threshold", "above 0"]);
     check("signing-key = '/no/such'\n", &["/no/such"]);
     host.write_config("");
+    host.kcache(&["-n", "keys", "generate"]).exits(2).says(&["no dry run"]).one_error();
+    assert!(!host.root().join("etc/kcache/trusted-keys").exists());
     let shown = host.kcache(&["--cache", "https://user:secret@host/x", "install", "-k", k()]).exits(2);
     assert!(!shown.stderr.contains("secret"), "{}", shown.shown());
 }

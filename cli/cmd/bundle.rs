@@ -9,7 +9,7 @@ use kcache::share;
 use kcache::store::{self, Key};
 use kcache::world::World;
 
-use super::share::{Choice, choices, say_missing};
+use super::share::{Choice, choices, say_missing, sign};
 use crate::args::{Export, Import};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
@@ -22,7 +22,8 @@ pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit
             (Choice::Entry { entry, newest }, Some(store)) => {
                 keys.push(entry.manifest().key);
                 if !dry {
-                    pointers.extend(share::vouch(&session, store, entry, *newest)?);
+                    let sign = sign(world, args.adopt, args.unsigned);
+                    pointers.extend(share::vouch(&session, store, entry, sign, *newest)?);
                 }
             }
             _ => exit = exit.or(say_missing(out, choice)),

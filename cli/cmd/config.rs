@@ -1,5 +1,7 @@
 //! `kcache config`: each setting with where it comes from.
 
+use kcache::store::transport::without_credentials;
+
 use crate::exit::Exit;
 use crate::json;
 use crate::out::Out;
@@ -33,7 +35,7 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
     );
     rows.extend(settings.caches.iter().map(|cache| {
         let write = if cache.write { " (written to)" } else { "" };
-        row("cache", format!("{}{write}", cache.url), cache.origin.to_string())
+        row("cache", format!("{}{write}", without_credentials(&cache.called())), cache.origin.to_string())
     }));
     if out.json {
         out.document(&rows);

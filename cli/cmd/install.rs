@@ -417,7 +417,8 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
                 State::Fails if !job.rebuild => "would fail",
                 State::Cached if job.install && !job.rebuild => "would install",
                 State::Cached if !job.rebuild => "is built",
-                _ if job.fetch_only => "would fetch",
+                _ if job.fetch_only && !job.install => "would fetch",
+                _ if job.fetch_only || !package.has_source() => "would fetch and install",
                 _ if world.caches.is_empty() && job.install => "would build and install",
                 _ if world.caches.is_empty() => "would build",
                 _ if job.install => "would fetch or build, and install",
@@ -430,10 +431,7 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
                 }));
             } else {
                 let reason = standing.reason.map_or(String::new(), |reason| format!("  {reason}"));
-                out.data(&format!(
-                    "{}  {}/{}  {state}{reason}",
-                    kernel.release, package.name, package.version
-                ));
+                out.data(&format!("{}  {package}  {state}{reason}", kernel.release));
             }
         }
     }

@@ -108,8 +108,14 @@ impl Keys<'_> {
     }
 
     fn revoke(&self, word: &str) -> Result<Exit, Failure> {
+        if let Some(revoked) = self.trust.revoked().find(|key| key.name == word)
+            && !self.trust.keys().any(|key| key.name == word)
+        {
+            self.out.say(&format!("{word} is revoked already: {}", revoked.key.id()));
+            return Ok(Exit::Done);
+        }
         let (name, key, trusted) = self.find(word)?;
-        let mut path = self.root.outside(REVOKED_KEYS).join(format!("{name}.pem"));
+        let mut path = self.root.place(REVOKED_KEYS)?.join(format!("{name}.pem"));
         if path.exists() {
             path.set_file_name(format!("{name}-{}.pem", key.id().short()));
         }
@@ -161,7 +167,7 @@ impl Keys<'_> {
 
     /// Where a key of this name is kept; an error where another is.
     fn free(&self, name: &str) -> Result<PathBuf, Failure> {
-        let path = self.root.outside(TRUSTED_KEYS).join(format!("{name}.pem"));
+        let path = self.root.place(TRUSTED_KEYS)?.join(format!("{name}.pem"));
         match path.symlink_metadata() {
             Ok(_) => Err(Failure::usage(
                 format!("another key is called {name}: {}", path.display()),

@@ -46,13 +46,13 @@ pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Fa
             ),
         ));
     }
-    let sign = match &world.signer {
-        Some(key) => Sign::With(key),
-        None if args.unsigned => Sign::Unsigned,
-        None => Sign::Signed,
-    };
+    let sign = sign(world, args.adopt, args.unsigned);
     let (session, choices) = choices(world, out, &args.which, args.all)?;
     let mut exit = Exit::Done;
+    if choices.is_empty() {
+        out.say("nothing to push");
+        exit = Exit::NotReady;
+    }
     for choice in &choices {
         let (Choice::Entry { entry, newest }, Some(store)) = (choice, &session.store) else {
             exit = exit.or(say_missing(out, choice));
@@ -68,6 +68,15 @@ pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Fa
         }
     }
     Ok(exit)
+}
+
+/// Who signs what leaves this host.
+pub fn sign(world: &World, adopt: bool, unsigned: bool) -> Sign<'_> {
+    match &world.signer {
+        Some(key) => Sign::With { key, adopt },
+        None if unsigned => Sign::Unsigned,
+        None => Sign::Signed,
+    }
 }
 
 /// What to share: the builds of what is meant as it is now, or all.

@@ -66,7 +66,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         build_limit: settings.build_timeout.value,
         lock_limit: settings.lock_timeout.value,
         builder: hostname(),
-        signer: signer(settings)?,
+        signer: signer(settings, caches.trust(), &*progress)?,
         caches,
         elsewhere,
         roll_back: false,
@@ -84,8 +84,8 @@ pub fn hostname() -> String {
 /// Whom to trust.
 pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
     let root = Root::new(&settings.root.value);
-    let directory = |path| root.find(path).unwrap_or_else(|| root.outside(path));
-    Ok(Trust::read(&directory(TRUSTED_KEYS), &directory(REVOKED_KEYS), settings.threshold.value)?)
+    let (trusted, revoked) = (root.place(TRUSTED_KEYS)?, root.place(REVOKED_KEYS)?);
+    Ok(Trust::read(&trusted, &revoked, settings.threshold.value)?)
 }
 
 /// The shared caches, or none where the network is not to be used.
@@ -108,20 +108,34 @@ fn caches(
         let location = Location { cancel: cancel.clone(), ..cache.location(&root, &process())? };
         let transport = transport::open(&location)
             .map_err(|error| Failure::usage(format!("{error} ({})", cache.origin), None))?;
-        Ok::<_, Failure>(SharedCache::new(&cache.url, transport, cache.write, say.clone()))
+        Ok::<_, Failure>(SharedCache::new(&cache.called(), transport, cache.write, say.clone()))
     };
     Ok(SharedCaches::new(settings.caches.iter().map(open).collect::<Result<_, _>>()?, trust))
 }
 
 /// This host's own key. A host without one is no builder; so is a user who may not read root's.
-fn signer(settings: &Settings) -> Result<Option<SigningKey>, Failure> {
+fn signer(
+    settings: &Settings,
+    trust: &Trust,
+    progress: &dyn Progress,
+) -> Result<Option<SigningKey>, Failure> {
     let setting = &settings.signing_key;
-    match fs::metadata(&setting.value).and_then(|_| fs::File::open(&setting.value)) {
-        Ok(_) => Ok(Some(SigningKey::read(&setting.value)?)),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && setting.origin == Origin::Default => Ok(None),
-        Err(e) => Err(Failure::usage(format!("{e} (signing-key, {})", setting.origin), None)),
+    let key = match fs::File::open(&setting.value) {
+        Ok(_) => SigningKey::read(&setting.value)?,
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && setting.origin == Origin::Default => {
+            return Ok(None);
+        }
+        Err(e) => return Err(Failure::usage(format!("{e} (signing-key, {})", setting.origin), None)),
+    };
+    if trust.revoked().any(|revoked| revoked.key.id() == key.public().id()) {
+        let path = setting.value.display();
+        progress.say(&format!(
+            "warning: this host's own key is revoked, so nothing is signed; delete {path}, then `kcache keys generate`"
+        ));
+        return Ok(None);
     }
+    Ok(Some(key))
 }
 
 /// A program of this machine; administrators' ones are not always on a user's path.

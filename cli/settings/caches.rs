@@ -101,14 +101,34 @@ impl Cache {
         Cache { url: url.to_owned(), priority: i64::MIN, write: false, origin, table: None }
     }
 
+    /// What to call it: of several caches with one URL each has its own endpoint.
+    pub fn called(&self) -> String {
+        let table = self.table.iter();
+        match table.flat_map(|table| &table.options).find(|(name, _)| name.contains("endpoint")) {
+            Some((_, endpoint)) => format!("{} at {endpoint}", self.url),
+            None => self.url.clone(),
+        }
+    }
+
     /// Where it is, with what is needed to be let in.
     pub fn location(&self, root: &Root, process: &Process) -> Result<Location, Failure> {
         let mut location = Location { url: self.url.clone(), ..Location::default() };
-        for name in USUAL {
+        let family = match self.url.split("://").next() {
+            Some("s3") => "AWS_",
+            Some("gs") => "GOOGLE_",
+            Some("az") => "AZURE_",
+            _ => return self.complete(location, root, process),
+        };
+        for name in USUAL.iter().filter(|name| name.starts_with(family)) {
             if let Some(value) = (process.variable)(name) {
                 location.options.insert(name.to_ascii_lowercase(), value);
             }
         }
+        self.complete(location, root, process)
+    }
+
+    /// Adds what the table says.
+    fn complete(&self, mut location: Location, root: &Root, process: &Process) -> Result<Location, Failure> {
         let Some(table) = &self.table else { return Ok(location) };
         location.options.extend(table.options.clone());
         if let Some(path) = &table.ca {
@@ -138,6 +158,10 @@ fn apply(credentials: Credentials, location: &mut Location) {
         ("aws_secret_access_key", secret_access_key),
         ("aws_session_token", session_token),
     ];
+    // A key of the file and a session of the environment are of two logins.
+    if keys.iter().any(|(_, value)| value.is_some()) {
+        keys.iter().for_each(|(name, _)| drop(location.options.remove(*name)));
+    }
     for (name, value) in keys {
         if let Some(value) = value {
             location.options.insert(name.to_owned(), value);
@@ -169,7 +193,7 @@ fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
     file.take(MAX_CREDENTIALS).read_to_string(&mut text)?;
     // The parser's message would show the line, and with it what is secret in it.
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         Failure::usage(format!("{}: line {line}: {}", path.display(), error.message()), None)
     })
 }
@@ -205,7 +229,11 @@ mod tests {
         let found = location("url = 's3://b'\ncredentials = '/c'\n", &file, &env).unwrap();
         assert_eq!((found.username.as_deref(), found.password.as_deref()), (Some("u"), Some("p")));
         let options: Vec<_> = found.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(options, ["aws_access_key_id=file", "aws_session_token=t"]);
+        assert_eq!(options, ["aws_access_key_id=file"]);
+        let found = location("url = 's3://b'\n", &[], &env).unwrap();
+        let options: Vec<_> = found.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(options, ["aws_access_key_id=env", "aws_session_token=t"]);
+        assert!(location("url = 'gs://b'\n", &[], &env).unwrap().options.is_empty());
         let env = [("CI_TOKEN", "secret")];
         let found = location("url = 'https://h'\ncredentials-env = 'CI'\n", &[], &env).unwrap();
         assert_eq!(found.token.as_deref(), Some("secret"));
@@ -219,9 +247,9 @@ mod tests {
         assert!(
             failure("token = 'x'\n", 0o640).message.contains("others than its owner can read it (mode 0640)")
         );
-        let wrong = failure("username = 'u'\npasword = 'secret'\n", 0o600);
+        let wrong = failure("username = 'u'\npasword = 'hunter2'\n", 0o600);
         assert!(wrong.message.contains("line 2") && wrong.message.contains("pasword"), "{}", wrong.message);
-        assert!(!wrong.message.contains("secret"), "{}", wrong.message);
+        assert!(!wrong.message.contains("hunter2"), "{}", wrong.message);
         assert!(failure("token = 'sec", 0o600).message.contains("line 1"));
     }
 }

@@ -74,6 +74,25 @@ impl Root {
         self.resolve(inside).ok().map(|path| self.outside(path))
     }
 
+    /// Where this machine finds `inside`, or would make it: links are followed as the target system would, so that nothing
+    /// is made outside of the root; an error where one leads nowhere.
+    pub fn place(&self, inside: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let inside = inside.as_ref();
+        let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else {
+            return self.resolve(inside).map(|path| self.outside(path));
+        };
+        match self.find(inside) {
+            Some(found) => Ok(found),
+            None => {
+                let place = self.place(parent)?.join(name);
+                match place.is_symlink() {
+                    true => Err(io::Error::other(format!("{}: the link leads nowhere", place.display()))),
+                    false => Ok(place),
+                }
+            }
+        }
+    }
+
     /// The path that the target system gives to a file of this machine, if it lies under this root.
     pub fn inside(&self, outside: &Path) -> Option<PathBuf> {
         outside.strip_prefix(&self.dir).ok().map(|rest| Path::new("/").join(rest))
@@ -121,6 +140,16 @@ mod tests {
     fn a_loop_is_an_error() {
         let (_dir, root) = root_with(&[("a", "b"), ("b", "a")]);
         assert!(root.resolve("/a").unwrap_err().to_string().contains("too many symbolic links"));
+    }
+
+    #[test]
+    fn what_is_to_be_made_has_its_place_inside() {
+        let (dir, root) = root_with(&[("etc", "/usr/src"), ("gone", "/nowhere")]);
+        assert_eq!(root.place("/etc/new/file").unwrap(), dir.path().join("usr/src/new/file"));
+        assert_eq!(root.place("/a/b").unwrap(), dir.path().join("a/b"));
+        for path in ["/gone", "/gone/file", "/../gone"] {
+            assert!(root.place(path).unwrap_err().to_string().contains("leads nowhere"), "{path}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::envelope::MAX_FILE;
-use crate::{Envelope, Error, FORMAT, Key, Manifest, Result, SigningKey};
+use crate::envelope::{MAX_FILE, in_words};
+use crate::{Envelope, Error, FORMAT, Key, Manifest, PublicKey, Result, SigningKey};
 
 /// Stored, and part of what is signed: add, never change.
 const PAYLOAD_TYPE: &str = "application/vnd.kcache.entry.v1+json";
@@ -32,7 +32,7 @@ impl Versioned {
     /// Refuses formats that are not known here.
     pub(crate) fn check(payload: &[u8], path: &Path) -> Result<()> {
         let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
-        match serde_json::from_slice(payload).map_err(|e| invalid(e.to_string()))? {
+        match serde_json::from_slice(payload).map_err(|e| invalid(in_words(&e)))? {
             Versioned { format: FORMAT } => Ok(()),
             Versioned { format: 0 } => Err(invalid("there is no format 0".to_owned())),
             Versioned { format: found } => Err(Error::Format { path: path.to_owned(), found }),
@@ -57,7 +57,7 @@ impl Entry {
         let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
         Versioned::check(envelope.payload(), path)?;
         let manifest: Manifest =
-            serde_json::from_slice(envelope.payload()).map_err(|e| invalid(e.to_string()))?;
+            serde_json::from_slice(envelope.payload()).map_err(|e| invalid(in_words(&e)))?;
         if manifest.key != *key {
             let (expected, found) = (format!("key {key}"), format!("key {}", manifest.key));
             return Err(Error::Damaged { path: path.to_owned(), expected, found });
@@ -84,6 +84,11 @@ impl Entry {
     /// Signs the entry; false where the key has signed it before.
     pub fn sign(&mut self, key: &SigningKey) -> bool {
         self.envelope.sign(key)
+    }
+
+    /// Whether it was made by who has this key: it has no signature, or that key's. What was fetched has others'.
+    pub fn is_made_by(&self, key: &PublicKey) -> bool {
+        self.envelope.signatures().is_empty() || self.envelope.is_signed_by(key)
     }
 
     /// Takes over the signatures of the same entry from elsewhere; false where it has none to add.
@@ -195,6 +200,10 @@ mod tests {
         check_refused(&forged(|m| m["format"] = 0.into()), "no format 0");
         check_refused(&forged(|m| m["key"] = "1".repeat(64).into()), "found key 1111");
         check_refused(&forged(|m| m["outcome"] = "built".into()), "Outcome");
+        check_refused(
+            &forged(|m| m["outcome"]["result"] = "\u{1b}[2J".into()),
+            "unknown variant `\\u{1b}[2J`",
+        );
         let nested = ["{\"a\":".repeat(1000), "0".to_owned(), "}".repeat(1000)].concat();
         let json = serde_json::to_string(&manifest(KEY)).unwrap();
         let deep = json.replace("\"facts\":{}", &format!("\"facts\":{nested}"));

@@ -7,6 +7,8 @@
 //! signed entry can be passed off as a signed pointer. An envelope may come from anywhere: it is bounded before it is
 //! read, and what is inside is looked at only by whoever has asked [`crate::Trust`] first, or owns the file.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,8 @@ use crate::{PublicKey, SigningKey};
 pub(crate) const MAX_FILE: u64 = 4 << 20;
 /// Builders that sign one entry. Each costs a verification.
 const MAX_SIGNATURES: usize = 64;
+/// Characters of hostile text in a message.
+pub(crate) const MAX_WORDS: usize = 512;
 
 /// A payload with its signatures, none of them checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,15 +57,18 @@ impl Envelope {
     /// Reads an envelope of this type; an error is the rule that the file breaks.
     pub fn parse(file: &[u8], payload_type: &str) -> Result<Envelope, String> {
         check_size(file)?;
-        let file: File = serde_json::from_slice(file).map_err(|e| e.to_string())?;
+        let file: File = serde_json::from_slice(file).map_err(|e| in_words(&e))?;
         if file.payload_type != payload_type {
-            return Err(format!("its payload is `{}`", file.payload_type.escape_debug()));
+            let found: String = file.payload_type.escape_debug().take(MAX_WORDS).collect();
+            return Err(format!("its payload is `{found}`"));
         }
         if file.signatures.len() > MAX_SIGNATURES {
             return Err(format!("{} signatures, more than {MAX_SIGNATURES}", file.signatures.len()));
         }
         let payload = BASE64.decode(&file.payload).map_err(|e| e.to_string())?;
-        Ok(Envelope { payload_type: file.payload_type, payload, signatures: file.signatures })
+        // In order, so that one set of signatures makes one file.
+        let signatures = BTreeSet::from_iter(file.signatures).into_iter().collect();
+        Ok(Envelope { payload_type: file.payload_type, payload, signatures })
     }
 
     /// The file's bytes.
@@ -87,12 +94,13 @@ impl Envelope {
         &self.signatures
     }
 
-    /// Signs with a key; false where the key has signed before.
+    /// Signs with a key; false where the key has signed before. What others put under the key's name makes room.
     pub fn sign(&mut self, key: &SigningKey) -> bool {
-        let keyid = key.public().id().to_string();
-        if self.signatures.iter().any(|signature| signature.keyid == keyid) {
+        if self.is_signed_by(key.public()) {
             return false;
         }
+        let keyid = key.public().id().to_string();
+        self.signatures.retain(|signature| signature.keyid != keyid);
         let sig = BASE64.encode(key.sign(&self.signed_bytes()));
         self.add(Signature { keyid, sig });
         true
@@ -137,6 +145,16 @@ impl Signature {
     }
 }
 
+/// What serde says about hostile bytes. It quotes them, all of them, as they are; a person is shown a few, and no terminal
+/// any command.
+pub(crate) fn in_words(error: &serde_json::Error) -> String {
+    let shown = |c: char| match c {
+        '\'' | '"' | '\\' => c.to_string(),
+        c => c.escape_debug().to_string(),
+    };
+    error.to_string().chars().take(MAX_WORDS).map(shown).collect()
+}
+
 fn check_size(file: &[u8]) -> Result<(), String> {
     if file.len() as u64 > MAX_FILE { Err(format!("it is larger than {MAX_FILE} bytes")) } else { Ok(()) }
 }
@@ -164,6 +182,16 @@ mod tests {
         assert!(!envelope.sign(&SigningKey::from_seed([1; 32])));
         assert!(envelope.sign(&SigningKey::from_seed([2; 32])));
         assert_eq!(Envelope::parse(&envelope.encode().unwrap(), KIND), Ok(envelope));
+    }
+
+    #[test]
+    fn a_forged_signature_does_not_keep_the_keys_owner_from_signing() {
+        let key = SigningKey::from_seed([1; 32]);
+        let mut envelope = hello();
+        envelope.add(Signature { keyid: key.public().id().to_string(), sig: "AAAA".to_owned() });
+        assert!(!envelope.is_signed_by(key.public()));
+        assert!(envelope.sign(&key) && envelope.is_signed_by(key.public()));
+        assert_eq!(envelope.signatures().len(), 1);
     }
 
     #[test]

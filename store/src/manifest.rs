@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::envelope::MAX_WORDS;
 use crate::{Digest, Key};
 
 /// Outputs of one entry. The largest known set has some hundred; an entry of 4 MiB could hold no more than this
@@ -108,7 +109,8 @@ impl Manifest {
         for output in &self.outputs {
             for name in [&output.name, &output.role] {
                 if !is_flat(name) {
-                    return Err(format!("`{}` is not a flat name", name.escape_debug()));
+                    let name: String = name.escape_debug().take(MAX_WORDS).collect();
+                    return Err(format!("`{name}` is not a flat name"));
                 }
             }
         }

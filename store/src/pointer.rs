@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Versioned;
+use crate::envelope::{MAX_WORDS, in_words};
 use crate::manifest::is_flat;
 use crate::transport::Name;
 use crate::{Digest, Envelope, Error, FORMAT, Key, Result, SigningKey};
@@ -60,10 +61,9 @@ impl Pointer {
         let invalid = |reason: String| Error::Entry { path: origin.to_owned(), reason };
         let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
         Versioned::check(envelope.payload(), origin)?;
-        let target: Target =
-            serde_json::from_slice(envelope.payload()).map_err(|e| invalid(e.to_string()))?;
+        let target: Target = serde_json::from_slice(envelope.payload()).map_err(|e| invalid(in_words(&e)))?;
         if target.path != name.path() {
-            let (expected, found) = (name.path(), target.path.escape_debug().take(512).collect());
+            let (expected, found) = (name.path(), target.path.escape_debug().take(MAX_WORDS).collect());
             return Err(Error::Damaged { path: origin.to_owned(), expected, found });
         }
         Ok(Pointer { target, envelope })
@@ -77,6 +77,16 @@ impl Pointer {
     /// Grows with each pointer of one name.
     pub fn epoch(&self) -> u64 {
         self.target.epoch
+    }
+
+    /// Signs the pointer too; false where the key has signed it before.
+    pub fn sign(&mut self, key: &SigningKey) -> bool {
+        self.envelope.sign(key)
+    }
+
+    /// Whether both say the same, whoever has signed them.
+    pub(crate) fn agrees_with(&self, other: &Pointer) -> bool {
+        self.target == other.target
     }
 
     /// Who says so, and over which bytes.

@@ -232,7 +232,7 @@ impl Location {
 }
 
 /// Whatever may be a user name or password is left out, also of what is not quite a URL.
-fn without_credentials(url: &str) -> String {
+pub fn without_credentials(url: &str) -> String {
     let host = url.find("://").map_or(0, |at| at + 3);
     let path = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
     match url[host..path].rfind('@') {

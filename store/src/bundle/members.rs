@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::{BLOCK, Member, head, padding};
 use crate::Error;
+use crate::envelope::MAX_WORDS;
 use crate::error::at;
 
 /// Where a header says what kind of file follows; GNU's long paths are a file of their own.
@@ -154,7 +155,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Stop> {
         Some(path) => path.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
         None => header.path_bytes().into_owned(),
     };
-    let shown = || String::from_utf8_lossy(&path).escape_debug().to_string();
+    let shown = || String::from_utf8_lossy(&path).escape_debug().take(MAX_WORDS).collect::<String>();
     let Some((path, member)) = str::from_utf8(&path).ok().and_then(|path| Some((path, Member::parse(path)?)))
     else {
         return broken("a path of a store", format!("`{}`", shown()));

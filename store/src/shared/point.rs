@@ -52,7 +52,8 @@ impl SharedCaches {
         }
     }
 
-    /// Makes a pointer of this name, here and in a cache, lead to a key; nothing is done where it does.
+    /// Makes the pointer of this name in a cache lead to a key, with this host's signature; without a signer, to where the
+    /// store's own pointer leads, if that is newer.
     pub fn point(
         &self,
         cache: &Arc<SharedCache>,
@@ -60,21 +61,38 @@ impl SharedCaches {
         name: &Name,
         to: Key,
         now: u64,
-        signer: &SigningKey,
+        signer: Option<&SigningKey>,
     ) -> Result<()> {
-        let there = cache
-            .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
-            .map_err(|trouble| cache.failed(trouble))?
-            .and_then(|bytes| self.signed(cache, name, &bytes));
-        if there.as_ref().is_some_and(|pointer| pointer.key() == to) {
-            return Ok(());
-        }
-        let here = point_here(store, name, to, now, there.map(|pointer| pointer.epoch()), signer)?;
-        let bytes = here.encode()?;
+        let there = self.there(cache, name)?;
+        let pointer = match (there, signer) {
+            (Some(mut there), Some(signer)) if there.key() == to => {
+                if !there.sign(signer) {
+                    return Ok(());
+                }
+                there
+            }
+            (there, Some(signer)) => {
+                point_here(store, name, to, now, there.map(|pointer| pointer.epoch()), signer)?
+            }
+            (there, None) => match floor(store, &self.trust, name)? {
+                Some(here) if there.is_none_or(|there| there.epoch() < here.epoch()) => here,
+                _ => return Ok(()),
+            },
+        };
+        let bytes = pointer.encode()?;
         cache
             .call(|transport| transport.put(name, &bytes, IfTaken::Replace))
-            .map_err(|trouble| cache.failed(trouble))
-            .map(drop)
+            .map_err(|trouble| cache.failed(trouble))?;
+        store.point(name, &pointer)
+    }
+
+    /// The pointer that a cache has, if anybody could use it.
+    fn there(&self, cache: &Arc<SharedCache>, name: &Name) -> Result<Option<Pointer>> {
+        let bytes = cache
+            .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
+            .map_err(|trouble| cache.failed(trouble))?;
+        let pointer = bytes.and_then(|bytes| Pointer::parse(&cache.origin(name), name, &bytes).ok());
+        Ok(pointer.filter(|pointer| self.trust.vouch_one(pointer.envelope()).is_ok()))
     }
 }
 
@@ -102,7 +120,7 @@ pub(crate) fn accept(
     roll_back: bool,
 ) -> Result<Accepted> {
     match floor(store, trust, name)? {
-        Some(floor) if *pointer == floor => return Ok(Accepted::Same),
+        Some(floor) if pointer.agrees_with(&floor) => return Ok(Accepted::Same),
         Some(floor) if pointer.epoch() <= floor.epoch() && !roll_back => {
             let (new, old) = (pointer.epoch(), floor.epoch());
             let why = format!("it is older than what was accepted before (epoch {new}, not {old})");
@@ -137,7 +155,13 @@ pub fn point_here(
         here => here?,
     };
     match here {
-        Some(pointer) if pointer.key() == to && than.is_none_or(|than| pointer.epoch() > than) => Ok(pointer),
+        Some(pointer)
+            if pointer.key() == to
+                && pointer.envelope().is_signed_by(signer.public())
+                && than.is_none_or(|than| pointer.epoch() > than) =>
+        {
+            Ok(pointer)
+        }
         here => {
             let before = here.map(|pointer| pointer.epoch()).max(than);
             let epoch = before.map_or(now, |before| now.max(before.saturating_add(1)));

@@ -14,12 +14,28 @@ use crate::{Entry, Error, Result, SigningKey, Store};
 /// Who signs what is pushed.
 #[derive(Clone, Copy)]
 pub enum Sign<'a> {
-    /// This key.
-    With(&'a SigningKey),
+    /// This host, with this key.
+    With {
+        /// The key.
+        key: &'a SigningKey,
+        /// Sign also what others have made. A signature says "I have built this, and it came out so": two of them say that
+        /// two hosts have built it only as long as nobody does that.
+        adopt: bool,
+    },
     /// Nobody: only what somebody has signed is pushed.
     Signed,
     /// Nobody: also what nobody has signed is pushed.
     Unsigned,
+}
+
+impl<'a> Sign<'a> {
+    /// The key that signs an entry, if one does.
+    pub fn key(&self, entry: &Entry) -> Option<&'a SigningKey> {
+        match *self {
+            Sign::With { key, adopt } => Some(key).filter(|key| adopt || entry.is_made_by(key.public())),
+            Sign::Signed | Sign::Unsigned => None,
+        }
+    }
 }
 
 /// What pushing came to.
@@ -35,25 +51,31 @@ pub enum Pushed {
     Conflict(String),
 }
 
+/// What a cache has under a key.
+enum There {
+    Nothing,
+    /// Something that nobody could use.
+    Worthless,
+    Entry(Box<Entry>),
+}
+
 impl SharedCaches {
     /// Pushes an entry of the store to a cache.
     pub fn push(&self, cache: &Arc<SharedCache>, store: &Store, entry: &Entry, sign: Sign) -> Result<Pushed> {
         let mut entry = entry.clone();
-        match sign {
-            Sign::With(key) => {
-                if entry.sign(key) {
-                    store.replace(&entry)?;
-                }
-            }
-            Sign::Signed if entry.envelope().signatures().is_empty() => {
-                return Err(Error::Unsigned { key: entry.manifest().key });
-            }
-            Sign::Signed | Sign::Unsigned => {}
+        let key = sign.key(&entry);
+        if key.is_some_and(|key| entry.sign(key)) {
+            store.replace(&entry)?;
+        }
+        if entry.envelope().signatures().is_empty() && !matches!(sign, Sign::Unsigned) {
+            return Err(Error::Unsigned { key: entry.manifest().key });
         }
         let name = Name::Entry(entry.manifest().key);
-        if let Some(there) = self.there(cache, &name, &entry, sign)? {
-            return self.join(cache, &name, &entry, there, sign);
-        }
+        let if_taken = match self.entry_there(cache, &name, &entry, sign)? {
+            There::Entry(there) => return join(cache, &name, &entry, *there, key),
+            There::Nothing => IfTaken::Keep,
+            There::Worthless => IfTaken::Replace,
+        };
         let outputs = &entry.manifest().outputs;
         each(outputs, |output| {
             let missing = || Error::Entry {
@@ -67,65 +89,61 @@ impl SharedCaches {
                 .map_err(|trouble| cache.failed(trouble))?;
             Ok(true)
         })?;
-        if put(cache, &name, &entry, IfTaken::Keep)? {
+        if put(cache, &name, &entry, if_taken)? {
             return Ok(Pushed::New);
         }
-        // Somebody was faster, or what is there is worthless.
-        match self.there(cache, &name, &entry, sign)? {
-            Some(there) => self.join(cache, &name, &entry, there, sign),
-            None => put(cache, &name, &entry, IfTaken::Replace).map(|_| Pushed::New),
+        // Somebody was faster.
+        match self.entry_there(cache, &name, &entry, sign)? {
+            There::Entry(there) => join(cache, &name, &entry, *there, key),
+            There::Nothing | There::Worthless => {
+                put(cache, &name, &entry, IfTaken::Replace).map(|_| Pushed::New)
+            }
         }
     }
 
-    /// The entry that is there, if anybody could use it.
-    fn there(
-        &self,
-        cache: &Arc<SharedCache>,
-        name: &Name,
-        entry: &Entry,
-        sign: Sign,
-    ) -> Result<Option<Entry>> {
+    /// The entry that is there, if anybody could use it. Else it is replaced, which is said.
+    fn entry_there(&self, cache: &Arc<SharedCache>, name: &Name, entry: &Entry, sign: Sign) -> Result<There> {
         let bytes = cache
             .call(|transport| transport.get(name, MAX_FILE, &|_| ()))
             .map_err(|trouble| cache.failed(trouble))?;
-        let Some(bytes) = bytes else { return Ok(None) };
+        let Some(bytes) = bytes else { return Ok(There::Nothing) };
+        let worthless = |why: &dyn std::fmt::Display| {
+            (cache.say)(&format!("shared cache {}: {} is replaced: {why}", cache.url, name.path()));
+            Ok(There::Worthless)
+        };
         let there = match Entry::parse(&cache.origin(name), &entry.manifest().key, &bytes) {
             Ok(there) => there,
-            Err(error) => {
-                cache.lied(name, &error);
-                return Ok(None);
-            }
+            Err(error) => return worthless(&error),
         };
-        let worth = there == *entry
-            || matches!(sign, Sign::Unsigned)
-            || self.trust.vouch_one(there.envelope()).is_ok();
-        if !worth {
-            cache.lied(name, &"nobody who is trusted has signed it");
+        let own = matches!(sign, Sign::With { key, .. } if there.envelope().is_signed_by(key.public()));
+        if own || there == *entry || matches!(sign, Sign::Unsigned) {
+            return Ok(There::Entry(Box::new(there)));
         }
-        Ok(worth.then_some(there))
+        match self.trust.vouch_one(there.envelope()) {
+            Ok(()) => Ok(There::Entry(Box::new(there))),
+            Err(distrust) => worthless(&distrust),
+        }
     }
+}
 
-    /// Adds what this host knows to the entry that is there.
-    fn join(
-        &self,
-        cache: &Arc<SharedCache>,
-        name: &Name,
-        entry: &Entry,
-        mut there: Entry,
-        sign: Sign,
-    ) -> Result<Pushed> {
-        let builder = there.manifest().builder.clone();
-        if !there.manifest().agrees_with(entry.manifest()) {
-            return Ok(Pushed::Conflict(builder));
-        }
-        let merged = there.merge(entry);
-        let signed = matches!(sign, Sign::With(key) if there.sign(key));
-        if !merged && !signed {
-            return Ok(Pushed::Present);
-        }
-        put(cache, name, &there, IfTaken::Replace)?;
-        Ok(Pushed::Cosigned(builder))
+/// Adds what this host knows to the entry that is there.
+fn join(
+    cache: &Arc<SharedCache>,
+    name: &Name,
+    entry: &Entry,
+    mut there: Entry,
+    key: Option<&SigningKey>,
+) -> Result<Pushed> {
+    let builder = there.manifest().builder.clone();
+    if !there.manifest().agrees_with(entry.manifest()) {
+        return Ok(Pushed::Conflict(builder));
     }
+    let merged = there.merge(entry);
+    if !key.is_some_and(|key| there.sign(key)) && !merged {
+        return Ok(Pushed::Present);
+    }
+    put(cache, name, &there, IfTaken::Replace)?;
+    Ok(Pushed::Cosigned(builder))
 }
 
 fn put(cache: &Arc<SharedCache>, name: &Name, entry: &Entry, if_taken: IfTaken) -> Result<bool> {

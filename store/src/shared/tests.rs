@@ -10,7 +10,7 @@ use crate::manifest::tests::{manifest, output};
 use crate::pointer::tests::name as pointer_name;
 use crate::transport::IfTaken;
 use crate::trust::tests::{builder, trust};
-use crate::{Digest, Distrust, Entry, Inserted, Key, Manifest, Pointer, Store, Waiting};
+use crate::{Digest, Distrust, Entry, Inserted, Key, Manifest, Pointer, SigningKey, Store, Waiting};
 
 const NOW: u64 = 2_000_000;
 const KEY: Key = Key::from_bytes([7; 32]);
@@ -110,10 +110,15 @@ impl Host {
     }
 }
 
+/// Signed by a builder as it builds.
+fn by(key: &SigningKey) -> Sign<'_> {
+    Sign::With { key, adopt: false }
+}
+
 /// A cache that builder `n` has pushed a build with this content to.
 fn filled(n: u8, content: &str) -> Arc<Memory> {
     let memory = Arc::new(Memory::default());
-    let pushed = host(&[&memory], trust(&[n], &[], 1)).push(content, Sign::With(&builder(n)));
+    let pushed = host(&[&memory], trust(&[n], &[], 1)).push(content, by(&builder(n)));
     assert_eq!(pushed.unwrap(), Pushed::New);
     memory.asked.lock().unwrap().clear();
     memory
@@ -184,7 +189,7 @@ fn two_builders_must_agree_where_two_are_asked_for() {
     assert_eq!(host.fetch(), None);
     assert!(host.said().contains("1 of the 2"), "{}", host.said());
     let second = strict();
-    let pushed = second.push("abc", Sign::With(&builder(2))).unwrap();
+    let pushed = second.push("abc", by(&builder(2))).unwrap();
     assert_eq!(pushed, Pushed::Cosigned("abc".to_owned()));
     assert_eq!(strict().fetch().as_deref(), Some("mem://0"));
 }
@@ -194,7 +199,7 @@ fn of_two_different_builds_the_first_stays_and_the_second_is_told() {
     let memory = filled(1, "abc");
     let before = memory.files.lock().unwrap().clone();
     let second = host(&[&memory], trust(&[1, 2], &[], 1));
-    let pushed = second.push("other", Sign::With(&builder(2))).unwrap();
+    let pushed = second.push("other", by(&builder(2))).unwrap();
     assert_eq!(pushed, Pushed::Conflict("abc".to_owned()));
     assert_eq!(*memory.files.lock().unwrap(), before);
 }
@@ -203,9 +208,9 @@ fn of_two_different_builds_the_first_stays_and_the_second_is_told() {
 fn pushing_again_changes_nothing() {
     let memory = Arc::new(Memory::default());
     let host = host(&[&memory], trust(&[1], &[], 1));
-    assert_eq!(host.push("abc", Sign::With(&builder(1))).unwrap(), Pushed::New);
+    assert_eq!(host.push("abc", by(&builder(1))).unwrap(), Pushed::New);
     let before = memory.files.lock().unwrap().clone();
-    assert_eq!(host.push("abc", Sign::With(&builder(1))).unwrap(), Pushed::Present);
+    assert_eq!(host.push("abc", by(&builder(1))).unwrap(), Pushed::Present);
     assert_eq!(*memory.files.lock().unwrap(), before);
 }
 
@@ -213,7 +218,7 @@ fn pushing_again_changes_nothing() {
 fn what_is_worthless_in_a_cache_does_not_keep_a_builder_out() {
     for worthless in [filled(2, "other"), tampered(1, |entry| *entry = "<html>".into())] {
         let honest = host(&[&worthless], trust(&[1], &[], 1));
-        assert_eq!(honest.push("abc", Sign::With(&builder(1))).unwrap(), Pushed::New);
+        assert_eq!(honest.push("abc", by(&builder(1))).unwrap(), Pushed::New);
         assert_eq!(host(&[&worthless], trust(&[1], &[], 1)).fetch().as_deref(), Some("mem://0"));
     }
 }
@@ -339,7 +344,9 @@ fn a_builders_pointer_goes_beyond_the_one_that_is_there() {
     let host = host(&[&memory], trust(&[1], &[], 1));
     let point = |n: u8| {
         let cache = host.caches.caches[0].clone();
-        host.caches.point(&cache, &host.store, &name, Key::from_bytes([n; 32]), NOW, &builder(1)).unwrap();
+        host.caches
+            .point(&cache, &host.store, &name, Key::from_bytes([n; 32]), NOW, Some(&builder(1)))
+            .unwrap();
         let bytes = memory.files.lock().unwrap()[&name.path()].clone();
         let there = Pointer::parse(std::path::Path::new("p"), &name, &bytes).unwrap();
         assert_eq!(there.key(), Key::from_bytes([n; 32]));
@@ -357,4 +364,59 @@ fn after_a_revocation_what_the_key_pointed_to_no_longer_counts() {
     host.store.point(&name, &Pointer::new(&name, KEY, 9, &builder(1)).unwrap()).unwrap();
     assert_eq!(host.caches.pointer(&host.store, &name, false).unwrap(), None);
     assert_eq!(trust(&[1], &[1], 1).vouch_one(host.build("x").envelope()), Err(Distrust::Unsigned));
+}
+
+#[test]
+fn nobody_signs_what_another_has_built_unless_told_to() {
+    let memory = filled(1, "abc");
+    let second = host(&[&memory], trust(&[1, 2], &[], 1));
+    assert!(second.fetch().is_some());
+    let entry = second.store.lookup(&KEY).unwrap().unwrap();
+    let push = |adopt| {
+        let sign = Sign::With { key: &builder(2), adopt };
+        second.caches.push(&second.caches.caches[0], &second.store, &entry, sign).unwrap()
+    };
+    assert_eq!(push(false), Pushed::Present);
+    assert_eq!(host(&[&memory], trust(&[1, 2], &[], 2)).fetch(), None);
+    assert_eq!(push(true), Pushed::Cosigned("abc".to_owned()));
+    assert!(host(&[&memory], trust(&[1, 2], &[], 2)).fetch().is_some());
+}
+
+#[test]
+fn after_a_revocation_the_builders_new_key_replaces_all_that_the_old_one_signed() {
+    let memory = filled(1, "abc");
+    let name = pointer_name("a");
+    let before = host(&[&memory], trust(&[1], &[], 1));
+    let point = |host: &Host, n: u8| {
+        let cache = host.caches.caches[0].clone();
+        host.caches.point(&cache, &host.store, &name, KEY, NOW, Some(&builder(n))).unwrap();
+    };
+    point(&before, 1);
+    let builder_now = host(&[&memory], trust(&[2], &[1], 1));
+    for _ in 0..5 {
+        builder_now.push("abc", by(&builder(2))).unwrap();
+        point(&builder_now, 2);
+    }
+    let client = host(&[&memory], trust(&[2], &[1], 1));
+    assert_eq!(client.caches.pointer(&client.store, &name, false).unwrap().unwrap().key(), KEY);
+    assert_eq!(client.fetch().as_deref(), Some("mem://0"), "{}", client.said());
+}
+
+#[test]
+fn a_second_builders_signature_on_a_pointer_makes_it_no_older() {
+    let memory = Arc::new(Memory::default());
+    let name = pointer_name("a");
+    let host = host(&[&memory], trust(&[1, 2], &[], 1));
+    let point = |n: u8| {
+        let cache = host.caches.caches[0].clone();
+        host.caches.point(&cache, &host.store, &name, KEY, NOW, Some(&builder(n))).unwrap();
+    };
+    let client = super::tests::host(&[&memory], trust(&[1, 2], &[], 1));
+    let followed = || client.caches.pointer(&client.store, &name, false).unwrap().unwrap();
+    point(1);
+    let first = followed();
+    point(2);
+    assert!(followed().agrees_with(&first));
+    assert_eq!(followed().envelope().signatures().len(), 2);
+    assert_eq!(client.said(), "");
 }
