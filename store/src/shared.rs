@@ -24,7 +24,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use crate::transport::{Name, Transport, Trouble};
-use crate::{Error, Result, Trust};
+use crate::{Distrust, Error, Result, Trust};
 use breaker::Breaker;
 
 pub use fetch::Fetched;
@@ -142,6 +142,22 @@ impl SharedCache {
         let closed = self.breaker.lied();
         let then = if closed { "; it is not asked again in this run" } else { "" };
         (self.say)(&format!("warning: shared cache {}: {} is not used: {why}{then}", self.url, name.path()));
+    }
+
+    /// It held something that too few have signed whose word counts.
+    fn distrusted(&self, name: &Name, distrust: &Distrust) {
+        let (url, path) = (&self.url, name.path());
+        match distrust {
+            // It may be on its way: the second builder is not done yet.
+            Distrust::TooFew { .. } => {
+                (self.say)(&format!("shared cache {url}: {path} is not used yet: {distrust}"))
+            }
+            // Nor can the cache help that it was signed by what was a good key then.
+            Distrust::Revoked(_) => {
+                (self.say)(&format!("warning: shared cache {url}: {path} is not used: {distrust}"))
+            }
+            _ => self.lied(name, distrust),
+        }
     }
 
     /// Where something of it lies, for messages.

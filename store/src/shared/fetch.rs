@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use super::{SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::Name;
-use crate::{Distrust, Entry, Error, Key, Manifest, Output, Result, Store, object};
+use crate::{Entry, Error, Key, Manifest, Output, Result, Store, object};
 
 /// An entry that is now in the store, with all its objects.
 #[derive(Debug)]
@@ -75,13 +75,7 @@ impl SharedCaches {
         };
         match self.trust.vouch(entry.envelope()) {
             Ok(()) => return Some(entry),
-            // It may be on its way: the second builder is not done yet.
-            Err(distrust @ Distrust::TooFew { .. }) => (cache.say)(&format!(
-                "shared cache {}: {} is not used yet: {distrust}",
-                cache.url,
-                name.path()
-            )),
-            Err(distrust) => cache.lied(name, &distrust),
+            Err(distrust) => cache.distrusted(name, &distrust),
         }
         None
     }

@@ -46,7 +46,7 @@ impl SharedCaches {
         match self.trust.vouch_one(pointer.envelope()) {
             Ok(()) => Some(pointer),
             Err(distrust) => {
-                cache.lied(name, &distrust);
+                cache.distrusted(name, &distrust);
                 None
             }
         }
