@@ -145,19 +145,21 @@ fn a_fleet_fetches_what_one_host_built() {
     let garage = Garage::cluster();
     let key = garage.key("fleet", &["--read", "--write"]);
     let credentials = format!("access-key-id = {:?}\nsecret-access-key = {:?}\n", key.id, key.secret);
-    let s3 = format!(
-        "{}\ncredentials = '/etc/kcache/s3'\noptions = {{ aws_endpoint = {:?}, aws_region = 'garage' }}",
-        url(&format!("s3://{}", Garage::BUCKET)),
-        garage.endpoint(),
-    );
-    let http = url(&nginx.url());
+    let s3 = |node| {
+        format!(
+            "{}\ncredentials = '/etc/kcache/s3'\noptions = {{ aws_endpoint = {:?}, aws_region = 'garage' }}",
+            url(&format!("s3://{}", Garage::BUCKET)),
+            garage.endpoint_of(node),
+        )
+    };
+    let http = |_| url(&nginx.url());
 
     let builder = Builder::new("builder", &REAL);
     SMALL.iter().for_each(|name| drop(packages::plain(&builder.host, name, "fleet")));
     let etc = builder.host.root().join("etc/kcache");
     fs::write(etc.join("s3"), &credentials).unwrap();
     fs::set_permissions(etc.join("s3"), PermissionsExt::from_mode(0o600)).unwrap();
-    let tables = format!("[[cache]]\n{http}\nwrite = true\n[[cache]]\n{s3}\nwrite = true\n");
+    let tables = format!("[[cache]]\n{}\nwrite = true\n[[cache]]\n{}\nwrite = true\n", http(0), s3(0));
     builder.host.write_config(&tables);
     let start = Instant::now();
     let built = builder.host.kcache(&["build", "-k", k()]).exits(0);
@@ -172,10 +174,14 @@ fn a_fleet_fetches_what_one_host_built() {
     let program = builder.host.dir().join("kcache");
     let builders = hosts().div_ceil(20);
     let mut rows = Vec::new();
-    for (cache, table) in [("nginx", &http), ("Garage, 3 nodes", &s3)] {
+    let caches: [(_, &dyn Fn(usize) -> String); 2] = [("nginx", &http), ("Garage, 3 nodes", &s3)];
+    for (cache, table) in caches {
         let files = [("s3", credentials.clone())];
         let like = |n: usize| if n < builders { &able } else { &plain };
-        let member = |n| Member::new(dir.path().join(format!("{}-{n}", &cache[..5])), like(n), table, &files);
+        let member = |n| {
+            let own = dir.path().join(format!("{}-{n}", &cache[..5]));
+            Member::new(own, like(n), &table(n % 3), &files)
+        };
         let members: Vec<Member> = (0..hosts()).map(member).collect();
         assert_eq!(members.iter().filter(|member| member.builds).count(), builders);
         rows.push(install(cache, &members, &program, objects));

@@ -378,12 +378,19 @@ fn a_server_that_is_gone_is_said_once_and_the_host_builds() {
 }
 
 #[test]
-fn a_server_that_hangs_is_asked_once_however_many_packages_there_are() {
+fn a_server_that_hangs_is_asked_once_and_once_more_however_many_packages_there_are() {
     let server = Server::new(&BUILDER.cache(), |_| Act::Hang);
     let host = client(&[&url(&server.url())]);
     let names = "packages = ['a', 'b', 'c', 'd', 'e', 'f']\n";
     host.write_config(&format!("{names}[[cache]]\n{}\n", url(&server.url())));
-    host.kcache(&["-j", "6", "install", "-k", k()]).exits(5).says(&["did not answer within 3 s"]);
+    let said = ["did not answer within 3 s", "asking again"];
+    host.kcache(&["-j", "6", "install", "-k", k()]).exits(5).says(&said);
+    assert_eq!(server.requests.load(Ordering::Relaxed), 2);
+    // A host that can build does not wait a second time.
+    let server = Server::new(&BUILDER.cache(), |_| Act::Hang);
+    let host = Host::new(&[k()]).trusting(&BUILDER);
+    ["one", "two"].iter().for_each(|name| drop(packages::plain(&host, name, "text")));
+    host.kcache(&["--cache", &server.url(), "install", "-k", k()]).exits(0).says(&said[..1]);
     assert_eq!(server.requests.load(Ordering::Relaxed), 1);
 }
 

@@ -212,7 +212,7 @@ http: {{addr: \"127.0.0.1:{port}\"}}
 pub struct Garage {
     dir: TempDir,
     nodes: Vec<Option<Process>>,
-    port: u16,
+    ports: Vec<u16>,
 }
 
 /// What lets somebody into the bucket.
@@ -228,7 +228,8 @@ impl Garage {
     pub fn cluster() -> Garage {
         let dir = tempfile::tempdir().unwrap();
         let ports: Vec<[u16; 2]> = (0..3).map(|_| [free_port(), free_port()]).collect();
-        let mut garage = Garage { dir, nodes: Vec::new(), port: ports[0][1] };
+        let s3 = ports.iter().map(|[_, s3]| *s3).collect();
+        let mut garage = Garage { dir, nodes: Vec::new(), ports: s3 };
         for (node, [rpc, s3]) in ports.into_iter().enumerate() {
             garage.start(node, rpc, s3);
         }
@@ -302,7 +303,11 @@ s3_region = \"garage\"
 
     /// The first node's address.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.endpoint_of(0)
+    }
+
+    pub fn endpoint_of(&self, node: usize) -> String {
+        format!("http://127.0.0.1:{}", self.ports[node])
     }
 
     /// Ends a node, as a power failure would.

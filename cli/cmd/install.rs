@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kcache::ensure::{self, Answer, Found, Options, Wish};
 use kcache::error::Error;
@@ -155,8 +155,30 @@ impl Had<'_> {
     }
 }
 
-/// Works on all wishes, as many at a time as there are jobs.
+/// Works on all wishes. Where a host cannot build, and a shared cache was too slow, it is asked again, after a pause that
+/// differs from host to host: a whole fleet may have asked at once, and the alternative is to give up. That ends with the
+/// first round that was of no use.
 fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
+    let mut results = work(session, wishes, options, check);
+    let is_lacking = |had: &Had| matches!(had.answer, Ok(Answer::NoHeaders(_)));
+    let mut before = usize::MAX;
+    loop {
+        let lacking = results.iter().filter(|had| is_lacking(had)).count();
+        if lacking == 0 || lacking == before || session.world.cancelled() || !session.world.caches.forgive() {
+            return results;
+        }
+        before = lacking;
+        let pause = Duration::from_millis(1000 + u64::from(std::process::id()) % 4000);
+        session.world.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
+        std::thread::sleep(pause);
+        for had in results.iter_mut().filter(|had| is_lacking(had)) {
+            had.answer = ensure::ensure(session, &had.wish, options);
+        }
+    }
+}
+
+/// Works on all wishes, as many at a time as there are jobs.
+fn work<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, Had)>> = Mutex::default();
     let work = || {

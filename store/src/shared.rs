@@ -79,6 +79,11 @@ impl SharedCaches {
         self.caches.iter().filter(|cache| cache.writable)
     }
 
+    /// Lets caches be asked again that were only too slow to answer; whether there are any.
+    pub fn forgive(&self) -> bool {
+        self.caches.iter().filter(|cache| cache.breaker.forgive()).count() > 0
+    }
+
     /// Asks all caches for small files at once, and hands the answers on as they come: position and bytes.
     fn ask(&self, name: &Name, limit: u64) -> Receiver<(usize, Option<Vec<u8>>)> {
         let (answers, receiver) = mpsc::channel();

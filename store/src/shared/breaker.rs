@@ -50,6 +50,16 @@ impl Breaker {
         (result, broke)
     }
 
+    /// Lets a cache be asked again that was only too slow; false where there is nothing to forgive.
+    pub(super) fn forgive(&self) -> bool {
+        let mut state = self.state();
+        let slow = matches!(*state, State::Broken(Trouble::Silent(_) | Trouble::Slow(_) | Trouble::Busy(_)));
+        if slow {
+            *state = State::Untried;
+        }
+        slow
+    }
+
     /// Whether the cache is not asked any more.
     pub(super) fn is_broken(&self) -> bool {
         matches!(*self.state(), State::Broken(_))
@@ -163,6 +173,21 @@ mod tests {
         let odd = Trouble::Odd("503".to_owned());
         assert_eq!([(); 3].map(|()| fail(&breaker, &odd)), [false, false, true]);
         assert!(breaker.call(|| Ok(())).0.is_err());
+    }
+
+    #[test]
+    fn slowness_can_be_forgiven_a_refusal_cannot() {
+        for (trouble, forgiven) in [
+            (Trouble::Silent(Duration::from_secs(3)), true),
+            (Trouble::Denied("403".to_owned()), false),
+            (Trouble::Unreachable("refused".to_owned()), false),
+        ] {
+            let breaker = Breaker::default();
+            assert!(!breaker.forgive());
+            assert!(fail(&breaker, &trouble));
+            assert_eq!(breaker.forgive(), forgiven);
+            assert_eq!(breaker.call(|| Ok(())).0.is_ok(), forgiven);
+        }
     }
 
     #[test]
