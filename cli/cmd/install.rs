@@ -157,14 +157,17 @@ impl Had<'_> {
 
 /// Works on all wishes. Where a host cannot build, and a shared cache was too slow, it is asked again, after a pause that
 /// differs from host to host: a whole fleet may have asked at once, and the alternative is to give up. That ends with the
-/// first round that was of no use.
+/// first round that was of no use, or, where a cache has answered before, with the sixth.
 fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
+    let caches = &session.world.caches;
     let mut results = work(session, wishes, options, check);
     let is_lacking = |had: &Had| matches!(had.answer, Ok(Answer::NoHeaders(_)));
-    let mut before = usize::MAX;
+    let (mut before, mut useless) = (usize::MAX, 0);
     loop {
         let lacking = results.iter().filter(|had| is_lacking(had)).count();
-        if lacking == 0 || lacking == before || session.world.cancelled() || !session.world.caches.forgive() {
+        useless = if lacking < before { 0 } else { useless + 1 };
+        let too_often = useless >= if caches.have_answered() { 6 } else { 1 };
+        if lacking == 0 || too_often || session.world.cancelled() || !caches.forgive() {
             return results;
         }
         before = lacking;

@@ -84,6 +84,11 @@ impl SharedCaches {
         self.caches.iter().filter(|cache| cache.breaker.forgive()).count() > 0
     }
 
+    /// Whether any cache has answered in this run.
+    pub fn have_answered(&self) -> bool {
+        self.caches.iter().any(|cache| cache.breaker.has_answered())
+    }
+
     /// Asks all caches for small files at once, and hands the answers on as they come: position and bytes.
     fn ask(&self, name: &Name, limit: u64) -> Receiver<(usize, Option<Vec<u8>>)> {
         let (answers, receiver) = mpsc::channel();

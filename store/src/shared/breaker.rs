@@ -3,6 +3,7 @@
 //! The first request of a run is a probe, and the others wait for what becomes of it. So a cache that is down costs the
 //! time of one request, however many packages ask at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::LIES;
@@ -13,6 +14,7 @@ use crate::transport::Trouble;
 pub(super) struct Breaker {
     state: Mutex<State>,
     changed: Condvar,
+    answered: AtomicBool,
 }
 
 #[derive(Default)]
@@ -60,6 +62,11 @@ impl Breaker {
         slow
     }
 
+    /// Whether the cache has answered at all.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
     /// Whether the cache is not asked any more.
     pub(super) fn is_broken(&self) -> bool {
         matches!(*self.state(), State::Broken(_))
@@ -76,6 +83,7 @@ impl Breaker {
     }
 
     fn worked(&self) -> bool {
+        self.answered.store(true, Ordering::Relaxed);
         let mut state = self.state();
         if matches!(*state, State::Probing) {
             *state = State::Working { odd: 0 };
@@ -135,7 +143,7 @@ impl Drop for Probe<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 
     fn fail(breaker: &Breaker, trouble: &Trouble) -> bool {
