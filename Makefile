@@ -24,7 +24,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all fleet bench install clean help fixtures
+.PHONY: build demo test test-all fleet bench install clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -32,7 +32,10 @@ build:
 fixtures:
 	tests/fixtures.sh
 
-demo: fixtures
+kernels:
+	tests/fixtures.sh --kernels
+
+demo: kernels
 	$(CARGO) build --release --locked
 	tests/demo.sh $(CARGO_TARGET_DIR)
 
