@@ -78,6 +78,7 @@ pub fn faults(
         flags: Flags::of_config(against.config),
         symvers: against.symvers.as_ref(),
         siblings: &siblings,
+        any_release: false,
     };
     faults.extend(parsed.iter().flat_map(|(name, ko)| ko::check(name, ko, &expect)));
     Ok(faults)

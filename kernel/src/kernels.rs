@@ -366,24 +366,32 @@ fn image_version(root: &Root, release: &str) -> Option<String> {
     [format!("/boot/vmlinuz-{release}"), format!("/lib/modules/{release}/vmlinuz")]
         .iter()
         .filter_map(|path| root.find(path))
-        .find_map(|path| {
-            let mut head = Vec::new();
-            // The setup code and the text lie in the first 64 KiB: the offset has 16 bits.
-            fs::File::open(path).ok()?.take(0x1_0400).read_to_end(&mut head).ok()?;
-            bz_image_version(&head)
-        })
+        .find_map(|path| image_text(&path))
+        .and_then(|text| text.find('#').map(|start| text[start..].to_owned()))
 }
 
-/// The version text in the header of an x86 kernel image (Documentation/arch/x86/boot.rst: `kernel_version`, a 16-bit
-/// offset at 0x20e, counted from 0x200). It reads `RELEASE (BUILDER) #1 SMP ...`; `uname -v` begins at the `#`.
-fn bz_image_version(head: &[u8]) -> Option<String> {
+/// The release that a bootable image says it is.
+pub fn image_release(path: &Path) -> Option<String> {
+    image_text(path)?.split_ascii_whitespace().next().map(str::to_owned)
+}
+
+fn image_text(path: &Path) -> Option<String> {
+    let mut head = Vec::new();
+    // The setup code and the text lie in the first 64 KiB: the offset has 16 bits.
+    fs::File::open(path).ok()?.take(0x1_0400).read_to_end(&mut head).ok()?;
+    bz_image_text(&head)
+}
+
+/// The text in the header of an x86 kernel image (Documentation/arch/x86/boot.rst: `kernel_version`, a 16-bit offset at
+/// 0x20e, counted from 0x200). It reads `RELEASE (BUILDER) #1 SMP ...`; `uname -v` begins at the `#`.
+fn bz_image_text(head: &[u8]) -> Option<String> {
     if head.get(0x202..0x206)? != b"HdrS" {
         return None;
     }
     let offset = u16::from_le_bytes(head.get(0x20e..0x210)?.try_into().ok()?);
     let text = head.get(0x200 + usize::from(offset)..)?;
     let text = std::str::from_utf8(text.split(|&b| b == 0).next()?).ok()?;
-    text.find('#').map(|start| text[start..].trim_end().to_owned())
+    Some(text.trim_end().to_owned())
 }
 
 /// What to type to get the headers of a kernel, on the distribution that the root holds (os-release(5)).
@@ -486,8 +494,8 @@ mod tests {
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x20e..0x210].copy_from_slice(&0x300u16.to_le_bytes());
         image[0x500..0x51c].copy_from_slice(b"6.1.0 (me@host) #1 SMP (day)");
-        assert_eq!(bz_image_version(&image).as_deref(), Some("#1 SMP (day)"));
-        assert_eq!(bz_image_version(&image[..0x204]), None);
+        assert_eq!(bz_image_text(&image).as_deref(), Some("6.1.0 (me@host) #1 SMP (day)"));
+        assert_eq!(bz_image_text(&image[..0x204]), None);
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! Whether a kernel will refuse modules that are not signed, and why it would.
+//!
+//! Three things make a kernel so strict (`kernel/module/signing.c`, `security/lockdown/`): its configuration, its command
+//! line, and, where the distribution's kernel locks itself down then, Secure Boot. The command line is that of the boot
+//! loader's entry for the kernel, for what runs now says nothing about the next boot.
+
+use std::fmt;
+
+use fs_err as fs;
+
+use crate::bootloader;
+use crate::kconfig::Kconfig;
+use crate::rootfs::Root;
+
+/// What makes a kernel refuse unsigned modules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enforcement {
+    /// A configuration symbol.
+    Config(&'static str),
+    /// A word of the kernel's command line.
+    CommandLine(String),
+    /// The firmware has Secure Boot switched on, and this kernel locks itself down then.
+    SecureBoot,
+}
+
+impl fmt::Display for Enforcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(symbol) => f.write_str(symbol),
+            Self::CommandLine(word) => write!(f, "{word} on its command line"),
+            Self::SecureBoot => f.write_str("Secure Boot"),
+        }
+    }
+}
+
+/// The variable `SecureBoot` of the firmware, as efivarfs shows it: four bytes of attributes, then one of value (UEFI
+/// specification, 3.3).
+const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// What makes this kernel refuse unsigned modules, as far as the system under `root` tells.
+pub fn of(root: &Root, release: &str, config: &Kconfig) -> Option<Enforcement> {
+    let secure_boot = root.find(SECURE_BOOT).and_then(|path| fs::read(path).ok()).is_some_and(is_on);
+    let command_line = bootloader::command_line(root, release);
+    decide(config, command_line.as_deref().unwrap_or_default(), secure_boot)
+}
+
+fn is_on(variable: Vec<u8>) -> bool {
+    variable.get(4) == Some(&1)
+}
+
+fn decide(config: &Kconfig, command_line: &str, secure_boot: bool) -> Option<Enforcement> {
+    let forced = [
+        "CONFIG_MODULE_SIG_FORCE",
+        "CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY",
+        "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY",
+    ];
+    if let Some(symbol) = forced.into_iter().find(|symbol| config.yes(symbol)) {
+        return Some(Enforcement::Config(symbol));
+    }
+    if let Some(word) = command_line.split_ascii_whitespace().find(|word| enforces(word)) {
+        return Some(Enforcement::CommandLine(word.to_owned()));
+    }
+    // Not upstream's: a patch that Debian, Ubuntu, Fedora and SUSE have in common.
+    (secure_boot && config.yes("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT")).then_some(Enforcement::SecureBoot)
+}
+
+/// A boolean parameter without a value is true, and `-` and `_` are one (Documentation/admin-guide/kernel-parameters.rst).
+fn enforces(word: &str) -> bool {
+    let (name, value) = word.split_once('=').unwrap_or((word, "1"));
+    match name.replace('-', "_").as_str() {
+        "module.sig_enforce" => matches!(value, "1" | "y" | "Y" | "on"),
+        "lockdown" => matches!(value, "integrity" | "confidentiality"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(config: &str, command_line: &str, secure_boot: bool, expect: Option<&str>) {
+        let found = decide(&Kconfig::new(config.to_owned()), command_line, secure_boot);
+        assert_eq!(found.map(|found| found.to_string()).as_deref(), expect);
+    }
+
+    #[test]
+    fn configuration_command_line_and_firmware_each_suffice() {
+        check("", "quiet", false, None);
+        check("CONFIG_MODULE_SIG_FORCE=y\n", "", false, Some("CONFIG_MODULE_SIG_FORCE"));
+        check("", "ro module.sig_enforce=1", false, Some("module.sig_enforce=1 on its command line"));
+        check("", "module.sig-enforce", false, Some("module.sig-enforce on its command line"));
+        check("", "lockdown=integrity", false, Some("lockdown=integrity on its command line"));
+        check("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n", "", true, Some("Secure Boot"));
+    }
+
+    #[test]
+    fn what_switches_it_off_or_asks_another_is_not_enforcement() {
+        check("# CONFIG_MODULE_SIG_FORCE is not set\n", "module.sig_enforce=0 lockdown=none", true, None);
+    }
+
+    #[test]
+    fn a_variable_without_its_value_is_off() {
+        assert!(is_on(vec![6, 0, 0, 0, 1]));
+        assert!(!is_on(vec![6, 0, 0, 0, 0]) && !is_on(vec![6]));
+    }
+}
