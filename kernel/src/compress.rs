@@ -56,6 +56,12 @@ impl Compression {
         })
     }
 
+    /// Whether the kernel's own decoder would read a file, as far as the file's header tells: of xz only CRC32, or no check
+    /// at all (`lib/xz/xz_dec_stream.c`; the check's number is the eighth byte, xz-file-format.txt).
+    pub fn is_for_kernels(self, bytes: &[u8]) -> bool {
+        self != Self::Xz || bytes.get(7).is_none_or(|check| matches!(check, 0 | 1))
+    }
+
     /// Compresses a whole module.
     pub fn compress(self, module: &[u8]) -> io::Result<Vec<u8>> {
         match self {

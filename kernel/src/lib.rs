@@ -12,6 +12,7 @@ pub mod install;
 pub mod kconfig;
 pub mod kernels;
 pub mod ko;
+pub mod modules;
 pub mod packages;
 pub mod recipe;
 pub mod release;

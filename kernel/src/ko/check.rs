@@ -101,6 +101,9 @@ const WORDS: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modvers
 /// Why a kernel would not take a file as a module.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {
+    /// Not there, though its directory names it.
+    #[error("is a link that leads nowhere")]
+    Gone,
     /// No bytes at all.
     #[error("is empty")]
     Empty,

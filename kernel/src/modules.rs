@@ -1,0 +1,294 @@
+//! The modules that lie in a kernel's tree, and whether that kernel will load them.
+//!
+//! What is judged is the file on disk: decompressed as the kernel or kmod would, parsed, and compared with what the kernel
+//! exports and enforces. In-tree modules came with the kernel and are never opened; all else in the tree is, whoever put it
+//! there:
+//!
+//! ```text
+//! kernel/                            in-tree: not opened
+//! updates/kcache-<generation>/       kcache's own
+//! updates/dkms/, updates/, extra/,   other people's. The links of weak-updates/ lead to modules of other kernels, which
+//!   weak-updates/, ...               load here where every symbol's CRC is the same
+//! ```
+//!
+//! A strange module is judged as the loader does it, our own more strictly: it names this very release.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::compress::Compression;
+use crate::enforcement::{self, Enforcement};
+use crate::index::DepIndex;
+use crate::kconfig::Kconfig;
+use crate::kernels::{self, Kernel};
+use crate::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use crate::rootfs::Root;
+use crate::symvers::Symvers;
+
+/// Modules of more than this are no modules. The largest known, nvidia's, has some 100 MB with debug information.
+const MODULE_MAX: u64 = 1 << 30;
+
+/// A module file, read.
+#[derive(Debug)]
+pub struct Module {
+    /// Where it lies, relative to the kernel's tree.
+    pub path: PathBuf,
+    /// What it says of itself, or why it says nothing.
+    pub ko: Result<Ko, Defect>,
+}
+
+/// What of a kernel decides about its modules.
+#[derive(Debug)]
+pub struct Loader {
+    release: String,
+    machine: Machine,
+    flags: Flags,
+    symvers: Option<Symvers>,
+    enforcement: Option<Enforcement>,
+    /// xz files must be such as the kernel's own decoder reads.
+    decompresses: bool,
+}
+
+impl Loader {
+    /// All that the system tells of a kernel; `None` where not even its configuration is there.
+    pub fn of(root: &Root, kernel: &Kernel) -> Result<Option<Loader>, kernels::Error> {
+        let Some(config) = kernels::config(root, kernel)? else { return Ok(None) };
+        let Some(machine) =
+            Machine::of_arch(kernel.build_tree().map_or(kernels::arch(&config), |tree| &tree.arch))
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Loader {
+            release: kernel.release.clone(),
+            machine,
+            flags: Flags::of_config(&config),
+            symvers: symvers(root, kernel)?,
+            enforcement: enforcement::of(root, &kernel.release, &config),
+            decompresses: config.yes("CONFIG_MODULE_DECOMPRESS"),
+        }))
+    }
+
+    /// Whether the kernel's exported symbols are known. If not, modules are not judged by them.
+    pub fn knows_symbols(&self) -> bool {
+        self.symvers.is_some()
+    }
+
+    /// Reads a module file of a kernel's tree.
+    pub fn read(&self, tree: &Path, path: PathBuf) -> io::Result<Module> {
+        let ko = match fs::read(tree.join(&path)) {
+            Ok(bytes) => self.parse(&path, &bytes),
+            // A link that leads nowhere, as weak-updates has when its kernel is gone.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Defect::Gone),
+            Err(e) => return Err(e),
+        };
+        Ok(Module { path, ko })
+    }
+
+    fn parse(&self, path: &Path, bytes: &[u8]) -> Result<Ko, Defect> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let compression =
+            Compression::of_file_name(&name).map_or(Compression::None, |(_, compression)| compression);
+        if bytes.is_empty() {
+            return Err(Defect::Empty);
+        }
+        if self.decompresses && compression == Compression::Xz && !compression.is_for_kernels(bytes) {
+            return Err(Defect::Compressed {
+                why: "the kernel's decoder knows no check but CRC32".to_owned(),
+            });
+        }
+        let module = compression
+            .decompress(bytes, MODULE_MAX)
+            .map_err(|error| Defect::Compressed { why: error.to_string() })?;
+        ko::parse(&module)
+    }
+
+    /// What is wrong with modules that lie side by side in one tree, in their order: an empty list each, if all is well.
+    /// `is_own` tells kcache's from other people's; `index` is the kernel's, which knows the modules that are installed.
+    pub fn judge(
+        &self,
+        modules: &[Module],
+        index: &DepIndex,
+        is_own: &dyn Fn(&Module) -> bool,
+    ) -> Vec<Vec<Fault>> {
+        let exports: BTreeMap<String, Export> = modules
+            .iter()
+            .filter_map(|module| module.ko.as_ref().ok())
+            .flat_map(|ko| ko.exports.clone())
+            .collect();
+        let judge = |module: &Module| {
+            let file = module.path.display().to_string();
+            let ko = match &module.ko {
+                Ok(ko) => ko,
+                Err(defect) => return vec![Fault { file, defect: defect.clone() }],
+            };
+            let expect = Expect {
+                release: &self.release,
+                machine: self.machine,
+                flags: self.flags,
+                symvers: self.symvers.as_ref(),
+                siblings: &exports,
+                any_release: !is_own(module),
+            };
+            let mut faults = ko::check(&file, ko, &expect);
+            let defects = self.unsigned(ko).into_iter().chain(self.missing(ko, &exports, index));
+            faults.extend(defects.map(|defect| Fault { file: file.clone(), defect }));
+            faults
+        };
+        modules.iter().map(judge).collect()
+    }
+
+    fn unsigned(&self, ko: &Ko) -> Option<Defect> {
+        let why = self.enforcement.as_ref().filter(|_| !ko.signed)?;
+        Some(Defect::Unsigned { why: why.to_string() })
+    }
+
+    /// In-tree modules it needs that are not installed: distributions divide them among packages.
+    fn missing(&self, ko: &Ko, exports: &BTreeMap<String, Export>, index: &DepIndex) -> Option<Defect> {
+        let symvers = self.symvers.as_ref()?;
+        let needed = ko.undefined.iter().filter(|symbol| !exports.contains_key(&symbol.name));
+        needed.filter_map(|symbol| symvers.get(&symbol.name)).find_map(|export| {
+            let module = export.module.rsplit('/').next().filter(|_| export.module != "vmlinux")?;
+            let missing = index.lookup(module).is_none();
+            missing.then(|| Defect::MissingModule {
+                symbol: export.symbol.to_owned(),
+                module: module.to_owned(),
+            })
+        })
+    }
+}
+
+/// What a kernel exports: of its headers, else as some distributions install it beside the kernel.
+fn symvers(root: &Root, kernel: &Kernel) -> Result<Option<Symvers>, kernels::Error> {
+    let text = match kernel.build_tree() {
+        Some(tree) => tree.symvers()?,
+        None => beside_the_image(root, &kernel.release)?,
+    };
+    Ok(text.map(|text| Symvers::parse(&text).map_err(io::Error::other)).transpose()?)
+}
+
+/// `/boot/symvers-R.gz` of Fedora and RHEL, `/lib/modules/R/symvers.xz` of their newer kernels, and the like.
+fn beside_the_image(root: &Root, release: &str) -> io::Result<Option<Vec<u8>>> {
+    for (extension, compression) in
+        [("gz", Compression::Gz), ("xz", Compression::Xz), ("zst", Compression::Zst)]
+    {
+        for place in [format!("/lib/modules/{release}/symvers"), format!("/boot/symvers-{release}")] {
+            if let Some(path) = root.find(format!("{place}.{extension}")) {
+                return compression.decompress(&fs::read(path)?, MODULE_MAX).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Every module file of a tree that is neither in-tree nor kcache's, relative to the tree and sorted.
+pub fn foreign(tree: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::new()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(tree.join(&directory))? {
+            let entry = entry?;
+            let path = directory.join(entry.file_name());
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                if !is_passed_over(&path) {
+                    directories.push(path);
+                }
+            } else if Compression::of_file_name(&entry.file_name().to_string_lossy()).is_some() {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn is_passed_over(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    text == "kernel" || text == "build" || text == "source" || text.starts_with("updates/kcache-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ko::fixture::Built;
+
+    fn loader() -> Loader {
+        let symvers = "0x12345678\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n0x00000007\tmc_fn\tdrivers/media/mc\tEXPORT_SYMBOL\t\n";
+        let config = "CONFIG_SMP=y\nCONFIG_PREEMPT_BUILD=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_MODVERSIONS=y\n";
+        Loader {
+            release: "6.1.0-56-amd64".into(),
+            machine: Machine::of_arch("x86_64").unwrap(),
+            flags: Flags::of_config(&Kconfig::new(config.into())),
+            symvers: Some(Symvers::parse(symvers.as_bytes()).unwrap()),
+            enforcement: None,
+            decompresses: true,
+        }
+    }
+
+    /// The faults of one module file, of kcache's.
+    fn faults(loader: &Loader, name: &str, bytes: &[u8]) -> Vec<String> {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join(name), bytes).unwrap();
+        let module = loader.read(tree.path(), name.into()).unwrap();
+        let found = loader.judge(&[module], &DepIndex::default(), &|_| true);
+        found.concat().iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn a_module_is_judged_through_its_compression() {
+        let bytes = Built::example().bytes();
+        for compression in [Compression::None, Compression::Gz, Compression::Xz, Compression::Zst] {
+            let name = format!("example.ko{}", compression.extension());
+            assert_eq!(faults(&loader(), &name, &compression.compress(&bytes).unwrap()), [""; 0], "{name}");
+        }
+        let [fault] = &faults(&loader(), "example.ko.xz", &bytes)[..] else { panic!() };
+        assert!(fault.starts_with("example.ko.xz cannot be decompressed: "), "{fault}");
+        assert_eq!(faults(&loader(), "example.ko", b""), ["example.ko is empty"]);
+    }
+
+    #[test]
+    fn where_the_kernel_decompresses_xz_must_carry_crc32() {
+        let mut packed = Compression::Xz.compress(&Built::example().bytes()).unwrap();
+        packed[7] = 4; // CRC64, as xz writes it without being asked
+        let expect = "example.ko.xz cannot be decompressed: the kernel's decoder knows no check but CRC32";
+        assert_eq!(faults(&loader(), "example.ko.xz", &packed), [expect]);
+    }
+
+    #[test]
+    fn a_kernel_that_enforces_signatures_says_why() {
+        let strict = Loader { enforcement: Some(Enforcement::SecureBoot), ..loader() };
+        let expect = "example.ko is not signed, and the kernel loads only signed modules (Secure Boot)";
+        assert_eq!(faults(&strict, "example.ko", &Built::example().bytes()), [expect]);
+    }
+
+    #[test]
+    fn an_in_tree_module_it_needs_must_be_installed() {
+        let mut built = Built::example();
+        built.undefined.push(("mc_fn".into(), false));
+        built.versions.push(("mc_fn".into(), 7));
+        let expect = "example.ko needs the symbol mc_fn of the module mc, which is not installed";
+        assert_eq!(faults(&loader(), "example.ko", &built.bytes()), [expect]);
+    }
+
+    #[test]
+    fn strangers_are_found_wherever_they_lie_and_broken_links_are_named() {
+        let tree = tempfile::tempdir().unwrap();
+        for file in
+            ["kernel/a.ko", "updates/kcache-1/p/b.ko", "updates/dkms/c.ko.xz", "extra/d.ko", "modules.dep"]
+        {
+            let path = tree.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        fs::create_dir(tree.path().join("weak-updates")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/e.ko", tree.path().join("weak-updates/e.ko")).unwrap();
+        std::os::unix::fs::symlink("/usr/src", tree.path().join("build")).unwrap();
+        let found = foreign(tree.path()).unwrap();
+        assert_eq!(found, ["extra/d.ko", "updates/dkms/c.ko.xz", "weak-updates/e.ko"].map(PathBuf::from));
+        let module = loader().read(tree.path(), found[2].clone()).unwrap();
+        assert_eq!(module.ko.unwrap_err().to_string(), "is a link that leads nowhere");
+    }
+}
