@@ -15,6 +15,7 @@ pub const MODULE: &str = "v4l2loopback/v4l2loopback.ko";
 /// A host that has built [`PACKAGE`] for the newest 6.1 and pushed it into a directory.
 pub struct Builder {
     pub host: Host,
+    name: String,
 }
 
 /// One for all tests, which only read it.
@@ -32,7 +33,7 @@ impl Builder {
     pub fn new(name: &str, packages: &[&str]) -> Builder {
         let host = Host::new(&[&FIXTURES.new]).with_packages(packages);
         host.kcache(&["keys", "generate", "--name", name]).exits(0);
-        Builder { host }
+        Builder { host, name: name.to_owned() }
     }
 
     /// The directory that it pushes to.
@@ -53,8 +54,7 @@ impl Builder {
 
     /// The file of its public key.
     pub fn public_key(&self) -> PathBuf {
-        let keys = self.host.root().join("etc/kcache/trusted-keys");
-        fs::read_dir(keys).unwrap().next().unwrap().unwrap().path()
+        self.host.root().join(format!("etc/kcache/trusted-keys/{}.pem", self.name))
     }
 
     /// The file of its private key.
