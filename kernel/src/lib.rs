@@ -8,6 +8,7 @@ pub mod build;
 pub mod compress;
 pub mod enforcement;
 pub mod index;
+pub mod initramfs;
 pub mod install;
 pub mod kconfig;
 pub mod kernels;

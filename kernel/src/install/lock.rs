@@ -52,6 +52,14 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
     }
 }
 
+/// Whether somebody holds the lock now. Whoever may not open it cannot tell, and takes it for free.
+pub(super) fn is_held(tree: &Path) -> bool {
+    match fs_err::File::open(lock_path(tree)) {
+        Ok(file) => matches!(file.file().try_lock_shared(), Err(TryLockError::WouldBlock)),
+        Err(_) => false,
+    }
+}
+
 fn lock_path(tree: &Path) -> PathBuf {
     let release = tree.file_name().unwrap_or_default().to_string_lossy();
     tree.with_file_name(format!(".kcache-{release}.lock"))
@@ -81,6 +89,16 @@ mod tests {
         let tree = dir.path().join("6.1");
         fs_err::create_dir(&tree).unwrap();
         (dir, tree)
+    }
+
+    #[test]
+    fn whether_it_is_held_can_be_asked() {
+        let (_dir, tree) = tree();
+        assert!(!is_held(&tree));
+        let lock = acquire(&tree, Duration::ZERO, &|_| ()).unwrap();
+        assert!(is_held(&tree));
+        drop(lock);
+        assert!(!is_held(&tree));
     }
 
     #[test]

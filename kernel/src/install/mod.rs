@@ -69,7 +69,7 @@ use std::time::Duration;
 pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use plan::{Act, Change, Plan, plan};
-pub use verify::{Fault, current, verify};
+pub use verify::{Fault, current, interrupted, verify};
 
 use journal::{Hash, IndexChange, Journal};
 use tree::{DEP_BIN, Tree};

@@ -3,11 +3,12 @@
 //! Both questions are answered without the lock. While a transaction runs two generations may lie in the tree; the one
 //! that counts is the one modprobe finds through `modules.dep.bin`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::generation::{Generation, Installed};
 use super::tree::{DEP_BIN, Tree};
-use super::{Error, disk};
+use super::{Error, disk, lock};
 use crate::index::DepIndex;
 
 /// What is wrong with an installed generation.
@@ -42,6 +43,14 @@ pub enum Fault {
     Unlisted {
         /// The module's name.
         module: String,
+    },
+    /// A module it depends on is listed, and not there.
+    #[error("{module} depends on {path}, which is missing")]
+    NoDependency {
+        /// The module's name.
+        module: String,
+        /// The file, as the index names it.
+        path: PathBuf,
     },
     /// The index gives another file for a module.
     #[error("modprobe loads {winner} for {module}, not kcache's {ours}")]
@@ -89,7 +98,10 @@ pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error>
     let mut faults = verify_files(&tree.updates().join(generation.dir_name()), generation)?;
     let no_index = |why| Fault::NoIndex { path: tree.index(DEP_BIN), why };
     match tree.dep_index()? {
-        Some(Ok(index)) => faults.extend(verify_index(&index, generation)),
+        Some(Ok(index)) => {
+            faults.extend(verify_index(&index, generation));
+            faults.extend(verify_dependencies(&tree, &index, generation)?);
+        }
         Some(Err(damage)) => faults.push(no_index(damage.to_string())),
         None => faults.push(no_index("it is missing".to_owned())),
     }
@@ -116,11 +128,38 @@ pub(super) fn verify_index(index: &DepIndex, generation: &Generation) -> Vec<Fau
     generation.modules().filter_map(|(_, module)| fault_of_index(index, generation, module)).collect()
 }
 
+/// Checks that what modprobe would load before the modules of a generation is there.
+fn verify_dependencies(tree: &Tree, index: &DepIndex, generation: &Generation) -> io::Result<Vec<Fault>> {
+    let mut faults = Vec::new();
+    for (_, installed) in generation.modules() {
+        let module = &installed.spec.name;
+        for path in index.lookup(module).into_iter().flat_map(|entry| entry.depends()) {
+            let path = tree.path.join(path);
+            if !disk::exists(&path)? {
+                faults.push(Fault::NoDependency { module: module.clone(), path });
+            }
+        }
+    }
+    Ok(faults)
+}
+
 fn fault_of_index(index: &DepIndex, generation: &Generation, installed: &Installed) -> Option<Fault> {
     let module = installed.spec.name.clone();
     let Some(entry) = index.lookup(&module) else { return Some(Fault::Unlisted { module }) };
     let ours = format!("updates/{}/{}", generation.dir_name(), installed.path);
     (entry.path != ours).then(|| Fault::Shadowed { module, ours, winner: entry.path.to_owned() })
+}
+
+/// Whether a transaction was interrupted after it had begun to change the tree, and nobody has finished or undone it yet. One
+/// that is going on does not count.
+pub fn interrupted(tree: &Path) -> Result<bool, Error> {
+    let journal = Tree::open(tree)?.journal();
+    match disk::exists(&journal) {
+        Ok(exists) => Ok(exists && !lock::is_held(tree)),
+        // Only root can look into the staging directory, which is there only during a transaction or after a crash.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(!lock::is_held(tree)),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn is_in_use(dir: &str, index: &DepIndex) -> bool {

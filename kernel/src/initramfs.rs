@@ -1,0 +1,327 @@
+//! The modules inside a kernel's initramfs: a copy there is loaded before the one in the kernel's tree can be, so a stale
+//! copy undoes an installation.
+//!
+//! An initramfs is one or more cpio archives one behind the other, padded with zeros, each plain or compressed
+//! (Documentation/driver-api/early-userspace/buffer-format.rst): often a plain one with microcode, then a compressed one
+//! with all the rest.
+//!
+//! ```text
+//! "070701" or "070702"   magic; 13 fields of 8 hex digits: ino mode uid gid nlink mtime filesize
+//!                          devmajor devminor rdevmajor rdevminor namesize check
+//! name, NUL              padded so that header and name fill a multiple of 4
+//! contents               padded to a multiple of 4; an entry "TRAILER!!!" ends the archive
+//! ```
+//!
+//! The archive is read as a stream: however large it is, one module of it is held at a time.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use crate::compress::Compression;
+use crate::ko;
+use crate::rootfs::Root;
+
+/// Contents of more than this are no module's.
+const MODULE_MAX: u64 = 1 << 28;
+/// A path in an archive (`PATH_MAX`, include/uapi/linux/limits.h).
+const NAME_MAX: u64 = 4096;
+/// `sizeof` a newc header: 6 + 13 * 8.
+const HEADER: usize = 110;
+/// Enough for any preset of xz, and for what `zstd --ultra` makes: a decoder is not told by its input how much to take.
+const XZ_MEMORY_MAX: u64 = 256 << 20;
+const ZSTD_WINDOW_LOG_MAX: u32 = 28;
+
+/// A copy of a module in an initramfs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    /// Its path there.
+    pub path: String,
+    /// The module's name, with `_` for `-`.
+    pub module: String,
+    /// Digest of the file as it lies there, in hex.
+    pub file: String,
+    /// Digest of the module without compression and signature, in hex; `None` where it cannot be decompressed.
+    pub body: Option<String>,
+}
+
+/// A kernel's initramfs, where distributions put it.
+pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
+    let machine =
+        root.find("/etc/machine-id").and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let machine = machine.trim();
+    let mut places = vec![
+        format!("/boot/initrd.img-{release}"),
+        format!("/boot/initramfs-{release}.img"),
+        format!("/boot/initrd-{release}"),
+        format!("/lib/modules/{release}/initramfs.img"),
+        format!("/lib/modules/{release}/initrd"),
+    ];
+    if !machine.is_empty() {
+        let esps = ["/efi", "/boot/efi", "/boot"].iter();
+        places.extend(esps.map(|esp| format!("{esp}/{machine}/{release}/initrd")));
+    }
+    places.iter().find_map(|place| root.find(place)).filter(|path| path.is_file())
+}
+
+/// The copies of the named modules in an initramfs; names have `_` for `-`.
+pub fn copies(path: &Path, names: &BTreeSet<String>) -> io::Result<Vec<Copy>> {
+    read(BufReader::with_capacity(1 << 18, fs::File::open(path)?), names)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+/// Reads archive after archive. A compressed one is the last: what its decoder has read ahead is not given back.
+fn read(mut stream: impl BufRead, names: &BTreeSet<String>) -> io::Result<Vec<Copy>> {
+    let mut found = Vec::new();
+    while skip_zeros(&mut stream)? {
+        let head = stream.fill_buf()?;
+        match Packing::of(head) {
+            Some(Packing::None) => archive(&mut stream, names, &mut found)?,
+            Some(packing) => {
+                let mut inner = BufReader::with_capacity(1 << 18, packing.decoder(stream)?);
+                while skip_zeros(&mut inner)? {
+                    archive(&mut inner, names, &mut found)?;
+                }
+                return Ok(found);
+            }
+            None => return Err(invalid("neither cpio nor a compression that is known here")),
+        }
+    }
+    Ok(found)
+}
+
+/// How an archive is compressed, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    None,
+    Gz,
+    Xz,
+    Lzma,
+    Zst,
+}
+
+impl Packing {
+    fn of(head: &[u8]) -> Option<Packing> {
+        let magics: [(&[u8], Packing); 5] = [
+            (b"07070", Packing::None),
+            (b"\x1f\x8b", Packing::Gz),
+            (b"\xfd7zXZ", Packing::Xz),
+            (b"\x5d\0\0", Packing::Lzma),
+            (b"\x28\xb5\x2f\xfd", Packing::Zst),
+        ];
+        magics.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, packing)| packing)
+    }
+
+    fn decoder<'a>(self, stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        use liblzma::stream::Stream;
+        Ok(match self {
+            Packing::None => Box::new(stream),
+            Packing::Gz => Box::new(flate2::bufread::MultiGzDecoder::new(stream)),
+            Packing::Xz => {
+                let decoder = Stream::new_stream_decoder(XZ_MEMORY_MAX, liblzma::stream::CONCATENATED)?;
+                Box::new(liblzma::bufread::XzDecoder::new_stream(stream, decoder))
+            }
+            Packing::Lzma => Box::new(liblzma::bufread::XzDecoder::new_stream(
+                stream,
+                Stream::new_lzma_decoder(XZ_MEMORY_MAX)?,
+            )),
+            Packing::Zst => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(stream)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Box::new(decoder)
+            }
+        })
+    }
+}
+
+/// Passes over padding; false at the end.
+fn skip_zeros(stream: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let buffer = stream.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(false);
+        }
+        let zeros = buffer.iter().take_while(|byte| **byte == 0).count();
+        let ended = zeros < buffer.len();
+        stream.consume(zeros);
+        if ended {
+            return Ok(true);
+        }
+    }
+}
+
+/// One cpio archive, to its trailer.
+fn archive(stream: &mut impl BufRead, names: &BTreeSet<String>, found: &mut Vec<Copy>) -> io::Result<()> {
+    loop {
+        let mut header = [0; HEADER];
+        stream.read_exact(&mut header)?;
+        let field = |index: usize| hex(&header[6 + index * 8..14 + index * 8]);
+        if !matches!(&header[..6], b"070701" | b"070702") {
+            return Err(invalid("no header where a file of the archive should begin"));
+        }
+        let (mode, size, name_size) = (field(1)?, field(6)?, field(11)?);
+        if name_size > NAME_MAX {
+            return Err(invalid("a name that is too long"));
+        }
+        let mut name = vec![0; name_size as usize];
+        stream.read_exact(&mut name)?;
+        skip(stream, padding(HEADER as u64 + name_size))?;
+        let name = String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(&name)).into_owned();
+        if name == "TRAILER!!!" {
+            return skip(stream, size);
+        }
+        match module(&name, mode, size).filter(|(module, _)| names.contains(module)) {
+            Some((module, compression)) => {
+                let mut bytes = Vec::new();
+                stream.by_ref().take(size).read_to_end(&mut bytes)?;
+                found.push(copy(name, module, compression, &bytes));
+            }
+            None => skip(stream, size)?,
+        }
+        skip(stream, padding(size))?;
+    }
+}
+
+/// The name and compression of a module, if an entry is one.
+fn module(path: &str, mode: u64, size: u64) -> Option<(String, Compression)> {
+    let is_file = mode & 0o170_000 == 0o100_000;
+    let (name, compression) = Compression::of_file_name(path.rsplit('/').next()?)?;
+    (is_file && size <= MODULE_MAX).then(|| (name.replace('-', "_"), compression))
+}
+
+fn copy(path: String, module: String, compression: Compression, bytes: &[u8]) -> Copy {
+    let plain = compression.decompress(bytes, MODULE_MAX).ok();
+    let body = plain.map(|plain| blake3::hash(ko::split_signature(&plain).0).to_string());
+    Copy { path, module, file: blake3::hash(bytes).to_string(), body }
+}
+
+fn padding(length: u64) -> u64 {
+    length.wrapping_neg() % 4
+}
+
+fn skip(stream: &mut impl BufRead, count: u64) -> io::Result<()> {
+    let skipped = io::copy(&mut stream.take(count), &mut io::sink())?;
+    if skipped == count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn hex(digits: &[u8]) -> io::Result<u64> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|c| c.is_ascii_hexdigit()));
+    text.and_then(|text| u64::from_str_radix(text, 16).ok())
+        .ok_or_else(|| invalid("a header that is no number"))
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An archive with these files, as cpio(1) writes it.
+    fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut archive = Vec::new();
+        for (name, bytes) in files.iter().chain(&[("TRAILER!!!", &b""[..])]) {
+            let fields = [1, 0o100_644, 0, 0, 1, 0, bytes.len(), 0, 0, 0, 0, name.len() + 1, 0]
+                .map(|n| format!("{n:08X}"));
+            archive.extend(format!("070701{}{name}\0", fields.concat()).bytes());
+            archive.resize(archive.len().next_multiple_of(4), 0);
+            archive.extend(*bytes);
+            archive.resize(archive.len().next_multiple_of(4), 0);
+        }
+        archive
+    }
+
+    fn names() -> BTreeSet<String> {
+        ["snd_pcm", "jool"].map(str::to_owned).into()
+    }
+
+    #[track_caller]
+    fn check(bytes: &[u8], expect: &[(&str, &[u8])]) {
+        let found = read(bytes, &names()).unwrap();
+        let found: Vec<_> =
+            found.iter().map(|copy| (copy.path.as_str(), copy.body.clone().unwrap())).collect();
+        let expect: Vec<_> =
+            expect.iter().map(|(path, body)| (*path, blake3::hash(body).to_string())).collect();
+        assert_eq!(found, expect);
+    }
+
+    const FILES: [(&str, &[u8]); 3] = [
+        ("etc/snd-pcm.ko.conf", b"x"),
+        ("lib/modules/6/kernel/snd-pcm.ko", b"module"),
+        ("lib/other.ko", b"y"),
+    ];
+    const FOUND: [(&str, &[u8]); 1] = [("lib/modules/6/kernel/snd-pcm.ko", b"module")];
+
+    #[test]
+    fn only_the_named_modules_are_found_in_any_compression() {
+        let plain = cpio(&FILES);
+        check(&plain, &FOUND);
+        for compression in [Compression::Gz, Compression::Xz, Compression::Zst] {
+            check(&compression.compress(&plain).unwrap(), &FOUND);
+        }
+        assert_eq!(Packing::of(b"\x5d\0\0\x80\0"), Some(Packing::Lzma));
+    }
+
+    #[test]
+    fn microcode_comes_first_and_padding_between() {
+        let mut image = cpio(&[("kernel/x86/microcode/GenuineIntel.bin", b"microcode")]);
+        image.resize(1024, 0);
+        image.extend(Compression::Zst.compress(&cpio(&FILES)).unwrap());
+        check(&image, &FOUND);
+    }
+
+    #[test]
+    fn a_copy_is_told_by_its_body_whatever_its_compression_and_signature() {
+        let mut signed = b"module".to_vec();
+        signed.extend(b"PKCS#7\0\0\x02\0\0\0\0\0\0\0\0\x06~Module signature appended~\n");
+        let packed = Compression::Xz.compress(&signed).unwrap();
+        check(&cpio(&[("x/jool.ko.xz", &packed)]), &[("x/jool.ko.xz", b"module")]);
+        let [copy] = &read(&cpio(&[("x/jool.ko.xz", b"not xz")])[..], &names()).unwrap()[..] else {
+            panic!()
+        };
+        assert_eq!(copy.body, None);
+    }
+
+    #[test]
+    fn what_is_no_initramfs_is_an_error() {
+        let error = |bytes: &[u8]| read(bytes, &names()).unwrap_err().to_string();
+        assert_eq!(error(b"LZ4!"), "neither cpio nor a compression that is known here");
+        assert_eq!(
+            error(&[b"07070X".as_slice(), &[b'0'; 200]].concat()),
+            "no header where a file of the archive should begin"
+        );
+        assert!(read(&cpio(&FILES)[..150], &names()).is_err());
+        assert_eq!(read(&b""[..], &names()).unwrap(), []);
+    }
+
+    #[test]
+    fn it_is_found_where_distributions_put_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        assert_eq!(of_kernel(&root, "6.1"), None);
+        for place in ["etc/machine-id", "boot/abc/6.1/initrd"] {
+            let path = dir.path().join(place);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "abc\n").unwrap();
+        }
+        assert_eq!(of_kernel(&root, "6.1"), Some(dir.path().join("boot/abc/6.1/initrd")));
+        fs::write(dir.path().join("boot/initrd.img-6.1"), "").unwrap();
+        assert_eq!(of_kernel(&root, "6.1"), Some(dir.path().join("boot/initrd.img-6.1")));
+    }
+
+    proptest! {
+        #[test]
+        fn every_cut_and_changed_byte_gives_an_answer(at in 0usize..500, to: u8, cut in 0usize..500) {
+            let mut bytes = cpio(&FILES);
+            let _ = read(&bytes[..cut.min(bytes.len())], &names());
+            let at = at % bytes.len();
+            bytes[at] = to;
+            let _ = read(&bytes[..], &names());
+        }
+    }
+}
