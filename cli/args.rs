@@ -73,7 +73,7 @@ pub enum Command {
     /// Look modules up or build them, into the store only
     Build(Build),
     /// Say whether kernels have all their modules: may I reboot?
-    Check(Selection),
+    Check(Check),
     /// Show packages x kernels
     Status(Selection),
     /// Show what a build's key is made of, and why it is found or not
@@ -101,7 +101,8 @@ pub enum Command {
 /// Which kernels.
 #[derive(Debug, ClapArgs)]
 pub struct Kernels {
-    /// A release, a glob, `all`, `newest`, `running`, or the path of a kernel build tree; can be repeated
+    /// A release, a glob, `all`, `newest`, `running`, `default` (what the boot loader will take), or the path of a kernel
+    /// build tree; can be repeated
     /// [default: every kernel that has headers or a cached build]
     #[arg(short = 'k', long = "kernel", value_name = "K")]
     pub kernels: Vec<String>,
@@ -130,6 +131,18 @@ pub struct Install {
     /// Follow a shared cache's pointer also to an older build than the one followed before
     #[arg(long)]
     pub allow_rollback: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Check {
+    #[command(flatten)]
+    pub which: Selection,
+    /// Build what is missing first, without installing it, to know whether it builds
+    #[arg(long)]
+    pub build: bool,
+    /// Make /run/kcache/ready/RELEASE for kernels that are ready, and take it away for those that are not
+    #[arg(long, conflicts_with = "packages")]
+    pub mark: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -238,7 +251,7 @@ pub struct One {
     /// A package's name, NAME/VERSION, or source directory
     #[arg(value_name = "PACKAGE|DIR")]
     pub package: String,
-    /// A release, a glob, `newest`, `running`, or the path of a kernel build tree
+    /// A release, a glob, `newest`, `running`, `default`, or the path of a kernel build tree
     #[arg(short = 'k', long = "kernel", value_name = "K", default_value = "newest")]
     pub kernel: String,
 }

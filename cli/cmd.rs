@@ -1,6 +1,7 @@
 //! The commands. Each takes what was typed, asks the flow, and says what came of it.
 
 mod bundle;
+mod check;
 mod config;
 mod explain;
 mod install;
@@ -56,7 +57,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Install(install) => install::install(&world, out, install, dry),
         Command::Build(build) => install::build(&world, out, build, dry),
         Command::Pull(pull) => install::pull(&world, out, pull, dry),
-        Command::Check(selection) => status::check(&world, out, selection),
+        Command::Check(check) => check::check(&world, out, check, dry),
         Command::Status(selection) => status::status(&world, out, selection),
         Command::Explain(one) => explain::run(&world, out, one),
         Command::Log(one) => log::run(&world, out, one),
@@ -73,14 +74,23 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
 fn packages(world: &World, out: &Out, words: &[String]) -> Result<Packages, Failure> {
     let packages = select::packages(&world.root, words, &world.elsewhere)?;
     for broken in &packages.broken {
-        out.say(&format!("warning: {}", crate::exit::chain(broken)));
+        out.say(&format!("warning: {}", kcache::error::chain(broken)));
     }
     Ok(packages)
 }
 
 /// The kernels that are meant, for commands that judge: a kernel without headers is not passed over.
 fn judged_kernels(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
-    Ok(select::kernels(&world.root, &asked.kernels, &running(), &|_| true)?)
+    Ok(select::kernels(&world.root, &releases(world, asked)?, &running(), &|_| true)?)
+}
+
+/// What was asked for, with the boot loader's answer in the place of `default`.
+fn releases(world: &World, asked: &Kernels) -> Result<Vec<String>, Failure> {
+    let release = |word: &String| match word.as_str() {
+        "default" => select::default_kernel(&world.root, world.default_kernel.as_deref()),
+        _ => Ok(word.clone()),
+    };
+    Ok(asked.kernels.iter().map(release).collect::<Result<_, _>>()?)
 }
 
 /// The release of the kernel that runs now.
@@ -96,7 +106,7 @@ fn kernels(world: &World, kernels: &Kernels, store: Option<&Store>) -> Result<Ve
     };
     let elsewhere = !world.elsewhere.wanted.is_empty();
     let worth = |kernel: &Kernel| elsewhere || kernel.build_tree().is_some() || built_for(kernel);
-    let meant = select::kernels(&world.root, &kernels.kernels, &running(), &worth)?;
+    let meant = select::kernels(&world.root, &releases(world, kernels)?, &running(), &worth)?;
     // Where nothing could be built, what others have built is all there is to look for.
     if meant.is_empty() && world.elsewhere.any {
         return judged_kernels(world, kernels);

@@ -1,9 +1,8 @@
 //! Exit codes, and whose fault it was: the one place that decides blame, code and hint.
 
-use std::error::Error as StdError;
 use std::process::ExitCode;
 
-use kcache::error::Error;
+use kcache::error::{Error, chain};
 use kcache::kernel::{install, packages, recipe, toolchain};
 use kcache::store;
 
@@ -93,6 +92,7 @@ fn exit(error: &Error) -> Exit {
         Error::NoKernel { .. }
         | Error::NoSource { .. }
         | Error::NoPackage { .. }
+        | Error::NoDefault(_)
         | Error::NotInstalled { .. }
         | Error::Unknown { .. }
         | Error::NoPrevious { .. }
@@ -129,6 +129,9 @@ fn hint(error: &Error) -> Option<String> {
         Error::NoPackage { .. } => {
             Some("packages are looked for in /usr/src/*/dkms.conf and /etc/kcache/packages.d; a directory can be given by path, as ./DIR".into())
         }
+        Error::NoDefault(_) => {
+            Some("`default-kernel` in /etc/kcache/config.toml names a release, or the path of the image that is booted".into())
+        }
         Error::NotInstalled { .. } => Some("`kcache build` builds for a kernel that is not installed".into()),
         error if error.lacks_bubblewrap() => Some("install the package bubblewrap".into()),
         Error::Toolchain(toolchain::Error::Missing { program, .. }) => Some(format!("install the package of {program}")),
@@ -143,20 +146,6 @@ fn hint(error: &Error) -> Option<String> {
         Error::Changed { .. } => Some("run the command again".into()),
         _ => None,
     }
-}
-
-/// An error with its causes, each said once.
-pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

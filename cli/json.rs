@@ -70,7 +70,7 @@ pub struct Key {
 pub struct Status {
     pub kernels: Vec<Kernel>,
     pub packages: Vec<Package>,
-    /// Every package is ready or excluded for every kernel.
+    /// Every kernel is ready.
     pub ready: bool,
 }
 
@@ -80,6 +80,20 @@ pub struct Kernel {
     pub version: Option<String>,
     pub headers: bool,
     pub generation: Option<String>,
+    /// Nothing that is required is missing or broken.
+    pub ready: bool,
+    pub warnings: Vec<String>,
+    /// Other people's modules in the kernel's tree.
+    pub foreign: Vec<Foreign>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Foreign {
+    /// Relative to the kernel's tree.
+    pub path: String,
+    /// loads, broken.
+    pub state: &'static str,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,8 +105,15 @@ pub struct Package {
 
 #[derive(Debug, Serialize)]
 pub struct Standing {
+    /// ready, missing, stale, fails, excluded, broken, no-headers.
     pub state: &'static str,
     pub reason: Option<String>,
+    /// The inputs that have changed since it was installed: fields of the key, or initramfs.
+    pub changed: Vec<String>,
+    /// The store has a build of it, or knows that it fails.
+    pub built: bool,
+    /// required, optional, ignore.
+    pub policy: &'static str,
 }
 
 /// `explain`.

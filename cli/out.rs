@@ -22,6 +22,7 @@ pub struct Out {
 }
 
 /// A style for each kind of word.
+pub const PLAIN: Style = Style::new();
 pub const GOOD: Style = AnsiColor::Green.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const ODD: Style = AnsiColor::Yellow.on_default();
@@ -107,6 +108,27 @@ impl Out {
             None => write(),
         }
     }
+}
+
+/// A word of a table, and its colour.
+pub type Cell = (String, Style);
+
+/// Rows as columns, two spaces between them, the last one as long as it is. Colours take no room.
+pub fn columns(rows: &[Vec<Cell>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|(word, _)| word.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<Cell>| {
+        let last = row.iter().rposition(|(word, _)| !word.is_empty());
+        let cell = |(at, (word, style)): (usize, &Cell)| {
+            let room = if Some(at) < last { widths[at] + 2 - word.chars().count() } else { 0 };
+            format!("{}{:room$}", paint(*style, word), "")
+        };
+        row.iter().take(last.map_or(0, |last| last + 1)).enumerate().map(cell).collect::<String>()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A word in a colour.

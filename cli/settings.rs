@@ -10,23 +10,27 @@ use std::time::Duration;
 use caches::Cache;
 use fs_err as fs;
 use kcache::kernel::rootfs::Root;
+use kcache::policy::{Need, Rule};
 use kcache::select;
+use serde::Deserialize;
 
 use crate::args::Global;
 use crate::exit::Failure;
 
 /// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 6] = [
+const KEYS: [(&str, &str); 8] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
     ("lock-timeout", "KCACHE_LOCK_TIMEOUT"),
     ("signing-key", "KCACHE_SIGNING_KEY"),
     ("threshold", "KCACHE_THRESHOLD"),
+    ("default-kernel", "KCACHE_DEFAULT_KERNEL"),
+    ("foreign", "KCACHE_FOREIGN"),
 ];
 
 /// What can be set in files only, because it is more than a text or number.
-const LISTS: [&str; 2] = ["packages", "cache"];
+const LISTS: [&str; 3] = ["packages", "cache", "policy"];
 
 /// Where this host's own key is, if it has one.
 pub const SIGNING_KEY: &str = "/etc/kcache/signing-key.pem";
@@ -86,6 +90,12 @@ pub struct Settings {
     pub packages: Vec<Setting<String>>,
     /// In order of priority.
     pub caches: Vec<Cache>,
+    /// The release, or the path of an image, that the boot loader takes, where kcache cannot read that.
+    pub default_kernel: Option<Setting<String>>,
+    /// Whether other people's modules count: `report` or `require`.
+    pub foreign: Setting<String>,
+    /// Which packages matter for which kernels.
+    pub policy: Vec<Setting<Rule>>,
 }
 
 /// What of the process the settings depend on.
@@ -104,6 +114,22 @@ struct Written {
     texts: BTreeMap<&'static str, Setting<String>>,
     packages: Vec<Setting<String>>,
     caches: Vec<Cache>,
+    policy: Vec<Setting<Rule>>,
+}
+
+/// One `[[policy]]`, as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyTable {
+    #[serde(default = "all")]
+    package: String,
+    #[serde(default = "all")]
+    kernel: String,
+    is: String,
+}
+
+fn all() -> String {
+    "*".to_owned()
 }
 
 type Texts = BTreeMap<&'static str, Setting<String>>;
@@ -119,7 +145,7 @@ impl Settings {
         for path in files(global, &Root::new(&root.value))? {
             read_file(&path, &mut written)?;
         }
-        let Written { mut texts, packages, mut caches } = written;
+        let Written { mut texts, packages, mut caches, policy } = written;
         for (key, variable) in KEYS {
             if let Some(value) = (process.variable)(variable) {
                 texts.insert(key, Setting { value, origin: Origin::Environment(variable) });
@@ -154,6 +180,9 @@ impl Settings {
             threshold: threshold(&texts)?,
             packages,
             caches,
+            default_kernel: texts.get("default-kernel").cloned(),
+            foreign: foreign(&texts)?,
+            policy,
             root,
         })
     }
@@ -193,6 +222,13 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
                 let tables: Vec<caches::Table> = value.try_into().map_err(bad)?;
                 written.caches.extend(tables.into_iter().map(|table| Cache::of_table(table, origin.clone())));
             }
+            "policy" => {
+                let tables: Vec<PolicyTable> = value.try_into().map_err(bad)?;
+                for table in tables {
+                    let value = rule(table).map_err(|problem| Failure::usage(wrong(&problem), None))?;
+                    written.policy.push(Setting { value, origin: origin.clone() });
+                }
+            }
             _ => {
                 let key = key(&name)
                     .map_err(|hint| Failure::usage(wrong(&format!("unknown key '{name}'")), Some(hint)))?;
@@ -209,6 +245,26 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn rule(table: PolicyTable) -> Result<Rule, String> {
+    let PolicyTable { package, kernel, is } = table;
+    match Need::of_word(&is) {
+        Some(need) => Ok(Rule { package, kernel, need }),
+        None => Err(format!("a policy is '{is}': it must be required, optional or ignore")),
+    }
+}
+
+fn foreign(texts: &Texts) -> Result<Setting<String>, Failure> {
+    let report = || Setting { value: "report".to_owned(), origin: Origin::Default };
+    let setting = texts.get("foreign").cloned().unwrap_or_else(report);
+    match setting.value.as_str() {
+        "report" | "require" => Ok(setting),
+        other => Err(Failure::usage(
+            format!("foreign is '{other}' ({}): it must be report or require", setting.origin),
+            None,
+        )),
+    }
 }
 
 /// The key of this name; else a hint.

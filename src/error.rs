@@ -130,6 +130,9 @@ pub enum Error {
         /// Why it is not to be used.
         distrust: kcache_store::Distrust,
     },
+    /// It cannot be told which kernel will be booted.
+    #[error(transparent)]
+    NoDefault(#[from] kernel::bootloader::Error),
     /// The run was ended from outside.
     #[error("interrupted")]
     Cancelled,
@@ -155,3 +158,17 @@ impl Error {
 
 /// A result of the flow.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error with its causes, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

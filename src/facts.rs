@@ -207,6 +207,22 @@ impl<'w> Session<'w> {
         Ok(Tool { role: program.role, digest, version: program.version })
     }
 
+    /// An answer about a file and some text; the same as long as neither changes. The file must not have changed just now.
+    pub fn remembered_of_file<T>(
+        &self,
+        kind: &str,
+        path: &Path,
+        text: &str,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let mut signature = Signature::new(kind);
+        signature.stat(path).text(text);
+        self.remembered(kind, &signature.finish(), make)
+    }
+
     /// A value from the memo, or made and put there.
     fn remembered<T>(&self, kind: &str, signature: &Digest, make: impl FnOnce() -> Result<T>) -> Result<T>
     where

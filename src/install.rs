@@ -16,6 +16,7 @@ use kcache_store::{Digest, Manifest};
 use crate::admit::MODULE;
 use crate::error::{Error, Result};
 use crate::facts::Session;
+use crate::marks;
 
 /// A change to the set of one kernel.
 pub enum Change<'a> {
@@ -73,6 +74,10 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     }
     let current = install::current(tree)?;
     let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
+    if !plan.is_nothing() {
+        // Whatever the last verdict was, it was about another set.
+        marks::clear(&world.root, &kernel.release)?;
+    }
     let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, spec, out);
     let outcome = transaction.apply(&plan, &mut source)?;
     Ok(Done { plan, generation: outcome.generation, changed: outcome.changed, warnings: outcome.warnings })

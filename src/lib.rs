@@ -17,11 +17,14 @@ pub mod facts;
 pub mod fetch;
 pub mod install;
 pub mod key;
+pub mod log;
+pub mod marks;
+pub mod policy;
 pub mod reproduce;
 pub mod rooms;
 pub mod select;
 pub mod share;
-pub mod status;
+pub mod verdict;
 pub mod world;
 
 pub use kcache_kernel as kernel;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use kcache_kernel::bootloader;
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::packages::{self, Package};
 use kcache_kernel::release;
@@ -44,6 +45,17 @@ pub fn kernels(
     chosen.sort_by(|a, b| release::compare(&a.release, &b.release));
     chosen.dedup_by(|a, b| a.release == b.release);
     Ok(chosen)
+}
+
+/// The release of the kernel that the boot loader will take; `configured` stands in for a loader that is not known here: a
+/// release, or the path of an image.
+pub fn default_kernel(root: &Root, configured: Option<&str>) -> Result<String> {
+    let choice = match configured {
+        Some(path) if path.contains('/') => bootloader::at_path(root, Path::new(path))?,
+        Some(release) => return Ok(release.to_owned()),
+        None => bootloader::default_kernel(root)?,
+    };
+    Ok(choice.release)
 }
 
 fn matching(installed: &[Kernel], glob: &str) -> Vec<Kernel> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::policy::Policy;
 use crate::select::Elsewhere;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::Identity;
@@ -39,6 +40,10 @@ pub struct World {
     pub caches: SharedCaches,
     /// Packages that may be had without their source.
     pub elsewhere: Elsewhere,
+    /// The release, or the path of an image, that the boot loader takes, where its own files do not tell.
+    pub default_kernel: Option<String>,
+    /// Which packages matter for which kernels.
+    pub policy: Policy,
     /// Follow a pointer also to an older entry than before.
     pub roll_back: bool,
     /// Seconds since 1970.

@@ -1,5 +1,6 @@
 //! `kcache config`: each setting with where it comes from.
 
+use kcache::policy::Rule;
 use kcache::store::transport::without_credentials;
 
 use crate::exit::Exit;
@@ -29,13 +30,24 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
             settings.signing_key.origin.to_string(),
         ),
         row("threshold", settings.threshold.value.to_string(), settings.threshold.origin.to_string()),
+        row("foreign", settings.foreign.value.clone(), settings.foreign.origin.to_string()),
     ];
+    rows.extend(
+        settings
+            .default_kernel
+            .iter()
+            .map(|kernel| row("default-kernel", kernel.value.clone(), kernel.origin.to_string())),
+    );
     rows.extend(
         settings.packages.iter().map(|name| row("packages", name.value.clone(), name.origin.to_string())),
     );
     rows.extend(settings.caches.iter().map(|cache| {
         let write = if cache.write { " (written to)" } else { "" };
         row("cache", format!("{}{write}", without_credentials(&cache.called())), cache.origin.to_string())
+    }));
+    rows.extend(settings.policy.iter().map(|rule| {
+        let Rule { package, kernel, need } = &rule.value;
+        row("policy", format!("{package} on {kernel} is {}", need.word()), rule.origin.to_string())
     }));
     if out.json {
         out.document(&rows);

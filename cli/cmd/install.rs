@@ -10,10 +10,11 @@ use kcache::facts::Session;
 use kcache::install::{self, Change, Done};
 use kcache::kernel::install::{Act, Plan};
 use kcache::kernel::kernels::{self, Kernel};
+use kcache::policy::Need;
 use kcache::reproduce::{self, Comparison};
 use kcache::select::Packages;
-use kcache::status::{self, Installed, State};
 use kcache::store::{Manifest, Outcome};
+use kcache::verdict::{self, State};
 use kcache::world::World;
 
 use crate::args::{Build, Install, Pull, Selection};
@@ -60,7 +61,7 @@ fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> 
     if job.install {
         kernels.iter().try_for_each(|kernel| may_install(&session, kernel))?;
     }
-    let wishes = wishes(&packages, &kernels);
+    let wishes = wishes(world, &packages, &kernels);
     let options =
         Options { rebuild: job.rebuild, automatic_only: !packages.named, fetch_only: job.fetch_only };
     let results = have(&session, &wishes, &options, job.check);
@@ -94,11 +95,13 @@ fn finish(
     };
     let mut exit = Exit::Done;
     let failure = match &installed {
-        Some(Err(error)) => Some(crate::exit::chain(error)),
+        Some(Err(error)) => Some(kcache::error::chain(error)),
         _ => None,
     };
     for had in results {
-        exit = exit.or(report(out, had, job.install, failure.as_deref()));
+        // Who names a package wants it, whatever the configuration says.
+        let optional = job.which.packages.is_empty() && need(session.world, &had.wish) == Need::Optional;
+        exit = exit.or(report(out, had, job.install, optional, failure.as_deref()));
     }
     match installed {
         Some(Ok(done)) => report_done(out, kernel, &done, start.elapsed().as_secs_f64()),
@@ -129,13 +132,29 @@ fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
     }
 }
 
-fn wishes<'a>(packages: &'a Packages, kernels: &'a [Kernel]) -> Vec<Wish<'a>> {
+/// Every package for every kernel, but for those that nobody asked for and the configuration says to ignore.
+fn wishes<'a>(world: &World, packages: &'a Packages, kernels: &'a [Kernel]) -> Vec<Wish<'a>> {
+    let is_wanted = |wish: &Wish| packages.named || need(world, wish) != Need::Ignored;
     kernels
         .iter()
         .flat_map(|kernel| {
             packages.chosen.iter().map(move |package| Wish { package, kernel, all: &packages.all })
         })
+        .filter(is_wanted)
         .collect()
+}
+
+fn need(world: &World, wish: &Wish) -> Need {
+    world.policy.need(&wish.package.name, &wish.kernel.release)
+}
+
+/// Tries to have these built, and says only what stands in the way of finding out whether they build.
+pub fn attempt(session: &Session, out: &Out, wishes: &[Wish], options: &Options) {
+    for had in have(session, wishes, options, false) {
+        if let Err(error) = &had.answer {
+            out.say(&format!("warning: {}: {}", had.wish.name(), kcache::error::chain(error)));
+        }
+    }
 }
 
 /// What came of one wish.
@@ -215,7 +234,7 @@ fn take<'b, T>(next: &AtomicUsize, items: &'b [T]) -> Option<(usize, &'b T)> {
 }
 
 /// Prints one result; the exit code it alone would have. `not_installed` says why nothing of this kernel was installed.
-fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> Exit {
+fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed: Option<&str>) -> Exit {
     let mut record = json::Record {
         r#type: "result",
         package: had.wish.package.name.clone(),
@@ -287,8 +306,12 @@ fn report(out: &Out, had: &Had, install: bool, not_installed: Option<&str>) -> E
     } else {
         out.data(&line(&record))
     }
+    let error = record.error.unwrap_or_default();
+    if exit != Exit::Done && optional && exit != Exit::Interrupted {
+        out.say(&format!("warning: {}: {error} (optional)", had.wish.name()));
+        return Exit::Done;
+    }
     if exit != Exit::Done {
-        let error = record.error.unwrap_or_default();
         out.failure(&Failure { exit, message: format!("{}: {error}", had.wish.name()), hint });
     }
     exit
@@ -433,15 +456,18 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
         if job.install {
             may_install(&session, kernel)?;
         }
-        let installed = Installed::read(kernel)?;
-        for package in &packages.chosen {
-            let wish = Wish { package, kernel, all: &packages.all };
-            let standing = status::standing(&session, &wish, &installed, packages.named);
+    }
+    let survey = verdict::survey(&session, &packages, &kernels)?;
+    for verdict in &survey.verdicts {
+        let kernel = verdict.kernel;
+        for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
+            let is_built = standing.built && !job.rebuild;
             let state = match standing.state {
-                State::Ready | State::Excluded | State::NoHeaders | State::Error => standing.state.word(),
+                State::Ready | State::Excluded | State::NoHeaders => standing.state.word(),
                 State::Fails if !job.rebuild => "would fail",
-                State::Cached if job.install && !job.rebuild => "would install",
-                State::Cached if !job.rebuild => "is built",
+                State::Broken if job.install => "would repair",
+                _ if is_built && job.install => "would install",
+                _ if is_built => "is built",
                 _ if job.fetch_only && !job.install => "would fetch",
                 _ if job.fetch_only || !package.has_source() => "would fetch and install",
                 _ if world.caches.is_empty() && job.install => "would build and install",
@@ -452,10 +478,10 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
             if out.json {
                 out.record(&serde_json::json!({
                     "type": "plan", "kernel": kernel.release, "package": package.name, "version": package.version,
-                    "act": state, "reason": standing.reason,
+                    "act": state, "reason": standing.reason.clone(),
                 }));
             } else {
-                let reason = standing.reason.map_or(String::new(), |reason| format!("  {reason}"));
+                let reason = standing.reason.as_ref().map_or(String::new(), |reason| format!("  {reason}"));
                 out.data(&format!("{}  {package}  {state}{reason}", kernel.release));
             }
         }

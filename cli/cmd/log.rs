@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use kcache::ensure::Wish;
 use kcache::kernel::build::printable;
-use kcache::status;
+use kcache::log;
 use kcache::store::Outcome;
 use kcache::world::World;
 
@@ -24,7 +24,7 @@ pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
     let (session, packages, kernels) = looking(world, out, &selection(one))?;
     for kernel in &kernels {
         for package in &packages.chosen {
-            let (manifest, log) = status::log(&session, &Wish { package, kernel, all: &packages.all })?;
+            let (manifest, log) = log::last(&session, &Wish { package, kernel, all: &packages.all })?;
             if !out.json {
                 show(out, &log);
                 continue;

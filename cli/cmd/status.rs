@@ -1,163 +1,114 @@
-//! `kcache status` and `kcache check`: packages x kernels, and whether each kernel has all it should have.
+//! `kcache status`: packages x kernels.
 
-use comfy_table::{Table, presets};
-use kcache::ensure::Wish;
-use kcache::facts::Session;
-use kcache::kernel::kernels::Kernel;
-use kcache::select::Packages;
-use kcache::status::{self, Installed, Standing, State};
+use kcache::verdict::{self, State, Survey, Verdict};
 use kcache::world::World;
 
 use crate::args::Selection;
 use crate::exit::{Exit, Failure};
 use crate::json;
-use crate::out::{BAD, GOOD, ODD, Out, paint};
+use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns};
 
 use super::{looking, say_oddities};
 
-/// One package's standing, kernel by kernel.
-struct Row {
-    name: String,
-    version: String,
-    /// Both, as people call it.
-    called: String,
-    standings: Vec<Standing>,
-}
-
 pub fn status(world: &World, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
     let (session, packages, kernels) = looking(world, out, selection)?;
-    let (rows, installed) = survey(&session, &packages, &kernels)?;
+    let survey = verdict::survey(&session, &packages, &kernels)?;
     if out.json {
-        let ready = is_ready(&rows);
-        out.document(&document(&kernels, &installed, &rows, ready));
+        out.document(&document(&survey, survey.is_ready()));
         return Ok(Exit::Done);
     }
     say_oddities(out, world, &packages, &kernels);
-    if !rows.is_empty() && !kernels.is_empty() {
-        out.data(&table(&kernels, &rows));
-        say_reasons(out, &kernels, &rows);
+    if !survey.packages.is_empty() && !kernels.is_empty() {
+        out.data(&matrix(&survey));
     }
+    survey.verdicts.iter().for_each(|verdict| say_reasons(out, &survey, verdict));
     Ok(Exit::Done)
 }
 
-pub fn check(world: &World, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
-    let (session, packages, kernels) = looking(world, out, selection)?;
-    let (rows, installed) = survey(&session, &packages, &kernels)?;
-    super::interrupted(world)?;
-    // No kernel at all, or a package that cannot even be read, is no reason to say "ready".
-    let ready = is_ready(&rows) && !kernels.is_empty() && packages.broken.is_empty();
-    if out.json {
-        out.document(&document(&kernels, &installed, &rows, ready));
-    } else {
-        say_oddities(out, world, &packages, &kernels);
-        for (at, kernel) in kernels.iter().enumerate() {
-            verdict(out, kernel, &rows, at);
-        }
+fn matrix(survey: &Survey) -> String {
+    let plain = |text: String| (text, PLAIN);
+    let releases = survey.verdicts.iter().map(|verdict| plain(verdict.kernel.release.clone()));
+    let mut rows = vec![std::iter::once(plain("package".to_owned())).chain(releases).collect::<Vec<Cell>>()];
+    for (at, package) in survey.packages.iter().enumerate() {
+        let states = survey.verdicts.iter().map(|verdict| painted(verdict.standings[at].state));
+        rows.push(std::iter::once(plain(package.to_string())).chain(states).collect());
     }
-    Ok(if ready { Exit::Done } else { Exit::NotReady })
-}
-
-/// One kernel's verdict: a line, and below it what stands in the way.
-fn verdict(out: &Out, kernel: &Kernel, rows: &[Row], at: usize) {
-    let bad: Vec<&Row> = rows.iter().filter(|row| !row.standings[at].state.is_good()).collect();
-    let release = &kernel.release;
-    if bad.is_empty() {
-        return out.data(&format!("{release}: {}", paint(GOOD, "ready")));
-    }
-    out.data(&format!("{release}: {}", paint(BAD, "not ready")));
-    for row in bad {
-        let Standing { state, reason } = &row.standings[at];
-        let reason = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
-        out.data(&format!("  {}  {}{reason}", row.called, painted(state)));
-    }
-}
-
-fn survey(
-    session: &Session,
-    packages: &Packages,
-    kernels: &[Kernel],
-) -> Result<(Vec<Row>, Vec<Installed>), Failure> {
-    let installed = kernels.iter().map(Installed::read).collect::<Result<Vec<_>, _>>()?;
-    let mut rows = Vec::new();
-    for package in &packages.chosen {
-        let standing = |(kernel, installed): (&Kernel, &Installed)| {
-            status::standing(
-                session,
-                &Wish { package, kernel, all: &packages.all },
-                installed,
-                packages.named,
-            )
-        };
-        let standings = kernels.iter().zip(&installed).map(standing).collect();
-        let (name, version) = (package.name.clone(), package.version.clone());
-        rows.push(Row { name, version, called: package.to_string(), standings });
-    }
-    Ok((rows, installed))
-}
-
-fn is_ready(rows: &[Row]) -> bool {
-    rows.iter().flat_map(|row| &row.standings).all(|standing| standing.state.is_good())
-}
-
-fn table(kernels: &[Kernel], rows: &[Row]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(
-        std::iter::once("package".to_owned()).chain(kernels.iter().map(|kernel| kernel.release.clone())),
-    );
-    for row in rows {
-        let states = row.standings.iter().map(|standing| standing.state.word().to_owned());
-        table.add_row(std::iter::once(row.called.clone()).chain(states));
-    }
-    // The left padding of the first column is no use at the edge.
-    let lines: Vec<String> =
-        table.lines().map(|line| line.trim_end().trim_start_matches(' ').to_owned()).collect();
-    lines.join("\n")
+    columns(&rows)
 }
 
 /// Under the table: what is not good, and why.
-fn say_reasons(out: &Out, kernels: &[Kernel], rows: &[Row]) {
-    for row in rows {
-        for (kernel, standing) in kernels.iter().zip(&row.standings) {
-            let Some(reason) = &standing.reason else { continue };
-            let state = standing.state.word();
-            let line = format!("{} for {}: {state}: {reason}", row.called, kernel.release);
-            if standing.state.is_good() { out.detail(&line) } else { out.say(&line) }
+fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
+    let release = &verdict.kernel.release;
+    for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
+        let Some(reason) = &standing.reason else { continue };
+        let line = format!("{package} for {release}: {}: {reason}", standing.state.word());
+        if standing.state.is_good() { out.detail(&line) } else { out.say(&line) }
+    }
+    for foreign in &verdict.foreign {
+        match &foreign.fault {
+            Some(fault) => out.say(&format!("{release}: not kcache's, and broken: {fault}")),
+            None => out.detail(&format!("{release}: not kcache's: {} will load", foreign.path)),
         }
+    }
+    verdict.warnings.iter().for_each(|warning| out.say(&format!("warning: {release}: {warning}")));
+    verdict.details.iter().for_each(|detail| out.detail(&format!("{release}: {detail}")));
+}
+
+/// A state's word in its colour.
+pub fn painted(state: State) -> Cell {
+    let style = match state {
+        State::Ready | State::Excluded => GOOD,
+        State::Missing | State::Stale | State::NoHeaders => ODD,
+        State::Fails | State::Broken => BAD,
+    };
+    (state.word().to_owned(), style)
+}
+
+/// A survey for programs.
+pub fn document(survey: &Survey, ready: bool) -> json::Status {
+    let package = |(at, package): (usize, &kcache::kernel::packages::Package)| json::Package {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        kernels: survey
+            .verdicts
+            .iter()
+            .map(|verdict| (verdict.kernel.release.clone(), standing(&verdict.standings[at])))
+            .collect(),
+    };
+    json::Status {
+        kernels: survey.verdicts.iter().map(kernel).collect(),
+        packages: survey.packages.iter().enumerate().map(package).collect(),
+        ready,
     }
 }
 
-fn painted(state: &State) -> String {
-    let style = match state {
-        State::Ready | State::Excluded => GOOD,
-        State::Cached | State::Missing | State::Stale | State::NoHeaders => ODD,
-        State::Fails | State::Broken | State::Error => BAD,
+fn kernel(verdict: &Verdict) -> json::Kernel {
+    let kernel = verdict.kernel;
+    let foreign = |foreign: &verdict::Foreign| json::Foreign {
+        path: foreign.path.clone(),
+        state: if foreign.fault.is_some() { "broken" } else { "loads" },
+        reason: foreign.fault.clone(),
     };
-    paint(style, state.word())
-}
-
-fn document(kernels: &[Kernel], installed: &[Installed], rows: &[Row], ready: bool) -> json::Status {
-    let kernel = |(kernel, installed): (&Kernel, &Installed)| json::Kernel {
+    json::Kernel {
         release: kernel.release.clone(),
         version: kernel
             .build_tree()
             .map(|tree| tree.version.clone())
             .or_else(|| kernel.image_version.clone()),
         headers: kernel.build_tree().is_some(),
-        generation: installed.generation.as_ref().map(|generation| generation.generation.clone()),
-    };
-    let standing = |(kernel, standing): (&Kernel, &Standing)| {
-        let standing = json::Standing { state: standing.state.word(), reason: standing.reason.clone() };
-        (kernel.release.clone(), standing)
-    };
-    let package = |row: &Row| json::Package {
-        name: row.name.clone(),
-        version: row.version.clone(),
-        kernels: kernels.iter().zip(&row.standings).map(standing).collect(),
-    };
-    json::Status {
-        kernels: kernels.iter().zip(installed).map(kernel).collect(),
-        packages: rows.iter().map(package).collect(),
-        ready,
+        generation: verdict.generation.clone(),
+        ready: verdict.ready,
+        warnings: verdict.warnings.clone(),
+        foreign: verdict.foreign.iter().map(foreign).collect(),
+    }
+}
+
+fn standing(standing: &verdict::Standing) -> json::Standing {
+    json::Standing {
+        state: standing.state.word(),
+        reason: standing.reason.clone(),
+        changed: standing.changed.clone(),
+        built: standing.built,
+        policy: standing.need.word(),
     }
 }

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox::Identity;
+use kcache::policy::Policy;
 use kcache::select::Elsewhere;
 use kcache::store::transport::{self, Location};
 use kcache::store::{Say, SharedCache, SharedCaches, SigningKey, Trust};
@@ -69,6 +70,11 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         signer: signer(settings, caches.trust(), &*progress)?,
         caches,
         elsewhere,
+        policy: Policy {
+            rules: settings.policy.iter().map(|rule| rule.value.clone()).collect(),
+            needs_foreign: settings.foreign.value == "require",
+        },
+        default_kernel: settings.default_kernel.as_ref().map(|setting| setting.value.clone()),
         roll_back: false,
         now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         cancel,

@@ -22,7 +22,6 @@ use fs_err as fs;
 use crate::compress::Compression;
 use crate::enforcement::{self, Enforcement};
 use crate::index::DepIndex;
-use crate::kconfig::Kconfig;
 use crate::kernels::{self, Kernel};
 use crate::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
 use crate::rootfs::Root;
@@ -213,6 +212,7 @@ fn is_passed_over(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kconfig::Kconfig;
     use crate::ko::fixture::Built;
 
     fn loader() -> Loader {

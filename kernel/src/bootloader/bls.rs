@@ -16,7 +16,7 @@ pub(super) fn systemd_default(root: &Root, loader_conf: &Path) -> Result<Option<
     let configured = text
         .lines()
         .filter_map(|line| field(line, "default"))
-        .last()
+        .next_back()
         .map(|glob| glob.trim_end_matches(".conf"));
     let remembered =
         ["LoaderEntryOneShot", "LoaderEntryDefault"].iter().find_map(|name| variable(root, name));
@@ -43,7 +43,7 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<Entry>, Error> {
             found.push(entry(&path)?);
         }
     }
-    found.sort_by(|a, b| newest_first(a, b));
+    found.sort_by(newest_first);
     Ok(found.into_iter().map(|(_, entry)| entry).collect())
 }
 
@@ -61,7 +61,7 @@ pub(super) fn pick(entries: Vec<Entry>, wanted: Option<&str>) -> Option<Entry> {
 /// An entry and its version. What follows a `+` in the name counts the tries to boot it, and is no part of the id.
 fn entry(path: &Path) -> Result<(String, Entry), Error> {
     let text = fs::read_to_string(path)?;
-    let last = |key: &str| text.lines().filter_map(|line| field(line, key)).last().map(str::to_owned);
+    let last = |key: &str| text.lines().filter_map(|line| field(line, key)).next_back().map(str::to_owned);
     let options: Vec<&str> = text.lines().filter_map(|line| field(line, "options")).collect();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let id = match stem.rsplit_once('+') {

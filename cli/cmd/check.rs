@@ -1,0 +1,113 @@
+//! `kcache check`: may I reboot into this kernel?
+
+use kcache::ensure::{Options, Wish};
+use kcache::facts::Session;
+use kcache::kernel::kernels::Kernel;
+use kcache::marks;
+use kcache::policy::Need;
+use kcache::select::Packages;
+use kcache::verdict::{self, Foreign, Standing, State, Survey, Verdict};
+use kcache::world::World;
+
+use crate::args::Check;
+use crate::exit::{Exit, Failure};
+use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
+
+use super::status::{document, painted};
+use super::{install, interrupted, looking, say_oddities};
+
+pub fn check(world: &World, out: &Out, args: &Check, dry: bool) -> Result<Exit, Failure> {
+    let (mut session, packages, kernels) = looking(world, out, &args.which)?;
+    let mut survey = verdict::survey(&session, &packages, &kernels)?;
+    if args.build && !dry {
+        session = Session::new(world, Some(world.open_store()?))?;
+        try_missing(&session, out, &packages, &survey, &kernels);
+        survey = verdict::survey(&session, &packages, &kernels)?;
+    }
+    interrupted(world)?;
+    if args.mark && !dry {
+        survey.verdicts.iter().try_for_each(|verdict| marks::set(&world.root, verdict))?;
+    }
+    // No kernel at all, or a package that cannot even be read, is no reason to say "ready".
+    let ready = survey.is_ready() && !kernels.is_empty() && packages.broken.is_empty();
+    if out.json {
+        out.document(&document(&survey, ready));
+    } else if out.quiet {
+        out.data(&one_line(&survey, ready));
+    } else {
+        say_oddities(out, world, &packages, &kernels);
+        survey.verdicts.iter().for_each(|verdict| tell(out, &survey, verdict));
+    }
+    Ok(if ready { Exit::Done } else { Exit::NotReady })
+}
+
+/// Builds what is not built yet, into the store only. What does not build is remembered there, which the next look finds.
+fn try_missing(session: &Session, out: &Out, packages: &Packages, survey: &Survey, kernels: &[Kernel]) {
+    let is_open = |standing: &Standing| {
+        matches!(standing.state, State::Missing | State::Stale)
+            && !standing.built
+            && standing.need != Need::Ignored
+    };
+    let of_kernel = |(kernel, verdict): (_, &Verdict)| {
+        let open = survey.packages.iter().zip(&verdict.standings).filter(|(_, standing)| is_open(standing));
+        open.map(move |(package, _)| Wish { package, kernel, all: &packages.all }).collect::<Vec<_>>()
+    };
+    let wishes: Vec<Wish> = kernels.iter().zip(&survey.verdicts).flat_map(of_kernel).collect();
+    let options = Options { automatic_only: !packages.named, ..Options::default() };
+    install::attempt(session, out, &wishes, &options);
+}
+
+/// One kernel's verdict: a line, and below it a table of what it is made of.
+fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
+    let release = &verdict.kernel.release;
+    let word = if verdict.ready { paint(GOOD, "ready") } else { paint(BAD, "not ready") };
+    out.data(&format!("{release}: {word}"));
+    let packages = survey.packages.iter().zip(&verdict.standings).map(|(package, standing)| {
+        let reason = standing.reason.as_deref().unwrap_or_default();
+        let optional = standing.need == Need::Optional && !standing.state.is_good();
+        let reason = if optional { format!("(optional) {reason}") } else { reason.to_owned() };
+        vec![(format!("  {package}"), PLAIN), painted(standing.state), (reason, PLAIN)]
+    });
+    let rows: Vec<Vec<Cell>> = packages.chain(verdict.foreign.iter().map(stranger)).collect();
+    if !rows.is_empty() {
+        out.data(&columns(&rows));
+    }
+    for warning in &verdict.warnings {
+        out.say(&format!("warning: {release}: {warning}"));
+    }
+    for detail in &verdict.details {
+        out.detail(&format!("{release}: {detail}"));
+    }
+}
+
+fn stranger(Foreign { path, fault }: &Foreign) -> Vec<Cell> {
+    let (word, style) = if fault.is_some() { ("broken", BAD) } else { ("loads", GOOD) };
+    let fault = fault.as_ref().map_or(String::new(), |fault| format!(": {fault}"));
+    vec![(format!("  {path}"), PLAIN), (word.to_owned(), style), (format!("not kcache's{fault}"), PLAIN)]
+}
+
+/// Everything in one line, for logs and gates.
+fn one_line(survey: &Survey, ready: bool) -> String {
+    let in_the_way = |verdict: &Verdict| {
+        let blocking =
+            survey.packages.iter().zip(&verdict.standings).filter(|(_, standing)| standing.blocks());
+        let mut words: Vec<String> = blocking
+            .map(|(package, standing)| format!("{} {}", package.name, standing.state.word()))
+            .collect();
+        if words.is_empty() {
+            words.push("a module that is not kcache's is broken".to_owned());
+        }
+        format!("{} ({})", verdict.kernel.release, words.join(", "))
+    };
+    if ready {
+        let releases: Vec<&str> =
+            survey.verdicts.iter().map(|verdict| verdict.kernel.release.as_str()).collect();
+        return format!("ready: {}", releases.join(", "));
+    }
+    let parts: Vec<String> =
+        survey.verdicts.iter().filter(|verdict| !verdict.ready).map(in_the_way).collect();
+    match parts.is_empty() {
+        true => "not ready: there is no kernel, or a package that cannot be read".to_owned(),
+        false => format!("not ready: {}", parts.join("; ")),
+    }
+}

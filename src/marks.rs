@@ -1,0 +1,43 @@
+//! `/run/kcache/ready/RELEASE`: a file whose presence says that the last verdict on a kernel was "ready".
+//!
+//! It is for those who only want to look, without running anything: an orchestration's reboot gate, a shell's `test -e`. It
+//! is made and taken away with a verdict (`check --mark`, which the hooks call), and taken away before kcache changes
+//! anything for that kernel. What others change since is not noticed before the next verdict; the directory is in memory,
+//! so no mark outlives a reboot. The file holds the name of the generation that was judged.
+
+use std::io;
+use std::path::PathBuf;
+
+use fs_err as fs;
+use kcache_kernel::rootfs::Root;
+
+use crate::error::Result;
+use crate::verdict::Verdict;
+
+const DIRECTORY: &str = "/run/kcache/ready";
+
+/// Makes a kernel's mark, or takes it away.
+pub fn set(root: &Root, verdict: &Verdict) -> Result<()> {
+    let release = &verdict.kernel.release;
+    if !verdict.ready {
+        return clear(root, release);
+    }
+    let path = path(root, release)?;
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let generation = verdict.generation.as_deref().unwrap_or("-");
+    Ok(fs::write(path, format!("{generation}\n"))?)
+}
+
+/// Takes a kernel's mark away, if it has one.
+pub fn clear(root: &Root, release: &str) -> Result<()> {
+    match fs::remove_file(path(root, release)?) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+fn path(root: &Root, release: &str) -> io::Result<PathBuf> {
+    Ok(root.place(DIRECTORY)?.join(release))
+}

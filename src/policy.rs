@@ -1,0 +1,86 @@
+//! What the administrator wants of packages: which must be there before a kernel may be booted, which may be missing, and
+//! which are none of kcache's business.
+
+use kcache_kernel::release;
+
+/// How much a package matters for a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Need {
+    /// Without it the kernel is not ready.
+    #[default]
+    Required,
+    /// It is built and installed where that works; where it does not, that is said and blocks nothing.
+    Optional,
+    /// It is passed over, unless it is asked for by name.
+    Ignored,
+}
+
+impl Need {
+    /// The word for it in configuration and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Need::Required => "required",
+            Need::Optional => "optional",
+            Need::Ignored => "ignore",
+        }
+    }
+
+    /// What a word of the configuration means.
+    pub fn of_word(word: &str) -> Option<Need> {
+        [Need::Required, Need::Optional, Need::Ignored].into_iter().find(|need| need.word() == word)
+    }
+}
+
+/// One `[[policy]]` of the configuration.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// A shell pattern for packages' names.
+    pub package: String,
+    /// A shell pattern for kernels' releases.
+    pub kernel: String,
+    /// What holds for these.
+    pub need: Need,
+}
+
+/// All rules, in the order in which they are written.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Of several that match the last one counts, as later settings do.
+    pub rules: Vec<Rule>,
+    /// Whether a kernel is ready only if other people's modules in its tree will load as well.
+    pub needs_foreign: bool,
+}
+
+impl Policy {
+    /// How much a package matters for a kernel.
+    pub fn need(&self, package: &str, kernel: &str) -> Need {
+        let matches =
+            |rule: &&Rule| release::matches(&rule.package, package) && release::matches(&rule.kernel, kernel);
+        self.rules.iter().rfind(matches).map_or(Need::default(), |rule| rule.need)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_rule_that_matches_counts_and_without_one_a_package_is_required() {
+        let rule =
+            |package: &str, kernel: &str, need| Rule { package: package.into(), kernel: kernel.into(), need };
+        let rules = vec![
+            rule("*", "*-rescue", Need::Ignored),
+            rule("nvidia*", "*", Need::Optional),
+            rule("nvidia-core", "6.12.*", Need::Required),
+        ];
+        let policy = Policy { rules, needs_foreign: false };
+        let check =
+            |package, kernel, need| assert_eq!(policy.need(package, kernel), need, "{package} {kernel}");
+        check("zfs", "6.1.0", Need::Required);
+        check("zfs", "6.1.0-rescue", Need::Ignored);
+        check("nvidia-core", "6.1.0", Need::Optional);
+        check("nvidia-core", "6.12.1", Need::Required);
+        assert_eq!(Need::of_word("ignore"), Some(Need::Ignored));
+        assert_eq!(Need::of_word("ignored"), None);
+    }
+}

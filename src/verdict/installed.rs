@@ -1,0 +1,240 @@
+//! What is installed for one kernel, judged file by file: kcache's generation, other people's modules, and the copies of
+//! either that the initramfs holds.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use kcache_kernel::index::DepIndex;
+use kcache_kernel::initramfs::{self, Copy};
+use kcache_kernel::install::{self, Fault, Generation};
+use kcache_kernel::kernels::Kernel;
+use kcache_kernel::modules::{self, Loader, Module};
+
+use super::{Foreign, Standing, State};
+use crate::error::Result;
+use crate::facts::Session;
+
+/// What is installed for one kernel.
+pub(super) struct Installed {
+    /// The generation, if kcache installed one.
+    pub(super) generation: Option<Generation>,
+    /// Other people's modules.
+    pub(super) foreign: Vec<Foreign>,
+    /// See [`super::Verdict`].
+    pub(super) warnings: Vec<String>,
+    pub(super) details: Vec<String>,
+    /// What is wrong with the generation's files and indexes.
+    faults: Vec<Fault>,
+    /// Modules that the kernel would not load: package and reason.
+    unloadable: Vec<(String, String)>,
+    /// Packages of which the initramfs holds another build: package and reason.
+    outdated: Vec<(String, String)>,
+    /// The image is another build of the kernel than the generation was made for: the two texts.
+    other_build: Option<(String, String)>,
+    interrupted: bool,
+}
+
+impl Installed {
+    /// Reads and judges it.
+    pub(super) fn read(session: &Session, kernel: &Kernel) -> Result<Installed> {
+        let mut found = Installed {
+            generation: None,
+            foreign: Vec::new(),
+            warnings: about_builds(kernel),
+            details: Vec::new(),
+            faults: Vec::new(),
+            unloadable: Vec::new(),
+            outdated: Vec::new(),
+            other_build: None,
+            interrupted: false,
+        };
+        let Some(tree) = &kernel.modules else { return Ok(found) };
+        found.interrupted = install::interrupted(tree)?;
+        if found.interrupted {
+            found.warnings.push(
+                "an installation was interrupted; the next `kcache install`, or the next boot, finishes or undoes it".into(),
+            );
+        }
+        found.generation = install::current(tree)?;
+        if let Some(generation) = &found.generation {
+            found.faults = install::verify(tree, generation)?;
+            found.other_build = other_build(kernel, generation);
+        }
+        found.judge_modules(session, kernel, tree)?;
+        found.look_into_initramfs(session, kernel)?;
+        Ok(found)
+    }
+
+    /// The packages that are installed.
+    pub(super) fn packages(&self) -> impl Iterator<Item = &str> {
+        self.generation
+            .iter()
+            .flat_map(|generation| &generation.set.packages)
+            .map(|package| package.name.as_str())
+    }
+
+    /// The key of a package's installed build.
+    pub(super) fn key(&self, package: &str) -> Option<&str> {
+        let packages = &self.generation.as_ref()?.set.packages;
+        packages.iter().find(|installed| installed.name == package).map(|installed| installed.key.as_str())
+    }
+
+    /// What is wrong with one package's installed modules: of its files first, then what the kernel would object to.
+    pub(super) fn fault(&self, package: &str) -> Option<String> {
+        let own =
+            self.generation.as_ref()?.set.packages.iter().find(|installed| installed.name == package)?;
+        let concerns = |fault: &&Fault| match fault {
+            Fault::NoIndex { .. } => true,
+            Fault::Missing { path } | Fault::Changed { path, .. } => {
+                own.modules.iter().any(|module| path.ends_with(&module.path))
+            }
+            Fault::Unlisted { module }
+            | Fault::Shadowed { module, .. }
+            | Fault::NoDependency { module, .. } => {
+                own.modules.iter().any(|installed| installed.spec.name == *module)
+            }
+        };
+        let of_files: Vec<String> = self.faults.iter().filter(concerns).map(Fault::to_string).collect();
+        if !of_files.is_empty() {
+            return summary(&of_files);
+        }
+        let of_kernel = self.unloadable.iter().filter(|(name, _)| name == package);
+        summary(&of_kernel.map(|(_, reason)| reason.clone()).collect::<Vec<_>>())
+    }
+
+    /// Why a package that is installed and whole is not what will be loaded all the same.
+    pub(super) fn outdated(&self, package: &str) -> Option<Standing> {
+        let stale = |changed: &str, reason: String| Standing {
+            changed: vec![changed.to_owned()],
+            ..Standing::because(State::Stale, reason)
+        };
+        if let Some((image, made_for)) = &self.other_build {
+            let reason = format!(
+                "changed: kernel.version; the image is build '{image}', it was made for '{made_for}'"
+            );
+            return Some(stale("kernel.version", reason));
+        }
+        let (_, reason) = self.outdated.iter().find(|(name, _)| name == package)?;
+        Some(stale("initramfs", reason.clone()))
+    }
+
+    /// Why something is not installed, where an accident explains it.
+    pub(super) fn why_missing(&self) -> Option<String> {
+        self.interrupted.then(|| "an installation was interrupted before it was complete".to_owned())
+    }
+
+    fn judge_modules(&mut self, session: &Session, kernel: &Kernel, tree: &Path) -> Result<()> {
+        let own: Vec<(String, PathBuf)> = self.own_files();
+        let strange = modules::foreign(tree)?;
+        if own.is_empty() && strange.is_empty() {
+            return Ok(());
+        }
+        let Some(loader) = Loader::of(&session.world.root, kernel)? else {
+            let what = "its configuration is not found, so modules are not compared with it";
+            self.warnings.push(format!("{}: {what}", kernel.release));
+            return Ok(());
+        };
+        if !loader.knows_symbols() {
+            self.details.push("without headers, symbols and their versions cannot be compared".to_owned());
+        }
+        let paths = own.iter().map(|(_, path)| path.clone()).chain(strange);
+        // A file that is gone has been told of already.
+        let present = paths.filter(|path| tree.join(path).symlink_metadata().is_ok());
+        let modules =
+            present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<Module>>>()?;
+        let index =
+            fs::read(tree.join("modules.dep.bin")).ok().and_then(|bytes| DepIndex::parse(&bytes).ok());
+        let package_of =
+            |module: &Module| own.iter().find(|(_, path)| *path == module.path).map(|(name, _)| name);
+        let faults =
+            loader.judge(&modules, &index.unwrap_or_default(), &|module| package_of(module).is_some());
+        for (module, faults) in modules.iter().zip(faults) {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            match package_of(module) {
+                Some(package) => {
+                    self.unloadable.extend(faults.into_iter().map(|fault| (package.clone(), fault)))
+                }
+                None => self
+                    .foreign
+                    .push(Foreign { path: module.path.display().to_string(), fault: summary(&faults) }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every module file of the generation, relative to the tree, with its package.
+    fn own_files(&self) -> Vec<(String, PathBuf)> {
+        let Some(generation) = &self.generation else { return Vec::new() };
+        let directory = Path::new("updates").join(generation.dir_name());
+        generation
+            .modules()
+            .map(|(package, module)| (package.name.clone(), directory.join(&module.path)))
+            .collect()
+    }
+
+    /// A copy in the initramfs is what will be loaded: it must be the module that is installed.
+    fn look_into_initramfs(&mut self, session: &Session, kernel: &Kernel) -> Result<()> {
+        let Some(generation) = &self.generation else { return Ok(()) };
+        let Some(path) = initramfs::of_kernel(&session.world.root, &kernel.release) else { return Ok(()) };
+        let names: BTreeSet<String> =
+            generation.modules().map(|(_, m)| m.spec.name.replace('-', "_")).collect();
+        let copies = match copies(session, &path, &names) {
+            Ok(copies) => copies,
+            Err(error) => {
+                self.details
+                    .push(format!("its initramfs was not looked into: {}", crate::error::chain(&error)));
+                return Ok(());
+            }
+        };
+        for (package, module) in generation.modules() {
+            let (file, body) = (module.installed_digest.to_string(), module.spec.digest.to_string());
+            let is_other = |copy: &&Copy| {
+                copy.module == module.spec.name.replace('-', "_")
+                    && copy.file != file
+                    && copy.body.as_ref() != Some(&body)
+            };
+            if let Some(copy) = copies.iter().find(is_other) {
+                let reason = format!(
+                    "{} holds another build of it, {}: make the initramfs anew, with `update-initramfs -u -k {}` or `dracut --force --kver {2}`",
+                    path.display(),
+                    copy.path,
+                    kernel.release
+                );
+                self.outdated.push((package.name.clone(), reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an initramfs holds of these modules; remembered, since it takes decompressing all of it.
+fn copies(session: &Session, path: &Path, names: &BTreeSet<String>) -> Result<Vec<Copy>> {
+    let names_text = names.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+    let is_settled = (session.world.now)() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
+    let read = || Ok(initramfs::copies(path, names)?);
+    if is_settled { session.remembered_of_file("initramfs", path, &names_text, read) } else { read() }
+}
+
+/// Image and headers, or image and modules, are of two builds of one release.
+fn about_builds(kernel: &Kernel) -> Vec<String> {
+    let differ = kernel.builds_differ().map(|(image, headers)| {
+        format!("the image is build '{image}', the headers are of '{headers}'; install matching packages")
+    });
+    differ.into_iter().collect()
+}
+
+fn other_build(kernel: &Kernel, generation: &Generation) -> Option<(String, String)> {
+    let (image, made_for) = (kernel.image_version.clone()?, &generation.set.kernel_version);
+    (!made_for.is_empty() && image != *made_for).then(|| (image, made_for.clone()))
+}
+
+/// The first of several complaints, and how many more there are.
+fn summary(faults: &[String]) -> Option<String> {
+    let first = faults.first()?;
+    Some(match faults.len() - 1 {
+        0 => first.clone(),
+        more => format!("{first} (and {more} more)"),
+    })
+}
