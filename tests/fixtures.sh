@@ -55,6 +55,7 @@ tools() {
 	bwrap       bubblewrap
 	depmod      kmod
 	patch       patch
+	cpio        cpio
 	xz          xz-utils
 	zstd        zstd
 	pahole      pahole

@@ -23,5 +23,6 @@ mod real_input;
 mod recipes;
 mod servers;
 mod sharing;
+mod verdict;
 mod wrong_input;
 mod wrong_modules;
