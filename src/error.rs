@@ -73,11 +73,13 @@ pub enum Error {
     },
     /// The kernel loads signed modules only.
     #[error(
-        "kernel {release} loads only modules that are signed (CONFIG_MODULE_SIG_FORCE), and kcache has no key to sign with"
+        "kernel {release} loads only modules that are signed ({why}), and kcache has no key to sign with"
     )]
     Unsigned {
         /// The kernel.
         release: String,
+        /// What makes it so strict.
+        why: String,
     },
     /// The package is only known by name.
     #[error("the source of {package} is not on this machine")]

@@ -253,7 +253,7 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
         None if !named && !id.recipe.automatic => {
             Ok(Standing::because(State::Excluded, "it is not installed automatically"))
         }
-        None => not_installed(session, &id, installed),
+        None => not_installed(session, wish, &id, installed),
     }
 }
 
@@ -295,7 +295,7 @@ fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
     Standing { changed, ..Standing::because(state, reason) }
 }
 
-fn not_installed(session: &Session, id: &Identified, installed: &Installed) -> Result<Standing> {
+fn not_installed(session: &Session, wish: &Wish, id: &Identified, installed: &Installed) -> Result<Standing> {
     let entry = match &session.store {
         Some(store) => store.lookup(&id.key)?,
         None => None,
@@ -307,7 +307,10 @@ fn not_installed(session: &Session, id: &Identified, installed: &Installed) -> R
             Standing { built: true, ..Standing::because(State::Missing, reason) }
         }
         Some(Outcome::Failed { first_error, .. }) => {
-            Standing { built: true, ..Standing::because(State::Fails, first_error) }
+            // Every path of a build begins with where it was built, which is of no interest here.
+            let Package { name, version, .. } = wish.package;
+            let reason = first_error.replace(&format!("/var/lib/dkms/{name}/{version}/build/"), "");
+            Standing { built: true, ..Standing::because(State::Fails, reason) }
         }
     };
     Ok(standing)

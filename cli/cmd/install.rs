@@ -8,6 +8,7 @@ use kcache::ensure::{self, Answer, Found, Options, Wish};
 use kcache::error::Error;
 use kcache::facts::Session;
 use kcache::install::{self, Change, Done};
+use kcache::kernel::enforcement;
 use kcache::kernel::install::{Act, Plan};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::policy::Need;
@@ -125,10 +126,11 @@ fn finish(
 fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
     install::tree(session, kernel)?;
     match kernels::config(&session.world.root, kernel)? {
-        Some(config) if kernels::enforces_signatures(&config) => {
-            Err(Error::Unsigned { release: kernel.release.clone() })
-        }
-        _ => Ok(()),
+        Some(config) => match enforcement::of(&session.world.root, &kernel.release, &config) {
+            Some(why) => Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string() }),
+            None => Ok(()),
+        },
+        None => Ok(()),
     }
 }
 

@@ -167,11 +167,6 @@ pub fn compression(config: &Kconfig) -> Compression {
         .map_or(Compression::None, |(_, compression)| compression)
 }
 
-/// Unsigned modules are refused whatever the command line says (kernel/module/Kconfig).
-pub fn enforces_signatures(config: &Kconfig) -> bool {
-    config.yes("CONFIG_MODULE_SIG_FORCE")
-}
-
 /// Every kernel under the root's `/lib/modules` and `/usr/lib/modules`, oldest first.
 pub fn installed(root: &Root) -> Result<Vec<Kernel>, Error> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
