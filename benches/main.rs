@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     bench.warm_look_up();
     bench.first_hash();
     bench.hit_install();
+    bench.verdict();
     bench.miss();
     shared::all(&bench.fixtures.join("root/lib/modules").join(&bench.kernel).join("kernel"));
     ExitCode::SUCCESS
@@ -167,6 +168,20 @@ impl Bench {
         };
         let what = format!("install that hits, {} packages, {} modules", PACKAGES.len(), modules.len());
         row(&what, "copy + fsync of the modules, one depmod", 7, 1.5, ours, plain);
+    }
+
+    /// After [`Bench::hit_install`], which leaves everything installed.
+    fn verdict(&self) {
+        let me = std::env::current_exe().unwrap_or_default();
+        let ours = || run(&mut self.kcache(&["check", "-q", "-k", &self.kernel]));
+        let plain = || {
+            timed(|| {
+                run(Command::new(&me).arg("walk").args(self.headers()));
+                std::thread::sleep(Duration::from_millis(150));
+            })
+        };
+        let what = format!("check of a kernel with {} packages installed", PACKAGES.len());
+        row(&what, "walk + one statx a file, and 150 ms", 9, 1.0, ours, plain);
     }
 
     fn miss(&self) {

@@ -235,7 +235,7 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
         return Ok(stale);
     }
     let Some(tree) = wish.kernel.build_tree().filter(|_| wish.package.has_source()) else {
-        return Ok(without_inputs(session, wish, key.is_some()));
+        return Ok(without_inputs(session, wish, key.is_some(), named));
     };
     let id = ensure::identify(session, wish, tree)?;
     if let Some(reason) = &id.recipe.excluded {
@@ -258,7 +258,7 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
 }
 
 /// A package whose key cannot be worked out, for want of headers or source.
-fn without_inputs(session: &Session, wish: &Wish, is_installed: bool) -> Standing {
+fn without_inputs(session: &Session, wish: &Wish, is_installed: bool, named: bool) -> Standing {
     let has_source = wish.package.has_source();
     let lacks = if has_source { "headers" } else { "source" };
     if is_installed {
@@ -268,7 +268,7 @@ fn without_inputs(session: &Session, wish: &Wish, is_installed: bool) -> Standin
         let hint = kernels::headers_hint(&session.world.root, &wish.kernel.release);
         return Standing::because(State::NoHeaders, format!("no headers are installed: {hint}"));
     }
-    if session.world.elsewhere.wanted.contains(&wish.package.name) {
+    if named || session.world.elsewhere.wanted.contains(&wish.package.name) {
         return Standing::because(
             State::Missing,
             "its source is not here; `kcache install` fetches it, if a cache has it",

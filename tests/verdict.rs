@@ -293,6 +293,10 @@ fn a_package_whose_source_has_left_is_still_verified_where_it_is_installed() {
     let source = packages::plain(&host, "gone", "");
     host.kcache(&["install", "-k", k()]).exits(0);
     fs::remove_dir_all(source).unwrap();
+    let cache = host.dir().join("cache");
+    fs::create_dir(&cache).unwrap();
+    let unknown = ["check", "unknown", "-k", k(), "--cache", cache.to_str().unwrap()];
+    host.kcache(&unknown).exits(3).prints(&["unknown  missing  its source is not here"]);
     host.kcache(&["check", "-k", k()])
         .exits(0)
         .prints(&["gone  ready  without source its inputs cannot be compared"]);
