@@ -32,8 +32,15 @@ impl Builder {
     /// A host with packages, headers and a new key.
     pub fn new(name: &str, packages: &[&str]) -> Builder {
         let host = Host::new(&[&FIXTURES.new]).with_packages(packages);
-        host.kcache(&["keys", "generate", "--name", name]).exits(0);
-        Builder { host, name: name.to_owned() }
+        let mut builder = Builder { host, name: String::new() };
+        builder.generate(name);
+        builder
+    }
+
+    /// Gives it a key that is its own from now on.
+    pub fn generate(&mut self, name: &str) {
+        self.host.kcache(&["keys", "generate", "--name", name]).exits(0);
+        self.name = name.to_owned();
     }
 
     /// The directory that it pushes to.

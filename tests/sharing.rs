@@ -213,7 +213,7 @@ fn keys_of_an_image_never_land_on_the_machine_that_works_on_it() {
 
 #[test]
 fn a_host_whose_own_key_is_revoked_signs_nothing_any_more() {
-    let builder = Builder::new("leaked", &[]);
+    let mut builder = Builder::new("leaked", &[]);
     let (host, cache) = (&builder.host, builder.cache_url());
     fs::create_dir(builder.cache()).unwrap();
     crate::packages::hello(host, "first");
@@ -228,8 +228,8 @@ fn a_host_whose_own_key_is_revoked_signs_nothing_any_more() {
     assert!(!again.stderr.contains("pushed hello/"), "{}", again.shown());
     // With a new key all of it is shared again, and hosts that know of the revocation use it.
     fs::remove_file(builder.private_key()).unwrap();
-    host.kcache(&["keys", "generate", "--name", "new"]).exits(0);
-    host.kcache(&["push", "hello", "-k", k()]).exits(0);
+    builder.generate("new");
+    builder.host.kcache(&["push", "hello", "-k", k()]).exits(0);
     let client = Host::image_only().trusting(&builder).with_caches(&[&url(&cache)]);
     client.kcache(&["install", "hello", "-k", k()]).exits(0).says(&["fetched hello"]);
 }
