@@ -3,6 +3,7 @@
 # make test     formatting, clippy, all tests, licences; .ci/run calls exactly this
 # make test-all the same, with every package on every kernel
 # make fleet    200 hosts fetch at once what one has built, and a table of it
+# make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
 # make bench    what is measured, and against whom (benches/README.md)
 # make install  PREFIX=/usr/local, DESTDIR= for packagers
 #
@@ -15,7 +16,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all fleet bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all fleet verdicts bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -32,7 +33,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all fleet bench install clean help fixtures kernels
+.PHONY: build demo test test-all fleet verdicts bench install clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -59,6 +60,9 @@ test-all: test
 fleet: export KCACHE_FLEET ?= 200
 fleet: fixtures
 	$(CARGO) test --release --locked --test kcache -- fleet:: --nocapture
+
+verdicts: fixtures build
+	tests/verdicts.sh $(CARGO_TARGET_DIR)
 
 bench: fixtures
 	$(CARGO) bench --locked --bench kcache
