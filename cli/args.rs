@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use kcache::kernel::boot_test::Parameter;
 
 /// Modules for kernels that are not running: a content-addressed build cache and installer for third-party Linux kernel
 /// modules.
@@ -76,6 +77,8 @@ pub enum Command {
     Check(Check),
     /// Show packages x kernels
     Status(Selection),
+    /// Boot a kernel in a virtual machine and load modules there
+    BootTest(BootTest),
     /// Show what a build's key is made of, and why it is found or not
     Explain(One),
     /// Show the log of a build, failed or not
@@ -243,6 +246,35 @@ pub struct Build {
     /// Build once more, elsewhere and as another user, and compare the bits
     #[arg(long)]
     pub check: bool,
+}
+
+/// What is loaded into which kernel, and how that is booted.
+#[derive(Debug, ClapArgs)]
+pub struct BootTest {
+    /// A package's name, NAME/VERSION, or source directory [default: all that are installed for the kernel; if none are, all
+    /// that are installed automatically]
+    #[arg(value_name = "PACKAGE|DIR")]
+    pub packages: Vec<String>,
+    #[command(flatten)]
+    pub kernels: Kernels,
+    /// Load a module with a parameter; can be repeated
+    #[arg(long = "param", value_name = "MODULE.NAME=VALUE")]
+    pub params: Vec<Parameter>,
+    /// Boot with module.sig_enforce=1: the kernel loads signed modules only
+    #[arg(long)]
+    pub sig_enforce: bool,
+    /// Boot this image [default: /boot/vmlinuz-K, /lib/modules/K/vmlinuz]
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Boot it in this QEMU [default: the one for the kernel's architecture]
+    #[arg(long, value_name = "PROGRAM")]
+    pub qemu: Option<PathBuf>,
+    /// Give the guest so many MiB of memory [default: 512, or what its modules take]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(128..=65536))]
+    pub memory: Option<u64>,
+    /// Spend no more than so many seconds on a kernel
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub timeout: u64,
 }
 
 /// One package for one kernel.

@@ -1,5 +1,6 @@
 //! The commands. Each takes what was typed, asks the flow, and says what came of it.
 
+mod boot_test;
 mod bundle;
 mod check;
 mod config;
@@ -59,6 +60,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Pull(pull) => install::pull(&world, out, pull, dry),
         Command::Check(check) => check::check(&world, out, check, dry),
         Command::Status(selection) => status::status(&world, out, selection),
+        Command::BootTest(test) => boot_test::run(&world, out, test, dry),
         Command::Explain(one) => explain::run(&world, out, one),
         Command::Log(one) => log::run(&world, out, one),
         Command::Remove(remove) => remove::remove(&world, out, remove, dry),

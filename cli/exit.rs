@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use kcache::error::{Error, chain};
-use kcache::kernel::{install, packages, recipe, toolchain};
+use kcache::kernel::{boot_test, install, packages, recipe, toolchain};
 use kcache::store;
 
 /// How a run ends. Documented in docs/exit-codes.md: never renumbered.
@@ -88,7 +88,8 @@ fn exit(error: &Error) -> Exit {
     match error {
         Error::Cancelled
         | Error::Recipe(recipe::Error::Cancelled)
-        | Error::Toolchain(toolchain::Error::Cancelled) => Exit::Interrupted,
+        | Error::Toolchain(toolchain::Error::Cancelled)
+        | Error::BootTest(boot_test::Error::Cancelled) => Exit::Interrupted,
         Error::NoKernel { .. }
         | Error::NoSource { .. }
         | Error::NoPackage { .. }
@@ -96,6 +97,7 @@ fn exit(error: &Error) -> Exit {
         | Error::NotInstalled { .. }
         | Error::Unknown { .. }
         | Error::NoPrevious { .. }
+        | Error::BootTest(boot_test::Error::NoModule { .. })
         | Error::Package(packages::Error::NoRecipe { .. } | packages::Error::Io(_))
         | Error::Kernel(_) => Exit::Usage,
         // The sandbox or a disk stood in the way, not the package.
@@ -113,10 +115,15 @@ fn exit(error: &Error) -> Exit {
         Error::Unsigned { .. }
         | Error::Distrusted { .. }
         | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
+        | Error::BootTest(boot_test::Error::OtherKernel { .. })
         | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => Exit::Refused,
-        Error::Io(_) | Error::NoStore | Error::Store(_) | Error::Sandbox(_) | Error::Install(_) => {
-            Exit::Unexpected
-        }
+        Error::Io(_)
+        | Error::NoStore
+        | Error::NoImage { .. }
+        | Error::Store(_)
+        | Error::Sandbox(_)
+        | Error::BootTest(_)
+        | Error::Install(_) => Exit::Unexpected,
     }
 }
 
@@ -135,6 +142,12 @@ fn hint(error: &Error) -> Option<String> {
         Error::NotInstalled { .. } => Some("`kcache build` builds for a kernel that is not installed".into()),
         error if error.lacks_bubblewrap() => Some("install the package bubblewrap".into()),
         Error::Toolchain(toolchain::Error::Missing { program, .. }) => Some(format!("install the package of {program}")),
+        Error::NoImage { release, .. } => {
+            Some(format!("install the kernel's image (Debian: linux-image-{release}), or name it with --image FILE"))
+        }
+        Error::BootTest(boot_test::Error::NoQemu { package, .. }) => {
+            Some(format!("install the package {package}, or name the program with --qemu PROGRAM"))
+        }
         Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
         Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {
             Some(format!("another module of the same name is installed at {winner}: remove it first"))

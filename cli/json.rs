@@ -39,6 +39,34 @@ pub struct Summary {
     pub exit: u8,
 }
 
+/// `boot-test`: one line a module; one a package of which there is none.
+#[derive(Debug, Serialize)]
+pub struct Module {
+    pub r#type: &'static str,
+    pub package: String,
+    pub version: String,
+    pub module: Option<String>,
+    pub kernel: String,
+    /// loads, no-device, warns, fails, untested, excluded.
+    pub state: &'static str,
+    pub error: Option<String>,
+    /// The kernel's own words.
+    pub log: Vec<String>,
+    /// Letters.
+    pub taints: String,
+    pub unloaded: bool,
+    pub seconds: f64,
+}
+
+/// The last line of `boot-test`.
+#[derive(Debug, Serialize)]
+pub struct BootTested {
+    pub r#type: &'static str,
+    pub exit: u8,
+    /// kvm, tcg.
+    pub acceleration: Option<&'static str>,
+}
+
 /// `push`: one line an entry and cache.
 #[derive(Debug, Serialize)]
 pub struct Push {

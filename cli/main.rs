@@ -1,5 +1,5 @@
 //! `kcache`: what was typed ([`args`]), what it means ([`settings`], [`cmd`]), what is printed ([`out`], [`progress`]),
-//! and which exit code says so ([`exit`]).
+//! and which exit code says so ([`exit`]). As the first process of a guest of `boot-test` it is none of that.
 
 mod args;
 mod cmd;
@@ -12,8 +12,13 @@ mod settings;
 use std::process::ExitCode;
 
 use clap::Parser;
+use kcache::kernel::boot_test::guest;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    if words.next().is_some_and(|name| guest::is_guest(&name)) {
+        return guest::run(&words.collect::<Vec<_>>());
+    }
     let args = args::Args::parse(); // ends the process itself: 2 for a mistake, 0 for --help
     let out = std::sync::Arc::new(out::Out::new(&args.global));
     let exit = cmd::run(&args, &out).unwrap_or_else(|failure| {

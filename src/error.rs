@@ -31,6 +31,17 @@ pub enum Error {
     /// Installation.
     #[error(transparent)]
     Install(#[from] kernel::install::Error),
+    /// A boot test.
+    #[error(transparent)]
+    BootTest(#[from] kernel::boot_test::Error),
+    /// There is nothing to boot.
+    #[error("no image of kernel {release} is found under {}: neither /boot/vmlinuz-{release} nor /lib/modules/{release}/vmlinuz", root.display())]
+    NoImage {
+        /// The release.
+        release: String,
+        /// Where.
+        root: PathBuf,
+    },
     /// No kernel is called so.
     #[error("no kernel '{asked}' is installed under {}", root.display())]
     NoKernel {

@@ -4,7 +4,7 @@
 #
 #   tests/fixtures.sh             get what is missing; a second run costs nothing and needs no network
 #   tests/fixtures.sh --refresh   look in the archive again, for newer kernels
-#   tests/fixtures.sh --kernels   leave out the servers of shared caches, which only the tests need
+#   tests/fixtures.sh --kernels   leave out what only the tests need: servers of shared caches, QEMU
 #
 # What it leaves in ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
 #
@@ -66,7 +66,8 @@ tools() {
 	END
 }
 
-# The same for shared caches: servers, which the tests run on ports of their own, and what they are tried and compared with.
+# The same for what only the tests need: servers of shared caches, which they run on ports of their own, what those are tried
+# and compared with, and a machine to boot kernels in.
 servers() {
     cat <<-END
 	nginx            nginx
@@ -76,6 +77,7 @@ servers() {
 	curl             curl
 	zstd             zstd
 	b3sum            b3sum
+	qemu-system-x86_64 qemu-system-x86
 	END
 }
 

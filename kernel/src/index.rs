@@ -203,12 +203,12 @@ impl<'a> Cursor<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// An index as depmod writes it; `pairs` must be sorted.
-    fn index(pairs: &[(&str, &str)]) -> Vec<u8> {
+    pub(crate) fn index(pairs: &[(&str, &str)]) -> Vec<u8> {
         let mut out = [MAGIC.to_be_bytes(), 0x0002_0001_u32.to_be_bytes(), [0; 4]].concat();
         let pairs: Vec<_> = pairs.iter().map(|(key, value)| (key.as_bytes(), *value)).collect();
         let root = write_node(&mut out, &pairs);

@@ -356,13 +356,21 @@ pub fn arch(config: &Kconfig) -> &'static str {
     known.iter().find(|(symbol, _)| config.yes(symbol)).map_or("unknown", |(_, arch)| arch)
 }
 
-/// The `uname -v` text of `/boot/vmlinuz-R` or `/lib/modules/R/vmlinuz`.
-fn image_version(root: &Root, release: &str) -> Option<String> {
+/// A kernel's bootable image, where one is installed.
+pub fn image(root: &Root, release: &str) -> Option<PathBuf> {
+    images(release).iter().find_map(|path| root.find(path))
+}
+
+/// Where packages put a kernel's image.
+pub fn images(release: &str) -> [String; 2] {
     [format!("/boot/vmlinuz-{release}"), format!("/lib/modules/{release}/vmlinuz")]
-        .iter()
-        .filter_map(|path| root.find(path))
-        .find_map(|path| image_text(&path))
-        .and_then(|text| text.find('#').map(|start| text[start..].to_owned()))
+}
+
+/// The `uname -v` text of an image.
+fn image_version(root: &Root, release: &str) -> Option<String> {
+    let text =
+        images(release).iter().filter_map(|path| root.find(path)).find_map(|path| image_text(&path))?;
+    text.find('#').map(|start| text[start..].to_owned())
 }
 
 /// The release that a bootable image says it is.

@@ -1,0 +1,271 @@
+//! `kcache boot-test`: modules are loaded into their kernel, in a virtual machine. A line for each.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_err as fs;
+use kcache::boot_test::{self, Boot, Guest, Modules, Subject};
+use kcache::ensure::{Answer, Options, Wish};
+use kcache::facts::Session;
+use kcache::kernel::boot_test::{KVM, Plan, Program, State, Verdict};
+use kcache::kernel::build::printable;
+use kcache::kernel::kernels::Kernel;
+use kcache::kernel::packages::Package;
+use kcache::policy::Need;
+use kcache::store::Outcome;
+use kcache::world::World;
+
+use super::world::program;
+use crate::args::BootTest;
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::{BAD, GOOD, ODD, Out, paint};
+
+/// Lines of the kernel's log below a module that is not good; `--json` has all.
+const SHOWN: usize = 12;
+
+pub fn run(world: &World, out: &Out, args: &BootTest, dry: bool) -> Result<Exit, Failure> {
+    let store = if dry { world.open_existing_store()? } else { Some(world.open_store()?) };
+    let session = Session::new(world, store)?;
+    let kernels = super::kernels(world, &args.kernels, session.store.as_ref())?;
+    if args.image.is_some() && kernels.len() != 1 {
+        return Err(Failure::usage(
+            "--image is the image of one kernel",
+            Some("name that kernel with -k".into()),
+        ));
+    }
+    if kernels.is_empty() {
+        out.say(&format!("warning: no kernel is installed under {}", world.root.dir().display()));
+    }
+    let own = own_program()?;
+    let guest = Guest {
+        program: &own,
+        find: &program,
+        qemu: args.qemu.as_deref(),
+        image: args.image.as_deref(),
+        memory: args.memory,
+        limit: Duration::from_secs(args.timeout),
+        parameters: &args.params,
+        sig_enforce: args.sig_enforce,
+        kvm: Path::new(KVM).exists(),
+    };
+    let (mut exit, mut acceleration) = (Exit::Done, None);
+    for kernel in &kernels {
+        super::interrupted(world)?;
+        let (subjects, lacking) = subjects(&session, out, kernel, &args.packages, dry)?;
+        exit = exit.or(lacking);
+        if dry {
+            say_plan(out, kernel, &subjects, &boot_test::plan(&session, kernel, &subjects, &guest)?);
+        } else if subjects.iter().any(|subject| !subject.to_load().is_empty()) {
+            let outcome = boot_test::run(&session, kernel, &subjects, &guest)?;
+            acceleration = Some(outcome.acceleration.word());
+            exit = exit.or(report(out, kernel, &subjects, &outcome.verdicts));
+        }
+    }
+    if out.json && !dry {
+        out.record(&json::BootTested { r#type: "summary", exit: exit as u8, acceleration });
+    }
+    Ok(exit)
+}
+
+/// This program's files, found while it runs: it may have been replaced on disk.
+fn own_program() -> Result<Program, Failure> {
+    let own = PathBuf::from("/proc/self/exe");
+    let called = fs::read_link(&own)?;
+    Ok(Program::of_maps(&own, &called, &fs::read_to_string("/proc/self/maps")?))
+}
+
+/// What is to be tested for a kernel. What cannot be had is told at once.
+fn subjects(
+    session: &Session,
+    out: &Out,
+    kernel: &Kernel,
+    named: &[String],
+    dry: bool,
+) -> Result<(Vec<Subject>, Exit), Failure> {
+    let (mut subjects, words) = boot_test::installed(kernel, named)?;
+    if subjects.is_empty() || !words.is_empty() {
+        let packages = super::packages(session.world, out, &words)?;
+        let options = Options { automatic_only: !packages.named, ..Options::default() };
+        let need = |name: &str| session.world.policy.need(name, &kernel.release);
+        let wanted = |package: &&Package| packages.named || need(&package.name) != Need::Ignored;
+        for package in packages.chosen.iter().filter(wanted) {
+            let wish = Wish { package, kernel, all: &packages.all };
+            boot_test::add_build(session, &wish, &options, dry, &mut subjects);
+            super::interrupted(session.world)?;
+        }
+    }
+    if subjects.is_empty() {
+        out.say(&format!("warning: {}: there is no package to be tested", kernel.release));
+    }
+    let exit = subjects.iter().fold(Exit::Done, |exit, subject| exit.or(lacking(out, kernel, subject)));
+    Ok((subjects, exit))
+}
+
+/// Tells why there is nothing to be loaded of a package, if that is so.
+fn lacking(out: &Out, kernel: &Kernel, subject: &Subject) -> Exit {
+    let (state, failure) = match &subject.modules {
+        Modules::Installed(_) | Modules::Built(_) | Modules::Unbuilt => return Exit::Done,
+        Modules::None(answer) => no_build(answer, kernel, subject),
+        Modules::Error(error) => ("untested", Failure::of(error)),
+    };
+    let mut record = record(kernel, subject, None);
+    (record.state, record.error) = (state, Some(failure.message.clone()));
+    print(out, &record);
+    let exit = failure.exit;
+    if exit != Exit::Done {
+        let called = called(&subject.package, &subject.version);
+        let message = format!("{called} for {}: {}", kernel.release, failure.message);
+        out.failure(&Failure { message, ..failure });
+    }
+    exit
+}
+
+/// Why there is no build, and how that is to be called.
+fn no_build(answer: &Answer, kernel: &Kernel, subject: &Subject) -> (&'static str, Failure) {
+    let untested = |exit, message, hint| ("untested", Failure { exit, message, hint });
+    match answer {
+        Answer::Excluded(reason) => {
+            ("excluded", Failure { exit: Exit::Done, message: reason.clone(), hint: None })
+        }
+        Answer::Fails { manifest, .. } => {
+            let error = match &manifest.outcome {
+                Outcome::Failed { first_error, .. } => first_error.clone(),
+                Outcome::Built => String::new(),
+            };
+            let log = format!("`kcache log {} -k {}` shows the whole log", subject.package, kernel.release);
+            untested(Exit::BuildFailed, error, Some(log))
+        }
+        Answer::NoHeaders(hint) => {
+            let message = "neither a build nor what it takes to build is there".to_owned();
+            untested(Exit::NoHeaders, message, Some(hint.clone()))
+        }
+        Answer::Refused(faults) => {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            untested(Exit::Refused, faults.join("; "), None)
+        }
+        Answer::NotCached | Answer::NotAutomatic | Answer::Ready { .. } => {
+            untested(Exit::NotReady, "there is no build of it".to_owned(), None)
+        }
+    }
+}
+
+/// A line for each module; the exit code that they are worth.
+fn report(out: &Out, kernel: &Kernel, subjects: &[Subject], verdicts: &[Verdict]) -> Exit {
+    let modules =
+        subjects.iter().flat_map(|subject| subject.to_load().iter().map(move |module| (subject, module)));
+    let mut exit = Exit::Done;
+    for ((subject, module), verdict) in modules.zip(verdicts) {
+        let record = json::Module {
+            state: verdict.state.word(),
+            error: verdict.error.as_deref().map(printable),
+            log: verdict.log.iter().map(|line| printable(line)).collect(),
+            taints: verdict.taints.clone(),
+            unloaded: verdict.unloaded,
+            seconds: verdict.seconds,
+            ..record(kernel, subject, Some(module.name.clone()))
+        };
+        print(out, &record);
+        if !verdict.state.is_good() {
+            exit = Exit::NotReady;
+        }
+    }
+    exit
+}
+
+fn record(kernel: &Kernel, subject: &Subject, module: Option<String>) -> json::Module {
+    json::Module {
+        r#type: "module",
+        package: subject.package.clone(),
+        version: subject.version.clone(),
+        module,
+        kernel: kernel.release.clone(),
+        state: State::Untested.word(),
+        error: None,
+        log: Vec::new(),
+        taints: String::new(),
+        unloaded: false,
+        seconds: 0.0,
+    }
+}
+
+fn print(out: &Out, record: &json::Module) {
+    if out.json {
+        return out.record(record);
+    }
+    let style = match record.state {
+        "loads" => GOOD,
+        "no-device" | "excluded" => ODD,
+        _ => BAD,
+    };
+    let module = record.module.as_ref().map_or(String::new(), |name| format!("  {name}"));
+    let error = record.error.as_ref().map_or(String::new(), |error| format!("  {error}"));
+    let called = called(&record.package, &record.version);
+    out.data(&format!("{}  {called}{module}  {}{error}", record.kernel, paint(style, record.state)));
+    if style == BAD {
+        record.log.iter().take(SHOWN).for_each(|line| out.data(&format!("    {line}")));
+        if record.log.len() > SHOWN {
+            out.data(&format!("    ... and {} more lines: --json has them", record.log.len() - SHOWN));
+        }
+    }
+}
+
+/// A package as people call it; of one that was not found there is no version.
+fn called(package: &str, version: &str) -> String {
+    if version.is_empty() { package.to_owned() } else { format!("{package}/{version}") }
+}
+
+/// What would be booted, and what would be loaded there.
+fn say_plan(out: &Out, kernel: &Kernel, subjects: &[Subject], boot: &Boot) {
+    let release = &kernel.release;
+    out.say(&format!("{release}: would boot {} in {}", boot.image.display(), boot.qemu.display()));
+    let mut number = 0;
+    for subject in subjects {
+        let called = called(&subject.package, &subject.version);
+        if matches!(subject.modules, Modules::Unbuilt) {
+            plan_line(out, kernel, subject, None, "would be had first", &[]);
+        }
+        for module in subject.to_load() {
+            let needs = needs(&boot.plan, number);
+            plan_line(out, kernel, subject, Some(&module.name), "would load", &needs);
+            number += 1;
+        }
+        out.detail(&format!("{called}: {}", origin(subject)));
+    }
+}
+
+fn origin(subject: &Subject) -> &'static str {
+    match subject.modules {
+        Modules::Installed(_) => "as it is installed",
+        Modules::Built(_) => "as it was built, not installed",
+        Modules::None(_) | Modules::Error(_) => "there is nothing to be loaded",
+        Modules::Unbuilt => "neither installed nor built",
+    }
+}
+
+/// The names of what is loaded before a module that is to be tested.
+fn needs(plan: &Plan, number: usize) -> Vec<String> {
+    let step = plan.steps.iter().find(|step| step.tested == Some(number));
+    let needs = step.map_or(&[][..], |step| &step.needs);
+    needs.iter().map(|need| plan.steps[need.step].name.clone()).collect()
+}
+
+fn plan_line(
+    out: &Out,
+    kernel: &Kernel,
+    subject: &Subject,
+    module: Option<&str>,
+    act: &str,
+    needs: &[String],
+) {
+    if out.json {
+        return out.record(&serde_json::json!({
+            "type": "plan", "kernel": kernel.release, "package": subject.package, "version": subject.version,
+            "module": module, "act": act, "needs": needs,
+        }));
+    }
+    let after = if needs.is_empty() { String::new() } else { format!(" after {}", needs.join(", ")) };
+    let module = module.map_or(String::new(), |name| format!("  {name}"));
+    let called = called(&subject.package, &subject.version);
+    out.data(&format!("{}  {called}{module}  {act}{after}", kernel.release));
+}

@@ -1,0 +1,410 @@
+//! What is to be loaded in a guest, in which order: the modules to be tested, and what they need of the kernel's own.
+//!
+//! A module names what it depends on in its `.modinfo` (`depends`, and `softdep` for what it can do without); where the kernel's
+//! own modules lie is found through `modules.dep.bin`. Soft dependencies may be names that several modules go by (`crc32c`),
+//! which `modules.alias` tells. A module to be tested comes before any other of its name, so that a build can be tested that is
+//! not installed, or is installed in another version.
+//!
+//! Modules are decompressed here: the kernel may not be able to, and an emulated CPU takes longer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::compress::Compression;
+use crate::index::DepIndex;
+use crate::ko;
+
+/// What a module may have in bytes when it is decompressed. A build's modules may not have more either.
+const MOST_MODULE: u64 = 512 << 20;
+
+/// A module to be tested: its file's name without `.ko`, and its bytes as the kernel is to get them, but decompressed.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// `v4l2loopback`, `snd-pcm`.
+    pub name: String,
+    /// An ELF file.
+    pub bytes: Vec<u8>,
+}
+
+impl Module {
+    /// Reads a module's file, compressed or not.
+    pub fn read(path: &Path) -> std::io::Result<Module> {
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+        let (name, compression) =
+            Compression::of_file_name(&file_name).unwrap_or((&file_name, Compression::None));
+        let bytes = fs_err::read(path)?;
+        // What cannot be decompressed is the kernel's to refuse.
+        let bytes = compression.decompress(&bytes, MOST_MODULE).unwrap_or(bytes);
+        Ok(Module { name: name.to_owned(), bytes })
+    }
+}
+
+/// A module's parameter, as `modprobe` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// The module's name.
+    pub module: String,
+    /// `NAME=VALUE`, or a `NAME` alone.
+    pub setting: String,
+}
+
+impl std::str::FromStr for Parameter {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Parameter, Self::Err> {
+        match text.split_once('.') {
+            Some((module, setting)) if !module.is_empty() && !setting.is_empty() && !text.contains('\0') => {
+                Ok(Parameter { module: module.to_owned(), setting: setting.to_owned() })
+            }
+            _ => Err("expected MODULE.NAME=VALUE"),
+        }
+    }
+}
+
+/// One module in the order of loading: what it needs comes before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// As the kernel calls it, with `_` for `-`.
+    pub name: String,
+    /// Its file in the guest.
+    pub file: String,
+    /// What it is loaded with: `NAME=VALUE NAME=VALUE`.
+    pub parameters: String,
+    /// What is loaded before it, first the first: steps.
+    pub needs: Vec<Need>,
+    /// Which of the modules to be tested it is; `None`: it is only needed.
+    pub tested: Option<usize>,
+}
+
+/// A step that another one needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// Which.
+    pub step: usize,
+    /// It may fail.
+    pub optional: bool,
+}
+
+/// What is to be loaded.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// The bytes of each step's file.
+    pub(super) bytes: Vec<Vec<u8>>,
+    /// What the kernel may ask for while it loads a module, and the steps that answer it.
+    pub(super) answers: BTreeMap<String, Vec<usize>>,
+    /// The kernel's own modules.
+    tree: Option<(PathBuf, DepIndex)>,
+    /// The names of the modules to be tested.
+    tested: Vec<String>,
+    /// Which step a module is; `None` while what it needs is being added.
+    at: BTreeMap<String, Option<usize>>,
+    aliases: Option<Aliases>,
+}
+
+/// The modules that go by a name that is none's own.
+type Aliases = BTreeMap<String, Vec<String>>;
+
+impl Plan {
+    /// A plan for these modules on a kernel with this tree (`/lib/modules/K`); without a tree the kernel has no modules.
+    pub fn new(tested: Vec<Module>, tree: Option<&Path>, parameters: &[Parameter]) -> Result<Plan, Error> {
+        let index = tree.map(|tree| read_index(&tree.join("modules.dep.bin"))).transpose()?.flatten();
+        let names: Vec<String> = tested.iter().map(|module| kernel_name(&module.name)).collect();
+        let tree = tree.map(Path::to_owned).zip(index);
+        let mut plan = Plan { tree, tested: names.clone(), ..Plan::default() };
+        let mut tested: Vec<Option<Module>> = tested.into_iter().map(Some).collect();
+        for name in names {
+            plan.add(&name, &mut tested)?;
+        }
+        for parameter in parameters {
+            plan.set(parameter)?;
+        }
+        Ok(plan)
+    }
+
+    /// How many modules are to be tested.
+    pub(super) fn count(&self) -> usize {
+        self.tested.len()
+    }
+
+    /// Adds what the kernel has asked for (`request_module`), so that it is there the next time. False: that is nothing new,
+    /// or nothing that there is.
+    pub(super) fn answer(&mut self, request: &str) -> Result<bool, Error> {
+        if self.answers.contains_key(request) {
+            return Ok(false);
+        }
+        let mut steps = Vec::new();
+        for name in self.called(&kernel_name(request))? {
+            steps.extend(self.add(&name, &mut [])?);
+        }
+        let is_new = !steps.is_empty();
+        self.answers.insert(request.to_owned(), steps);
+        Ok(is_new)
+    }
+
+    fn set(&mut self, parameter: &Parameter) -> Result<(), Error> {
+        let name = kernel_name(&parameter.module);
+        let Some(step) = self.steps.iter_mut().find(|step| step.name == name) else {
+            return Err(Error::NoModule { name: parameter.module.clone() });
+        };
+        if !step.parameters.is_empty() {
+            step.parameters.push(' ');
+        }
+        step.parameters.push_str(&parameter.setting);
+        Ok(())
+    }
+}
+
+/// `snd-pcm.ko` is the module `snd_pcm`.
+fn kernel_name(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+fn read_index(path: &Path) -> Result<Option<DepIndex>, Error> {
+    let bytes = match fs_err::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    let damaged = |source| Error::Index { path: path.to_owned(), source };
+    DepIndex::parse(&bytes).map(Some).map_err(damaged)
+}
+
+impl Plan {
+    /// Adds a module after what it needs; gives its step. `None`: there is no such module, or it needs itself. That is the
+    /// kernel's to complain of.
+    fn add(&mut self, name: &str, tested: &mut [Option<Module>]) -> Result<Option<usize>, Error> {
+        if let Some(known) = self.at.get(name) {
+            return Ok(*known);
+        }
+        let number = self.tested.iter().position(|other| other == name);
+        let bytes = match number.and_then(|number| tested.get_mut(number)?.take()) {
+            Some(module) => module.bytes,
+            None => match self.find(name)? {
+                Some(module) => module.bytes,
+                None => return Ok(None),
+            },
+        };
+        self.at.insert(name.to_owned(), None);
+        let mut needs: Vec<Need> = Vec::new();
+        for (needed, optional) in self.needs_of(&bytes)? {
+            let Some(step) = self.add(&needed, tested)? else { continue };
+            let below = self.steps[step]
+                .needs
+                .iter()
+                .map(|need| Need { optional: need.optional || optional, ..*need });
+            for need in below.chain([Need { step, optional }]) {
+                match needs.iter_mut().find(|known| known.step == need.step) {
+                    Some(known) => known.optional &= need.optional,
+                    None => needs.push(need),
+                }
+            }
+        }
+        let step = self.steps.len();
+        let file = format!("/modules/{step}.ko");
+        self.steps.push(Step {
+            name: name.to_owned(),
+            file,
+            parameters: String::new(),
+            needs,
+            tested: number,
+        });
+        self.bytes.push(bytes);
+        self.at.insert(name.to_owned(), Some(step));
+        Ok(Some(step))
+    }
+
+    /// The modules that a module says it needs, and whether it can do without. What cannot be read says nothing.
+    fn needs_of(&mut self, bytes: &[u8]) -> Result<Vec<(String, bool)>, Error> {
+        let Ok(ko) = ko::parse(bytes) else { return Ok(Vec::new()) };
+        let mut needs = Vec::new();
+        for name in ko.modinfo.all("softdep").flat_map(loaded_before) {
+            needs.extend(self.called(&kernel_name(name))?.into_iter().map(|name| (name, true)));
+        }
+        needs.extend(ko.modinfo.depends().map(|name| (kernel_name(name), false)));
+        Ok(needs)
+    }
+
+    /// The modules that go by a name: the one of that name, else those with such an alias.
+    fn called(&mut self, name: &str) -> Result<Vec<String>, Error> {
+        let Some((tree, index)) = &self.tree else { return Ok(vec![name.to_owned()]) };
+        if self.tested.iter().any(|other| other == name) || index.lookup(name).is_some() {
+            return Ok(vec![name.to_owned()]);
+        }
+        let aliases = match &self.aliases {
+            Some(aliases) => aliases,
+            None => self.aliases.insert(read_aliases(&tree.join("modules.alias"))?),
+        };
+        Ok(aliases.get(name).cloned().unwrap_or_default())
+    }
+
+    /// A module of the kernel's tree.
+    fn find(&self, name: &str) -> Result<Option<Module>, Error> {
+        let Some((tree, index)) = &self.tree else { return Ok(None) };
+        let Some(entry) = index.lookup(name) else { return Ok(None) };
+        Ok(Some(Module::read(&tree.join(entry.path))?))
+    }
+}
+
+/// Which modules go by which name: lines `alias crc32c crc32c_generic`. Those that are patterns are for devices.
+fn read_aliases(path: &Path) -> Result<Aliases, Error> {
+    let text = match fs_err::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(e.into()),
+    };
+    let mut aliases = Aliases::new();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if let (Some("alias"), Some(alias), Some(module)) = (words.next(), words.next(), words.next())
+            && !alias.contains(['*', '?', '[', ':'])
+        {
+            aliases.entry(kernel_name(alias)).or_default().push(kernel_name(module));
+        }
+    }
+    Ok(aliases)
+}
+
+/// Of `pre: a b post: c` what comes before: `a` and `b` (modprobe.d(5)).
+fn loaded_before(softdep: &str) -> Vec<&str> {
+    let mut is_before = false;
+    let mut names = Vec::new();
+    for word in softdep.split_ascii_whitespace() {
+        match word {
+            "pre:" => is_before = true,
+            "post:" => is_before = false,
+            name if is_before => names.push(name),
+            _ => {}
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ko::fixture::Built;
+
+    fn module(name: &str, modinfo: &[&str]) -> Module {
+        let mut built = Built::named(name);
+        built.modinfo.extend(modinfo.iter().map(|text| (*text).to_owned()));
+        Module { name: name.to_owned(), bytes: built.bytes() }
+    }
+
+    fn plan(modules: Vec<Module>, parameters: &[&str]) -> Result<Plan, Error> {
+        let parameters: Vec<Parameter> = parameters.iter().map(|text| text.parse().unwrap()).collect();
+        Plan::new(modules, None, &parameters)
+    }
+
+    fn order(plan: &Plan) -> Vec<&str> {
+        plan.steps.iter().map(|step| step.name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_needed_comes_first() {
+        let modules = vec![
+            module("top", &["depends=middle-one"]),
+            module("middle-one", &["depends=base"]),
+            module("base", &[]),
+        ];
+        let plan = plan(modules, &[]).unwrap();
+        assert_eq!(order(&plan), ["base", "middle_one", "top"]);
+        let needs: Vec<usize> = plan.steps[2].needs.iter().map(|need| need.step).collect();
+        assert_eq!(needs, [0, 1]);
+        assert_eq!(
+            plan.steps.iter().map(|step| step.tested).collect::<Vec<_>>(),
+            [Some(2), Some(1), Some(0)]
+        );
+    }
+
+    #[test]
+    fn soft_dependencies_may_fail_and_what_needs_them_hard_may_not() {
+        let modules = vec![
+            module("top", &["softdep=pre: soft post: after", "depends=hard"]),
+            module("soft", &["depends=below"]),
+            module("hard", &["depends=below"]),
+            module("below", &[]),
+            module("after", &[]),
+        ];
+        let plan = plan(modules, &[]).unwrap();
+        assert_eq!(order(&plan), ["below", "soft", "hard", "top", "after"]);
+        let optional: Vec<bool> = plan.steps[3].needs.iter().map(|need| need.optional).collect();
+        assert_eq!(optional, [false, true, false]);
+    }
+
+    #[test]
+    fn circles_and_unknown_modules_are_left_to_the_kernel() {
+        let plan = plan(vec![module("a", &["depends=b,nobody"]), module("b", &["depends=a"])], &[]).unwrap();
+        assert_eq!(order(&plan), ["b", "a"]);
+    }
+
+    /// A plan for module `top` on a kernel whose tree has `modules`; `modules.alias` has one line for each alias.
+    fn with_tree(modules: &[Module], aliases: &str) -> (tempfile::TempDir, Plan) {
+        let dir = tempfile::tempdir().unwrap();
+        let pairs: Vec<(String, String)> = modules
+            .iter()
+            .map(|module| (kernel_name(&module.name), format!("kernel/{}.ko:", module.name)))
+            .collect();
+        let pairs: Vec<(&str, &str)> =
+            pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        fs_err::create_dir(dir.path().join("kernel")).unwrap();
+        fs_err::write(dir.path().join("modules.dep.bin"), crate::index::tests::index(&pairs)).unwrap();
+        fs_err::write(dir.path().join("modules.alias"), aliases).unwrap();
+        for module in modules {
+            fs_err::write(dir.path().join(format!("kernel/{}.ko", module.name)), &module.bytes).unwrap();
+        }
+        let plan = Plan::new(vec![module("top", &["softdep=pre: sum"])], Some(dir.path()), &[]).unwrap();
+        (dir, plan)
+    }
+
+    #[test]
+    fn names_that_several_modules_go_by_mean_them_all() {
+        let modules =
+            [module("sum-fast", &["depends=sum-lib"]), module("sum-lib", &[]), module("sum-slow", &[])];
+        let aliases = "# aliases\nalias sum sum_slow\nalias sum sum_fast\nalias pci:* sum_lib\n";
+        let (_dir, plan) = with_tree(&modules, aliases);
+        assert_eq!(order(&plan), ["sum_slow", "sum_lib", "sum_fast", "top"]);
+        assert!(plan.steps[3].needs.iter().all(|need| need.optional));
+    }
+
+    #[test]
+    fn what_the_kernel_asks_for_is_added_once_if_there_is_such_a_thing() {
+        let modules = [module("hmac", &["depends=lib"]), module("lib", &[])];
+        let (_dir, mut plan) = with_tree(&modules, "alias crypto-hmac hmac\n");
+        assert_eq!(order(&plan), ["top"]);
+        assert!(plan.answer("crypto-hmac").unwrap());
+        assert_eq!(order(&plan), ["top", "lib", "hmac"]);
+        assert_eq!(plan.answers["crypto-hmac"], [2]);
+        assert!(!plan.answer("crypto-hmac").unwrap());
+        assert!(!plan.answer("crypto-sha0").unwrap());
+    }
+
+    #[test]
+    fn of_two_modules_of_one_name_the_first_is_tested() {
+        let plan = plan(vec![module("a-b", &[]), module("a_b", &[])], &[]).unwrap();
+        assert_eq!((plan.count(), order(&plan)), (2, vec!["a_b"]));
+    }
+
+    #[test]
+    fn a_file_that_is_no_module_is_planned_all_the_same() {
+        let plan = plan(vec![Module { name: "junk".into(), bytes: b"junk".to_vec() }], &[]).unwrap();
+        assert_eq!(order(&plan), ["junk"]);
+    }
+
+    #[test]
+    fn parameters_go_to_their_module() {
+        let modules = || vec![module("snd-pcm", &[]), module("other", &[])];
+        let plan = |parameters: &[&str]| self::plan(modules(), parameters);
+        let planned = plan(&["snd_pcm.debug=1", "snd-pcm.name=a.b=c"]).unwrap();
+        assert_eq!(planned.steps[0].parameters, "debug=1 name=a.b=c");
+        assert_eq!(planned.steps[1].parameters, "");
+        assert_eq!(plan(&["nobody.x=1"]).unwrap_err().to_string(), "no module nobody is to be loaded");
+        for wrong in ["", "x", ".x=1", "x."] {
+            assert!(wrong.parse::<Parameter>().is_err(), "{wrong}");
+        }
+    }
+}

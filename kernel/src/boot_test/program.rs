@@ -1,0 +1,137 @@
+//! A program of this machine, taken along to another: itself, its dynamic loader, and the libraries it uses.
+//!
+//! The loader goes where the program says (`PT_INTERP`). Libraries go into `/lib` and beside the loader, each under the name by
+//! which others ask for it (`DT_SONAME`), whatever its file is called here: of the directories that loaders look into
+//! unasked, every distribution's has one of these two. A static program is one file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use object::elf::{self, FileHeader64};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
+use object::{Endianness, StringTable};
+
+/// Where libraries lie in the guest, beside the loader's own directory.
+pub(super) const LIBRARIES: &str = "/lib";
+
+type Header = FileHeader64<Endianness>;
+
+/// A program, and the files that its process has mapped as code.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The program's file.
+    pub path: PathBuf,
+    /// Its libraries, the loader among them.
+    pub libraries: Vec<PathBuf>,
+}
+
+impl Program {
+    /// A program as its own process sees it: `path`, and `/proc/PID/maps` of it; `called` is the program's name there.
+    pub fn of_maps(path: &Path, called: &Path, maps: &str) -> Program {
+        let mut libraries: Vec<PathBuf> = maps.lines().filter_map(mapped_code).map(PathBuf::from).collect();
+        libraries.sort();
+        libraries.dedup();
+        libraries.retain(|library| library != called);
+        Program { path: path.to_owned(), libraries }
+    }
+
+    /// What is to lie where in the guest, the program at `inside` first.
+    pub(super) fn files(&self, inside: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
+        let program = fs::read(&self.path)?;
+        let loader = interpreter(&program).map_err(|e| unreadable(&self.path, e))?;
+        let mut files = Vec::new();
+        for path in &self.libraries {
+            let bytes = fs::read(path)?;
+            let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = soname(&bytes).map_err(|e| unreadable(path, e))?.unwrap_or(file_name);
+            let is_loader = loader.as_ref().is_some_and(|loader| loader.ends_with(&format!("/{name}")));
+            match &loader {
+                Some(loader) if is_loader => files.push((loader.clone(), bytes)),
+                loader => {
+                    let beside = loader.as_ref().and_then(|loader| loader.rsplit_once('/'));
+                    if let Some((directory, _)) = beside.filter(|(directory, _)| *directory != LIBRARIES) {
+                        files.push((format!("{directory}/{name}"), bytes.clone()));
+                    }
+                    files.push((format!("{LIBRARIES}/{name}"), bytes));
+                }
+            }
+        }
+        files.insert(0, (inside.to_owned(), program));
+        Ok(files)
+    }
+}
+
+/// The file of a line of `/proc/PID/maps` (proc(5)) that is mapped as code.
+fn mapped_code(line: &str) -> Option<&str> {
+    let permissions = line.split_ascii_whitespace().nth(1)?;
+    let path = &line[line.find('/')?..];
+    permissions.contains('x').then_some(path)
+}
+
+fn unreadable(path: &Path, error: object::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+}
+
+/// The dynamic loader that a program asks for.
+fn interpreter(program: &[u8]) -> object::Result<Option<String>> {
+    let header = Header::parse(program)?;
+    let endian = header.endian()?;
+    for segment in header.program_headers(endian, program)? {
+        if let Some(path) = segment.interpreter(endian, program)? {
+            return Ok(Some(String::from_utf8_lossy(path).into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The name that a library is asked for by.
+fn soname(library: &[u8]) -> object::Result<Option<String>> {
+    let header = Header::parse(library)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, library)?;
+    let Some((entries, strings)) = sections.dynamic(endian, library)? else { return Ok(None) };
+    let strings: StringTable<'_> = sections.strings(endian, library, strings)?;
+    let name = entries.iter().find(|entry| entry.tag(endian) == elf::DT_SONAME);
+    let offset = name.map(|entry| entry.val(endian) as u32);
+    Ok(offset
+        .and_then(|offset| strings.get(offset).ok())
+        .map(|name| String::from_utf8_lossy(name).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPS: &str = "\
+55d0-55d1 r--p 00000000 fe:00 12 /usr/bin/kcache
+55d1-55d2 r-xp 00001000 fe:00 12 /usr/bin/kcache
+7f00-7f01 r-xp 00001000 fe:00 13 /usr/lib/x86_64-linux-gnu/libc.so.6
+7f01-7f02 r--p 00002000 fe:00 13 /usr/lib/x86_64-linux-gnu/libc.so.6
+7f03-7f04 r--p 00000000 fe:00 14 /usr/lib/locale/C.utf8/LC_CTYPE
+7f05-7f06 r-xp 00000000 fe:00 15 /opt/my libs/libm.so.6
+7f06-7f07 r-xp 00000000 00:00 0  [vdso]
+7f08-7f09 rw-p 00000000 00:00 0
+";
+
+    #[test]
+    fn libraries_are_what_is_mapped_as_code() {
+        let program = Program::of_maps(Path::new("/proc/self/exe"), Path::new("/usr/bin/kcache"), MAPS);
+        let expect = ["/opt/my libs/libm.so.6", "/usr/lib/x86_64-linux-gnu/libc.so.6"].map(PathBuf::from);
+        assert_eq!(program.libraries, expect);
+    }
+
+    #[test]
+    fn this_test_could_be_taken_along() {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let own = fs::read_link("/proc/self/exe").unwrap();
+        let files = Program::of_maps(&own, &own, &maps).files("/init").unwrap();
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names[0], "/init");
+        let loader = interpreter(&files[0].1).unwrap();
+        if let Some(loader) = loader {
+            assert!(names.contains(&loader.as_str()), "{loader} in {names:?}");
+            assert!(names.contains(&"/lib/libc.so.6"), "{names:?}");
+        }
+    }
+}

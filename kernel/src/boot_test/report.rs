@@ -1,0 +1,331 @@
+//! What a guest reports, and what it means.
+//!
+//! The guest writes one JSON object a line to its second serial port. What the kernel prints goes to the first, so the two do
+//! not mix. A guest is not believed: lines that are not events are passed over, numbers are looked up in the plan.
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+
+/// One line of a report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The first process runs.
+    Ready {
+        /// `uname -r`.
+        release: String,
+    },
+    /// A module is about to be loaded.
+    Testing {
+        /// Its step in the plan.
+        step: usize,
+    },
+    /// What came of it.
+    Tested(Tested),
+    /// The first process could not do its work.
+    Trouble {
+        /// Why.
+        what: String,
+    },
+}
+
+/// What was seen while one module was loaded and unloaded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tested {
+    /// Its step in the plan.
+    pub step: usize,
+    /// A module it needs that did not load, and what that ended with.
+    pub lacking: Option<(usize, Ended)>,
+    /// What loading it ended with; `None` where it was not tried.
+    pub loading: Option<Ended>,
+    /// Whether `/proc/modules` listed it then.
+    pub listed: bool,
+    /// What unloading it ended with; `None` where it was not tried.
+    pub unloading: Option<Ended>,
+    /// `/proc/sys/kernel/tainted` before and after.
+    pub tainted: (u64, u64),
+    /// `/sys/module/NAME/taint`: letters.
+    pub taints: String,
+    /// The kernel's log from before its first dependency was loaded.
+    pub log: Vec<String>,
+    /// What the kernel asked for meanwhile (`request_module`) and the guest did not have.
+    #[serde(default)]
+    pub requested: Vec<String>,
+    /// How long loading took.
+    pub seconds: f64,
+}
+
+/// How a system call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// Well.
+    Well,
+    /// With this errno.
+    Errno(i32),
+    /// It did not: its process was killed, as the kernel does after an oops.
+    Killed,
+}
+
+/// What a module is worth. The words are printed, and part of the JSON: never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The kernel took it, and it runs.
+    Loads,
+    /// The kernel took it, and it found none of its hardware.
+    NoDevice,
+    /// The kernel took it and complained.
+    Warns,
+    /// It does not load.
+    Fails,
+    /// It was not its turn.
+    Untested,
+}
+
+impl State {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Loads => "loads",
+            State::NoDevice => "no-device",
+            State::Warns => "warns",
+            State::Fails => "fails",
+            State::Untested => "untested",
+        }
+    }
+
+    /// True where nothing speaks against a reboot.
+    pub fn is_good(self) -> bool {
+        matches!(self, State::Loads | State::NoDevice)
+    }
+}
+
+/// What came of one module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// In a word.
+    pub state: State,
+    /// In a sentence, where it is not good or there is more to say.
+    pub error: Option<String>,
+    /// The kernel's own words.
+    pub log: Vec<String>,
+    /// The letters of its taints (Documentation/admin-guide/tainted-kernels.rst), with those of a warning or an oops if there
+    /// was one.
+    pub taints: String,
+    /// It could be unloaded again.
+    pub unloaded: bool,
+    /// How long loading took.
+    pub seconds: f64,
+}
+
+impl Verdict {
+    /// Of a module that was not tested to its end.
+    pub(super) fn of_nothing(state: State, error: String, log: Vec<String>) -> Verdict {
+        Verdict { state, error: Some(error), log, taints: String::new(), unloaded: false, seconds: 0.0 }
+    }
+}
+
+/// Bits of `tainted` that tell of a fault, and their letters: bad page, oops, warning, soft lockup.
+const FAULTS: [(u32, char); 4] = [(5, 'B'), (7, 'D'), (9, 'W'), (14, 'L')];
+/// `-ENODEV` and `-ENXIO` are what drivers return where there is nothing for them.
+const NO_DEVICE: [i32; 2] = [19, 6];
+/// `-EBUSY` and `-EWOULDBLOCK` are what the kernel says of a module that cannot be unloaded, or not now.
+const IN_USE: [i32; 2] = [16, 11];
+/// How the kernel begins to complain. The taint of a first warning stays, so that of a second one cannot be seen.
+const COMPLAINTS: [&str; 7] =
+    ["WARNING:", "BUG:", "kernel BUG at", "Oops:", "general protection fault", "[ cut here ]", "UBSAN:"];
+
+impl Tested {
+    /// What is to be said of it.
+    pub fn verdict(&self, plan: &Plan) -> Verdict {
+        let (state, error) = self.judge(plan);
+        let faults = self.faults().map(|(_, letter)| letter);
+        let mut taints: String = self.taints.chars().filter(char::is_ascii_alphabetic).collect();
+        taints.extend(faults.filter(|letter| !self.taints.contains(*letter)));
+        Verdict {
+            state,
+            error,
+            log: self.log.clone(),
+            taints,
+            unloaded: self.unloading == Some(Ended::Well),
+            seconds: self.seconds,
+        }
+    }
+
+    fn judge(&self, plan: &Plan) -> (State, Option<String>) {
+        let complaint = self.complaint();
+        if let Some((step, ended)) = self.lacking {
+            let name = plan.steps.get(step).map_or("?", |step| step.name.as_str());
+            return (State::Fails, Some(format!("{name}, which it needs, does not load: {}", words(ended))));
+        }
+        match self.loading {
+            None => (State::Fails, Some("it was not loaded".to_owned())),
+            Some(Ended::Errno(errno)) if NO_DEVICE.contains(&errno) => match complaint {
+                Some(complaint) => (State::Warns, Some(complaint)),
+                None => (State::NoDevice, Some(words(Ended::Errno(errno)))),
+            },
+            Some(ended @ (Ended::Errno(_) | Ended::Killed)) => (State::Fails, Some(words(ended))),
+            Some(Ended::Well) => self.judge_loaded(complaint),
+        }
+    }
+
+    fn judge_loaded(&self, complaint: Option<String>) -> (State, Option<String>) {
+        if let Some(complaint) = complaint {
+            return (State::Warns, Some(complaint));
+        }
+        match self.unloading {
+            _ if !self.listed => (State::Fails, Some("it was loaded and is not in /proc/modules".to_owned())),
+            Some(Ended::Errno(errno)) if !IN_USE.contains(&errno) => {
+                (State::Warns, Some(format!("unloading it: {}", words(Ended::Errno(errno)))))
+            }
+            Some(Ended::Killed) => (State::Warns, Some(format!("unloading it: {}", words(Ended::Killed)))),
+            _ => (State::Loads, None),
+        }
+    }
+
+    /// Faults that the kernel has been tainted by meanwhile.
+    fn faults(&self) -> impl Iterator<Item = (u32, char)> {
+        let new = self.tainted.1 & !self.tainted.0;
+        FAULTS.into_iter().filter(move |(bit, _)| new >> bit & 1 == 1)
+    }
+
+    /// The first line in which the kernel complains.
+    fn complaint(&self) -> Option<String> {
+        let complains = |line: &&String| COMPLAINTS.iter().any(|sign| line.contains(sign));
+        // The line that is all hyphens says only that one follows.
+        let mut lines = self.log.iter().filter(complains).filter(|line| !line.contains("[ cut here ]"));
+        let tainted = self.faults().next();
+        match (lines.next(), tainted) {
+            (Some(line), _) => Some(line.clone()),
+            (None, Some((_, letter))) => Some(format!("the kernel is tainted since: {letter}")),
+            (None, None) => self.log.iter().find(complains).cloned(),
+        }
+    }
+}
+
+/// A system call's end in the system's words.
+fn words(ended: Ended) -> String {
+    match ended {
+        Ended::Well => "it went well".to_owned(),
+        Ended::Killed => "the kernel killed the process that was in it".to_owned(),
+        Ended::Errno(errno) => {
+            let text = std::io::Error::from_raw_os_error(errno).to_string();
+            text.split(" (os error").next().unwrap_or_default().to_owned()
+        }
+    }
+}
+
+/// Reads a line of a report; `None` where it is none.
+pub(super) fn parse(line: &[u8]) -> Option<Event> {
+    serde_json::from_slice(line.trim_ascii()).ok()
+}
+
+/// The text of a record of `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), if it is the kernel's: `6,339,5140900,-;text`, and
+/// below it lines of properties, which begin with a space.
+pub(super) fn kmsg_text(record: &str) -> Option<&str> {
+    let (prefix, text) = record.split_once(';')?;
+    let priority: u32 = prefix.split(',').next()?.parse().ok()?;
+    let is_kernel = priority >> 3 == 0;
+    is_kernel.then(|| text.lines().next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn well() -> Tested {
+        Tested { loading: Some(Ended::Well), unloading: Some(Ended::Well), listed: true, ..Tested::default() }
+    }
+
+    fn log(lines: &[&str]) -> Vec<String> {
+        lines.iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    #[track_caller]
+    fn check(tested: Tested, state: State, error: Option<&str>) {
+        let verdict = tested.verdict(&Plan::default());
+        assert_eq!((verdict.state, verdict.error.as_deref()), (state, error));
+    }
+
+    #[test]
+    fn a_module_that_loads_and_is_listed_loads() {
+        check(well(), State::Loads, None);
+        let normal = log(&["hello: loading out-of-tree module taints kernel.", "hello: no debugging"]);
+        check(Tested { tainted: (0, 1 << 12 | 1 << 13), log: normal, ..well() }, State::Loads, None);
+        check(Tested { unloading: Some(Ended::Errno(16)), ..well() }, State::Loads, None);
+        let unlisted = Some("it was loaded and is not in /proc/modules");
+        check(Tested { listed: false, ..well() }, State::Fails, unlisted);
+    }
+
+    #[test]
+    fn no_hardware_is_no_failure() {
+        for errno in [19, 6] {
+            let tested = Tested { loading: Some(Ended::Errno(errno)), ..Tested::default() };
+            assert_eq!(tested.verdict(&Plan::default()).state, State::NoDevice);
+        }
+    }
+
+    #[test]
+    fn errors_are_told_in_the_systems_words() {
+        let refused = |errno| Tested { loading: Some(Ended::Errno(errno)), ..Tested::default() };
+        check(refused(129), State::Fails, Some("Key was rejected by service"));
+        check(refused(8), State::Fails, Some("Exec format error"));
+        check(refused(17), State::Fails, Some("File exists"));
+        check(Tested::default(), State::Fails, Some("it was not loaded"));
+        let killed = Some("the kernel killed the process that was in it");
+        check(Tested { loading: Some(Ended::Killed), ..well() }, State::Fails, killed);
+        let lacking = Tested { lacking: Some((0, Ended::Errno(2))), ..Tested::default() };
+        check(lacking, State::Fails, Some("?, which it needs, does not load: No such file or directory"));
+    }
+
+    #[test]
+    fn a_complaint_of_the_kernel_is_a_warning_whatever_it_ended_with() {
+        let warning = "WARNING: CPU: 0 PID: 70 at /build/warns.c:3 start+0x5/0x10 [warns]";
+        let complaint = || log(&["------------[ cut here ]------------", warning, "Call Trace:"]);
+        check(Tested { log: complaint(), ..well() }, State::Warns, Some(warning));
+        let no_device = Tested { log: complaint(), loading: Some(Ended::Errno(19)), ..well() };
+        check(no_device, State::Warns, Some(warning));
+        check(
+            Tested { tainted: (0, 1 << 9), ..well() },
+            State::Warns,
+            Some("the kernel is tainted since: W"),
+        );
+        check(Tested { tainted: (1 << 9, 1 << 9), ..well() }, State::Loads, None);
+        let killed = Tested { unloading: Some(Ended::Killed), ..well() };
+        assert_eq!(killed.verdict(&Plan::default()).state, State::Warns);
+    }
+
+    #[test]
+    fn taints_are_letters_and_those_of_faults_among_them() {
+        let tested = Tested { tainted: (0, 1 << 7 | 1 << 9 | 1 << 12), taints: "OE\n".into(), ..well() };
+        assert_eq!(tested.verdict(&Plan::default()).taints, "OEDW");
+    }
+
+    #[test]
+    fn lines_of_a_report_are_events_or_nothing() {
+        assert_eq!(
+            parse(b"{\"event\":\"ready\",\"release\":\"6.1\"}\r\n"),
+            Some(Event::Ready { release: "6.1".into() })
+        );
+        let tested =
+            Event::Tested(Tested { log: log(&["a \"b\""]), lacking: Some((1, Ended::Errno(2))), ..well() });
+        assert_eq!(parse(&serde_json::to_vec(&tested).unwrap()), Some(tested));
+        for junk in
+            [b"".as_slice(), b"[    1.0] hello", b"{\"event\":\"new\"}", b"{\"event\":\"ready\"", b"\xff"]
+        {
+            assert_eq!(parse(junk), None);
+        }
+    }
+
+    #[test]
+    fn records_of_the_kernels_log_are_text() {
+        assert_eq!(
+            kmsg_text("4,339,5140900,-;hello: taints kernel\n SUBSYSTEM=x\n"),
+            Some("hello: taints kernel")
+        );
+        assert_eq!(kmsg_text("6,1,2,-;a;b\n"), Some("a;b"));
+        assert_eq!(kmsg_text("12,1,2,-;from user space"), None);
+        assert_eq!(kmsg_text("nonsense"), None);
+    }
+}

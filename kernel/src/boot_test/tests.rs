@@ -1,0 +1,248 @@
+//! What becomes of guests that do not behave, played by shell scripts in QEMU's place.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+
+/// Every script begins so: `$accel` is kvm or tcg, `$from` the step to begin with, and `say` reports.
+const PREAMBLE: &str = r#"#!/bin/sh
+for last; do :; done
+from=${last##* }
+case "$*" in *"-accel kvm"*) accel=kvm ;; *) accel=tcg ;; esac
+exec 3>report
+say() { printf '%s\n' "$1" >&3; }
+ready() { say '{"event":"ready","release":"6.1-test"}'; }
+testing() { say "{\"event\":\"testing\",\"step\":$1}"; }
+tested() {
+    say "{\"event\":\"tested\",\"step\":$1,\"lacking\":null,\"loading\":\"well\",\"listed\":true,\"unloading\":\"well\",\"tainted\":[0,0],\"taints\":\"OE\",\"log\":[],\"seconds\":0.1}"
+}
+"#;
+
+/// A machine that is a script.
+struct Bench {
+    dir: tempfile::TempDir,
+    kvm: bool,
+    limit: Duration,
+    cancel: AtomicBool,
+}
+
+/// What came of it, and what was said on the way.
+struct Run {
+    outcome: Result<Outcome, Error>,
+    notes: Vec<String>,
+    console: Vec<String>,
+}
+
+#[derive(Default)]
+struct Notes {
+    notes: Vec<String>,
+    console: Vec<String>,
+}
+
+impl Watch for Notes {
+    fn console(&mut self, line: &str) {
+        self.console.push(line.to_owned());
+    }
+
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
+}
+
+impl Bench {
+    fn new(script: &str) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let qemu = dir.path().join("qemu");
+        fs::write(&qemu, format!("{PREAMBLE}{script}")).unwrap();
+        fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(dir.path().join("vmlinuz"), "image").unwrap();
+        fs::create_dir(dir.path().join("scratch")).unwrap();
+        Bench { dir, kvm: false, limit: Duration::from_secs(60), cancel: AtomicBool::new(false) }
+    }
+
+    fn with_kvm(mut self) -> Bench {
+        self.kvm = true;
+        self
+    }
+
+    /// Tests modules `a` and `b`.
+    fn run(&self) -> Run {
+        let module = |name: &str| Module { name: name.to_owned(), bytes: Vec::new() };
+        let plan = Plan::new(vec![module("a"), module("b")], None, &[]).unwrap();
+        let test = BootTest {
+            machine: machine::of_arch("x86_64").unwrap(),
+            qemu: &self.dir.path().join("qemu"),
+            setpriv: Path::new("/usr/bin/setpriv"),
+            identity: Identity::Own,
+            kvm: self.kvm,
+            image: &self.dir.path().join("vmlinuz"),
+            release: "6.1-test",
+            program: &Program { path: "/bin/true".into(), libraries: Vec::new() },
+            memory: None,
+            sig_enforce: false,
+            limit: self.limit,
+            scratch: &self.dir.path().join("scratch"),
+            cancel: &self.cancel,
+        };
+        let mut notes = Notes::default();
+        let outcome = test.run(plan, &mut notes);
+        Run { outcome, notes: notes.notes, console: notes.console }
+    }
+
+    /// The script that wrote its number into the scratch directory runs no more.
+    #[track_caller]
+    fn nothing_is_left(&self) {
+        let pid = fs::read_to_string(self.dir.path().join("scratch/pid")).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists());
+    }
+}
+
+impl Run {
+    #[track_caller]
+    fn verdicts(&self) -> Vec<(State, Option<&str>)> {
+        let outcome = self.outcome.as_ref().unwrap();
+        outcome.verdicts.iter().map(|verdict| (verdict.state, verdict.error.as_deref())).collect()
+    }
+
+    #[track_caller]
+    fn error(self) -> String {
+        self.outcome.unwrap_err().to_string()
+    }
+}
+
+const WELL: &str = "ready; testing 0; tested 0; testing 1; tested 1\n";
+const BOTH: [(State, Option<&str>); 2] = [(State::Loads, None), (State::Loads, None)];
+
+#[test]
+fn an_orderly_guest_has_a_verdict_for_each_module() {
+    let run = Bench::new(&format!("echo hello; printf 'and more'; {WELL}")).run();
+    assert_eq!(run.verdicts(), BOTH);
+    assert_eq!(run.console, ["hello", "and more"]);
+    assert_eq!(run.outcome.unwrap().acceleration, Acceleration::Tcg);
+}
+
+#[test]
+fn a_kvm_that_works_is_used() {
+    let run = Bench::new(&format!("[ $accel = kvm ] || exit 1\n{WELL}")).with_kvm().run();
+    assert_eq!(run.verdicts(), BOTH);
+    assert_eq!(run.outcome.unwrap().acceleration, Acceleration::Kvm);
+}
+
+#[test]
+fn a_kvm_that_hangs_is_ended_and_the_guest_emulated() {
+    let hangs = "[ $accel = tcg ] || { echo $$ >pid; exec sleep 600; }\n";
+    let bench = Bench::new(&format!("{hangs}{WELL}")).with_kvm();
+    let run = bench.run();
+    assert_eq!(run.verdicts(), BOTH);
+    assert!(run.notes[0].contains("nothing was heard of the guest for 3 s"), "{:?}", run.notes);
+    assert_eq!(run.outcome.unwrap().acceleration, Acceleration::Tcg);
+    bench.nothing_is_left();
+}
+
+#[test]
+fn a_kvm_that_ends_at_once_is_told_in_qemus_words() {
+    let ends = "[ $accel = tcg ] || { echo 'failed to set MSR' >&2; exit 1; }\n";
+    let run = Bench::new(&format!("{ends}{WELL}")).with_kvm().run();
+    assert_eq!(run.verdicts(), BOTH);
+    assert!(run.notes[0].ends_with("failed to set MSR"), "{:?}", run.notes);
+}
+
+#[test]
+fn a_qemu_without_seccomp_is_used_all_the_same() {
+    let lacks =
+        "case \"$*\" in *-sandbox*) echo 'qemu: -sandbox support is not enabled' >&2; exit 1 ;; esac\n";
+    let run = Bench::new(&format!("{lacks}{WELL}")).run();
+    assert_eq!(run.verdicts(), BOTH);
+    assert!(run.notes[0].starts_with("this QEMU was built without seccomp"), "{:?}", run.notes);
+}
+
+#[test]
+fn a_qemu_that_does_not_run_is_an_error_in_its_own_words() {
+    let run = Bench::new("echo 'no such machine' >&2; exit 1").run();
+    assert_eq!(run.error(), "QEMU ended with status 1: no such machine");
+}
+
+#[test]
+fn a_kernel_that_does_not_come_up_tests_nothing_and_its_last_words_are_kept() {
+    let run = Bench::new("echo 'Kernel panic - not syncing: no init'").run();
+    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest ended")); 2]);
+    assert_eq!(run.outcome.unwrap().verdicts[1].log, ["Kernel panic - not syncing: no init"]);
+}
+
+#[test]
+fn garbage_is_no_report() {
+    let run =
+        Bench::new("say garbage; say '{\"event\":\"tested\"}'; say '{\"event\":\"testing\",\"step\":7}'")
+            .run();
+    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest ended")); 2]);
+}
+
+#[test]
+fn a_panic_is_the_fault_of_the_module_that_was_loaded_and_another_guest_tests_the_rest() {
+    let panics =
+        "if [ $from = 0 ]; then ready; testing 0; echo '[    1.5] Kernel panic - not syncing: a'; exit; fi\n";
+    let run = Bench::new(&format!("{panics}ready; testing 1; tested 1")).run();
+    assert_eq!(run.verdicts(), [(State::Fails, Some("Kernel panic - not syncing: a")), BOTH[1]]);
+}
+
+#[test]
+fn a_guest_that_ends_after_an_oops_is_followed_by_another() {
+    let run = Bench::new("ready; testing $from; tested $from").run();
+    assert_eq!(run.verdicts(), BOTH);
+}
+
+#[test]
+fn a_guest_that_comes_no_further_is_the_last() {
+    let run = Bench::new("ready; [ $from = 0 ] && tested 0; tested 0").run();
+    assert_eq!(run.verdicts(), [BOTH[0], (State::Untested, Some("the guest ended"))]);
+}
+
+#[test]
+fn when_the_time_is_over_everything_ends() {
+    let mut bench = Bench::new("echo $$ >pid; ready; testing 0; exec sleep 600");
+    bench.limit = Duration::from_secs(1);
+    let run = bench.run();
+    let over = Some("the time was over");
+    assert_eq!(run.verdicts(), [(State::Fails, over), (State::Untested, over)]);
+    bench.nothing_is_left();
+}
+
+#[test]
+fn a_guest_that_prints_without_end_is_ended() {
+    let run = Bench::new("echo $$ >pid; exec yes \"$(printf '%04000d' 0)\"").run();
+    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest printed without end")); 2]);
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let bench = Bench::new("echo $$ >pid; echo hello; exec sleep 600");
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| bench.run());
+        while fs::read_to_string(bench.dir.path().join("scratch/pid")).unwrap_or_default().is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bench.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(run.join().unwrap().error(), "interrupted");
+    });
+    bench.nothing_is_left();
+}
+
+#[test]
+fn another_kernel_in_the_images_place_is_an_error() {
+    let run = Bench::new("say '{\"event\":\"ready\",\"release\":\"6.1-other\"}'").run();
+    assert!(run.error().ends_with("vmlinuz is kernel 6.1-other, not 6.1-test"));
+}
+
+#[test]
+fn trouble_in_the_guest_is_an_error() {
+    let run = Bench::new("ready; say '{\"event\":\"trouble\",\"what\":\"no /proc\"}'").run();
+    assert_eq!(run.error(), "in the guest: no /proc");
+}
+
+#[test]
+fn a_missing_qemu_is_told_with_its_package() {
+    let bench = Bench::new("");
+    fs::remove_file(bench.dir.path().join("qemu")).unwrap();
+    assert!(matches!(bench.run().outcome, Err(Error::NoQemu { package: "qemu-system-x86", .. })));
+}
