@@ -5,7 +5,9 @@
 # make fleet    200 hosts fetch at once what one has built, and a table of it
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
 # make bench    what is measured, and against whom (benches/README.md)
-# make install  PREFIX=/usr/local, DESTDIR= for packagers
+# make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and seven minutes
+# make install  the program and the hooks that this system calls; PREFIX=/usr/local, DESTDIR= for packagers, HOOKS=none
+# make deb      a Debian package of both, in target/
 #
 # demo, test and bench first get what they need: tests/fixtures.sh says what and where.
 
@@ -16,7 +18,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all fleet verdicts bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-apt fleet verdicts bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -33,7 +35,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all fleet verdicts bench install clean help fixtures kernels
+.PHONY: build demo test test-all test-apt fleet verdicts bench install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -67,8 +69,21 @@ verdicts: fixtures build
 bench: fixtures
 	$(CARGO) bench --locked --bench kcache
 
+test-apt: kernels deb
+	tests/apt.sh $(CARGO_TARGET_DIR)/deb/kcache_*.deb
+
+# The families of hooks, as `kcache hooks install` knows them; without a word here those that the system calls, or none.
+HOOKS ?=
 install: build
 	install -D -m 0755 $(CARGO_TARGET_DIR)/release/kcache $(DESTDIR)$(PREFIX)/bin/kcache
+ifneq ($(HOOKS),none)
+	$(DESTDIR)$(PREFIX)/bin/kcache --root "$(or $(DESTDIR),/)" hooks install --program $(PREFIX)/bin/kcache \
+	    $(if $(DESTDIR),--vendor $(or $(HOOKS),debian kernel-install pacman boot),$(HOOKS))
+endif
+
+deb: build
+	rm -rf $(CARGO_TARGET_DIR)/deb
+	packaging/deb.sh $(CARGO_TARGET_DIR)/release/kcache $(CARGO_TARGET_DIR)/deb
 
 clean:
 	$(CARGO) clean

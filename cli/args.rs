@@ -97,6 +97,8 @@ pub enum Command {
     Import(Import),
     /// Make, list, trust and revoke the keys that builds are signed with
     Keys(Keys),
+    /// Have kernels made ready when they are installed, and at boot
+    Hooks(Hooks),
     /// Show each setting and where it comes from
     Config,
 }
@@ -234,6 +236,67 @@ pub enum KeysCommand {
         #[arg(value_name = "KEY")]
         key: String,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Hooks {
+    #[command(subcommand)]
+    pub command: HooksCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HooksCommand {
+    /// Write the hooks that package managers and systemd call
+    Install {
+        #[command(flatten)]
+        which: Families,
+        /// The path of kcache that the hooks call [default: that of this program]
+        #[arg(long, value_name = "PATH")]
+        program: Option<String>,
+        /// Write where packages have their files, under /usr, instead of /etc where there is a choice
+        #[arg(long)]
+        vendor: bool,
+        /// Replace also files that were changed or that are not kcache's
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take the hooks away again
+    Remove {
+        #[command(flatten)]
+        which: Families,
+        /// Take also files away that were changed or that are not kcache's
+        #[arg(long)]
+        force: bool,
+    },
+    /// Tell of each hook whether it is installed
+    Status(Families),
+    /// What hooks call: does what is to be done after an event. Written for them, not for people
+    #[command(hide = true)]
+    Run {
+        /// kernel-installed, headers-installed, kernel-removed, boot or booted
+        // Hooks may be newer than this program: what it does not know must not break a package manager's transaction.
+        #[arg(value_name = "EVENT")]
+        event: String,
+        /// The kernel's release
+        #[arg(value_name = "RELEASE")]
+        release: Option<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Families {
+    /// debian, kernel-install, pacman or boot [default: those that the system has programs for]
+    #[arg(value_name = "FAMILY")]
+    pub families: Vec<Family>,
+}
+
+/// Hooks that are called by the same program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Family {
+    Debian,
+    KernelInstall,
+    Pacman,
+    Boot,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -5,6 +5,7 @@ mod bundle;
 mod check;
 mod config;
 mod explain;
+mod hooks;
 mod install;
 mod keys;
 mod log;
@@ -29,6 +30,9 @@ use crate::out::Out;
 
 /// Runs a command.
 pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
+    if let Command::Hooks(hooks) = &args.command {
+        return hooks::run(args, &hooks.command, out);
+    }
     let mut settings = world::settings(&args.global)?;
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
@@ -68,7 +72,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Push(push) => share::push(&world, out, push, dry),
         Command::Export(export) => bundle::export(&world, out, export, dry),
         Command::Import(import) => bundle::import(&world, out, import),
-        Command::Keys(_) | Command::Config => Ok(Exit::Done),
+        Command::Keys(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
     }
 }
 
@@ -102,18 +106,20 @@ fn running() -> String {
 
 /// The kernels that are meant.
 fn kernels(world: &World, kernels: &Kernels, store: Option<&Store>) -> Result<Vec<Kernel>, Failure> {
-    let built_for = |kernel: &Kernel| {
-        let rows = store.map(|store| store.find(&[("kernel", &kernel.release)]));
-        matches!(rows, Some(Ok(rows)) if rows.iter().any(|row| row.built))
-    };
     let elsewhere = !world.elsewhere.wanted.is_empty();
-    let worth = |kernel: &Kernel| elsewhere || kernel.build_tree().is_some() || built_for(kernel);
+    let worth = |kernel: &Kernel| elsewhere || kernel.build_tree().is_some() || has_builds(store, kernel);
     let meant = select::kernels(&world.root, &releases(world, kernels)?, &running(), &worth)?;
     // Where nothing could be built, what others have built is all there is to look for.
     if meant.is_empty() && world.elsewhere.any {
         return judged_kernels(world, kernels);
     }
     Ok(meant)
+}
+
+/// Whether the store has a build of anything for a kernel.
+fn has_builds(store: Option<&Store>, kernel: &Kernel) -> bool {
+    let rows = store.map(|store| store.find(&[("kernel", &kernel.release)]));
+    matches!(rows, Some(Ok(rows)) if rows.iter().any(|row| row.built))
 }
 
 /// What a command that only looks needs: a session on the store as it is, and what is meant.

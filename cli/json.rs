@@ -183,6 +183,31 @@ pub struct Log {
     pub log: String,
 }
 
+/// `hooks status`.
+#[derive(Debug, Serialize)]
+pub struct Hook {
+    /// debian, kernel-install, pacman, boot.
+    pub family: String,
+    /// As the system it is for names it.
+    pub path: String,
+    /// installed, absent, outdated, changed, foreign.
+    pub state: &'static str,
+    /// The kcache that it calls.
+    pub program: Option<String>,
+    /// Whether there is such a file.
+    pub program_exists: Option<bool>,
+}
+
+/// `hooks install` and `hooks remove`: one line a file that is not as it should be.
+#[derive(Debug, Serialize)]
+pub struct HookChange {
+    pub r#type: &'static str,
+    pub family: String,
+    pub path: String,
+    /// written, removed, left; with `--dry-run` would write, would remove.
+    pub act: &'static str,
+}
+
 /// `config`.
 #[derive(Debug, Serialize)]
 pub struct Setting {

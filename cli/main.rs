@@ -4,6 +4,7 @@
 mod args;
 mod cmd;
 mod exit;
+mod journal;
 mod json;
 mod out;
 mod progress;

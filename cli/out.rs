@@ -8,6 +8,7 @@ use indicatif::MultiProgress;
 
 use crate::args::{Color, Global};
 use crate::exit::Failure;
+use crate::journal::{Journal, Priority};
 
 /// Writes what a run has to say.
 #[derive(Debug, Default)]
@@ -19,6 +20,7 @@ pub struct Out {
     /// How much detail.
     pub verbose: u8,
     bars: OnceLock<MultiProgress>,
+    journal: OnceLock<Journal>,
 }
 
 /// A style for each kind of word.
@@ -36,7 +38,7 @@ impl Out {
             Color::Never => anstream::ColorChoice::Never,
         };
         choice.write_global();
-        Out { json: global.json, quiet: global.quiet, verbose: global.verbose, bars: OnceLock::new() }
+        Out { json: global.json, quiet: global.quiet, verbose: global.verbose, ..Out::default() }
     }
 
     /// From now on bars are drawn by these.
@@ -44,8 +46,14 @@ impl Out {
         let _ = self.bars.set(bars); // a second session in one process keeps the first one's
     }
 
+    /// From now on everything goes to the journal too.
+    pub fn tell_journal(&self, journal: Journal) {
+        let _ = self.journal.set(journal);
+    }
+
     /// A line of results.
     pub fn data(&self, line: &str) {
+        self.journal(Priority::Info, line);
         self.above_bars(|| {
             // Who stopped reading (`| head`) has seen enough; that is no error.
             let _ = writeln!(anstream::stdout().lock(), "{line}");
@@ -76,6 +84,8 @@ impl Out {
         let styled = [("warning:", ODD), ("hint:", HINT), ("error:", BAD)]
             .iter()
             .find_map(|(word, style)| Some(format!("{style}{word}{style:#}{}", line.strip_prefix(word)?)));
+        let priority = if line.starts_with("warning:") { Priority::Warning } else { Priority::Info };
+        self.journal(priority, line);
         if !self.quiet || line.starts_with("warning:") {
             self.err(styled.as_deref().unwrap_or(line));
         }
@@ -83,6 +93,7 @@ impl Out {
 
     /// A line that only `-v` shows.
     pub fn detail(&self, line: &str) {
+        self.journal(Priority::Debug, line);
         if self.verbose > 0 {
             self.err(line);
         }
@@ -90,9 +101,19 @@ impl Out {
 
     /// An error and what to do about it.
     pub fn failure(&self, failure: &Failure) {
+        self.journal(Priority::Error, &failure.message);
+        if let Some(hint) = &failure.hint {
+            self.journal(Priority::Notice, &format!("hint: {hint}"));
+        }
         self.err(&format!("{BAD}error:{BAD:#} {}", failure.message));
         if let Some(hint) = &failure.hint {
             self.err(&format!("{HINT}hint:{HINT:#} {hint}"));
+        }
+    }
+
+    fn journal(&self, priority: Priority, line: &str) {
+        if let Some(journal) = self.journal.get() {
+            journal.send(priority, &anstream::adapter::strip_str(line).to_string());
         }
     }
 
@@ -134,4 +155,40 @@ pub fn columns(rows: &[Vec<Cell>]) -> String {
 /// A word in a colour.
 pub fn paint(style: Style, word: &str) -> String {
     format!("{style}{word}{style:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Exit;
+
+    #[test]
+    fn the_journal_gets_every_line_without_colours_and_as_grave_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let journald = std::os::unix::net::UnixDatagram::bind(dir.path().join("socket")).unwrap();
+        journald.set_nonblocking(true).unwrap();
+        let out = Out { quiet: true, ..Out::default() };
+        out.tell_journal(Journal::at(&dir.path().join("socket")).unwrap());
+        out.data(&paint(GOOD, "ready"));
+        out.say("warning: not ready");
+        out.detail("only with -v");
+        out.failure(&Failure {
+            exit: Exit::Unexpected,
+            message: "no disk".into(),
+            hint: Some("buy one".into()),
+        });
+        let received = || {
+            let mut bytes = [0; 256];
+            let length = journald.recv(&mut bytes).ok()?;
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            let (priority, message) =
+                (text.split("PRIORITY=").nth(1)?[..1].to_owned(), text.rsplit('\0').next()?);
+            Some(format!("{priority} {}", message.trim_end()))
+        };
+        let lines: Vec<String> = std::iter::from_fn(received).collect();
+        assert_eq!(
+            lines,
+            ["6 ready", "4 warning: not ready", "7 only with -v", "3 no disk", "5 hint: buy one"]
+        );
+    }
 }

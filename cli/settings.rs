@@ -18,7 +18,7 @@ use crate::args::Global;
 use crate::exit::Failure;
 
 /// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 9] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
@@ -27,6 +27,7 @@ const KEYS: [(&str, &str); 8] = [
     ("threshold", "KCACHE_THRESHOLD"),
     ("default-kernel", "KCACHE_DEFAULT_KERNEL"),
     ("foreign", "KCACHE_FOREIGN"),
+    ("on-failure", "KCACHE_ON_FAILURE"),
 ];
 
 /// What can be set in files only, because it is more than a text or number.
@@ -75,6 +76,25 @@ pub struct Setting<T> {
     pub origin: Origin,
 }
 
+/// What a hook does where modules could not be made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Says so; the package manager goes on.
+    Warn,
+    /// Fails, and the package manager's transaction with it.
+    Block,
+}
+
+impl OnFailure {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            OnFailure::Warn => "warn",
+            OnFailure::Block => "block",
+        }
+    }
+}
+
 /// All settings of a run.
 #[derive(Debug)]
 pub struct Settings {
@@ -86,6 +106,7 @@ pub struct Settings {
     /// A path of this machine.
     pub signing_key: Setting<PathBuf>,
     pub threshold: Setting<usize>,
+    pub on_failure: Setting<OnFailure>,
     /// Packages that are wanted also where their source is not.
     pub packages: Vec<Setting<String>>,
     /// In order of priority.
@@ -178,6 +199,7 @@ impl Settings {
             lock_timeout: seconds("lock-timeout", LOCK_TIMEOUT)?,
             signing_key: signing_key(&texts, &Root::new(&root.value))?,
             threshold: threshold(&texts)?,
+            on_failure: on_failure(&texts)?,
             packages,
             caches,
             default_kernel: texts.get("default-kernel").cloned(),
@@ -301,6 +323,19 @@ fn threshold(texts: &Texts) -> Result<Setting<usize>, Failure> {
     }
 }
 
+fn on_failure(texts: &Texts) -> Result<Setting<OnFailure>, Failure> {
+    let Some(Setting { value, origin }) = texts.get("on-failure") else {
+        return Ok(Setting { value: OnFailure::Warn, origin: Origin::Default });
+    };
+    match [OnFailure::Warn, OnFailure::Block].into_iter().find(|known| known.word() == value) {
+        Some(known) => Ok(Setting { value: known, origin: origin.clone() }),
+        None => Err(Failure::usage(
+            format!("on-failure is '{value}' ({origin}): it must be \"warn\" or \"block\""),
+            None,
+        )),
+    }
+}
+
 fn number(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {
     let Some(setting) = texts.get(key) else {
         return Ok(Setting { value: default, origin: Origin::Default });
@@ -385,6 +420,7 @@ mod tests {
         check("colour = 1\n", "known keys: store");
         check("jobs = []\n", "cannot be a array");
         check("jobs = 0\n", "above 0");
+        check("on-failure = 'stop'\n", "it must be \"warn\" or \"block\"");
         check("jobs = \n", "1");
     }
 }

@@ -17,6 +17,7 @@ use crate::admit::MODULE;
 use crate::error::{Error, Result};
 use crate::facts::Session;
 use crate::marks;
+use crate::world::World;
 
 /// A change to the set of one kernel.
 pub enum Change<'a> {
@@ -60,18 +61,8 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     let world = session.world;
     let tree = tree(session, kernel)?;
     let say = |message: &str| world.progress.say(message);
-    let site =
-        Site { tree, root: world.root.dir(), depmod: &world.depmod, wait: world.lock_limit, say: &say };
-    let transaction = Transaction::begin(site)?;
-    let told = match transaction.recovered() {
-        Recovery::Nothing => None,
-        Recovery::Litter => Some("what an interrupted run had left was cleared away; it had changed nothing"),
-        Recovery::Finished => Some("an interrupted installation was finished"),
-        Recovery::Undone => Some("an interrupted installation was undone"),
-    };
-    if let Some(told) = told {
-        world.progress.say(&format!("{}: {told}", kernel.release));
-    }
+    let transaction = Transaction::begin(site(world, tree, &say))?;
+    tell(world, &kernel.release, transaction.recovered());
     let current = install::current(tree)?;
     let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
     if !plan.is_nothing() {
@@ -81,6 +72,41 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, spec, out);
     let outcome = transaction.apply(&plan, &mut source)?;
     Ok(Done { plan, generation: outcome.generation, changed: outcome.changed, warnings: outcome.warnings })
+}
+
+/// Finishes or undoes what an interrupted run left in a kernel's tree.
+pub fn recover(world: &World, release: &str, tree: &Path) -> Result<()> {
+    if install::interrupted(tree)? {
+        let say = |message: &str| world.progress.say(message);
+        tell(world, release, Transaction::begin(site(world, tree, &say))?.recovered());
+    }
+    Ok(())
+}
+
+/// Takes everything of kcache's out of the tree of a kernel that is being removed or is gone. True where there was
+/// something.
+pub fn retire(world: &World, release: &str) -> Result<bool> {
+    let say = |message: &str| world.progress.say(message);
+    let mut found = false;
+    marks::clear(&world.root, release)?;
+    for modules in kernels::modules_dirs(&world.root) {
+        found |= install::retire(site(world, &modules.join(release), &say))?;
+    }
+    Ok(found)
+}
+
+fn site<'a>(world: &'a World, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site<'a> {
+    Site { tree, root: world.root.dir(), depmod: &world.depmod, wait: world.lock_limit, say }
+}
+
+fn tell(world: &World, release: &str, recovery: Recovery) {
+    let told = match recovery {
+        Recovery::Nothing => return,
+        Recovery::Litter => "what an interrupted run had left was cleared away; it had changed nothing",
+        Recovery::Finished => "an interrupted installation was finished",
+        Recovery::Undone => "an interrupted installation was undone",
+    };
+    world.progress.say(&format!("{release}: {told}"));
 }
 
 /// The complete set that a change leads to.

@@ -15,6 +15,7 @@ mod commands;
 mod everywhere;
 mod export;
 mod fleet;
+mod hooks;
 mod host;
 mod hostile;
 mod install;

@@ -31,6 +31,11 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         ),
         row("threshold", settings.threshold.value.to_string(), settings.threshold.origin.to_string()),
         row("foreign", settings.foreign.value.clone(), settings.foreign.origin.to_string()),
+        row(
+            "on-failure",
+            settings.on_failure.value.word().to_owned(),
+            settings.on_failure.origin.to_string(),
+        ),
     ];
     rows.extend(
         settings

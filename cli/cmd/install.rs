@@ -18,7 +18,7 @@ use kcache::store::{Manifest, Outcome};
 use kcache::verdict::{self, State};
 use kcache::world::World;
 
-use crate::args::{Build, Install, Pull, Selection};
+use crate::args::{Build, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
@@ -34,10 +34,26 @@ struct Job<'a> {
     install: bool,
 }
 
+/// What came of a run.
+pub struct Ran {
+    pub exit: Exit,
+    /// Packages that are not there now, by name.
+    pub failed: Vec<String>,
+    /// Whether any kernel has other modules now.
+    pub changed: bool,
+}
+
 pub fn install(world: &World, out: &Out, args: &Install, dry: bool) -> Result<Exit, Failure> {
     let Install { which, rebuild, no_build, .. } = args;
     let job = Job { which, rebuild: *rebuild, fetch_only: *no_build, check: false, install: true };
     run(world, out, &job, dry)
+}
+
+/// For one kernel all that is installed automatically: what a hook does. Without `install`, into the store only.
+pub fn for_kernel(world: &World, out: &Out, release: &str, install: bool) -> Result<Ran, Failure> {
+    let kernels = Kernels { kernels: vec![release.to_owned()] };
+    let which = Selection { packages: Vec::new(), kernels };
+    perform(world, out, &Job { which: &which, rebuild: false, fetch_only: false, check: false, install })
 }
 
 pub fn build(world: &World, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
@@ -55,6 +71,14 @@ fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> 
     if dry {
         return dry_run(world, out, job);
     }
+    let exit = perform(world, out, job)?.exit;
+    if out.json {
+        out.record(&json::Summary { r#type: "summary", exit: exit as u8 });
+    }
+    Ok(exit)
+}
+
+fn perform(world: &World, out: &Out, job: &Job) -> Result<Ran, Failure> {
     let session = Session::new(world, Some(world.open_store()?))?;
     let packages = super::packages(world, out, &job.which.packages)?;
     let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
@@ -67,26 +91,18 @@ fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> 
         Options { rebuild: job.rebuild, automatic_only: !packages.named, fetch_only: job.fetch_only };
     let results = have(&session, &wishes, &options, job.check);
     interrupted(world)?;
-    let mut exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
+    let exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
+    let mut ran = Ran { exit, failed: Vec::new(), changed: false };
     for kernel in &kernels {
         let of_kernel: Vec<&Had> =
             results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect();
-        exit = exit.or(finish(&session, out, job, kernel, &of_kernel)?);
+        finish(&session, out, job, kernel, &of_kernel, &mut ran);
     }
-    if out.json {
-        out.record(&json::Summary { r#type: "summary", exit: exit as u8 });
-    }
-    Ok(exit)
+    Ok(ran)
 }
 
 /// One transaction for a kernel, and a line for each package.
-fn finish(
-    session: &Session,
-    out: &Out,
-    job: &Job,
-    kernel: &Kernel,
-    results: &[&Had],
-) -> Result<Exit, Failure> {
+fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&Had], ran: &mut Ran) {
     let ready: Vec<Manifest> = results.iter().filter_map(|had| had.manifest().cloned()).collect();
     let start = Instant::now();
     let installed = if job.install && !ready.is_empty() {
@@ -94,7 +110,6 @@ fn finish(
     } else {
         None
     };
-    let mut exit = Exit::Done;
     let failure = match &installed {
         Some(Err(error)) => Some(kcache::error::chain(error)),
         _ => None,
@@ -102,10 +117,17 @@ fn finish(
     for had in results {
         // Who names a package wants it, whatever the configuration says.
         let optional = job.which.packages.is_empty() && need(session.world, &had.wish) == Need::Optional;
-        exit = exit.or(report(out, had, job.install, optional, failure.as_deref()));
+        let exit = report(out, had, job.install, optional, failure.as_deref());
+        if exit != Exit::Done {
+            ran.failed.push(had.wish.package.name.clone());
+        }
+        ran.exit = ran.exit.or(exit);
     }
     match installed {
-        Some(Ok(done)) => report_done(out, kernel, &done, start.elapsed().as_secs_f64()),
+        Some(Ok(done)) => {
+            ran.changed |= done.changed;
+            report_done(out, kernel, &done, start.elapsed().as_secs_f64());
+        }
         Some(Err(error)) => {
             let failure = Failure::from(error);
             if out.json {
@@ -115,11 +137,10 @@ fn finish(
                 message: format!("kernel {}: {}", kernel.release, failure.message),
                 ..failure
             });
-            exit = exit.or(failure.exit);
+            ran.exit = ran.exit.or(failure.exit);
         }
         None => {}
     }
-    Ok(exit)
 }
 
 /// Refuses early what could not be installed in the end.

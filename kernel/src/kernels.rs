@@ -169,10 +169,20 @@ pub fn compression(config: &Kconfig) -> Compression {
 
 /// Every kernel under the root's `/lib/modules` and `/usr/lib/modules`, oldest first.
 pub fn installed(root: &Root) -> Result<Vec<Kernel>, Error> {
+    trees(root)?.into_iter().map(|(release, dir)| read_installed(root, release, dir)).collect()
+}
+
+/// The installed kernel of exactly this release.
+pub fn of_release(root: &Root, release: &str) -> Result<Option<Kernel>, Error> {
+    let found = trees(root)?.into_iter().find(|(other, _)| other == release);
+    found.map(|(release, dir)| read_installed(root, release, dir)).transpose()
+}
+
+/// The directories that hold, or held, installed kernels' modules, with their releases; oldest first.
+pub fn trees(root: &Root) -> Result<Vec<(String, PathBuf)>, Error> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
-    for parent in ["/lib/modules", "/usr/lib/modules"] {
-        let Ok(inside) = root.resolve(parent) else { continue };
-        for entry in fs::read_dir(root.outside(&inside))? {
+    for parent in modules_dirs(root) {
+        for entry in fs::read_dir(parent)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let new = !found.iter().any(|(release, _)| *release == name);
@@ -182,7 +192,15 @@ pub fn installed(root: &Root) -> Result<Vec<Kernel>, Error> {
         }
     }
     found.sort_by(|a, b| release::compare(&a.0, &b.0));
-    found.into_iter().map(|(release, dir)| read_installed(root, release, dir)).collect()
+    Ok(found)
+}
+
+/// The root's `/lib/modules` and `/usr/lib/modules`, as this machine names them: mostly one directory.
+pub fn modules_dirs(root: &Root) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> =
+        ["/lib/modules", "/usr/lib/modules"].iter().filter_map(|dir| root.find(dir)).collect();
+    dirs.dedup();
+    dirs
 }
 
 /// A kernel build tree given by path. Where the kernel is also installed under the root, that is where it installs to.

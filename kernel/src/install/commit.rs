@@ -152,7 +152,7 @@ fn restore(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
     Ok(())
 }
 
-fn remove_if_empty(dir: &Path) -> io::Result<()> {
+pub(super) fn remove_if_empty(dir: &Path) -> io::Result<()> {
     match disk::if_found(fs_err::remove_dir(dir)) {
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         other => other.map(|_| ()),

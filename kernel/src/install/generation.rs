@@ -119,6 +119,16 @@ pub struct Generation {
 }
 
 impl Set {
+    /// The set without packages.
+    pub(super) fn nothing() -> Self {
+        Self {
+            kernel_version: String::new(),
+            compression: Default::default(),
+            signer: None,
+            packages: Vec::new(),
+        }
+    }
+
     /// Sorts packages and modules, and refuses what can't be installed side by side.
     pub(super) fn checked(mut self) -> Result<Self, Error> {
         self.packages.sort_by(|a, b| a.name.cmp(&b.name));

@@ -6,7 +6,7 @@
 //! the complete new one; when [`Transaction::apply`] returns, the new one is on stable storage. Nothing gets in whose
 //! digest was not checked while it was written. `depmod` never runs on the live tree, and no index is published that was
 //! not read again. Modules of others are never touched. Removing the last package leaves the tree as if kcache had never
-//! been there.
+//! been there. When the kernel itself goes, so does all that kcache has in its tree ([`retire`]).
 //!
 //! # On disk
 //!
@@ -56,6 +56,7 @@ mod journal;
 mod lock;
 mod plan;
 mod recover;
+mod retire;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ use std::time::Duration;
 pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use plan::{Act, Change, Plan, plan};
+pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Fault, current, interrupted, verify};
 
 use journal::{Hash, IndexChange, Journal};
@@ -172,13 +174,7 @@ impl<'a> Transaction<'a> {
     /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.
     fn reindex(&self, step: &Step<'_>) -> Result<(), Error> {
         let installed = current(&self.tree.path)?;
-        let nothing = || Set {
-            kernel_version: String::new(),
-            compression: Default::default(),
-            signer: None,
-            packages: vec![],
-        };
-        let wanted = installed.as_ref().map_or_else(nothing, Generation::wanted);
+        let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
         let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is damaged".into());
         self.replace(installed.as_ref(), &wanted, &mut source, step).map(|_| ())
     }

@@ -1,6 +1,8 @@
 //! Transactions on a small tree with the real depmod: as they should go, with each step failing, and with a crash at each
 //! step.
 
+mod retiring;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::PermissionsExt;

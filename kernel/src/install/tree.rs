@@ -20,12 +20,19 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// A tree that has to be there.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let none = || Error::NoTree { path: path.to_owned() };
-        let release = path.file_name().and_then(|name| name.to_str()).ok_or_else(none)?.to_owned();
+        let tree = Self::named(path)?;
         if !path.is_dir() {
-            return Err(none());
+            return Err(Error::NoTree { path: path.to_owned() });
         }
+        Ok(tree)
+    }
+
+    /// A tree that may be gone.
+    pub(super) fn named(path: &Path) -> Result<Self, Error> {
+        let release = path.file_name().and_then(|name| name.to_str());
+        let release = release.ok_or_else(|| Error::NoTree { path: path.to_owned() })?.to_owned();
         let staging = path.with_file_name(format!(".kcache-{release}"));
         let tree = Self { path: path.to_owned(), release, staging };
         // Under another root such a link may lead to this machine's own files.

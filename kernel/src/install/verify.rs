@@ -150,16 +150,10 @@ fn fault_of_index(index: &DepIndex, generation: &Generation, installed: &Install
     (entry.path != ours).then(|| Fault::Shadowed { module, ours, winner: entry.path.to_owned() })
 }
 
-/// Whether a transaction was interrupted after it had begun to change the tree, and nobody has finished or undone it yet. One
+/// Whether an earlier run was interrupted, so that there is something for [`super::Transaction::begin`] to put right. One
 /// that is going on does not count.
 pub fn interrupted(tree: &Path) -> Result<bool, Error> {
-    let journal = Tree::open(tree)?.journal();
-    match disk::exists(&journal) {
-        Ok(exists) => Ok(exists && !lock::is_held(tree)),
-        // Only root can look into the staging directory, which is there only during a transaction or after a crash.
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(!lock::is_held(tree)),
-        Err(e) => Err(e.into()),
-    }
+    Ok(disk::exists(&Tree::open(tree)?.staging)? && !lock::is_held(tree))
 }
 
 fn is_in_use(dir: &str, index: &DepIndex) -> bool {

@@ -1,0 +1,37 @@
+//! `kcache hooks`: what others call when kernels come and go and when the machine boots.
+//!
+//! [`files`] knows the hooks and what became of them on a system, [`placing`] writes and deletes them, [`event`] is what
+//! they call. The hooks themselves are in `cli/hooks/`, each a file that can be read on its own.
+
+mod event;
+mod files;
+mod initramfs;
+mod placing;
+
+use std::sync::Arc;
+
+use kcache::kernel::rootfs::Root;
+
+use super::world;
+use crate::args::{Args, HooksCommand};
+use crate::exit::{Exit, Failure};
+use crate::out::Out;
+
+pub fn run(args: &Args, command: &HooksCommand, out: &Arc<Out>) -> Result<Exit, Failure> {
+    if let HooksCommand::Run { event, release } = command {
+        return event::run(&args.global, event, release.as_deref(), out);
+    }
+    let root = Root::new(world::settings(&args.global)?.root.value);
+    if !root.dir().is_dir() {
+        return Err(Failure::usage(format!("{} is not a directory", root.dir().display()), None));
+    }
+    let placing = placing::Placing { root, out, dry: args.global.dry_run };
+    match command {
+        HooksCommand::Install { which, program, vendor, force } => {
+            placing.install(&which.families, program.as_deref(), *vendor, *force)
+        }
+        HooksCommand::Remove { which, force } => placing.remove(&which.families, *force),
+        HooksCommand::Status(which) => placing.status(&which.families),
+        HooksCommand::Run { .. } => Ok(Exit::Done),
+    }
+}

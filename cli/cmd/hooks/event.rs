@@ -1,0 +1,274 @@
+//! `kcache hooks run EVENT [RELEASE]`: what hooks call.
+//!
+//! The names of events stand in files that outlive this version: they are added to, never changed.
+//!
+//! | event | who calls it | what is done |
+//! |---|---|---|
+//! | `kernel-installed R` | package managers, before R's initramfs is made | install for R; verdict |
+//! | `headers-installed R` | package managers | the same, or only build where R is not there yet; initramfs anew |
+//! | `kernel-removed R` | package managers | what kcache had for R goes |
+//! | `boot` | kcache-boot.service | interrupted installations; what the running kernel lacks, from the store |
+//! | `booted` | kcache-ready.service | the verdict for every kernel |
+//!
+//! A package manager is in the middle of its transaction. So: nothing waits for input, all is over within the time that one
+//! build may take (`build-timeout`), everything goes to the journal too, and a failure is said and forgiven, unless
+//! `on-failure = "block"`. An event that this version does not know, or settings that cannot be read, break nothing either.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kcache::boot;
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::install as flow;
+use kcache::kernel::install::{has_kernel, is_live};
+use kcache::kernel::kernels::{self, Kernel};
+use kcache::select;
+use kcache::world::World;
+
+use super::super::install::{self, Ran};
+use super::super::{check, has_builds, packages, running, world};
+use super::initramfs;
+use crate::args::{Check, Global, Kernels, Selection};
+use crate::exit::{Exit, Failure};
+use crate::journal::Journal;
+use crate::out::Out;
+use crate::settings::{OnFailure, Settings};
+
+/// Longest that the boot may be held up: below the unit's TimeoutStartSec, so that kcache ends by itself.
+const BOOT: Duration = Duration::from_secs(45);
+/// At boot nobody else should be at work.
+const BOOT_LOCK: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy)]
+enum Event<'a> {
+    KernelInstalled(&'a str),
+    HeadersInstalled(&'a str),
+    KernelRemoved(&'a str),
+    Boot(Option<&'a str>),
+    Booted,
+}
+
+impl<'a> Event<'a> {
+    fn of(word: &str, release: Option<&'a str>) -> Option<Event<'a>> {
+        // It becomes part of paths.
+        let plain = |release: &&str| {
+            !release.is_empty() && !release.starts_with(['.', '-']) && !release.contains('/')
+        };
+        Some(match (word, release.filter(plain)) {
+            ("kernel-installed", Some(release)) => Event::KernelInstalled(release),
+            ("headers-installed", Some(release)) => Event::HeadersInstalled(release),
+            ("kernel-removed", Some(release)) => Event::KernelRemoved(release),
+            ("boot", release) => Event::Boot(release),
+            ("booted", _) => Event::Booted,
+            _ => return None,
+        })
+    }
+
+    /// Something waits for what comes of it.
+    fn may_block(self) -> bool {
+        !matches!(self, Event::Boot(_) | Event::Booted)
+    }
+}
+
+pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -> Result<Exit, Failure> {
+    if global.dry_run {
+        return Err(Failure::usage(
+            "hooks run has no dry run",
+            Some("`kcache --dry-run install -k R` has".into()),
+        ));
+    }
+    if let Some(journal) = Journal::open() {
+        out.tell_journal(journal);
+    }
+    let Some(event) = Event::of(word, release) else {
+        let release = release.unwrap_or_default();
+        out.say(&format!("warning: this kcache knows no event '{word} {release}': nothing is done"));
+        return Ok(Exit::Done);
+    };
+    let settings = match world::settings(global) {
+        Ok(settings) => settings,
+        Err(failure) => {
+            out.failure(&failure);
+            out.say("warning: without valid settings nothing is done; `kcache config` shows them");
+            return Ok(Exit::Done);
+        }
+    };
+    let exit = happened(event, &settings, out).unwrap_or_else(|failure| {
+        out.failure(&failure);
+        if let Event::KernelInstalled(release) | Event::HeadersInstalled(release) = event {
+            warn(out, release, &failure.message);
+        }
+        failure.exit
+    });
+    let forgiven = settings.on_failure.value == OnFailure::Warn || !event.may_block();
+    Ok(if forgiven { Exit::Done } else { exit })
+}
+
+fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, Failure> {
+    let at_boot = matches!(event, Event::Boot(_));
+    let mut world = world::world(settings, out, at_boot)?;
+    let limit = if at_boot { BOOT } else { settings.build_timeout.value };
+    world.lock_limit = world.lock_limit.min(if at_boot { BOOT_LOCK } else { limit });
+    let over = end_after(&world, limit);
+    let done = match event {
+        Event::KernelInstalled(release) => kernel_installed(&world, out, release),
+        Event::HeadersInstalled(release) => headers_installed(&world, out, release),
+        Event::KernelRemoved(release) => kernel_removed(&world, out, release),
+        Event::Boot(release) => boot(&world, out, release.unwrap_or(&running())),
+        Event::Booted => booted(&world, out),
+    };
+    done.map_err(|failure| match over.load(Ordering::Relaxed) {
+        true => Failure { message: format!("it took longer than {} s", limit.as_secs()), ..failure },
+        false => failure,
+    })
+}
+
+/// Ends the run after a while, as a signal would. The flag tells that it was this.
+fn end_after(world: &World, limit: Duration) -> Arc<AtomicBool> {
+    let over = Arc::new(AtomicBool::new(false));
+    let (told, cancel) = (over.clone(), world.cancel.clone());
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        told.store(true, Ordering::Relaxed);
+        cancel.store(true, Ordering::Relaxed);
+    });
+    over
+}
+
+fn kernel_installed(world: &World, out: &Out, release: &str) -> Result<Exit, Failure> {
+    let Some(kernel) = worth_it(world, out, release)? else { return Ok(Exit::Done) };
+    if !tree_is(&kernel, has_kernel)? {
+        out.say(&format!(
+            "{release}: no such kernel is installed, only its modules' directory: nothing to do"
+        ));
+        return Ok(Exit::Done);
+    }
+    let ran = install::for_kernel(world, out, release, true)?;
+    conclude(world, out, &kernel, &ran)
+}
+
+fn headers_installed(world: &World, out: &Out, release: &str) -> Result<Exit, Failure> {
+    let Some(kernel) = worth_it(world, out, release)? else { return Ok(Exit::Done) };
+    // Before its package has run depmod, what is installed into a kernel's tree is not to be told from what was there.
+    if !tree_is(&kernel, is_live)? {
+        out.say(&format!(
+            "{release}: the kernel itself is not installed yet: its modules are built, and installed with it"
+        ));
+        let ran = install::for_kernel(world, out, release, false)?;
+        if ran.exit != Exit::Done {
+            warn(out, release, &format!("not ready: {}", ran.failed.join(", ")));
+        }
+        return Ok(ran.exit);
+    }
+    let ran = install::for_kernel(world, out, release, true)?;
+    if ran.changed {
+        initramfs::make_anew(world, out, release);
+    }
+    conclude(world, out, &kernel, &ran)
+}
+
+/// The kernel, if there is anything to be done for it. What is not there yet will have a hook of its own.
+fn worth_it(world: &World, out: &Out, release: &str) -> Result<Option<Kernel>, Failure> {
+    let Some(kernel) = kernels::of_release(&world.root, release).map_err(Error::from)? else {
+        out.say(&format!("{release}: there is no /lib/modules/{release}: nothing to do"));
+        return Ok(None);
+    };
+    let packages = select::packages(&world.root, &[], &world.elsewhere)?;
+    if packages.chosen.is_empty() && packages.broken.is_empty() {
+        out.detail(&format!("{release}: there are no packages to make modules of"));
+        return Ok(None);
+    }
+    let store = world.open_existing_store()?;
+    if kernel.build_tree().is_none() && !has_builds(store.as_ref(), &kernel) && !world.elsewhere.any {
+        wait_for_headers(world, out, release);
+        return Ok(None);
+    }
+    Ok(Some(kernel))
+}
+
+fn tree_is(kernel: &Kernel, what: fn(&Path) -> std::io::Result<bool>) -> Result<bool, Failure> {
+    kernel.modules.as_deref().map_or(Ok(false), |tree| Ok(what(tree)?))
+}
+
+fn wait_for_headers(world: &World, out: &Out, release: &str) {
+    let command = kernels::headers_hint(&world.root, release);
+    out.say(&format!(
+        "{release}: not ready: its headers are not there, nor are its modules built; this runs again when they come (`{command}`)"
+    ));
+}
+
+/// The verdict, which decides. What is not there for want of headers is nobody's failure: they may come next.
+fn conclude(world: &World, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<Exit, Failure> {
+    let release = &kernel.release;
+    if verdict(world, out, std::slice::from_ref(release))? == Exit::Done {
+        return Ok(Exit::Done);
+    }
+    if ran.exit == Exit::NoHeaders && kernel.build_tree().is_none() {
+        wait_for_headers(world, out, release);
+        return Ok(Exit::Done);
+    }
+    warn(out, release, &format!("not ready: {}", ran.failed.join(", ")));
+    Ok(Exit::NotReady.or(ran.exit))
+}
+
+/// The one line that must not be overlooked.
+fn warn(out: &Out, release: &str, what: &str) {
+    out.say(&format!(
+        "warning: do not reboot into {release} ({}): `kcache check -k {release}` says why, `kcache log PACKAGE -k {release}` shows a build's log",
+        what.trim_end_matches([' ', ':'])
+    ));
+}
+
+/// Whether these kernels are ready: said, as `kcache check` says it.
+fn verdict(world: &World, out: &Out, releases: &[String]) -> Result<Exit, Failure> {
+    let kernels = Kernels { kernels: releases.to_vec() };
+    let which = Selection { packages: Vec::new(), kernels };
+    check::check(world, out, &Check { which, build: false, mark: true }, false)
+}
+
+fn kernel_removed(world: &World, out: &Out, release: &str) -> Result<Exit, Failure> {
+    if flow::retire(world, release)? {
+        out.say(&format!("{release}: kcache's modules are gone with the kernel"));
+    }
+    Ok(Exit::Done)
+}
+
+fn boot(world: &World, out: &Out, running: &str) -> Result<Exit, Failure> {
+    let mut exit = Exit::Done;
+    for (release, error) in boot::settle(world)? {
+        let failure = Failure::of(&error);
+        out.say(&format!(
+            "warning: {release}: what an interrupted run left could not be put right: {}",
+            failure.message
+        ));
+        exit = exit.or(failure.exit);
+    }
+    let Some(kernel) = kernels::of_release(&world.root, running).map_err(Error::from)? else {
+        return Ok(exit);
+    };
+    if !tree_is(&kernel, is_live)? {
+        return Ok(exit);
+    }
+    let packages = packages(world, out, &[])?;
+    let session = Session::new(world, world.open_existing_store()?)?;
+    let start = Instant::now();
+    match boot::complete(&session, &kernel, &packages)? {
+        Some(done) => install::report_done(out, &kernel, &done, start.elapsed().as_secs_f64()),
+        None => out.detail(&format!("{running}: nothing that the store has is missing")),
+    }
+    Ok(exit)
+}
+
+/// Directories without a kernel are left out: headers alone are nothing that could be booted.
+fn booted(world: &World, out: &Out) -> Result<Exit, Failure> {
+    let mut releases = Vec::new();
+    for (release, tree) in kernels::trees(&world.root).map_err(Error::from)? {
+        if has_kernel(&tree)? {
+            releases.push(release);
+        }
+    }
+    if releases.is_empty() { Ok(Exit::Done) } else { verdict(world, out, &releases) }
+}

@@ -1,0 +1,81 @@
+//! A kernel's initramfs, made anew where its modules came after it.
+//!
+//! Only the program that makes an initramfs knows what belongs into it. So it is called whenever modules changed, and not
+//! when they are in place before the kernel's own hooks make the first one.
+
+use std::process::{Command, Stdio};
+
+use kcache::kernel::initramfs;
+use kcache::kernel::rootfs::Root;
+use kcache::world::World;
+
+use crate::out::Out;
+
+/// Makes the initramfs of a kernel anew, if it has one already.
+pub fn make_anew(world: &World, out: &Out, release: &str) {
+    let Some(command) = command(&world.root, release) else { return };
+    let line = command.join(" ");
+    if !world.root.is_host() {
+        return out.say(&format!(
+            "hint: {release}: its initramfs is older than its modules; in that system, run `{line}`"
+        ));
+    }
+    out.say(&format!("{release}: its initramfs is made anew: {line}"));
+    let mut program = Command::new(&command[0]);
+    program.args(&command[1..]).stdin(Stdio::null()).stdout(std::io::stderr());
+    let failed = match program.status() {
+        Ok(status) if status.success() => return,
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    out.say(&format!("warning: {release}: its initramfs could not be made anew ({failed}): it has no, or old, modules of kcache's"));
+}
+
+/// What makes it. Nothing where there is none yet, or where nobody is known to make it.
+fn command(root: &Root, release: &str) -> Option<Vec<String>> {
+    let there = |path: &str| root.find(path).is_some();
+    let program = |name: &str| {
+        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+            .into_iter()
+            .map(|dir| format!("{dir}/{name}"))
+            .find(|path| there(path))
+    };
+    let image = root.inside(&initramfs::of_kernel(root, release)?)?.to_str()?.to_owned();
+    if let Some(update) = program("update-initramfs") {
+        return Some([&update, "-u", "-k", release].map(str::to_owned).into());
+    }
+    let dracut = program("dracut")?;
+    Some([&dracut, "--force", &image, release].map(str::to_owned).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    fn check(files: &[&str], expect: Option<&str>) {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let found = command(&Root::new(dir.path()), "6.1").map(|words| words.join(" "));
+        assert_eq!(found.as_deref(), expect, "{files:?}");
+    }
+
+    #[test]
+    fn whoever_made_the_initramfs_makes_it_anew() {
+        check(
+            &["usr/sbin/update-initramfs", "boot/initrd.img-6.1"],
+            Some("/usr/sbin/update-initramfs -u -k 6.1"),
+        );
+        check(
+            &["usr/bin/dracut", "boot/initramfs-6.1.img"],
+            Some("/usr/bin/dracut --force /boot/initramfs-6.1.img 6.1"),
+        );
+        check(&["usr/sbin/update-initramfs", "usr/bin/dracut"], None);
+        check(&["usr/sbin/update-initramfs", "boot/initrd.img-6.2"], None);
+        check(&["boot/initrd.img-6.1"], None);
+    }
+}

@@ -1,0 +1,205 @@
+//! `kcache hooks install`, `remove` and `status`: the hooks' files, under the root and nowhere else.
+//!
+//! What was changed, or is somebody else's, is left alone and said so. Each file is written beside its place and renamed;
+//! a crash leaves some hooks and not others, and the next call does the rest.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use fs_err as fs;
+use kcache::kernel::rootfs::Root;
+
+use super::files::{Found, HOOKS, Hook, State};
+use crate::args::Family;
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::{BAD, GOOD, ODD, Out, PLAIN, columns};
+
+/// Directories that stay although the last hook left them empty: every system has them.
+const STAY: [&str; 4] = ["/", "/etc", "/usr/lib", "/usr/share"];
+
+/// Where kcache is looked for under another root.
+const PROGRAMS: [&str; 3] = ["/usr/bin/kcache", "/usr/local/bin/kcache", "/usr/sbin/kcache"];
+
+pub struct Placing<'a> {
+    pub root: Root,
+    pub out: &'a Out,
+    pub dry: bool,
+}
+
+impl Placing<'_> {
+    pub fn install(
+        &self,
+        families: &[Family],
+        program: Option<&str>,
+        vendor: bool,
+        force: bool,
+    ) -> Result<Exit, Failure> {
+        let program = self.program(program)?;
+        let mut left = false;
+        for found in self.found(&self.families(families)?, vendor)? {
+            let same = found.program.as_deref().is_none_or(|present| present == program);
+            match found.state {
+                State::Installed if same => {}
+                State::Changed | State::Foreign if !force => left |= self.leave(&found),
+                _ => self.write(&found, &program)?,
+            }
+        }
+        if self.root.find(&program).is_none() {
+            let place = self.root.dir().display();
+            self.out.say(&format!(
+                "warning: there is no {program} under {place}: until there is, hooks do nothing"
+            ));
+        }
+        Ok(if left { Exit::Refused } else { Exit::Done })
+    }
+
+    pub fn remove(&self, families: &[Family], force: bool) -> Result<Exit, Failure> {
+        let families = if families.is_empty() { Family::value_variants() } else { families };
+        let mut left = false;
+        for found in self.found(families, false)? {
+            match found.state {
+                State::Absent => {}
+                State::Changed | State::Foreign if !force => left |= self.leave(&found),
+                _ => self.delete(&found)?,
+            }
+        }
+        Ok(if left { Exit::Refused } else { Exit::Done })
+    }
+
+    pub fn status(&self, families: &[Family]) -> Result<Exit, Failure> {
+        let families = if families.is_empty() { Family::value_variants() } else { families };
+        let rows: Vec<json::Hook> =
+            self.found(families, false)?.iter().map(|found| self.row(found)).collect();
+        if self.out.json {
+            self.out.document(&rows);
+        } else {
+            self.out.data(&table(&rows));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn found(&self, families: &[Family], vendor: bool) -> Result<Vec<Found>, Failure> {
+        let wanted = HOOKS.iter().filter(|hook| families.contains(&hook.family));
+        Ok(wanted.map(|hook| hook.find(&self.root, vendor)).collect::<Result<_, _>>()?)
+    }
+
+    /// The families that were named, else those that are called on this system.
+    fn families(&self, named: &[Family]) -> Result<Vec<Family>, Failure> {
+        if !named.is_empty() {
+            return Ok(named.to_vec());
+        }
+        let all = Family::value_variants().iter().copied();
+        let called: Vec<Family> = all.filter(|family| Hook::is_called(*family, &self.root)).collect();
+        if called.is_empty() {
+            let root = self.root.dir().display();
+            let message = format!("nothing under {root} calls hooks that kcache knows");
+            let hint = "name them: debian, kernel-install, pacman, boot".to_owned();
+            return Err(Failure::usage(message, Some(hint)));
+        }
+        Ok(called)
+    }
+
+    /// The path that hooks call: of this program, where it lies under the root.
+    fn program(&self, named: Option<&str>) -> Result<String, Failure> {
+        let own = || {
+            let own = std::env::current_exe().ok()?;
+            self.root.inside(&own)?.to_str().map(str::to_owned)
+        };
+        let there = || PROGRAMS.into_iter().find(|path| self.root.find(path).is_some()).map(str::to_owned);
+        let program =
+            named.map(str::to_owned).or_else(own).or_else(there).unwrap_or_else(|| PROGRAMS[0].to_owned());
+        // It stands in shell scripts and units as it is.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
+        if program.starts_with('/') && program.chars().all(plain) {
+            return Ok(program);
+        }
+        let hint = "--program PATH: absolute, of letters, digits and / . _ + -".to_owned();
+        Err(Failure::usage(format!("hooks cannot call '{}'", program.escape_debug()), Some(hint)))
+    }
+
+    fn write(&self, found: &Found, program: &str) -> Result<(), Failure> {
+        if !self.dry {
+            found.hook.write(&found.path, program)?;
+        }
+        self.tell(found, if self.dry { "would write" } else { "written" });
+        Ok(())
+    }
+
+    fn delete(&self, found: &Found) -> Result<(), Failure> {
+        if !self.dry {
+            fs::remove_file(&found.path)?;
+            self.remove_empty(&found.inside);
+        }
+        self.tell(found, if self.dry { "would remove" } else { "removed" });
+        Ok(())
+    }
+
+    /// Directories that hold nothing any more.
+    fn remove_empty(&self, inside: &Path) {
+        for dir in
+            inside.ancestors().skip(1).take_while(|dir| !STAY.iter().any(|stay| *dir == Path::new(stay)))
+        {
+            match self.root.find(dir) {
+                Some(path) if fs::remove_dir(&path).is_ok() => {}
+                _ => return,
+            }
+        }
+    }
+
+    fn leave(&self, found: &Found) -> bool {
+        let path = found.inside.display();
+        self.out.say(&match found.state {
+            State::Changed => {
+                format!("warning: {path} was changed and is left as it is; --force takes it all the same")
+            }
+            _ => {
+                format!("warning: {path} is not kcache's and is left as it is; --force takes it all the same")
+            }
+        });
+        self.tell(found, "left");
+        true
+    }
+
+    fn tell(&self, found: &Found, act: &'static str) {
+        let path = found.inside.display().to_string();
+        if self.out.json {
+            let family = name(found.hook.family);
+            self.out.record(&json::HookChange { r#type: "hook", family, path, act });
+        } else {
+            self.out.data(&format!("{path}  {act}"));
+        }
+    }
+
+    fn row(&self, found: &Found) -> json::Hook {
+        json::Hook {
+            family: name(found.hook.family),
+            path: found.inside.display().to_string(),
+            state: found.state.word(),
+            program_exists: found.program.as_ref().map(|program| self.root.find(program).is_some()),
+            program: found.program.clone(),
+        }
+    }
+}
+
+fn name(family: Family) -> String {
+    family.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+fn table(rows: &[json::Hook]) -> String {
+    let cells = |row: &json::Hook| {
+        let style = match row.state {
+            "installed" => GOOD,
+            "absent" | "outdated" => ODD,
+            _ => BAD,
+        };
+        let calls = match (&row.program, row.program_exists) {
+            (Some(program), Some(false)) => format!("calls {program}, which is not there"),
+            (Some(program), _) => format!("calls {program}"),
+            (None, _) => String::new(),
+        };
+        let plain = |text: &str| (text.to_owned(), PLAIN);
+        vec![plain(&row.family), plain(&row.path), (row.state.to_owned(), style), plain(&calls)]
+    };
+    columns(&rows.iter().map(cells).collect::<Vec<_>>())
+}

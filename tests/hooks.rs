@@ -1,0 +1,425 @@
+//! Hooks: their files, what they hand on to kcache, and what comes of it when kernels come and go and the machine boots.
+//!
+//! The hooks themselves are run, by sh and by this machine's kernel-install, with a kcache that works on the test's root.
+//! With a package manager of their own they are run by `make test-apt`.
+
+use crate::host::{FIXTURES, Host, PATH, Run, run};
+use crate::packages::{TRIO, broken, hello, plain, trio};
+use fs_err as fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const ALL: [&str; 4] = ["debian", "kernel-install", "pacman", "boot"];
+const POSTINST: &str = "etc/kernel/postinst.d/do-kcache";
+const POSTRM: &str = "etc/kernel/postrm.d/do-kcache";
+const HEADERS: &str = "etc/kernel/header_postinst.d/do-kcache";
+const PLUGIN: &str = "etc/kernel/install.d/50-depmod.kcache.install";
+
+fn hooks(host: &Host, arguments: &[&str]) -> Run {
+    host.kcache(&[&["hooks"], arguments].concat())
+}
+
+/// A host whose hooks are installed and call the script `program`.
+fn with_hooks(host: &Host, script: &str) -> PathBuf {
+    let program = host.dir().join("program");
+    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    hooks(host, &[&["install", "--program", program.to_str().unwrap()], &ALL[..]].concat()).exits(0);
+    program
+}
+
+/// The same with a program that notes its arguments; gives the file that it notes them in.
+fn noting(host: &Host) -> PathBuf {
+    let notes = host.dir().join("notes");
+    with_hooks(host, &format!("echo \"$*\" >>{}", notes.display()));
+    notes
+}
+
+/// The same with kcache itself, on this host.
+fn calling(host: &Host) {
+    let (dir, root, store) = (host.dir().display(), host.root(), host.store());
+    let (root, store) = (root.display(), store.display());
+    with_hooks(host, &format!("exec {dir}/kcache --root {root} --store {store} \"$@\""));
+}
+
+/// Runs a hook as a package manager does.
+fn call(host: &Host, hook: &str, parameters: Option<&str>, arguments: &[&str]) -> Run {
+    let mut command = Command::new(host.root().join(hook));
+    command.args(arguments).env_clear().env("PATH", PATH).current_dir("/");
+    if let Some(parameters) = parameters {
+        command.env("DEB_MAINT_PARAMS", parameters);
+    }
+    Run::from(command.output().unwrap())
+}
+
+fn states(host: &Host) -> Vec<String> {
+    let rows = hooks(host, &["status", "--json"]).exits(0).json();
+    rows.as_array().unwrap().iter().map(|row| row["state"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Deletes what the kernel's package brought, as its removal does before its postrm runs.
+fn uninstall_kernel(host: &Host, kernel: &str) {
+    let tree = host.kernel(kernel);
+    for part in ["kernel", "modules.builtin", "modules.builtin.modinfo", "modules.order", "build", "source"] {
+        let path = tree.join(part);
+        let _ = if path.is_symlink() || path.is_file() {
+            fs::remove_file(path)
+        } else {
+            fs::remove_dir_all(path)
+        };
+    }
+}
+
+fn is_installed(host: &Host, kernel: &str, module: &str) -> bool {
+    Host::resolved(&host.root(), kernel, &[module])[module].is_some()
+}
+
+#[test]
+fn hooks_come_and_go_and_leave_the_root_as_it_was() {
+    let host = Host::without_kernels();
+    fs::create_dir_all(host.root().join("etc/kernel/postinst.d")).unwrap();
+    fs::write(host.root().join("etc/kernel/postinst.d/initramfs-tools"), "").unwrap();
+    let before = host.tree();
+    hooks(&host, &[&["install", "--dry-run"], &ALL[..]].concat()).exits(0).prints(&["would write"]);
+    assert_eq!(before, host.tree());
+    hooks(&host, &[&["install"], &ALL[..]].concat()).exits(0).prints(&[
+        POSTINST,
+        PLUGIN,
+        "kcache-boot.service",
+    ]);
+    assert_eq!(states(&host), ["installed"; 10]);
+    let installed = host.tree();
+    let again = hooks(&host, &[&["install"], &ALL[..]].concat()).exits(0);
+    assert_eq!((installed, again.stdout.as_str()), (host.tree(), ""));
+    hooks(&host, &["remove"]).exits(0);
+    assert_eq!(before, host.tree());
+    assert_eq!(states(&host), ["absent"; 10]);
+}
+
+#[test]
+fn hooks_are_installed_for_those_who_would_call_them() {
+    let host = Host::without_kernels();
+    hooks(&host, &["install"]).exits(2).says(&["name them"]);
+    fs::create_dir_all(host.root().join("etc/kernel/postinst.d")).unwrap();
+    hooks(&host, &["install"]).exits(0).says(&["there is no /usr/bin/kcache"]);
+    assert_eq!(states(&host).iter().filter(|state| *state == "installed").count(), 3);
+}
+
+#[test]
+fn packages_have_their_hooks_under_usr_and_those_count_as_installed() {
+    let host = Host::without_kernels();
+    hooks(&host, &["install", "--vendor", "boot", "kernel-install"]).exits(0);
+    assert!(host.root().join("usr/lib/systemd/system/sysinit.target.wants/kcache-boot.service").is_symlink());
+    assert!(!host.root().join("etc").exists());
+    let again = hooks(&host, &["install", "boot", "kernel-install"]).exits(0);
+    assert_eq!(again.stdout, "");
+}
+
+#[test]
+fn what_was_changed_or_is_somebody_elses_stays() {
+    let host = Host::without_kernels();
+    hooks(&host, &[&["install"], &ALL[..]].concat()).exits(0);
+    let (changed, foreign, masked) = (
+        host.root().join(POSTINST),
+        host.root().join(POSTRM),
+        host.root().join("etc/systemd/system/kcache-boot.service"),
+    );
+    fs::write(&changed, fs::read_to_string(&changed).unwrap().replace("exec ", "exec nice ")).unwrap();
+    fs::write(&foreign, "#!/bin/sh\n").unwrap();
+    fs::remove_file(&masked).unwrap();
+    symlink("/dev/null", &masked).unwrap();
+    fs::set_permissions(host.root().join(HEADERS), PermissionsExt::from_mode(0o644)).unwrap();
+    let before = host.tree();
+    assert_eq!(states(&host)[..3], ["changed", "foreign", "changed"]);
+    hooks(&host, &[&["install"], &ALL[..]].concat()).exits(6).says(&["was changed", "is not kcache's"]);
+    assert_eq!(before, host.tree());
+    hooks(&host, &["remove"]).exits(6);
+    assert!(changed.exists() && foreign.exists() && masked.is_symlink());
+    hooks(&host, &["install", "debian", "boot", "--force"]).exits(0);
+    assert_eq!(states(&host)[..3], ["installed"; 3]);
+}
+
+#[test]
+fn a_hook_that_an_older_kcache_wrote_is_replaced() {
+    let host = Host::without_kernels();
+    let body = "#!/bin/sh\nexec /usr/bin/kcache hook\n";
+    let digest = &blake3::hash(body.as_bytes()).to_hex()[..16];
+    let path = host.root().join(POSTINST);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, format!("{body}# kcache-hook /usr/bin/kcache {digest}\n")).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(states(&host)[0], "outdated");
+    hooks(&host, &["install", "debian"]).exits(0);
+    assert_eq!(states(&host)[0], "installed");
+}
+
+#[test]
+fn nothing_is_written_outside_the_root() {
+    let host = Host::without_kernels();
+    let outside = host.dir().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::create_dir_all(host.root().join("etc")).unwrap();
+    symlink(&outside, host.root().join("etc/kernel")).unwrap();
+    hooks(&host, &["install", "debian"]).exits(1).says(&["leads nowhere"]);
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn debian_hooks_tell_kcache_what_happened_and_keep_quiet_about_the_rest() {
+    let host = Host::without_kernels();
+    let notes = noting(&host);
+    for (hook, parameters, expect) in [
+        (POSTINST, Some("configure"), Some("hooks run kernel-installed K")),
+        (POSTINST, Some("'configure' '6.1'"), Some("hooks run kernel-installed K")),
+        (POSTINST, None, Some("hooks run kernel-installed K")),
+        (POSTINST, Some("abort-upgrade 6.1"), None),
+        (HEADERS, None, Some("hooks run headers-installed K")),
+        (POSTRM, Some("remove"), Some("hooks run kernel-removed K")),
+        (POSTRM, Some("purge"), Some("hooks run kernel-removed K")),
+        (POSTRM, None, Some("hooks run kernel-removed K")),
+        (POSTRM, Some("upgrade 6.1"), None),
+        (POSTRM, Some("abort-install"), None),
+    ] {
+        let _ = fs::remove_file(&notes);
+        let run = call(&host, hook, parameters, &["K", "/boot/vmlinuz-K"]).exits(0);
+        assert_eq!(run.stdout, "", "{hook}");
+        let noted = fs::read_to_string(&notes).ok();
+        assert_eq!(noted.as_deref().map(str::trim_end), expect, "{hook} {parameters:?}");
+    }
+}
+
+#[test]
+fn pacman_hooks_take_the_releases_from_the_paths_that_were_touched() {
+    let host = Host::without_kernels();
+    let notes = noting(&host);
+    for (hook, event) in [("install", "kernel-installed"), ("remove", "kernel-removed")] {
+        let _ = fs::remove_file(&notes);
+        let text = fs::read_to_string(host.root().join(format!("etc/pacman.d/hooks/71-kcache-{hook}.hook")))
+            .unwrap();
+        let exec = text.lines().find_map(|line| line.strip_prefix("Exec = ")).unwrap();
+        let targets = "usr/lib/modules/6.6-arch/vmlinuz\nusr/lib/modules/6.6-arch/build/include/\nusr/lib/modules/6.7-lts/vmlinuz\n";
+        let script = format!("printf '%s' '{targets}' | {exec}");
+        run(Command::new("/bin/sh").args(["-c", &script]).env("PATH", PATH));
+        let expect = format!("hooks run {event} 6.6-arch\nhooks run {event} 6.7-lts\n");
+        assert_eq!(fs::read_to_string(&notes).unwrap(), expect);
+    }
+}
+
+#[test]
+fn hooks_that_outlive_kcache_do_nothing() {
+    let host = Host::without_kernels();
+    let program = with_hooks(&host, "echo called");
+    fs::remove_file(program).unwrap();
+    for hook in [POSTINST, POSTRM, HEADERS] {
+        let run = call(&host, hook, None, &["K"]).exits(0);
+        assert_eq!((run.stdout, run.stderr), (String::new(), String::new()), "{hook}");
+    }
+    call(&host, PLUGIN, None, &["add", "K", "/boot/entry", "/boot/vmlinuz"]).exits(0);
+}
+
+#[test]
+fn systemd_finds_no_fault_with_the_units() {
+    if !Path::new("/usr/bin/systemd-analyze").exists() {
+        return;
+    }
+    let host = Host::without_kernels();
+    with_hooks(&host, "");
+    for unit in ["kcache-boot.service", "kcache-ready.service"] {
+        let mut verify = Command::new("/usr/bin/systemd-analyze");
+        verify.args(["verify", "--man=no", "--recursive-errors=no"]);
+        let output = run(verify.arg(host.root().join("etc/systemd/system").join(unit)));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{unit}");
+    }
+}
+
+#[test]
+fn a_kernel_that_is_installed_gets_its_modules_and_one_that_goes_takes_them_along() {
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    hello(&host, "hooked");
+    calling(&host);
+    let run =
+        call(&host, POSTINST, Some("configure"), &[kernel]).exits(0).says(&[&format!("{kernel}: ready")]);
+    assert_eq!(run.stdout, "", "debconf may be listening");
+    assert!(is_installed(&host, kernel, "hello"));
+    let installed = host.tree();
+    call(&host, POSTINST, Some("configure 1"), &[kernel]).exits(0);
+    call(&host, POSTRM, Some("upgrade 2"), &[kernel]).exits(0);
+    assert_eq!(installed, host.tree());
+
+    let dkms = host.kernel(kernel).join("updates/dkms");
+    fs::create_dir(&dkms).unwrap();
+    fs::write(dkms.join("theirs.ko"), "theirs").unwrap();
+    uninstall_kernel(&host, kernel);
+    call(&host, POSTRM, Some("remove"), &[kernel]).exits(0);
+    assert!(
+        host.tree().keys().all(|path| !path.starts_with("lib") || !path.to_string_lossy().contains("kcache"))
+    );
+    assert_eq!(fs::read(dkms.join("theirs.ko")).unwrap(), b"theirs");
+    fs::remove_dir_all(dkms).unwrap();
+    call(&host, POSTRM, Some("purge"), &[kernel]).exits(0);
+    assert!(
+        host.kernel(kernel).join("modules.dep").exists(),
+        "indexes that are not kcache's are left to purge"
+    );
+}
+
+#[test]
+fn of_a_kernel_with_nothing_foreign_nothing_is_left() {
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    hello(&host, "");
+    hooks(&host, &["run", "kernel-installed", kernel]).exits(0);
+    uninstall_kernel(&host, kernel);
+    hooks(&host, &["run", "kernel-removed", kernel]).exits(0).says(&["gone with the kernel"]);
+    assert_eq!(fs::read_dir(host.root().join("lib/modules")).unwrap().count(), 0);
+    hooks(&host, &["run", "kernel-removed", kernel]).exits(0);
+    assert_eq!(fs::read_dir(host.root().join("lib/modules")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_failure_is_told_and_forgiven_unless_the_administrator_says_otherwise() {
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    hello(&host, "");
+    broken(&host);
+    let warning = format!("warning: do not reboot into {kernel} (not ready: broken)");
+    let run = hooks(&host, &["run", "kernel-installed", kernel]).exits(0).says(&[&warning, "kcache log"]);
+    assert_eq!(run.stderr.matches("do not reboot").count(), 1, "{}", run.shown());
+    assert!(is_installed(&host, kernel, "hello"));
+    host.write_config("on-failure = \"block\"\n");
+    hooks(&host, &["run", "kernel-installed", kernel]).exits(4).says(&[&warning]);
+    host.write_config("on-failure = \"stop\"\n");
+    hooks(&host, &["run", "kernel-installed", kernel]).exits(0).says(&["it must be \"warn\" or \"block\""]);
+}
+
+#[test]
+fn headers_that_come_after_the_image_are_waited_for() {
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    hello(&host, "");
+    host.write_config("on-failure = \"block\"\n");
+    let (headers, aside) = (host.headers(kernel), host.dir().join("aside"));
+    fs::rename(&headers, &aside).unwrap();
+    let run = hooks(&host, &["run", "kernel-installed", kernel]).exits(0).says(&["this runs again"]);
+    assert_eq!(run.stderr.lines().count(), 1, "{}", run.shown());
+    fs::rename(&aside, &headers).unwrap();
+    hooks(&host, &["run", "headers-installed", kernel]).exits(0).prints(&[&format!("{kernel}: ready")]);
+    assert!(is_installed(&host, kernel, "hello"));
+}
+
+#[test]
+fn headers_that_come_before_the_image_are_built_with_and_nothing_is_installed_yet() {
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    hello(&host, "");
+    let (tree, aside) = (host.kernel(kernel), host.dir().join("aside"));
+    fs::rename(&tree, &aside).unwrap();
+    fs::create_dir(&tree).unwrap();
+    symlink(format!("/usr/src/linux-headers-{kernel}"), tree.join("build")).unwrap();
+    hooks(&host, &["run", "headers-installed", kernel]).exits(0).says(&["not installed yet"]);
+    assert_eq!(fs::read_dir(&tree).unwrap().count(), 1, "only what the headers brought");
+    fs::remove_dir_all(&tree).unwrap();
+    fs::rename(&aside, &tree).unwrap();
+    let hit = hooks(&host, &["run", "kernel-installed", kernel]).exits(0);
+    assert!(hit.stdout.contains("from the store") && is_installed(&host, kernel, "hello"), "{}", hit.shown());
+}
+
+#[test]
+fn what_a_hook_cannot_make_sense_of_breaks_nothing() {
+    let host = Host::without_kernels();
+    for arguments in [
+        &["boil-coffee", "K"][..],
+        &["kernel-installed"],
+        &["kernel-removed", "../../etc"],
+        &["kernel-removed", "."],
+    ] {
+        hooks(&host, &[&["run"], arguments].concat()).exits(0).says(&["warning: this kcache knows no event"]);
+    }
+    hooks(&host, &["run", "kernel-installed", "all"]).exits(0).says(&["nothing to do"]);
+    hooks(&host, &["run", "kernel-removed", "never-installed"]).exits(0);
+    hooks(&host, &["run", "boot"]).exits(0);
+    hooks(&host, &["run", "booted"]).exits(0);
+    assert_eq!(fs::read_dir(host.root().join("lib/modules")).unwrap().count(), 0);
+}
+
+#[test]
+fn promise_9_an_interrupted_install_is_finished_or_undone_at_the_next_boot() {
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    trio(&host, "first");
+    host.kcache(&["install", "-k", kernel]).exits(0);
+    trio(&host, "second");
+    host.kcache(&["build", "-k", kernel]).exits(0);
+    let (journal, trace) =
+        (host.root().join(format!("lib/modules/.kcache-{kernel}/journal.json")), host.dir().join("trace"));
+    let cut_off = (1..100).any(|when| {
+        let inject = format!("inject=rename,renameat,renameat2:signal=SIGKILL:when={when}");
+        let strace = ["strace", "-f", "-o", trace.to_str().unwrap(), "-e", &inject];
+        host.kcache_under(&strace, &["install", "-k", kernel]);
+        journal.exists()
+    });
+    assert!(cut_off, "no install was cut off with an open journal");
+    hooks(&host, &["run", "boot", kernel]).exits(0).says(&["an interrupted installation was"]);
+    assert!(!journal.parent().unwrap().exists());
+    assert_eq!(host.modules(kernel).len(), TRIO.len(), "one generation");
+    assert!(TRIO.iter().all(|module| is_installed(&host, kernel, module)));
+    let settled = host.tree();
+    hooks(&host, &["run", "boot", kernel]).exits(0);
+    assert_eq!(settled, host.tree());
+}
+
+#[test]
+fn at_boot_the_running_kernel_gets_what_the_store_has_and_nothing_is_built() {
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    hello(&host, "from the store");
+    host.kcache(&["build", "-k", kernel]).exits(0);
+    plain(&host, "unbuilt", "");
+    hooks(&host, &["run", "boot", kernel]).exits(0);
+    assert!(is_installed(&host, kernel, "hello") && !is_installed(&host, kernel, "unbuilt"));
+    let (_, module) = host.modules(kernel).pop_first().unwrap();
+    fs::write(&module, "damaged").unwrap();
+    hooks(&host, &["run", "boot", kernel]).exits(0);
+    assert_eq!(host.modinfo(kernel, "hello", "description"), "from the store");
+    hooks(&host, &["run", "booted"]).exits(0).prints(&[&format!("{kernel}: not ready"), "unbuilt"]);
+}
+
+#[test]
+fn kernel_install_has_the_modules_in_place_before_the_initramfs_is_made() {
+    if !Path::new("/usr/bin/kernel-install").exists() {
+        return;
+    }
+    let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
+    let before = host.tree();
+    hello(&host, "");
+    calling(&host);
+    // Stands for an initramfs generator: notes what there is when its turn comes.
+    let (plugin, generator, notes) =
+        (host.root().join(PLUGIN), host.dir().join("90-initrd.install"), host.dir().join("notes"));
+    let tree = host.kernel(kernel);
+    fs::write(
+        &generator,
+        format!(
+            "#!/bin/sh\nfind {}/updates -name '*.ko*' >{} 2>/dev/null\nexit 0\n",
+            tree.display(),
+            notes.display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&generator, PermissionsExt::from_mode(0o755)).unwrap();
+    let image = host.root().join(format!("boot/vmlinuz-{kernel}"));
+    let kernel_install = |arguments: &[&str]| {
+        let mut command = Command::new("/usr/bin/kernel-install");
+        command.args(arguments).env_clear().env("PATH", PATH).env("TMPDIR", host.dir().join("tmp"));
+        command.env("KERNEL_INSTALL_PLUGINS", format!("{} {}", plugin.display(), generator.display()));
+        command.env("KERNEL_INSTALL_CONF_ROOT", host.dir()).env("BOOT_ROOT", host.root().join("boot"));
+        command.env("MACHINE_ID", "0123456789abcdef0123456789abcdef");
+        Run::from(command.output().unwrap())
+    };
+    kernel_install(&["inspect"]);
+    assert!(host.modules(kernel).is_empty(), "looking changes nothing");
+    kernel_install(&["add", kernel, image.to_str().unwrap()]).exits(0).says(&[&format!("{kernel}: ready")]);
+    assert!(fs::read_to_string(&notes).unwrap().contains("hello.ko"));
+    kernel_install(&["remove", kernel]).exits(0);
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "");
+    let modules = |mut tree: std::collections::BTreeMap<PathBuf, String>| {
+        tree.retain(|path, _| path.starts_with("lib"));
+        tree
+    };
+    assert_eq!(modules(before), modules(host.tree()), "the kernel's own files stay as they were");
+}
