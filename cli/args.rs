@@ -108,7 +108,7 @@ pub enum Command {
 pub struct Kernels {
     /// A release, a glob, `all`, `newest`, `running`, `default` (what the boot loader will take), or the path of a kernel
     /// build tree; can be repeated
-    /// [default: every kernel that has headers or a cached build]
+    /// [default: every kernel that has headers or a cached build; of `check` and `status` every one]
     #[arg(short = 'k', long = "kernel", value_name = "K")]
     pub kernels: Vec<String>,
 }

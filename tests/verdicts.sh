@@ -13,13 +13,13 @@ PATH=$PATH:/usr/sbin:/sbin
 . "$fixtures/env"
 kernels=("$K61_OLD" "$K61_NEW" "$K612")
 packages=(v4l2loopback acpi-call bbswitch dm-writeboost jool-dkms)
-more=(vpoll-dkms ddcci-dkms tp-smapi-dkms lime-forensics-dkms openrazer-driver-dkms)
+more=(vpoll-dkms ddcci-dkms tp-smapi-dkms librem-ec-acpi-dkms openrazer-driver-dkms)
 
 # Five packages of the tests' own fixtures, and five that are downloaded for this alone.
 make_root() {
     local kernel path deb
     mkdir -p "$work"/root/{boot,lib/modules,usr/src,usr/lib} "$work/debs" "$work/more"
-    for path in usr/lib/linux-kbuild-6.1 "usr/lib/linux-kbuild-$K612"; do
+    for path in usr/lib/linux-kbuild-6.1 "usr/lib/linux-kbuild-${K612%-amd64}"; do
         cp -a --reflink=auto "$fixtures/root/$path" "$work/root/usr/lib/"
     done
     for kernel in "${kernels[@]}"; do

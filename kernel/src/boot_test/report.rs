@@ -157,7 +157,12 @@ impl Tested {
         let complaint = self.complaint();
         if let Some((step, ended)) = self.lacking {
             let name = plan.steps.get(step).map_or("?", |step| step.name.as_str());
-            return (State::Fails, Some(format!("{name}, which it needs, does not load: {}", words(ended))));
+            // Without its device what it needs does not stay, and nobody can tell what would come of it.
+            let state = match ended {
+                Ended::Errno(errno) if NO_DEVICE.contains(&errno) => State::NoDevice,
+                _ => State::Fails,
+            };
+            return (state, Some(format!("{name}, which it needs, does not load: {}", words(ended))));
         }
         match self.loading {
             None => (State::Fails, Some("it was not loaded".to_owned())),
@@ -263,6 +268,8 @@ mod tests {
         for errno in [19, 6] {
             let tested = Tested { loading: Some(Ended::Errno(errno)), ..Tested::default() };
             assert_eq!(tested.verdict(&Plan::default()).state, State::NoDevice);
+            let lacking = Tested { lacking: Some((0, Ended::Errno(errno))), ..Tested::default() };
+            assert_eq!(lacking.verdict(&Plan::default()).state, State::NoDevice);
         }
     }
 
