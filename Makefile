@@ -5,7 +5,8 @@
 # make fleet    200 hosts fetch at once what one has built, and a table of it
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
 # make bench    what is measured, and against whom (benches/README.md)
-# make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and seven minutes
+# make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
+# make screenshot the figure of docs/report.md, as root and with chromium
 # make install  the program and the hooks that this system calls; PREFIX=/usr/local, DESTDIR= for packagers, HOOKS=none
 # make deb      a Debian package of both, in target/
 #
@@ -18,7 +19,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-apt fleet verdicts bench: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-apt fleet verdicts bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -35,7 +36,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all test-apt fleet verdicts bench install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-apt fleet verdicts bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -53,7 +54,7 @@ demo: kernels
 test: fixtures
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) test --workspace --locked
+	TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'rm -rf "$$TMPDIR"' EXIT INT TERM && $(CARGO) test --workspace --locked
 	if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; fi
 
 test-all: export KCACHE_TEST_ALL = 1
@@ -71,6 +72,10 @@ bench: fixtures
 
 test-apt: kernels deb
 	tests/apt.sh $(CARGO_TARGET_DIR)/deb/kcache_*.deb
+
+screenshot: fixtures
+	$(CARGO) build --locked
+	tests/screenshot.sh $(CARGO_TARGET_DIR)
 
 # The families of hooks, as `kcache hooks install` knows them; without a word here those that the system calls, or none.
 HOOKS ?=

@@ -1,12 +1,14 @@
--- The index of a store (index.sqlite), version 1.
+-- The index of a store (index.sqlite), version by version.
 --
 -- Everything here is derived. The truth about entries lies in the files under entries/, and a memo only saves
 -- hashing again what was hashed before. Delete the file and it is built again; so it may be wrong by omission
 -- (a crash between an entry's file and its row), and a row promises nothing about the file it speaks of.
 --
 -- The database is in WAL mode with synchronous=FULL. Its version is PRAGMA user_version, set in the same
--- transaction that makes the tables. A later version adds a step in store/src/index.rs; this file then stays
--- what version 1 was.
+-- transaction that makes the tables. A later version is a chapter at the end, taken from the version before it;
+-- what stands above it is never changed. A chapter begins with a line `-- Version N`.
+
+-- Version 1
 
 -- What is in the store, one row for each entry.
 CREATE TABLE entry (
@@ -35,4 +37,13 @@ CREATE TABLE memo (
     value      BLOB    NOT NULL,
     made       INTEGER NOT NULL,                        -- seconds since 1970
     PRIMARY KEY (kind, signature)
+) STRICT, WITHOUT ROWID;
+
+-- Version 2
+
+-- How often something happened, under its counter's name in the words of whoever counts. Lost with the index, which
+-- is why nothing depends on them: they begin at 0 again.
+CREATE TABLE counter (
+    name   TEXT    NOT NULL PRIMARY KEY,
+    value  INTEGER NOT NULL CHECK (value >= 0)
 ) STRICT, WITHOUT ROWID;

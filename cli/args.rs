@@ -79,6 +79,10 @@ pub enum Command {
     Status(Selection),
     /// Boot a kernel in a virtual machine and load modules there
     BootTest(BootTest),
+    /// Write a page to show: packages x kernels, why, logs of failures, where builds come from
+    Report(Report),
+    /// Print figures for Prometheus: readiness, cache hits, build times, sizes
+    Metrics(Metrics),
     /// Show what a build's key is made of, and why it is found or not
     Explain(One),
     /// Show the log of a build, failed or not
@@ -148,6 +152,22 @@ pub struct Check {
     /// Make /run/kcache/ready/RELEASE for kernels that are ready, and take it away for those that are not
     #[arg(long, conflicts_with = "packages")]
     pub mark: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Report {
+    /// The file to write, one page of HTML that needs no other; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub html: PathBuf,
+    #[command(flatten)]
+    pub which: Selection,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Metrics {
+    /// Write FILE, which ends in .prom, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    pub textfile: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

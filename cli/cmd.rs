@@ -9,7 +9,9 @@ mod hooks;
 mod install;
 mod keys;
 mod log;
+mod metrics;
 mod remove;
+mod report;
 mod share;
 mod status;
 mod world;
@@ -65,6 +67,8 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Check(check) => check::check(&world, out, check, dry),
         Command::Status(selection) => status::status(&world, out, selection),
         Command::BootTest(test) => boot_test::run(&world, out, test, dry),
+        Command::Report(report) => report::run(&world, out, report, &settings.caches, dry),
+        Command::Metrics(metrics) => metrics::run(&world, out, metrics, dry),
         Command::Explain(one) => explain::run(&world, out, one),
         Command::Log(one) => log::run(&world, out, one),
         Command::Remove(remove) => remove::remove(&world, out, remove, dry),

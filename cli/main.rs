@@ -4,10 +4,13 @@
 mod args;
 mod cmd;
 mod exit;
+mod exposition;
+mod file;
 mod journal;
 mod json;
 mod out;
 mod progress;
+mod report;
 mod settings;
 
 use std::process::ExitCode;

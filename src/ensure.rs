@@ -160,8 +160,14 @@ fn dependency<'a>(wish: &Wish<'a>, name: &str, within: &[&str]) -> Result<&'a Pa
     select::find(wish.all, name).ok_or_else(|| problem("is not installed"))
 }
 
-/// A package's modules for a kernel, built if need be.
+/// A package's modules for a kernel, built if need be. The answer is counted.
 pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
+    let answer = answer(session, wish, options)?;
+    session.tally.note(&wish.name(), &answer, !options.rebuild);
+    Ok(answer)
+}
+
+fn answer(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
     let tree = match &wish.kernel.headers {
         Headers::Present(tree) if wish.package.has_source() => tree,
         _ => return fetch::unidentified(session, wish),

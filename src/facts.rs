@@ -20,6 +20,7 @@ use kcache_store::{Digest, Scratch, Store, tree};
 use crate::error::{Error, Result};
 use crate::key::{KernelInputs, Tool};
 use crate::rooms;
+use crate::tally::Tally;
 use crate::world::World;
 
 /// One run: its world, its store, and what it has found out.
@@ -30,6 +31,8 @@ pub struct Session<'w> {
     pub store: Option<Store>,
     /// What make processes of all builds share.
     pub jobserver: jobserver::Client,
+    /// Of what use the caches were.
+    pub tally: Tally,
     kernels: Mutex<BTreeMap<String, Slot>>,
     distrust_said: Once,
 }
@@ -66,7 +69,8 @@ impl<'w> Session<'w> {
     /// A session with a store, or without.
     pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
         let jobserver = jobserver::Client::new(world.jobs)?;
-        Ok(Session { world, store, jobserver, kernels: Mutex::default(), distrust_said: Once::new() })
+        let (tally, kernels, distrust_said) = (Tally::default(), Mutex::default(), Once::new());
+        Ok(Session { world, store, jobserver, tally, kernels, distrust_said })
     }
 
     /// Whether there is any use in asking the shared caches. Where nobody is trusted there is none, which is said once.

@@ -71,6 +71,9 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     }
     let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, spec, out);
     let outcome = transaction.apply(&plan, &mut source)?;
+    if let Change::Add(manifests) = change {
+        session.tally.installed(&plan.changes, manifests);
+    }
     Ok(Done { plan, generation: outcome.generation, changed: outcome.changed, warnings: outcome.warnings })
 }
 

@@ -21,11 +21,13 @@ pub mod install;
 pub mod key;
 pub mod log;
 pub mod marks;
+pub mod origin;
 pub mod policy;
 pub mod reproduce;
 pub mod rooms;
 pub mod select;
 pub mod share;
+pub mod tally;
 pub mod verdict;
 pub mod world;
 

@@ -23,6 +23,7 @@ mod packages;
 mod power;
 mod real_input;
 mod recipes;
+mod report;
 mod servers;
 mod sharing;
 mod verdict;

@@ -12,6 +12,7 @@ use kcache::world::World;
 use super::share::{Choice, choices, say_missing, sign};
 use crate::args::{Export, Import};
 use crate::exit::{Exit, Failure};
+use crate::file;
 use crate::out::Out;
 
 pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit, Failure> {
@@ -47,7 +48,7 @@ pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit
         }
         write(&mut BufWriter::new(io::stdout().lock()))?
     } else {
-        to_file(&args.file, write)?
+        file::write(&args.file, write)?
     };
     let (entries, objects) = (exported.entries, exported.objects);
     out.say(&format!(
@@ -62,30 +63,6 @@ pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit
         }));
     }
     Ok(exit)
-}
-
-/// Writes a file that has its name when it is whole, and on stable storage.
-fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> store::Result<T>) -> Result<T, Failure> {
-    // A device or pipe is written to; replacing it would be the last thing anybody wants.
-    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        let mut device = BufWriter::new(fs::OpenOptions::new().write(true).open(path)?);
-        let done = write(&mut device)?;
-        device.flush()?;
-        return Ok(done);
-    }
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".part");
-    let mut file = BufWriter::new(fs::File::create(&draft)?);
-    let written = write(&mut file).map_err(Failure::from).and_then(|done| {
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        fs::rename(&draft, path)?;
-        Ok(done)
-    });
-    if written.is_err() {
-        drop(fs::remove_file(&draft)); // the error that is told is the first one
-    }
-    written
 }
 
 pub fn import(world: &World, out: &Out, args: &Import) -> Result<Exit, Failure> {

@@ -55,6 +55,7 @@ fn try_missing(session: &Session, out: &Out, packages: &Packages, survey: &Surve
     let wishes: Vec<Wish> = kernels.iter().zip(&survey.verdicts).flat_map(of_kernel).collect();
     let options = Options { automatic_only: !packages.named, ..Options::default() };
     install::attempt(session, out, &wishes, &options);
+    install::keep_tally(session, out);
 }
 
 /// One kernel's verdict: a line, and below it a table of what it is made of.

@@ -98,7 +98,16 @@ fn perform(world: &World, out: &Out, job: &Job) -> Result<Ran, Failure> {
             results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect();
         finish(&session, out, job, kernel, &of_kernel, &mut ran);
     }
+    keep_tally(&session, out);
     Ok(ran)
+}
+
+/// Keeps what was counted, for `kcache metrics`. The run has done what it was for, whatever comes of this.
+pub fn keep_tally(session: &Session, out: &Out) {
+    let Some(store) = &session.store else { return };
+    if let Err(error) = session.tally.keep(store) {
+        out.detail(&format!("not counted: {}", kcache::error::chain(&error)));
+    }
 }
 
 /// One transaction for a kernel, and a line for each package.

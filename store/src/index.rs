@@ -1,11 +1,12 @@
-//! The index: entries by label, last uses, and memos. All SQL is here and in `schema.sql`.
+//! The index: entries by label, last uses, memos and counters. All SQL is here and in `schema.sql`.
 //!
 //! It is derived, and treated so. Missing, half made or damaged, it is set aside and built again from the entries,
 //! under a lock, by whoever notices first. Where it cannot be opened (a read-only store, a network file system, a
 //! full disk) there is none, and the store does without.
 //!
-//! A store is opened often and mostly for one look-up, so opening costs one query: the version. The schema runs only
-//! where the version is 0, and nothing is checked that SQLite does not notice by itself.
+//! A store is opened often and mostly for one look-up, so opening costs one query: the version. An index of an older
+//! version goes through the steps that it lacks, in one transaction with its new version; where it cannot be written the
+//! store does without it. Nothing is checked that SQLite does not notice by itself.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,9 +21,14 @@ use rusqlite::{
 
 use crate::{Digest, Error, Key, Manifest, Outcome, Result};
 
-/// Steps from each version to the next. Stored as `user_version`: add, never change.
-const STEPS: [&str; 1] = [include_str!("../../schema.sql")];
-const VERSION: u32 = STEPS.len() as u32;
+const SCHEMA: &str = include_str!("../../schema.sql");
+/// Of the last chapter of the schema. Stored as `user_version`: add, never change.
+const VERSION: u32 = 2;
+
+/// Steps from each version to the next: the chapters of the schema.
+fn steps() -> impl Iterator<Item = &'static str> {
+    SCHEMA.split("\n-- Version ").skip(1).filter_map(|chapter| Some(chapter.split_once('\n')?.1))
+}
 
 /// A last use is for deciding what to drop, in days; writing it on every look-up would make readers wait on fsync.
 const USED_WITHIN: u64 = 3600;
@@ -90,9 +96,14 @@ impl Index {
         let access =
             if writable { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
         let opened = Index::connect(path, access, patience).and_then(|index| Ok((index.version()?, index)));
+        let opened = opened.and_then(|(version, mut index)| match version {
+            1..VERSION if writable => index.upgrade(|_| Ok(())).map(|()| (VERSION, index)),
+            _ => Ok((version, index)),
+        });
         match opened {
             Ok((0, _)) => Ok(Found::Nothing),
             Ok((VERSION, index)) => Ok(Found::Index(index)),
+            Ok((1..VERSION, _)) => Ok(Found::Unreachable),
             Ok((found, _)) => Err(Error::Format { path: path.to_owned(), found }),
             Err(e) if e.is_index_damage() => Ok(Found::Damaged),
             Err(e) if e.is_unreachable_index() => Ok(Found::Unreachable),
@@ -105,14 +116,21 @@ impl Index {
         let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let mut index = Index::connect(path, access, patience)?;
         index.ask(|db| db.pragma_update(None, "journal_mode", "WAL"))?;
-        index.write(|change| {
-            for step in STEPS {
+        index.upgrade(|change| rows.iter().try_for_each(|row| put_row(change, row)))?;
+        Ok(index)
+    }
+
+    /// Takes the steps that are lacking, and those of `more` after them. The version is looked at inside the transaction:
+    /// another process may have taken them meanwhile.
+    fn upgrade(&mut self, more: impl Fn(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
+        self.write(|change| {
+            let version: u32 = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            for step in steps().skip(version as usize) {
                 change.execute_batch(step)?;
             }
-            change.pragma_update(None, "user_version", VERSION)?;
-            rows.iter().try_for_each(|row| put_row(change, row))
-        })?;
-        Ok(index)
+            change.pragma_update(None, "user_version", VERSION.max(version))?;
+            more(change)
+        })
     }
 
     /// Moves a damaged index out of the way, for whoever wants to look at it.
@@ -208,6 +226,24 @@ impl Index {
             change.execute("DELETE FROM memo WHERE made < ?1", [whole(now.saturating_sub(MEMO_AGE))])?;
             let insert = "INSERT OR REPLACE INTO memo (kind, signature, value, made) VALUES (?1, ?2, ?3, ?4)";
             change.execute(insert, params![kind, signature.as_bytes(), value, whole(now)]).map(drop)
+        })
+    }
+
+    /// Adds to counters, making those that are new.
+    pub(crate) fn count(&mut self, more: &BTreeMap<&str, u64>) -> Result<()> {
+        const ADD: &str = "INSERT INTO counter (name, value) VALUES (?1, ?2) \
+                           ON CONFLICT (name) DO UPDATE SET value = value + excluded.value";
+        self.write(|change| {
+            let mut add = change.prepare_cached(ADD)?;
+            more.iter().try_for_each(|(name, more)| add.execute(params![name, whole(*more)]).map(drop))
+        })
+    }
+
+    /// Every counter.
+    pub(crate) fn counts(&self) -> Result<BTreeMap<String, u64>> {
+        self.ask(|db| {
+            let mut select = db.prepare_cached("SELECT name, value FROM counter")?;
+            select.query_map([], |row| Ok((row.get(0)?, natural(row.get(1)?))))?.collect()
         })
     }
 
@@ -334,4 +370,12 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_schema_has_a_chapter_for_each_version() {
+        assert_eq!(super::steps().count(), super::VERSION as usize);
+    }
 }

@@ -54,7 +54,7 @@ pub use manifest::{Field, LOG, Manifest, Observed, Outcome, Output};
 pub use pointer::Pointer;
 pub use scratch::Scratch;
 pub use shared::{Fetched, Pushed, Say, SharedCache, SharedCaches, Sign, point_here};
-pub use store::{Inserted, Store, Stored};
+pub use store::{Inserted, Store, Stored, Usage};
 pub use tree::{Root, Walk, file_digest, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};
 

@@ -10,6 +10,7 @@
 //! forget:         entries/ab/<key>.json gone -> row gone        objects stay until they are collected
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -49,6 +50,17 @@ pub enum Inserted {
     Present,
     /// The key had an entry with another outcome or other outputs (logs aside); it stays.
     Conflict,
+}
+
+/// How much a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Files of entries.
+    pub entries: u64,
+    /// Files of objects.
+    pub objects: u64,
+    /// Size in bytes of both, as they lie there: objects are compressed.
+    pub bytes: u64,
 }
 
 /// An object that is now in the store.
@@ -241,6 +253,23 @@ impl Store {
         self.update(|index| index.remember(kind, signature, value, now))
     }
 
+    /// Adds to counters, where that can be noted; nothing may depend on it.
+    pub fn count(&self, more: &BTreeMap<&str, u64>) -> Result<()> {
+        self.update(|index| index.count(more))
+    }
+
+    /// What was counted since the index was made.
+    pub fn counts(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(self.with_index(|index| index.counts())?.unwrap_or_default())
+    }
+
+    /// How much is in the store. Looks at every file's size.
+    pub fn usage(&self) -> Result<Usage> {
+        let (entries, of_entries) = files(&self.entries(), ".json")?;
+        let (objects, of_objects) = files(&self.objects(), ".zst")?;
+        Ok(Usage { entries, objects, bytes: of_entries + of_objects })
+    }
+
     /// Makes the index say what the entries say, and counts them.
     pub fn reindex(&self) -> Result<u64> {
         self.must_write()?;
@@ -404,6 +433,25 @@ fn make_dir(dir: &Path, mode: u32) -> Result<()> {
     }
     DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(at("create", dir))?;
     Ok(fs_err::set_permissions(dir, Permissions::from_mode(mode))?)
+}
+
+/// How many files with this ending the directories of `dir` hold, and their bytes. What is deleted meanwhile is not there.
+fn files(dir: &Path, ending: &str) -> Result<(u64, u64)> {
+    let (mut count, mut bytes) = (0, 0);
+    for part in fs_err::read_dir(dir)? {
+        for entry in fs_err::read_dir(part?.path())? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().ends_with(ending) {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(metadata) => (count, bytes) = (count + 1, bytes + metadata.len()),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok((count, bytes))
 }
 
 fn is_writable(dir: &Path) -> bool {

@@ -255,8 +255,74 @@ fn a_newer_store_or_index_is_refused_and_a_garbled_format_told() {
     check("", "format is damaged: expected the number 1, found ``");
     fs_err::write(dir.join("format"), "1\n").unwrap();
     let db = rusqlite::Connection::open(dir.join("index.sqlite")).unwrap();
-    db.pragma_update(None, "user_version", 2).unwrap();
-    assert!(matches!(open(&dir), Err(Error::Format { found: 2, .. })));
+    db.pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(open(&dir), Err(Error::Format { found: 99, .. })));
+}
+
+/// Makes the index what version 1 was.
+fn downgrade(dir: &Path) {
+    let db = rusqlite::Connection::open(dir.join("index.sqlite")).unwrap();
+    db.execute_batch("DROP TABLE counter; PRAGMA user_version = 1").unwrap();
+}
+
+#[test]
+fn an_index_of_version_1_is_upgraded_in_place_and_keeps_what_it_knows() {
+    let (_dir, store) = new();
+    store.insert(&entry(1), NOW).unwrap();
+    store.remember("k", &Digest::of(b""), b"1", NOW).unwrap();
+    let dir = store.dir().to_owned();
+    drop(store);
+    downgrade(&dir);
+    let read_only = open_read_only(&dir);
+    assert_eq!((found(&read_only), read_only.counts().unwrap()), (vec![key(1)], BTreeMap::new()));
+    let store = open(&dir).unwrap();
+    assert_eq!(found(&store), [key(1)]);
+    assert_eq!(store.memo("k", &Digest::of(b"")).unwrap().as_deref(), Some(&b"1"[..]));
+    store.count(&BTreeMap::from([("hits", 1)])).unwrap();
+    assert!(!dir.join("index.sqlite.damaged").exists());
+}
+
+#[test]
+fn many_at_once_upgrade_one_index() {
+    let (_dir, store) = new();
+    let dir = store.dir().to_owned();
+    drop(store);
+    downgrade(&dir);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| open(&dir).unwrap().count(&BTreeMap::from([("hits", 1)])).unwrap());
+        }
+    });
+    assert_eq!(open(&dir).unwrap().counts().unwrap(), BTreeMap::from([("hits".to_owned(), 8)]));
+}
+
+#[test]
+fn counters_add_up_over_runs_and_begin_again_with_a_new_index() {
+    let (_dir, store) = new();
+    let dir = store.dir().to_owned();
+    assert!(store.counts().unwrap().is_empty());
+    store.count(&BTreeMap::from([("hits", 2), ("misses", 1)])).unwrap();
+    drop(store);
+    let store = open(&dir).unwrap();
+    store.count(&BTreeMap::from([("hits", 3)])).unwrap();
+    let expect = BTreeMap::from([("hits".to_owned(), 5), ("misses".to_owned(), 1)]);
+    assert_eq!(store.counts().unwrap(), expect);
+    let read_only = open_read_only(&dir);
+    read_only.count(&BTreeMap::from([("hits", 1)])).unwrap();
+    assert_eq!(read_only.counts().unwrap(), expect);
+    drop((store, read_only));
+    fs_err::remove_file(dir.join("index.sqlite")).unwrap();
+    assert!(open(&dir).unwrap().counts().unwrap().is_empty());
+}
+
+#[test]
+fn usage_is_of_entries_and_objects_as_they_lie_there() {
+    let (_dir, store) = new();
+    let objects = store.usage().unwrap();
+    assert_eq!((objects.entries, objects.objects), (0, 1));
+    store.insert(&entry(1), NOW).unwrap();
+    let size = fs_err::metadata(entry::path(&store.entries(), &key(1))).unwrap().len();
+    assert_eq!(store.usage().unwrap(), Usage { entries: 1, bytes: objects.bytes + size, ..objects });
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! `kcache metrics`: the verdict and the store in figures, for Prometheus. docs/metrics.md tells each of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kcache::facts::Session;
+use kcache::kernel::install;
+use kcache::origin::{self, Origin};
+use kcache::policy::Need;
+use kcache::select;
+use kcache::store::Usage;
+use kcache::tally;
+use kcache::verdict::{self, State, Survey, Verdict};
+use kcache::world::World;
+
+use crate::args::{Kernels, Metrics, Selection};
+use crate::exit::{Exit, Failure};
+use crate::exposition::{Exposition, Kind, Sample, sample};
+use crate::file;
+use crate::out::Out;
+
+use super::looking;
+
+pub fn run(world: &World, out: &Out, args: &Metrics, dry: bool) -> Result<Exit, Failure> {
+    if out.json {
+        let hint = "`kcache status --json` has the same facts for programs";
+        return Err(Failure::usage("metrics have a format of their own", Some(hint.into())));
+    }
+    if let Some(path) = &args.textfile {
+        must_be_collected(path)?;
+    }
+    let everything = Selection { packages: Vec::new(), kernels: Kernels { kernels: Vec::new() } };
+    let (session, packages, kernels) = looking(world, out, &everything)?;
+    let survey = verdict::survey(&session, &packages, &kernels)?;
+    let mut text = Exposition::default();
+    about_verdicts(&mut text, world, &survey, packages.broken.len());
+    about_installed(&mut text, &session, &survey)?;
+    about_store(&mut text, &session)?;
+    match &args.textfile {
+        None => out.raw(text.text().as_bytes()),
+        Some(path) if dry => out.say(&format!("would write {}", path.display())),
+        Some(path) => file::write(path, |to| to.write_all(text.text().as_bytes()))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// node_exporter passes over files of other names, in silence.
+fn must_be_collected(path: &Path) -> Result<(), Failure> {
+    match path.extension().is_some_and(|extension| extension == "prom") {
+        true => Ok(()),
+        false => Err(Failure::usage(
+            format!("{} does not end in .prom", path.display()),
+            Some("node_exporter's textfile collector reads files that end in .prom".into()),
+        )),
+    }
+}
+
+fn about_verdicts(text: &mut Exposition, world: &World, survey: &Survey, broken: usize) {
+    let ready = |verdict: &Verdict| verdict.ready && broken == 0;
+    let of_kernel = |value: &dyn Fn(&Verdict) -> f64| -> Vec<Sample> {
+        let of = |verdict| sample(value(verdict)).with("kernel", &verdict.kernel.release);
+        survey.verdicts.iter().map(of).collect()
+    };
+    // What cannot be told has no value; what will be booted and is not there is not ready.
+    let default = select::default_kernel(&world.root, world.default_kernel.as_deref()).ok().map(|release| {
+        let verdict = survey.verdicts.iter().find(|verdict| verdict.kernel.release == release);
+        sample(verdict.is_some_and(ready)).with("kernel", &release)
+    });
+    let foreign = |verdict: &Verdict| verdict.foreign.len() as f64;
+    let of_no_use =
+        |verdict: &Verdict| verdict.foreign.iter().filter(|foreign| foreign.fault.is_some()).count() as f64;
+    let version = sample(1).with("version", env!("CARGO_PKG_VERSION"));
+    text.family("kcache_build_info", Kind::Gauge, "Always 1; which kcache told the rest.", [version]);
+    gauge(
+        text,
+        "kcache_verdict_timestamp_seconds",
+        "When all this was found out, in seconds since 1970.",
+        [sample((world.now)() as f64)],
+    );
+    gauge(
+        text,
+        "kcache_ready",
+        "1 where `kcache check` of the kernel would say ready.",
+        of_kernel(&|verdict| f64::from(ready(verdict))),
+    );
+    gauge(text, "kcache_default_kernel_ready", "The same of the kernel that the boot loader takes.", default);
+    gauge(text, "kcache_unreadable_packages", "Packages that cannot be read.", [sample(broken as f64)]);
+    gauge(
+        text,
+        "kcache_package_state",
+        "1 for the state that the package has for the kernel, 0 for the others.",
+        states(survey),
+    );
+    gauge(
+        text,
+        "kcache_package_required",
+        "1 where the kernel is not ready without the package.",
+        required(survey),
+    );
+    gauge(
+        text,
+        "kcache_foreign_modules",
+        "Modules in the kernel's tree that are not kcache's.",
+        of_kernel(&foreign),
+    );
+    gauge(
+        text,
+        "kcache_foreign_broken",
+        "Those among them that the kernel would not load.",
+        of_kernel(&of_no_use),
+    );
+}
+
+fn states(survey: &Survey) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for verdict in &survey.verdicts {
+        for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
+            samples.extend(State::ALL.map(|state| {
+                sample(state == standing.state)
+                    .with("kernel", &verdict.kernel.release)
+                    .with("package", &package.name)
+                    .with("state", state.word())
+            }));
+        }
+    }
+    samples
+}
+
+fn required(survey: &Survey) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for verdict in &survey.verdicts {
+        samples.extend(survey.packages.iter().zip(&verdict.standings).map(|(package, standing)| {
+            sample(standing.need == Need::Required)
+                .with("kernel", &verdict.kernel.release)
+                .with("package", &package.name)
+        }));
+    }
+    samples
+}
+
+fn about_installed(text: &mut Exposition, session: &Session, survey: &Survey) -> Result<(), Failure> {
+    let (mut interrupted, mut modules, mut bytes, mut seconds) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for kernel in survey.verdicts.iter().map(|verdict| verdict.kernel) {
+        let of_kernel = |value: f64| sample(value).with("kernel", &kernel.release);
+        let Some(tree) = &kernel.modules else { continue };
+        interrupted
+            .push(of_kernel(f64::from(install::interrupted(tree).map_err(kcache::error::Error::from)?)));
+        let origins = origin::of_kernel(session, kernel)?;
+        modules.push(of_kernel(origins.iter().map(|origin| origin.modules).sum::<u64>() as f64));
+        bytes.push(of_kernel(origins.iter().map(|origin| origin.bytes).sum::<u64>() as f64));
+        let took = |origin: &Origin| {
+            Some(of_kernel(origin.made.as_ref()?.seconds?).with("package", &origin.package))
+        };
+        seconds.extend(origins.iter().filter_map(took));
+    }
+    gauge(
+        text,
+        "kcache_install_interrupted",
+        "1 where an installation was interrupted and not finished or undone yet.",
+        interrupted,
+    );
+    gauge(text, "kcache_installed_modules", "Modules that kcache has installed for the kernel.", modules);
+    gauge(text, "kcache_installed_bytes", "Size of their files.", bytes);
+    gauge(text, "kcache_build_seconds", "How long the installed build took, wherever it was made.", seconds);
+    Ok(())
+}
+
+fn about_store(text: &mut Exposition, session: &Session) -> Result<(), Failure> {
+    let (mut counts, mut usage) = (BTreeMap::new(), Usage::default());
+    if let Some(store) = &session.store {
+        (counts, usage) = (store.counts()?, store.usage()?);
+    }
+    let count = |name: &str| sample(counts.get(name).copied().unwrap_or(0) as f64);
+    let seconds = |name: &str| sample(counts.get(name).copied().unwrap_or(0) as f64 / 1000.0);
+    let hits =
+        [count(tally::HITS_STORE).with("cache", "store"), count(tally::HITS_SHARED).with("cache", "shared")];
+    let builds = [count(tally::BUILT).with("result", "built"), count(tally::FAILED).with("result", "failed")];
+    let mut counter = |name, help, samples: &[Sample]| {
+        text.family(name, Kind::Counter, help, samples.iter().cloned());
+    };
+    counter(
+        "kcache_hits_total",
+        "Look-ups that a cache answered: a build, or that it is known to fail.",
+        &hits,
+    );
+    counter("kcache_misses_total", "Look-ups that no cache could answer.", &[count(tally::MISSES)]);
+    counter("kcache_builds_total", "Builds that were made here.", &builds);
+    counter("kcache_compile_seconds_total", "Time that these builds took.", &[seconds(tally::COMPILED)]);
+    counter(
+        "kcache_saved_seconds_total",
+        "Time that installed builds took which were not made in the same run.",
+        &[seconds(tally::SPARED)],
+    );
+    gauge(text, "kcache_store_entries", "Entries in the store.", [sample(usage.entries as f64)]);
+    gauge(text, "kcache_store_objects", "Objects in the store.", [sample(usage.objects as f64)]);
+    gauge(
+        text,
+        "kcache_store_bytes",
+        "Size of both as they lie there, compressed.",
+        [sample(usage.bytes as f64)],
+    );
+    Ok(())
+}
+
+fn gauge(text: &mut Exposition, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
+    text.family(name, Kind::Gauge, help, samples);
+}
