@@ -75,8 +75,15 @@ fn missing(
             continue;
         }
         let wish = Wish { package, kernel, all: &packages.all };
-        if let Answer::Ready { manifest, .. } = ensure::ensure(session, &wish, &options)? {
-            found.push(*manifest);
+        match ensure::ensure(session, &wish, &options) {
+            Ok(Answer::Ready { manifest, .. }) => found.push(*manifest),
+            Ok(_) => {}
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            // One that cannot even be read keeps no other from being installed.
+            Err(error) => {
+                let progress = &session.world.progress;
+                progress.say(&format!("warning: {}: {}", wish.name(), crate::error::chain(&error)));
+            }
         }
     }
     Ok(found)

@@ -368,14 +368,18 @@ fn promise_9_an_interrupted_install_is_finished_or_undone_at_the_next_boot() {
 fn at_boot_the_running_kernel_gets_what_the_store_has_and_nothing_is_built() {
     let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
     hello(&host, "from the store");
+    let spoilt = plain(&host, "aspoilt", "");
     host.kcache(&["build", "-k", kernel]).exits(0);
     plain(&host, "unbuilt", "");
-    hooks(&host, &["run", "boot", kernel]).exits(0);
+    // A recipe that is no bash any more keeps no other package from being installed.
+    fs::write(spoilt.join("dkms.conf"), "PACKAGE_NAME=aspoilt\nPACKAGE_VERSION=1.0\nif\n").unwrap();
+    hooks(&host, &["run", "boot", kernel]).exits(0).says(&["warning: aspoilt/1.0"]);
     assert!(is_installed(&host, kernel, "hello") && !is_installed(&host, kernel, "unbuilt"));
     let (_, module) = host.modules(kernel).pop_first().unwrap();
     fs::write(&module, "damaged").unwrap();
     hooks(&host, &["run", "boot", kernel]).exits(0);
     assert_eq!(host.modinfo(kernel, "hello", "description"), "from the store");
+    fs::remove_dir_all(spoilt).unwrap();
     hooks(&host, &["run", "booted"]).exits(0).prints(&[&format!("{kernel}: not ready"), "unbuilt"]);
 }
 
