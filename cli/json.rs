@@ -155,7 +155,17 @@ pub struct Explanation {
     pub excluded: Option<String>,
     /// built or failed, if there is an entry.
     pub entry: Option<&'static str>,
+    /// Of the entry.
+    pub observed: Vec<Observed>,
     pub nearest: Option<Nearest>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Observed {
+    pub path: String,
+    pub digest: Option<String>,
+    /// It is the same here.
+    pub same: bool,
 }
 
 #[derive(Debug, Serialize)]

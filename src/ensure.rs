@@ -12,7 +12,7 @@
 //! (`fetch`). Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
 //! the store is said aloud, deleted and built again. A crash leaves scratch that the next build clears away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,13 +23,13 @@ use kcache_kernel::ko::{Export, Fault};
 use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::Recipe;
 use kcache_kernel::sandbox::Identity;
-use kcache_store::{Digest, Entry, Field, Key, LOG, Manifest, Outcome, Output, Store, tree};
+use kcache_store::{Digest, Entry, Field, Key, LOG, Manifest, Observed, Outcome, Output, Store, tree};
 
 use crate::admit::{self, Candidate, MODULE};
 use crate::error::{Error, Result};
 use crate::facts::{self, KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
-use crate::{fetch, rooms, select, share};
+use crate::{fetch, observed, rooms, select, share};
 
 /// What is to be had of one package for one kernel.
 #[derive(Clone, Copy)]
@@ -206,7 +206,10 @@ fn answer(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
 
 /// The answer that the store has, if it has one that is whole and may be believed.
 pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified) -> Result<Option<Answer>> {
-    let Some(manifest) = stored(session, wish, &id.key)? else { return Ok(None) };
+    let Some(manifest) = stored(session, wish, &id.key)?.filter(|known| fits(session, wish, id, known))
+    else {
+        return Ok(None);
+    };
     if manifest.outcome != Outcome::Built {
         return Ok(Some(Answer::Fails { manifest, found: Found::Store }));
     }
@@ -223,6 +226,14 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
         store.used(&id.key, (session.world.now)())?;
     }
     Ok(Some(Answer::Ready { manifest, found: Found::Store }))
+}
+
+/// Whether an entry's build read what it would read here; a file that cannot be read is another.
+pub fn fits(session: &Session, wish: &Wish, id: &Identified, manifest: &Manifest) -> bool {
+    let Some(path) = observed::difference(&id.facts, manifest) else { return true };
+    let what = wish.name();
+    session.world.progress.detail(&format!("{what}: a build with another {path} is known, and not used"));
+    false
 }
 
 /// What the store says of a key. A damaged entry is forgotten, and one that is trusted no more is passed over.
@@ -329,6 +340,9 @@ fn have_once(
         if let Some(answer) = look_up(session, wish, tree, id)? {
             return Ok(answer);
         }
+        if stored(session, wish, &id.key)?.is_some_and(|known| !fits(session, wish, id, &known)) {
+            store.forget(&id.key)?; // room for one that does
+        }
         if let Some(answer) = fetch::identified(session, wish, tree, id)? {
             return Ok(answer);
         }
@@ -364,6 +378,7 @@ fn have_once(
 pub struct Product {
     result: Made,
     log: Vec<u8>,
+    observed: Vec<Observed>,
     seconds: f64,
 }
 
@@ -408,7 +423,8 @@ pub fn make(
         return Err(Error::Cancelled);
     }
     world.progress.begin(&what, "building");
-    let start = Instant::now();
+    let (start, started) = (Instant::now(), (world.now)());
+    let mut opened = BTreeSet::new();
     let outcome = build::build(build::Request {
         sandbox,
         recipe: &id.recipe,
@@ -417,6 +433,7 @@ pub fn make(
         limit: world.build_limit,
         cancel: &world.cancel,
         jobserver: Some(&session.jobserver),
+        opened: matches!(identity, Identity::Drop(_)).then_some(&mut opened),
         line: &mut |line| world.progress.line(&what, line),
     });
     world.progress.end(&what);
@@ -434,7 +451,8 @@ pub fn make(
             return Err(Error::Environment { package, release, reason });
         }
     };
-    Ok(Product { result, log: build::read_log(scratch.path())?, seconds })
+    let observed = observed::digests(&id.facts, &opened, started)?;
+    Ok(Product { result, log: build::read_log(scratch.path())?, observed, seconds })
 }
 
 fn read(built: build::Built) -> Result<Candidate> {
@@ -479,7 +497,7 @@ fn publish(
         fields: id.fields.clone(),
         outcome,
         outputs,
-        observed: Vec::new(),
+        observed: made.observed,
         facts: [("seconds".to_owned(), made.seconds.into())].into_iter().collect(),
         builder: session.world.builder.clone(),
         created: now,

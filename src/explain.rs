@@ -1,11 +1,12 @@
 //! Why a build is found or not: the fields of its key, and what differs from the nearest entry.
 
 use kcache_kernel::kernels::BuildTree;
-use kcache_store::{Field, Key, Manifest, Store};
+use kcache_store::{Field, Key, Manifest, Observed, Store};
 
 use crate::ensure::{self, Wish};
 use crate::error::Result;
 use crate::facts::Session;
+use crate::observed;
 
 /// Entries of a package that are compared to find the nearest. The newest are looked at first, and the nearest is hardly
 /// ever older than this many builds.
@@ -21,6 +22,8 @@ pub struct Explanation {
     pub excluded: Option<String>,
     /// Its entry.
     pub entry: Option<Manifest>,
+    /// The files of the system that the entry's build read, and whether they are the same here.
+    pub observed: Vec<(Observed, bool)>,
     /// Without one, the entry of the package that differs least.
     pub nearest: Option<Nearest>,
 }
@@ -55,7 +58,9 @@ pub fn explain(session: &Session, wish: &Wish, tree: &BuildTree) -> Result<Expla
             nearest = find_nearest(store, &wish.package.name, &id.fields)?;
         }
     }
-    Ok(Explanation { key: id.key, fields: id.fields, excluded: id.recipe.excluded, entry, nearest })
+    let read = entry.iter().flat_map(|entry| &entry.observed);
+    let observed = read.map(|file| (file.clone(), observed::is_same(&id.facts, file))).collect();
+    Ok(Explanation { observed, key: id.key, fields: id.fields, excluded: id.recipe.excluded, entry, nearest })
 }
 
 fn find_nearest(store: &Store, package: &str, fields: &[Field]) -> Result<Option<Nearest>> {

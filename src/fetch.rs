@@ -21,7 +21,7 @@ use crate::admit::{self, Against};
 use crate::ensure::{self, Answer, Found, Identified, Wish};
 use crate::error::Result;
 use crate::facts::Session;
-use crate::{key, select};
+use crate::{key, observed, select};
 
 /// What the kernel is called in pointers: the digest of its architecture and its `uname -v`, a line each.
 pub fn kernel_id(arch: &str, version: &str) -> Digest {
@@ -35,7 +35,12 @@ pub fn identified(
     tree: &BuildTree,
     id: &Identified,
 ) -> Result<Option<Answer>> {
-    let Some(from) = fetch(session, wish, &id.key, &is_honest)? else { return Ok(None) };
+    let fits = |manifest: &Manifest| {
+        is_honest(manifest)?;
+        let other = observed::difference(&id.facts, manifest);
+        other.map_or(Ok(()), |path| Err(format!("its build read another {}", path.escape_debug())))
+    };
+    let Some(from) = fetch(session, wish, &id.key, &fits)? else { return Ok(None) };
     let answer = ensure::look_up(session, wish, tree, id)?;
     Ok(match answer {
         Some(Answer::Ready { manifest, .. }) => Some(Answer::Ready { manifest, found: Found::Shared(from) }),

@@ -21,6 +21,7 @@ pub mod install;
 pub mod key;
 pub mod log;
 pub mod marks;
+pub mod observed;
 pub mod origin;
 pub mod policy;
 pub mod reproduce;

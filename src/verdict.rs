@@ -297,10 +297,11 @@ fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
 
 fn not_installed(session: &Session, wish: &Wish, id: &Identified, installed: &Installed) -> Result<Standing> {
     let entry = match &session.store {
-        Some(store) => store.lookup(&id.key)?,
+        Some(store) => store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest),
         None => None,
     };
-    let standing = match entry.map(|entry| entry.into_manifest().outcome) {
+    let known = entry.filter(|known| ensure::fits(session, wish, id, known));
+    let standing = match known.map(|known| known.outcome) {
         None => Standing::new(State::Missing, installed.why_missing()),
         Some(Outcome::Built) => {
             let reason = installed.why_missing().unwrap_or_else(|| "it is built, not installed".to_owned());

@@ -19,6 +19,7 @@ mod hooks;
 mod host;
 mod hostile;
 mod install;
+mod observed;
 mod packages;
 mod power;
 mod real_input;

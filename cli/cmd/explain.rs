@@ -4,7 +4,7 @@ use kcache::ensure::Wish;
 use kcache::explain::{self, Explanation, Nearest};
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
-use kcache::store::{Manifest, Outcome};
+use kcache::store::{Manifest, Observed, Outcome};
 use kcache::world::World;
 
 use crate::args::One;
@@ -55,9 +55,21 @@ fn print(out: &Out, package: &Package, kernel: &Kernel, explanation: &Explanatio
         out.data(&format!("not meant for this kernel: {reason}"));
     }
     match (&explanation.entry, &explanation.nearest) {
-        (Some(manifest), _) => out.data(&format!("in the store: {}", outcome(manifest))),
+        (Some(manifest), _) => {
+            out.data(&format!("in the store: {}", outcome(manifest)));
+            print_observed(out, explanation);
+        }
         (None, Some(nearest)) => print_nearest(out, nearest),
         (None, None) => out.data("not in the store, and no other build of this package is"),
+    }
+}
+
+fn print_observed(out: &Out, explanation: &Explanation) {
+    if explanation.observed.iter().any(|(_, same)| !same) {
+        out.data("not used, because its build read files that are others here");
+    }
+    for (file, same) in &explanation.observed {
+        out.data(&format!("  read {}, {}", file.path, if *same { "the same here" } else { "another here" }));
     }
 }
 
@@ -75,6 +87,10 @@ fn print_nearest(out: &Out, nearest: &Nearest) {
         out.data(&format!("  {:<18}  was  {}", difference.field, text(&difference.before)));
         out.data(&format!("  {:<18}  now  {}", "", text(&difference.now)));
     }
+}
+
+fn observed((file, same): (Observed, bool)) -> json::Observed {
+    json::Observed { path: file.path, digest: file.digest.map(|digest| digest.to_string()), same }
 }
 
 fn outcome(manifest: &Manifest) -> String {
@@ -102,6 +118,7 @@ fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> jso
         fields: explanation.fields,
         excluded: explanation.excluded,
         entry: explanation.entry.as_ref().map(result),
+        observed: explanation.observed.into_iter().map(observed).collect(),
         nearest: explanation.nearest.map(|nearest| json::Nearest {
             key: nearest.manifest.key.to_string(),
             kernel: nearest.manifest.labels.get("kernel").cloned(),

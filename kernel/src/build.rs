@@ -11,6 +11,7 @@ mod log;
 
 pub use log::printable;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ pub struct Request<'a> {
     pub cancel: &'a AtomicBool,
     /// The run's jobserver.
     pub jobserver: Option<&'a jobserver::Client>,
+    /// Receives which files of the system were opened; only root may ask.
+    pub opened: Option<&'a mut BTreeSet<PathBuf>>,
     /// Is told each line of the log.
     pub line: &'a mut dyn FnMut(&str),
 }
@@ -93,7 +96,8 @@ pub fn log_path(scratch: &Path) -> PathBuf {
 
 /// Builds.
 pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
-    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobserver, line } = request;
+    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobserver, opened, line } =
+        request;
     let source = scratch.join("build");
     if let Identity::Drop(uid) = sandbox.identity {
         give(&source, uid)?;
@@ -101,7 +105,7 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     let inside = build_dir(&recipe.name, &recipe.version);
     sandbox.writable.push(Mount { outside: source.clone(), inside: inside.clone() });
     let mut log = Log::create(&log_path(scratch), line)?;
-    let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver };
+    let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver, opened };
     let ended = sandbox.run(&script(&sandbox, recipe), &inside, environment, watch)?;
     let logged = log.finish()?;
     Ok(match ended {

@@ -18,6 +18,7 @@
 //! every capability; a user's run is in a user namespace and stays that user. When the run ends, by itself or by force,
 //! the whole pid namespace is dead before [`Sandbox::run`] returns.
 
+mod observe;
 mod programs;
 mod run;
 
@@ -39,6 +40,13 @@ pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where the sandbox's own files lie inside it.
 const OWN: &str = "/run/kcache";
+
+/// What is shown of the system whose tools are used: of `/etc` some files, of the others all that is not hidden.
+const SYSTEM: [&str; 10] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/gnu", "/etc"];
+
+/// Programs of the system that one of the sandbox's own scripts stands in for.
+const REPLACED: [&str; 4] = ["uname", "nproc", "make", "pahole"];
 
 /// Size of the sandbox's `/tmp`, in bytes: it is memory. Compilers keep some MiB there.
 const MOST_TEMPORARY: &str = "2147483648";
@@ -112,6 +120,9 @@ pub struct Watch<'a> {
     pub output: &'a mut dyn FnMut(&[u8]),
     /// Gives the run its share of a make jobserver.
     pub jobserver: Option<&'a jobserver::Client>,
+    /// Receives the files of the system that were opened, in the sandbox's own paths, programs and libraries aside. Only
+    /// root may ask for it.
+    pub opened: Option<&'a mut BTreeSet<PathBuf>>,
 }
 
 /// How a run ended.
@@ -144,7 +155,17 @@ impl Sandbox {
             _ => Error::Io(e),
         })?;
         drop(command); // it holds the pipe's write end: the reader would wait for itself
-        run::follow(child, reader, watch)
+        run::follow(child, reader, watch, &|mount| self.shows_system_at(mount))
+    }
+
+    /// Whether what is mounted at this place is the system's, not an input or the sandbox's own.
+    fn shows_system_at(&self, mount: &Path) -> bool {
+        let below = |places: &[&str]| places.iter().any(|place| mount.starts_with(place));
+        let inputs = self.read_only.iter().chain(&self.writable).map(|input| self.place(&input.inside));
+        let made =
+            ["/etc/passwd", "/etc/group", "/etc/ld.so.cache"].iter().any(|file| mount == Path::new(file));
+        let replaced = REPLACED.iter().any(|name| mount.ends_with(name));
+        below(&SYSTEM) && !made && !replaced && !inputs.into_iter().any(|input| mount.starts_with(input))
     }
 
     fn arguments(&self, cwd: &Path) -> io::Result<Vec<OsString>> {
@@ -187,8 +208,8 @@ impl Sandbox {
     /// The tools' root, without what builds have no business with.
     fn show_system(&self, args: &mut Arguments) -> io::Result<()> {
         let missing = self.missing_mount_points();
-        for name in ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu"] {
-            self.show(&Path::new("/").join(name), &missing, args)?;
+        for inside in SYSTEM.iter().filter(|inside| **inside != "/etc") {
+            self.show(Path::new(inside), &missing, args)?;
         }
         for hidden in ["/usr/src", "/usr/local", "/lib/modules", "/usr/lib/modules"] {
             let at = self.place(Path::new(hidden));
@@ -281,7 +302,7 @@ impl Sandbox {
         if Path::new("/proc/config.gz").exists() {
             args.pair("--ro-bind", "/dev/null", "/proc/config.gz");
         }
-        for name in ["uname", "nproc", "make", "pahole"] {
+        for name in REPLACED {
             self.replace_program(args, name);
         }
     }

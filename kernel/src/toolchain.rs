@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// One program of a toolchain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// What it is in the build: `cc`, `cc1`, `as`, `ld`, `objcopy`, `strip`, `pahole`.
+    /// What it is in the build: `cc`, `cc1`, `as`, `ld`, `objcopy`, `strip`, `pahole`; `predef` is a header.
     pub role: String,
     /// Where it was found, in the tools' root, links not followed.
     pub path: PathBuf,
@@ -75,7 +75,7 @@ pub fn programs(sandbox: &Sandbox, tree: &BuildTree, cancel: &AtomicBool) -> Res
     let silent = |reason: String| Error::Silent { release: release.clone(), reason };
     let mut output = Vec::new();
     let mut keep = |piece: &[u8]| output.extend_from_slice(piece);
-    let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobserver: None };
+    let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobserver: None, opened: None };
     let script = script(tree);
     let ended = sandbox.run(&script, &tree.inside, &[("LANG", "C")], watch)?;
     let text = String::from_utf8_lossy(&output);
@@ -144,6 +144,8 @@ if [[ ! $llvm ]]; then
     program as "$("$cc" -print-prog-name=as)"
 fi
 program strip strip
+predef=/usr/include/stdc-predef.h # gcc includes it before everything (GCC manual, "-nostdinc" aside), clang does not
+[[ ! $llvm && -e $predef ]] && printf 'program\tpredef\t%s\t\n' "$predef"
 pahole=/run/kcache/pahole # what stands at its usual place is a wrapper
 [[ $btf && -e $pahole ]] && printf 'program\tpahole\t%s\tpahole %s\n' "$(type -P pahole)" "$("$pahole" --version)"
 exit 0

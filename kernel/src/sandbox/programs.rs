@@ -39,9 +39,10 @@ pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Every script begins so: it waits until the sandbox is being watched, and lets go of descriptors that are not its own,
-/// except make's jobserver.
-const PREAMBLE: &str = r#"read -r _
+/// Every script begins so: it says that the sandbox stands ([`super::run::READY`]), waits until that is being watched, and
+/// lets go of descriptors that are not its own, except make's jobserver.
+const PREAMBLE: &str = r#"echo $'\x06'
+read -r _
 exec </dev/null
 keep=
 [[ ${MAKEFLAGS-} =~ --jobserver-auth=([0-9]+),([0-9]+) ]] && keep=" ${BASH_REMATCH[1]} ${BASH_REMATCH[2]} "

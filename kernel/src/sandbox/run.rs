@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use fs_err as fs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::observe::Observer;
 use super::{Ended, Error, Watch};
 
 /// How often a running build looks whether it was cancelled or is over its time.
@@ -22,9 +23,26 @@ pub(super) const DEATH: Duration = Duration::from_secs(20);
 /// Output kept in memory between two reads, in bytes: the size of a Linux pipe.
 const CHUNK: usize = 64 << 10;
 
-/// Reads what the sandbox prints until it ends, then waits until everything in it is dead.
-pub(super) fn follow(mut child: Child, mut reader: io::PipeReader, watch: Watch) -> Result<Ended, Error> {
-    let namespace = namespace_init(&mut child)?;
+/// What every script prints first, when the sandbox stands and it waits to be let in.
+pub(super) const READY: &[u8] = b"\x06\n";
+
+/// Reads what the sandbox prints until it ends, then waits until everything in it is dead. `is_watched` says of a mount
+/// whether files that are opened there are to be noted, where the watch wants them.
+pub(super) fn follow(
+    mut child: Child,
+    mut reader: io::PipeReader,
+    watch: Watch,
+    is_watched: &dyn Fn(&Path) -> bool,
+) -> Result<Ended, Error> {
+    let first = namespace_init(&mut child)?;
+    let said = first_words(&mut reader)?;
+    let mut observer = match (&watch.opened, &first) {
+        (Some(_), Some(first)) if said == READY => Some(Observer::attach(first.pid, is_watched)?),
+        _ => None,
+    };
+    if said != READY {
+        (watch.output)(&said);
+    }
     if let Some(mut gate) = child.stdin.take() {
         // A sandbox that could not be made has closed it: its message is in the output.
         let _ = gate.write_all(b"\n");
@@ -38,6 +56,9 @@ pub(super) fn follow(mut child: Child, mut reader: io::PipeReader, watch: Watch)
         if start.elapsed() > watch.limit {
             break Some(Ended::TimedOut);
         }
+        if let Some(observer) = &mut observer {
+            observer.take()?;
+        }
         if !readable(&reader, TICK)? {
             continue;
         }
@@ -50,10 +71,15 @@ pub(super) fn follow(mut child: Child, mut reader: io::PipeReader, watch: Watch)
         child.kill()?;
     }
     let status = child.wait()?;
-    if let Some(init) = namespace
-        && !readable(&init, DEATH)?
+    if let Some(first) = first
+        && let Some(alive) = first.alive
+        && !readable(&alive, DEATH)?
     {
         return Err(Error::Undead);
+    }
+    if let (Some(mut observer), Some(opened)) = (observer, watch.opened) {
+        observer.take()?;
+        opened.append(&mut observer.opened);
     }
     use std::os::unix::process::ExitStatusExt;
     Ok(forced.unwrap_or(match status.code() {
@@ -64,19 +90,39 @@ pub(super) fn follow(mut child: Child, mut reader: io::PipeReader, watch: Watch)
     }))
 }
 
-/// The first process of the sandbox's pid namespace: when it is gone, so are all others (pid_namespaces(7)). `None` if the
-/// sandbox could not be made.
-fn namespace_init(child: &mut Child) -> io::Result<Option<OwnedFd>> {
+/// The first process of a pid namespace: when it is gone, so are all others (pid_namespaces(7)).
+struct First {
+    pid: Pid,
+    /// Readable when it is not alive any more; `None` where it was not when it was looked for.
+    alive: Option<OwnedFd>,
+}
+
+/// The sandbox's first process; `None` if the sandbox could not be made.
+fn namespace_init(child: &mut Child) -> io::Result<Option<First>> {
     let id = child.id();
     let children = PathBuf::from(format!("/proc/{id}/task/{id}/children"));
     while child.try_wait()?.is_none() {
         let text = fs::read_to_string(&children)?;
         if let Some(pid) = text.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            return Ok(pidfd_open(pid, PidfdFlags::empty()).ok());
+            return Ok(Some(First { pid, alive: pidfd_open(pid, PidfdFlags::empty()).ok() }));
         }
         std::thread::sleep(Duration::from_micros(500));
     }
     Ok(None)
+}
+
+/// The first thing that is printed: [`READY`], or why there is no sandbox.
+fn first_words(reader: &mut io::PipeReader) -> io::Result<Vec<u8>> {
+    let mut words = vec![0; READY.len()];
+    let mut length = 0;
+    while length < words.len() {
+        match reader.read(&mut words[length..])? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    words.truncate(length);
+    Ok(words)
 }
 
 fn readable(fd: &impl std::os::fd::AsFd, limit: Duration) -> io::Result<bool> {

@@ -135,6 +135,9 @@ fn join(
     key: Option<&SigningKey>,
 ) -> Result<Pushed> {
     let builder = there.manifest().builder.clone();
+    if there.manifest().observed != entry.manifest().observed {
+        return Ok(Pushed::Present); // an answer for hosts unlike this one
+    }
     if !there.manifest().agrees_with(entry.manifest()) {
         return Ok(Pushed::Conflict(builder));
     }

@@ -1,0 +1,108 @@
+//! Which files of the system a build opens.
+//!
+//! A build's inputs are mounted each on its own, and hashed. Around them lies the system with its tools, and nothing keeps a
+//! `./configure` from looking into `/usr/include` or at `/etc/os-release`. So the mounts that show the system are marked with
+//! fanotify(7) before the first line of the build runs: marks are on the sandbox's own mounts, so that nobody else's opens
+//! are seen, and end with them. What is not a program, a library or an object (ELF, or `ar`'s archive of objects) is noted by
+//! its path in the sandbox.
+//!
+//! Limits: a file that is only asked for (stat(2), a failed open) is not seen, nor is a directory that is listed. Marks need
+//! CAP_SYS_ADMIN: a user's builds are not observed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use rustix::process::Pid;
+
+/// What tools and libraries begin with: ELF, and archives of ELF objects.
+const TOOLS: [&[u8]; 2] = [b"\x7fELF", b"!<arch>\n"];
+
+/// Watches a sandbox that stands and whose script waits.
+pub(super) struct Observer {
+    group: Fanotify,
+    tools: BTreeSet<PathBuf>,
+    /// Seen so far.
+    pub(super) opened: BTreeSet<PathBuf>,
+}
+
+impl Observer {
+    /// Marks the mounts of a process that are to be watched.
+    pub(super) fn attach(pid: Pid, is_watched: &dyn Fn(&Path) -> bool) -> io::Result<Observer> {
+        // The queue is bounded by what is opened in one tick; a bound of the kernel's would lose events.
+        let flags = InitFlags::FAN_CLASS_NOTIF
+            | InitFlags::FAN_CLOEXEC
+            | InitFlags::FAN_NONBLOCK
+            | InitFlags::FAN_UNLIMITED_QUEUE;
+        let events = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE;
+        let group = Fanotify::init(flags, events)?;
+        let process = PathBuf::from(format!("/proc/{}", pid.as_raw_pid()));
+        let mounts = fs::read_to_string(process.join("mountinfo"))?;
+        for mount in mount_points(&mounts).filter(|mount| is_watched(mount)) {
+            let place = process.join("root").join(mount.strip_prefix("/").unwrap_or(&mount));
+            let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
+            group.mark(flags, MaskFlags::FAN_OPEN, fs::File::open("/")?, Some(&place))?;
+        }
+        Ok(Observer { group, tools: BTreeSet::new(), opened: BTreeSet::new() })
+    }
+
+    /// Notes what was opened since.
+    pub(super) fn take(&mut self) -> io::Result<()> {
+        loop {
+            let events = match self.group.read_events() {
+                Ok(events) => events,
+                Err(nix::errno::Errno::EAGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            for event in events {
+                if let Some(fd) = event.fd() {
+                    self.note(fd)?;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, fd: BorrowedFd) -> io::Result<()> {
+        let path = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))?;
+        if self.tools.contains(&path) || self.opened.contains(&path) {
+            return Ok(());
+        }
+        let mut start = [0; 8];
+        let length = rustix::io::pread(fd.as_fd(), &mut start, 0)?;
+        let is_tool = TOOLS.iter().any(|magic| start[..length].starts_with(magic));
+        if is_tool {
+            self.tools.insert(path)
+        } else {
+            self.opened.insert(path)
+        };
+        Ok(())
+    }
+}
+
+/// The places where something is mounted, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+fn mount_points(text: &str) -> impl Iterator<Item = PathBuf> {
+    text.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field)))
+}
+
+/// Blanks, newlines and backslashes stand as `\040` and so on.
+fn unescape(field: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(field.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_the_fifth_field_with_blanks_unescaped() {
+        let text =
+            "31 29 0:27 / / ro - tmpfs tmpfs ro\n32 31 8:1 /usr /usr\\040x ro master:1 - ext4 /dev/a rw\n";
+        let found: Vec<PathBuf> = mount_points(text).collect();
+        assert_eq!(found, [PathBuf::from("/"), PathBuf::from("/usr x")]);
+    }
+}

@@ -1,0 +1,103 @@
+//! What builds read beyond what their keys are made of.
+//!
+//! A key covers what a build is given: source, headers, toolchain, environment. Around that lies the system with its tools,
+//! and a `./configure` may look into `/usr/include` or at `/etc/os-release`. Which files it opened is known after the build
+//! (`kcache_kernel::sandbox`), so they are kept with the entry, path and digest, and the entry is an answer only where these
+//! files are the same: one more question at each look-up, as in ccache's manifests. Where they are not, it is a miss, and what
+//! is built then takes the entry's place here. In a shared cache the first stays.
+//!
+//! Files that were not there when the build looked for them are not seen, and a user's builds are not observed at all.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use fs_err as fs;
+use kcache_kernel::rootfs::Root;
+use kcache_store::{Digest, Manifest, Observed, tree};
+
+use crate::error::{Error, Result};
+use crate::facts::KernelFacts;
+
+/// What files held that a build opened, those aside that its key covers as tools. `started` is when the build did, in seconds
+/// since 1970: a file that changed later spoils it.
+pub fn digests(facts: &KernelFacts, opened: &BTreeSet<PathBuf>, started: u64) -> Result<Vec<Observed>> {
+    let observed = opened.iter().map(|path| observe(&facts.tools_root, path, started));
+    let is_tool = |observed: &Observed| facts.tools.iter().any(|tool| Some(tool.digest) == observed.digest);
+    observed.filter(|observed| !observed.as_ref().is_ok_and(is_tool)).collect()
+}
+
+fn observe(tools: &Root, path: &PathBuf, started: u64) -> Result<Observed> {
+    let changed = || Error::Changed { what: path.display().to_string() };
+    let outside = tools.find(path).ok_or_else(changed)?;
+    if fs::metadata(&outside)?.ctime().unsigned_abs() > started {
+        return Err(changed());
+    }
+    let digest = Some(tree::file_digest(&outside)?.0);
+    Ok(Observed { path: path.display().to_string(), digest })
+}
+
+/// The first file that is not what it was when an entry was built, if there is one.
+pub fn difference<'m>(facts: &KernelFacts, manifest: &'m Manifest) -> Option<&'m str> {
+    let differs = |observed: &&Observed| !is_same(facts, observed);
+    manifest.observed.iter().find(differs).map(|observed| observed.path.as_str())
+}
+
+/// Whether a file is here what it was there.
+pub fn is_same(facts: &KernelFacts, observed: &Observed) -> bool {
+    digest_here(&facts.tools_root, &observed.path) == observed.digest
+}
+
+/// An entry may come from elsewhere: a path in it leads to a regular file of the tools' root that can be read, or to nothing.
+fn digest_here(tools: &Root, path: &str) -> Option<Digest> {
+    let outside = tools.find(path).filter(|path| path.is_file())?;
+    Some(tree::file_digest(&outside).ok()?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Tool;
+
+    const HEADER: &str = "usr/include/a.h";
+
+    /// A root with one header, and that as what a build opened.
+    fn facts() -> (tempfile::TempDir, KernelFacts, BTreeSet<PathBuf>) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("usr/include")).unwrap();
+        fs::write(dir.path().join(HEADER), "1").unwrap();
+        let none = Digest::of(b"");
+        let tools_root = Root::new(dir.path());
+        let facts = KernelFacts { config: none, headers: none, tools_root, tools: Vec::new() };
+        (dir, facts, [PathBuf::from("/usr/include/a.h")].into())
+    }
+
+    #[test]
+    fn a_file_that_was_read_must_be_the_same_here() {
+        let (dir, facts, opened) = facts();
+        let observed = digests(&facts, &opened, u64::MAX).unwrap();
+        let header = dir.path().join(HEADER);
+        assert!(is_same(&facts, &observed[0]));
+        fs::write(&header, "2").unwrap();
+        assert!(!is_same(&facts, &observed[0]));
+        fs::remove_file(&header).unwrap();
+        assert!(!is_same(&facts, &observed[0]));
+        fs::create_dir(&header).unwrap();
+        assert!(!is_same(&facts, &observed[0]));
+    }
+
+    #[test]
+    fn a_file_that_changed_while_the_build_ran_spoils_it() {
+        let (_dir, facts, opened) = facts();
+        assert!(matches!(digests(&facts, &opened, 0), Err(Error::Changed { .. })));
+        let gone = [PathBuf::from("/usr/include/b.h")].into();
+        assert!(matches!(digests(&facts, &gone, u64::MAX), Err(Error::Changed { .. })));
+    }
+
+    #[test]
+    fn what_the_key_covers_as_a_tool_is_not_kept_twice() {
+        let (_dir, mut facts, opened) = facts();
+        facts.tools.push(Tool { role: "predef".into(), digest: Digest::of(b"1"), version: String::new() });
+        assert_eq!(digests(&facts, &opened, u64::MAX).unwrap(), []);
+    }
+}
