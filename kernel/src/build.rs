@@ -14,6 +14,7 @@ pub use log::printable;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -237,6 +238,9 @@ fn take(tree: &OwnedFd, path: &str) -> io::Result<Result<(std::fs::File, u64), S
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Ok(Err(format!("{path} is not a regular file")));
+    }
+    if metadata.mode() & 0o6000 != 0 {
+        return Ok(Err(format!("{path} is set-user-ID or set-group-ID, which no module is")));
     }
     Ok(Ok((file, metadata.len())))
 }

@@ -7,13 +7,18 @@
 //! ```
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use rustix::fs::OFlags;
 
 use crate::recipe::{self, dkms, kbuild, toml};
 use crate::rootfs::Root;
+
+/// Most that a recipe may weigh, in bytes. The longest real one, which lists its modules, has 40 KiB.
+const MOST_RECIPE: u64 = 1 << 20;
 
 /// One package: a source tree and the file that says how it is built.
 #[derive(Clone, Debug)]
@@ -138,7 +143,7 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
     let own = source.join("kcache.toml");
     let (from_dir, version_from_dir) = name_of_directory(source);
     if own.exists() {
-        let file = toml::parse(&own, &fs::read_to_string(&own)?)?;
+        let file = toml::parse(&own, &recipe_text(&own)?)?;
         let (name, version) = (file.name.clone(), file.version.clone());
         return Ok(Package {
             name,
@@ -148,8 +153,7 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
         });
     }
     let (name, version, recipe) = if conf.exists() {
-        let text = fs::read(&conf)?;
-        let (name, version) = dkms::literal_name(&String::from_utf8_lossy(&text));
+        let (name, version) = dkms::literal_name(&recipe_text(&conf)?);
         (name.or(from_dir), version.or(version_from_dir), RecipeFile::Dkms)
     } else if kbuild::is_kbuild(source) {
         (from_dir, version_from_dir.or_else(|| Some("0".into())), RecipeFile::Kbuild)
@@ -168,8 +172,23 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
     }
 }
 
+/// A recipe as text. What is in a source tree may be anything: a fifo would be waited for, and a device never ends.
+fn recipe_text(path: &Path) -> Result<String, Error> {
+    let bad = |reason: &str| recipe::Error::Bad { path: path.to_owned(), reason: reason.to_owned() };
+    let file = fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(bad("a recipe is a regular file").into());
+    }
+    let mut text = Vec::new();
+    file.take(MOST_RECIPE + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MOST_RECIPE {
+        return Err(bad("a recipe of more than 1 MiB is none").into());
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {
-    let file = toml::parse(path, &fs::read_to_string(path)?)?;
+    let file = toml::parse(path, &recipe_text(path)?)?;
     let Some(source) = &file.source else { return Err(Error::NoSource { path: path.to_owned() }) };
     let source = root.outside(root.resolve(source)?);
     let (name, version) = (file.name.clone(), file.version.clone());

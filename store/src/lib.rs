@@ -50,7 +50,7 @@ pub use error::{Error, Result};
 pub use index::Row;
 pub use keys::{PublicKey, SigningKey};
 pub use lock::{Lock, Waiting};
-pub use manifest::{Field, LOG, Manifest, Observed, Outcome, Output};
+pub use manifest::{Field, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output};
 pub use pointer::Pointer;
 pub use scratch::Scratch;
 pub use shared::{Fetched, Pushed, Say, SharedCache, SharedCaches, Sign, point_here};

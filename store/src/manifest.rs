@@ -22,6 +22,9 @@ const MAX_SIZE: u64 = 4 << 30;
 /// The role of a log. A log tells of the making, so two makings of the same outputs may differ in it.
 pub const LOG: &str = "log";
 
+/// The role of what an entry can do without: it is fetched when somebody asks for it, not with its entry.
+pub const ON_DEMAND: &str = "debug";
+
 /// Everything known about one key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -101,6 +104,11 @@ pub struct Observed {
 }
 
 impl Manifest {
+    /// The outputs that must be there for the entry to be of use.
+    pub(crate) fn needed(&self) -> impl Iterator<Item = &Output> {
+        self.outputs.iter().filter(|output| output.role != ON_DEMAND)
+    }
+
     /// Checks the rules that hold for every manifest; an error is the rule that is broken.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.outputs.len() > MAX_OUTPUTS {

@@ -321,7 +321,7 @@ impl Store {
     /// The file of an entry that may be published now.
     fn encode(&self, entry: &Entry) -> Result<Vec<u8>> {
         self.must_write()?;
-        for output in &entry.manifest().outputs {
+        for output in entry.manifest().needed() {
             if !self.has_object(&output.digest)? {
                 let path = entry::path(&self.entries(), &entry.manifest().key);
                 let reason = format!("the object of its output `{}` is missing", output.name);

@@ -86,7 +86,7 @@ impl Logged {
             }
             return;
         }
-        if line.is_empty() {
+        if line.trim().is_empty() {
             return;
         }
         if self.environment.is_none() {
@@ -103,7 +103,16 @@ impl Logged {
     }
 
     pub(super) fn failure(&self, status: Option<i32>) -> Failure {
-        let first_error = self.compiler.as_ref().or(self.make.as_ref()).unwrap_or(&self.last).clone();
+        let said = self
+            .compiler
+            .as_ref()
+            .or(self.make.as_ref())
+            .or(Some(&self.last).filter(|line| !line.is_empty()));
+        let silent = || match status {
+            Some(status) => format!("`{}` ended with status {status} and said nothing", self.command),
+            None => format!("`{}` said nothing", self.command),
+        };
+        let first_error = said.cloned().unwrap_or_else(silent);
         Failure { status, command: self.command.clone(), first_error }
     }
 
@@ -128,7 +137,8 @@ fn environmental(line: &str) -> Option<&'static str> {
         ("virtual memory exhausted", "out of memory"),
         ("out of memory allocating", "out of memory"),
         ("Killed signal terminated program", "the compiler was killed"),
-        ("Resource temporarily unavailable", "no more processes can be started"),
+        ("fork: Resource temporarily unavailable", "no more processes can be started"),
+        ("fork: retry: Resource temporarily unavailable", "no more processes can be started"),
         (": command not found", "a program is missing"),
         ("Error 127", "a program is missing"),
     ];
@@ -166,7 +176,11 @@ mod tests {
             noticed("a\nmake: *** No rule to make target 'x'.  Stop.\nb").failure(None).first_error,
             "make: *** No rule to make target 'x'.  Stop."
         );
-        assert_eq!(noticed("a\nb\n\n").failure(None).first_error, "b");
+        assert_eq!(noticed("a\nb\n \n").failure(None).first_error, "b");
+        assert_eq!(
+            noticed("kcache: $ ./x\n").failure(Some(3)).first_error,
+            "`./x` ended with status 3 and said nothing"
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
         Identity::Own => 1000,
     };
     let files = [
-        ("script", format!("{PREAMBLE}{script}"), 0o644),
+        ("script", format!("{PREAMBLE}ulimit -u {}\n{script}", most_processes(sandbox.cpus)), 0o644),
         (
             "passwd",
             format!("root:x:0:0:root:/root:/bin/sh\nkcache:x:{uid}:{uid}:kcache:/tmp:/bin/sh\n"),
@@ -53,8 +53,13 @@ done
 unset keep fd
 ulimit -c 0
 ulimit -f 4194304 # KiB: no file over 4 GiB
-ulimit -u 8192 # processes of this uid: ends a fork bomb
 "#;
+
+/// Processes that builds of one run may have between them, which is what ends a fork bomb: a job of make is a handful (make,
+/// sh, gcc, cc1, as), and a run has as many jobs as CPUs are shown.
+fn most_processes(cpus: usize) -> usize {
+    (512 + 16 * cpus).min(8192)
+}
 
 /// `pahole`'s parallel BTF encoder numbers types in the order its threads finish.
 const PAHOLE: &str = r#"#!/bin/bash

@@ -37,7 +37,7 @@ pub fn export(
     }
     let mut written = BTreeSet::new();
     for entry in &entries {
-        let mut outputs: Vec<&Output> = entry.manifest().outputs.iter().collect();
+        let mut outputs: Vec<&Output> = entry.manifest().needed().collect();
         outputs.sort_by_key(|output| output.digest);
         for output in outputs {
             if written.insert(output.digest) {

@@ -122,7 +122,7 @@ impl Import<'_> {
             return Ok(());
         }
         let mut missing = BTreeSet::new();
-        for output in &entry.manifest().outputs {
+        for output in entry.manifest().needed() {
             self.objects.entry(output.digest).or_insert(Object { size: output.size, came: false });
             if !self.store.has_object(&output.digest)? {
                 missing.insert(output.digest);

@@ -52,6 +52,16 @@ impl SharedCaches {
         Ok(None)
     }
 
+    /// Fetches an output that did not come with its entry ([`crate::ON_DEMAND`]); false where no cache has it.
+    pub fn fetch_output(&self, store: &Store, of: &Key, output: &Output) -> Result<bool> {
+        for at in 0..self.caches.len() {
+            if self.object_from(store, of, output, at, &|_| ())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The key's entries that enough trusted keys have signed, in order of priority, with position and size.
     fn entries<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (usize, Entry, u64)> + 'a {
         let name = Name::Entry(*key);
@@ -82,9 +92,8 @@ impl SharedCaches {
 
     /// Fetches the objects of an entry that the store lacks; false where one is not to be had.
     fn objects(&self, store: &Store, entry: &Entry, at: usize, heard: &(dyn Fn(u64) + Sync)) -> Result<bool> {
-        let outputs = &entry.manifest().outputs;
         let mut missing: BTreeMap<_, &Output> = BTreeMap::new();
-        for output in outputs {
+        for output in entry.manifest().needed() {
             if !store.has_object(&output.digest)? {
                 missing.insert(output.digest, output);
             }
@@ -102,20 +111,38 @@ impl SharedCaches {
         at: usize,
         heard: &(dyn Fn(u64) + Sync),
     ) -> Result<bool> {
-        let name = Name::Object { of: *of, digest: output.digest };
-        let limit = object::compressed_limit(output.size);
         let others = (0..self.caches.len()).filter(|other| *other != at);
-        for cache in std::iter::once(at).chain(others).map(|at| &self.caches[at]) {
-            let Ok(Some(zstd)) = cache.call(|transport| transport.get(&name, limit, &|n| heard(n))) else {
-                continue;
-            };
-            match store.put_compressed(&cache.origin(&name), &output.digest, output.size, &zstd) {
-                Ok(()) => return Ok(true),
-                Err(error @ Error::Damaged { .. }) => cache.lied(&name, &error),
-                Err(error) => return Err(error),
+        for at in std::iter::once(at).chain(others) {
+            if self.object_from(store, of, output, at, heard)? {
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Fetches one object from one cache; false where it has not got it whole.
+    fn object_from(
+        &self,
+        store: &Store,
+        of: &Key,
+        output: &Output,
+        at: usize,
+        heard: &(dyn Fn(u64) + Sync),
+    ) -> Result<bool> {
+        let cache = &self.caches[at];
+        let name = Name::Object { of: *of, digest: output.digest };
+        let limit = object::compressed_limit(output.size);
+        let Ok(Some(zstd)) = cache.call(|transport| transport.get(&name, limit, &|n| heard(n))) else {
+            return Ok(false);
+        };
+        match store.put_compressed(&cache.origin(&name), &output.digest, output.size, &zstd) {
+            Ok(()) => Ok(true),
+            Err(error @ Error::Damaged { .. }) => {
+                cache.lied(&name, &error);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

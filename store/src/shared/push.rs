@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
-use crate::{Entry, Error, Result, SigningKey, Store};
+use crate::{Entry, Error, ON_DEMAND, Output, Result, SigningKey, Store};
 
 /// Who signs what is pushed.
 #[derive(Clone, Copy)]
@@ -76,8 +76,7 @@ impl SharedCaches {
             There::Nothing => IfTaken::Keep,
             There::Worthless => IfTaken::Replace,
         };
-        let outputs = &entry.manifest().outputs;
-        each(outputs, |output| {
+        each(&here(store, &entry)?, |output| {
             let missing = || Error::Entry {
                 path: store.dir().join(name.path()),
                 reason: format!("the object of its output `{}` is missing", output.name),
@@ -124,6 +123,17 @@ impl SharedCaches {
             Err(distrust) => worthless(&distrust),
         }
     }
+}
+
+/// The outputs that are to be pushed: all, less those on demand that this host has not.
+fn here<'e>(store: &Store, entry: &'e Entry) -> Result<Vec<&'e Output>> {
+    let mut here: Vec<&Output> = entry.manifest().needed().collect();
+    for output in entry.manifest().outputs.iter().filter(|output| output.role == ON_DEMAND) {
+        if store.has_object(&output.digest)? {
+            here.push(output);
+        }
+    }
+    Ok(here)
 }
 
 /// Adds what this host knows to the entry that is there.

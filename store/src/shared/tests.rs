@@ -137,6 +137,39 @@ fn tampered(n: u8, change: impl FnOnce(&mut serde_json::Value)) -> Arc<Memory> {
 }
 
 #[test]
+fn what_is_wanted_on_demand_comes_when_it_is_asked_for() {
+    let memory = Arc::new(Memory::default());
+    let builder_host = host(&[&memory], trust(&[1], &[], 1));
+    let mut outputs = Vec::new();
+    for (name, role, content) in [("a", "module", "needed"), ("b", crate::ON_DEMAND, "later")] {
+        let stored = builder_host.store.put_object(&mut content.as_bytes()).unwrap();
+        let role = role.to_owned();
+        outputs.push(crate::Output { role, size: stored.size, ..output(name, stored.digest) });
+    }
+    let entry = Entry::new(Manifest { outputs, ..manifest(KEY) }).unwrap();
+    builder_host.store.insert(&entry, NOW).unwrap();
+    let push = |from: &Host| {
+        let cache = from.caches.caches[0].clone();
+        from.caches.push(&cache, &from.store, &entry, by(&builder(1))).unwrap()
+    };
+    assert_eq!(push(&builder_host), Pushed::New);
+
+    let other = host(&[&memory], trust(&[1], &[], 1));
+    assert!(other.caches.fetch(&other.store, &KEY, NOW, &|_| Ok(()), &|_| ()).unwrap().is_some());
+    let late = &entry.manifest().outputs[1];
+    assert!(!other.store.has_object(&late.digest).unwrap());
+    assert!(other.caches.fetch_output(&other.store, &KEY, late).unwrap());
+    assert_eq!(other.store.read_object(&late.digest, late.size).unwrap().unwrap(), b"later");
+
+    // A host that never asked for it pushes the rest.
+    let empty = Arc::new(Memory::default());
+    other.store.discard_object(&late.digest).unwrap();
+    let other = Host { caches: host(&[&empty], trust(&[1], &[], 1)).caches, ..other };
+    assert_eq!(push(&other), Pushed::New);
+    assert!(!other.caches.fetch_output(&other.store, &KEY, late).unwrap());
+}
+
+#[test]
 fn what_a_builder_pushed_another_host_fetches_from_the_first_cache_that_has_it() {
     let (empty, one, two) = (Arc::new(Memory::default()), filled(1, "abc"), filled(1, "abc"));
     let host = host(&[&empty, &two, &one], trust(&[1], &[], 1));
