@@ -7,6 +7,7 @@
 //! The kernels come from `tests/fixtures.sh`, which `make test` runs first. Tests about what only root can do return at
 //! once where a user runs them.
 
+mod attacks;
 mod boot_test;
 mod build;
 mod builder;

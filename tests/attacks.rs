@@ -1,0 +1,332 @@
+//! Hostile and broken packages: whatever a recipe says and a build does, nothing leaves the sandbox, one clear error tells
+//! what was wrong, and the exit code is that of a build that failed (4) or of modules that are refused (6).
+//!
+//! Each row is a package; [`withstands`] installs it and judges the host afterwards. Recipes that loop, sleep or print for
+//! ever, and source trees with devices or links in them, are in `wrong_input`; modules for another kernel or machine, or with
+//! symbols that it has not, in `wrong_modules`; hostile caches in `hostile`.
+
+use crate::host::{FIXTURES, Host, Run, run};
+use crate::packages::{dkms_conf, module_c};
+use fs_err as fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What no build may read, wherever it lies.
+const SECRET: &str = "the secret of this host";
+
+/// Where it lies.
+const SECRETS: [&str; 5] =
+    ["home/diary", "root/etc/shadow", "root/root/.ssh/id", "root/home/user/diary", "root/var/lib/secret"];
+
+/// A package: its name, what it does, the exit code, and what the one error has to say.
+type Attack<'a> = (&'a str, &'a str, i32, &'a [&'a str]);
+
+/// A host with things worth reading, and so many seconds of patience with builds.
+fn host(patience: &str) -> Host {
+    let host = Host::new(&[&FIXTURES.new]);
+    for path in SECRETS {
+        let path = host.dir().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, SECRET).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    }
+    host.write_config(&format!("build-timeout = {patience}\n"));
+    host
+}
+
+/// Writes a package with these further lines in its recipe.
+fn with_recipe(host: &Host, name: &str, lines: &str) {
+    with_files(host, name, &dkms_conf(name, "1.0", lines), "");
+}
+
+/// Writes a package whose `make` is this script; in it `honest` builds the module.
+fn with_script(host: &Host, name: &str, script: &str) {
+    let conf = dkms_conf(name, "1.0", "MAKE=\"bash attack.sh $kernel_source_dir $kernelver\"\n");
+    let script = format!(
+        "K=$1 R=$2 NAME={name}\nhonest() {{ make -C $K M=$PWD modules; }}\n{}\n",
+        script.replace("HOST", &host.dir().display().to_string())
+    );
+    with_files(host, name, &conf, &script);
+}
+
+fn with_files(host: &Host, name: &str, conf: &str, script: &str) {
+    host.write_package(
+        &format!("{name}-1.0"),
+        &[
+            ("dkms.conf", conf.to_owned()),
+            ("Makefile", format!("obj-m := {name}.o\n")),
+            (&format!("{name}.c"), module_c(name)),
+            ("attack.sh", script.to_owned()),
+        ],
+    );
+}
+
+/// Installs each of the packages; the host is as it was before, whatever they tried.
+fn withstand(write: fn(&Host, &str, &str), patience: &str, attacks: &[Attack]) {
+    let host = host(patience);
+    let mut broken = Vec::new();
+    for (name, does, exit, says) in attacks {
+        write(&host, name, does);
+        let before = host.tree();
+        let installed = host.kcache(&["install", name, "-k", &FIXTURES.new]);
+        let log = host.kcache(&["log", name, "-k", &FIXTURES.new]);
+        let mut wrong = harm(&host, &installed, &log);
+        let errors = installed.stderr.lines().filter(|line| line.starts_with("error")).count();
+        let told = says.iter().all(|words| installed.stderr.contains(words));
+        if installed.code != Some(*exit) || errors != 1 || !told {
+            wrong.push(format!("expected exit {exit}, one error, and {says:?}"));
+        }
+        if before != host.tree() {
+            wrong.push("it changed the host".to_owned());
+        }
+        if !wrong.is_empty() {
+            broken.push(format!("{name}: {does}\n{}\n{}", wrong.join("\n"), installed.shown()));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n\n"));
+}
+
+/// What must not be, whatever a package did.
+fn harm(host: &Host, installed: &Run, log: &Run) -> Vec<String> {
+    let mut harm = Vec::new();
+    if installed.shown().contains(SECRET) || log.shown().contains(SECRET) {
+        harm.push("it read a secret".to_owned());
+    }
+    if installed.shown().contains('\x1b') {
+        harm.push("it wrote to the terminal".to_owned());
+    }
+    for path in SECRETS {
+        if fs::read_to_string(host.dir().join(path)).is_ok_and(|text| text == SECRET) {
+            continue;
+        }
+        harm.push(format!("it changed {path}"));
+    }
+    let scratch = fs::read_dir(host.store().join("tmp")).into_iter().flatten();
+    harm.extend(scratch.map(|left| format!("it left {left:?}")));
+    harm.extend(survivors().iter().map(|process| format!("it is still running: {process:?}")));
+    harm
+}
+
+/// Processes that attacks of this test run have started: they call themselves so.
+fn survivors() -> Vec<PathBuf> {
+    let is_one = |process: &PathBuf| {
+        fs::read(process.join("cmdline")).is_ok_and(|line| line.starts_with(survivor().as_bytes()))
+    };
+    fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(is_one).collect()
+}
+
+fn survivor() -> String {
+    format!("kcache-survivor-{}", std::process::id())
+}
+
+#[test]
+fn names_and_paths_in_recipes_lead_nowhere() {
+    withstand(
+        with_recipe,
+        "60",
+        &[
+            ("a01", "PACKAGE_NAME=\"../../etc\"", 4, &["dkms.conf", "package name '../../etc'"]),
+            ("a02", "PACKAGE_NAME=$'two\\nlines'", 4, &["dkms.conf", "package name"]),
+            ("a03", "PACKAGE_VERSION=\"1/../../x\"", 4, &["dkms.conf", "version '1/../../x'"]),
+            ("a04", "PACKAGE_VERSION=", 4, &["dkms.conf", "PACKAGE_VERSION"]),
+            ("a05", "BUILT_MODULE_NAME[0]=a05.ko", 4, &["dkms.conf", "a05.ko"]),
+            ("a06", "BUILT_MODULE_LOCATION[0]=../../", 4, &["outside the source tree"]),
+            ("a07", "BUILT_MODULE_LOCATION[0]=/etc/", 4, &["built no etc/a07.ko"]),
+            ("a08", "DEST_MODULE_NAME[0]=../../../evil", 4, &["module name '../../../evil'"]),
+            ("a09", "DEST_MODULE_LOCATION[0]=/updates/../../..", 4, &["DEST_MODULE_LOCATION"]),
+            ("a10", "DEST_MODULE_LOCATION[0]=/etc", 4, &["DEST_MODULE_LOCATION"]),
+            (
+                "a11",
+                "BUILT_MODULE_NAME[1]=b\nDEST_MODULE_NAME[1]=a11\nDEST_MODULE_LOCATION[1]=/extra",
+                4,
+                &["named twice"],
+            ),
+            ("a12", "unset BUILT_MODULE_NAME\nDEST_MODULE_LOCATION[1]=/extra", 4, &["BUILT_MODULE_NAME"]),
+        ],
+    );
+}
+
+#[test]
+fn directives_that_cannot_be_followed_are_told() {
+    withstand(
+        with_recipe,
+        "60",
+        &[
+            ("b01", "PATCH[0]=absent.diff", 4, &["absent.diff"]),
+            ("b02", "PATCH[0]=../../../../../etc/passwd", 4, &["passwd"]),
+            ("b03", "PATCH[0]=../Makefile", 4, &["Makefile"]),
+            ("b04", "MAKE=true", 4, &["built no b04.ko"]),
+            ("b05", "BUILD_DEPENDS[0]=absent", 4, &["absent"]),
+            ("b06", "BUILD_DEPENDS[0]=b06", 4, &["b06"]),
+            ("b07", "BUILD_DEPENDS[0]=../../etc", 4, &["../../etc"]),
+            ("b08", "MAKE='exit 3'", 4, &["status 3"]),
+            ("b09", "MAKE='('", 4, &["syntax error"]),
+            ("b10", "MAKE=/no/such/program", 4, &["/no/such/program"]),
+            ("b11", "kill -9 $$", 4, &["dkms.conf"]),
+            ("b12", "exit 0", 4, &["dkms.conf"]),
+            ("b14", "printf '\\0kcache\\0name\\0forged\\0'; exit 0", 4, &["dkms.conf"]),
+            ("b15", "BUILT_MODULE_NAME[1]=$(head -c 2000000 /dev/zero | tr '\\0' x)", 4, &["dkms.conf"]),
+            ("b16", "unset -f take; PACKAGE_NAME='$(cat /etc/shadow)'", 4, &["dkms.conf"]),
+        ],
+    );
+}
+
+#[test]
+fn outputs_are_regular_files_and_modules() {
+    withstand(
+        with_script,
+        "60",
+        &[
+            ("c01", "ln -s /etc/passwd $NAME.ko", 4, &["c01.ko is a link"]),
+            ("c02", "honest; mv $NAME.ko x; ln -s x $NAME.ko", 4, &["c02.ko is a link"]),
+            ("c03", "mkfifo $NAME.ko", 4, &["c03.ko is not a regular file"]),
+            ("c04", "mkdir $NAME.ko", 4, &["c04.ko is not a regular file"]),
+            ("c05", "mknod $NAME.ko c 1 5", 4, &["Operation not permitted"]),
+            ("c06", "ln /etc/os-release $NAME.ko", 4, &["ln: "]),
+            ("c07", "ln /usr/src/$NAME-1.0/Makefile $NAME.ko", 4, &["ln: "]),
+            ("c08", "honest; chmod 6755 $NAME.ko", 4, &["c08.ko", "set-user-ID"]),
+            ("c09", "truncate -s 600M $NAME.ko", 4, &["c09.ko has 629145600 bytes"]),
+            ("c10", ": >$NAME.ko", 6, &["c10.ko"]),
+            ("c11", "echo text >$NAME.ko", 6, &["c11.ko"]),
+            ("c12", "cp /bin/true $NAME.ko", 6, &["c12.ko"]),
+            ("c13", "honest; objcopy --rename-section .modinfo=.other $NAME.ko", 6, &["c13.ko"]),
+            ("c14", "honest; head -c 1000 $NAME.ko >x; mv x $NAME.ko", 6, &["c14.ko"]),
+            ("c15", "honest; rm -rf \"$PWD\" * || :", 4, &["built no c15.ko"]),
+            ("c16", "honest; chmod 0 $NAME.ko; chmod 0 .; echo stuck; false", 4, &["stuck"]),
+            ("c17", "exec 3<>$NAME.ko; printf '\\177ELF' >&3; kill -9 0", 4, &["killed by signal 9"]),
+        ],
+    );
+}
+
+#[test]
+fn the_rest_of_the_host_is_out_of_reach() {
+    withstand(
+        with_script,
+        "60",
+        &[
+            ("d01", "rm -rf --no-preserve-root / 2>/dev/null; rm -rf HOST; exit 1", 4, &["status 1"]),
+            ("d02", "chmod u+w $K/Makefile; echo '#' >>$K/Makefile", 4, &["Permission denied"]),
+            ("d03", "echo x >/lib/modules/$R/x.ko", 4, &["Read-only file system"]),
+            ("d04", "echo x >>/usr/src/$NAME-1.0/Makefile", 4, &["Permission denied"]),
+            ("d05", "mkdir -p /usr/local/bin && cp /bin/sh /usr/local/bin/sh", 4, &["Permission denied"]),
+            ("d06", "cat /etc/shadow", 4, &["No such file or directory"]),
+            ("d07", "cat HOST/home/diary", 4, &["No such file or directory"]),
+            ("d08", "cat HOST/root/root/.ssh/id /root/.ssh/id", 4, &["No such file or directory"]),
+            ("d09", "ls HOST/store /var/cache/kcache", 4, &["No such file or directory"]),
+            ("d10", "cat /proc/1/root/etc/shadow /proc/[0-9]*/root/HOST/home/diary", 4, &["cat: "]),
+            ("d11", "cat /proc/kcore >core", 4, &["cat: "]),
+            ("d12", "echo '|/bin/sh' >/proc/sys/kernel/core_pattern", 4, &["core_pattern"]),
+            ("d13", "head -c 1 /dev/mem /dev/sda /dev/vda", 4, &["No such file or directory"]),
+            ("d14", "mount -t tmpfs none /usr", 4, &["mount system call"]),
+            ("d15", "mount -o remount,rw / && echo x >/x", 4, &["mount system call"]),
+            ("d16", "su -c id; setpriv --reuid 0 id", 4, &["setpriv: "]),
+            ("d17", "printf '\\033[2J\\033]0;owned\\007'; cat /no\\x1bsuch", 4, &["cat: "]),
+            (
+                "d18",
+                "cat /run/dbus/system_bus_socket /var/run/docker.sock",
+                4,
+                &["No such file or directory"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_would_take_everything_is_bounded() {
+    let survive = format!("setsid bash -c 'exec -a {} sleep 1000' & disown; false", survivor());
+    let daemon = format!(
+        "(setsid bash -c 'trap \"\" HUP TERM; exec -a {} sleep 1000' &); sleep 1; exit 7",
+        survivor()
+    );
+    withstand(
+        with_script,
+        "6",
+        &[
+            ("e01", "while :; do :; done", 4, &["stopped after 6 s"]),
+            ("e02", "kill -STOP $$", 4, &["stopped after 6 s"]),
+            ("e03", "yes 'error: gigabytes of output'", 4, &["stopped after 6 s"]),
+            ("e04", "f() { f | f & }; f; sleep 1000", 4, &["stopped after 6 s"]),
+        ],
+    );
+    withstand(
+        with_script,
+        "60",
+        &[
+            ("e05", "fallocate -l 5G big || head -c 5G /dev/zero >big", 4, &["signal 25"]),
+            ("e06", "head -c 3G /dev/zero >/tmp/big", 4, &["No space left on device"]),
+            ("e07", &survive, 4, &["status 1"]),
+            ("e08", &daemon, 4, &["status 7"]),
+            ("e09", "for i in {1..600}; do mkdir d && cd d || exit; done; exit 9", 4, &["status 9"]),
+            ("e10", "for i in {1..20000}; do : >f$i; done; exit 9", 4, &["status 9"]),
+            ("e11", "kill -9 -1", 4, &["killed by signal 9"]),
+        ],
+    );
+}
+
+/// A listener of each kind that a build could talk to, which hears nothing.
+#[test]
+fn nobody_can_be_talked_to() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let socket = directory.path().join("socket");
+    let unix = UnixListener::bind(&socket).unwrap();
+    unix.set_nonblocking(true).unwrap();
+    let port = tcp.local_addr().unwrap().port();
+    let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
+    let ask = "getent hosts deb.debian.org";
+    let perl = format!(
+        "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Peer => \"{}\") or die \"refused: $!\"'",
+        socket.display()
+    );
+    withstand(
+        with_script,
+        "60",
+        &[
+            ("f01", &connect, 4, &["attack.sh"]),
+            ("f02", ask, 4, &["status 2"]),
+            ("f03", &perl, 4, &["refused: No such file or directory"]),
+        ],
+    );
+    assert!(tcp.accept().is_err() && unix.accept().is_err());
+}
+
+/// Of the jobserver's tokens, which all builds of a run share, one build takes what it finds and gives nothing back.
+#[test]
+fn a_build_that_keeps_all_jobs_for_itself_stops_no_other() {
+    let host = host("60");
+    let steal = "[[ $MAKEFLAGS =~ --jobserver-auth=([0-9]+), ]] && timeout 2 cat <&${BASH_REMATCH[1]} >/dev/null; exit 9";
+    with_script(&host, "greedy", steal);
+    with_recipe(&host, "modest", "");
+    let both = ["--jobs", "3", "install", "greedy", "modest", "-k", &FIXTURES.new];
+    host.kcache(&both).exits(4).says(&["greedy/1.0", "status 9"]).prints(&["modest"]);
+    assert!(host.modules(&FIXTURES.new).contains_key("modest"));
+}
+
+/// A file in the place of a recipe that is none.
+#[test]
+fn recipes_that_are_no_text_are_told() {
+    let wrong: [(&str, fn(&std::path::Path)); 4] = [
+        ("g01", |conf| fs::create_dir(conf).unwrap()),
+        ("g02", |conf| drop(run(Command::new("mkfifo").arg(conf)))),
+        ("g03", |conf| fs::write(conf, b"\x7fELF\0\0\xff\xfe").unwrap()),
+        ("g04", |conf| {
+            fs::write(conf, "PACKAGE_NAME=g04\nPACKAGE_VERSION=1.0\n#".to_owned() + &"x\n#".repeat(9_000_000))
+                .unwrap()
+        }),
+    ];
+    let host = host("60");
+    for (name, make) in wrong {
+        with_recipe(&host, name, "");
+        let conf = host.root().join(format!("usr/src/{name}-1.0/dkms.conf"));
+        fs::remove_file(&conf).unwrap();
+        make(&conf);
+        let path = format!("{}/usr/src/{name}-1.0", host.root().display());
+        host.kcache(&["install", &path, "-k", &FIXTURES.new]).exits(4).one_error().says(&[name]);
+        fs::remove_dir_all(host.root().join(format!("usr/src/{name}-1.0"))).unwrap();
+    }
+}

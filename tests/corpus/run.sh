@@ -1,0 +1,143 @@
+#!/bin/bash
+# Every -dkms package of this Debian release, built for two kernel series with dkms itself and with kcache, side by side.
+# `make corpus` calls it with cargo's target directory. As root; it takes an hour and a half, most of it dkms and compilers.
+#
+#   tests/corpus/run.sh TARGET [PACKAGE]...     some packages only, by Debian's names
+#
+# Both run in one and the same system: this machine's, with the kernels, the packages and dkms laid over it (overlayfs),
+# in a mount namespace of its own, so that nothing of it is left behind or reaches /usr/src, /lib/modules or /var here.
+# kcache builds each package once, and once more with `--check`, in another directory and as another user.
+#
+# What a tool made of a package is kept in ~/.cache/kcache-corpus/RESULTS, and not made again while package, kernel and tool
+# stay the same; kcache counts as the same while its binary does. A run that was ended goes on where it was. Prints the table
+# that is kept in tests/corpus/table.md; fails where dkms builds and kcache does not, or where they made different modules.
+set -euo pipefail
+export LC_ALL=C
+
+here=$(dirname "$(realpath "$0")")
+fixtures=$KCACHE_FIXTURES
+cache=${KCACHE_CORPUS:-$HOME/.cache/kcache-corpus}
+room=$cache/room
+PATH=$PATH:/usr/sbin:/sbin
+# shellcheck source=/dev/null
+. "$fixtures/env"
+kernels=("$K61_NEW" "$K612")
+# What packages of the corpus want for their builds, beyond dkms (their Depends).
+tools=(libxtables-dev libelf-dev gawk bzip2 pkg-config perl)
+
+kcache=$(realpath "$1/release/kcache")
+say() { printf 'corpus: %s\n' "$*" >&2; }
+
+[ "$(id -u)" = 0 ] || { say "overlayfs needs root"; exit 1; }
+[ "${CORPUS_NAMESPACE-}" ] || CORPUS_NAMESPACE=1 exec unshare --mount "$0" "$@"
+
+packages() {
+    if [ $# != 0 ]; then printf '%s\n' "$@"; return; fi
+    apt-cache search --names-only -- '-dkms$' | awk '$1 != "dh-dkms" {print $1}' | sort
+}
+
+# Downloads a package as it is now and prints the file's name, which holds its version.
+download() {
+    local file
+    file=$(apt-get -qq download --print-uris "$1" | awk '{print $2}')
+    [ -e "$cache/debs/$file" ] || (cd "$cache/debs" && apt-get -qq -o APT::Sandbox::User=root download "$1" >&2)
+    printf '%s\n' "$cache/debs/$file"
+}
+
+# The layers lie in memory: overlayfs wants none of them to lie below another, and the lowest is this machine's own root.
+make_room() {
+    local kernel
+    mount -t tmpfs -o mode=755 corpus "$room"
+    mkdir -p "$room"/{merged,system/usr/{src,bin,lib/modules}}
+    dpkg-deb -x "$dkms" "$room/system"
+    cp "$kcache" "$room/system/usr/bin/"
+    for kernel in "${kernels[@]}"; do
+        mkdir -p "$room/system/boot" "$room/system/usr/lib/modules/$kernel"
+        cp -a "$fixtures/root/boot/"{config,vmlinuz}"-$kernel" "$room/system/boot/"
+        cp -a "$fixtures/root/lib/modules/$kernel/"{build,source} "$room/system/usr/lib/modules/$kernel/"
+        cp -a "$fixtures/root/usr/src/linux-headers-$kernel" "$room/system/usr/src/"
+        cp -a "$fixtures/root/usr/src/linux-headers-${kernel%-amd64}-common" "$room/system/usr/src/"
+    done
+    cp -a "$fixtures"/root/usr/lib/linux-kbuild-* "$room/system/usr/lib/"
+}
+
+# Runs a command in a system of this machine, the kernels, both tools and one package; $room/upper is what it wrote.
+within() {
+    local status=0
+    rm -rf "$room/upper" "$room/inner"
+    mkdir -p "$room"/{upper,inner}
+    mount -t overlay corpus -o "lowerdir=$room/package:$room/system:/,upperdir=$room/upper,workdir=$room/inner" "$room/merged"
+    mount -t proc proc "$room/merged/proc"
+    mount --rbind /dev "$room/merged/dev"
+    mount -t tmpfs tmpfs "$room/merged/tmp"
+    mkdir -p "$room/merged/var/lib/dkms" "$room/merged/var/cache/kcache"
+    chroot "$room/merged" "$@" || status=$?
+    umount --recursive "$room/merged"
+    return "$status"
+}
+
+# dkms: RESULT/status, seconds, log, modules/.
+build_with_dkms() {
+    local result=$1 kernel=$2 name=$3 version=$4 status=0 start=$EPOCHREALTIME built
+    within dkms build -m "$name" -v "$version" -k "$kernel" >"$result/log" 2>&1 || status=$?
+    seconds "$start" >"$result/seconds"
+    built=$room/upper/var/lib/dkms/$name/$version
+    cat "$built/$kernel/x86_64/log/make.log" "$built/build/make.log" >>"$result/log" 2>/dev/null || true
+    mkdir -p "$result/modules"
+    cp "$built/$kernel/x86_64/module/"* "$result/modules/" 2>/dev/null || true
+    echo "$status" >"$result/status"
+}
+
+# kcache: the same, and RESULT/json, RESULT/again (what --check says).
+build_with_kcache() {
+    local result=$1 kernel=$2 name=$3 status=0
+    # shellcheck disable=SC2016
+    within bash -c '
+        kcache --json build "$1" -k "$2" >/tmp/json 2>/var/first.err; status=$?
+        kcache log "$1" -k "$2" >/var/log.txt 2>&1
+        kcache --json build --check "$1" -k "$2" >/var/again 2>/var/again.err
+        mv /tmp/json /var/json; exit $status' build "$name" "$kernel" || status=$?
+    cp "$room/upper/var/json" "$result/json"
+    cp "$room/upper/var/again" "$result/again"
+    cat "$room"/upper/var/{first.err,log.txt,again.err} >"$result/log"
+    python3 "$here/table.py" --extract "$room/upper/var/cache/kcache" "$result"
+    echo "$status" >"$result/status"
+}
+
+seconds() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN {printf "%.1f\n", b - a}'; }
+
+# One result, unless it is there; its directory's name holds all that it depends on.
+have() {
+    local tool=$1 edition=$2 kernel=$3 deb=$4
+    shift 4
+    local result
+    result=$cache/results/$(basename "$deb" .deb)/$kernel/$tool-$edition
+    [ -e "$result/status" ] || {
+        say "$(basename "$deb" .deb), $kernel: $tool"
+        rm -rf "$result"
+        mkdir -p "$result"
+        "build_with_$tool" "$result" "$kernel" "$@"
+    }
+    printf '%s\n' "$result"
+}
+
+mkdir -p "$cache"/{debs,results,room}
+for tool in "${tools[@]}"; do dpkg -s "$tool" >/dev/null 2>&1 || apt-get -qq install --no-install-recommends -y "$tool" >&2; done
+dkms=$(download dkms)
+make_room
+edition=$(sha256sum <"$kcache" | cut -c1-12)
+
+shift
+for package in $(packages "$@"); do
+    deb=$(download "$package")
+    rm -rf "$room/package"
+    dpkg-deb -x "$deb" "$room/package"
+    for conf in "$room/package"/usr/src/*/dkms.conf; do
+        # shellcheck disable=SC1090
+        read -r name version < <(set +eu; kernelver=$K61_NEW; . "$conf" >/dev/null 2>&1; echo "$PACKAGE_NAME $PACKAGE_VERSION")
+        for kernel in "${kernels[@]}"; do
+            echo "$package $kernel $(have dkms "$(basename "$dkms" .deb)" "$kernel" "$deb" "$name" "$version") $(have kcache "$edition" "$kernel" "$deb" "$name" "$version")"
+        done
+    done
+done >"$cache/pairs"
+python3 "$here/table.py" "$cache/pairs"
