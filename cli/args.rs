@@ -140,6 +140,9 @@ pub struct Install {
     /// Follow a shared cache's pointer also to an older build than the one followed before
     #[arg(long)]
     pub allow_rollback: bool,
+    /// A directive for every dkms.conf of this run, before all that files say; /etc/dkms/NAME.conf does it for good
+    #[arg(long = "directive", value_name = "NAME=VALUE", value_parser = directive)]
+    pub directives: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -329,6 +332,16 @@ pub struct Build {
     /// Build once more, elsewhere and as another user, and compare the bits
     #[arg(long)]
     pub check: bool,
+    /// A directive for every dkms.conf of this run, before all that files say; /etc/dkms/NAME.conf does it for good
+    #[arg(long = "directive", value_name = "NAME=VALUE", value_parser = directive)]
+    pub directives: Vec<String>,
+}
+
+fn directive(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("it must be NAME=VALUE".to_owned()),
+    }
 }
 
 /// What is loaded into which kernel, and how that is booted.

@@ -26,7 +26,7 @@ use kcache::select::{self, Packages};
 use kcache::store::Store;
 use kcache::world::World;
 
-use crate::args::{Args, Command, Install, Kernels, Pull, Selection};
+use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
@@ -58,6 +58,11 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
             world.roll_back = *allow_rollback;
         }
         _ => {}
+    }
+    if let Command::Install(Install { directives, .. }) | Command::Build(Build { directives, .. }) =
+        &args.command
+    {
+        world.directives = directives.clone();
     }
     let world = world;
     match &args.command {

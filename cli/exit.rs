@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use kcache::error::{Error, chain};
+use kcache::kernel::build::kept;
 use kcache::kernel::{boot_test, install, packages, recipe, toolchain};
 use kcache::store;
 
@@ -108,16 +109,19 @@ fn exit(error: &Error) -> Exit {
         | Error::NotUtf8 { .. }
         | Error::Changed { .. }
         | Error::Dependency { .. }
+        | Error::Script { .. }
         | Error::Environment { .. }
         | Error::Store(store::Error::NotPlain { .. } | store::Error::LinkLeaves { .. })
         | Error::Toolchain(_) => Exit::BuildFailed,
         Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
         Error::Unsigned { .. }
+        | Error::Kept { source: kept::Error::TooMuch | kept::Error::Hostile(_), .. }
         | Error::Distrusted { .. }
         | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
         | Error::BootTest(boot_test::Error::OtherKernel { .. })
         | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => Exit::Refused,
         Error::Io(_)
+        | Error::Kept { source: kept::Error::Io(_), .. }
         | Error::NoStore
         | Error::NoImage { .. }
         | Error::Store(_)
@@ -141,7 +145,10 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::NotInstalled { .. } => Some("`kcache build` builds for a kernel that is not installed".into()),
         error if error.lacks_bubblewrap() => Some("install the package bubblewrap".into()),
-        Error::Toolchain(toolchain::Error::Missing { program, .. }) => Some(format!("install the package of {program}")),
+        Error::Toolchain(toolchain::Error::Missing { program, .. }) => {
+            let package = toolchain::debian_package(program);
+            Some(format!("install the package {package} (Debian's name), or another that has {program}"))
+        },
         Error::NoImage { release, .. } => {
             Some(format!("install the kernel's image (Debian: linux-image-{release}), or name it with --image FILE"))
         }

@@ -31,7 +31,7 @@ const KEYS: [(&str, &str); 9] = [
 ];
 
 /// What can be set in files only, because it is more than a text or number.
-const LISTS: [&str; 3] = ["packages", "cache", "policy"];
+const LISTS: [&str; 4] = ["packages", "package-scripts", "cache", "policy"];
 
 /// Where this host's own key is, if it has one.
 pub const SIGNING_KEY: &str = "/etc/kcache/signing-key.pem";
@@ -109,6 +109,8 @@ pub struct Settings {
     pub on_failure: Setting<OnFailure>,
     /// Packages that are wanted also where their source is not.
     pub packages: Vec<Setting<String>>,
+    /// Shell patterns for packages whose scripts for the system may be run.
+    pub package_scripts: Vec<Setting<String>>,
     /// In order of priority.
     pub caches: Vec<Cache>,
     /// The release, or the path of an image, that the boot loader takes, where kcache cannot read that.
@@ -134,6 +136,7 @@ pub struct Process<'a> {
 struct Written {
     texts: BTreeMap<&'static str, Setting<String>>,
     packages: Vec<Setting<String>>,
+    package_scripts: Vec<Setting<String>>,
     caches: Vec<Cache>,
     policy: Vec<Setting<Rule>>,
 }
@@ -166,7 +169,7 @@ impl Settings {
         for path in files(global, &Root::new(&root.value))? {
             read_file(&path, &mut written)?;
         }
-        let Written { mut texts, packages, mut caches, policy } = written;
+        let Written { mut texts, packages, package_scripts, mut caches, policy } = written;
         for (key, variable) in KEYS {
             if let Some(value) = (process.variable)(variable) {
                 texts.insert(key, Setting { value, origin: Origin::Environment(variable) });
@@ -201,6 +204,7 @@ impl Settings {
             threshold: threshold(&texts)?,
             on_failure: on_failure(&texts)?,
             packages,
+            package_scripts,
             caches,
             default_kernel: texts.get("default-kernel").cloned(),
             foreign: foreign(&texts)?,
@@ -234,11 +238,13 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
     let origin = Origin::File(path.to_owned());
     for (name, value) in text.parse::<toml::Table>().map_err(bad)? {
         match name.as_str() {
-            "packages" => {
+            "packages" | "package-scripts" => {
                 let names: Vec<String> = value.try_into().map_err(bad)?;
-                written
-                    .packages
-                    .extend(names.into_iter().map(|value| Setting { value, origin: origin.clone() }));
+                let list = match name.as_str() {
+                    "packages" => &mut written.packages,
+                    _ => &mut written.package_scripts,
+                };
+                list.extend(names.into_iter().map(|value| Setting { value, origin: origin.clone() }));
             }
             "cache" => {
                 let tables: Vec<caches::Table> = value.try_into().map_err(bad)?;

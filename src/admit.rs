@@ -15,6 +15,21 @@ use crate::facts::Session;
 /// The role of a module among an entry's outputs.
 pub const MODULE: &str = "module";
 
+/// The role of what a build leaves for the packages that build against it.
+pub const KEPT: &str = "kept";
+
+/// What that output is called.
+pub const KEPT_NAME: &str = "kept.tar";
+
+/// What came of a build, in memory.
+#[derive(Default)]
+pub struct Outputs {
+    /// The modules.
+    pub modules: Vec<Candidate>,
+    /// What is left for other packages, packed (`kcache_kernel::build::kept`).
+    pub kept: Option<Vec<u8>>,
+}
+
 /// One module, in memory.
 pub struct Candidate {
     /// Its file name.
@@ -84,17 +99,18 @@ pub fn faults(
     Ok(faults)
 }
 
-/// The modules of an entry, each byte verified. `None` where the store no longer has one of them.
-pub fn modules(session: &Session, manifest: &Manifest) -> Result<Option<Vec<Candidate>>> {
+/// The outputs of an entry, each byte verified; not its log. `None` where the store no longer has one of them.
+pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>> {
     let Some(store) = &session.store else { return Ok(None) };
-    let mut modules = Vec::new();
-    for output in manifest.outputs.iter().filter(|output| output.role == MODULE) {
-        match store.read_object(&output.digest, output.size)? {
-            Some(bytes) => modules.push(Candidate { name: output.name.clone(), bytes }),
-            None => return Ok(None),
+    let mut outputs = Outputs::default();
+    for output in manifest.outputs.iter().filter(|output| [MODULE, KEPT].contains(&output.role.as_str())) {
+        let Some(bytes) = store.read_object(&output.digest, output.size)? else { return Ok(None) };
+        match output.role.as_str() {
+            KEPT => outputs.kept = Some(bytes),
+            _ => outputs.modules.push(Candidate { name: output.name.clone(), bytes }),
         }
     }
-    Ok(Some(modules))
+    Ok(Some(outputs))
 }
 
 /// What the modules of an entry export.

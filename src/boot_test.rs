@@ -123,7 +123,7 @@ fn build(session: &Session, wish: &Wish, options: &Options, dry: bool) -> Result
         Answer::NotAutomatic => None,
         Answer::Ready { manifest, .. } => {
             let version = manifest.labels.get("version").cloned().unwrap_or(version);
-            let modules = admit::modules(session, &manifest)?.unwrap_or_default().into_iter();
+            let modules = admit::outputs(session, &manifest)?.unwrap_or_default().modules.into_iter();
             let module = |candidate: admit::Candidate| Module {
                 name: candidate.name.strip_suffix(".ko").unwrap_or(&candidate.name).to_owned(),
                 bytes: candidate.bytes,

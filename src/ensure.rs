@@ -14,22 +14,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use kcache_kernel::build::{self, Outcome as BuildOutcome};
-use kcache_kernel::kernels::{BuildTree, Headers, Kernel};
-use kcache_kernel::ko::{Export, Fault};
+use kcache_kernel::kernels::{BuildTree, Headers, Kernel, Mount};
+use kcache_kernel::ko::Fault;
 use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::Recipe;
-use kcache_kernel::sandbox::Identity;
+use kcache_kernel::sandbox::{Identity, Sandbox};
 use kcache_store::{Digest, Entry, Field, Key, LOG, Manifest, Observed, Outcome, Output, Store, tree};
 
-use crate::admit::{self, Candidate, MODULE};
+use crate::admit::{self, Candidate, KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::dependencies::{self, Dependency};
 use crate::error::{Error, Result};
 use crate::facts::{self, KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
-use crate::{fetch, observed, rooms, select, share};
+use crate::{fetch, observed, rooms, share};
 
 /// What is to be had of one package for one kernel.
 #[derive(Clone, Copy)]
@@ -105,14 +107,16 @@ pub struct Identified {
     pub recipe: Recipe,
     /// Tree digest of the source.
     pub source: Digest,
+    /// Tree digest of the administrator's patches and scripts for the package, where there are any.
+    pub overrides: Option<Digest>,
     /// What the key is made of.
     pub fields: Vec<Field>,
     /// The key.
     pub key: Key,
     /// The kernel's side of it.
     pub facts: Arc<KernelFacts>,
-    /// Keys of the packages it builds against.
-    pub dependencies: Vec<(String, Key)>,
+    /// The packages it builds against, by the names it has for them.
+    pub dependencies: Vec<(String, Identified)>,
 }
 
 /// Finds out what a build is identified by. Builds nothing.
@@ -133,31 +137,25 @@ fn identify_within<'a>(
     let mut dependencies = Vec::new();
     let depends = if recipe.excluded.is_none() { recipe.depends.as_slice() } else { &[] };
     for name in depends {
-        let dependency = dependency(wish, name, within)?;
-        let key = identify_within(session, &Wish { package: dependency, ..*wish }, tree, within)?.key;
-        dependencies.push((name.clone(), key));
+        let package = dependencies::find(wish, name, within)?;
+        let id = identify_within(session, &Wish { package, ..*wish }, tree, within)?;
+        dependencies.push((name.clone(), id));
     }
     within.pop();
+    let overrides = session.overrides(wish.package)?;
+    let keys: Vec<(String, Key)> = dependencies.iter().map(|(name, id)| (name.clone(), id.key)).collect();
     let inputs = Inputs {
         source,
         recipe: &recipe,
+        overrides,
         kernel: facts.inputs(wish.kernel, tree),
         tools: &facts.tools,
-        dependencies: &dependencies,
+        dependencies: &keys,
         environment: &ENVIRONMENT,
     };
     let fields = key::fields(&inputs);
     let key = key::key(&fields);
-    Ok(Identified { recipe, source, fields, key, facts, dependencies })
-}
-
-fn dependency<'a>(wish: &Wish<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
-    let problem =
-        |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
-    if within.contains(&name) {
-        return Err(problem("builds against it in turn"));
-    }
-    select::find(wish.all, name).ok_or_else(|| problem("is not installed"))
+    Ok(Identified { recipe, source, overrides, fields, key, facts, dependencies })
 }
 
 /// A package's modules for a kernel, built if need be. The answer is counted.
@@ -197,10 +195,7 @@ fn answer(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
     {
         return Ok(answer);
     }
-    let mut needed = BTreeMap::new();
-    for (name, _) in &id.dependencies {
-        needed.extend(exports_of(session, wish, name, options)?);
-    }
+    let needed = dependencies::have(session, wish, &id, options)?;
     have_once(session, wish, tree, &id, &needed, options)
 }
 
@@ -213,12 +208,9 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
     if manifest.outcome != Outcome::Built {
         return Ok(Some(Answer::Fails { manifest, found: Found::Store }));
     }
-    let Some(modules) = whole(session, wish, &manifest)? else { return Ok(None) };
-    let mut needed = BTreeMap::new();
-    for (name, _) in &id.dependencies {
-        needed.extend(exports_of(session, wish, name, &Options::default())?);
-    }
-    let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, &modules, &needed)?;
+    let Some(outputs) = whole(session, wish, &manifest)? else { return Ok(None) };
+    let needed = dependencies::exports(&dependencies::have(session, wish, id, &Options::default())?);
+    let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, &outputs.modules, &needed)?;
     if !faults.is_empty() {
         return Ok(Some(Answer::Refused(faults)));
     }
@@ -262,9 +254,9 @@ pub fn stored(session: &Session, wish: &Wish, key: &Key) -> Result<Option<Box<Ma
     }
 }
 
-/// The modules of an entry, where the store has all of them undamaged. Damage is deleted.
-pub fn whole(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Option<Vec<Candidate>>> {
-    match admit::modules(session, manifest) {
+/// The outputs of an entry, where the store has all of them undamaged. Damage is deleted.
+pub fn whole(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Option<Outputs>> {
+    match admit::outputs(session, manifest) {
         Ok(None) => {
             let what = wish.name();
             session
@@ -280,7 +272,7 @@ pub fn whole(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Opti
             }
             Ok(None)
         }
-        modules => modules,
+        outputs => outputs,
     }
 }
 
@@ -304,33 +296,13 @@ fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
     Ok(store.forget(&manifest.key)?)
 }
 
-/// What a package that this one builds against exports, building it first if need be.
-fn exports_of(
-    session: &Session,
-    wish: &Wish,
-    name: &str,
-    options: &Options,
-) -> Result<BTreeMap<String, Export>> {
-    let problem =
-        |problem| Error::Dependency { package: wish.package.name.clone(), needs: name.to_owned(), problem };
-    let package = select::find(wish.all, name).ok_or_else(|| problem("is not installed"))?;
-    let options = Options { fetch_only: options.fetch_only, ..Options::default() };
-    match ensure(session, &Wish { package, ..*wish }, &options)? {
-        Answer::Ready { manifest, .. } => {
-            Ok(admit::exports(&admit::modules(session, &manifest)?.unwrap_or_default()))
-        }
-        Answer::NotCached => Err(problem("is not in any cache")),
-        _ => Err(problem("does not build")),
-    }
-}
-
 /// Fetches or builds, unless another process has done it meanwhile.
 fn have_once(
     session: &Session,
     wish: &Wish,
     tree: &BuildTree,
     id: &Identified,
-    needed: &BTreeMap<String, Export>,
+    needed: &[Dependency],
     options: &Options,
 ) -> Result<Answer> {
     let world = session.world;
@@ -350,13 +322,14 @@ fn have_once(
     if options.fetch_only {
         return Ok(Answer::NotCached);
     }
-    let made = make(session, wish, tree, id, world.identity)?;
+    let made = make(session, wish, tree, id, needed, world.identity)?;
     if session.headers(tree)? != id.facts.headers {
         return Err(Error::Changed { what: format!("the headers of kernel {}", wish.kernel.release) });
     }
     let outcome = match &made.result {
-        Made::Modules(modules) => {
-            let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, modules, needed)?;
+        Made::Outputs(outputs) => {
+            let needed = dependencies::exports(needed);
+            let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, &outputs.modules, &needed)?;
             if !faults.is_empty() {
                 return Ok(Answer::Refused(faults));
             }
@@ -384,8 +357,8 @@ pub struct Product {
 
 /// What came out of a build.
 pub enum Made {
-    /// Modules.
-    Modules(Vec<Candidate>),
+    /// Modules, and what is left for other packages.
+    Outputs(Outputs),
     /// A failure worth remembering.
     Failure(Outcome),
 }
@@ -403,6 +376,7 @@ pub fn make(
     wish: &Wish,
     tree: &BuildTree,
     id: &Identified,
+    needed: &[Dependency],
     identity: Identity,
 ) -> Result<Product> {
     let world = session.world;
@@ -417,6 +391,8 @@ pub fn make(
     let own = scratch.path().join("own");
     let mut sandbox = rooms::room(world, wish.kernel, tree, &id.facts.tools_root, own, world.jobs);
     rooms::show_source(&mut sandbox, wish.package, &source);
+    show_overrides(session, &mut sandbox, wish, id, &scratch.path().join("overrides"))?;
+    dependencies::show(&mut sandbox, needed, scratch.path())?;
     sandbox.identity = identity;
     let _job = session.jobserver.acquire()?; // make's own first job; the others it asks for itself
     if world.cancelled() {
@@ -439,7 +415,9 @@ pub fn make(
     world.progress.end(&what);
     let seconds = start.elapsed().as_secs_f64();
     let result = match outcome? {
-        BuildOutcome::Built(built) => Made::Modules(built.into_iter().map(read).collect::<Result<_>>()?),
+        BuildOutcome::Built(built, kept) => {
+            Made::Outputs(Outputs { modules: built.into_iter().map(read).collect::<Result<_>>()?, kept })
+        }
         BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
             status: failure.status,
             command: failure.command,
@@ -453,6 +431,24 @@ pub fn make(
     };
     let observed = observed::digests(&id.facts, &opened, started)?;
     Ok(Product { result, log: build::read_log(scratch.path())?, observed, seconds })
+}
+
+/// Shows the administrator's patches and scripts for the package, as they were hashed.
+fn show_overrides(
+    session: &Session,
+    sandbox: &mut Sandbox,
+    wish: &Wish,
+    id: &Identified,
+    copy: &Path,
+) -> Result<()> {
+    let inside = rooms::overrides_dir(wish.package);
+    let Some(wanted) = id.overrides else { return Ok(()) };
+    let found = session.world.root.find(&inside).map(|dir| tree::snapshot(&dir, copy, &[])).transpose()?;
+    if found != Some(wanted) {
+        return Err(Error::Changed { what: inside.display().to_string() });
+    }
+    sandbox.read_only.push(Mount { outside: copy.to_owned(), inside });
+    Ok(())
 }
 
 fn read(built: build::Built) -> Result<Candidate> {
@@ -482,9 +478,12 @@ fn publish(
         });
         Ok(())
     };
-    if let Made::Modules(modules) = &made.result {
-        for module in modules {
+    if let Made::Outputs(made) = &made.result {
+        for module in &made.modules {
             put(&module.name, MODULE, &module.bytes)?;
+        }
+        if let Some(kept) = &made.kept {
+            put(KEPT_NAME, KEPT, kept)?;
         }
     }
     put(LOG, LOG, &made.log)?;

@@ -115,6 +115,24 @@ pub enum Error {
         /// The kernel.
         release: String,
     },
+    /// A package's script for the system failed.
+    #[error("its {directive} ({command}) {reason}")]
+    Script {
+        /// The directive that names it.
+        directive: &'static str,
+        /// The script and its arguments.
+        command: String,
+        /// What became of it.
+        reason: String,
+    },
+    /// What the build of another package left cannot be shown to those that build against it.
+    #[error("what {package} built is of no use to others")]
+    Kept {
+        /// The other package.
+        package: String,
+        /// Why.
+        source: kernel::build::kept::Error,
+    },
     /// A package builds against another one that is not there, or in a circle.
     #[error("{package} builds against {needs}, which {problem}")]
     Dependency {

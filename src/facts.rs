@@ -4,7 +4,7 @@
 //! the same; recipes and toolchains, which take a sandbox to find out, are remembered under everything they can depend on.
 //! Without a store, or with one that cannot be written, the same answers only take longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
@@ -35,6 +35,7 @@ pub struct Session<'w> {
     pub tally: Tally,
     kernels: Mutex<BTreeMap<String, Slot>>,
     distrust_said: Once,
+    said: Mutex<BTreeSet<String>>,
 }
 
 /// Filled by the first who asks; others wait for it.
@@ -70,7 +71,15 @@ impl<'w> Session<'w> {
     pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
         let jobserver = jobserver::Client::new(world.jobs)?;
         let (tally, kernels, distrust_said) = (Tally::default(), Mutex::default(), Once::new());
-        Ok(Session { world, store, jobserver, tally, kernels, distrust_said })
+        let said = Mutex::default();
+        Ok(Session { world, store, jobserver, tally, kernels, distrust_said, said })
+    }
+
+    /// Says what holds for the whole run, whichever of its kernels and packages comes upon it.
+    pub fn say_once(&self, message: &str) {
+        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+            self.world.progress.say(message);
+        }
     }
 
     /// Whether there is any use in asking the shared caches. Where nobody is trusted there is none, which is said once.
@@ -136,6 +145,17 @@ impl<'w> Session<'w> {
         Ok(tree::tree_digest(self.store.as_ref(), &[root], (self.world.now)())?)
     }
 
+    /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, where there are any.
+    pub fn overrides(&self, package: &Package) -> Result<Option<Digest>> {
+        let dir = match package.recipe {
+            RecipeFile::Dkms => self.world.root.find(rooms::overrides_dir(package)),
+            _ => None,
+        };
+        let Some(path) = dir.filter(|path| path.is_dir()) else { return Ok(None) };
+        let root = tree::Root { path, label: String::new(), skip: Vec::new() };
+        Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.world.now)())?))
+    }
+
     /// A package's recipe for a kernel.
     pub fn recipe(
         &self,
@@ -164,7 +184,7 @@ impl<'w> Session<'w> {
         target: &Target,
     ) -> Result<Recipe> {
         let facts = self.kernel(kernel, tree)?;
-        let mut signature = Signature::new("recipe 1");
+        let mut signature = Signature::new("recipe 2");
         signature
             .text(&package.name)
             .text(&package.version)
@@ -176,19 +196,24 @@ impl<'w> Session<'w> {
             let outside = self.world.root.find(path);
             signature.bytes(&outside.and_then(|path| fs::read(path).ok()).unwrap_or_default());
         }
+        signature.text(&self.world.directives.join("\0"));
         self.remembered("recipe", &signature.finish(), || {
             let scratch = self.scratch()?;
             let own = scratch.path().join("own");
             let mut room = rooms::room(self.world, kernel, tree, &facts.tools_root, own, dkms::JOBS);
-            let source = rooms::show_recipe(&mut room, &self.world.root, package);
-            let recipe =
-                dkms::evaluate(&room, &source, &package.name, &package.version, target, &self.world.cancel)?;
+            let source = rooms::show_recipe(&mut room, &self.world.root, package)?;
+            let (name, version) = (&package.name, &package.version);
+            let (given, cancel) = (&self.world.directives, &self.world.cancel);
+            let mut recipe = dkms::evaluate(&room, &source, name, version, target, given, cancel)?;
+            if rooms::has_cr(&fs::read(package.source.join("dkms.conf"))?) {
+                recipe.notes.push("dkms.conf has the line ends of Windows, on which DKMS fails".to_owned());
+            }
             Ok(recipe)
         })
     }
 
     fn tools(&self, kernel: &Kernel, tree: &BuildTree, tools_root: &Root) -> Result<Vec<Tool>> {
-        let mut signature = Signature::new("toolchain 1");
+        let mut signature = Signature::new("toolchain 2");
         signature.text(tree.compiler().unwrap_or_default()).text(&kernel.release);
         signature.text(if toolchain::is_llvm(tree) { "llvm" } else { "gnu" });
         signature.text(if tree.makes_btf() { "btf" } else { "" }).system(tools_root);
@@ -198,6 +223,9 @@ impl<'w> Session<'w> {
             let room = rooms::room(self.world, kernel, tree, tools_root, scratch.path().join("own"), 1);
             Ok(toolchain::programs(&room, tree, &self.world.cancel)?)
         })?;
+        if let Some(difference) = toolchain::stands_in(tree, &programs) {
+            self.say_once(&format!("warning: kernel {} {difference}", kernel.release));
+        }
         programs.into_iter().map(|program| self.tool(tools_root, program)).collect()
     }
 

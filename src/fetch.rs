@@ -168,20 +168,20 @@ fn judge(
     found: Found,
 ) -> Result<Answer> {
     let mut found = found;
-    let mut modules = ensure::whole(session, wish, &manifest)?;
-    if modules.is_none()
+    let mut outputs = ensure::whole(session, wish, &manifest)?;
+    if outputs.is_none()
         && let Some(from) = fetch(session, wish, &manifest.key, &is_honest)?
     {
         found = Found::Shared(from);
-        modules = ensure::whole(session, wish, &manifest)?;
+        outputs = ensure::whole(session, wish, &manifest)?;
     }
-    let Some(modules) = modules else { return Ok(Answer::NoHeaders(lacking(session, wish))) };
+    let Some(outputs) = outputs else { return Ok(Answer::NoHeaders(lacking(session, wish))) };
     let against = match wish.kernel.build_tree() {
         Some(tree) => Against::tree(tree)?,
         None => Against::config(&known.config),
     };
     // What other packages export cannot be told here: it was checked where this was built, against the same kernel.
-    let faults = admit::faults(wish.kernel, &against, &modules, &BTreeMap::new())?;
+    let faults = admit::faults(wish.kernel, &against, &outputs.modules, &BTreeMap::new())?;
     match (faults.is_empty(), &found) {
         (true, _) => Ok(Answer::Ready { manifest, found }),
         (false, Found::Shared(from)) => {

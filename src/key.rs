@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `source` | tree digest of the package's source: relative paths, type, executable bit, content or link target; not time or owner; without `.git` | an edit without a version bump is another build |
 //! | `recipe` | the recipe as evaluated for this kernel: commands, patches that apply, modules expected, strip flags | the same source builds differently |
+//! | `overrides` | tree digest of the administrator's patches and scripts for the package, `/etc/dkms/NAME`; empty without | they take the place of the package's |
 //! | `kernel.release`, `kernel.arch` | `uname -r`, `uname -m` | vermagic |
 //! | `kernel.version` | the `uname -v` text | the same release, built another time |
 //! | `kernel.config` | digest of `.config` | |
@@ -23,8 +24,9 @@ use kcache_store::{Digest, Field, Key};
 /// Stored: changing it forgets every entry.
 const CONTEXT: &str = "kcache 2026-11 build key v1";
 
-/// The version of the room that builds run in. Raised whenever what a build sees of it changes.
-const SANDBOX: &str = "1";
+/// The version of the room that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
+/// kernel's configuration in /boot, and the kernel's compiler in the environment.
+const SANDBOX: &str = "2";
 
 /// The environment of every build, jobserver aside. What `KBUILD_BUILD_*` replace would be the clock, the user and the
 /// host (Documentation/kbuild/reproducible-builds.rst).
@@ -45,6 +47,8 @@ pub struct Inputs<'a> {
     pub source: Digest,
     /// The evaluated recipe.
     pub recipe: &'a Recipe,
+    /// Tree digest of the administrator's directory for the package, where there is one.
+    pub overrides: Option<Digest>,
     /// The kernel.
     pub kernel: KernelInputs<'a>,
     /// The programs that shape the bits.
@@ -88,6 +92,7 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
     let mut fields = vec![
         plain("source", inputs.source.to_string()),
         plain("recipe", recipe_text(inputs.recipe)),
+        plain("overrides", inputs.overrides.map_or(String::new(), |digest| digest.to_string())),
         plain("kernel.release", kernel.release.to_owned()),
         plain("kernel.arch", kernel.arch.to_owned()),
         plain("kernel.version", kernel.version.to_owned()),
@@ -145,27 +150,30 @@ mod tests {
             modules: Modules::Listed(vec![Module { built: "a".into(), name: "a".into(), strip: true }]),
             depends: vec![],
             automatic: true,
+            hooks: vec![],
             notes: vec![],
         }
     }
 
     /// The key after one change to otherwise fixed inputs.
     fn changed(
-        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 6]),
+        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 7]),
     ) -> Key {
         let digest = |text: &str| Digest::of(text.as_bytes());
         let mut recipe = recipe();
         let mut tools = vec![Tool { role: "cc".into(), digest: digest("gcc"), version: "12".into() }];
         let mut dependencies = vec![];
-        let mut texts = ["source", "release", "arch", "version", "config", "headers"].map(str::to_owned);
+        let mut texts =
+            ["source", "release", "arch", "version", "config", "headers", "overrides"].map(str::to_owned);
         change(&mut recipe, &mut tools, &mut dependencies, &mut texts);
-        let [source, release, arch, version, config, headers] = &texts;
+        let [source, release, arch, version, config, headers, overrides] = &texts;
         let kernel =
             KernelInputs { release, arch, version, config: digest(config), headers: digest(headers) };
         let environment = ENVIRONMENT;
         key(&fields(&Inputs {
             source: digest(source),
             recipe: &recipe,
+            overrides: Some(digest(overrides)),
             kernel,
             tools: &tools,
             dependencies: &dependencies,
@@ -176,7 +184,7 @@ mod tests {
     #[test]
     fn each_field_alone_changes_the_key() {
         let base = changed(|_, _, _, _| {});
-        for at in 0..6 {
+        for at in 0..7 {
             assert_ne!(base, changed(|_, _, _, texts| texts[at].push('x')), "text {at}");
         }
         let other = Key::from_bytes([7; 32]);

@@ -12,6 +12,7 @@
 pub mod admit;
 pub mod boot;
 pub mod boot_test;
+pub mod dependencies;
 pub mod ensure;
 pub mod error;
 pub mod explain;
@@ -26,6 +27,7 @@ pub mod origin;
 pub mod policy;
 pub mod reproduce;
 pub mod rooms;
+pub mod scripts;
 pub mod select;
 pub mod share;
 pub mod tally;

@@ -3,15 +3,16 @@
 use kcache_kernel::sandbox::Identity;
 use kcache_store::{Digest, Manifest};
 
-use crate::admit::MODULE;
-use crate::ensure::{self, Made, Wish};
+use crate::admit::{KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::dependencies;
+use crate::ensure::{self, Made, Options, Wish};
 use crate::error::{Error, Result};
 use crate::facts::Session;
 
 /// What building again showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// Every module has the same bits.
+    /// Every module has the same bits, and so has what is left for other packages.
     Same,
     /// These have not, or are missing, or are new.
     Different(Vec<String>),
@@ -27,14 +28,21 @@ pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Co
         });
     };
     let id = ensure::identify(session, wish, tree)?;
-    let again = ensure::make(session, wish, tree, &id, another(session.world.identity))?;
+    let needed = dependencies::have(session, wish, &id, &Options::default())?;
+    let again = ensure::make(session, wish, tree, &id, &needed, another(session.world.identity))?;
     let second: Vec<(String, Digest)> = match again.result() {
-        Made::Modules(modules) => modules.iter().map(|m| (m.name.clone(), Digest::of(&m.bytes))).collect(),
+        Made::Outputs(outputs) => digests(outputs),
         Made::Failure(_) => Vec::new(),
     };
-    let first = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    let first = manifest.outputs.iter().filter(|output| [MODULE, KEPT].contains(&output.role.as_str()));
     let first: Vec<(String, Digest)> = first.map(|output| (output.name.clone(), output.digest)).collect();
     Ok(differ(&first, &second))
+}
+
+fn digests(outputs: &Outputs) -> Vec<(String, Digest)> {
+    let modules = outputs.modules.iter().map(|module| (module.name.as_str(), &module.bytes));
+    let kept = outputs.kept.iter().map(|kept| (KEPT_NAME, kept));
+    modules.chain(kept).map(|(name, bytes)| (name.to_owned(), Digest::of(bytes))).collect()
 }
 
 /// The user of the second build.

@@ -1,10 +1,12 @@
 //! Which sandbox a kernel's recipes, questions and builds run in.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
+use fs_err as fs;
 use kcache_kernel::kernels::{BuildTree, Kernel, Mount};
 use kcache_kernel::packages::Package;
-use kcache_kernel::recipe::dkms;
+use kcache_kernel::recipe::{dkms, kept_dir};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{Machine, Sandbox};
 
@@ -19,6 +21,11 @@ pub fn room(
     own: PathBuf,
     cpus: usize,
 ) -> Sandbox {
+    // Recipes look for the configuration in /boot too. There it is the headers' own, which is what the key knows of.
+    let config = Mount {
+        outside: tree.outside().join(".config"),
+        inside: PathBuf::from(format!("/boot/config-{}", kernel.release)),
+    };
     Sandbox {
         bwrap: world.bwrap.clone(),
         tools: tools.clone(),
@@ -29,7 +36,7 @@ pub fn room(
             build: Some(tree.inside.clone()),
         },
         identity: world.identity,
-        read_only: tree.mounts.clone(),
+        read_only: tree.mounts.iter().cloned().chain([config]).collect(),
         writable: Vec::new(),
         cpus,
         links: Vec::new(),
@@ -46,9 +53,24 @@ pub fn show_source(sandbox: &mut Sandbox, package: &Package, outside: &Path) -> 
     inside
 }
 
+/// Shows what the build of another package left, which lies at `outside`, where DKMS has it of an installed package.
+pub fn show_kept(sandbox: &mut Sandbox, package: &Package, outside: &Path) {
+    let Machine { release, arch, .. } = &sandbox.machine;
+    let (release, arch) = (release.clone(), arch.clone());
+    let inside = kept_dir(&package.name, &package.version, &release, &arch);
+    let link = Path::new("/var/lib/dkms").join(&package.name).join(format!("kernel-{release}-{arch}"));
+    sandbox.links.push((link, Path::new(&package.version).join(release).join(arch)));
+    sandbox.read_only.push(Mount { outside: outside.to_owned(), inside });
+}
+
+/// The administrator's directory for a package: patches and scripts that take the place of the package's.
+pub fn overrides_dir(package: &Package) -> PathBuf {
+    Path::new("/etc/dkms").join(&package.name)
+}
+
 /// Shows what evaluating a package's recipe may read: its source as far as the source's digest goes, and the
 /// administrator's overrides for just this package and kernel.
-pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> PathBuf {
+pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io::Result<PathBuf> {
     let inside = show_source(sandbox, package, &package.source);
     let git = package.source.join(".git");
     let (directory, file) = sandbox.blanks();
@@ -57,11 +79,39 @@ pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> Pat
         sandbox.read_only.push(Mount { outside, inside: inside.join(".git") });
     }
     let Machine { release, arch, .. } = &sandbox.machine;
-    let overrides = dkms::override_files(&package.name, &package.version, release, arch);
-    for inside in overrides {
-        if let Some(outside) = root.find(&inside) {
-            sandbox.read_only.push(Mount { outside, inside });
+    let mut recipes: Vec<Mount> = dkms::override_files(&package.name, &package.version, release, arch)
+        .into_iter()
+        .filter_map(|inside| Some(Mount { outside: root.find(&inside)?, inside }))
+        .collect();
+    for mount in &mut recipes {
+        if let Some(plain) = without_cr(&mount.outside, &sandbox.own)? {
+            mount.outside = plain;
         }
     }
-    inside
+    if let Some(outside) = without_cr(&package.source.join("dkms.conf"), &sandbox.own)? {
+        recipes.push(Mount { outside, inside: inside.join("dkms.conf") });
+    }
+    sandbox.read_only.extend(recipes);
+    Ok(inside)
+}
+
+/// True where lines end as they do on Windows, which bash takes for a part of the text.
+pub fn has_cr(recipe: &[u8]) -> bool {
+    recipe.windows(2).any(|pair| pair == b"\r\n")
+}
+
+/// A copy of a recipe whose lines end as bash wants it; `None` where the recipe's own do.
+fn without_cr(recipe: &Path, own: &Path) -> io::Result<Option<PathBuf>> {
+    let mut text = fs::read(recipe)?;
+    if !has_cr(&text) {
+        return Ok(None);
+    }
+    text.retain(|&byte| byte != b'\r');
+    let copies = own.join("recipes");
+    fs::create_dir_all(&copies)?;
+    let copy = copies.join(recipe.file_name().unwrap_or_default());
+    fs::write(&copy, text)?;
+    // Whatever the umask: the build's user is to read it.
+    fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    Ok(Some(copy))
 }

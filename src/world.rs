@@ -44,6 +44,10 @@ pub struct World {
     pub default_kernel: Option<String>,
     /// Which packages matter for which kernels.
     pub policy: Policy,
+    /// Directives for every `dkms.conf` of the run, `NAME=VALUE`: they count after all files.
+    pub directives: Vec<String>,
+    /// Shell patterns for the names of packages whose scripts for the system may be run, as root.
+    pub package_scripts: Vec<String>,
     /// Follow a pointer also to an older entry than before.
     pub roll_back: bool,
     /// Seconds since 1970.

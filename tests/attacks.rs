@@ -11,7 +11,7 @@ use fs_err as fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What no build may read, wherever it lies.
@@ -310,7 +310,8 @@ fn a_build_that_keeps_all_jobs_for_itself_stops_no_other() {
 /// A file in the place of a recipe that is none.
 #[test]
 fn recipes_that_are_no_text_are_told() {
-    let wrong: [(&str, fn(&std::path::Path)); 4] = [
+    type MakeWrong = fn(&Path);
+    let wrong: [(&str, MakeWrong); 4] = [
         ("g01", |conf| fs::create_dir(conf).unwrap()),
         ("g02", |conf| drop(run(Command::new("mkfifo").arg(conf)))),
         ("g03", |conf| fs::write(conf, b"\x7fELF\0\0\xff\xfe").unwrap()),

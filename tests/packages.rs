@@ -2,7 +2,8 @@
 
 use crate::host::Host;
 use fs_err as fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 /// A `dkms.conf` for one module in the top directory; `more` is added to it.
 pub fn dkms_conf(name: &str, version: &str, more: &str) -> String {
@@ -39,6 +40,13 @@ pub fn with_makefile(host: &Host, name: &str, text: &str, makefile: &str, conf: 
             (&format!("{name}.c"), module_c(text)),
         ],
     )
+}
+
+/// A script of a package's, executable.
+pub fn script(source: &Path, name: &str, text: &str) {
+    let path = source.join(name);
+    fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// A package whose Makefile insists on the running kernel.

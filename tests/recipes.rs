@@ -3,7 +3,7 @@
 use fs_err as fs;
 
 use crate::host::{FIXTURES, Host};
-use crate::packages::{dkms_conf, hello, module_c, plain, with_makefile};
+use crate::packages::{dkms_conf, hello, module_c, plain, script, with_makefile};
 
 fn install(host: &Host, package: &str) {
     host.kcache(&["install", package, "-k", &FIXTURES.new]).exits(0);
@@ -137,4 +137,103 @@ fn a_kernel_build_tree_can_be_given_by_its_path() {
         .exits(2)
         .one_error()
         .says(&["build tree"]);
+}
+
+#[test]
+fn the_administrators_patches_and_scripts_take_the_place_of_the_packages() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let conf = "PATCH[0]=\"fix.patch\"\nPRE_BUILD=\"pre.sh\"\n";
+    let source = with_makefile(&host, "hello", "x", "obj-m := hello.o\n", conf);
+    let line = module_c("x").lines().position(|line| line.contains("\"x\"")).unwrap() + 1;
+    let patch = |text: &str| {
+        let change = format!("-MODULE_DESCRIPTION(\"x\");\n+MODULE_DESCRIPTION(\"{text}\");\n");
+        format!("--- a/hello.c\n+++ b/hello.c\n@@ -{line},1 +{line},1 @@\n{change}")
+    };
+    script(&source, "pre.sh", "echo the script of the package");
+    fs::create_dir(source.join("patches")).unwrap();
+    fs::write(source.join("patches/fix.patch"), patch("of the package")).unwrap();
+    let own = host.root().join("etc/dkms/hello");
+    fs::create_dir_all(own.join("patches")).unwrap();
+    install(&host, "hello");
+    assert_eq!(description(&host, "hello"), "of the package");
+    // What stands there is part of the key.
+    fs::write(own.join("patches/fix.patch"), patch("of the administrator")).unwrap();
+    script(&own, "pre.sh", "echo the script of $PWD");
+    install(&host, "hello");
+    assert_eq!(description(&host, "hello"), "of the administrator");
+    host.kcache(&["log", "hello", "-k", &FIXTURES.new]).prints(&["the script of /etc/dkms/hello"]);
+    fs::remove_file(own.join("patches/fix.patch")).unwrap();
+    fs::remove_file(source.join("patches/fix.patch")).unwrap();
+    let run = host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(4).one_error();
+    run.says(&["patches/fix.patch: there is no such patch"]);
+}
+
+#[test]
+fn overrides_for_one_kernel_need_no_version() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "x");
+    fs::create_dir_all(host.root().join("etc/dkms")).unwrap();
+    let conf = host.root().join(format!("etc/dkms/hello--{}.conf", FIXTURES.new));
+    fs::write(conf, "DEST_MODULE_NAME[0]=\"renamed\"\r\n").unwrap();
+    install(&host, "hello");
+    assert_eq!(description(&host, "renamed"), "x");
+}
+
+#[test]
+fn directives_on_the_command_line_come_last() {
+    let host = Host::new(&[&FIXTURES.new]);
+    with_makefile(&host, "hello", "x", "obj-m := hello.o\n", "DEST_MODULE_NAME=first\n");
+    let install = |given: &str| host.kcache(&["install", "hello", "-k", &FIXTURES.new, "--directive", given]);
+    install("DEST_MODULE_NAME[0]=last").exits(0);
+    assert_eq!(description(&host, "last"), "x");
+    install("MAKE=make 'it not").exits(4);
+    install("MAEK=true").exits(4).one_error().says(&["there is no directive MAEK"]);
+    install("MAKE").exits(2).says(&["NAME=VALUE"]);
+}
+
+/// A package of three modules; more of its recipe.
+fn three(host: &Host, conf: &str) {
+    crate::packages::trio(host, "x");
+    let path = host.root().join("usr/src/trio-1.0/dkms.conf");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(path, text + conf).unwrap();
+}
+
+#[test]
+fn arrays_have_holes_and_modules_have_limits_of_their_own() {
+    let host = Host::new(&[&FIXTURES.new]);
+    three(
+        &host,
+        "DEST_MODULE_NAME[2]=third\nBUILD_EXCLUSIVE_KERNEL[1]=^5\nBUILD_EXCLUSIVE_CONFIG[2]=CONFIG_X86_64\n\
+         NO_WEAK_MODULES=yes\nREMAKE_INITRD=yes\nMAKE[0]=\nMAKE[9]=false\nMAKE_MATCH[9]=.\n",
+    );
+    let run = host.kcache(&["-v", "install", "trio", "-k", &FIXTURES.new]).exits(0);
+    run.says(&["NO_WEAK_MODULES has no effect", "REMAKE_INITRD is deprecated", "MAKE[9] is never used"]);
+    let names: Vec<String> = host.modules(&FIXTURES.new).into_keys().collect();
+    let names: Vec<&str> = names.iter().map(|name| name.split('.').next().unwrap()).collect();
+    assert_eq!(names, ["trio/third", "trio/trio_a"]);
+}
+
+#[test]
+fn a_recipe_that_dkms_refuses_is_refused() {
+    let host = Host::new(&[&FIXTURES.new]);
+    for (conf, expect) in [
+        ("DEST_MODULE_LOCATION[1]=/updates/../..", "leads out of the kernel's directory of modules"),
+        ("DEST_MODULE_LOCATION[1]=/lib", "must begin with /kernel, /updates or /extra"),
+        ("unset DEST_MODULE_LOCATION[1]", "DEST_MODULE_LOCATION[1] is not assigned"),
+        ("unset BUILT_MODULE_NAME[1]", "BUILT_MODULE_NAME[1] is not assigned"),
+        ("PATCH=../../etc/passwd", "leads out of the directory of patches"),
+    ] {
+        three(&host, conf);
+        host.kcache(&["build", "trio", "-k", &FIXTURES.new]).exits(4).one_error().says(&[expect]);
+    }
+    for (conf, reason) in [
+        ("OBSOLETE_BY=6.1", "OBSOLETE_BY is 6.1"),
+        ("BUILD_EXCLUSIVE_KERNEL_MIN=7", "BUILD_EXCLUSIVE_KERNEL_MIN"),
+    ] {
+        three(&host, conf);
+        let run = host.kcache(&["build", "trio", "-k", &FIXTURES.new, "--json"]).exits(0);
+        assert_eq!(run.outcome().state, "excluded");
+        assert!(run.outcome().error.unwrap().contains(reason));
+    }
 }

@@ -46,6 +46,12 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
     rows.extend(
         settings.packages.iter().map(|name| row("packages", name.value.clone(), name.origin.to_string())),
     );
+    rows.extend(
+        settings
+            .package_scripts
+            .iter()
+            .map(|glob| row("package-scripts", glob.value.clone(), glob.origin.to_string())),
+    );
     rows.extend(settings.caches.iter().map(|cache| {
         let write = if cache.write { " (written to)" } else { "" };
         row("cache", format!("{}{write}", without_credentials(&cache.called())), cache.origin.to_string())

@@ -13,6 +13,7 @@ use kcache::kernel::install::{Act, Plan};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::policy::Need;
 use kcache::reproduce::{self, Comparison};
+use kcache::scripts;
 use kcache::select::Packages;
 use kcache::store::{Manifest, Outcome};
 use kcache::verdict::{self, State};
@@ -57,7 +58,7 @@ pub fn for_kernel(world: &World, out: &Out, release: &str, install: bool) -> Res
 }
 
 pub fn build(world: &World, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
-    let Build { which, rebuild, check } = args;
+    let Build { which, rebuild, check, .. } = args;
     let job = Job { which, rebuild: *rebuild, fetch_only: false, check: *check, install: false };
     run(world, out, &job, dry)
 }
@@ -89,11 +90,14 @@ fn perform(world: &World, out: &Out, job: &Job) -> Result<Ran, Failure> {
     let wishes = wishes(world, &packages, &kernels);
     let options =
         Options { rebuild: job.rebuild, automatic_only: !packages.named, fetch_only: job.fetch_only };
-    let results = have(&session, &wishes, &options, job.check);
+    let mut results = have(&session, &wishes, &options, job.check);
     interrupted(world)?;
     let exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
     let mut ran = Ran { exit, failed: Vec::new(), changed: false };
     for kernel in &kernels {
+        if job.install {
+            before_install(&session, kernel, &mut results);
+        }
         let of_kernel: Vec<&Had> =
             results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect();
         finish(&session, out, job, kernel, &of_kernel, &mut ran);
@@ -107,6 +111,22 @@ pub fn keep_tally(session: &Session, out: &Out) {
     let Some(store) = &session.store else { return };
     if let Err(error) = session.tally.keep(store) {
         out.detail(&format!("not counted: {}", kcache::error::chain(&error)));
+    }
+}
+
+/// Runs the packages' own scripts that come before a transaction; one that fails takes its package out of it.
+fn before_install(session: &Session, kernel: &Kernel, results: &mut [Had]) {
+    let of_kernel = |had: &&mut Had| had.wish.kernel.release == kernel.release;
+    let ready: Vec<Manifest> =
+        results.iter_mut().filter(of_kernel).filter_map(|had| had.manifest().cloned()).collect();
+    // What stands in the way of the plan stands in the way of the transaction, which says so.
+    let Ok(plan) = install::plan(session, kernel, &Change::Add(&ready)) else { return };
+    let arriving: Vec<&str> = scripts::arriving(&plan).collect();
+    for had in results.iter_mut().filter(of_kernel) {
+        let arrives = arriving.contains(&had.wish.package.name.as_str());
+        if arrives && let Err(error) = scripts::before_install(session, &had.wish) {
+            had.answer = Err(error);
+        }
     }
 }
 
@@ -136,6 +156,9 @@ fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&
         Some(Ok(done)) => {
             ran.changed |= done.changed;
             report_done(out, kernel, &done, start.elapsed().as_secs_f64());
+            let arriving: Vec<&str> = scripts::arriving(&done.plan).collect();
+            let arrived = results.iter().filter(|had| arriving.contains(&had.wish.package.name.as_str()));
+            arrived.for_each(|had| scripts::after_install(session, &had.wish));
         }
         Some(Err(error)) => {
             let failure = Failure::from(error);

@@ -2,11 +2,15 @@
 
 use std::time::Instant;
 
+use kcache::ensure::Wish;
 use kcache::error::Error;
 use kcache::facts::Session;
-use kcache::install::{self, Change};
-use kcache::kernel::install::{Generation, current};
+use kcache::install::{self, Change, Done};
+use kcache::kernel::install::{Act, Generation, current};
 use kcache::kernel::kernels::{self, Kernel};
+use kcache::kernel::packages;
+use kcache::scripts;
+use kcache::select;
 use kcache::world::World;
 
 use crate::args::{Kernels, Remove};
@@ -72,6 +76,19 @@ fn names(kernel: &Kernel) -> Vec<String> {
         .map_or(Vec::new(), |g| g.set.packages.iter().map(|package| package.name.clone()).collect())
 }
 
+/// Runs the scripts of packages that are gone, as far as their source is still there.
+fn after_remove(session: &Session, kernel: &Kernel, done: &Done) -> Result<(), Failure> {
+    let gone = done.plan.changes.iter().filter(|change| change.act == Act::Remove);
+    let (all, _) = packages::installed(&session.world.root)?;
+    for change in gone {
+        let version = change.from.as_deref().unwrap_or_default();
+        if let Some(package) = select::find(&all, &format!("{}/{version}", change.package)) {
+            scripts::after_remove(session, &Wish { package, kernel, all: &all });
+        }
+    }
+    Ok(())
+}
+
 fn transact(
     world: &World,
     out: &Out,
@@ -89,6 +106,7 @@ fn transact(
         let start = Instant::now();
         let done = install::apply(&session, kernel, change)?;
         report_done(out, kernel, &done, start.elapsed().as_secs_f64());
+        after_remove(&session, kernel, &done)?;
     }
     if out.json {
         out.record(&json::Summary { r#type: "summary", exit: Exit::Done as u8 });

@@ -75,6 +75,8 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
             needs_foreign: settings.foreign.value == "require",
         },
         default_kernel: settings.default_kernel.as_ref().map(|setting| setting.value.clone()),
+        directives: Vec::new(),
+        package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
         roll_back: false,
         now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         cancel,

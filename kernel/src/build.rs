@@ -1,18 +1,27 @@
 //! One build: a private copy of a package's source, a sandbox, a script made from the recipe; out come modules or a log.
 //!
-//! The caller has put the source copy at `scratch/build`; everything the build writes stays under `scratch`, a directory
-//! that only kcache's own user can enter from outside. Outputs are read when every process of the sandbox is dead, and
-//! only regular files reached without leaving the tree are taken, so that nothing can be swapped or linked in.
+//! ```text
+//! scratch/build    the source copy, put there by the caller; seen at /var/lib/dkms/NAME/VERSION/build
+//! scratch/kept     what it leaves for other packages (`kept`); seen at /var/lib/dkms/NAME/VERSION/KERNEL/ARCH
+//! scratch/log      what it printed
+//! ```
+//!
+//! Everything the build writes stays under `scratch`, a directory that only kcache's own user can enter from outside.
+//! Outputs are read when every process of the sandbox is dead, and only regular files reached without leaving the tree are
+//! taken, so that nothing can be swapped or linked in. A module is the one that DKMS would install: as it was when the last
+//! command that builds had ended, or, where it came later, as it is in the end.
 //!
 //! A failure is one of two kinds. [`Outcome::Failed`] is the package's own: the same inputs will fail again, anywhere, so
 //! it is worth remembering. [`Outcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
 
+pub mod kept;
 mod log;
+mod script;
 
 pub use log::printable;
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +32,7 @@ use fs_err as fs;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2};
 
 use crate::kernels::Mount;
-use crate::recipe::{Modules, Recipe, StepKind, build_dir, dkms};
+use crate::recipe::{Modules, Recipe, build_dir, kept_dir};
 use crate::sandbox::{self, Ended, Identity, Sandbox, Watch};
 use log::{Log, Logged};
 
@@ -58,8 +67,8 @@ pub struct Request<'a> {
 /// How a build ended. The log is at `scratch/log` in every case.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every promised module is there.
-    Built(Vec<Built>),
+    /// Every promised module is there; and what is kept for other packages, as a tar, where there is any.
+    Built(Vec<Built>, Option<Vec<u8>>),
     /// The package does not build.
     Failed(Failure),
     /// This machine could not build it.
@@ -99,85 +108,31 @@ pub fn log_path(scratch: &Path) -> PathBuf {
 pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobserver, opened, line } =
         request;
-    let source = scratch.join("build");
+    let (source, kept) = (scratch.join("build"), scratch.join("kept"));
+    fs::create_dir(&kept)?;
     if let Identity::Drop(uid) = sandbox.identity {
         give(&source, uid)?;
+        give(&kept, uid)?;
     }
     let inside = build_dir(&recipe.name, &recipe.version);
-    sandbox.writable.push(Mount { outside: source.clone(), inside: inside.clone() });
+    let machine = &sandbox.machine;
+    let kept_inside = kept_dir(&recipe.name, &recipe.version, &machine.release, &machine.arch);
+    sandbox.writable.push(Mount { outside: source, inside: inside.clone() });
+    sandbox.writable.push(Mount { outside: kept, inside: kept_inside });
     let mut log = Log::create(&log_path(scratch), line)?;
     let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver, opened };
-    let ended = sandbox.run(&script(&sandbox, recipe), &inside, environment, watch)?;
+    let ended = sandbox.run(&script::script(&sandbox.machine, recipe), &inside, environment, watch)?;
     let logged = log.finish()?;
     Ok(match ended {
         Ended::Cancelled => Outcome::Cancelled,
         Ended::TimedOut => Outcome::Environment(format!("it was stopped after {} s", limit.as_secs())),
         Ended::Signal(signal) => Outcome::Environment(format!("it was killed by signal {signal}")),
-        Ended::Status(0) => collect(&source, recipe, logged)?,
+        Ended::Status(0) => collect(scratch, recipe, logged)?,
         Ended::Status(status) => match logged.environment.clone() {
             Some(reason) => Outcome::Environment(reason),
             None => Outcome::Failed(logged.failure(Some(status))),
         },
     })
-}
-
-/// The recipe's steps as a bash script.
-fn script(sandbox: &Sandbox, recipe: &Recipe) -> String {
-    let machine = &sandbox.machine;
-    let mut script = dkms::variables(&recipe.name, &recipe.version, &machine.release, &machine.arch);
-    script.push_str(STEPS);
-    for step in &recipe.steps {
-        let function = match step.kind {
-            StepKind::Patch => "apply",
-            StepKind::Hook => "hook",
-            StepKind::Clean => "clean",
-            StepKind::Make => "run",
-        };
-        script.push_str(&format!("{function} {}\n", quote(&step.command)));
-        if step.kind == StepKind::Make {
-            script.push_str(&strip_lines(&recipe.modules));
-        }
-    }
-    script
-}
-
-const STEPS: &str = r#"
-say() { printf 'kcache: $ %s\n' "$1"; }
-run() {
-    say "$1"
-    ( eval "$1" ) || { status=$?; printf 'kcache: failed with status %d\n' $status; exit $status; }
-}
-apply() { run "patch -p1 --no-backup-if-mismatch < '$1'"; }
-clean() {
-    say "$1"
-    ( eval "$1" ) || printf 'kcache: warning: cleaning ended with status %d\n' $?
-}
-hook() {
-    local command=$PWD/$1
-    say "$1"
-    if [[ -x ${command%% *} ]]; then
-        ( exec $command ) || printf 'kcache: warning: the script ended with status %d\n' $?
-    else
-        printf 'kcache: warning: %s is not executable and was skipped\n' "${1%% *}"
-    fi
-}
-"#;
-
-/// What `strip` cannot read is no module; the checks that follow say so with more words.
-fn strip_lines(modules: &Modules) -> String {
-    match modules {
-        Modules::Found => "find . -type f -name '*.ko' -exec strip -g {} + || :\n".to_owned(),
-        Modules::Listed(modules) => modules
-            .iter()
-            .filter(|module| module.strip)
-            .map(|module| quote(&format!("{}.ko", module.built)))
-            .map(|path| format!("[[ ! -s {path} ]] || strip -g {path} || :\n"))
-            .collect(),
-    }
-}
-
-fn quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Makes the build's user the owner of the scratch tree.
@@ -192,33 +147,65 @@ fn give(tree: &Path, uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The promised modules, or which of them is not there.
-fn collect(source: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome> {
-    let tree = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let wanted: Vec<(String, String)> = match &recipe.modules {
+/// What was built, or what of it is not there.
+fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome> {
+    let modules = match modules(scratch, &recipe.modules)? {
+        Ok(modules) => modules,
+        Err(what) => return Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what))),
+    };
+    let outputs: BTreeSet<PathBuf> =
+        modules.iter().map(|module| Path::new("module").join(&module.name)).collect();
+    let packed = match kept::pack(&scratch.join("kept"), &outputs) {
+        Ok(packed) => packed,
+        Err(kept::Error::Io(error)) => return Err(error),
+        Err(what) => return Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what.to_string()))),
+    };
+    note_left_out(scratch, &packed.left_out)?;
+    Ok(Outcome::Built(modules, packed.tar))
+}
+
+/// The promised modules; the inner error says which of them is not there.
+fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, String>> {
+    let (source, kept) = (scratch.join("build"), scratch.join("kept"));
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let (tree, kept_tree) = (open(&source)?, open(&kept)?);
+    let wanted: Vec<(String, String)> = match promised {
         Modules::Listed(list) => {
             list.iter().map(|m| (format!("{}.ko", m.built), format!("{}.ko", m.name))).collect()
         }
-        Modules::Found => found_modules(source)?,
+        Modules::Found => found_modules(&source)?,
     };
-    let not_built = |what: String| Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what)));
     if wanted.is_empty() {
-        return not_built("made no module".into());
+        return Ok(Err("made no module".into()));
     }
     let mut built: Vec<Built> = Vec::new();
     for (path, name) in wanted {
-        match take(&tree, &path)? {
-            Ok((_, size)) if size > MOST_MODULE => return not_built(format!("{path} has {size} bytes")),
+        let taken = match take(&kept_tree, &format!("module/{name}"))? {
+            Err(_) => take(&tree, &path)?,
+            kept => kept,
+        };
+        match taken {
+            Ok((_, size)) if size > MOST_MODULE => return Ok(Err(format!("{path} has {size} bytes"))),
             Ok(_) if built.iter().any(|other| other.name == name) => {
-                return not_built(format!("made more than one {name}"));
+                return Ok(Err(format!("made more than one {name}")));
             }
             Ok((file, size)) => {
                 built.push(Built { name, file: fs::File::from_parts(file, source.join(&path)), size })
             }
-            Err(what) => return not_built(what),
+            Err(what) => return Ok(Err(what)),
         }
     }
-    Ok(Outcome::Built(built))
+    Ok(Ok(built))
+}
+
+/// Adds to the log what other packages will not find.
+fn note_left_out(scratch: &Path, left_out: &[String]) -> io::Result<()> {
+    let mut log = fs::OpenOptions::new().append(true).open(log_path(scratch))?;
+    left_out.iter().try_for_each(|line| {
+        writeln!(log, "kcache: warning: not kept for other packages: {}", printable(line))
+    })
 }
 
 /// Opens a regular file that lies in the tree itself; the inner error says in words why there is none.

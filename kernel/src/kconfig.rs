@@ -25,6 +25,11 @@ impl Kconfig {
         self.value(symbol) == Some("y")
     }
 
+    /// True where the kernel was built by clang; its modules must be, too.
+    pub fn is_clang(&self) -> bool {
+        self.yes("CONFIG_CC_IS_CLANG")
+    }
+
     /// True where the symbol is known, also as `# CONFIG_X is not set`.
     pub fn mentions(&self, symbol: &str) -> bool {
         self.value(symbol).is_some() || self.text.contains(&format!("# {symbol} is not set"))

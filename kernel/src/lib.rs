@@ -20,5 +20,6 @@ pub mod recipe;
 pub mod release;
 pub mod rootfs;
 pub mod sandbox;
+pub mod scripts;
 pub mod symvers;
 pub mod toolchain;

@@ -6,12 +6,14 @@
 //! ```text
 //! /usr /bin /lib ...       read-only, of the root whose tools are used; /usr/src, /usr/local and /lib/modules are empty
 //! /usr/src/linux-headers-K and all that it reaches, read-only; /lib/modules/K/build leads to it
+//! /boot/config-K           the .config of the headers
 //! /etc                     alternatives, ld.so.cache, os-release; passwd and group with one made-up user
 //! /proc                    of its own pid namespace; osrelease and version are those of K
 //! /usr/bin/uname           answers for K
 //! /usr/bin/pahole          runs without -j, whose output differs from run to run
 //! /usr/bin/make            runs without -jN where a jobserver says how many may run; /usr/bin/nproc says what it is told to
-//! /tmp /dev /run           private; no /home, no /root, no /var but the scratch tree, no network, no keys
+//! /var/lib/dkms            the scratch tree, and what the packages that a build is against have left there
+//! /tmp /dev /run           private; no /home, no /root, nothing else of /var, no network, no keys
 //! ```
 //!
 //! Code in it is never uid 0. A root run drops to an unprivileged uid that owns nothing but the scratch tree and loses

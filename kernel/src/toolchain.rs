@@ -66,7 +66,33 @@ pub fn tools_root(root: &Root, tree: &BuildTree) -> Root {
 
 /// True where the kernel was built by clang; its modules must be, too.
 pub fn is_llvm(tree: &BuildTree) -> bool {
-    tree.config.yes("CONFIG_CC_IS_CLANG")
+    tree.config.is_clang()
+}
+
+/// In words, where a kernel names a compiler and its build tree takes another: what built it (`CONFIG_CC_VERSION_TEXT`), and
+/// what builds its modules. Kbuild lets such a build pass, and it mostly works.
+pub fn stands_in(tree: &BuildTree, programs: &[Program]) -> Option<String> {
+    let cc = programs.iter().find(|program| program.role == "cc")?;
+    if is_llvm(tree) { None } else { differs(tree.compiler()?, cc) }
+}
+
+/// Neither name nor version need be the same text: `x86_64-linux-gnu-gcc-12` is `gcc-12`, and may be `gcc`.
+fn differs(named: &str, cc: &Program) -> Option<String> {
+    let (name, version) = named.split_once(' ').unwrap_or((named, ""));
+    let taken = cc.path.file_name()?.to_str()?;
+    let is_same = name.ends_with(taken) || (!version.is_empty() && cc.version.ends_with(version));
+    (!is_same)
+        .then(|| format!("was built by {name}; its build tree has modules built by {taken} ({})", cc.version))
+}
+
+/// The package of Debian that a program of a toolchain is in.
+pub fn debian_package(program: &str) -> &str {
+    match program.rsplit("linux-gnu-").next().unwrap_or(program) {
+        "ld.lld" => "lld",
+        llvm if llvm.starts_with("llvm-") => "llvm",
+        "ld" | "as" | "objcopy" | "strip" => "binutils",
+        compiler => compiler,
+    }
 }
 
 /// Asks make and the compiler, in the sandbox, which programs a build would run.
@@ -143,7 +169,7 @@ if [[ ! $llvm ]]; then
     program cc1 "$("$cc" -print-prog-name=cc1)"
     program as "$("$cc" -print-prog-name=as)"
 fi
-program strip strip
+program strip "${llvm:+llvm-}strip"
 predef=/usr/include/stdc-predef.h # gcc includes it before everything (GCC manual, "-nostdinc" aside), clang does not
 [[ ! $llvm && -e $predef ]] && printf 'program\tpredef\t%s\t\n' "$predef"
 pahole=/run/kcache/pahole # what stands at its usual place is a wrapper
@@ -154,6 +180,35 @@ exit 0
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_program_is_in_a_package_that_is_named() {
+        for (program, package) in [
+            ("gcc-12", "gcc-12"),
+            ("x86_64-linux-gnu-gcc-13", "gcc-13"),
+            ("ld.lld", "lld"),
+            ("llvm-strip", "llvm"),
+        ] {
+            assert_eq!(debian_package(program), package);
+        }
+    }
+
+    #[test]
+    fn another_compiler_than_the_kernels_is_noticed_and_another_name_is_not() {
+        let check = |named: &str, path: &str, version: &str, expect: bool| {
+            let cc = Program { role: "cc".into(), path: path.into(), version: version.into() };
+            assert_eq!(differs(named, &cc).is_some(), expect, "{named}, {version}");
+        };
+        check(
+            "gcc-12 (Debian 12.2.0-14) 12.2.0",
+            "/usr/bin/gcc-12",
+            "gcc-12 (Debian 12.2.0-15) 12.2.0",
+            false,
+        );
+        check("x86_64-linux-gnu-gcc-12 (U) 12.3.0", "/usr/bin/gcc", "gcc (U) 12.3.0", false);
+        check("x86_64-linux-gnu-gcc-13 (U) 13.1.0", "/usr/bin/gcc", "gcc (U) 12.3.0", true);
+        check("gcc-98 (Debian 12.2.0-14) 98.0", "/usr/bin/gcc", "gcc (Debian 12.2.0-14) 12.2.0", true);
+    }
 
     #[test]
     fn an_answer_line_is_a_program() {

@@ -93,7 +93,8 @@ impl Logged {
             self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
         }
         let compiler = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
-        if self.compiler.is_none() && compiler.iter().any(|sign| line.contains(sign)) {
+        let is_error = line.starts_with("error: ") || compiler.iter().any(|sign| line.contains(sign));
+        if self.compiler.is_none() && is_error {
             self.compiler = Some(line.to_owned());
         }
         if self.make.is_none() && line.contains("*** ") {
@@ -181,6 +182,12 @@ mod tests {
             noticed("kcache: $ ./x\n").failure(Some(3)).first_error,
             "`./x` ended with status 3 and said nothing"
         );
+    }
+
+    #[test]
+    fn what_clang_says_of_its_options_is_a_compilers_error() {
+        let log = "error: unknown warning option '-Wx' [-Werror]\nmake: *** [a] Error 1";
+        assert!(noticed(log).failure(None).first_error.starts_with("error: unknown"));
     }
 
     #[test]

@@ -3,24 +3,26 @@
 //! It is evaluated by bash, in the sandbox, once for each kernel, the way DKMS does it (dkms(8), and the functions
 //! `read_conf` and `safe_source` of the `dkms` script), quirks included, because real packages lean on them:
 //!
-//! - The package's file comes first, then `/etc/dkms/NAME.conf`, `NAME-VERSION.conf`, `NAME-VERSION-KERNEL.conf` and
-//!   `NAME-VERSION-KERNEL-ARCH.conf`. Of each only the directives survive, not other variables.
+//! - The package's file comes first, then those that [`override_files`] names. Of each only the directives survive, not
+//!   other variables.
 //! - The value of a directive is expanded a second time, between double quotes, after white space was folded.
-//! - A scalar stands for element 0 of an array; `STRIP[0]` is the default for all.
+//! - A scalar stands for element 0 of an array; `STRIP[0]` is the default for all, and `BUILD_EXCLUSIVE_*[0]` hold for
+//!   every module, those with a module's own index for that one besides.
 //! - `MAKE_MATCH`: the last one that matches wins. Without `MAKE` it is the plain Kbuild line.
 //! - A `MAKE` that begins with `make` gets `KERNELRELEASE=K` right behind it; `'make'` in quotes does not.
 //!
-//! The evaluation ends by printing what it decided, as text separated by NUL, behind a mark that no directive can hold.
+//! The evaluation ends by printing what it decided, as text separated by NUL, behind a mark that no directive can hold
+//! (`dkms/evaluate.bash`); the rest is decided here (`dkms/answer.rs`).
 
-use std::cmp::Ordering;
+mod answer;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::toml::{join, missing_config};
-use super::{Error, Module, Modules, Recipe, Step, StepKind, Target, build_dir, checked, kernel_source_dir};
-use crate::release;
+use super::{Error, Recipe, Target, checked, kernel_source_dir};
 use crate::sandbox::{Ended, Sandbox, Watch};
+use answer::Answer;
 
 /// Longest that evaluating a recipe may take. Real ones take milliseconds; some run `sort -V`, a few a compiler.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -35,19 +37,23 @@ pub const JOBS: usize = 7919;
 /// What stands before the answer in the output.
 const MARK: &[u8] = b"\0kcache\0";
 
+/// The rest of the script that evaluates a recipe.
+const EVALUATE: &str = include_str!("dkms/evaluate.bash");
+
 /// Evaluates a package's `dkms.conf` for the kernel that the sandbox claims to run. `source` is where the sandbox shows
-/// the package's source.
+/// the package's source; `directives`, each `NAME=VALUE`, count after all files (dkms(8), `--directive`).
 pub fn evaluate(
     sandbox: &Sandbox,
     source: &Path,
     name: &str,
     version: &str,
     target: &Target,
+    directives: &[String],
     cancel: &AtomicBool,
 ) -> Result<Recipe, Error> {
     let conf = source.join("dkms.conf");
     let bad = |reason: String| Error::Bad { path: conf.clone(), reason };
-    let script = script(&conf, name, version, target);
+    let script = script(&conf, name, version, target, directives);
     let mut output = Vec::new();
     let mut keep = |piece: &[u8]| {
         output.extend_from_slice(&piece[..piece.len().min(MOST_OUTPUT - output.len().min(MOST_OUTPUT))])
@@ -101,209 +107,14 @@ pub fn variables(name: &str, version: &str, release: &str, arch: &str) -> String
     )
 }
 
-fn script(conf: &Path, name: &str, version: &str, target: &Target) -> String {
+fn script(conf: &Path, name: &str, version: &str, target: &Target, directives: &[String]) -> String {
     let variables = variables(name, version, target.release, target.arch);
-    let conf = conf.display().to_string().replace('\'', r"'\''");
-    format!("{variables}parallel_jobs={JOBS}\nunset PACKAGE_NAME PACKAGE_VERSION\nconf='{conf}'\n{EVALUATE}")
-}
-
-const EVALUATE: &str = r#"
-directives='CLEAN AUTOINSTALL NO_WEAK_MODULES PACKAGE_NAME PACKAGE_VERSION OBSOLETE_BY
-    POST_ADD POST_BUILD POST_INSTALL POST_REMOVE PRE_BUILD PRE_INSTALL
-    BUILD_DEPENDS BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN BUILD_EXCLUSIVE_KERNEL_MAX
-    BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG MAKE MAKE_MATCH PATCH PATCH_MATCH STRIP
-    BUILT_MODULE_NAME BUILT_MODULE_LOCATION DEST_MODULE_NAME DEST_MODULE_LOCATION
-    REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE MODULES_CONF_OBSOLETE_ONLY'
-
-take() {
-    bash -n "$1" || exit 65
-    local text
-    text=$(
-        . "$1" >/dev/null
-        set -f
-        for _name in $directives; do
-            declare -n _array=$_name
-            for _i in "${!_array[@]}"; do
-                echo "$_name[$_i]=\""${_array[_i]}\"
-            done
-            unset -n _array
-        done
+    let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let (conf, given) = (quote(&conf.display().to_string()), directives.iter().map(|given| quote(given)));
+    let given = given.collect::<Vec<_>>().join(" ");
+    format!(
+        "{variables}parallel_jobs={JOBS}\nunset PACKAGE_NAME PACKAGE_VERSION\nconf={conf} given=({given})\n{EVALUATE}"
     )
-    eval "$text"
-}
-
-take "$conf"
-for _file in "$module" "$module-$module_version" "$module-$module_version-$kernelver" \
-        "$module-$module_version-$kernelver-$arch"; do
-    [[ -e /etc/dkms/$_file.conf ]] && take "/etc/dkms/$_file.conf"
-done
-
-make_command=
-[[ ${MAKE_MATCH[0]} ]] || make_command=${MAKE[0]}
-for ((i = 0; i < ${#MAKE[@]}; i++)); do
-    [[ ${MAKE[i]} && ${MAKE_MATCH[i]} && $kernelver =~ ${MAKE_MATCH[i]} ]] && make_command=${MAKE[i]}
-done
-
-excluded=
-[[ $BUILD_EXCLUSIVE_KERNEL && ! $kernelver =~ $BUILD_EXCLUSIVE_KERNEL ]] &&
-    excluded="BUILD_EXCLUSIVE_KERNEL is $BUILD_EXCLUSIVE_KERNEL"
-[[ $BUILD_EXCLUSIVE_ARCH && ! $arch =~ $BUILD_EXCLUSIVE_ARCH ]] &&
-    excluded="BUILD_EXCLUSIVE_ARCH is $BUILD_EXCLUSIVE_ARCH"
-
-printf '\0kcache\0'
-record() { printf '%s\0' "$@"; }
-record name "$PACKAGE_NAME" version "$PACKAGE_VERSION" make "$make_command" clean "$CLEAN" excluded "$excluded"
-record pre_build "$PRE_BUILD" post_build "$POST_BUILD" automatic "$AUTOINSTALL"
-record min "$BUILD_EXCLUSIVE_KERNEL_MIN" max "$BUILD_EXCLUSIVE_KERNEL_MAX" config "$BUILD_EXCLUSIVE_CONFIG"
-for package in "${BUILD_DEPENDS[@]}"; do record depends "$package"; done
-for ((i = 0; i < ${#PATCH[@]}; i++)); do
-    [[ ${PATCH[i]} && ( ! ${PATCH_MATCH[i]} || $kernelver =~ ${PATCH_MATCH[i]} ) ]] && record patch "${PATCH[i]}"
-done
-for name in REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE MODULES_CONF_OBSOLETE_ONLY; do
-    declare -n array=$name
-    ((${#array[@]})) && record deprecated "$name"
-    unset -n array
-done
-size=0
-for count in ${#BUILT_MODULE_NAME[@]} ${#BUILT_MODULE_LOCATION[@]} ${#DEST_MODULE_NAME[@]} ${#DEST_MODULE_LOCATION[@]}; do
-    ((count > size)) && size=$count
-done
-for ((i = 0; i < size; i++)); do
-    built=${BUILT_MODULE_NAME[i]}
-    [[ ! $built ]] && ((${#DEST_MODULE_LOCATION[@]} == 1)) && built=$PACKAGE_NAME
-    record module "$i" built "$built" location "${BUILT_MODULE_LOCATION[i]}"
-    record dest "${DEST_MODULE_NAME[i]:-$built}" strip "${STRIP[i]:-${STRIP[0]:-yes}}"
-done
-exit 0
-"#;
-
-/// What bash decided: names and values, in order.
-struct Answer(Vec<(String, String)>);
-
-impl Answer {
-    fn parse(bytes: &[u8]) -> Option<Answer> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        let mut words = text.split_terminator('\0').map(str::to_owned);
-        let mut records = Vec::new();
-        while let Some(name) = words.next() {
-            records.push((name, words.next()?));
-        }
-        Some(Answer(records))
-    }
-
-    /// The value of a directive that there is one of; empty is none.
-    fn one(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(found, _)| found == name);
-        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
-    }
-
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
-    }
-
-    fn recipe(&self, target: &Target) -> Result<Recipe, String> {
-        let required = |name: &str, directive: &str| {
-            self.one(name).map(str::to_owned).ok_or_else(|| format!("it assigns no {directive}"))
-        };
-        let name = required("name", "PACKAGE_NAME")?;
-        let version = required("version", "PACKAGE_VERSION")?;
-        let modules = self.modules()?;
-        if modules.is_empty() {
-            return Err(
-                "it names no module: neither BUILT_MODULE_NAME nor DEST_MODULE_LOCATION is assigned".into()
-            );
-        }
-        Ok(Recipe {
-            excluded: self.excluded(target),
-            steps: self.steps(&name, &version, target),
-            modules: Modules::Listed(modules),
-            depends: self.all("depends").filter(|package| !package.is_empty()).map(str::to_owned).collect(),
-            automatic: self.one("automatic").is_some_and(|value| value.starts_with(['y', 'Y', '1'])),
-            notes: self
-                .all("deprecated")
-                .map(|name| format!("{name} is deprecated and does nothing"))
-                .collect(),
-            name,
-            version,
-        })
-    }
-
-    fn modules(&self) -> Result<Vec<Module>, String> {
-        let mut modules = Vec::new();
-        let columns =
-            ["module", "built", "location", "dest", "strip"].map(|name| self.all(name).collect::<Vec<_>>());
-        let [indexes, built, locations, names, strips] = &columns;
-        for (at, index) in indexes.iter().enumerate() {
-            let (built, name) = (built[at], names[at]);
-            if built.is_empty() {
-                return Err(format!("BUILT_MODULE_NAME[{index}] is not assigned"));
-            }
-            for (directive, value) in [("BUILT_MODULE_NAME", built), ("DEST_MODULE_NAME", name)] {
-                if value.ends_with(".ko") || value.ends_with(".o") {
-                    return Err(format!(
-                        "{directive}[{index}] is {value}: module names are given without .ko"
-                    ));
-                }
-            }
-            let strip = !strips[at].starts_with(['n', 'N']);
-            modules.push(Module { built: join(locations[at], built), name: name.to_owned(), strip });
-        }
-        Ok(modules)
-    }
-
-    fn steps(&self, name: &str, version: &str, target: &Target) -> Vec<Step> {
-        let plain =
-            format!("make -C {} M={}", kernel_source_dir(target.release), build_dir(name, version).display());
-        let make = self.one("make").unwrap_or(&plain);
-        let clean = self.one("clean").map_or_else(|| format!("{plain} clean"), str::to_owned);
-        let step = |kind, command: String| Step { kind, command };
-        let patches = self.all("patch").map(|file| step(StepKind::Patch, format!("patches/{file}")));
-        let hook =
-            |name: &'static str| self.one(name).map(|command| step(StepKind::Hook, without_jobs(command)));
-        patches
-            .chain(hook("pre_build"))
-            .chain([
-                step(StepKind::Clean, without_jobs(&clean)),
-                step(StepKind::Make, make_command(make, target.release)),
-            ])
-            .chain(hook("post_build"))
-            .collect()
-    }
-
-    fn excluded(&self, target: &Target) -> Option<String> {
-        if let Some(reason) = self.one("excluded") {
-            return Some(reason.to_owned());
-        }
-        let order = |limit: &str| release::compare(target.release, limit);
-        if let Some(min) = self.one("min").filter(|min| order(min) == Ordering::Less) {
-            return Some(format!("BUILD_EXCLUSIVE_KERNEL_MIN is {min}"));
-        }
-        if let Some(max) = self.one("max").filter(|max| order(max) == Ordering::Greater) {
-            return Some(format!("BUILD_EXCLUSIVE_KERNEL_MAX is {max}"));
-        }
-        let symbols: Vec<&str> = self.one("config").unwrap_or_default().split_whitespace().collect();
-        missing_config(&symbols, target)
-    }
-}
-
-/// The command that builds: what DKMS makes of `MAKE`, without the number of jobs.
-fn make_command(make: &str, release: &str) -> String {
-    let make = match make.strip_prefix("make") {
-        Some(rest) => format!("make KERNELRELEASE={release}{rest}"),
-        None => make.to_owned(),
-    };
-    without_jobs(&make)
-}
-
-/// A command without the options that the number of jobs was given by.
-fn without_jobs(command: &str) -> String {
-    let mut command = command.to_owned();
-    for option in
-        [format!(" -j{JOBS}"), format!(" -j {JOBS}"), format!(" --jobs={JOBS}"), format!(" -l{JOBS}")]
-    {
-        command = command.replace(&option, "");
-    }
-    command
 }
 
 fn find_last(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -322,13 +133,15 @@ fn complaint(output: &[u8], ended: Ended) -> String {
     }
 }
 
-/// Files of the administrator that override a package's recipe, as far as they are named after it.
+/// Files of the administrator that override a package's recipe, as far as they are named after it; later ones count more.
 pub fn override_files(name: &str, version: &str, release: &str, arch: &str) -> Vec<PathBuf> {
     [
         name.to_owned(),
         format!("{name}-{version}"),
         format!("{name}-{version}-{release}"),
         format!("{name}-{version}-{release}-{arch}"),
+        format!("{name}--{release}"),
+        format!("{name}--{release}-{arch}"),
     ]
     .iter()
     .map(|stem| PathBuf::from(format!("/etc/dkms/{stem}.conf")))
@@ -351,21 +164,5 @@ mod tests {
         );
         check("PACKAGE_NAME=a # comment\nPACKAGE_VERSION=$(cat VERSION)\n", Some("a"), None);
         check("", None, None);
-    }
-
-    #[test]
-    fn a_make_gets_the_release_and_a_quoted_one_does_not() {
-        assert_eq!(make_command("make -C x", "6.1"), "make KERNELRELEASE=6.1 -C x");
-        assert_eq!(make_command("'make' -C x", "6.1"), "'make' -C x");
-        assert_eq!(
-            make_command("make -j7919 all && make -j 7919 x", "6.1"),
-            "make KERNELRELEASE=6.1 all && make x"
-        );
-    }
-
-    #[test]
-    fn an_answer_of_odd_length_is_none() {
-        assert!(Answer::parse(b"name\0a\0version\0").is_none());
-        assert!(Answer::parse(b"name\0\xff\0").is_none());
     }
 }

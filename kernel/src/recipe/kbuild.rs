@@ -35,6 +35,7 @@ pub fn recipe(name: &str, version: &str, release: &str) -> Recipe {
         modules: Modules::Found,
         depends: Vec::new(),
         automatic: true,
+        hooks: Vec::new(),
         notes: Vec::new(),
     }
 }

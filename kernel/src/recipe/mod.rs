@@ -37,8 +37,48 @@ pub struct Recipe {
     pub depends: Vec<String>,
     /// The package is installed without being named.
     pub automatic: bool,
+    /// Scripts for the system that the modules are installed on.
+    pub hooks: Vec<Hook>,
     /// Things worth a line to whoever maintains the recipe.
     pub notes: Vec<String>,
+}
+
+/// A script of a package that is no part of its build: it is meant for the system, and to be run as root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// When it is meant to run.
+    pub when: When,
+    /// A path in the source tree, and arguments.
+    pub command: String,
+}
+
+/// When a package's script for the system is meant to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// The package's source was installed.
+    Added,
+    /// Its modules are about to be installed for a kernel.
+    BeforeInstall,
+    /// They were.
+    AfterInstall,
+    /// They were removed.
+    AfterRemove,
+}
+
+impl When {
+    pub(crate) const ALL: [When; 4] =
+        [When::Added, When::BeforeInstall, When::AfterInstall, When::AfterRemove];
+
+    /// The directive of `dkms.conf` that names such a script.
+    pub fn directive(self) -> &'static str {
+        match self {
+            When::Added => "POST_ADD",
+            When::BeforeInstall => "PRE_INSTALL",
+            When::AfterInstall => "POST_INSTALL",
+            When::AfterRemove => "POST_REMOVE",
+        }
+    }
 }
 
 /// One thing to run.
@@ -121,6 +161,11 @@ pub enum Error {
 /// The path at which a package's source is built, in the sandbox: DKMS's own, which recipes rely on.
 pub fn build_dir(name: &str, version: &str) -> PathBuf {
     PathBuf::from(format!("/var/lib/dkms/{name}/{version}/build"))
+}
+
+/// The directory of a build's results, in the sandbox: DKMS's own, in which packages look for each other's.
+pub fn kept_dir(name: &str, version: &str, release: &str, arch: &str) -> PathBuf {
+    PathBuf::from(format!("/var/lib/dkms/{name}/{version}/{release}/{arch}"))
 }
 
 /// The way to a kernel's build tree that recipes are given.

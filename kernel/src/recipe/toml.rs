@@ -149,6 +149,7 @@ pub fn recipe(path: &Path, file: &File, target: &Target) -> Result<Recipe, Error
         modules: modules(&file.modules),
         depends: file.depends.clone(),
         automatic: file.automatic,
+        hooks: Vec::new(),
         notes: Vec::new(),
     };
     checked(recipe, path)

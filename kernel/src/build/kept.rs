@@ -1,0 +1,333 @@
+//! What a build leaves for the packages that build against it.
+//!
+//! DKMS has a directory for each build, and packages lean on it: zfs copies headers there, others read the
+//! `Module.symvers` of what they use:
+//!
+//! ```text
+//! /var/lib/dkms/NAME/VERSION/KERNEL/ARCH/
+//!   module/NAME.ko, module/Module.symvers      from DKMS, when the modules are made
+//!   ...                                        whatever the package's own scripts put there
+//! ```
+//!
+//! All of it but the modules, which are outputs anyway, becomes one tar: a build somewhere else must find the same.
+//! The same files make the same bytes: paths are sorted, owners and times are zero, modes 0644 or 0755.
+//!
+//! Neither side is believed. Who packs takes regular files, directories, and links that lead to some place within, and
+//! names the rest; too much of it is an error. Who unpacks makes files only in directories that it has just made itself,
+//! so no link can lead it elsewhere, and refuses everything that is not packed here.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{Metadata, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use fs_err as fs;
+use tar::{Archive, Builder, EntryType, Header};
+
+/// Most that may be kept, in bytes and files: zfs keeps 4 MB, and a whole source tree with its objects is no interface.
+const MOST_BYTES: u64 = 256 << 20;
+const MOST_FILES: usize = 20_000;
+
+/// What was packed.
+#[derive(Debug, Default)]
+pub(super) struct Packed {
+    /// The tar; `None` where there is nothing to keep.
+    pub(super) tar: Option<Vec<u8>>,
+    /// What cannot be kept, a line each.
+    pub(super) left_out: Vec<String>,
+}
+
+/// Why nothing was packed or unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// There is too much of it.
+    #[error("more than {MOST_FILES} files or {} MiB were left for other packages", MOST_BYTES >> 20)]
+    TooMuch,
+    /// It is not what is packed here.
+    #[error("what was left for other packages is not unpacked: {0}")]
+    Hostile(String),
+}
+
+/// Counts what may be kept.
+#[derive(Default)]
+struct Room {
+    files: usize,
+    bytes: u64,
+}
+
+impl Room {
+    fn take(&mut self, bytes: u64) -> Result<(), Error> {
+        self.files += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.files > MOST_FILES || self.bytes > MOST_BYTES { Err(Error::TooMuch) } else { Ok(()) }
+    }
+}
+
+/// Packs a directory that no process of the build has any more, without the files `outputs`.
+pub(super) fn pack(dir: &Path, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Error> {
+    let mut packed = Packed::default();
+    let mut tar = Builder::new(Vec::new());
+    let mut room = Room::default();
+    let mut holds_something = false;
+    let mut lost = PathBuf::from("/"); // a directory that was left out, and all in it with it
+    for path in paths(dir)?.into_iter().filter(|path| !outputs.contains(path)) {
+        if path.starts_with(&lost) {
+            continue;
+        }
+        let metadata = fs::symlink_metadata(dir.join(&path))?;
+        room.take(if metadata.is_file() { metadata.len() } else { 0 })?;
+        match member(dir, &path, &metadata) {
+            Ok((header, content)) => {
+                tar.append(&header, &content[..])?;
+                holds_something |= !metadata.is_dir();
+            }
+            Err(reason) => {
+                packed.left_out.push(format!("{}: {reason}", path.display()));
+                lost = path;
+            }
+        }
+    }
+    packed.tar = if holds_something { Some(tar.into_inner()?) } else { None };
+    Ok(packed)
+}
+
+/// One member of the tar, or why it cannot be one.
+fn member(dir: &Path, path: &Path, metadata: &Metadata) -> io::Result<(Header, Vec<u8>)> {
+    let at = dir.join(path);
+    let mut header = Header::new_ustar();
+    header.set_path(path)?;
+    let executable = metadata.is_dir() || metadata.permissions().mode() & 0o100 != 0;
+    header.set_mode(if executable { 0o755 } else { 0o644 });
+    let mut content = Vec::new();
+    if metadata.is_dir() {
+        header.set_entry_type(EntryType::Directory);
+    } else if metadata.is_file() {
+        header.set_entry_type(EntryType::Regular);
+        content = fs::read(&at)?;
+    } else if metadata.is_symlink() {
+        header.set_entry_type(EntryType::Symlink);
+        header.set_link_name(link_target(path, &at)?)?;
+        header.set_mode(0o755);
+    } else {
+        return Err(odd("neither a file nor a directory nor a link"));
+    }
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    Ok((header, content))
+}
+
+fn odd(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+/// Everything in a directory, by relative path, sorted: what holds something comes before it.
+fn paths(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::new()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(dir.join(&directory))? {
+            let entry = entry?;
+            let path = directory.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                directories.push(path.clone());
+            }
+            found.push(path);
+            if found.len() > 2 * MOST_FILES {
+                return Err(Error::TooMuch);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Where a link leads, if it stays inside.
+fn link_target(path: &Path, at: &Path) -> io::Result<PathBuf> {
+    let target = fs::read_link(at)?;
+    if stays_inside(path, &target) { Ok(target) } else { Err(odd("the link leads out")) }
+}
+
+/// Whether a link at `path` leads to some place in the tree: it may climb first, as far as there are directories.
+fn stays_inside(path: &Path, target: &Path) -> bool {
+    let depth = path.components().count().saturating_sub(1);
+    let climbed = target.components().take_while(|part| *part == Component::ParentDir).count();
+    climbed <= depth && target.components().skip(climbed).all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Unpacks what [`super::build`] has packed, here or elsewhere, into a directory that is empty and nobody else's.
+pub fn unpack(tar: &[u8], to: &Path) -> Result<(), Error> {
+    let mut directories = BTreeSet::from([PathBuf::new()]);
+    let mut room = Room::default();
+    for member in Archive::new(tar).entries().map_err(hostile)?.raw(true) {
+        let mut member = member.map_err(hostile)?;
+        let path = Path::new(OsStr::from_bytes(&member.path_bytes())).to_owned();
+        let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        if !is_plain || !path.parent().is_some_and(|parent| directories.contains(parent)) {
+            return Err(hostile(format!("a member is called '{}'", path.display())));
+        }
+        room.take(member.size())?;
+        make(&mut member, &path, to)?;
+        if member.header().entry_type().is_dir() {
+            directories.insert(path);
+        }
+    }
+    Ok(())
+}
+
+/// Makes one member, in a directory that is none of somebody else's.
+fn make(member: &mut tar::Entry<&[u8]>, path: &Path, to: &Path) -> Result<(), Error> {
+    let at = to.join(path);
+    let mode = member.header().mode().map_err(hostile)?;
+    match member.header().entry_type() {
+        EntryType::Directory => fs::create_dir(&at)?,
+        EntryType::Regular => {
+            io::copy(member, &mut fs::OpenOptions::new().write(true).create_new(true).open(&at)?)?;
+        }
+        EntryType::Symlink => {
+            let target = member.link_name().map_err(hostile)?.unwrap_or_default();
+            if !stays_inside(path, &target) {
+                return Err(hostile(format!("the link {} leads out", path.display())));
+            }
+            return Ok(fs::os::unix::fs::symlink(target, &at)?);
+        }
+        other => return Err(hostile(format!("{} is a {other:?}", path.display()))),
+    }
+    // Whatever the umask: another user is to read it.
+    let executable = at.is_dir() || mode & 0o100 != 0;
+    let mode = if executable { 0o755 } else { 0o644 };
+    Ok(fs::set_permissions(&at, Permissions::from_mode(mode))?)
+}
+
+fn hostile(reason: impl std::fmt::Display) -> Error {
+    Error::Hostile(reason.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn plant(dir: &Path) {
+        fs::create_dir_all(dir.join("include/sys")).unwrap();
+        fs::create_dir(dir.join("module")).unwrap();
+        fs::write(dir.join("include/sys/a.h"), "a").unwrap();
+        fs::write(dir.join("module/Module.symvers"), "0x1\tf\ta\tEXPORT_SYMBOL\t\n").unwrap();
+        fs::write(dir.join("module/a.ko"), "module").unwrap();
+        symlink("../include/sys/a.h", dir.join("module/a.h")).unwrap();
+        fs::write(dir.join("run"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(dir.join("run"), PermissionsExt::from_mode(0o700)).unwrap();
+    }
+
+    fn packed(dir: &Path) -> Packed {
+        pack(dir, &BTreeSet::from([PathBuf::from("module/a.ko")])).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_arrives_and_modules_are_not_part_of_it() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        plant(from.path());
+        let packed = packed(from.path());
+        assert!(packed.left_out.is_empty(), "{:?}", packed.left_out);
+        unpack(&packed.tar.unwrap(), to.path()).unwrap();
+        assert_eq!(fs::read_to_string(to.path().join("module/a.h")).unwrap(), "a");
+        assert!(to.path().join("module/Module.symvers").exists() && !to.path().join("module/a.ko").exists());
+        let mode = fs::metadata(to.path().join("run")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+    }
+
+    #[test]
+    fn the_same_files_make_the_same_bytes() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        plant(one.path());
+        plant(two.path());
+        fs::set_permissions(two.path().join("include/sys/a.h"), PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(packed(one.path()).tar, packed(two.path()).tar);
+    }
+
+    #[test]
+    fn empty_directories_are_nothing_to_keep() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("module")).unwrap();
+        fs::write(dir.path().join("module/a.ko"), "module").unwrap();
+        assert!(packed(dir.path()).tar.is_none());
+    }
+
+    #[test]
+    fn what_leads_out_or_is_no_file_is_left_out_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        plant(dir.path());
+        symlink("/etc/shadow", dir.path().join("secret")).unwrap();
+        symlink("../../up", dir.path().join("module/up")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("pipe"), 0o600.into()).unwrap();
+        let long = dir.path().join("x".repeat(120));
+        fs::create_dir(&long).unwrap();
+        fs::write(long.join("a"), "").unwrap();
+        let packed = packed(dir.path());
+        let said = packed.left_out.join("\n");
+        for name in ["secret: the link leads out", "module/up: the link", "pipe: neither a file", "xxx"] {
+            assert!(said.contains(name), "{said}");
+        }
+        let to = tempfile::tempdir().unwrap();
+        unpack(&packed.tar.unwrap(), to.path()).unwrap();
+        assert!(!to.path().join("secret").exists());
+    }
+
+    #[test]
+    fn there_may_not_be_too_much_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::File::create(dir.path().join("huge")).unwrap().set_len(MOST_BYTES + 1).unwrap();
+        assert!(matches!(pack(dir.path(), &BTreeSet::new()), Err(Error::TooMuch)));
+    }
+
+    /// A tar of one member that nobody here would pack.
+    fn tar_of(path: &str, kind: EntryType, link: &str) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.as_ustar_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_ustar_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(0);
+        header.set_cksum();
+        let mut tar = Builder::new(Vec::new());
+        tar.append(&header, &[][..]).unwrap();
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn hostile_tars_are_refused() {
+        let check = |tar: &[u8]| {
+            let dir = tempfile::tempdir().unwrap();
+            let to = dir.path().join("to");
+            fs::create_dir(&to).unwrap();
+            let error = unpack(tar, &to).unwrap_err();
+            assert!(matches!(error, Error::Hostile(_)), "{error}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        };
+        check(&tar_of("../out", EntryType::Regular, ""));
+        check(&tar_of("/tmp/out", EntryType::Regular, ""));
+        check(&tar_of("a/../b", EntryType::Regular, ""));
+        check(&tar_of("nowhere/a", EntryType::Regular, ""));
+        check(&tar_of("", EntryType::Regular, ""));
+        check(&tar_of("..", EntryType::Symlink, "a"));
+        check(&tar_of("a", EntryType::Symlink, "/etc"));
+        check(&tar_of("a", EntryType::Symlink, "../x"));
+        check(&tar_of("a", EntryType::Link, "b"));
+        for kind in
+            [EntryType::Char, EntryType::Block, EntryType::Fifo, EntryType::GNULongName, EntryType::XHeader]
+        {
+            check(&tar_of("a", kind, ""));
+        }
+        check(b"not a tar at all, and longer than nothing");
+        // A link into which the next member would be written.
+        let mut through = tar_of("a", EntryType::Symlink, "b");
+        through.truncate(512);
+        through.extend(tar_of("a/b", EntryType::Regular, ""));
+        check(&through);
+    }
+}

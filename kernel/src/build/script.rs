@@ -1,0 +1,57 @@
+//! A recipe's steps as a bash script.
+
+use crate::recipe::{Module, Modules, Recipe, StepKind, dkms};
+use crate::sandbox::Machine;
+
+/// The functions that steps are calls of.
+const STEPS: &str = include_str!("steps.bash");
+
+/// The script that builds. What is kept for other packages is taken when the modules are made, before the package's own
+/// script runs: some clean up behind themselves.
+pub(super) fn script(machine: &Machine, recipe: &Recipe) -> String {
+    let mut script = dkms::variables(&recipe.name, &recipe.version, &machine.release, &machine.arch);
+    script.push_str(STEPS);
+    let last_make = recipe.steps.iter().rposition(|step| step.kind == StepKind::Make);
+    for (at, step) in recipe.steps.iter().enumerate() {
+        let function = match step.kind {
+            StepKind::Patch => "apply",
+            StepKind::Hook => "hook",
+            StepKind::Clean => "clean",
+            StepKind::Make => "run",
+        };
+        script.push_str(&format!("{function} {}\n", quote(&step.command)));
+        if step.kind == StepKind::Make {
+            script.push_str(&strip_lines(&recipe.modules));
+        }
+        if Some(at) == last_make {
+            script.push_str(&keep_lines(&recipe.modules));
+        }
+    }
+    script
+}
+
+fn strip_lines(modules: &Modules) -> String {
+    let strip = |module: &Module| format!("strip_one {}\n", built(module));
+    match modules {
+        Modules::Found => "strip_all\n".to_owned(),
+        Modules::Listed(modules) => modules.iter().filter(|module| module.strip).map(strip).collect(),
+    }
+}
+
+fn keep_lines(modules: &Modules) -> String {
+    let keep =
+        |module: &Module| format!("keep {} {}\n", built(module), quote(&format!("{}.ko", module.name)));
+    let listed = match modules {
+        Modules::Found => String::new(),
+        Modules::Listed(modules) => modules.iter().map(keep).collect(),
+    };
+    format!("keep_symvers\n{listed}")
+}
+
+fn built(module: &Module) -> String {
+    quote(&format!("{}.ko", module.built))
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

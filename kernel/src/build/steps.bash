@@ -1,0 +1,58 @@
+# What the steps of a recipe are made of. Set before: the variables that recipes may use.
+
+# As DKMS, for ./configure and for Makefiles other than the kernel's: the compiler that the kernel names.
+config=$kernel_source_dir/.config strip=strip
+CC=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\{0,1\}\([^" ]*\).*/\1/p' "$config" 2>/dev/null)
+if grep -q '^CONFIG_CC_IS_CLANG=y' "$config" 2>/dev/null; then
+    CC=clang strip=llvm-strip
+    export LLVM=1
+    grep -q '^CONFIG_LD_IS_LLD=y' "$config" && export LD=ld.lld KERNEL_LD=ld.lld
+fi
+if type -P "$CC" >/dev/null; then export CC KERNEL_CC=$CC; else unset CC; fi
+unset config
+
+# The administrator's patches stand beside the package's, or in their place.
+if [[ -d /etc/dkms/$module/patches ]]; then
+    mkdir -p patches
+    cp -dR --remove-destination "/etc/dkms/$module/patches/." patches || exit
+fi
+
+# What other packages find of this one; DKMS has it filled before POST_BUILD runs.
+kept=$dkms_tree/$module/$module_version/$kernelver/$arch
+
+say() { printf 'kcache: $ %s\n' "$1"; }
+run() {
+    say "$1"
+    ( eval "$1" ) || { status=$?; printf 'kcache: failed with status %d\n' $status; exit $status; }
+}
+apply() {
+    [[ -e $1 ]] || { say "patch -p1 < $1"; echo "$1: there is no such patch"; exit 1; }
+    run "patch -p1 --no-backup-if-mismatch < '$1'"
+}
+clean() {
+    say "$1"
+    ( eval "$1" ) || printf 'kcache: warning: cleaning ended with status %d\n' $?
+}
+# A script of the package's, or the administrator's of the same name.
+hook() {
+    local directory=$PWD command
+    [[ -x /etc/dkms/$module/${1%% *} ]] && directory=/etc/dkms/$module
+    command=$directory/$1
+    say "$1"
+    if [[ -x ${command%% *} ]]; then
+        ( cd "$directory" && exec $command ) || printf 'kcache: warning: the script ended with status %d\n' $?
+    else
+        printf 'kcache: warning: %s is not executable and was skipped\n' "${1%% *}"
+    fi
+}
+# What strip cannot read is no module; the checks that follow say so with more words.
+strip_all() { find . -type f -name '*.ko' -exec "$strip" -g {} + || :; }
+strip_one() { [[ ! -s $1 ]] || "$strip" -g "$1" || :; }
+keep_symvers() {
+    mkdir -p "$kept/module"
+    [[ ! -s Module.symvers ]] || cp Module.symvers "$kept/module/" || exit
+}
+# A module under the name it is installed by; nothing that is a link or lies behind one that leads out.
+keep() {
+    [[ ! -f $1 || -L $1 || $(readlink -f "$1") != "$PWD"/* ]] || cp "$1" "$kept/module/$2" || exit
+}
