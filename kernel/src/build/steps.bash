@@ -52,7 +52,7 @@ keep_symvers() {
     mkdir -p "$kept/module"
     [[ ! -s Module.symvers ]] || cp Module.symvers "$kept/module/" || exit
 }
-# A module under the name it is installed by; nothing that is a link or lies behind one that leads out.
+# A module under the name it is installed by; nothing that is a link or lies behind one that leads out, or is what no module is.
 keep() {
-    [[ ! -f $1 || -L $1 || $(readlink -f "$1") != "$PWD"/* ]] || cp "$1" "$kept/module/$2" || exit
+    [[ ! -f $1 || -L $1 || -u $1 || -g $1 || $(readlink -f "$1") != "$PWD"/* ]] || cp "$1" "$kept/module/$2" || exit
 }
