@@ -103,6 +103,10 @@ pub enum Command {
     Keys(Keys),
     /// Have kernels made ready when they are installed, and at boot
     Hooks(Hooks),
+    /// Write a first kcache.toml for a source tree, from its Makefile or its dkms.conf
+    Init(Init),
+    /// Tell a package's author what will go wrong with it
+    Lint(Lint),
     /// Show each setting and where it comes from
     Config,
 }
@@ -394,4 +398,33 @@ pub struct Remove {
     pub all: bool,
     #[command(flatten)]
     pub kernels: Kernels,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Init {
+    /// The source directory
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// A kernel that dkms.conf is asked about, as for `install`; can be repeated [default: the newest with headers]
+    #[arg(short = 'k', long = "kernel", value_name = "K")]
+    pub kernels: Vec<String>,
+    /// Replace a kcache.toml that is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Lint {
+    /// A package's name, NAME/VERSION, or source directory [default: .]
+    #[arg(value_name = "PACKAGE|DIR")]
+    pub packages: Vec<String>,
+    /// A kernel that the recipe is asked about, as for `install`; can be repeated [default: every one with headers]
+    #[arg(short = 'k', long = "kernel", value_name = "K")]
+    pub kernels: Vec<String>,
+    /// Be silent about a rule, as `uname-r`; can be repeated
+    #[arg(long, value_name = "RULE")]
+    pub allow: Vec<String>,
+    /// End with 3 for warnings, too
+    #[arg(long)]
+    pub strict: bool,
 }

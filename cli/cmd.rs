@@ -6,8 +6,10 @@ mod check;
 mod config;
 mod explain;
 mod hooks;
+mod init;
 mod install;
 mod keys;
+mod lint;
 mod log;
 mod metrics;
 mod remove;
@@ -81,6 +83,8 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Push(push) => share::push(&world, out, push, dry),
         Command::Export(export) => bundle::export(&world, out, export, dry),
         Command::Import(import) => bundle::import(&world, out, import),
+        Command::Init(init) => init::run(&world, out, init, dry),
+        Command::Lint(lint) => lint::run(&world, out, lint),
         Command::Keys(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
     }
 }
@@ -97,6 +101,14 @@ fn packages(world: &World, out: &Out, words: &[String]) -> Result<Packages, Fail
 /// The kernels that are meant, for commands that judge: a kernel without headers is not passed over.
 fn judged_kernels(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
     Ok(select::kernels(&world.root, &releases(world, asked)?, &running(), &|_| true)?)
+}
+
+/// The kernels among those asked for that recipes can be evaluated for; all of them where none is asked for.
+fn kernels_with_headers(world: &World, asked: &[String]) -> Result<Vec<Kernel>, Failure> {
+    let asked = Kernels { kernels: asked.to_vec() };
+    let mut kernels = judged_kernels(world, &asked)?;
+    kernels.retain(|kernel| kernel.build_tree().is_some());
+    Ok(kernels)
 }
 
 /// What was asked for, with the boot loader's answer in the place of `default`.

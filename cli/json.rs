@@ -218,6 +218,34 @@ pub struct HookChange {
     pub act: &'static str,
 }
 
+/// `lint`: one line a finding.
+#[derive(Debug, Serialize)]
+pub struct LintFinding {
+    pub r#type: &'static str,
+    pub package: String,
+    pub version: String,
+    pub rule: &'static str,
+    /// error, warning, note.
+    pub severity: &'static str,
+    pub file: String,
+    /// Null where it is about the whole file.
+    pub line: Option<usize>,
+    pub what: String,
+    pub why: &'static str,
+    pub instead: &'static str,
+}
+
+/// `init`.
+#[derive(Debug, Serialize)]
+pub struct Init {
+    pub r#type: &'static str,
+    pub path: String,
+    /// dkms.conf, kbuild.
+    pub from: &'static str,
+    /// The kernels that dkms.conf was asked about.
+    pub kernels: Vec<String>,
+}
+
 /// `config`.
 #[derive(Debug, Serialize)]
 pub struct Setting {

@@ -27,7 +27,7 @@ install -D -m 0755 "$binary" "$stage/usr/bin/kcache"
 "$binary" --root "$stage" --quiet hooks install --vendor --program /usr/bin/kcache debian kernel-install boot >/dev/null
 
 doc=$stage/usr/share/doc/kcache
-install -D -m 0644 -t "$doc" "$top/README.md" "$top"/docs/*.md "$top/LICENSE-MIT" "$top/LICENSE-APACHE"
+install -D -m 0644 -t "$doc" "$top/README.md" "$top"/docs/*.md "$top/docs/kcache.schema.json" "$top/LICENSE-MIT" "$top/LICENSE-APACHE"
 gzip -9n <"$top/CHANGELOG.md" >"$doc/changelog.gz"
 cat "$top/LICENSE-MIT" >"$doc/copyright"
 

@@ -8,6 +8,7 @@
 //! once where a user runs them.
 
 mod attacks;
+mod author;
 mod boot_test;
 mod build;
 mod builder;

@@ -139,19 +139,19 @@ fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {
 
 /// The package in a source directory.
 pub fn at_path(source: &Path) -> Result<Package, Error> {
-    let conf = source.join("dkms.conf");
     let own = source.join("kcache.toml");
-    let (from_dir, version_from_dir) = name_of_directory(source);
-    if own.exists() {
-        let file = toml::parse(&own, &recipe_text(&own)?)?;
-        let (name, version) = (file.name.clone(), file.version.clone());
-        return Ok(Package {
-            name,
-            version,
-            source: source.to_owned(),
-            recipe: RecipeFile::Toml(own, Box::new(file)),
-        });
+    if !own.exists() {
+        return without_toml(source);
     }
+    let file = toml::parse(&own, &recipe_text(&own)?)?;
+    let (name, version) = (file.name.clone(), file.version.clone());
+    Ok(Package { name, version, source: source.to_owned(), recipe: RecipeFile::Toml(own, Box::new(file)) })
+}
+
+/// The package in a source directory, as it is without a `kcache.toml`.
+pub fn without_toml(source: &Path) -> Result<Package, Error> {
+    let conf = source.join("dkms.conf");
+    let (from_dir, version_from_dir) = name_of_directory(source);
     let (name, version, recipe) = if conf.exists() {
         let (name, version) = dkms::literal_name(&recipe_text(&conf)?);
         (name.or(from_dir), version.or(version_from_dir), RecipeFile::Dkms)

@@ -10,8 +10,11 @@
 //! its JSON is what enters a build's key, so whatever of it can shape the modules stands in its fields, and nothing of the
 //! machine it was evaluated on does. How many jobs may run at once is left out of its commands: the jobserver says that.
 
+pub mod directives;
 pub mod dkms;
+pub mod draft;
 pub mod kbuild;
+pub mod objects;
 pub mod toml;
 
 use std::path::PathBuf;

@@ -174,6 +174,9 @@ pub(super) fn join(dir: &str, name: &str) -> String {
 }
 
 #[cfg(test)]
+mod schema;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::kconfig::Kconfig;

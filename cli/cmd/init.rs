@@ -1,0 +1,79 @@
+//! `kcache init`: a first kcache.toml.
+
+use std::path::Path;
+
+use fs_err as fs;
+use kcache::author;
+use kcache::facts::Session;
+use kcache::kernel::kernels::{Kernel, headers_hint};
+use kcache::kernel::packages::{self, RecipeFile};
+use kcache::world::World;
+
+use crate::args::Init;
+use crate::exit::{Exit, Failure};
+use crate::out::Out;
+use crate::{file, json};
+
+use super::kernels_with_headers;
+
+pub fn run(world: &World, out: &Out, args: &Init, dry: bool) -> Result<Exit, Failure> {
+    let source =
+        fs::canonicalize(&args.dir).map_err(packages::Error::from).map_err(kcache::error::Error::from)?;
+    let path = source.join("kcache.toml");
+    if path.exists() && !args.force && !dry {
+        let message = format!("{} is there already", path.display());
+        return Err(Failure::usage(
+            message,
+            Some("--force replaces it, --dry-run prints what would be written".into()),
+        ));
+    }
+    let package = packages::without_toml(&source).map_err(|error| not_a_package(error.into()))?;
+    let kernels = match package.recipe {
+        RecipeFile::Dkms => kernels(world, &args.kernels)?,
+        _ => Vec::new(),
+    };
+    let session = Session::new(world, world.open_existing_store()?)?;
+    let text = author::draft(&session, &package, &kernels)?;
+    if dry {
+        out.raw(text.as_bytes());
+    } else {
+        write(&path, &text)?;
+        out.say(&format!("wrote {}", path.display()));
+    }
+    if out.json && !dry {
+        let from = if matches!(package.recipe, RecipeFile::Dkms) { "dkms.conf" } else { "kbuild" };
+        let kernels = kernels.iter().map(|kernel| kernel.release.clone()).collect();
+        out.record(&json::Init { r#type: "init", path: path.display().to_string(), from, kernels });
+    }
+    Ok(Exit::Done)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    file::write(path, |file| file.write_all(text.as_bytes()))
+}
+
+/// A dkms.conf speaks to kernels with headers only.
+fn kernels(world: &World, asked: &[String]) -> Result<Vec<Kernel>, Failure> {
+    let mut kernels = kernels_with_headers(world, asked)?;
+    if asked.is_empty() {
+        kernels.drain(..kernels.len().saturating_sub(1));
+    }
+    if kernels.is_empty() {
+        return Err(Failure {
+            exit: Exit::NoHeaders,
+            message: "what dkms.conf says can be told for a kernel with headers only, and none is installed"
+                .into(),
+            hint: asked.first().map(|release| headers_hint(&world.root, release)),
+        });
+    }
+    Ok(kernels)
+}
+
+fn not_a_package(error: kcache::error::Error) -> Failure {
+    use kcache::error::Error::Package;
+    let mut failure = Failure::of(&error);
+    if let Package(packages::Error::NoRecipe { .. }) = error {
+        failure.hint = Some("go to the directory whose Makefile or Kbuild file has obj-m := NAME.o".into());
+    }
+    failure
+}

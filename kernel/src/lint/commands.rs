@@ -1,0 +1,166 @@
+//! What commands do that a build should not: ask the running machine, the clock, git or the network; touch the host.
+
+use std::path::Path;
+
+use super::readings::Reading;
+use super::shell::{self, Command};
+use super::{Finding, finding};
+use crate::makefile::What;
+
+/// Programs that fetch something.
+const NETWORK: [&str; 10] = ["curl", "wget", "pip", "pip3", "npm", "apt", "apt-get", "yum", "dnf", "svn"];
+
+/// What git does over the network.
+const GIT_NETWORK: [&str; 4] = ["clone", "fetch", "pull", "submodule"];
+
+/// Programs that change the running system.
+const HOST: [&str; 14] = [
+    "depmod",
+    "modprobe",
+    "insmod",
+    "rmmod",
+    "sudo",
+    "su",
+    "systemctl",
+    "udevadm",
+    "update-initramfs",
+    "dracut",
+    "dkms",
+    "service",
+    "mokutil",
+    "ldconfig",
+];
+
+/// Programs whose last argument is written to.
+const WRITERS: [&str; 6] = ["cp", "mv", "install", "ln", "mkdir", "tee"];
+
+/// Directories of the system.
+const SYSTEM: [&str; 5] = ["/lib/modules/", "/etc/", "/usr/", "/boot/", "/lib/firmware"];
+
+/// What is wrong with the commands and values of a makefile.
+pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for line in reading.live() {
+        let (text, is_command) = match &line.what {
+            What::Command { text, .. } => (text.as_str(), true),
+            What::Assignment { value, .. } => (value.as_str(), false),
+            What::Other(text) => (text.as_str(), false),
+            What::Rule { .. } => continue,
+        };
+        let may_fail = text.trim_start_matches('@').starts_with('-');
+        let shell = shell::commands(&unexpanded(reading, text.trim_start_matches(['@', '-', '+'])));
+        // A value is no command; only what it substitutes is.
+        let commands = if is_command { &shell[..] } else { &shell[..shell.len().saturating_sub(1)] };
+        let mut wrongs: Vec<_> =
+            in_words(text).into_iter().chain(commands.iter().filter_map(in_command)).collect();
+        // Makefiles try one place after the other; which is the one that counts cannot be told.
+        wrongs.retain(|(name, _)| line.sure || !["hard-coded-path", "uname-r"].contains(name));
+        if is_command && !may_fail {
+            wrongs.extend(
+                shell::commands(&reading.as_shell(text.trim_start_matches(['@', '+'])))
+                    .iter()
+                    .filter_map(on_host),
+            );
+        }
+        found.extend(
+            wrongs.into_iter().filter_map(|(name, what)| finding(name, &reading.file, line.number, what)),
+        );
+    }
+    found
+}
+
+/// What stands on the line itself: what its variables stand for is found where they are assigned.
+fn unexpanded(reading: &Reading, text: &str) -> String {
+    super::calls::as_shell(&Default::default(), text, &reading.dir, &reading.build)
+}
+
+/// What is wrong with a line of shell, in a recipe or a script.
+pub fn in_shell(file: &Path, line: usize, text: &str) -> Vec<Finding> {
+    let commands = shell::commands(text);
+    let wrongs = in_words(text)
+        .into_iter()
+        .chain(commands.iter().filter_map(in_command))
+        .chain(commands.iter().filter_map(on_host));
+    wrongs.filter_map(|(name, what)| finding(name, file, line, what)).collect()
+}
+
+type Wrong = (&'static str, String);
+
+/// What needs no more than the text.
+fn in_words(text: &str) -> Vec<Wrong> {
+    let mut found = Vec::new();
+    for words in ["uname -r", "uname --kernel-release", "/proc/version", "/proc/sys/kernel/osrelease"] {
+        if text.contains(words) && !text.contains("/proc/version_signature") {
+            found.push(("uname-r", format!("{words} is asked which kernel to build for")));
+        }
+    }
+    let is_end = |c: char| c.is_whitespace() || "\"'`;:)=,".contains(c);
+    for (at, _) in text.match_indices('/') {
+        let is_start = text[..at]
+            .chars()
+            .next_back()
+            .is_none_or(|c| is_end(c) || c == '(' || text[..at].ends_with("-I"));
+        let path = &text[at..];
+        let path = &path[..path.find(is_end).unwrap_or(path.len())];
+        if is_start && is_hard_coded(path) {
+            found.push(("hard-coded-path", format!("the path {path} is written out")));
+        }
+    }
+    found
+}
+
+fn is_hard_coded(path: &str) -> bool {
+    let below = |prefix: &str| path.strip_prefix(prefix).filter(|rest| !rest.is_empty());
+    let release = below("/lib/modules/").or_else(|| below("/usr/src/linux-headers-"));
+    path == "/usr/src/linux"
+        || path.starts_with("/usr/src/linux/")
+        || release.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        || below("/home/").is_some_and(|rest| !rest.starts_with('$'))
+}
+
+/// What a command does wrong wherever it stands.
+fn in_command(command: &Command) -> Option<Wrong> {
+    let (program, arguments) = command.program();
+    let first = arguments.iter().find(|word| !word.starts_with('-')).map(String::as_str);
+    match (program, first) {
+        ("date", _)
+            if !arguments
+                .iter()
+                .any(|word| word.starts_with("-d") || word.starts_with("--date") || word == "-r") =>
+        {
+            Some(("date-command", "date asks the clock".to_owned()))
+        }
+        ("git", Some(verb)) if GIT_NETWORK.contains(&verb) => {
+            Some(("network", format!("git {verb} uses the network")))
+        }
+        ("git", Some(verb))
+            if ["describe", "rev-parse", "rev-list", "log", "show", "status", "tag"].contains(&verb) =>
+        {
+            Some(("git-command", format!("git {verb} is called")))
+        }
+        (program, _) if NETWORK.contains(&program) => {
+            Some(("network", format!("{program} uses the network")))
+        }
+        _ => None,
+    }
+}
+
+/// What a command does to the system it runs on.
+fn on_host(command: &Command) -> Option<Wrong> {
+    let (program, arguments) = command.program();
+    if HOST.contains(&program) {
+        let asks = ["-n", "-V", "--version", "-h", "--help", "-k", "status"];
+        let only_asks = arguments.iter().any(|word| asks.contains(&word.as_str()));
+        return (!only_asks).then(|| ("touches-host", format!("{program} is called")));
+    }
+    if program == "make" && arguments.iter().any(|word| word == "modules_install") {
+        return Some(("touches-host", "make modules_install installs while building".to_owned()));
+    }
+    let target = arguments.last().filter(|_| WRITERS.contains(&program));
+    let target = target.or_else(|| {
+        let at = arguments.iter().position(|word| word == ">" || word == ">>")?;
+        arguments.get(at + 1)
+    });
+    let target = target.filter(|target| SYSTEM.iter().any(|directory| target.starts_with(directory)))?;
+    Some(("touches-host", format!("{program} writes to {target}")))
+}

@@ -1,0 +1,50 @@
+//! What Kbuild no longer understands, or never did.
+
+use super::calls::Call;
+use super::readings::Reading;
+use super::{Finding, finding};
+use crate::makefile::What;
+
+/// The old names of flags, and the new ones.
+const FLAGS: [(&str, &str); 3] =
+    [("EXTRA_CFLAGS", "ccflags-y"), ("EXTRA_AFLAGS", "asflags-y"), ("EXTRA_LDFLAGS", "ldflags-y")];
+
+/// What is wrong in a makefile.
+pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if reading.goals.is_none() {
+        found.extend(FLAGS.iter().filter_map(|(old, new)| old_flags(reading, old, new)));
+    }
+    for (line, text) in reading.commands() {
+        let calls = super::calls::calls(&text, &reading.dir, &reading.build, &Default::default());
+        let names = calls.iter().filter_map(wrong_call);
+        found.extend(names.filter_map(|(name, what)| finding(name, &reading.file, line.number, what)));
+    }
+    found
+}
+
+/// What is wrong with a call of make: the rule's name, and what was found.
+pub fn wrong_call(call: &Call) -> Option<(&'static str, &'static str)> {
+    if call.subdirs_alone {
+        Some(("subdirs", "the module's directory is given as SUBDIRS="))
+    } else if call.lacks_module() {
+        Some(("missing-m", "make is called in the kernel's build tree without M="))
+    } else {
+        None
+    }
+}
+
+/// The first line that sets flags in a way that does not count any more; none where the new way takes them over.
+fn old_flags(reading: &Reading, old: &str, new: &str) -> Option<Finding> {
+    let assigned = |wanted: &str| {
+        reading.makefile.lines.iter().find_map(|line| match &line.what {
+            What::Assignment { name, value, .. } if name == wanted && !value.is_empty() => Some(line.number),
+            _ => None,
+        })
+    };
+    let taken_over = reading.makefile.lines.iter().any(|line| {
+        matches!(&line.what, What::Assignment { name, value, .. } if name.starts_with(new.trim_end_matches('y')) && value.contains(old))
+    });
+    let line = assigned(old).filter(|_| !taken_over)?;
+    finding("extra-cflags", &reading.file, line, format!("{old} is set; its name is {new}"))
+}

@@ -1,0 +1,260 @@
+//! What a recipe says that does not hold, or that nobody does.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use super::kbuild::wrong_call;
+use super::{Answer, Finding, calls, commands, finding, shell};
+use crate::makefile::joined;
+use crate::recipe::objects::Objects;
+use crate::recipe::{Modules, Recipe, StepKind, build_dir, directives};
+
+/// Directives without effect.
+const DEPRECATED: [&str; 5] = [
+    "REMAKE_INITRD",
+    "MODULES_CONF",
+    "MODULES_CONF_OBSOLETES",
+    "MODULES_CONF_ALIAS_TYPE",
+    "MODULES_CONF_OBSOLETE_ONLY",
+];
+
+/// Hooks of an installation.
+const HOOKS: [&str; 4] = ["POST_INSTALL", "PRE_INSTALL", "POST_ADD", "POST_REMOVE"];
+
+/// Where DKMS lets modules be installed.
+const DESTINATIONS: [&str; 3] = ["/kernel", "/updates", "/extra"];
+
+/// Files of the running system that recipes look at.
+const OUTSIDE: [&str; 5] =
+    ["/etc/sysconfig", "/etc/default", "/boot/config", "/boot/System.map", "/proc/config"];
+
+/// A recipe's own file.
+pub struct Written<'a> {
+    /// The source tree.
+    pub top: &'a Path,
+    /// The file, for messages.
+    pub path: &'a Path,
+    /// What it says.
+    pub text: &'a str,
+    /// It is a `dkms.conf`.
+    pub is_dkms: bool,
+}
+
+impl Written<'_> {
+    /// The line that speaks of something first; 0 is none.
+    fn line_of(&self, word: &str) -> usize {
+        let mut lines = self.text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
+        lines.find(|(_, line)| line.contains(word)).map_or(0, |(at, _)| at + 1)
+    }
+
+    fn finding(&self, name: &str, line: usize, what: impl Into<String>) -> Option<Finding> {
+        finding(name, self.path, line, what)
+    }
+}
+
+/// Recipes that cannot be evaluated, and those that mean no kernel.
+pub fn in_answers(written: &Written, answers: &[Answer]) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for answer in answers {
+        if let Err(reason) = &answer.recipe {
+            found.extend(written.finding("bad-recipe", 0, reason.as_str()));
+        }
+    }
+    let excluded: Vec<&str> =
+        answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()?.excluded.as_deref()).collect();
+    if !excluded.is_empty() && excluded.len() == answers.len() {
+        let word = if written.is_dkms { "BUILD_EXCLUSIVE" } else { "[kernels]" };
+        let releases: Vec<&str> = answers.iter().map(|answer| answer.release).collect();
+        let what = format!("no kernel is meant, of {}: {}", releases.join(", "), excluded[0]);
+        found.extend(written.finding("matches-no-kernel", written.line_of(word), what));
+    }
+    found
+}
+
+/// What the file's text alone tells.
+pub fn in_text(written: &Written) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if !written.is_dkms {
+        for (at, line) in written.text.lines().enumerate() {
+            found.extend(jobs(written, at + 1, line));
+        }
+        return found;
+    }
+    if let Some(at) = written.text.split('\n').position(|line| line.ends_with('\r')) {
+        found.extend(written.finding("crlf", at + 1, "lines end with carriage returns"));
+    }
+    for (number, line) in joined(written.text) {
+        let line = line.trim_start();
+        if !line.starts_with('#') {
+            found.extend(jobs(written, number, line));
+            found.extend(commands::in_shell(written.path, number, line));
+            found.extend(outside_file(written, number, line));
+        }
+    }
+    for directive in directives::read(written.text) {
+        found.extend(directive_finding(written, &directive));
+    }
+    found
+}
+
+fn outside_file(written: &Written, number: usize, line: &str) -> Option<Finding> {
+    // After the headers' own configuration, /boot's is for hosts without headers.
+    let has_headers = ["kernel_source_dir/.config", "kernel_source_dir}/.config"];
+    let has_headers = has_headers.iter().any(|path| written.text.contains(path));
+    let path =
+        OUTSIDE.iter().find(|path| line.contains(*path) && !(has_headers && path.starts_with("/boot/")))?;
+    written.finding("outside-file", number, format!("{path}... is looked at"))
+}
+
+fn jobs(written: &Written, number: usize, line: &str) -> Option<Finding> {
+    let line = line.split(" #").next().unwrap_or(line);
+    let counts = ["nproc", "_NPROCESSORS", "/proc/cpuinfo", "parallel_jobs"];
+    let after =
+        line.split_once(" -j").map(|(_, after)| after).or_else(|| Some(line.split_once("--jobs=")?.1))?;
+    let counted =
+        counts.iter().any(|word| after.contains(word)) || after.starts_with(|c: char| c.is_ascii_digit());
+    if !counted || !line.contains("make") {
+        return None;
+    }
+    written.finding("jobs", number, "the number of jobs is given")
+}
+
+fn directive_finding(written: &Written, directive: &directives::Directive) -> Option<Finding> {
+    let name = directive.name.as_str();
+    if directive.value.is_empty() {
+        return None;
+    }
+    if DEPRECATED.contains(&name) {
+        return written.finding("deprecated-directive", directive.line, format!("{name} is deprecated"));
+    }
+    if HOOKS.contains(&name) {
+        return written.finding(
+            "hook-not-run",
+            directive.line,
+            format!("{name} is not run when modules are built"),
+        );
+    }
+    let place = directive.literal()?;
+    if name == "DEST_MODULE_LOCATION" && !DESTINATIONS.iter().any(|good| place.starts_with(good)) {
+        return written.finding("odd-destination", directive.line, format!("the destination is {place}"));
+    }
+    None
+}
+
+/// What the commands of evaluated recipes do.
+pub fn in_steps(written: &Written, answers: &[Answer]) -> io::Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    let releases: &[&str] = &answers.iter().map(|answer| answer.release).collect::<Vec<_>>();
+    for recipe in answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()) {
+        let build = build_dir(&recipe.name, &recipe.version).display().to_string();
+        for step in &recipe.steps {
+            match step.kind {
+                StepKind::Patch => found.extend(absent_patch(written, &step.command)),
+                StepKind::Clean => {}
+                StepKind::Hook => found.extend(script(written, &step.command, releases)?),
+                StepKind::Make => {
+                    found.extend(in_make(written, &step.command, &build));
+                    for command in shell::commands(&step.command) {
+                        found.extend(script(written, &run_by(&command), releases)?);
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn in_make(written: &Written, command: &str, build: &str) -> Vec<Finding> {
+    let line = written.line_of(if written.is_dkms { "MAKE" } else { first_line(command) });
+    let calls = calls::calls(command, "", build, &Default::default());
+    let wrong = calls.iter().filter_map(wrong_call);
+    let mut found: Vec<Finding> =
+        wrong.filter_map(|(name, what)| written.finding(name, line, what)).collect();
+    if !written.is_dkms {
+        found.extend(commands::in_shell(written.path, line, command));
+    }
+    found
+}
+
+/// What a command runs in the end, with its arguments.
+fn run_by(command: &shell::Command) -> String {
+    let leads =
+        |word: &&String| shell::is_assignment(word) || ["sh", "bash", "exec"].contains(&word.as_str());
+    command.words.iter().skip_while(leads).map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn absent_patch(written: &Written, file: &str) -> Option<Finding> {
+    if written.top.join(file).is_file() {
+        return None;
+    }
+    let name = file.rsplit('/').next().unwrap_or(file);
+    written.finding("absent-patch", written.line_of(name), format!("there is no {file}"))
+}
+
+/// What is wrong with a script that the recipe runs, if it is one of the source tree.
+fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec<Finding>> {
+    let word = command.split_whitespace().next().unwrap_or_default();
+    let path = word.strip_prefix("./").unwrap_or(word);
+    let full = written.top.join(path);
+    if path.is_empty() || path.starts_with('/') || path.contains("..") || !full.is_file() {
+        return Ok(Vec::new());
+    }
+    let text = super::read(&full)?;
+    let is_shell = first_line(&text).starts_with("#!") && first_line(&text).contains("sh");
+    // A configure script is written by autoconf, and asks the build machine on purpose.
+    if !is_shell || text.contains("Generated by GNU Autoconf") {
+        return Ok(Vec::new());
+    }
+    let path = Path::new(path);
+    let mut found: Vec<Finding> = Vec::new();
+    if text.contains("\r\n") {
+        found.extend(finding("crlf", path, 1, "lines end with carriage returns"));
+    }
+    for (number, line) in joined(&text).into_iter().filter(|(_, line)| !line.trim_start().starts_with('#')) {
+        found.extend(commands::in_shell(path, number, &line));
+    }
+    // Who is told the kernel asks only where it is not.
+    let is_told =
+        command.contains("/lib/modules/") || releases.iter().any(|release| command.contains(release));
+    found.retain(|finding| !is_told || finding.rule.name != "uname-r");
+    Ok(found)
+}
+
+/// Modules that are named and not built, and the other way round.
+pub fn in_modules(written: &Written, recipes: &[&Recipe], trees: &[Objects]) -> Vec<Finding> {
+    let listed: BTreeSet<&str> = recipes
+        .iter()
+        .flat_map(|recipe| match &recipe.modules {
+            Modules::Listed(modules) => modules.as_slice(),
+            Modules::Found => &[],
+        })
+        .map(|module| module.built.as_str())
+        .collect();
+    // A recipe that moves what was built is known by names alone.
+    let stem = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let stems: BTreeSet<String> = listed.iter().map(|path| stem(path)).collect();
+    if listed.is_empty() || trees.is_empty() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for object in trees.iter().flat_map(|objects| &objects.modules) {
+        if object.condition.is_none() && !stems.contains(&object.name) {
+            let what = format!("module {} is built, and the recipe does not name it", object.name);
+            found.extend(finding("unlisted-module", &object.file, object.line, what));
+        }
+    }
+    let built: BTreeSet<&str> =
+        trees.iter().flat_map(|objects| &objects.modules).map(|object| object.name.as_str()).collect();
+    if trees.iter().all(|objects| objects.complete) {
+        for name in stems.iter().filter(|name| !built.contains(name.as_str())) {
+            let what = format!("module {name} is named, and no Kbuild file makes it");
+            found.extend(written.finding("unbuilt-module", written.line_of(name), what));
+        }
+    }
+    found
+}

@@ -1,0 +1,295 @@
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::packages;
+use crate::recipe::{Module, Modules, Step, StepKind};
+
+const CONF: &str = "PACKAGE_NAME=a\nPACKAGE_VERSION=1\n";
+const SOURCE: &str = "MODULE_LICENSE(\"GPL\");\n";
+const KBUILD: &str = "make KERNELRELEASE=6.1 -C /lib/modules/6.1/build M=/var/lib/dkms/a/1/build";
+/// A makefile that does everything right.
+const GOOD: &str = "KDIR ?= /lib/modules/$(KERNELRELEASE)/build\nobj-m := a.o\nall:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules\n";
+
+/// A package of one module, changed file by file. What a make says is a step of its recipe.
+#[derive(Clone)]
+struct Tree {
+    files: BTreeMap<&'static str, String>,
+    steps: Vec<(StepKind, &'static str)>,
+    modules: Vec<&'static str>,
+    excluded: Option<String>,
+}
+
+fn tree() -> Tree {
+    let files = [("dkms.conf", CONF), ("Makefile", GOOD), ("a.c", SOURCE)];
+    Tree {
+        files: files.map(|(path, text)| (path, text.to_owned())).into(),
+        steps: vec![(StepKind::Make, KBUILD)],
+        modules: vec!["a"],
+        excluded: None,
+    }
+}
+
+impl Tree {
+    fn with(mut self, path: &'static str, text: &str) -> Tree {
+        self.files.insert(path, text.to_owned());
+        self
+    }
+
+    fn conf(self, more: &str) -> Tree {
+        self.with("dkms.conf", &format!("{CONF}{more}\n"))
+    }
+
+    /// Built by its own Makefile, which is `all` and what it needs.
+    fn makefile(self, text: &str) -> Tree {
+        self.step(StepKind::Make, "make all").with("Makefile", text)
+    }
+
+    fn step(mut self, kind: StepKind, command: &'static str) -> Tree {
+        self.steps = vec![(kind, command)];
+        self
+    }
+
+    fn named(mut self, modules: &[&'static str]) -> Tree {
+        self.modules = modules.to_vec();
+        self
+    }
+
+    fn recipe(&self) -> Recipe {
+        let module = |name: &&str| Module { built: (*name).into(), name: (*name).into(), strip: true };
+        let step = |(kind, command): &(StepKind, &str)| Step { kind: *kind, command: (*command).into() };
+        Recipe {
+            name: "a".into(),
+            version: "1".into(),
+            excluded: self.excluded.clone(),
+            steps: self.steps.iter().map(step).collect(),
+            modules: Modules::Listed(self.modules.iter().map(module).collect()),
+            depends: Vec::new(),
+            automatic: true,
+            notes: Vec::new(),
+            hooks: Vec::new(),
+        }
+    }
+
+    fn plant(&self) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in &self.files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    fn lint(&self, top: &Path) -> Vec<Finding> {
+        let package = packages::at_path(top).unwrap();
+        super::check(&package, &[Answer { release: "6.1", recipe: Ok(self.recipe()) }]).unwrap()
+    }
+}
+
+fn shown(findings: &[Finding]) -> Vec<String> {
+    findings.iter().map(|it| format!("{} {}:{}", it.rule.name, it.file.display(), it.line)).collect()
+}
+
+/// The first tree has this finding and no other, the second none.
+#[track_caller]
+fn check(bad: Tree, expect: &str, good: Tree) {
+    assert_eq!(shown(&bad.lint(bad.plant().path())), [expect]);
+    assert_eq!(shown(&good.lint(good.plant().path())), [""; 0]);
+}
+
+#[test]
+fn a_package_that_does_everything_right_is_clean() {
+    check(tree().conf("POST_INSTALL=x"), "hook-not-run dkms.conf:3", tree());
+    check(tree().makefile("all:\n\tdepmod\n"), "touches-host Makefile:2", tree().makefile(GOOD));
+}
+
+#[test]
+fn the_running_kernel_is_asked_only_where_nobody_says_which() {
+    let asks =
+        "KDIR = /lib/modules/$(shell uname -r)/build\nobj-m := a.o\nall:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR)\n";
+    check(tree().makefile(asks), "uname-r Makefile:1", tree().with("Makefile", asks));
+    let told = tree().makefile(asks).step(StepKind::Make, "make all KDIR=/lib/modules/6.1/build").named(&[]);
+    check(tree().conf("KVER=$(uname -r)"), "uname-r dkms.conf:3", told);
+    let guarded = "ifeq ($(KERNELRELEASE),)\nKERNELRELEASE := $(shell uname -r)\nendif\nall:\n\techo $(KERNELRELEASE)\n";
+    let told = tree().makefile(guarded).step(StepKind::Make, "make KERNELRELEASE=6.1 all");
+    check(tree().makefile(guarded), "uname-r Makefile:2", told);
+}
+
+#[test]
+fn scripts_of_the_recipe_are_read_unless_they_are_told_the_kernel() {
+    let script = "#!/bin/sh\n# uname -r\nuname -r\n";
+    let runs = |command| tree().with("pre.sh", script).step(StepKind::Hook, command);
+    check(runs("pre.sh"), "uname-r pre.sh:3", runs("pre.sh 6.1"));
+    let crlf = |text| tree().with("pre.sh", text).step(StepKind::Make, "sh ./pre.sh");
+    check(crlf("#!/bin/sh\r\nx\r\n"), "crlf pre.sh:1", crlf("#!/bin/sh\nx\n"));
+}
+
+#[test]
+fn what_a_target_does_counts_where_the_recipe_leads_to_it() {
+    let install = |needs: &str| format!("all: {needs}\ninstall:\n\tcp a.ko /lib/modules/x\n");
+    check(tree().makefile(&install("install")), "touches-host Makefile:3", tree().makefile(&install("")));
+    check(
+        tree().makefile("all:\n\tsudo x\n"),
+        "touches-host Makefile:2",
+        tree().makefile("all:\n\t-sudo x\n"),
+    );
+    check(tree().makefile("all:\n\tcurl x\n"), "network Makefile:2", tree().makefile("all:\n\techo curl\n"));
+    check(
+        tree().makefile("all:\n\tgit clone x\n"),
+        "network Makefile:2",
+        tree().makefile("all:\n\tgit --version\n"),
+    );
+    let sub = tree().with("lib/Makefile", "all:\n\tinsmod a.ko\n").makefile("all:\n\tmake -C lib\n");
+    check(sub, "touches-host lib/Makefile:2", tree().makefile("all:\n\techo make -C lib\n"));
+}
+
+#[test]
+fn git_and_the_clock_are_asked_where_their_answer_is_used() {
+    let define = |command: &str| format!("{GOOD}V := $(shell {command})\nccflags-y := -DV=$(V)\n");
+    check(
+        tree().with("Makefile", &define("git describe")),
+        "git-command Makefile:5",
+        tree().with("Makefile", &define("cat V")),
+    );
+    check(
+        tree().with("Makefile", &define("date +%s")),
+        "date-command Makefile:5",
+        tree().with("Makefile", &format!("{GOOD}V = $(shell date)\n")),
+    );
+}
+
+#[test]
+fn calls_of_kbuild_name_the_modules_directory() {
+    let call = |words: &str| format!("all:\n\t$(MAKE) -C /lib/modules/$(KERNELRELEASE)/build {words}\n");
+    check(tree().makefile(&call("modules")), "missing-m Makefile:2", tree().makefile(&call("kernelversion")));
+    let subdirs = "SUBDIRS=$(PWD) modules";
+    check(
+        tree().makefile(&call(subdirs)),
+        "subdirs Makefile:2",
+        tree()
+            .makefile(&call(&format!("M=$(PWD) {subdirs}")))
+            .named(&[])
+            .with("Makefile", &call("SUBDIRS=$(PWD) M=$(PWD)")),
+    );
+}
+
+#[test]
+fn old_flags_are_told_unless_the_new_ones_take_them_over() {
+    let flags = format!("{GOOD}EXTRA_CFLAGS += -DX\n");
+    check(
+        tree().with("Makefile", &flags),
+        "extra-cflags Makefile:5",
+        tree().with("Makefile", &format!("{flags}ccflags-y += $(EXTRA_CFLAGS)\n")),
+    );
+}
+
+#[test]
+fn paths_of_one_machine_are_told() {
+    let include = |path: &str| format!("{GOOD}ccflags-y += -I{path}\n");
+    for path in ["/usr/src/linux/include", "/lib/modules/6.1.0/build", "/home/me/x"] {
+        check(
+            tree().with("Makefile", &include(path)),
+            "hard-coded-path Makefile:5",
+            tree().with("Makefile", &include("$(src)/include")),
+        );
+    }
+}
+
+#[test]
+fn sources_declare_a_licence_that_the_kernel_knows() {
+    check(
+        tree().with("a.c", "int x;\n"),
+        "no-license a.c:0",
+        tree().with("a.c", "#include \"a.h\"\n").with("a.h", SOURCE),
+    );
+    check(
+        tree().with("a.c", "MODULE_LICENSE(\"MIT\");"),
+        "unknown-license a.c:1",
+        tree().with("a.c", "MODULE_LICENSE(\"Dual MIT/GPL\");"),
+    );
+}
+
+#[test]
+fn sources_hold_neither_clock_nor_another_version() {
+    let source = |more: &str| tree().with("a.c", &format!("{SOURCE}{more}"));
+    check(
+        source("char *x = __DATE__;"),
+        "date-macro a.c:2",
+        source("char *x = \"__DATE__\"; // __TIME__\nint MY__DATE__;"),
+    );
+    check(source("MODULE_VERSION(\"2\");"), "module-version a.c:2", source("MODULE_VERSION(\"v1\");"));
+}
+
+#[test]
+fn directives_that_do_nothing_or_differ_are_told() {
+    check(tree().conf("REMAKE_INITRD=no"), "deprecated-directive dkms.conf:3", tree().conf("REMAKE_INITRD="));
+    check(
+        tree().conf("DEST_MODULE_LOCATION=/lib/x"),
+        "odd-destination dkms.conf:3",
+        tree().conf("DEST_MODULE_LOCATION[0]=/updates/dkms"),
+    );
+    check(
+        tree().conf(". /etc/sysconfig/x"),
+        "outside-file dkms.conf:3",
+        tree().conf(". $kernel_source_dir/.config || . /boot/config-x"),
+    );
+    check(
+        tree().conf("MAKE=\"make -j$(nproc)\""),
+        "jobs dkms.conf:3",
+        tree().conf("MAKE=\"make\" # -j$(nproc)").with("x", ""),
+    );
+    check(tree().conf("A=1\r"), "crlf dkms.conf:3", tree().conf("A=1"));
+}
+
+#[test]
+fn recipe_and_kbuild_files_name_the_same_modules() {
+    let two = format!("{GOOD}obj-m += b.o\n");
+    let both = tree().with("Makefile", &two).with("b.c", SOURCE);
+    check(both.clone(), "unlisted-module Makefile:5", both.named(&["a", "b"]));
+    let conf = |tree: Tree| tree.conf("BUILT_MODULE_NAME[1]=c").named(&["a", "c"]);
+    let computed = format!("{GOOD}obj-m += $(call f)\n");
+    check(conf(tree()), "unbuilt-module dkms.conf:3", conf(tree()).with("Makefile", &computed));
+}
+
+#[test]
+fn patches_are_there_and_some_kernel_is_meant() {
+    let patched = tree().conf("PATCH=x.diff").step(StepKind::Patch, "patches/x.diff");
+    check(patched.clone(), "absent-patch dkms.conf:3", patched.with("patches/x.diff", ""));
+    let none = Tree { excluded: Some("it is for 2.6".into()), ..tree().conf("BUILD_EXCLUSIVE_KERNEL=x") };
+    check(none, "matches-no-kernel dkms.conf:3", tree());
+    let package_dir = tree().plant();
+    let package = packages::at_path(package_dir.path()).unwrap();
+    let answer = Answer { release: "6.1", recipe: Err("it assigns no PACKAGE_NAME".into()) };
+    assert_eq!(shown(&super::check(&package, &[answer]).unwrap()), ["bad-recipe dkms.conf:0"]);
+}
+
+#[test]
+fn trees_that_cannot_be_copied_are_told() {
+    let dir = tree().plant();
+    let bad = |make: &dyn Fn(&Path), expect: &str| {
+        let dir = tree().plant();
+        make(dir.path());
+        assert_eq!(shown(&tree().lint(dir.path())), [expect]);
+    };
+    bad(&|top| symlink("../x", top.join("out")).unwrap(), "outside-link out:0");
+    bad(&|top| symlink("/etc/passwd", top.join("out")).unwrap(), "outside-link out:0");
+    bad(&|top| fs::write(top.join(OsStr::from_bytes(b"\xe9")), "").unwrap(), "name-not-utf8 \u{fffd}:0");
+    bad(
+        &|top| rustix::fs::mkfifoat(rustix::fs::CWD, top.join("pipe"), rustix::fs::Mode::RUSR).unwrap(),
+        "special-file pipe:0",
+    );
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    symlink("../a.c", dir.path().join("sub/in")).unwrap();
+    assert_eq!(shown(&tree().lint(dir.path())), [""; 0]);
+}
+
+#[test]
+fn without_answers_nothing_is_said_of_commands() {
+    let tree = tree().makefile("all:\n\tdepmod\n");
+    let dir = tree.plant();
+    let package = packages::at_path(dir.path()).unwrap();
+    assert_eq!(shown(&super::check(&package, &[]).unwrap()), [""; 0]);
+}

@@ -1,0 +1,483 @@
+//! Makefiles, read without running make.
+//!
+//! What is found here is what the text says in so many words: assignments, rules, and the commands below them, each with its
+//! line. Functions are not evaluated. Of conditions only those are decided that ask whether a variable is empty, and only
+//! where that is known: `ifneq ($(KERNELRELEASE),)` is how one file serves both people and Kbuild. A line in a branch that is
+//! not taken is left out; one in a branch that cannot be told is kept, and not [`Line::sure`].
+//!
+//! Reading never fails. What is no makefile gives lines that mean nothing.
+
+use std::collections::BTreeSet;
+
+/// Deepest that a variable's value may name another one. Real files nest three or four.
+const DEEPEST: usize = 8;
+
+/// Variables that make itself or every environment sets.
+const OF_MAKE: [&str; 16] = [
+    "AR",
+    "AS",
+    "CC",
+    "CPP",
+    "CURDIR",
+    "CXX",
+    "HOME",
+    "LD",
+    "MAKE",
+    "MAKECMDGOALS",
+    "MAKEFILE_LIST",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "PATH",
+    "PWD",
+    "SHELL",
+];
+
+/// Variables that have a value before the first line is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Given {
+    /// From make's command line: assignments in the file do not count.
+    pub words: BTreeSet<String>,
+    /// From the environment: `?=` does not count.
+    pub environment: BTreeSet<String>,
+    /// Kbuild reads the file, and has variables of its own; else what is not given is empty.
+    by_kbuild: bool,
+}
+
+impl Given {
+    /// As Kbuild reads a module's files.
+    pub fn kbuild(mut self) -> Given {
+        self.environment.insert("KERNELRELEASE".into());
+        self.by_kbuild = true;
+        self
+    }
+
+    /// Whether a variable that the file has not assigned is known to be empty, or known not to be.
+    fn is_empty(&self, name: &str) -> Option<bool> {
+        if self.words.contains(name) || self.environment.contains(name) {
+            return Some(false);
+        }
+        (!self.by_kbuild && !OF_MAKE.contains(&name)).then_some(true)
+    }
+}
+
+/// A makefile.
+#[derive(Clone, Debug, Default)]
+pub struct Makefile {
+    /// Its lines, in order; those that were continued are one.
+    pub lines: Vec<Line>,
+}
+
+/// One line that counts.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Number of its first line in the file, from 1.
+    pub number: usize,
+    /// It counts whatever the kernel's configuration or the machine is.
+    pub sure: bool,
+    /// What it says.
+    pub what: What,
+}
+
+/// What a line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// `NAME = VALUE`, with any of make's operators.
+    Assignment {
+        /// The variable; may hold a reference, as `obj-$(CONFIG_X)`.
+        name: String,
+        /// What stands behind the operator.
+        value: String,
+        /// The operator is `+=`.
+        adds: bool,
+    },
+    /// `TARGETS: PREREQUISITES`.
+    Rule {
+        /// What is made.
+        targets: Vec<String>,
+        /// What must be made before.
+        needs: Vec<String>,
+    },
+    /// A line of shell below a rule.
+    Command {
+        /// The rule's targets.
+        targets: Vec<String>,
+        /// As written, without the tab.
+        text: String,
+    },
+    /// A condition, `include`, `export`, or what is not known here.
+    Other(String),
+}
+
+/// What is known of variables at some line.
+struct Known<'a> {
+    given: &'a Given,
+    assigned: BTreeSet<String>,
+}
+
+impl Known<'_> {
+    fn is_empty(&self, name: &str) -> Option<bool> {
+        self.given.is_empty(name).filter(|empty| !(*empty && self.assigned.contains(name)))
+    }
+}
+
+/// A condition that is open: whether an earlier branch was taken, and whether this one is.
+struct Branch {
+    taken: Option<bool>,
+    now: Option<bool>,
+}
+
+/// Reads a makefile.
+pub fn read(text: &str, given: &Given) -> Makefile {
+    let mut lines = Vec::new();
+    let mut branches: Vec<Branch> = Vec::new();
+    let mut targets: Vec<String> = Vec::new();
+    let mut in_define = false;
+    let mut known = Known { given, assigned: BTreeSet::new() };
+    for (number, text) in joined(text) {
+        let word = text.split_whitespace().next().unwrap_or_default();
+        if in_define || word == "define" {
+            in_define = word != "endef";
+            continue;
+        }
+        let is_command = text.starts_with('\t') && !targets.is_empty();
+        if !is_command && condition(text.trim(), &known, &mut branches) {
+            lines.push(Line { number, sure: false, what: What::Other(text.trim().to_owned()) });
+            continue;
+        }
+        if branches.iter().any(|branch| branch.now == Some(false)) {
+            continue;
+        }
+        let sure = branches.iter().all(|branch| branch.now == Some(true));
+        let what = if is_command {
+            What::Command { targets: targets.clone(), text: text.trim().to_owned() }
+        } else {
+            match statement(&text, given) {
+                Some(what) => what,
+                None => continue,
+            }
+        };
+        if let What::Rule { targets: these, .. } = &what {
+            targets.clone_from(these);
+        } else if let What::Assignment { name, .. } = &what {
+            known.assigned.insert(name.clone());
+            targets.clear();
+        }
+        lines.push(Line { number, sure, what });
+    }
+    Makefile { lines }
+}
+
+/// Lines of a makefile or shell script with their numbers; what is continued by a backslash is one.
+pub fn joined(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut open = false;
+    for (at, line) in text.lines().enumerate() {
+        let (body, continued) = match line.trim_end_matches('\r').strip_suffix('\\') {
+            Some(body) => (body, true),
+            None => (line.trim_end_matches('\r'), false),
+        };
+        match lines.last_mut().filter(|_| open) {
+            Some((_, whole)) => *whole = format!("{} {}", whole.trim_end(), body.trim_start()),
+            None => lines.push((at + 1, body.to_owned())),
+        }
+        open = continued;
+    }
+    lines
+}
+
+/// Opens, turns or closes a branch; whether the line is a condition at all.
+fn condition(line: &str, known: &Known, branches: &mut Vec<Branch>) -> bool {
+    let line = without_comment(line);
+    let (word, rest) = line
+        .split_once([' ', '\t', '('])
+        .map_or((line, ""), |(word, _)| (word, line[word.len()..].trim_start()));
+    match word {
+        "ifeq" | "ifneq" | "ifdef" | "ifndef" => {
+            let now = holds(word, rest, known);
+            branches.push(Branch { taken: now, now });
+        }
+        "else" => {
+            let Some(branch) = branches.last_mut() else { return true };
+            let (word, rest) = rest
+                .split_once([' ', '\t', '('])
+                .map_or((rest, ""), |(word, _)| (word, rest[word.len()..].trim_start()));
+            let here = if word.is_empty() { Some(true) } else { holds(word, rest, known) };
+            branch.now = match (branch.taken, here) {
+                (Some(true), _) | (_, Some(false)) => Some(false),
+                (Some(false), here) => here,
+                (None, _) => None,
+            };
+            branch.taken = match (branch.taken, here) {
+                (Some(false), here) => here,
+                (taken, _) => taken,
+            };
+        }
+        "endif" => drop(branches.pop()),
+        _ => return false,
+    }
+    true
+}
+
+/// Whether a condition holds, where that is known.
+fn holds(word: &str, rest: &str, known: &Known) -> Option<bool> {
+    match word {
+        "ifdef" => known.is_empty(rest.trim()).map(|empty| !empty),
+        "ifndef" => known.is_empty(rest.trim()),
+        "ifeq" => known.is_empty(compared_with_nothing(rest)?),
+        "ifneq" => known.is_empty(compared_with_nothing(rest)?).map(|empty| !empty),
+        _ => None,
+    }
+}
+
+/// The variable of `($(X),)`, `(,$(X))` or `"$(X)" ""`.
+fn compared_with_nothing(rest: &str) -> Option<&str> {
+    let rest = rest.trim();
+    let (left, right) = match rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
+        Some(both) => both.split_once(',')?,
+        None => rest.split_once(['"', '\'']).and_then(|(_, rest)| rest.split_once(['"', '\'']))?,
+    };
+    let reference = match (left.trim(), right.trim().trim_matches(['"', '\''])) {
+        (reference, "") | ("", reference) => reference,
+        _ => return None,
+    };
+    let inner = reference.strip_prefix("$(").or_else(|| reference.strip_prefix("${"))?;
+    let name = inner.strip_suffix([')', '}'])?.trim();
+    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then_some(name)
+}
+
+/// What a line that is neither condition nor command says; `None` where it says nothing, or nothing that counts.
+fn statement(text: &str, given: &Given) -> Option<What> {
+    let text = without_comment(text).trim();
+    if text.is_empty() {
+        return None;
+    }
+    let (text, is_override) = match text.strip_prefix("override ") {
+        Some(rest) => (rest.trim_start(), true),
+        None => (text.strip_prefix("export ").unwrap_or(text).trim_start(), false),
+    };
+    if let Some((name, operator, value)) = assignment(text) {
+        let set = given.words.contains(name) && !is_override;
+        let kept = operator == "?=" && given.environment.contains(name);
+        let (name, value) = (name.to_owned(), value.trim().to_owned());
+        return (!set && !kept).then_some(What::Assignment { name, value, adds: operator == "+=" });
+    }
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    match outside_references(text, ':') {
+        Some(at) => {
+            let needs = text[at + 1..].trim_start_matches(':');
+            let needs = needs.split_once(';').map_or(needs, |(needs, _)| needs);
+            // `target: VARIABLE = value`
+            let needs = if needs.contains('=') { Vec::new() } else { words(needs) };
+            Some(What::Rule { targets: words(&text[..at]), needs })
+        }
+        None => Some(What::Other(text.to_owned())),
+    }
+}
+
+/// Name, operator and value of an assignment.
+fn assignment(text: &str) -> Option<(&str, &str, &str)> {
+    let at = outside_references(text, '=')?;
+    let before = &text[..at];
+    let width =
+        ["::", ":", "+", "?", "!"].iter().find(|mark| before.ends_with(*mark)).map_or(0, |mark| mark.len());
+    let (name, mark) = before.split_at(at - width);
+    let name = name.trim();
+    if name.is_empty() || name.contains([' ', '\t']) || outside_references(name, ':').is_some() {
+        return None;
+    }
+    Some((name, &text[at - mark.len()..=at], &text[at + 1..]))
+}
+
+/// Where a character stands first that is in no `$(...)`.
+fn outside_references(text: &str, wanted: char) -> Option<usize> {
+    let mut depth = 0usize;
+    text.char_indices()
+        .find(|(_, c)| {
+            match c {
+                '(' | '{' => depth += 1,
+                ')' | '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            depth == 0 && *c == wanted
+        })
+        .map(|(at, _)| at)
+}
+
+/// A line up to its comment.
+fn without_comment(line: &str) -> &str {
+    let comment = |(at, _): &(usize, &str)| !line[..*at].ends_with('\\');
+    line.match_indices('#').find(comment).map_or(line, |(at, _)| &line[..at])
+}
+
+impl Makefile {
+    /// What `make` makes where it is told nothing.
+    pub fn default_goal(&self) -> Option<&str> {
+        let targets = self.lines.iter().filter_map(|line| match &line.what {
+            What::Rule { targets, .. } => Some(targets),
+            _ => None,
+        });
+        let is_goal = |target: &&String| {
+            (!target.starts_with('.') || target.contains('/')) && !target.contains(['%', '$'])
+        };
+        targets.flatten().find(is_goal).map(String::as_str)
+    }
+
+    /// The targets that are made on the way to some goals, these among them.
+    pub fn reached(&self, goals: &[String]) -> BTreeSet<String> {
+        let mut reached = BTreeSet::new();
+        let mut open: Vec<String> = goals.to_vec();
+        while let Some(goal) = open.pop() {
+            if reached.contains(&goal) {
+                continue;
+            }
+            for line in &self.lines {
+                if let What::Rule { targets, needs } = &line.what
+                    && targets
+                        .iter()
+                        .any(|target| self.expanded(target).split_whitespace().any(|t| t == goal))
+                {
+                    open.extend(needs.iter().flat_map(|need| {
+                        self.expanded(need).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+                    }));
+                }
+            }
+            reached.insert(goal);
+        }
+        reached
+    }
+
+    /// Every value that is assigned to a variable, joined.
+    pub fn value(&self, wanted: &str) -> Option<String> {
+        let mut values: Vec<&str> = Vec::new();
+        for line in &self.lines {
+            if let What::Assignment { name, value, adds } = &line.what
+                && name == wanted
+            {
+                if line.sure && !adds {
+                    values.clear();
+                }
+                values.push(value);
+            }
+        }
+        (!values.is_empty()).then(|| values.join(" "))
+    }
+
+    /// A text with the variables that this file assigns in place of their names. What is not known stays.
+    pub fn expanded(&self, text: &str) -> String {
+        self.expanded_to(text, DEEPEST)
+    }
+
+    fn expanded_to(&self, text: &str, depth: usize) -> String {
+        let mut rest = text;
+        let mut whole = String::new();
+        while let Some((before, name, after)) = next_reference(rest) {
+            whole.push_str(before);
+            match self.value(name).filter(|_| depth > 0 && whole.len() < 1 << 16) {
+                Some(value) => whole.push_str(&self.expanded_to(&value, depth - 1)),
+                None => whole.push_str(&rest[before.len()..rest.len() - after.len()]),
+            }
+            rest = after;
+        }
+        whole.push_str(rest);
+        whole
+    }
+
+    /// The names of variables that a text refers to.
+    pub fn references(text: &str) -> impl Iterator<Item = &str> {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        text.match_indices('$').filter_map(move |(at, _)| {
+            let inner = text[at + 1..].strip_prefix(['(', '{'])?;
+            let end = inner.find(|c| !is_name(c)).unwrap_or(inner.len());
+            (end > 0).then(|| &inner[..end])
+        })
+    }
+}
+
+/// The first `$(NAME)` or `${NAME}` of a text: what is before it, the name, what is behind it.
+fn next_reference(text: &str) -> Option<(&str, &str, &str)> {
+    text.match_indices('$').find_map(|(at, _)| {
+        let inner = text[at + 1..].strip_prefix(['(', '{'])?;
+        let end = inner.find([')', '}'])?;
+        let name = &inner[..end];
+        let is_name =
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+        (is_name && !text[..at].ends_with('$')).then(|| (&text[..at], name, &inner[end + 1..]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(words: &[&str]) -> Given {
+        Given { words: words.iter().map(|word| (*word).to_owned()).collect(), ..Given::default() }
+    }
+
+    /// Assignments that count, as `NAME=VALUE`, with `?` where it is not sure that they do.
+    fn check(text: &str, words: &[&str], expect: &[&str]) {
+        let makefile = read(text, &given(words));
+        let found: Vec<String> = makefile
+            .lines
+            .iter()
+            .filter_map(|line| match &line.what {
+                What::Assignment { name, value, .. } => {
+                    Some(format!("{name}={value}{}", if line.sure { "" } else { "?" }))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(found, expect, "{text}");
+    }
+
+    #[test]
+    fn assignments_are_found_in_every_way_they_are_written() {
+        check(
+            "a=1\nb := 2 # two\nexport c ?= 3\noverride d += 4\ne != date\n",
+            &[],
+            &["a=1", "b=2", "c=3", "d=4", "e=date"],
+        );
+        check("obj-$(CONFIG_A:y=m) += x.o \\\n  y.o\n", &[], &["obj-$(CONFIG_A:y=m)=x.o y.o"]);
+        check("# a=1\nall: b\n\t@c=2\n", &[], &[]);
+        check("define x\na=1\nendef\nb=2\n", &[], &["b=2"]);
+    }
+
+    #[test]
+    fn what_is_given_on_the_command_line_counts_before_the_file() {
+        check("a=1\nb?=2\noverride a=3\n", &["a", "b"], &["a=3"]);
+    }
+
+    #[test]
+    fn a_branch_is_taken_where_its_variable_is_known() {
+        let text = "ifneq ($(KERNELRELEASE),)\nobj-m=a.o\nelse\nKDIR=x\nendif\n";
+        check(text, &[], &["KDIR=x"]);
+        check(text, &["KERNELRELEASE"], &["obj-m=a.o"]);
+        check(
+            "ifeq (,${KERNELRELEASE})\na=1\nelse ifdef X\na=2\nelse\na=3\nendif\n",
+            &["KERNELRELEASE"],
+            &["a=3"],
+        );
+        check("ifdef X\na=1\nelse\na=2\nendif\nb=3\n", &[], &["a=2", "b=3"]);
+        check("X=$(Y)\nifdef X\na=1\nelse\na=2\nendif\n", &[], &["X=$(Y)", "a=1?", "a=2?"]);
+        check("ifeq \"$(KERNELRELEASE)\" \"\"\na=1\nendif\n", &[], &["a=1"]);
+    }
+
+    #[test]
+    fn a_goal_reaches_what_it_needs() {
+        let makefile =
+            read(".PHONY: all\nNEEDS = lib\nall: $(NEEDS) x.o\nlib: y\ninstall:\n\tcp\n", &Given::default());
+        assert_eq!(makefile.default_goal(), Some("all"));
+        let reached: Vec<String> = makefile.reached(&["all".into()]).into_iter().collect();
+        assert_eq!(reached, ["all", "lib", "x.o", "y"]);
+    }
+
+    #[test]
+    fn variables_stand_for_their_values_as_far_as_they_have_one() {
+        let makefile = read("A = 1 $(B)\nB = 2\nC = $(C)\n", &Given::default());
+        assert_eq!(makefile.expanded("$(A) ${D} $(shell x) $$(A)"), "1 2 ${D} $(shell x) $$(A)");
+        assert!(makefile.expanded("$(C)").len() < 100);
+        assert_eq!(
+            Makefile::references("$(A) $(shell $(B)) ${C:x=y}").collect::<Vec<_>>(),
+            ["A", "shell", "B", "C"]
+        );
+    }
+}

@@ -1,0 +1,237 @@
+//! Which modules a source tree builds, as its Kbuild files say it: `obj-m`, and what it leads to.
+//!
+//! Kbuild reads a directory's `Kbuild`, else its `Makefile`. There `obj-m += a.o` names a module, `a-y` or `a-objs` what it
+//! is linked from, `obj-m += b/` a further directory. Lists that are computed by make's functions are not found; then
+//! [`Objects::complete`] is false, and nothing should be concluded from an absence.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::toml::join;
+use crate::makefile::{self, Given, Makefile, What};
+
+/// Deepest directory that is followed, against links that go in circles.
+const DEEPEST: usize = 16;
+
+/// What a source tree builds.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// Its modules, in the order they are named.
+    pub modules: Vec<Object>,
+    /// The Kbuild files that were read, relative to the source's top.
+    pub files: Vec<PathBuf>,
+    /// Every list could be read.
+    pub complete: bool,
+}
+
+/// One module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Its name, without `.o`.
+    pub name: String,
+    /// The directory it is built in, relative to the source's top; empty is the top.
+    pub dir: String,
+    /// The Kbuild file that names it, and where in it.
+    pub file: PathBuf,
+    /// Line number.
+    pub line: usize,
+    /// It is built only if this holds, in the file's own words.
+    pub condition: Option<String>,
+    /// What it is compiled from, relative to the source's top, as far as it is there.
+    pub sources: Vec<PathBuf>,
+}
+
+impl Object {
+    /// Its path in the source tree without `.ko`, as recipes give it.
+    pub fn built(&self) -> String {
+        join(&self.dir, &self.name)
+    }
+}
+
+/// The modules below a directory of a source tree; `dir` is relative to `top`.
+pub fn read(top: &Path, dir: &str, given: &Given) -> io::Result<Objects> {
+    let objects = Objects { complete: true, ..Objects::default() };
+    let mut reader = Reader { top, given: given.clone().kbuild(), objects };
+    reader.directory(dir, None, DEEPEST)?;
+    Ok(reader.objects)
+}
+
+/// Goes from directory to directory.
+struct Reader<'a> {
+    top: &'a Path,
+    given: Given,
+    objects: Objects,
+}
+
+/// One Kbuild file on the way.
+struct Kbuild<'a> {
+    dir: &'a str,
+    file: PathBuf,
+    makefile: Makefile,
+}
+
+impl Reader<'_> {
+    fn directory(&mut self, dir: &str, condition: Option<&str>, depth: usize) -> io::Result<()> {
+        let names = ["Kbuild", "Makefile"].map(|name| PathBuf::from(join(dir, name)));
+        let file = names.into_iter().find(|path| self.top.join(path).is_file());
+        let Some(file) = file.filter(|_| depth > 0) else {
+            self.objects.complete = false;
+            return Ok(());
+        };
+        if self.objects.files.contains(&file) {
+            return Ok(());
+        }
+        let text = fs::read(self.top.join(&file))?;
+        let makefile = makefile::read(&String::from_utf8_lossy(&text), &self.given);
+        self.objects.files.push(file.clone());
+        let kbuild = Kbuild { dir, file, makefile };
+        for line in &kbuild.makefile.lines {
+            match &line.what {
+                What::Assignment { name, value, .. } if name.starts_with("obj-") => {
+                    let own = condition_of(name, &kbuild.makefile);
+                    let own = own.or_else(|| (!line.sure).then(|| "a condition".to_owned()));
+                    let condition = own.as_deref().or(condition);
+                    for word in kbuild.makefile.expanded(value).split_whitespace() {
+                        self.word(&kbuild, (line.number, name, word), condition, depth)?;
+                    }
+                }
+                What::Other(text) if text.contains("include ") => self.objects.complete = false,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One word of an `obj-` list: its line, the list's name, and the word.
+    fn word(
+        &mut self,
+        kbuild: &Kbuild,
+        (line, list, word): (usize, &str, &str),
+        condition: Option<&str>,
+        depth: usize,
+    ) -> io::Result<()> {
+        if word.contains(['$', '%', '(', ')']) || word.split('/').any(|part| part == "..") {
+            self.objects.complete = false;
+        } else if let Some(below) = word.strip_suffix('/') {
+            self.directory(&join(kbuild.dir, below), condition, depth - 1)?;
+        } else if let Some(stem) = word.strip_suffix(".o").filter(|_| list != "obj-y") {
+            let found = object(self.top, kbuild, stem, line, condition);
+            if !self.objects.modules.iter().any(|other| other.built() == found.built()) {
+                self.objects.modules.push(found);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `CONFIG_X` of `obj-$(CONFIG_X)`, unless the file itself says `m`.
+fn condition_of(name: &str, makefile: &Makefile) -> Option<String> {
+    let reference = name.strip_prefix("obj-")?;
+    if matches!(makefile.expanded(reference).trim(), "m" | "y") {
+        return None;
+    }
+    Makefile::references(reference).next().map(str::to_owned)
+}
+
+fn object(top: &Path, kbuild: &Kbuild, stem: &str, line: usize, condition: Option<&str>) -> Object {
+    let (below, name) = stem.rsplit_once('/').unwrap_or(("", stem));
+    Object {
+        name: name.to_owned(),
+        dir: if below.is_empty() { kbuild.dir.to_owned() } else { join(kbuild.dir, below) },
+        file: kbuild.file.clone(),
+        line,
+        condition: condition.map(str::to_owned),
+        sources: sources(top, kbuild.dir, stem, &kbuild.makefile),
+    }
+}
+
+/// The sources of a module: of its parts where it has some, else its own.
+fn sources(top: &Path, dir: &str, stem: &str, makefile: &Makefile) -> Vec<PathBuf> {
+    let mut parts: BTreeSet<String> = BTreeSet::new();
+    for line in &makefile.lines {
+        if let What::Assignment { name, value, .. } = &line.what
+            && let Some(kind) =
+                makefile.expanded(name).strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'))
+            && (["y", "m", "objs"].contains(&kind) || kind.starts_with("$("))
+        {
+            let value = makefile.expanded(value);
+            parts.extend(
+                value.split_whitespace().filter_map(|word| word.strip_suffix(".o")).map(str::to_owned),
+            );
+        }
+    }
+    if parts.is_empty() {
+        parts.insert(stem.to_owned());
+    }
+    let source = |part: &String| {
+        let candidates =
+            ["c", "S", "rs"].map(|suffix| PathBuf::from(format!("{}.{suffix}", join(dir, part))));
+        candidates.into_iter().find(|path| top.join(path).is_file())
+    };
+    parts.iter().filter_map(source).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    /// Modules as `path[?condition]: sources`.
+    fn check(files: &[(&str, &str)], expect: &[&str], complete: bool) {
+        let dir = tree(files);
+        let objects = read(dir.path(), "", &Given::default()).unwrap();
+        let shown = |object: &Object| {
+            let condition = object.condition.as_ref().map_or(String::new(), |c| format!("?{c}"));
+            let sources: Vec<_> = object.sources.iter().map(|path| path.to_str().unwrap()).collect();
+            format!("{}{condition}: {}", object.built(), sources.join(" "))
+        };
+        let found: Vec<String> = objects.modules.iter().map(shown).collect();
+        assert_eq!(
+            (found.iter().map(String::as_str).collect::<Vec<_>>(), objects.complete),
+            (expect.to_vec(), complete)
+        );
+    }
+
+    #[test]
+    fn modules_are_found_with_their_parts_their_conditions_and_in_subdirectories() {
+        check(
+            &[
+                (
+                    "Kbuild",
+                    "obj-m := one.o sub/\nobj-$(CONFIG_TWO) += two.o\none-y := a.o\none-$(CONFIG_B) += b.o\n",
+                ),
+                ("Makefile", "obj-m := ignored.o\n"),
+                ("a.c", ""),
+                ("b.c", ""),
+                ("two.c", ""),
+                ("sub/Makefile", "MODULES = deep/three.o\nobj-m += $(MODULES)\n"),
+                ("sub/deep/three.c", ""),
+            ],
+            &["one: a.c b.c", "sub/deep/three: sub/deep/three.c", "two?CONFIG_TWO: two.c"],
+            true,
+        );
+    }
+
+    #[test]
+    fn a_configuration_that_the_file_makes_itself_is_no_condition() {
+        check(&[("Makefile", "CONFIG_A := m\nobj-$(CONFIG_A) += a.o\n")], &["a: "], true);
+    }
+
+    #[test]
+    fn what_make_computes_is_not_guessed() {
+        check(&[("Makefile", "obj-m += $(patsubst %.c,%.o,$(wildcard *.c))\n")], &[], false);
+        check(&[("Makefile", "include x.mk\nobj-m := a.o absent/\n")], &["a: "], false);
+    }
+}
