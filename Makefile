@@ -6,6 +6,7 @@
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
 # make bench    what is measured, and against whom (benches/README.md)
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
+# make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
 # make screenshot the figure of docs/report.md, as root and with chromium
 # make install  the program and the hooks that this system calls; PREFIX=/usr/local, DESTDIR= for packagers, HOOKS=none
 # make deb      a Debian package of both, in target/
@@ -19,7 +20,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-apt fleet verdicts bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-apt test-secureboot fleet verdicts bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -36,7 +37,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all test-apt fleet verdicts bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-apt test-secureboot fleet verdicts bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -72,6 +73,9 @@ bench: fixtures
 
 test-apt: kernels deb
 	tests/apt.sh $(CARGO_TARGET_DIR)/deb/kcache_*.deb
+
+test-secureboot: kernels build
+	tests/secure_boot.sh $(CARGO_TARGET_DIR)/release/kcache $(CARGO_TARGET_DIR)/secureboot
 
 screenshot: fixtures
 	$(CARGO) build --locked

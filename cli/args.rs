@@ -101,6 +101,8 @@ pub enum Command {
     Import(Import),
     /// Make, list, trust and revoke the keys that builds are signed with
     Keys(Keys),
+    /// Have modules signed by a service that alone has the key
+    Signatures(Signatures),
     /// Have kernels made ready when they are installed, and at boot
     Hooks(Hooks),
     /// Write a first kcache.toml for a source tree, from its Makefile or its dkms.conf
@@ -246,6 +248,15 @@ pub enum KeysCommand {
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
     },
+    /// Make a key that modules are signed with when they are installed, for kernels under Secure Boot
+    Mok {
+        /// Where to put key and certificate
+        #[arg(long, value_name = "DIR", default_value = "/etc/kcache/mok")]
+        dir: PathBuf,
+        /// What to call the key [default: the host's name]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
     /// List the keys that are trusted, revoked, and this host's own
     List,
     /// Trust the builds of whoever has the private half of a public key
@@ -262,6 +273,30 @@ pub enum KeysCommand {
         /// The key's name, its id or the beginning of it
         #[arg(value_name = "KEY")]
         key: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Signatures {
+    #[command(subcommand)]
+    pub command: SignaturesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SignaturesCommand {
+    /// Write the modules that have no signature yet, each as DIGEST.ko
+    Export {
+        /// The directory to write to
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        #[command(flatten)]
+        which: Selection,
+    },
+    /// Take signatures from files named DIGEST.p7s, or DIGEST.ko.p7s: into the store, and into shared caches
+    Import {
+        /// A file, or a directory of such files
+        #[arg(value_name = "FILE|DIR", required = true)]
+        from: Vec<PathBuf>,
     },
 }
 

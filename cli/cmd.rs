@@ -12,9 +12,11 @@ mod keys;
 mod lint;
 mod log;
 mod metrics;
+mod mok;
 mod remove;
 mod report;
 mod share;
+mod signatures;
 mod status;
 mod world;
 
@@ -85,6 +87,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Import(import) => bundle::import(&world, out, import),
         Command::Init(init) => init::run(&world, out, init, dry),
         Command::Lint(lint) => lint::run(&world, out, lint),
+        Command::Signatures(signatures) => signatures::run(&world, out, &signatures.command, dry),
         Command::Keys(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use kcache::error::{Error, chain};
 use kcache::kernel::build::kept;
-use kcache::kernel::{boot_test, install, packages, recipe, toolchain};
+use kcache::kernel::{boot_test, install, packages, recipe, signing, toolchain};
 use kcache::store;
 
 /// How a run ends. Documented in docs/exit-codes.md: never renumbered.
@@ -85,7 +85,16 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// The error for which a module was not signed.
+fn of_signing(error: &Error) -> Option<&Error> {
+    let Error::Install(install::Error::Sign { source, .. }) = error else { return None };
+    source.downcast_ref()
+}
+
 fn exit(error: &Error) -> Exit {
+    if let Some(cause) = of_signing(error) {
+        return exit(cause);
+    }
     match error {
         Error::Cancelled
         | Error::Recipe(recipe::Error::Cancelled)
@@ -114,7 +123,19 @@ fn exit(error: &Error) -> Exit {
         | Error::Store(store::Error::NotPlain { .. } | store::Error::LinkLeaves { .. })
         | Error::Toolchain(_) => Exit::BuildFailed,
         Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
-        Error::Unsigned { .. }
+        Error::Signing(
+            signing::Error::Io(_)
+            | signing::Error::Malformed { .. }
+            | signing::Error::NoPassphrase { .. }
+            | signing::Error::NoCertificate
+            | signing::Error::NoKey,
+        ) => Exit::Usage,
+        Error::Signing(
+            signing::Error::Command { .. } | signing::Error::Token { .. } | signing::Error::Key { .. },
+        ) => Exit::Unexpected,
+        Error::Signing(_)
+        | Error::NoSignature { .. }
+        | Error::Unsigned { .. }
         | Error::Kept { source: kept::Error::TooMuch | kept::Error::Hostile(_), .. }
         | Error::Distrusted { .. }
         | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
@@ -132,7 +153,22 @@ fn exit(error: &Error) -> Exit {
 }
 
 fn hint(error: &Error) -> Option<String> {
+    if let Some(cause) = of_signing(error) {
+        return hint(cause);
+    }
     match error {
+        Error::Unsigned { .. } => Some(
+            "`kcache keys mok` makes a key, and [signing] in /etc/kcache/config.toml names it: docs/signing.md".into(),
+        ),
+        Error::Signing(signing::Error::Exposed { path, .. }) => {
+            Some(format!("chmod 600 {0}; if others may have read it, make another", path.display()))
+        }
+        Error::Signing(signing::Error::NoPassphrase { .. }) => {
+            Some("set passphrase-file or passphrase-command in [signing]".into())
+        }
+        Error::NoSignature { .. } => {
+            Some("`kcache signatures export DIR` writes what is to be signed: docs/signing.md".into())
+        }
         Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
             Some(format!("did you mean {name}?"))
         }

@@ -81,6 +81,17 @@ pub struct Push {
     pub error: Option<String>,
 }
 
+/// `signatures export` and `import`: one line a module.
+#[derive(Debug, Serialize)]
+pub struct Signature {
+    pub r#type: &'static str,
+    /// Of the module as it was built.
+    pub digest: String,
+    /// exported, imported; with `--dry-run` would export, would import.
+    pub state: &'static str,
+    pub path: String,
+}
+
 /// `keys list`.
 #[derive(Debug, Serialize)]
 pub struct Key {
@@ -108,11 +119,22 @@ pub struct Kernel {
     pub version: Option<String>,
     pub headers: bool,
     pub generation: Option<String>,
+    /// Who signed the generation's modules.
+    pub signer: Option<Signer>,
     /// Nothing that is required is missing or broken.
     pub ready: bool,
     pub warnings: Vec<String>,
     /// Other people's modules in the kernel's tree.
     pub foreign: Vec<Foreign>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Signer {
+    pub subject: String,
+    /// SHA-256 of the certificate's DER.
+    pub certificate: String,
+    /// sha256, sha384, sha512; null where a signing service chose it.
+    pub hash: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]

@@ -1,6 +1,7 @@
 //! Settings, each with where it comes from: defaults < `/etc/kcache/config.toml` < `config.d/*.toml` < `KCACHE_*` < flags.
 
 pub mod caches;
+pub mod signing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +32,7 @@ const KEYS: [(&str, &str); 9] = [
 ];
 
 /// What can be set in files only, because it is more than a text or number.
-const LISTS: [&str; 4] = ["packages", "package-scripts", "cache", "policy"];
+const LISTS: [&str; 5] = ["packages", "package-scripts", "cache", "policy", "signing"];
 
 /// Where this host's own key is, if it has one.
 pub const SIGNING_KEY: &str = "/etc/kcache/signing-key.pem";
@@ -119,6 +120,8 @@ pub struct Settings {
     pub foreign: Setting<String>,
     /// Which packages matter for which kernels.
     pub policy: Vec<Setting<Rule>>,
+    /// What modules are signed with.
+    pub signing: Option<Setting<signing::Table>>,
 }
 
 /// What of the process the settings depend on.
@@ -139,6 +142,7 @@ struct Written {
     package_scripts: Vec<Setting<String>>,
     caches: Vec<Cache>,
     policy: Vec<Setting<Rule>>,
+    signing: Option<Setting<signing::Table>>,
 }
 
 /// One `[[policy]]`, as it is written.
@@ -169,7 +173,7 @@ impl Settings {
         for path in files(global, &Root::new(&root.value))? {
             read_file(&path, &mut written)?;
         }
-        let Written { mut texts, packages, package_scripts, mut caches, policy } = written;
+        let Written { mut texts, packages, package_scripts, mut caches, policy, signing } = written;
         for (key, variable) in KEYS {
             if let Some(value) = (process.variable)(variable) {
                 texts.insert(key, Setting { value, origin: Origin::Environment(variable) });
@@ -209,6 +213,7 @@ impl Settings {
             default_kernel: texts.get("default-kernel").cloned(),
             foreign: foreign(&texts)?,
             policy,
+            signing,
             root,
         })
     }
@@ -256,6 +261,10 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
                     let value = rule(table).map_err(|problem| Failure::usage(wrong(&problem), None))?;
                     written.policy.push(Setting { value, origin: origin.clone() });
                 }
+            }
+            "signing" => {
+                let value = value.try_into().map_err(bad)?;
+                written.signing = Some(Setting { value, origin: origin.clone() });
             }
             _ => {
                 let key = key(&name)

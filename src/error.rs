@@ -31,6 +31,17 @@ pub enum Error {
     /// Installation.
     #[error(transparent)]
     Install(#[from] kernel::install::Error),
+    /// Signing modules.
+    #[error(transparent)]
+    Signing(#[from] kernel::signing::Error),
+    /// A signing service has not signed a module yet.
+    #[error("no signature of {module} by {subject} is in the store or in a shared cache")]
+    NoSignature {
+        /// The module's name.
+        module: String,
+        /// The certificate's subject.
+        subject: String,
+    },
     /// A boot test.
     #[error(transparent)]
     BootTest(#[from] kernel::boot_test::Error),

@@ -1,16 +1,19 @@
 //! What is to be installed for a kernel: from entries to a set of modules, and back to an earlier set.
 //!
 //! The transaction itself is `kcache_kernel::install`'s. Here it gets its set and its bytes: objects of the store, verified
-//! as they leave it.
+//! as they leave it, and signed as [`crate::signing`] says. What is added is signed with today's key, and so is the rest
+//! of the set then; an earlier set that is gone back to, too. What stays when something is removed stays as it is.
 
 use std::io::Write;
 use std::path::Path;
 
 use kcache_kernel::compress::Compression;
+use kcache_kernel::enforcement;
 use kcache_kernel::install::{
-    self, BoxError, Generation, ModuleSpec, Package, Plan, Recovery, Set, Site, Transaction,
+    self, Act, BoxError, Generation, ModuleSpec, Outcome, Package, Plan, Recovery, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::signing::Identity;
 use kcache_store::{Digest, Manifest};
 
 use crate::admit::MODULE;
@@ -37,8 +40,18 @@ pub struct Done {
     pub generation: Option<String>,
     /// Whether anything was changed.
     pub changed: bool,
+    /// Who signed its modules.
+    pub signer: Option<Identity>,
     /// What depmod remarked.
     pub warnings: Vec<String>,
+}
+
+impl Done {
+    /// The packages that were only signed anew.
+    pub fn signed(&self) -> impl Iterator<Item = &str> {
+        let signed = self.plan.changes.iter().filter(|change| change.act == Act::Sign);
+        signed.map(|change| change.package.as_str())
+    }
 }
 
 /// The tree that a kernel's modules are installed in.
@@ -47,6 +60,29 @@ pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
         release: kernel.release.clone(),
         root: session.world.root.dir().to_owned(),
     })
+}
+
+/// Who signs modules for a kernel; an error where nobody does and the kernel would load none.
+pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
+    let root = &session.world.root;
+    let config = kernels::config(root, kernel)?;
+    let identity = match &session.world.signing {
+        Some(signing) => signing.identity(config.as_ref())?,
+        None => None,
+    };
+    match config.and_then(|config| enforcement::of(root, &kernel.release, &config)) {
+        Some(why) if identity.is_none() => {
+            Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string() })
+        }
+        _ => Ok(identity),
+    }
+}
+
+/// Whether what is installed for a kernel is signed by another than who would sign it now.
+pub fn signs_anew(session: &Session, kernel: &Kernel) -> Result<bool> {
+    let installed = install::current(tree(session, kernel)?)?;
+    let signer = signer(session, kernel)?;
+    Ok(installed.is_some_and(|generation| generation.set.signer != signer))
 }
 
 /// What a change would do. Takes no lock and writes nothing.
@@ -61,7 +97,11 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     let world = session.world;
     let tree = tree(session, kernel)?;
     let say = |message: &str| world.progress.say(message);
-    let transaction = Transaction::begin(site(world, tree, &say))?;
+    let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &world.signing {
+        Some(signing) => signing.sign(session, wanted, spec, module),
+        None => Err(format!("{} is to sign it, and no key is configured", wanted.subject).into()),
+    };
+    let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(world, tree, &say) })?;
     tell(world, &kernel.release, transaction.recovered());
     let current = install::current(tree)?;
     let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
@@ -74,7 +114,9 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     if let Change::Add(manifests) = change {
         session.tally.installed(&plan.changes, manifests);
     }
-    Ok(Done { plan, generation: outcome.generation, changed: outcome.changed, warnings: outcome.warnings })
+    let Outcome { generation, changed, warnings } = outcome;
+    let signer = plan.signer().cloned();
+    Ok(Done { plan, generation, changed, signer, warnings })
 }
 
 /// Finishes or undoes what an interrupted run left in a kernel's tree.
@@ -99,7 +141,7 @@ pub fn retire(world: &World, release: &str) -> Result<bool> {
 }
 
 fn site<'a>(world: &'a World, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site<'a> {
-    Site { tree, root: world.root.dir(), depmod: &world.depmod, wait: world.lock_limit, say }
+    Site { tree, root: world.root.dir(), depmod: &world.depmod, sign: None, wait: world.lock_limit, say }
 }
 
 fn tell(world: &World, release: &str, recovery: Recovery) {
@@ -134,18 +176,22 @@ fn set(session: &Session, kernel: &Kernel, current: Option<&Generation>, change:
             packages.retain(|package| !names.is_empty() && !names.contains(&package.name));
         }
         Change::RollBack => {
-            return current
-                .and_then(|generation| generation.previous.clone())
-                .ok_or_else(|| Error::NoPrevious { release: kernel.release.clone() });
+            let previous = current.and_then(|generation| generation.previous.clone());
+            let previous = previous.ok_or_else(|| Error::NoPrevious { release: kernel.release.clone() })?;
+            return Ok(Set { signer: signer(session, kernel)?, ..previous });
         }
     }
+    let signer = match change {
+        Change::Remove(_) => current.and_then(|generation| generation.set.signer.clone()),
+        _ => signer(session, kernel)?,
+    };
     let config = kernels::config(&world.root, kernel)?;
     let version =
         kernel.build_tree().map(|tree| tree.version.clone()).or_else(|| kernel.image_version.clone());
     Ok(Set {
         kernel_version: version.unwrap_or_default(),
         compression: config.as_ref().map_or(Compression::None, kernels::compression),
-        signer: None,
+        signer,
         packages,
     })
 }

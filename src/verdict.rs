@@ -18,6 +18,7 @@ mod installed;
 
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::packages::Package;
+use kcache_kernel::signing::Identity;
 use kcache_store::{Entry, Manifest, Outcome};
 
 use crate::ensure::{self, Identified, Wish};
@@ -125,6 +126,8 @@ pub struct Verdict<'a> {
     pub ready: bool,
     /// The generation that is installed.
     pub generation: Option<String>,
+    /// Who signed its modules.
+    pub signer: Option<Identity>,
     /// How each package of the survey stands, in its order.
     pub standings: Vec<Standing>,
     /// Other people's modules.
@@ -189,10 +192,12 @@ fn verdict<'a>(
     let needs_foreign = session.world.policy.needs_foreign;
     let blocked = standings.iter().any(Standing::blocks)
         || (needs_foreign && installed.foreign.iter().any(|foreign| foreign.fault.is_some()));
+    let generation = installed.generation;
     Verdict {
         kernel,
         ready: !blocked,
-        generation: installed.generation.map(|generation| generation.generation),
+        signer: generation.as_ref().and_then(|generation| generation.set.signer.clone()),
+        generation: generation.map(|generation| generation.generation),
         standings,
         foreign: installed.foreign,
         warnings: installed.warnings,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::policy::Policy;
 use crate::select::Elsewhere;
+use crate::signing::Signing;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::Identity;
 use kcache_store::{Distrust, Entry, SharedCaches, SigningKey, Store, Waiting};
@@ -36,6 +37,8 @@ pub struct World {
     pub builder: String,
     /// What entries made here are signed with; none on a host that vouches for nothing.
     pub signer: Option<SigningKey>,
+    /// What modules are signed with when they are installed; `None`: they are not.
+    pub signing: Option<Signing>,
     /// Where entries are fetched from and pushed to, and whom to trust about them.
     pub caches: SharedCaches,
     /// Packages that may be had without their source.

@@ -73,6 +73,7 @@ servers() {
 	nginx            nginx
 	docker-registry  docker-registry
 	openssl          openssl
+	softhsm2-util    softhsm2
 	skopeo           skopeo
 	curl             curl
 	zstd             zstd

@@ -31,6 +31,7 @@ mod report;
 mod scripts;
 mod servers;
 mod sharing;
+mod signing;
 mod traps;
 mod verdict;
 mod wrong_input;

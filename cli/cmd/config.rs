@@ -60,6 +60,11 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         let Rule { package, kernel, need } = &rule.value;
         row("policy", format!("{package} on {kernel} is {}", need.word()), rule.origin.to_string())
     }));
+    if let Some(table) = &settings.signing {
+        rows.extend(
+            table.value.rows().into_iter().map(|(name, value)| row(name, value, table.origin.to_string())),
+        );
+    }
     if out.json {
         out.document(&rows);
     } else {

@@ -1,5 +1,6 @@
 //! `kcache install` and `kcache build`: look up, or build; then, for `install`, one transaction a kernel.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,9 +9,8 @@ use kcache::ensure::{self, Answer, Found, Options, Wish};
 use kcache::error::Error;
 use kcache::facts::Session;
 use kcache::install::{self, Change, Done};
-use kcache::kernel::enforcement;
 use kcache::kernel::install::{Act, Plan};
-use kcache::kernel::kernels::{self, Kernel};
+use kcache::kernel::kernels::Kernel;
 use kcache::policy::Need;
 use kcache::reproduce::{self, Comparison};
 use kcache::scripts;
@@ -85,6 +85,7 @@ fn perform(world: &World, out: &Out, job: &Job) -> Result<Ran, Failure> {
     let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
     say_oddities(out, world, &packages, &kernels);
     if job.install {
+        may_sign(world, out)?;
         kernels.iter().try_for_each(|kernel| may_install(&session, kernel))?;
     }
     let wishes = wishes(world, &packages, &kernels);
@@ -178,13 +179,16 @@ fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&
 /// Refuses early what could not be installed in the end.
 fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
     install::tree(session, kernel)?;
-    match kernels::config(&session.world.root, kernel)? {
-        Some(config) => match enforcement::of(&session.world.root, &kernel.release, &config) {
-            Some(why) => Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string() }),
-            None => Ok(()),
-        },
-        None => Ok(()),
+    install::signer(session, kernel).map(|_| ())
+}
+
+/// Refuses early where modules are to be signed and cannot be.
+fn may_sign(world: &World, out: &Out) -> Result<(), Error> {
+    let Some(signing) = &world.signing else { return Ok(()) };
+    if let Some(warning) = signing.try_out((world.now)())? {
+        out.say(&format!("warning: {warning}"));
     }
+    Ok(())
 }
 
 /// Every package for every kernel, but for those that nobody asked for and the configuration says to ignore.
@@ -455,6 +459,11 @@ pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
         });
     }
     let release = &kernel.release;
+    let signed: Vec<&str> = done.signed().collect();
+    if !signed.is_empty() {
+        let by = done.signer.as_ref().map_or("nobody", |signer| &signer.subject);
+        out.say(&format!("{release}: re-signed by {by}: {}", signed.join(", ")));
+    }
     match (&done.generation, done.changed) {
         (_, false) => out.say(&format!("{release}: nothing to change")),
         (Some(generation), true) => {
@@ -482,6 +491,7 @@ pub fn report_plan(out: &Out, plan: &Plan) {
             Act::Add => "would add",
             Act::Replace => "would replace",
             Act::Remove => "would remove",
+            Act::Sign => "would sign anew",
             Act::Keep => continue,
         };
         let version = change.to.as_ref().or(change.from.as_ref()).map_or("", String::as_str);
@@ -507,10 +517,10 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
     let packages = super::packages(world, out, &job.which.packages)?;
     let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
     say_oddities(out, world, &packages, &kernels);
-    for kernel in &kernels {
-        if job.install {
-            may_install(&session, kernel)?;
-        }
+    let mut resigned = BTreeMap::new();
+    for kernel in kernels.iter().filter(|_| job.install) {
+        may_install(&session, kernel)?;
+        resigned.insert(&kernel.release, install::signs_anew(&session, kernel)?);
     }
     let survey = verdict::survey(&session, &packages, &kernels)?;
     for verdict in &survey.verdicts {
@@ -518,6 +528,7 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
         for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
             let is_built = standing.built && !job.rebuild;
             let state = match standing.state {
+                State::Ready if resigned.get(&kernel.release) == Some(&true) => "would sign anew",
                 State::Ready | State::Excluded | State::NoHeaders => standing.state.word(),
                 State::Fails if !job.rebuild => "would fail",
                 State::Broken if job.install => "would repair",

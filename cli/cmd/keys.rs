@@ -9,7 +9,7 @@ use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 use kcache::store::{PublicKey, SignerId, SigningKey, Store, Trust, TrustedKey, Waiting};
 
-use super::world;
+use super::{mok, world};
 use crate::args::KeysCommand;
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -23,6 +23,7 @@ pub fn run(settings: &Settings, out: &Out, command: &KeysCommand) -> Result<Exit
     let keys = Keys { settings, out, root: Root::new(&settings.root.value), trust: world::trust(settings)? };
     match command {
         KeysCommand::Generate { name } => keys.generate(name.as_deref()),
+        KeysCommand::Mok { dir, name } => mok::make(settings, out, dir, name.as_deref()),
         KeysCommand::List => keys.list(),
         KeysCommand::Trust { file, name } => keys.trust(file, name.as_deref()),
         KeysCommand::Revoke { key } => keys.revoke(key),

@@ -50,6 +50,9 @@ fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
             None => out.detail(&format!("{release}: not kcache's: {} will load", foreign.path)),
         }
     }
+    if let Some(signer) = &verdict.signer {
+        out.detail(&format!("{release}: its modules are signed by {}", signer.subject));
+    }
     verdict.warnings.iter().for_each(|warning| out.say(&format!("warning: {release}: {warning}")));
     verdict.details.iter().for_each(|detail| out.detail(&format!("{release}: {detail}")));
 }
@@ -97,6 +100,11 @@ fn kernel(verdict: &Verdict) -> json::Kernel {
             .or_else(|| kernel.image_version.clone()),
         headers: kernel.build_tree().is_some(),
         generation: verdict.generation.clone(),
+        signer: verdict.signer.as_ref().map(|signer| json::Signer {
+            subject: signer.subject.clone(),
+            certificate: signer.certificate.clone(),
+            hash: signer.hash.map(|hash| hash.name()),
+        }),
         ready: verdict.ready,
         warnings: verdict.warnings.clone(),
         foreign: verdict.foreign.iter().map(foreign).collect(),

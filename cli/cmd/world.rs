@@ -10,6 +10,7 @@ use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox::Identity;
 use kcache::policy::Policy;
 use kcache::select::Elsewhere;
+use kcache::signing::Signing;
 use kcache::store::transport::{self, Location};
 use kcache::store::{Say, SharedCache, SharedCaches, SigningKey, Trust};
 use kcache::world::{Progress, World};
@@ -18,6 +19,7 @@ use crate::args::Global;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::progress::Reporter;
+use crate::settings::signing;
 use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS};
 
 /// Builds run under a uid that belongs to nobody: of the range that systemd keeps for dynamic users (61184 to 65519),
@@ -68,6 +70,8 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         lock_limit: settings.lock_timeout.value,
         builder: hostname(),
         signer: signer(settings, caches.trust(), &*progress)?,
+        signing: signing::meaning(settings.signing.as_ref(), &Root::new(&settings.root.value))?
+            .map(|signing| Signing::new(signing.pair, signing.hash)),
         caches,
         elsewhere,
         policy: Policy {

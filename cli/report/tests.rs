@@ -26,6 +26,7 @@ fn verdict<'a>(kernel: &'a Kernel, standings: &[Standing]) -> Verdict<'a> {
         kernel,
         ready: !standings.iter().any(Standing::blocks),
         generation: None,
+        signer: None,
         standings: standings.to_vec(),
         foreign: Vec::new(),
         warnings: Vec::new(),

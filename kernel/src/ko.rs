@@ -102,9 +102,9 @@ impl ModInfo {
 }
 
 /// `MODULE_SIG_STRING`, the last bytes of a signed module.
-const SIGNATURE_MAGIC: &[u8] = b"~Module signature appended~\n";
+pub(crate) const SIGNATURE_MAGIC: &[u8] = b"~Module signature appended~\n";
 /// `sizeof(struct module_signature)`; its last four bytes are the signature's length, big-endian.
-const SIGNATURE_INFO: usize = 12;
+pub(crate) const SIGNATURE_INFO: usize = 12;
 
 /// Divides a module from the signature appended to it: the ELF object, and everything behind it if that is a signature.
 ///

@@ -24,5 +24,6 @@ pub mod release;
 pub mod rootfs;
 pub mod sandbox;
 pub mod scripts;
+pub mod signing;
 pub mod symvers;
 pub mod toolchain;

@@ -25,6 +25,7 @@ use crate::index::DepIndex;
 use crate::kernels::{self, Kernel};
 use crate::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
 use crate::rootfs::Root;
+use crate::signing::{Known, Signed};
 use crate::symvers::Symvers;
 
 /// Modules of more than this are no modules. The largest known, nvidia's, has some 100 MB with debug information.
@@ -37,6 +38,8 @@ pub struct Module {
     pub path: PathBuf,
     /// What it says of itself, or why it says nothing.
     pub ko: Result<Ko, Defect>,
+    /// Who signed it.
+    pub signed: Signed,
 }
 
 /// What of a kernel decides about its modules.
@@ -47,13 +50,15 @@ pub struct Loader {
     flags: Flags,
     symvers: Option<Symvers>,
     enforcement: Option<Enforcement>,
+    signers: Known,
     /// xz files must be such as the kernel's own decoder reads.
     decompresses: bool,
 }
 
 impl Loader {
-    /// All that the system tells of a kernel; `None` where not even its configuration is there.
-    pub fn of(root: &Root, kernel: &Kernel) -> Result<Option<Loader>, kernels::Error> {
+    /// All that the system tells of a kernel; `None` where not even its configuration is there. Signatures are checked with
+    /// the certificates of `signers`.
+    pub fn of(root: &Root, kernel: &Kernel, signers: Known) -> Result<Option<Loader>, kernels::Error> {
         let Some(config) = kernels::config(root, kernel)? else { return Ok(None) };
         let Some(machine) =
             Machine::of_arch(kernel.build_tree().map_or(kernels::arch(&config), |tree| &tree.arch))
@@ -66,6 +71,7 @@ impl Loader {
             flags: Flags::of_config(&config),
             symvers: symvers(root, kernel)?,
             enforcement: enforcement::of(root, &kernel.release, &config),
+            signers,
             decompresses: config.yes("CONFIG_MODULE_DECOMPRESS"),
         }))
     }
@@ -77,16 +83,17 @@ impl Loader {
 
     /// Reads a module file of a kernel's tree.
     pub fn read(&self, tree: &Path, path: PathBuf) -> io::Result<Module> {
-        let ko = match fs::read(tree.join(&path)) {
-            Ok(bytes) => self.parse(&path, &bytes),
+        let bytes = match fs::read(tree.join(&path)) {
+            Ok(bytes) => self.decompress(&path, &bytes),
             // A link that leads nowhere, as weak-updates has when its kernel is gone.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Defect::Gone),
             Err(e) => return Err(e),
         };
-        Ok(Module { path, ko })
+        let signed = bytes.as_ref().map_or(Signed::Not, |bytes| self.signers.signer_of(bytes));
+        Ok(Module { path, ko: bytes.and_then(|bytes| ko::parse(&bytes)), signed })
     }
 
-    fn parse(&self, path: &Path, bytes: &[u8]) -> Result<Ko, Defect> {
+    fn decompress(&self, path: &Path, bytes: &[u8]) -> Result<Vec<u8>, Defect> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let compression =
             Compression::of_file_name(&name).map_or(Compression::None, |(_, compression)| compression);
@@ -98,10 +105,9 @@ impl Loader {
                 why: "the kernel's decoder knows no check but CRC32".to_owned(),
             });
         }
-        let module = compression
+        compression
             .decompress(bytes, MODULE_MAX)
-            .map_err(|error| Defect::Compressed { why: error.to_string() })?;
-        ko::parse(&module)
+            .map_err(|error| Defect::Compressed { why: error.to_string() })
     }
 
     /// What is wrong with modules that lie side by side in one tree, in their order: an empty list each, if all is well.
@@ -132,16 +138,12 @@ impl Loader {
                 any_release: !is_own(module),
             };
             let mut faults = ko::check(&file, ko, &expect);
-            let defects = self.unsigned(ko).into_iter().chain(self.missing(ko, &exports, index));
+            let unwelcome = self.signers.object(&module.signed, self.enforcement.as_ref(), is_own(module));
+            let defects = unwelcome.into_iter().chain(self.missing(ko, &exports, index));
             faults.extend(defects.map(|defect| Fault { file: file.clone(), defect }));
             faults
         };
         modules.iter().map(judge).collect()
-    }
-
-    fn unsigned(&self, ko: &Ko) -> Option<Defect> {
-        let why = self.enforcement.as_ref().filter(|_| !ko.signed)?;
-        Some(Defect::Unsigned { why: why.to_string() })
     }
 
     /// In-tree modules it needs that are not installed: distributions divide them among packages.
@@ -224,6 +226,7 @@ mod tests {
             flags: Flags::of_config(&Kconfig::new(config.into())),
             symvers: Some(Symvers::parse(symvers.as_bytes()).unwrap()),
             enforcement: None,
+            signers: Known::default(),
             decompresses: true,
         }
     }

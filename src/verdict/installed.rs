@@ -11,6 +11,7 @@ use kcache_kernel::initramfs::{self, Copy};
 use kcache_kernel::install::{self, Fault, Generation};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::modules::{self, Loader, Module};
+use kcache_kernel::signing::{self, Known};
 
 use super::{Foreign, Standing, State};
 use crate::error::Result;
@@ -131,7 +132,8 @@ impl Installed {
         if own.is_empty() && strange.is_empty() {
             return Ok(());
         }
-        let Some(loader) = Loader::of(&session.world.root, kernel)? else {
+        let signers = self.signers(session);
+        let Some(loader) = Loader::of(&session.world.root, kernel, signers)? else {
             let what = "its configuration is not found, so modules are not compared with it";
             self.warnings.push(format!("{}: {what}", kernel.release));
             return Ok(());
@@ -162,6 +164,20 @@ impl Installed {
             }
         }
         Ok(())
+    }
+
+    /// The certificates that signatures are checked with. One that a user may not read is no reason to suspect a module.
+    fn signers(&mut self, session: &Session) -> Known {
+        let mut known = Known { enrolled: signing::enrolled(&session.world.root), ..Known::default() };
+        match session.world.signing.as_ref().map(|signing| signing.certificate()) {
+            Some(Ok(certificate)) => known.configured.push(certificate),
+            Some(Err(error)) => {
+                known.incomplete = true;
+                self.details.push(format!("signatures are not checked: {}", crate::error::chain(&error)));
+            }
+            None => {}
+        }
+        known
     }
 
     /// Every module file of the generation, relative to the tree, with its package.

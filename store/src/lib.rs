@@ -7,6 +7,7 @@
 //!   entries/ab/<key>.json    signed envelope around a manifest; the truth
 //!   objects/ab/<digest>.zst  zstd of the bytes that the digest names
 //!   by-kernel/.../x.json     signed pointers to entries, for readers that cannot work out a key
+//!   signatures/<signer>/<digest>.p7s   detached signatures of objects, for whoever can tell what they are worth
 //!   index.sqlite             derived from the entries: finds them by label, remembers what was hashed
 //!   lock/                    one empty file for each lock that is held
 //!   tmp/                     0700; what is being written, and scratch directories

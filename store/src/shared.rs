@@ -8,12 +8,14 @@
 //! fetch    entry, asked of all caches at once   the first by priority that is signed well enough
 //!          objects, eight at a time             from the cache that had the entry, else from any other
 //!          into the store                       objects first, each verified, then the entry
+//! detached a signature of an object, from the first cache by priority that has one that fits
 //! push     objects, then the entry, then the pointer; what is there stays
 //! ```
 //! A cache that does not answer is not asked again in this run (`breaker`). An interrupted fetch leaves objects that
 //! nothing speaks of; the next one finds them and goes on from there.
 
 mod breaker;
+mod detached;
 mod fetch;
 mod point;
 mod push;

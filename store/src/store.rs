@@ -23,7 +23,9 @@ use crate::index::{Found, Index, network_fs};
 use crate::manifest::is_flat;
 use crate::publish::publish_bytes;
 use crate::transport::{IfTaken, Name};
-use crate::{Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, Waiting, entry, object};
+use crate::{
+    Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, SignerId, Waiting, entry, object,
+};
 
 /// The text that makes a directory a cache (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -212,6 +214,18 @@ impl Store {
         self.must_write()?;
         publish_bytes(&self.tmp(), &self.dir.join(name.path()), &pointer.encode()?, IfTaken::Replace)
             .map(drop)
+    }
+
+    /// A detached signature of an object. What it is worth is for whoever asked to find out.
+    pub fn signature(&self, by: &SignerId, of: &Digest) -> Result<Option<Vec<u8>>> {
+        entry::read_file(&self.dir.join(Name::Signature { by: *by, of: *of }.path()))
+    }
+
+    /// Keeps a detached signature of an object, in place of any by the same signer.
+    pub fn keep_signature(&self, by: &SignerId, of: &Digest, bytes: &[u8]) -> Result<()> {
+        self.must_write()?;
+        let name = Name::Signature { by: *by, of: *of };
+        publish_bytes(&self.tmp(), &self.dir.join(name.path()), bytes, IfTaken::Replace).map(drop)
     }
 
     /// An object of `size` bytes in memory, verified; for logs and other small ones.

@@ -9,8 +9,9 @@
 //! entries/ab/<key>.json
 //! objects/ab/<digest>.zst
 //! by-kernel/<release>/<kernel>/<package>.json
+//! signatures/<signer>/<digest>.p7s
 //! ```
-//! Everything but pointers is written once. Two writers of one object write the same bytes, so there is nothing to
+//! Everything but pointers and detached signatures is written once. Two writers of one object write the same bytes, so there is nothing to
 //! lock; of two writers of one entry the first stays, as far as the other side can tell first from second.
 //!
 //! ```text
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::{Digest, Key};
+use crate::{Digest, Key, SignerId};
 
 /// The schemes of a location's URL.
 const SCHEMES: &str = "file, http, https, s3, gs, az, oci";
@@ -98,6 +99,13 @@ pub enum Name {
         /// The package.
         package: String,
     },
+    /// A signature of an object that is kept apart from it.
+    Signature {
+        /// Who made it.
+        by: SignerId,
+        /// The object that it is of.
+        of: Digest,
+    },
 }
 
 impl Name {
@@ -109,6 +117,7 @@ impl Name {
             Name::Pointer { release, kernel, package } => {
                 format!("by-kernel/{release}/{kernel}/{package}.json")
             }
+            Name::Signature { by, of } => format!("signatures/{by}/{of}.p7s"),
         }
     }
 }

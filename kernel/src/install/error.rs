@@ -81,6 +81,14 @@ pub enum Error {
         /// What came.
         found: blake3::Hash,
     },
+    /// A module could not be signed.
+    #[error("module {module} cannot be signed")]
+    Sign {
+        /// The module's name.
+        module: String,
+        /// Why.
+        source: BoxError,
+    },
     /// depmod could not be run.
     #[error("{program} cannot be run")]
     NoDepmod {

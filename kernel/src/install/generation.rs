@@ -6,7 +6,7 @@
 //!   "kernel": "6.1.0-56-amd64",
 //!   "kernel_version": "#1 SMP ...",           `uname -v` of the kernel the set was made for
 //!   "compression": "xz",
-//!   "signer": null,
+//!   "signer": null | { "subject", "certificate", "hash" },
 //!   "packages": [ { "name", "version", "key",
 //!                   "modules": [ { "name", "path", "digest", "size", "installed_digest" } ] } ],
 //!   "created": { "updates_dir", "indexes" },
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::compress::Compression;
+use crate::signing::Identity;
 
 /// The newest format this program reads, and the one it writes.
 pub(super) const FORMAT: u32 = 1;
@@ -68,7 +69,7 @@ pub struct Set<M = ModuleSpec> {
     /// How the files are compressed.
     pub compression: Compression,
     /// Who signed the modules; `None`: nobody.
-    pub signer: Option<String>,
+    pub signer: Option<Identity>,
     /// Ordered by name.
     pub packages: Vec<Package<M>>,
 }
@@ -165,7 +166,7 @@ impl Set {
             hasher.update(bytes);
         };
         field(self.compression.extension().as_bytes());
-        field(self.signer.as_deref().unwrap_or_default().as_bytes());
+        field(self.signer.as_ref().map(Identity::id).unwrap_or_default().as_bytes());
         for package in &self.packages {
             field(package.name.as_bytes());
             field(package.version.as_bytes());
@@ -286,6 +287,7 @@ pub(super) mod hex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signing::Hash;
 
     fn module(name: &str) -> ModuleSpec {
         ModuleSpec { name: name.into(), digest: blake3::hash(name.as_bytes()), size: 4 }
@@ -298,6 +300,10 @@ mod tests {
 
     fn set(packages: Vec<Package>) -> Set {
         Set { kernel_version: "#1 SMP".into(), compression: Compression::Xz, signer: None, packages }
+    }
+
+    fn signer(hash: Option<Hash>) -> Identity {
+        Identity { subject: "CN=host".into(), certificate: "ab".repeat(32), hash }
     }
 
     fn generation() -> Generation {
@@ -329,9 +335,10 @@ mod tests {
     fn every_field_changes_the_name() {
         let base = || set(vec![package("a", &["x"]), package("b", &["y"])]);
         type Alter = fn(&mut Set);
-        let changes: [(&str, Alter); 9] = [
+        let changes: [(&str, Alter); 10] = [
             ("compression", |s| s.compression = Compression::Zst),
-            ("signer", |s| s.signer = Some("host".into())),
+            ("signer", |s| s.signer = Some(signer(None))),
+            ("signer's hash", |s| s.signer = Some(signer(Some(Hash::Sha256)))),
             ("package", |s| s.packages[0].name = "c".into()),
             ("version", |s| s.packages[0].version = "1.1".into()),
             ("key", |s| s.packages[0].key = "l".into()),
@@ -340,10 +347,11 @@ mod tests {
             ("fewer packages", |s| drop(s.packages.pop())),
             ("fewer modules", |s| drop(s.packages[1].modules.pop())),
         ];
+        let mut names = BTreeSet::from([base().generation_name()]);
         for (what, change) in changes {
             let mut set = base();
             change(&mut set);
-            assert_ne!(set.generation_name(), base().generation_name(), "{what}");
+            assert!(names.insert(set.generation_name()), "{what}");
         }
     }
 

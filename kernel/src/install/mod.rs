@@ -4,7 +4,7 @@
 //!
 //! At any instant, also after power loss, `kill -9` or a full disk, the kernel has the complete previous set of modules or
 //! the complete new one; when [`Transaction::apply`] returns, the new one is on stable storage. Nothing gets in whose
-//! digest was not checked while it was written. `depmod` never runs on the live tree, and no index is published that was
+//! digest was not checked while it was written, and what is signed is signed after that. `depmod` never runs on the live tree, and no index is published that was
 //! not read again. Modules of others are never touched. Removing the last package leaves the tree as if kcache had never
 //! been there. When the kernel itself goes, so does all that kcache has in its tree ([`retire`]).
 //!
@@ -30,7 +30,7 @@
 //!
 //! # The protocol
 //!
-//! 1. Lock. Recover what an earlier run left. Stage every module: read, check, compress, write, fsync.
+//! 1. Lock. Recover what an earlier run left. Stage every module: read, check, sign, compress, write, fsync.
 //! 2. Run depmod on the staged base; read the indexes again; every module must resolve to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation in; rename the indexes in, all but one; fsync. Rename `modules.dep.bin` in; fsync.
@@ -73,6 +73,7 @@ pub use plan::{Act, Change, Plan, plan};
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Fault, current, interrupted, verify};
 
+use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
 use tree::{DEP_BIN, Tree};
 
@@ -81,6 +82,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where modules come from: writes the bytes of one module, found by its digest. They are hashed again while they arrive.
 pub type Source<'a> = dyn FnMut(&ModuleSpec, &mut dyn io::Write) -> Result<(), BoxError> + 'a;
+
+/// Signs a module, whose bytes have been checked, as this signer: gives the same bytes with a signature appended.
+pub type Sign<'a> = dyn Fn(&Identity, &ModuleSpec, &[u8]) -> Result<Vec<u8>, BoxError> + 'a;
 
 /// Told of each step on the way. Tests fail or die in it.
 type Step<'a> = dyn Fn(&str) -> io::Result<()> + 'a;
@@ -94,6 +98,8 @@ pub struct Site<'a> {
     pub root: &'a Path,
     /// The depmod to run.
     pub depmod: &'a Path,
+    /// Signs what is not installed yet; `None` where that cannot be done.
+    pub sign: Option<&'a Sign<'a>>,
     /// How long to wait for another process.
     pub wait: Duration,
     /// Told, once, what is being waited for.
@@ -215,7 +221,7 @@ impl<'a> Transaction<'a> {
         disk::make_dir(&tree.old_dir())?;
         let new = (!wanted.packages.is_empty()).then(|| wanted.generation_name());
         let set = match &new {
-            Some(_) => Some(stage::stage_modules(tree, wanted, installed, source)?),
+            Some(_) => Some(stage::stage_modules(&self.site, tree, wanted, installed, source)?),
             None => None,
         };
         step("modules staged")?;

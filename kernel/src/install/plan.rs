@@ -7,6 +7,7 @@ use super::generation::{Generation, Installed, Package, Set};
 use super::tree::{DEP_BIN, Tree};
 use super::verify::{Fault, current, verify};
 use super::{Error, disk};
+use crate::signing::Identity;
 
 /// What a transaction will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,11 @@ impl Plan {
     pub fn is_nothing(&self) -> bool {
         self.from == self.to && self.faults.is_empty()
     }
+
+    /// Who is to have signed the modules then.
+    pub fn signer(&self) -> Option<&Identity> {
+        self.wanted.signer.as_ref()
+    }
 }
 
 /// What happens to one package.
@@ -56,6 +62,8 @@ pub enum Act {
     Replace,
     /// The same modules as now.
     Keep,
+    /// The same modules as now, signed by somebody else, or by nobody.
+    Sign,
     /// Installed now and no longer wanted.
     Remove,
 }
@@ -97,8 +105,8 @@ pub(super) fn made_all_indexes(tree: &Tree, installed: &Generation) -> Result<bo
 fn changes(installed: Option<&Generation>, wanted: &Set) -> Vec<Change> {
     let now: &[Package<Installed>] = installed.map_or(&[], |generation| &generation.set.packages);
     // Another compression or signer makes other files of the same modules.
-    let same_form =
-        installed.is_some_and(|g| (g.set.compression, &g.set.signer) == (wanted.compression, &wanted.signer));
+    let same_compression = installed.is_some_and(|g| g.set.compression == wanted.compression);
+    let same_signer = installed.is_some_and(|g| g.set.signer == wanted.signer);
     let names: BTreeSet<&str> =
         now.iter().map(|p| p.name.as_str()).chain(wanted.packages.iter().map(|p| p.name.as_str())).collect();
     let change = |name: &str| {
@@ -107,7 +115,13 @@ fn changes(installed: Option<&Generation>, wanted: &Set) -> Vec<Change> {
         let act = match (from, to) {
             (None, _) => Act::Add,
             (_, None) => Act::Remove,
-            (Some(from), Some(to)) if same_form && is_same(from, to) => Act::Keep,
+            (Some(from), Some(to)) if same_compression && is_same(from, to) => {
+                if same_signer {
+                    Act::Keep
+                } else {
+                    Act::Sign
+                }
+            }
             _ => Act::Replace,
         };
         let (from, to) = (from.map(|p| p.version.clone()), to.map(|p| p.version.clone()));

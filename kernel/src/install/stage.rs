@@ -1,8 +1,10 @@
 //! The next generation, made ready beside the live tree.
 //!
 //! A module that the installed generation has in the same form is taken from there, so a package can be removed although
-//! the cache is gone; its bytes are hashed on the way, and a damaged file is made anew from the source. Every other module
-//! comes from the source, is hashed while it arrives, and compressed.
+//! the cache is gone; its bytes are hashed on the way, and a damaged file is made anew from the source. One that it has in
+//! another form is unpacked, and made into the form that is wanted: another key needs no cache. Every other module comes
+//! from the source, and is hashed while it arrives. What is not taken as it is is signed, then compressed: in this order,
+//! for the kernel decompresses first.
 
 use fs_err::os::unix::fs::symlink;
 use std::io::{self, Write};
@@ -10,11 +12,16 @@ use std::path::{Path, PathBuf};
 
 use super::generation::{DIR_PREFIX, Generation, Installed, ModuleSpec, Package, Set, dir_name};
 use super::tree::Tree;
-use super::{Error, Source, disk};
+use super::{Error, Sign, Site, Source, disk};
 use crate::compress::Compression;
+use crate::ko::split_signature;
+
+/// More than any signature has.
+const SIGNATURE_MAX: u64 = 64 << 10;
 
 /// Writes the modules of a set into the staging directory. Everything but `generation.json` is on stable storage then.
 pub(super) fn stage_modules(
+    site: &Site<'_>,
     tree: &Tree,
     wanted: &Set,
     installed: Option<&Generation>,
@@ -30,7 +37,13 @@ pub(super) fn stage_modules(
         for module in &package.modules {
             let bytes = match reuse(tree, wanted, installed, module)? {
                 Some(bytes) => bytes,
-                None => wanted.compression.compress(&fetch(module, source)?)?,
+                None => {
+                    let built = match unpack(tree, installed, module)? {
+                        Some(built) => built,
+                        None => fetch(module, source)?,
+                    };
+                    wanted.compression.compress(&signed(site.sign, wanted, module, built)?)?
+                }
             };
             let file = format!("{}.ko{}", module.name, wanted.compression.extension());
             disk::write_file(&package_dir.join(&file), &bytes)?;
@@ -60,6 +73,42 @@ fn reuse(
     };
     let bytes = disk::if_found(fs_err::read(tree.generation(&generation.generation).join(&found.path)))?;
     Ok(bytes.filter(|bytes| blake3::hash(bytes) == found.installed_digest))
+}
+
+/// The module as it was built, out of the installed file, if that is in another form.
+fn unpack(
+    tree: &Tree,
+    installed: Option<&Generation>,
+    module: &ModuleSpec,
+) -> Result<Option<Vec<u8>>, Error> {
+    let Some(generation) = installed else { return Ok(None) };
+    let Some((_, found)) = generation.modules().find(|(_, found)| found.spec == *module) else {
+        return Ok(None);
+    };
+    let path = tree.generation(&generation.generation).join(&found.path);
+    let Some(file) = disk::if_found(fs_err::read(path))? else { return Ok(None) };
+    let most = module.size.saturating_add(SIGNATURE_MAX);
+    // Whatever is wrong with the file: the source has a good one.
+    let Ok(whole) = generation.set.compression.decompress(&file, most) else { return Ok(None) };
+    let built = if generation.set.signer.is_some() { split_signature(&whole).0 } else { &whole };
+    Ok((blake3::hash(built) == module.digest).then(|| built.to_vec()))
+}
+
+/// The module as it is to be loaded: with a signature, if the set has a signer.
+fn signed(
+    sign: Option<&Sign<'_>>,
+    wanted: &Set,
+    module: &ModuleSpec,
+    built: Vec<u8>,
+) -> Result<Vec<u8>, Error> {
+    let Some(signer) = &wanted.signer else { return Ok(built) };
+    let failed = |source| Error::Sign { module: module.name.clone(), source };
+    let sign = sign.ok_or_else(|| failed(format!("the key of {} is not there", signer.subject).into()))?;
+    let signed = sign(signer, module, &built).map_err(failed)?;
+    match split_signature(&signed) {
+        (body, Some(_)) if body == split_signature(&built).0 => Ok(signed),
+        _ => Err(failed("what came back is not the module with a signature".into())),
+    }
 }
 
 /// The bytes of a module from the source, if they are those that were asked for.

@@ -134,6 +134,26 @@ pub enum Defect {
         /// What makes it so strict.
         why: String,
     },
+    /// Signed, and not so that the signature could count.
+    #[error("has a signature that is not valid: {why}")]
+    BadSignature {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Signed by somebody of whom nothing is known, where the kernel loads only what those have signed whom it trusts.
+    #[error("is signed by {signer}, whose certificate is neither configured nor enrolled")]
+    UnknownSigner {
+        /// As the signature names it.
+        signer: String,
+    },
+    /// Signed by somebody whom this machine does not trust.
+    #[error(
+        "is signed by {signer}, which is not enrolled: `mokutil --import` with its certificate enrols it"
+    )]
+    NotEnrolled {
+        /// The certificate's subject.
+        signer: String,
+    },
     /// Another module it depends on is not installed.
     #[error("needs the symbol {symbol} of the module {module}, which is not installed")]
     MissingModule {

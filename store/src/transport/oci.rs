@@ -1,4 +1,4 @@
-//! `oci://REGISTRY/REPOSITORY`: any OCI registry. One artifact for each entry, one for each pointer.
+//! `oci://REGISTRY/REPOSITORY`: any OCI registry. One artifact for each entry, pointer and detached signature.
 //!
 //! ```text
 //! REPOSITORY:<key>                      artifactType application/vnd.kcache.entry.v1+json
@@ -6,6 +6,8 @@
 //!   layer 1...                          its objects, with their file names as org.opencontainers.image.title
 //! REPOSITORY:pointer-<32 hex digits>    artifactType application/vnd.kcache.pointer.v1+json
 //!   layer 0                             the pointer; the digits are of BLAKE3 of its path
+//! REPOSITORY:signature-<32 hex digits>  artifactType application/vnd.kcache.signature.v1
+//!   layer 0                             a detached signature; the digits are of BLAKE3 of its path
 //! ```
 //! So an entry is copied, signed, scanned and deleted together with its objects, with the registry's own tools.
 //!
@@ -31,6 +33,7 @@ use crate::{Digest, Key};
 const ENTRY: &str = "application/vnd.kcache.entry.v1+json";
 const OBJECT: &str = "application/vnd.kcache.object.v1+zstd";
 const POINTER: &str = "application/vnd.kcache.pointer.v1+json";
+const SIGNATURE: &str = "application/vnd.kcache.signature.v1";
 const TITLE: &str = "org.opencontainers.image.title";
 /// What stands for "no configuration" (the OCI image specification 1.1, guidance for artifacts).
 const NO_CONFIG: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
@@ -112,7 +115,11 @@ impl Repository {
         if if_taken == IfTaken::Keep && self.registry.has_manifest(&tag, pulse).await? {
             return Ok(false);
         }
-        let media_type = if let Name::Entry(_) = name { ENTRY } else { POINTER };
+        let media_type = match name {
+            Name::Entry(_) | Name::Object { .. } => ENTRY,
+            Name::Pointer { .. } => POINTER,
+            Name::Signature { .. } => SIGNATURE,
+        };
         let config = self.registry.put_blob(NO_CONFIG.0, NO_CONFIG.1, pulse).await?;
         let layer = titled_as(title(name), self.registry.put_blob(media_type, bytes, pulse).await?);
         let mut layers = vec![layer];
@@ -168,9 +175,11 @@ impl Transport for Repository {
 }
 
 fn tag(name: &Name) -> String {
+    let of_path = || Digest::of(name.path().as_bytes()).to_string()[..32].to_owned();
     match name {
         Name::Entry(key) | Name::Object { of: key, .. } => key.to_string(),
-        Name::Pointer { .. } => format!("pointer-{}", &Digest::of(name.path().as_bytes()).to_string()[..32]),
+        Name::Pointer { .. } => format!("pointer-{}", of_path()),
+        Name::Signature { .. } => format!("signature-{}", of_path()),
     }
 }
 

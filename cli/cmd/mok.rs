@@ -1,0 +1,119 @@
+//! `kcache keys mok`: a key that a machine's owner enrols with shim, and that modules are signed with.
+//!
+//! RSA, which every kernel verifies, and a self-signed certificate for kernel modules alone: with the object identifier that
+//! shim looks for, the key boots no kernel and no loader. `openssl` makes both, in a directory that only their owner can
+//! enter, before they get their names; the key comes last but one, so that a certificate without a key is all that a crash
+//! leaves. Enrolling is for a person at the console, after a reboot: `mokutil` is named and never run.
+
+use std::fmt::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use fs_err as fs;
+use kcache::kernel::rootfs::Root;
+
+use super::world;
+use crate::exit::{Exit, Failure};
+use crate::out::Out;
+use crate::settings::Settings;
+
+const KEY: &str = "key.pem";
+const CERTIFICATE: &str = "certificate.der";
+/// A common name has at most 64 characters (RFC 5280, appendix A.1), some of which are ours.
+const NAME_MAX: usize = 40;
+
+/// `codeSigning` satisfies what reads certificates for modules in general; the number is shim's for "modules only".
+const REQUEST: &str = "\
+[req]
+distinguished_name = name
+x509_extensions = module
+string_mask = utf8only
+prompt = no
+[name]
+CN = @NAME@ module signing key
+[module]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = codeSigning, 1.3.6.1.4.1.2312.16.1.2
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+";
+
+pub fn make(settings: &Settings, out: &Out, dir: &Path, name: Option<&str>) -> Result<Exit, Failure> {
+    let name = plain(&name.map_or_else(world::hostname, str::to_owned))?;
+    let root = Root::new(&settings.root.value);
+    let there = root.place(dir)?;
+    for file in [KEY, CERTIFICATE] {
+        if there.join(file).symlink_metadata().is_ok() {
+            return Err(Failure::usage(
+                format!("there is a key already: {}", there.join(file).display()),
+                Some("--dir DIR puts another one elsewhere".into()),
+            ));
+        }
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&there)?;
+    let desk = tempfile::Builder::new().prefix(".mok-").tempdir_in(&there)?;
+    openssl(desk.path(), &REQUEST.replace("@NAME@", &name))?;
+    for (file, mode) in [(CERTIFICATE, 0o644), (KEY, 0o600)] {
+        let made = desk.path().join(file);
+        fs::set_permissions(&made, PermissionsExt::from_mode(mode))?;
+        fs::File::open(&made)?.sync_all()?;
+        fs::rename(made, there.join(file))?;
+    }
+    fs::File::open(&there)?.sync_all()?;
+    tell(out, dir);
+    Ok(Exit::Done)
+}
+
+fn tell(out: &Out, dir: &Path) {
+    let (key, certificate) = (dir.join(KEY), dir.join(CERTIFICATE));
+    out.say(
+        "this key is to be enrolled once, at the console, after a password was chosen and the host rebooted:",
+    );
+    out.data(&format!("mokutil --import {}", certificate.display()));
+    let mut lines =
+        String::from("modules are signed with it when /etc/kcache/config.toml ends in:\n\n[signing]\n");
+    let _ = writeln!(lines, "key = \"{}\"", key.display()); // a String takes everything
+    let _ = write!(lines, "certificate = \"{}\"", certificate.display());
+    out.say(&lines);
+}
+
+/// Has openssl make both files in a directory.
+fn openssl(dir: &Path, request: &str) -> Result<(), Failure> {
+    fs::write(dir.join("request"), request)?;
+    let mut openssl = Command::new(world::program("openssl"));
+    openssl.current_dir(dir).env_clear();
+    openssl.args(["req", "-config", "request", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256"]);
+    // As long as other tools' keys for this purpose: no kernel looks at the date.
+    openssl.args(["-days", "36500", "-keyout", KEY, "-outform", "DER", "-out", CERTIFICATE]);
+    let output = openssl.output().map_err(|e| Failure {
+        exit: Exit::Unexpected,
+        message: format!("openssl cannot be run: {e}"),
+        hint: Some("install the package openssl".into()),
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Failure {
+        exit: Exit::Unexpected,
+        message: format!("openssl failed ({}): {said}", output.status),
+        hint: None,
+    })
+}
+
+/// A name that stands in openssl's configuration as it is.
+fn plain(name: &str) -> Result<String, Failure> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._- ".contains(c);
+    let name = name.trim();
+    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(plain) {
+        return Err(Failure::usage(
+            format!("'{}' cannot be a key's name", name.escape_debug()),
+            Some(format!(
+                "--name NAME gives one of up to {NAME_MAX} letters, digits, dots, underscores, dashes and spaces"
+            )),
+        ));
+    }
+    Ok(name.to_owned())
+}

@@ -1,0 +1,198 @@
+//! `kcache signatures`: modules to be signed by a service that alone has the key, and its signatures back.
+//!
+//! Both ways are plain files in a directory, so that any service can be between them:
+//!
+//! ```text
+//! DIR/<digest>.ko        the module as it was built, unsigned; the digest is its BLAKE3
+//! DIR/<digest>.p7s       its PKCS#7 signature, detached, in DER; also <digest>.ko.p7s, as sign-file calls it
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use kcache::admit::MODULE;
+use kcache::detached;
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::kernel::signing::Certificate;
+use kcache::store::{Digest, Store};
+use kcache::world::World;
+
+use crate::args::{Selection, SignaturesCommand};
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::{GOOD, Out, paint};
+
+use super::share::{self, Choice};
+
+/// A signature with a chain of certificates has some 10 KB; what is larger is something else.
+const MAX: u64 = 64 << 10;
+
+pub fn run(world: &World, out: &Out, command: &SignaturesCommand, dry: bool) -> Result<Exit, Failure> {
+    let signing = world.signing.as_ref().ok_or_else(|| {
+        Failure::usage(
+            "no certificate is configured that signatures could be checked with",
+            Some("[signing] in /etc/kcache/config.toml names it: docs/signing.md".into()),
+        )
+    })?;
+    let certificate = signing.certificate()?;
+    match command {
+        SignaturesCommand::Export { dir, which } => export(world, out, &certificate, dir, which, dry),
+        SignaturesCommand::Import { from } => import(world, out, &certificate, from, dry),
+    }
+}
+
+fn export(
+    world: &World,
+    out: &Out,
+    certificate: &Certificate,
+    dir: &Path,
+    which: &Selection,
+    dry: bool,
+) -> Result<Exit, Failure> {
+    let (session, choices) = share::choices(world, out, which, false)?;
+    let mut exit = Exit::Done;
+    let mut lacking = BTreeMap::new();
+    for choice in &choices {
+        match (choice, &session.store) {
+            (Choice::Entry { entry, .. }, Some(store)) => {
+                for output in entry.manifest().outputs.iter().filter(|output| output.role == MODULE) {
+                    let module = object(store, &output.digest, output.size)?;
+                    if detached::find(&session, certificate, &output.digest, &module)?.is_none() {
+                        lacking.insert(output.digest, module);
+                    }
+                }
+            }
+            _ => exit = exit.or(share::say_missing(out, choice)),
+        }
+    }
+    if !dry && !lacking.is_empty() {
+        fs::create_dir_all(dir)?;
+    }
+    for (digest, module) in &lacking {
+        let path = dir.join(format!("{digest}.ko"));
+        if !dry {
+            fs::write(&path, module)?;
+        }
+        say(out, digest, if dry { "would export" } else { "exported" }, &path);
+    }
+    if lacking.is_empty() && exit == Exit::Done {
+        out.say("every module has its signature");
+    }
+    Ok(exit)
+}
+
+/// Prints what became of one module or its signature.
+fn say(out: &Out, digest: &Digest, state: &'static str, path: &Path) {
+    let path = path.display().to_string();
+    if out.json {
+        let digest = digest.to_string();
+        out.record(&json::Signature { r#type: "signature", digest, state, path });
+    } else {
+        out.data(&format!("{path}  {}", paint(GOOD, state)));
+    }
+}
+
+fn object(store: &Store, digest: &Digest, size: u64) -> Result<Vec<u8>, Failure> {
+    let missing = || Failure {
+        exit: Exit::Unexpected,
+        message: format!("object {digest} is not in the store"),
+        hint: None,
+    };
+    store.read_object(digest, size)?.ok_or_else(missing)
+}
+
+fn import(
+    world: &World,
+    out: &Out,
+    certificate: &Certificate,
+    from: &[PathBuf],
+    dry: bool,
+) -> Result<Exit, Failure> {
+    let session = Session::new(world, world.open_existing_store()?)?;
+    let store = session.store.as_ref().ok_or(Error::NoStore)?;
+    let sizes = sizes(store)?;
+    let mut exit = Exit::Done;
+    for path in files(from)? {
+        super::interrupted(world)?;
+        let result = signed_module(&path, &sizes).and_then(|(digest, size)| {
+            let module = object(store, &digest, size)?;
+            let bytes = read(&path)?;
+            match dry {
+                true => kcache::kernel::signing::attach(&module, &bytes, certificate)
+                    .map(drop)
+                    .map_err(Error::from)?,
+                false => detached::import(&session, certificate, &digest, &module, &bytes)?,
+            }
+            Ok(digest)
+        });
+        match result {
+            Ok(digest) => {
+                say(out, &digest, if dry { "would import" } else { "imported" }, &path);
+            }
+            Err(failure) => {
+                exit = exit.or(failure.exit);
+                out.failure(&Failure {
+                    message: format!("{}: {}", path.display(), failure.message),
+                    ..failure
+                });
+            }
+        }
+    }
+    Ok(exit)
+}
+
+/// The size of every module that the store knows.
+fn sizes(store: &Store) -> Result<BTreeMap<Digest, u64>, Failure> {
+    let mut sizes = BTreeMap::new();
+    for row in store.find(&[])?.iter().filter(|row| row.built) {
+        let Some(entry) = store.lookup(&row.key)? else { continue };
+        let modules = entry.manifest().outputs.iter().filter(|output| output.role == MODULE);
+        sizes.extend(modules.map(|output| (output.digest, output.size)));
+    }
+    Ok(sizes)
+}
+
+/// The module whose signature a file is, by the file's name.
+fn signed_module(path: &Path, sizes: &BTreeMap<Digest, u64>) -> Result<(Digest, u64), Failure> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix(".p7s").map(|stem| stem.strip_suffix(".ko").unwrap_or(stem));
+    let digest: Digest = stem
+        .and_then(|stem| stem.parse().ok())
+        .ok_or_else(|| Failure::usage("its name is not a module's digest and .p7s", None))?;
+    let size = sizes.get(&digest).ok_or_else(|| Failure {
+        exit: Exit::NotReady,
+        message: "no module of this digest is in the store".to_owned(),
+        hint: Some("import signatures where the modules were exported".into()),
+    })?;
+    Ok((digest, *size))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    if fs::metadata(path)?.len() > MAX {
+        return Err(Failure {
+            exit: Exit::Refused,
+            message: format!("it has more than {MAX} bytes"),
+            hint: None,
+        });
+    }
+    Ok(fs::read(path)?)
+}
+
+/// The files that are meant: of a directory those that end in `.p7s`.
+fn files(from: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for path in from {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut inside: Vec<PathBuf> =
+            fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        inside.retain(|path| path.extension().is_some_and(|extension| extension == "p7s"));
+        inside.sort();
+        files.extend(inside);
+    }
+    Ok(files)
+}

@@ -1,0 +1,35 @@
+//! PEM: one or several blocks in a text file, with anything between them (RFC 7468).
+
+use der::pem;
+use zeroize::Zeroizing;
+
+/// One block: its label, and the DER in it.
+pub(super) struct Block {
+    pub(super) label: String,
+    pub(super) der: Zeroizing<Vec<u8>>,
+}
+
+/// All blocks of a file; `None` where it is no PEM. An error says which block cannot be read.
+pub(super) fn blocks(bytes: &[u8]) -> Option<Result<Vec<Block>, String>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let starts: Vec<usize> = text.match_indices("-----BEGIN ").map(|(at, _)| at).collect();
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    let blocks = starts.iter().zip(ends).map(|(start, end)| block(&text[*start..end]));
+    (!starts.is_empty()).then(|| blocks.collect())
+}
+
+/// The block that a text begins with.
+fn block(text: &str) -> Result<Block, String> {
+    let label = text["-----BEGIN ".len()..].split("-----").next().unwrap_or_default().to_owned();
+    let end = format!("-----END {label}-----");
+    let whole = text.find(&end).map(|at| &text[..at + end.len()]);
+    let whole = whole.ok_or_else(|| format!("the block `{}` has no end", label.escape_debug()))?;
+    // OpenSSL's own encryption, older than PKCS#8, has headers within the block.
+    if whole.contains("Proc-Type:") {
+        return Err(format!(
+            "the block `{label}` is encrypted the old way; `openssl pkcs8 -topk8` makes a PKCS#8 file of it"
+        ));
+    }
+    let (_, der) = pem::decode_vec(whole.as_bytes()).map_err(|e| format!("the block `{label}`: {e}"))?;
+    Ok(Block { label, der: Zeroizing::new(der) })
+}

@@ -1,0 +1,95 @@
+//! What nobody else may know: passphrases, and the files that keys lie in.
+//!
+//! A file counts only if its owner alone can read it, and that is root or whoever runs this. A passphrase may come from
+//! such a file, `$CREDENTIALS_DIRECTORY/NAME` of a systemd service among them, or from a program that asks a person or a
+//! safe. It is never an argument or a variable, which everyone on the machine can see.
+
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use zeroize::Zeroizing;
+
+use super::Error;
+
+/// Keys, certificates and passphrases are small.
+const MAX: u64 = 64 << 10;
+
+/// Where a passphrase or PIN is to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// The first line of a file.
+    File(PathBuf),
+    /// The first line of what a shell command prints.
+    Command(String),
+}
+
+impl Secret {
+    /// Reads it, or asks for it.
+    pub(super) fn read(&self) -> Result<Zeroizing<String>, Error> {
+        let bytes = match self {
+            Secret::File(path) => read_file(path)?,
+            Secret::Command(command) => output(command)?,
+        };
+        let not_text = || match self {
+            Secret::File(path) => {
+                Error::Malformed { path: path.clone(), reason: "it is not UTF-8 text".to_owned() }
+            }
+            Secret::Command(_) => Error::Command { reason: "it printed what is not UTF-8 text".to_owned() },
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|_| not_text())?;
+        Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+    }
+}
+
+/// Runs a shell command, which may talk to the terminal. What it prints on stdout is the secret.
+fn output(command: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let failed = |reason: String| Error::Command { reason };
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let output = shell.output().map_err(|e| failed(e.to_string()))?;
+    let printed = Zeroizing::new(output.stdout);
+    if !output.status.success() {
+        return Err(failed(output.status.to_string()));
+    }
+    if printed.is_empty() {
+        return Err(failed("it printed nothing".to_owned()));
+    }
+    Ok(printed)
+}
+
+/// Reads a file that nobody but its owner can read, who is root or the reader.
+pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let exposed = |reason: String| Error::Exposed { path: path.to_owned(), reason };
+    // Opening a FIFO would wait for whoever writes it.
+    let options = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .to_owned();
+    let file = fs_err::OpenOptions::from_options(options).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(exposed("it is not a regular file".to_owned()));
+    }
+    if meta.mode() & 0o077 != 0 {
+        let mode = meta.mode() & 0o7777;
+        return Err(exposed(format!("it can be read or changed by others than its owner (mode {mode:04o})")));
+    }
+    if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(exposed(format!("it belongs to another user (uid {})", meta.uid())));
+    }
+    read_small(path, file)
+}
+
+/// The bytes of a small file.
+pub(super) fn read_small(path: &Path, file: impl Read) -> Result<Zeroizing<Vec<u8>>, Error> {
+    // In one piece from the beginning: a buffer that grew would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX as usize + 1));
+    file.take(MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX {
+        let reason = format!("it has more than {MAX} bytes");
+        return Err(Error::Malformed { path: path.to_owned(), reason });
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,228 @@
+//! Private keys that never leave their hardware: PKCS#11, by a `pkcs11:` URI (RFC 7512).
+//!
+//! ```text
+//! pkcs11:token=fleet;object=modules;id=%01?module-path=/usr/lib/softhsm/libsofthsm2.so
+//! ```
+//! Before the `?` stands which token and key, in as many words as make it one; behind it the library of the token's
+//! maker, `p11-kit`'s where none is named. The PIN comes from `pin-source`, a file, or from where the configuration says;
+//! a `pin-value` is refused, for configurations are readable.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::Error::Pkcs11 as Refused;
+use cryptoki::error::RvError;
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::types::AuthPin;
+use zeroize::Zeroizing;
+
+use super::{Error, Hash, Secret};
+
+/// `p11-kit`'s library, which knows all modules that are configured on a system.
+const ANY_MODULE: &str = "p11-kit-proxy.so";
+
+/// A key in a token, and the session in which it was found.
+pub(super) struct Token {
+    /// A session does one thing at a time.
+    session: Mutex<Session>,
+    key: ObjectHandle,
+    is_rsa: bool,
+}
+
+impl Token {
+    /// Finds the one key that a URI describes, and logs in.
+    pub(super) fn open(uri: &str, pin: Option<&Secret>) -> Result<Token, Error> {
+        let uri = Uri::parse(uri)?;
+        let context = Pkcs11::new(&uri.module).map_err(wrong(&format!("{} cannot be loaded", uri.module)))?;
+        let threads = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        match context.initialize(threads) {
+            // Another key of this process, in the same library.
+            Ok(()) | Err(Refused(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Err(e) => return Err(wrong("it cannot be initialized")(e)),
+        }
+        let slot = uri.slot(&context)?;
+        let session = context.open_ro_session(slot).map_err(wrong("it opens no session"))?;
+        let pin = uri.pin.as_ref().or(pin).map(Secret::read).transpose()?;
+        login(&session, pin)?;
+        let key = uri.key(&session)?;
+        let kind = session.get_attributes(key, &[AttributeType::KeyType]).map_err(wrong("the key's kind"))?;
+        Ok(Token {
+            is_rsa: kind.contains(&Attribute::KeyType(KeyType::RSA)),
+            session: Mutex::new(session),
+            key,
+        })
+    }
+
+    /// The signature of these bytes, hashed here: a token's own hashing is slow, and not all of them can.
+    pub(super) fn sign(&self, hash: Hash, body: &[u8]) -> Result<Vec<u8>, Error> {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = wrong("it does not sign");
+        if self.is_rsa {
+            return session.sign(&Mechanism::RsaPkcs, self.key, &hash.digest_info(body)?).map_err(failed);
+        }
+        let raw = session.sign(&Mechanism::Ecdsa, self.key, &hash.digest(body)).map_err(failed)?;
+        let der = match raw.len() {
+            64 => p256::ecdsa::Signature::from_slice(&raw).map(|s| s.to_der().as_bytes().to_owned()),
+            _ => p384::ecdsa::Signature::from_slice(&raw).map(|s| s.to_der().as_bytes().to_owned()),
+        };
+        der.map_err(|_| bad("it signs with neither RSA nor ECDSA on P-256 or P-384"))
+    }
+}
+
+fn login(session: &Session, pin: Option<Zeroizing<String>>) -> Result<(), Error> {
+    let Some(pin) = pin else { return Ok(()) };
+    session.login(UserType::User, Some(&AuthPin::from(pin.as_str()))).map_err(wrong("the PIN does not fit"))
+}
+
+/// What a URI says.
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Uri {
+    token: Option<String>,
+    serial: Option<String>,
+    manufacturer: Option<String>,
+    model: Option<String>,
+    object: Option<String>,
+    id: Option<Vec<u8>>,
+    module: String,
+    pin: Option<Secret>,
+}
+
+impl Uri {
+    fn parse(uri: &str) -> Result<Uri, Error> {
+        let rest = uri.strip_prefix("pkcs11:").ok_or_else(|| bad("its name does not begin with pkcs11:"))?;
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut found = Uri { module: ANY_MODULE.to_owned(), ..Uri::default() };
+        for (name, value) in attributes(path, ';')? {
+            let text = || String::from_utf8(value.clone()).map_err(|_| bad(&format!("{name} is not UTF-8")));
+            match name {
+                "token" => found.token = Some(text()?),
+                "serial" => found.serial = Some(text()?),
+                "manufacturer" => found.manufacturer = Some(text()?),
+                "model" => found.model = Some(text()?),
+                "object" => found.object = Some(text()?),
+                "id" => found.id = Some(value),
+                "type" if value == b"private" => {}
+                other => return Err(bad(&format!("its name has the attribute {other}, which is not known"))),
+            }
+        }
+        for (name, value) in attributes(query, '&')? {
+            let text = String::from_utf8(value).map_err(|_| bad(&format!("{name} is not UTF-8")))?;
+            match name {
+                "module-path" => found.module = text,
+                "pin-source" => {
+                    let path = text.strip_prefix("file:").unwrap_or(&text).trim_start_matches("//");
+                    found.pin = Some(Secret::File(PathBuf::from(path)));
+                }
+                "pin-value" => {
+                    return Err(bad("a PIN stands in its name; give a pin-source or passphrase-file"));
+                }
+                other => return Err(bad(&format!("its name has the attribute {other}, which is not known"))),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The one token that fits.
+    fn slot(&self, context: &Pkcs11) -> Result<Slot, Error> {
+        let slots = context.get_slots_with_initialized_token().map_err(wrong("it lists no slots"))?;
+        let fits = |slot: &Slot| context.get_token_info(*slot).is_ok_and(|info| self.is_of(&info));
+        match slots.into_iter().filter(fits).collect::<Vec<_>>()[..] {
+            [slot] => Ok(slot),
+            [] => Err(bad("no such token is there")),
+            _ => Err(bad("several tokens are described so")),
+        }
+    }
+
+    fn is_of(&self, info: &TokenInfo) -> bool {
+        let agrees = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == found.trim_end_matches([' ', '\0']))
+        };
+        agrees(&self.token, info.label())
+            && agrees(&self.serial, info.serial_number())
+            && agrees(&self.manufacturer, info.manufacturer_id())
+            && agrees(&self.model, info.model())
+    }
+
+    /// The one private key that fits.
+    fn key(&self, session: &Session) -> Result<ObjectHandle, Error> {
+        let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
+        template.extend(self.object.iter().map(|label| Attribute::Label(label.clone().into_bytes())));
+        template.extend(self.id.iter().map(|id| Attribute::Id(id.clone())));
+        match session.find_objects(&template).map_err(wrong("it lists no keys"))?[..] {
+            [key] => Ok(key),
+            [] => Err(bad("no such private key is in it, or its PIN is needed")),
+            _ => Err(bad("several private keys are described so")),
+        }
+    }
+}
+
+/// The attributes of one half of a URI, percent-decoded.
+fn attributes(text: &str, separator: char) -> Result<Vec<(&str, Vec<u8>)>, Error> {
+    let split = |part| {
+        let (name, value) =
+            str::split_once(part, '=').ok_or_else(|| bad(&format!("its name has {part:?}")))?;
+        Ok((name, decoded(value).ok_or_else(|| bad(&format!("its name has {part:?}")))?))
+    };
+    text.split(separator).filter(|part| !part.is_empty()).map(split).collect()
+}
+
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, more @ ..] = rest {
+        rest = more;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, more) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = more;
+    }
+    Some(bytes)
+}
+
+fn bad(reason: &str) -> Error {
+    Error::Token { reason: reason.to_owned() }
+}
+
+fn wrong(what: &str) -> impl Fn(cryptoki::error::Error) -> Error {
+    let what = what.to_owned();
+    move |e| bad(&format!("{what}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_names_token_key_and_library() {
+        let uri = Uri::parse(
+            "pkcs11:token=my%20token;object=modules;id=%01%ab;type=private?module-path=/usr/lib/x.so&pin-source=file:/etc/pin",
+        )
+        .unwrap();
+        assert_eq!(uri.token.as_deref(), Some("my token"));
+        assert_eq!((uri.object.as_deref(), uri.id.as_deref()), (Some("modules"), Some(&[1, 0xab][..])));
+        assert_eq!((uri.module.as_str(), uri.pin), ("/usr/lib/x.so", Some(Secret::File("/etc/pin".into()))));
+        assert_eq!(Uri::parse("pkcs11:").unwrap().module, ANY_MODULE);
+    }
+
+    #[test]
+    fn what_a_uri_cannot_mean_is_refused() {
+        let check = |uri: &str, expect: &str| {
+            let told = Uri::parse(uri).unwrap_err().to_string();
+            assert!(told.contains(expect), "{told}");
+        };
+        check("pkcs11:token=a?pin-value=1234", "pin-source");
+        check("pkcs11:colour=red", "the attribute colour");
+        check("pkcs11:token", "\"token\"");
+        check("pkcs11:token=%4", "\"token=%4\"");
+        check("pkcs11:token=%ff", "token is not UTF-8");
+        check("pkcs11:type=public", "the attribute type");
+        check("/etc/key.pem", "pkcs11:");
+    }
+}
