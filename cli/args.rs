@@ -89,6 +89,8 @@ pub enum Command {
     Log(One),
     /// Take packages' modules out of kernels again
     Remove(Remove),
+    /// Take over the modules that DKMS has installed, or give them back
+    Adopt(Adopt),
     /// Go back to the modules that were installed before
     Rollback(Kernels),
     /// Put builds into shared caches
@@ -421,6 +423,15 @@ pub struct One {
     /// A release, a glob, `newest`, `running`, `default`, or the path of a kernel build tree
     #[arg(short = 'k', long = "kernel", value_name = "K", default_value = "newest")]
     pub kernel: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Adopt {
+    #[command(flatten)]
+    pub kernels: Kernels,
+    /// Give DKMS back what was taken over: the same files, in the same places
+    #[arg(long)]
+    pub undo: bool,
 }
 
 #[derive(Debug, ClapArgs)]

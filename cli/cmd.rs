@@ -1,5 +1,6 @@
 //! The commands. Each takes what was typed, asks the flow, and says what came of it.
 
+mod adopt;
 mod boot_test;
 mod bundle;
 mod check;
@@ -7,7 +8,7 @@ mod config;
 mod explain;
 mod hooks;
 mod init;
-mod install;
+pub mod install;
 mod keys;
 mod lint;
 mod log;
@@ -18,7 +19,7 @@ mod report;
 mod share;
 mod signatures;
 mod status;
-mod world;
+pub mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -81,6 +82,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Explain(one) => explain::run(&world, out, one),
         Command::Log(one) => log::run(&world, out, one),
         Command::Remove(remove) => remove::remove(&world, out, remove, dry),
+        Command::Adopt(adopt) => adopt::adopt(&world, out, adopt, dry),
         Command::Rollback(kernels) => remove::rollback(&world, out, kernels, dry),
         Command::Push(push) => share::push(&world, out, push, dry),
         Command::Export(export) => bundle::export(&world, out, export, dry),
@@ -124,7 +126,7 @@ fn releases(world: &World, asked: &Kernels) -> Result<Vec<String>, Failure> {
 }
 
 /// The release of the kernel that runs now.
-fn running() -> String {
+pub fn running() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 

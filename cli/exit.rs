@@ -140,7 +140,9 @@ fn exit(error: &Error) -> Exit {
         | Error::Distrusted { .. }
         | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
         | Error::BootTest(boot_test::Error::OtherKernel { .. })
-        | Error::Install(install::Error::Digest { .. } | install::Error::Unresolved(_)) => Exit::Refused,
+        | Error::Install(
+            install::Error::Digest { .. } | install::Error::Unresolved(_) | install::Error::InTheWay { .. },
+        ) => Exit::Refused,
         Error::Io(_)
         | Error::Kept { source: kept::Error::Io(_), .. }
         | Error::NoStore
@@ -190,6 +192,9 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::BootTest(boot_test::Error::NoQemu { package, .. }) => {
             Some(format!("install the package {package}, or name the program with --qemu PROGRAM"))
+        }
+        Error::Install(install::Error::InTheWay { path }) => {
+            Some(format!("take {} away first, for instance with `dkms uninstall`", path.display()))
         }
         Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
         Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {

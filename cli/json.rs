@@ -268,6 +268,18 @@ pub struct Init {
     pub kernels: Vec<String>,
 }
 
+/// `adopt`: one line a file of DKMS's.
+#[derive(Debug, Serialize)]
+pub struct Adopted {
+    pub r#type: &'static str,
+    pub kernel: String,
+    pub package: String,
+    /// Relative to the kernel's tree.
+    pub path: String,
+    /// taken over, given back; with `--dry-run` would take over, would give back.
+    pub act: &'static str,
+}
+
 /// `config`.
 #[derive(Debug, Serialize)]
 pub struct Setting {

@@ -1,8 +1,10 @@
 //! `kcache`: what was typed ([`args`]), what it means ([`settings`], [`cmd`]), what is printed ([`out`], [`progress`]),
-//! and which exit code says so ([`exit`]). As the first process of a guest of `boot-test` it is none of that.
+//! and which exit code says so ([`exit`]). As the first process of a guest of `boot-test` it is none of that, and
+//! under the name `dkms` it is [`dkms`].
 
 mod args;
 mod cmd;
+mod dkms;
 mod exit;
 mod exposition;
 mod file;
@@ -20,8 +22,12 @@ use kcache::kernel::boot_test::guest;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-    if words.next().is_some_and(|name| guest::is_guest(&name)) {
+    let name = words.next().unwrap_or_default();
+    if guest::is_guest(&name) {
         return guest::run(&words.collect::<Vec<_>>());
+    }
+    if dkms::is_dkms(&name) {
+        return dkms::run(&name, &words.collect::<Vec<_>>());
     }
     let args = args::Args::parse(); // ends the process itself: 2 for a mistake, 0 for --help
     let out = std::sync::Arc::new(out::Out::new(&args.global));

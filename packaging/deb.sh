@@ -3,7 +3,7 @@
 #
 #   packaging/deb.sh BINARY DIRECTORY        writes DIRECTORY/kcache_VERSION_ARCH.deb and prints its path
 #
-# What is in it: the program, its hooks and units where packages have theirs, and the documentation. The hooks are written
+# What is in it: the program, also under the names of dkms, its hooks and units where packages have theirs, and the documentation. The hooks are written
 # by the program itself, so the package cannot differ from `kcache hooks install`.
 set -euo pipefail
 export LC_ALL=C
@@ -26,6 +26,11 @@ chmod 755 "$stage"
 install -D -m 0755 "$binary" "$stage/usr/bin/kcache"
 "$binary" --root "$stage" --quiet hooks install --vendor --program /usr/bin/kcache debian kernel-install boot >/dev/null
 
+# kcache under dkms's names; preinst and postrm divert dkms's own.
+mkdir -p "$stage/usr/sbin" "$stage/usr/lib/dkms"
+ln -s ../bin/kcache "$stage/usr/sbin/dkms"
+ln -s ../../bin/kcache "$stage/usr/lib/dkms/common.postinst"
+
 doc=$stage/usr/share/doc/kcache
 install -D -m 0644 -t "$doc" "$top/README.md" "$top"/docs/*.md "$top/docs/kcache.schema.json" "$top/LICENSE-MIT" "$top/LICENSE-APACHE"
 gzip -9n <"$top/CHANGELOG.md" >"$doc/changelog.gz"
@@ -42,6 +47,7 @@ Maintainer: ${DEB_MAINTAINER:-kcache <kcache@localhost>}
 Installed-Size: $(du -sk --apparent-size "$stage" | cut -f1)
 Depends: libc6 (>= ${libc#GLIBC_}), libgcc-s1, kmod, bubblewrap, patch, make, util-linux
 Recommends: build-essential
+Provides: dkms (= 3.0.10-8+kcache)
 Section: kernel
 Priority: optional
 Description: third-party kernel modules, ready before the reboot
@@ -51,7 +57,7 @@ Description: third-party kernel modules, ready before the reboot
  before its initramfs is made.
 END
 (cd "$stage" && find etc -type f | sort | sed 's,^,/,') >"$stage/DEBIAN/conffiles"
-install -m 0755 "$top"/packaging/debian/{postinst,postrm} "$stage/DEBIAN/"
+install -m 0755 "$top"/packaging/debian/{preinst,postinst,postrm} "$stage/DEBIAN/"
 
 find "$stage" -depth -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 package=$directory/kcache_${version}_$arch.deb

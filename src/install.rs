@@ -10,7 +10,8 @@ use std::path::Path;
 use kcache_kernel::compress::Compression;
 use kcache_kernel::enforcement;
 use kcache_kernel::install::{
-    self, Act, BoxError, Generation, ModuleSpec, Outcome, Package, Plan, Recovery, Set, Site, Transaction,
+    self, Act, BoxError, Generation, ModuleSpec, Others, Outcome, Package, Plan, Recovery, Set, Site,
+    Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
@@ -87,13 +88,24 @@ pub fn signs_anew(session: &Session, kernel: &Kernel) -> Result<bool> {
 
 /// What a change would do. Takes no lock and writes nothing.
 pub fn plan(session: &Session, kernel: &Kernel, change: &Change) -> Result<Plan> {
+    plan_with(session, kernel, change, &Others::Untouched)
+}
+
+/// The same, with files of others taken, dropped or given back.
+pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Plan> {
     let tree = tree(session, kernel)?;
     let current = install::current(tree)?;
-    Ok(install::plan(tree, set(session, kernel, current.as_ref(), change)?)?)
+    let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
+    Ok(plan.with(tree, others.clone())?)
 }
 
 /// Performs a change, under the kernel's lock.
 pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done> {
+    apply_with(session, kernel, change, &Others::Untouched)
+}
+
+/// The same, with files of others taken, dropped or given back in the same transaction.
+pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Done> {
     let world = session.world;
     let tree = tree(session, kernel)?;
     let say = |message: &str| world.progress.say(message);
@@ -103,8 +115,7 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
     };
     let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(world, tree, &say) })?;
     tell(world, &kernel.release, transaction.recovered());
-    let current = install::current(tree)?;
-    let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
+    let plan = plan_with(session, kernel, change, others)?;
     if !plan.is_nothing() {
         // Whatever the last verdict was, it was about another set.
         marks::clear(&world.root, &kernel.release)?;
@@ -126,6 +137,12 @@ pub fn recover(world: &World, release: &str, tree: &Path) -> Result<()> {
         tell(world, release, Transaction::begin(site(world, tree, &say))?.recovered());
     }
     Ok(())
+}
+
+/// Deletes what is kept of a package that was taken over from DKMS: nobody will want it back.
+pub fn forget_kept(world: &World, tree: &Path, package: &str) -> Result<bool> {
+    let say = |message: &str| world.progress.say(message);
+    Ok(install::forget_kept(site(world, tree, &say), package)?)
 }
 
 /// Takes everything of kcache's out of the tree of a kernel that is being removed or is gone. True where there was

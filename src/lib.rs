@@ -10,6 +10,7 @@
 //! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`world::World`] is passed in.
 
 pub mod admit;
+pub mod adopt;
 pub mod author;
 pub mod boot;
 pub mod boot_test;

@@ -15,6 +15,7 @@ mod builder;
 mod caches;
 mod commands;
 mod depends;
+mod dkms;
 mod everywhere;
 mod export;
 mod fleet;

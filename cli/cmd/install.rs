@@ -177,7 +177,7 @@ fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&
 }
 
 /// Refuses early what could not be installed in the end.
-fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
+pub fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
     install::tree(session, kernel)?;
     install::signer(session, kernel).map(|_| ())
 }
@@ -217,15 +217,15 @@ pub fn attempt(session: &Session, out: &Out, wishes: &[Wish], options: &Options)
 }
 
 /// What came of one wish.
-struct Had<'a> {
-    wish: Wish<'a>,
-    answer: Result<Answer, Error>,
+pub struct Had<'a> {
+    pub wish: Wish<'a>,
+    pub answer: Result<Answer, Error>,
     comparison: Option<Comparison>,
     seconds: f64,
 }
 
 impl Had<'_> {
-    fn manifest(&self) -> Option<&Manifest> {
+    pub fn manifest(&self) -> Option<&Manifest> {
         match &self.answer {
             Ok(Answer::Ready { manifest, .. }) => Some(manifest),
             _ => None,
@@ -236,7 +236,7 @@ impl Had<'_> {
 /// Works on all wishes. Where a host cannot build, and a shared cache was too slow, it is asked again, after a pause that
 /// differs from host to host: a whole fleet may have asked at once, and the alternative is to give up. That ends with the
 /// first round that was of no use, or, where a cache has answered before, with the sixth.
-fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
+pub fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
     let caches = &session.world.caches;
     let mut results = work(session, wishes, options, check);
     let is_lacking = |had: &Had| matches!(had.answer, Ok(Answer::NoHeaders(_)));
@@ -293,7 +293,7 @@ fn take<'b, T>(next: &AtomicUsize, items: &'b [T]) -> Option<(usize, &'b T)> {
 }
 
 /// Prints one result; the exit code it alone would have. `not_installed` says why nothing of this kernel was installed.
-fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed: Option<&str>) -> Exit {
+pub fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed: Option<&str>) -> Exit {
     let mut record = json::Record {
         r#type: "result",
         package: had.wish.package.name.clone(),

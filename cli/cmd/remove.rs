@@ -60,7 +60,7 @@ pub fn rollback(world: &World, out: &Out, asked: &Kernels, dry: bool) -> Result<
 }
 
 /// Kernels that were named, else every installed one, headers or not.
-fn meant(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
+pub fn meant(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
     if asked.kernels.is_empty() {
         return Ok(kernels::installed(&world.root).map_err(Error::from)?);
     }

@@ -8,6 +8,7 @@ pub mod bootloader;
 pub mod build;
 pub mod compress;
 pub mod csource;
+pub mod dkms;
 pub mod enforcement;
 pub mod index;
 pub mod initramfs;

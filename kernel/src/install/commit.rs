@@ -12,12 +12,13 @@ use super::generation::{Generation, dir_name};
 use super::journal::{IndexChange, Journal};
 use super::tree::Tree;
 use super::verify::verify_files;
-use super::{Error, Step, disk};
+use super::{Error, Step, disk, others};
 
 /// Brings the new set in, up to and including the commit. On stable storage when it returns.
 pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
     place(tree, journal)?;
     step("generation placed")?;
+    journal.others.place(tree, step)?;
     let (others, commit) = journal.split_commit();
     for change in others {
         publish(tree, change)?;
@@ -34,6 +35,7 @@ pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result
 
 /// Takes away what the commit has replaced, and closes the journal.
 pub(super) fn finish(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
+    journal.others.finish(tree, step)?;
     for dir in &journal.retire {
         // Out of the tree in one piece: a depmod of somebody else sees all of an old generation or nothing.
         let gone = tree.old_dir().join(dir);
@@ -68,6 +70,7 @@ pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Resul
             fs_err::rename(tree.old_dir().join(dir_name(new)), tree.generation(new))?;
         }
     }
+    journal.others.displace(tree)?;
     if journal.makes_updates {
         remove_if_empty(&tree.updates())?;
     }
@@ -79,6 +82,7 @@ pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Resul
 /// Deletes the staging directory, whatever is in it. Only without a journal: then nothing needs it.
 pub(super) fn sweep(tree: &Tree) -> Result<(), Error> {
     disk::if_found(fs_err::remove_dir_all(&tree.staging))?;
+    others::prune(tree)?;
     Ok(disk::sync_dir(tree.parent())?)
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::generation::DIR_PREFIX;
+use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Site, disk};
 use crate::index::{self, DepIndex};
@@ -33,7 +34,7 @@ pub(super) struct Made {
 }
 
 /// Runs depmod on the staged base and reads everything again.
-pub(super) fn run(site: &Site<'_>, tree: &Tree) -> Result<Made, Error> {
+pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made, Error> {
     let warnings = call(site, tree)?;
     let names = written(&tree.base_tree())?;
     for name in &names {
@@ -45,7 +46,8 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree) -> Result<Made, Error> {
     let index =
         DepIndex::parse(&bytes).map_err(|source| Error::Index { name: DEP_BIN.to_owned(), source })?;
     check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
-    check_others(tree, &index)?;
+    check_others(tree, &index, others)?;
+    others.check_index(&index)?;
     Ok(Made { names, index, digest: blake3::hash(&bytes), warnings })
 }
 
@@ -123,12 +125,12 @@ fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
     }
 }
 
-/// A module of somebody else that is listed now and still there must be listed afterwards.
-fn check_others(tree: &Tree, index: &DepIndex) -> Result<(), Error> {
+/// A module of somebody else that is listed now and still there must be listed afterwards, unless it is to go.
+fn check_others(tree: &Tree, index: &DepIndex, others: &Others) -> Result<(), Error> {
     let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
     let ours = format!("updates/{DIR_PREFIX}");
     let gone = |e: &index::Entry<'_>| !e.path.starts_with(&ours) && index.lookup(e.name).is_none();
-    match live.iter().find(|e| gone(e) && tree.path.join(e.path).exists()) {
+    match live.iter().find(|e| gone(e) && !others.lets_go(e.path) && tree.path.join(e.path).exists()) {
         Some(entry) => Err(Error::Lost { path: entry.path.to_owned() }),
         None => Ok(()),
     }

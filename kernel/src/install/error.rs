@@ -125,6 +125,24 @@ pub enum Error {
         /// The file, relative to the tree.
         path: String,
     },
+    /// Not a module of somebody else in the kernel's tree.
+    #[error("{path} is not a module of somebody else")]
+    NotForeign {
+        /// The file, relative to the tree.
+        path: PathBuf,
+    },
+    /// A module would be taken away without another in its place.
+    #[error("no module stands in for {path}")]
+    NoStandIn {
+        /// The file, relative to the tree.
+        path: PathBuf,
+    },
+    /// Where a file is to be given back lies another.
+    #[error("{path} is there again: what was kept of it is not put in its place")]
+    InTheWay {
+        /// The file.
+        path: PathBuf,
+    },
     /// A module would not be found, or another file in its place.
     #[error(transparent)]
     Unresolved(#[from] Fault),

@@ -254,7 +254,7 @@ pub(super) fn dir_name(generation: &str) -> String {
     format!("{DIR_PREFIX}{generation}")
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+pub(super) fn check_name(name: &str) -> Result<(), Error> {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"._+-".contains(&c);
     let good = (1..=NAME_MAX).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain);
     if good { Ok(()) } else { Err(Error::Name { name: name.to_owned() }) }

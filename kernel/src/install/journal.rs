@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 use super::generation::hex;
+use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};
 
@@ -28,6 +29,9 @@ pub(super) struct Journal {
     pub(super) drops_updates: bool,
     /// `modules.dep.bin` last.
     pub(super) indexes: Vec<IndexChange>,
+    /// What becomes of files of others.
+    #[serde(default)]
+    pub(super) others: Others,
     /// The digest of `modules.dep.bin` before; `None`: there was none.
     pub(super) old_index: Option<Hash>,
     /// The digest of `modules.dep.bin` after; `None`: it goes.

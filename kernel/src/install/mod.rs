@@ -4,8 +4,9 @@
 //!
 //! At any instant, also after power loss, `kill -9` or a full disk, the kernel has the complete previous set of modules or
 //! the complete new one; when [`Transaction::apply`] returns, the new one is on stable storage. Nothing gets in whose
-//! digest was not checked while it was written, and what is signed is signed after that. `depmod` never runs on the live tree, and no index is published that was
-//! not read again. Modules of others are never touched. Removing the last package leaves the tree as if kcache had never
+//! digest was not checked while it was written, and what is signed is signed after that. `depmod` never runs on the live
+//! tree, and no index is published that was not read again. Modules of others are never touched, unless that is asked for
+//! in words ([`Others`]). Removing the last package leaves the tree as if kcache had never
 //! been there. When the kernel itself goes, so does all that kcache has in its tree ([`retire`]).
 //!
 //! # On disk
@@ -19,10 +20,12 @@
 //!       generation.json                        what is installed and why
 //!       <package>/<module>.ko[.gz|.xz|.zst]
 //!     modules.dep.bin, modules.dep, ...      kmod's indexes; the rename of modules.dep.bin is the commit
+//!   .kcache-6.1.0-56-amd64.adopted/          mode 0700: modules of others that kcache's stand in for
 //!   .kcache-6.1.0-56-amd64/                  mode 0700, there only during a transaction or after a crash
 //!     new/kcache-<generation>/               the next generation, before it is renamed in
 //!     base/usr/lib/modules/6.1.0-56-amd64/   links to the real tree; depmod runs here
 //!     old/                                   hard links to the live indexes; the old generation on its way out
+//!     kept/                                  hard links to modules of others that are to be kept
 //!     journal.json                           what is about to be done
 //! ```
 //!
@@ -34,7 +37,7 @@
 //! 2. Run depmod on the staged base; read the indexes again; every module must resolve to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation in; rename the indexes in, all but one; fsync. Rename `modules.dep.bin` in; fsync.
-//! 5. Move the old generation out, close the journal, delete the staging directory. In this order: while the old one is
+//! 5. Take away what is asked for of others, move the old generation out, close the journal, delete the staging directory. In this order: while the old one is
 //!    in the tree a journal says so, and a depmod of somebody else never finds it without one.
 //!
 //! An error before the end of step 4, a failed fsync among them, undoes everything at once; a fsync is never tried again,
@@ -54,6 +57,7 @@ mod error;
 mod generation;
 mod journal;
 mod lock;
+mod others;
 mod plan;
 mod recover;
 mod retire;
@@ -69,6 +73,7 @@ use std::time::Duration;
 
 pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
+pub use others::{OtherFile, Others, forget_kept, kept, module_of};
 pub use plan::{Act, Change, Plan, plan};
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Fault, current, interrupted, verify};
@@ -173,7 +178,7 @@ impl<'a> Transaction<'a> {
         if plan.is_nothing() {
             return Ok(Outcome { generation: plan.to.clone(), changed: false, warnings: Vec::new() });
         }
-        let warnings = self.replace(installed.as_ref(), &plan.wanted, source, step)?;
+        let warnings = self.replace(installed.as_ref(), &plan.wanted, &plan.others, source, step)?;
         Ok(Outcome { generation: plan.to.clone(), changed: true, warnings })
     }
 
@@ -182,7 +187,7 @@ impl<'a> Transaction<'a> {
         let installed = current(&self.tree.path)?;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
         let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is damaged".into());
-        self.replace(installed.as_ref(), &wanted, &mut source, step).map(|_| ())
+        self.replace(installed.as_ref(), &wanted, &Others::Untouched, &mut source, step).map(|_| ())
     }
 
     /// The whole protocol: from what is installed to what is wanted. Gives depmod's warnings.
@@ -190,11 +195,12 @@ impl<'a> Transaction<'a> {
         &self,
         installed: Option<&Generation>,
         wanted: &Set,
+        others: &Others,
         source: &mut Source<'_>,
         step: &Step<'_>,
     ) -> Result<Vec<String>, Error> {
         let tree = &self.tree;
-        let prepared = self.prepare(installed, wanted, source, step);
+        let prepared = self.prepare(installed, wanted, others, source, step);
         // Should the litter stay, the next run deletes it; the first error is the one to be told.
         let Prepared { journal, warnings } = prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
         if let Err(error) = self.commit(&journal, step) {
@@ -212,6 +218,7 @@ impl<'a> Transaction<'a> {
         &self,
         installed: Option<&Generation>,
         wanted: &Set,
+        others: &Others,
         source: &mut Source<'_>,
         step: &Step<'_>,
     ) -> Result<Prepared, Error> {
@@ -224,8 +231,9 @@ impl<'a> Transaction<'a> {
             Some(_) => Some(stage::stage_modules(&self.site, tree, wanted, installed, source)?),
             None => None,
         };
+        others.stage(tree)?;
         step("modules staged")?;
-        let (indexes, made) = self.index(installed, new.as_deref())?;
+        let (indexes, made) = self.index(installed, new.as_deref(), others)?;
         step("indexes made")?;
         let new_manifest = match (set, &made) {
             (Some(set), Some(made)) => Some(self.write_manifest(set, installed, &indexes, made)?),
@@ -245,6 +253,7 @@ impl<'a> Transaction<'a> {
             old_index: disk::digest(&tree.index(DEP_BIN))?.map(Hash),
             new_index: made.as_ref().map(|made| Hash(made.digest)),
             indexes,
+            others: others.clone(),
             new,
         };
         Ok(Prepared { journal, warnings: made.map(|made| made.warnings).unwrap_or_default() })
@@ -255,19 +264,21 @@ impl<'a> Transaction<'a> {
         &self,
         installed: Option<&Generation>,
         new: Option<&str>,
+        others: &Others,
     ) -> Result<(Vec<IndexChange>, Option<depmod::Made>), Error> {
         let tree = &self.tree;
         let change = |name: &String, after| {
             Ok(IndexChange { name: name.clone(), before: disk::exists(&tree.index(name))?, after })
         };
-        if let (Some(installed), None) = (installed, new)
+        if let (Some(installed), None, true) = (installed, new, others.is_nothing())
             && plan::made_all_indexes(tree, installed)?
         {
             let changes = installed.created.indexes.iter().map(|name| change(name, false));
             return Ok((changes.collect::<io::Result<_>>()?, None));
         }
         stage::stage_base(tree, new)?;
-        let made = depmod::run(&self.site, tree)?;
+        others.stage_base(tree)?;
+        let made = depmod::run(&self.site, tree, others)?;
         let changes = made.names.iter().map(|name| change(name, true)).collect::<io::Result<_>>()?;
         Ok((changes, Some(made)))
     }

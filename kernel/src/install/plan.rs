@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::generation::{Generation, Installed, Package, Set};
+use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
 use super::verify::{Fault, current, verify};
 use super::{Error, disk};
@@ -24,14 +25,23 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Whether depmod will run.
     pub depmod: bool,
+    /// What becomes of files of others.
+    pub others: Others,
     /// The set to be installed, sorted.
     pub(super) wanted: Set,
 }
 
 impl Plan {
+    /// The same plan with files of others taken, dropped or given back: see [`Others`].
+    pub fn with(self, tree: &Path, others: Others) -> Result<Self, Error> {
+        let others = others.checked(&Tree::open(tree)?, &self.wanted)?;
+        let depmod = self.depmod || !others.is_nothing();
+        Ok(Self { depmod, others, ..self })
+    }
+
     /// Whether everything is as wanted already.
     pub fn is_nothing(&self) -> bool {
-        self.from == self.to && self.faults.is_empty()
+        self.from == self.to && self.faults.is_empty() && self.others.is_nothing()
     }
 
     /// Who is to have signed the modules then.
@@ -86,6 +96,7 @@ pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
         changes: changes(installed.as_ref(), &wanted),
         faults,
         depmod: false,
+        others: Others::Untouched,
         wanted,
     };
     let takes_indexes_away = match &installed {

@@ -35,13 +35,14 @@ pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> 
     after_foreign_depmod(tree, &journal, step)
 }
 
-/// The indexes tell nothing then; what counts is whether the old generation is still whole. It leaves the tree only after
-/// the commit, in one piece.
+/// The indexes tell nothing then; what counts is whether the old set is still whole. The generation leaves the tree only
+/// after the commit, in one piece; of files of others that are to go, the first that is gone tells.
 fn after_foreign_depmod(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<Recovered, Error> {
-    let old_is_there = match &journal.old {
+    let generation_is_there = match &journal.old {
         Some(old) => disk::exists(&tree.generation(old))?,
         None => true,
     };
+    let old_is_there = generation_is_there && journal.others.all_there(tree)?;
     let recovery = if old_is_there {
         displace(tree, journal, step)?;
         Recovery::Undone

@@ -50,7 +50,11 @@ pub fn is_live(tree: &Path) -> io::Result<bool> {
 
 /// Whether a kernel is gone and modules of kcache's are still there.
 pub fn is_orphaned(tree: &Path) -> Result<bool, Error> {
-    Ok(!has_kernel(tree)? && tree.is_dir() && !Tree::open(tree)?.generations()?.is_empty())
+    if has_kernel(tree)? || !tree.is_dir() {
+        return Ok(false);
+    }
+    let tree = Tree::open(tree)?;
+    Ok(!tree.generations()?.is_empty() || disk::exists(&tree.kept())?)
 }
 
 /// Takes everything of kcache's out of a kernel's tree, whether the kernel, or its tree, is still there or not. True where
@@ -82,7 +86,7 @@ fn empty(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> {
 /// Deletes what is ours.
 fn clear(tree: &Tree, step: &Step<'_>) -> Result<bool, Error> {
     let generations = tree.generations()?;
-    let ours = !generations.is_empty() || disk::exists(&tree.staging)?;
+    let ours = !generations.is_empty() || disk::exists(&tree.staging)? || disk::exists(&tree.kept())?;
     if !generations.is_empty() && !has_other_modules(&tree.path)? {
         for name in INDEXES {
             disk::if_found(fs_err::remove_file(tree.index(name)))?;
@@ -93,6 +97,8 @@ fn clear(tree: &Tree, step: &Step<'_>) -> Result<bool, Error> {
         fs_err::remove_dir_all(tree.updates().join(dir))?;
         step("generation gone")?;
     }
+    // Nobody will want a module of others back for a kernel that is gone.
+    disk::if_found(fs_err::remove_dir_all(tree.kept()))?;
     // A transaction on a kernel that is gone is neither finished nor undone.
     commit::sweep(tree)?;
     commit::remove_if_empty(&tree.updates())?;

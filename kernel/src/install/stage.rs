@@ -172,7 +172,7 @@ fn is_read_by_depmod(name: &str) -> bool {
     }
 }
 
-fn link_children(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
+pub(super) fn link_children(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
     for name in disk::names(from)?.iter().filter(|name| wanted(name)) {
         symlink(from.join(name), to.join(name))?;
     }

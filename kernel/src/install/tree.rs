@@ -93,6 +93,11 @@ impl Tree {
         self.staging.join("old")
     }
 
+    /// What was taken over from others ([`super::others`]).
+    pub(super) fn kept(&self) -> PathBuf {
+        self.path.with_file_name(format!(".kcache-{}.adopted", self.release))
+    }
+
     pub(super) fn journal(&self) -> PathBuf {
         self.staging.join("journal.json")
     }

@@ -1,0 +1,179 @@
+//! `kcache adopt`: what DKMS has installed becomes kcache's, one transaction a kernel, and with `--undo` DKMS's again.
+
+use std::time::Instant;
+
+use kcache::adopt::{self, Candidate};
+use kcache::ensure::{Options, Wish};
+use kcache::facts::Session;
+use kcache::install::{self as flow, Change};
+use kcache::kernel::install::{OtherFile, Others, Plan};
+use kcache::kernel::kernels::Kernel;
+use kcache::kernel::packages::Package;
+use kcache::select::Packages;
+use kcache::store::Manifest;
+use kcache::world::World;
+
+use super::install::{Had, have, may_install, report, report_done, report_plan};
+use super::remove::meant;
+use crate::args::Adopt;
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::Out;
+
+pub fn adopt(world: &World, out: &Out, args: &Adopt, dry: bool) -> Result<Exit, Failure> {
+    let kernels = meant(world, &args.kernels)?;
+    let store = if dry || args.undo { world.open_existing_store()? } else { Some(world.open_store()?) };
+    let session = Session::new(world, store)?;
+    let mut exit = Exit::Done;
+    for kernel in kernels.iter().filter(|kernel| kernel.modules.is_some()) {
+        super::interrupted(world)?;
+        let one = match args.undo {
+            true => undo(&session, out, kernel, dry),
+            false => take_over(&session, out, kernel, dry),
+        };
+        // One kernel that stays as it is keeps no other from being taken over.
+        exit = exit.or(one.unwrap_or_else(|failure| {
+            out.failure(&Failure {
+                message: format!("kernel {}: {}", kernel.release, failure.message),
+                ..failure
+            });
+            failure.exit
+        }));
+    }
+    if out.json {
+        out.record(&json::Summary { r#type: "summary", exit: exit as u8 });
+    }
+    Ok(exit)
+}
+
+fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result<Exit, Failure> {
+    let packages = super::packages(session.world, out, &[])?;
+    let candidates = adopt::candidates(session, kernel, &packages.all)?;
+    if candidates.is_empty() {
+        out.say(&format!("{}: DKMS has nothing installed", kernel.release));
+        return Ok(Exit::Done);
+    }
+    may_install(session, kernel)?;
+    let mut exit = Exit::Done;
+    for candidate in &candidates {
+        if let Err(reason) = &candidate.package {
+            exit = exit.or(left(out, kernel, candidate, reason));
+        }
+    }
+    if dry {
+        candidates
+            .iter()
+            .filter(|c| c.package.is_ok())
+            .for_each(|c| say_files(out, kernel, "would take over", &c.files));
+        return Ok(exit);
+    }
+    let (manifests, files) = build(session, out, kernel, &packages, &candidates, &mut exit);
+    if !manifests.is_empty() {
+        transact(session, out, kernel, &Change::Add(&manifests), &Others::Take(files), false)?;
+    }
+    Ok(exit)
+}
+
+/// Has the packages built, or fetched. Those that kcache has no build of are left to DKMS.
+fn build(
+    session: &Session,
+    out: &Out,
+    kernel: &Kernel,
+    packages: &Packages,
+    candidates: &[Candidate],
+    exit: &mut Exit,
+) -> (Vec<Manifest>, Vec<OtherFile>) {
+    let (mut manifests, mut files) = (Vec::new(), Vec::new());
+    let meant: Vec<(&Candidate, &Package)> = candidates
+        .iter()
+        .filter_map(|candidate| Some((candidate, candidate.package.as_ref().ok()?)))
+        .collect();
+    let wishes: Vec<Wish> =
+        meant.iter().map(|(_, package)| Wish { package, kernel, all: &packages.all }).collect();
+    for ((candidate, _), had) in meant.iter().zip(have(session, &wishes, &Options::default(), false)) {
+        match stands_in(&had, candidate) {
+            Ok(manifest) => {
+                report(out, &had, true, false, None);
+                manifests.push(manifest.clone());
+                files.extend(candidate.files.iter().cloned());
+            }
+            Err(None) => {
+                let told = report(out, &had, true, false, None);
+                let why = if told == Exit::Done {
+                    "it is not meant for this kernel"
+                } else {
+                    "kcache has no build of it"
+                };
+                *exit = exit.or(told).or(left(out, kernel, candidate, why));
+            }
+            Err(Some(reason)) => *exit = exit.or(left(out, kernel, candidate, &reason)),
+        }
+    }
+    (manifests, files)
+}
+
+/// The build that takes DKMS's place; or why it cannot, where the answer itself does not say so.
+fn stands_in<'a>(had: &'a Had, candidate: &Candidate) -> Result<&'a Manifest, Option<String>> {
+    let manifest = had.manifest().ok_or(None)?;
+    match adopt::lacks(manifest, &candidate.files) {
+        Some(reason) => Err(Some(reason)),
+        None => Ok(manifest),
+    }
+}
+
+fn left(out: &Out, kernel: &Kernel, candidate: &Candidate, reason: &str) -> Exit {
+    let what = &candidate.built.what;
+    out.say(&format!(
+        "warning: {}: {}/{} is left to DKMS, as it is: {reason}",
+        kernel.release, what.name, what.version
+    ));
+    Exit::NotReady
+}
+
+fn undo(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result<Exit, Failure> {
+    let (others, names) = adopt::give_back(session, kernel)?;
+    if others.is_nothing() {
+        out.say(&format!("{}: nothing was taken over", kernel.release));
+        return Ok(Exit::Done);
+    }
+    transact(session, out, kernel, &adopt::without(&names), &others, dry)?;
+    Ok(Exit::Done)
+}
+
+fn transact(
+    session: &Session,
+    out: &Out,
+    kernel: &Kernel,
+    change: &Change,
+    others: &Others,
+    dry: bool,
+) -> Result<(), Failure> {
+    if dry {
+        let plan: Plan = flow::plan_with(session, kernel, change, others)?;
+        report_plan(out, &plan);
+    } else {
+        let start = Instant::now();
+        let done = flow::apply_with(session, kernel, change, others)?;
+        report_done(out, kernel, &done, start.elapsed().as_secs_f64());
+    }
+    match others {
+        Others::GiveBack(files) if dry => say_files(out, kernel, "would give back", files),
+        Others::GiveBack(files) => say_files(out, kernel, "given back", files),
+        Others::Take(files) => say_files(out, kernel, "taken over", files),
+        Others::Drop(_) | Others::Untouched => {}
+    }
+    Ok(())
+}
+
+/// One line a file.
+fn say_files(out: &Out, kernel: &Kernel, act: &'static str, files: &[OtherFile]) {
+    for OtherFile { package, path } in files {
+        let path = path.display().to_string();
+        if out.json {
+            let kernel = kernel.release.clone();
+            out.record(&json::Adopted { r#type: "file", kernel, package: package.clone(), path, act });
+        } else {
+            out.data(&format!("{}  {package}  {path}  {act}", kernel.release));
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! kcache under the name `dkms`: what maintainer scripts and people type for DKMS 3 is understood, and done kcache's way.
+//!
+//! ```text
+//! args      what was typed, as DKMS reads it: options and actions in any order
+//! place     where all of it happens: the world, DKMS's records, the kernels and packages that are meant
+//! status    added, built, installed
+//! build     add, build, install, match, autoinstall
+//! remove    uninstall, unbuild, remove
+//! tarball   mktarball, ldtarball
+//! upgrade   --rpm_safe_upgrade
+//! postinst  /usr/lib/dkms/common.postinst, which the scripts of -dkms packages call
+//! ```
+//!
+//! What DKMS calls *added* is DKMS's own record, a link under `/var/lib/dkms`; *built* is a build in the store; *installed*
+//! is in the kernel's generation. What DKMS itself had built and installed before counts as such until it is removed or
+//! taken over (`kcache adopt`). Text and exit codes are DKMS 3.0.10's where scripts may look at them; docs/dkms.md has the
+//! table. Conversation of kcache's own goes to stderr, so that `$(dkms status)` holds nothing else.
+
+mod args;
+mod build;
+mod place;
+mod postinst;
+mod remove;
+mod status;
+mod tarball;
+mod upgrade;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::exit::{Exit, Failure};
+use args::Action;
+use place::Place;
+
+/// The version of DKMS that this is like: what it prints of itself, and what the Debian package provides.
+const LIKE: &str = "3.0.10";
+
+/// The name of the maintainer scripts' program.
+const POSTINST: &str = "common.postinst";
+
+/// What went wrong, told and numbered as DKMS does.
+#[derive(Debug)]
+pub struct Trouble {
+    code: u8,
+    lines: Vec<String>,
+}
+
+impl Trouble {
+    fn new(code: u8, lines: &[&str]) -> Trouble {
+        Trouble { code, lines: lines.iter().map(|line| (*line).to_owned()).collect() }
+    }
+}
+
+/// kcache's exit codes in DKMS's.
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        let code = match failure.exit {
+            Exit::Done => 0,
+            Exit::BuildFailed | Exit::NotReproducible => 10,
+            Exit::Refused | Exit::NotReady => 6,
+            Exit::Unexpected | Exit::Usage | Exit::NoHeaders | Exit::Busy => 1,
+            Exit::Interrupted => 130,
+        };
+        let hint = failure.hint.map(|hint| format!("hint: {hint}"));
+        Trouble { code, lines: std::iter::once(failure.message).chain(hint).collect() }
+    }
+}
+
+impl From<kcache::error::Error> for Trouble {
+    fn from(error: kcache::error::Error) -> Trouble {
+        Failure::from(error).into()
+    }
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(error: std::io::Error) -> Trouble {
+        Failure::from(error).into()
+    }
+}
+
+/// Whether a program of this name is DKMS or a part of it.
+pub fn is_dkms(name: &str) -> bool {
+    let name = Path::new(name).file_name();
+    name.is_some_and(|name| name == "dkms" || name == POSTINST)
+}
+
+/// Does what was asked of DKMS.
+pub fn run(name: &str, words: &[String]) -> ExitCode {
+    let done = if name.ends_with(POSTINST) { postinst::run(words) } else { typed(words) };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(trouble) => {
+            place::complain(&trouble.lines);
+            ExitCode::from(trouble.code)
+        }
+    }
+}
+
+fn typed(words: &[String]) -> Result<u8, Trouble> {
+    let typed = args::parse(words)?;
+    if let Some(text) = typed.answer() {
+        place::answer(&text);
+        return Ok(0);
+    }
+    let Some(action) = typed.action else {
+        // DKMS says so and ends with 0; a script that mistypes an action should notice.
+        let word = typed.unknown_action();
+        return Err(Trouble::new(2, &[&format!("Unknown action specified: \"{word}\""), args::USAGE]));
+    };
+    let place = Place::new(&typed)?;
+    act(&place, action)
+}
+
+fn act(place: &Place, action: Action) -> Result<u8, Trouble> {
+    match action {
+        Action::Status => status::show(place),
+        Action::Add => build::add(place),
+        Action::Build => build::each(place, build::build),
+        Action::Install => build::each(place, build::install),
+        Action::Autoinstall | Action::KernelPostinst => build::autoinstall(place),
+        Action::Match => build::match_kernel(place),
+        Action::Uninstall => remove::each(place, remove::uninstall),
+        Action::Unbuild => remove::each(place, remove::unbuild),
+        Action::Remove => remove::remove(place),
+        Action::KernelPrerm => remove::of_kernel(place),
+        Action::KernelPreinst => Ok(0),
+        Action::Mktarball => tarball::make(place),
+        Action::Ldtarball => tarball::load(place).map(|_| 0),
+        Action::GenerateMok => {
+            Err(Trouble::new(1, &["DKMS's keys are not used.", "`kcache keys --help` tells of kcache's."]))
+        }
+    }
+}

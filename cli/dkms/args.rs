@@ -1,0 +1,308 @@
+//! What was typed for DKMS. Its options may stand anywhere, take `=` or the next word, and match by their beginning; none
+//! of which a declarative parser does, so this is one of its own, in the order of DKMS's.
+
+use std::path::{Path, PathBuf};
+
+use super::{LIKE, Trouble};
+
+pub const USAGE: &str = "\
+Usage: dkms [action] [options]
+  [action]  = { add | remove | build | install | uninstall | unbuild | match | autoinstall |
+                mktarball | ldtarball | status | kernel_preinst | kernel_postinst | kernel_prerm }
+  [options] = [-m module] [-v module-version] [-k kernel-version] [-a arch]
+              [-q] [--force] [--all] [--templatekernel=kernel] [--archive=tarball-location]
+              [--kernelsourcedir=source-location] [--sourcetree=path] [--dkmstree=path]
+              [--binaries-only] [--source-only] [--verbose] [-j number] [--version] [--help]
+This is kcache; what else of DKMS it takes, and what it makes of it, is in docs/dkms.md.";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Add,
+    Remove,
+    Build,
+    Install,
+    Uninstall,
+    Unbuild,
+    Match,
+    Autoinstall,
+    Mktarball,
+    Ldtarball,
+    Status,
+    GenerateMok,
+    KernelPreinst,
+    KernelPostinst,
+    KernelPrerm,
+}
+
+impl Action {
+    fn of(word: &str) -> Option<Action> {
+        Some(match word {
+            "add" => Action::Add,
+            "remove" => Action::Remove,
+            "build" => Action::Build,
+            "install" => Action::Install,
+            "uninstall" => Action::Uninstall,
+            "unbuild" => Action::Unbuild,
+            "match" => Action::Match,
+            "autoinstall" => Action::Autoinstall,
+            "mktarball" => Action::Mktarball,
+            "ldtarball" => Action::Ldtarball,
+            "status" => Action::Status,
+            "generate_mok" => Action::GenerateMok,
+            "kernel_preinst" => Action::KernelPreinst,
+            "kernel_postinst" => Action::KernelPostinst,
+            "kernel_prerm" => Action::KernelPrerm,
+            _ => return None,
+        })
+    }
+
+    /// Those that DKMS takes no `--all` for.
+    fn refuses_all(self) -> Option<&'static str> {
+        match self {
+            Action::Add => Some("add"),
+            Action::Build => Some("build"),
+            Action::Install => Some("install"),
+            Action::Match => Some("match"),
+            _ => None,
+        }
+    }
+}
+
+/// What was typed.
+#[derive(Debug, Default)]
+pub struct Typed {
+    pub action: Option<Action>,
+    pub module: Option<String>,
+    pub version: Option<String>,
+    pub kernels: Vec<String>,
+    pub arches: Vec<String>,
+    pub template: Option<String>,
+    /// A source tree to add.
+    pub source: Option<PathBuf>,
+    pub archive: Option<PathBuf>,
+    pub kernel_source: Option<PathBuf>,
+    pub dkms_tree: Option<PathBuf>,
+    pub source_tree: Option<PathBuf>,
+    pub jobs: Option<String>,
+    pub all: bool,
+    pub force: bool,
+    pub quiet: bool,
+    pub verbose: bool,
+    pub binaries_only: bool,
+    pub source_only: bool,
+    pub rpm_safe_upgrade: bool,
+    shows: Option<Shows>,
+    stray: Option<String>,
+}
+
+#[derive(Debug)]
+enum Shows {
+    Version,
+    Help,
+}
+
+/// Options that take a value and change nothing here.
+const WITHOUT_EFFECT_WITH_VALUE: [&str; 1] = ["--config"];
+
+/// Options that change nothing here.
+const WITHOUT_EFFECT: [&str; 9] = [
+    "--no-depmod",
+    "--no-initrd",
+    "--no-clean-kernel",
+    "--no-prepare-kernel",
+    "--force-version-override",
+    "--symlink-modules",
+    "--modprobe-on-install",
+    "--debug",
+    "--delayed",
+];
+
+impl Typed {
+    /// What is only to be printed.
+    pub fn answer(&self) -> Option<String> {
+        match self.shows.as_ref()? {
+            Shows::Version => Some(format!("dkms-{LIKE}")),
+            Shows::Help => Some(USAGE.to_owned()),
+        }
+    }
+
+    pub fn unknown_action(&self) -> &str {
+        self.module.as_deref().unwrap_or_default()
+    }
+
+    fn module_and_version(&mut self, text: &str) {
+        let (module, version) = split(text);
+        self.module = Some(module);
+        self.version = version.or(self.version.take());
+    }
+
+    fn kernel(&mut self, text: &str) {
+        let (kernel, arch) = split(text);
+        self.kernels.push(kernel);
+        self.arches.extend(arch);
+    }
+}
+
+/// Reads the words.
+pub fn parse(words: &[String]) -> Result<Typed, Trouble> {
+    let mut typed = Typed::default();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let (name, value) = match word.split_once('=').filter(|_| word.starts_with('-')) {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (word.as_str(), None),
+        };
+        let mut value = || value.clone().or_else(|| rest.next().cloned()).unwrap_or_default();
+        match name {
+            "-m" | "--module" => typed.module_and_version(&value()),
+            "-v" => typed.version = Some(value()),
+            "-k" | "--kernelver" => typed.kernel(&value()),
+            "-a" | "--arch" => typed.arches.push(value()),
+            "-j" => typed.jobs = Some(value()).filter(|jobs| jobs != "0"),
+            "--templatekernel" => typed.template = Some(value()),
+            "--archive" => typed.archive = Some(value().into()),
+            "--kernelsourcedir" => typed.kernel_source = Some(value().into()),
+            "--dkmstree" => typed.dkms_tree = Some(value().into()),
+            "--sourcetree" => typed.source_tree = Some(value().into()),
+            "--installtree" => refuse(name, &value(), |path| path == "/lib/modules")?,
+            "-c" => refuse(name, &value(), |path| path.ends_with("/source/dkms.conf"))?,
+            "--directive" => refuse(name, &value(), |_| false)?,
+            "--all" => typed.all = true,
+            "--force" => typed.force = true,
+            "-q" | "--quiet" => typed.quiet = true,
+            "--verbose" => typed.verbose = true,
+            "--binaries-only" => typed.binaries_only = true,
+            "--source-only" => typed.source_only = true,
+            "--rpm_safe_upgrade" => typed.rpm_safe_upgrade = true,
+            "-V" | "--version" => typed.shows = Some(Shows::Version),
+            "-h" | "--help" => typed.shows = Some(Shows::Help),
+            name if WITHOUT_EFFECT_WITH_VALUE.contains(&name) => drop(value()),
+            name if WITHOUT_EFFECT.contains(&name) => {}
+            _ if word.starts_with('-') => {
+                return Err(Trouble::new(2, &[&format!(" Unknown option: {word}"), USAGE]));
+            }
+            _ => plain(&mut typed, word)?,
+        }
+    }
+    check(typed)
+}
+
+/// A word without a dash: an action, a source tree, an archive, or a module.
+fn plain(typed: &mut Typed, word: &str) -> Result<(), Trouble> {
+    let path = Path::new(word);
+    if let Some(action) = Action::of(word) {
+        if typed.action.replace(action).is_some() {
+            return Err(Trouble::new(4, &["Cannot specify more than one action."]));
+        }
+    } else if path.is_file() && word.ends_with("dkms.conf") {
+        typed.source = Some(path.parent().unwrap_or(path).join("."));
+    } else if path.is_dir() && path.join("dkms.conf").is_file() {
+        typed.source = Some(path.to_owned());
+    } else if path.is_file() {
+        typed.archive = Some(path.to_owned());
+    } else if typed.module.is_none() {
+        // DKMS 3 takes NAME/VERSION; people also write NAME/VERSION/KERNEL, as `status` once printed it.
+        match word.splitn(3, '/').collect::<Vec<_>>()[..] {
+            [name, version, kernel] => {
+                typed.module_and_version(&format!("{name}/{version}"));
+                typed.kernel(kernel);
+            }
+            _ => typed.module_and_version(word),
+        }
+    } else {
+        typed.stray = Some(word.to_owned());
+    }
+    Ok(())
+}
+
+fn refuse(name: &str, value: &str, is_default: impl Fn(&str) -> bool) -> Result<(), Trouble> {
+    if is_default(value) {
+        return Ok(());
+    }
+    let line = format!("The option {name} is not taken by kcache: {value}");
+    let instead = "What is to be built otherwise goes to /etc/dkms/NAME-VERSION.conf.";
+    Err(Trouble::new(2, &[&line, instead]))
+}
+
+/// What DKMS refuses of a command line as a whole.
+fn check(typed: Typed) -> Result<Typed, Trouble> {
+    if let Some(word) = &typed.stray {
+        super::place::warn(&format!("I do not know how to handle {word}."));
+    }
+    if typed.binaries_only && typed.source_only {
+        let lines = [" You have specified both --binaries-only and --source-only.", "You cannot do this."];
+        return Err(Trouble::new(8, &lines));
+    }
+    if typed.arches.len() > 1 && typed.arches.len() != typed.kernels.len() {
+        let lines = [
+            " If more than one arch is specified on the command line, then there",
+            "must be an equal number of kernel versions also specified (1:1 relationship).",
+        ];
+        return Err(Trouble::new(1, &lines));
+    }
+    if typed.all && !typed.kernels.is_empty() {
+        let lines = [" You cannot specify a kernel version and also specify", "--all on the command line."];
+        return Err(Trouble::new(2, &lines));
+    }
+    if typed.all && !typed.arches.is_empty() {
+        let lines = [" You cannot specify an arch and also specify", "--all on the command line."];
+        return Err(Trouble::new(3, &lines));
+    }
+    if let Some(name) = typed.action.and_then(Action::refuses_all).filter(|_| typed.all) {
+        let line = format!("The action {name} does not support the --all parameter.");
+        return Err(Trouble::new(5, &[&line]));
+    }
+    Ok(typed)
+}
+
+fn split(text: &str) -> (String, Option<String>) {
+    match text.split_once('/') {
+        Some((first, second)) => (first.to_owned(), Some(second.to_owned())),
+        None => (text.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(line: &str) -> Result<Typed, Trouble> {
+        parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_may_stand_anywhere_and_be_written_in_every_way() {
+        for line in [
+            "install -m a -v 1.0 -k 6.1/x86_64",
+            "-k=6.1/x86_64 a/1.0 install",
+            "--kernelver 6.1 -m a/1.0 install --arch=x86_64 --no-depmod",
+            "install a/1.0/6.1 -a x86_64",
+        ] {
+            let typed = typed(line).unwrap();
+            assert_eq!(typed.action, Some(Action::Install), "{line}");
+            assert_eq!(
+                (typed.module.as_deref(), typed.version.as_deref()),
+                (Some("a"), Some("1.0")),
+                "{line}"
+            );
+            assert_eq!((typed.kernels, typed.arches), (vec!["6.1".into()], vec!["x86_64".into()]), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_ends_with_dkms_s_codes() {
+        for (line, code) in [
+            ("--bogus", 2),
+            ("add build", 4),
+            ("status -k 6.1 --all", 2),
+            ("status -a x --all", 3),
+            ("install a/1 --all", 5),
+            ("mktarball --binaries-only --source-only", 8),
+            ("build -k 1 -a x -a y", 1),
+            ("build --directive=A=b", 2),
+            ("build --installtree /mnt", 2),
+        ] {
+            assert_eq!(typed(line).unwrap_err().code, code, "{line}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's own flow, for one package and kernel after another.
+
+use std::path::Path;
+use std::process::Command;
+
+use fs_err as fs;
+use kcache::ensure::{Answer, Options, Wish};
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::install::{self as flow, Change};
+use kcache::kernel::dkms::Version;
+use kcache::kernel::install::Others;
+use kcache::kernel::kernels::Kernel;
+use kcache::kernel::packages;
+use kcache::store::{Manifest, Outcome};
+
+use super::Trouble;
+use super::place::{Place, answer};
+use crate::cmd::install as cmd;
+use crate::exit::{Exit, Failure};
+
+pub fn add(place: &Place) -> Result<u8, Trouble> {
+    let what = match (&place.typed.source, &place.typed.archive, &place.typed.module) {
+        (Some(source), _, None) => copy_source(place, source)?,
+        (None, Some(_), None) => super::tarball::unpack(place)?,
+        _ => place.version("add")?,
+    };
+    let added = add_version(place, &what);
+    // Noted also where it is there already: that is how an upgrade to another release of one version begins.
+    if place.typed.rpm_safe_upgrade && place.records.is_added(&what) {
+        super::upgrade::note(place, &what)?;
+    }
+    added.map(|()| 0)
+}
+
+pub fn add_version(place: &Place, what: &Version) -> Result<(), Trouble> {
+    if place.records.is_added(what) {
+        return Err(Trouble::new(
+            3,
+            &[
+                &format!("DKMS tree already contains: {}-{}", what.name, what.version),
+                "You cannot add the same module/version combo more than once.",
+            ],
+        ));
+    }
+    let source = place.source(what);
+    if !place.source_here(what)?.is_dir() {
+        let directory = format!("Directory: {} does not exist.", source.display());
+        return Err(Trouble::new(2, &["Could not find module source directory.", &directory]));
+    }
+    place.package(what)?;
+    let link = place.records.place(what).join("source");
+    place.say(&format!("Creating symlink {} -> {}", link.display(), source.display()));
+    Ok(place.records.add(what, &source)?)
+}
+
+/// Puts a source tree where DKMS has them.
+pub fn copy_source(place: &Place, from: &Path) -> Result<Version, Trouble> {
+    let from = fs::canonicalize(from)?;
+    let bad = |error: packages::Error| {
+        let why = kcache::error::chain(&error);
+        Trouble::new(10, &["Malformed dkms.conf file. Cannot load source tree.", &why])
+    };
+    let package = packages::at_path(&from).map_err(bad)?;
+    let what = Version { name: package.name, version: package.version };
+    let to = place.source_here(&what)?;
+    if to == from {
+        return Ok(what);
+    }
+    if to.exists() && place.typed.force {
+        fs::remove_dir_all(&to)?;
+    }
+    fs::create_dir_all(&to)?;
+    let copied = Command::new("cp").args(["-r", "--"]).arg(from.join(".")).arg(&to).status()?;
+    match copied.success() {
+        true => Ok(what),
+        false => {
+            Err(Trouble::new(1, &[&format!("{} could not be copied to {}.", from.display(), to.display())]))
+        }
+    }
+}
+
+/// One action for every kernel that is meant.
+pub fn each(
+    place: &Place,
+    act: fn(&Place, &Session, &Version, &str) -> Result<(), Trouble>,
+) -> Result<u8, Trouble> {
+    place.check_arch()?;
+    let what = match &place.typed.source {
+        Some(source) if place.typed.module.is_none() => copy_source(place, source)?,
+        _ => place.version("install")?,
+    };
+    if !place.records.is_added(&what) {
+        add_version(place, &what)?;
+    }
+    let session = session(place)?;
+    place.releases().iter().try_for_each(|release| act(place, &session, &what, release))?;
+    Ok(0)
+}
+
+pub fn session<'a>(place: &'a Place) -> Result<Session<'a>, Trouble> {
+    Ok(Session::new(&place.world, Some(place.world.open_store().map_err(Error::from)?))?)
+}
+
+pub fn build(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+    let is_built = place.standings(what)?.iter().any(|standing| standing.kernel == release);
+    if is_built && !place.typed.force {
+        already(place, what, "built for", release);
+        return Ok(());
+    }
+    let kernel = kernel_to_build_for(place, release)?;
+    had(place, session, what, &kernel).map(|_| ())
+}
+
+pub fn install(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+    let is_installed =
+        place.standings(what)?.iter().any(|standing| standing.kernel == release && standing.installed);
+    if is_installed && !place.typed.force {
+        already(place, what, "installed on", release);
+        return Ok(());
+    }
+    let kernel = kernel_to_build_for(place, release)?;
+    if kernel.modules.is_none() {
+        let directory = format!("The directory /lib/modules/{release} doesn't exist.");
+        return Err(Trouble::new(
+            6,
+            &[&directory, "You cannot install a module onto a non-existant kernel."],
+        ));
+    }
+    cmd::may_install(session, &kernel)?;
+    let manifest = had(place, session, what, &kernel)?;
+    put_in(place, session, what, &kernel, &manifest)
+}
+
+fn already(place: &Place, what: &Version, state: &str, release: &str) {
+    place.say(&format!(
+        "Module {}/{} already {state} kernel {release} ({}), skip. You may override by specifying --force.",
+        what.name,
+        what.version,
+        place.arch()
+    ));
+}
+
+fn kernel_to_build_for(place: &Place, release: &str) -> Result<Kernel, Trouble> {
+    place.kernel(release)?.ok_or_else(|| no_headers(release))
+}
+
+fn no_headers(release: &str) -> Trouble {
+    Trouble::new(
+        1,
+        &[
+            &format!(
+                "Your kernel headers for kernel {release} cannot be found at /lib/modules/{release}/build or /lib/modules/{release}/source."
+            ),
+            &format!(
+                "Please install the linux-headers-{release} package or use the --kernelsourcedir option to tell DKMS where it's located."
+            ),
+        ],
+    )
+}
+
+/// A build of a version for a kernel: from the store, a shared cache, or made.
+fn had(place: &Place, session: &Session, what: &Version, kernel: &Kernel) -> Result<Manifest, Trouble> {
+    let (package, all) = place.package(what)?;
+    let wish = Wish { package: &package, kernel, all: &all };
+    let options = Options { rebuild: place.typed.force, ..Options::default() };
+    let had = cmd::have(session, &[wish], &options, false).remove(0);
+    cmd::keep_tally(session, &place.out);
+    match had.answer {
+        Ok(Answer::Ready { manifest, .. }) => Ok(*manifest),
+        Ok(Answer::Fails { manifest, .. }) => Err(failed(what, kernel, place, &manifest)),
+        Ok(Answer::Excluded(reason)) => Err(Trouble::new(
+            77,
+            &[
+                &format!(
+                    "The dkms.conf for module {} includes a BUILD_EXCLUSIVE directive which does not match this kernel/arch/config.",
+                    what.name
+                ),
+                &format!("This indicates that it should not be built: {reason}."),
+            ],
+        )),
+        Ok(Answer::Refused(faults)) => {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            Err(Trouble::new(6, &["Installation aborted.", &faults.join("; ")]))
+        }
+        Ok(Answer::NoHeaders(_) | Answer::NotCached | Answer::NotAutomatic) => {
+            Err(no_headers(&kernel.release))
+        }
+        Err(error) => Err(Failure::from(error).into()),
+    }
+}
+
+fn failed(what: &Version, kernel: &Kernel, place: &Place, manifest: &Manifest) -> Trouble {
+    let release = &kernel.release;
+    let first = match &manifest.outcome {
+        Outcome::Failed { first_error, .. } => first_error.as_str(),
+        Outcome::Built => "",
+    };
+    Trouble::new(
+        10,
+        &[
+            &format!("Bad return status for module build on kernel: {release} ({})", place.arch()),
+            first,
+            &format!("Consult `kcache log {} -k {release}` for more information.", what.name),
+        ],
+    )
+}
+
+/// Adds a build to a kernel's set. What DKMS itself has installed of the package goes in the same transaction.
+fn put_in(
+    place: &Place,
+    session: &Session,
+    what: &Version,
+    kernel: &Kernel,
+    manifest: &Manifest,
+) -> Result<(), Trouble> {
+    let theirs = super::remove::of_dkms(place, &what.name, kernel)?;
+    let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
+    let change = Change::Add(std::slice::from_ref(manifest));
+    flow::apply_with(session, kernel, &change, &Others::Drop(files))?;
+    for (built, _) in theirs {
+        place.records.forget_build(&built)?;
+    }
+    for output in manifest.outputs.iter().filter(|output| output.name.ends_with(".ko")) {
+        place.say(&format!(
+            "{}:\n - Installation\n   - Installing to /lib/modules/{}/updates/",
+            output.name, kernel.release
+        ));
+    }
+    Ok(())
+}
+
+/// What is installed automatically, for one kernel.
+pub fn autoinstall(place: &Place) -> Result<u8, Trouble> {
+    let mut exit = Exit::Done;
+    for release in place.releases() {
+        let ran = cmd::for_kernel(&place.world, &place.out, &release, true)?;
+        exit = exit.or(ran.exit);
+    }
+    match exit {
+        Exit::Done => Ok(0),
+        _ => Err(Trouble::new(
+            11,
+            &[
+                "One or more modules failed to install during autoinstall.",
+                "Refer to previous errors for more information.",
+            ],
+        )),
+    }
+}
+
+/// What another kernel has installed.
+pub fn match_kernel(place: &Place) -> Result<u8, Trouble> {
+    let Some(template) = &place.typed.template else {
+        return Err(Trouble::new(
+            1,
+            &[
+                "Invalid number of parameters passed.",
+                "Usage: match --templatekernel=<kernel-version> -k <kernel-version>",
+                "   or: match --templatekernel=<kernel-version> -k <kernel-version> <module>",
+            ],
+        ));
+    };
+    let releases = place.releases();
+    let [release] = &releases[..] else {
+        let line =
+            "The action match does not support multiple kernel version parameters on the command line.";
+        return Err(Trouble::new(4, &[line]));
+    };
+    if release == template {
+        return Err(Trouble::new(2, &["The templatekernel and the specified kernel version are the same."]));
+    }
+    let mut meant = Vec::new();
+    for what in place.known()? {
+        let of_template = place.standings(&what)?.into_iter().find(|standing| standing.kernel == *template);
+        if of_template.is_some_and(|standing| standing.installed) {
+            meant.push(what);
+        }
+    }
+    if let Some(module) = &place.typed.module {
+        if !place.known()?.iter().any(|what| what.name == *module) {
+            return Err(Trouble::new(
+                3,
+                &[&format!("The module: {module} is not located in the DKMS tree.")],
+            ));
+        }
+        meant.retain(|what| what.name == *module);
+    }
+    place.say(&format!(
+        "\nMatching modules in kernel: {release} ({0})\nto the configuration of kernel: {template} ({0})",
+        place.arch()
+    ));
+    if meant.is_empty() {
+        place.say("\nThere is nothing to be done for this match.");
+    }
+    let session = session(place)?;
+    for what in meant {
+        answer(&format!("Module:  {}\nVersion: {}", what.name, what.version));
+        install(place, &session, &what, release)?;
+    }
+    Ok(0)
+}

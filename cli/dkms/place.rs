@@ -1,0 +1,231 @@
+//! Where all of it happens: the world and its session, DKMS's records, and the packages and kernels that are meant.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Parser;
+use kcache::kernel::dkms::{Built, Records, Version};
+use kcache::kernel::install::{self, Generation};
+use kcache::kernel::kernels::{self, Kernel};
+use kcache::kernel::packages::{self, Package};
+use kcache::select;
+use kcache::world::World;
+
+use super::Trouble;
+use super::args::Typed;
+use crate::args::Args;
+use crate::cmd;
+use crate::out::Out;
+
+/// The system under another directory, for tests and images: DKMS has no option for it.
+const ROOT: &str = "KCACHE_ROOT";
+
+pub struct Place<'a> {
+    pub typed: &'a Typed,
+    pub world: World,
+    pub out: Arc<Out>,
+    pub records: Records,
+    /// `/usr/src`, as the system itself names it.
+    source_tree: PathBuf,
+}
+
+/// What there is of a version for one kernel.
+pub struct Standing {
+    pub kernel: String,
+    pub installed: bool,
+    /// DKMS's own record, where DKMS has built it.
+    pub by_dkms: Option<Built>,
+    /// kcache has installed it.
+    pub by_kcache: Option<Generation>,
+}
+
+impl<'a> Place<'a> {
+    pub fn new(typed: &'a Typed) -> Result<Place<'a>, Trouble> {
+        let mut words = vec!["kcache".to_owned()];
+        if let Some(root) = std::env::var_os(ROOT).filter(|root| !root.is_empty()) {
+            words.extend(["--root".to_owned(), root.to_string_lossy().into_owned()]);
+        }
+        if let Some(jobs) = &typed.jobs {
+            words.extend(["--jobs".to_owned(), jobs.clone()]);
+        }
+        words.extend(typed.quiet.then(|| "--quiet".to_owned()));
+        words.extend(typed.verbose.then(|| "--verbose".to_owned()));
+        words.push("config".to_owned());
+        let global = Args::try_parse_from(words).map_err(|e| Trouble::new(1, &[&e.to_string()]))?.global;
+        let out = Arc::new(Out::new(&global));
+        let settings = cmd::world::settings(&global)?;
+        let world = cmd::world::world(&settings, &out, false)?;
+        let records = match &typed.dkms_tree {
+            Some(dir) => Records::at(world.root.place(dir)?),
+            None => Records::of(&world.root)?,
+        };
+        let source_tree = typed.source_tree.clone().unwrap_or_else(|| PathBuf::from("/usr/src"));
+        Ok(Place { typed, world, out, records, source_tree })
+    }
+
+    /// A line of results, but for `-q`.
+    pub fn say(&self, line: &str) {
+        if !self.typed.quiet {
+            answer(line);
+        }
+    }
+
+    /// The one version that an action is about.
+    pub fn version(&self, action: &str) -> Result<Version, Trouble> {
+        match (&self.typed.module, &self.typed.version) {
+            (Some(name), Some(version)) => Ok(Version { name: name.clone(), version: version.clone() }),
+            _ => Err(Trouble::new(
+                1,
+                &[
+                    "Arguments <module> and <module-version> are not specified.",
+                    &format!("Usage: {action} <module>/<module-version> or"),
+                    &format!("       {action} -m <module>/<module-version> or"),
+                    &format!("       {action} -m <module> -v <module-version>"),
+                ],
+            )),
+        }
+    }
+
+    /// Where a version's source lies, as the system itself names it.
+    pub fn source(&self, what: &Version) -> PathBuf {
+        self.source_tree.join(format!("{}-{}", what.name, what.version))
+    }
+
+    /// The same directory, as this machine names it.
+    pub fn source_here(&self, what: &Version) -> Result<PathBuf, Trouble> {
+        Ok(self.world.root.place(self.source(what))?)
+    }
+
+    /// The package of a version, and all others, for what it builds against.
+    pub fn package(&self, what: &Version) -> Result<(Package, Vec<Package>), Trouble> {
+        let all = packages::installed(&self.world.root)?.0;
+        let called = format!("{}/{}", what.name, what.version);
+        if let Some(package) = select::find(&all, &called) {
+            return Ok((package.clone(), all));
+        }
+        let place = self.records.place(what).join("source");
+        let root = &self.world.root;
+        let source = root.inside(&place).and_then(|inside| root.find(inside));
+        let source = source.unwrap_or(self.source_here(what)?);
+        let package = packages::at_path(&source).map_err(kcache::error::Error::from);
+        match package {
+            Ok(package) if package.name == what.name && package.version == what.version => Ok((package, all)),
+            Ok(_) | Err(_) => {
+                let file = format!("File: {}/dkms.conf does not exist.", source.display());
+                Err(Trouble::new(4, &["Could not locate dkms.conf file.", &file]))
+            }
+        }
+    }
+
+    /// The releases that were named, else the running kernel's.
+    pub fn releases(&self) -> Vec<String> {
+        if self.typed.kernels.is_empty() { vec![cmd::running()] } else { self.typed.kernels.clone() }
+    }
+
+    /// What is called so, installed or by its build tree.
+    pub fn kernel(&self, release: &str) -> Result<Option<Kernel>, Trouble> {
+        let found = match &self.typed.kernel_source {
+            Some(path) => Some(kernels::at_path(&self.world.root, path).map_err(kcache::error::Error::from)?),
+            None => kernels::of_release(&self.world.root, release).map_err(kcache::error::Error::from)?,
+        };
+        match found {
+            Some(kernel) if kernel.release != release => Err(Trouble::new(
+                1,
+                &[&format!("--kernelsourcedir leads to kernel {}, not {release}.", kernel.release)],
+            )),
+            found => Ok(found),
+        }
+    }
+
+    /// Every installed kernel's release.
+    pub fn installed_kernels(&self) -> Result<Vec<(String, PathBuf)>, Trouble> {
+        Ok(kernels::trees(&self.world.root).map_err(kcache::error::Error::from)?)
+    }
+
+    /// Every version that is added, or installed without that.
+    pub fn known(&self) -> Result<Vec<Version>, Trouble> {
+        let mut known = self.records.added()?;
+        for (_, tree) in self.installed_kernels()? {
+            let generation = install::current(&tree).map_err(kcache::error::Error::from)?;
+            let packages = generation.into_iter().flat_map(|generation| generation.set.packages);
+            known.extend(packages.map(|package| Version { name: package.name, version: package.version }));
+        }
+        known.sort();
+        known.dedup();
+        Ok(known)
+    }
+
+    /// How a version stands for each kernel that has it built or installed, in the order of DKMS: by name.
+    pub fn standings(&self, what: &Version) -> Result<Vec<Standing>, Trouble> {
+        let dkms = self.records.built(what)?;
+        let store = self.world.open_existing_store().map_err(kcache::error::Error::from)?;
+        let mut found = Vec::new();
+        for (kernel, tree) in self.installed_kernels()? {
+            let generation = install::current(&tree).map_err(kcache::error::Error::from)?;
+            let has = |g: &Generation| {
+                g.set.packages.iter().any(|p| p.name == what.name && p.version == what.version)
+            };
+            let by_kcache = generation.filter(has);
+            let by_dkms = dkms.iter().find(|built| built.kernel == kernel).cloned();
+            let labels = [
+                ("package", what.name.as_str()),
+                ("version", what.version.as_str()),
+                ("kernel", kernel.as_str()),
+            ];
+            let rows = store.as_ref().map(|store| store.find(&labels)).transpose();
+            let is_built = matches!(rows, Ok(Some(rows)) if rows.iter().any(|row| row.built));
+            let installed = by_kcache.is_some() || by_dkms.as_ref().is_some_and(|built| built.installed);
+            if installed || is_built || by_dkms.is_some() {
+                found.push(Standing { kernel, installed, by_dkms, by_kcache });
+            }
+        }
+        found.sort_by(|a, b| a.kernel.cmp(&b.kernel));
+        Ok(found)
+    }
+
+    /// The architecture, as DKMS names it.
+    pub fn arch(&self) -> String {
+        machine()
+    }
+
+    /// Refuses what is to be built for another machine.
+    pub fn check_arch(&self) -> Result<(), Trouble> {
+        let own = machine();
+        match self.typed.arches.iter().find(|arch| **arch != own && debian_name(&own) != Some(arch.as_str()))
+        {
+            Some(arch) => Err(Trouble::new(1, &[&format!("kcache builds for {own} here, not for {arch}.")])),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `uname -m`.
+fn machine() -> String {
+    rustix::system::uname().machine().to_string_lossy().into_owned()
+}
+
+/// What Debian calls an architecture: some of its packages' scripts pass that on.
+fn debian_name(machine: &str) -> Option<&'static str> {
+    match machine {
+        "x86_64" => Some("amd64"),
+        "aarch64" => Some("arm64"),
+        "armv7l" => Some("armhf"),
+        "ppc64le" => Some("ppc64el"),
+        _ => None,
+    }
+}
+
+/// A line of results.
+pub fn answer(line: &str) {
+    let _ = writeln!(anstream::stdout().lock(), "{line}"); // who stopped reading has seen enough
+}
+
+pub fn warn(line: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "Warning: {line}");
+}
+
+/// An error in DKMS's form: scripts grep for it.
+pub fn complain(lines: &[String]) {
+    let _ = writeln!(anstream::stderr().lock(), "Error! {}", lines.join("\n"));
+}

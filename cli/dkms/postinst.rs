@@ -1,0 +1,82 @@
+//! `/usr/lib/dkms/common.postinst NAME VERSION [TARBALL_ROOT [ARCH [UPGRADE]]]`: what the postinst of every `-dkms` package
+//! calls.
+//!
+//! The old record of the version goes, the source is added, and its modules are installed for every kernel that they can be
+//! had for: DKMS does so for the running and the newest kernel only, and the others boot without. Those two decide the exit
+//! code all the same; that an older kernel is left without is a warning, and no reason to break an upgrade.
+
+use std::path::Path;
+
+use kcache::kernel::dkms::Version;
+use kcache::kernel::kernels;
+
+use super::args::{self, Typed};
+use super::build::{add_version, install, session};
+use super::place::{Place, answer, complain};
+use super::{Trouble, remove, tarball};
+use crate::cmd;
+
+/// With this file DKMS does nothing by itself.
+const OFF: &str = "/etc/dkms/no-autoinstall";
+
+pub fn run(words: &[String]) -> Result<u8, Trouble> {
+    let word = |at: usize| words.get(at).filter(|word| !word.is_empty());
+    let (Some(name), Some(version)) = (word(0), word(1)) else {
+        answer("Need NAME, and VERSION defined\nARCH is optional");
+        return Ok(1);
+    };
+    let typed = typed(name, version, word(3))?;
+    let place = Place::new(&typed)?;
+    if place.world.root.find(OFF).is_some() {
+        answer("autoinstall for dkms modules has been disabled.");
+        return Ok(0);
+    }
+    let what = place.version("install")?;
+    register(&place, &what, word(2).map(Path::new))?;
+    everywhere(&place, &what)
+}
+
+fn typed(name: &str, version: &str, arch: Option<&String>) -> Result<Typed, Trouble> {
+    let mut words = ["-m", name, "-v", version].map(str::to_owned).to_vec();
+    words.extend(arch.map(|arch| format!("--arch={arch}")));
+    args::parse(&words)
+}
+
+fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<(), Trouble> {
+    if place.known()?.contains(what) {
+        answer(&format!("Removing old {}-{} DKMS files...", what.name, what.version));
+        let all =
+            args::parse(&[format!("{}/{}", what.name, what.version), "--all".into(), "--quiet".into()])?;
+        remove::remove(&Place::new(&all)?)?;
+    }
+    let tarball = tarballs.map(|dir| dir.join(format!("{}-{}.dkms.tar.gz", what.name, what.version)));
+    if let Some(tarball) = tarball.and_then(|path| place.world.root.find(path)) {
+        tarball::unpack_archive(place, &tarball)?;
+    }
+    answer(&format!("Loading new {}-{} DKMS files...", what.name, what.version));
+    add_version(place, what)
+}
+
+fn everywhere(place: &Place, what: &Version) -> Result<u8, Trouble> {
+    let installed = kernels::installed(&place.world.root).map_err(kcache::error::Error::from)?;
+    let newest = installed.last().map(|kernel| kernel.release.clone());
+    let running = cmd::running();
+    let session = session(place)?;
+    let mut code = 0;
+    for kernel in &installed {
+        let release = &kernel.release;
+        match install(place, &session, what, release) {
+            Ok(()) => answer(&format!("{release}: Done.")),
+            Err(trouble) if trouble.code == 77 => answer(&format!("{release}: Skipped.")),
+            Err(_) if kernel.build_tree().is_none() => answer(&format!(
+                "Module build for kernel {release} was skipped since the\nkernel headers for this kernel do not seem to be installed."
+            )),
+            Err(trouble) => {
+                complain(&trouble.lines);
+                let decides = *release == running || Some(release) == newest.as_ref();
+                code = if decides { trouble.code } else { code };
+            }
+        }
+    }
+    Ok(code)
+}

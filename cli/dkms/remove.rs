@@ -1,0 +1,146 @@
+//! `dkms uninstall`, `unbuild` and `remove`: out of kernels, out of the store, out of the records.
+//!
+//! What DKMS itself has installed is taken out in the same way, by a transaction; its records go with it.
+
+use std::path::Path;
+
+use kcache::adopt;
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::install as flow;
+use kcache::kernel::dkms::{Built, Version, weakly_used};
+use kcache::kernel::install::{OtherFile, Others};
+use kcache::kernel::kernels::Kernel;
+
+use super::build::session;
+use super::place::{Place, warn};
+use super::{Trouble, upgrade};
+
+/// One action for every kernel that is meant.
+pub fn each(
+    place: &Place,
+    act: fn(&Place, &Session, &Version, &str) -> Result<(), Trouble>,
+) -> Result<u8, Trouble> {
+    let what = known(place, "uninstall")?;
+    let session = session(place)?;
+    releases(place, &what)?.iter().try_for_each(|release| act(place, &session, &what, release))?;
+    Ok(0)
+}
+
+pub fn remove(place: &Place) -> Result<u8, Trouble> {
+    let what = known(place, "remove")?;
+    if place.typed.rpm_safe_upgrade && upgrade::is_upgrade(place, &what) {
+        warn("Remove cancelled because --rpm_safe_upgrade scenario detected.");
+        return Ok(0);
+    }
+    let session = session(place)?;
+    for release in releases(place, &what)? {
+        uninstall(place, &session, &what, &release)?;
+        forget_builds(place, &what, &release)?;
+    }
+    let is_left = |standing: &super::place::Standing| standing.installed || standing.by_dkms.is_some();
+    if !place.standings(&what)?.iter().any(is_left) {
+        place.say(&format!("Deleting module {}-{} completely from the DKMS tree.", what.name, what.version));
+        place.records.forget(&what)?;
+    }
+    Ok(0)
+}
+
+fn known(place: &Place, action: &str) -> Result<Version, Trouble> {
+    let what = place.version(action)?;
+    if place.known()?.contains(&what) {
+        return Ok(what);
+    }
+    let line =
+        format!("The module/version combo: {}-{} is not located in the DKMS tree.", what.name, what.version);
+    Err(Trouble::new(3, &[&line]))
+}
+
+fn releases(place: &Place, what: &Version) -> Result<Vec<String>, Trouble> {
+    if !place.typed.all {
+        return Ok(place.releases());
+    }
+    Ok(place.standings(what)?.into_iter().map(|standing| standing.kernel).collect())
+}
+
+/// Out of one kernel. The package's other kernels, and the kernel's other packages, stay as they are.
+pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+    let standing = place.standings(what)?.into_iter().find(|s| s.kernel == release && s.installed);
+    let (name, version, arch) = (&what.name, &what.version, place.arch());
+    let (Some(standing), Some(kernel)) = (standing, place.kernel(release)?) else {
+        place.say(&format!(
+            "Module {name} {version} is not installed for kernel {release} ({arch}). Skipping..."
+        ));
+        return Ok(());
+    };
+    place.say(&format!("Module {name}-{version} for kernel {release} ({arch})."));
+    place.say("Before uninstall, this module version was ACTIVE on this kernel.");
+    let names: Vec<String> = standing.by_kcache.iter().map(|_| name.clone()).collect();
+    let theirs: Vec<(Built, Vec<OtherFile>)> =
+        of_dkms(place, name, &kernel)?.into_iter().filter(|(built, _)| built.what == *what).collect();
+    let files: Vec<OtherFile> = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
+    let dir = flow::tree(session, &kernel)?;
+    if let Some(other) = weakly_used(&place.world.root, dir, &files)? {
+        warn(&format!("the weak-updates of {} led to its modules.", other.display()));
+    }
+    flow::apply_with(session, &kernel, &adopt::without(&names), &Others::Drop(files))?;
+    forget_kept(place, dir, name)?;
+    for (built, _) in theirs {
+        place.records.forget_build(&built)?;
+    }
+    Ok(())
+}
+
+/// What was taken over from DKMS is not to come back by `kcache adopt --undo`.
+fn forget_kept(place: &Place, tree: &Path, name: &str) -> Result<(), Trouble> {
+    flow::forget_kept(&place.world, tree, name)?;
+    Ok(())
+}
+
+/// What DKMS has installed of a package for a kernel, in any version, and the files that are there of it.
+pub fn of_dkms(place: &Place, name: &str, kernel: &Kernel) -> Result<Vec<(Built, Vec<OtherFile>)>, Trouble> {
+    let Some(tree) = &kernel.modules else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for built in place.records.installed(&kernel.release)? {
+        if built.what.name == name {
+            let files = place.records.files(&built, tree)?;
+            found.push((built, files));
+        }
+    }
+    Ok(found)
+}
+
+pub fn unbuild(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+    uninstall(place, session, what, release)?;
+    let labels = [("package", what.name.as_str()), ("version", what.version.as_str()), ("kernel", release)];
+    let store = session.store.as_ref().ok_or_else(|| Trouble::new(1, &["There is no store."]))?;
+    for row in store.find(&labels).map_err(Error::from)? {
+        store.forget(&row.key).map_err(Error::from)?;
+    }
+    forget_builds(place, what, release)
+}
+
+fn forget_builds(place: &Place, what: &Version, release: &str) -> Result<(), Trouble> {
+    for built in place.records.built(what)?.into_iter().filter(|built| built.kernel == release) {
+        place.records.forget_build(&built)?;
+    }
+    Ok(())
+}
+
+/// Everything out of a kernel that goes.
+pub fn of_kernel(place: &Place) -> Result<u8, Trouble> {
+    let releases = place.releases();
+    let [release] = &releases[..] else {
+        let line =
+            "The action kernel_prerm requires exactly one kernel version parameter on the command line.";
+        return Err(Trouble::new(4, &[line]));
+    };
+    let session = session(place)?;
+    for what in place.known()? {
+        if place.standings(&what)?.iter().any(|standing| standing.kernel == *release && standing.installed) {
+            uninstall(place, &session, &what, release)?;
+        }
+        forget_builds(place, &what, release)?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,75 @@
+//! `dkms status`: one line a version and kernel, as DKMS 3.0.10 prints it.
+//!
+//! ```text
+//! acpi-call/1.2.2, 6.1.0-56-amd64, x86_64: installed
+//! bbswitch/0.8: added
+//! ```
+
+use kcache::error::Error;
+use kcache::kernel::dkms::Version;
+use kcache::kernel::install::{self, Fault};
+
+use super::Trouble;
+use super::place::{Place, Standing};
+
+pub fn show(place: &Place) -> Result<u8, Trouble> {
+    let typed = place.typed;
+    let is_meant = |wish: &Option<String>, is: &str| wish.as_ref().is_none_or(|wish| wish == is);
+    let kernels =
+        if typed.kernels.is_empty() { vec![None] } else { typed.kernels.iter().map(Some).collect() };
+    for kernel in kernels {
+        for what in place.known()? {
+            if is_meant(&typed.module, &what.name) && is_meant(&typed.version, &what.version) {
+                lines(place, &what, kernel)?.iter().for_each(|line| place.say(line));
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn lines(place: &Place, what: &Version, kernel: Option<&String>) -> Result<Vec<String>, Trouble> {
+    let mut standings = place.standings(what)?;
+    standings.retain(|standing| kernel.is_none_or(|kernel| standing.kernel == *kernel));
+    if !place.typed.arches.is_empty() {
+        let arch = place.arch();
+        let asked = &place.typed.arches;
+        let is_asked = |standing: &Standing| {
+            asked.contains(standing.by_dkms.as_ref().map_or(&arch, |built| &built.arch))
+                || place.check_arch().is_ok()
+        };
+        standings.retain(is_asked);
+    }
+    let name = format!("{}/{}", what.name, what.version);
+    if standings.is_empty() {
+        return Ok(vec![format!("{name}: added")]);
+    }
+    standings.iter().map(|standing| line(place, what, &name, standing)).collect()
+}
+
+fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Result<String, Trouble> {
+    let arch = standing.by_dkms.as_ref().map_or_else(|| place.arch(), |built| built.arch.clone());
+    let state = if standing.installed { "installed" } else { "built" };
+    let warning = if is_damaged(place, what, standing)? {
+        " (WARNING! Diff between built and installed module!)"
+    } else {
+        ""
+    };
+    Ok(format!("{name}, {}, {arch}: {state}{warning}", standing.kernel))
+}
+
+/// Whether a file that kcache has installed is not what it was.
+fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool, Trouble> {
+    let Some(generation) = &standing.by_kcache else { return Ok(false) };
+    let Some((_, tree)) =
+        place.installed_kernels()?.into_iter().find(|(kernel, _)| *kernel == standing.kernel)
+    else {
+        return Ok(false);
+    };
+    let faults = install::verify(&tree, generation).map_err(Error::from)?;
+    Ok(faults.iter().any(|fault| match fault {
+        Fault::Missing { path } | Fault::Changed { path, .. } => {
+            path.parent().is_some_and(|dir| dir.ends_with(&what.name))
+        }
+        _ => false,
+    }))
+}

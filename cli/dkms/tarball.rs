@@ -1,0 +1,230 @@
+//! `dkms mktarball` and `ldtarball`: DKMS's own format, a tar archive of
+//!
+//! ```text
+//! dkms_source_tree/                            the source
+//! dkms_main_tree/KERNEL/ARCH/module/*.ko       what was built of it, and
+//! dkms_main_tree/KERNEL/ARCH/log/make.log      the log
+//! ```
+//!
+//! Of an archive only the source is taken: nobody vouches for the modules in it, so they are built, or fetched from a cache
+//! that signs. An archive may be hostile: what leads out of it, and what is neither file, directory nor a link inside, is
+//! refused before anything is copied.
+
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+use fs_err as fs;
+use kcache::error::Error;
+use kcache::kernel::dkms::Version;
+use kcache::store::{LOG, Scratch, Store};
+
+use super::Trouble;
+use super::build::{add_version, copy_source};
+use super::place::{Place, warn};
+
+/// Longer names of archives only say that there are many kernels in it (DKMS's number).
+const LONGEST_LIST: usize = 200;
+
+pub fn make(place: &Place) -> Result<u8, Trouble> {
+    let what = place.version("mktarball")?;
+    if !place.records.is_added(&what) {
+        let line = format!(
+            "The module/version combo: {}-{} is not located in the DKMS tree.",
+            what.name, what.version
+        );
+        return Err(Trouble::new(3, &[&line]));
+    }
+    let scratch = Scratch::new(&place.world.temporary).map_err(Error::from)?;
+    let mut kernels = Vec::new();
+    if place.typed.source_only {
+        kernels.push("source-only".to_owned());
+    } else {
+        for kernel in releases(place, &what)? {
+            place.say(&format!("Marking modules for {kernel} ({}) for archiving...", place.arch()));
+            put_modules(place, &what, &kernel, scratch.path())?;
+            kernels.push(format!("kernel{kernel}-{}", place.arch()));
+        }
+    }
+    put_source(place, &what, scratch.path())?;
+    let mut list = kernels.join("-");
+    if list.len() > LONGEST_LIST {
+        list = "manykernels".to_owned();
+    }
+    let to = destination(place, &what, &list)?;
+    place.say(&format!("\nTarball location: {}", to.display()));
+    tar(
+        &["-C", &scratch.path().display().to_string(), "-caf", &to.display().to_string(), "."],
+        6,
+        "Failed to make tarball.",
+    )?;
+    Ok(0)
+}
+
+fn releases(place: &Place, what: &Version) -> Result<Vec<String>, Trouble> {
+    if place.typed.all {
+        return Ok(place.standings(what)?.into_iter().map(|standing| standing.kernel).collect());
+    }
+    Ok(place.releases())
+}
+
+fn destination(place: &Place, what: &Version, list: &str) -> Result<PathBuf, Trouble> {
+    let own = place.records.place(what).join("tarball");
+    let to = match &place.typed.archive {
+        Some(path) if path.parent().is_some_and(|dir| dir != Path::new("")) => path.clone(),
+        Some(name) => own.join(name),
+        None => own.join(format!("{}-{}-{list}.dkms.tar.gz", what.name, what.version)),
+    };
+    fs::create_dir_all(to.parent().unwrap_or(&own))?;
+    Ok(to)
+}
+
+fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), Trouble> {
+    let (package, _) = place.package(what)?;
+    if place.typed.binaries_only {
+        let own = scratch.join("dkms_binaries_only");
+        fs::create_dir(&own)?;
+        fs::write(own.join("PACKAGE_NAME"), format!("{}\n", what.name))?;
+        fs::write(own.join("PACKAGE_VERSION"), format!("{}\n", what.version))?;
+        fs::copy(package.source.join("dkms.conf"), own.join("dkms.conf"))?;
+        return Ok(());
+    }
+    place.say(&format!("\nMarking {} for archiving...", package.source.display()));
+    let own = scratch.join("dkms_source_tree");
+    fs::create_dir(&own)?;
+    let copied = Command::new("cp").args(["-r", "--"]).arg(package.source.join(".")).arg(own).status()?;
+    if copied.success() { Ok(()) } else { Err(Trouble::new(6, &["Failed to make tarball."])) }
+}
+
+/// The modules that kcache has built for a kernel, out of its store.
+fn put_modules(place: &Place, what: &Version, kernel: &str, scratch: &Path) -> Result<(), Trouble> {
+    let none = || {
+        let line = format!("No modules built for {kernel} ({}).", place.arch());
+        Trouble::new(6, &[&line, "Modules must already be in the built state before using mktarball."])
+    };
+    let store = place.world.open_existing_store().map_err(Error::from)?.ok_or_else(none)?;
+    let labels = [("package", what.name.as_str()), ("version", what.version.as_str()), ("kernel", kernel)];
+    let rows = store.find(&labels).map_err(Error::from)?;
+    let row = rows.iter().find(|row| row.built).ok_or_else(none)?;
+    let manifest = store.lookup(&row.key).map_err(Error::from)?.ok_or_else(none)?.into_manifest();
+    let own = scratch.join("dkms_main_tree").join(kernel).join(place.arch());
+    fs::create_dir_all(own.join("module"))?;
+    fs::create_dir_all(own.join("log"))?;
+    for output in &manifest.outputs {
+        let to =
+            if output.role == LOG { own.join("log/make.log") } else { own.join("module").join(&output.name) };
+        fs::write(to, object(&store, output)?.ok_or_else(none)?)?;
+    }
+    Ok(())
+}
+
+fn object(store: &Store, output: &kcache::store::Output) -> Result<Option<Vec<u8>>, Trouble> {
+    Ok(store.read_object(&output.digest, output.size).map_err(Error::from)?)
+}
+
+/// Unpacks an archive's source to where sources are, and adds it.
+pub fn load(place: &Place) -> Result<Version, Trouble> {
+    let what = unpack(place)?;
+    if !place.records.is_added(&what) {
+        add_version(place, &what)?;
+    }
+    Ok(what)
+}
+
+/// The same without adding it.
+pub fn unpack(place: &Place) -> Result<Version, Trouble> {
+    let Some(archive) = &place.typed.archive else {
+        return Err(Trouble::new(2, &[" does not exist."]));
+    };
+    unpack_archive(place, archive)
+}
+
+pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble> {
+    if !archive.exists() {
+        return Err(Trouble::new(2, &[&format!("{} does not exist.", archive.display())]));
+    }
+    if archive.extension().is_some_and(|extension| extension == "rpm") {
+        return Err(Trouble::new(9, &["kcache installs no .rpm files: use rpm."]));
+    }
+    let scratch = Scratch::new(&place.world.temporary).map_err(Error::from)?;
+    let wrong = "Tarball does not appear to be a correctly formed DKMS archive.";
+    let (from, to) = (archive.display().to_string(), scratch.path().display().to_string());
+    let flags = ["--no-same-owner", "--no-same-permissions", "--no-overwrite-dir"];
+    let names = tar(&["-taf", &from], 3, wrong)?;
+    if let Some(name) = names.lines().find(|name| !is_inside(Path::new(name))) {
+        return Err(hostile(archive, name));
+    }
+    tar(&[&["-xaf", &from, "-C", &to][..], &flags[..]].concat(), 3, wrong)?;
+    check(archive, scratch.path(), scratch.path())?;
+    let source = source_in(scratch.path()).ok_or_else(|| {
+        Trouble::new(
+            7,
+            &["No valid dkms.conf in dkms_source_tree.", &format!("{from} is not a valid DKMS tarball.")],
+        )
+    })?;
+    if scratch.path().join("dkms_main_tree").is_dir() {
+        warn("nobody vouches for the modules in the tarball: they are built from its source instead.");
+    }
+    let package = kcache::kernel::packages::at_path(&source).map_err(Error::from)?;
+    let what = Version { name: package.name, version: package.version };
+    if place.records.is_added(&what) && !place.typed.force {
+        let line = format!("{}-{} is already added!", what.name, what.version);
+        return Err(Trouble::new(8, &[&line, "Aborting."]));
+    }
+    place.say(&format!("\nLoading tarball for {}-{}", what.name, what.version));
+    copy_source(place, &source)
+}
+
+/// Where the source lies in an unpacked archive: DKMS's place, or wherever the recipe is.
+fn source_in(dir: &Path) -> Option<PathBuf> {
+    let mut waiting = vec![dir.join("dkms_source_tree"), dir.to_owned()];
+    while let Some(dir) = (!waiting.is_empty()).then(|| waiting.remove(0)) {
+        if dir.join("dkms.conf").is_file() {
+            return Some(dir);
+        }
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        waiting.extend(entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
+    }
+    None
+}
+
+fn is_inside(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+/// Refuses what is neither file nor directory nor a link that stays inside.
+fn check(archive: &Path, top: &Path, dir: &Path) -> Result<(), Trouble> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.strip_prefix(top).unwrap_or(&path).display().to_string();
+        let kind = fs::symlink_metadata(&path)?.file_type();
+        if kind.is_dir() {
+            check(archive, top, &path)?;
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path)?;
+            let leads = fs::canonicalize(&path)
+                .is_ok_and(|leads| fs::canonicalize(top).is_ok_and(|top| leads.starts_with(top)));
+            if target.is_absolute() || !leads {
+                return Err(hostile(archive, &name));
+            }
+        } else if !kind.is_file() {
+            return Err(hostile(archive, &name));
+        }
+    }
+    Ok(())
+}
+
+fn hostile(archive: &Path, name: &str) -> Trouble {
+    Trouble::new(
+        7,
+        &[&format!("{} is refused: {name} leads out of it, or is no plain file.", archive.display())],
+    )
+}
+
+/// Runs tar; what it printed.
+fn tar(arguments: &[&str], code: u8, wrong: &str) -> Result<String, Trouble> {
+    let output = Command::new("tar").args(arguments).env("LC_ALL", "C").output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Trouble::new(code, &[wrong, String::from_utf8_lossy(&output.stderr).trim_end()]))
+}

@@ -1,0 +1,41 @@
+//! `--rpm_safe_upgrade`: a package that is upgraded to another release of the same version adds the module (its new `%post`)
+//! before it removes it (its old `%preun`). That removal is not meant.
+//!
+//! `add` notes beside the record who called it, `remove` looks whether that was the same run of rpm: the process above the
+//! scriptlet's shell, by its id and its time of start. A note of another run means nothing; it goes with the record.
+
+use fs_err as fs;
+use kcache::kernel::dkms::Version;
+
+use super::Trouble;
+use super::place::Place;
+
+const NOTE: &str = "rpm_safe_upgrade";
+/// Fields of /proc/PID/stat after the program's name (proc(5)): the parent, and the time of start.
+const PARENT: usize = 1;
+const START: usize = 19;
+
+/// Notes that this run has added a version.
+pub fn note(place: &Place, what: &Version) -> Result<(), Trouble> {
+    Ok(fs::write(place.records.place(what).join(NOTE), caller().unwrap_or_default())?)
+}
+
+/// Whether this run has added a version. It is told once.
+pub fn is_upgrade(place: &Place, what: &Version) -> bool {
+    let note = place.records.place(what).join(NOTE);
+    let same = fs::read_to_string(&note).is_ok_and(|noted| caller().is_some_and(|caller| caller == noted));
+    same && fs::remove_file(note).is_ok()
+}
+
+/// The process above the one that has called us.
+fn caller() -> Option<String> {
+    let shell = field("self", PARENT)?;
+    let rpm = field(&shell, PARENT)?;
+    Some(format!("{rpm} {}\n", field(&rpm, START)?))
+}
+
+fn field(process: &str, at: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name is in parentheses and may hold spaces.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(at).map(str::to_owned)
+}

@@ -1,0 +1,270 @@
+//! DKMS's own records: what it has added, built and installed.
+//!
+//! ```text
+//! /var/lib/dkms/NAME/
+//!   VERSION/source -> /usr/src/NAME-VERSION        added
+//!   VERSION/KERNEL/ARCH/module/*.ko[.xz...]        built: DKMS's own copies
+//!   kernel-KERNEL-ARCH -> VERSION/KERNEL/ARCH      installed
+//! ```
+//!
+//! Nothing else tells: there is no index, so a record is there or is not, and a crash leaves at most an empty directory,
+//! which counts as nothing. What is added here DKMS understands, and the other way round, so a host may go back to it.
+//! Which files in a kernel's tree are DKMS's is told from its copies, because no file says so of itself.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::symlink;
+
+use crate::install::{OtherFile, module_of};
+use crate::modules;
+use crate::recipe::{is_flat_name, is_version};
+use crate::release;
+use crate::rootfs::Root;
+
+/// Where DKMS keeps its records.
+pub const TREE: &str = "/var/lib/dkms";
+/// Where DKMS installs to on Debian and Arch: a directory of its own.
+const OWN_DIR: &str = "updates/dkms";
+
+/// The tree of records.
+#[derive(Clone, Debug)]
+pub struct Records {
+    dir: PathBuf,
+}
+
+/// One version of one module, in DKMS's words; a package in kcache's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The package's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A version that DKMS has built for a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Built {
+    /// What.
+    pub what: Version,
+    /// The kernel's release.
+    pub kernel: String,
+    /// As DKMS calls the architecture: `uname -m`.
+    pub arch: String,
+    /// It is installed, too.
+    pub installed: bool,
+}
+
+impl Records {
+    /// The records of a system, also where there are none.
+    pub fn of(root: &Root) -> io::Result<Records> {
+        Ok(Records { dir: root.place(TREE)? })
+    }
+
+    /// The records in a directory.
+    pub fn at(dir: impl Into<PathBuf>) -> Records {
+        Records { dir: dir.into() }
+    }
+
+    /// Where records of a version are.
+    pub fn place(&self, what: &Version) -> PathBuf {
+        self.dir.join(&what.name).join(&what.version)
+    }
+
+    /// Whether a version is added.
+    pub fn is_added(&self, what: &Version) -> bool {
+        let source = self.place(what).join("source");
+        source.is_symlink() || source.is_dir()
+    }
+
+    /// Every version that is added; by name, then version.
+    pub fn added(&self) -> io::Result<Vec<Version>> {
+        let mut found = Vec::new();
+        for name in names(&self.dir)?.into_iter().filter(|name| is_flat_name(name)) {
+            for version in names(&self.dir.join(&name))?.into_iter().filter(|version| is_version(version)) {
+                found.push(Version { name: name.clone(), version });
+            }
+        }
+        found.retain(|what| self.is_added(what));
+        found.sort();
+        Ok(found)
+    }
+
+    /// Adds a version: its source lies there, as the system itself names it.
+    pub fn add(&self, what: &Version, source: &Path) -> io::Result<()> {
+        fs::create_dir_all(self.place(what))?;
+        symlink(source, self.place(what).join("source"))
+    }
+
+    /// What DKMS has built of a version, oldest kernel first.
+    pub fn built(&self, what: &Version) -> io::Result<Vec<Built>> {
+        let mut found = Vec::new();
+        let place = self.place(what);
+        for kernel in names(&place)?.into_iter().filter(|name| name.starts_with(|c: char| c.is_ascii_digit()))
+        {
+            for arch in names(&place.join(&kernel))? {
+                let own = place.join(&kernel).join(&arch);
+                if own.join("module").is_dir() {
+                    let installed = self.active(what, &kernel, &arch) == fs::canonicalize(&own).ok();
+                    found.push(Built { what: what.clone(), kernel: kernel.clone(), arch, installed });
+                }
+            }
+        }
+        found.sort_by(|a, b| release::compare(&a.kernel, &b.kernel));
+        Ok(found)
+    }
+
+    /// Everything that DKMS has installed for a kernel.
+    pub fn installed(&self, kernel: &str) -> io::Result<Vec<Built>> {
+        let mut found = Vec::new();
+        for what in self.added()? {
+            found.extend(
+                self.built(&what)?.into_iter().filter(|built| built.installed && built.kernel == kernel),
+            );
+        }
+        Ok(found)
+    }
+
+    /// The files in a kernel's tree that are those of an installed build: by name in DKMS's own directory, elsewhere only
+    /// if they are the same as DKMS's copies.
+    pub fn files(&self, built: &Built, tree: &Path) -> io::Result<Vec<OtherFile>> {
+        let copies = self.place(&built.what).join(&built.kernel).join(&built.arch).join("module");
+        let mut copies: Vec<PathBuf> = names(&copies)?.into_iter().map(|name| copies.join(name)).collect();
+        copies.retain(|copy| module_of(copy).is_some());
+        let mut found = Vec::new();
+        for path in modules::foreign(tree)? {
+            for copy in copies.iter().filter(|copy| module_of(copy) == module_of(&path)) {
+                if path.starts_with(OWN_DIR) || is_copy(&tree.join(&path), copy)? {
+                    found.push(OtherFile { package: built.what.name.clone(), path: path.clone() });
+                }
+            }
+        }
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Forgets what DKMS has built of a version for a kernel.
+    pub fn forget_build(&self, built: &Built) -> io::Result<()> {
+        let kernel = self.place(&built.what).join(&built.kernel);
+        if built.installed {
+            fs::remove_file(self.link(&built.what, &built.kernel, &built.arch))?;
+        }
+        fs::remove_dir_all(kernel.join(&built.arch))?;
+        remove_if_empty(&kernel)
+    }
+
+    /// Forgets a version altogether.
+    pub fn forget(&self, what: &Version) -> io::Result<()> {
+        let place = self.place(what);
+        if place.exists() {
+            fs::remove_dir_all(&place)?;
+        }
+        remove_if_empty(&self.dir.join(&what.name))
+    }
+
+    fn link(&self, what: &Version, kernel: &str, arch: &str) -> PathBuf {
+        self.dir.join(&what.name).join(format!("kernel-{kernel}-{arch}"))
+    }
+
+    fn active(&self, what: &Version, kernel: &str, arch: &str) -> Option<PathBuf> {
+        fs::canonicalize(self.link(what, kernel, arch)).ok()
+    }
+}
+
+/// The tree in which another kernel's `weak-updates` lead to one of these files, if any does: without the file, that kernel
+/// would lose its module.
+pub fn weakly_used(root: &Root, tree: &Path, files: &[OtherFile]) -> io::Result<Option<PathBuf>> {
+    for modules in crate::kernels::modules_dirs(root) {
+        for other in names(&modules)?.into_iter().map(|name| modules.join(name)).filter(|other| other != tree)
+        {
+            for link in
+                names(&other.join("weak-updates"))?.into_iter().map(|n| other.join("weak-updates").join(n))
+            {
+                let Ok(target) = fs::read_link(&link) else { continue };
+                if files.iter().any(|file| target.ends_with(&file.path)) {
+                    return Ok(Some(other));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn is_copy(file: &Path, copy: &Path) -> io::Result<bool> {
+    Ok(!file.is_symlink() && fs::read(file)? == fs::read(copy)?)
+}
+
+fn remove_if_empty(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Ok(()),
+        other => other,
+    }
+}
+
+/// The names in a directory, sorted; none where there is no directory.
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        found.extend(entry?.file_name().into_string());
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> (tempfile::TempDir, Records, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("dkms/a/1.0/6.1/x86_64/module");
+        let tree = dir.path().join("6.1");
+        for made in [&own, &tree.join("updates/dkms"), &tree.join("extra")] {
+            fs::create_dir_all(made).unwrap();
+        }
+        fs::write(own.join("a.ko"), "bytes").unwrap();
+        symlink("/usr/src/a-1.0", dir.path().join("dkms/a/1.0/source")).unwrap();
+        let records = Records::at(dir.path().join("dkms"));
+        (dir, records, tree)
+    }
+
+    fn a() -> Version {
+        Version { name: "a".into(), version: "1.0".into() }
+    }
+
+    #[test]
+    fn what_is_added_built_and_installed_is_told_from_links_and_directories() {
+        let (dir, records, _) = host();
+        assert_eq!(records.added().unwrap(), [a()]);
+        assert!(!records.built(&a()).unwrap()[0].installed);
+        symlink("1.0/6.1/x86_64", dir.path().join("dkms/a/kernel-6.1-x86_64")).unwrap();
+        let installed = records.installed("6.1").unwrap();
+        assert_eq!((installed.len(), installed[0].arch.as_str()), (1, "x86_64"));
+        records.forget_build(&installed[0]).unwrap();
+        assert!(records.built(&a()).unwrap().is_empty() && records.is_added(&a()));
+        records.forget(&a()).unwrap();
+        assert_eq!(names(&dir.path().join("dkms")).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_elsewhere_is_dkms_s_only_if_it_is_the_same() {
+        let (_dir, records, tree) = host();
+        fs::write(tree.join("updates/dkms/a.ko.xz"), "signed since").unwrap();
+        fs::write(tree.join("extra/a.ko"), "somebody else's").unwrap();
+        let built = records.built(&a()).unwrap().remove(0);
+        let paths = |records: &Records| -> Vec<PathBuf> {
+            records.files(&built, &tree).unwrap().into_iter().map(|file| file.path).collect()
+        };
+        assert_eq!(paths(&records), [PathBuf::from("updates/dkms/a.ko.xz")]);
+        fs::write(tree.join("extra/a.ko"), "bytes").unwrap();
+        assert_eq!(paths(&records), ["extra/a.ko", "updates/dkms/a.ko.xz"].map(PathBuf::from));
+    }
+}

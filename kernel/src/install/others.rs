@@ -1,0 +1,361 @@
+//! Files of others, where the administrator has asked for them to be touched.
+//!
+//! Modules of others stay as they are, with one exception: DKMS's own modules, which kcache takes over, lets go or gives
+//! back when it is asked to in words. All three are part of a transaction, so that no moment is without the modules:
+//!
+//! ```text
+//! before the commit                                   after it
+//! take        a second name in staging/kept           that name goes to the kept place, the first one goes
+//! drop        nothing                                 the file goes
+//! give back   a second name in the kernel's tree      the name in the kept place goes
+//! ```
+//!
+//! Until the commit the old indexes lead to files that are all there; from the commit on the new ones do. Second names are
+//! hard links: what is given back is the same file, with its bytes, times and owner.
+//!
+//! The kept place lies beside the tree, on its file system and out of depmod's reach. What is in it says by its path which
+//! package it belonged to and where it lay; there is no list that could be lost:
+//!
+//! ```text
+//! lib/modules/.kcache-6.1.0-56-amd64.adopted/         mode 0700
+//!   acpi-call/updates/dkms/acpi_call.ko
+//! ```
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use fs_err::os::unix::fs::symlink;
+use serde::{Deserialize, Serialize};
+
+use super::generation::{DIR_PREFIX, Set, check_name};
+use super::tree::Tree;
+use super::{Error, Site, Step, commit, disk, lock, stage};
+use crate::compress::Compression;
+use crate::index::DepIndex;
+
+/// One file that is not kcache's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OtherFile {
+    /// The package it belongs to.
+    pub package: String,
+    /// Where it lies, relative to the kernel's tree: `updates/dkms/acpi_call.ko`.
+    pub path: PathBuf,
+}
+
+/// What a transaction does to files of others. Stored in the journal: add, never rename.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Others {
+    /// Nothing.
+    #[default]
+    Untouched,
+    /// The set's modules stand in for these, which are kept.
+    Take(Vec<OtherFile>),
+    /// These go for good.
+    Drop(Vec<OtherFile>),
+    /// These, which were kept, come back.
+    GiveBack(Vec<OtherFile>),
+}
+
+impl OtherFile {
+    /// The module's name, as the kernel knows it.
+    pub fn module(&self) -> Option<String> {
+        module_of(&self.path)
+    }
+
+    fn kept(&self, tree: &Tree) -> PathBuf {
+        tree.kept().join(&self.package).join(&self.path)
+    }
+
+    fn staged(&self, tree: &Tree) -> PathBuf {
+        tree.staging.join("kept").join(&self.package).join(&self.path)
+    }
+
+    fn live(&self, tree: &Tree) -> PathBuf {
+        tree.path.join(&self.path)
+    }
+}
+
+impl Others {
+    /// Whether there is nothing to do.
+    pub fn is_nothing(&self) -> bool {
+        self.leaving().is_empty() && self.coming().is_empty()
+    }
+
+    fn leaving(&self) -> &[OtherFile] {
+        match self {
+            Others::Take(files) | Others::Drop(files) => files,
+            Others::Untouched | Others::GiveBack(_) => &[],
+        }
+    }
+
+    fn coming(&self) -> &[OtherFile] {
+        match self {
+            Others::GiveBack(files) => files,
+            Others::Untouched | Others::Take(_) | Others::Drop(_) => &[],
+        }
+    }
+
+    /// Whether a listed file is one of those that go.
+    pub(super) fn lets_go(&self, path: &str) -> bool {
+        self.leaving().iter().any(|file| file.path == Path::new(path))
+    }
+
+    /// Whether every file that is to go, from the tree or from the kept place, is still there.
+    pub(super) fn all_there(&self, tree: &Tree) -> io::Result<bool> {
+        let going = self.leaving().iter().map(|file| file.live(tree));
+        for path in going.chain(self.coming().iter().map(|file| file.kept(tree))) {
+            if !disk::exists(&path)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Refuses what would leave a kernel without a module that it has, or would reach out of its tree.
+    pub(super) fn checked(self, tree: &Tree, wanted: &Set) -> Result<Self, Error> {
+        for file in self.leaving().iter().chain(self.coming()) {
+            check_name(&file.package)?;
+            if !is_foreign(&file.path) {
+                return Err(Error::NotForeign { path: file.path.clone() });
+            }
+        }
+        if let Others::Take(files) = &self {
+            let names: BTreeSet<String> = wanted
+                .packages
+                .iter()
+                .flat_map(|package| &package.modules)
+                .map(|module| module.name.replace('-', "_"))
+                .collect();
+            if let Some(file) = files.iter().find(|f| f.module().is_none_or(|name| !names.contains(&name))) {
+                return Err(Error::NoStandIn { path: file.path.clone() });
+            }
+        }
+        for file in self.coming() {
+            if disk::exists(&file.live(tree))? && !is_same(&file.kept(tree), &file.live(tree))? {
+                return Err(Error::InTheWay { path: file.live(tree) });
+            }
+        }
+        Ok(self)
+    }
+
+    /// Gives files that will be kept their second name, in the staging directory, and makes the directories of the third.
+    pub(super) fn stage(&self, tree: &Tree) -> io::Result<()> {
+        let Others::Take(files) = self else { return Ok(()) };
+        make_private(&tree.kept())?;
+        for file in files {
+            for to in [file.staged(tree), file.kept(tree)] {
+                make_dirs(to.parent().unwrap_or(&to), disk::make_private_dir)?;
+            }
+            fs_err::hard_link(file.live(tree), file.staged(tree))?;
+            disk::sync_dir(file.staged(tree).parent().unwrap_or(&tree.staging))?;
+        }
+        disk::sync_dir(tree.parent())
+    }
+
+    /// Makes a staged base look as the tree will after the commit.
+    pub(super) fn stage_base(&self, tree: &Tree) -> io::Result<()> {
+        for file in self.leaving() {
+            unfold(tree, &file.path)?;
+            disk::if_found(fs_err::remove_file(tree.base_tree().join(&file.path)))?;
+        }
+        for file in self.coming() {
+            unfold(tree, &file.path)?;
+            let link = tree.base_tree().join(&file.path);
+            if !disk::exists(&link)? {
+                symlink(file.kept(tree), link)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes back must be found again.
+    pub(super) fn check_index(&self, index: &DepIndex) -> Result<(), Error> {
+        let is_lost = |file: &&OtherFile| file.module().is_none_or(|name| index.lookup(&name).is_none());
+        match self.coming().iter().find(is_lost) {
+            Some(file) => Err(Error::Lost { path: file.path.display().to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Before the commit: what comes back is in the tree.
+    pub(super) fn place(&self, tree: &Tree, step: &Step<'_>) -> io::Result<()> {
+        for file in self.coming() {
+            let (kept, live) = (file.kept(tree), file.live(tree));
+            make_dirs(live.parent().unwrap_or(&tree.path), disk::make_dir)?;
+            // Not there any more: an interrupted run was past the commit.
+            if disk::exists(&kept)? && !disk::exists(&live)? {
+                fs_err::hard_link(kept, &live)?;
+            }
+            sync_upwards(tree, &live)?;
+            step("file given back")?;
+        }
+        Ok(())
+    }
+
+    /// After the commit: what goes leaves the tree; what has come back is kept no longer.
+    pub(super) fn finish(&self, tree: &Tree, step: &Step<'_>) -> io::Result<()> {
+        for file in self.leaving() {
+            let kept = file.kept(tree);
+            if disk::if_found(fs_err::rename(file.staged(tree), &kept))?.is_some() {
+                disk::sync_dir(kept.parent().unwrap_or(&tree.staging))?;
+                step("file kept")?;
+            }
+            disk::if_found(fs_err::remove_file(file.live(tree)))?;
+            sync_upwards(tree, &file.live(tree))?;
+            step("file taken away")?;
+        }
+        for file in self.coming() {
+            disk::if_found(fs_err::remove_file(file.kept(tree)))?;
+            step("file kept no longer")?;
+        }
+        self.leaving().iter().try_for_each(|file| drop_empty_above(&tree.path, &file.live(tree)))?;
+        prune(tree)
+    }
+
+    /// Undoes [`Others::place`].
+    pub(super) fn displace(&self, tree: &Tree) -> io::Result<()> {
+        for file in self.coming() {
+            if disk::exists(&file.kept(tree))? {
+                disk::if_found(fs_err::remove_file(file.live(tree)))?;
+                sync_upwards(tree, &file.live(tree))?;
+                drop_empty_above(&tree.path, &file.live(tree))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files that kcache keeps of a kernel's, taken over from others.
+pub fn kept(tree: &Path) -> Result<Vec<OtherFile>, Error> {
+    let tree = Tree::named(tree)?;
+    let mut found = Vec::new();
+    for package in disk::names(&tree.kept())? {
+        let place = tree.kept().join(&package);
+        for path in files_below(&place)? {
+            let path = path.strip_prefix(&place).unwrap_or(&path).to_owned();
+            // One that is still in its old place as well was left by a transaction that was not carried out.
+            let file = OtherFile { package: package.clone(), path };
+            if !is_same(&file.kept(&tree), &file.live(&tree))? {
+                found.push(file);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Deletes what is kept of a package. True where there was something.
+pub fn forget_kept(site: Site<'_>, package: &str) -> Result<bool, Error> {
+    check_name(package)?;
+    let tree = Tree::open(site.tree)?;
+    if !disk::exists(&tree.kept().join(package))? {
+        return Ok(false);
+    }
+    let _lock = lock::acquire(site.tree, site.wait, site.say)?;
+    disk::if_found(fs_err::remove_dir_all(tree.kept().join(package)))?;
+    prune(&tree)?;
+    Ok(true)
+}
+
+/// Takes away directories of the kept place in which nothing is.
+pub(super) fn prune(tree: &Tree) -> io::Result<()> {
+    for dir in dirs_below(&tree.kept())?.iter().rev() {
+        commit::remove_if_empty(dir)?;
+    }
+    commit::remove_if_empty(&tree.kept())
+}
+
+/// The module that a file of this name is.
+pub fn module_of(path: &Path) -> Option<String> {
+    let (name, _) = Compression::of_file_name(path.file_name()?.to_str()?)?;
+    Some(name.replace('-', "_"))
+}
+
+/// Whether a path may be touched here: inside the tree, a module, and not one of a generation.
+fn is_foreign(path: &Path) -> bool {
+    let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+    let ours = path.strip_prefix("updates").is_ok_and(|rest| rest.to_string_lossy().starts_with(DIR_PREFIX));
+    inside && !ours && module_of(path).is_some()
+}
+
+/// Whether two names are of one file.
+fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let id = |path: &Path| -> io::Result<Option<(u64, u64)>> {
+        Ok(disk::if_found(fs_err::symlink_metadata(path))?.map(|m| (m.dev(), m.ino())))
+    };
+    Ok(id(one)?.is_some() && id(one)? == id(other)?)
+}
+
+/// Makes every directory on the way to a path in the staged base one of its own, with links to what is in the real one.
+fn unfold(tree: &Tree, path: &Path) -> io::Result<()> {
+    let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|dir| *dir != Path::new("")).collect();
+    above.reverse();
+    for dir in above {
+        let staged = tree.base_tree().join(dir);
+        match disk::if_found(fs_err::symlink_metadata(&staged))? {
+            Some(metadata) if metadata.is_dir() => continue,
+            Some(_) => fs_err::remove_file(&staged)?,
+            None => {}
+        }
+        fs_err::create_dir(&staged)?;
+        stage::link_children(&tree.path.join(dir), &staged, |_| true)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it that are missing, and puts their names on stable storage.
+fn make_dirs(dir: &Path, make: fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    if disk::exists(dir)? {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(dir);
+    make_dirs(parent, make)?;
+    make(dir)?;
+    disk::sync_dir(parent)
+}
+
+fn make_private(dir: &Path) -> io::Result<()> {
+    if disk::exists(dir)? { Ok(()) } else { disk::make_private_dir(dir) }
+}
+
+/// The directory of a file, or, where that is gone, the nearest above it.
+fn sync_upwards(tree: &Tree, file: &Path) -> io::Result<()> {
+    let dir = file.ancestors().skip(1).find(|dir| dir.is_dir());
+    disk::sync_dir(dir.unwrap_or(&tree.path))
+}
+
+fn drop_empty_above(top: &Path, file: &Path) -> io::Result<()> {
+    for dir in file.ancestors().skip(1).take_while(|dir| *dir != top) {
+        commit::remove_if_empty(dir)?;
+    }
+    Ok(())
+}
+
+fn files_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for dir in std::iter::once(dir.to_owned()).chain(dirs_below(dir)?) {
+        let paths = disk::names(&dir)?.into_iter().map(|name| dir.join(name));
+        found.extend(paths.filter(|path| !is_dir(path)));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Every directory below one, each before those inside it.
+fn dirs_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for name in disk::names(dir)? {
+        let path = dir.join(name);
+        if is_dir(&path) {
+            found.push(path.clone());
+            found.extend(dirs_below(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+fn is_dir(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+}

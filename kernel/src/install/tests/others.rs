@@ -1,0 +1,242 @@
+//! The same trees, with modules of DKMS's in them that are taken over, given back or dropped.
+
+use super::*;
+
+const DKMS: &str = "updates/dkms/one.ko";
+
+/// A kernel for which DKMS has installed a module, and run depmod.
+fn with_dkms() -> Host {
+    let host = Host::new();
+    let path = host.tree().join(DKMS);
+    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+    fs_err::write(&path, Built::named("one").bytes()).unwrap();
+    host.depmod();
+    host
+}
+
+fn files() -> Vec<OtherFile> {
+    vec![OtherFile { package: "p".into(), path: DKMS.into() }]
+}
+
+fn exchange_at(host: &Host, packages: &[Package], others: Others, step: &Step<'_>) -> Result<Outcome, Error> {
+    let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
+        Ok(to.write_all(host.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
+    };
+    host.site_does(|site| {
+        let transaction = Transaction::begin_at(site, step)?;
+        let plan = plan(&host.tree(), set(packages))?.with(&host.tree(), others.clone())?;
+        transaction.apply_at(&plan, &mut source, step)
+    })
+}
+
+fn exchange(host: &Host, packages: &[Package], others: Others) -> Result<Outcome, Error> {
+    exchange_at(host, packages, others, &|_| Ok(()))
+}
+
+/// Dies at the `n`th step. Gives the step's name; `None`: there are fewer steps.
+fn crash_at(host: &Host, packages: &[Package], others: Others, n: usize) -> Option<String> {
+    let passed = RefCell::new(Vec::new());
+    let step = |name: &str| {
+        passed.borrow_mut().push(name.to_owned());
+        assert!(passed.borrow().len() <= n, "crash");
+        Ok(())
+    };
+    let died = catch_unwind(AssertUnwindSafe(|| exchange_at(host, packages, others.clone(), &step))).is_err();
+    died.then(|| passed.borrow().last().cloned().unwrap_or_default())
+}
+
+/// modprobe finds the module, and a file is there.
+fn is_found(host: &Host) -> bool {
+    host.found("one").is_some_and(|path| host.tree().join(path).is_file())
+}
+
+type Case = (Host, Vec<Package>, Others);
+
+/// Taken over; given back; given back while another package stays; taken over where kcache's is installed already; dropped.
+fn cases() -> Vec<Case> {
+    let p = |host: &Host| host.package("p", "1", &["one"]);
+    let fresh = with_dkms();
+    let take = (vec![p(&fresh)], Others::Take(files()));
+    let adopted = with_dkms();
+    exchange(&adopted, &[p(&adopted)], Others::Take(files())).unwrap();
+    let beside = with_dkms();
+    let q = beside.package("q", "1", &["two"]);
+    exchange(&beside, &[p(&beside), q.clone()], Others::Take(files())).unwrap();
+    let second = with_dkms();
+    let q2 = second.package("q", "1", &["two"]);
+    second.install(std::slice::from_ref(&q2)).unwrap();
+    let take_too = (vec![p(&second), q2], Others::Take(files()));
+    vec![
+        (fresh, take.0, take.1),
+        (adopted, vec![], Others::GiveBack(files())),
+        (beside, vec![q], Others::GiveBack(files())),
+        (second, take_too.0, take_too.1),
+    ]
+}
+
+#[test]
+fn what_is_taken_over_comes_back_as_it_was() {
+    let host = with_dkms();
+    let before = host.picture();
+    let package = host.package("p", "1", &["one"]);
+    exchange(&host, &[package], Others::Take(files())).unwrap();
+    assert!(host.found("one").unwrap().starts_with("updates/kcache-"));
+    assert!(!host.tree().join("updates/dkms").exists());
+    assert_eq!(kept(&host.tree()).unwrap(), files());
+    exchange(&host, &[], Others::GiveBack(files())).unwrap();
+    assert_eq!(host.picture(), before);
+    assert_eq!(kept(&host.tree()).unwrap(), []);
+}
+
+#[test]
+fn the_indexes_are_those_of_a_depmod_on_the_tree_without_what_was_taken() {
+    let host = with_dkms();
+    fs_err::write(host.tree().join("updates/dkms/other.ko"), Built::named("other").bytes()).unwrap();
+    host.depmod();
+    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    assert_eq!(host.found("other").as_deref(), Some("updates/dkms/other.ko"));
+    let published = host.picture();
+    host.depmod();
+    assert_eq!(host.picture(), published);
+}
+
+#[test]
+fn what_is_dropped_is_gone_for_good() {
+    let host = with_dkms();
+    exchange(&host, &[], Others::Drop(files())).unwrap();
+    assert_eq!(host.found("one"), None);
+    assert!(!host.tree().join("updates").exists());
+    assert_eq!(left_beside(&host), Vec::<PathBuf>::new());
+}
+
+fn left_beside(host: &Host) -> Vec<PathBuf> {
+    let paths = host.picture().into_keys();
+    paths.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".kcache")).collect()
+}
+
+#[test]
+fn a_module_without_another_in_its_place_is_not_taken() {
+    let host = with_dkms();
+    let before = host.picture();
+    let refused = |packages: &[Package], others: Others, expect: &str| {
+        assert_eq!(exchange(&host, packages, others).unwrap_err().to_string(), expect);
+        assert_eq!(host.picture(), before);
+    };
+    let q = host.package("q", "1", &["two"]);
+    refused(std::slice::from_ref(&q), Others::Take(files()), "no module stands in for updates/dkms/one.ko");
+    for path in ["../one.ko", "/etc/one.ko", "updates/kcache-0/p/one.ko", "modules.dep"] {
+        let file = OtherFile { package: "p".into(), path: path.into() };
+        let expect = format!("{path} is not a module of somebody else");
+        refused(std::slice::from_ref(&q), Others::Drop(vec![file]), &expect);
+    }
+}
+
+#[test]
+fn what_lies_in_the_way_is_not_replaced() {
+    let host = with_dkms();
+    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    fs_err::create_dir_all(host.tree().join("updates/dkms")).unwrap();
+    fs_err::write(host.tree().join(DKMS), "built anew").unwrap();
+    let before = host.picture();
+    let error = exchange(&host, &[], Others::GiveBack(files())).unwrap_err();
+    assert!(error.to_string().contains("is there again"), "{error}");
+    assert_eq!(host.picture(), before);
+}
+
+#[test]
+fn at_no_step_does_a_kernel_lack_a_module_that_is_taken_over_or_given_back() {
+    for n in 0.. {
+        let mut reached = false;
+        for (host, packages, others) in cases() {
+            let old = host.picture();
+            let Some(step) = crash_at(&host, &packages, others.clone(), n) else { continue };
+            reached = true;
+            assert!(is_found(&host), "{step}: before recovery");
+            let recovery = host.recover();
+            let recovered = host.picture();
+            assert!(is_found(&host) && host.is_whole(), "{step}");
+            match recovery {
+                Recovery::Undone | Recovery::Litter if step != "journal closed" => {
+                    assert_eq!(recovered, old, "{step}");
+                    exchange(&host, &packages, others).unwrap();
+                }
+                _ => assert_ne!(recovered, old, "{step}"),
+            }
+            assert_eq!(host.found("one").as_deref() == Some(DKMS), host.tree().join(DKMS).exists(), "{step}");
+            assert!(is_found(&host) && host.is_whole(), "{step}");
+        }
+        if !reached {
+            assert!(n > 10);
+            break;
+        }
+    }
+}
+
+#[test]
+fn an_error_before_the_commit_leaves_everything_as_it_was() {
+    let after = ["file kept", "file taken away", "file kept no longer", "old generation moved out"];
+    for n in 0.. {
+        let mut reached = false;
+        for (host, packages, others) in cases() {
+            let old = host.picture();
+            let passed = Cell::new(0);
+            let last = RefCell::new(String::new());
+            let step = |name: &str| {
+                passed.set(passed.get() + 1);
+                if passed.get() != n + 1 {
+                    return Ok(());
+                }
+                *last.borrow_mut() = name.to_owned();
+                Err(io::Error::other("the disk is gone"))
+            };
+            if exchange_at(&host, &packages, others, &step).is_ok() {
+                continue;
+            }
+            reached = true;
+            let step = last.into_inner();
+            if after.contains(&step.as_str()) || ["old generation gone", "journal closed"].contains(&&*step) {
+                assert_ne!(host.recover(), Recovery::Nothing, "{step}");
+            } else {
+                assert_eq!(host.picture(), old, "{step}");
+            }
+            assert!(is_found(&host) && host.is_whole(), "{step}");
+        }
+        if !reached {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_foreign_depmod_after_a_crash_leaves_no_kernel_without_the_module() {
+    for n in 0.. {
+        let mut reached = false;
+        for (host, packages, others) in cases() {
+            let Some(step) = crash_at(&host, &packages, others, n) else { continue };
+            reached = true;
+            fs_err::write(host.tree().join("updates/foreign.ko"), Built::named("foreign").bytes()).unwrap();
+            host.depmod();
+            host.recover();
+            assert!(is_found(&host) && host.is_whole(), "{step}");
+            assert_eq!(host.found("foreign").as_deref(), Some("updates/foreign.ko"), "{step}");
+        }
+        if !reached {
+            break;
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_goes_with_the_kernel_and_with_the_package() {
+    let host = with_dkms();
+    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    assert!(host.site_does(|site| forget_kept(site, "p")).unwrap());
+    assert!(!host.site_does(|site| forget_kept(site, "p")).unwrap());
+    assert_eq!(left_beside(&host), Vec::<PathBuf>::new());
+
+    let host = with_dkms();
+    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    fs_err::remove_dir_all(host.tree()).unwrap();
+    assert!(host.site_does(retire).unwrap());
+    assert_eq!(left_beside(&host), Vec::<PathBuf>::new());
+}

@@ -1,0 +1,239 @@
+//! kcache under the name `dkms`, and hosts that DKMS itself has installed modules on.
+//!
+//! What DKMS leaves behind is laid out here as its script does: links and copies under `/var/lib/dkms`, the modules in
+//! `updates/dkms`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fs_err as fs;
+use fs_err::os::unix::fs::symlink;
+
+use crate::host::{FIXTURES, Host, PATH, Run, run};
+use crate::packages::hello;
+
+/// `dkms ...` on this host: the binary through a link, and the root by the environment.
+fn dkms(host: &Host, arguments: &[&str]) -> Run {
+    called(host, "dkms", arguments)
+}
+
+fn called(host: &Host, name: &str, arguments: &[&str]) -> Run {
+    let link = host.dir().join(name);
+    if !link.exists() {
+        symlink("kcache", &link).unwrap();
+    }
+    let mut command = Command::new(link);
+    command.args(arguments).env_clear().env("PATH", PATH).current_dir(host.dir());
+    command.env("HOME", host.dir().join("home")).env("TMPDIR", host.dir().join("tmp"));
+    command.env("KCACHE_ROOT", host.root()).env("KCACHE_STORE", host.store());
+    Run::from(command.output().unwrap())
+}
+
+fn record(host: &Host, path: &str) -> PathBuf {
+    host.root().join("var/lib/dkms").join(path)
+}
+
+/// DKMS has built `hello` for a kernel and installed it.
+fn installed_by_dkms(host: &Host, kernel: &str) -> Vec<u8> {
+    host.kcache(&["build", "hello", "-k", kernel, "--json"]).exits(0);
+    host.kcache(&["install", "hello", "-k", kernel]).exits(0);
+    let (_, path) = host.modules(kernel).into_iter().next().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    bytes.extend_from_slice(b"built by dkms"); // behind the sections: nobody reads it
+    host.kcache(&["remove", "hello", "-k", kernel]).exits(0);
+    let own = record(host, &format!("hello/1.0/{kernel}/x86_64/module"));
+    let place = host.kernel(kernel).join("updates/dkms");
+    for (dir, text) in [(&own, &bytes), (&place, &bytes)] {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("hello.ko"), text).unwrap();
+    }
+    symlink("/usr/src/hello-1.0", record(host, "hello/1.0/source")).unwrap();
+    symlink(format!("1.0/{kernel}/x86_64"), record(host, &format!("hello/kernel-{kernel}-x86_64"))).unwrap();
+    depmod(host, kernel);
+    bytes
+}
+
+fn depmod(host: &Host, kernel: &str) {
+    run(Command::new("depmod").env("PATH", PATH).arg("-b").arg(host.root()).arg(kernel));
+}
+
+fn found(host: &Host, kernel: &str) -> String {
+    let mut modprobe = Command::new("modprobe");
+    modprobe.env("PATH", PATH).arg("-d").arg(host.root()).args(["-S", kernel, "--show-depends", "hello"]);
+    String::from_utf8(modprobe.output().unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_module_goes_through_dkms_s_states_and_back() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    let status = |state: &str| format!("hello/1.0, {k}, x86_64: {state}\n");
+
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, "");
+    dkms(&host, &["add", "-m", "hello", "-v", "1.0"]).exits(0).prints(&["Creating symlink"]);
+    assert_eq!(fs::read_link(record(&host, "hello/1.0/source")).unwrap(), Path::new("/usr/src/hello-1.0"));
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, "hello/1.0: added\n");
+    dkms(&host, &["add", "hello/1.0"]).exits(3).says(&["Error! DKMS tree already contains: hello-1.0"]);
+
+    dkms(&host, &["build", "hello/1.0", "-k", k]).exits(0);
+    assert_eq!(dkms(&host, &["status", "-m", "hello", "-v", "1.0"]).exits(0).stdout, status("built"));
+    dkms(&host, &["build", "hello/1.0", "-k", k]).exits(0).prints(&["already built for kernel"]);
+    assert!(host.modules(k).is_empty());
+
+    dkms(&host, &["install", "--no-depmod", "-k", &format!("{k}/x86_64"), "hello/1.0"]).exits(0);
+    assert_eq!(dkms(&host, &["status", "-k", k]).exits(0).stdout, status("installed"));
+    assert!(found(&host, k).contains("updates/kcache-"));
+    dkms(&host, &["install", "hello/1.0", "-k", k]).exits(0).prints(&["already installed on kernel"]);
+
+    let archive = host.dir().join("hello.dkms.tar.gz");
+    let archive = archive.to_str().unwrap();
+    dkms(&host, &["mktarball", "hello/1.0", "-k", k, "--archive", archive]).exits(0);
+    let listed = run(Command::new("tar").args(["-taf", archive]));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for name in ["./dkms_source_tree/dkms.conf", &format!("./dkms_main_tree/{k}/x86_64/module/hello.ko")] {
+        assert!(listed.contains(name), "{listed}");
+    }
+
+    dkms(&host, &["uninstall", "hello/1.0", "-k", k]).exits(0).prints(&["was ACTIVE on this kernel"]);
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, status("built"));
+    dkms(&host, &["unbuild", "hello/1.0", "-k", k]).exits(0);
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, "hello/1.0: added\n");
+    dkms(&host, &["remove", "hello/1.0", "--all"]).exits(0).prints(&["completely from the DKMS tree"]);
+    assert!(!record(&host, "hello").exists());
+    dkms(&host, &["remove", "hello/1.0", "--all"])
+        .exits(3)
+        .says(&["hello-1.0 is not located in the DKMS tree."]);
+
+    fs::remove_dir_all(host.root().join("usr/src/hello-1.0")).unwrap();
+    dkms(&host, &["add", "hello/1.0"]).exits(2).says(&["Could not find module source directory."]);
+    dkms(&host, &["ldtarball", archive]).exits(0).says(&["nobody vouches for the modules"]);
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, "hello/1.0: added\n");
+    dkms(&host, &["autoinstall", "-k", k]).exits(0);
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, status("installed"));
+}
+
+#[test]
+fn what_fails_ends_with_dkms_s_exit_codes() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    dkms(&host, &["--version"]).exits(0).prints(&["dkms-3.0.10"]);
+    dkms(&host, &["--help"]).exits(0).prints(&["Usage: dkms"]);
+    dkms(&host, &["--bogus"]).exits(2).says(&["Error!  Unknown option: --bogus"]);
+    dkms(&host, &["frobnicate"]).exits(2).says(&["Unknown action specified: \"frobnicate\""]);
+    dkms(&host, &["build", "-k", k])
+        .exits(1)
+        .says(&["Arguments <module> and <module-version> are not specified."]);
+    dkms(&host, &["install", "hello/1.0", "-k", "9.9.9"])
+        .exits(1)
+        .says(&["kernel headers for kernel 9.9.9 cannot be found"]);
+    dkms(&host, &["match", "-k", k]).exits(1);
+    dkms(&host, &["match", "-k", k, "--templatekernel", k]).exits(2);
+    dkms(&host, &["ldtarball", "--archive", "/no/such"]).exits(2).says(&["/no/such does not exist."]);
+    dkms(&host, &["build", "hello/1.0", "-k", k, "-a", "m68k"]).exits(1).says(&["m68k"]);
+    let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+    fs::write(source.join("dkms.conf"), format!("{conf}\nBUILD_EXCLUSIVE_KERNEL=^5\n")).unwrap();
+    dkms(&host, &["build", "hello/1.0", "-k", k]).exits(77).says(&["BUILD_EXCLUSIVE"]);
+    fs::write(source.join("dkms.conf"), conf).unwrap();
+    fs::write(source.join("hello.c"), "no C\n").unwrap();
+    dkms(&host, &["install", "hello/1.0", "-k", k])
+        .exits(10)
+        .says(&["Bad return status for module build on kernel"]);
+    dkms(&host, &["autoinstall", "-k", k]).exits(11);
+    called(&host, "common.postinst", &["hello", "1.0", "/usr/share/hello-dkms"]).exits(10);
+}
+
+#[test]
+fn the_postinst_of_a_package_installs_for_every_kernel() {
+    let host = Host::new(&[&FIXTURES.old, &FIXTURES.new]);
+    hello(&host, "");
+    called(&host, "common.postinst", &["hello"]).exits(1).prints(&["Need NAME, and VERSION defined"]);
+    let run = called(&host, "common.postinst", &["hello", "1.0", "/usr/share/hello-dkms", "", ""]).exits(0);
+    run.prints(&["Loading new hello-1.0 DKMS files..."]);
+    for kernel in [&FIXTURES.old, &FIXTURES.new] {
+        assert!(found(&host, kernel).contains("updates/kcache-"));
+    }
+    // Again, as `dpkg-reconfigure` does; and then as prerm takes it out.
+    called(&host, "common.postinst", &["hello", "1.0", "/usr/share/hello-dkms", "", "1.0-1"]).exits(0);
+    dkms(&host, &["remove", "-m", "hello", "-v", "1.0", "--all"]).exits(0);
+    assert_eq!(dkms(&host, &["status"]).stdout, "");
+    assert!(host.modules(&FIXTURES.new).is_empty() && host.modules(&FIXTURES.old).is_empty());
+}
+
+#[test]
+fn what_dkms_had_installed_is_told_and_removed() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    installed_by_dkms(&host, k);
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, format!("hello/1.0, {k}, x86_64: installed\n"));
+    dkms(&host, &["remove", "hello/1.0", "--all"]).exits(0);
+    assert_eq!(found(&host, k), "");
+    assert!(!record(&host, "hello").exists() && !host.kernel(k).join("updates").exists());
+}
+
+#[test]
+fn hostile_tarballs_are_refused() {
+    let host = Host::new(&[]);
+    let dir = host.dir().join("hostile");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("dkms.conf"), "PACKAGE_NAME=evil\nPACKAGE_VERSION=1\n").unwrap();
+    symlink("/etc", dir.join("out")).unwrap();
+    run(Command::new("mkfifo").arg(dir.join("fifo")));
+    let archive = |name: &str, arguments: &[&str]| {
+        let path = host.dir().join(name);
+        run(Command::new("tar").arg("-C").arg(&dir).arg("-caPf").arg(&path).args(arguments));
+        path.to_str().unwrap().to_owned()
+    };
+    for (name, arguments) in [
+        ("up.tar", vec!["--transform=s,dkms.conf,../../dkms.conf,", "dkms.conf"]),
+        ("absolute.tar", vec!["--transform=s,dkms.conf,/tmp/dkms.conf,", "dkms.conf"]),
+        ("link.tar", vec!["dkms.conf", "out"]),
+        ("fifo.tar", vec!["dkms.conf", "fifo"]),
+    ] {
+        let path = archive(name, &arguments);
+        dkms(&host, &["ldtarball", "--archive", &path]).exits(7).says(&["is refused"]);
+        assert!(!host.root().join("usr/src/evil-1").exists(), "{name}");
+    }
+}
+
+#[test]
+fn dkms_s_modules_are_taken_over_and_given_back() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    let bytes = installed_by_dkms(&host, k);
+    let before = host.tree();
+    let dry = host.kcache(&["adopt", "-k", k, "--dry-run"]).exits(0);
+    dry.prints(&["updates/dkms/hello.ko  would take over"]);
+    assert_eq!(host.tree(), before);
+
+    host.kcache(&["adopt", "-k", k]).exits(0).prints(&["updates/dkms/hello.ko  taken over"]);
+    assert!(found(&host, k).contains("updates/kcache-"));
+    assert!(!host.kernel(k).join("updates/dkms").exists());
+    assert_eq!(dkms(&host, &["status"]).stdout, format!("hello/1.0, {k}, x86_64: installed\n"));
+    host.kcache(&["adopt", "-k", k]).exits(0).says(&["DKMS has nothing installed"]);
+
+    host.kcache(&["adopt", "-k", k, "--undo"]).exits(0).prints(&["updates/dkms/hello.ko  given back"]);
+    assert!(found(&host, k).contains("updates/dkms/hello.ko"));
+    assert_eq!(fs::read(host.kernel(k).join("updates/dkms/hello.ko")).unwrap(), bytes);
+    depmod(&host, k);
+    assert_eq!(host.tree(), before);
+    host.kcache(&["adopt", "--undo"]).exits(0).says(&["nothing was taken over"]);
+}
+
+#[test]
+fn a_package_that_does_not_build_is_left_to_dkms() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    installed_by_dkms(&host, k);
+    let before = host.tree();
+    fs::write(source.join("hello.c"), "no C\n").unwrap();
+    host.kcache(&["adopt", "-k", k]).exits(4).says(&["hello/1.0 is left to DKMS, as it is"]);
+    assert_eq!(host.tree(), before);
+    fs::remove_dir_all(source).unwrap();
+    host.kcache(&["adopt", "-k", k]).exits(3).says(&["its source is not on this machine any more"]);
+    assert_eq!(host.tree(), before);
+}
