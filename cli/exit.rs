@@ -120,7 +120,7 @@ fn exit(error: &Error) -> Exit {
         | Error::Dependency { .. }
         | Error::Script { .. }
         | Error::Environment { .. }
-        | Error::Store(store::Error::NotPlain { .. } | store::Error::LinkLeaves { .. })
+        | Error::Store(store::Error::NotPlain { .. })
         | Error::Toolchain(_) => Exit::BuildFailed,
         Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
         Error::Signing(

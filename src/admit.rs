@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
-use kcache_kernel::ko::{self, Expect, Export, Fault, Flags, Ko, Machine};
+use kcache_kernel::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
 use kcache_kernel::symvers::Symvers;
 use kcache_store::Manifest;
 
@@ -97,6 +97,30 @@ pub fn faults(
     };
     faults.extend(parsed.iter().flat_map(|(name, ko)| ko::check(name, ko, &expect)));
     Ok(faults)
+}
+
+/// Leaves out the modules that can never be loaded, because they need a symbol that nothing exports, if others remain; returns
+/// why. DKMS installs such modules, and nobody misses them: packages of many modules go on naming those that a kernel has
+/// left behind.
+pub fn leave_out(
+    kernel: &Kernel,
+    against: &Against,
+    modules: &mut Vec<Candidate>,
+    needed: &BTreeMap<String, Export>,
+) -> Result<Vec<Fault>> {
+    let mut left_out: Vec<Fault> = Vec::new();
+    loop {
+        let orphans: Vec<Fault> = faults(kernel, against, modules, needed)?
+            .into_iter()
+            .filter(|fault| matches!(fault.defect, Defect::UnknownSymbol { .. }))
+            .collect();
+        let is_orphan = |module: &Candidate| orphans.iter().any(|fault| fault.file == module.name);
+        if orphans.is_empty() || modules.iter().all(is_orphan) {
+            return Ok(left_out);
+        }
+        modules.retain(|module| !is_orphan(module)); // others may have needed what these export
+        left_out.extend(orphans);
+    }
 }
 
 /// The outputs of an entry, each byte verified; not its log. `None` where the store no longer has one of them.

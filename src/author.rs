@@ -63,9 +63,7 @@ pub fn lint(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<
             Ok(None) => continue,
             Err(Error::Recipe(recipe::Error::Bad { reason, .. })) => Err(reason),
             // Trees that cannot be copied have findings of their own.
-            Err(Error::Store(
-                kcache_store::Error::NotPlain { .. } | kcache_store::Error::LinkLeaves { .. },
-            )) => continue,
+            Err(Error::Store(kcache_store::Error::NotPlain { .. })) => continue,
             Err(error) => return Err(error),
         };
         answers.push(Answer { release: &kernel.release, recipe });

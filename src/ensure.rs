@@ -337,6 +337,9 @@ fn have_once(
         }
         Made::Failure(outcome) => outcome.clone(),
     };
+    for fault in &made.left_out {
+        world.progress.say(&format!("warning: {}: left out: {fault}", wish.name()));
+    }
     let entry = publish(session, store, wish, id, made, outcome, options.rebuild)?;
     share::write_through(session, store, &entry)?;
     let manifest = Box::new(entry.into_manifest());
@@ -350,6 +353,7 @@ fn have_once(
 /// One build's result, in memory and on its way into the store.
 pub struct Product {
     result: Made,
+    left_out: Vec<Fault>,
     log: Vec<u8>,
     observed: Vec<Observed>,
     seconds: f64,
@@ -414,9 +418,13 @@ pub fn make(
     });
     world.progress.end(&what);
     let seconds = start.elapsed().as_secs_f64();
+    let mut left_out = Vec::new();
     let result = match outcome? {
         BuildOutcome::Built(built, kept) => {
-            Made::Outputs(Outputs { modules: built.into_iter().map(read).collect::<Result<_>>()?, kept })
+            let mut modules = built.into_iter().map(read).collect::<Result<_>>()?;
+            let (against, needed) = (admit::Against::tree(tree)?, dependencies::exports(needed));
+            left_out = admit::leave_out(wish.kernel, &against, &mut modules, &needed)?;
+            Made::Outputs(Outputs { modules, kept })
         }
         BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
             status: failure.status,
@@ -430,7 +438,7 @@ pub fn make(
         }
     };
     let observed = observed::digests(&id.facts, &opened, started)?;
-    Ok(Product { result, log: build::read_log(scratch.path())?, observed, seconds })
+    Ok(Product { result, left_out, log: build::read_log(scratch.path())?, observed, seconds })
 }
 
 /// Shows the administrator's patches and scripts for the package, as they were hashed.
@@ -496,8 +504,8 @@ fn publish(
         fields: id.fields.clone(),
         outcome,
         outputs,
+        facts: facts_of(&made),
         observed: made.observed,
-        facts: [("seconds".to_owned(), made.seconds.into())].into_iter().collect(),
         builder: session.world.builder.clone(),
         created: now,
     };
@@ -511,6 +519,17 @@ fn publish(
         store.insert(&entry, now)?;
     }
     Ok(entry)
+}
+
+/// What is worth knowing without opening the outputs.
+fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
+    let mut facts = serde_json::Map::new();
+    facts.insert("seconds".to_owned(), made.seconds.into());
+    if !made.left_out.is_empty() {
+        let left_out: Vec<String> = made.left_out.iter().map(ToString::to_string).collect();
+        facts.insert("left-out".to_owned(), left_out.into());
+    }
+    facts
 }
 
 /// What an entry is found by when its key is not known.

@@ -304,7 +304,7 @@ fn a_build_that_keeps_all_jobs_for_itself_stops_no_other() {
     with_recipe(&host, "modest", "");
     let both = ["--jobs", "3", "install", "greedy", "modest", "-k", &FIXTURES.new];
     host.kcache(&both).exits(4).says(&["greedy/1.0"]).prints(&["modest"]);
-    assert!(host.modules(&FIXTURES.new).contains_key("modest"));
+    assert!(host.modules(&FIXTURES.new).contains_key("modest/modest.ko"));
 }
 
 /// A file in the place of a recipe that is none.

@@ -19,10 +19,12 @@ fn trap(host: &Host, name: &str, conf: &str) -> PathBuf {
             ("dkms.conf", dkms_conf(name, "1.0", &format!("{conf}\n{make}"))),
             (
                 "Makefile",
-                format!("-include $(src)/what.mk\nobj-m := {name}.o\nccflags-y := -DWHAT='\"$(WHAT)\"'\n"),
+                format!(
+                    "-include $(src)/what.mk\nobj-m := {name}.o\nccflags-y := -DWHAT='\"$(WHAT)\"' -DWHERE='\"$(PWD)\"'\n"
+                ),
             ),
             ("outer.mk", "all:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) WHAT=[$(KERNELRELEASE)]\n".to_owned()),
-            (&format!("{name}.c"), module_c("x").replace("\"x\"", "WHAT")),
+            (&format!("{name}.c"), module_c("x").replace("\"x\"", "WHAT") + "MODULE_INFO(where, WHERE);\n"),
         ],
     )
 }
@@ -97,6 +99,9 @@ fn what_real_recipes_do_comes_out_as_with_dkms() {
         let module = format!("{name}/{name}.ko");
         installed.contains_key(&module).then(|| host.modinfo(&FIXTURES.new, &module, "description"))
     };
+    // Below `make -C`, too, `$(PWD)` is where make was called.
+    let place = host.modinfo(&FIXTURES.new, "sorted/sorted.ko", "where");
+    assert_eq!(place, "/var/lib/dkms/sorted/1.0/build");
     let expected = TRAPS.map(|(name, _, what)| (name, Some(what.replace('K', &FIXTURES.new))));
     assert_eq!(TRAPS.map(|(name, _, _)| (name, found(name))), expected, "{}", run.shown());
     run.exits(0).says(&["crlf: dkms.conf has the line ends of Windows"]);

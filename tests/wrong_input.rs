@@ -1,7 +1,7 @@
 //! Wrong input: one clear error that names the thing, the documented exit code, and nothing changed.
 
 use crate::host::{FIXTURES, Host, is_root, not_utf8};
-use crate::packages::{hello, with_makefile};
+use crate::packages::{hello, script, with_makefile};
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use std::os::unix::fs::PermissionsExt;
@@ -122,9 +122,16 @@ fn a_device_in_a_source_tree_is_named() {
 }
 
 #[test]
-fn a_link_out_of_a_source_tree_is_named() {
-    check_source(|source| symlink("/etc/passwd", source.join("users.h")).unwrap(), 4, &["hello-1.0/users.h"]);
-    check_source(|source| symlink("../../../etc", source.join("above")).unwrap(), 4, &["hello-1.0/above"]);
+fn a_link_out_of_a_source_tree_leads_to_what_the_sandbox_shows() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = with_makefile(&host, "hello", "", "obj-m := hello.o\n", "PRE_BUILD=\"look\"\n");
+    fs::write(host.dir().join("secret"), "not for builds").unwrap();
+    symlink("../../share/doc/hello/README.gz", source.join("README.gz")).unwrap();
+    symlink(host.dir().join("secret"), source.join("secret")).unwrap();
+    script(&source, "look", "cat secret || echo there is nothing");
+    host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(0);
+    let log = host.kcache(&["log", "hello", "-k", &FIXTURES.new]).exits(0).prints(&["there is nothing"]);
+    assert!(!log.stdout.contains("not for builds"), "{}", log.shown());
 }
 
 #[test]

@@ -79,3 +79,28 @@ fn promise_4_a_module_that_needs_an_unknown_symbol_is_refused() {
     fs::write(source.join("wrong.c"), text).unwrap();
     refused_on(&host, &["nobody_exports_this"]);
 }
+
+#[test]
+fn a_module_that_could_never_be_loaded_is_left_out_and_the_others_are_not() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let make = "MAKE=\"make -C $kernel_source_dir M=$dkms_tree/some/1.0/build KBUILD_MODPOST_WARN=1 modules\"\n\
+         BUILT_MODULE_NAME[1]=orphan\nDEST_MODULE_LOCATION[1]=/extra\n\
+         BUILT_MODULE_NAME[2]=child\nDEST_MODULE_LOCATION[2]=/extra\n";
+    let source = with_makefile(&host, "some", "", "obj-m := some.o orphan.o child.o\n", make);
+    let needs = |symbol: &str, exports: &str| {
+        format!(
+            "#include <linux/module.h>\nextern int {symbol}(void);\nint {exports}(void) {{ return {symbol}(); }}\n\
+             EXPORT_SYMBOL_GPL({exports});\nMODULE_LICENSE(\"GPL\");\n"
+        )
+    };
+    fs::write(source.join("orphan.c"), needs("nobody_exports_this", "of_orphan")).unwrap();
+    fs::write(source.join("child.c"), needs("of_orphan", "of_child")).unwrap();
+    let run = host.kcache(&["install", "some", "-k", &FIXTURES.new]).exits(0);
+    run.says(&[
+        "left out: orphan.ko needs the symbol nobody_exports_this",
+        "left out: child.ko needs the symbol of_orphan",
+    ]);
+    assert_eq!(host.modules(&FIXTURES.new).into_keys().collect::<Vec<_>>(), ["some/some.ko"]);
+    host.kcache(&["build", "--check", "some", "-k", &FIXTURES.new]).exits(0);
+    host.kcache(&["check", "-k", &FIXTURES.new]).exits(0);
+}

@@ -135,15 +135,6 @@ pub enum Error {
         kind: &'static str,
     },
 
-    /// A symbolic link of a tree that is to be copied points out of it.
-    #[error("{} links to {}, which is outside its tree", path.display(), target.display())]
-    LinkLeaves {
-        /// The link.
-        path: PathBuf,
-        /// What it says.
-        target: PathBuf,
-    },
-
     /// A tree changed under the eyes of its reader.
     #[error("{} changed while it was being read", path.display())]
     Changed {

@@ -132,7 +132,12 @@ pub const RULES: &[Rule] = &[
         "it is not the target kernel's, or not there at all where builds run",
         "$kernel_source_dir/.config for the kernel's configuration; files of the package for the rest",
     ),
-    rule("outside-link", Error, "source trees with links that leave them are refused", "a copy of the file"),
+    rule(
+        "outside-link",
+        Warning,
+        "in a build it leads to what the sandbox shows there, mostly nothing",
+        "a copy of the file",
+    ),
     rule("special-file", Error, "source trees with devices, fifos and sockets are refused", "plain files"),
     rule("subdirs", Error, "Kbuild ignores SUBDIRS since Linux 5.4", "M=$(CURDIR)"),
     rule(

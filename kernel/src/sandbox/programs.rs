@@ -73,7 +73,12 @@ done
 "#;
 
 /// A recipe's own `make -jN` would leave the jobserver that bounds the whole run (GNU make manual, "Options Summary").
+/// Makefiles take `$(PWD)` for where make was called, also below `make -C`; bash would make it the directory it is in.
 const WITHOUT_JOBS: &str = r#"#!/bin/bash
+mapfile -d '' -t inherited </proc/$$/environ
+for variable in "${inherited[@]}"; do
+    [[ $variable == PWD=* ]] && PWD=${variable#PWD=}
+done
 args=()
 while (($#)); do
     case $MAKEFLAGS in *--jobserver*) ;; *) break ;; esac
