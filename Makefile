@@ -4,6 +4,7 @@
 # make test-all the same, with every package on every kernel
 # make fleet    200 hosts fetch at once what one has built, and a table of it
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
+# make corpus   every -dkms package of this Debian release, built by dkms and by kcache, side by side; needs root and an hour
 # make bench    what is measured, and against whom (benches/README.md)
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
 # make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
@@ -21,7 +22,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-apt test-apt-dkms test-secureboot fleet verdicts bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-apt test-apt-dkms test-secureboot fleet verdicts corpus bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -38,7 +39,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all test-apt test-apt-dkms test-secureboot fleet verdicts bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-apt test-apt-dkms test-secureboot fleet verdicts corpus bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -68,6 +69,9 @@ fleet: fixtures
 
 verdicts: fixtures build
 	tests/verdicts.sh $(CARGO_TARGET_DIR)
+
+corpus: fixtures build
+	tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache
 
 bench: fixtures
 	$(CARGO) bench --locked --bench kcache

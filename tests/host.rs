@@ -50,6 +50,12 @@ pub static FIXTURES: LazyLock<Fixtures> = LazyLock::new(|| {
     }
 });
 
+impl Fixtures {
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

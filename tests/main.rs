@@ -14,6 +14,7 @@ mod build;
 mod builder;
 mod caches;
 mod commands;
+mod corpus;
 mod depends;
 mod dkms;
 mod everywhere;
