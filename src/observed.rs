@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use fs_err as fs;
 use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::Sandbox;
 use kcache_store::{Digest, Manifest, Observed, tree};
 
 use crate::error::{Error, Result};
@@ -48,9 +49,11 @@ pub fn is_same(facts: &KernelFacts, observed: &Observed) -> bool {
     digest_here(&facts.tools_root, &observed.path) == observed.digest
 }
 
-/// An entry may come from elsewhere: a path in it leads to a regular file of the tools' root that can be read, or to nothing.
+/// An entry may come from elsewhere: a path in it leads to a regular file that a sandbox could have shown, and that can be read,
+/// or to nothing.
 fn digest_here(tools: &Root, path: &str) -> Option<Digest> {
-    let outside = tools.find(path).filter(|path| path.is_file())?;
+    let inside = tools.resolve(path).ok().filter(|inside| Sandbox::is_system(inside))?;
+    let outside = Some(tools.outside(inside)).filter(|path| path.is_file())?;
     Some(tree::file_digest(&outside).ok()?.0)
 }
 
@@ -99,5 +102,17 @@ mod tests {
         let (_dir, mut facts, opened) = facts();
         facts.tools.push(Tool { role: "predef".into(), digest: Digest::of(b"1"), version: String::new() });
         assert_eq!(digests(&facts, &opened, u64::MAX).unwrap(), []);
+    }
+
+    #[test]
+    fn an_entry_cannot_make_this_host_read_what_no_sandbox_shows() {
+        let (dir, facts, _) = facts();
+        fs::create_dir_all(dir.path().join("proc")).unwrap();
+        fs::write(dir.path().join("proc/kmsg"), "1").unwrap();
+        let digest = Some(Digest::of(b"1"));
+        assert!(is_same(&facts, &Observed { path: "/usr/include/a.h".into(), digest }));
+        for path in ["/proc/kmsg", "/usr/../proc/kmsg"] {
+            assert!(!is_same(&facts, &Observed { path: path.into(), digest }), "{path}");
+        }
     }
 }

@@ -62,6 +62,12 @@ pub enum Error {
     /// `bwrap` is not installed.
     #[error("bubblewrap is not installed: builds run in it")]
     NoBubblewrap,
+    /// `bwrap` failed before anything ran in it.
+    #[error("the sandbox could not be made: {said}")]
+    NotMade {
+        /// The first line of what it said.
+        said: String,
+    },
     /// The processes in the sandbox did not die.
     #[error("the processes of the sandbox are still alive {} s after being killed", run::DEATH.as_secs())]
     Undead,
@@ -160,14 +166,21 @@ impl Sandbox {
         run::follow(child, reader, watch, &|mount| self.shows_system_at(mount))
     }
 
+    /// Whether a path is one of the system's in a sandbox.
+    pub fn is_system(path: &Path) -> bool {
+        SYSTEM.iter().any(|place| path.starts_with(place))
+    }
+
     /// Whether what is mounted at this place is the system's, not an input or the sandbox's own.
     fn shows_system_at(&self, mount: &Path) -> bool {
-        let below = |places: &[&str]| places.iter().any(|place| mount.starts_with(place));
         let inputs = self.read_only.iter().chain(&self.writable).map(|input| self.place(&input.inside));
         let made =
             ["/etc/passwd", "/etc/group", "/etc/ld.so.cache"].iter().any(|file| mount == Path::new(file));
         let replaced = REPLACED.iter().any(|name| mount.ends_with(name));
-        below(&SYSTEM) && !made && !replaced && !inputs.into_iter().any(|input| mount.starts_with(input))
+        Sandbox::is_system(mount)
+            && !made
+            && !replaced
+            && !inputs.into_iter().any(|input| mount.starts_with(input))
     }
 
     fn arguments(&self, cwd: &Path) -> io::Result<Vec<OsString>> {

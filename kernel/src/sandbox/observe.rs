@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use rustix::fs::FileType;
 use rustix::process::Pid;
 
 /// What tools and libraries begin with: ELF, and archives of ELF objects.
@@ -24,6 +25,8 @@ const TOOLS: [&[u8]; 2] = [b"\x7fELF", b"!<arch>\n"];
 /// Watches a sandbox that stands and whose script waits.
 pub(super) struct Observer {
     group: Fanotify,
+    /// What the paths of its events begin with: in a chroot the sandbox's root is not that of its mount namespace.
+    root: PathBuf,
     tools: BTreeSet<PathBuf>,
     /// Seen so far.
     pub(super) opened: BTreeSet<PathBuf>,
@@ -37,16 +40,20 @@ impl Observer {
             | InitFlags::FAN_CLOEXEC
             | InitFlags::FAN_NONBLOCK
             | InitFlags::FAN_UNLIMITED_QUEUE;
-        let events = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE;
+        let events = EventFFlags::O_RDONLY
+            | EventFFlags::O_CLOEXEC
+            | EventFFlags::O_LARGEFILE
+            | EventFFlags::O_NONBLOCK;
         let group = Fanotify::init(flags, events)?;
         let process = PathBuf::from(format!("/proc/{}", pid.as_raw_pid()));
+        let root = fs::read_link(process.join("root"))?;
         let mounts = fs::read_to_string(process.join("mountinfo"))?;
         for mount in mount_points(&mounts).filter(|mount| is_watched(mount)) {
             let place = process.join("root").join(mount.strip_prefix("/").unwrap_or(&mount));
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
             group.mark(flags, MaskFlags::FAN_OPEN, fs::File::open("/")?, Some(&place))?;
         }
-        Ok(Observer { group, tools: BTreeSet::new(), opened: BTreeSet::new() })
+        Ok(Observer { group, root, tools: BTreeSet::new(), opened: BTreeSet::new() })
     }
 
     /// Notes what was opened since.
@@ -67,7 +74,9 @@ impl Observer {
 
     fn note(&mut self, fd: BorrowedFd) -> io::Result<()> {
         let path = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))?;
-        if self.tools.contains(&path) || self.opened.contains(&path) {
+        let path = path.strip_prefix(&self.root).map_or(path.clone(), |inside| Path::new("/").join(inside));
+        let is_file = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::RegularFile;
+        if !is_file || self.tools.contains(&path) || self.opened.contains(&path) {
             return Ok(());
         }
         let mut start = [0; 8];

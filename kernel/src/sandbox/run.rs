@@ -29,32 +29,28 @@ pub(super) const READY: &[u8] = b"\x06\n";
 /// Reads what the sandbox prints until it ends, then waits until everything in it is dead. `is_watched` says of a mount
 /// whether files that are opened there are to be noted, where the watch wants them.
 pub(super) fn follow(
-    mut child: Child,
+    child: Child,
     mut reader: io::PipeReader,
     watch: Watch,
     is_watched: &dyn Fn(&Path) -> bool,
 ) -> Result<Ended, Error> {
-    let first = namespace_init(&mut child)?;
-    let said = first_words(&mut reader)?;
+    let mut child = Running(child);
+    let (start, first) = (Instant::now(), namespace_init(&mut child.0)?);
+    match stands(&mut reader, &watch, start)? {
+        Ok(before) => (watch.output)(&before),
+        Err(said) => return ended(&watch, start).ok_or_else(|| not_made(&said)),
+    }
     let mut observer = match (&watch.opened, &first) {
-        (Some(_), Some(first)) if said == READY => Some(Observer::attach(first.pid, is_watched)?),
+        (Some(_), Some(first)) => Some(Observer::attach(first.pid, is_watched)?),
         _ => None,
     };
-    if said != READY {
-        (watch.output)(&said);
+    if let Some(mut gate) = child.0.stdin.take() {
+        gate.write_all(b"\n")?;
     }
-    if let Some(mut gate) = child.stdin.take() {
-        // A sandbox that could not be made has closed it: its message is in the output.
-        let _ = gate.write_all(b"\n");
-    }
-    let start = Instant::now();
     let mut buffer = vec![0; CHUNK];
     let forced = loop {
-        if watch.cancel.load(Ordering::Relaxed) {
-            break Some(Ended::Cancelled);
-        }
-        if start.elapsed() > watch.limit {
-            break Some(Ended::TimedOut);
+        if let Some(forced) = ended(&watch, start) {
+            break Some(forced);
         }
         if let Some(observer) = &mut observer {
             observer.take()?;
@@ -68,9 +64,9 @@ pub(super) fn follow(
         }
     };
     if forced.is_some() {
-        child.kill()?;
+        child.0.kill()?;
     }
-    let status = child.wait()?;
+    let status = child.0.wait()?;
     if let Some(first) = first
         && let Some(alive) = first.alive
         && !readable(&alive, DEATH)?
@@ -111,18 +107,49 @@ fn namespace_init(child: &mut Child) -> io::Result<Option<First>> {
     Ok(None)
 }
 
-/// The first thing that is printed: [`READY`], or why there is no sandbox.
-fn first_words(reader: &mut io::PipeReader) -> io::Result<Vec<u8>> {
-    let mut words = vec![0; READY.len()];
-    let mut length = 0;
-    while length < words.len() {
-        match reader.read(&mut words[length..])? {
+/// A process that is dead and waited for when it is let go of, whatever the reason.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may be over, which is as good
+        let _ = self.0.wait();
+    }
+}
+
+/// Why a run has to end before its time, if it has.
+fn ended(watch: &Watch, start: Instant) -> Option<Ended> {
+    if watch.cancel.load(Ordering::Relaxed) {
+        return Some(Ended::Cancelled);
+    }
+    (start.elapsed() > watch.limit).then_some(Ended::TimedOut)
+}
+
+/// Waits until the sandbox stands. What was said before that; the inner error is all that one said which never did.
+fn stands(
+    reader: &mut io::PipeReader,
+    watch: &Watch,
+    start: Instant,
+) -> io::Result<std::result::Result<Vec<u8>, Vec<u8>>> {
+    let (mut said, mut buffer) = (Vec::new(), [0; 512]);
+    while said.len() < CHUNK && ended(watch, start).is_none() {
+        if !readable(reader, TICK)? {
+            continue;
+        }
+        match reader.read(&mut buffer)? {
             0 => break,
-            n => length += n,
+            n => said.extend_from_slice(&buffer[..n]),
+        }
+        if let Some(before) = said.strip_suffix(READY) {
+            return Ok(Ok(before.to_vec()));
         }
     }
-    words.truncate(length);
-    Ok(words)
+    Ok(Err(said))
+}
+
+fn not_made(said: &[u8]) -> Error {
+    let said = String::from_utf8_lossy(said);
+    Error::NotMade { said: said.lines().next().unwrap_or("bwrap says nothing").to_owned() }
 }
 
 fn readable(fd: &impl std::os::fd::AsFd, limit: Duration) -> io::Result<bool> {
