@@ -9,6 +9,7 @@
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
 # make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
 # make test-apt-dkms Debian's -dkms packages with kcache for dkms, in two such systems; needs root and five minutes
+# make test-adopt kcache adopt on a host where Debian's dkms script has installed modules; needs root and a few minutes
 # make screenshot the figure of docs/report.md, as root and with chromium
 # make install  the program and the hooks that this system calls; PREFIX=/usr/local, DESTDIR= for packagers, HOOKS=none
 # make deb      a Debian package of both, in target/
@@ -22,7 +23,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-apt test-apt-dkms test-secureboot fleet verdicts corpus bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -39,7 +40,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all test-apt test-apt-dkms test-secureboot fleet verdicts corpus bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -81,6 +82,9 @@ test-apt: kernels deb
 
 test-apt-dkms: kernels deb
 	tests/apt_dkms.sh $(CARGO_TARGET_DIR)/deb/kcache_*.deb
+
+test-adopt: fixtures build
+	tests/adopt.sh $(CARGO_TARGET_DIR)
 
 test-secureboot: kernels build
 	tests/secure_boot.sh $(CARGO_TARGET_DIR)/release/kcache $(CARGO_TARGET_DIR)/secureboot

@@ -105,9 +105,20 @@ fn typed(words: &[String]) -> Result<u8, Trouble> {
     let Some(action) = typed.action else {
         // DKMS says so and ends with 0; a script that mistypes an action should notice.
         let word = typed.unknown_action();
-        return Err(Trouble::new(2, &[&format!("Unknown action specified: \"{word}\""), args::USAGE]));
+        let meant = Action::nearest(word).map(|meant| format!("hint: did you mean {meant}?"));
+        let line = match word {
+            "" => "No action specified.".to_owned(),
+            word => format!("Unknown action specified: \"{word}\""),
+        };
+        let lines = [Some(line.as_str()), meant.as_deref(), Some(args::USAGE)];
+        return Err(Trouble::new(2, &lines.into_iter().flatten().collect::<Vec<_>>()));
     };
     let place = Place::new(&typed)?;
+    if action.wants_root() {
+        place.check_root()?;
+    } else if action.wants_records() {
+        place.check_records()?;
+    }
     act(&place, action)
 }
 

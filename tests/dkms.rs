@@ -10,7 +10,7 @@ use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 
 use crate::host::{FIXTURES, Host, PATH, Run, run};
-use crate::packages::hello;
+use crate::packages::{hello, plain};
 
 /// `dkms ...` on this host: the binary through a link, and the root by the environment.
 fn dkms(host: &Host, arguments: &[&str]) -> Run {
@@ -122,6 +122,9 @@ fn what_fails_ends_with_dkms_s_exit_codes() {
     dkms(&host, &["--help"]).exits(0).prints(&["Usage: dkms"]);
     dkms(&host, &["--bogus"]).exits(2).says(&["Error!  Unknown option: --bogus"]);
     dkms(&host, &["frobnicate"]).exits(2).says(&["Unknown action specified: \"frobnicate\""]);
+    dkms(&host, &["instal", "hello/1.0"]).exits(2).says(&["hint: did you mean install?"]);
+    dkms(&host, &[]).exits(2).says(&["Error! No action specified.\nUsage: dkms"]);
+    dkms(&host, &["add", "/no/such"]).exits(9).says(&["/no/such must contain a dkms.conf file!"]);
     dkms(&host, &["build", "-k", k])
         .exits(1)
         .says(&["Arguments <module> and <module-version> are not specified."]);
@@ -171,6 +174,127 @@ fn what_dkms_had_installed_is_told_and_removed() {
     dkms(&host, &["remove", "hello/1.0", "--all"]).exits(0);
     assert_eq!(found(&host, k), "");
     assert!(!record(&host, "hello").exists() && !host.kernel(k).join("updates").exists());
+}
+
+#[test]
+fn directives_of_the_command_line_make_another_build() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    dkms(&host, &["install", "hello/1.0", "-k", k, "--directive", "DEST_MODULE_NAME[0]=renamed"]).exits(0);
+    let names = || host.modules(k).into_keys().collect::<Vec<_>>();
+    assert!(names().iter().all(|name| name.starts_with("hello/renamed.ko")), "{:?}", names());
+    dkms(&host, &["install", "hello/1.0", "-k", k, "--force"]).exits(0);
+    assert!(names().iter().all(|name| name.starts_with("hello/hello.ko")), "{:?}", names());
+    dkms(&host, &["install", "hello/1.0", "-k", k, "--force", "--directive=MAEK=true"])
+        .exits(10)
+        .says(&["there is no directive MAEK"]);
+}
+
+/// A scriptlet of rpm's, which this process stands for, or another run of rpm.
+fn scriptlet(host: &Host, runs: usize, line: &str) -> Run {
+    let mut words = vec!["-c".to_owned(), format!("{line}; exit $?")];
+    for _ in 0..runs {
+        words = ["-c", "\"$0\" \"$@\"; exit $?", "sh"].map(str::to_owned).into_iter().chain(words).collect();
+    }
+    dkms(host, &["--version"]); // makes the link
+    let mut shell = Command::new("sh");
+    shell.args(words).env_clear().env("PATH", PATH).current_dir(host.dir());
+    shell.env("KCACHE_ROOT", host.root()).env("KCACHE_STORE", host.store());
+    Run::from(shell.output().unwrap())
+}
+
+#[test]
+fn an_upgrade_by_rpm_does_not_remove_what_it_has_just_added() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    let added = record(&host, "hello/1.0/source");
+    let post = "./dkms add -m hello -v 1.0 --rpm_safe_upgrade";
+    let preun = "./dkms remove -m hello -v 1.0 --all --rpm_safe_upgrade";
+
+    scriptlet(&host, 0, post).exits(0);
+    scriptlet(&host, 1, preun).exits(0); // another run, later: it is meant
+    assert!(!added.is_symlink());
+
+    scriptlet(&host, 0, post).exits(0);
+    scriptlet(&host, 0, post).exits(3).says(&["DKMS tree already contains: hello-1.0"]);
+    scriptlet(&host, 0, preun).exits(0).says(&["Remove cancelled because --rpm_safe_upgrade"]);
+    assert!(added.is_symlink());
+    scriptlet(&host, 0, preun).exits(0); // it was told once
+    assert!(!added.is_symlink());
+}
+
+#[test]
+fn one_kernel_is_matched_with_another_and_goes() {
+    let host = Host::new(&[&FIXTURES.old, &FIXTURES.new]);
+    hello(&host, "");
+    plain(&host, "other", "");
+    let (old, new) = (FIXTURES.old.as_str(), FIXTURES.new.as_str());
+    for name in ["hello/1.0", "other/1.0"] {
+        dkms(&host, &["install", name, "-k", old]).exits(0);
+    }
+    let matched =
+        |module: &[&str]| dkms(&host, &[&["match", "--templatekernel", old, "-k", new], module].concat());
+    matched(&["nothing"]).exits(3).says(&["The module: nothing is not located in the DKMS tree."]);
+    matched(&["hello"]).exits(0).prints(&["Module:  hello\nVersion: 1.0"]);
+    assert!(found(&host, new).contains("updates/kcache-"));
+    assert_eq!(dkms(&host, &["status", "other"]).stdout, format!("other/1.0, {old}, x86_64: installed\n"));
+    matched(&[]).exits(0);
+    dkms(&host, &["match", "--templatekernel", "9.9", "-k", new]).exits(0).prints(&["nothing to be done"]);
+
+    dkms(&host, &["kernel_prerm", "-k", old, "-k", new]).exits(4);
+    dkms(&host, &["kernel_prerm", "-k", new]).exits(0);
+    assert!(host.modules(new).is_empty() && found(&host, old).contains("updates/kcache-"));
+    dkms(&host, &["kernel_prerm", "-k", new]).exits(0);
+}
+
+#[test]
+fn sources_and_records_may_be_elsewhere_and_recipes_not() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = hello(&host, "of /usr/src");
+    let k = FIXTURES.new.as_str();
+    let other = host.root().join("srv/src/hello-1.0");
+    run(Command::new("mkdir").arg("-p").arg(other.parent().unwrap()));
+    run(Command::new("cp").arg("-r").arg(&source).arg(&other));
+    let code = fs::read_to_string(other.join("hello.c")).unwrap().replace("of /usr/src", "of /srv/src");
+    fs::write(other.join("hello.c"), code).unwrap();
+
+    let own = ["--dkmstree", "/srv/dkms", "--sourcetree=/srv/src"];
+    dkms(&host, &[&["add", "hello/1.0"], &own[..]].concat()).exits(0);
+    assert!(!record(&host, "hello").exists() && host.root().join("srv/dkms/hello/1.0/source").is_symlink());
+    // The record tells where the source is.
+    let headers = host.root().join("usr/src").join(format!("linux-headers-{k}"));
+    let headers = headers.to_str().unwrap();
+    dkms(&host, &["install", "hello/1.0", "-k", k, "--dkmstree=/srv/dkms", "--kernelsourcedir", headers])
+        .exits(0);
+    assert_eq!(host.modinfo(k, "hello", "description"), "of /srv/src");
+    dkms(&host, &["build", "hello/1.0", "-k", "9.9", "--kernelsourcedir", headers])
+        .exits(1)
+        .says(&["--kernelsourcedir leads to kernel", "not 9.9"]);
+
+    let conf = |path: &str| dkms(&host, &["build", "hello/1.0", "-k", k, "--force", "-c", path]);
+    conf("/usr/src/hello-1.0/dkms.conf").exits(0);
+    conf("/srv/src/hello-1.0/dkms.conf").exits(2).says(&["The option -c is not taken"]);
+}
+
+#[test]
+fn status_tells_of_modules_that_were_changed_since() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    let changed =
+        format!("hello/1.0, {k}, x86_64: installed (WARNING! Diff between built and installed module!)\n");
+    installed_by_dkms(&host, k);
+    let theirs = host.kernel(k).join("updates/dkms/hello.ko");
+    fs::write(&theirs, "another one").unwrap();
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, changed);
+    fs::remove_file(&theirs).unwrap();
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, changed);
+    dkms(&host, &["install", "hello/1.0", "-k", k, "--force"]).exits(0);
+    assert!(!dkms(&host, &["status"]).exits(0).stdout.contains("WARNING"));
+    let (_, ours) = host.modules(k).into_iter().next().unwrap();
+    fs::write(ours, "another one").unwrap();
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, changed);
 }
 
 #[test]

@@ -183,7 +183,7 @@ pub fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
 }
 
 /// Refuses early where modules are to be signed and cannot be.
-fn may_sign(world: &World, out: &Out) -> Result<(), Error> {
+pub fn may_sign(world: &World, out: &Out) -> Result<(), Error> {
     let Some(signing) = &world.signing else { return Ok(()) };
     if let Some(warning) = signing.try_out((world.now)())? {
         out.say(&format!("warning: {warning}"));

@@ -11,9 +11,10 @@ Usage: dkms [action] [options]
                 mktarball | ldtarball | status | kernel_preinst | kernel_postinst | kernel_prerm }
   [options] = [-m module] [-v module-version] [-k kernel-version] [-a arch]
               [-q] [--force] [--all] [--templatekernel=kernel] [--archive=tarball-location]
-              [--kernelsourcedir=source-location] [--sourcetree=path] [--dkmstree=path]
+              [--directive='NAME=VALUE'] [--kernelsourcedir=source-location]
+              [--sourcetree=path] [--dkmstree=path]
               [--binaries-only] [--source-only] [--verbose] [-j number] [--version] [--help]
-This is kcache; what else of DKMS it takes, and what it makes of it, is in docs/dkms.md.";
+This is kcache; what else of DKMS it takes, and what it makes of it, is in dkms.md of its documentation.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -35,25 +36,42 @@ pub enum Action {
 }
 
 impl Action {
+    const ALL: [(&str, Action); 15] = [
+        ("add", Action::Add),
+        ("remove", Action::Remove),
+        ("build", Action::Build),
+        ("install", Action::Install),
+        ("uninstall", Action::Uninstall),
+        ("unbuild", Action::Unbuild),
+        ("match", Action::Match),
+        ("autoinstall", Action::Autoinstall),
+        ("mktarball", Action::Mktarball),
+        ("ldtarball", Action::Ldtarball),
+        ("status", Action::Status),
+        ("generate_mok", Action::GenerateMok),
+        ("kernel_preinst", Action::KernelPreinst),
+        ("kernel_postinst", Action::KernelPostinst),
+        ("kernel_prerm", Action::KernelPrerm),
+    ];
+
     fn of(word: &str) -> Option<Action> {
-        Some(match word {
-            "add" => Action::Add,
-            "remove" => Action::Remove,
-            "build" => Action::Build,
-            "install" => Action::Install,
-            "uninstall" => Action::Uninstall,
-            "unbuild" => Action::Unbuild,
-            "match" => Action::Match,
-            "autoinstall" => Action::Autoinstall,
-            "mktarball" => Action::Mktarball,
-            "ldtarball" => Action::Ldtarball,
-            "status" => Action::Status,
-            "generate_mok" => Action::GenerateMok,
-            "kernel_preinst" => Action::KernelPreinst,
-            "kernel_postinst" => Action::KernelPostinst,
-            "kernel_prerm" => Action::KernelPrerm,
-            _ => return None,
-        })
+        Action::ALL.iter().find(|(name, _)| *name == word).map(|(_, action)| *action)
+    }
+
+    /// The action that a word was meant for, perhaps.
+    pub fn nearest(word: &str) -> Option<String> {
+        kcache::select::nearest(word, Action::ALL.iter().map(|(name, _)| *name))
+    }
+
+    /// Those that change a kernel's modules.
+    pub fn wants_root(self) -> bool {
+        use Action::{Autoinstall, Install, KernelPostinst, KernelPrerm, Match, Uninstall};
+        matches!(self, Install | Uninstall | Autoinstall | Match | KernelPostinst | KernelPrerm)
+    }
+
+    /// Those that write to DKMS's records.
+    pub fn wants_records(self) -> bool {
+        matches!(self, Action::Add | Action::Build | Action::Remove | Action::Unbuild | Action::Ldtarball)
     }
 
     /// Those that DKMS takes no `--all` for.
@@ -80,6 +98,10 @@ pub struct Typed {
     /// A source tree to add.
     pub source: Option<PathBuf>,
     pub archive: Option<PathBuf>,
+    /// A recipe: taken only if it is the package's own.
+    pub conf: Option<PathBuf>,
+    /// `NAME=VALUE`, for every recipe that is read.
+    pub directives: Vec<String>,
     pub kernel_source: Option<PathBuf>,
     pub dkms_tree: Option<PathBuf>,
     pub source_tree: Option<PathBuf>,
@@ -132,7 +154,7 @@ impl Typed {
 
     fn module_and_version(&mut self, text: &str) {
         let (module, version) = split(text);
-        self.module = Some(module);
+        self.module = Some(module).filter(|module| !module.is_empty());
         self.version = version.or(self.version.take());
     }
 
@@ -155,7 +177,7 @@ pub fn parse(words: &[String]) -> Result<Typed, Trouble> {
         let mut value = || value.clone().or_else(|| rest.next().cloned()).unwrap_or_default();
         match name {
             "-m" | "--module" => typed.module_and_version(&value()),
-            "-v" => typed.version = Some(value()),
+            "-v" => typed.version = Some(value()).filter(|version| !version.is_empty()),
             "-k" | "--kernelver" => typed.kernel(&value()),
             "-a" | "--arch" => typed.arches.push(value()),
             "-j" => typed.jobs = Some(value()).filter(|jobs| jobs != "0"),
@@ -164,9 +186,9 @@ pub fn parse(words: &[String]) -> Result<Typed, Trouble> {
             "--kernelsourcedir" => typed.kernel_source = Some(value().into()),
             "--dkmstree" => typed.dkms_tree = Some(value().into()),
             "--sourcetree" => typed.source_tree = Some(value().into()),
-            "--installtree" => refuse(name, &value(), |path| path == "/lib/modules")?,
-            "-c" => refuse(name, &value(), |path| path.ends_with("/source/dkms.conf"))?,
-            "--directive" => refuse(name, &value(), |_| false)?,
+            "-c" => typed.conf = Some(value().into()),
+            "--directive" => typed.directives.push(directive(&value())?),
+            "--installtree" => install_tree(&value())?,
             "--all" => typed.all = true,
             "--force" => typed.force = true,
             "-q" | "--quiet" => typed.quiet = true,
@@ -200,6 +222,8 @@ fn plain(typed: &mut Typed, word: &str) -> Result<(), Trouble> {
         typed.source = Some(path.to_owned());
     } else if path.is_file() {
         typed.archive = Some(path.to_owned());
+    } else if word.starts_with(['/', '.']) {
+        return Err(Trouble::new(9, &[&format!("{word} must contain a dkms.conf file!")]));
     } else if typed.module.is_none() {
         // DKMS 3 takes NAME/VERSION; people also write NAME/VERSION/KERNEL, as `status` once printed it.
         match word.splitn(3, '/').collect::<Vec<_>>()[..] {
@@ -215,18 +239,28 @@ fn plain(typed: &mut Typed, word: &str) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn refuse(name: &str, value: &str, is_default: impl Fn(&str) -> bool) -> Result<(), Trouble> {
-    if is_default(value) {
-        return Ok(());
+fn directive(text: &str) -> Result<String, Trouble> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err(Trouble::new(2, &[&format!("--directive takes NAME=VALUE, not {text:?}.")])),
     }
-    let line = format!("The option {name} is not taken by kcache: {value}");
-    let instead = "What is to be built otherwise goes to /etc/dkms/NAME-VERSION.conf.";
-    Err(Trouble::new(2, &[&line, instead]))
+}
+
+fn install_tree(path: &str) -> Result<(), Trouble> {
+    match path.trim_end_matches('/') {
+        "/lib/modules" | "/usr/lib/modules" => Ok(()),
+        _ => Err(refused("--installtree", path, "Modules are installed to /lib/modules only.")),
+    }
+}
+
+/// An option of DKMS's with a value that is not taken here.
+pub fn refused(name: &str, value: &str, instead: &str) -> Trouble {
+    Trouble::new(2, &[&format!("The option {name} is not taken by kcache: {value}"), instead])
 }
 
 /// What DKMS refuses of a command line as a whole.
 fn check(typed: Typed) -> Result<Typed, Trouble> {
-    if let Some(word) = &typed.stray {
+    if let Some(word) = typed.stray.as_ref().filter(|_| typed.action.is_some()) {
         super::place::warn(&format!("I do not know how to handle {word}."));
     }
     if typed.binaries_only && typed.source_only {
@@ -294,12 +328,13 @@ mod tests {
         for (line, code) in [
             ("--bogus", 2),
             ("add build", 4),
+            ("add /no/such", 9),
             ("status -k 6.1 --all", 2),
             ("status -a x --all", 3),
             ("install a/1 --all", 5),
             ("mktarball --binaries-only --source-only", 8),
             ("build -k 1 -a x -a y", 1),
-            ("build --directive=A=b", 2),
+            ("build --directive=A", 2),
             ("build --installtree /mnt", 2),
         ] {
             assert_eq!(typed(line).unwrap_err().code, code, "{line}");

@@ -11,11 +11,12 @@ use kcache::install::{self as flow, Change};
 use kcache::kernel::dkms::Version;
 use kcache::kernel::install::Others;
 use kcache::kernel::kernels::Kernel;
-use kcache::kernel::packages;
+use kcache::kernel::packages::{self, Package};
+use kcache::scripts;
 use kcache::store::{Manifest, Outcome};
 
 use super::Trouble;
-use super::place::{Place, answer};
+use super::place::{Place, answer, warn};
 use crate::cmd::install as cmd;
 use crate::exit::{Exit, Failure};
 
@@ -109,7 +110,8 @@ pub fn build(place: &Place, session: &Session, what: &Version, release: &str) ->
         return Ok(());
     }
     let kernel = kernel_to_build_for(place, release)?;
-    had(place, session, what, &kernel).map(|_| ())
+    let (package, all) = place.package(what)?;
+    had(place, session, &Wish { package: &package, kernel: &kernel, all: &all }).map(|_| ())
 }
 
 pub fn install(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
@@ -127,9 +129,30 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
             &[&directory, "You cannot install a module onto a non-existant kernel."],
         ));
     }
+    cmd::may_sign(&place.world, &place.out)?;
     cmd::may_install(session, &kernel)?;
-    let manifest = had(place, session, what, &kernel)?;
-    put_in(place, session, what, &kernel, &manifest)
+    let (package, all) = place.package(what)?;
+    let wish = Wish { package: &package, kernel: &kernel, all: &all };
+    let manifest = had(place, session, &wish)?;
+    before_install(place, session, &wish, &manifest)?;
+    put_in(place, session, &wish, &manifest)
+}
+
+/// The package's own script for the system, where its modules will be others than before.
+fn before_install(place: &Place, session: &Session, wish: &Wish, manifest: &Manifest) -> Result<(), Trouble> {
+    let plan = flow::plan(session, wish.kernel, &Change::Add(std::slice::from_ref(manifest)))?;
+    if !scripts::arriving(&plan).any(|name| name == wish.package.name) {
+        return Ok(());
+    }
+    match scripts::before_install(session, wish) {
+        Err(error) if place.typed.force => warn(&kcache::error::chain(&error)),
+        Err(error) => {
+            let lines = ["pre_install failed, aborting install.", &kcache::error::chain(&error)];
+            return Err(Trouble::new(101, &lines));
+        }
+        Ok(()) => {}
+    }
+    Ok(())
 }
 
 fn already(place: &Place, what: &Version, state: &str, release: &str) {
@@ -160,21 +183,20 @@ fn no_headers(release: &str) -> Trouble {
 }
 
 /// A build of a version for a kernel: from the store, a shared cache, or made.
-fn had(place: &Place, session: &Session, what: &Version, kernel: &Kernel) -> Result<Manifest, Trouble> {
-    let (package, all) = place.package(what)?;
-    let wish = Wish { package: &package, kernel, all: &all };
+fn had(place: &Place, session: &Session, wish: &Wish) -> Result<Manifest, Trouble> {
+    let Wish { package, kernel, .. } = *wish;
     let options = Options { rebuild: place.typed.force, ..Options::default() };
-    let had = cmd::have(session, &[wish], &options, false).remove(0);
+    let had = cmd::have(session, std::slice::from_ref(wish), &options, false).remove(0);
     cmd::keep_tally(session, &place.out);
     match had.answer {
         Ok(Answer::Ready { manifest, .. }) => Ok(*manifest),
-        Ok(Answer::Fails { manifest, .. }) => Err(failed(what, kernel, place, &manifest)),
+        Ok(Answer::Fails { manifest, .. }) => Err(failed(package, kernel, place, &manifest)),
         Ok(Answer::Excluded(reason)) => Err(Trouble::new(
             77,
             &[
                 &format!(
                     "The dkms.conf for module {} includes a BUILD_EXCLUSIVE directive which does not match this kernel/arch/config.",
-                    what.name
+                    package.name
                 ),
                 &format!("This indicates that it should not be built: {reason}."),
             ],
@@ -190,7 +212,7 @@ fn had(place: &Place, session: &Session, what: &Version, kernel: &Kernel) -> Res
     }
 }
 
-fn failed(what: &Version, kernel: &Kernel, place: &Place, manifest: &Manifest) -> Trouble {
+fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest) -> Trouble {
     let release = &kernel.release;
     let first = match &manifest.outcome {
         Outcome::Failed { first_error, .. } => first_error.as_str(),
@@ -201,23 +223,21 @@ fn failed(what: &Version, kernel: &Kernel, place: &Place, manifest: &Manifest) -
         &[
             &format!("Bad return status for module build on kernel: {release} ({})", place.arch()),
             first,
-            &format!("Consult `kcache log {} -k {release}` for more information.", what.name),
+            &format!("Consult `kcache log {} -k {release}` for more information.", package.name),
         ],
     )
 }
 
 /// Adds a build to a kernel's set. What DKMS itself has installed of the package goes in the same transaction.
-fn put_in(
-    place: &Place,
-    session: &Session,
-    what: &Version,
-    kernel: &Kernel,
-    manifest: &Manifest,
-) -> Result<(), Trouble> {
-    let theirs = super::remove::of_dkms(place, &what.name, kernel)?;
+fn put_in(place: &Place, session: &Session, wish: &Wish, manifest: &Manifest) -> Result<(), Trouble> {
+    let Wish { package, kernel, .. } = *wish;
+    let theirs = super::remove::of_dkms(place, &package.name, kernel)?;
     let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let change = Change::Add(std::slice::from_ref(manifest));
-    flow::apply_with(session, kernel, &change, &Others::Drop(files))?;
+    let done = flow::apply_with(session, kernel, &change, &Others::Drop(files))?;
+    if scripts::arriving(&done.plan).any(|name| name == package.name) {
+        scripts::after_install(session, wish);
+    }
     for (built, _) in theirs {
         place.records.forget_build(&built)?;
     }
@@ -261,12 +281,7 @@ pub fn match_kernel(place: &Place) -> Result<u8, Trouble> {
             ],
         ));
     };
-    let releases = place.releases();
-    let [release] = &releases[..] else {
-        let line =
-            "The action match does not support multiple kernel version parameters on the command line.";
-        return Err(Trouble::new(4, &[line]));
-    };
+    let release = &place.one_release("match")?;
     if release == template {
         return Err(Trouble::new(2, &["The templatekernel and the specified kernel version are the same."]));
     }

@@ -1,10 +1,11 @@
 //! Where all of it happens: the world and its session, DKMS's records, and the packages and kernels that are meant.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Parser;
+use fs_err as fs;
 use kcache::kernel::dkms::{Built, Records, Version};
 use kcache::kernel::install::{self, Generation};
 use kcache::kernel::kernels::{self, Kernel};
@@ -13,13 +14,16 @@ use kcache::select;
 use kcache::world::World;
 
 use super::Trouble;
-use super::args::Typed;
+use super::args::{Typed, refused};
 use crate::args::Args;
 use crate::cmd;
 use crate::out::Out;
 
 /// The system under another directory, for tests and images: DKMS has no option for it.
 const ROOT: &str = "KCACHE_ROOT";
+
+/// A key is made of the package's own recipe and what /etc/dkms adds to it.
+const INSTEAD_OF_CONF: &str = "A package is built by the dkms.conf in its source; /etc/dkms/NAME-VERSION.conf, or --directive, changes that.";
 
 pub struct Place<'a> {
     pub typed: &'a Typed,
@@ -55,13 +59,33 @@ impl<'a> Place<'a> {
         let global = Args::try_parse_from(words).map_err(|e| Trouble::new(1, &[&e.to_string()]))?.global;
         let out = Arc::new(Out::new(&global));
         let settings = cmd::world::settings(&global)?;
-        let world = cmd::world::world(&settings, &out, false)?;
+        let mut world = cmd::world::world(&settings, &out, false)?;
+        world.directives.clone_from(&typed.directives);
         let records = match &typed.dkms_tree {
             Some(dir) => Records::at(world.root.place(dir)?),
             None => Records::of(&world.root)?,
         };
         let source_tree = typed.source_tree.clone().unwrap_or_else(|| PathBuf::from("/usr/src"));
         Ok(Place { typed, world, out, records, source_tree })
+    }
+
+    /// Refuses what only root may do to this system; another one, under `KCACHE_ROOT`, is whoever's it is.
+    pub fn check_root(&self) -> Result<(), Trouble> {
+        if self.world.root.is_host() && !rustix::process::geteuid().is_root() {
+            return Err(Trouble::new(1, &["You must be root to use this command."]));
+        }
+        Ok(())
+    }
+
+    /// Refuses early what could not be recorded in the end.
+    pub fn check_records(&self) -> Result<(), Trouble> {
+        let dir = self.records.dir();
+        match rustix::fs::access(dir, rustix::fs::Access::WRITE_OK) {
+            Err(rustix::io::Errno::ACCESS) => {
+                Err(Trouble::new(1, &[&format!("No write access to DKMS tree at {}", dir.display())]))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A line of results, but for `-q`.
@@ -100,27 +124,52 @@ impl<'a> Place<'a> {
     /// The package of a version, and all others, for what it builds against.
     pub fn package(&self, what: &Version) -> Result<(Package, Vec<Package>), Trouble> {
         let all = packages::installed(&self.world.root)?.0;
-        let called = format!("{}/{}", what.name, what.version);
-        if let Some(package) = select::find(&all, &called) {
-            return Ok((package.clone(), all));
-        }
-        let place = self.records.place(what).join("source");
+        let listed = select::find(&all, &format!("{}/{}", what.name, what.version)).cloned();
+        let package = match (self.named_source(what)?, listed) {
+            (Some(source), Some(listed)) if is_same(&source, &listed.source) => listed,
+            (None, Some(listed)) => listed,
+            (Some(source), _) => package_at(&source, what)?,
+            (None, None) => package_at(&self.source_here(what)?, what)?,
+        };
+        self.check_conf(&package)?;
+        Ok((package, all))
+    }
+
+    /// Where the record or the command line says that a version's source is.
+    fn named_source(&self, what: &Version) -> Result<Option<PathBuf>, Trouble> {
+        let link = self.records.place(what).join("source");
         let root = &self.world.root;
-        let source = root.inside(&place).and_then(|inside| root.find(inside));
-        let source = source.unwrap_or(self.source_here(what)?);
-        let package = packages::at_path(&source).map_err(kcache::error::Error::from);
-        match package {
-            Ok(package) if package.name == what.name && package.version == what.version => Ok((package, all)),
-            Ok(_) | Err(_) => {
-                let file = format!("File: {}/dkms.conf does not exist.", source.display());
-                Err(Trouble::new(4, &["Could not locate dkms.conf file.", &file]))
-            }
+        match root.inside(&link).and_then(|inside| root.find(inside)) {
+            Some(source) => Ok(Some(source)),
+            None => self.typed.source_tree.is_some().then(|| self.source_here(what)).transpose(),
+        }
+    }
+
+    /// Refuses a recipe other than the package's own: `-c` names one.
+    fn check_conf(&self, package: &Package) -> Result<(), Trouble> {
+        let Some(conf) = &self.typed.conf else { return Ok(()) };
+        match self.world.root.find(conf) {
+            Some(conf) if is_same(&conf, &package.source.join("dkms.conf")) => Ok(()),
+            _ => Err(refused("-c", &conf.display().to_string(), INSTEAD_OF_CONF)),
         }
     }
 
     /// The releases that were named, else the running kernel's.
     pub fn releases(&self) -> Vec<String> {
         if self.typed.kernels.is_empty() { vec![cmd::running()] } else { self.typed.kernels.clone() }
+    }
+
+    /// The release that was named, else the running kernel's, where only one can be meant.
+    pub fn one_release(&self, action: &str) -> Result<String, Trouble> {
+        match &self.releases()[..] {
+            [release] => Ok(release.clone()),
+            _ => Err(Trouble::new(
+                4,
+                &[&format!(
+                    "The action {action} does not support multiple kernel version parameters on the command line."
+                )],
+            )),
+        }
     }
 
     /// What is called so, installed or by its build tree.
@@ -198,6 +247,20 @@ impl<'a> Place<'a> {
             None => Ok(()),
         }
     }
+}
+
+fn package_at(source: &Path, what: &Version) -> Result<Package, Trouble> {
+    match packages::at_path(source) {
+        Ok(package) if package.name == what.name && package.version == what.version => Ok(package),
+        Ok(_) | Err(_) => {
+            let file = format!("File: {}/dkms.conf does not exist.", source.display());
+            Err(Trouble::new(4, &["Could not locate dkms.conf file.", &file]))
+        }
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    fs::canonicalize(one).is_ok_and(|one| fs::canonicalize(other).is_ok_and(|other| one == other))
 }
 
 /// `uname -m`.

@@ -5,15 +5,17 @@
 use std::path::Path;
 
 use kcache::adopt;
+use kcache::ensure::Wish;
 use kcache::error::Error;
 use kcache::facts::Session;
 use kcache::install as flow;
 use kcache::kernel::dkms::{Built, Version, weakly_used};
 use kcache::kernel::install::{OtherFile, Others};
 use kcache::kernel::kernels::Kernel;
+use kcache::scripts;
 
 use super::build::session;
-use super::place::{Place, warn};
+use super::place::{Place, complain, warn};
 use super::{Trouble, upgrade};
 
 /// One action for every kernel that is meant.
@@ -21,6 +23,7 @@ pub fn each(
     place: &Place,
     act: fn(&Place, &Session, &Version, &str) -> Result<(), Trouble>,
 ) -> Result<u8, Trouble> {
+    place.check_arch()?;
     let what = known(place, "uninstall")?;
     let session = session(place)?;
     releases(place, &what)?.iter().try_for_each(|release| act(place, &session, &what, release))?;
@@ -28,6 +31,7 @@ pub fn each(
 }
 
 pub fn remove(place: &Place) -> Result<u8, Trouble> {
+    place.check_arch()?;
     let what = known(place, "remove")?;
     if place.typed.rpm_safe_upgrade && upgrade::is_upgrade(place, &what) {
         warn("Remove cancelled because --rpm_safe_upgrade scenario detected.");
@@ -84,6 +88,9 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
         warn(&format!("the weak-updates of {} led to its modules.", other.display()));
     }
     flow::apply_with(session, &kernel, &adopt::without(&names), &Others::Drop(files))?;
+    if let Ok((package, all)) = place.package(what) {
+        scripts::after_remove(session, &Wish { package: &package, kernel: &kernel, all: &all });
+    }
     forget_kept(place, dir, name)?;
     for (built, _) in theirs {
         place.records.forget_build(&built)?;
@@ -127,20 +134,31 @@ fn forget_builds(place: &Place, what: &Version, release: &str) -> Result<(), Tro
     Ok(())
 }
 
-/// Everything out of a kernel that goes.
+/// Everything out of a kernel that goes. One package that stays keeps no other there.
 pub fn of_kernel(place: &Place) -> Result<u8, Trouble> {
-    let releases = place.releases();
-    let [release] = &releases[..] else {
-        let line =
-            "The action kernel_prerm requires exactly one kernel version parameter on the command line.";
-        return Err(Trouble::new(4, &[line]));
-    };
+    let release = place.one_release("kernel_prerm")?;
     let session = session(place)?;
+    let mut failed = Vec::new();
     for what in place.known()? {
-        if place.standings(&what)?.iter().any(|standing| standing.kernel == *release && standing.installed) {
-            uninstall(place, &session, &what, release)?;
+        let Some(standing) = place.standings(&what)?.into_iter().find(|s| s.kernel == release) else {
+            continue;
+        };
+        if standing.installed || standing.by_dkms.is_some() {
+            let removed = uninstall(place, &session, &what, &release)
+                .and_then(|()| forget_builds(place, &what, &release));
+            if let Err(trouble) = removed {
+                complain(&trouble.lines);
+                failed.push(format!("{}/{}({})", what.name, what.version, trouble.code));
+            }
         }
-        forget_builds(place, &what, release)?;
     }
-    Ok(0)
+    if failed.is_empty() {
+        return Ok(0);
+    }
+    let line = format!(
+        "dkms kernel_prerm for kernel {release} ({}) failed for module(s) {}.",
+        place.arch(),
+        failed.join(" ")
+    );
+    Err(Trouble::new(14, &[&line]))
 }

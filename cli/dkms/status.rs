@@ -5,9 +5,11 @@
 //! bbswitch/0.8: added
 //! ```
 
+use std::path::Path;
+
 use kcache::error::Error;
 use kcache::kernel::dkms::Version;
-use kcache::kernel::install::{self, Fault};
+use kcache::kernel::install::{self, Fault, Generation};
 
 use super::Trouble;
 use super::place::{Place, Standing};
@@ -57,15 +59,22 @@ fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Resul
     Ok(format!("{name}, {}, {arch}: {state}{warning}", standing.kernel))
 }
 
-/// Whether a file that kcache has installed is not what it was.
+/// Whether an installed file is not what it was.
 fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool, Trouble> {
-    let Some(generation) = &standing.by_kcache else { return Ok(false) };
     let Some((_, tree)) =
         place.installed_kernels()?.into_iter().find(|(kernel, _)| *kernel == standing.kernel)
     else {
         return Ok(false);
     };
-    let faults = install::verify(&tree, generation).map_err(Error::from)?;
+    match (&standing.by_kcache, &standing.by_dkms) {
+        (Some(generation), _) => is_faulty(&tree, generation, what),
+        (None, Some(built)) if built.installed => Ok(!place.records.is_intact(built, &tree)?),
+        _ => Ok(false),
+    }
+}
+
+fn is_faulty(tree: &Path, generation: &Generation, what: &Version) -> Result<bool, Trouble> {
+    let faults = install::verify(tree, generation).map_err(Error::from)?;
     Ok(faults.iter().any(|fault| match fault {
         Fault::Missing { path } | Fault::Changed { path, .. } => {
             path.parent().is_some_and(|dir| dir.ends_with(&what.name))

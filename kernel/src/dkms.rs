@@ -67,6 +67,11 @@ impl Records {
         Records { dir: dir.into() }
     }
 
+    /// Where they are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where records of a version are.
     pub fn place(&self, what: &Version) -> PathBuf {
         self.dir.join(&what.name).join(&what.version)
@@ -129,9 +134,7 @@ impl Records {
     /// The files in a kernel's tree that are those of an installed build: by name in DKMS's own directory, elsewhere only
     /// if they are the same as DKMS's copies.
     pub fn files(&self, built: &Built, tree: &Path) -> io::Result<Vec<OtherFile>> {
-        let copies = self.place(&built.what).join(&built.kernel).join(&built.arch).join("module");
-        let mut copies: Vec<PathBuf> = names(&copies)?.into_iter().map(|name| copies.join(name)).collect();
-        copies.retain(|copy| module_of(copy).is_some());
+        let copies = self.copies(built)?;
         let mut found = Vec::new();
         for path in modules::foreign(tree)? {
             for copy in copies.iter().filter(|copy| module_of(copy) == module_of(&path)) {
@@ -142,6 +145,26 @@ impl Records {
         }
         found.dedup();
         Ok(found)
+    }
+
+    /// Whether everything that was built is in the kernel's tree, with the same bytes.
+    pub fn is_intact(&self, built: &Built, tree: &Path) -> io::Result<bool> {
+        let foreign = modules::foreign(tree)?;
+        for copy in self.copies(built)? {
+            let mut alike = foreign.iter().filter(|path| module_of(path) == module_of(&copy));
+            if !alike.any(|path| is_copy(&tree.join(path), &copy).unwrap_or(false)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// DKMS's own copies of the modules of a build.
+    fn copies(&self, built: &Built) -> io::Result<Vec<PathBuf>> {
+        let dir = self.place(&built.what).join(&built.kernel).join(&built.arch).join("module");
+        let mut copies: Vec<PathBuf> = names(&dir)?.into_iter().map(|name| dir.join(name)).collect();
+        copies.retain(|copy| module_of(copy).is_some());
+        Ok(copies)
     }
 
     /// Forgets what DKMS has built of a version for a kernel.
@@ -264,7 +287,9 @@ mod tests {
             records.files(&built, &tree).unwrap().into_iter().map(|file| file.path).collect()
         };
         assert_eq!(paths(&records), [PathBuf::from("updates/dkms/a.ko.xz")]);
+        assert!(!records.is_intact(&built, &tree).unwrap());
         fs::write(tree.join("extra/a.ko"), "bytes").unwrap();
         assert_eq!(paths(&records), ["extra/a.ko", "updates/dkms/a.ko.xz"].map(PathBuf::from));
+        assert!(records.is_intact(&built, &tree).unwrap());
     }
 }
