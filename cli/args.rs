@@ -105,6 +105,9 @@ pub enum Command {
     Keys(Keys),
     /// Have modules signed by a service that alone has the key
     Signatures(Signatures),
+    /// Put modules' debug information where debuggers look for it
+    #[command(name = "debuginfo")]
+    DebugInfo(DebugInfo),
     /// Have kernels made ready when they are installed, and at boot
     Hooks(Hooks),
     /// Write a first kcache.toml for a source tree, from its Makefile or its dkms.conf
@@ -300,6 +303,20 @@ pub enum SignaturesCommand {
         #[arg(value_name = "FILE|DIR", required = true)]
         from: Vec<PathBuf>,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct DebugInfo {
+    /// A package's name, or NAME/VERSION [default: all that kcache has installed for the kernel]
+    #[arg(value_name = "PACKAGE")]
+    pub packages: Vec<String>,
+    /// A kernel, as for `install`; can be repeated. Packages that are not installed for it are taken as the store has them
+    /// [default: every kernel for which the packages are installed]
+    #[arg(short = 'k', long = "kernel", value_name = "K")]
+    pub kernels: Vec<String>,
+    /// Write to DIR/.build-id/ [default: /usr/lib/debug]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

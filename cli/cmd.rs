@@ -5,6 +5,7 @@ mod boot_test;
 mod bundle;
 mod check;
 mod config;
+mod debuginfo;
 mod explain;
 mod hooks;
 mod init;
@@ -56,8 +57,10 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     if let Command::Push(push) = &args.command {
         share::aim(&mut settings, &push.to);
     }
-    let mut world = world::world(&settings, out, args.global.offline)?;
     let dry = args.global.dry_run;
+    // What a cache says goes into the store: this one's dry run asks none.
+    let offline = args.global.offline || (dry && matches!(args.command, Command::DebugInfo(_)));
+    let mut world = world::world(&settings, out, offline)?;
     match &args.command {
         Command::Install(Install { allow_rollback, .. }) | Command::Pull(Pull { allow_rollback, .. }) => {
             world.roll_back = *allow_rollback;
@@ -90,6 +93,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Init(init) => init::run(&world, out, init, dry),
         Command::Lint(lint) => lint::run(&world, out, lint),
         Command::Signatures(signatures) => signatures::run(&world, out, &signatures.command, dry),
+        Command::DebugInfo(args) => debuginfo::run(&world, out, args, dry),
         Command::Keys(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use kcache::debuginfo::Lack;
 use kcache::error::{Error, chain};
 use kcache::kernel::build::kept;
 use kcache::kernel::{boot_test, install, packages, recipe, signing, toolchain};
@@ -133,6 +134,8 @@ fn exit(error: &Error) -> Exit {
         Error::Signing(
             signing::Error::Command { .. } | signing::Error::Token { .. } | signing::Error::Key { .. },
         ) => Exit::Unexpected,
+        Error::NoDebugInfo { lack: Lack::OtherModule(_), .. } => Exit::Refused,
+        Error::NoDebugInfo { .. } => Exit::NotReady,
         Error::Signing(_)
         | Error::NoSignature { .. }
         | Error::Unsigned { .. }
@@ -170,6 +173,12 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::NoSignature { .. } => {
             Some("`kcache signatures export DIR` writes what is to be signed: docs/signing.md".into())
+        }
+        Error::NoDebugInfo { lack: Lack::NoEntry | Lack::NoObject, .. } => Some(
+            "`kcache build --rebuild` makes it anew where the package is built, and `kcache push` shares it".into(),
+        ),
+        Error::NoDebugInfo { lack: Lack::OtherBuild, .. } => {
+            Some("`kcache install` installs the build that the store has".into())
         }
         Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
             Some(format!("did you mean {name}?"))

@@ -280,6 +280,20 @@ pub struct Adopted {
     pub act: &'static str,
 }
 
+/// `debuginfo`: one line a module.
+#[derive(Debug, Serialize)]
+pub struct DebugInfo {
+    pub r#type: &'static str,
+    pub package: String,
+    pub version: String,
+    pub kernel: String,
+    pub module: String,
+    pub build_id: String,
+    pub path: String,
+    /// written, present; with `--dry-run` would write.
+    pub state: &'static str,
+}
+
 /// `config`.
 #[derive(Debug, Serialize)]
 pub struct Setting {

@@ -26,11 +26,13 @@ pub const KEPT_NAME: &str = "kept.tar";
 pub struct Outputs {
     /// The modules.
     pub modules: Vec<Candidate>,
+    /// The modules' debug information, of a build that was made now: an entry can do without.
+    pub debug: Vec<Candidate>,
     /// What is left for other packages, packed (`kcache_kernel::build::kept`).
     pub kept: Option<Vec<u8>>,
 }
 
-/// One module, in memory.
+/// One module, or its debug information, in memory.
 pub struct Candidate {
     /// Its file name.
     pub name: String,

@@ -24,14 +24,16 @@ use kcache_kernel::ko::Fault;
 use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::Recipe;
 use kcache_kernel::sandbox::{Identity, Sandbox};
-use kcache_store::{Digest, Entry, Field, Key, LOG, Manifest, Observed, Outcome, Output, Store, tree};
+use kcache_store::{
+    Digest, Entry, Field, Key, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Store, tree,
+};
 
 use crate::admit::{self, Candidate, KEPT, KEPT_NAME, MODULE, Outputs};
 use crate::dependencies::{self, Dependency};
 use crate::error::{Error, Result};
 use crate::facts::{self, KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
-use crate::{fetch, observed, rooms, share};
+use crate::{debuginfo, fetch, observed, rooms, share};
 
 /// What is to be had of one package for one kernel.
 #[derive(Clone, Copy)]
@@ -281,7 +283,8 @@ fn say_damage(session: &Session, wish: &Wish, error: &kcache_store::Error) {
     session.world.progress.say(&format!("warning: {error}; {what} is fetched or built again"));
 }
 
-fn is_damage(error: &kcache_store::Error) -> bool {
+/// Whether something of the store is broken, rather than not to be reached.
+pub(crate) fn is_damage(error: &kcache_store::Error) -> bool {
     matches!(error, kcache_store::Error::Damaged { .. } | kcache_store::Error::Entry { .. })
 }
 
@@ -420,11 +423,12 @@ pub fn make(
     let seconds = start.elapsed().as_secs_f64();
     let mut left_out = Vec::new();
     let result = match outcome? {
-        BuildOutcome::Built(built, kept) => {
-            let mut modules = built.into_iter().map(read).collect::<Result<_>>()?;
+        BuildOutcome::Built { modules, debug, kept } => {
+            let read = |files: Vec<build::Built>| files.into_iter().map(read).collect::<Result<Vec<_>>>();
+            let (mut modules, debug) = (read(modules)?, read(debug)?);
             let (against, needed) = (admit::Against::tree(tree)?, dependencies::exports(needed));
             left_out = admit::leave_out(wish.kernel, &against, &mut modules, &needed)?;
-            Made::Outputs(Outputs { modules, kept })
+            Made::Outputs(Outputs { debug: debuginfo::fitting(&modules, debug), modules, kept })
         }
         BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
             status: failure.status,
@@ -489,6 +493,9 @@ fn publish(
     if let Made::Outputs(made) = &made.result {
         for module in &made.modules {
             put(&module.name, MODULE, &module.bytes)?;
+        }
+        for debug in &made.debug {
+            put(&debug.name, ON_DEMAND, &debug.bytes)?;
         }
         if let Some(kept) = &made.kept {
             put(KEPT_NAME, KEPT, kept)?;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use kcache_kernel as kernel;
 
+use crate::debuginfo::Lack;
+
 /// An error of the flow.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -125,6 +127,14 @@ pub enum Error {
         package: String,
         /// The kernel.
         release: String,
+    },
+    /// A module's debug information is not to be had.
+    #[error("no debug information of {of}: {lack}")]
+    NoDebugInfo {
+        /// The module, or the package.
+        of: String,
+        /// Why.
+        lack: Lack,
     },
     /// A package's script for the system failed.
     #[error("its {directive} ({command}) {reason}")]

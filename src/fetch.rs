@@ -67,6 +67,19 @@ pub fn unidentified(session: &Session, wish: &Wish) -> Result<Answer> {
     }
 }
 
+/// The entry of a key that is known from elsewhere, from a shared cache that has one that `fits`.
+pub(crate) fn of_key(
+    session: &Session,
+    wish: &Wish,
+    key: &Key,
+    fits: &dyn Fn(&Manifest) -> Result<(), String>,
+) -> Result<Option<Box<Manifest>>> {
+    match fetch(session, wish, key, &|manifest| is_honest(manifest).and_then(|()| fits(manifest)))? {
+        Some(_) => ensure::stored(session, wish, key),
+        None => Ok(None),
+    }
+}
+
 /// What can be known of a kernel without headers, and of a package that may have no source.
 struct Known {
     config: Kconfig,

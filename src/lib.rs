@@ -14,6 +14,7 @@ pub mod adopt;
 pub mod author;
 pub mod boot;
 pub mod boot_test;
+pub mod debuginfo;
 pub mod dependencies;
 pub mod detached;
 pub mod ensure;

@@ -1,7 +1,7 @@
 //! Whether a build gives the same bits again: in another scratch directory, as another user.
 
 use kcache_kernel::sandbox::Identity;
-use kcache_store::{Digest, Manifest};
+use kcache_store::{Digest, Manifest, ON_DEMAND, Output};
 
 use crate::admit::{KEPT, KEPT_NAME, MODULE, Outputs};
 use crate::dependencies;
@@ -12,7 +12,7 @@ use crate::facts::Session;
 /// What building again showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// Every module has the same bits, and so has what is left for other packages.
+    /// Every module has the same bits, and so have its debug information and what is left for other packages.
     Same,
     /// These have not, or are missing, or are new.
     Different(Vec<String>),
@@ -34,15 +34,17 @@ pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Co
         Made::Outputs(outputs) => digests(outputs),
         Made::Failure(_) => Vec::new(),
     };
-    let first = manifest.outputs.iter().filter(|output| [MODULE, KEPT].contains(&output.role.as_str()));
+    let compared = |output: &&Output| [MODULE, ON_DEMAND, KEPT].contains(&output.role.as_str());
+    let first = manifest.outputs.iter().filter(compared);
     let first: Vec<(String, Digest)> = first.map(|output| (output.name.clone(), output.digest)).collect();
     Ok(differ(&first, &second))
 }
 
 fn digests(outputs: &Outputs) -> Vec<(String, Digest)> {
-    let modules = outputs.modules.iter().map(|module| (module.name.as_str(), &module.bytes));
+    let files = outputs.modules.iter().chain(&outputs.debug);
+    let files = files.map(|file| (file.name.as_str(), &file.bytes));
     let kept = outputs.kept.iter().map(|kept| (KEPT_NAME, kept));
-    modules.chain(kept).map(|(name, bytes)| (name.to_owned(), Digest::of(bytes))).collect()
+    files.chain(kept).map(|(name, bytes)| (name.to_owned(), Digest::of(bytes))).collect()
 }
 
 /// The user of the second build.

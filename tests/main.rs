@@ -15,6 +15,7 @@ mod builder;
 mod caches;
 mod commands;
 mod corpus;
+mod debuginfo;
 mod depends;
 mod dkms;
 mod everywhere;

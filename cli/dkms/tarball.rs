@@ -16,7 +16,7 @@ use std::process::Command;
 use fs_err as fs;
 use kcache::error::Error;
 use kcache::kernel::dkms::Version;
-use kcache::store::{LOG, Scratch, Store};
+use kcache::store::{LOG, ON_DEMAND, Scratch, Store};
 
 use super::Trouble;
 use super::build::{add_version, copy_source};
@@ -109,7 +109,7 @@ fn put_modules(place: &Place, what: &Version, kernel: &str, scratch: &Path) -> R
     let own = scratch.join("dkms_main_tree").join(kernel).join(place.arch());
     fs::create_dir_all(own.join("module"))?;
     fs::create_dir_all(own.join("log"))?;
-    for output in &manifest.outputs {
+    for output in manifest.outputs.iter().filter(|output| output.role != ON_DEMAND) {
         let to =
             if output.role == LOG { own.join("log/make.log") } else { own.join("module").join(&output.name) };
         fs::write(to, object(&store, output)?.ok_or_else(none)?)?;

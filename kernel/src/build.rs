@@ -3,13 +3,15 @@
 //! ```text
 //! scratch/build    the source copy, put there by the caller; seen at /var/lib/dkms/NAME/VERSION/build
 //! scratch/kept     what it leaves for other packages (`kept`); seen at /var/lib/dkms/NAME/VERSION/KERNEL/ARCH
+//! scratch/debug    the modules' debug information, NAME.ko.debug; seen at /var/lib/dkms/NAME/VERSION/debug
 //! scratch/log      what it printed
 //! ```
 //!
 //! Everything the build writes stays under `scratch`, a directory that only kcache's own user can enter from outside.
 //! Outputs are read when every process of the sandbox is dead, and only regular files reached without leaving the tree are
 //! taken, so that nothing can be swapped or linked in. A module is the one that DKMS would install: as it was when the last
-//! command that builds had ended, or, where it came later, as it is in the end.
+//! command that builds had ended, or, where it came later, as it is in the end. What `strip` would throw away of it is kept
+//! in a file beside it, which the module names (`.gnu_debuglink`). That it cannot be had fails no build.
 //!
 //! A failure is one of two kinds. [`Outcome::Failed`] is the package's own: the same inputs will fail again, anywhere, so
 //! it is worth remembering. [`Outcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
@@ -32,7 +34,7 @@ use fs_err as fs;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2};
 
 use crate::kernels::Mount;
-use crate::recipe::{Modules, Recipe, build_dir, kept_dir};
+use crate::recipe::{Modules, Recipe, build_dir, debug_dir, kept_dir};
 use crate::sandbox::{self, Ended, Identity, Sandbox, Watch};
 use log::{Log, Logged};
 
@@ -41,6 +43,9 @@ const MOST_LOG: u64 = 16 << 20;
 
 /// Most that one module may weigh, in bytes. The largest unstripped ones (nvidia) have about 100 MiB.
 const MOST_MODULE: u64 = 512 << 20;
+
+/// Most that the debug information of one build may weigh, in bytes: it goes through memory. jool's three modules have 21 MiB.
+const MOST_DEBUG: u64 = 1 << 30;
 
 /// What is to be built, and with what.
 pub struct Request<'a> {
@@ -67,8 +72,15 @@ pub struct Request<'a> {
 /// How a build ended. The log is at `scratch/log` in every case.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every promised module is there; and what is kept for other packages, as a tar, where there is any.
-    Built(Vec<Built>, Option<Vec<u8>>),
+    /// Every promised module is there.
+    Built {
+        /// The modules.
+        modules: Vec<Built>,
+        /// Debug information that was taken out of them, `NAME.ko.debug`.
+        debug: Vec<Built>,
+        /// What is kept for other packages, as a tar, where there is any.
+        kept: Option<Vec<u8>>,
+    },
     /// The package does not build.
     Failed(Failure),
     /// This machine could not build it.
@@ -77,10 +89,10 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// One module that was built.
+/// One file that was built.
 #[derive(Debug)]
 pub struct Built {
-    /// Its file name, `.ko` included.
+    /// Its file name, `.ko` included, or `.ko.debug`.
     pub name: String,
     /// Opened; no process of the build has it.
     pub file: fs_err::File,
@@ -108,17 +120,19 @@ pub fn log_path(scratch: &Path) -> PathBuf {
 pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobserver, opened, line } =
         request;
-    let (source, kept) = (scratch.join("build"), scratch.join("kept"));
-    fs::create_dir(&kept)?;
-    if let Identity::Drop(uid) = sandbox.identity {
-        give(&source, uid)?;
-        give(&kept, uid)?;
-    }
+    fs::create_dir(scratch.join("kept"))?;
+    fs::create_dir(scratch.join("debug"))?;
     let inside = build_dir(&recipe.name, &recipe.version);
     let machine = &sandbox.machine;
-    let kept_inside = kept_dir(&recipe.name, &recipe.version, &machine.release, &machine.arch);
-    sandbox.writable.push(Mount { outside: source, inside: inside.clone() });
-    sandbox.writable.push(Mount { outside: kept, inside: kept_inside });
+    let kept = kept_dir(&recipe.name, &recipe.version, &machine.release, &machine.arch);
+    let debug = debug_dir(&recipe.name, &recipe.version);
+    for (name, inside) in [("build", inside.clone()), ("kept", kept), ("debug", debug)] {
+        let outside = scratch.join(name);
+        if let Identity::Drop(uid) = sandbox.identity {
+            give(&outside, uid)?;
+        }
+        sandbox.writable.push(Mount { outside, inside });
+    }
     let mut log = Log::create(&log_path(scratch), line)?;
     let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver, opened };
     let ended = sandbox.run(&script::script(&sandbox.machine, recipe), &inside, environment, watch)?;
@@ -160,17 +174,39 @@ fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcom
         Err(kept::Error::Io(error)) => return Err(error),
         Err(what) => return Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what.to_string()))),
     };
-    note_left_out(scratch, &packed.left_out)?;
-    Ok(Outcome::Built(modules, packed.tar))
+    let (debug, lost) = debug(scratch, &modules)?;
+    let not_kept = packed.left_out.iter().map(|what| format!("not kept for other packages: {what}"));
+    warn(scratch, not_kept.chain(lost))?;
+    Ok(Outcome::Built { modules, debug, kept: packed.tar })
+}
+
+/// The debug information of these modules, where there is any; and a line each for what is lost.
+fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<String>)> {
+    let dir = scratch.join("debug");
+    let tree = open_dir(&dir)?;
+    let (mut found, mut lost, mut room) = (Vec::new(), Vec::new(), MOST_DEBUG);
+    for module in modules {
+        let name = format!("{}.debug", module.name);
+        if fs::symlink_metadata(dir.join(&name)).is_err() {
+            continue; // it has none
+        }
+        match take(&tree, &name).unwrap_or_else(|error| Err(error.to_string())) {
+            Ok((_, size)) if size > MOST_MODULE.min(room) => lost.push(format!("{name} has {size} bytes")),
+            Ok((file, size)) => {
+                room -= size;
+                let file = fs::File::from_parts(file, dir.join(&name));
+                found.push(Built { name, file, size });
+            }
+            Err(what) => lost.push(what),
+        }
+    }
+    Ok((found, lost))
 }
 
 /// The promised modules; the inner error says which of them is not there.
 fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, String>> {
     let (source, kept) = (scratch.join("build"), scratch.join("kept"));
-    let open = |path: &Path| {
-        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    };
-    let (tree, kept_tree) = (open(&source)?, open(&kept)?);
+    let (tree, kept_tree) = (open_dir(&source)?, open_dir(&kept)?);
     let wanted: Vec<(String, String)> = match promised {
         Modules::Listed(list) => {
             list.iter().map(|m| (format!("{}.ko", m.built), format!("{}.ko", m.name))).collect()
@@ -200,12 +236,14 @@ fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, 
     Ok(Ok(built))
 }
 
-/// Adds to the log what other packages will not find.
-fn note_left_out(scratch: &Path, left_out: &[String]) -> io::Result<()> {
+/// Adds to the log what is lost of a build that has succeeded.
+fn warn(scratch: &Path, mut lost: impl Iterator<Item = String>) -> io::Result<()> {
     let mut log = fs::OpenOptions::new().append(true).open(log_path(scratch))?;
-    left_out.iter().try_for_each(|line| {
-        writeln!(log, "kcache: warning: not kept for other packages: {}", printable(line))
-    })
+    lost.try_for_each(|line| writeln!(log, "kcache: warning: {}", printable(&line)))
+}
+
+fn open_dir(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Opens a regular file that lies in the tree itself; the inner error says in words why there is none.
@@ -263,6 +301,33 @@ pub fn read_log(scratch: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debug_information_that_is_no_plain_file_or_too_large_is_lost_and_fails_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join("debug").join(name);
+        fs::create_dir(scratch.path().join("debug")).unwrap();
+        fs::write(at("good.ko.debug"), "g").unwrap();
+        fs::write(at("of-nothing.ko.debug"), "n").unwrap();
+        std::os::unix::fs::symlink("/etc/shadow", at("link.ko.debug")).unwrap();
+        fs::create_dir(at("dir.ko.debug")).unwrap();
+        fs::File::create(at("huge.ko.debug")).unwrap().set_len(MOST_MODULE + 1).unwrap();
+        let module = |name: &str| {
+            let file = fs::File::open(at("good.ko.debug")).unwrap();
+            Built { name: format!("{name}.ko"), file, size: 1 }
+        };
+        let modules = ["good", "none", "link", "dir", "huge"].map(module);
+        let (found, lost) = debug(scratch.path(), &modules).unwrap();
+        assert_eq!(found.iter().map(|file| &file.name[..]).collect::<Vec<_>>(), ["good.ko.debug"]);
+        let lost = lost.join("; ");
+        assert!(
+            ["link.ko.debug is a link", "dir.ko.debug is not", "huge.ko.debug has"]
+                .iter()
+                .all(|what| lost.contains(what)),
+            "{lost}"
+        );
+        assert!(!lost.contains("none"), "{lost}");
+    }
 
     #[test]
     fn outputs_are_regular_files_of_the_tree_and_nothing_else() {

@@ -446,6 +446,20 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
+    #[test]
+    fn modules_are_compressed_as_the_kernels_own() {
+        let check = |config: &str, expect| {
+            assert_eq!(compression(&Kconfig::new(config.to_owned())), expect, "{config}")
+        };
+        check("CONFIG_MODULE_COMPRESS_NONE=y\n", Compression::None);
+        check("CONFIG_MODULE_COMPRESS_GZIP=y\n", Compression::Gz);
+        check("CONFIG_MODULE_COMPRESS_XZ=y\n", Compression::Xz);
+        check("CONFIG_MODULE_COMPRESS_ZSTD=y\n", Compression::Zst);
+        let since_6_12 = "CONFIG_MODULE_COMPRESS=y\nCONFIG_MODULE_COMPRESS_ZSTD=y\n";
+        check(&format!("{since_6_12}CONFIG_MODULE_COMPRESS_ALL=y\n"), Compression::Zst);
+        check(&format!("{since_6_12}# CONFIG_MODULE_COMPRESS_ALL is not set\n"), Compression::None);
+    }
+
     /// A root with one Debian-like kernel, headers in three places.
     fn debian() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();

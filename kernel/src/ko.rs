@@ -20,6 +20,7 @@
 //! Sources: `kernel/module/main.c`, `kernel/module/version.c`, `include/linux/module_signature.h`,
 //! `include/linux/export-internal.h`, `scripts/mod/modpost.c`.
 
+mod build_id;
 mod check;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -32,6 +33,7 @@ use object::elf;
 use object::read::SectionIndex;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym, SymbolTable};
 
+pub use build_id::BuildId;
 pub use check::{Defect, Expect, Fault, Flags, Preempt, check, inspect};
 pub use machine::Machine;
 

@@ -31,7 +31,7 @@ pub(super) fn script(machine: &Machine, recipe: &Recipe) -> String {
 }
 
 fn strip_lines(modules: &Modules) -> String {
-    let strip = |module: &Module| format!("strip_one {}\n", built(module));
+    let strip = |module: &Module| format!("strip_one {} {}\n", built(module), installed(module));
     match modules {
         Modules::Found => "strip_all\n".to_owned(),
         Modules::Listed(modules) => modules.iter().filter(|module| module.strip).map(strip).collect(),
@@ -39,8 +39,7 @@ fn strip_lines(modules: &Modules) -> String {
 }
 
 fn keep_lines(modules: &Modules) -> String {
-    let keep =
-        |module: &Module| format!("keep {} {}\n", built(module), quote(&format!("{}.ko", module.name)));
+    let keep = |module: &Module| format!("keep {} {}\n", built(module), installed(module));
     let listed = match modules {
         Modules::Found => String::new(),
         Modules::Listed(modules) => modules.iter().map(keep).collect(),
@@ -50,6 +49,10 @@ fn keep_lines(modules: &Modules) -> String {
 
 fn built(module: &Module) -> String {
     quote(&format!("{}.ko", module.built))
+}
+
+fn installed(module: &Module) -> String {
+    quote(&format!("{}.ko", module.name))
 }
 
 fn quote(text: &str) -> String {

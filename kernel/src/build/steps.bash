@@ -1,10 +1,10 @@
 # What the steps of a recipe are made of. Set before: the variables that recipes may use.
 
 # As DKMS, for ./configure and for Makefiles other than the kernel's: the compiler that the kernel names.
-config=$kernel_source_dir/.config strip=strip
+config=$kernel_source_dir/.config strip=strip objcopy=objcopy readelf=readelf
 CC=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\{0,1\}\([^" ]*\).*/\1/p' "$config" 2>/dev/null)
 if grep -q '^CONFIG_CC_IS_CLANG=y' "$config" 2>/dev/null; then
-    CC=clang strip=llvm-strip
+    CC=clang strip=llvm-strip objcopy=llvm-objcopy readelf=llvm-readelf
     export LLVM=1
     grep -q '^CONFIG_LD_IS_LLD=y' "$config" && export LD=ld.lld KERNEL_LD=ld.lld
 fi
@@ -19,6 +19,7 @@ fi
 
 # What other packages find of this one; DKMS has it filled before POST_BUILD runs.
 kept=$dkms_tree/$module/$module_version/$kernelver/$arch
+kept_debug=$dkms_tree/$module/$module_version/debug
 
 say() { printf 'kcache: $ %s\n' "$1"; }
 run() {
@@ -46,8 +47,30 @@ hook() {
     fi
 }
 # What strip cannot read is no module; the checks that follow say so with more words.
-strip_all() { find . -type f -name '*.ko' -exec "$strip" -g {} + || :; }
-strip_one() { [[ ! -s $1 ]] || "$strip" -g "$1" || :; }
+strip_all() {
+    local ko
+    while IFS= read -rd '' ko; do strip_one "$ko" "${ko##*/}"; done < <(find . -type f -name '*.ko' -print0)
+}
+strip_one() {
+    local sections
+    [[ -s $1 ]] || return 0
+    sections=$("$readelf" -SW "$1" 2>/dev/null)
+    if [[ $sections == *' .debug_info '* ]]; then
+        split_debug "$1" "$kept_debug/$2.debug" && return
+        printf 'kcache: warning: %s: its debug information is lost\n' "$2"
+    elif [[ $sections == *' .gnu_debuglink '* ]]; then
+        return 0 # by an earlier step, or by the package's own hand
+    fi
+    "$strip" -g "$1" || :
+}
+# Debug information becomes a file of its own, whose name and CRC the module notes. The linker has hashed it into the
+# module's build-id before: the module's bits depend on no more than they did.
+split_debug() {
+    rm -f "$2"
+    "$objcopy" --only-keep-debug "$1" "$2" && "$strip" -g "$1" && "$objcopy" --add-gnu-debuglink="$2" "$1" && return
+    rm -f "$2"
+    return 1
+}
 keep_symvers() {
     mkdir -p "$kept/module"
     [[ ! -s Module.symvers ]] || cp Module.symvers "$kept/module/" || exit

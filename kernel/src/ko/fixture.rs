@@ -36,6 +36,8 @@ pub(crate) struct Built {
     pub(crate) undefined: Vec<(String, bool)>,
     /// Symbol, CRC and namespace.
     pub(crate) exports: Vec<(String, u32, String)>,
+    /// The section is left out where it is empty.
+    pub(crate) build_id: Vec<u8>,
 }
 
 impl Built {
@@ -60,6 +62,7 @@ impl Built {
             extended_versions: vec![],
             undefined: vec![],
             exports: vec![],
+            build_id: vec![],
         }
     }
 
@@ -119,6 +122,10 @@ impl Built {
         };
         if !self.modinfo.is_empty() {
             add(".modinfo", 1, self.modinfo.iter().flat_map(|s| [s.as_bytes(), b"\0\0"].concat()).collect());
+        }
+        if !self.build_id.is_empty() {
+            let sizes = [4, self.build_id.len() as u32, 3].map(|n| self.u32(n)).concat(); // NT_GNU_BUILD_ID
+            add(".note.gnu.build-id", 7, [&sizes[..], b"GNU\0", &self.build_id].concat());
         }
         add("__versions", 1, self.versions.iter().flat_map(|(name, crc)| self.version(name, *crc)).collect());
         add(

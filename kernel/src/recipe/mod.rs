@@ -171,6 +171,11 @@ pub fn kept_dir(name: &str, version: &str, release: &str, arch: &str) -> PathBuf
     PathBuf::from(format!("/var/lib/dkms/{name}/{version}/{release}/{arch}"))
 }
 
+/// Where a build's debug information is put, in the sandbox: in nothing that packages look into.
+pub fn debug_dir(name: &str, version: &str) -> PathBuf {
+    PathBuf::from(format!("/var/lib/dkms/{name}/{version}/debug"))
+}
+
 /// The way to a kernel's build tree that recipes are given.
 pub fn kernel_source_dir(release: &str) -> String {
     format!("/lib/modules/{release}/build")

@@ -1,0 +1,98 @@
+//! The build-id of an object: by which a debugger finds the debug information of what it looks at.
+//!
+//! ```text
+//! .note.gnu.build-id     type NT_GNU_BUILD_ID, name "GNU", as many bytes as the linker's hash has (sha1: 20)
+//! .build-id/ab/cdef...   where debuggers look, below /usr/lib/debug: the first byte in hex, then the others
+//! ```
+//!
+//! The linker hashes the whole module, debug information included, and both halves keep the note when they are parted.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use object::Endianness;
+use object::elf;
+use object::read::elf::{FileHeader, SectionHeader};
+
+use super::split_signature;
+
+/// Bytes that a build-id may have. The shortest hash of a linker has 8 (`fast`), the longest that anybody asks for 64.
+const LENGTHS: std::ops::RangeInclusive<usize> = 8..=64;
+
+/// A build-id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildId(Vec<u8>);
+
+impl BuildId {
+    /// The build-id of a module or of its debug information; `None` where there is none, or no object.
+    pub fn of(bytes: &[u8]) -> Option<BuildId> {
+        let (body, _) = split_signature(bytes);
+        match elf::FileClass(*body.get(4)?) {
+            elf::ELFCLASS32 => read::<elf::FileHeader32<Endianness>>(body),
+            elf::ELFCLASS64 => read::<elf::FileHeader64<Endianness>>(body),
+            _ => None,
+        }
+    }
+
+    /// Where the debug information lies, relative to a directory such as `/usr/lib/debug`.
+    pub fn debug_path(&self) -> PathBuf {
+        let hex = self.to_string();
+        PathBuf::from(format!(".build-id/{}/{}.debug", &hex[..2], &hex[2..]))
+    }
+}
+
+/// In hex, as `file` and `eu-readelf -n` write it.
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<BuildId> {
+    let header = Elf::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, data).ok()?;
+    let (_, section) = sections.section_by_name(endian, b".note.gnu.build-id")?;
+    let mut notes = section.notes(endian, data).ok()??;
+    while let Ok(Some(note)) = notes.next() {
+        let id = note.desc();
+        if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
+            return LENGTHS.contains(&id.len()).then(|| BuildId(id.to_vec()));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ko::fixture::{Built, Class};
+
+    fn with(id: &[u8]) -> Built {
+        let mut built = Built::example();
+        built.build_id = id.to_vec();
+        built
+    }
+
+    #[test]
+    fn it_is_read_from_every_class_and_byte_order_and_names_a_path() {
+        for class in Class::ALL {
+            let id = BuildId::of(&with(&[0xab, 0xcd, 0xef, 1, 2, 3, 4, 5]).class(class).bytes()).unwrap();
+            assert_eq!(id.to_string(), "abcdef0102030405");
+            assert_eq!(id.debug_path(), PathBuf::from(".build-id/ab/cdef0102030405.debug"));
+        }
+    }
+
+    #[test]
+    fn what_has_none_or_an_odd_one_or_is_cut_short_gives_none() {
+        let whole = with(&[1; 20]).bytes();
+        for bytes in
+            [&Built::example().bytes()[..], &with(&[1; 4]).bytes(), &with(&[1; 65]).bytes(), b"\x7fELF"]
+        {
+            assert_eq!(BuildId::of(bytes), None);
+        }
+        for length in 0..whole.len() {
+            assert_eq!(BuildId::of(&whole[..length]), None, "{length} bytes");
+        }
+    }
+}
