@@ -124,22 +124,14 @@ fn exit(error: &Error) -> Exit {
         | Error::Store(store::Error::NotPlain { .. })
         | Error::Toolchain(_) => Exit::BuildFailed,
         Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
-        Error::Signing(
-            signing::Error::Io(_)
-            | signing::Error::Malformed { .. }
-            | signing::Error::NoPassphrase { .. }
-            | signing::Error::NoCertificate
-            | signing::Error::NoKey,
-        ) => Exit::Usage,
-        Error::Signing(
-            signing::Error::Command { .. } | signing::Error::Token { .. } | signing::Error::Key { .. },
-        ) => Exit::Unexpected,
         Error::NoDebugInfo { lack: Lack::OtherModule(_), .. } => Exit::Refused,
         Error::NoDebugInfo { .. } => Exit::NotReady,
-        Error::Signing(_)
-        | Error::NoSignature { .. }
+        Error::Signing(error) => exit_of_key(error),
+        Error::NoSignature { .. }
         | Error::Unsigned { .. }
-        | Error::Kept { source: kept::Error::TooMuch | kept::Error::Hostile(_), .. }
+        | Error::Kept {
+            source: kept::Error::TooMuch | kept::Error::TooDeep | kept::Error::Hostile(_), ..
+        }
         | Error::Distrusted { .. }
         | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
         | Error::BootTest(boot_test::Error::OtherKernel { .. })
@@ -157,6 +149,20 @@ fn exit(error: &Error) -> Exit {
     }
 }
 
+fn exit_of_key(error: &signing::Error) -> Exit {
+    match error {
+        signing::Error::Io(_)
+        | signing::Error::Malformed { .. }
+        | signing::Error::NoPassphrase { .. }
+        | signing::Error::NoCertificate
+        | signing::Error::NoKey => Exit::Usage,
+        signing::Error::Command { .. } | signing::Error::Token { .. } | signing::Error::Key { .. } => {
+            Exit::Unexpected
+        }
+        _ => Exit::Refused,
+    }
+}
+
 fn hint(error: &Error) -> Option<String> {
     if let Some(cause) = of_signing(error) {
         return hint(cause);
@@ -165,12 +171,7 @@ fn hint(error: &Error) -> Option<String> {
         Error::Unsigned { .. } => Some(
             "`kcache keys mok` makes a key, and [signing] in /etc/kcache/config.toml names it: docs/signing.md".into(),
         ),
-        Error::Signing(signing::Error::Exposed { path, .. }) => {
-            Some(format!("chmod 600 {0}; if others may have read it, make another", path.display()))
-        }
-        Error::Signing(signing::Error::NoPassphrase { .. }) => {
-            Some("set passphrase-file or passphrase-command in [signing]".into())
-        }
+        Error::Signing(error) => hint_of_key(error),
         Error::NoSignature { .. } => {
             Some("`kcache signatures export DIR` writes what is to be signed: docs/signing.md".into())
         }
@@ -214,6 +215,18 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::Distrusted { .. } => Some("`kcache build --rebuild` builds it anew".into()),
         Error::Changed { .. } => Some("run the command again".into()),
+        _ => None,
+    }
+}
+
+fn hint_of_key(error: &signing::Error) -> Option<String> {
+    match error {
+        signing::Error::Exposed { path, .. } => {
+            Some(format!("chmod 600 {0}; if others may have read it, make another", path.display()))
+        }
+        signing::Error::NoPassphrase { .. } => {
+            Some("set passphrase-file or passphrase-command in [signing]".into())
+        }
         _ => None,
     }
 }

@@ -174,6 +174,9 @@ impl Settings {
             read_file(&path, &mut written)?;
         }
         let Written { mut texts, packages, package_scripts, mut caches, policy, signing } = written;
+        if let Some(table) = signing.as_ref().filter(|_| global.config.is_none()) {
+            signing::refuse_code(table, &root.value)?;
+        }
         for (key, variable) in KEYS {
             if let Some(value) = (process.variable)(variable) {
                 texts.insert(key, Setting { value, origin: Origin::Environment(variable) });
@@ -422,6 +425,22 @@ mod tests {
         assert_eq!(settings.build_timeout.value, Duration::from_secs(60));
         assert!(matches!(settings.lock_timeout.origin, Origin::File(path) if path.ends_with("10.toml")));
         assert_eq!(resolve("", &[], &[]).unwrap().jobs.value, 3);
+    }
+
+    #[test]
+    fn a_system_under_another_root_does_not_choose_what_runs_here() {
+        let check = |line: &str, what: &str| {
+            let config = format!("[signing]\ncertificate = '/c'\n{line}\n");
+            let failure = resolve(&config, &[], &[]).unwrap_err();
+            assert!(failure.exit == crate::exit::Exit::Usage && failure.message.contains(what));
+            assert!(failure.hint.unwrap().contains("--config"));
+            let own = tempfile::NamedTempFile::new().unwrap();
+            fs::write(own.path(), config).unwrap();
+            assert!(resolve("", &[], &["--config", own.path().to_str().unwrap()]).is_ok());
+        };
+        check("key = '/k'\npassphrase-command = 'id'", "passphrase-command");
+        check("key = 'pkcs11:token=a?module-path=/x.so'", "a pkcs11: key");
+        assert!(resolve("[signing]\nkey = '/k'\npassphrase-file = '/p'\n", &[], &[]).is_ok());
     }
 
     #[test]

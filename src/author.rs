@@ -9,8 +9,7 @@ use kcache_kernel::makefile::Given;
 use kcache_kernel::packages::{self, Package, RecipeFile};
 use kcache_kernel::recipe::objects::{self, Objects};
 use kcache_kernel::recipe::{self, Recipe, draft};
-
-use fs_err as fs;
+use kcache_kernel::source;
 
 use crate::error::{Error, Result};
 use crate::facts::Session;
@@ -33,8 +32,8 @@ pub fn draft(session: &Session, package: &Package, kernels: &[Kernel]) -> Result
         .zip(&recipes)
         .filter_map(|(kernel, recipe)| Some((kernel.release.as_str(), recipe.as_ref()?)))
         .collect();
-    let conf = fs::read(package.source.join("dkms.conf"))?;
-    let text = draft::from_dkms(&String::from_utf8_lossy(&conf), &with_headers);
+    let conf = source::text(&package.source.join("dkms.conf"), source::MOST)?.unwrap_or_default();
+    let text = draft::from_dkms(&conf, &with_headers);
     text.ok_or(Error::Package(packages::Error::NoRecipe { path: package.source.clone() }))
 }
 
@@ -42,8 +41,8 @@ pub fn draft(session: &Session, package: &Package, kernels: &[Kernel]) -> Result
 fn declared_version(package: &Package, objects: &Objects) -> Result<Option<String>> {
     let mut found: Option<String> = None;
     for path in objects.modules.iter().flat_map(|object| &object.sources) {
-        let text = fs::read(package.source.join(path))?;
-        let code = csource::code(&String::from_utf8_lossy(&text), false);
+        let text = source::text_in(&package.source, path)?.unwrap_or_default();
+        let code = csource::code(&text, false);
         for version in csource::uses(&code, "MODULE_VERSION").into_iter().filter_map(|it| it.text) {
             if !recipe::is_version(&version) || found.as_ref().is_some_and(|other| *other != version) {
                 return Ok(None);

@@ -1,6 +1,7 @@
 //! What can go wrong in the flow. Each variant that another room does not already word says what was being done.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kcache_kernel as kernel;
 
@@ -33,9 +34,9 @@ pub enum Error {
     /// Installation.
     #[error(transparent)]
     Install(#[from] kernel::install::Error),
-    /// Signing modules.
+    /// Signing modules. Shared: what keeps a key from being opened is said of every kernel.
     #[error(transparent)]
-    Signing(#[from] kernel::signing::Error),
+    Signing(#[from] Arc<kernel::signing::Error>),
     /// A signing service has not signed a module yet.
     #[error("no signature of {module} by {subject} is in the store or in a shared cache")]
     NoSignature {
@@ -188,6 +189,12 @@ pub enum Error {
     /// The run was ended from outside.
     #[error("interrupted")]
     Cancelled,
+}
+
+impl From<kernel::signing::Error> for Error {
+    fn from(error: kernel::signing::Error) -> Error {
+        Error::Signing(Arc::new(error))
+    }
 }
 
 impl Error {

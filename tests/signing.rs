@@ -208,9 +208,12 @@ fn a_key_that_cannot_be_used_ends_it_before_anything_is_installed() {
     let pair = |key: &str, more: &str| {
         format!("key = '/etc/keys/{key}.key'\ncertificate = '/etc/keys/one.crt'\n{more}")
     };
+    // Only so may it run commands: the system under the root does not choose them.
+    let config = host.host.root().join("etc/kcache/config.toml");
+    let install = || host.kcache(&["install", "--config", config.to_str().unwrap()]);
     let check = |lines: &str, code: i32, says: &[&str]| {
         host.configure(lines);
-        host.kcache(&["install"]).exits(code).says(says).one_error();
+        install().exits(code).says(says).one_error();
         assert!(host.host.modules(k()).is_empty());
     };
     check(&pair("bare", ""), 6, &["by others than its owner (mode 0644)", "hint: chmod 600"]);
@@ -231,10 +234,11 @@ fn a_key_that_cannot_be_used_ends_it_before_anything_is_installed() {
     check("when = 'auto'", 2, &["neither key nor certificate"]);
     for right in ["passphrase-file = '/etc/keys/right'", "passphrase-command = 'echo open'"] {
         host.configure(&pair("enc", right));
-        host.kcache(&["install"]).exits(0);
+        install().exits(0);
         host.openssl_accepts("one");
-        host.kcache(&["remove", "--all"]).exits(0);
+        host.kcache(&["remove", "--all", "--config", config.to_str().unwrap()]).exits(0);
     }
+    host.kcache(&["install"]).exits(2).says(&["passphrase-command would run code", "--config"]).one_error();
 }
 
 #[test]

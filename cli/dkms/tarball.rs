@@ -146,21 +146,7 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble>
         return Err(Trouble::new(9, &["kcache installs no .rpm files: use rpm."]));
     }
     let scratch = Scratch::new(&place.world.temporary).map_err(Error::from)?;
-    let wrong = "Tarball does not appear to be a correctly formed DKMS archive.";
-    let (from, to) = (archive.display().to_string(), scratch.path().display().to_string());
-    let flags = ["--no-same-owner", "--no-same-permissions", "--no-overwrite-dir"];
-    let names = tar(&["-taf", &from], 3, wrong)?;
-    if let Some(name) = names.lines().find(|name| !is_inside(Path::new(name))) {
-        return Err(hostile(archive, name));
-    }
-    tar(&[&["-xaf", &from, "-C", &to][..], &flags[..]].concat(), 3, wrong)?;
-    check(archive, scratch.path(), scratch.path())?;
-    let source = source_in(scratch.path()).ok_or_else(|| {
-        Trouble::new(
-            7,
-            &["No valid dkms.conf in dkms_source_tree.", &format!("{from} is not a valid DKMS tarball.")],
-        )
-    })?;
+    let source = source_of(archive, scratch.path())?;
     if scratch.path().join("dkms_main_tree").is_dir() {
         warn("nobody vouches for the modules in the tarball: they are built from its source instead.");
     }
@@ -172,6 +158,29 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble>
     }
     place.say(&format!("\nLoading tarball for {}-{}", what.name, what.version));
     copy_source(place, &source)
+}
+
+/// Unpacks an archive into an empty directory; where the source in it lies, which is all that will be copied: no link in it
+/// leads to the rest.
+fn source_of(archive: &Path, to: &Path) -> Result<PathBuf, Trouble> {
+    let wrong = "Tarball does not appear to be a correctly formed DKMS archive.";
+    let from = archive.display().to_string();
+    let flags = ["--no-same-owner", "--no-same-permissions", "--no-overwrite-dir"];
+    let names = tar(&["-taf", &from], 3, wrong)?;
+    if let Some(name) = names.lines().find(|name| !is_inside(Path::new(name))) {
+        return Err(hostile(archive, name));
+    }
+    tar(&[&["-xaf", &from, "-C", &to.display().to_string()][..], &flags[..]].concat(), 3, wrong)?;
+    // What the whole is searched for must not lead out of the whole either.
+    check(archive, to, to)?;
+    let source = source_in(to).ok_or_else(|| {
+        Trouble::new(
+            7,
+            &["No valid dkms.conf in dkms_source_tree.", &format!("{from} is not a valid DKMS tarball.")],
+        )
+    })?;
+    check(archive, &source, &source)?;
+    Ok(source)
 }
 
 /// Where the source lies in an unpacked archive: DKMS's place, or wherever the recipe is.
@@ -220,11 +229,46 @@ fn hostile(archive: &Path, name: &str) -> Trouble {
     )
 }
 
-/// Runs tar; what it printed.
+/// Runs tar; what it printed. A colon in an archive's name does not make it another host's.
 fn tar(arguments: &[&str], code: u8, wrong: &str) -> Result<String, Trouble> {
-    let output = Command::new("tar").args(arguments).env("LC_ALL", "C").output()?;
+    let output = Command::new("tar").arg("--force-local").args(arguments).env("LC_ALL", "C").output()?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(Trouble::new(code, &[wrong, String::from_utf8_lossy(&output.stderr).trim_end()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs::os::unix::fs::symlink;
+
+    /// What becomes of an archive of a source with this link in it, beside which another directory lies.
+    fn source_with(link: &str) -> Result<PathBuf, Trouble> {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = from.path().join("dkms_source_tree");
+        fs::create_dir_all(source.join("src")).unwrap();
+        fs::create_dir(from.path().join("other")).unwrap();
+        fs::write(source.join("dkms.conf"), "").unwrap();
+        symlink(link, source.join("src/link")).unwrap();
+        let archive = from.path().join("a-1:2.tar");
+        let [own, all] = [from.path(), &archive].map(|path| path.display().to_string());
+        tar(&["-C", &own, "-cf", &all, "dkms_source_tree", "other"], 1, "")?;
+        source_of(&archive, to.path())
+    }
+
+    #[test]
+    fn links_stay_inside_what_is_copied() {
+        assert!(source_with("../dkms.conf").is_ok_and(|source| source.ends_with("dkms_source_tree")));
+        for link in ["../../other", "../..", "/etc", "../../../etc"] {
+            let trouble = source_with(link).unwrap_err();
+            assert!(trouble.lines[0].contains("src/link leads out of it"), "{link}: {:?}", trouble.lines);
+        }
+    }
+
+    #[test]
+    fn a_colon_in_a_name_is_no_host() {
+        let trouble = tar(&["-taf", "host:no-such.tar"], 3, "").unwrap_err();
+        assert!(trouble.lines[1].contains("No such file or directory"), "{:?}", trouble.lines);
+    }
 }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Longest argument that is read, in characters; a licence or version has some tens.
+const LONGEST: usize = 1024;
+
 /// A use of a macro.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Use {
@@ -15,23 +18,29 @@ pub struct Use {
 pub fn uses(code: &str, wanted: &str) -> Vec<Use> {
     let definitions = definitions(code);
     let mut found = Vec::new();
-    for (at, _) in code.match_indices(wanted) {
-        let before = code[..at].chars().next_back();
-        let after = code[at + wanted.len()..].trim_start();
-        let Some(argument) = after.strip_prefix('(') else { continue };
-        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') || is_definition(code, at) {
-            continue;
+    let mut start = 0;
+    for (number, line) in code.split_inclusive('\n').enumerate() {
+        let is_directive = line.trim_start().starts_with('#');
+        for (at, _) in line.match_indices(wanted).filter(|_| !is_directive) {
+            let before = line[..at].chars().next_back();
+            let after = code[start + at + wanted.len()..].trim_start();
+            let Some(argument) = after.strip_prefix('(').map(argument) else { continue };
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            let text =
+                literal(argument).or_else(|| definitions.get(argument).and_then(|value| literal(value)));
+            found.push(Use { line: number + 1, text });
         }
-        let argument = argument[..argument.find([')', ';']).unwrap_or(argument.len())].trim();
-        let text = literal(argument).or_else(|| definitions.get(argument).and_then(|value| literal(value)));
-        found.push(Use { line: code[..at].matches('\n').count() + 1, text });
+        start += line.len();
     }
     found
 }
 
-fn is_definition(code: &str, at: usize) -> bool {
-    let line = code[..at].rsplit('\n').next().unwrap_or_default();
-    line.trim_start().starts_with("#")
+/// The argument that a text begins with; nothing where its end is too far to be looked for.
+fn argument(text: &str) -> &str {
+    let end = text.char_indices().take(LONGEST).find(|(_, c)| matches!(c, ')' | ';'));
+    end.map_or("", |(at, _)| text[..at].trim())
 }
 
 fn literal(text: &str) -> Option<String> {
@@ -128,6 +137,14 @@ mod tests {
         );
         check("#define L \"MIT\"\nMODULE_LICENSE(L);", &[(2, Some("MIT"))]);
         check("MODULE_LICENSE(LATER);\n#define MODULE_LICENSE(x)\nMY_MODULE_LICENSE(\"x\");", &[(1, None)]);
+    }
+
+    #[test]
+    fn a_text_of_nothing_but_beginnings_is_read_in_one_go() {
+        let many = 1 << 16;
+        assert_eq!(uses(&"MODULE_LICENSE(".repeat(many), "MODULE_LICENSE").len(), many);
+        let lines = uses(&"MODULE_LICENSE(\n".repeat(many), "MODULE_LICENSE");
+        assert_eq!(lines.last(), Some(&Use { line: many, text: None }));
     }
 
     #[test]

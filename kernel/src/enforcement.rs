@@ -2,7 +2,8 @@
 //!
 //! Three things make a kernel so strict (`kernel/module/signing.c`, `security/lockdown/`): its configuration, its command
 //! line, and, where the distribution's kernel locks itself down then, Secure Boot. The command line is that of the boot
-//! loader's entry for the kernel, for what runs now says nothing about the next boot.
+//! loader's entry for the kernel, for what runs now says nothing about the next boot, and what is built into the kernel
+//! (`CONFIG_CMDLINE`).
 
 use std::fmt;
 
@@ -57,19 +58,34 @@ fn decide(config: &Kconfig, command_line: &str, secure_boot: bool) -> Option<Enf
     if let Some(symbol) = forced.into_iter().find(|symbol| config.yes(symbol)) {
         return Some(Enforcement::Config(symbol));
     }
-    if let Some(word) = command_line.split_ascii_whitespace().find(|word| enforces(word)) {
+    // Which of the two a kernel with both takes depends on the architecture; here either counts.
+    let built_in = config.value("CONFIG_CMDLINE").unwrap_or_default();
+    let mut words = built_in.split_ascii_whitespace().chain(command_line.split_ascii_whitespace());
+    if let Some(word) = words.find(|word| enforces(word)) {
         return Some(Enforcement::CommandLine(word.to_owned()));
     }
     // Not upstream's: a patch that Debian, Ubuntu, Fedora and SUSE have in common.
     (secure_boot && config.yes("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT")).then_some(Enforcement::SecureBoot)
 }
 
-/// A boolean parameter without a value is true, and `-` and `_` are one (Documentation/admin-guide/kernel-parameters.rst).
+/// A boolean parameter without a value is true, `-` and `_` are one, and quotes do not count
+/// (Documentation/admin-guide/kernel-parameters.rst).
 fn enforces(word: &str) -> bool {
-    let (name, value) = word.split_once('=').unwrap_or((word, "1"));
+    let word = word.replace('"', "");
+    let (name, value) = word.split_once('=').unwrap_or((&word, "1"));
     match name.replace('-', "_").as_str() {
-        "module.sig_enforce" => matches!(value, "1" | "y" | "Y" | "on"),
+        "module.sig_enforce" => is_true(value),
         "lockdown" => matches!(value, "integrity" | "confidentiality"),
+        _ => false,
+    }
+}
+
+/// What the kernel takes for true: the first character says so, or the first two (kstrtobool, lib/kstrtox.c).
+fn is_true(value: &str) -> bool {
+    let mut first = value.chars().map(|c| c.to_ascii_lowercase());
+    match first.next() {
+        Some('1' | 'y' | 't') => true,
+        Some('o') => first.next() == Some('n'),
         _ => false,
     }
 }
@@ -92,6 +108,22 @@ mod tests {
         check("", "module.sig-enforce", false, Some("module.sig-enforce on its command line"));
         check("", "lockdown=integrity", false, Some("lockdown=integrity on its command line"));
         check("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n", "", true, Some("Secure Boot"));
+    }
+
+    #[test]
+    fn every_value_that_the_kernel_takes_for_true_counts() {
+        for value in ["1", "y", "Yes", "true", "T", "on", "On", "\"1\""] {
+            assert!(enforces(&format!("module.sig_enforce={value}")), "{value}");
+        }
+        for value in ["", "0", "no", "false", "off", "o", "2"] {
+            assert!(!enforces(&format!("module.sig_enforce={value}")), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_that_is_built_in_counts_too() {
+        let config = "CONFIG_CMDLINE=\"quiet module.sig_enforce=1\"\n";
+        check(config, "", false, Some("module.sig_enforce=1 on its command line"));
     }
 
     #[test]

@@ -26,5 +26,6 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod scripts;
 pub mod signing;
+pub mod source;
 pub mod symvers;
 pub mod toolchain;

@@ -177,7 +177,11 @@ pub fn joined(text: &str) -> Vec<(usize, String)> {
             None => (line.trim_end_matches('\r'), false),
         };
         match lines.last_mut().filter(|_| open) {
-            Some((_, whole)) => *whole = format!("{} {}", whole.trim_end(), body.trim_start()),
+            Some((_, whole)) => {
+                whole.truncate(whole.trim_end().len());
+                whole.push(' ');
+                whole.push_str(body.trim_start());
+            }
             None => lines.push((at + 1, body.to_owned())),
         }
         open = continued;
@@ -408,6 +412,13 @@ fn next_reference(text: &str) -> Option<(&str, &str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_continued_without_end_is_one() {
+        let many = 1 << 18;
+        let [(number, line)] = &joined(&"a \\\n".repeat(many))[..] else { panic!("it is one line") };
+        assert_eq!((*number, line.len()), (1, 2 * many));
+    }
 
     fn given(words: &[&str]) -> Given {
         Given { words: words.iter().map(|word| (*word).to_owned()).collect(), ..Given::default() }

@@ -7,15 +7,14 @@
 //! ```
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
-use rustix::fs::OFlags;
 
 use crate::recipe::{self, dkms, kbuild, toml};
 use crate::rootfs::Root;
+use crate::source;
 
 /// Most that a recipe may weigh, in bytes. The longest real one, which lists its modules, has 40 KiB.
 const MOST_RECIPE: u64 = 1 << 20;
@@ -172,19 +171,13 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
     }
 }
 
-/// A recipe as text. What is in a source tree may be anything: a fifo would be waited for, and a device never ends.
+/// A recipe as text.
 fn recipe_text(path: &Path) -> Result<String, Error> {
-    let bad = |reason: &str| recipe::Error::Bad { path: path.to_owned(), reason: reason.to_owned() };
-    let file = fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(bad("a recipe is a regular file").into());
-    }
-    let mut text = Vec::new();
-    file.take(MOST_RECIPE + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MOST_RECIPE {
-        return Err(bad("a recipe of more than 1 MiB is none").into());
-    }
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    let bad = || {
+        let reason = "a recipe is a regular file of at most 1 MiB".to_owned();
+        recipe::Error::Bad { path: path.to_owned(), reason }
+    };
+    Ok(source::text(path, MOST_RECIPE)?.ok_or_else(bad)?)
 }
 
 fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {

@@ -179,6 +179,11 @@ pub struct Signer {
 }
 
 impl Signer {
+    /// The certificate that its signatures verify with.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
     /// A module with a signature appended; one that it had is taken off.
     pub fn sign(&self, module: &[u8], hash: Hash) -> Result<Vec<u8>, Error> {
         let (body, _) = split_signature(module);

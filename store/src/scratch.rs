@@ -4,8 +4,10 @@
 //! a scratch directory first deletes those beside it that nobody holds.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
 
 use crate::Result;
@@ -47,13 +49,21 @@ fn sweep(parent: &Path) -> Result<()> {
         if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             continue;
         }
-        // Gone meanwhile, or another user's: not ours to clear away.
-        let Ok(directory) = File::open(entry.path()) else { continue };
+        let Some(directory) = own_directory(&entry.path()) else { continue };
         if directory.try_lock().is_ok() {
             let _ = fs_err::remove_dir_all(entry.path());
         }
     }
     Ok(())
+}
+
+/// A directory of the user who runs this. `None`: gone meanwhile, or another's, who may have planted anything under the
+/// name in a place that all write to: a link, or a FIFO that would be waited for.
+fn own_directory(path: &Path) -> Option<File> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let directory = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    let owner = directory.metadata().ok()?.uid();
+    (owner == rustix::process::geteuid().as_raw()).then_some(directory)
 }
 
 #[cfg(test)]
@@ -76,5 +86,16 @@ mod tests {
         assert!(first.path().join("file").exists());
         drop((first, second));
         assert_eq!(count(tmp.path()), 1);
+    }
+
+    #[test]
+    fn what_others_planted_under_the_name_is_neither_waited_for_nor_followed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, tmp.path().join("kcache-scratch-pipe"), 0o600.into()).unwrap();
+        fs_err::os::unix::fs::symlink(elsewhere.path(), tmp.path().join("kcache-scratch-link")).unwrap();
+        Scratch::new(tmp.path()).unwrap();
+        assert_eq!(count(tmp.path()), 2);
+        assert!(elsewhere.path().exists());
     }
 }

@@ -30,6 +30,8 @@ use tar::{Archive, Builder, EntryType, Header};
 /// Most that may be kept, in bytes and files: zfs keeps 4 MB, and a whole source tree with its objects is no interface.
 const MOST_BYTES: u64 = 256 << 20;
 const MOST_FILES: usize = 20_000;
+/// Longest path in it that is followed, in bytes: the system opens none of 4096, and the tar has room for 255.
+const LONGEST_PATH: usize = 1024;
 
 /// What was packed.
 #[derive(Debug, Default)]
@@ -49,6 +51,9 @@ pub enum Error {
     /// There is too much of it.
     #[error("more than {MOST_FILES} files or {} MiB were left for other packages", MOST_BYTES >> 20)]
     TooMuch,
+    /// It is too deep to be walked.
+    #[error("directories were left for other packages whose paths have more than {LONGEST_PATH} bytes")]
+    TooDeep,
     /// It is not what is packed here.
     #[error("what was left for other packages is not unpacked: {0}")]
     Hostile(String),
@@ -135,6 +140,9 @@ fn paths(dir: &Path) -> Result<Vec<PathBuf>, Error> {
             let entry = entry?;
             let path = directory.join(entry.file_name());
             if entry.file_type()?.is_dir() {
+                if path.as_os_str().len() > LONGEST_PATH {
+                    return Err(Error::TooDeep);
+                }
                 directories.push(path.clone());
             }
             found.push(path);
@@ -211,6 +219,7 @@ fn hostile(reason: impl std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{Mode, OFlags};
     use std::os::unix::fs::symlink;
 
     fn plant(dir: &Path) {
@@ -283,6 +292,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::File::create(dir.path().join("huge")).unwrap().set_len(MOST_BYTES + 1).unwrap();
         assert!(matches!(pack(dir.path(), &BTreeSet::new()), Err(Error::TooMuch)));
+    }
+
+    #[test]
+    fn a_tree_that_is_too_deep_to_be_opened_is_no_error_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "d".repeat(200);
+        let mut at = std::fs::File::open(dir.path()).unwrap();
+        for _ in 0..30 {
+            rustix::fs::mkdirat(&at, &name, 0o700.into()).unwrap();
+            at = rustix::fs::openat(&at, &name, OFlags::RDONLY, Mode::empty()).unwrap().into();
+        }
+        assert!(matches!(pack(dir.path(), &BTreeSet::new()), Err(Error::TooDeep)));
     }
 
     /// A tar of one member that nobody here would pack.

@@ -24,15 +24,11 @@ mod tree;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 pub use rules::{RULES, Rule, Severity};
 
 use crate::packages::{Package, RecipeFile};
 use crate::recipe::Recipe;
-
-/// Largest file that is read, in bytes; sources of modules have some hundred KiB.
-const MOST: u64 = 8 << 20;
+use crate::source;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,9 +81,9 @@ fn recipe_findings(
     readings: &readings::Readings,
 ) -> io::Result<Vec<Finding>> {
     let (path, text) = match &package.recipe {
-        RecipeFile::Dkms => (PathBuf::from("dkms.conf"), read(&package.source.join("dkms.conf"))?),
+        RecipeFile::Dkms => (PathBuf::from("dkms.conf"), whole(&package.source.join("dkms.conf"))?),
         RecipeFile::Toml(path, _) => {
-            let text = read(path)?;
+            let text = whole(path)?;
             (path.strip_prefix(&package.source).unwrap_or(path).to_owned(), text)
         }
         RecipeFile::Kbuild | RecipeFile::Elsewhere => return Ok(Vec::new()),
@@ -106,12 +102,14 @@ fn recipe_findings(
     Ok(found)
 }
 
-/// The text of a file; what is not UTF-8 in it is replaced, what is too large is left out.
-fn read(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > MOST {
-        return Ok(String::new());
-    }
-    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+/// The text of a recipe, wherever it lies.
+fn whole(path: &Path) -> io::Result<String> {
+    Ok(source::text(path, source::MOST)?.unwrap_or_default())
+}
+
+/// The text of a file of the source; what is left out of it is nothing.
+fn read(top: &Path, path: &Path) -> io::Result<String> {
+    Ok(source::text_in(top, path)?.unwrap_or_default())
 }
 
 #[cfg(test)]

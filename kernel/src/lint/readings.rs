@@ -58,7 +58,7 @@ pub fn read(top: &Path, recipes: &[&Recipe]) -> io::Result<Readings> {
 
 fn follow(top: &Path, build: &str, call: Call, readings: &mut Readings) -> io::Result<()> {
     let reading = |file: PathBuf, dir: &str, given: &Given, goals| -> io::Result<Reading> {
-        let makefile = makefile::read(&super::read(&top.join(&file))?, given);
+        let makefile = makefile::read(&super::read(top, &file)?, given);
         Ok(Reading {
             file,
             dir: dir.to_owned(),

@@ -32,7 +32,7 @@ pub fn check(top: &Path, trees: &[Objects], package: &Package) -> io::Result<Vec
     for object in trees.iter().flat_map(|objects| &objects.modules) {
         let mut read = BTreeMap::new();
         for path in &object.sources {
-            found.extend(clock(path, &super::read(&top.join(path))?));
+            found.extend(clock(path, &super::read(top, path)?));
             with_included(top, path, DEEPEST, &mut read)?;
         }
         let uses = |name: &str| -> Vec<(PathBuf, Use)> {
@@ -57,7 +57,7 @@ fn with_included(
     if depth == 0 || read.contains_key(path) {
         return Ok(());
     }
-    let code = csource::code(&super::read(&top.join(path))?, false);
+    let code = csource::code(&super::read(top, path)?, false);
     let included: Vec<String> = csource::included(&code).map(str::to_owned).collect();
     read.insert(path.to_owned(), code);
     let here = path.parent().unwrap_or(Path::new(""));

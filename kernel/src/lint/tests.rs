@@ -3,6 +3,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
+use fs_err as fs;
+
 use super::*;
 use crate::packages;
 use crate::recipe::{Module, Modules, Step, StepKind};

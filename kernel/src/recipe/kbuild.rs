@@ -4,16 +4,15 @@
 
 use std::path::Path;
 
-use fs_err as fs;
-
 use super::{Modules, Recipe, Step, StepKind, build_dir, kernel_source_dir};
+use crate::source;
 
 /// True where a `Kbuild` or `Makefile` in the directory assigns `obj-m`.
 pub fn is_kbuild(dir: &Path) -> bool {
     ["Kbuild", "Makefile"]
         .iter()
-        .filter_map(|name| fs::read(dir.join(name)).ok())
-        .any(|text| String::from_utf8_lossy(&text).lines().any(assigns_obj_m))
+        .filter_map(|name| source::text(&dir.join(name), source::MOST).ok().flatten())
+        .any(|text| text.lines().any(assigns_obj_m))
 }
 
 fn assigns_obj_m(line: &str) -> bool {

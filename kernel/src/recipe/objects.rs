@@ -8,10 +8,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 use super::toml::join;
 use crate::makefile::{self, Given, Makefile, What};
+use crate::source;
 
 /// Deepest directory that is followed, against links that go in circles.
 const DEEPEST: usize = 16;
@@ -84,8 +83,11 @@ impl Reader<'_> {
         if self.objects.files.contains(&file) {
             return Ok(());
         }
-        let text = fs::read(self.top.join(&file))?;
-        let makefile = makefile::read(&String::from_utf8_lossy(&text), &self.given);
+        let Some(text) = source::text_in(self.top, &file)? else {
+            self.objects.complete = false;
+            return Ok(());
+        };
+        let makefile = makefile::read(&text, &self.given);
         self.objects.files.push(file.clone());
         let kbuild = Kbuild { dir, file, makefile };
         for line in &kbuild.makefile.lines {
@@ -177,6 +179,7 @@ fn sources(top: &Path, dir: &str, stem: &str, makefile: &Makefile) -> Vec<PathBu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fs_err as fs;
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

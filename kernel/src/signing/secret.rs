@@ -8,13 +8,20 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use zeroize::Zeroizing;
 
 use super::Error;
 
 /// Keys, certificates and passphrases are small.
 const MAX: u64 = 64 << 10;
+
+/// Longest that a command may take to tell a secret: a kernel's lock is held meanwhile, and nobody may be there to type.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a passphrase or PIN is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +37,7 @@ impl Secret {
     pub(super) fn read(&self) -> Result<Zeroizing<String>, Error> {
         let bytes = match self {
             Secret::File(path) => read_file(path)?,
-            Secret::Command(command) => output(command)?,
+            Secret::Command(command) => output(command, PATIENCE)?,
         };
         let not_text = || match self {
             Secret::File(path) => {
@@ -44,11 +51,20 @@ impl Secret {
 }
 
 /// Runs a shell command, which may talk to the terminal. What it prints on stdout is the secret.
-fn output(command: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |reason: String| Error::Command { reason };
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let output = shell.output().map_err(|e| failed(e.to_string()))?;
+    let child = shell.spawn().map_err(|e| failed(e.to_string()))?;
+    let pid = Pid::from_child(&child);
+    let (send, receive) = mpsc::channel();
+    // It ends with its pipe, which programs that the command started may hold longer than it lives.
+    thread::spawn(move || send.send(child.wait_with_output()));
+    let Ok(output) = receive.recv_timeout(limit) else {
+        let _ = kill_process(pid, Signal::KILL);
+        return Err(failed(format!("it took more than {} s", limit.as_secs())));
+    };
+    let output = output.map_err(|e| failed(e.to_string()))?;
     let printed = Zeroizing::new(output.stdout);
     if !output.status.success() {
         return Err(failed(output.status.to_string()));
@@ -92,4 +108,16 @@ pub(super) fn read_small(path: &Path, file: impl Read) -> Result<Zeroizing<Vec<u
         return Err(Error::Malformed { path: path.to_owned(), reason });
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_does_not_answer_is_not_waited_for_for_ever() {
+        let told = output("exec sleep 987", Duration::from_millis(100)).unwrap_err().to_string();
+        assert!(told.contains("it took more than"), "{told}");
+        assert_eq!(**output("echo open", PATIENCE).unwrap(), *b"open\n");
+    }
 }
