@@ -204,7 +204,8 @@ fn hint(error: &Error) -> Option<String> {
             Some(format!("install the package {package}, or name the program with --qemu PROGRAM"))
         }
         Error::Install(install::Error::InTheWay { path }) => {
-            Some(format!("take {} away first, for instance with `dkms uninstall`", path.display()))
+            // Not `dkms uninstall`: kcache's own would delete what is kept, too.
+            Some(format!("move it out of the kernel's tree first: mv {} /root/", path.display()))
         }
         Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
         Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {
@@ -234,6 +235,17 @@ fn hint_of_key(error: &signing::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_in_the_way_is_to_be_moved_and_not_uninstalled() {
+        let path = "/lib/modules/6.1/updates/dkms/one.ko".into();
+        let failure = Failure::of(&Error::Install(install::Error::InTheWay { path }));
+        assert_eq!(failure.exit, Exit::Refused);
+        let hint = failure.hint.unwrap();
+        assert!(
+            hint.contains("mv /lib/modules/6.1/updates/dkms/one.ko ") && !hint.contains("dkms uninstall")
+        );
+    }
 
     #[test]
     fn the_graver_exit_wins_whatever_the_order() {

@@ -12,6 +12,7 @@ use kcache_kernel::dkms::{self, Built, Records};
 use kcache_kernel::install::{self as tree, OtherFile, Others};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::packages::{self, Package};
+use kcache_kernel::rootfs::Root;
 use kcache_store::Manifest;
 
 use crate::admit::MODULE;
@@ -41,13 +42,22 @@ pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result
         if files.is_empty() {
             continue;
         }
-        let package = match dkms::weakly_used(root, dir, &files)? {
-            Some(other) => Err(format!("the weak-updates of {} lead to its modules", other.display())),
+        let package = match obstacle(root, dir, &files)? {
+            Some(why) => Err(why),
             None => package(&records, &built, all, session),
         };
         found.push(Candidate { built, files, package });
     }
     Ok(found)
+}
+
+/// Why files cannot change hands, if they cannot.
+fn obstacle(root: &Root, dir: &Path, files: &[OtherFile]) -> std::io::Result<Option<String>> {
+    if let Some(link) = files.iter().find(|file| dir.join(&file.path).is_symlink()) {
+        return Ok(Some(format!("{} is a link", link.path.display())));
+    }
+    let other = dkms::weakly_used(root, dir, files)?;
+    Ok(other.map(|other| format!("the weak-updates of {} lead to its modules", other.display())))
 }
 
 fn package(

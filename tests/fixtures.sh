@@ -22,7 +22,7 @@ export LC_ALL=C
 
 cache=${KCACHE_FIXTURES:-$HOME/.cache/kcache-fixtures}
 garage=2.5.0
-packages=(v4l2loopback-dkms acpi-call-dkms xtables-addons-dkms jool-dkms dm-writeboost-dkms bbswitch-dkms)
+packages=(v4l2loopback-dkms acpi-call-dkms xtables-addons-dkms jool-dkms dm-writeboost-dkms bbswitch-dkms dkms)
 
 say() { printf 'fixtures: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }

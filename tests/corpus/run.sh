@@ -24,7 +24,7 @@ PATH=$PATH:/usr/sbin:/sbin
 # shellcheck source=/dev/null
 . "$fixtures/env"
 read -ra kernels <<<"${CORPUS_KERNELS:-$K61_NEW $K612}"
-# What packages of the corpus want for their builds, beyond dkms (their Depends).
+# What packages of the whole corpus want for their builds, beyond dkms (their Depends).
 tools=(libxtables-dev libelf-dev gawk bzip2 pkg-config perl)
 
 kcache=$(realpath "$1")
@@ -127,7 +127,7 @@ have() {
 }
 
 mkdir -p "$cache"/{debs,results,room}
-for tool in "${tools[@]}"; do dpkg -s "$tool" >/dev/null 2>&1 || apt-get -qq install --no-install-recommends -y "$tool" >&2; done
+[ $# -gt 1 ] || for tool in "${tools[@]}"; do dpkg -s "$tool" >/dev/null 2>&1 || apt-get -qq install --no-install-recommends -y "$tool" >&2; done
 dkms=$(download dkms)
 make_room
 edition=$(sha256sum <"$kcache" | cut -c1-12)

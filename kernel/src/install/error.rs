@@ -17,11 +17,25 @@ pub enum Error {
         /// The tree that was asked for.
         path: PathBuf,
     },
-    /// `updates` is a link or a file: modules would end up somewhere else.
+    /// `updates`, or another directory on the way, is a link or a file: modules would end up somewhere else.
     #[error("{path} is not a directory of its own")]
     NotADirectory {
-        /// `updates`.
+        /// What is in its place.
         path: PathBuf,
+    },
+    /// Somebody else could have put there what would be installed.
+    #[error("{path} is open to others than its owner")]
+    NotPrivate {
+        /// The staging directory, or the one of what is kept.
+        path: PathBuf,
+    },
+    /// The same for its owner.
+    #[error("{path} belongs to user {owner}, who does not own the directory it lies in")]
+    NotOurs {
+        /// The staging directory, or the one of what is kept.
+        path: PathBuf,
+        /// The owner's id.
+        owner: u32,
     },
     /// Another process holds the lock.
     #[error("another kcache is still working on {path}")]
@@ -128,6 +142,12 @@ pub enum Error {
     /// Not a module of somebody else in the kernel's tree.
     #[error("{path} is not a module of somebody else")]
     NotForeign {
+        /// The file, relative to the tree.
+        path: PathBuf,
+    },
+    /// A link cannot be kept.
+    #[error("{path} is a link, which would lead elsewhere from another place")]
+    Link {
         /// The file, relative to the tree.
         path: PathBuf,
     },

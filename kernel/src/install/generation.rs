@@ -226,10 +226,24 @@ impl Generation {
             )));
         }
         let generation: Self = serde_json::from_slice(bytes)?;
-        if let Some((_, module)) = generation.modules().find(|(_, module)| !is_inside(&module.path)) {
-            return Err(serde_json::Error::custom(format_args!("path {:?} leads outside", module.path)));
+        match generation.stray() {
+            Some(name) => Err(serde_json::Error::custom(format_args!("{name:?} leads outside"))),
+            None => Ok(generation),
         }
-        Ok(generation)
+    }
+
+    /// A name or path with which files elsewhere would be read, listed or deleted: the generation may have come with a
+    /// foreign image.
+    fn stray(&self) -> Option<&str> {
+        let modules = || self.modules().map(|(_, module)| module);
+        let mut names = std::iter::once(&self.generation)
+            .chain(self.set.packages.iter().map(|package| &package.name))
+            .chain(modules().map(|module| &module.spec.name));
+        let stray = names.find(|name| check_name(name).is_err());
+        let stray = stray.or_else(|| self.created.indexes.iter().find(|name| !is_index(name)));
+        stray
+            .or_else(|| modules().map(|module| &module.path).find(|path| !is_inside(path)))
+            .map(String::as_str)
     }
 }
 
@@ -260,7 +274,11 @@ pub(super) fn check_name(name: &str) -> Result<(), Error> {
     if good { Ok(()) } else { Err(Error::Name { name: name.to_owned() }) }
 }
 
-/// A generation that came with a foreign image must not make us hash or list files elsewhere.
+/// Whether a name is that of one of kmod's indexes, `modules.dep.bin`.
+pub(super) fn is_index(name: &str) -> bool {
+    name.starts_with("modules.") && check_name(name).is_ok()
+}
+
 fn is_inside(path: &str) -> bool {
     use std::path::Component;
     !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
@@ -389,6 +407,25 @@ mod tests {
             let mut value = serde_json::to_value(generation()).unwrap();
             value["packages"][0]["modules"][0]["path"] = path.into();
             assert!(Generation::parse(value.to_string().as_bytes()).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_outside_are_refused() {
+        let check = |field: &str, name: &str| {
+            let mut value = serde_json::to_value(generation()).unwrap();
+            *value.pointer_mut(field).unwrap() = name.into();
+            assert!(Generation::parse(value.to_string().as_bytes()).is_err(), "{field} {name}");
+        };
+        for name in ["../x", "/etc", "a/b", "..", ""] {
+            check("/generation", name);
+            check("/packages/0/name", name);
+            check("/packages/0/modules/0/name", name);
+        }
+        for name in ["/etc/modules.dep", "../modules.dep", "modules./../../x", "kernel"] {
+            let mut value = serde_json::to_value(generation()).unwrap();
+            value["created"]["indexes"] = vec!["modules.dep", name].into();
+            assert!(Generation::parse(value.to_string().as_bytes()).is_err(), "{name}");
         }
     }
 }

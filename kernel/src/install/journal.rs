@@ -6,9 +6,9 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
-use super::generation::hex;
+use super::generation::{DIR_PREFIX, hex, is_index};
 use super::others::Others;
-use super::tree::{DEP_BIN, Tree};
+use super::tree::{DEP_BIN, Tree, check_real};
 use super::{Error, disk};
 
 /// Stored: add fields, never rename them.
@@ -58,11 +58,30 @@ impl Journal {
     pub(super) fn read(tree: &Tree) -> Result<Option<Self>, Error> {
         let path = tree.journal();
         let Some(bytes) = disk::if_found(fs_err::read(&path))? else { return Ok(None) };
-        let newer =
-            |journal: &Self| serde_json::Error::custom(format_args!("unknown format {}", journal.format));
-        let parsed: Result<Self, _> = serde_json::from_slice(&bytes);
-        let known = parsed.and_then(|j| if j.format > FORMAT { Err(newer(&j)) } else { Ok(j) });
-        known.map(Some).map_err(|source| Error::Damaged { path, source })
+        let damaged = |source| Error::Damaged { path: path.clone(), source };
+        let journal: Self = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if journal.format > FORMAT {
+            let text = format!("unknown format {}", journal.format);
+            return Err(damaged(serde_json::Error::custom(text)));
+        }
+        if let Some(name) = journal.stray() {
+            return Err(damaged(serde_json::Error::custom(format_args!("{name:?} leads outside"))));
+        }
+        journal.others.check_names().map_err(|error| damaged(serde_json::Error::custom(error)))?;
+        for dir in [tree.new_dir(), tree.old_dir(), tree.base_tree()] {
+            check_real(&tree.staging, &dir)?;
+        }
+        journal.others.check_ways(tree)?;
+        Ok(Some(journal))
+    }
+
+    /// A name with which files elsewhere would be moved or deleted: the journal may have come with a foreign image.
+    fn stray(&self) -> Option<&str> {
+        let is_dir = |name: &str| name.starts_with(DIR_PREFIX) && !name.contains('/');
+        let mut generations = [&self.new, &self.old].into_iter().flatten();
+        let stray = self.indexes.iter().map(|change| &change.name).find(|name| !is_index(name));
+        let stray = stray.or_else(|| self.retire.iter().find(|name| !is_dir(name)));
+        stray.or_else(|| generations.find(|name| name.contains('/'))).map(String::as_str)
     }
 
     /// Puts the journal on stable storage, with all names on the way to it.

@@ -10,6 +10,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+
 use super::Error;
 
 /// Short enough not to be noticed, long enough to cost nothing.
@@ -37,12 +39,12 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
         let file = open(&path)?;
         match file.file().try_lock() {
             Ok(()) if has_the_name(&file, &path)? => return Ok(Lock { path, _file: file }),
-            Ok(()) => continue,
             Err(TryLockError::Error(e)) => return Err(e.into()),
-            Err(TryLockError::WouldBlock) if waited >= wait => {
+            // Held by another, or until just now: then the next one has its name already, or nobody.
+            Ok(()) | Err(TryLockError::WouldBlock) if waited >= wait => {
                 return Err(Error::Busy { path: tree.to_owned() });
             }
-            Err(TryLockError::WouldBlock) => {}
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
         }
         if waited.is_zero() {
             say(&format!("waiting for another kcache that works on {}", tree.display()));
@@ -54,7 +56,9 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
 
 /// Whether somebody holds the lock now. Whoever may not open it cannot tell, and takes it for free.
 pub(super) fn is_held(tree: &Path) -> bool {
-    match fs_err::File::open(lock_path(tree)) {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(flags());
+    match fs_err::OpenOptions::from_options(options).open(lock_path(tree)) {
         Ok(file) => matches!(file.file().try_lock_shared(), Err(TryLockError::WouldBlock)),
         Err(_) => false,
     }
@@ -67,8 +71,13 @@ fn lock_path(tree: &Path) -> PathBuf {
 
 fn open(path: &Path) -> std::io::Result<fs_err::File> {
     let mut options = std::fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags());
     fs_err::OpenOptions::from_options(options).open(path)
+}
+
+/// Under another root a link in its place may lead to this machine's own files; a pipe would be waited for.
+fn flags() -> i32 {
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
 fn has_the_name(file: &fs_err::File, path: &Path) -> std::io::Result<bool> {
@@ -138,5 +147,15 @@ mod tests {
         let (_dir, tree) = tree();
         let _lock = acquire(&tree, Duration::ZERO, &|_| {}).unwrap();
         assert_eq!(fs_err::metadata(lock_path(&tree)).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let (dir, tree) = tree();
+        let elsewhere = dir.path().join("elsewhere");
+        fs_err::os::unix::fs::symlink(&elsewhere, lock_path(&tree)).unwrap();
+        let error = acquire(&tree, Duration::ZERO, &|_| {}).unwrap_err().to_string();
+        assert!(error.contains(".kcache-6.1.lock"), "{error}");
+        assert!(!is_held(&tree) && !elsewhere.exists());
     }
 }

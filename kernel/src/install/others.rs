@@ -29,7 +29,7 @@ use fs_err::os::unix::fs::symlink;
 use serde::{Deserialize, Serialize};
 
 use super::generation::{DIR_PREFIX, Set, check_name};
-use super::tree::Tree;
+use super::tree::{Tree, check_real};
 use super::{Error, Site, Step, commit, disk, lock, stage};
 use crate::compress::Compression;
 use crate::index::DepIndex;
@@ -97,6 +97,10 @@ impl Others {
         }
     }
 
+    fn files(&self) -> impl Iterator<Item = &OtherFile> {
+        self.leaving().iter().chain(self.coming())
+    }
+
     /// Whether a listed file is one of those that go.
     pub(super) fn lets_go(&self, path: &str) -> bool {
         self.leaving().iter().any(|file| file.path == Path::new(path))
@@ -115,13 +119,12 @@ impl Others {
 
     /// Refuses what would leave a kernel without a module that it has, or would reach out of its tree.
     pub(super) fn checked(self, tree: &Tree, wanted: &Set) -> Result<Self, Error> {
-        for file in self.leaving().iter().chain(self.coming()) {
-            check_name(&file.package)?;
-            if !is_foreign(&file.path) {
-                return Err(Error::NotForeign { path: file.path.clone() });
-            }
-        }
+        self.check_names()?;
+        self.check_ways(tree)?;
         if let Others::Take(files) = &self {
+            if let Some(link) = files.iter().find(|file| file.live(tree).is_symlink()) {
+                return Err(Error::Link { path: link.path.clone() });
+            }
             let names: BTreeSet<String> = wanted
                 .packages
                 .iter()
@@ -138,6 +141,31 @@ impl Others {
             }
         }
         Ok(self)
+    }
+
+    /// Refuses names that would lead out of the tree.
+    pub(super) fn check_names(&self) -> Result<(), Error> {
+        for file in self.files() {
+            check_name(&file.package)?;
+            if !is_foreign(&file.path) {
+                return Err(Error::NotForeign { path: file.path.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses links on the way to any place of a file.
+    pub(super) fn check_ways(&self, tree: &Tree) -> Result<(), Error> {
+        for file in self.files() {
+            for (top, path) in [
+                (&*tree.path, file.live(tree)),
+                (&*tree.staging, file.staged(tree)),
+                (tree.parent(), file.kept(tree)),
+            ] {
+                check_real(top, path.parent().unwrap_or(top))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives files that will be kept their second name, in the staging directory, and makes the directories of the third.
@@ -202,7 +230,10 @@ impl Others {
                 disk::sync_dir(kept.parent().unwrap_or(&tree.staging))?;
                 step("file kept")?;
             }
-            disk::if_found(fs_err::remove_file(file.live(tree)))?;
+            // One that has come since an interruption is not the one that was taken over.
+            if matches!(self, Others::Drop(_)) || is_same(&kept, &file.live(tree))? {
+                disk::if_found(fs_err::remove_file(file.live(tree)))?;
+            }
             sync_upwards(tree, &file.live(tree))?;
             step("file taken away")?;
         }
@@ -217,8 +248,10 @@ impl Others {
     /// Undoes [`Others::place`].
     pub(super) fn displace(&self, tree: &Tree) -> io::Result<()> {
         for file in self.coming() {
+            if is_same(&file.kept(tree), &file.live(tree))? {
+                fs_err::remove_file(file.live(tree))?;
+            }
             if disk::exists(&file.kept(tree))? {
-                disk::if_found(fs_err::remove_file(file.live(tree)))?;
                 sync_upwards(tree, &file.live(tree))?;
                 drop_empty_above(&tree.path, &file.live(tree))?;
             }
@@ -233,6 +266,7 @@ pub fn kept(tree: &Path) -> Result<Vec<OtherFile>, Error> {
     let mut found = Vec::new();
     for package in disk::names(&tree.kept())? {
         let place = tree.kept().join(&package);
+        check_real(&tree.kept(), &place)?;
         for path in files_below(&place)? {
             let path = path.strip_prefix(&place).unwrap_or(&path).to_owned();
             // One that is still in its old place as well was left by a transaction that was not carried out.

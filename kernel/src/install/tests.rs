@@ -2,6 +2,7 @@
 //! step.
 
 mod others;
+mod prepared;
 mod retiring;
 
 use std::cell::{Cell, RefCell};

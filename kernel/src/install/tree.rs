@@ -1,6 +1,7 @@
 //! Where everything is: the kernel's tree and the staging directory beside it.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::generation::{DIR_PREFIX, dir_name};
@@ -35,11 +36,12 @@ impl Tree {
         let release = release.ok_or_else(|| Error::NoTree { path: path.to_owned() })?.to_owned();
         let staging = path.with_file_name(format!(".kcache-{release}"));
         let tree = Self { path: path.to_owned(), release, staging };
-        // Under another root such a link may lead to this machine's own files.
-        match fs_err::symlink_metadata(tree.updates()) {
-            Ok(metadata) if !metadata.is_dir() => Err(Error::NotADirectory { path: tree.updates() }),
-            _ => Ok(tree),
+        check_real(&tree.path, &tree.updates())?;
+        for dir in [&tree.staging, &tree.kept()] {
+            check_real(tree.parent(), dir)?;
+            check_private(tree.parent(), dir)?;
         }
+        Ok(tree)
     }
 
     /// `<modules dir>`
@@ -100,5 +102,37 @@ impl Tree {
 
     pub(super) fn journal(&self) -> PathBuf {
         self.staging.join("journal.json")
+    }
+}
+
+/// Refuses links and files where directories are to be, or to be made, from below `top` down to `dir`. Under another root
+/// they may lead to this machine's own files.
+pub(super) fn check_real(top: &Path, dir: &Path) -> Result<(), Error> {
+    let below: Vec<&Path> = dir.ancestors().take_while(|above| *above != top).collect();
+    for path in below.into_iter().rev() {
+        match fs_err::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(Error::NotADirectory { path: path.to_owned() }),
+            // Not there yet, or not to be seen by this user, who can do no harm then.
+            Err(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a directory, if it is there, that somebody else made or may write to.
+fn check_private(parent: &Path, dir: &Path) -> Result<(), Error> {
+    let (Ok(found), Ok(parent)) = (fs_err::symlink_metadata(dir), fs_err::metadata(parent)) else {
+        return Ok(());
+    };
+    if found.mode() & 0o077 != 0 {
+        return Err(Error::NotPrivate { path: dir.to_owned() });
+    }
+    // Root works on trees of users too, for instance on an unpacked image.
+    let trusted = [0, parent.uid(), rustix::process::geteuid().as_raw()];
+    if trusted.contains(&found.uid()) {
+        Ok(())
+    } else {
+        Err(Error::NotOurs { path: dir.to_owned(), owner: found.uid() })
     }
 }

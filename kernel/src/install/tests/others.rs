@@ -2,10 +2,10 @@
 
 use super::*;
 
-const DKMS: &str = "updates/dkms/one.ko";
+pub(super) const DKMS: &str = "updates/dkms/one.ko";
 
 /// A kernel for which DKMS has installed a module, and run depmod.
-fn with_dkms() -> Host {
+pub(super) fn with_dkms() -> Host {
     let host = Host::new();
     let path = host.tree().join(DKMS);
     fs_err::create_dir_all(path.parent().unwrap()).unwrap();
@@ -14,7 +14,7 @@ fn with_dkms() -> Host {
     host
 }
 
-fn files() -> Vec<OtherFile> {
+pub(super) fn files() -> Vec<OtherFile> {
     vec![OtherFile { package: "p".into(), path: DKMS.into() }]
 }
 
@@ -29,12 +29,12 @@ fn exchange_at(host: &Host, packages: &[Package], others: Others, step: &Step<'_
     })
 }
 
-fn exchange(host: &Host, packages: &[Package], others: Others) -> Result<Outcome, Error> {
+pub(super) fn exchange(host: &Host, packages: &[Package], others: Others) -> Result<Outcome, Error> {
     exchange_at(host, packages, others, &|_| Ok(()))
 }
 
 /// Dies at the `n`th step. Gives the step's name; `None`: there are fewer steps.
-fn crash_at(host: &Host, packages: &[Package], others: Others, n: usize) -> Option<String> {
+pub(super) fn crash_at(host: &Host, packages: &[Package], others: Others, n: usize) -> Option<String> {
     let passed = RefCell::new(Vec::new());
     let step = |name: &str| {
         passed.borrow_mut().push(name.to_owned());
@@ -239,4 +239,36 @@ fn what_is_kept_goes_with_the_kernel_and_with_the_package() {
     fs_err::remove_dir_all(host.tree()).unwrap();
     assert!(host.site_does(retire).unwrap());
     assert_eq!(left_beside(&host), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_has_come_since_the_crash_is_not_taken_away() {
+    for n in 0.. {
+        let mut reached = false;
+        for (host, packages, others) in cases() {
+            let Some(step) = crash_at(&host, &packages, others, n) else { continue };
+            reached = true;
+            let live = host.tree().join(DKMS);
+            fs_err::create_dir_all(live.parent().unwrap()).unwrap();
+            let _ = fs_err::remove_file(&live);
+            fs_err::write(&live, "built anew").unwrap();
+            host.recover();
+            assert_eq!(fs_err::read(&live).unwrap(), b"built anew", "{step}");
+        }
+        if !reached {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_link_is_not_taken_over() {
+    let host = with_dkms();
+    let live = host.tree().join(DKMS);
+    fs_err::rename(&live, live.with_file_name("real")).unwrap();
+    fs_err::os::unix::fs::symlink("real", &live).unwrap();
+    let before = host.picture();
+    let error = exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap_err();
+    assert_eq!(error.to_string(), format!("{DKMS} is a link, which would lead elsewhere from another place"));
+    assert_eq!(host.picture(), before);
 }

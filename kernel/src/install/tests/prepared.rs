@@ -1,0 +1,145 @@
+//! The same trees, prepared by somebody: as of a foreign image, with names and links that lead out of them.
+
+use fs_err::os::unix::fs::symlink;
+
+use super::others::{DKMS, crash_at, exchange, files, with_dkms};
+use super::*;
+
+/// A directory beside the trees, with a file of each name that could be reached.
+fn elsewhere(host: &Host) -> PathBuf {
+    let dir = host.dir.path().join("elsewhere");
+    for path in ["empty/", "p/updates/dkms/one.ko", "modules.dep", "one.ko"] {
+        let path = dir.join(path);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        if !path.ends_with("empty") {
+            fs_err::write(&path, "theirs").unwrap();
+        }
+    }
+    fs_err::create_dir_all(dir.join("empty")).unwrap();
+    dir
+}
+
+fn all_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        let paths: Vec<PathBuf> = fs_err::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        waiting.extend(paths.iter().filter(|path| path.is_dir()).cloned());
+        found.extend(paths);
+    }
+    found.sort();
+    found
+}
+
+fn kept_place(host: &Host) -> PathBuf {
+    host.tree().with_file_name(format!(".kcache-{RELEASE}.adopted"))
+}
+
+fn staging(host: &Host) -> PathBuf {
+    host.tree().with_file_name(format!(".kcache-{RELEASE}"))
+}
+
+fn begin(host: &Host) -> Result<Recovery, Error> {
+    host.site_does(|site| Transaction::begin(site).map(|transaction| transaction.recovered()))
+}
+
+fn adopted() -> Host {
+    let host = with_dkms();
+    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    host
+}
+
+#[test]
+fn a_journal_whose_names_lead_outside_is_damaged() {
+    let out = "../../../elsewhere/modules.dep";
+    let other = |package: &str, path: &str| serde_json::json!({"drop": [{"package": package, "path": path}]});
+    let cases = [
+        ("/indexes/0/name", out.into()),
+        ("/indexes/0/name", "/elsewhere/modules.dep".into()),
+        ("/indexes/0/name", "kernel".into()),
+        ("/retire", serde_json::json!(["kernel"])),
+        ("/retire", serde_json::json!(["kcache-0/../../kernel"])),
+        ("/old", "0/../../kernel".into()),
+        ("/new", "0/../../kernel".into()),
+        ("/others", other("p", "../../../elsewhere/one.ko")),
+        ("/others", other("p", "/elsewhere/one.ko")),
+        ("/others", other("../p", DKMS)),
+    ];
+    for (field, value) in cases {
+        let host = Host::indexed();
+        host.install(&[host.package("p", "1", &["one"])]).unwrap();
+        host.crash_at(&[host.package("p", "2", &["one"])], 4).unwrap();
+        let path = staging(&host).join("journal.json");
+        let mut journal: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        *journal.pointer_mut(field).unwrap() = value.clone();
+        fs_err::write(&path, journal.to_string()).unwrap();
+        let before = all_below(&host.tree());
+        assert!(matches!(begin(&host), Err(Error::Damaged { .. })), "{field} {value}");
+        assert_eq!(all_below(&host.tree()), before, "{field} {value}");
+    }
+}
+
+#[test]
+fn a_staging_directory_with_links_in_it_is_not_used() {
+    for name in ["new", "old", "base", "base/usr/lib/modules", "kept"] {
+        let host = with_dkms();
+        let elsewhere = elsewhere(&host);
+        let take = Others::Take(files());
+        crash_at(&host, &[host.package("p", "1", &["one"])], take, 4).unwrap();
+        let dir = staging(&host).join(name);
+        fs_err::remove_dir_all(&dir).unwrap();
+        symlink(&elsewhere, &dir).unwrap();
+        let before = all_below(&elsewhere);
+        let error = begin(&host).unwrap_err().to_string();
+        assert_eq!(error, format!("{} is not a directory of its own", dir.display()));
+        assert_eq!(all_below(&elsewhere), before);
+    }
+}
+
+#[test]
+fn the_staging_directory_and_the_kept_place_are_real_and_private() {
+    for place in [kept_place, staging] {
+        let host = Host::indexed();
+        let elsewhere = elsewhere(&host);
+        let before = all_below(&elsewhere);
+        symlink(&elsewhere, place(&host)).unwrap();
+        let error = begin(&host).unwrap_err().to_string();
+        assert_eq!(error, format!("{} is not a directory of its own", place(&host).display()));
+        assert_eq!(all_below(&elsewhere), before);
+
+        fs_err::remove_file(place(&host)).unwrap();
+        fs_err::create_dir(place(&host)).unwrap();
+        fs_err::set_permissions(place(&host), PermissionsExt::from_mode(0o777)).unwrap();
+        let error = begin(&host).unwrap_err().to_string();
+        assert_eq!(error, format!("{} is open to others than its owner", place(&host).display()));
+        fs_err::set_permissions(place(&host), PermissionsExt::from_mode(0o700)).unwrap();
+        begin(&host).unwrap();
+    }
+}
+
+#[test]
+fn a_package_s_place_that_is_a_link_is_not_followed() {
+    let host = adopted();
+    let elsewhere = elsewhere(&host);
+    let place = kept_place(&host).join("p");
+    fs_err::remove_dir_all(&place).unwrap();
+    symlink(elsewhere.join("p"), &place).unwrap();
+    let before = all_below(&elsewhere);
+    let expect = format!("{} is not a directory of its own", place.display());
+    assert_eq!(kept(&host.tree()).unwrap_err().to_string(), expect);
+    let error = exchange(&host, &[], Others::GiveBack(files())).unwrap_err();
+    assert_eq!(error.to_string(), expect);
+    assert_eq!(all_below(&elsewhere), before);
+}
+
+#[test]
+fn nothing_is_given_back_through_a_link() {
+    let host = adopted();
+    let elsewhere = elsewhere(&host);
+    let dkms = host.tree().join("updates/dkms");
+    symlink(elsewhere.join("empty"), &dkms).unwrap();
+    let before = all_below(&elsewhere);
+    let error = exchange(&host, &[], Others::GiveBack(files())).unwrap_err();
+    assert_eq!(error.to_string(), format!("{} is not a directory of its own", dkms.display()));
+    assert_eq!(all_below(&elsewhere), before);
+}
