@@ -135,8 +135,10 @@ edition=$(sha256sum <"$kcache" | cut -c1-12)
 shift
 for package in $(packages "$@"); do
     deb=$(download "$package")
-    rm -rf "$room/package"
-    dpkg-deb -x "$deb" "$room/package"
+    rm -rf "$room/package" "$room/unpacked"
+    mkdir -p "$room/package/usr"
+    dpkg-deb -x "$deb" "$room/unpacked"
+    mv "$room/unpacked/usr/src" "$room/package/usr/" # a package's own /lib would hide the link that / has there
     for conf in "$room/package"/usr/src/*/dkms.conf; do
         # shellcheck disable=SC1090
         read -r name version < <(set +eu; kernelver=$K61_NEW; . "$conf" >/dev/null 2>&1; echo "$PACKAGE_NAME $PACKAGE_VERSION")
