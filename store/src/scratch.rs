@@ -44,12 +44,18 @@ impl Scratch {
 }
 
 fn sweep(parent: &Path) -> Result<()> {
+    let shared = fs_err::metadata(parent)?.mode() & 0o022 != 0;
     for entry in fs_err::read_dir(parent)? {
         let entry = entry?;
         if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             continue;
         }
-        let Some(directory) = own_directory(&entry.path()) else { continue };
+        let Some((directory, owner)) = directory(&entry.path()) else { continue };
+        // In a place that all write to, such as /tmp, others may have planted it. In one of the caller's own a directory may
+        // have been given to the user whom something unprivileged runs as.
+        if shared && owner != rustix::process::geteuid().as_raw() {
+            continue;
+        }
         if directory.try_lock().is_ok() {
             let _ = fs_err::remove_dir_all(entry.path());
         }
@@ -57,13 +63,13 @@ fn sweep(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A directory of the user who runs this. `None`: gone meanwhile, or another's, who may have planted anything under the
-/// name in a place that all write to: a link, or a FIFO that would be waited for.
-fn own_directory(path: &Path) -> Option<File> {
+/// A directory and its owner. `None`: gone meanwhile, or something else that was planted under the name: a link, or a FIFO
+/// that would be waited for.
+fn directory(path: &Path) -> Option<(File, u32)> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let directory = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
     let owner = directory.metadata().ok()?.uid();
-    (owner == rustix::process::geteuid().as_raw()).then_some(directory)
+    Some((directory, owner))
 }
 
 #[cfg(test)]
