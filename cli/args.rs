@@ -101,7 +101,7 @@ pub enum Command {
     Export(Export),
     /// Take builds from such a file into the store
     Import(Import),
-    /// Make, list, trust and revoke the keys that builds are signed with
+    /// Make, list, trust and revoke the keys that builds are signed with, and a key for modules under Secure Boot
     Keys(Keys),
     /// Have modules signed by a service that alone has the key
     Signatures(Signatures),

@@ -13,7 +13,6 @@ use kcache_kernel::install::{
     self, Act, BoxError, Generation, ModuleSpec, Others, Outcome, Package, Plan, Recovery, Set, Site,
     Transaction,
 };
-use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
 use kcache_store::{Digest, Manifest};
@@ -72,9 +71,7 @@ pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
         Some(signing) => signing.identity(config.as_ref())?,
         None => None,
     };
-    // A kernel whose configuration is not there may still be told to insist.
-    let config = config.unwrap_or_else(|| Kconfig::new(String::new()));
-    match enforcement::of(root, &kernel.release, &config) {
+    match enforcement::of(root, &kernel.release, config.as_ref()) {
         Some(why) if identity.is_none() => {
             Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string() })
         }

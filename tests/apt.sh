@@ -23,11 +23,10 @@ base=$fixtures/debootstrap
 mirror=${KCACHE_MIRROR:-http://deb.debian.org/debian}
 # shellcheck source=/dev/null
 . "$fixtures/env"
+# shellcheck source=tests/debian_room.sh
+. "$(dirname "$0")/debian_room.sh"
 release=$K61_NEW
 include=initramfs-tools,kmod,linux-base,bubblewrap,make,patch,gcc-12,libc6-dev,linux-compiler-gcc-12-x86,libelf1,zstd
-
-say() { printf '%s\n' "$*"; }
-die() { say "FAILED: $*"; exit 1; }
 
 # --- once -------------------------------------------------------------------------------------------------------------
 
@@ -71,48 +70,10 @@ scenario() {
     unshare --mount --pid --fork --kill-child --propagation private "$0" --inside "$deb" "$2" || die "$1"
 }
 
-enter() {
-    work=$(mktemp -d /dev/shm/kcache-apt.XXXXXX)
-    trap 'umount -lR "$root" 2>/dev/null; umount -l "$work/over" 2>/dev/null; rm -rf "$work"' EXIT
-    root=$work/root
-    mkdir "$work/over" "$root"
-    mount -t tmpfs none "$work/over"
-    mkdir "$work/over/upper" "$work/over/work"
-    mount -t overlay -o "lowerdir=$base/bookworm,upperdir=$work/over/upper,workdir=$work/over/work" none "$root"
-    mount -t proc proc "$root/proc"
-    mount -t tmpfs -o mode=755 none "$root/dev"
-    mknod -m 666 "$root/dev/null" c 1 3
-    mknod -m 666 "$root/dev/zero" c 1 5
-    mknod -m 666 "$root/dev/full" c 1 7
-    mknod -m 666 "$root/dev/random" c 1 8
-    mknod -m 666 "$root/dev/urandom" c 1 9
-    mknod -m 666 "$root/dev/tty" c 5 0
-    ln -s /proc/self/fd "$root/dev/fd"
-    mkdir "$root/dev/shm" "$root/dev/pts"
-    mount -t tmpfs none "$root/tmp"
-    # Debian's services must not start, nor must dpkg wait for a disk.
-    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-    chmod +x "$root/usr/sbin/policy-rc.d"
-    echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/fast"
-    # The initramfs holds what is named here, and little else: that makes it quickly.
-    sed -i 's/^MODULES=.*/MODULES=list/' "$root/etc/initramfs-tools/initramfs.conf"
+prepare_system() {
+    enter
     echo v4l2loopback >>"$root/etc/initramfs-tools/modules"
     cp -r "$fixtures"/packages/usr/src/{v4l2loopback,acpi-call}-* "$root/usr/src/"
-    mkdir "$root/debs"
-    cp "$deb" "$root/debs/kcache.deb"
-    for package in "$base"/debs/*.deb; do ln "$package" "$root/debs/" 2>/dev/null || cp "$package" "$root/debs/"; done
-    in_root apt-get -y install /debs/kcache.deb || die "kcache cannot be installed: $(tail -n 5 "$work/log")"
-}
-
-# Runs a command there, as an administrator's shell over ssh would with nobody at the keyboard. Its output is in $work/log.
-in_root() {
-    chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive TERM=dumb \
-        "$@" </dev/null >"$work/log" 2>&1
-}
-
-apt_get() {
-    in_root apt-get -y --no-install-recommends --allow-downgrades -o APT::Sandbox::User=root "$@" \
-        || die "apt-get $* ended with $?: $(tail -n 20 "$work/log")"
 }
 
 debs() {
@@ -281,7 +242,7 @@ how_long() {
 
 if [ "${1-}" = --inside ]; then
     deb=$2
-    enter
+    prepare_system
     "$3"
     exit
 fi

@@ -16,59 +16,28 @@ fixtures=${KCACHE_FIXTURES:-$HOME/.cache/kcache-fixtures}
 base=$fixtures/debootstrap
 # shellcheck source=/dev/null
 . "$fixtures/env"
+# shellcheck source=tests/debian_room.sh
+. "$(dirname "$0")/debian_room.sh"
 release=$K61_NEW
 names=(acpi-call bbswitch dm-writeboost v4l2loopback)
 modules=(acpi_call bbswitch dm_writeboost v4l2loopback)
-
-say() { printf '%s\n' "$*"; }
-die() { say "FAILED: $*"; exit 1; }
 
 scenario() {
     say "== $1"
     unshare --mount --pid --fork --kill-child --propagation private "$0" --inside "$deb" "$shared" "$2" || die "$1"
 }
 
-enter() {
-    work=$(mktemp -d /dev/shm/kcache-apt.XXXXXX)
-    trap 'umount -lR "$root" 2>/dev/null; umount -l "$work/over" 2>/dev/null; rm -rf "$work"' EXIT
-    root=$work/root
-    mkdir "$work/over" "$root"
-    mount -t tmpfs none "$work/over"
-    mkdir "$work/over/upper" "$work/over/work"
-    mount -t overlay -o "lowerdir=$base/bookworm,upperdir=$work/over/upper,workdir=$work/over/work" none "$root"
-    mount -t proc proc "$root/proc"
-    mount -t tmpfs -o mode=755 none "$root/dev"
-    mknod -m 666 "$root/dev/null" c 1 3
-    mknod -m 666 "$root/dev/zero" c 1 5
-    mknod -m 666 "$root/dev/full" c 1 7
-    mknod -m 666 "$root/dev/random" c 1 8
-    mknod -m 666 "$root/dev/urandom" c 1 9
-    mknod -m 666 "$root/dev/tty" c 5 0
-    ln -s /proc/self/fd "$root/dev/fd"
-    mkdir "$root/dev/shm" "$root/dev/pts" "$root/cache" "$root/debs"
-    mount -t tmpfs none "$root/tmp"
+prepare_system() {
+    local name
+    enter
+    mkdir "$root/cache"
     mount --bind "$shared" "$root/cache"
-    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-    chmod +x "$root/usr/sbin/policy-rc.d"
-    echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/fast"
-    sed -i 's/^MODULES=.*/MODULES=list/' "$root/etc/initramfs-tools/initramfs.conf"
-    cp "$deb" "$root/debs/kcache.deb"
-    cp "$base"/debs/*.deb "$root/debs/"
     for name in "${names[@]}"; do cp "$fixtures/debs/${name}-dkms_"*.deb "$root/debs/"; done
     rm -f "$root"/debs/*+again*
-    apt_get install /debs/kcache.deb
     apt_get install "$(file "linux-image-$release")" "$(file linux-kbuild-6.1)" \
         "$(file "linux-headers-${release%-amd64}-common")" "$(file "linux-headers-$release")"
 }
 
-# Runs a command there, with nobody at the keyboard. Its output is in $work/log.
-in_root() {
-    chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive TERM=dumb \
-        "$@" </dev/null >"$work/log" 2>&1
-}
-
-must() { in_root "$@" || die "$* ended with $?: $(tail -n 20 "$work/log")"; }
-apt_get() { must apt-get -y --no-install-recommends -o APT::Sandbox::User=root "$@"; }
 file() { (cd "$root" && ls -d debs/"$1"_*.deb | sed 's,^,/,' | head -n 1); }
 
 says() { grep -qF -- "$1" "$work/log" || die "'$1' is not said: $(cat "$work/log")"; }
@@ -160,7 +129,7 @@ beside_dkms() {
 
 if [ "${1-}" = --inside ]; then
     deb=$2 shared=$3
-    enter
+    prepare_system
     "$4"
     exit
 fi

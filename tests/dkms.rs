@@ -361,3 +361,19 @@ fn a_package_that_does_not_build_is_left_to_dkms() {
     host.kcache(&["adopt", "-k", k]).exits(3).says(&["its source is not on this machine any more"]);
     assert_eq!(host.tree(), before);
 }
+
+#[test]
+fn a_package_of_which_dkms_has_another_module_is_left_to_dkms() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    let k = FIXTURES.new.as_str();
+    let bytes = installed_by_dkms(&host, k);
+    let own = record(&host, &format!("hello/1.0/{k}/x86_64/module"));
+    for dir in [own, host.kernel(k).join("updates/dkms")] {
+        fs::write(dir.join("extra.ko"), &bytes).unwrap();
+    }
+    depmod(&host, k);
+    let before = host.tree();
+    host.kcache(&["adopt", "-k", k]).says(&["kcache's build of it has no updates/dkms/extra.ko"]);
+    assert_eq!(host.tree(), before);
+}

@@ -38,8 +38,9 @@ impl fmt::Display for Enforcement {
 /// specification, 3.3).
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
-/// What makes this kernel refuse unsigned modules, as far as the system under `root` tells.
-pub fn of(root: &Root, release: &str, config: &Kconfig) -> Option<Enforcement> {
+/// What makes this kernel refuse unsigned modules, as far as the system under `root` tells. A kernel whose configuration is
+/// not there may insist as others do.
+pub fn of(root: &Root, release: &str, config: Option<&Kconfig>) -> Option<Enforcement> {
     let secure_boot = root.find(SECURE_BOOT).and_then(|path| fs::read(path).ok()).is_some_and(is_on);
     let command_line = bootloader::command_line(root, release);
     decide(config, command_line.as_deref().unwrap_or_default(), secure_boot)
@@ -49,23 +50,25 @@ fn is_on(variable: Vec<u8>) -> bool {
     variable.get(4) == Some(&1)
 }
 
-fn decide(config: &Kconfig, command_line: &str, secure_boot: bool) -> Option<Enforcement> {
+fn decide(config: Option<&Kconfig>, command_line: &str, secure_boot: bool) -> Option<Enforcement> {
+    let says = |symbol: &str| config.is_some_and(|config| config.yes(symbol));
     let forced = [
         "CONFIG_MODULE_SIG_FORCE",
         "CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY",
         "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY",
     ];
-    if let Some(symbol) = forced.into_iter().find(|symbol| config.yes(symbol)) {
+    if let Some(symbol) = forced.into_iter().find(|symbol| says(symbol)) {
         return Some(Enforcement::Config(symbol));
     }
     // Which of the two a kernel with both takes depends on the architecture; here either counts.
-    let built_in = config.value("CONFIG_CMDLINE").unwrap_or_default();
+    let built_in = config.and_then(|config| config.value("CONFIG_CMDLINE")).unwrap_or_default();
     let mut words = built_in.split_ascii_whitespace().chain(command_line.split_ascii_whitespace());
     if let Some(word) = words.find(|word| enforces(word)) {
         return Some(Enforcement::CommandLine(word.to_owned()));
     }
     // Not upstream's: a patch that Debian, Ubuntu, Fedora and SUSE have in common.
-    (secure_boot && config.yes("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT")).then_some(Enforcement::SecureBoot)
+    let locks_down = config.is_none() || says("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT");
+    (secure_boot && locks_down).then_some(Enforcement::SecureBoot)
 }
 
 /// A boolean parameter without a value is true, `-` and `_` are one, and quotes do not count
@@ -96,7 +99,7 @@ mod tests {
 
     #[track_caller]
     fn check(config: &str, command_line: &str, secure_boot: bool, expect: Option<&str>) {
-        let found = decide(&Kconfig::new(config.to_owned()), command_line, secure_boot);
+        let found = decide(Some(&Kconfig::new(config.to_owned())), command_line, secure_boot);
         assert_eq!(found.map(|found| found.to_string()).as_deref(), expect);
     }
 
@@ -129,6 +132,13 @@ mod tests {
     #[test]
     fn what_switches_it_off_or_asks_another_is_not_enforcement() {
         check("# CONFIG_MODULE_SIG_FORCE is not set\n", "module.sig_enforce=0 lockdown=none", true, None);
+    }
+
+    #[test]
+    fn a_kernel_of_unknown_configuration_is_taken_to_insist_under_secure_boot() {
+        assert_eq!(decide(None, "", true), Some(Enforcement::SecureBoot));
+        assert_eq!(decide(None, "quiet", false), None);
+        assert!(decide(None, "lockdown=integrity", false).is_some());
     }
 
     #[test]

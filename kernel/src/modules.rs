@@ -70,7 +70,7 @@ impl Loader {
             machine,
             flags: Flags::of_config(&config),
             symvers: symvers(root, kernel)?,
-            enforcement: enforcement::of(root, &kernel.release, &config),
+            enforcement: enforcement::of(root, &kernel.release, Some(&config)),
             signers,
             decompresses: config.yes("CONFIG_MODULE_DECOMPRESS"),
         }))

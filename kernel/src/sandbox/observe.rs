@@ -47,11 +47,13 @@ impl Observer {
         let group = Fanotify::init(flags, events)?;
         let process = PathBuf::from(format!("/proc/{}", pid.as_raw_pid()));
         let root = fs::read_link(process.join("root"))?;
+        // Where relative paths would begin; these are absolute.
+        let top = fs::File::open("/")?;
         let mounts = fs::read_to_string(process.join("mountinfo"))?;
         for mount in mount_points(&mounts).filter(|mount| is_watched(mount)) {
             let place = process.join("root").join(mount.strip_prefix("/").unwrap_or(&mount));
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
-            group.mark(flags, MaskFlags::FAN_OPEN, fs::File::open("/")?, Some(&place))?;
+            group.mark(flags, MaskFlags::FAN_OPEN, &top, Some(&place))?;
         }
         Ok(Observer { group, root, tools: BTreeSet::new(), opened: BTreeSet::new() })
     }

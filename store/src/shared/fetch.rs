@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 
-use super::{SharedCaches, each};
+use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::Name;
 use crate::{Entry, Error, Key, Manifest, Output, Result, Store, object};
@@ -54,8 +54,9 @@ impl SharedCaches {
 
     /// Fetches an output that did not come with its entry ([`crate::ON_DEMAND`]); false where no cache has it.
     pub fn fetch_output(&self, store: &Store, of: &Key, output: &Output) -> Result<bool> {
-        for at in 0..self.caches.len() {
-            if self.object_from(store, of, output, at, &|_| ())? {
+        let wanted = Wanted { store, of: *of, output, heard: &|_| () };
+        for cache in &self.caches {
+            if wanted.from(cache)? {
                 return Ok(true);
             }
         }
@@ -99,43 +100,41 @@ impl SharedCaches {
             }
         }
         let missing: Vec<&Output> = missing.into_values().collect();
-        each(&missing, |output| self.object(store, &entry.manifest().key, output, at, heard))
+        let of = entry.manifest().key;
+        each(&missing, |output| self.object(&Wanted { store, of, output, heard }, at))
     }
 
     /// Fetches one object, from the cache that had the entry or any other; false where none has it whole.
-    fn object(
-        &self,
-        store: &Store,
-        of: &Key,
-        output: &Output,
-        at: usize,
-        heard: &(dyn Fn(u64) + Sync),
-    ) -> Result<bool> {
+    fn object(&self, wanted: &Wanted, at: usize) -> Result<bool> {
         let others = (0..self.caches.len()).filter(|other| *other != at);
         for at in std::iter::once(at).chain(others) {
-            if self.object_from(store, of, output, at, heard)? {
+            if wanted.from(&self.caches[at])? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
+}
 
-    /// Fetches one object from one cache; false where it has not got it whole.
-    fn object_from(
-        &self,
-        store: &Store,
-        of: &Key,
-        output: &Output,
-        at: usize,
-        heard: &(dyn Fn(u64) + Sync),
-    ) -> Result<bool> {
-        let cache = &self.caches[at];
-        let name = Name::Object { of: *of, digest: output.digest };
-        let limit = object::compressed_limit(output.size);
-        let Ok(Some(zstd)) = cache.call(|transport| transport.get(&name, limit, &|n| heard(n))) else {
+/// One object that is to be fetched.
+struct Wanted<'a> {
+    store: &'a Store,
+    /// The entry that needs it.
+    of: Key,
+    output: &'a Output,
+    heard: &'a (dyn Fn(u64) + Sync),
+}
+
+impl Wanted<'_> {
+    /// Fetches it from one cache; false where it has not got it whole.
+    fn from(&self, cache: &SharedCache) -> Result<bool> {
+        let Output { digest, size, .. } = self.output;
+        let name = Name::Object { of: self.of, digest: *digest };
+        let limit = object::compressed_limit(*size);
+        let Ok(Some(zstd)) = cache.call(|transport| transport.get(&name, limit, &|n| (self.heard)(n))) else {
             return Ok(false);
         };
-        match store.put_compressed(&cache.origin(&name), &output.digest, output.size, &zstd) {
+        match self.store.put_compressed(&cache.origin(&name), digest, *size, &zstd) {
             Ok(()) => Ok(true),
             Err(error @ Error::Damaged { .. }) => {
                 cache.lied(&name, &error);
