@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use kcache::kernel::boot_test::Parameter;
 
+use crate::units;
+
 /// Modules for kernels that are not running: a content-addressed build cache and installer for third-party Linux kernel
 /// modules.
 #[derive(Debug, Parser)]
@@ -101,6 +103,8 @@ pub enum Command {
     Export(Export),
     /// Take builds from such a file into the store
     Import(Import),
+    /// Delete from the store what is not wanted: builds unused for longest, as far as caps ask for it, and what is of no use
+    Gc(Gc),
     /// Make, list, trust and revoke the keys that builds are signed with, and a key for modules under Secure Boot
     Keys(Keys),
     /// Have modules signed by a service that alone has the key
@@ -429,6 +433,26 @@ pub struct BootTest {
     /// Spend no more than so many seconds on a kernel
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
+}
+
+/// Which caps are to hold.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "What is installed for a kernel, can be gone back to, or is pinned in [gc] of the settings stays."
+)]
+pub struct Gc {
+    /// Delete builds, those unused for longest first, until the store takes no more than SIZE, as 2G
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub max_size: Option<u64>,
+    /// Delete builds that were not used for AGE, as 30d
+    #[arg(long, value_name = "AGE", value_parser = units::seconds)]
+    pub max_age: Option<u64>,
+    /// Delete builds, those unused for longest first, until SIZE is free on the store's file system
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub min_free: Option<u64>,
+    /// Leave alone what was stored or used within AGE: somebody may be about to use it
+    #[arg(long, value_name = "AGE", default_value = "1h", value_parser = units::seconds)]
+    pub grace: u64,
 }
 
 /// One package for one kernel.

@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod debuginfo;
 mod explain;
+mod gc;
 mod hooks;
 mod init;
 pub mod install;
@@ -90,6 +91,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Push(push) => share::push(&world, out, push, dry),
         Command::Export(export) => bundle::export(&world, out, export, dry),
         Command::Import(import) => bundle::import(&world, out, import),
+        Command::Gc(gc) => gc::run(&world, out, gc, &settings.gc(), dry),
         Command::Init(init) => init::run(&world, out, init, dry),
         Command::Lint(lint) => lint::run(&world, out, lint),
         Command::Signatures(signatures) => signatures::run(&world, out, &signatures.command, dry),

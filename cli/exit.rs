@@ -98,6 +98,7 @@ fn exit(error: &Error) -> Exit {
     }
     match error {
         Error::Cancelled
+        | Error::Store(store::Error::Interrupted)
         | Error::Recipe(recipe::Error::Cancelled)
         | Error::Toolchain(toolchain::Error::Cancelled)
         | Error::BootTest(boot_test::Error::Cancelled) => Exit::Interrupted,
@@ -141,6 +142,7 @@ fn exit(error: &Error) -> Exit {
         Error::Io(_)
         | Error::Kept { source: kept::Error::Io(_), .. }
         | Error::NoStore
+        | Error::Unreachable { .. }
         | Error::NoImage { .. }
         | Error::Store(_)
         | Error::Sandbox(_)
@@ -216,6 +218,12 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::Distrusted { .. } => Some("`kcache build --rebuild` builds it anew".into()),
         Error::Changed { .. } => Some("run the command again".into()),
+        Error::Unreachable { release, source: install::Error::Damaged { .. } } => {
+            Some(format!("`kcache install -k {release}` installs its modules anew"))
+        }
+        Error::Install(install::Error::Source { .. }) => {
+            Some("`kcache install` fetches or builds again what the store has lost".into())
+        }
         _ => None,
     }
 }

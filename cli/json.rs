@@ -294,6 +294,47 @@ pub struct DebugInfo {
     pub state: &'static str,
 }
 
+/// `gc`: one line an entry that goes.
+#[derive(Debug, Serialize)]
+pub struct Collected {
+    pub r#type: &'static str,
+    pub key: String,
+    pub package: String,
+    pub version: String,
+    pub kernel: String,
+    /// Else it is a remembered failure.
+    pub built: bool,
+    /// Seconds since 1970.
+    pub used: u64,
+    /// Of its file, and of the objects that no other entry names.
+    pub bytes: u64,
+    /// max-age, max-size, min-free.
+    pub reason: String,
+}
+
+/// The last line of `gc`: what has gone, with `--dry-run` what would go.
+#[derive(Debug, Serialize)]
+pub struct Collection {
+    pub r#type: &'static str,
+    pub exit: u8,
+    pub entries: u64,
+    pub objects: u64,
+    pub pointers: u64,
+    pub signatures: u64,
+    /// Of crashed processes.
+    pub drafts: u64,
+    pub bytes: u64,
+    pub stay_entries: u64,
+    pub stay_objects: u64,
+    pub stay_bytes: u64,
+    /// Installed or pinned.
+    pub stay_kept: u64,
+    /// Younger than the grace.
+    pub stay_young: u64,
+    /// A cap that does not hold all the same: max-size, min-free.
+    pub exceeds: Option<String>,
+}
+
 /// `config`.
 #[derive(Debug, Serialize)]
 pub struct Setting {

@@ -14,6 +14,7 @@ mod out;
 mod progress;
 mod report;
 mod settings;
+mod units;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,7 @@
 //! Settings, each with where it comes from: defaults < `/etc/kcache/config.toml` < `config.d/*.toml` < `KCACHE_*` < flags.
 
 pub mod caches;
+pub mod gc;
 pub mod signing;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ const KEYS: [(&str, &str); 9] = [
 ];
 
 /// What can be set in files only, because it is more than a text or number.
-const LISTS: [&str; 5] = ["packages", "package-scripts", "cache", "policy", "signing"];
+const LISTS: [&str; 6] = ["packages", "package-scripts", "cache", "policy", "signing", "gc"];
 
 /// Where this host's own key is, if it has one.
 pub const SIGNING_KEY: &str = "/etc/kcache/signing-key.pem";
@@ -122,6 +123,8 @@ pub struct Settings {
     pub policy: Vec<Setting<Rule>>,
     /// What modules are signed with.
     pub signing: Option<Setting<signing::Table>>,
+    /// How large the store may be.
+    pub gc: Option<Setting<gc::Table>>,
 }
 
 /// What of the process the settings depend on.
@@ -143,6 +146,7 @@ struct Written {
     caches: Vec<Cache>,
     policy: Vec<Setting<Rule>>,
     signing: Option<Setting<signing::Table>>,
+    gc: Option<Setting<gc::Table>>,
 }
 
 /// One `[[policy]]`, as it is written.
@@ -173,7 +177,7 @@ impl Settings {
         for path in files(global, &Root::new(&root.value))? {
             read_file(&path, &mut written)?;
         }
-        let Written { mut texts, packages, package_scripts, mut caches, policy, signing } = written;
+        let Written { mut texts, packages, package_scripts, mut caches, policy, signing, gc } = written;
         if let Some(table) = signing.as_ref().filter(|_| global.config.is_none()) {
             signing::refuse_code(table, &root.value)?;
         }
@@ -217,8 +221,14 @@ impl Settings {
             foreign: foreign(&texts)?,
             policy,
             signing,
+            gc,
             root,
         })
+    }
+
+    /// How large the store may be.
+    pub fn gc(&self) -> gc::Table {
+        self.gc.as_ref().map(|setting| setting.value.clone()).unwrap_or_default()
     }
 }
 
@@ -268,6 +278,10 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
             "signing" => {
                 let value = value.try_into().map_err(bad)?;
                 written.signing = Some(Setting { value, origin: origin.clone() });
+            }
+            "gc" => {
+                let value = value.try_into().map_err(bad)?;
+                written.gc = Some(Setting { value, origin: origin.clone() });
             }
             _ => {
                 let key = key(&name)

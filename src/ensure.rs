@@ -207,6 +207,10 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
     else {
         return Ok(None);
     };
+    // From here on it is not collected, nor are its objects.
+    if !used(session, &id.key)? {
+        return Ok(None);
+    }
     if manifest.outcome != Outcome::Built {
         return Ok(Some(Answer::Fails { manifest, found: Found::Store }));
     }
@@ -216,10 +220,15 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
     if !faults.is_empty() {
         return Ok(Some(Answer::Refused(faults)));
     }
-    if let Some(store) = &session.store {
-        store.used(&id.key, (session.world.now)())?;
-    }
     Ok(Some(Answer::Ready { manifest, found: Found::Store }))
+}
+
+/// Notes that an entry of the store is used; false where it is gone again.
+pub fn used(session: &Session, key: &Key) -> Result<bool> {
+    match &session.store {
+        Some(store) => Ok(store.used(key, (session.world.now)())?),
+        None => Ok(false),
+    }
 }
 
 /// Whether an entry's build read what it would read here; a file that cannot be read is another.

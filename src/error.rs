@@ -186,6 +186,14 @@ pub enum Error {
     /// It cannot be told which kernel will be booted.
     #[error(transparent)]
     NoDefault(#[from] kernel::bootloader::Error),
+    /// What is installed for a kernel cannot be read, so what must stay is not known.
+    #[error("nothing is collected, because it is not known which builds kernel {release} needs")]
+    Unreachable {
+        /// The kernel.
+        release: String,
+        /// Why not.
+        source: kernel::install::Error,
+    },
     /// The run was ended from outside.
     #[error("interrupted")]
     Cancelled,

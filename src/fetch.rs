@@ -181,7 +181,8 @@ fn judge(
     found: Found,
 ) -> Result<Answer> {
     let mut found = found;
-    let mut outputs = ensure::whole(session, wish, &manifest)?;
+    let is_there = ensure::used(session, &manifest.key)?;
+    let mut outputs = if is_there { ensure::whole(session, wish, &manifest)? } else { None };
     if outputs.is_none()
         && let Some(from) = fetch(session, wish, &manifest.key, &is_honest)?
     {

@@ -15,7 +15,7 @@ use kcache_kernel::install::{
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
-use kcache_store::{Digest, Manifest};
+use kcache_store::{Digest, Manifest, Store};
 
 use crate::admit::MODULE;
 use crate::error::{Error, Result};
@@ -120,7 +120,7 @@ pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &
         // Whatever the last verdict was, it was about another set.
         marks::clear(&world.root, &kernel.release)?;
     }
-    let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, spec, out);
+    let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, change, spec, out);
     let outcome = transaction.apply(&plan, &mut source)?;
     if let Change::Add(manifests) = change {
         session.tally.installed(&plan.changes, manifests);
@@ -231,14 +231,31 @@ fn package(manifest: &Manifest) -> Package {
 }
 
 /// One module's bytes. Modules that stay installed in the same form are not asked for.
-fn bytes(session: &Session, spec: &ModuleSpec, out: &mut dyn Write) -> std::result::Result<(), BoxError> {
+fn bytes(
+    session: &Session,
+    change: &Change,
+    spec: &ModuleSpec,
+    out: &mut dyn Write,
+) -> std::result::Result<(), BoxError> {
     let digest = Digest::from_bytes(*spec.digest.as_bytes());
-    let object = match &session.store {
-        Some(store) => store.read_object(&digest, spec.size)?,
-        None => None,
-    };
+    let Some(store) = &session.store else { return Err(Error::NoStore.into()) };
+    let mut object = store.read_object(&digest, spec.size)?;
+    if object.is_none() && fetched_again(session, store, change, &digest)? {
+        object = store.read_object(&digest, spec.size)?;
+    }
     match object {
         Some(bytes) => Ok(out.write_all(&bytes)?),
         None => Err(format!("object {digest} is not in the store").into()),
     }
+}
+
+/// Fetches an object that the store had when its entry was found, and has no more: somebody collects without any grace.
+fn fetched_again(session: &Session, store: &Store, change: &Change, digest: &Digest) -> Result<bool> {
+    let Change::Add(manifests) = change else { return Ok(false) };
+    let outputs =
+        manifests.iter().flat_map(|manifest| manifest.outputs.iter().map(|output| (manifest.key, output)));
+    let Some((key, output)) = outputs.into_iter().find(|(_, output)| output.digest == *digest) else {
+        return Ok(false);
+    };
+    Ok(session.asks_caches() && session.world.caches.fetch_output(store, &key, output)?)
 }

@@ -22,6 +22,7 @@ pub mod error;
 pub mod explain;
 pub mod facts;
 pub mod fetch;
+pub mod gc;
 pub mod install;
 pub mod key;
 pub mod log;

@@ -21,6 +21,7 @@ mod dkms;
 mod everywhere;
 mod export;
 mod fleet;
+mod gc;
 mod hooks;
 mod host;
 mod hostile;

@@ -105,6 +105,7 @@ pub fn import(world: &World, out: &Out, args: &Import) -> Result<Exit, Failure> 
     Ok(Exit::Refused)
 }
 
-fn count(n: u64, one: &str, many: &str) -> String {
+/// So many of something.
+pub fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }

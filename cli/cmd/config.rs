@@ -65,6 +65,11 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
             table.value.rows().into_iter().map(|(name, value)| row(name, value, table.origin.to_string())),
         );
     }
+    if let Some(table) = &settings.gc {
+        rows.extend(
+            table.value.rows().into_iter().map(|(name, value)| row(name, value, table.origin.to_string())),
+        );
+    }
     if out.json {
         out.document(&rows);
     } else {

@@ -4,12 +4,14 @@
 //! shared cache has others'. A file may come from anywhere, so its key is compared with the key that was asked for, and
 //! every rule of a manifest is checked again.
 
-use std::io::{ErrorKind, Read};
+use std::fs::Metadata;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::envelope::{MAX_FILE, in_words};
+use crate::listing::if_there;
 use crate::{Envelope, Error, FORMAT, Key, Manifest, PublicKey, Result, SigningKey};
 
 /// Stored, and part of what is signed: add, never change.
@@ -120,14 +122,16 @@ pub(crate) fn read(entries: &Path, key: &Key) -> Result<Option<Entry>> {
 
 /// The bytes of a file that should hold an envelope; no more than prove that it is too large.
 pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match fs_err::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
+    Ok(read_with_metadata(path)?.map(|(_, bytes)| bytes))
+}
+
+/// The same with what the file system says of the file that was read.
+pub(crate) fn read_with_metadata(path: &Path) -> Result<Option<(Metadata, Vec<u8>)>> {
+    let Some(file) = if_there(fs_err::File::open(path))? else { return Ok(None) };
+    let metadata = file.metadata()?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    Ok(Some((metadata, bytes)))
 }
 
 /// All keys that have a file here, in no order.

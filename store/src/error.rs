@@ -119,6 +119,10 @@ pub enum Error {
         kind: &'static str,
     },
 
+    /// The run was ended.
+    #[error("interrupted")]
+    Interrupted,
+
     /// A name that cannot be a file's name here.
     #[error("`{name}` is not a name of 1 to 128 of the characters A-Z a-z 0-9 . _ + -")]
     Name {

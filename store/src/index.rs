@@ -1,4 +1,4 @@
-//! The index: entries by label, last uses, memos and counters. All SQL is here and in `schema.sql`.
+//! The index: entries by label, last uses, memos and counters. All SQL about it is here and in `schema.sql`.
 //!
 //! It is derived, and treated so. Missing, half made or damaged, it is set aside and built again from the entries,
 //! under a lock, by whoever notices first. Where it cannot be opened (a read-only store, a network file system, a
@@ -156,9 +156,27 @@ impl Index {
         self.write(|change| put_row(change, row))
     }
 
-    /// Drops an entry's row.
-    pub(crate) fn remove(&mut self, key: &Key) -> Result<()> {
-        self.write(|change| change.execute("DELETE FROM entry WHERE key = ?1", [key.as_bytes()]).map(drop))
+    /// Drops entries' rows.
+    pub(crate) fn remove(&mut self, keys: &[Key]) -> Result<()> {
+        self.write(|change| {
+            let mut delete = change.prepare_cached("DELETE FROM entry WHERE key = ?1")?;
+            keys.iter().try_for_each(|key| delete.execute([key.as_bytes()]).map(drop))
+        })
+    }
+
+    /// When an entry was last used, as far as there is a row.
+    pub(crate) fn last_used(&self, key: &Key) -> Result<Option<u64>> {
+        self.ask(|db| last_used(db, key))
+    }
+
+    /// The keys of up to `many` rows after this one, in order; the first ones after none.
+    pub(crate) fn keys_after(&self, key: Option<&Key>, many: u32) -> Result<Vec<Key>> {
+        const QUERY: &str = "SELECT key FROM entry WHERE key > ?1 ORDER BY key LIMIT ?2";
+        self.ask(|db| {
+            let after: &[u8] = key.map_or(&[], |key| key.as_bytes());
+            let mut select = db.prepare_cached(QUERY)?;
+            select.query_map(params![after, many], |row| row.get(0).map(Key::from_bytes))?.collect()
+        })
     }
 
     /// Makes the rows these, keeping their last uses, and all memos.
@@ -202,7 +220,7 @@ impl Index {
 
     /// Notes a use, unless one was noted within the hour.
     pub(crate) fn used(&mut self, key: &Key, now: u64) -> Result<()> {
-        let known = self.ask(|db| last_used(db, key))?;
+        let known = self.last_used(key)?;
         if known.is_none_or(|used| now < used.saturating_add(USED_WITHIN)) {
             return Ok(());
         }

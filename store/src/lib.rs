@@ -21,16 +21,20 @@
 //! - Every byte is hashed again on its way out. A miss is `None` or `false`; damage is an error that names path,
 //!   expected and found, and is healed by [`Store::forget`] or [`Store::discard_object`] and making it again.
 //! - Two processes may use one store at any time. Of two entries for one key the first stays.
+//! - What is not wanted goes only when somebody asks for it ([`gc`]), and never from under those who use the store meanwhile.
 //! - On a read-only store everything that reads works, and what would only have saved time is left out.
 //! - The index can be deleted at any time.
 
 mod bundle;
+mod claim;
 mod digest;
 mod entry;
 mod envelope;
 mod error;
+pub mod gc;
 mod index;
 mod keys;
+mod listing;
 mod lock;
 mod manifest;
 mod object;

@@ -26,6 +26,30 @@ const SAY_AFTER: Duration = Duration::from_secs(1);
 /// A person does not notice it, and twenty system calls a second cost nothing.
 const POLL: Duration = Duration::from_millis(50);
 
+/// Attempts until there is something, as long as `waiting` allows; `path` is what is waited for.
+pub(crate) fn until<T>(
+    path: &Path,
+    waiting: &Waiting,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let started = Instant::now();
+    let mut said = false;
+    loop {
+        if let Some(held) = attempt()? {
+            return Ok(held);
+        }
+        let waited = started.elapsed();
+        if waited >= waiting.limit {
+            return Err(Error::Busy { what: path.display().to_string(), waited });
+        }
+        if waited >= SAY_AFTER && !said {
+            (waiting.say)(&format!("waiting for another kcache to finish with {}", path.display()));
+            said = true;
+        }
+        std::thread::sleep(POLL.min(waiting.limit - waited));
+    }
+}
+
 /// A held lock; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Lock {
@@ -36,22 +60,7 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock at `path`, waiting for another holder as long as `waiting` allows.
     pub(crate) fn take(path: &Path, waiting: &Waiting) -> Result<Lock> {
-        let started = Instant::now();
-        let mut said = false;
-        loop {
-            if let Some(lock) = Lock::attempt(path)? {
-                return Ok(lock);
-            }
-            let waited = started.elapsed();
-            if waited >= waiting.limit {
-                return Err(Error::Busy { what: path.display().to_string(), waited });
-            }
-            if waited >= SAY_AFTER && !said {
-                (waiting.say)(&format!("waiting for another kcache to finish with {}", path.display()));
-                said = true;
-            }
-            std::thread::sleep(POLL.min(waiting.limit - waited));
-        }
+        until(path, waiting, || Lock::attempt(path))
     }
 
     fn attempt(path: &Path) -> Result<Option<Lock>> {

@@ -80,7 +80,8 @@ fn make_dir(dir: &Path) -> Result<()> {
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<()> {
+/// Makes what was created, renamed or deleted in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     Ok(fs_err::File::open(dir)?.sync_all()?)
 }
 

@@ -7,8 +7,10 @@
 //!
 //! ```text
 //! put_object ... -> insert: entries/ab/<key>.json -> row        found by lookup() through the file alone
-//! forget:         entries/ab/<key>.json gone -> row gone        objects stay until they are collected
+//! forget:         entries/ab/<key>.json gone -> row gone        objects stay until they are collected (`gc`)
 //! ```
+//!
+//! How those who add and the one who collects stay out of each other's way is told in `claim`.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, Permissions};
@@ -18,10 +20,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::claim::touch;
 use crate::error::at;
 use crate::index::{Found, Index, network_fs};
+use crate::listing::files;
 use crate::manifest::is_flat;
-use crate::publish::publish_bytes;
+use crate::publish::{Draft, publish_bytes};
 use crate::transport::{IfTaken, Name};
 use crate::{
     Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, SignerId, Waiting, entry, object,
@@ -123,38 +127,49 @@ impl Store {
     /// Adds an entry whose objects are all here. The first entry of a key stays; where it is the same one, it takes over
     /// the new one's signatures.
     pub fn insert(&self, entry: &Entry, now: u64) -> Result<Inserted> {
+        let (done, row) = self.insert_file(entry)?;
+        // Also where the file was there: a crash may have come between it and its row.
+        self.update(|index| index.put(&Row { used: now, ..row.clone() }))?;
+        Ok(done)
+    }
+
+    /// Adds the entry's file, and gives the row of the entry that the key has then.
+    fn insert_file(&self, entry: &Entry) -> Result<(Inserted, Row)> {
+        let _adding = self.adding()?;
         let key = &entry.manifest().key;
         let path = entry::path(&self.entries(), key);
         let file = self.encode(entry)?;
-        let mut done = Inserted::New;
-        let mut row = Row { used: now, ..Row::of(entry.manifest()) };
-        if !publish_bytes(&self.tmp(), &path, &file, IfTaken::Keep)? {
-            match self.lookup(key) {
-                Ok(Some(mut first)) => {
-                    let same = first.manifest().agrees_with(entry.manifest());
-                    done = if same { Inserted::Present } else { Inserted::Conflict };
-                    row = Row { used: now, ..Row::of(first.manifest()) };
-                    if first.merge(entry) {
-                        publish_bytes(&self.tmp(), &path, &first.encode()?, IfTaken::Replace)?;
-                    }
-                }
-                // It is gone again, or says nothing that could be kept.
-                Ok(None) | Err(Error::Damaged { .. } | Error::Entry { .. }) => {
-                    publish_bytes(&self.tmp(), &path, &file, IfTaken::Replace)?;
-                }
-                Err(e) => return Err(e),
-            }
+        let row = Row::of(entry.manifest());
+        if publish_bytes(&self.tmp(), &path, &file, IfTaken::Keep)? {
+            return Ok((Inserted::New, row));
         }
-        // Also where the file was there: a crash may have come between it and its row.
-        self.update(|index| index.put(&row))?;
-        Ok(done)
+        match self.lookup(key) {
+            Ok(Some(mut first)) if self.claim_objects(first.manifest())?.is_none() => {
+                let same = first.manifest().agrees_with(entry.manifest());
+                if first.merge(entry) {
+                    publish_bytes(&self.tmp(), &path, &first.encode()?, IfTaken::Replace)?;
+                } else {
+                    touch(&path)?;
+                }
+                let done = if same { Inserted::Present } else { Inserted::Conflict };
+                Ok((done, Row::of(first.manifest())))
+            }
+            // It is gone again, or says nothing that could be kept, or of objects that are lost.
+            Ok(_) | Err(Error::Damaged { .. } | Error::Entry { .. }) => {
+                publish_bytes(&self.tmp(), &path, &file, IfTaken::Replace)?;
+                Ok((Inserted::New, row))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Adds an entry whose objects are all here, in place of any that the key has.
     pub fn replace(&self, entry: &Entry) -> Result<()> {
         let path = entry::path(&self.entries(), &entry.manifest().key);
-        let file = self.encode(entry)?;
-        publish_bytes(&self.tmp(), &path, &file, IfTaken::Replace)?;
+        {
+            let _adding = self.adding()?;
+            publish_bytes(&self.tmp(), &path, &self.encode(entry)?, IfTaken::Replace)?;
+        }
         self.update(|index| index.put(&Row::of(entry.manifest())))
     }
 
@@ -162,13 +177,15 @@ impl Store {
     pub fn forget(&self, key: &Key) -> Result<()> {
         self.must_write()?;
         remove(&entry::path(&self.entries(), key))?;
-        self.update(|index| index.remove(key))
+        self.update(|index| index.remove(&[*key]))
     }
 
     /// Stores all bytes of `from`.
     pub fn put_object(&self, from: &mut dyn Read) -> Result<Stored> {
         self.must_write()?;
-        object::put(&self.objects(), &self.tmp(), from)
+        let (draft, stored) = object::draft(&self.tmp(), from)?;
+        self.publish_object(draft, &stored.digest)?;
+        Ok(stored)
     }
 
     /// Writes an object of `size` bytes to `to`, at most that many; false where it is not there. All bytes are hashed
@@ -191,8 +208,9 @@ impl Store {
     pub fn put_compressed(&self, origin: &Path, digest: &Digest, size: u64, zstd: &[u8]) -> Result<()> {
         self.must_write()?;
         object::verify(origin, digest, size, zstd)?;
-        let path = object::path(&self.objects(), digest);
-        publish_bytes(&self.tmp(), &path, zstd, IfTaken::Keep).map(drop)
+        let mut draft = Draft::new(&self.tmp())?;
+        draft.write_all(zstd)?;
+        self.publish_object(draft, digest)
     }
 
     /// An object of `size` bytes, compressed as it is stored, verified.
@@ -252,9 +270,12 @@ impl Store {
         Ok(rows)
     }
 
-    /// Notes that the entry was used, to the hour, where that can be noted.
-    pub fn used(&self, key: &Key, now: u64) -> Result<()> {
-        self.update(|index| index.used(key, now))
+    /// Notes that the entry is used, where that can be noted: by the time of its file, and to the hour by its row. From then
+    /// on it is not collected for a while. False where the entry is gone: then so may its objects be, any moment.
+    pub fn used(&self, key: &Key, now: u64) -> Result<bool> {
+        let is_there = self.claim_entry(key)?;
+        self.update(|index| index.used(key, now))?;
+        Ok(is_there)
     }
 
     /// What was remembered under a signature.
@@ -279,9 +300,16 @@ impl Store {
 
     /// How much is in the store. Looks at every file's size.
     pub fn usage(&self) -> Result<Usage> {
-        let (entries, of_entries) = files(&self.entries(), ".json")?;
-        let (objects, of_objects) = files(&self.objects(), ".zst")?;
-        Ok(Usage { entries, objects, bytes: of_entries + of_objects })
+        let mut usage = Usage::default();
+        files(&self.entries(), ".json", &mut |_, _, metadata| {
+            (usage.entries, usage.bytes) = (usage.entries + 1, usage.bytes + metadata.len());
+            Ok(())
+        })?;
+        files(&self.objects(), ".zst", &mut |_, _, metadata| {
+            (usage.objects, usage.bytes) = (usage.objects + 1, usage.bytes + metadata.len());
+            Ok(())
+        })?;
+        Ok(usage)
     }
 
     /// Makes the index say what the entries say, and counts them.
@@ -312,15 +340,15 @@ impl Store {
         Store { dir, index_dir, index: None, writable, patience: waiting.limit }
     }
 
-    fn entries(&self) -> PathBuf {
+    pub(crate) fn entries(&self) -> PathBuf {
         self.dir.join("entries")
     }
 
-    fn objects(&self) -> PathBuf {
+    pub(crate) fn objects(&self) -> PathBuf {
         self.dir.join("objects")
     }
 
-    fn tmp(&self) -> PathBuf {
+    pub(crate) fn tmp(&self) -> PathBuf {
         self.dir.join("tmp")
     }
 
@@ -328,19 +356,17 @@ impl Store {
         self.index_dir.join("index.sqlite")
     }
 
-    fn must_write(&self) -> Result<()> {
+    pub(crate) fn must_write(&self) -> Result<()> {
         if self.writable { Ok(()) } else { Err(Error::ReadOnly { path: self.dir.clone() }) }
     }
 
     /// The file of an entry that may be published now.
     fn encode(&self, entry: &Entry) -> Result<Vec<u8>> {
         self.must_write()?;
-        for output in entry.manifest().needed() {
-            if !self.has_object(&output.digest)? {
-                let path = entry::path(&self.entries(), &entry.manifest().key);
-                let reason = format!("the object of its output `{}` is missing", output.name);
-                return Err(Error::Entry { path, reason });
-            }
+        if let Some(output) = self.claim_objects(entry.manifest())? {
+            let path = entry::path(&self.entries(), &entry.manifest().key);
+            let reason = format!("the object of its output `{}` is missing", output.name);
+            return Err(Error::Entry { path, reason });
         }
         entry.encode()
     }
@@ -384,13 +410,18 @@ impl Store {
         Index::create(&path, &self.rows()?, self.patience)
     }
 
+    /// For waits that are too short to be told.
+    pub(crate) fn silently(&self) -> Waiting<'static> {
+        Waiting { limit: self.patience, say: &|_| () }
+    }
+
     /// Asks the index, if there is one. One that turns out to be damaged is made again, and asked again.
-    fn with_index<T>(&self, mut act: impl FnMut(&mut Index) -> Result<T>) -> Result<Option<T>> {
+    pub(crate) fn with_index<T>(&self, mut act: impl FnMut(&mut Index) -> Result<T>) -> Result<Option<T>> {
         let Some(index) = &self.index else { return Ok(None) };
         let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
         match act(&mut index) {
             Err(e) if e.is_index_damage() && self.writable => {
-                *index = self.make_index(&Waiting { limit: self.patience, say: &|_| () })?;
+                *index = self.make_index(&self.silently())?;
                 act(&mut index).map(Some)
             }
             done => done.map(Some),
@@ -399,7 +430,7 @@ impl Store {
 
     /// Changes the index, where it can be changed. It is derived, so a full disk is no reason to fail: the entry
     /// that a row is about has reached its file.
-    fn update(&self, act: impl FnMut(&mut Index) -> Result<()>) -> Result<()> {
+    pub(crate) fn update(&self, act: impl FnMut(&mut Index) -> Result<()>) -> Result<()> {
         if !self.writable {
             return Ok(());
         }
@@ -449,30 +480,12 @@ fn make_dir(dir: &Path, mode: u32) -> Result<()> {
     Ok(fs_err::set_permissions(dir, Permissions::from_mode(mode))?)
 }
 
-/// How many files with this ending the directories of `dir` hold, and their bytes. What is deleted meanwhile is not there.
-fn files(dir: &Path, ending: &str) -> Result<(u64, u64)> {
-    let (mut count, mut bytes) = (0, 0);
-    for part in fs_err::read_dir(dir)? {
-        for entry in fs_err::read_dir(part?.path())? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().ends_with(ending) {
-                continue;
-            }
-            match entry.metadata() {
-                Ok(metadata) => (count, bytes) = (count + 1, bytes + metadata.len()),
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok((count, bytes))
-}
-
 fn is_writable(dir: &Path) -> bool {
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Deletes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs_err::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
         _ => Ok(()),

@@ -59,6 +59,7 @@ mod journal;
 mod lock;
 mod others;
 mod plan;
+mod reachable;
 mod recover;
 mod retire;
 mod stage;
@@ -75,6 +76,7 @@ pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use others::{OtherFile, Others, forget_kept, kept, module_of};
 pub use plan::{Act, Change, Plan, plan};
+pub use reachable::generations;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Fault, current, interrupted, verify};
 

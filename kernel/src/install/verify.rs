@@ -156,7 +156,7 @@ pub fn interrupted(tree: &Path) -> Result<bool, Error> {
     Ok(disk::exists(&Tree::open(tree)?.staging)? && !lock::is_held(tree))
 }
 
-fn is_in_use(dir: &str, index: &DepIndex) -> bool {
+pub(super) fn is_in_use(dir: &str, index: &DepIndex) -> bool {
     let inside = format!("updates/{dir}/");
     index.iter().any(|entry| entry.path.starts_with(&inside))
 }

@@ -124,7 +124,7 @@ impl Import<'_> {
         let mut missing = BTreeSet::new();
         for output in entry.manifest().needed() {
             self.objects.entry(output.digest).or_insert(Object { size: output.size, came: false });
-            if !self.store.has_object(&output.digest)? {
+            if !self.store.claim_object(&output.digest)? {
                 missing.insert(output.digest);
             }
         }
@@ -141,7 +141,7 @@ impl Import<'_> {
             return broken("each object once", format!("{} again", at.path));
         }
         let size = object.size;
-        if self.store.has_object(digest)? {
+        if self.store.claim_object(digest)? {
             from.skip(at)?;
         } else {
             let zstd = from.content(at, object::compressed_limit(size))?;

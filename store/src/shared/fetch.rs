@@ -95,7 +95,7 @@ impl SharedCaches {
     fn objects(&self, store: &Store, entry: &Entry, at: usize, heard: &(dyn Fn(u64) + Sync)) -> Result<bool> {
         let mut missing: BTreeMap<_, &Output> = BTreeMap::new();
         for output in entry.manifest().needed() {
-            if !store.has_object(&output.digest)? {
+            if !store.claim_object(&output.digest)? {
                 missing.insert(output.digest, output);
             }
         }

@@ -1,0 +1,124 @@
+//! `kcache gc`: what of the store goes, and why.
+
+use chrono::DateTime;
+use kcache::fetch::size;
+use kcache::gc;
+use kcache::store::Scratch;
+use kcache::store::gc::{Caps, Going, Plan, Reason, Rules, Totals, plan};
+use kcache::world::World;
+
+use crate::args::Gc;
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::Out;
+use crate::settings::gc::Table;
+
+use super::bundle::count;
+
+pub fn run(world: &World, out: &Out, args: &Gc, table: &Table, dry: bool) -> Result<Exit, Failure> {
+    let Some(store) = world.open_existing_store()? else {
+        out.say(&format!("there is no store in {}", world.store.display()));
+        return Ok(Exit::Done);
+    };
+    let caps = caps(args, table);
+    if caps == Caps::default() {
+        out.say("no cap is set (max-size, max-age, min-free): only what is of no use goes");
+    }
+    let keep = gc::keep(world, table.keep_previous, &table.pins)?;
+    if keep.releases.is_empty() {
+        let root = world.root.dir().display();
+        out.say(&format!("warning: no kernel is installed under {root}, so nothing stays for one"));
+    }
+    let (say, now) = (|message: &str| out.say(message), (world.now)());
+    let rules = Rules { caps, keep: &keep, now, grace: args.grace, cancel: &world.cancel, say: &say };
+    let scratch = if dry { Scratch::new(&world.temporary)? } else { store.scratch()? };
+    let plan = plan(&store, &rules, scratch)?;
+    let tell = &mut |going: &Going| line(out, going);
+    let gone = if dry {
+        plan.entries(tell)?;
+        *plan.goes()
+    } else {
+        let say = |message: &str| world.progress.say(message);
+        plan.apply(&store, &world.waiting(&say), &world.cancel, tell)?
+    };
+    summary(out, &plan, &gone, dry);
+    Ok(Exit::Done)
+}
+
+/// Flags count before settings, each by itself.
+fn caps(args: &Gc, table: &Table) -> Caps {
+    let set = table.caps();
+    Caps {
+        max_size: args.max_size.or(set.max_size),
+        max_age: args.max_age.or(set.max_age),
+        min_free: args.min_free.or(set.min_free),
+    }
+}
+
+fn line(out: &Out, going: &Going) {
+    let label = |name: &str| going.labels.get(name).cloned().unwrap_or_default();
+    let (package, version, kernel) = (label("package"), label("version"), label("kernel"));
+    let reason = going.reason.to_string();
+    if out.json {
+        return out.record(&json::Collected {
+            r#type: "entry",
+            key: going.key.to_string(),
+            package,
+            version,
+            kernel,
+            built: going.built,
+            used: going.used,
+            bytes: going.bytes,
+            reason,
+        });
+    }
+    let failure = if going.built { "" } else { "  a failure" };
+    let (size, day) = (size(going.bytes), day(going.used));
+    out.data(&format!("{kernel}  {package}/{version}  {size}  last used {day}  {reason}{failure}"));
+}
+
+fn day(seconds: u64) -> String {
+    let moment = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    moment.map_or(String::new(), |moment| moment.format("%Y-%m-%d").to_string())
+}
+
+fn summary(out: &Out, plan: &Plan, gone: &Totals, dry: bool) {
+    let stays = plan.stays();
+    let did = if dry { "would delete" } else { "deleted" };
+    out.say(&format!(
+        "{did} {} and {}, with what led to them {}",
+        count(gone.entries.files, "entry", "entries"),
+        count(gone.objects.files, "object", "objects"),
+        size(gone.bytes())
+    ));
+    let all = stays.entries.bytes + stays.objects.bytes;
+    out.say(&format!(
+        "{} and {} stay, {}; of the entries {} installed or pinned and {} younger than the grace",
+        count(stays.entries.files, "entry", "entries"),
+        count(stays.objects.files, "object", "objects"),
+        size(all),
+        stays.kept,
+        stays.young
+    ));
+    if let Some(cap) = stays.exceeds {
+        out.say(&format!("warning: {cap} does not hold: what stays is installed, pinned or too young to go"));
+    }
+    if out.json {
+        out.record(&json::Collection {
+            r#type: "summary",
+            exit: Exit::Done as u8,
+            entries: gone.entries.files,
+            objects: gone.objects.files,
+            pointers: gone.pointers.files,
+            signatures: gone.signatures.files,
+            drafts: gone.drafts.files,
+            bytes: gone.bytes(),
+            stay_entries: stays.entries.files,
+            stay_objects: stays.objects.files,
+            stay_bytes: all,
+            stay_kept: stays.kept,
+            stay_young: stays.young,
+            exceeds: stays.exceeds.as_ref().map(Reason::to_string),
+        });
+    }
+}

@@ -1,0 +1,90 @@
+//! Which entries go, so that the caps hold: those unused for longest first.
+
+use super::ledger::{Candidate, Ledger};
+use super::survey::{named, read};
+use super::{Going, Reason, Rules, must_go_on};
+use crate::error::at;
+use crate::{Error, Outcome, Result, Store, entry};
+
+/// How much there is, as it would be if all that was chosen so far were gone.
+struct Room {
+    bytes: u64,
+    free: u64,
+}
+
+impl Room {
+    fn gain(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.free = self.free.saturating_add(bytes);
+    }
+
+    /// The cap that does not hold, if there is one.
+    fn exceeds(&self, rules: &Rules) -> Option<Reason> {
+        if rules.caps.max_size.is_some_and(|most| self.bytes > most) {
+            return Some(Reason::Size);
+        }
+        rules.caps.min_free.is_some_and(|least| self.free < least).then_some(Reason::Free)
+    }
+}
+
+/// Chooses entries; the cap that does not hold even so, if there is one.
+pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<Option<Reason>> {
+    let (bytes, unnamed) = ledger.bytes()?;
+    let mut room = Room { bytes, free: free(store)? };
+    room.gain(unnamed);
+    let mut last = None;
+    loop {
+        let mut page = ledger.candidates(last.as_ref())?;
+        for candidate in &page {
+            must_go_on(rules.cancel)?;
+            // Of those after it none is older.
+            let Some(reason) = reason(rules, &room, candidate) else { return Ok(None) };
+            if let Some(going) = go(store, ledger, candidate, reason)? {
+                room.gain(going.bytes);
+            }
+        }
+        last = page.pop();
+        if last.is_none() {
+            return Ok(room.exceeds(rules));
+        }
+    }
+}
+
+fn reason(rules: &Rules, room: &Room, candidate: &Candidate) -> Option<Reason> {
+    let unused = rules.now.saturating_sub(candidate.used);
+    match rules.caps.max_age {
+        Some(most) if unused > most => Some(Reason::Age),
+        _ => room.exceeds(rules),
+    }
+}
+
+/// Puts an entry among those that go, unless it is another one by now, which has the right of the young.
+fn go(store: &Store, ledger: &Ledger, candidate: &Candidate, reason: Reason) -> Result<Option<Going>> {
+    let key = candidate.key;
+    let entry = match read(&entry::path(&store.entries(), &key), &key) {
+        Ok(Some((stamp, _, entry))) if stamp == candidate.stamp => entry,
+        Ok(_) | Err(Error::Damaged { .. } | Error::Entry { .. }) => {
+            ledger.stay(&key)?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let manifest = entry.manifest();
+    let going = Going {
+        key,
+        labels: manifest.labels.clone(),
+        built: manifest.outcome == Outcome::Built,
+        used: candidate.used,
+        bytes: candidate.stamp.size + ledger.unname(named(manifest).iter())?,
+        reason,
+    };
+    ledger.go(&going)?;
+    Ok(Some(going))
+}
+
+/// Bytes that are free for users on the store's file system.
+fn free(store: &Store) -> Result<u64> {
+    let found = rustix::fs::statvfs(store.dir());
+    let found = found.map_err(|e| at("look at the file system of", store.dir())(e.into()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}

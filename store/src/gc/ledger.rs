@@ -1,0 +1,338 @@
+//! What a plan knows: every object with the number of entries that name it, every entry with its last use, and what goes.
+//!
+//! A database for one run that nobody else opens: it is not flushed, has no journal, and after a crash is litter. What
+//! goes is read from it in pages, each after the last one's final row, because a page may change it.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, Params, Row, params};
+
+use super::{Count, Going, Reason, Staying, Totals, Useless};
+use crate::listing::if_there;
+use crate::{Digest, Error, Key, Result};
+
+/// Bytes are as they lie on disk; `inode` and `modified` are those of the file that was looked at, `modified` in
+/// nanoseconds since 1970.
+const TABLES: &str = "
+    CREATE TABLE object (
+        digest    BLOB     NOT NULL PRIMARY KEY,
+        size      INTEGER  NOT NULL,
+        inode     INTEGER  NOT NULL,
+        modified  INTEGER  NOT NULL,
+        stays     INTEGER  NOT NULL,            -- 1: whoever names it
+        names     INTEGER  NOT NULL DEFAULT 0   -- entries that name it and do not go
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE entry (
+        key       BLOB     NOT NULL PRIMARY KEY,
+        size      INTEGER  NOT NULL,
+        inode     INTEGER  NOT NULL,
+        modified  INTEGER  NOT NULL,
+        used      INTEGER  NOT NULL,            -- seconds since 1970
+        may_go    INTEGER  NOT NULL,            -- 1, or why not: 0 kept by name, 2 young
+        goes      INTEGER,                      -- for which cap; NULL: it stays
+        built     INTEGER,                      -- of those that go
+        labels    TEXT,                         -- JSON
+        bytes     INTEGER                       -- what goes with it
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX entry_by_use ON entry (used, key);
+
+    CREATE TABLE useless (
+        path      TEXT     NOT NULL PRIMARY KEY,  -- in the store
+        kind      INTEGER  NOT NULL,
+        size      INTEGER  NOT NULL,
+        inode     INTEGER  NOT NULL,
+        modified  INTEGER  NOT NULL,
+        leads_to  TEXT                            -- which file it would need, in the store
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE row (key BLOB NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+";
+/// Rows in memory at a time.
+const PAGE: u32 = 256;
+
+/// A plan's database.
+pub(super) struct Ledger {
+    db: Connection,
+    path: PathBuf,
+}
+
+/// One state of a file: whoever stores, names or uses it gives it another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) size: u64,
+    inode: u64,
+    modified: i64,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Stamp {
+        let seconds = metadata.mtime().saturating_mul(1_000_000_000);
+        let modified = seconds.saturating_add(metadata.mtime_nsec());
+        Stamp { size: metadata.len(), inode: metadata.ino(), modified }
+    }
+
+    /// Whether the file is there in the same state.
+    pub(super) fn is_still(&self, path: &Path) -> Result<bool> {
+        let found = if_there(fs_err::symlink_metadata(path))?;
+        Ok(found.is_some_and(|metadata| Stamp::of(&metadata) == *self))
+    }
+
+    fn read(row: &Row, at: usize) -> rusqlite::Result<Stamp> {
+        let inode: i64 = row.get(at + 1)?;
+        Ok(Stamp { size: number(row, at)?, inode: inode as u64, modified: row.get(at + 2)? })
+    }
+
+    /// Inode numbers have 64 bits, SQLite's integers a sign.
+    fn columns(&self) -> (i64, i64, i64) {
+        (self.size as i64, self.inode as i64, self.modified)
+    }
+}
+
+/// Why an entry stays whatever the caps say, if it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    Kept = 0,
+    None = 1,
+    Young = 2,
+}
+
+/// An entry that may go.
+pub(super) struct Candidate {
+    pub(super) key: Key,
+    pub(super) stamp: Stamp,
+    pub(super) used: u64,
+}
+
+/// A file that nobody needs.
+pub(super) struct File {
+    pub(super) path: String,
+    pub(super) kind: Useless,
+    pub(super) stamp: Stamp,
+    pub(super) leads_to: Option<String>,
+}
+
+impl Ledger {
+    pub(super) fn new(path: &Path) -> Result<Ledger> {
+        let sqlite = |source| Error::Sqlite { path: path.to_owned(), source };
+        let db = Connection::open(path).map_err(sqlite)?;
+        let ledger = Ledger { db, path: path.to_owned() };
+        ledger.ask(|db| {
+            db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            db.pragma_update(None, "journal_mode", "OFF")?;
+            db.pragma_update(None, "synchronous", "OFF")?;
+            db.pragma_update(None, "cache_size", -8192)?; // KiB
+            db.execute_batch(TABLES)?;
+            // Never committed: what does not fit into the cache goes to the file, and the rest has no need to.
+            db.execute_batch("BEGIN")
+        })?;
+        Ok(ledger)
+    }
+
+    pub(super) fn add_object(&self, digest: &Digest, stamp: &Stamp, stays: bool) -> Result<()> {
+        const ADD: &str =
+            "INSERT OR IGNORE INTO object (digest, size, inode, modified, stays) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let (size, inode, modified) = stamp.columns();
+        self.execute(ADD, params![digest.as_bytes(), size, inode, modified, stays])
+    }
+
+    pub(super) fn add_entry(&self, key: &Key, stamp: &Stamp, used: u64, hold: Hold) -> Result<()> {
+        const ADD: &str = "INSERT OR IGNORE INTO entry (key, size, inode, modified, used, may_go) \
+                           VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let (size, inode, modified) = stamp.columns();
+        self.execute(ADD, params![key.as_bytes(), size, inode, modified, used as i64, hold as i64])
+    }
+
+    /// One entry more names these objects.
+    pub(super) fn name<'d>(&self, mut digests: impl Iterator<Item = &'d Digest>) -> Result<()> {
+        const NAME: &str = "UPDATE object SET names = names + 1 WHERE digest = ?1";
+        digests.try_for_each(|digest| self.execute(NAME, [digest.as_bytes()]))
+    }
+
+    /// One entry less names these objects; how many bytes go with it.
+    pub(super) fn unname<'d>(&self, digests: impl Iterator<Item = &'d Digest>) -> Result<u64> {
+        const UNNAME: &str = "UPDATE object SET names = names - 1 WHERE digest = ?1 \
+                              RETURNING CASE WHEN names = 0 AND NOT stays THEN size ELSE 0 END";
+        let mut bytes = 0;
+        for digest in digests {
+            let freed = self.all(UNNAME, [digest.as_bytes()], |row| number(row, 0))?;
+            bytes += freed.first().copied().unwrap_or(0);
+        }
+        Ok(bytes)
+    }
+
+    /// Those that may go and were not looked at yet, after this one, unused for longest first.
+    pub(super) fn candidates(&self, after: Option<&Candidate>) -> Result<Vec<Candidate>> {
+        const QUERY: &str = "SELECT key, size, inode, modified, used FROM entry \
+                             WHERE (used, key) > (?1, ?2) AND may_go = 1 ORDER BY used, key LIMIT ?3";
+        let (used, key): (i64, &[u8]) = after.map_or((-1, &[]), |it| (it.used as i64, it.key.as_bytes()));
+        self.all(QUERY, params![used, key, PAGE], |row| {
+            let key = Key::from_bytes(row.get(0)?);
+            Ok(Candidate { key, stamp: Stamp::read(row, 1)?, used: number(row, 4)? })
+        })
+    }
+
+    /// Puts an entry among those that go.
+    pub(super) fn go(&self, going: &Going) -> Result<()> {
+        const GO: &str = "UPDATE entry SET goes = ?2, built = ?3, labels = ?4, bytes = ?5 WHERE key = ?1";
+        let labels = serde_json::to_string(&going.labels).map_err(std::io::Error::other)?;
+        let reason = going.reason as i64;
+        self.execute(GO, params![going.key.as_bytes(), reason, going.built, labels, going.bytes as i64])
+    }
+
+    /// Takes an entry out again.
+    pub(super) fn stay(&self, key: &Key) -> Result<()> {
+        self.execute("UPDATE entry SET goes = NULL, may_go = 2 WHERE key = ?1", [key.as_bytes()])
+    }
+
+    /// Whether an entry is among those that go.
+    pub(super) fn goes(&self, key: &Key) -> Result<bool> {
+        const QUERY: &str = "SELECT 1 FROM entry WHERE key = ?1 AND goes IS NOT NULL";
+        Ok(!self.all(QUERY, [key.as_bytes()], |_| Ok(()))?.is_empty())
+    }
+
+    /// Whether an object is among those that go.
+    pub(super) fn loses(&self, digest: &Digest) -> Result<bool> {
+        const QUERY: &str = "SELECT 1 FROM object WHERE digest = ?1 AND names = 0 AND NOT stays";
+        Ok(!self.all(QUERY, [digest.as_bytes()], |_| Ok(()))?.is_empty())
+    }
+
+    pub(super) fn add_useless(&self, file: &File) -> Result<()> {
+        const ADD: &str = "INSERT OR IGNORE INTO useless (path, kind, size, inode, modified, leads_to) \
+                           VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let (size, inode, modified) = file.stamp.columns();
+        self.execute(ADD, params![file.path, file.kind as i64, size, inode, modified, file.leads_to])
+    }
+
+    pub(super) fn add_row(&self, key: &Key) -> Result<()> {
+        self.execute("INSERT OR IGNORE INTO row (key) VALUES (?1)", [key.as_bytes()])
+    }
+
+    /// Entries that go, after this one, in the order in which they go.
+    pub(super) fn going(&self, after: Option<&(Going, Stamp)>) -> Result<Vec<(Going, Stamp)>> {
+        const QUERY: &str = "SELECT key, size, inode, modified, used, goes, built, labels, bytes FROM entry \
+                             WHERE (used, key) > (?1, ?2) AND goes IS NOT NULL ORDER BY used, key LIMIT ?3";
+        let (used, key): (i64, &[u8]) =
+            after.map_or((-1, &[]), |(it, _)| (it.used as i64, it.key.as_bytes()));
+        self.all(QUERY, params![used, key, PAGE], |row| {
+            let going = Going {
+                key: Key::from_bytes(row.get(0)?),
+                used: number(row, 4)?,
+                reason: one_of(&[Reason::Age, Reason::Size, Reason::Free], row, 5)?,
+                built: row.get(6)?,
+                labels: serde_json::from_str(&row.get::<_, String>(7)?).unwrap_or_default(),
+                bytes: number(row, 8)?,
+            };
+            Ok((going, Stamp::read(row, 1)?))
+        })
+    }
+
+    /// Objects that go, after this one, in order.
+    pub(super) fn unnamed(&self, after: Option<&(Digest, Stamp)>) -> Result<Vec<(Digest, Stamp)>> {
+        const QUERY: &str = "SELECT digest, size, inode, modified FROM object \
+                             WHERE digest > ?1 AND names = 0 AND NOT stays ORDER BY digest LIMIT ?2";
+        let after: &[u8] = after.map_or(&[], |(digest, _)| digest.as_bytes());
+        self.all(QUERY, params![after, PAGE], |row| {
+            Ok((Digest::from_bytes(row.get(0)?), Stamp::read(row, 1)?))
+        })
+    }
+
+    /// Other files that go, after this one, in order.
+    pub(super) fn useless(&self, after: Option<&File>) -> Result<Vec<File>> {
+        const QUERY: &str = "SELECT path, size, inode, modified, kind, leads_to FROM useless \
+                             WHERE path > ?1 ORDER BY path LIMIT ?2";
+        self.all(QUERY, params![after.map_or("", |file| &file.path), PAGE], |row| {
+            let kind = one_of(&[Useless::Pointer, Useless::Signature, Useless::Draft], row, 4)?;
+            Ok(File { path: row.get(0)?, stamp: Stamp::read(row, 1)?, kind, leads_to: row.get(5)? })
+        })
+    }
+
+    /// Rows of the index that go, after this one, in order.
+    pub(super) fn rows(&self, after: Option<&Key>) -> Result<Vec<Key>> {
+        const QUERY: &str = "SELECT key FROM row WHERE key > ?1 ORDER BY key LIMIT ?2";
+        let after: &[u8] = after.map_or(&[], |key| key.as_bytes());
+        self.all(QUERY, params![after, PAGE], |row| row.get(0).map(Key::from_bytes))
+    }
+
+    /// Goes through one of the lists above, page by page.
+    pub(super) fn pages<T>(
+        &self,
+        list: impl Fn(&Ledger, Option<&T>) -> Result<Vec<T>>,
+        mut each: impl FnMut(&[T]) -> Result<()>,
+    ) -> Result<()> {
+        let mut last = None;
+        loop {
+            let mut page = list(self, last.as_ref())?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            each(&page)?;
+            last = page.pop();
+        }
+    }
+
+    /// How many bytes there are, and how many of them nobody names.
+    pub(super) fn bytes(&self) -> Result<(u64, u64)> {
+        let entries = self.count("entry WHERE 1")?;
+        let objects = self.count("object WHERE 1")?;
+        let unnamed = self.count("object WHERE names = 0 AND NOT stays")?;
+        Ok((entries.bytes + objects.bytes, unnamed.bytes))
+    }
+
+    /// What goes and what stays.
+    pub(super) fn totals(&self) -> Result<(Totals, Staying)> {
+        let useless = |kind: Useless| self.count(&format!("useless WHERE kind = {}", kind as i64));
+        let goes = Totals {
+            entries: self.count("entry WHERE goes IS NOT NULL")?,
+            objects: self.count("object WHERE names = 0 AND NOT stays")?,
+            pointers: useless(Useless::Pointer)?,
+            signatures: useless(Useless::Signature)?,
+            drafts: useless(Useless::Draft)?,
+            rows: self.all("SELECT COUNT(*) FROM row", [], |row| number(row, 0))?[0],
+        };
+        let stays = Staying {
+            entries: self.count("entry WHERE goes IS NULL")?,
+            objects: self.count("object WHERE names > 0 OR stays")?,
+            kept: self.count("entry WHERE may_go = 0")?.files,
+            young: self.count("entry WHERE may_go = 2")?.files,
+            exceeds: None,
+        };
+        Ok((goes, stays))
+    }
+
+    fn count(&self, of: &str) -> Result<Count> {
+        let query = format!("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM {of}");
+        let read = |row: &Row| Ok(Count { files: number(row, 0)?, bytes: number(row, 1)? });
+        Ok(self.all(&query, [], read)?[0])
+    }
+
+    fn execute(&self, statement: &str, with: impl Params) -> Result<()> {
+        self.ask(|db| db.prepare_cached(statement)?.execute(with).map(drop))
+    }
+
+    fn all<T>(
+        &self,
+        query: &str,
+        with: impl Params,
+        read: impl FnMut(&Row) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        self.ask(|db| db.prepare_cached(query)?.query_map(with, read)?.collect())
+    }
+
+    fn ask<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        act(&self.db).map_err(|source| Error::Sqlite { path: self.path.clone(), source })
+    }
+}
+
+/// The variant with this number, from all of them in order.
+fn one_of<T: Copy>(variants: &[T], row: &Row, at: usize) -> rusqlite::Result<T> {
+    let number: i64 = row.get(at)?;
+    let variant = usize::try_from(number).ok().and_then(|number| variants.get(number));
+    variant.copied().ok_or(rusqlite::Error::IntegralValueOutOfRange(at, number))
+}
+
+fn number(row: &Row, at: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(at).map(|number| number.max(0) as u64)
+}

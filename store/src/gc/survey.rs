@@ -1,0 +1,181 @@
+//! What there is: first the objects, then the entries and what they name, at last what leads to nothing.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::ledger::{File, Hold, Ledger, Stamp};
+use super::{RACY, Rules, Useless, must_go_on, under};
+use crate::listing::{files, if_there};
+use crate::transport::Name;
+use crate::{Digest, Entry, Error, Key, Manifest, Pointer, Result, SignerId, Store, entry, object};
+
+/// A draft is written within minutes, but its writer may have been stopped, or its machine have slept.
+const DRAFT_AGE: u64 = 86400;
+/// What drafts are called by (`publish`).
+const DRAFT: &str = "draft-";
+
+/// Notes every object and its time. That comes before the first entry is read: see `claim`.
+pub(super) fn objects(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+    files(&store.objects(), ".zst", &mut |stem, path, metadata| {
+        must_go_on(rules.cancel)?;
+        let Ok(digest) = stem.parse::<Digest>() else { return Ok(()) };
+        if !metadata.is_file() || object::path(&store.objects(), &digest) != path {
+            return Ok(()); // somebody else's
+        }
+        let stays = is_young(rules, metadata.mtime()) || rules.keep.objects.contains(&digest);
+        ledger.add_object(&digest, &Stamp::of(metadata), stays)
+    })
+}
+
+/// Notes every entry, when it was used, and what it names.
+pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+    files(&store.entries(), ".json", &mut |stem, path, metadata| {
+        must_go_on(rules.cancel)?;
+        let Ok(key) = stem.parse::<Key>() else { return Ok(()) };
+        if !metadata.is_file() || entry::path(&store.entries(), &key) != path {
+            return Ok(()); // somebody else's
+        }
+        match read(path, &key) {
+            Ok(Some((stamp, modified, entry))) => {
+                let used = store.with_index(|index| index.last_used(&key))?.flatten().unwrap_or(0);
+                let used = used.max(u64::try_from(modified).unwrap_or(0)).min(rules.now);
+                ledger.add_entry(&key, &stamp, used, hold(rules, &key, modified))?;
+                ledger.name(named(entry.manifest()).iter())
+            }
+            Ok(None) => Ok(()),
+            Err(error @ (Error::Damaged { .. } | Error::Entry { .. })) => {
+                (rules.say)(&format!(
+                    "warning: {error}; it is left as it is, and what it may have named is not"
+                ));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    })
+}
+
+fn hold(rules: &Rules, key: &Key, modified: i64) -> Hold {
+    match (rules.keep.keys.contains(key), is_young(rules, modified)) {
+        (true, _) => Hold::Kept,
+        (false, true) => Hold::Young,
+        (false, false) => Hold::None,
+    }
+}
+
+/// An entry, and the state of the very file that it was read from.
+pub(super) fn read(path: &Path, key: &Key) -> Result<Option<(Stamp, i64, Entry)>> {
+    let Some((metadata, bytes)) = entry::read_with_metadata(path)? else { return Ok(None) };
+    Ok(Some((Stamp::of(&metadata), metadata.mtime(), Entry::parse(path, key, &bytes)?)))
+}
+
+/// The objects that an entry names, each once.
+pub(super) fn named(manifest: &Manifest) -> BTreeSet<Digest> {
+    manifest.outputs.iter().map(|output| output.digest).collect()
+}
+
+/// Notes what leads to nothing, or will when what was chosen is gone.
+pub(super) fn useless(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+    pointers(store, rules, ledger)?;
+    signatures(store, rules, ledger)?;
+    drafts(store, rules, ledger)?;
+    rows(store, rules, ledger)
+}
+
+fn pointers(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+    let Some(releases) = if_there(fs_err::read_dir(under(store, "by-kernel")))? else { return Ok(()) };
+    for dir in releases {
+        let dir = dir?;
+        let Ok(release) = dir.file_name().into_string() else { continue };
+        if !dir.file_type()?.is_dir() || rules.keep.releases.contains(&release) {
+            continue;
+        }
+        files(&dir.path(), ".json", &mut |package, path, metadata| {
+            must_go_on(rules.cancel)?;
+            let kernel = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+            let Some(kernel) = kernel.and_then(|name| name.parse().ok()) else { return Ok(()) };
+            let Ok(name) = Pointer::name(&release, kernel, package) else { return Ok(()) };
+            let Some(key) = target(store, &name)?.filter(|_| !is_young(rules, metadata.mtime())) else {
+                return Ok(());
+            };
+            let leads_to = Name::Entry(key).path();
+            if ledger.goes(&key)? || !under(store, &leads_to).exists() {
+                add(ledger, Useless::Pointer, name.path(), &Stamp::of(metadata), Some(leads_to))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Where a pointer leads. A damaged one is left to be mended.
+fn target(store: &Store, name: &Name) -> Result<Option<Key>> {
+    match store.pointer(name) {
+        Ok(pointer) => Ok(pointer.map(|pointer| pointer.key())),
+        Err(Error::Damaged { .. } | Error::Entry { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn signatures(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+    let dir = under(store, "signatures");
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    files(&dir, ".p7s", &mut |stem, path, metadata| {
+        must_go_on(rules.cancel)?;
+        let by = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let by: Option<SignerId> = by.and_then(|name| name.parse().ok());
+        let (Some(by), Ok(of)) = (by, stem.parse::<Digest>()) else { return Ok(()) };
+        if is_young(rules, metadata.mtime()) || rules.keep.objects.contains(&of) {
+            return Ok(());
+        }
+        if ledger.loses(&of)? || !store.has_object(&of)? {
+            let object = object::path(Path::new("objects"), &of).display().to_string();
+            let name = Name::Signature { by, of };
+            add(ledger, Useless::Signature, name.path(), &Stamp::of(metadata), Some(object))?;
+        }
+        Ok(())
+    })
+}
+
+/// Drafts of processes that are gone. Scratch directories are cleared away by whoever makes the next one.
+fn drafts(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+    for file in fs_err::read_dir(store.tmp())? {
+        let file = file?;
+        let Some(metadata) = if_there(file.metadata())? else { continue };
+        let Ok(name) = file.file_name().into_string() else { continue };
+        let old = u64::try_from(metadata.mtime()).is_ok_and(|at| at.saturating_add(DRAFT_AGE) <= rules.now);
+        if name.starts_with(DRAFT) && metadata.is_file() && old {
+            add(ledger, Useless::Draft, format!("tmp/{name}"), &Stamp::of(&metadata), None)?;
+        }
+    }
+    Ok(())
+}
+
+fn add(ledger: &Ledger, kind: Useless, path: String, stamp: &Stamp, leads_to: Option<String>) -> Result<()> {
+    ledger.add_useless(&File { path, kind, stamp: *stamp, leads_to })
+}
+
+/// Rows whose entries are gone: a crash came between.
+fn rows(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+    let mut last: Option<Key> = None;
+    loop {
+        must_go_on(rules.cancel)?;
+        let keys = store.with_index(|index| index.keys_after(last.as_ref(), 1024))?.unwrap_or_default();
+        let Some(key) = keys.last() else { return Ok(()) };
+        last = Some(*key);
+        for key in &keys {
+            if !entry::path(&store.entries(), key).exists() {
+                ledger.add_row(key)?;
+            }
+        }
+    }
+}
+
+/// Whether a file is too young to go. What is from the future is, too.
+fn is_young(rules: &Rules, modified: i64) -> bool {
+    let grace = i64::try_from(rules.grace.max(RACY)).unwrap_or(i64::MAX);
+    let now = i64::try_from(rules.now).unwrap_or(i64::MAX);
+    modified.saturating_add(grace) > now
+}
