@@ -93,8 +93,10 @@ impl Logged {
             self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
         }
         let compiler = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
+        // A ./configure that shows what a failed attempt said.
+        let is_quoted = line.starts_with("// ") || line.starts_with("# ");
         let is_error = line.starts_with("error: ") || compiler.iter().any(|sign| line.contains(sign));
-        if self.compiler.is_none() && is_error {
+        if self.compiler.is_none() && is_error && !is_quoted {
             self.compiler = Some(line.to_owned());
         }
         if self.make.is_none() && line.contains("*** ") {
@@ -182,6 +184,12 @@ mod tests {
             noticed("kcache: $ ./x\n").failure(Some(3)).first_error,
             "`./x` ended with status 3 and said nothing"
         );
+    }
+
+    #[test]
+    fn what_a_script_quotes_of_an_attempt_is_no_error() {
+        let log = "//   test.c:4:16: error: storage size\na.c:71:10: fatal error: asm/unaligned.h";
+        assert_eq!(noticed(log).failure(None).first_error, "a.c:71:10: fatal error: asm/unaligned.h");
     }
 
     #[test]
