@@ -105,6 +105,8 @@ pub enum Command {
     Import(Import),
     /// Delete from the store what is not wanted: builds unused for longest, as far as caps ask for it, and what is of no use
     Gc(Gc),
+    /// Look at all that is stored and installed again, byte by byte
+    Verify(Verify),
     /// Make, list, trust and revoke the keys that builds are signed with, and a key for modules under Secure Boot
     Keys(Keys),
     /// Have modules signed by a service that alone has the key
@@ -453,6 +455,14 @@ pub struct Gc {
     /// Leave alone what was stored or used within AGE: somebody may be about to use it
     #[arg(long, value_name = "AGE", default_value = "1h", value_parser = units::seconds)]
     pub grace: u64,
+}
+
+/// What is done about damage.
+#[derive(Debug, ClapArgs)]
+pub struct Verify {
+    /// Put right what can be: fetch it from shared caches, or delete it, so that it is built again; put installed modules back
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// One package for one kernel.

@@ -21,6 +21,7 @@ mod report;
 mod share;
 mod signatures;
 mod status;
+mod verify;
 pub mod world;
 
 use std::sync::Arc;
@@ -92,6 +93,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Export(export) => bundle::export(&world, out, export, dry),
         Command::Import(import) => bundle::import(&world, out, import),
         Command::Gc(gc) => gc::run(&world, out, gc, &settings.gc(), dry),
+        Command::Verify(args) => verify::run(&world, out, args.repair && !dry),
         Command::Init(init) => init::run(&world, out, init, dry),
         Command::Lint(lint) => lint::run(&world, out, lint),
         Command::Signatures(signatures) => signatures::run(&world, out, &signatures.command, dry),

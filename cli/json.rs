@@ -335,6 +335,33 @@ pub struct Collection {
     pub exceeds: Option<String>,
 }
 
+/// `verify`: one line for each thing that is wrong.
+#[derive(Debug, Serialize)]
+pub struct Damage {
+    pub r#type: &'static str,
+    /// object, entry, pointer, index, kernel.
+    pub what: String,
+    /// The file; of a kernel its release.
+    pub path: String,
+    pub wrong: String,
+    /// fetched, deleted, remade, installed; null: nothing was done.
+    pub repaired: Option<&'static str>,
+}
+
+/// The last line of `verify`.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    pub r#type: &'static str,
+    pub exit: u8,
+    pub objects: u64,
+    pub bytes: u64,
+    pub entries: u64,
+    pub pointers: u64,
+    pub kernels: u64,
+    pub damaged: u64,
+    pub repaired: u64,
+}
+
 /// `config`.
 #[derive(Debug, Serialize)]
 pub struct Setting {

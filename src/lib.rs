@@ -38,6 +38,7 @@ pub mod share;
 pub mod signing;
 pub mod tally;
 pub mod verdict;
+pub mod verify;
 pub mod world;
 
 pub use kcache_kernel as kernel;

@@ -38,5 +38,6 @@ mod sharing;
 mod signing;
 mod traps;
 mod verdict;
+mod verify;
 mod wrong_input;
 mod wrong_modules;

@@ -1,8 +1,11 @@
 //! DSSE envelopes (<https://github.com/secure-systems-lab/dsse>): bytes, what they are, and who vouches for them.
 //!
 //! ```json
-//! {"payloadType":"application/vnd.kcache.entry.v1+json","payload":"<base64>","signatures":[{"keyid":"<hex>","sig":"<base64>"}]}
+//! {"payloadType":"application/vnd.kcache.entry.v1+json","payload":"<base64>","signatures":[{"keyid":"<hex>","sig":"<base64>"}],"checksum":"<hex>"}
 //! ```
+//! The checksum is not DSSE's, whose readers ignore what they do not know. It says nothing of who wrote the file, only that it is
+//! as it was written: an entry that nobody has signed may rot as others do.
+//!
 //! A signature covers the payload's bytes as they are, and its type, so nobody has to agree on canonical JSON and no
 //! signed entry can be passed off as a signed pointer. An envelope may come from anywhere: it is bounded before it is
 //! read, and what is inside is looked at only by whoever has asked [`crate::Trust`] first, or owns the file.
@@ -13,7 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::{PublicKey, SigningKey};
+use crate::{Digest, PublicKey, SigningKey};
 
 /// An entry of a hundred outputs takes 100 KB.
 pub(crate) const MAX_FILE: u64 = 4 << 20;
@@ -46,6 +49,9 @@ struct File {
     payload_type: String,
     payload: String,
     signatures: Vec<Signature>,
+    /// Of all the above. Files of before it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<Digest>,
 }
 
 impl Envelope {
@@ -68,7 +74,13 @@ impl Envelope {
         let payload = BASE64.decode(&file.payload).map_err(|e| e.to_string())?;
         // In order, so that one set of signatures makes one file.
         let signatures = BTreeSet::from_iter(file.signatures).into_iter().collect();
-        Ok(Envelope { payload_type: file.payload_type, payload, signatures })
+        let envelope = Envelope { payload_type: file.payload_type, payload, signatures };
+        match file.checksum {
+            Some(checksum) if checksum != envelope.checksum() => {
+                Err("its checksum is another one".to_owned())
+            }
+            _ => Ok(envelope),
+        }
     }
 
     /// The file's bytes.
@@ -77,6 +89,7 @@ impl Envelope {
             payload_type: self.payload_type.clone(),
             payload: BASE64.encode(&self.payload),
             signatures: self.signatures.clone(),
+            checksum: Some(self.checksum()),
         };
         let mut bytes = serde_json::to_vec(&file).map_err(|e| e.to_string())?;
         bytes.push(b'\n');
@@ -135,6 +148,23 @@ impl Envelope {
         let mut bytes = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
         bytes.extend(payload);
         bytes
+    }
+}
+
+impl Envelope {
+    /// Of everything, each part after its length. Stored: never change it.
+    fn checksum(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("kcache 2026-11 envelope checksum v1");
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        part(&self.signed_bytes());
+        for signature in &self.signatures {
+            part(signature.keyid.as_bytes());
+            part(signature.sig.as_bytes());
+        }
+        hasher.finalize().into()
     }
 }
 

@@ -204,17 +204,17 @@ impl Index {
         self.ask(|db| {
             let mut select = db.prepare_cached(&query)?;
             let words = labels.iter().flat_map(|(name, value)| [name, value]);
-            let rows = select.query_map(rusqlite::params_from_iter(words), |row| {
-                Ok(Row {
-                    key: Key::from_bytes(row.get(0)?),
-                    built: row.get(1)?,
-                    created: natural(row.get(2)?),
-                    used: natural(row.get(3)?),
-                    size: natural(row.get(4)?),
-                    labels: BTreeMap::new(),
-                })
-            })?;
+            let rows = select.query_map(rusqlite::params_from_iter(words), without_labels)?;
             rows.map(|row| row.and_then(|row| Ok(Row { labels: labels_of(db, &row.key)?, ..row }))).collect()
+        })
+    }
+
+    /// An entry's row.
+    pub(crate) fn row(&self, key: &Key) -> Result<Option<Row>> {
+        const QUERY: &str = "SELECT key, built, created, used, size FROM entry WHERE key = ?1";
+        self.ask(|db| {
+            let row = db.prepare_cached(QUERY)?.query_row([key.as_bytes()], without_labels).optional()?;
+            row.map(|row| Ok(Row { labels: labels_of(db, key)?, ..row })).transpose()
         })
     }
 
@@ -368,6 +368,17 @@ fn put_row(change: &Connection, row: &Row) -> rusqlite::Result<()> {
 fn last_used(db: &Connection, key: &Key) -> rusqlite::Result<Option<u64>> {
     let mut select = db.prepare_cached("SELECT used FROM entry WHERE key = ?1")?;
     select.query_row([key.as_bytes()], |row| row.get(0).map(natural)).optional()
+}
+
+fn without_labels(row: &rusqlite::Row) -> rusqlite::Result<Row> {
+    Ok(Row {
+        key: Key::from_bytes(row.get(0)?),
+        built: row.get(1)?,
+        created: natural(row.get(2)?),
+        used: natural(row.get(3)?),
+        size: natural(row.get(4)?),
+        labels: BTreeMap::new(),
+    })
 }
 
 fn labels_of(db: &Connection, key: &Key) -> rusqlite::Result<BTreeMap<String, String>> {

@@ -46,6 +46,7 @@ mod store;
 pub mod transport;
 pub mod tree;
 mod trust;
+pub mod verify;
 
 pub use bundle::{Exported, Imported, export, import};
 pub use digest::{Digest, Key, NotHex, SignerId};

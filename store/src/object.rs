@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::listing::if_there;
 use crate::publish::Draft;
 use crate::{Digest, Error, Result, Stored};
 
@@ -62,6 +63,15 @@ pub(crate) fn read_compressed(path: &Path, digest: &Digest, size: u64) -> Result
     };
     verify(path, digest, size, &zstd)?;
     Ok(Some(zstd))
+}
+
+/// Whether a file holds the object of this digest, however large that is; one that is gone is not found wanting.
+pub(crate) fn examine(path: &Path, digest: &Digest) -> Result<()> {
+    let Some(file) = if_there(fs_err::File::open(path))? else { return Ok(()) };
+    match decompress(file.into_parts().0, u64::MAX, &mut |_| Ok(())) {
+        Ok((hash, _)) if hash == *digest.as_bytes() => Ok(()),
+        read => judge(path, digest, read.as_ref().map_or(0, |(_, n)| *n), read),
+    }
 }
 
 /// Whether compressed bytes that came from `origin` are the object's.

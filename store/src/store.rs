@@ -352,7 +352,7 @@ impl Store {
         self.dir.join("tmp")
     }
 
-    fn index_path(&self) -> PathBuf {
+    pub(crate) fn index_path(&self) -> PathBuf {
         self.index_dir.join("index.sqlite")
     }
 
@@ -413,6 +413,19 @@ impl Store {
     /// For waits that are too short to be told.
     pub(crate) fn silently(&self) -> Waiting<'static> {
         Waiting { limit: self.patience, say: &|_| () }
+    }
+
+    /// Makes the index say what the entries say; one whose pages are in disorder is made anew.
+    pub(crate) fn mend_index(&self, waiting: &Waiting) -> Result<()> {
+        self.must_write()?;
+        let Some(index) = &self.index else { return Ok(()) };
+        let mut open = index.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.is_sound() {
+            *open = self.make_index(waiting)?;
+            return Ok(());
+        }
+        drop(open);
+        self.reindex().map(drop)
     }
 
     /// Asks the index, if there is one. One that turns out to be damaged is made again, and asked again.

@@ -1,0 +1,145 @@
+//! `kcache verify`: is everything that is stored and installed still what it was?
+
+use kcache::error::Error;
+use kcache::facts::Session;
+use kcache::fetch::size;
+use kcache::store::verify::{Finding, Repair, Repaired, Seen, verify};
+use kcache::verify::{self as installed, Damage};
+use kcache::world::World;
+
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::Out;
+
+use super::bundle::count;
+
+/// What was found, and what was put right.
+#[derive(Default)]
+struct Tally {
+    damaged: u64,
+    repaired: u64,
+}
+
+pub fn run(world: &World, out: &Out, repair: bool) -> Result<Exit, Failure> {
+    let mut tally = Tally::default();
+    let seen = stored(world, out, repair, &mut tally)?;
+    let (kernels, damaged) = installed::installed(world)?;
+    for damage in &damaged {
+        kernel(world, out, repair, damage, &mut tally)?;
+    }
+    let exit = if tally.damaged > tally.repaired { Exit::Refused } else { Exit::Done };
+    summary(out, seen, kernels, &tally, exit);
+    if exit == Exit::Refused && !repair {
+        out.say("hint: `kcache verify --repair` puts right what can be");
+    }
+    Ok(exit)
+}
+
+fn stored(world: &World, out: &Out, repair: bool, tally: &mut Tally) -> Result<Seen, Failure> {
+    let Some(store) = world.open_existing_store()? else {
+        out.say(&format!("there is no store in {}", world.store.display()));
+        return Ok(Seen::default());
+    };
+    let say = |message: &str| world.progress.say(message);
+    let waiting = world.waiting(&say);
+    let repairing = Repair { store: &store, caches: &world.caches, waiting: &waiting, now: (world.now)() };
+    Ok(verify(&store, &world.cancel, &mut |finding| {
+        let done = if repair { Some(repairing.repair(&finding)?) } else { None };
+        if done != Some(Repaired::Nothing) {
+            tell(out, &finding, done, tally);
+        }
+        Ok(())
+    })?)
+}
+
+fn tell(out: &Out, finding: &Finding, done: Option<Repaired>, tally: &mut Tally) {
+    let (word, words) = match done {
+        Some(Repaired::Fetched) => (Some("fetched"), ": fetched again"),
+        Some(Repaired::Deleted) => (Some("deleted"), ": deleted; it will be fetched or built again"),
+        Some(Repaired::MadeAgain) => (Some("remade"), ": made again"),
+        Some(Repaired::Nothing) | None => (None, ""),
+    };
+    line(
+        out,
+        &finding.what.to_string(),
+        &finding.path.display().to_string(),
+        &finding.wrong,
+        (word, words),
+        tally,
+    );
+}
+
+fn kernel(world: &World, out: &Out, repair: bool, damage: &Damage, tally: &mut Tally) -> Result<(), Failure> {
+    let left = match repair && damage.known {
+        true => put_back(world, damage)?,
+        false => damage.wrong.clone(),
+    };
+    for wrong in &damage.wrong {
+        let done = if left.contains(wrong) { (None, "") } else { (Some("installed"), ": installed again") };
+        line(out, "kernel", &damage.release, wrong, done, tally);
+    }
+    if !left.is_empty() {
+        out.say(&format!("hint: `kcache install -k {}` installs its modules anew", damage.release));
+    }
+    Ok(())
+}
+
+/// What is still wrong after the same set was installed again.
+fn put_back(world: &World, damage: &Damage) -> Result<Vec<String>, Failure> {
+    let session = Session::new(world, world.open_existing_store()?)?;
+    let kernel = installed::kernel(world, &damage.release)?;
+    match installed::repair(&session, &kernel, damage) {
+        Ok(left) => Ok(left),
+        Err(error @ (Error::Cancelled | Error::Unsigned { .. })) => Err(error.into()),
+        Err(error) => {
+            world.progress.say(&format!("warning: {}: {}", damage.release, kcache::error::chain(&error)));
+            Ok(damage.wrong.clone())
+        }
+    }
+}
+
+fn line(
+    out: &Out,
+    what: &str,
+    path: &str,
+    wrong: &str,
+    done: (Option<&'static str>, &str),
+    tally: &mut Tally,
+) {
+    tally.damaged += 1;
+    tally.repaired += u64::from(done.0.is_some());
+    if out.json {
+        let (what, path, wrong) = (what.to_owned(), path.to_owned(), wrong.to_owned());
+        return out.record(&json::Damage { r#type: "damage", what, path, wrong, repaired: done.0 });
+    }
+    out.data(&format!("{what} {path}: {wrong}{}", done.1));
+}
+
+fn summary(out: &Out, seen: Seen, kernels: u64, tally: &Tally, exit: Exit) {
+    let verdict = match (tally.damaged, tally.repaired) {
+        (0, _) => "all as it should be".to_owned(),
+        (damaged, 0) => format!("{damaged} damaged"),
+        (damaged, repaired) => format!("{damaged} damaged, {repaired} put right"),
+    };
+    out.say(&format!(
+        "{} of {}, {}, {}, the modules of {}: {verdict}",
+        count(seen.objects, "object", "objects"),
+        size(seen.bytes),
+        count(seen.entries, "entry", "entries"),
+        count(seen.pointers, "pointer", "pointers"),
+        count(kernels, "kernel", "kernels"),
+    ));
+    if out.json {
+        out.record(&json::Verified {
+            r#type: "summary",
+            exit: exit as u8,
+            objects: seen.objects,
+            bytes: seen.bytes,
+            entries: seen.entries,
+            pointers: seen.pointers,
+            kernels,
+            damaged: tally.damaged,
+            repaired: tally.repaired,
+        });
+    }
+}

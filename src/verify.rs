@@ -1,0 +1,81 @@
+//! What is installed, looked at again, byte by byte; and put back from the store as it was.
+//!
+//! No key is worked out and nothing is built: the question is not whether modules are what they should be today
+//! ([`crate::verdict`]), but whether they are what was installed.
+
+use std::path::{Path, PathBuf};
+
+use kcache_kernel::install::{self, Error as Trouble};
+use kcache_kernel::kernels::{self, Kernel};
+
+use crate::error::{Error, Result};
+use crate::facts::Session;
+use crate::install::{Change, apply};
+use crate::world::World;
+
+/// What is wrong with what is installed for one kernel.
+#[derive(Debug)]
+pub struct Damage {
+    /// The kernel.
+    pub release: String,
+    /// Its tree.
+    pub tree: PathBuf,
+    /// In words, each with its path.
+    pub wrong: Vec<String>,
+    /// Whether it is known what was installed, so that it can be put back.
+    pub known: bool,
+}
+
+/// Looks at every kernel under the root; how many have something of kcache's, and what is wrong.
+pub fn installed(world: &World) -> Result<(u64, Vec<Damage>)> {
+    let (mut seen, mut found) = (0, Vec::new());
+    for (release, tree) in kernels::trees(&world.root)? {
+        if world.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let Some((known, wrong)) = examine(&tree)? else { continue };
+        seen += 1;
+        if !wrong.is_empty() {
+            found.push(Damage { release, tree, wrong, known });
+        }
+    }
+    Ok((seen, found))
+}
+
+/// Whether it is known what is installed in a tree, and what is wrong; none where nothing is.
+fn examine(tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
+    let mut wrong = Vec::new();
+    if install::interrupted(tree)? {
+        wrong.push(format!("{}: an installation was interrupted", tree.display()));
+    }
+    let generation = match install::current(tree) {
+        Ok(generation) => generation,
+        Err(error @ Trouble::Damaged { .. }) => {
+            wrong.push(crate::error::chain(&error));
+            return Ok(Some((false, wrong)));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match &generation {
+        Some(generation) => wrong.extend(install::verify(tree, generation)?.iter().map(ToString::to_string)),
+        None if wrong.is_empty() => return Ok(None),
+        None => {}
+    }
+    Ok(Some((true, wrong)))
+}
+
+/// Finishes what was interrupted and puts the same set in again; what is still wrong.
+pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec<String>> {
+    crate::install::recover(session.world, &damage.release, &damage.tree)?;
+    if install::current(&damage.tree)?.is_some() {
+        apply(session, kernel, &Change::Add(&[]))?;
+    }
+    Ok(examine(&damage.tree)?.map_or(Vec::new(), |(_, wrong)| wrong))
+}
+
+/// The kernel that a tree is of.
+pub fn kernel(world: &World, release: &str) -> Result<Kernel> {
+    let found = kernels::installed(&world.root)?.into_iter().find(|kernel| kernel.release == release);
+    found
+        .ok_or_else(|| Error::NotInstalled { release: release.to_owned(), root: world.root.dir().to_owned() })
+}

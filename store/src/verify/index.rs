@@ -1,0 +1,55 @@
+//! Whether the index says what the entries say.
+//!
+//! It may be wrong by omission, as a crash between an entry and its row leaves it, and nothing that is looked up depends on it.
+//! But what is listed does, so that it is told and made again.
+
+use std::sync::atomic::AtomicBool;
+
+use super::must_go_on;
+use crate::index::Row;
+use crate::listing::files;
+use crate::{Key, Result, Store, entry};
+
+/// Rows that are asked for at a time.
+const PAGE: u32 = 1024;
+
+/// What is wrong with the index, if there is one.
+pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>> {
+    match store.with_index(|index| Ok(index.is_sound()))? {
+        None => return Ok(None),
+        Some(false) => return Ok(Some("SQLite finds its pages in disorder".to_owned())),
+        Some(true) => {}
+    }
+    let (lost, stale) = (lost_rows(store, cancel)?, stale_rows(store, cancel)?);
+    Ok((lost + stale > 0)
+        .then(|| format!("{lost} entries are not in it as they are, {stale} that are in it are gone")))
+}
+
+/// Entries without a row, or with another than theirs.
+fn lost_rows(store: &Store, cancel: &AtomicBool) -> Result<u64> {
+    let mut lost = 0;
+    files(&store.entries(), ".json", &mut |stem, _, _| {
+        must_go_on(cancel)?;
+        let Some(entry) = stem.parse::<Key>().ok().and_then(|key| store.lookup(&key).ok().flatten()) else {
+            return Ok(());
+        };
+        let expected = Row::of(entry.manifest());
+        let row = store.with_index(|index| index.row(&expected.key))?.flatten();
+        let is_same = row.is_some_and(|row| Row { used: expected.used, ..row } == expected);
+        lost += u64::from(!is_same);
+        Ok(())
+    })?;
+    Ok(lost)
+}
+
+/// Rows whose entry is gone.
+fn stale_rows(store: &Store, cancel: &AtomicBool) -> Result<u64> {
+    let (mut stale, mut last) = (0, None);
+    loop {
+        must_go_on(cancel)?;
+        let keys = store.with_index(|index| index.keys_after(last.as_ref(), PAGE))?.unwrap_or_default();
+        let Some(key) = keys.last() else { return Ok(stale) };
+        last = Some(*key);
+        stale += keys.iter().filter(|key| !entry::path(&store.entries(), key).exists()).count() as u64;
+    }
+}

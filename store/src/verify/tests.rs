@@ -1,0 +1,188 @@
+//! Rot: every bit of an entry, every byte of an object, every length. What is not noticed must change nothing.
+
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::manifest::tests::manifest;
+use crate::trust::tests::builder;
+use crate::{Output, SharedCaches, Trust, Waiting};
+
+const KEY: Key = Key::from_bytes([7; 32]);
+const OTHER: Key = Key::from_bytes([8; 32]);
+const PATIENT: Waiting = Waiting { limit: std::time::Duration::from_secs(10), say: &|_| () };
+
+/// A store with an entry of two objects, signed, and one of a single object, not signed, and a pointer.
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), &PATIENT).unwrap();
+    let put = |name: &str, text: &[u8]| {
+        let stored = store.put_object(&mut &text[..]).unwrap();
+        Output { name: name.into(), role: "module".into(), digest: stored.digest, size: stored.size }
+    };
+    let one = [put("a.ko", b"the first module"), put("b.ko", b"the second")];
+    let two = [put("c.ko", b"another")];
+    let mut signed = Entry::new(crate::Manifest { outputs: one.to_vec(), ..manifest(KEY) }).unwrap();
+    signed.sign(&builder(1));
+    let unsigned = Entry::new(crate::Manifest { outputs: two.to_vec(), ..manifest(OTHER) }).unwrap();
+    store.insert(&signed, 5).unwrap();
+    store.insert(&unsigned, 5).unwrap();
+    let name = Pointer::name("6.1", Digest::of(b"k"), "p").unwrap();
+    store.point(&name, &Pointer::new(&name, KEY, 1, &builder(1)).unwrap()).unwrap();
+    (dir, store)
+}
+
+fn findings(store: &Store) -> Vec<Finding> {
+    let mut found = Vec::new();
+    verify(store, &AtomicBool::new(false), &mut |finding| {
+        found.push(finding);
+        Ok(())
+    })
+    .unwrap();
+    found
+}
+
+/// All files of the store that hold something, the index aside.
+fn all_files(store: &Store) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (dir, ending) in [("entries", ".json"), ("objects", ".zst"), ("by-kernel/6.1", ".json")] {
+        files(&store.dir().join(dir), ending, &mut |_, path, _| {
+            found.push(path.to_owned());
+            Ok(())
+        })
+        .unwrap();
+    }
+    found
+}
+
+/// What the store answers: the entries with their modules' bytes, and the pointer.
+fn answers(store: &Store) -> Vec<String> {
+    let mut found: Vec<String> = [KEY, OTHER]
+        .iter()
+        .filter_map(|key| store.lookup(key).ok().flatten())
+        .map(|entry| {
+            let bytes = |output: &Output| store.read_object(&output.digest, output.size).ok();
+            let all: Vec<_> = entry.manifest().outputs.iter().map(bytes).collect();
+            format!("{:?} {all:?}", entry)
+        })
+        .collect();
+    let name = Pointer::name("6.1", Digest::of(b"k"), "p").unwrap();
+    found.push(format!("{:?}", store.pointer(&name).ok()));
+    found
+}
+
+/// Damages a file in many ways; every one is noticed, or changes no answer. So many of each.
+fn rot(path: &Path, store: &Store, ways: impl Iterator<Item = Vec<u8>>) -> (usize, usize) {
+    let (whole, healthy) = (fs_err::read(path).unwrap(), answers(store));
+    let (mut noticed, mut harmless) = (0, 0);
+    for (at, bytes) in ways.enumerate() {
+        fs_err::write(path, &bytes).unwrap();
+        if findings(store).iter().any(|finding| finding.path == path) {
+            noticed += 1;
+        } else {
+            assert_eq!(answers(store), healthy, "way {at} of damaging {} goes unnoticed", path.display());
+            harmless += 1;
+        }
+    }
+    fs_err::write(path, whole).unwrap();
+    (noticed, harmless)
+}
+
+#[test]
+fn a_store_in_order_has_no_findings() {
+    let (_dir, store) = store();
+    assert!(findings(&store).is_empty());
+    let seen = verify(&store, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
+    assert_eq!((seen.objects, seen.entries, seen.pointers), (3, 2, 1));
+}
+
+#[test]
+fn every_flipped_bit_is_noticed_or_changes_nothing() {
+    let (_dir, store) = store();
+    for path in all_files(&store) {
+        let whole = fs_err::read(&path).unwrap();
+        let flipped = (0..whole.len() * 8).map(|bit| {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes
+        });
+        let (noticed, harmless) = rot(&path, &store, flipped);
+        assert_eq!(noticed + harmless, whole.len() * 8);
+        // The checksum's own name, which is then one that nobody knows; unused bits of a frame's header.
+        assert!(
+            harmless <= 8 * 10,
+            "{harmless} of {} flips of {} change nothing",
+            whole.len() * 8,
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn every_truncation_is_noticed_or_changes_nothing() {
+    let (_dir, store) = store();
+    for path in all_files(&store) {
+        let whole = fs_err::read(&path).unwrap();
+        let (_, harmless) = rot(&path, &store, (0..whole.len()).map(|length| whole[..length].to_vec()));
+        assert!(harmless <= 1, "{harmless} truncations of {} change nothing", path.display()); // the last line's end
+    }
+}
+
+#[test]
+fn swapped_empty_and_zeroed_files_are_noticed() {
+    let (_dir, store) = store();
+    let paths = all_files(&store);
+    for path in &paths {
+        let others: Vec<Vec<u8>> =
+            paths.iter().filter(|other| *other != path).map(|p| fs_err::read(p).unwrap()).collect();
+        let zeroed = vec![0; fs_err::read(path).unwrap().len()];
+        let ways = others.into_iter().chain([Vec::new(), zeroed]);
+        assert_eq!(rot(path, &store, ways).1, 0, "{}", path.display());
+    }
+}
+
+fn mend(store: &Store) -> Vec<(What, Repaired)> {
+    let caches = SharedCaches::new(Vec::new(), Trust::default());
+    let repair = Repair { store, caches: &caches, waiting: &PATIENT, now: 9 };
+    let mut done = Vec::new();
+    verify(store, &AtomicBool::new(false), &mut |finding| {
+        done.push((finding.what.clone(), repair.repair(&finding)?));
+        Ok(())
+    })
+    .unwrap();
+    done
+}
+
+#[test]
+fn a_damaged_object_goes_with_the_entries_that_need_it_and_no_others() {
+    let (_dir, store) = store();
+    let digest = Digest::of(b"the second");
+    fs_err::write(object::path(&store.objects(), &digest), "rot").unwrap();
+    let done = mend(&store);
+    assert_eq!(done, [(What::Object(digest), Repaired::Deleted), (What::Lacking(KEY), Repaired::Deleted)]);
+    assert!(store.lookup(&KEY).unwrap().is_none() && store.lookup(&OTHER).unwrap().is_some());
+    assert!(findings(&store).is_empty());
+}
+
+#[test]
+fn an_index_that_says_something_else_is_made_again() {
+    let (_dir, store) = store();
+    store.update(|index| index.remove(&[KEY])).unwrap();
+    assert_eq!(findings(&store)[0].what, What::Index);
+    assert_eq!(mend(&store), [(What::Index, Repaired::MadeAgain)]);
+    assert!(findings(&store).is_empty());
+
+    fs_err::remove_file(entry::path(&store.entries(), &OTHER)).unwrap();
+    assert!(findings(&store)[0].wrong.contains("1 that are in it are gone"), "{:?}", findings(&store));
+    mend(&store);
+    assert!(findings(&store).is_empty());
+}
+
+#[test]
+fn a_damaged_pointer_goes() {
+    let (_dir, store) = store();
+    let path =
+        all_files(&store).into_iter().find(|path| path.to_string_lossy().contains("by-kernel")).unwrap();
+    fs_err::write(&path, "{}").unwrap();
+    assert_eq!(mend(&store)[0].1, Repaired::Deleted);
+    assert!(!path.exists() && findings(&store).is_empty());
+}

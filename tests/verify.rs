@@ -1,0 +1,88 @@
+//! `kcache verify`: damage of any kind is told, and put right where that can be.
+
+use fs_err as fs;
+
+use crate::host::{FIXTURES, Host};
+use crate::packages::{TRIO, trio};
+
+fn k() -> &'static str {
+    FIXTURES.new.as_str()
+}
+
+fn installed() -> Host {
+    let host = Host::new(&[&FIXTURES.new]);
+    trio(&host, "whole");
+    host.kcache(&["install", "-k", k()]).exits(0);
+    host
+}
+
+/// Any file below a directory of the store.
+fn one_of(host: &Host, dir: &str) -> std::path::PathBuf {
+    let shards = fs::read_dir(host.store().join(dir)).unwrap();
+    let mut files = shards.flat_map(|shard| fs::read_dir(shard.unwrap().path()).unwrap());
+    files.next().unwrap().unwrap().path()
+}
+
+#[test]
+fn what_is_whole_is_said_to_be_so_and_nothing_changes() {
+    let host = installed();
+    let before = host.tree();
+    host.kcache(&["verify"]).exits(0).says(&["the modules of 1 kernel: all as it should be"]);
+    host.kcache(&["verify", "--repair"]).exits(0).says(&["all as it should be"]);
+    assert_eq!(host.tree(), before);
+    let summary = host.kcache(&["verify", "--json"]).exits(0).stdout.clone();
+    assert!(summary.contains("\"damaged\":0") && summary.lines().count() == 1, "{summary}");
+}
+
+#[test]
+fn damage_in_the_store_is_told_and_a_repair_leaves_what_can_be_relied_on() {
+    let host = installed();
+    for dir in ["objects", "entries"] {
+        let path = one_of(&host, dir);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let shown = path.display().to_string();
+        host.kcache(&["verify"]).exits(6).prints(&[&shown]).says(&["hint: `kcache verify --repair`"]);
+        host.kcache(&["verify", "--repair", "--dry-run"]).exits(6).prints(&[&shown]);
+        assert!(path.exists());
+        host.kcache(&["verify", "--repair"]).exits(0).prints(&["deleted; it will be fetched or built again"]);
+        host.kcache(&["verify"]).exits(0);
+        host.kcache(&["install", "-k", k()]).exits(0);
+        host.kcache(&["verify"]).exits(0);
+    }
+}
+
+#[test]
+fn damage_in_a_kernels_tree_is_told_and_put_back_from_the_store() {
+    let host = installed();
+    let before = host.tree();
+    let (_, module) = host.modules(k()).into_iter().next().unwrap();
+    fs::write(&module, "rot").unwrap();
+    let shown = module.display().to_string();
+    host.kcache(&["verify"]).exits(6).prints(&[&format!("kernel {}: {shown}", k()), "expected"]);
+    host.kcache(&["verify", "--repair"]).exits(0).prints(&["installed again"]);
+    assert_eq!(host.tree(), before);
+
+    let dep = host.kernel(k()).join("modules.dep.bin");
+    fs::write(&dep, "").unwrap();
+    host.kcache(&["verify"]).exits(6).prints(&["modules.dep.bin cannot be read"]);
+    host.kcache(&["verify", "--repair"]).exits(0);
+    assert_eq!(host.tree(), before);
+    assert!(Host::resolved(&host.root(), k(), &TRIO).values().all(Option::is_some));
+}
+
+#[test]
+fn what_cannot_be_put_back_is_left_with_the_command_that_does() {
+    let host = installed();
+    let (_, module) = host.modules(k()).into_iter().next().unwrap();
+    fs::remove_file(&module).unwrap();
+    fs::remove_dir_all(host.store()).unwrap();
+    host.kcache(&["verify", "--repair"])
+        .exits(6)
+        .says(&["there is no store", &format!("`kcache install -k {}`", k())]);
+    let generation = module.parent().unwrap().parent().unwrap().join("generation.json");
+    fs::write(&generation, "{").unwrap();
+    host.kcache(&["verify", "--repair"]).exits(6).prints(&["generation.json"]);
+}
