@@ -5,6 +5,7 @@
 # make fleet    200 hosts fetch at once what one has built, and a table of it
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
 # make corpus   every -dkms package of this Debian release, built by dkms and by kcache, side by side; needs root and an hour
+# make torture  kcache killed, cut off from power and failed at every system call, on full disks; a table; needs root and hours
 # make bench    what is measured, and against whom (benches/README.md)
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
 # make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
@@ -23,7 +24,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -31,7 +32,7 @@ demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 ifeq ($(origin TMPDIR),undefined)
 memory := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 6000000 2>/dev/null \
     && ! grep -q ' /dev/shm .*noexec' /proc/mounts && echo /dev/shm)
-test test-all: export TMPDIR = $(or $(memory),/tmp)
+test test-all torture: export TMPDIR = $(or $(memory),/tmp)
 endif
 
 # The crates that tests are built with are shared too: a fresh checkout compiles only what is its own.
@@ -40,7 +41,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -73,6 +74,12 @@ verdicts: fixtures build
 
 corpus: fixtures build
 	tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache
+
+# TORTURE="--every 10" takes every tenth call.
+torture: fixtures build
+	$(CARGO) build --release --locked --package kcache-torture
+	$(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) $(TORTURE)
+	$(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) --suite dkms $(TORTURE)
 
 bench: fixtures
 	$(CARGO) bench --locked --bench kcache

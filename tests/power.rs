@@ -125,6 +125,22 @@ fn promise_9_killed_before_any_rename_the_next_run_finishes_or_undoes() {
 }
 
 #[test]
+fn promise_9_a_removal_that_was_killed_after_its_commit_is_finished_by_the_next() {
+    let host = Host::new(&[&FIXTURES.new]);
+    trio(&host, "removed");
+    host.kcache(&install()).exits(0);
+    let remove = ["remove", "trio", "-k", &FIXTURES.new];
+    let staging = host.kernel(&FIXTURES.new).with_file_name(format!(".kcache-{}", FIXTURES.new));
+    let journal = staging.join("journal.json");
+    let strace =
+        ["strace", "-f", "-P", journal.to_str().unwrap(), "-e", "inject=unlink,unlinkat:signal=SIGKILL"];
+    host.kcache_under(&strace, &remove);
+    assert!(journal.exists(), "it was killed before it closed its journal");
+    host.kcache(&remove).exits(2).says(&["was finished", "not installed"]);
+    assert!(!staging.exists());
+}
+
+#[test]
 fn promise_1_an_fsync_that_fails_is_never_taken_for_success() {
     at_each("fsync,fdatasync", "error=EIO");
 }

@@ -30,6 +30,10 @@ pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Ex
         }
     };
     let mut kernels = meant(world, &remove.kernels)?;
+    if !dry {
+        // A removal that was killed after its commit leaves nothing to remove, and a transaction to be finished.
+        settle(world, &kernels)?;
+    }
     if let Some(unknown) =
         remove.packages.iter().find(|name| !kernels.iter().any(|k| names(k).contains(name)))
     {
@@ -65,6 +69,14 @@ pub fn meant(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
         return Ok(kernels::installed(&world.root).map_err(Error::from)?);
     }
     super::kernels(world, asked, None)
+}
+
+fn settle(world: &World, kernels: &[Kernel]) -> Result<(), Failure> {
+    let trees = kernels.iter().filter_map(|kernel| Some((&kernel.release, kernel.modules.as_deref()?)));
+    for (release, tree) in trees {
+        install::recover(world, release, tree)?;
+    }
+    Ok(())
 }
 
 fn generation(kernel: &Kernel) -> Option<Generation> {

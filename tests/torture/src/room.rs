@@ -1,0 +1,331 @@
+//! Where kcache is tortured: a root with one kernel, two builds of a package of three modules, and states to begin from.
+//!
+//! ```text
+//! DIR/root/          usr/src, usr/lib, boot, etc: never changed, so the headers' digest is computed once
+//!   lib/modules/       bound to live/modules
+//! DIR/live/          all that runs change: modules/ store/ cache/ export/; a file system of its own where that is tortured
+//! DIR/states/NAME/   copies of live/
+//! DIR/kcache         the program
+//! ```
+//!
+//! The process has a mount namespace of its own ([`Room::make`] makes it), so that nothing is left mounted whatever happens.
+//! In memory, a state is brought back in some ten milliseconds.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::check::Places;
+
+/// The package that is installed, and a second one that "builds" by copying a module it brings: a build that takes no time.
+pub const PACKAGE: &str = "trio";
+pub const COPIED: &str = "copied";
+const MODULES: [&str; 3] = ["trio_a", "trio_b", "trio_c"];
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Of a kernel's headers, what modules for x86 are built from.
+const OF_HEADERS: &[&str] = &[
+    ".config",
+    ".kernelvariables",
+    "Makefile",
+    "Module.symvers",
+    "arch",
+    "scripts",
+    "tools",
+    "include/generated",
+    "include/config/auto.conf",
+    "include/config/kernel.release",
+];
+const OF_COMMON: &[&str] = &[
+    "Makefile",
+    "scripts",
+    "tools",
+    "arch/x86",
+    "include/acpi",
+    "include/asm-generic",
+    "include/linux",
+    "include/media",
+    "include/uapi",
+    "include/vdso",
+    "include/video",
+];
+/// Some hundred in-tree modules, some of which depend on others.
+const OF_TREE: &[&str] =
+    &["build", "source", "modules.builtin", "modules.builtin.modinfo", "modules.order", "kernel/crypto"];
+
+/// What runs change, under `live/`.
+const LIVE: [&str; 5] = ["modules", "store", "cache", "export", "dkms"];
+
+pub struct Room {
+    dir: PathBuf,
+    fixtures: PathBuf,
+    pub places: Places,
+    /// What of `live/` is to be seen where.
+    binds: Vec<(&'static str, PathBuf)>,
+}
+
+impl Room {
+    /// Makes one in a directory that is there and empty.
+    pub fn make(dir: &Path, fixtures: &Path, kcache: &Path) -> io::Result<Room> {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        let env = fs_err::read_to_string(fixtures.join("env"))?;
+        let release =
+            env.lines().find_map(|line| line.strip_prefix("K61_NEW=")).unwrap_or_default().to_owned();
+        let live = dir.join("live");
+        let places = Places {
+            root: dir.join("root"),
+            release,
+            store: live.join("store"),
+            cache: live.join("cache"),
+            export: live.join("export/set.tar"),
+        };
+        let binds = vec![("modules", places.modules())];
+        let room = Room { dir: dir.to_owned(), fixtures: fixtures.to_owned(), places, binds };
+        for made in ["root/lib/modules", "states", "tmp", "home"] {
+            fs_err::create_dir_all(dir.join(made))?;
+        }
+        LIVE.iter().try_for_each(|part| fs_err::create_dir_all(live.join(part)))?;
+        fs_err::copy(kcache, dir.join("kcache"))?;
+        room.bind()?;
+        room.copy_kernel(&fixtures.join("root"))?;
+        room.make_states()?;
+        Ok(room)
+    }
+
+    /// What runs change.
+    pub fn live(&self) -> PathBuf {
+        self.dir.join("live")
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn fixtures(&self) -> &Path {
+        &self.fixtures
+    }
+
+    /// Where changes count.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        // `/lib` is a link to `/usr/lib`, and a call may name either.
+        let mut places = vec![self.live(), "/lib/modules".into()];
+        places.extend(self.binds.iter().map(|(_, place)| place.clone()));
+        places
+    }
+
+    /// Shows the parts of `live/` in their places.
+    pub fn bind(&self) -> io::Result<()> {
+        self.binds.iter().try_for_each(|(part, place)| self.bind_one(part, place))
+    }
+
+    /// Takes them away from there again.
+    pub fn unbind(&self) -> io::Result<()> {
+        self.binds.iter().try_for_each(|(_, place)| unmount(place))
+    }
+
+    /// Shows one part in one more place from now on.
+    pub fn also_bind(&mut self, part: &'static str, place: &str) -> io::Result<()> {
+        self.bind_one(part, Path::new(place))?;
+        self.binds.push((part, place.into()));
+        Ok(())
+    }
+
+    fn bind_one(&self, part: &str, place: &Path) -> io::Result<()> {
+        let from = self.live().join(part);
+        Ok(mount(Some(&from), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+    }
+
+    /// kcache with a bare environment, one thing after the other.
+    pub fn kcache(&self, words: &[String]) -> Command {
+        let mut command = Command::new(self.dir.join("kcache"));
+        command.env_clear().env("PATH", PATH).current_dir(&self.dir);
+        command.env("HOME", self.dir.join("home")).env("TMPDIR", self.dir.join("tmp"));
+        command.arg("--root").arg(&self.places.root).arg("--store").arg(&self.places.store);
+        command.args(["--jobs", "1"]).args(words);
+        command
+    }
+
+    /// Gives the package's source this text.
+    pub fn write(&self, text: &str) -> io::Result<()> {
+        let source = self.places.root.join("usr/src/trio-1.0");
+        fs_err::create_dir_all(&source)?;
+        MODULES
+            .iter()
+            .try_for_each(|name| fs_err::write(source.join(format!("{name}.c")), module_c(text)))?;
+        let makefile: String = MODULES.map(|name| format!("obj-m += {name}.o\n")).concat();
+        fs_err::write(source.join("Makefile"), makefile)?;
+        fs_err::write(source.join("dkms.conf"), dkms_conf(PACKAGE, &MODULES, "AUTOINSTALL=yes\n"))
+    }
+
+    pub fn save(&self, state: &str) -> io::Result<()> {
+        let to = self.dir.join("states").join(state);
+        fs_err::create_dir_all(&to)?;
+        copy(&self.live(), &LIVE, &to)
+    }
+
+    /// Brings a state back.
+    pub fn restore(&self, state: &str) -> io::Result<()> {
+        for part in LIVE {
+            clear(&self.live().join(part))?;
+        }
+        self.fill(state, &self.live())
+    }
+
+    /// Copies a state to another place.
+    pub fn fill(&self, state: &str, to: &Path) -> io::Result<()> {
+        copy(&self.dir.join("states").join(state), &LIVE, to)
+    }
+
+    fn copy_kernel(&self, from: &Path) -> io::Result<()> {
+        let release = &self.places.release;
+        let headers = format!("usr/src/linux-headers-{release}");
+        let makefile = fs_err::read_to_string(from.join(&headers).join("Makefile"))?;
+        let common = makefile.trim().trim_start_matches("include /").trim_end_matches("/Makefile");
+        let scripts = fs_err::read_link(from.join(&headers).join("scripts"))?;
+        let kbuild =
+            scripts.to_string_lossy().trim_start_matches("../").split('/').rev().nth(1).map(str::to_owned);
+        let kbuild = format!("usr/lib/{}", kbuild.unwrap_or_default());
+        let image = [format!("vmlinuz-{release}"), format!("config-{release}")];
+        let image = [image[0].as_str(), image[1].as_str()];
+        let tree = format!("lib/modules/{release}");
+        for (dir, parts) in [
+            (kbuild.as_str(), &["."][..]),
+            (&headers, OF_HEADERS),
+            (common, OF_COMMON),
+            ("boot", &image),
+            (&tree, OF_TREE),
+        ] {
+            let to = self.places.root.join(dir);
+            fs_err::create_dir_all(&to)?;
+            copy(&from.join(dir), parts, &to)?;
+        }
+        Ok(())
+    }
+
+    /// `bare`: never seen by kcache; `built`: both builds in the store; `first`, `second`: one is installed, the second over
+    /// the first; `received`: a host that has nothing but the shared cache and the exported set; `version 1`: an index of
+    /// an older program.
+    fn make_states(&self) -> io::Result<()> {
+        let tree = self.places.tree();
+        self.save("bare")?;
+        self.must(&["keys", "generate", "--name", "torture"])?;
+        for text in ["second", "first"] {
+            self.write(text)?;
+            self.must(&["build", PACKAGE, "-k", &self.places.release])?;
+        }
+        self.save("built")?;
+        succeed(
+            Command::new("depmod")
+                .env("PATH", PATH)
+                .arg("-b")
+                .arg(&self.places.root)
+                .arg(&self.places.release),
+        )?;
+        self.must(&["install", "-k", &self.places.release])?;
+        self.bring(&tree)?;
+        self.save("first")?;
+        let url = self.cache_url();
+        let export = self.places.export.display().to_string();
+        self.must(&["push", "--to", &url, PACKAGE, "-k", &self.places.release])?;
+        self.must(&["export", &export, PACKAGE, "-k", &self.places.release])?;
+        clear(&self.places.store)?;
+        fs_err::remove_dir(&self.places.store)?;
+        self.save("received")?;
+        self.restore("first")?;
+        self.make_version_1().map_err(io::Error::other)?;
+        self.save("version 1")?;
+        self.restore("first")?;
+        self.write("second")?;
+        self.must(&["install", "-k", &self.places.release])?;
+        self.save("second")
+    }
+
+    pub fn cache_url(&self) -> String {
+        format!("file://{}", self.places.cache.display())
+    }
+
+    /// The second package, which brings a module that was just installed.
+    fn bring(&self, tree: &Path) -> io::Result<()> {
+        let module = format!("{}/trio_a.ko", PACKAGE);
+        let found = fs_err::read_dir(tree.join("updates"))?.flatten().map(|dir| dir.path().join(&module));
+        let module = found.last().ok_or(io::ErrorKind::NotFound)?;
+        let source = self.places.root.join("usr/src/copied-1.0");
+        fs_err::create_dir_all(&source)?;
+        fs_err::copy(module, source.join("brought.bin"))?;
+        fs_err::write(source.join("Makefile"), "all:\n\tcp brought.bin trio_a.ko\n")?;
+        fs_err::write(source.join("dkms.conf"), dkms_conf(COPIED, &MODULES[..1], "MAKE=\"make all\"\n"))
+    }
+
+    fn make_version_1(&self) -> rusqlite::Result<()> {
+        let db = rusqlite::Connection::open(self.places.store.join("index.sqlite"))?;
+        db.execute_batch("DROP TABLE counter; PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE);")
+    }
+
+    fn must(&self, words: &[&str]) -> io::Result<()> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        succeed(&mut self.kcache(&words)).map(drop)
+    }
+}
+
+fn dkms_conf(package: &str, modules: &[&str], more: &str) -> String {
+    let names = modules.iter().enumerate();
+    let names =
+        names.map(|(i, name)| format!("BUILT_MODULE_NAME[{i}]={name}\nDEST_MODULE_LOCATION[{i}]=/extra\n"));
+    format!("PACKAGE_NAME={package}\nPACKAGE_VERSION=1.0\n{more}{}", names.collect::<String>())
+}
+
+/// A module that does nothing and bears a text.
+fn module_c(text: &str) -> String {
+    format!(
+        "#include <linux/module.h>\nstatic int __init start(void) {{ return 0; }}\nstatic void __exit stop(void) {{ }}\n\
+         module_init(start);\nmodule_exit(stop);\nMODULE_DESCRIPTION(\"{text}\");\nMODULE_LICENSE(\"GPL\");\n"
+    )
+}
+
+/// Copies parts of a directory; those that are not there are left out.
+fn copy(from: &Path, parts: &[&str], to: &Path) -> io::Result<()> {
+    let there = parts.iter().filter(|part| from.join(part).symlink_metadata().is_ok());
+    let mut cp = Command::new("cp");
+    cp.args(["-a", "--parents", "--no-preserve=ownership"]).args(there).arg(to).current_dir(from);
+    succeed(&mut cp).map(drop)
+}
+
+/// The sandboxes of what was killed go a little later, with their mounts.
+pub fn unmount(place: &Path) -> io::Result<()> {
+    for _ in 0..100 {
+        match umount2(place, MntFlags::empty()) {
+            Err(nix::errno::Errno::EBUSY) => std::thread::sleep(Duration::from_millis(20)),
+            done => return Ok(done?),
+        }
+    }
+    Err(io::Error::other(format!("{} stays busy", place.display())))
+}
+
+/// Empties a directory, making it where it is missing.
+pub fn clear(dir: &Path) -> io::Result<()> {
+    fs_err::create_dir_all(dir)?;
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs_err::remove_dir_all(entry.path())?;
+        } else {
+            fs_err::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs what has to succeed for the rest to mean anything.
+pub fn succeed(command: &mut Command) -> io::Result<Output> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{command:?} ended with {}: {said}", output.status)))
+}
