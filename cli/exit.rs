@@ -124,7 +124,8 @@ fn exit(error: &Error) -> Exit {
         | Error::Environment { .. }
         | Error::Store(store::Error::NotPlain { .. })
         | Error::Toolchain(_) => Exit::BuildFailed,
-        Error::Store(store::Error::Busy { .. }) | Error::Install(install::Error::Busy { .. }) => Exit::Busy,
+        Error::Store(store::Error::Busy { .. })
+        | Error::Install(install::Error::Busy { .. } | install::Error::Crowded { .. }) => Exit::Busy,
         Error::NoDebugInfo { lack: Lack::OtherModule(_), .. } => Exit::Refused,
         Error::NoDebugInfo { .. } => Exit::NotReady,
         Error::Signing(error) => exit_of_key(error),
@@ -223,6 +224,9 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::Install(install::Error::Source { .. }) => {
             Some("`kcache install` fetches or builds again what the store has lost".into())
+        }
+        Error::Install(install::Error::Crowded { .. }) => {
+            Some("run the command again when that program is done".into())
         }
         _ => None,
     }

@@ -4,7 +4,7 @@
 //! identify   source, recipe, kernel, toolchain  ->  key
 //! look up    an entry for the key, its objects whole   -> hit, or the failure that is remembered
 //! fetch      the same from a shared cache, into the store
-//! build      under the key's lock: copy the source, hashing what is copied; build; hash the headers again
+//! build      under the key's lock: copy the source, hashing what is copied; build; see that nobody touched headers or tools
 //! admit      every module checked against the kernel; only then objects and entry are published
 //! ```
 //!
@@ -135,6 +135,7 @@ fn identify_within<'a>(
     let (source, facts) = facts::both(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
     let (source, facts) = (source?, facts?);
     let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
+    let source = source.digest;
     within.push(&wish.package.name);
     let mut dependencies = Vec::new();
     let depends = if recipe.excluded.is_none() { recipe.depends.as_slice() } else { &[] };
@@ -335,9 +336,8 @@ fn have_once(
         return Ok(Answer::NotCached);
     }
     let made = make(session, wish, tree, id, needed, world.identity)?;
-    if session.headers(tree)? != id.facts.headers {
-        return Err(Error::Changed { what: format!("the headers of kernel {}", wish.kernel.release) });
-    }
+    session.still_headers(wish.kernel, tree, id.facts.headers)?;
+    session.still_facts(wish.kernel, tree, &id.facts)?;
     let outcome = match &made.result {
         Made::Outputs(outputs) => {
             let needed = dependencies::exports(needed);
@@ -450,7 +450,7 @@ pub fn make(
             return Err(Error::Environment { package, release, reason });
         }
     };
-    let observed = observed::digests(&id.facts, &opened, started)?;
+    let observed = observed::digests(&id.facts, &opened, started, (world.now)())?;
     Ok(Product { result, left_out, log: build::read_log(scratch.path())?, observed, seconds })
 }
 

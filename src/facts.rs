@@ -15,7 +15,7 @@ use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::toolchain::{self, Program};
-use kcache_store::{Digest, Scratch, Store, tree};
+use kcache_store::{Digest, Fingerprint, Scratch, Store, tree};
 
 use crate::error::{Error, Result};
 use crate::key::{KernelInputs, Tool};
@@ -45,8 +45,8 @@ type Slot = Arc<Mutex<Option<Arc<KernelFacts>>>>;
 pub struct KernelFacts {
     /// Digest of `.config`.
     pub config: Digest,
-    /// Tree digest of the headers and all that they reach.
-    pub headers: Digest,
+    /// The headers and all that they reach.
+    pub headers: Fingerprint,
     /// The root whose programs are used.
     pub tools_root: Root,
     /// Those programs.
@@ -61,7 +61,7 @@ impl KernelFacts {
             arch: &tree.arch,
             version: &tree.version,
             config: self.config,
-            headers: self.headers,
+            headers: self.headers.digest,
         }
     }
 }
@@ -127,22 +127,22 @@ impl<'w> Session<'w> {
         Ok(facts)
     }
 
-    /// Tree digest of a kernel's headers as they are now.
-    pub fn headers(&self, tree: &BuildTree) -> Result<Digest> {
+    /// A kernel's headers as they are now.
+    pub fn headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
         let root = |mount: &kcache_kernel::kernels::Mount| tree::Root {
             path: mount.outside.clone(),
             label: mount.inside.display().to_string(),
             skip: vec![".git".to_owned()],
         };
         let roots: Vec<tree::Root> = tree.mounts.iter().map(root).collect();
-        Ok(tree::tree_digest(self.store.as_ref(), &roots, (self.world.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &roots, (self.world.now)())?)
     }
 
-    /// Tree digest of a package's source as it is now.
-    pub fn source(&self, package: &Package) -> Result<Digest> {
+    /// A package's source as it is now.
+    pub fn source(&self, package: &Package) -> Result<Fingerprint> {
         let root =
             tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] };
-        Ok(tree::tree_digest(self.store.as_ref(), &[root], (self.world.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &[root], (self.world.now)())?)
     }
 
     /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, where there are any.
@@ -160,7 +160,7 @@ impl<'w> Session<'w> {
     pub fn recipe(
         &self,
         package: &Package,
-        source: Digest,
+        source: Fingerprint,
         kernel: &Kernel,
         tree: &BuildTree,
     ) -> Result<Recipe> {
@@ -174,11 +174,12 @@ impl<'w> Session<'w> {
     }
 
     /// `dkms.conf` may read anything that its sandbox shows: its own tree, the headers, the overrides, and the system's
-    /// programs, of which the directories' times tell when something was installed or removed.
+    /// programs, of which the directories' times tell when something was installed or removed. What is remembered under
+    /// the digests of the first two was read while they did not change.
     fn dkms_recipe(
         &self,
         package: &Package,
-        source: Digest,
+        source: Fingerprint,
         kernel: &Kernel,
         tree: &BuildTree,
         target: &Target,
@@ -191,7 +192,7 @@ impl<'w> Session<'w> {
             .text(target.release)
             .text(target.arch)
             .text(&tree.version);
-        signature.digest(source).digest(facts.headers).system(&facts.tools_root);
+        signature.digest(source.digest).digest(facts.headers.digest).system(&facts.tools_root);
         for path in dkms::override_files(&package.name, &package.version, target.release, target.arch) {
             let outside = self.world.root.find(path);
             signature.bytes(&outside.and_then(|path| fs::read(path).ok()).unwrap_or_default());
@@ -201,15 +202,46 @@ impl<'w> Session<'w> {
             let scratch = self.scratch()?;
             let own = scratch.path().join("own");
             let mut room = rooms::room(self.world, kernel, tree, &facts.tools_root, own, dkms::JOBS);
-            let source = rooms::show_recipe(&mut room, &self.world.root, package)?;
+            let inside = rooms::show_recipe(&mut room, &self.world.root, package)?;
             let (name, version) = (&package.name, &package.version);
             let (given, cancel) = (&self.world.directives, &self.world.cancel);
-            let mut recipe = dkms::evaluate(&room, &source, name, version, target, given, cancel)?;
+            let mut recipe = dkms::evaluate(&room, &inside, name, version, target, given, cancel)?;
             if rooms::has_cr(&fs::read(package.source.join("dkms.conf"))?) {
                 recipe.notes.push("dkms.conf has the line ends of Windows, on which DKMS fails".to_owned());
             }
+            self.still(package, source)?;
+            self.still_headers(kernel, tree, facts.headers)?;
             Ok(recipe)
         })
+    }
+
+    /// An error where a package's source was touched since it had this fingerprint.
+    fn still(&self, package: &Package, source: Fingerprint) -> Result<()> {
+        if self.source(package)? == source {
+            return Ok(());
+        }
+        Err(Error::Changed { what: format!("the source of {}", package.name) })
+    }
+
+    /// The same for a kernel's headers. What was touched and put back was another thing in between.
+    pub fn still_headers(&self, kernel: &Kernel, tree: &BuildTree, headers: Fingerprint) -> Result<()> {
+        if self.headers(tree)? == headers {
+            return Ok(());
+        }
+        Err(Error::Changed { what: format!("the headers of kernel {}", kernel.release) })
+    }
+
+    /// The same for what else of a kernel goes into its keys: what was read of its build tree before that was hashed, and
+    /// the programs.
+    pub fn still_facts(&self, kernel: &Kernel, tree: &BuildTree, facts: &KernelFacts) -> Result<()> {
+        if !tree.is_current()? {
+            return Err(Error::Changed { what: format!("the headers of kernel {}", kernel.release) });
+        }
+        let tools = self.tools(kernel, tree, &facts.tools_root)?;
+        match tools.iter().zip(&facts.tools).find(|(now, then)| now.digest != then.digest) {
+            Some((tool, _)) => Err(Error::Changed { what: format!("the {} of this host", tool.role) }),
+            None => Ok(()),
+        }
     }
 
     fn tools(&self, kernel: &Kernel, tree: &BuildTree, tools_root: &Root) -> Result<Vec<Tool>> {

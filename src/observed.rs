@@ -20,18 +20,25 @@ use kcache_store::{Digest, Manifest, Observed, tree};
 use crate::error::{Error, Result};
 use crate::facts::KernelFacts;
 
-/// What files held that a build opened, those aside that its key covers as tools. `started` is when the build did, in seconds
-/// since 1970: a file that changed later spoils it.
-pub fn digests(facts: &KernelFacts, opened: &BTreeSet<PathBuf>, started: u64) -> Result<Vec<Observed>> {
-    let observed = opened.iter().map(|path| observe(&facts.tools_root, path, started));
+/// What files held that a build opened, those aside that its key covers as tools. `started` and `ended` are when the build did,
+/// in seconds since 1970: a file that changed in between spoils it. One that will have changed only later was there before the
+/// clock was set back, or on a machine that has none.
+pub fn digests(
+    facts: &KernelFacts,
+    opened: &BTreeSet<PathBuf>,
+    started: u64,
+    ended: u64,
+) -> Result<Vec<Observed>> {
+    let spoils = |changed: u64| started < changed && changed <= ended;
+    let observed = opened.iter().map(|path| observe(&facts.tools_root, path, spoils));
     let is_tool = |observed: &Observed| facts.tools.iter().any(|tool| Some(tool.digest) == observed.digest);
     observed.filter(|observed| !observed.as_ref().is_ok_and(is_tool)).collect()
 }
 
-fn observe(tools: &Root, path: &PathBuf, started: u64) -> Result<Observed> {
+fn observe(tools: &Root, path: &PathBuf, spoils: impl Fn(u64) -> bool) -> Result<Observed> {
     let changed = || Error::Changed { what: path.display().to_string() };
     let outside = tools.find(path).ok_or_else(changed)?;
-    if fs::metadata(&outside)?.ctime().unsigned_abs() > started {
+    if spoils(fs::metadata(&outside)?.ctime().unsigned_abs()) {
         return Err(changed());
     }
     let digest = Some(tree::file_digest(&outside)?.0);
@@ -71,14 +78,15 @@ mod tests {
         fs::write(dir.path().join(HEADER), "1").unwrap();
         let none = Digest::of(b"");
         let tools_root = Root::new(dir.path());
-        let facts = KernelFacts { config: none, headers: none, tools_root, tools: Vec::new() };
+        let headers = kcache_store::Fingerprint { digest: none, stamp: none };
+        let facts = KernelFacts { config: none, headers, tools_root, tools: Vec::new() };
         (dir, facts, [PathBuf::from("/usr/include/a.h")].into())
     }
 
     #[test]
     fn a_file_that_was_read_must_be_the_same_here() {
         let (dir, facts, opened) = facts();
-        let observed = digests(&facts, &opened, u64::MAX).unwrap();
+        let observed = digests(&facts, &opened, 0, 0).unwrap();
         let header = dir.path().join(HEADER);
         assert!(is_same(&facts, &observed[0]));
         fs::write(&header, "2").unwrap();
@@ -92,16 +100,22 @@ mod tests {
     #[test]
     fn a_file_that_changed_while_the_build_ran_spoils_it() {
         let (_dir, facts, opened) = facts();
-        assert!(matches!(digests(&facts, &opened, 0), Err(Error::Changed { .. })));
+        assert!(matches!(digests(&facts, &opened, 0, u64::MAX), Err(Error::Changed { .. })));
         let gone = [PathBuf::from("/usr/include/b.h")].into();
-        assert!(matches!(digests(&facts, &gone, u64::MAX), Err(Error::Changed { .. })));
+        assert!(matches!(digests(&facts, &gone, 0, 0), Err(Error::Changed { .. })));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_all_files_spoils_nothing() {
+        let (_dir, facts, opened) = facts();
+        assert!(digests(&facts, &opened, 5, 10).is_ok());
     }
 
     #[test]
     fn what_the_key_covers_as_a_tool_is_not_kept_twice() {
         let (_dir, mut facts, opened) = facts();
         facts.tools.push(Tool { role: "predef".into(), digest: Digest::of(b"1"), version: String::new() });
-        assert_eq!(digests(&facts, &opened, u64::MAX).unwrap(), []);
+        assert_eq!(digests(&facts, &opened, 0, 0).unwrap(), []);
     }
 
     #[test]

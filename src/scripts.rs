@@ -103,7 +103,7 @@ fn hooks(session: &Session, wish: &Wish) -> Result<(Vec<Hook>, Digest)> {
         return Ok((Vec::new(), Digest::of(b"")));
     };
     let source = session.source(wish.package)?;
-    Ok((session.recipe(wish.package, source, wish.kernel, tree)?.hooks, source))
+    Ok((session.recipe(wish.package, source, wish.kernel, tree)?.hooks, source.digest))
 }
 
 /// Runs one script from a copy of its own.

@@ -102,10 +102,17 @@ impl World {
     /// Opens the store, making it where there is none.
     pub fn open_store(&self) -> kcache_store::Result<Store> {
         Store::open(&self.store, &self.waiting(&|message| self.progress.say(message)))
+            .inspect(|store| self.listen(store))
     }
 
     /// Opens the store if there is one, changing nothing.
     pub fn open_existing_store(&self) -> kcache_store::Result<Option<Store>> {
-        Store::open_existing(&self.store, &self.waiting(&|message| self.progress.say(message)))
+        let store = Store::open_existing(&self.store, &self.waiting(&|message| self.progress.say(message)))?;
+        Ok(store.inspect(|store| self.listen(store)))
+    }
+
+    fn listen(&self, store: &Store) {
+        let progress = self.progress.clone();
+        store.hear(Arc::new(move |message| progress.say(message)));
     }
 }

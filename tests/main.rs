@@ -36,6 +36,7 @@ mod scripts;
 mod servers;
 mod sharing;
 mod signing;
+mod together;
 mod traps;
 mod verdict;
 mod verify;

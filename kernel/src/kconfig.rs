@@ -1,7 +1,7 @@
 //! A kernel's configuration: the `.config` of its build tree (Documentation/kbuild/kconfig.rst).
 
 /// The text of a `.config`, asked by symbol.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kconfig {
     text: String,
 }

@@ -116,6 +116,13 @@ impl BuildTree {
         &self.mounts[0].outside
     }
 
+    /// Whether the tree's own files still say what was read of them.
+    pub fn is_current(&self) -> Result<bool, Error> {
+        let now = describe(self.inside.clone(), self.mounts.clone())?;
+        Ok((now.config, now.arch, now.version)
+            == (self.config.clone(), self.arch.clone(), self.version.clone()))
+    }
+
     /// Symbol versions are compared when modules are loaded (`CONFIG_MODVERSIONS`).
     pub fn modversions(&self) -> bool {
         self.config.yes("CONFIG_MODVERSIONS")

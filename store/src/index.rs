@@ -12,14 +12,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
-use crate::{Digest, Error, Key, Manifest, Outcome, Result};
+use crate::{Digest, Error, Key, Manifest, Outcome, Result, Say};
 
 const SCHEMA: &str = include_str!("../../schema.sql");
 /// Of the last chapter of the schema. Stored as `user_version`: add, never change.
@@ -66,11 +66,17 @@ impl Row {
     }
 }
 
+/// SQLite waits for so long by itself before it says anything; shorter waits are nobody's business.
+const QUIETLY: Duration = Duration::from_secs(1);
+
 /// An open index.
 pub(crate) struct Index {
     db: Connection,
     path: PathBuf,
+    /// How long to wait for others; nothing more once somebody has used it up.
     patience: Duration,
+    /// Told whom it waits for.
+    say: Option<Say>,
 }
 
 /// What is found where an index should be.
@@ -270,10 +276,10 @@ impl Index {
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sqlite = |source| Error::Sqlite { path: path.to_owned(), source };
         let db = Connection::open_with_flags(path, flags).map_err(sqlite)?;
-        let index = Index { db, path: path.to_owned(), patience };
+        let index = Index { db, path: path.to_owned(), patience, say: None };
         index.ask(|db| {
             // Before anything that takes a lock, journal_mode included.
-            db.busy_timeout(patience)?;
+            db.busy_timeout(patience.min(QUIETLY))?;
             db.pragma_update(None, "synchronous", "FULL")?;
             db.pragma_update(None, "foreign_keys", true)
         })?;
@@ -290,12 +296,31 @@ impl Index {
 
     fn write(&mut self, change: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
         // Immediate: a transaction that begins by reading cannot wait for its turn to write.
-        let done =
-            self.db.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|transaction| {
-                change(&transaction)?;
-                transaction.commit()
-            });
-        done.map_err(|source| error(&self.path, self.patience, source))
+        let (started, mut said) = (Instant::now(), false);
+        let begun = loop {
+            match self.db.transaction_with_behavior(TransactionBehavior::Immediate) {
+                Err(e) if is_busy(&e) && started.elapsed() < self.patience => {
+                    if let Some(say) = self.say.as_deref().filter(|_| !said) {
+                        say(&format!("waiting for another kcache to finish with {}", self.path.display()));
+                    }
+                    said = true;
+                }
+                begun => break begun,
+            }
+        };
+        let done = begun.and_then(|transaction| {
+            change(&transaction)?;
+            transaction.commit()
+        });
+        if done.as_ref().is_err_and(is_busy) {
+            self.patience = Duration::ZERO;
+        }
+        done.map_err(|source| error(&self.path, started.elapsed(), source))
+    }
+
+    /// From now on waits are said.
+    pub(crate) fn hear(&mut self, say: Say) {
+        self.say = Some(say);
     }
 }
 
@@ -344,13 +369,15 @@ pub(crate) fn network_fs(dir: &Path) -> Result<Option<&'static str>> {
     Ok(KINDS.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind))
 }
 
-fn error(path: &Path, patience: Duration, source: rusqlite::Error) -> Error {
-    match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            Error::Busy { what: path.display().to_string(), waited: patience }
-        }
-        _ => Error::Sqlite { path: path.to_owned(), source },
+fn error(path: &Path, waited: Duration, source: rusqlite::Error) -> Error {
+    if is_busy(&source) {
+        return Error::Busy { what: path.display().to_string(), waited };
     }
+    Error::Sqlite { path: path.to_owned(), source }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 fn put_row(change: &Connection, row: &Row) -> rusqlite::Result<()> {

@@ -61,7 +61,7 @@ pub use pointer::Pointer;
 pub use scratch::Scratch;
 pub use shared::{Fetched, Pushed, Say, SharedCache, SharedCaches, Sign, point_here};
 pub use store::{Inserted, Store, Stored, Usage};
-pub use tree::{Root, Walk, file_digest, snapshot, tree_digest, walk};
+pub use tree::{Fingerprint, Root, Walk, file_digest, fingerprint, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};
 
 /// Version of the store's layout and of its entries. Stored: a reader refuses what is newer.

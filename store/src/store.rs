@@ -28,7 +28,8 @@ use crate::manifest::is_flat;
 use crate::publish::{Draft, publish_bytes};
 use crate::transport::{IfTaken, Name};
 use crate::{
-    Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, SignerId, Waiting, entry, object,
+    Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Say, Scratch, SignerId, Waiting, entry,
+    object,
 };
 
 /// The text that makes a directory a cache (<https://bford.info/cachedir/>).
@@ -112,6 +113,14 @@ impl Store {
             store.attach_index(waiting)?;
         }
         Ok(Some(store))
+    }
+
+    /// From now on it is said, too, when a change to the index has to wait for another process. Once it has waited as long
+    /// as it may, it waits no more.
+    pub fn hear(&self, say: Say) {
+        if let Some(index) = &self.index {
+            index.lock().unwrap_or_else(PoisonError::into_inner).hear(say);
+        }
     }
 
     /// The store's directory.

@@ -16,10 +16,14 @@
 //! So [`tree_digest`] remembers the digest under the *signature*: the digest of the same list with device, inode,
 //! size, mtime, ctime and mode in place of contents. Times of installed files prove nothing by themselves (two in a
 //! whole tree), but nobody can set a ctime. A file that changed within the last 2 s could change again without
-//! its ctime moving, so then nothing is remembered; nor when the signature is another one after hashing.
+//! its ctime moving, so then nothing is remembered; nor when the signature is another one after hashing; nor on a file
+//! system whose ctimes come out of an image. What no file system stamps goes unseen: a store through a mapping whose page
+//! was written before and has not been written back yet, and on tmpfs every such store but the first.
 //!
 //! **Races.** A tree may change under its reader. Below a root nothing is reached through a symbolic link, so a
-//! name that was swapped leads nowhere else; a difference is [`Error::Changed`] after a few attempts.
+//! name that was swapped leads nowhere else; a difference is [`Error::Changed`] after a few attempts. Whoever uses a tree
+//! for a while compares its [`Fingerprint`] before and after: an edit that was undone meanwhile leaves the same digest, but
+//! another [`Walk::stamp`].
 
 mod digest;
 mod read;
@@ -49,20 +53,39 @@ const MEMO: &str = "tree 1";
 /// An upgrade rewrites its files within a second or two; one that does not end is an error.
 const ATTEMPTS: u32 = 3;
 
+/// What a tree is, and when it became so. Equal ones mean that nobody changed it in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The tree digest.
+    pub digest: Digest,
+    /// See [`Walk::stamp`].
+    pub stamp: Digest,
+}
+
 /// The digest of these roots together: remembered by `store` if their signature is known, else computed, and then
 /// remembered. `now` is the time at which this is called, or an earlier one.
 pub fn tree_digest(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
+    fingerprint(store, roots, now).map(|found| found.digest)
+}
+
+/// The same, with the stamp of these roots.
+pub fn fingerprint(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
     let mut attempt = 1;
     loop {
-        match digest_once(store, roots, now) {
+        match fingerprint_once(store, roots, now) {
             Err(Error::Changed { .. }) if attempt < ATTEMPTS => attempt += 1,
             done => return done,
         }
     }
 }
 
-fn digest_once(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
+fn fingerprint_once(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
     let before = walk(roots)?;
+    let digest = digest_of(&before, store, roots, now)?;
+    Ok(Fingerprint { digest, stamp: before.stamp() })
+}
+
+fn digest_of(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
     let signature = before.signature();
     let remembered = store.map(|store| store.memo(MEMO, &signature)).transpose()?.flatten();
     if let Some(digest) = remembered.and_then(|bytes| bytes.try_into().ok()) {
@@ -72,7 +95,7 @@ fn digest_once(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest
     if let Some(path) = before.first_difference(&walk(roots)?) {
         return Err(Error::Changed { path });
     }
-    if let Some(store) = store.filter(|_| !before.racy(now)) {
+    if let Some(store) = store.filter(|_| !before.racy(now) && !before.timeless()) {
         store.remember(MEMO, &signature, digest.as_bytes(), now)?;
     }
     Ok(digest)

@@ -83,7 +83,7 @@ fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
     dirs.retain(|dir| dir.is_dir());
     if dirs.is_empty() {
         // Without any -C depmod would read this machine's.
-        dirs.push(tree.staging.join("depmod.d"));
+        dirs.push(tree.depmod_dir());
         fs_err::create_dir(&dirs[0])?;
     }
     Ok(dirs)

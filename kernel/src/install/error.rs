@@ -49,6 +49,14 @@ pub enum Error {
         /// The kernel's release.
         kernel: String,
     },
+    /// Others put modules in, take some away or run depmod, over and over again.
+    #[error("another program keeps changing the modules of {kernel}")]
+    Crowded {
+        /// The kernel's release.
+        kernel: String,
+        /// What came of the last attempt.
+        source: Box<Error>,
+    },
     /// `generation.json` or `journal.json` cannot be understood.
     #[error("{path} is damaged")]
     Damaged {

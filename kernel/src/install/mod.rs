@@ -47,10 +47,12 @@
 //! code as without a crash and may themselves be interrupted.
 //!
 //! Two processes: the second waits for the lock, says so, and gives up after a while ([`Error::Busy`]). Who plans without
-//! the lock is told when the plan no longer fits ([`Error::Changed`]). A full or read-only disk: everything that needs
+//! the lock is told when the plan no longer fits ([`Error::Changed`]). Others know nothing of the lock: where they have put
+//! modules in or run depmod meanwhile, the indexes are made again ([`company`]). A full or read-only disk: everything that needs
 //! space is written before the journal, into the staging directory.
 
 mod commit;
+mod company;
 mod depmod;
 mod disk;
 mod error;
@@ -72,6 +74,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use company::{ATTEMPTS, Indexes, Sight};
 pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use others::{OtherFile, Others, forget_kept, kept, module_of};
@@ -157,7 +160,8 @@ impl<'a> Transaction<'a> {
         let recovered = recover::recover(&tree, step)?;
         let transaction = Self { site, tree, recovered: recovered.recovery, _lock: lock };
         if recovered.reindex {
-            transaction.reindex(step)?;
+            let done = transaction.reindex(step)?;
+            transaction.settle(done, step)?;
         }
         Ok(transaction)
     }
@@ -180,19 +184,35 @@ impl<'a> Transaction<'a> {
         if plan.is_nothing() {
             return Ok(Outcome { generation: plan.to.clone(), changed: false, warnings: Vec::new() });
         }
-        let warnings = self.replace(installed.as_ref(), &plan.wanted, &plan.others, source, step)?;
+        let done = self.replace(installed.as_ref(), &plan.wanted, &plan.others, source, step)?;
+        let warnings = self.settle(done, step)?;
         Ok(Outcome { generation: plan.to.clone(), changed: true, warnings })
     }
 
     /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.
-    fn reindex(&self, step: &Step<'_>) -> Result<(), Error> {
+    fn reindex(&self, step: &Step<'_>) -> Result<Replaced, Error> {
         let installed = current(&self.tree.path)?;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
         let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is damaged".into());
-        self.replace(installed.as_ref(), &wanted, &Others::Untouched, &mut source, step).map(|_| ())
+        self.replace(installed.as_ref(), &wanted, &Others::Untouched, &mut source, step)
     }
 
-    /// The whole protocol: from what is installed to what is wanted. Gives depmod's warnings.
+    /// Makes the indexes again where others came in between. Gives depmod's warnings.
+    fn settle(&self, mut done: Replaced, step: &Step<'_>) -> Result<Vec<String>, Error> {
+        for _ in 1..ATTEMPTS {
+            if done.undisturbed {
+                break;
+            }
+            done = match self.reindex(step) {
+                // They are not done yet; what was to be installed is.
+                Err(Error::Crowded { .. }) => break,
+                done => done?,
+            };
+        }
+        Ok(done.warnings)
+    }
+
+    /// The whole protocol: from what is installed to what is wanted.
     fn replace(
         &self,
         installed: Option<&Generation>,
@@ -200,11 +220,12 @@ impl<'a> Transaction<'a> {
         others: &Others,
         source: &mut Source<'_>,
         step: &Step<'_>,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Replaced, Error> {
         let tree = &self.tree;
         let prepared = self.prepare(installed, wanted, others, source, step);
         // Should the litter stay, the next run deletes it; the first error is the one to be told.
-        let Prepared { journal, warnings } = prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
+        let Prepared { journal, warnings, staged, seen } =
+            prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
         if let Err(error) = self.commit(&journal, step) {
             return match commit::back(tree, &journal, &|_| Ok(())) {
                 Ok(()) => Err(error),
@@ -212,7 +233,9 @@ impl<'a> Transaction<'a> {
             };
         }
         commit::finish(tree, &journal, step)?;
-        Ok(warnings)
+        // Files of others that were touched on request have changed their directories.
+        let is_same = || Ok::<_, Error>(!others.is_nothing() || Sight::of(tree)?.is_but_for_ours(&seen));
+        Ok(Replaced { warnings, undisturbed: staged.are_live(tree)? && is_same()? })
     }
 
     /// Everything that needs space or may be refused. The live tree is only read.
@@ -235,10 +258,37 @@ impl<'a> Transaction<'a> {
         };
         others.stage(tree)?;
         step("modules staged")?;
+        let mut left = ATTEMPTS;
+        loop {
+            left -= 1;
+            let seen = Sight::of(tree)?;
+            let prepared = self.prepare_indexes(installed, set.as_ref(), others, &seen, step);
+            let alone = Sight::of(tree)? == seen;
+            match prepared {
+                Err(source) if !alone && left == 0 => {
+                    return Err(Error::Crowded { kernel: tree.release.clone(), source: Box::new(source) });
+                }
+                _ if alone || left == 0 => return prepared,
+                _ => stage::drop_indexes(tree, new.as_deref())?,
+            }
+        }
+    }
+
+    /// The part that is done again when others were at the tree meanwhile.
+    fn prepare_indexes(
+        &self,
+        installed: Option<&Generation>,
+        set: Option<&Set<Installed>>,
+        others: &Others,
+        seen: &Sight,
+        step: &Step<'_>,
+    ) -> Result<Prepared, Error> {
+        let tree = &self.tree;
+        let new = set.map(|set| set.map(|module| module.spec.clone()).generation_name());
         let (indexes, made) = self.index(installed, new.as_deref(), others)?;
         step("indexes made")?;
         let new_manifest = match (set, &made) {
-            (Some(set), Some(made)) => Some(self.write_manifest(set, installed, &indexes, made)?),
+            (Some(set), Some(made)) => Some(self.write_manifest(set.clone(), installed, &indexes, made)?),
             _ => None,
         };
         disk::sync_dir(&tree.new_dir())?;
@@ -258,7 +308,9 @@ impl<'a> Transaction<'a> {
             others: others.clone(),
             new,
         };
-        Ok(Prepared { journal, warnings: made.map(|made| made.warnings).unwrap_or_default() })
+        let staged = Indexes::staged(tree, &journal.indexes)?;
+        let warnings = made.map(|made| made.warnings).unwrap_or_default();
+        Ok(Prepared { journal, warnings, staged, seen: seen.clone() })
     }
 
     /// The indexes for the next generation, made by depmod and checked, or their removal.
@@ -340,4 +392,13 @@ impl<'a> Transaction<'a> {
 struct Prepared {
     journal: Journal,
     warnings: Vec<String>,
+    staged: Indexes,
+    /// The tree that the indexes were made for.
+    seen: Sight,
+}
+
+struct Replaced {
+    warnings: Vec<String>,
+    /// The indexes are ours, and of what is in the tree.
+    undisturbed: bool,
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::generation::{DIR_PREFIX, Generation, Installed, ModuleSpec, Package, Set, dir_name};
 use super::tree::Tree;
-use super::{Error, Sign, Site, Source, disk};
+use super::{Error, Sign, Site, Source, disk, generation};
 use crate::compress::Compression;
 use crate::ko::split_signature;
 
@@ -161,6 +161,17 @@ pub(super) fn stage_base(tree: &Tree, new: Option<&str>) -> io::Result<()> {
         symlink(tree.new_generation(new), updates.join(dir_name(new)))?;
     }
     Ok(())
+}
+
+/// Takes the base away again, and all that came of it.
+pub(super) fn drop_indexes(tree: &Tree, new: Option<&str>) -> io::Result<()> {
+    for dir in [tree.base(), tree.old_dir(), tree.depmod_dir()] {
+        disk::if_found(fs_err::remove_dir_all(dir))?;
+    }
+    if let Some(new) = new {
+        disk::if_found(fs_err::remove_file(tree.new_generation(new).join(generation::FILE)))?;
+    }
+    disk::make_dir(&tree.old_dir())
 }
 
 /// depmod passes over `build` and `source` at the top, and reads three `modules.*` files; the others it writes.

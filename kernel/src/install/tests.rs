@@ -1,6 +1,7 @@
 //! Transactions on a small tree with the real depmod: as they should go, with each step failing, and with a crash at each
 //! step.
 
+mod company;
 mod others;
 mod prepared;
 mod retiring;

@@ -91,6 +91,11 @@ impl Tree {
         self.base().join("usr/lib/modules").join(&self.release)
     }
 
+    /// An empty configuration of depmod's, for a root that has none.
+    pub(super) fn depmod_dir(&self) -> PathBuf {
+        self.staging.join("depmod.d")
+    }
+
     pub(super) fn old_dir(&self) -> PathBuf {
         self.staging.join("old")
     }

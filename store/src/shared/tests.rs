@@ -130,6 +130,7 @@ fn tampered(n: u8, change: impl FnOnce(&mut serde_json::Value)) -> Arc<Memory> {
     let path = Name::Entry(KEY).path();
     let mut files = memory.files.lock().unwrap();
     let mut json: serde_json::Value = serde_json::from_slice(&files[&path]).unwrap();
+    json.as_object_mut().unwrap().remove("checksum");
     change(&mut json);
     files.insert(path, json.to_string().into_bytes());
     drop(files);

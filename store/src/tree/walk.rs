@@ -25,6 +25,8 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// ext4 stamps with jiffies, NFS with another host's clock: a second change within the same stamp goes unseen.
 /// git and ccache use the same two seconds.
 const RACY_SECONDS: u64 = 2;
+/// Not stored anywhere.
+const STAMP: &str = "kcache 2026-11 tree stamp v1";
 /// Stored, by way of memos: changes whenever the input of the signature does.
 const SIGNATURE: &str = "kcache 2026-11 tree signature v1";
 
@@ -83,16 +85,33 @@ impl Walk {
     /// Digest of what can be known without reading: equal signatures mean that nothing was changed, except within
     /// one tick of the file system's clock ([`Walk::racy`]).
     pub fn signature(&self) -> Digest {
+        self.digest_of_stats(SIGNATURE, |entry, text| {
+            text.extend(entry.mode.to_le_bytes());
+            for number in [entry.dev, entry.ino, entry.size] {
+                put_number(text, number);
+            }
+            put_time(text, entry.mtime);
+            put_time(text, entry.ctime);
+        })
+    }
+
+    /// Digest of names and ctimes alone: whatever was done to a tree, and undone again, has moved some. Other than inode
+    /// numbers, which overlayfs and FUSE may give out anew, these stay as long as nothing happens.
+    pub fn stamp(&self) -> Digest {
+        self.digest_of_stats(STAMP, |entry, text| put_time(text, entry.ctime))
+    }
+
+    fn digest_of_stats(&self, context: &str, put: impl Fn(&Entry, &mut Vec<u8>)) -> Digest {
         let mut text = Vec::new();
         for tree in &self.trees {
             put_text(&mut text, tree.root.label.as_bytes());
             put_number(&mut text, tree.entries.len() as u64);
             for entry in &tree.entries {
                 put_text(&mut text, tree.path(entry));
-                entry.put_stat(&mut text);
+                put(entry, &mut text);
             }
         }
-        let hash = blake3::Hasher::new_derive_key(SIGNATURE).update(&text).finalize();
+        let hash = blake3::Hasher::new_derive_key(context).update(&text).finalize();
         hash.into()
     }
 
@@ -102,6 +121,12 @@ impl Walk {
         let since = i64::try_from(now.saturating_sub(RACY_SECONDS)).unwrap_or(i64::MAX);
         let mut entries = self.trees.iter().flat_map(|tree| &tree.entries);
         entries.any(|entry| entry.mtime.0.max(entry.ctime.0) >= since)
+    }
+
+    /// Whether a ctime is not from a running system's clock, which hardly ever stands at a whole second. Images of read-only
+    /// file systems bear the times they were made with, often the same in all of them, and number their inodes alike.
+    pub fn timeless(&self) -> bool {
+        self.trees.iter().flat_map(|tree| &tree.entries).any(|entry| entry.ctime.1 == 0)
     }
 
     /// The first path at which another walk of the same roots found something else.
@@ -159,17 +184,6 @@ impl Entry {
 
     fn stat(&self) -> impl PartialEq + use<> {
         (self.mode, self.dev, self.ino, self.size, self.mtime, self.ctime)
-    }
-
-    fn put_stat(&self, text: &mut Vec<u8>) {
-        text.extend(self.mode.to_le_bytes());
-        for number in [self.dev, self.ino, self.size] {
-            put_number(text, number);
-        }
-        for (seconds, nanoseconds) in [self.mtime, self.ctime] {
-            text.extend(seconds.to_le_bytes());
-            text.extend(nanoseconds.to_le_bytes());
-        }
     }
 }
 
@@ -306,6 +320,11 @@ pub(super) fn put_number(to: &mut Vec<u8>, number: u64) {
     to.extend(number.to_le_bytes());
 }
 
+fn put_time(to: &mut Vec<u8>, (seconds, nanoseconds): (i64, u32)) {
+    to.extend(seconds.to_le_bytes());
+    to.extend(nanoseconds.to_le_bytes());
+}
+
 /// A path below `root`; the root itself where there is nothing to add.
 pub(super) fn full_path(root: &Path, relative: &[u8]) -> PathBuf {
     if relative.is_empty() { root.to_owned() } else { root.join(os(relative)) }
@@ -375,6 +394,32 @@ mod tests {
         let after = walk(&[root(dir.path())]).unwrap();
         assert_ne!(before.signature(), after.signature());
         assert_eq!(before.first_difference(&after), Some(dir.path().join("a")));
+    }
+
+    #[test]
+    fn a_stamp_tells_of_an_edit_that_was_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        fs_err::write(&file, "one").unwrap();
+        let taken = || walk(&[root(dir.path())]).unwrap();
+        let before = taken();
+        assert_eq!(before.stamp(), taken().stamp());
+        // A file system's clock may stand still for some milliseconds.
+        while before.stamp() == taken().stamp() {
+            fs_err::write(&file, "two").unwrap();
+            fs_err::write(&file, "one").unwrap();
+        }
+        assert_eq!(before.digest().unwrap(), taken().digest().unwrap());
+    }
+
+    #[test]
+    fn times_out_of_an_image_are_no_times() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join("a"), "").unwrap();
+        let mut walk = walk(&[root(dir.path())]).unwrap();
+        assert!(!walk.timeless());
+        walk.trees[0].entries[1].ctime.1 = 0;
+        assert!(walk.timeless());
     }
 
     #[test]
