@@ -6,6 +6,7 @@
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
 # make corpus   every -dkms package of this Debian release, built by dkms and by kcache, side by side; needs root and an hour
 # make torture  kcache killed, cut off from power and failed at every system call, on full disks; a table; needs root and hours
+# make fuzz     every fuzz target for an hour (FUZZ_SECONDS=3600), two at a time, and a table of it; needs nightly and cargo-fuzz
 # make bench    what is measured, and against whom (benches/README.md)
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
 # make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
@@ -41,7 +42,7 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build demo test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -80,6 +81,10 @@ torture: fixtures build
 	$(CARGO) build --release --locked --package kcache-torture
 	$(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) $(TORTURE)
 	$(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) --suite dkms $(TORTURE)
+
+FUZZ_SECONDS ?= 3600
+fuzz:
+	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run.sh
 
 bench: fixtures
 	$(CARGO) bench --locked --bench kcache

@@ -411,11 +411,14 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 #[cfg(test)]
+#[path = "../fuzz/mutate.rs"]
+mod mutate;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::Args;
     use clap::Parser;
-
     fn resolve(config: &str, variables: &[(&str, &str)], flags: &[&str]) -> Result<Settings, Failure> {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("etc/kcache/config.d")).unwrap();
@@ -470,5 +473,20 @@ mod tests {
         check("jobs = 0\n", "above 0");
         check("on-failure = 'stop'\n", "it must be \"warn\" or \"block\"");
         check("jobs = \n", "1");
+    }
+
+    #[test]
+    fn any_file_is_settings_or_a_usage_error() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/config");
+        let files = ["full", "odd"].map(|name| fs::read(corpus.join(name)).unwrap());
+        let mut taken = 0;
+        mutate::each(&files, 500, |bytes| match resolve(&String::from_utf8_lossy(bytes), &[], &[]) {
+            Ok(settings) => {
+                taken += 1;
+                assert!(settings.jobs.value > 0 && (1..=MAX_THRESHOLD).contains(&settings.threshold.value));
+            }
+            Err(failure) => assert!(failure.exit == crate::exit::Exit::Usage, "{}", failure.message),
+        });
+        assert!(taken > 20, "only {taken} were taken");
     }
 }

@@ -140,6 +140,7 @@ fn recipe_text(recipe: &Recipe) -> String {
 mod tests {
     use super::*;
     use kcache_kernel::recipe::{Module, Modules, Step, StepKind};
+    use proptest::prelude::*;
 
     fn recipe() -> Recipe {
         Recipe {
@@ -219,6 +220,40 @@ mod tests {
         let field = |name: &str, value: &str| Field { name: name.into(), value: value.into(), note: None };
         assert_ne!(key(&[field("ab", "c")]), key(&[field("a", "bc")]));
         assert_ne!(key(&[field("a", "b"), field("c", "d")]), key(&[field("a", "bcd")]));
+    }
+
+    /// A text in as many pieces as there are places to cut it, and one; names and values in turn.
+    fn pieces(text: &str, cuts: &[usize]) -> Vec<Field> {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
+        cuts.sort();
+        let from = std::iter::once(0).chain(cuts.iter().copied());
+        let to = cuts.iter().copied().chain([text.len()]);
+        let words: Vec<&str> = from.zip(to).map(|(from, to)| &text[from..to]).collect();
+        let field = |pair: &[&str]| Field { name: pair[0].into(), value: pair[1..].concat(), note: None };
+        words.chunks(2).map(field).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_boundary_can_move(
+            text in "[a-c\\x00 =\n]{0,12}",
+            cuts in proptest::collection::vec(any::<usize>(), 1..6),
+            others in proptest::collection::vec(any::<usize>(), 1..6),
+        ) {
+            let (one, other) = (pieces(&text, &cuts), pieces(&text, &others));
+            prop_assert_eq!(key(&one) == key(&other), one == other);
+        }
+
+        #[test]
+        fn what_moves_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..7usize, to in 0..7usize) {
+            prop_assume!(from != to);
+            let (head, tail) = text.split_at(1 + at % (text.len() - 1));
+            let with = |first: &str, second: &str| changed(|_, _, _, texts| {
+                texts[from].push_str(first);
+                texts[to].insert_str(0, second);
+            });
+            prop_assert_ne!(with(&text, ""), with(head, tail));
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod hooks;
 mod host;
 mod hostile;
 mod install;
+mod keys;
 mod observed;
 mod packages;
 mod power;

@@ -93,6 +93,8 @@ pub fn code(text: &str, strings: bool) -> String {
                 if !strings {
                     out.push(c);
                     out.extend(escaped);
+                } else if escaped == Some('\n') {
+                    out.push('\n');
                 }
                 continue;
             }
@@ -145,6 +147,11 @@ mod tests {
         assert_eq!(uses(&"MODULE_LICENSE(".repeat(many), "MODULE_LICENSE").len(), many);
         let lines = uses(&"MODULE_LICENSE(\n".repeat(many), "MODULE_LICENSE");
         assert_eq!(lines.last(), Some(&Use { line: many, text: None }));
+    }
+
+    #[test]
+    fn lines_stay_where_they_are_also_in_strings_that_are_left_out() {
+        assert_eq!(code("char *s = \"a\\\nb\\\"\";\n__DATE__", true), "char *s = \"\n\";\n__DATE__");
     }
 
     #[test]

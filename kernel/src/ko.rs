@@ -97,6 +97,11 @@ impl ModInfo {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
+    /// All keys and values, in the file's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// The modules that must be loaded before: `depends`, split at its commas.
     pub fn depends(&self) -> impl Iterator<Item = &str> {
         self.get("depends").unwrap_or_default().split(',').filter(|name| !name.is_empty())
@@ -151,6 +156,7 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
     let sections = header.sections(endian, data)?;
     let symbols = sections.symbols(endian, data, elf::SHT_SYMTAB)?;
     let object = Object::<Elf> { data, endian, sections, symbols };
+    object.check_names()?;
     let machine = Machine {
         number: header.e_machine(endian).0,
         bits: if header.is_type_64() { 64 } else { 32 },
@@ -165,6 +171,9 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
         signed: false,
     })
 }
+
+/// What stands before an exported symbol's name in the name of its namespace's place.
+const NAMESPACE: &[u8] = b"__kstrtabns_";
 
 struct Object<'data, Elf: FileHeader<Endian = Endianness>> {
     data: &'data [u8],
@@ -198,6 +207,21 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         Ok(versions)
     }
 
+    /// Sees that every symbol has a name, and that all names and namespaces together are no longer than the file. Linkers let
+    /// names share bytes, yet each has a symbol beside it; only a forged file names one long text again and again, until it
+    /// is larger than memory. Stops as soon as that is known.
+    fn check_names(&self) -> Result<(), Defect> {
+        let damaged = |why: &str| Defect::Malformed { why: why.to_owned() };
+        let mut left = self.data.len();
+        for (index, symbol) in self.symbols.enumerate() {
+            let name = self.symbols.symbol_name(self.endian, symbol)?;
+            let namespace = name.starts_with(NAMESPACE).then(|| self.bytes_at(index, symbol)).flatten();
+            let length = name.len() + namespace.map_or(0, |text| until_nul(text).len());
+            left = left.checked_sub(length).ok_or_else(|| damaged("its names are longer than the file"))?;
+        }
+        Ok(())
+    }
+
     fn undefined(&self) -> Vec<Undefined> {
         let needed = |symbol: &&Elf::Sym| {
             symbol.is_undefined(self.endian) && matches!(symbol.st_bind(), elf::STB_GLOBAL | elf::STB_WEAK)
@@ -216,7 +240,7 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
                 exports.insert(lossy(name), Export::default());
             } else if let Some(name) = name.strip_prefix(b"__crc_") {
                 crcs.insert(name, (index, symbol));
-            } else if let Some(name) = name.strip_prefix(b"__kstrtabns_") {
+            } else if let Some(name) = name.strip_prefix(NAMESPACE) {
                 namespaces.insert(name, (index, symbol));
             }
         }
@@ -245,7 +269,7 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         bytes.get(usize::try_from(symbol.st_value(self.endian).into()).ok()?..)
     }
 
-    /// A symbol whose name lies outside the string table has none.
+    /// That there is one was checked.
     fn name(&self, symbol: &Elf::Sym) -> &'data [u8] {
         self.symbols.symbol_name(self.endian, symbol).unwrap_or_default()
     }
@@ -324,6 +348,25 @@ mod tests {
         let lying = [&[0xff; 12], SIGNATURE_MAGIC].concat();
         assert_eq!(split_signature(&lying), (&lying[..], None));
         assert_eq!(split_signature(SIGNATURE_MAGIC), (SIGNATURE_MAGIC, None));
+    }
+
+    #[test]
+    fn names_that_are_longer_than_the_file_together_are_refused() {
+        let mut built = Built::example();
+        built.undefined = vec![("n".repeat(5000), false)];
+        assert!(parse(&built.bytes()).is_ok());
+        built.undefined.extend(vec![("m".into(), false); 10]);
+        let mut bytes = built.bytes();
+        let undefined_global = [&[0x10, 0, 0, 0][..], &[0; 16]].concat();
+        let at: Vec<usize> = (0..bytes.len() - 24)
+            .step_by(8)
+            .filter(|at| bytes[at + 4..at + 24] == undefined_global)
+            .collect();
+        assert_eq!(at.len(), 11);
+        let first: [u8; 4] = bytes[at[0]..at[0] + 4].try_into().unwrap();
+        at.iter().for_each(|at| bytes[*at..*at + 4].copy_from_slice(&first));
+        let why = "its names are longer than the file".to_owned();
+        assert_eq!(parse(&bytes), Err(Defect::Malformed { why }));
     }
 
     #[test]

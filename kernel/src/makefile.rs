@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 
 /// Deepest that a variable's value may name another one. Real files nest three or four.
 const DEEPEST: usize = 8;
+/// Most values that one text may take in: a hundred names in each of a hundred values, eight deep, would take for ever.
+const MOST_VALUES: usize = 4096;
 
 /// Variables that make itself or every environment sets.
 const OF_MAKE: [&str; 16] = [
@@ -368,16 +370,19 @@ impl Makefile {
 
     /// A text with the variables that this file assigns in place of their names. What is not known stays.
     pub fn expanded(&self, text: &str) -> String {
-        self.expanded_to(text, DEEPEST)
+        let mut left = MOST_VALUES;
+        self.expanded_to(text, DEEPEST, &mut left)
     }
 
-    fn expanded_to(&self, text: &str, depth: usize) -> String {
+    fn expanded_to(&self, text: &str, depth: usize, left: &mut usize) -> String {
         let mut rest = text;
         let mut whole = String::new();
         while let Some((before, name, after)) = next_reference(rest) {
             whole.push_str(before);
-            match self.value(name).filter(|_| depth > 0 && whole.len() < 1 << 16) {
-                Some(value) => whole.push_str(&self.expanded_to(&value, depth - 1)),
+            let may = depth > 0 && *left > 0 && whole.len() < 1 << 16;
+            *left = left.saturating_sub(1);
+            match may.then(|| self.value(name)).flatten() {
+                Some(value) => whole.push_str(&self.expanded_to(&value, depth - 1, left)),
                 None => whole.push_str(&rest[before.len()..rest.len() - after.len()]),
             }
             rest = after;
@@ -479,6 +484,14 @@ mod tests {
         assert_eq!(makefile.default_goal(), Some("all"));
         let reached: Vec<String> = makefile.reached(&["all".into()]).into_iter().collect();
         assert_eq!(reached, ["all", "lib", "x.o", "y"]);
+    }
+
+    #[test]
+    fn a_hundred_names_in_each_of_a_hundred_values_end_before_they_are_all_looked_up() {
+        let line = |n: usize| format!("A{n} = {}\n", format!("$(A{})", n + 1).repeat(100));
+        let last = DEEPEST - 1;
+        let text = (0..last).map(line).collect::<String>() + &format!("A{last} =\n");
+        assert!(read(&text, &Given::default()).expanded("$(A0)").len() < 1 << 20);
     }
 
     #[test]

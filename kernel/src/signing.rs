@@ -206,7 +206,8 @@ impl Signer {
 pub fn attach(module: &[u8], detached: &[u8], certificate: &Certificate) -> Result<Vec<u8>, Error> {
     let (body, _) = split_signature(module);
     let message = Message::parse(detached)?;
-    if !message.verifies(body, certificate) {
+    // In whatever words: those are replaced.
+    if !certificate.verifies(message.hash, body, &message.signature) {
         return Err(Error::Unverified { subject: certificate.subject() });
     }
     Ok(append(body, &message::encode(certificate, message.hash, message.signature)?))
@@ -215,18 +216,21 @@ pub fn attach(module: &[u8], detached: &[u8], certificate: &Certificate) -> Resu
 /// The message that is appended to a module; `None` where it is not signed.
 pub fn message_of(module: &[u8]) -> Option<Result<Message, Error>> {
     let (_, tail) = split_signature(module);
-    Some(Message::parse(tail?.get(..tail?.len() - TRAILER)?))
+    let (message, trailer) = tail?.split_at_checked(tail?.len().checked_sub(TRAILER)?)?;
+    // mod_check_sig (kernel/module_signature.c) takes nothing else.
+    if trailer[..INFO.len()] != INFO {
+        return Some(Err(Error::Message { reason: "it is not declared as PKCS#7".to_owned() }));
+    }
+    Some(Message::parse(message))
 }
 
 /// `struct module_signature` and the magic line.
 const TRAILER: usize = crate::ko::SIGNATURE_INFO + crate::ko::SIGNATURE_MAGIC.len();
-/// `PKEY_ID_PKCS7` (include/linux/module_signature.h).
-const PKCS7: u8 = 2;
+/// `struct module_signature` before its length: `PKEY_ID_PKCS7` as its type, and nothing else.
+const INFO: [u8; 8] = [0, 0, 2, 0, 0, 0, 0, 0];
 
 fn append(body: &[u8], message: &[u8]) -> Vec<u8> {
-    let mut info = [0; crate::ko::SIGNATURE_INFO];
-    info[2] = PKCS7;
     // A message has some hundred bytes.
-    info[8..].copy_from_slice(&(message.len() as u32).to_be_bytes());
-    [body, message, &info, crate::ko::SIGNATURE_MAGIC].concat()
+    let length = (message.len() as u32).to_be_bytes();
+    [body, message, &INFO, &length, crate::ko::SIGNATURE_MAGIC].concat()
 }

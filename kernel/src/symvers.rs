@@ -125,7 +125,8 @@ fn parse_line(line: &str) -> Result<Export<'_>, &'static str> {
         return Err("more than five fields");
     };
     let (module, kind, namespace) = match fifth {
-        Some(kind) if kind.starts_with("EXPORT_") => (fourth, kind, third),
+        // A namespace may be called anything, a module nothing of that kind.
+        Some(kind) if kind.starts_with("EXPORT_") && parse_kind(fourth).is_none() => (fourth, kind, third),
         namespace => (third, fourth, namespace.unwrap_or_default()),
     };
     if symbol.is_empty() || module.is_empty() {
@@ -207,6 +208,12 @@ mod tests {
     #[test]
     fn an_empty_file_exports_nothing() {
         assert!(Symvers::parse(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_namespace_may_be_called_like_a_kind_of_export() {
+        let symvers = Symvers::parse(b"0x1\ta\tvmlinux\tEXPORT_SYMBOL\tEXPORT_ME\n").unwrap();
+        assert_eq!(symvers.get("a").unwrap().namespace, Some("EXPORT_ME"));
     }
 
     proptest! {

@@ -1,9 +1,16 @@
-//! The fuzz targets' corpus, without a fuzzer: every file of it keeps what the fuzzer checks.
+//! The fuzz targets' corpus, without a fuzzer: every file of it, and many that differ from one of them a little, keep what
+//! the fuzzer checks.
 
 use std::path::{Path, PathBuf};
 
 #[path = "../../fuzz/checks.rs"]
 mod checks;
+#[path = "../../fuzz/mutate.rs"]
+mod mutate;
+
+/// Changed files for each file of a corpus; an import takes some milliseconds.
+const MANY: u64 = 2000;
+const IMPORTS: u64 = 30;
 
 /// The corpus of a target, by path.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
@@ -13,19 +20,26 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(|path| (path.clone(), fs_err::read(path).unwrap())).collect()
 }
 
+/// Their bytes, in a fixed order.
+fn files(target: &str) -> Vec<Vec<u8>> {
+    let mut corpus = corpus(target);
+    corpus.sort();
+    corpus.into_iter().map(|(_, bytes)| bytes).collect()
+}
+
 #[test]
 fn every_envelope_of_the_corpus_is_read_or_refused() {
-    corpus("envelope").iter().for_each(|(_, bytes)| checks::envelope(bytes));
+    mutate::each(&files("envelope"), MANY, checks::envelope);
 }
 
 #[test]
 fn every_manifest_of_the_corpus_is_read_or_refused() {
-    corpus("manifest").iter().for_each(|(_, bytes)| checks::manifest(bytes));
+    mutate::each(&files("manifest"), MANY, checks::manifest);
 }
 
 #[test]
 fn every_pointer_of_the_corpus_is_read_or_refused() {
-    corpus("pointer").iter().for_each(|(_, bytes)| checks::pointer(bytes));
+    mutate::each(&files("pointer"), MANY, checks::pointer);
 }
 
 #[test]
@@ -38,4 +52,12 @@ fn every_bundle_of_the_corpus_is_taken_or_refused() {
         assert_eq!(checks::with_checksums(&bytes), bytes, "{}", path.display());
     }
     assert!(taken > 0, "the corpus is signed by another key than the one beside it");
+}
+
+#[test]
+fn every_changed_bundle_is_taken_or_refused() {
+    let host = checks::Host::new();
+    mutate::each(&files("bundle"), IMPORTS, |bytes| {
+        host.bundle(&checks::with_checksums(bytes));
+    });
 }

@@ -2,6 +2,7 @@
 //! step.
 
 mod company;
+mod model;
 mod others;
 mod prepared;
 mod retiring;

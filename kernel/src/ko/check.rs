@@ -98,7 +98,8 @@ impl Flags {
 /// `ARMv7 p2v8`) or to structure randomisation, and is not judged.
 const WORDS: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modversions"];
 
-/// Why a kernel would not take a file as a module.
+/// Why a kernel would not take a file as a module. Names in it come from the file, and are shown so that they command no
+/// terminal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {
     /// Not there, though its directory names it.
@@ -155,7 +156,7 @@ pub enum Defect {
         signer: String,
     },
     /// Another module it depends on is not installed.
-    #[error("needs the symbol {symbol} of the module {module}, which is not installed")]
+    #[error("needs the symbol {} of the module {}, which is not installed", .symbol.escape_debug(), .module.escape_debug())]
     MissingModule {
         /// The symbol.
         symbol: String,
@@ -182,13 +183,13 @@ pub enum Defect {
         found: String,
     },
     /// Nothing exports a symbol it needs.
-    #[error("needs the symbol {symbol}, which neither the kernel nor a dependency exports")]
+    #[error("needs the symbol {}, which neither the kernel nor a dependency exports", .symbol.escape_debug())]
     UnknownSymbol {
         /// The symbol.
         symbol: String,
     },
     /// Built against another type of a symbol.
-    #[error("was built against {symbol} with {}, expected {:#010x}", Crc(*.found), .expected)]
+    #[error("was built against {} with {}, expected {:#010x}", .symbol.escape_debug(), Crc(*.found), .expected)]
     WrongCrc {
         /// The symbol.
         symbol: String,
@@ -198,7 +199,7 @@ pub enum Defect {
         found: Option<u32>,
     },
     /// Does not import the namespace of a symbol it needs.
-    #[error("uses {symbol} without importing its namespace {namespace}")]
+    #[error("uses {} without importing its namespace {}", .symbol.escape_debug(), .namespace.escape_debug())]
     MissingNamespace {
         /// The symbol.
         symbol: String,
@@ -206,7 +207,7 @@ pub enum Defect {
         namespace: String,
     },
     /// Uses a symbol that is exported to certain modules only (`EXPORT_SYMBOL_GPL_FOR_MODULES`).
-    #[error("uses {symbol}, which is for the modules {modules} only")]
+    #[error("uses {}, which is for the modules {} only", .symbol.escape_debug(), .modules.escape_debug())]
     NotForThisModule {
         /// The symbol.
         symbol: String,

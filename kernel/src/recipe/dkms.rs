@@ -72,8 +72,15 @@ pub fn evaluate(
         Some(at) if ended == Ended::Status(0) => (&output[..at], &output[at + MARK.len()..]),
         _ => return Err(bad(complaint(&output, ended))),
     };
-    let answer = Answer::parse(answer).ok_or_else(|| bad(complaint(talk, ended)))?;
-    checked(answer.recipe(target).map_err(bad)?, &conf)
+    recipe(&conf, answer, target)?.ok_or_else(|| bad(complaint(talk, ended)))
+}
+
+/// What the evaluation's answer means for a kernel; `None` where it is none. The recipe that it comes from had its hands on
+/// it: it is believed as far as any recipe is.
+pub fn recipe(conf: &Path, answer: &[u8], target: &Target) -> Result<Option<Recipe>, Error> {
+    let Some(answer) = Answer::parse(answer) else { return Ok(None) };
+    let bad = |reason: String| Error::Bad { path: conf.to_owned(), reason };
+    checked(answer.recipe(target).map_err(bad)?, conf).map(Some)
 }
 
 /// The name and version that a `dkms.conf` assigns in so many words; most do, and finding a package then takes no bash.

@@ -149,16 +149,21 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The recipe could not be evaluated.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", path.display(), shown(reason))]
     Bad {
         /// The recipe.
         path: PathBuf,
-        /// In words, of several lines where bash had several to say.
+        /// In words, of several lines where bash had several to say. Some are the recipe's own.
         reason: String,
     },
     /// Evaluation was cancelled.
     #[error("interrupted")]
     Cancelled,
+}
+
+/// A text of a stranger's for a terminal, which it does not command.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// The path at which a package's source is built, in the sandbox: DKMS's own, which recipes rely on.

@@ -34,7 +34,7 @@ impl Certificate {
     }
 
     /// Reads PEM or DER; the path is for errors.
-    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Certificate, Error> {
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Certificate, Error> {
         let wrong = |reason: String| Error::Malformed { path: path.to_owned(), reason };
         let Some(blocks) = pem::blocks(bytes) else {
             return Certificate::of_der(bytes).map_err(|e| wrong(format!("it is no certificate: {e}")));

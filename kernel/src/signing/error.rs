@@ -56,7 +56,7 @@ pub enum Error {
         subject: String,
     },
     /// A hash that is not made here.
-    #[error("modules cannot be signed with the hash {name}: only sha256, sha384 and sha512 can be had")]
+    #[error("modules cannot be signed with the hash {}: only sha256, sha384 and sha512 can be had", name.escape_debug())]
     Hash {
         /// Its name.
         name: String,

@@ -12,12 +12,12 @@ use super::certificate::{Certificate, RSA, der_of, hex, plain};
 use super::{Error, Hash};
 
 /// RFC 5652, 4 and 5.1.
-const DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.1");
+pub(super) const DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.1");
 const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 
 impl Hash {
     /// RFC 5754, 2.
-    fn oid(self) -> ObjectIdentifier {
+    pub(super) fn oid(self) -> ObjectIdentifier {
         match self {
             Hash::Sha256 => ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1"),
             Hash::Sha384 => ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2"),
@@ -26,7 +26,7 @@ impl Hash {
     }
 
     /// ECDSA with this hash (RFC 5758, 3.2).
-    fn ecdsa_oid(self) -> ObjectIdentifier {
+    pub(super) fn ecdsa_oid(self) -> ObjectIdentifier {
         match self {
             Hash::Sha256 => ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2"),
             Hash::Sha384 => ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3"),
@@ -56,6 +56,8 @@ pub struct Message {
     pub sid: Sid,
     /// What was hashed with.
     pub hash: Hash,
+    /// What kind of key it says has signed.
+    algorithm: ObjectIdentifier,
     pub(super) signature: Vec<u8>,
 }
 
@@ -86,6 +88,17 @@ impl Message {
         let [signer] = data.signer_infos.0.as_slice() else {
             return Err(Error::Message { reason: "it has not exactly one signer".to_owned() });
         };
+        // crypto/asymmetric_keys/pkcs7_parser.c takes no other versions, and pkcs7_verify.c no other content.
+        let versions = match &signer.sid {
+            SignerIdentifier::IssuerAndSerialNumber(_) => (CmsVersion::V1, CmsVersion::V1),
+            SignerIdentifier::SubjectKeyIdentifier(_) => (CmsVersion::V3, CmsVersion::V3),
+        };
+        if (data.version, signer.version) != versions {
+            return Err(Error::Message { reason: "its versions contradict its signer's name".to_owned() });
+        }
+        if data.encap_content_info.econtent_type != DATA || data.encap_content_info.econtent.is_some() {
+            return Err(Error::Message { reason: "it is not a detached signature of plain data".to_owned() });
+        }
         // kernel: "PKCS7 module sig has authenticatedAttrs"
         if signer.signed_attrs.is_some() {
             return Err(Error::Message {
@@ -97,6 +110,7 @@ impl Message {
         Ok(Message {
             sid: Sid(signer.sid.clone()),
             hash: hash.ok_or_else(unknown)?,
+            algorithm: signer.signature_algorithm.oid,
             signature: signer.signature.as_bytes().to_owned(),
         })
     }
@@ -111,9 +125,17 @@ impl Message {
         }
     }
 
-    /// Whether this certificate's key has signed these bytes.
+    /// Whether this certificate's key has signed these bytes, and the message says so in words that kernels know.
     pub fn verifies(&self, body: &[u8], certificate: &Certificate) -> bool {
-        certificate.verifies(self.hash, body, &self.signature)
+        self.is_known_algorithm(certificate) && certificate.verifies(self.hash, body, &self.signature)
+    }
+
+    /// pkcs7_sig_note_pkey_algo: RSA has one name there, ECDSA one for each hash, and which of them does not matter.
+    fn is_known_algorithm(&self, certificate: &Certificate) -> bool {
+        if certificate.is_rsa() {
+            return self.algorithm == RSA;
+        }
+        Hash::ALL.into_iter().any(|hash| hash.ecdsa_oid() == self.algorithm)
     }
 }
 

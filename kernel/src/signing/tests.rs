@@ -261,6 +261,7 @@ fn detached_signatures_are_attached_in_the_form_of_sign_file() {
             }
         }
         refused(attach(&module, &sign(""), &certificate), "signed attributes");
+        refused(attach(&module, &sign("-noattr -nodetach"), &certificate), "not a detached signature");
         refused(attach(b"other", &sign("-noattr"), &certificate), "does not verify with the certificate of");
         refused(attach(&module, b"no message", &certificate), "not one that kernels read");
         refused(attach(&module, &sign("-noattr -md sha1"), &certificate), "only sha256, sha384 and sha512");
@@ -279,6 +280,66 @@ fn every_cut_and_changed_message_gives_an_answer() {
             changed[at] ^= 1 << bit;
             let _ = Message::parse(&changed).map(|message| message.verifies(b"body", &signer.certificate));
         }
+    }
+}
+
+/// Where the nth of some bytes are in a message.
+fn place(message: &[u8], bytes: &[u8], nth: usize) -> std::ops::Range<usize> {
+    let mut places = (0..message.len()).filter(|at| message[*at..].starts_with(bytes));
+    let at = places.nth(nth).unwrap();
+    at..at + bytes.len()
+}
+
+/// For each byte of a message, flipped. Where they differ kcache goes with the kernel (`crypto/asymmetric_keys/`), which is
+/// stricter about versions, the type of the content and the signer's hash, and passes over the list of hashes in front and
+/// over which hash the name of an ECDSA signature holds.
+#[test]
+fn openssl_and_kcache_believe_the_same_of_flipped_messages_but_for_what_the_kernel_judges_otherwise() {
+    for (kind, hash) in [(RSA_KEY, Hash::Sha256), (P256_KEY, Hash::Sha384)] {
+        let desk = Desk::new();
+        let signer = desk.keys(kind).open().unwrap();
+        let body = Built::example().bytes();
+        let message = signer.message(&body, hash).unwrap();
+        let known = Known { configured: vec![signer.certificate.clone()], ..Known::default() };
+        let oid = |oid: der::oid::ObjectIdentifier| oid.as_bytes().to_vec();
+        let (version, data, digest) = (b"\x02\x01\x01", oid(message::DATA), oid(hash.oid()));
+        let mut only_openssl = [(&version[..], 0), (&version[..], 1), (&data, 0), (&digest, 1)]
+            .map(|(bytes, nth)| place(&message, bytes, nth))
+            .to_vec();
+        let mut only_kcache = vec![place(&message, &digest, 0)];
+        if kind == P256_KEY {
+            let name = place(&message, &oid(hash.ecdsa_oid()), 0);
+            // To OpenSSL any name will do. To the kernel any that is of ECDSA: one bit from SHA-384's is SHA-256's.
+            only_openssl.push(name.clone());
+            only_kcache.push(name.end - 1..name.end);
+        }
+        for at in 0..message.len() {
+            let mut changed = message.clone();
+            changed[at] ^= 1;
+            let signed = append(&body, &changed);
+            let ours = matches!(known.signer_of(&signed), Signed::By { .. });
+            if ours != desk.openssl_accepts(&signed) {
+                let may = if ours { &only_kcache } else { &only_openssl };
+                assert!(may.iter().any(|range| range.contains(&at)), "{kind}: {at} of {message:02x?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_appended_must_be_declared_as_kernels_want_it() {
+    let desk = Desk::new();
+    let signer = desk.keys(P256_KEY).open().unwrap();
+    let known = Known { configured: vec![signer.certificate.clone()], ..Known::default() };
+    let good = signer.sign(b"\x7fELF body", Hash::Sha256).unwrap();
+    assert!(matches!(known.signer_of(&good), Signed::By { .. }));
+    for at in 0..8 {
+        let mut bad = good.clone();
+        let from_end = TRAILER - at;
+        let place = bad.len() - from_end;
+        bad[place] ^= 1;
+        let told = known.signer_of(&bad);
+        assert!(matches!(&told, Signed::Unreadable(why) if why.contains("declared")), "{at}: {told:?}");
     }
 }
 
