@@ -75,7 +75,6 @@ pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec
 
 /// The kernel that a tree is of.
 pub fn kernel(world: &World, release: &str) -> Result<Kernel> {
-    let found = kernels::installed(&world.root)?.into_iter().find(|kernel| kernel.release == release);
-    found
+    kernels::of_release(&world.root, release)?
         .ok_or_else(|| Error::NotInstalled { release: release.to_owned(), root: world.root.dir().to_owned() })
 }

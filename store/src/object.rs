@@ -50,7 +50,7 @@ pub(crate) fn copy(objects: &Path, digest: &Digest, size: u64, to: &mut dyn Writ
         if written.is_ok() { Ok(()) } else { Err(io::Error::other("the receiver failed")) }
     });
     written?;
-    judge(&path, digest, size, read).map(|()| true)
+    judge(&path, digest, Some(size), read).map(|()| true)
 }
 
 /// The file's compressed bytes, if there is one and they are the object's.
@@ -68,15 +68,12 @@ pub(crate) fn read_compressed(path: &Path, digest: &Digest, size: u64) -> Result
 /// Whether a file holds the object of this digest, however large that is; one that is gone is not found wanting.
 pub(crate) fn examine(path: &Path, digest: &Digest) -> Result<()> {
     let Some(file) = if_there(fs_err::File::open(path))? else { return Ok(()) };
-    match decompress(file.into_parts().0, u64::MAX, &mut |_| Ok(())) {
-        Ok((hash, _)) if hash == *digest.as_bytes() => Ok(()),
-        read => judge(path, digest, read.as_ref().map_or(0, |(_, n)| *n), read),
-    }
+    judge(path, digest, None, decompress(file.into_parts().0, u64::MAX, &mut |_| Ok(())))
 }
 
 /// Whether compressed bytes that came from `origin` are the object's.
 pub(crate) fn verify(origin: &Path, digest: &Digest, size: u64, zstd: &[u8]) -> Result<()> {
-    judge(origin, digest, size, decompress(zstd, size, &mut |_| Ok(())))
+    judge(origin, digest, Some(size), decompress(zstd, size, &mut |_| Ok(())))
 }
 
 /// No frame of `size` bytes is larger: zstd's own bound (ZSTD_compressBound), and its header.
@@ -84,24 +81,28 @@ pub(crate) fn compressed_limit(size: u64) -> u64 {
     size + size / 256 + 4096
 }
 
-fn judge(path: &Path, digest: &Digest, size: u64, read: io::Result<(blake3::Hash, u64)>) -> Result<()> {
-    let damaged = |found: String| Error::Damaged {
-        path: path.to_owned(),
-        expected: format!("{size} bytes of digest {digest}"),
-        found,
+fn judge(
+    path: &Path,
+    digest: &Digest,
+    size: Option<u64>,
+    read: io::Result<(blake3::Hash, u64)>,
+) -> Result<()> {
+    let damaged = |found: String| {
+        let expected = size.map_or(String::new(), |size| format!("{size} bytes of "));
+        Err(Error::Damaged { path: path.to_owned(), expected: format!("{expected}digest {digest}"), found })
     };
     match read {
-        Ok((_, n)) if n > size => Err(damaged("more bytes".to_owned())),
+        Ok((_, n)) if size.is_some_and(|size| n > size) => damaged("more bytes".to_owned()),
         Ok((hash, n)) if hash != *digest.as_bytes() => {
-            Err(damaged(format!("{n} bytes of digest {}", Digest::from(hash))))
+            damaged(format!("{n} bytes of digest {}", Digest::from(hash)))
         }
-        Ok((_, n)) if n < size => Err(damaged(format!("{n} bytes of that digest"))),
+        Ok((_, n)) if size.is_some_and(|size| n < size) => damaged(format!("{n} bytes of that digest")),
         Ok(_) => Ok(()),
         // An error of the disk carries its number; what zstd says about the bytes does not.
         Err(source) if source.raw_os_error().is_some() => {
             Err(Error::At { act: "read", path: path.to_owned(), source })
         }
-        Err(e) => Err(damaged(format!("bytes that do not decompress ({e})"))),
+        Err(e) => damaged(format!("bytes that do not decompress ({e})")),
     }
 }
 

@@ -124,19 +124,24 @@ fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each)
             return Ok(());
         }
         seen.entries += 1;
-        let found = |what, wrong| Finding { path: path.to_owned(), what, wrong };
-        match store.lookup(&key) {
-            Ok(Some(entry)) => match lacks(store, &entry)? {
-                Some(wrong) => each(found(What::Lacking(key), wrong)),
-                None => Ok(()),
-            },
-            Ok(None) => Ok(()),
-            Err(error) => match wrong(Err(error))? {
-                Some(wrong) => each(found(What::Entry(key), wrong)),
-                None => Ok(()),
-            },
+        // Whoever collects takes entries first and then their objects: a second look sees the entry gone.
+        if examine(store, &key)?.is_none() {
+            return Ok(());
+        }
+        match examine(store, &key)? {
+            Some((what, wrong)) => each(Finding { path: path.to_owned(), what, wrong }),
+            None => Ok(()),
         }
     })
+}
+
+/// What is wrong with the entry of a key, if there is one.
+fn examine(store: &Store, key: &Key) -> Result<Option<(What, String)>> {
+    match store.lookup(key) {
+        Ok(Some(entry)) => Ok(lacks(store, &entry)?.map(|wrong| (What::Lacking(*key), wrong))),
+        Ok(None) => Ok(None),
+        Err(error) => Ok(wrong(Err(error))?.map(|wrong| (What::Entry(*key), wrong))),
+    }
 }
 
 /// What an entry needs and is not there.
@@ -172,12 +177,14 @@ fn pointers(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each
     Ok(())
 }
 
-/// What an examination says is wrong with what it examined; other errors are of the disk, or of a newer kcache.
+/// What an examination says is wrong with what it examined. One that cannot be read is as good as damaged. What a newer kcache has
+/// written is not for this one to judge.
 fn wrong(examined: Result<()>) -> Result<Option<String>> {
     match examined {
         Ok(()) => Ok(None),
         Err(Error::Damaged { expected, found, .. }) => Ok(Some(format!("{found}, expected {expected}"))),
         Err(Error::Entry { reason, .. }) => Ok(Some(reason)),
+        Err(Error::At { source, .. } | Error::Io(source)) => Ok(Some(source.to_string())),
         Err(error) => Err(error),
     }
 }

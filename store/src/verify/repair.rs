@@ -1,6 +1,6 @@
 //! What is done about a finding.
 
-use super::{Finding, What};
+use super::{Finding, What, examine};
 use crate::{Entry, Key, Result, SharedCaches, Store, Waiting, entry, object, store};
 
 /// What repairing takes.
@@ -47,6 +47,10 @@ impl Repair<'_> {
                 None => Ok(Repaired::Nothing),
             },
             What::Pointer(name) => {
+                let _turn = self.store.collecting(self.waiting)?;
+                if self.store.pointer(name).is_ok() {
+                    return Ok(Repaired::Nothing);
+                }
                 store::remove(&self.store.dir().join(name.path()))?;
                 Ok(Repaired::Deleted)
             }
@@ -57,12 +61,17 @@ impl Repair<'_> {
         }
     }
 
-    /// Its objects may serve others, and are as they were.
+    /// Its objects may serve others, and are as they were. What somebody else has put right meanwhile stays.
     fn entry(&self, key: &Key) -> Result<Repaired> {
         if self.caches.fetch(self.store, key, self.now, &|_| Ok(()), &|_| ())?.is_some() {
             return Ok(Repaired::Fetched);
         }
+        let turn = self.store.collecting(self.waiting)?;
+        if examine(self.store, key)?.is_none() {
+            return Ok(Repaired::Nothing);
+        }
         store::remove(&entry::path(&self.store.entries(), key))?;
+        drop(turn);
         self.store.forget(key)?;
         Ok(Repaired::Deleted)
     }
