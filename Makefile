@@ -42,6 +42,9 @@ test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
+# Most of a test's time is spent on waiting for others: servers that hang, locks, guests.
+test test-all: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+
 .PHONY: build demo test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:

@@ -28,6 +28,7 @@ use crate::error::at;
 use crate::listing::if_there;
 use crate::lock::until;
 use crate::publish::Draft;
+use crate::store::make_dir;
 use crate::transport::IfTaken;
 use crate::{Digest, Error, Key, Manifest, ON_DEMAND, Output, Result, Store, Waiting, entry, object};
 
@@ -92,7 +93,14 @@ impl Store {
         lock: fn(&std::fs::File) -> std::result::Result<(), TryLockError>,
     ) -> Result<Turn> {
         let dir = self.objects();
-        let file = fs_err::File::open(&dir)?;
+        let file = match if_there(fs_err::File::open(&dir))? {
+            Some(file) => file,
+            // Somebody has emptied the cache by hand.
+            None => {
+                make_dir(&dir, 0o755)?;
+                fs_err::File::open(&dir)?
+            }
+        };
         until(&dir, waiting, || match lock(file.file()) {
             Ok(()) => Ok(Some(())),
             Err(TryLockError::WouldBlock) => Ok(None),

@@ -494,7 +494,7 @@ fn make(dir: &Path) -> Result<()> {
 }
 
 /// Makes a directory, and those above it, unless it is there. Its mode is not the umask's business.
-fn make_dir(dir: &Path, mode: u32) -> Result<()> {
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
