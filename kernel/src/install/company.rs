@@ -5,8 +5,8 @@
 //! depmod runs, after all is ready, and after the commit; if somebody was there, the indexes are made again, a few times.
 //!
 //! With others who are at it all the time there is no end to that: the last indexes are then published as they are, or, if they
-//! cannot even be made, nothing is ([`super::Error::Crowded`]). What cannot be helped is a depmod of theirs that read the tree before the commit and writes its indexes when everything
-//! here is over.
+//! cannot even be made, nothing is ([`super::Error::Crowded`]). What cannot be helped is a depmod of theirs that read the tree
+//! before the commit and writes its indexes when everything here is over.
 
 use std::collections::BTreeMap;
 use std::io;
