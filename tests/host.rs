@@ -133,7 +133,8 @@ impl Host {
         for made in ["root/lib/modules", "root/usr/src", "root/usr/lib", "root/boot", "tmp", "home"] {
             fs::create_dir_all(dir.path().join(made)).unwrap();
         }
-        fs::copy(env!("CARGO_BIN_EXE_kcache"), dir.path().join("kcache")).unwrap();
+        // By another process: a file that this one has open for writing, and a child of another test's with it, is busy.
+        run(Command::new("cp").arg(env!("CARGO_BIN_EXE_kcache")).arg(dir.path().join("kcache")));
         Host { dir, unprivileged: false }
     }
 
