@@ -7,7 +7,7 @@ use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use crate::Result;
+use crate::{Digest, Key, Result, Store, entry, object};
 
 /// Tells of each file with this ending in the directories of `dir`: its name without the ending, its path, and what the
 /// file system says of it. Links are not followed.
@@ -32,6 +32,30 @@ pub(crate) fn files(
         }
     }
     Ok(())
+}
+
+/// Tells of each object's file. What lies elsewhere than an object would is somebody else's.
+pub(crate) fn objects(
+    store: &Store,
+    each: &mut dyn FnMut(Digest, &Path, &Metadata) -> Result<()>,
+) -> Result<()> {
+    let dir = store.objects();
+    files(&dir, ".zst", &mut |stem, path, metadata| match stem.parse::<Digest>() {
+        Ok(digest) if object::path(&dir, &digest) == path => each(digest, path, metadata),
+        _ => Ok(()),
+    })
+}
+
+/// The same of entries.
+pub(crate) fn entries(
+    store: &Store,
+    each: &mut dyn FnMut(Key, &Path, &Metadata) -> Result<()>,
+) -> Result<()> {
+    let dir = store.entries();
+    files(&dir, ".json", &mut |stem, path, metadata| match stem.parse::<Key>() {
+        Ok(key) if entry::path(&dir, &key) == path => each(key, path, metadata),
+        _ => Ok(()),
+    })
 }
 
 /// What was deleted meanwhile is none.

@@ -27,9 +27,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::listing::{files, if_there};
+use crate::listing::{self, files, if_there};
 use crate::transport::Name;
-use crate::{Digest, Entry, Error, Key, Pointer, Result, Store, entry, object};
+use crate::{Digest, Entry, Error, Key, Pointer, Result, Store, object};
 
 pub use repair::{Repair, Repaired};
 
@@ -102,12 +102,8 @@ pub fn verify(
 type Each<'a> = dyn FnMut(Finding) -> Result<()> + 'a;
 
 fn objects(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {
-    files(&store.objects(), ".zst", &mut |stem, path, metadata| {
+    listing::objects(store, &mut |digest, path, metadata| {
         must_go_on(cancel)?;
-        let Ok(digest) = stem.parse::<Digest>() else { return Ok(()) };
-        if object::path(&store.objects(), &digest) != path {
-            return Ok(());
-        }
         (seen.objects, seen.bytes) = (seen.objects + 1, seen.bytes + metadata.len());
         match wrong(object::examine(path, &digest))? {
             Some(wrong) => each(Finding { path: path.to_owned(), what: What::Object(digest), wrong }),
@@ -117,12 +113,8 @@ fn objects(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each)
 }
 
 fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {
-    files(&store.entries(), ".json", &mut |stem, path, _| {
+    listing::entries(store, &mut |key, path, _| {
         must_go_on(cancel)?;
-        let Ok(key) = stem.parse::<Key>() else { return Ok(()) };
-        if entry::path(&store.entries(), &key) != path {
-            return Ok(());
-        }
         seen.entries += 1;
         // Whoever collects takes entries first and then their objects: a second look sees the entry gone.
         if examine(store, &key)?.is_none() {

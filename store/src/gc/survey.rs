@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::ledger::{File, Hold, Ledger, Stamp};
 use super::{RACY, Rules, Useless, must_go_on, under};
-use crate::listing::{files, if_there};
+use crate::listing::{self, files, if_there};
 use crate::transport::Name;
 use crate::{Digest, Entry, Error, Key, Manifest, Pointer, Result, SignerId, Store, entry, object};
 
@@ -17,10 +17,9 @@ const DRAFT: &str = "draft-";
 
 /// Notes every object and its time. That comes before the first entry is read: see `claim`.
 pub(super) fn objects(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
-    files(&store.objects(), ".zst", &mut |stem, path, metadata| {
+    listing::objects(store, &mut |digest, _, metadata| {
         must_go_on(rules.cancel)?;
-        let Ok(digest) = stem.parse::<Digest>() else { return Ok(()) };
-        if !metadata.is_file() || object::path(&store.objects(), &digest) != path {
+        if !metadata.is_file() {
             return Ok(()); // somebody else's
         }
         let stays = is_young(rules, metadata.mtime()) || rules.keep.objects.contains(&digest);
@@ -30,10 +29,9 @@ pub(super) fn objects(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<(
 
 /// Notes every entry, when it was used, and what it names.
 pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
-    files(&store.entries(), ".json", &mut |stem, path, metadata| {
+    listing::entries(store, &mut |key, path, metadata| {
         must_go_on(rules.cancel)?;
-        let Ok(key) = stem.parse::<Key>() else { return Ok(()) };
-        if !metadata.is_file() || entry::path(&store.entries(), &key) != path {
+        if !metadata.is_file() {
             return Ok(()); // somebody else's
         }
         match read(path, &key) {

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use super::must_go_on;
 use crate::index::Row;
-use crate::listing::files;
-use crate::{Key, Result, Store, entry};
+use crate::listing;
+use crate::{Result, Store, entry};
 
 /// Rows that are asked for at a time.
 const PAGE: u32 = 1024;
@@ -33,11 +33,9 @@ pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>
 /// Entries without a row, or with another than theirs.
 fn lost_rows(store: &Store, cancel: &AtomicBool) -> Result<u64> {
     let mut lost = 0;
-    files(&store.entries(), ".json", &mut |stem, _, _| {
+    listing::entries(store, &mut |key, _, _| {
         must_go_on(cancel)?;
-        let Some(entry) = stem.parse::<Key>().ok().and_then(|key| store.lookup(&key).ok().flatten()) else {
-            return Ok(());
-        };
+        let Ok(Some(entry)) = store.lookup(&key) else { return Ok(()) };
         let expected = Row::of(entry.manifest());
         let row = store.with_index(|index| index.row(&expected.key))?.flatten();
         let is_same = row.is_some_and(|row| Row { used: expected.used, ..row } == expected);

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::manifest::tests::manifest;
 use crate::trust::tests::builder;
-use crate::{Output, SharedCaches, Trust, Waiting};
+use crate::{Output, SharedCaches, Trust, Waiting, entry};
 
 const KEY: Key = Key::from_bytes([7; 32]);
 const OTHER: Key = Key::from_bytes([8; 32]);
