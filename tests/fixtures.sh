@@ -140,12 +140,13 @@ install_compilers() {
 
 downloadable() { apt-get -qq download --print-uris "$1" >/dev/null 2>&1; }
 
-# The newest COUNT packages whose whole name matches, newest first. A package of the dpkg database that has left the
-# archive has a name but no file, hence the second look.
+# The newest COUNT headers packages whose whole name matches and that can be downloaded with their kernel's image, newest
+# first. A package of the dpkg database that has left the archive has a name but no file, and for some hours of an update
+# the archive has headers whose image is still to be signed.
 newest() {
     local pattern=$1 count=$2 name
     apt-cache pkgnames linux-headers- | grep -Ex "$pattern" | sort -rV | while read -r name; do
-        downloadable "$name" && echo "$name"
+        downloadable "$name" && downloadable "linux-image-${name#linux-headers-}" && echo "$name"
     done | sed "${count}q"
 }
 
