@@ -327,6 +327,7 @@ pub fn journal(bytes: &[u8]) {
         tree: &live,
         root: tree.0.path(),
         depmod: Path::new("/nonexistent/depmod"),
+        always_depmod: false,
         sign: None,
         wait: Duration::from_secs(20),
         say: &|_| (),

@@ -13,29 +13,34 @@ use std::process::{Command, Stdio};
 use super::generation::DIR_PREFIX;
 use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
-use super::{Error, Site, disk};
+use super::{Error, Indexed, Site, disk, reindex};
 use crate::index::{self, DepIndex};
 
 /// Where depmod looks for its configuration (`depmod.d(5)`).
-const CONFIG_DIRS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
+pub(super) const CONFIG_DIRS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
 /// For what a wrapper around depmod may call.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What depmod made of the staged base.
+/// The indexes of the staged base.
 pub(super) struct Made {
-    /// The files it wrote, ready to be published, `modules.dep.bin` last.
+    /// The files, ready to be published, `modules.dep.bin` last.
     pub(super) names: Vec<String>,
     /// `modules.dep.bin`, read again.
     pub(super) index: DepIndex,
     /// The digest of the same.
     pub(super) digest: blake3::Hash,
-    /// What it had to say.
+    /// What depmod had to say.
     pub(super) warnings: Vec<String>,
+    /// Who made them.
+    pub(super) by: Indexed,
 }
 
-/// Runs depmod on the staged base and reads everything again.
+/// Makes the indexes of the staged base, with depmod where that has to be, and reads everything again.
 pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made, Error> {
-    let warnings = call(site, tree)?;
+    let (by, warnings) = match reindex::reindex(site, tree)? {
+        Ok(read) => (Indexed::Here { read }, Vec::new()),
+        Err(reason) => (Indexed::ByDepmod { reason }, call(site, tree)?),
+    };
     let names = written(&tree.base_tree())?;
     for name in &names {
         check_whole(tree, name)?;
@@ -48,7 +53,7 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made,
     check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
     check_others(tree, &index, others)?;
     others.check_index(&index)?;
-    Ok(Made { names, index, digest: blake3::hash(&bytes), warnings })
+    Ok(Made { names, index, digest: blake3::hash(&bytes), warnings, by })
 }
 
 fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<String>, Error> {

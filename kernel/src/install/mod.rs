@@ -63,6 +63,7 @@ mod others;
 mod plan;
 mod reachable;
 mod recover;
+mod reindex;
 mod retire;
 mod stage;
 #[cfg(test)]
@@ -83,6 +84,7 @@ pub use reachable::generations;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Fault, current, interrupted, verify};
 
+pub use crate::index::Reason;
 use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
 use tree::{DEP_BIN, Tree};
@@ -108,6 +110,8 @@ pub struct Site<'a> {
     pub root: &'a Path,
     /// The depmod to run.
     pub depmod: &'a Path,
+    /// Whether it is to run even where the indexes can be made without it.
+    pub always_depmod: bool,
     /// Signs what is not installed yet; `None` where that cannot be done.
     pub sign: Option<&'a Sign<'a>>,
     /// How long to wait for another process.
@@ -125,6 +129,23 @@ pub struct Outcome {
     pub changed: bool,
     /// What depmod had to say.
     pub warnings: Vec<String>,
+    /// Who made the indexes; `None` where they stayed or went.
+    pub indexed: Option<Indexed>,
+}
+
+/// Who made the indexes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Indexed {
+    /// They were made from those that were there.
+    Here {
+        /// How many modules were read for that.
+        read: usize,
+    },
+    /// depmod read every module.
+    ByDepmod {
+        /// Why.
+        reason: Reason,
+    },
 }
 
 /// What was found of an earlier run.
@@ -182,11 +203,12 @@ impl<'a> Transaction<'a> {
             return Err(Error::Changed { kernel: self.tree.release.clone() });
         }
         if plan.is_nothing() {
-            return Ok(Outcome { generation: plan.to.clone(), changed: false, warnings: Vec::new() });
+            let (generation, warnings) = (plan.to.clone(), Vec::new());
+            return Ok(Outcome { generation, changed: false, warnings, indexed: None });
         }
         let done = self.replace(installed.as_ref(), &plan.wanted, &plan.others, source, step)?;
-        let warnings = self.settle(done, step)?;
-        Ok(Outcome { generation: plan.to.clone(), changed: true, warnings })
+        let Replaced { warnings, indexed, .. } = self.settle(done, step)?;
+        Ok(Outcome { generation: plan.to.clone(), changed: true, warnings, indexed })
     }
 
     /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.
@@ -197,8 +219,8 @@ impl<'a> Transaction<'a> {
         self.replace(installed.as_ref(), &wanted, &Others::Untouched, &mut source, step)
     }
 
-    /// Makes the indexes again where others came in between. Gives depmod's warnings.
-    fn settle(&self, mut done: Replaced, step: &Step<'_>) -> Result<Vec<String>, Error> {
+    /// Makes the indexes again where others came in between. Gives what was done last.
+    fn settle(&self, mut done: Replaced, step: &Step<'_>) -> Result<Replaced, Error> {
         for _ in 1..ATTEMPTS {
             if done.undisturbed {
                 break;
@@ -209,7 +231,7 @@ impl<'a> Transaction<'a> {
                 done => done?,
             };
         }
-        Ok(done.warnings)
+        Ok(done)
     }
 
     /// The whole protocol: from what is installed to what is wanted.
@@ -224,7 +246,7 @@ impl<'a> Transaction<'a> {
         let tree = &self.tree;
         let prepared = self.prepare(installed, wanted, others, source, step);
         // Should the litter stay, the next run deletes it; the first error is the one to be told.
-        let Prepared { journal, warnings, staged, seen } =
+        let Prepared { journal, warnings, indexed, staged, seen } =
             prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
         if let Err(error) = self.commit(&journal, step) {
             return match commit::back(tree, &journal, &|_| Ok(())) {
@@ -235,7 +257,7 @@ impl<'a> Transaction<'a> {
         commit::finish(tree, &journal, step)?;
         // Files of others that were touched on request have changed their directories.
         let is_same = || Ok::<_, Error>(!others.is_nothing() || Sight::of(tree)?.is_but_for_ours(&seen));
-        Ok(Replaced { warnings, undisturbed: staged.are_live(tree)? && is_same()? })
+        Ok(Replaced { warnings, indexed, undisturbed: staged.are_live(tree)? && is_same()? })
     }
 
     /// Everything that needs space or may be refused. The live tree is only read.
@@ -309,11 +331,11 @@ impl<'a> Transaction<'a> {
             new,
         };
         let staged = Indexes::staged(tree, &journal.indexes)?;
-        let warnings = made.map(|made| made.warnings).unwrap_or_default();
-        Ok(Prepared { journal, warnings, staged, seen: seen.clone() })
+        let (warnings, indexed) = made.map(|made| (made.warnings, Some(made.by))).unwrap_or_default();
+        Ok(Prepared { journal, warnings, indexed, staged, seen: seen.clone() })
     }
 
-    /// The indexes for the next generation, made by depmod and checked, or their removal.
+    /// The indexes for the next generation, made and checked, or their removal.
     fn index(
         &self,
         installed: Option<&Generation>,
@@ -392,6 +414,7 @@ impl<'a> Transaction<'a> {
 struct Prepared {
     journal: Journal,
     warnings: Vec<String>,
+    indexed: Option<Indexed>,
     staged: Indexes,
     /// The tree that the indexes were made for.
     seen: Sight,
@@ -399,6 +422,7 @@ struct Prepared {
 
 struct Replaced {
     warnings: Vec<String>,
+    indexed: Option<Indexed>,
     /// The indexes are ours, and of what is in the tree.
     undisturbed: bool,
 }

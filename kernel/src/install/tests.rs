@@ -2,6 +2,7 @@
 //! step.
 
 mod company;
+mod indexes;
 mod model;
 mod others;
 mod prepared;
@@ -84,6 +85,7 @@ impl Host {
             tree: &tree,
             root: self.dir.path(),
             depmod: Path::new("/sbin/depmod"),
+            always_depmod: false,
             sign: Some(&sign),
             wait: WAIT,
             say: &say,

@@ -1,0 +1,93 @@
+//! Which depmod the indexes are to be like.
+//!
+//! What depmod writes, and in which order, changes a little with its version; only of versions that were compared with it
+//! byte by byte is the same made here. It also depends on the machine's C library: modules of equal rank stay in the order
+//! in which they were found only where `qsort` is stable, as glibc's is for tables that fit into memory, and musl's is not.
+
+use super::Reason;
+
+/// The versions whose output is known. 30 is in Debian 12.
+const KNOWN: [&str; 1] = ["30"];
+
+/// A depmod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kmod {
+    /// Suffixes of files that it takes for modules.
+    suffixes: Vec<&'static str>,
+}
+
+impl Kmod {
+    /// From what `depmod --version` prints and the program itself.
+    ///
+    /// ```text
+    /// kmod version 30
+    /// +ZSTD +XZ -ZLIB +LIBCRYPTO -EXPERIMENTAL
+    /// ```
+    pub fn parse(version: &str, program: &[u8]) -> Result<Self, Reason> {
+        let unknown = || Reason::Version { found: version.lines().next().unwrap_or_default().to_owned() };
+        let (first, features) = version.trim_end().split_once('\n').ok_or_else(unknown)?;
+        let number = first.strip_prefix("kmod version ").ok_or_else(unknown)?;
+        if !KNOWN.contains(&number) || features.contains('\n') || !is_of_glibc(program) {
+            return Err(unknown());
+        }
+        let all = [("+ZLIB", ".ko.gz"), ("+XZ", ".ko.xz"), ("+ZSTD", ".ko.zst")];
+        let has = |feature: &str| features.split(' ').any(|word| word == feature);
+        let compressed = all.into_iter().filter(|(feature, _)| has(feature)).map(|(_, suffix)| suffix);
+        Ok(Self { suffixes: std::iter::once(".ko").chain(compressed).collect() })
+    }
+
+    /// The stem of a module file's name; `None` for a file that is no module to this depmod.
+    pub fn stem<'a>(&self, file: &'a str) -> Option<&'a str> {
+        self.suffixes.iter().find_map(|suffix| file.strip_suffix(suffix)).filter(|stem| !stem.is_empty())
+    }
+
+    /// The indexes that it writes, in its order.
+    pub fn indexes(&self) -> &'static [&'static str] {
+        &[
+            "modules.dep",
+            "modules.dep.bin",
+            "modules.alias",
+            "modules.alias.bin",
+            "modules.softdep",
+            "modules.symbols",
+            "modules.symbols.bin",
+            "modules.builtin.bin",
+            "modules.builtin.alias.bin",
+            "modules.devname",
+        ]
+    }
+}
+
+/// By the name of its loader, `/lib64/ld-linux-x86-64.so.2` or `ld64.so.2` on some machines.
+fn is_of_glibc(program: &[u8]) -> bool {
+    let has = |name: &[u8]| program.windows(name.len()).any(|at| at == name);
+    has(b"/ld-linux") || has(b"/ld64.so")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = "kmod version 30\n+ZSTD +XZ -ZLIB +LIBCRYPTO -EXPERIMENTAL\n";
+
+    #[test]
+    fn modules_are_what_this_depmod_can_unpack() {
+        let kmod = Kmod::parse(DEBIAN, b"\x7fELF /lib64/ld-linux-x86-64.so.2\0").unwrap();
+        assert_eq!(kmod.stem("a.ko"), Some("a"));
+        assert_eq!(kmod.stem("a.ko.xz"), Some("a"));
+        assert_eq!(kmod.stem("a.ko.zst"), Some("a"));
+        assert_eq!(kmod.stem("a.ko.gz"), None);
+        assert_eq!(kmod.stem(".ko"), None);
+    }
+
+    #[test]
+    fn an_unknown_depmod_is_named() {
+        let check = |version: &str, program: &[u8], expect: &str| {
+            assert_eq!(Kmod::parse(version, program).unwrap_err().to_string(), expect);
+        };
+        let glibc = b"/lib/ld-linux.so.2";
+        check("kmod version 99\n+XZ\n", glibc, "what \"kmod version 99\" writes is not known");
+        check("", glibc, "what \"\" writes is not known");
+        check(DEBIAN, b"/lib/ld-musl-x86_64.so.1", "what \"kmod version 30\" writes is not known");
+    }
+}

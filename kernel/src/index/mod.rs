@@ -1,0 +1,203 @@
+//! kmod's indexes of a kernel's modules: what is in them, and the same after a change.
+//!
+//! ```text
+//! modules.dep             a line a module: its file, and the files it needs, what is to be loaded first standing last
+//! modules.alias           from `.modinfo`: `alias PATTERN MODULE`; by these the kernel asks for drivers
+//! modules.symbols         `alias symbol:NAME MODULE`: who exports what
+//! modules.softdep         from `.modinfo`: `softdep MODULE pre: ...`
+//! modules.devname         nodes in /dev whose opening loads a module
+//! modules.{dep,alias,symbols,builtin,builtin.alias}.bin      tries of the same ([`trie`])
+//! ```
+//!
+//! - [`DepIndex`]: `modules.dep.bin`, read. `modprobe` finds a module through it alone: the key is the module's name, the
+//!   value its file and the files it needs, `kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko`, relative
+//!   to the kernel's tree.
+//! - [`Present`] and [`update`]: the text indexes that a tree has, and all of its indexes after some modules have come and
+//!   others gone, byte for byte those of a depmod that reads every module again ([`update`] tells how that can be).
+//! - [`Facts`]: what depmod reads in a module. [`Rules`]: which file it takes for a module (depmod.d(5)). [`Kmod`]: which
+//!   depmod is meant.
+
+mod facts;
+mod graph;
+mod hash;
+mod kmod;
+mod present;
+mod reason;
+mod rules;
+mod trie;
+mod update;
+
+pub use facts::Facts;
+pub use kmod::Kmod;
+pub use present::{Present, Texts};
+pub use reason::Reason;
+pub use rules::{Rules, choose, module_name};
+pub use trie::{Error, verify};
+pub use update::{Disk, File, Written, update};
+
+use std::collections::BTreeMap;
+
+/// A module's name is the name of a file.
+const NAME_MAX: usize = 255;
+
+/// A whole `modules.dep.bin`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DepIndex(BTreeMap<String, String>);
+
+/// One module in a [`DepIndex`]; paths are relative to the kernel's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The module's name, with `_` for `-`.
+    pub name: &'a str,
+    /// The file that is loaded.
+    pub path: &'a str,
+    depends: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    /// The files to be loaded before, the last one first.
+    pub fn depends(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.depends.split_ascii_whitespace()
+    }
+}
+
+impl DepIndex {
+    /// Reads a whole file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let mut entries = BTreeMap::new();
+        trie::walk(bytes, &mut |key, value| {
+            let fail = |what| Error { at: value.at, what };
+            if key.len() > NAME_MAX {
+                return Err(fail("a name that is too long"));
+            }
+            let key = std::str::from_utf8(key).map_err(|_| fail("a name that is not text"))?;
+            let text = std::str::from_utf8(value.bytes).map_err(|_| fail("a value that is not text"))?;
+            if text.split_once(':').is_none_or(|(path, _)| path.is_empty()) {
+                return Err(fail("a value without a path"));
+            }
+            // Of several values modprobe takes the first.
+            entries.entry(key.to_owned()).or_insert_with(|| text.to_owned());
+            Ok(())
+        })?;
+        Ok(Self(entries))
+    }
+
+    /// What modprobe finds for a module's name; `-` and `_` are the same.
+    pub fn lookup(&self, module_name: &str) -> Option<Entry<'_>> {
+        let (name, value) = self.0.get_key_value(&module_name.replace('-', "_"))?;
+        entry(name, value)
+    }
+
+    /// All modules, ordered by name.
+    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.0.iter().filter_map(|(name, value)| entry(name, value))
+    }
+
+    /// How many modules there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn entry<'a>(name: &'a str, value: &'a str) -> Option<Entry<'a>> {
+    let (path, depends) = value.split_once(':')?;
+    Some(Entry { name, path, depends })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::trie::{CHILDREN, MAGIC};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An index as depmod writes it.
+    pub(crate) fn index(pairs: &[(&str, &str)]) -> Vec<u8> {
+        let mut sorted = Vec::new();
+        for (key, value) in pairs {
+            sorted.push(trie::Pair { key: key.as_bytes(), priority: 1, value: value.as_bytes() });
+        }
+        trie::write(sorted).unwrap()
+    }
+
+    fn example() -> Vec<u8> {
+        index(&[
+            ("ask", "kernel/ask.ko:"),
+            ("ate", "kernel/ate.ko: kernel/on.ko kernel/ask.ko"),
+            ("on", "updates/on.ko.xz:"),
+            ("once", "kernel/once.ko:"),
+            ("one_two", "kernel/one-two.ko:"),
+        ])
+    }
+
+    #[test]
+    fn modules_are_found_with_their_files() {
+        let index = DepIndex::parse(&example()).unwrap();
+        assert_eq!(index.len(), 5);
+        assert_eq!(index.lookup("on").unwrap().path, "updates/on.ko.xz");
+        let ate = index.lookup("ate").unwrap();
+        assert_eq!(ate.depends().collect::<Vec<_>>(), ["kernel/on.ko", "kernel/ask.ko"]);
+        assert_eq!(index.lookup("one-two").unwrap().path, "kernel/one-two.ko");
+        assert_eq!(index.lookup("onc"), None);
+        assert_eq!(index.iter().map(|e| e.name).collect::<Vec<_>>(), ["ask", "ate", "on", "once", "one_two"]);
+    }
+
+    #[test]
+    fn an_index_of_nothing_is_empty() {
+        let empty = [MAGIC.to_be_bytes(), 0x0002_0001_u32.to_be_bytes(), 12_u32.to_be_bytes()].concat();
+        assert!(DepIndex::parse(&empty).unwrap().is_empty());
+    }
+
+    #[test]
+    fn damage_is_named_with_its_place() {
+        let check =
+            |bytes: &[u8], expect: &str| assert_eq!(DepIndex::parse(bytes).unwrap_err().to_string(), expect);
+        check(b"", "cut short at byte 0");
+        check(&[0; 12], "not an index of kmod at byte 0");
+        let mut newer = example();
+        newer[5] = 3;
+        check(&newer, "an unknown version at byte 4");
+        check(&index(&[("a", "no colon")]), "a value without a path at byte 20");
+    }
+
+    #[test]
+    fn a_node_that_is_its_own_child_ends() {
+        let node = 12 | CHILDREN;
+        let own = [&[b'a', b'a'][..], &node.to_be_bytes()].concat();
+        let bytes =
+            [&MAGIC.to_be_bytes()[..], &0x0002_0001_u32.to_be_bytes(), &node.to_be_bytes(), &own].concat();
+        assert_eq!(DepIndex::parse(&bytes).unwrap_err().what, "offsets that lead in circles");
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let bytes = example();
+        // depmod writes the root last, so nothing can be cut off unnoticed.
+        for length in 0..bytes.len() {
+            assert!(DepIndex::parse(&bytes[..length]).is_err(), "{length} of {}", bytes.len());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_changed_byte_gives_an_answer(at: proptest::sample::Index, to: u8) {
+            let mut bytes = example();
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            if let Ok(index) = DepIndex::parse(&bytes) {
+                prop_assert!(index.iter().all(|e| index.lookup(e.name).is_some() || e.name.contains('-')));
+            }
+        }
+
+        #[test]
+        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let head = [MAGIC.to_be_bytes(), 0x0002_0001_u32.to_be_bytes()].concat();
+            let _ = verify(&bytes);
+            let _ = verify(&[head, bytes].concat());
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The text indexes of a tree, taken apart by module.
+//!
+//! Every line must be one that depmod would have written there: modules in the order of `modules.order`, lines of a module
+//! together and in the order of the modules, symbols in the order of the hash table. What another program has written, or
+//! another version, or depmod with a patch, is noticed by that.
+
+use std::collections::HashMap;
+
+use super::graph::{Needs, Sorted, reduce};
+use super::{Reason, hash, module_name, trie};
+
+pub(super) const ALIAS_HEAD: &str = "# Aliases extracted from modules themselves.\n";
+pub(super) const SOFTDEP_HEAD: &str = "# Soft dependencies extracted from modules themselves.\n";
+pub(super) const SYMBOLS_HEAD: &str = "# Aliases for symbols, used by symbol_request().\n";
+const BINS: [&str; 3] = ["modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"];
+/// `PATH_MAX`, the length of depmod's line.
+const LINE_MAX: usize = 4096;
+/// depmod counts modules with 16 bits.
+pub(super) const MODULES_MAX: usize = u16::MAX as usize - 1;
+
+/// Where the kernel's own modules stand: `modules.order`.
+pub(super) struct Order<'a>(HashMap<&'a str, u32>);
+
+/// By these depmod sorts modules: those of `modules.order` first and by it, all others by hash table.
+pub(super) type Place<'a> = (bool, u32, u32, &'a str);
+
+impl<'a> Order<'a> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, Reason> {
+        if !text.is_empty() && !text.ends_with('\n')
+            || text.split('\n').any(|line| line.len() >= LINE_MAX - 1)
+        {
+            return Err(Reason::Odd { name: "modules.order", line: text.split('\n').count() });
+        }
+        // Of one that is named twice the last place counts.
+        Ok(Self(text.split_terminator('\n').zip(0..).collect()))
+    }
+
+    pub(super) fn place<'b>(&self, path: &str, name: &'b str) -> Place<'b> {
+        match self.line(path) {
+            Some(line) => (false, line, 0, ""),
+            None => (true, 0, hash::bucket(name, hash::MODULES), name),
+        }
+    }
+
+    /// Whether a file is a module of the kernel's own.
+    pub(super) fn lists(&self, path: &str) -> bool {
+        self.line(path).is_some()
+    }
+
+    fn line(&self, path: &str) -> Option<u32> {
+        let stem = path.rfind('/').map_or(0, |slash| slash + 1) + path.rsplit('/').next()?.find('.')?;
+        self.0.get(path.get(..stem + ".ko".len())?).copied()
+    }
+}
+
+/// A module that is listed.
+#[derive(Debug)]
+pub(super) struct Listed<'a> {
+    pub(super) path: &'a str,
+    pub(super) name: String,
+    /// Its lines in two indexes.
+    pub(super) alias: &'a str,
+    pub(super) softdep: &'a str,
+}
+
+/// The text indexes of a tree.
+pub struct Present<'a> {
+    pub(super) order: Order<'a>,
+    pub(super) modules: Vec<Listed<'a>>,
+    pub(super) by_path: HashMap<&'a str, u32>,
+    /// All that each module needs, as its line has it.
+    pub(super) whole: Needs,
+    /// What it surely needs directly, in the order in which it names what it has freed.
+    pub(super) direct: Needs,
+    pub(super) sorted: Sorted,
+    /// `symbol:NAME` and who exports it, in the order of the file.
+    pub(super) symbols: Vec<(&'a str, u32)>,
+}
+
+/// The text of the indexes, and of `modules.order`.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts<'a> {
+    /// `modules.order`; empty where there is none.
+    pub order: &'a str,
+    /// `modules.dep`
+    pub dep: &'a str,
+    /// `modules.alias`
+    pub alias: &'a str,
+    /// `modules.softdep`
+    pub softdep: &'a str,
+    /// `modules.symbols`
+    pub symbols: &'a str,
+    /// `modules.dep.bin`, `modules.alias.bin`, `modules.symbols.bin`: a depmod whose disk was full may have cut either at the
+    /// end of a line, but hardly both at the same.
+    pub bins: [&'a [u8]; 3],
+}
+
+impl<'a> Present<'a> {
+    /// Takes them apart.
+    pub fn parse(texts: Texts<'a>) -> Result<Self, Reason> {
+        let order = Order::parse(texts.order)?;
+        let (modules, by_path, whole) = dependencies(texts.dep)?;
+        let odd = |line| Reason::Odd { name: "modules.dep", line };
+        let places: Vec<_> = modules.iter().map(|module| order.place(module.path, &module.name)).collect();
+        if let Some(at) = places.windows(2).position(|pair| pair[0] >= pair[1]) {
+            return Err(odd(at + 2));
+        }
+        let direct = reduce(&whole);
+        let sorted = Sorted::of(&direct).filter(|sorted| sorted.fits(&whole)).ok_or_else(|| odd(1))?;
+        let mut present = Self { order, modules, by_path, whole, direct, sorted, symbols: Vec::new() };
+        let numbers: HashMap<String, u32> =
+            present.modules.iter().map(|module| module.name.clone()).zip(0..).collect();
+        if numbers.len() != present.modules.len() {
+            return Err(odd(1));
+        }
+        let last = |rest: &'a str| Some(rest.strip_prefix("alias ")?.rsplit_once(' ')?.1);
+        let alias = Lines { name: "modules.alias", head: ALIAS_HEAD, text: texts.alias, module: last };
+        alias.divide(&mut present.modules, &numbers, |module, lines| module.alias = lines)?;
+        let second = |line: &'a str| Some(line.strip_prefix("softdep ")?.split_once(' ')?.0);
+        let softdep =
+            Lines { name: "modules.softdep", head: SOFTDEP_HEAD, text: texts.softdep, module: second };
+        softdep.divide(&mut present.modules, &numbers, |module, lines| module.softdep = lines)?;
+        present.symbols = symbols(texts.symbols, &numbers)?;
+        let aliases = texts.alias.lines().skip(1).filter(|line| is_matched(line)).count();
+        let counts = [present.modules.len(), aliases, present.symbols.len()];
+        for ((bin, count), name) in texts.bins.into_iter().zip(counts).zip(BINS) {
+            let mut found = 0;
+            let counted = trie::walk(bin, &mut |_, _| {
+                found += 1;
+                Ok(())
+            });
+            if counted.is_err() || found != count {
+                return Err(Reason::Odd { name, line: 1 });
+            }
+        }
+        Ok(present)
+    }
+
+    /// Whether a file is listed.
+    pub fn has(&self, path: &str) -> bool {
+        self.by_path.contains_key(path)
+    }
+
+    /// Whether a file is a module of the kernel's own.
+    pub fn is_own(&self, path: &str) -> bool {
+        self.order.lists(path)
+    }
+
+    /// Who exports a symbol, by its number.
+    pub(super) fn owner(&self, symbol: &str) -> Option<u32> {
+        let place = |name| (hash::bucket(name, hash::SYMBOLS), name);
+        let found = self.symbols.binary_search_by_key(&place(symbol), |(key, _)| place(name_of(key))).ok()?;
+        Some(self.symbols[found].1)
+    }
+}
+
+/// `NAME` of `symbol:NAME`.
+pub(super) fn name_of(symbol: &str) -> &str {
+    &symbol["symbol:".len()..]
+}
+
+/// Whether the brackets of a line are: an alias of which they are not is in the text only.
+fn is_matched(line: &str) -> bool {
+    let mut inside = false;
+    for c in line.bytes() {
+        match c {
+            b']' if !inside => return false,
+            b']' => inside = false,
+            b'[' => inside = true,
+            _ => {}
+        }
+    }
+    !inside
+}
+
+type Dependencies<'a> = (Vec<Listed<'a>>, HashMap<&'a str, u32>, Needs);
+
+fn dependencies(text: &str) -> Result<Dependencies<'_>, Reason> {
+    let odd = |line| Reason::Odd { name: "modules.dep", line };
+    check(text).ok_or_else(|| odd(1))?;
+    let lines: Option<Vec<(&str, &str)>> =
+        text.split_terminator('\n').map(|line| line.split_once(':')).collect();
+    let lines = lines.ok_or_else(|| odd(1))?;
+    if lines.len() > MODULES_MAX {
+        return Err(odd(MODULES_MAX));
+    }
+    let by_path: HashMap<&str, u32> = lines.iter().map(|(path, _)| *path).zip(0..).collect();
+    if by_path.len() != lines.len() {
+        return Err(odd(1));
+    }
+    let needs = |(at, (_, needs)): (usize, &(&str, &str))| {
+        let number = |path: &str| by_path.get(path).copied().ok_or_else(|| odd(at + 1));
+        let paths = needs.strip_prefix(' ').map(|needs| needs.split(' '));
+        match paths {
+            Some(paths) => paths.map(number).collect(),
+            None if needs.is_empty() => Ok(Vec::new()),
+            None => Err(odd(at + 1)),
+        }
+    };
+    let whole = lines.iter().enumerate().map(needs).collect::<Result<_, _>>()?;
+    let listed = |(path, _)| Listed { path, name: module_name(path), alias: "", softdep: "" };
+    Ok((lines.into_iter().map(listed).collect(), by_path, whole))
+}
+
+/// Only ASCII, and all lines whole.
+fn check(text: &str) -> Option<()> {
+    let whole = text.is_empty() || text.ends_with('\n');
+    (whole && text.is_ascii() && !text.contains('\0')).then_some(())
+}
+
+/// An index in which each module's lines are together.
+struct Lines<'a, F> {
+    name: &'static str,
+    head: &'static str,
+    text: &'a str,
+    /// The module that a line is of.
+    module: F,
+}
+
+impl<'a, F: Fn(&'a str) -> Option<&'a str>> Lines<'a, F> {
+    fn divide(
+        &self,
+        modules: &mut [Listed<'a>],
+        numbers: &HashMap<String, u32>,
+        put: impl Fn(&mut Listed<'a>, &'a str),
+    ) -> Result<(), Reason> {
+        let odd = |line| Reason::Odd { name: self.name, line };
+        check(self.text).ok_or_else(|| odd(1))?;
+        let lines = self.text.strip_prefix(self.head).ok_or_else(|| odd(1))?;
+        let mut current: Option<u32> = None;
+        let (mut start, mut at) = (0, 0);
+        for (number, line) in lines.split_terminator('\n').enumerate() {
+            let module =
+                (self.module)(line).filter(|_| line.len() < trie::KEY_MAX).ok_or_else(|| odd(number + 2))?;
+            if current.is_none_or(|current| modules[current as usize].name != module) {
+                let next = numbers.get(module).copied().filter(|next| current.is_none_or(|now| now < *next));
+                let next = next.ok_or_else(|| odd(number + 2))?;
+                if let Some(current) = current.replace(next) {
+                    put(&mut modules[current as usize], &lines[start..at]);
+                }
+                start = at;
+            }
+            at += line.len() + 1;
+        }
+        if let Some(current) = current {
+            put(&mut modules[current as usize], &lines[start..]);
+        }
+        Ok(())
+    }
+}
+
+fn symbols<'a>(text: &'a str, numbers: &HashMap<String, u32>) -> Result<Vec<(&'a str, u32)>, Reason> {
+    let odd = |line| Reason::Odd { name: "modules.symbols", line };
+    check(text).ok_or_else(|| odd(1))?;
+    let lines = text.strip_prefix(SYMBOLS_HEAD).ok_or_else(|| odd(1))?;
+    let mut found = Vec::with_capacity(text.len() / 40);
+    let mut before = None;
+    for (number, line) in lines.split_terminator('\n').enumerate() {
+        let odd = || odd(number + 2);
+        let (symbol, module) =
+            line.strip_prefix("alias ").and_then(|rest| rest.rsplit_once(' ')).ok_or_else(odd)?;
+        let name =
+            symbol.strip_prefix("symbol:").filter(|name| name.len() < trie::KEY_MAX / 2).ok_or_else(odd)?;
+        let place = Some((hash::bucket(name, hash::SYMBOLS), name));
+        if before >= place {
+            return Err(odd());
+        }
+        before = place;
+        found.push((symbol, *numbers.get(module).ok_or_else(odd)?));
+    }
+    Ok(found)
+}

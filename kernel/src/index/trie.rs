@@ -1,0 +1,238 @@
+//! The common form of kmod's binary indexes, `modules.*.bin`: read, and written.
+//!
+//! The format (kmod, `libkmod/libkmod-index.c`; version 2.1, numbers big-endian) is a trie:
+//!
+//! ```text
+//! u32 magic = 0xB007F457, u32 version = 0x00020001, u32 root
+//!
+//! a node, at (offset & 0x0FFFFFFF); the high bits of the offset that leads to it say what it has:
+//!   0x80000000  prefix     bytes, NUL
+//!   0x20000000  children   u8 first, u8 last, u32 offset[last - first + 1]; zero: no child for this byte
+//!   0x40000000  values     u32 count, then count times: u32 priority, bytes, NUL
+//! ```
+//!
+//! Reading: kmod itself trusts these files: on a truncated one it reads past its mapping and dies. Here every cut and every
+//! changed byte gives an error or an answer. kmod's writer never shares bytes between nodes, so reading more bytes than
+//! the file has means that offsets lead in circles; that one rule bounds time and memory for any input.
+//!
+//! Writing: the trie that depmod's insertions end in depends on the keys alone, not on their order. A node's prefix is as
+//! long as all keys below it agree, but the root's, which is always empty. A node comes after its children, those in the
+//! order of their bytes. So the file is written straight from the sorted keys, and no node is ever held. Values of one key
+//! are ordered by priority, and of one priority the last that was inserted comes first.
+
+pub(super) const MAGIC: u32 = 0xB007_F457;
+const VERSION: u32 = 0x0002_0001;
+/// The minor version may grow compatibly.
+const VERSION_MAJOR: u32 = VERSION >> 16;
+const PREFIX: u32 = 0x8000_0000;
+const VALUES: u32 = 0x4000_0000;
+pub(super) const CHILDREN: u32 = 0x2000_0000;
+const OFFSET: u32 = 0x0FFF_FFFF;
+/// Keys are ASCII (`INDEX_CHILDMAX`).
+const BYTE_MAX: u8 = 127;
+
+/// A damaged index.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {at}")]
+pub struct Error {
+    /// Offset in the file.
+    pub at: usize,
+    /// What is wrong there.
+    pub what: &'static str,
+}
+
+/// Whether any of kmod's binary indexes (`modules.alias.bin`, ...) is whole.
+pub fn verify(bytes: &[u8]) -> Result<(), Error> {
+    walk(bytes, &mut |_, _| Ok(()))
+}
+
+/// One value of a key.
+pub(super) struct Value<'a> {
+    /// Where its bytes are in the file.
+    pub(super) at: usize,
+    /// The lowest comes first.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "what is written must come back whole; modprobe alone needs it")
+    )]
+    pub(super) priority: u32,
+    pub(super) bytes: &'a [u8],
+}
+
+pub(super) type Visit<'a> = dyn FnMut(&[u8], Value<'_>) -> Result<(), Error> + 'a;
+
+/// Shows every key with each of its values, in the order of the keys.
+pub(super) fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+    let mut cursor = Cursor { bytes, at: 0, left: bytes.len() };
+    if cursor.u32()? != MAGIC {
+        return Err(Error { at: 0, what: "not an index of kmod" });
+    }
+    if cursor.u32()? >> 16 != VERSION_MAJOR {
+        return Err(Error { at: 4, what: "an unknown version" });
+    }
+    let root = cursor.u32()?;
+    let mut key = Vec::new();
+    // What is still to be read: a node, how much of the key leads to its parent, and the byte that leads to it.
+    let mut waiting = vec![(root, 0, None)];
+    while let Some((node, parent, byte)) = waiting.pop() {
+        if node & OFFSET == 0 {
+            continue;
+        }
+        key.truncate(parent);
+        key.extend(byte);
+        cursor.at = (node & OFFSET) as usize;
+        if node & PREFIX != 0 {
+            key.extend(cursor.until_nul()?);
+        }
+        let length = key.len();
+        if node & CHILDREN != 0 {
+            waiting.extend(cursor.children()?.rev().map(|(byte, child)| (child, length, Some(byte))));
+        }
+        if node & VALUES != 0 {
+            for _ in 0..cursor.u32()? {
+                let priority = cursor.u32()?;
+                let at = cursor.at;
+                visit(&key, Value { at, priority, bytes: cursor.until_nul()? })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// How many bytes may still be read in all: no byte belongs to two nodes.
+    left: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
+        let fail = |what| Error { at: self.at, what };
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let taken = rest.get(..count).ok_or(fail("cut short"))?;
+        self.left = self.left.checked_sub(count).ok_or(fail("offsets that lead in circles"))?;
+        self.at += count;
+        Ok(taken)
+    }
+
+    fn u32(&mut self) -> Result<u32, Error> {
+        Ok(u32::from_be_bytes(self.take(4)?.try_into().unwrap_or_default()))
+    }
+
+    fn until_nul(&mut self) -> Result<&'a [u8], Error> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let length = rest.iter().position(|&c| c == 0).ok_or(Error { at: self.at, what: "cut short" })?;
+        Ok(&self.take(length + 1)?[..length])
+    }
+
+    fn children(&mut self) -> Result<impl DoubleEndedIterator<Item = (u8, u32)> + use<'a>, Error> {
+        let at = self.at;
+        let &[first, last] = self.take(2)? else { return Err(Error { at, what: "cut short" }) };
+        if first > last || last > BYTE_MAX {
+            return Err(Error { at, what: "an impossible range of children" });
+        }
+        let offsets = self.take(4 * (usize::from(last - first) + 1))?;
+        let child = move |(i, offset): (usize, &[u8])| {
+            (first + i as u8, u32::from_be_bytes(offset.try_into().unwrap_or_default()))
+        };
+        Ok(offsets.chunks_exact(4).enumerate().map(child))
+    }
+}
+
+/// One key with one value, to be written. Neither may contain a NUL; keys are ASCII, and no longer than [`KEY_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pair<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) priority: u32,
+    pub(super) value: &'a [u8],
+}
+
+/// A byte of a key can be a node, and a node is a call: this is what a thread's stack bears. Real keys have 200 bytes.
+pub(super) const KEY_MAX: usize = 1024;
+
+/// A whole index of these pairs, in which those of one key and priority stand in the order in which depmod inserts them.
+/// `None` for more than offsets can reach.
+pub(super) fn write(mut pairs: Vec<Pair<'_>>) -> Option<Vec<u8>> {
+    let order = |a: &Pair<'_>, b: &Pair<'_>| a.key.cmp(b.key).then(a.priority.cmp(&b.priority));
+    // Stable from the back to the front: of equals the last one comes first.
+    pairs.reverse();
+    pairs.sort_by(order);
+    let text: usize = pairs.iter().map(|pair| pair.value.len() + 16).sum();
+    let mut writer = Writer { out: Vec::with_capacity(2 * text), offsets: Vec::new(), prefix: 0 };
+    writer.out.extend([MAGIC.to_be_bytes(), VERSION.to_be_bytes(), [0; 4]].concat());
+    let root = writer.node(&pairs, 0)?;
+    writer.out[8..12].copy_from_slice(&root.to_be_bytes());
+    Some(writer.out)
+}
+
+struct Writer {
+    out: Vec<u8>,
+    /// The children's of all nodes that are being written.
+    offsets: Vec<u32>,
+    /// How long a prefix the next node may have; only the root may have none.
+    prefix: usize,
+}
+
+impl Writer {
+    /// Writes the node to which the first `depth` bytes of all these keys lead, its children first. Gives its offset.
+    fn node(&mut self, pairs: &[Pair<'_>], depth: usize) -> Option<u32> {
+        let end = depth + common(pairs, depth).min(self.prefix);
+        self.prefix = KEY_MAX;
+        let (own, below) = pairs.split_at(pairs.partition_point(|pair| pair.key.len() == end));
+        let mark = self.offsets.len();
+        let range = self.children(below, end)?;
+        let at = u32::try_from(self.out.len()).ok().filter(|at| *at <= OFFSET)?;
+        let mut flags = 0;
+        if end > depth {
+            flags |= PREFIX;
+            self.out.extend(&pairs[0].key[depth..end]);
+            self.out.push(0);
+        }
+        if let Some((first, last)) = range {
+            flags |= CHILDREN;
+            self.out.extend([first, last]);
+            self.out.extend(self.offsets[mark..].iter().flat_map(|offset| offset.to_be_bytes()));
+            self.offsets.truncate(mark);
+        }
+        if !own.is_empty() {
+            flags |= VALUES;
+            self.values(own);
+        }
+        Some(at | flags)
+    }
+
+    /// Writes the children, and leaves an offset for each byte from the first to the last of those that lead to one.
+    fn children(&mut self, mut pairs: &[Pair<'_>], end: usize) -> Option<Option<(u8, u8)>> {
+        let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else { return Some(None) };
+        let (first, last) = (first.key[end], last.key[end]);
+        let mark = self.offsets.len();
+        self.offsets.resize(mark + usize::from(last - first) + 1, 0);
+        while let Some(byte) = pairs.first().map(|pair| pair.key[end]) {
+            let (child, rest) = pairs.split_at(pairs.partition_point(|pair| pair.key[end] == byte));
+            self.offsets[mark + usize::from(byte - first)] = self.node(child, end + 1)?;
+            pairs = rest;
+        }
+        Some(Some((first, last)))
+    }
+
+    fn values(&mut self, pairs: &[Pair<'_>]) {
+        self.out.extend((pairs.len() as u32).to_be_bytes());
+        for pair in pairs {
+            self.out.extend(pair.priority.to_be_bytes());
+            self.out.extend(pair.value);
+            self.out.push(0);
+        }
+    }
+}
+
+/// How far these keys agree behind their first `depth` bytes: as far as the first and the last of them.
+fn common(pairs: &[Pair<'_>], depth: usize) -> usize {
+    match pairs {
+        [] => 0,
+        [only] => only.key.len() - depth,
+        [first, .., last] => {
+            first.key[depth..].iter().zip(&last.key[depth..]).take_while(|(a, b)| a == b).count()
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! All indexes of a tree, made from those that it has.
+//!
+//! depmod reads every module, and what it writes depends on nothing but what it read, `modules.order` and its configuration.
+//! Of a module whose file has not changed what it read is in the indexes it wrote; only files that have come or changed are
+//! read here. What is not in the indexes is worked out from them, or found by reading a few files more:
+//!
+//! | not in the indexes | how it is known |
+//! |---|---|
+//! | what a module needs directly, and in which order | `graph`: as far as it matters, the lines tell; where they don't, the module is read |
+//! | which symbols a module needs | it needs those it did. One whose owner is another module now: where a new module has all symbols that one which has gone had, it takes its place; else all that needed the old owner are read. One that nobody exported: `Module.symvers` lists what the kernel's own modules may need; others are read |
+//! | who else exports a symbol, and lost it to a later module | it matters when the later one goes or moves: `Module.symvers` tells the kernel's own, others are read |
+//!
+//! What needs a module that has less than it had, whatever path led there, is read too. Reading more can give rise to more
+//! reading: so all is worked out, with a list of what would have to be read; that is read, and all is worked out again,
+//! until the list stays empty. It is bounded: from [`READ_MAX`] files on depmod is no slower.
+//!
+//! Nothing here is taken on trust that cannot be told: wherever it could be otherwise there is a [`Reason`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt::Write as _;
+
+use super::graph::{Needs, Sorted};
+use super::present::{ALIAS_HEAD, Listed, MODULES_MAX, Place, Present, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of};
+use super::trie::{self, Pair};
+use super::{Facts, Reason, hash};
+use crate::symvers::Symvers;
+
+const DEVNAME_HEAD: &str = "# Device nodes to trigger on-demand module loading.\n";
+/// depmod reads 600 modules of `.ko.xz` a second. The modules that are installed are among them.
+const READ_MAX: usize = 400;
+/// Each round reads more.
+const ROUNDS_MAX: usize = 12;
+
+/// What is on disk.
+pub trait Disk {
+    /// What a module says of itself.
+    fn facts(&mut self, path: &str) -> Result<Facts, Reason>;
+    /// What the kernel exports, and its own modules do.
+    fn symvers(&mut self) -> Option<&Symvers>;
+}
+
+/// The file that depmod would take for a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Relative to the tree.
+    pub path: String,
+    /// Whether it is certain that it is what it was when the indexes were made.
+    pub unchanged: bool,
+}
+
+/// The indexes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Name and bytes.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+    /// How many modules were read for them.
+    pub read: usize,
+}
+
+/// Makes the indexes for these modules, given by their names. Those of the modules that are built in are not among them.
+pub fn update(
+    present: &Present<'_>,
+    tree: &BTreeMap<String, File>,
+    disk: &mut dyn Disk,
+) -> Result<Written, Reason> {
+    if tree.len() > MODULES_MAX {
+        return Err(Reason::TooMany { count: tree.len() });
+    }
+    let mut read: BTreeMap<String, Facts> = BTreeMap::new();
+    let is_known = |file: &&File| file.unchanged && present.by_path.contains_key(file.path.as_str());
+    let mut unread: BTreeSet<String> =
+        tree.values().filter(|file| !is_known(file)).map(|file| file.path.clone()).collect();
+    for _ in 0..ROUNDS_MAX {
+        let count = unread.len() + read.len();
+        if count > READ_MAX {
+            return Err(Reason::TooMany { count });
+        }
+        for path in std::mem::take(&mut unread) {
+            let facts = disk.facts(&path)?;
+            read.insert(path, facts);
+        }
+        match Attempt::new(present, tree, &read).work_out(disk)? {
+            Outcome::Indexes(files) => return Ok(Written { files, read: read.len() }),
+            Outcome::Unread(paths) => unread = paths,
+        }
+    }
+    Err(Reason::TooMany { count: read.len() })
+}
+
+enum Outcome {
+    Indexes(Vec<(&'static str, Vec<u8>)>),
+    Unread(BTreeSet<String>),
+}
+
+/// One module of the new indexes.
+struct Module<'a> {
+    path: &'a str,
+    name: &'a str,
+    from: From<'a>,
+}
+
+enum From<'a> {
+    /// The indexes, by its number there.
+    Index(u32),
+    /// Its file.
+    File(&'a Facts),
+}
+
+/// Everything as far as it is known with what has been read.
+struct Attempt<'a> {
+    present: &'a Present<'a>,
+    /// In the order of the new `modules.dep`.
+    modules: Vec<Module<'a>>,
+    /// The new number of a module of the old indexes whose lines are still good.
+    kept: Vec<Option<u32>>,
+    /// Where the old ones would stand.
+    old_places: Vec<Place<'a>>,
+    new_places: Vec<Place<'a>>,
+    /// Symbols whose owner is not the one of the old indexes: the new one, by its new number.
+    owners: HashMap<&'a str, Option<u32>>,
+    /// For modules of the old indexes that are not kept: the new module that has all their symbols.
+    heirs: Vec<Option<u32>>,
+    /// What has to be read before more can be known.
+    unread: BTreeSet<&'a str>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(
+        present: &'a Present<'a>,
+        tree: &'a BTreeMap<String, File>,
+        read: &'a BTreeMap<String, Facts>,
+    ) -> Self {
+        let module = |(name, file): (&'a String, &'a File)| {
+            let path = file.path.as_str();
+            let from = match read.get(path) {
+                Some(facts) => Some(From::File(facts)),
+                None => present.by_path.get(path).copied().map(From::Index),
+            };
+            from.map(|from| (present.order.place(path, name), Module { path, name, from }))
+        };
+        let mut placed: Vec<(Place<'a>, Module<'a>)> = tree.iter().filter_map(module).collect();
+        placed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let (new_places, modules): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
+        let mut kept = vec![None; present.modules.len()];
+        for (new, module) in modules.iter().enumerate() {
+            if let From::Index(old) = module.from {
+                kept[old as usize] = Some(new as u32);
+            }
+        }
+        let old_place = |listed: &'a Listed<'a>| present.order.place(listed.path, &listed.name);
+        Self {
+            present,
+            modules,
+            old_places: present.modules.iter().map(old_place).collect(),
+            new_places,
+            owners: HashMap::new(),
+            heirs: vec![None; kept.len()],
+            kept,
+            unread: BTreeSet::new(),
+        }
+    }
+
+    fn work_out(mut self, disk: &mut dyn Disk) -> Result<Outcome, Reason> {
+        self.find_owners(disk)?;
+        if self.unread.is_empty() {
+            self.find_heirs();
+        }
+        if !self.unread.is_empty() {
+            return Ok(self.read_first());
+        }
+        let direct = self.direct()?;
+        let sorted = Sorted::of(&direct).ok_or(Reason::Circle)?;
+        let whole = sorted.whole(&direct);
+        self.check_lines(&whole);
+        self.check_order(&direct, &sorted);
+        match self.unread.is_empty() {
+            true => Ok(Outcome::Indexes(self.files(&whole)?)),
+            false => Ok(self.read_first()),
+        }
+    }
+
+    fn read_first(self) -> Outcome {
+        Outcome::Unread(self.unread.into_iter().map(str::to_owned).collect())
+    }
+
+    fn old(&self, number: u32) -> &'a Listed<'a> {
+        &self.present.modules[number as usize]
+    }
+
+    /// Has every kept module read that needed one of these.
+    fn read_users(&mut self, of: &HashSet<u32>) {
+        if of.is_empty() {
+            return;
+        }
+        for (user, needs) in self.present.whole.iter().enumerate() {
+            if self.kept[user].is_some() && needs.iter().any(|needed| of.contains(needed)) {
+                self.unread.insert(self.present.modules[user].path);
+            }
+        }
+    }
+
+    /// Who exports what now, as far as it is not who did.
+    fn find_owners(&mut self, disk: &mut dyn Disk) -> Result<(), Reason> {
+        let mut exported: HashMap<&'a str, u32> = HashMap::new();
+        for (number, module) in self.modules.iter().enumerate() {
+            if let From::File(facts) = module.from {
+                // Of several the last one has it.
+                exported.extend(facts.exports.iter().map(|symbol| (symbol.as_str(), number as u32)));
+            }
+        }
+        let mut robbed = HashSet::new();
+        let mut doubtful = Vec::new();
+        for &(symbol, old) in &self.present.symbols {
+            let symbol = name_of(symbol);
+            let new = exported.remove(symbol);
+            match (self.kept[old as usize], new) {
+                (Some(_), None) => {}
+                (Some(kept), Some(new)) if kept > new => {}
+                (Some(_), Some(new)) => {
+                    robbed.insert(old);
+                    self.owners.insert(symbol, Some(new));
+                }
+                (None, new) => {
+                    let is_last = |new: u32| self.new_places[new as usize] >= self.old_places[old as usize];
+                    if !new.is_some_and(is_last) {
+                        doubtful.push(symbol);
+                    }
+                    self.owners.insert(symbol, new);
+                }
+            }
+        }
+        let fresh: Vec<&'a str> = exported.keys().copied().collect();
+        self.owners.extend(exported.into_iter().map(|(symbol, new)| (symbol, Some(new))));
+        self.read_users(&robbed);
+        if !doubtful.is_empty() || !fresh.is_empty() {
+            self.look_up(&doubtful, &fresh, disk)?;
+        }
+        Ok(())
+    }
+
+    /// Symbols that somebody else may export as well, and symbols that somebody may need whom the indexes don't know to.
+    fn look_up(
+        &mut self,
+        doubtful: &[&'a str],
+        fresh: &[&'a str],
+        disk: &mut dyn Disk,
+    ) -> Result<(), Reason> {
+        for module in &self.modules {
+            if matches!(module.from, From::Index(_)) && !self.present.order.lists(module.path) {
+                self.unread.insert(module.path);
+            }
+        }
+        let first = doubtful.iter().chain(fresh).min().map_or("", |symbol| symbol);
+        let symvers = disk.symvers().ok_or_else(|| Reason::NoSymvers { symbol: first.to_owned() })?;
+        if let Some(symbol) = fresh.iter().filter(|symbol| symvers.get(symbol).is_some()).min() {
+            return Err(Reason::Needed { symbol: (*symbol).to_owned() });
+        }
+        let names: HashSet<String> = doubtful
+            .iter()
+            .filter_map(|symbol| symvers.get(symbol))
+            .map(|export| super::module_name(export.module))
+            .collect();
+        for module in &self.modules {
+            if matches!(module.from, From::Index(_)) && names.contains(module.name) {
+                self.unread.insert(module.path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which new module stands where one was that is not kept.
+    fn find_heirs(&mut self) {
+        let mut heirs: HashMap<u32, Vec<Option<u32>>> = HashMap::new();
+        for &(symbol, old) in &self.present.symbols {
+            if self.kept[old as usize].is_none() {
+                let new = self.owners.get(name_of(symbol)).copied().flatten();
+                let all = heirs.entry(old).or_default();
+                if !all.contains(&new) {
+                    all.push(new);
+                }
+            }
+        }
+        let mut claims: HashMap<u32, usize> = HashMap::new();
+        for heir in heirs.values().flatten().flatten() {
+            *claims.entry(*heir).or_default() += 1;
+        }
+        let mut without = HashSet::new();
+        for (old, all) in heirs {
+            match all[..] {
+                [Some(heir)] if claims[&heir] == 1 => self.heirs[old as usize] = Some(heir),
+                _ => drop(without.insert(old)),
+            }
+        }
+        self.read_users(&without);
+    }
+
+    /// The new number of a module that an old one needed.
+    fn now(&self, old: u32) -> Option<u32> {
+        self.kept[old as usize].or(self.heirs[old as usize])
+    }
+
+    /// Who exports a symbol now.
+    fn owner(&self, symbol: &str) -> Option<u32> {
+        match self.owners.get(symbol) {
+            Some(owner) => *owner,
+            None => self.kept[self.present.owner(symbol)? as usize],
+        }
+    }
+
+    /// What each module surely needs directly, in the order that matters.
+    fn direct(&self) -> Result<Needs, Reason> {
+        let needs = |module: &Module<'a>| match module.from {
+            From::Index(old) => {
+                let needs = self.present.direct[old as usize].iter().map(|&needed| self.now(needed));
+                needs
+                    .collect::<Option<Vec<u32>>>()
+                    .ok_or_else(|| Reason::Odd { name: "modules.dep", line: 1 + old as usize })
+            }
+            From::File(facts) => {
+                let mut needs: Vec<u32> = Vec::new();
+                for owner in facts.needs.iter().filter_map(|symbol| self.owner(symbol)) {
+                    if !needs.contains(&owner) {
+                        needs.push(owner);
+                    }
+                }
+                Ok(needs)
+            }
+        };
+        self.modules.iter().map(needs).collect()
+    }
+
+    /// Where a module needs less than the one that it stands for did, something may have been needed by way of it that those
+    /// who need it need directly, too.
+    fn check_lines(&mut self, whole: &Needs) {
+        let mut less = HashSet::new();
+        for (old, heir) in self.heirs.iter().enumerate() {
+            let Some(heir) = heir else { continue };
+            let line = &whole[*heir as usize];
+            let has = |&needed: &u32| self.now(needed).is_some_and(|now| line.contains(&now));
+            if !self.present.whole[old].iter().all(has) {
+                less.insert(old as u32);
+            }
+        }
+        self.read_users(&less);
+    }
+
+    /// Of modules that were freed together before the order is known.
+    fn check_order(&mut self, direct: &Needs, sorted: &Sorted) {
+        for (number, module) in self.modules.iter().enumerate() {
+            let From::Index(old) = module.from else { continue };
+            let freed: Vec<u32> = sorted.freed(number as u32, &direct[number]).collect();
+            if freed.len() < 2 {
+                continue;
+            }
+            let before = self.present.sorted.freed(old, &self.present.direct[old as usize]);
+            let before: Vec<Option<u32>> = before.map(|needed| self.now(needed)).collect();
+            if !freed.iter().all(|needed| before.contains(&Some(*needed))) {
+                self.unread.insert(module.path);
+            }
+        }
+    }
+
+    fn files(&self, whole: &Needs) -> Result<Vec<(&'static str, Vec<u8>)>, Reason> {
+        let dep: Vec<String> =
+            self.modules.iter().zip(whole).map(|(module, needs)| self.line(module, needs)).collect();
+        let (alias, alias_bin) = self.aliases()?;
+        let (symbols, symbols_bin) = self.symbols()?;
+        let dep_pairs = self.modules.iter().zip(&dep).zip(0..);
+        let dep_pairs = dep_pairs.map(|((module, line), priority)| Pair {
+            key: module.name.as_bytes(),
+            priority,
+            value: line.as_bytes(),
+        });
+        let dep_bin = bin(dep_pairs.collect())?;
+        let mut dep_text = String::with_capacity(dep.iter().map(|line| line.len() + 1).sum());
+        for line in &dep {
+            dep_text.push_str(line);
+            dep_text.push('\n');
+        }
+        Ok(vec![
+            ("modules.dep", dep_text.into_bytes()),
+            ("modules.dep.bin", dep_bin),
+            ("modules.alias", alias),
+            ("modules.alias.bin", alias_bin),
+            ("modules.softdep", self.softdeps().into_bytes()),
+            ("modules.symbols", symbols),
+            ("modules.symbols.bin", symbols_bin),
+            ("modules.devname", self.devnames().into_bytes()),
+        ])
+    }
+
+    fn line(&self, module: &Module<'a>, needs: &[u32]) -> String {
+        let mut line = format!("{}:", module.path);
+        for &needed in needs {
+            line.push(' ');
+            line.push_str(self.modules[needed as usize].path);
+        }
+        line
+    }
+
+    fn aliases(&self) -> Result<(Vec<u8>, Vec<u8>), Reason> {
+        let mut text = ALIAS_HEAD.to_owned();
+        // Where the lines of each module end.
+        let mut ends = Vec::with_capacity(self.modules.len());
+        for module in &self.modules {
+            match module.from {
+                From::Index(old) => text.push_str(self.old(old).alias),
+                From::File(facts) => {
+                    for alias in &facts.aliases {
+                        let _ = writeln!(text, "alias {alias} {}", module.name);
+                    }
+                }
+            }
+            ends.push(text.len());
+        }
+        // A line has its key, what comes before and its module's name, so keys have less bytes than lines.
+        let mut keys = Vec::with_capacity(text.len());
+        let mut found = Vec::with_capacity(text.len() / 40);
+        let mut start = ALIAS_HEAD.len();
+        for (number, (module, end)) in self.modules.iter().zip(ends).enumerate() {
+            for line in text[start..end].split_terminator('\n') {
+                let alias = line.get("alias ".len()..line.len() - module.name.len() - 1).unwrap_or_default();
+                let from = keys.len();
+                if normalize(alias.as_bytes(), &mut keys) {
+                    found.push((from, keys.len(), number as u32));
+                } else {
+                    keys.truncate(from);
+                }
+            }
+            start = end;
+        }
+        let pair = |&(from, to, number): &(usize, usize, u32)| Pair {
+            key: &keys[from..to],
+            priority: number,
+            value: self.modules[number as usize].name.as_bytes(),
+        };
+        let bin = bin(found.iter().map(pair).collect())?;
+        Ok((text.into_bytes(), bin))
+    }
+
+    fn softdeps(&self) -> String {
+        let mut text = SOFTDEP_HEAD.to_owned();
+        for module in &self.modules {
+            match module.from {
+                From::Index(old) => text.push_str(self.old(old).softdep),
+                From::File(facts) => {
+                    for softdep in &facts.softdeps {
+                        let _ = writeln!(text, "softdep {} {softdep}", module.name);
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    /// What is in this index follows from aliases.
+    fn devnames(&self) -> String {
+        let mut text = DEVNAME_HEAD.to_owned();
+        for module in &self.modules {
+            let node = match module.from {
+                From::Index(old) => devname(
+                    self.old(old)
+                        .alias
+                        .lines()
+                        .filter_map(|line| Some(line.strip_prefix("alias ")?.rsplit_once(' ')?.0)),
+                ),
+                From::File(facts) => devname(facts.aliases.iter().map(String::as_str)),
+            };
+            if let Some(node) = node {
+                let _ = writeln!(text, "{} {node}", module.name);
+            }
+        }
+        if text == DEVNAME_HEAD { String::new() } else { text }
+    }
+
+    fn symbols(&self) -> Result<(Vec<u8>, Vec<u8>), Reason> {
+        let place = |name: &'a str| (hash::bucket(name, hash::SYMBOLS), name);
+        let mut new: Vec<_> =
+            self.owners.iter().filter_map(|(name, owner)| Some((place(name), (*owner)?))).collect();
+        new.sort_unstable();
+        let keys: Vec<String> = new.iter().map(|((_, name), _)| format!("symbol:{name}")).collect();
+        let mut added =
+            new.iter().zip(&keys).map(|((place, owner), key)| (*place, key.as_str(), *owner)).peekable();
+        let mut all: Vec<(&str, u32)> = Vec::with_capacity(self.present.symbols.len() + new.len());
+        for &(symbol, old) in &self.present.symbols {
+            let name = name_of(symbol);
+            if !new.is_empty() {
+                let here = place(name);
+                while let Some((_, key, owner)) = added.next_if(|(place, ..)| *place < here) {
+                    all.push((key, owner));
+                }
+            }
+            if let Some(kept) = self.kept[old as usize].filter(|_| !self.owners.contains_key(name)) {
+                all.push((symbol, kept));
+            }
+        }
+        all.extend(added.map(|(_, key, owner)| (key, owner)));
+        let mut text = String::with_capacity(SYMBOLS_HEAD.len() + all.len() * 48);
+        text.push_str(SYMBOLS_HEAD);
+        for (key, owner) in &all {
+            for part in ["alias ", key, " ", self.modules[*owner as usize].name, "\n"] {
+                text.push_str(part);
+            }
+        }
+        let pairs = all.iter().map(|(key, owner)| Pair {
+            key: key.as_bytes(),
+            priority: *owner,
+            value: self.modules[*owner as usize].name.as_bytes(),
+        });
+        let bin = bin(pairs.collect())?;
+        Ok((text.into_bytes(), bin))
+    }
+}
+
+fn bin(pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, Reason> {
+    trie::write(pairs).ok_or(Reason::Odd { name: "modules.alias", line: 1 })
+}
+
+/// An alias as it is looked up: `-` is `_`, but in brackets. False, and anything, where brackets do not match (shared/util.c,
+/// `alias_normalize`).
+fn normalize(alias: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut inside = false;
+    for &c in alias {
+        match c {
+            b']' if !inside => return false,
+            b']' => inside = false,
+            b'[' => inside = true,
+            _ => {}
+        }
+        out.push(if c == b'-' && !inside { b'_' } else { c });
+    }
+    !inside
+}
+
+/// A node in /dev that a module's aliases name, with its numbers (tools/depmod.c, `output_devname`).
+fn devname<'a>(aliases: impl Iterator<Item = &'a str>) -> Option<String> {
+    let (mut name, mut numbers) = (None, None);
+    for alias in aliases {
+        if let Some(node) = alias.strip_prefix("devname:") {
+            name = Some(node);
+        } else if let Some(found) = device(alias, "char-major-") {
+            numbers = Some(('c', found));
+        } else if let Some(found) = device(alias, "block-major-") {
+            numbers = Some(('b', found));
+        }
+        if let (Some(name), Some((kind, (major, minor)))) = (name, numbers) {
+            return Some(format!("{name} {kind}{major}:{minor}"));
+        }
+    }
+    None
+}
+
+/// `scanf` with `%u-%u`: digits, and whatever comes behind the second number.
+fn device(alias: &str, prefix: &str) -> Option<(u32, u32)> {
+    let (major, rest) = alias.strip_prefix(prefix)?.split_once('-')?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    Some((major.parse().ok()?, rest[..digits].parse().ok()?))
+}

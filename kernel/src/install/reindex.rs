@@ -1,0 +1,324 @@
+//! The indexes of the staged base without a depmod: [`crate::index::update`], and what it has to be told of the tree.
+//!
+//! # What of the present indexes is believed
+//!
+//! A module's lines are taken from the indexes where its file has not changed since they were written: neither its mtime nor
+//! its ctime, nor that of a link that leads to it, is as new as the oldest of them. The ctime is what tells: package managers give
+//! files the times at which they were packed, which may be long before indexes of the same release's last build. It also means
+//! that nothing is believed of a tree that was copied or unpacked together with its indexes; then depmod runs, once.
+//! A depmod that is still reading while a file changes would overlook it. Who changes the kernel's own files runs depmod
+//! after that; for all others a file counts as changed already when it is [`RACY`] older than the indexes.
+//!
+//! What has come, gone or changed, whoever did it, is no reason for a depmod: the staged base is walked as depmod would walk it, so what
+//! the indexes list beyond that is gone, and what they don't list or what has changed is read.
+//!
+//! Times say nothing where the clock was wrong: indexes from the future, or of different times, are not believed.
+//! Whether they are indexes of this depmod at all is told by their text, in which every line must be one that it would have
+//! written there.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::tree::{DEP_BIN, Tree};
+use super::{Error, Site, depmod, disk};
+use crate::compress::Compression;
+use crate::index::{self, Facts, File, Kmod, Present, Reason, Rules, Texts, choose, update, verify};
+use crate::rootfs::Root;
+use crate::symvers::Symvers;
+
+/// Longer than a depmod takes, which reads a file at some moment before it writes the indexes.
+const RACY: Duration = Duration::from_secs(10);
+/// One depmod writes all of them within moments.
+const TOGETHER: Duration = Duration::from_secs(60);
+/// Directories within directories: more is a link that leads back.
+const DEPTH_MAX: usize = 40;
+/// The largest modules have some 60 MiB with debug information.
+const MODULE_MAX: u64 = 1 << 30;
+/// What the kernel brings, and depmod reads.
+const OF_THE_KERNEL: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
+/// Of the modules that are built in; they don't change with the others.
+const OF_BUILT_IN: [&str; 2] = ["modules.builtin.bin", "modules.builtin.alias.bin"];
+/// Written by depmod of kmod 33 and later: whoever wrote this is not the one that is meant.
+const OF_OTHER_DEPMODS: [&str; 1] = ["modules.weakdep"];
+
+/// Writes the indexes into the staged base. The inner error is why depmod has to do it; nothing was written then.
+pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, Reason>, Error> {
+    if site.always_depmod {
+        return Ok(Err(Reason::Asked));
+    }
+    let made = match make(site, tree) {
+        Ok(made) => made,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    for (name, bytes) in &made.files {
+        disk::write_file(&tree.base_tree().join(name), bytes)?;
+    }
+    Ok(Ok(made.read))
+}
+
+fn make(site: &Site<'_>, tree: &Tree) -> Result<index::Written, Reason> {
+    let kmod = kmod(site.depmod)?;
+    let written = time_of_indexes(tree, &kmod)?;
+    let rules = Rules::parse(&configuration(site.root)?, &tree.release)?;
+    let text = |name: &str| read_text(&tree.index(name));
+    let (order, builtin) = (text("modules.order")?, text("modules.builtin")?);
+    let (dep, alias, softdep) = (text("modules.dep")?, text("modules.alias")?, text("modules.softdep")?);
+    let symbols = text("modules.symbols")?;
+    let bin = |name: &str| fs_err::read(tree.index(name));
+    let (dep_bin, alias_bin, symbols_bin) =
+        (bin(DEP_BIN)?, bin("modules.alias.bin")?, bin("modules.symbols.bin")?);
+    let present = Present::parse(Texts {
+        order: &order,
+        dep: &dep,
+        alias: &alias,
+        softdep: &softdep,
+        symbols: &symbols,
+        bins: [&dep_bin, &alias_bin, &symbols_bin],
+    })?;
+    let mut files = Vec::new();
+    Walk { rules: &rules, kmod: &kmod, found: &mut files }.dir(&tree.base_tree(), "", true, 0)?;
+    let mut modules = BTreeMap::new();
+    for (name, path) in choose(&rules, &kmod, files.into_iter())? {
+        let unchanged = present.has(&path) && is_older(tree, &path, written, present.is_own(&path))?;
+        modules.insert(name, File { path, unchanged });
+    }
+    check_built_in(&builtin, &modules)?;
+    let mut made = update(&present, &modules, &mut Base { site, tree, symvers: None })?;
+    for name in OF_BUILT_IN {
+        let bytes = fs_err::read(tree.index(name))?;
+        verify(&bytes).map_err(|_| Reason::Odd { name, line: 1 })?;
+        made.files.push((name, bytes));
+    }
+    Ok(made)
+}
+
+/// Of a module of that name depmod may say what is known of the one that is built in.
+fn check_built_in(builtin: &str, modules: &BTreeMap<String, File>) -> Result<(), Reason> {
+    let twice = builtin.lines().find_map(|path| modules.get(&index::module_name(path)));
+    let what = || "a module of this name is built into the kernel".to_owned();
+    twice.map_or(Ok(()), |file| Err(Reason::Unclear { path: file.path.clone(), what: what() }))
+}
+
+fn read_text(path: &Path) -> Result<String, Reason> {
+    Ok(fs_err::read_to_string(path)?)
+}
+
+/// What a depmod is; asked once in the life of a process.
+fn kmod(program: &Path) -> Result<Kmod, Reason> {
+    static ASKED: Mutex<BTreeMap<PathBuf, Result<Kmod, Reason>>> = Mutex::new(BTreeMap::new());
+    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = asked.get(program) {
+        return known.clone();
+    }
+    let answer = ask(program);
+    asked.insert(program.to_owned(), answer.clone());
+    answer
+}
+
+fn ask(program: &Path) -> Result<Kmod, Reason> {
+    // A script in its place does what it likes, and not for being asked its version.
+    let bytes = fs_err::read(program)?;
+    if !bytes.starts_with(b"\x7fELF") {
+        return Err(Reason::Version { found: "a program around depmod".to_owned() });
+    }
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C").current_dir("/").arg("--version").stdin(Stdio::null());
+    let output = command.output().map_err(Reason::from)?;
+    Kmod::parse(&String::from_utf8_lossy(&output.stdout), &bytes)
+}
+
+/// A moment, as files have it.
+type Time = (i64, i64);
+
+fn mtime(metadata: &std::fs::Metadata) -> Time {
+    (metadata.mtime(), metadata.mtime_nsec())
+}
+
+fn ctime(metadata: &std::fs::Metadata) -> Time {
+    (metadata.ctime(), metadata.ctime_nsec())
+}
+
+/// When the oldest of the indexes was written.
+fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
+    if let Some(name) = OF_OTHER_DEPMODS.into_iter().find(|name| tree.index(name).exists()) {
+        return Err(Reason::Foreign { name: name.to_owned() });
+    }
+    let regular = |name: &str| match fs_err::symlink_metadata(tree.index(name)) {
+        Ok(metadata) if metadata.is_file() => Ok(metadata),
+        _ => Err(Reason::Missing { name: name.to_owned() }),
+    };
+    let times = kmod.indexes().iter().map(|name| Ok(mtime(&regular(name)?)));
+    let times = times.collect::<Result<Vec<Time>, Reason>>()?;
+    let (Some(&oldest), Some(&newest)) = (times.iter().min(), times.iter().max()) else {
+        return Err(Reason::Time { what: "there are no indexes" });
+    };
+    if newest.0 - oldest.0 > TOGETHER.as_secs() as i64 {
+        return Err(Reason::Time { what: "the indexes were not written together" });
+    }
+    // The directory was made a moment ago, so that is what this file system's clock shows.
+    if newest > mtime(&fs_err::metadata(tree.base_tree())?) {
+        return Err(Reason::Time { what: "the indexes are from the future" });
+    }
+    for name in OF_THE_KERNEL {
+        let metadata = regular(name)?;
+        if mtime(&metadata).max(ctime(&metadata)) >= oldest {
+            return Err(Reason::Newer { name: name.to_owned() });
+        }
+    }
+    Ok(oldest)
+}
+
+/// Whether a module's file is older than the indexes.
+fn is_older(tree: &Tree, path: &str, indexes: Time, own: bool) -> io::Result<bool> {
+    let limit = if own { indexes } else { (indexes.0 - RACY.as_secs() as i64, indexes.1) };
+    Ok(newest(tree, tree.base_tree().join(path))? < limit)
+}
+
+/// When a file, or a link that leads to it, last changed. The links of the staged base are ours.
+fn newest(tree: &Tree, mut path: PathBuf) -> io::Result<Time> {
+    let mut newest = (i64::MIN, 0);
+    for _ in 0..DEPTH_MAX {
+        let metadata = fs_err::symlink_metadata(&path)?;
+        let is_link = metadata.is_symlink();
+        if !is_link || !is_staged(tree, &path) {
+            newest = newest.max(mtime(&metadata)).max(ctime(&metadata));
+        }
+        if !is_link {
+            return Ok(newest);
+        }
+        let target = fs_err::read_link(&path)?;
+        path = path.parent().unwrap_or(&path).join(target);
+    }
+    Err(io::Error::other(format!("{}: too many links", path.display())))
+}
+
+/// Whether a path is a link of the staged base itself, not one in a directory that such a link leads to.
+fn is_staged(tree: &Tree, path: &Path) -> bool {
+    let base = tree.base_tree();
+    let above = path.ancestors().skip(1).take_while(|dir| *dir != base);
+    path.starts_with(&base) && !above.into_iter().any(Path::is_symlink)
+}
+
+/// Every file of a directory that depmod would look at, links followed.
+struct Walk<'a> {
+    rules: &'a Rules,
+    kmod: &'a Kmod,
+    found: &'a mut Vec<String>,
+}
+
+impl Walk<'_> {
+    /// `staged` is the base itself, whose links are ours.
+    fn dir(&mut self, dir: &Path, inside: &str, staged: bool, depth: usize) -> Result<(), Reason> {
+        let unclear = |what: &str| Reason::Unclear { path: dir.display().to_string(), what: what.to_owned() };
+        if depth > DEPTH_MAX {
+            return Err(unclear("directories in directories without end"));
+        }
+        for entry in fs_err::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|_| unclear("a name that is not text"))?;
+            if self.rules.passes_over(&name) {
+                continue;
+            }
+            let path = format!("{inside}{name}");
+            let kind = entry.file_type()?;
+            let found = if kind.is_symlink() { fs_err::metadata(entry.path())?.file_type() } else { kind };
+            if found.is_dir() {
+                let ours = staged && kind.is_symlink();
+                if kind.is_symlink() && !(ours && leads_to_dir(&entry.path())?) {
+                    return Err(Reason::Unclear { path, what: "a directory that is a link".to_owned() });
+                }
+                self.dir(&entry.path(), &format!("{path}/"), staged && !ours, depth + 1)?;
+            } else if !found.is_file() {
+                return Err(Reason::Unclear { path, what: "neither a file nor a directory".to_owned() });
+            } else if self.kmod.stem(&name).is_some() {
+                self.found.push(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a link leads to a directory and not to another link, which may have led elsewhere before.
+fn leads_to_dir(link: &Path) -> io::Result<bool> {
+    Ok(fs_err::symlink_metadata(fs_err::read_link(link)?)?.is_dir())
+}
+
+/// depmod's configuration: of files of one name the one in the first directory, in the order of their names.
+fn configuration(root: &Path) -> Result<Vec<(String, String)>, Reason> {
+    let dirs = depmod::CONFIG_DIRS.map(|dir| root.join(dir).join("depmod.d"));
+    if root == Path::new("/") {
+        // depmod looks into one of the last two, whichever it was built for.
+        let [.., usr, plain] = &dirs;
+        let real = |dir: &Path| dir.canonicalize().ok();
+        if real(usr) != real(plain) {
+            let what = "another directory than /lib/depmod.d".to_owned();
+            return Err(Reason::Unclear { path: usr.display().to_string(), what });
+        }
+    }
+    let mut files = BTreeMap::new();
+    for dir in dirs {
+        for name in disk::names(&dir)? {
+            let path = dir.join(&name);
+            if name.starts_with('.')
+                || name.len() < 6
+                || !name.ends_with(".conf")
+                || files.contains_key(&name)
+            {
+                continue;
+            }
+            if !path.is_file() {
+                let what = "no file among depmod's configuration".to_owned();
+                return Err(Reason::Unclear { path: path.display().to_string(), what });
+            }
+            files.insert(name, (path.display().to_string(), read_text(&path)?));
+        }
+    }
+    Ok(files.into_values().collect())
+}
+
+/// The staged base, and what lies around it.
+struct Base<'a> {
+    site: &'a Site<'a>,
+    tree: &'a Tree,
+    /// Once it was looked for.
+    symvers: Option<Option<Symvers>>,
+}
+
+impl index::Disk for Base<'_> {
+    fn facts(&mut self, path: &str) -> Result<Facts, Reason> {
+        let unclear = |what: String| Reason::Unclear { path: path.to_owned(), what };
+        let file = path.rsplit('/').next().unwrap_or(path);
+        let (_, compression) =
+            Compression::of_file_name(file).ok_or_else(|| unclear("no module".to_owned()))?;
+        let bytes = fs_err::read(self.tree.base_tree().join(path))?;
+        let module = match compression {
+            Compression::None => bytes,
+            compressed => compressed.decompress(&bytes, MODULE_MAX).map_err(|e| unclear(e.to_string()))?,
+        };
+        Facts::parse(&module).map_err(unclear)
+    }
+
+    fn symvers(&mut self) -> Option<&Symvers> {
+        let Self { site, tree, symvers } = self;
+        symvers.get_or_insert_with(|| read_symvers(site, tree)).as_ref()
+    }
+}
+
+/// From the headers that the tree's `build` leads to, or where Fedora has it: in the tree.
+fn read_symvers(site: &Site<'_>, tree: &Tree) -> Option<Symvers> {
+    let inside = Path::new("/").join(tree.path.strip_prefix(site.root).ok()?);
+    let headers = Root::new(site.root).find(inside.join("build/Module.symvers"));
+    if let Some(bytes) = headers.and_then(|path| fs_err::read(path).ok()) {
+        return Symvers::parse(&bytes).ok();
+    }
+    [Compression::Gz, Compression::Xz, Compression::Zst].into_iter().find_map(|compression| {
+        let path = tree.index(&format!("symvers{}", compression.extension()));
+        let bytes = compression.decompress(&fs_err::read(path).ok()?, MODULE_MAX).ok()?;
+        Symvers::parse(&bytes).ok()
+    })
+}

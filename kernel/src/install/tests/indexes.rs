@@ -1,0 +1,248 @@
+//! Indexes that are made without depmod, and those that it makes: byte for byte the same.
+//!
+//! On made-up trees in any order of events, and on whole kernels: `KCACHE_INDEXES=all` takes each kernel of the fixtures and
+//! more steps (`make test-indexes`). `KCACHE_MODULES` names a directory `RELEASE/PACKAGE/MODULE.ko` of modules that were
+//! built; they are put in and taken out as well.
+
+use std::process::Command;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What depmod makes of a tree, without touching it: its `modules.*`.
+fn of_depmod(tree: &Path) -> BTreeMap<String, Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let release = tree.file_name().unwrap();
+    let base = dir.path().join("lib/modules").join(release);
+    fs_err::create_dir_all(&base).unwrap();
+    let brought = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
+    let wanted = |name: &str| brought.contains(&name) || !name.starts_with("modules.");
+    stage::link_children(tree, &base, wanted).unwrap();
+    let mut depmod = Command::new("/sbin/depmod");
+    // The configuration of the made-up root, which has none, or has its own.
+    let root = tree.ancestors().nth(3).unwrap();
+    let empty = dir.path().join("none");
+    fs_err::create_dir(&empty).unwrap();
+    let config = root.join("etc/depmod.d");
+    depmod.arg("-C").arg(if config.is_dir() { &config } else { &empty });
+    let output = depmod.arg("-b").arg(dir.path()).arg(release).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    indexes_of(&base)
+}
+
+fn indexes_of(tree: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut names = disk::names(tree).unwrap();
+    names.retain(|name| name.starts_with("modules."));
+    names.into_iter().map(|name| (name.clone(), fs_err::read(tree.join(name)).unwrap())).collect()
+}
+
+/// Says where two sets of indexes differ, without megabytes of bytes.
+fn assert_same(tree: &Path, when: &str) {
+    let (found, expected) = (indexes_of(tree), of_depmod(tree));
+    assert!(found.keys().eq(expected.keys()), "{when}: {:?} and {:?}", found.keys(), expected.keys());
+    for (name, expected) in &expected {
+        let found = &found[name];
+        if found != expected {
+            let at = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
+            let around = |bytes: &[u8]| {
+                String::from_utf8_lossy(
+                    &bytes[at.saturating_sub(300).min(bytes.len())..(at + 200).min(bytes.len())],
+                )
+                .into_owned()
+            };
+            panic!("{when}: {name} differs at byte {at}:\n{}\ndepmod:\n{}", around(found), around(expected));
+        }
+    }
+}
+
+/// A kernel's whole tree, copied, and indexed by depmod.
+struct Whole {
+    dir: tempfile::TempDir,
+    release: String,
+    cache: HashMap<blake3::Hash, Vec<u8>>,
+    /// What is installed, by package.
+    installed: BTreeMap<String, Package>,
+    here: usize,
+    reasons: Vec<String>,
+}
+
+impl Whole {
+    fn new(fixtures: &Path, release: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().join("lib/modules");
+        fs_err::create_dir_all(&modules).unwrap();
+        let from = fixtures.join("root/lib/modules").join(release);
+        let copied =
+            Command::new("cp").args(["-a", "--no-preserve=ownership"]).arg(&from).arg(&modules).status();
+        assert!(copied.unwrap().success());
+        for link in ["build", "source"] {
+            fs_err::remove_file(modules.join(release).join(link)).unwrap();
+        }
+        let headers = fixtures.join("root/usr/src").join(format!("linux-headers-{release}"));
+        fs_err::create_dir(modules.join(release).join("build")).unwrap();
+        let symvers = modules.join(release).join("build/Module.symvers");
+        fs_err::copy(headers.join("Module.symvers"), symvers).unwrap();
+        let whole = Self {
+            dir,
+            release: release.to_owned(),
+            cache: HashMap::new(),
+            installed: BTreeMap::new(),
+            here: 0,
+            reasons: Vec::new(),
+        };
+        whole.depmod();
+        whole
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("lib/modules").join(&self.release)
+    }
+
+    fn depmod(&self) {
+        let mut depmod = Command::new("/sbin/depmod");
+        let empty = self.dir.path().join("none");
+        fs_err::create_dir_all(&empty).unwrap();
+        let status = depmod.arg("-C").arg(&empty).arg("-b").arg(self.dir.path()).arg(&self.release).status();
+        assert!(status.unwrap().success());
+    }
+
+    fn package(&mut self, name: &str, modules: &[(String, Vec<u8>)]) -> Package {
+        let module = |(name, bytes): &(String, Vec<u8>)| {
+            let digest = blake3::hash(bytes);
+            self.cache.insert(digest, bytes.clone());
+            ModuleSpec { name: name.clone(), digest, size: bytes.len() as u64 }
+        };
+        let modules = modules.iter().map(module).collect();
+        Package { name: name.to_owned(), version: "1".to_owned(), key: name.to_owned(), modules }
+    }
+
+    /// The decompressed bytes of modules of the kernel's own, by their paths.
+    fn own(&self, paths: &[&str]) -> Vec<(String, Vec<u8>)> {
+        paths.iter().map(|path| self.read(path)).collect()
+    }
+
+    fn read(&self, path: &str) -> (String, Vec<u8>) {
+        let (name, compression) = Compression::of_file_name(path.rsplit('/').next().unwrap()).unwrap();
+        let bytes = fs_err::read(self.tree().join(path)).unwrap();
+        (name.to_owned(), compression.decompress(&bytes, 1 << 30).unwrap())
+    }
+
+    /// Installs what is in `installed`, and compares.
+    fn apply(&mut self, when: &str) {
+        let packages: Vec<Package> = self.installed.values().cloned().collect();
+        let tree = self.tree();
+        let site = Site {
+            tree: &tree,
+            root: self.dir.path(),
+            depmod: Path::new("/sbin/depmod"),
+            always_depmod: false,
+            sign: None,
+            wait: WAIT,
+            say: &|_| (),
+        };
+        let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
+            Ok(to.write_all(self.cache.get(&module.digest).ok_or("not in the cache")?)?)
+        };
+        let transaction = Transaction::begin(site).unwrap();
+        let wanted = Set { compression: Compression::None, ..set(&packages) };
+        let outcome = transaction.apply(&plan(&tree, wanted).unwrap(), &mut source).unwrap();
+        match outcome.indexed {
+            Some(Indexed::Here { .. }) => self.here += 1,
+            Some(Indexed::ByDepmod { reason }) => self.reasons.push(format!("{when}: {reason}")),
+            None => {}
+        }
+        assert_same(&tree, when);
+    }
+
+    fn add(&mut self, name: &str, modules: &[(String, Vec<u8>)]) {
+        let package = self.package(name, modules);
+        self.installed.insert(name.to_owned(), package);
+        self.apply(&format!("{} with {name}", self.release));
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.installed.remove(name);
+        self.apply(&format!("{} without {name}", self.release));
+    }
+
+    /// Paths of the kernel's own modules whose file is called one of these.
+    fn find(&self, names: &[&str]) -> Vec<String> {
+        let order = fs_err::read_to_string(self.tree().join("modules.order")).unwrap();
+        let dep = fs_err::read_to_string(self.tree().join("modules.dep")).unwrap();
+        let _ = order;
+        let listed = dep.lines().filter_map(|line| line.split_once(':')).map(|(path, _)| path);
+        let is_one = |path: &&str| {
+            let file = path.rsplit('/').next().unwrap();
+            path.starts_with("kernel/")
+                && names.iter().any(|name| Compression::of_file_name(file).unwrap().0 == *name)
+        };
+        listed.filter(is_one).map(str::to_owned).collect()
+    }
+}
+
+fn fixtures() -> PathBuf {
+    let dir = std::env::var_os("KCACHE_FIXTURES").map(PathBuf::from);
+    dir.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/kcache-fixtures"))
+}
+
+/// The kernels to try, the smallest first.
+fn kernels() -> Vec<String> {
+    let env = fs_err::read_to_string(fixtures().join("env")).unwrap();
+    let value = |name: &str| {
+        env.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+    };
+    let all = ["K61_CLOUD", "K612", "K61_NEW"].into_iter().filter_map(value);
+    all.take(if everything() { 3 } else { 1 }).collect()
+}
+
+fn everything() -> bool {
+    std::env::var_os("KCACHE_INDEXES").is_some()
+}
+
+/// Modules that others need, so that an override of one moves much, and some that are alone.
+const OVERRIDDEN: [&str; 8] =
+    ["x_tables", "dm-mod", "libcrc32c", "nf_tables", "usbcore", "mii", "xfs", "dummy"];
+
+#[test]
+fn a_whole_kernel_has_the_indexes_of_depmod_whatever_comes_and_goes() {
+    for release in kernels() {
+        let mut whole = Whole::new(&fixtures(), &release);
+        // A module that nobody knows, with everything that an index has.
+        let mut built = Built::named("made-up");
+        built.modinfo.extend(
+            [
+                "alias=pci:v00001AF4d0000[0-9a-f]*",
+                "alias=char-major-10-99",
+                "alias=devname:made-up",
+                "alias=of:N*T*]",
+                "softdep=pre: crc32c post: xfs",
+                "alias=made-up",
+            ]
+            .map(str::to_owned),
+        );
+        built.undefined.push(("dm_register_target".into(), false));
+        built.exports.push(("made_up_symbol".into(), 1, String::new()));
+        whole.add("made", &[("made-up".to_owned(), built.bytes())]);
+        let mut user = Built::named("user");
+        user.undefined.extend([("made_up_symbol".into(), false), ("xt_register_target".into(), false)]);
+        whole.add("user", &[("user".to_owned(), user.bytes())]);
+        for name in OVERRIDDEN {
+            let paths = whole.find(&[name]);
+            let Some(path) = paths.first() else { continue };
+            let modules = whole.own(&[path]);
+            whole.add(&format!("over-{name}"), &modules);
+        }
+        whole.remove("made");
+        whole.add("made", &[("made-up".to_owned(), built.bytes())]);
+        for name in OVERRIDDEN {
+            if whole.installed.contains_key(&format!("over-{name}")) {
+                whole.remove(&format!("over-{name}"));
+            }
+        }
+        whole.remove("user");
+        whole.remove("made");
+        println!("{release}: {} without depmod; {:#?}", whole.here, whole.reasons);
+    }
+}
