@@ -56,9 +56,30 @@ pub struct Global {
     /// Say more; twice: also the logs of builds
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// When to run depmod instead of making module indexes from those that are there [default: auto]
+    #[arg(long, global = true, value_name = "WHEN")]
+    pub depmod: Option<Depmod>,
     /// Use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+}
+
+/// When depmod runs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Depmod {
+    /// Where indexes cannot be made without it
+    Auto,
+    Always,
+}
+
+impl Depmod {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Depmod::Auto => "auto",
+            Depmod::Always => "always",
+        }
+    }
 }
 
 /// When to use colours.

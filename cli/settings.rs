@@ -20,7 +20,7 @@ use crate::args::Global;
 use crate::exit::Failure;
 
 /// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 9] = [
+const KEYS: [(&str, &str); 10] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
@@ -29,6 +29,7 @@ const KEYS: [(&str, &str); 9] = [
     ("threshold", "KCACHE_THRESHOLD"),
     ("default-kernel", "KCACHE_DEFAULT_KERNEL"),
     ("foreign", "KCACHE_FOREIGN"),
+    ("depmod", "KCACHE_DEPMOD"),
     ("on-failure", "KCACHE_ON_FAILURE"),
 ];
 
@@ -119,6 +120,8 @@ pub struct Settings {
     pub default_kernel: Option<Setting<String>>,
     /// Whether other people's modules count: `report` or `require`.
     pub foreign: Setting<String>,
+    /// When depmod runs: `auto` or `always`.
+    pub depmod: Setting<String>,
     /// Which packages matter for which kernels.
     pub policy: Vec<Setting<Rule>>,
     /// What modules are signed with.
@@ -195,6 +198,12 @@ impl Settings {
         if let Some(jobs) = global.jobs {
             texts.insert("jobs", Setting { value: jobs.to_string(), origin: Origin::Flag("--jobs") });
         }
+        if let Some(when) = global.depmod {
+            texts.insert(
+                "depmod",
+                Setting { value: when.word().to_owned(), origin: Origin::Flag("--depmod") },
+            );
+        }
         if let Some(urls) = (process.variable)("KCACHE_CACHE") {
             let origin = Origin::Environment("KCACHE_CACHE");
             caches.extend(urls.split_whitespace().map(|url| Cache::of_url(url, origin.clone())));
@@ -218,7 +227,8 @@ impl Settings {
             package_scripts,
             caches,
             default_kernel: texts.get("default-kernel").cloned(),
-            foreign: foreign(&texts)?,
+            foreign: one_of(&texts, "foreign", ["report", "require"])?,
+            depmod: one_of(&texts, "depmod", ["auto", "always"])?,
             policy,
             signing,
             gc,
@@ -309,16 +319,16 @@ fn rule(table: PolicyTable) -> Result<Rule, String> {
     }
 }
 
-fn foreign(texts: &Texts) -> Result<Setting<String>, Failure> {
-    let report = || Setting { value: "report".to_owned(), origin: Origin::Default };
-    let setting = texts.get("foreign").cloned().unwrap_or_else(report);
-    match setting.value.as_str() {
-        "report" | "require" => Ok(setting),
-        other => Err(Failure::usage(
-            format!("foreign is '{other}' ({}): it must be report or require", setting.origin),
-            None,
-        )),
+/// One of two words, the first of which is the default.
+fn one_of(texts: &Texts, key: &'static str, words: [&str; 2]) -> Result<Setting<String>, Failure> {
+    let default = || Setting { value: words[0].to_owned(), origin: Origin::Default };
+    let setting = texts.get(key).cloned().unwrap_or_else(default);
+    if words.contains(&setting.value.as_str()) {
+        return Ok(setting);
     }
+    let (value, origin) = (&setting.value, &setting.origin);
+    let what = format!("{key} is '{value}' ({origin}): it must be {} or {}", words[0], words[1]);
+    Err(Failure::usage(what, None))
 }
 
 /// The key of this name; else a hint.

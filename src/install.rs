@@ -10,8 +10,8 @@ use std::path::Path;
 use kcache_kernel::compress::Compression;
 use kcache_kernel::enforcement;
 use kcache_kernel::install::{
-    self, Act, BoxError, Generation, ModuleSpec, Others, Outcome, Package, Plan, Recovery, Set, Site,
-    Transaction,
+    self, Act, BoxError, Fault, Generation, Indexed, ModuleSpec, Others, Outcome, Package, Plan, Recovery,
+    Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
@@ -45,6 +45,8 @@ pub struct Done {
     pub signer: Option<Identity>,
     /// What depmod remarked.
     pub warnings: Vec<String>,
+    /// Who made the indexes.
+    pub indexed: Option<Indexed>,
 }
 
 impl Done {
@@ -125,9 +127,9 @@ pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &
     if let Change::Add(manifests) = change {
         session.tally.installed(&plan.changes, manifests);
     }
-    let Outcome { generation, changed, warnings } = outcome;
+    let Outcome { generation, changed, warnings, indexed } = outcome;
     let signer = plan.signer().cloned();
-    Ok(Done { plan, generation, changed, signer, warnings })
+    Ok(Done { plan, generation, changed, signer, warnings, indexed })
 }
 
 /// Finishes or undoes what an interrupted run left in a kernel's tree.
@@ -136,6 +138,20 @@ pub fn recover(world: &World, release: &str, tree: &Path) -> Result<()> {
         let say = |message: &str| world.progress.say(message);
         tell(world, release, Transaction::begin(site(world, tree, &say))?.recovered());
     }
+    Ok(())
+}
+
+/// Which of a tree's indexes are not what depmod makes of it.
+pub fn compare_indexes(world: &World, tree: &Path) -> Result<Vec<Fault>> {
+    let scratch = tempfile::tempdir_in(&world.temporary)?;
+    let say = |message: &str| world.progress.say(message);
+    Ok(install::compare(site(world, tree, &say), scratch.path())?)
+}
+
+/// Makes a tree's indexes again, with depmod.
+pub fn remake_indexes(world: &World, tree: &Path) -> Result<()> {
+    let say = |message: &str| world.progress.say(message);
+    Transaction::begin(site(world, tree, &say))?.remake_indexes()?;
     Ok(())
 }
 
@@ -158,7 +174,15 @@ pub fn retire(world: &World, release: &str) -> Result<bool> {
 }
 
 fn site<'a>(world: &'a World, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site<'a> {
-    Site { tree, root: world.root.dir(), depmod: &world.depmod, sign: None, wait: world.lock_limit, say }
+    Site {
+        tree,
+        root: world.root.dir(),
+        depmod: &world.depmod,
+        always_depmod: world.always_depmod,
+        sign: None,
+        wait: world.lock_limit,
+        say,
+    }
 }
 
 fn tell(world: &World, release: &str, recovery: Recovery) {

@@ -33,7 +33,7 @@ pub fn installed(world: &World) -> Result<(u64, Vec<Damage>)> {
         if world.cancelled() {
             return Err(Error::Cancelled);
         }
-        let Some((known, wrong)) = examine(&tree)? else { continue };
+        let Some((known, wrong)) = examine(world, &tree)? else { continue };
         seen += 1;
         if !wrong.is_empty() {
             found.push(Damage { release, tree, wrong, known });
@@ -43,7 +43,7 @@ pub fn installed(world: &World) -> Result<(u64, Vec<Damage>)> {
 }
 
 /// Whether it is known what is installed in a tree, and what is wrong; none where nothing is.
-fn examine(tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
+fn examine(world: &World, tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
     let mut wrong = Vec::new();
     if install::interrupted(tree)? {
         wrong.push(format!("{}: an installation was interrupted", tree.display()));
@@ -57,11 +57,27 @@ fn examine(tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
         Err(error) => return Err(error.into()),
     };
     match &generation {
-        Some(generation) => wrong.extend(install::verify(tree, generation)?.iter().map(ToString::to_string)),
+        Some(generation) => {
+            wrong.extend(install::verify(tree, generation)?.iter().map(ToString::to_string));
+            if wrong.is_empty() {
+                wrong.extend(indexes(world, tree)?);
+            }
+        }
         None if wrong.is_empty() => return Ok(None),
         None => {}
     }
     Ok(Some((true, wrong)))
+}
+
+/// What is wrong with the indexes, where all else is right: modules that are not there have none.
+fn indexes(world: &World, tree: &Path) -> Result<Vec<String>> {
+    match crate::install::compare_indexes(world, tree) {
+        Ok(faults) => Ok(faults.iter().map(ToString::to_string).collect()),
+        Err(Error::Install(error @ (Trouble::Depmod { .. } | Trouble::NoDepmod { .. }))) => {
+            Ok(vec![crate::error::chain(&error)])
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Finishes what was interrupted and puts the same set in again; what is still wrong.
@@ -69,8 +85,11 @@ pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec
     crate::install::recover(session.world, &damage.release, &damage.tree)?;
     if install::current(&damage.tree)?.is_some() {
         apply(session, kernel, &Change::Add(&[]))?;
+        if !crate::install::compare_indexes(session.world, &damage.tree)?.is_empty() {
+            crate::install::remake_indexes(session.world, &damage.tree)?;
+        }
     }
-    Ok(examine(&damage.tree)?.map_or(Vec::new(), |(_, wrong)| wrong))
+    Ok(examine(session.world, &damage.tree)?.map_or(Vec::new(), |(_, wrong)| wrong))
 }
 
 /// The kernel that a tree is of.

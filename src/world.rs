@@ -25,6 +25,8 @@ pub struct World {
     pub bwrap: PathBuf,
     /// `depmod`.
     pub depmod: PathBuf,
+    /// Whether it is to run even where indexes can be made without it.
+    pub always_depmod: bool,
     /// As whom builds run.
     pub identity: Identity,
     /// How many compilers may run at once, over all builds.

@@ -30,6 +30,7 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
             settings.signing_key.origin.to_string(),
         ),
         row("threshold", settings.threshold.value.to_string(), settings.threshold.origin.to_string()),
+        row("depmod", settings.depmod.value.clone(), settings.depmod.origin.to_string()),
         row("foreign", settings.foreign.value.clone(), settings.foreign.origin.to_string()),
         row(
             "on-failure",

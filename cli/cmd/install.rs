@@ -9,7 +9,7 @@ use kcache::ensure::{self, Answer, Found, Options, Wish};
 use kcache::error::Error;
 use kcache::facts::Session;
 use kcache::install::{self, Change, Done};
-use kcache::kernel::install::{Act, Plan};
+use kcache::kernel::install::{Act, Indexed, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::policy::Need;
 use kcache::reproduce::{self, Comparison};
@@ -445,6 +445,15 @@ fn line(record: &json::Record) -> String {
 
 /// Says what a transaction did.
 pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
+    match &done.indexed {
+        Some(Indexed::Here { read }) => {
+            out.detail(&format!("{}: indexes updated without depmod, {read} modules read", kernel.release));
+        }
+        Some(Indexed::ByDepmod { reason }) => {
+            out.detail(&format!("{}: indexes made by depmod: {reason}", kernel.release));
+        }
+        None => {}
+    }
     for warning in &done.warnings {
         out.detail(&format!("depmod: {warning}"));
     }

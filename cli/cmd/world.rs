@@ -64,6 +64,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         temporary: std::env::temp_dir(),
         bwrap: program("bwrap"),
         depmod: program("depmod"),
+        always_depmod: settings.depmod.value == "always",
         identity,
         jobs: settings.jobs.value,
         build_limit: settings.build_timeout.value,

@@ -87,7 +87,7 @@ impl Installed {
         let own =
             self.generation.as_ref()?.set.packages.iter().find(|installed| installed.name == package)?;
         let concerns = |fault: &&Fault| match fault {
-            Fault::NoIndex { .. } => true,
+            Fault::NoIndex { .. } | Fault::Index { .. } => true,
             Fault::Missing { path } | Fault::Changed { path, .. } => {
                 own.modules.iter().any(|module| path.ends_with(&module.path))
             }

@@ -20,6 +20,8 @@
 mod facts;
 mod graph;
 mod hash;
+#[cfg(test)]
+mod identity;
 mod kmod;
 mod present;
 mod reason;

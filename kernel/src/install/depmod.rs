@@ -56,7 +56,7 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made,
     Ok(Made { names, index, digest: blake3::hash(&bytes), warnings, by })
 }
 
-fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<String>, Error> {
+pub(super) fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<String>, Error> {
     let mut command = Command::new(site.depmod);
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
     for dir in configuration(site.root, tree)? {
@@ -95,7 +95,7 @@ fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
 }
 
 /// What depmod wrote: links are what it was given to read.
-fn written(base: &Path) -> io::Result<Vec<String>> {
+pub(super) fn written(base: &Path) -> io::Result<Vec<String>> {
     let mut names = disk::names(base)?;
     names.retain(|name| {
         name.starts_with("modules.") && base.join(name).symlink_metadata().is_ok_and(|m| m.is_file())

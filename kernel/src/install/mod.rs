@@ -53,6 +53,7 @@
 
 mod commit;
 mod company;
+mod compare;
 mod depmod;
 mod disk;
 mod error;
@@ -76,6 +77,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use company::{ATTEMPTS, Indexes, Sight};
+pub use compare::compare;
 pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use others::{OtherFile, Others, forget_kept, kept, module_of};
@@ -209,6 +211,15 @@ impl<'a> Transaction<'a> {
         let done = self.replace(installed.as_ref(), &plan.wanted, &plan.others, source, step)?;
         let Replaced { warnings, indexed, .. } = self.settle(done, step)?;
         Ok(Outcome { generation: plan.to.clone(), changed: true, warnings, indexed })
+    }
+
+    /// Makes the indexes again for what is installed, by depmod alone.
+    pub fn remake_indexes(mut self) -> Result<Outcome, Error> {
+        self.site.always_depmod = true;
+        let installed = current(&self.tree.path)?;
+        let done = self.reindex(&|_| Ok(()))?;
+        let Replaced { warnings, indexed, .. } = self.settle(done, &|_| Ok(()))?;
+        Ok(Outcome { generation: installed.map(|g| g.generation), changed: true, warnings, indexed })
     }
 
     /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.

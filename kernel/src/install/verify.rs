@@ -38,6 +38,12 @@ pub enum Fault {
         /// What is wrong with it.
         why: String,
     },
+    /// An index is another than depmod would make of the tree ([`super::compare()`]).
+    #[error("{path} is not what depmod makes of the tree")]
+    Index {
+        /// The index.
+        path: PathBuf,
+    },
     /// The index does not know a module.
     #[error("modprobe does not find {module}: modules.dep.bin does not list it")]
     Unlisted {

@@ -6,9 +6,6 @@
 
 use std::process::Command;
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-
 use super::*;
 
 /// What depmod makes of a tree, without touching it: its `modules.*`.
@@ -64,6 +61,8 @@ struct Whole {
     cache: HashMap<blake3::Hash, Vec<u8>>,
     /// What is installed, by package.
     installed: BTreeMap<String, Package>,
+    /// As the kernel's own modules are.
+    compression: Compression,
     here: usize,
     reasons: Vec<String>,
 }
@@ -84,15 +83,18 @@ impl Whole {
         fs_err::create_dir(modules.join(release).join("build")).unwrap();
         let symvers = modules.join(release).join("build/Module.symvers");
         fs_err::copy(headers.join("Module.symvers"), symvers).unwrap();
-        let whole = Self {
+        let mut whole = Self {
             dir,
             release: release.to_owned(),
             cache: HashMap::new(),
             installed: BTreeMap::new(),
+            compression: Compression::None,
             here: 0,
             reasons: Vec::new(),
         };
         whole.depmod();
+        let one = whole.find(&["dummy"]).remove(0);
+        whole.compression = Compression::of_file_name(one.rsplit('/').next().unwrap()).unwrap().1;
         whole
     }
 
@@ -132,6 +134,23 @@ impl Whole {
     /// Installs what is in `installed`, and compares.
     fn apply(&mut self, when: &str) {
         let packages: Vec<Package> = self.installed.values().cloned().collect();
+        let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
+            Ok(to.write_all(self.cache.get(&module.digest).ok_or("not in the cache")?)?)
+        };
+        let tree = self.tree();
+        let wanted = Set { compression: self.compression, ..set(&packages) };
+        let plan = plan(&tree, wanted).unwrap();
+        let outcome =
+            self.site_does(|site, _| Transaction::begin(site).unwrap().apply(&plan, &mut source).unwrap());
+        match outcome.indexed {
+            Some(Indexed::Here { .. }) => self.here += 1,
+            Some(Indexed::ByDepmod { reason }) => self.reasons.push(format!("{when}: {reason}")),
+            None => {}
+        }
+        assert_same(&tree, when);
+    }
+
+    fn site_does<T>(&self, act: impl FnOnce(Site<'_>, &Tree) -> T) -> T {
         let tree = self.tree();
         let site = Site {
             tree: &tree,
@@ -142,18 +161,7 @@ impl Whole {
             wait: WAIT,
             say: &|_| (),
         };
-        let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
-            Ok(to.write_all(self.cache.get(&module.digest).ok_or("not in the cache")?)?)
-        };
-        let transaction = Transaction::begin(site).unwrap();
-        let wanted = Set { compression: Compression::None, ..set(&packages) };
-        let outcome = transaction.apply(&plan(&tree, wanted).unwrap(), &mut source).unwrap();
-        match outcome.indexed {
-            Some(Indexed::Here { .. }) => self.here += 1,
-            Some(Indexed::ByDepmod { reason }) => self.reasons.push(format!("{when}: {reason}")),
-            None => {}
-        }
-        assert_same(&tree, when);
+        act(site, &Tree::open(&tree).unwrap())
     }
 
     fn add(&mut self, name: &str, modules: &[(String, Vec<u8>)]) {
@@ -169,9 +177,7 @@ impl Whole {
 
     /// Paths of the kernel's own modules whose file is called one of these.
     fn find(&self, names: &[&str]) -> Vec<String> {
-        let order = fs_err::read_to_string(self.tree().join("modules.order")).unwrap();
         let dep = fs_err::read_to_string(self.tree().join("modules.dep")).unwrap();
-        let _ = order;
         let listed = dep.lines().filter_map(|line| line.split_once(':')).map(|(path, _)| path);
         let is_one = |path: &&str| {
             let file = path.rsplit('/').next().unwrap();
@@ -244,5 +250,59 @@ fn a_whole_kernel_has_the_indexes_of_depmod_whatever_comes_and_goes() {
         whole.remove("user");
         whole.remove("made");
         println!("{release}: {} without depmod; {:#?}", whole.here, whole.reasons);
+    }
+}
+
+/// In seconds: the median of some runs.
+fn median(mut run: impl FnMut()) -> f64 {
+    let mut times: Vec<f64> = (0..7)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[3]
+}
+
+/// For people: `KCACHE_INDEXES=all cargo test --release -p kcache-kernel --lib how_long -- --nocapture`.
+#[test]
+fn how_long_it_takes_beside_depmod() {
+    if !everything() {
+        return;
+    }
+    for release in kernels() {
+        let mut whole = Whole::new(&fixtures(), &release);
+        let alone = whole.find(&["dummy", "loop", "nbd", "veth", "vxlan", "wireguard", "zram", "bonding"]);
+        let renamed = |path: &String| {
+            let (name, bytes) = whole.read(path);
+            (format!("{name}-too"), bytes)
+        };
+        let modules: Vec<(String, Vec<u8>)> = alone.iter().map(renamed).collect();
+        whole.add("some", &modules);
+        whole.site_does(|site, tree| {
+            let generation = current(&tree.path).unwrap().unwrap();
+            disk::make_private_dir(&tree.staging).unwrap();
+            let fresh = || {
+                disk::if_found(fs_err::remove_dir_all(tree.base())).unwrap();
+                stage::stage_base(tree, None).unwrap();
+                let dir = generation.dir_name();
+                let link = tree.base_tree().join("updates").join(&dir);
+                fs_err::os::unix::fs::symlink(tree.updates().join(&dir), link).unwrap();
+            };
+            let staging = median(fresh);
+            let here = median(|| {
+                fresh();
+                assert_eq!(reindex::reindex(&site, tree).unwrap().map(drop), Ok(()));
+            });
+            let by_depmod = median(|| {
+                fresh();
+                drop(depmod::call(&site, tree).unwrap());
+            });
+            let (here, by_depmod) = ((here - staging) * 1e3, (by_depmod - staging) * 1e3);
+            println!("{release}: {here:.1} ms, depmod {by_depmod:.1} ms, ratio {:.4}", here / by_depmod);
+            fs_err::remove_dir_all(&tree.staging).unwrap();
+        });
     }
 }

@@ -1,0 +1,280 @@
+//! Made-up trees that change, and the indexes of the real depmod.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::process::Command;
+
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::*;
+use crate::ko::fixture::Built;
+use crate::symvers::Symvers;
+
+const RELEASE: &str = "6.1.0-56-amd64";
+const SEARCH: &str = "search updates extra built-in\n";
+/// Symbols by number: of these the kernel itself exports the first ones.
+const SYMBOLS: u8 = 12;
+const OF_VMLINUX: u8 = 2;
+
+/// One module's file. What it is called and where it lies is in the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Made {
+    exports: Vec<u8>,
+    needs: Vec<u8>,
+    words: Vec<u8>,
+}
+
+/// A module by number, and the directory that it lies in.
+type Spot = (u8, Dir);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Dir {
+    Kernel,
+    Extra,
+    Updates,
+}
+
+fn path((module, dir): Spot) -> String {
+    let name = if module % 3 == 0 { format!("m-{module}") } else { format!("m{module}") };
+    match dir {
+        Dir::Kernel => format!("kernel/d{}/{name}.ko", module % 2),
+        Dir::Extra => format!("extra/{name}.ko"),
+        Dir::Updates => format!("updates/kcache-1/{name}.ko"),
+    }
+}
+
+const WORDS: [&str; 10] = [
+    "alias=pci:v00001AF4d0000[0-9a-f]*",
+    "alias=pci:v00001AF4d00001000*",
+    "alias=char-major-10-99",
+    "alias=block-major-7-*",
+    "alias=devname:some/node",
+    "alias=of:N*T*]",
+    "alias=",
+    "alias=symbol",
+    "softdep=pre: m1 post: m2",
+    "author=J\u{f6}rg",
+];
+
+fn module(name: &str, made: &Made) -> Vec<u8> {
+    let mut built = Built::named(name);
+    built.modinfo.extend(made.words.iter().map(|&word| WORDS[usize::from(word)].to_owned()));
+    built.exports.extend(made.exports.iter().map(|s| (format!("s{s}"), 1, String::new())));
+    built.undefined.extend(made.needs.iter().map(|s| (format!("s{s}"), s % 5 == 0)));
+    built.bytes()
+}
+
+/// A tree as it is at one moment.
+type Files = BTreeMap<Spot, Made>;
+
+struct Tree {
+    dir: tempfile::TempDir,
+    files: Files,
+}
+
+impl Tree {
+    /// On disk, with what depmod makes of it.
+    fn new(files: &Files, order: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Self { dir, files: files.clone() };
+        for (spot, made) in files {
+            let file = tree.path().join(path(*spot));
+            fs_err::create_dir_all(file.parent().unwrap()).unwrap();
+            fs_err::write(file, module(&module_name(&path(*spot)), made)).unwrap();
+        }
+        fs_err::create_dir_all(tree.path().join("kernel")).unwrap();
+        fs_err::write(tree.path().join("modules.order"), order).unwrap();
+        fs_err::write(tree.path().join("modules.builtin"), "kernel/built.ko\n").unwrap();
+        fs_err::write(tree.path().join("modules.builtin.modinfo"), "built.alias=b\0").unwrap();
+        fs_err::write(tree.dir.path().join("a.conf"), SEARCH).unwrap();
+        let mut depmod = Command::new("/sbin/depmod");
+        depmod.arg("-C").arg(tree.dir.path().join("a.conf")).arg("-b").arg(tree.dir.path()).arg(RELEASE);
+        assert!(depmod.output().unwrap().status.success());
+        tree
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("lib/modules").join(RELEASE)
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs_err::read_to_string(self.path().join(name)).unwrap()
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        fs_err::read(self.path().join(name)).unwrap()
+    }
+}
+
+struct Files2<'a> {
+    tree: &'a Tree,
+    symvers: Option<&'a Symvers>,
+}
+
+impl Disk for Files2<'_> {
+    fn facts(&mut self, path: &str) -> Result<Facts, Reason> {
+        Ok(Facts::parse(&self.tree.bytes(path)).unwrap())
+    }
+
+    fn symvers(&mut self) -> Option<&Symvers> {
+        self.symvers
+    }
+}
+
+/// What `update` makes of the second tree, from the indexes of the first.
+fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<Written, Reason> {
+    let names = ["modules.order", "modules.dep", "modules.alias", "modules.softdep", "modules.symbols"];
+    let [order, dep, alias, softdep, symbols] = names.map(|name| from.text(name));
+    let bins = ["modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"].map(|name| from.bytes(name));
+    let [dep_bin, alias_bin, symbols_bin] = &bins;
+    let present = Present::parse(Texts {
+        order: &order,
+        dep: &dep,
+        alias: &alias,
+        softdep: &softdep,
+        symbols: &symbols,
+        bins: [dep_bin, alias_bin, symbols_bin],
+    })
+    .unwrap();
+    let kmod = Kmod::parse("kmod version 30\n+XZ\n", b"/ld-linux").unwrap();
+    let rules = Rules::parse(&[("a.conf".to_owned(), SEARCH.to_owned())], RELEASE).unwrap();
+    let paths: BTreeMap<String, Spot> = to.files.keys().map(|spot| (path(*spot), *spot)).collect();
+    let file = |(name, chosen): (String, String)| {
+        let unchanged = from.files.get(&paths[&chosen]) == to.files.get(&paths[&chosen]);
+        (name, File { path: chosen, unchanged })
+    };
+    let modules = choose(&rules, &kmod, paths.keys().cloned())?.into_iter().map(file).collect();
+    update(&present, &modules, &mut Files2 { tree: to, symvers })
+}
+
+fn made(exports: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Made> {
+    let needs = vec(0..SYMBOLS, 0..5);
+    let words = vec(0..WORDS.len() as u8, 0..4);
+    (exports, needs, words).prop_map(|(exports, needs, words)| Made { exports, needs, words })
+}
+
+/// Modules of others, or kcache's: any number of any names, some of them those of the kernel's own.
+fn others() -> impl Strategy<Value = Files> {
+    let spot = (0..14_u8, prop_oneof![Just(Dir::Extra), Just(Dir::Updates)]);
+    let exports = prop_oneof![
+        9 => vec(OF_VMLINUX..SYMBOLS, 0..3),
+        9 => vec(9..SYMBOLS, 0..3),
+        1 => vec(0..SYMBOLS, 0..3),
+    ];
+    btree_map(spot, made(exports), 0..4)
+}
+
+/// The kernel's own: every symbol has one exporter, needs are of such symbols, and mostly of those before.
+fn own() -> impl Strategy<Value = Files> {
+    vec(made(Just(Vec::new())), 3..10).prop_map(|made| {
+        let count = made.len() as u8;
+        let owner = |symbol: u8| (symbol >= OF_VMLINUX && symbol < 9).then_some(symbol % count);
+        let module = |(module, mut made): (u8, Made)| {
+            made.exports = (0..SYMBOLS).filter(|&symbol| owner(symbol) == Some(module)).collect();
+            made.needs
+                .retain(|&symbol| symbol < OF_VMLINUX || owner(symbol).is_some_and(|owner| owner < module));
+            made.needs.dedup();
+            ((module, Dir::Kernel), made)
+        };
+        (0..).zip(made).map(module).collect()
+    })
+}
+
+#[derive(Debug, Clone)]
+struct Story {
+    own: Files,
+    /// In which order `modules.order` has them; the first are left out of it.
+    order: Vec<u8>,
+    before: Files,
+    after: Files,
+    /// Modules of the kernel's own that are taken away, before or after.
+    gone: Vec<(u8, bool)>,
+    symvers: bool,
+}
+
+fn story() -> impl Strategy<Value = Story> {
+    let order = Just((0..10).collect::<Vec<u8>>()).prop_shuffle();
+    let changes =
+        (others(), others(), prop_oneof![4 => Just(vec![]), 1 => vec((0..10_u8, any::<bool>()), 1..2)]);
+    // Much of what was there before stays.
+    let shared = (others(), any::<bool>());
+    (own(), order, changes, shared, prop::bool::weighted(0.9)).prop_map(
+        |(own, order, (mut before, mut after, gone), (shared, both), symvers)| {
+            if both {
+                after.extend(shared.clone());
+            }
+            before.extend(shared);
+            Story { own, order, before, after, gone, symvers }
+        },
+    )
+}
+
+fn trees(story: &Story) -> (Tree, Tree, Option<Symvers>) {
+    let with = |others: &Files, after: bool| {
+        let mut files: Files = story.own.clone();
+        files.retain(|(module, _), _| !story.gone.contains(&(*module, after)));
+        files.extend(others.clone());
+        // What stands in for one of the kernel's own mostly has its symbols.
+        for ((module, _), made) in files.iter_mut().filter(|(_, made)| !made.words.contains(&9)) {
+            if let Some(own) = story.own.get(&(*module, Dir::Kernel)) {
+                made.exports.extend(own.exports.clone());
+            }
+        }
+        // No circles: of these depmod takes all memory that there is, before it says that there is one.
+        let all = [&story.own, &story.before, &story.after];
+        let lowest = |symbol: u8, below: u8| {
+            let exporters = all.iter().flat_map(|files| files.iter());
+            exporters
+                .filter(|(_, made)| made.exports.contains(&symbol))
+                .all(|((module, _), _)| *module < below)
+        };
+        for ((module, _), made) in &mut files {
+            made.needs.retain(|&symbol| lowest(symbol, *module));
+        }
+        files
+    };
+    let order: Vec<String> =
+        story.order.iter().skip(1).map(|&module| format!("{}\n", path((module, Dir::Kernel)))).collect();
+    let of_own = story.own.iter().flat_map(|(spot, made)| {
+        let module = path(*spot).trim_end_matches(".ko").to_owned();
+        made.exports.iter().map(move |s| format!("0x00000001\ts{s}\t{module}\tEXPORT_SYMBOL\t\n"))
+    });
+    let of_vmlinux = (0..OF_VMLINUX).map(|s| format!("0x00000001\ts{s}\tvmlinux\tEXPORT_SYMBOL\t\n"));
+    let symvers: String = of_own.chain(of_vmlinux).collect();
+    let symvers = story.symvers.then(|| Symvers::parse(symvers.as_bytes()).unwrap());
+    let order = order.concat();
+    (Tree::new(&with(&story.before, false), &order), Tree::new(&with(&story.after, true), &order), symvers)
+}
+
+#[test]
+fn whatever_comes_and_goes_the_indexes_are_those_of_depmod() {
+    let mut same = Cell::new(0);
+    let left = RefCell::new(BTreeMap::new());
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let run = runner.run(&story(), |story| {
+        let (from, to, symvers) = trees(&story);
+        let written = match updated(&from, &to, symvers.as_ref()) {
+            Ok(written) => written,
+            Err(reason) => {
+                let kind = format!("{reason:?}").split([' ', '{']).next().unwrap_or_default().to_owned();
+                *left.borrow_mut().entry(kind).or_insert(0) += 1;
+                return Ok(());
+            }
+        };
+        same.set(same.get() + 1);
+        for (name, bytes) in &written.files {
+            let expected = to.bytes(name);
+            let [found, expected] =
+                [bytes, &expected].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+            prop_assert_eq!(found, expected, "{}", name);
+        }
+        Ok(())
+    });
+    run.unwrap();
+    let (same, left) = (*same.get_mut(), left.into_inner());
+    println!("{same} without depmod, left to it: {left:?}");
+    assert!(same > left.values().sum::<usize>() / 2, "only {same} without depmod: {left:?}");
+}
