@@ -25,6 +25,7 @@ mod gc;
 mod hooks;
 mod host;
 mod hostile;
+mod indexes;
 mod install;
 mod keys;
 mod observed;

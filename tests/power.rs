@@ -186,7 +186,7 @@ fn promise_3_depmod_never_runs_on_the_live_tree() {
     trio(&host, "staged");
     let trace = host.dir().join("trace");
     let strace = ["strace", "-f", "-s", "4096", "-e", "trace=execve", "-o", trace.to_str().unwrap()];
-    host.kcache_under(&strace, &install()).exits(0);
+    host.kcache_under(&strace, &[&install()[..], &["--depmod=always"]].concat()).exits(0);
     let text = fs::read_to_string(&trace).unwrap();
     let depmods: Vec<&str> =
         text.lines().filter(|line| line.contains("depmod\"") && line.ends_with("= 0")).collect();

@@ -178,9 +178,9 @@ type Dependencies<'a> = (Vec<Listed<'a>>, HashMap<&'a str, u32>, Needs);
 fn dependencies(text: &str) -> Result<Dependencies<'_>, Reason> {
     let odd = |line| Reason::Odd { name: "modules.dep", line };
     check(text).ok_or_else(|| odd(1))?;
-    let lines: Option<Vec<(&str, &str)>> =
-        text.split_terminator('\n').map(|line| line.split_once(':')).collect();
-    let lines = lines.ok_or_else(|| odd(1))?;
+    let lines = text.split_terminator('\n').enumerate();
+    let lines = lines.map(|(at, line)| line.split_once(':').ok_or_else(|| odd(at + 1)));
+    let lines = lines.collect::<Result<Vec<(&str, &str)>, _>>()?;
     if lines.len() > MODULES_MAX {
         return Err(odd(MODULES_MAX));
     }

@@ -306,3 +306,187 @@ fn how_long_it_takes_beside_depmod() {
         });
     }
 }
+
+/// Installs on a small host that something was done to. Gives why depmod ran, or how many modules were read.
+fn after(act: impl FnOnce(&Host)) -> String {
+    let host = Host::new();
+    later();
+    host.depmod();
+    host.install(&[host.package("p", "1", &["one"])]).unwrap();
+    act(&host);
+    let outcome = host.install(&[host.package("p", "2", &["one"])]).unwrap();
+    assert_same(&host.tree(), "afterwards");
+    assert!(host.is_whole());
+    match outcome.indexed.unwrap() {
+        Indexed::Here { read } => format!("{read} read"),
+        Indexed::ByDepmod { reason } => {
+            reason.to_string().replace(&host.dir.path().display().to_string(), "DIR")
+        }
+    }
+}
+
+/// Long enough for times to differ.
+fn later() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+fn write(host: &Host, path: &str, bytes: &[u8]) {
+    let path = host.dir.path().join(path.replace("TREE", &format!("lib/modules/{RELEASE}")));
+    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+    fs_err::write(path, bytes).unwrap();
+}
+
+fn set_back(host: &Host, names: &[&str], seconds: u64) {
+    for name in names {
+        let file = fs_err::File::open(host.tree().join(name)).unwrap().into_parts().0;
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(modified - Duration::from_secs(seconds)).unwrap();
+    }
+}
+
+#[test]
+fn what_others_have_done_is_in_the_indexes_whether_they_ran_depmod_or_not() {
+    let check = |expect: &str, act: &dyn Fn(&Host)| assert_eq!(after(act), expect);
+    let example = |host: &Host| write(host, "TREE/updates/example.ko", &Built::example().bytes());
+    check("1 read", &|_| ());
+    check("2 read", &|host| write(host, "TREE/extra/theirs.ko", &Built::named("theirs").bytes()));
+    check("2 read", &|host| {
+        write(host, "TREE/extra/theirs.ko", &Built::named("theirs").bytes());
+        host.depmod();
+    });
+    check("1 read", &|host| fs_err::remove_file(host.tree().join("kernel/fs/intree.ko")).unwrap());
+    check("2 read", &|host| {
+        later();
+        let mut other = Built::named("intree");
+        other.modinfo.push("alias=other".to_owned());
+        write(host, "TREE/kernel/fs/intree.ko", &other.bytes());
+    });
+    check("2 read", &|host| write(host, "TREE/updates/intree.ko", &Built::named("intree").bytes()));
+    check("2 read", &|host| {
+        write(host, "TREE/updates/old/a.ko", &Built::named("a").bytes());
+        write(host, "TREE/updates/a.ko", &Built::named("a").bytes());
+        write(host, "etc/depmod.d/a.conf", b"exclude old\n");
+    });
+    // Nobody can tell who needs it.
+    check(
+        "example_fn is exported, or is no longer, and no Module.symvers tells what that means to other modules",
+        &example,
+    );
+    check("2 read", &|host| {
+        write(host, "TREE/build/Module.symvers", b"0x1\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n");
+        example(host);
+    });
+    check("other modules may need example_fn, which nobody exported before", &|host| {
+        write(host, "TREE/build/Module.symvers", b"0x1\texample_fn\tvmlinux\tEXPORT_SYMBOL\t\n");
+        example(host);
+    });
+}
+
+#[test]
+fn depmod_runs_where_something_is_not_known() {
+    let check = |expect: &str, act: &dyn Fn(&Host)| assert_eq!(after(act), expect);
+    check("there is no modules.softdep", &|host| {
+        fs_err::remove_file(host.tree().join("modules.softdep")).unwrap()
+    });
+    check("there is no modules.symbols", &|host| {
+        let path = host.tree().join("modules.symbols");
+        fs_err::remove_file(&path).unwrap();
+        fs_err::os::unix::fs::symlink("/dev/null", path).unwrap();
+    });
+    check("line 1 of modules.alias is not as depmod writes it", &|host| {
+        write(host, "TREE/modules.alias", b"")
+    });
+    check("line 1 of modules.dep.bin is not as depmod writes it", &|host| {
+        write(host, "TREE/modules.dep.bin", b"cut")
+    });
+    check("line 3 of modules.dep is not as depmod writes it", &|host| {
+        let text = fs_err::read_to_string(host.tree().join("modules.dep")).unwrap();
+        write(host, "TREE/modules.dep", format!("{text}kernel/a.ko\n").as_bytes());
+    });
+    check("the indexes were not written together", &|host| set_back(host, &["modules.dep"], 3600));
+    check("modules.order is newer than the indexes", &|host| {
+        later();
+        write(host, "TREE/modules.order", b"kernel/fs/intree.ko\n");
+    });
+    check("updates/other: a directory that is a link", &|host| {
+        write(host, "elsewhere/a.ko", &Built::named("a").bytes());
+        fs_err::os::unix::fs::symlink(host.dir.path().join("elsewhere"), host.tree().join("updates/other"))
+            .unwrap();
+    });
+    check("DIR/etc/depmod.d/a.conf: modules from outside the tree", &|host| {
+        write(host, "etc/depmod.d/a.conf", b"external * /nowhere\n");
+    });
+    check("kernel/fs/intree.ko: a module of this name is built into the kernel", &|host| {
+        write(host, "TREE/modules.builtin", b"kernel/x/intree.ko\n");
+        host.depmod();
+    });
+    check("updates/a.ko: kernel/a.ko is of the same rank", &|host| {
+        write(host, "etc/depmod.d/a.conf", b"search built-in\n");
+        write(host, "TREE/updates/a.ko", &Built::named("a").bytes());
+        write(host, "TREE/kernel/a.ko", &Built::named("a").bytes());
+    });
+}
+
+fn install_by(host: &Host, site: Site<'_>, version: &str) -> Indexed {
+    let package = host.package("p", version, &["one"]);
+    let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
+        Ok(to.write_all(host.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
+    };
+    let plan = plan(site.tree, set(&[package])).unwrap();
+    Transaction::begin(site).unwrap().apply(&plan, &mut source).unwrap().indexed.unwrap()
+}
+
+#[test]
+fn depmod_runs_where_it_is_asked_for_or_is_another_program() {
+    let host = Host::indexed();
+    let script = host.dir.path().join("depmod");
+    fs_err::write(&script, "#!/bin/sh\nexec /sbin/depmod \"$@\"\n").unwrap();
+    fs_err::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let asked = host.site_does(|site| install_by(&host, Site { always_depmod: true, ..site }, "1"));
+    assert_eq!(asked, Indexed::ByDepmod { reason: Reason::Asked });
+    let other = host.site_does(|site| install_by(&host, Site { depmod: &script, ..site }, "2"));
+    assert!(matches!(other, Indexed::ByDepmod { reason: Reason::Version { .. } }), "{other:?}");
+    assert!(matches!(host.site_does(|site| install_by(&host, site, "3")), Indexed::Here { .. }));
+}
+
+#[test]
+fn indexes_that_are_not_those_of_depmod_are_found_and_made_again() {
+    let host = Host::indexed();
+    host.install(&[host.package("p", "1", &["one"])]).unwrap();
+    let differing = || {
+        let scratch = tempfile::tempdir().unwrap();
+        let faults = host.site_does(|site| compare(site, scratch.path())).unwrap();
+        faults.iter().map(|fault| fault.to_string()).collect::<Vec<_>>()
+    };
+    let before = host.picture();
+    assert!(differing().is_empty());
+    write(
+        &host,
+        "TREE/modules.softdep",
+        b"# Soft dependencies extracted from modules themselves.\nsoftdep one pre: two\n",
+    );
+    let expect =
+        format!("{} is not what depmod makes of the tree", host.tree().join("modules.softdep").display());
+    assert_eq!(differing(), [expect]);
+    let made = host.site_does(|site| Transaction::begin(site).unwrap().remake_indexes()).unwrap();
+    assert_eq!(made.indexed, Some(Indexed::ByDepmod { reason: Reason::Asked }));
+    assert_eq!(host.picture(), before);
+}
+
+#[test]
+fn a_plan_without_depmod_for_a_circle_ends_as_depmod_does() {
+    let host = Host::indexed();
+    let built = |name: &str, exports: &str, needs: &str| {
+        let mut built = Built::named(name);
+        built.exports.push((exports.to_owned(), 1, String::new()));
+        built.undefined.push((needs.to_owned(), false));
+        built.bytes()
+    };
+    write(&host, "TREE/build/Module.symvers", b"");
+    write(&host, "TREE/updates/one.ko", &built("one", "of_one", "of_two"));
+    write(&host, "TREE/updates/two.ko", &built("two", "of_two", "of_one"));
+    let before = host.picture();
+    let error = host.install(&[host.package("p", "1", &["three"])]).unwrap_err().to_string();
+    assert!(error.contains("Cycle detected"), "{error}");
+    assert_eq!(host.picture(), before);
+}
