@@ -1,4 +1,6 @@
 # make          builds kcache
+# make test-indexes module indexes that kcache makes without depmod, beside depmod's, on whole kernels with real packages;
+#               KCACHE_MODULES=DIR takes modules from DIR/RELEASE/PACKAGE/*.ko, too
 # make demo     the main job on real kernels and packages, in a scratch directory, explained line by line
 # make test     formatting, clippy, all tests, licences; .ci/run calls exactly this
 # make test-all the same, with every package on every kernel
@@ -25,7 +27,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -33,7 +35,7 @@ demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 ifeq ($(origin TMPDIR),undefined)
 memory := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 6000000 2>/dev/null \
     && ! grep -q ' /dev/shm .*noexec' /proc/mounts && echo /dev/shm)
-test test-all torture: export TMPDIR = $(or $(memory),/tmp)
+test test-all test-indexes torture: export TMPDIR = $(or $(memory),/tmp)
 endif
 
 # The crates that tests are built with are shared too: a fresh checkout compiles only what is its own.
@@ -45,7 +47,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Most of a test's time is spent on waiting for others: servers that hang, locks, guests.
 test test-all: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
-.PHONY: build demo test test-all test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -68,6 +70,11 @@ test: fixtures
 
 test-all: export KCACHE_TEST_ALL = 1
 test-all: test
+
+test-indexes: export KCACHE_INDEXES = all
+test-indexes: fixtures
+	PROPTEST_CASES=20000 $(CARGO) test --release --locked -p kcache-kernel --lib -- index --nocapture
+	$(CARGO) test --release --locked --test kcache -- indexes:: --nocapture
 
 fleet: export KCACHE_FLEET ?= 200
 fleet: fixtures

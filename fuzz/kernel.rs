@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use fs_err as fs;
-use kcache_kernel::index::DepIndex;
+use kcache_kernel::index::{DepIndex, Disk, Facts, File, Present, Reason, Rules, Texts, module_name, update};
 use kcache_kernel::install::{self, Generation, Site, Transaction};
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::ko::{self, BuildId, Expect, Flags, Ko, ModInfo};
@@ -38,6 +38,11 @@ static SIGNER: LazyLock<Certificate> =
 /// A whole module file.
 pub fn module(bytes: &[u8]) {
     let _ = BuildId::of(bytes);
+    if let Ok(facts) = Facts::parse(bytes) {
+        let Facts { aliases, softdeps, exports, needs } = &facts;
+        let text: usize = [aliases, softdeps, exports, needs].into_iter().flatten().map(String::len).sum();
+        assert!(text <= 4 * bytes.len(), "{text} bytes of {}", bytes.len());
+    }
     let known = Known { configured: vec![SIGNER.clone()], ..Known::default() };
     if let Some(defect) = known.object(&known.signer_of(bytes), None, true) {
         check_message(&defect.to_string());
@@ -217,6 +222,65 @@ pub fn index(bytes: &[u8]) {
         assert!(entry.name.contains('-') || index.lookup(entry.name) == Some(entry));
     }
     assert!(text <= bytes.len());
+}
+
+/// What divides the files of one input of [`indexes`].
+pub const DIVIDES: &[u8] = b"\x1e\x1e\x1e\x1e";
+
+/// The text indexes of a tree: what is accepted comes back as it was where nothing has changed.
+pub fn indexes(bytes: &[u8]) {
+    let mut parts = Vec::new();
+    let mut rest = bytes;
+    while let Some(at) = rest.windows(DIVIDES.len()).position(|window| window == DIVIDES) {
+        parts.push(&rest[..at]);
+        rest = &rest[at + DIVIDES.len()..];
+    }
+    parts.push(rest);
+    let [order, dep, alias, softdep, symbols, bins @ ..] = &parts[..] else { return };
+    let ([dep_bin, alias_bin, symbols_bin], Ok(order)) = (bins, std::str::from_utf8(order)) else { return };
+    if let Err(reason) = Rules::parse(&[("a.conf".to_owned(), order.to_owned())], RELEASE) {
+        check_message(&reason.to_string());
+    }
+    let texts = [dep, alias, softdep, symbols].map(|part| std::str::from_utf8(part));
+    let [Ok(dep), Ok(alias), Ok(softdep), Ok(symbols)] = texts else { return };
+    let bins = [*dep_bin, *alias_bin, *symbols_bin];
+    let present = match Present::parse(Texts { order, dep, alias, softdep, symbols, bins }) {
+        Ok(present) => present,
+        Err(reason) => return check_message(&reason.to_string()),
+    };
+    let listed = dep.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned()));
+    let mut tree: BTreeMap<String, File> =
+        listed.map(|path| (module_name(&path), File { path, unchanged: true })).collect();
+    let written = update(&present, &tree, &mut NoDisk).expect("what was accepted can be written");
+    let same = [
+        ("modules.dep", dep),
+        ("modules.alias", alias),
+        ("modules.softdep", softdep),
+        ("modules.symbols", symbols),
+    ];
+    for (name, text) in same {
+        let found = written.files.iter().find(|(found, _)| *found == name).map(|(_, bytes)| &bytes[..]);
+        assert_eq!(found, Some(text.as_bytes()), "{name}");
+    }
+    for (name, bytes) in &written.files {
+        assert!(!name.ends_with(".bin") || kcache_kernel::index::verify(bytes) == Ok(()), "{name}");
+    }
+    tree.pop_first();
+    if let Err(reason) = update(&present, &tree, &mut NoDisk) {
+        check_message(&reason.to_string());
+    }
+}
+
+struct NoDisk;
+
+impl Disk for NoDisk {
+    fn facts(&mut self, path: &str) -> Result<Facts, Reason> {
+        Err(Reason::Missing { name: path.to_owned() })
+    }
+
+    fn symvers(&mut self) -> Option<&Symvers> {
+        None
+    }
 }
 
 /// `kcache.toml`.

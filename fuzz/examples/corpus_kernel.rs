@@ -31,6 +31,7 @@ fn main() -> Result<()> {
         ("signature", signatures(desk.path(), &signer)?),
         ("certificate", certificates(desk.path(), &signer)?),
         ("index", indexes(desk.path())?),
+        ("indexes", text_indexes(desk.path())?),
         ("initramfs", archives(desk.path())?),
         ("symvers", texts(&SYMVERS)),
         ("kconfig", texts(&KCONFIG)),
@@ -156,6 +157,31 @@ fn indexes(desk: &Path) -> Result<Files> {
     shell(desk, &format!("PATH=$PATH:/sbin depmod -b . {RELEASE}"))?;
     let read = |name: &str| Ok(file(name, fs::read(tree.join(format!("modules.{name}.bin")))?));
     ["dep", "alias", "builtin"].into_iter().map(read).collect()
+}
+
+/// The same tree's text indexes, and another's whose modules need each other.
+fn text_indexes(desk: &Path) -> Result<Files> {
+    let apart = desk.join("lib/modules").join(RELEASE);
+    let joined = desk.join("joined/lib/modules").join(RELEASE);
+    fs::create_dir_all(joined.join("kernel"))?;
+    for (name, exports, needs) in [("a", "of_a", ""), ("b", "of_b", "of_a"), ("c-d", "of_c", "of_b"), ("e", "", "of_c")] {
+        let mut built = Built::named(name);
+        built.modinfo.extend(["alias=x[0-9]-y", "softdep=pre: a"].map(str::to_owned));
+        built.exports.extend((!exports.is_empty()).then(|| (exports.to_owned(), 1, String::new())));
+        built.undefined.extend((!needs.is_empty()).then(|| (needs.to_owned(), false)));
+        fs::write(joined.join(format!("kernel/{name}.ko")), built.bytes())?;
+    }
+    fs::write(joined.join("modules.order"), "kernel/e.ko\nkernel/a.ko\n")?;
+    for name in ["modules.builtin", "modules.builtin.modinfo"] {
+        fs::write(joined.join(name), "")?;
+    }
+    shell(desk, &format!("PATH=$PATH:/sbin depmod -b joined {RELEASE}"))?;
+    let all = |tree: &Path| -> Result<Vec<u8>> {
+        let names = ["order", "dep", "alias", "softdep", "symbols", "dep.bin", "alias.bin", "symbols.bin"];
+        let read = |name| Ok(fs::read(tree.join(format!("modules.{name}")))?);
+        Ok(names.into_iter().map(read).collect::<Result<Vec<_>>>()?.join(checks::DIVIDES))
+    };
+    Ok(vec![file("apart", all(&apart)?), file("joined", all(&joined)?)])
 }
 
 fn archives(desk: &Path) -> Result<Files> {

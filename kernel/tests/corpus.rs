@@ -54,6 +54,11 @@ fn symvers() {
 }
 
 #[test]
+fn text_indexes() {
+    check("indexes", FEWER, checks::indexes);
+}
+
+#[test]
 fn configurations_of_kernels() {
     check("kconfig", MANY, checks::kconfig);
 }

@@ -87,9 +87,12 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
             return Err("a module without symbols".to_owned());
         }
         let (mut exports, mut needs) = (Vec::new(), Vec::new());
+        // Only a forged file names one long text again and again, until it is larger than memory.
+        let mut left = self.data.len();
         let mut undefined = HashSet::new();
         for symbol in table.iter().skip(1) {
             let name = table.symbol_name(self.endian, symbol).map_err(|error| error.to_string())?;
+            left = left.checked_sub(name.len()).ok_or("names that are longer than the file")?;
             if let Some(name) = name.strip_prefix(b"__crc_") {
                 exports.push(checked(name)?.to_owned());
             }

@@ -79,11 +79,6 @@ impl Sorted {
         needs.iter().copied().filter(move |&needed| self.by[needed as usize] == Some(module))
     }
 
-    /// Whether each line is in this order.
-    pub(super) fn fits(&self, whole: &Needs) -> bool {
-        whole.iter().all(|line| line.is_sorted_by_key(|&needed| self.rank[needed as usize]))
-    }
-
     /// All that each module needs, in the order of the lines.
     pub(super) fn whole(&self, direct: &Needs) -> Needs {
         let mut whole: Needs = vec![Vec::new(); direct.len()];
@@ -124,9 +119,6 @@ mod tests {
         assert_eq!(sorted.order, [3, 1, 2, 0]);
         assert_eq!(sorted.whole(&direct), [vec![], vec![2, 0], vec![0], vec![2, 0]]);
         assert_eq!(sorted.freed(1, &direct[1]).collect::<Vec<_>>(), [2]);
-        assert!(
-            sorted.fits(&sorted.whole(&direct)) && !sorted.fits(&vec![vec![], vec![0, 2], vec![], vec![]])
-        );
     }
 
     #[test]

@@ -106,7 +106,8 @@ impl<'a> Present<'a> {
             return Err(odd(at + 2));
         }
         let direct = reduce(&whole);
-        let sorted = Sorted::of(&direct).filter(|sorted| sorted.fits(&whole)).ok_or_else(|| odd(1))?;
+        let sorted =
+            Sorted::of(&direct).filter(|sorted| sorted.whole(&direct) == whole).ok_or_else(|| odd(1))?;
         let mut present = Self { order, modules, by_path, whole, direct, sorted, symbols: Vec::new() };
         let numbers: HashMap<String, u32> =
             present.modules.iter().map(|module| module.name.clone()).zip(0..).collect();

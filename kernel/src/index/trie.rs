@@ -51,10 +51,7 @@ pub(super) struct Value<'a> {
     /// Where its bytes are in the file.
     pub(super) at: usize,
     /// The lowest comes first.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "what is written must come back whole; modprobe alone needs it")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "modprobe needs it; tests see that it comes back"))]
     pub(super) priority: u32,
     pub(super) bytes: &'a [u8],
 }
@@ -233,6 +230,55 @@ fn common(pairs: &[Pair<'_>], depth: usize) -> usize {
         [only] => only.key.len() - depth,
         [first, .., last] => {
             first.key[depth..].iter().zip(&last.key[depth..]).take_while(|(a, b)| a == b).count()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Owned = (Vec<u8>, u32, Vec<u8>);
+
+    fn read(bytes: &[u8]) -> Vec<Owned> {
+        let mut found = Vec::new();
+        walk(bytes, &mut |key, value| {
+            found.push((key.to_owned(), value.priority, value.bytes.to_owned()));
+            Ok(())
+        })
+        .unwrap();
+        found
+    }
+
+    fn written(pairs: &[Owned]) -> Vec<u8> {
+        let mut borrowed = Vec::new();
+        for (key, priority, value) in pairs {
+            borrowed.push(Pair { key, priority: *priority, value });
+        }
+        write(borrowed).unwrap()
+    }
+
+    #[test]
+    fn of_one_key_the_lowest_priority_comes_first_and_of_equals_the_last() {
+        let pair = |priority, value: &str| (b"key".to_vec(), priority, value.as_bytes().to_vec());
+        let bytes = written(&[pair(7, "c"), pair(2, "a"), pair(2, "b"), pair(9, "d")]);
+        assert_eq!(read(&bytes), [pair(2, "b"), pair(2, "a"), pair(7, "c"), pair(9, "d")]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_in_order(pairs in vec(("[a-c]{0,6}", 0..3_u32, "[x-z]{0,2}"), 0..20)) {
+            let mut pairs: Vec<Owned> =
+                pairs.into_iter().map(|(k, p, v)| (k.into_bytes(), p, v.into_bytes())).collect();
+            let bytes = written(&pairs);
+            pairs.reverse();
+            pairs.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+            prop_assert_eq!(read(&bytes), pairs);
+            let longest = [(vec![b'a'; KEY_MAX], 0, vec![]), (vec![b'a'; KEY_MAX - 1], 0, vec![])];
+            prop_assert_eq!(read(&written(&longest)).len(), 2);
         }
     }
 }

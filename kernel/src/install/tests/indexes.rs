@@ -253,6 +253,45 @@ fn a_whole_kernel_has_the_indexes_of_depmod_whatever_comes_and_goes() {
     }
 }
 
+/// The packages of a directory, each with its modules.
+fn packages_in(dir: &Path) -> Vec<(String, Vec<(String, Vec<u8>)>)> {
+    let module = |file: &PathBuf| {
+        let name = file.file_name()?.to_str()?;
+        let (name, compression) = Compression::of_file_name(name)?;
+        Some((name.to_owned(), compression.decompress(&fs_err::read(file).ok()?, 1 << 30).ok()?))
+    };
+    let package = |name: String| {
+        let files = disk::names(&dir.join(&name)).unwrap();
+        let files: Vec<PathBuf> = files.iter().map(|file| dir.join(&name).join(file)).collect();
+        (name, files.iter().filter_map(module).collect())
+    };
+    disk::names(dir).unwrap().into_iter().map(package).collect()
+}
+
+#[test]
+fn modules_that_were_built_come_and_go() {
+    let Some(built) = std::env::var_os("KCACHE_MODULES").map(PathBuf::from) else { return };
+    for release in disk::names(&built).unwrap() {
+        let mut whole = Whole::new(&fixtures(), &release);
+        let packages = packages_in(&built.join(&release));
+        // Two packages that build modules of one name are never in one set.
+        let mut names = std::collections::BTreeSet::new();
+        let fits = |(_, modules): &&(String, Vec<(String, Vec<u8>)>)| {
+            let new = modules.iter().all(|(name, _)| !names.contains(name));
+            names.extend(modules.iter().map(|(name, _)| name.clone()));
+            new && !modules.is_empty()
+        };
+        let packages: Vec<_> = packages.iter().filter(fits).collect();
+        packages.iter().for_each(|(name, modules)| whole.add(name, modules));
+        packages.iter().for_each(|(name, _)| whole.remove(name));
+        packages.iter().rev().for_each(|(name, modules)| whole.add(name, modules));
+        // Every other one, then the rest.
+        let (even, odd): (Vec<_>, Vec<_>) = packages.iter().enumerate().partition(|(n, _)| n % 2 == 0);
+        even.iter().chain(&odd).for_each(|(_, (name, _))| whole.remove(name));
+        println!("{release}: {} without depmod; {:#?}", whole.here, whole.reasons);
+    }
+}
+
 /// In seconds: the median of some runs.
 fn median(mut run: impl FnMut()) -> f64 {
     let mut times: Vec<f64> = (0..7)
@@ -285,7 +324,9 @@ fn how_long_it_takes_beside_depmod() {
             let generation = current(&tree.path).unwrap().unwrap();
             disk::make_private_dir(&tree.staging).unwrap();
             let fresh = || {
-                disk::if_found(fs_err::remove_dir_all(tree.base())).unwrap();
+                for dir in [tree.base(), tree.depmod_dir()] {
+                    disk::if_found(fs_err::remove_dir_all(dir)).unwrap();
+                }
                 stage::stage_base(tree, None).unwrap();
                 let dir = generation.dir_name();
                 let link = tree.base_tree().join("updates").join(&dir);
