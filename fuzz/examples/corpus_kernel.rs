@@ -16,7 +16,7 @@ mod checks;
 #[allow(dead_code, reason = "the kernel's own tests use all of it")]
 mod fixture;
 
-use checks::{BODY, GENERATION, INDEXES, RELEASE};
+use checks::{BODY, DIVIDES, GENERATION, INDEXES, RELEASE};
 use fixture::{Built, Class};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -179,7 +179,7 @@ fn text_indexes(desk: &Path) -> Result<Files> {
     let all = |tree: &Path| -> Result<Vec<u8>> {
         let names = ["order", "dep", "alias", "softdep", "symbols", "dep.bin", "alias.bin", "symbols.bin"];
         let read = |name| Ok(fs::read(tree.join(format!("modules.{name}")))?);
-        Ok(names.into_iter().map(read).collect::<Result<Vec<_>>>()?.join(checks::DIVIDES))
+        Ok(names.into_iter().map(read).collect::<Result<Vec<_>>>()?.join(DIVIDES))
     };
     Ok(vec![file("apart", all(&apart)?), file("joined", all(&joined)?)])
 }

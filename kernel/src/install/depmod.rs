@@ -1,7 +1,7 @@
-//! depmod, run where it can do no harm, and not believed.
+//! The indexes of the staged base, made by [`super::reindex`] or by depmod, run where it can do no harm; neither is believed.
 //!
 //! depmod renames its outputs into place before it knows whether they were written, syncs nothing, and of two modules of
-//! one name silently lists one. So it runs on the staged base, its exit status counts, and everything it wrote is read
+//! one name silently lists one. So it runs on the staged base, its exit status counts, and everything that was written, by whomever, is read
 //! again before any of it is published: each binary index as a whole, `modules.dep` against `modules.dep.bin`, every
 //! module of ours at its own file, and every module of others that is listed now.
 

@@ -23,7 +23,7 @@
 //!   .kcache-6.1.0-56-amd64.adopted/          mode 0700: modules of others that kcache's stand in for
 //!   .kcache-6.1.0-56-amd64/                  mode 0700, there only during a transaction or after a crash
 //!     new/kcache-<generation>/               the next generation, before it is renamed in
-//!     base/usr/lib/modules/6.1.0-56-amd64/   links to the real tree; depmod runs here
+//!     base/usr/lib/modules/6.1.0-56-amd64/   links to the real tree; indexes are made here
 //!     old/                                   hard links to the live indexes; the old generation on its way out
 //!     kept/                                  hard links to modules of others that are to be kept
 //!     journal.json                           what is about to be done
@@ -34,7 +34,7 @@
 //! # The protocol
 //!
 //! 1. Lock. Recover what an earlier run left. Stage every module: read, check, sign, compress, write, fsync.
-//! 2. Run depmod on the staged base; read the indexes again; every module must resolve to the staged file.
+//! 2. Make the indexes of the staged base ([`reindex`], or depmod); read them again; every module must resolve to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation in; rename the indexes in, all but one; fsync. Rename `modules.dep.bin` in; fsync.
 //! 5. Take away what is asked for of others, move the old generation out, close the journal, delete the staging directory. In this order: while the old one is
