@@ -108,12 +108,12 @@ impl Tree {
     }
 }
 
-struct Files2<'a> {
+struct Disc<'a> {
     tree: &'a Tree,
     symvers: Option<&'a Symvers>,
 }
 
-impl Disk for Files2<'_> {
+impl Disk for Disc<'_> {
     fn facts(&mut self, path: &str) -> Result<Facts, Reason> {
         Ok(Facts::parse(&self.tree.bytes(path)).unwrap())
     }
@@ -146,7 +146,7 @@ fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<Written,
         (name, File { path: chosen, unchanged })
     };
     let modules = choose(&rules, &kmod, paths.keys().cloned())?.into_iter().map(file).collect();
-    update(&present, &modules, &mut Files2 { tree: to, symvers })
+    update(&present, &modules, &mut Disc { tree: to, symvers })
 }
 
 fn made(exports: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Made> {
@@ -170,7 +170,7 @@ fn others() -> impl Strategy<Value = Files> {
 fn own() -> impl Strategy<Value = Files> {
     vec(made(Just(Vec::new())), 3..10).prop_map(|made| {
         let count = made.len() as u8;
-        let owner = |symbol: u8| (symbol >= OF_VMLINUX && symbol < 9).then_some(symbol % count);
+        let owner = |symbol: u8| (OF_VMLINUX..9).contains(&symbol).then_some(symbol % count);
         let module = |(module, mut made): (u8, Made)| {
             made.exports = (0..SYMBOLS).filter(|&symbol| owner(symbol) == Some(module)).collect();
             made.needs
@@ -249,6 +249,7 @@ fn trees(story: &Story) -> (Tree, Tree, Option<Symvers>) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "how many were compared, for --nocapture")]
 fn whatever_comes_and_goes_the_indexes_are_those_of_depmod() {
     let mut same = Cell::new(0);
     let left = RefCell::new(BTreeMap::new());

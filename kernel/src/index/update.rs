@@ -139,7 +139,7 @@ impl<'a> Attempt<'a> {
             from.map(|from| (present.order.place(path, name), Module { path, name, from }))
         };
         let mut placed: Vec<(Place<'a>, Module<'a>)> = tree.iter().filter_map(module).collect();
-        placed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        placed.sort_by_key(|(place, _)| *place);
         let (new_places, modules): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
         let mut kept = vec![None; present.modules.len()];
         for (new, module) in modules.iter().enumerate() {
