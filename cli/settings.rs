@@ -482,6 +482,7 @@ mod tests {
         check("jobs = []\n", "cannot be a array");
         check("jobs = 0\n", "above 0");
         check("on-failure = 'stop'\n", "it must be \"warn\" or \"block\"");
+        check("depmod = 'never'\n", "it must be auto or always");
         check("jobs = \n", "1");
     }
 

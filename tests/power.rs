@@ -193,6 +193,10 @@ fn promise_3_depmod_never_runs_on_the_live_tree() {
     assert_eq!(depmods.len(), 1, "one depmod per kernel and transaction:\n{}", depmods.join("\n"));
     let live = format!("\"{}\"", host.root().display());
     assert!(depmods[0].contains("\"-b\"") && !depmods[0].contains(&live), "{}", depmods[0]);
+    // Another change needs none: it is only asked for its version.
+    host.kcache_under(&strace, &["remove", "--all", "-k", &FIXTURES.new]).exits(0);
+    let text = fs::read_to_string(&trace).unwrap();
+    assert!(!text.lines().any(|line| line.contains("depmod\"") && line.contains("\"-b\"")), "{text}");
 }
 
 #[test]

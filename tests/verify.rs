@@ -74,6 +74,20 @@ fn damage_in_a_kernels_tree_is_told_and_put_back_from_the_store() {
 }
 
 #[test]
+fn indexes_that_are_not_those_of_depmod_are_told_and_made_again() {
+    let host = installed();
+    let softdep = host.kernel(k()).join("modules.softdep");
+    let before = host.tree();
+    let more = format!("{}softdep videodev pre: mc\n", fs::read_to_string(&softdep).unwrap());
+    fs::write(&softdep, more).unwrap();
+    let told = format!("kernel {}: {} is not what depmod makes of the tree", k(), softdep.display());
+    host.kcache(&["verify"]).exits(6).prints(&[&told]);
+    host.kcache(&["verify", "--repair"]).exits(0).prints(&[&format!("{told}: installed again")]);
+    assert_eq!(host.tree(), before);
+    host.kcache(&["verify"]).exits(0);
+}
+
+#[test]
 fn what_cannot_be_put_back_is_left_with_the_command_that_does() {
     let host = installed();
     let (_, module) = host.modules(k()).into_iter().next().unwrap();

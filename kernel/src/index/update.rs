@@ -14,18 +14,19 @@
 //! reading: so all is worked out, with a list of what would have to be read; that is read, and all is worked out again,
 //! until the list stays empty. It is bounded: from [`READ_MAX`] files on depmod is no slower.
 //!
-//! Nothing here is taken on trust that cannot be told: wherever it could be otherwise there is a [`Reason`].
+//! Wherever it could be otherwise there is a [`Reason`]. One thing is taken on trust: that a file which `modules.order` lists
+//! exports and needs only what `Module.symvers` has, that is, that nobody has put another one in its place whose symbols are
+//! those of a module that comes or goes. `kcache verify` finds that.
+
+mod output;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt::Write as _;
 
 use super::graph::{Needs, Sorted};
-use super::present::{ALIAS_HEAD, Listed, MODULES_MAX, Place, Present, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of};
-use super::trie::{self, Pair};
-use super::{Facts, Reason, hash};
+use super::present::{Listed, MODULES_MAX, Place, Present, name_of};
+use super::{Facts, Reason};
 use crate::symvers::Symvers;
 
-const DEVNAME_HEAD: &str = "# Device nodes to trigger on-demand module loading.\n";
 /// depmod reads 600 modules of `.ko.xz` a second. The modules that are installed are among them.
 const READ_MAX: usize = 400;
 /// Each round reads more.
@@ -359,200 +360,4 @@ impl<'a> Attempt<'a> {
             }
         }
     }
-
-    fn files(&self, whole: &Needs) -> Result<Vec<(&'static str, Vec<u8>)>, Reason> {
-        let dep: Vec<String> =
-            self.modules.iter().zip(whole).map(|(module, needs)| self.line(module, needs)).collect();
-        let (alias, alias_bin) = self.aliases()?;
-        let (symbols, symbols_bin) = self.symbols()?;
-        let dep_pairs = self.modules.iter().zip(&dep).zip(0..);
-        let dep_pairs = dep_pairs.map(|((module, line), priority)| Pair {
-            key: module.name.as_bytes(),
-            priority,
-            value: line.as_bytes(),
-        });
-        let dep_bin = bin(dep_pairs.collect())?;
-        let mut dep_text = String::with_capacity(dep.iter().map(|line| line.len() + 1).sum());
-        for line in &dep {
-            dep_text.push_str(line);
-            dep_text.push('\n');
-        }
-        Ok(vec![
-            ("modules.dep", dep_text.into_bytes()),
-            ("modules.dep.bin", dep_bin),
-            ("modules.alias", alias),
-            ("modules.alias.bin", alias_bin),
-            ("modules.softdep", self.softdeps().into_bytes()),
-            ("modules.symbols", symbols),
-            ("modules.symbols.bin", symbols_bin),
-            ("modules.devname", self.devnames().into_bytes()),
-        ])
-    }
-
-    fn line(&self, module: &Module<'a>, needs: &[u32]) -> String {
-        let mut line = format!("{}:", module.path);
-        for &needed in needs {
-            line.push(' ');
-            line.push_str(self.modules[needed as usize].path);
-        }
-        line
-    }
-
-    fn aliases(&self) -> Result<(Vec<u8>, Vec<u8>), Reason> {
-        let mut text = ALIAS_HEAD.to_owned();
-        // Where the lines of each module end.
-        let mut ends = Vec::with_capacity(self.modules.len());
-        for module in &self.modules {
-            match module.from {
-                From::Index(old) => text.push_str(self.old(old).alias),
-                From::File(facts) => {
-                    for alias in &facts.aliases {
-                        let _ = writeln!(text, "alias {alias} {}", module.name);
-                    }
-                }
-            }
-            ends.push(text.len());
-        }
-        // A line has its key, what comes before and its module's name, so keys have less bytes than lines.
-        let mut keys = Vec::with_capacity(text.len());
-        let mut found = Vec::with_capacity(text.len() / 40);
-        let mut start = ALIAS_HEAD.len();
-        for (number, (module, end)) in self.modules.iter().zip(ends).enumerate() {
-            for line in text[start..end].split_terminator('\n') {
-                let alias = line.get("alias ".len()..line.len() - module.name.len() - 1).unwrap_or_default();
-                let from = keys.len();
-                if normalize(alias.as_bytes(), &mut keys) {
-                    found.push((from, keys.len(), number as u32));
-                } else {
-                    keys.truncate(from);
-                }
-            }
-            start = end;
-        }
-        let pair = |&(from, to, number): &(usize, usize, u32)| Pair {
-            key: &keys[from..to],
-            priority: number,
-            value: self.modules[number as usize].name.as_bytes(),
-        };
-        let bin = bin(found.iter().map(pair).collect())?;
-        Ok((text.into_bytes(), bin))
-    }
-
-    fn softdeps(&self) -> String {
-        let mut text = SOFTDEP_HEAD.to_owned();
-        for module in &self.modules {
-            match module.from {
-                From::Index(old) => text.push_str(self.old(old).softdep),
-                From::File(facts) => {
-                    for softdep in &facts.softdeps {
-                        let _ = writeln!(text, "softdep {} {softdep}", module.name);
-                    }
-                }
-            }
-        }
-        text
-    }
-
-    /// What is in this index follows from aliases.
-    fn devnames(&self) -> String {
-        let mut text = DEVNAME_HEAD.to_owned();
-        for module in &self.modules {
-            let node = match module.from {
-                From::Index(old) => devname(
-                    self.old(old)
-                        .alias
-                        .lines()
-                        .filter_map(|line| Some(line.strip_prefix("alias ")?.rsplit_once(' ')?.0)),
-                ),
-                From::File(facts) => devname(facts.aliases.iter().map(String::as_str)),
-            };
-            if let Some(node) = node {
-                let _ = writeln!(text, "{} {node}", module.name);
-            }
-        }
-        if text == DEVNAME_HEAD { String::new() } else { text }
-    }
-
-    fn symbols(&self) -> Result<(Vec<u8>, Vec<u8>), Reason> {
-        let place = |name: &'a str| (hash::bucket(name, hash::SYMBOLS), name);
-        let mut new: Vec<_> =
-            self.owners.iter().filter_map(|(name, owner)| Some((place(name), (*owner)?))).collect();
-        new.sort_unstable();
-        let keys: Vec<String> = new.iter().map(|((_, name), _)| format!("symbol:{name}")).collect();
-        let mut added =
-            new.iter().zip(&keys).map(|((place, owner), key)| (*place, key.as_str(), *owner)).peekable();
-        let mut all: Vec<(&str, u32)> = Vec::with_capacity(self.present.symbols.len() + new.len());
-        for &(symbol, old) in &self.present.symbols {
-            let name = name_of(symbol);
-            if !new.is_empty() {
-                let here = place(name);
-                while let Some((_, key, owner)) = added.next_if(|(place, ..)| *place < here) {
-                    all.push((key, owner));
-                }
-            }
-            if let Some(kept) = self.kept[old as usize].filter(|_| !self.owners.contains_key(name)) {
-                all.push((symbol, kept));
-            }
-        }
-        all.extend(added.map(|(_, key, owner)| (key, owner)));
-        let mut text = String::with_capacity(SYMBOLS_HEAD.len() + all.len() * 48);
-        text.push_str(SYMBOLS_HEAD);
-        for (key, owner) in &all {
-            for part in ["alias ", key, " ", self.modules[*owner as usize].name, "\n"] {
-                text.push_str(part);
-            }
-        }
-        let pairs = all.iter().map(|(key, owner)| Pair {
-            key: key.as_bytes(),
-            priority: *owner,
-            value: self.modules[*owner as usize].name.as_bytes(),
-        });
-        let bin = bin(pairs.collect())?;
-        Ok((text.into_bytes(), bin))
-    }
-}
-
-fn bin(pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, Reason> {
-    trie::write(pairs).ok_or(Reason::Odd { name: "modules.alias", line: 1 })
-}
-
-/// An alias as it is looked up: `-` is `_`, but in brackets. False, and anything, where brackets do not match (shared/util.c,
-/// `alias_normalize`).
-fn normalize(alias: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut inside = false;
-    for &c in alias {
-        match c {
-            b']' if !inside => return false,
-            b']' => inside = false,
-            b'[' => inside = true,
-            _ => {}
-        }
-        out.push(if c == b'-' && !inside { b'_' } else { c });
-    }
-    !inside
-}
-
-/// A node in /dev that a module's aliases name, with its numbers (tools/depmod.c, `output_devname`).
-fn devname<'a>(aliases: impl Iterator<Item = &'a str>) -> Option<String> {
-    let (mut name, mut numbers) = (None, None);
-    for alias in aliases {
-        if let Some(node) = alias.strip_prefix("devname:") {
-            name = Some(node);
-        } else if let Some(found) = device(alias, "char-major-") {
-            numbers = Some(('c', found));
-        } else if let Some(found) = device(alias, "block-major-") {
-            numbers = Some(('b', found));
-        }
-        if let (Some(name), Some((kind, (major, minor)))) = (name, numbers) {
-            return Some(format!("{name} {kind}{major}:{minor}"));
-        }
-    }
-    None
-}
-
-/// `scanf` with `%u-%u`: digits, and whatever comes behind the second number.
-fn device(alias: &str, prefix: &str) -> Option<(u32, u32)> {
-    let (major, rest) = alias.strip_prefix(prefix)?.split_once('-')?;
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    Some((major.parse().ok()?, rest[..digits].parse().ok()?))
 }
