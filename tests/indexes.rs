@@ -24,7 +24,7 @@ fn indexes(host: &Host, kernel: &str) -> BTreeMap<String, Vec<u8>> {
 fn same(host: &Host, kernel: &str, arguments: &[&str]) -> bool {
     let all = [arguments, &["-k", kernel, "-v"]].concat();
     let done = host.kcache(&all);
-    assert!(matches!(done.code, Some(0 | 4)), "{}", done.shown());
+    assert_eq!(done.code, Some(0), "{}", done.shown());
     let made = indexes(host, kernel);
     run(Command::new("depmod").env("PATH", PATH).arg("-b").arg(host.root()).arg(kernel));
     for (name, bytes) in indexes(host, kernel) {
@@ -35,25 +35,29 @@ fn same(host: &Host, kernel: &str, arguments: &[&str]) -> bool {
 
 fn whole_kernel(kernel: &str, packages: &[&str]) {
     let host = Host::whole(&[kernel]).with_packages(packages);
-    let build = [&["build", "-k", kernel], packages].concat();
-    let built = host.kcache(&build);
-    assert!(matches!(built.code, Some(0 | 4)), "{}", built.shown());
+    // Not every package is for every kernel.
+    let builds = |package: &&&str| {
+        let built = host.kcache(&["build", package, "-k", kernel]);
+        built.code == Some(0) && !built.stdout.contains("excluded")
+    };
+    let packages: Vec<&str> = packages.iter().filter(builds).copied().collect();
+    assert!(!packages.is_empty());
     let (mut here, mut all) = (0, 0);
     let mut does = |arguments: &[&str]| {
         all += 1;
         here += usize::from(same(&host, kernel, arguments));
     };
-    for package in packages {
+    for package in &packages {
         does(&["install", package]);
     }
-    for package in packages {
+    for package in &packages {
         does(&["remove", package]);
     }
     for package in packages.iter().rev() {
         does(&["install", package]);
     }
     does(&["rollback"]);
-    does(&[&["install"], packages].concat());
+    does(&[&["install"], &packages[..]].concat());
     for package in [&packages[1..], &packages[..1]].concat() {
         does(&["remove", package]);
     }
