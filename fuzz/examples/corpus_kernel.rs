@@ -164,7 +164,9 @@ fn text_indexes(desk: &Path) -> Result<Files> {
     let apart = desk.join("lib/modules").join(RELEASE);
     let joined = desk.join("joined/lib/modules").join(RELEASE);
     fs::create_dir_all(joined.join("kernel"))?;
-    for (name, exports, needs) in [("a", "of_a", ""), ("b", "of_b", "of_a"), ("c-d", "of_c", "of_b"), ("e", "", "of_c")] {
+    for (name, exports, needs) in
+        [("a", "of_a", ""), ("b", "of_b", "of_a"), ("c-d", "of_c", "of_b"), ("e", "", "of_c")]
+    {
         let mut built = Built::named(name);
         built.modinfo.extend(["alias=x[0-9]-y", "softdep=pre: a"].map(str::to_owned));
         built.exports.extend((!exports.is_empty()).then(|| (exports.to_owned(), 1, String::new())));

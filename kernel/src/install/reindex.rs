@@ -56,7 +56,8 @@ pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, Reas
         Err(reason) => return Ok(Err(reason)),
     };
     for (name, bytes) in &made.files {
-        disk::write_file(&tree.base_tree().join(name), bytes)?;
+        // Whoever made them, all are put on stable storage together.
+        fs_err::write(tree.base_tree().join(name), bytes)?;
     }
     Ok(Ok(made.read))
 }
