@@ -6,6 +6,9 @@
 //! are seen, and end with them. What is not a program, a library or an object (ELF, or `ar`'s archive of objects) is noted by
 //! its path in the sandbox.
 //!
+//! What is in the queue when the sandbox ends is read after that. A mount that has gone with its namespace has no place any
+//! more, and the path of a file on it would begin at that mount; so the namespace is held until the last event is read.
+//!
 //! Limits: a file that is only asked for (stat(2), a failed open) is not seen, nor is a directory that is listed. Marks need
 //! CAP_SYS_ADMIN: a user's builds are not observed.
 
@@ -27,6 +30,8 @@ pub(super) struct Observer {
     group: Fanotify,
     /// What the paths of its events begin with: in a chroot the sandbox's root is not that of its mount namespace.
     root: PathBuf,
+    /// Keeps the mounts in their places.
+    _namespace: fs::File,
     tools: BTreeSet<PathBuf>,
     /// Seen so far.
     pub(super) opened: BTreeSet<PathBuf>,
@@ -47,6 +52,7 @@ impl Observer {
         let group = Fanotify::init(flags, events)?;
         let process = PathBuf::from(format!("/proc/{}", pid.as_raw_pid()));
         let root = fs::read_link(process.join("root"))?;
+        let namespace = fs::File::open(process.join("ns/mnt"))?;
         // Where relative paths would begin; these are absolute.
         let top = fs::File::open("/")?;
         let mounts = fs::read_to_string(process.join("mountinfo"))?;
@@ -55,7 +61,7 @@ impl Observer {
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
             group.mark(flags, MaskFlags::FAN_OPEN, &top, Some(&place))?;
         }
-        Ok(Observer { group, root, tools: BTreeSet::new(), opened: BTreeSet::new() })
+        Ok(Observer { group, root, _namespace: namespace, tools: BTreeSet::new(), opened: BTreeSet::new() })
     }
 
     /// Notes what was opened since.
@@ -115,5 +121,28 @@ mod tests {
             "31 29 0:27 / / ro - tmpfs tmpfs ro\n32 31 8:1 /usr /usr\\040x ro master:1 - ext4 /dev/a rw\n";
         let found: Vec<PathBuf> = mount_points(text).collect();
         assert_eq!(found, [PathBuf::from("/"), PathBuf::from("/usr x")]);
+    }
+
+    #[test]
+    fn a_file_that_was_opened_last_is_known_by_its_place_when_the_mount_has_gone() {
+        use std::io::{Read, Write};
+        use std::process::{Command, Stdio};
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let place = fs::canonicalize(dir.path()).unwrap().join("place");
+        fs::create_dir(&place).unwrap();
+        fs::write(dir.path().join("last.h"), "last").unwrap();
+        let script = "mount --bind . place && echo && read -r go; cat place/last.h";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", script]).current_dir(dir.path());
+        let mut child = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let mut observer = Observer::attach(Pid::from_child(&child), &|mount| mount == place).unwrap();
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(child.wait().unwrap().success());
+        observer.take().unwrap();
+        assert_eq!(observer.opened, BTreeSet::from([place.join("last.h")]));
     }
 }
