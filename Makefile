@@ -87,10 +87,11 @@ corpus: fixtures build
 	tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache
 
 # TORTURE="--every 10" takes every tenth call.
+torture_run = $(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) $(TORTURE)
 torture: fixtures build
 	$(CARGO) build --release --locked --package kcache-torture
-	$(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) $(TORTURE)
-	$(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) --suite dkms $(TORTURE)
+	$(torture_run)
+	$(torture_run) --suite dkms
 
 FUZZ_SECONDS ?= 3600
 fuzz:

@@ -67,7 +67,7 @@ tools() {
 }
 
 # The same for what only the tests need: servers of shared caches, which they run on ports of their own, what those are tried
-# and compared with, and a machine to boot kernels in.
+# and compared with, a machine to boot kernels in, and file systems to cut the power of.
 servers() {
     cat <<-END
 	nginx            nginx
@@ -79,6 +79,9 @@ servers() {
 	zstd             zstd
 	b3sum            b3sum
 	qemu-system-x86_64 qemu-system-x86
+	mkfs.ext4        e2fsprogs
+	mkfs.xfs         xfsprogs
+	mkfs.btrfs       btrfs-progs
 	END
 }
 

@@ -7,6 +7,8 @@
 mod entries;
 mod tree;
 
+pub use entries::under;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -82,15 +84,14 @@ pub fn look(places: &Places) -> Findings {
 
 /// What a completed run should not have left, of this run or an earlier one.
 pub fn litter(places: &Places) -> Vec<PathBuf> {
-    let mut found = entries::under(&places.modules(), 1);
+    let mut found = under(&places.modules(), 1);
     // Empty lock files, there and in the store's lock/, wait for the next who asks for that lock; what a crash leaves in tmp/,
     // for the next who builds or collects.
     found.retain(|path| name(path).starts_with(".kcache-") && !name(path).ends_with(".lock"));
     found.extend(entries::strangers(&places.store));
     found.extend(entries::strangers(&places.cache));
-    // A killed export leaves FILE.PID.part, in a directory of the administrator's where nothing is cleared away by itself.
-    let beside = places.export.parent().map(|dir| entries::under(dir, 1)).unwrap_or_default();
-    found.extend(beside.into_iter().filter(|path| *path != places.export && !name(path).ends_with(".part")));
+    let beside = places.export.parent().map(|dir| under(dir, 1)).unwrap_or_default();
+    found.extend(beside.into_iter().filter(|path| *path != places.export));
     found
 }
 

@@ -3,11 +3,13 @@
 //! ```text
 //! torture check ROOT STORE RELEASE                  looks once, at a tree and a store that are there
 //! torture run --kcache FILE --fixtures DIR ...      makes a room of its own and goes through the suites
-//!     --suite NAME ...     kill, recovery, errors, power, space, dkms; without: all but dkms
+//!     --suite NAME ...     kill, recovery, errors, power, space, or dkms alone; without: all but dkms
 //!     --scenario NAME ...  install, remove, ...; without: all
 //!     --every N            every Nth call only, beginning with a random one
-//!     --seconds N          so long, at random calls; says the seed
-//!     --seed N
+//!     --seconds N          so long, at random calls
+//!     --seed N             the same random calls as with that seed; a run says which it has
+//!     --jobs N             so many processes, each with a room of its own; without: as many as there are CPUs
+//!     --share I/N          does the Ith of N shares and prints JSON: what those processes are started with
 //! ```
 //!
 //! What is run and what came of it stands in docs/reliability.md. The table goes to stdout, violations to stderr as they are

@@ -18,20 +18,21 @@ use crate::check::look;
 use crate::room::{Room, clear, succeed, unmount};
 use crate::scenario::Scenario;
 use crate::sweep::{Pick, judge_state, retry};
-use crate::tally::{Tally, Wrong};
+use crate::tally::{Column, Tally, Wrong};
 use crate::tracer::{Act, run};
 
 /// A file system, how it is made, and in how small an image it can be (`mkfs` refuses less).
 pub struct FileSystem {
     pub name: &'static str,
+    pub column: Column,
     mkfs: &'static [&'static str],
     mebibytes: u64,
 }
 
-pub const FILE_SYSTEMS: [FileSystem; 3] = [
-    FileSystem { name: "ext4", mkfs: &["mkfs.ext4", "-q", "-F"], mebibytes: 64 },
-    FileSystem { name: "xfs", mkfs: &["mkfs.xfs", "-q", "-f"], mebibytes: 300 },
-    FileSystem { name: "btrfs", mkfs: &["mkfs.btrfs", "-q", "-f"], mebibytes: 128 },
+pub static FILE_SYSTEMS: [FileSystem; 3] = [
+    FileSystem { name: "ext4", column: Column::Ext4, mkfs: &["mkfs.ext4", "-q", "-F"], mebibytes: 64 },
+    FileSystem { name: "xfs", column: Column::Xfs, mkfs: &["mkfs.xfs", "-q", "-f"], mebibytes: 300 },
+    FileSystem { name: "btrfs", column: Column::Btrfs, mkfs: &["mkfs.btrfs", "-q", "-f"], mebibytes: 128 },
 ];
 
 /// What happens just before the cut.

@@ -19,11 +19,13 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::check::Places;
+use crate::check::{Places, under};
 
 /// The package that is installed, and a second one that "builds" by copying a module it brings: a build that takes no time.
 pub const PACKAGE: &str = "trio";
 pub const COPIED: &str = "copied";
+/// The state in which bytes have rotted.
+pub const DAMAGED: &str = "damaged";
 const MODULES: [&str; 3] = ["trio_a", "trio_b", "trio_c"];
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -209,7 +211,7 @@ impl Room {
 
     /// `bare`: never seen by kcache; `built`: both builds in the store; `first`, `second`: one is installed, the second over
     /// the first; `received`: a host that has nothing but the shared cache and the exported set; `version 1`: an index of
-    /// an older program.
+    /// an older program; `damaged`: of the first, an installed module and an object of the store have other bytes.
     fn make_states(&self) -> io::Result<()> {
         let tree = self.places.tree();
         self.save("bare")?;
@@ -219,6 +221,8 @@ impl Room {
             self.must(&["build", PACKAGE, "-k", &self.places.release])?;
         }
         self.save("built")?;
+        // What is younger than two seconds is never collected (store/src/gc.rs), and the scenario of gc is to find it old.
+        std::thread::sleep(Duration::from_millis(2100));
         succeed(
             Command::new("depmod")
                 .env("PATH", PATH)
@@ -233,9 +237,13 @@ impl Room {
         let export = self.places.export.display().to_string();
         self.must(&["push", "--to", &url, PACKAGE, "-k", &self.places.release])?;
         self.must(&["export", &export, PACKAGE, "-k", &self.places.release])?;
+        self.save("pushed")?;
         clear(&self.places.store)?;
         fs_err::remove_dir(&self.places.store)?;
         self.save("received")?;
+        self.restore("pushed")?;
+        self.rot(&tree)?;
+        self.save(DAMAGED)?;
         self.restore("first")?;
         self.make_version_1().map_err(io::Error::other)?;
         self.save("version 1")?;
@@ -249,11 +257,23 @@ impl Room {
         format!("file://{}", self.places.cache.display())
     }
 
+    /// Another byte in the middle of an installed module, and of an object that the shared cache has as well.
+    fn rot(&self, tree: &Path) -> io::Result<()> {
+        let shared = under(&self.places.cache.join("objects"), 2).into_iter().find(|path| path.is_file());
+        let shared = shared.ok_or(io::ErrorKind::NotFound)?;
+        let object = self.places.store.join(shared.strip_prefix(&self.places.cache).unwrap_or(&shared));
+        for path in [installed(tree)?, object] {
+            let mut bytes = fs_err::read(&path)?;
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs_err::write(&path, bytes)?;
+        }
+        Ok(())
+    }
+
     /// The second package, which brings a module that was just installed.
     fn bring(&self, tree: &Path) -> io::Result<()> {
-        let module = format!("{}/trio_a.ko", PACKAGE);
-        let found = fs_err::read_dir(tree.join("updates"))?.flatten().map(|dir| dir.path().join(&module));
-        let module = found.last().ok_or(io::ErrorKind::NotFound)?;
+        let module = installed(tree)?;
         let source = self.places.root.join("usr/src/copied-1.0");
         fs_err::create_dir_all(&source)?;
         fs_err::copy(module, source.join("brought.bin"))?;
@@ -270,6 +290,13 @@ impl Room {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         succeed(&mut self.kcache(&words)).map(drop)
     }
+}
+
+/// One of the modules of the package.
+fn installed(tree: &Path) -> io::Result<PathBuf> {
+    let module = format!("{PACKAGE}/trio_a.ko");
+    let found = fs_err::read_dir(tree.join("updates"))?.flatten().map(|dir| dir.path().join(&module));
+    Ok(found.last().ok_or(io::ErrorKind::NotFound)?)
 }
 
 fn dkms_conf(package: &str, modules: &[&str], more: &str) -> String {

@@ -1,12 +1,13 @@
 //! What kcache is doing when it is tortured.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::Command;
 
 use crate::calls::Call;
 use crate::check::{Findings, State, look};
 use crate::dkms;
-use crate::room::{COPIED, PACKAGE, Room};
+use crate::room::{COPIED, DAMAGED, PACKAGE, Room};
 use crate::tracer::{Act, run};
 
 /// One command on one state.
@@ -23,6 +24,8 @@ pub struct Scenario {
     pub again_code: i32,
     pub old: State,
     pub new: State,
+    /// What is damaged in the state it begins with, and to be put right.
+    damaged: BTreeSet<String>,
     /// How many calls a run makes that is left alone.
     pub calls: usize,
     program: Program,
@@ -69,11 +72,18 @@ impl Scenario {
             again_code,
             old: State::default(),
             new: State::default(),
+            damaged: BTreeSet::new(),
             calls: 0,
             program,
         };
         scenario.prepare(room)?;
-        scenario.old = sound(look(&room.places), name)?;
+        let found = look(&room.places);
+        scenario.old = if before == DAMAGED {
+            scenario.damaged = found.faults.iter().map(|fault| subject(fault).to_owned()).collect();
+            found.state
+        } else {
+            sound(found, name)?
+        };
         let ended = run(&scenario.command(room, &scenario.words), &room.watched(), |_, _| Act::Go)?;
         if ended.code != Some(0) {
             return Err(io::Error::other(format!("{name}: {ended:?}")));
@@ -81,6 +91,12 @@ impl Scenario {
         scenario.calls = ended.calls;
         scenario.new = sound(look(&room.places), name)?;
         Ok(scenario)
+    }
+
+    /// What is wrong that was not wrong before.
+    pub fn new_faults(&self, found: &Findings) -> Vec<String> {
+        let known = |fault: &&String| self.damaged.contains(subject(fault));
+        found.faults.iter().filter(|fault| !known(fault)).cloned().collect()
     }
 
     pub fn command(&self, room: &Room, words: &[String]) -> Command {
@@ -100,6 +116,11 @@ impl Scenario {
     pub fn write(&self, room: &Room) -> io::Result<()> {
         room.write(self.text)
     }
+}
+
+/// The file that a fault is about.
+fn subject(fault: &str) -> &str {
+    fault.split(": ").next().unwrap_or_default()
 }
 
 fn sound(found: Findings, name: &str) -> io::Result<State> {
@@ -125,6 +146,8 @@ pub fn all(room: &Room) -> io::Result<Vec<Scenario>> {
         ("export", "first", "first", vec!["export", &export, PACKAGE, "-k", k]),
         ("import", "received", "first", vec!["import", &export]),
         ("upgrade", "version 1", "first", vec!["build", PACKAGE, "-k", k]),
+        ("gc", "built", "first", vec!["gc", "--max-size", "0", "--grace", "0s"]),
+        ("verify", DAMAGED, "first", vec!["--cache", &url, "verify", "--repair"]),
     ];
     scenarios
         .iter()

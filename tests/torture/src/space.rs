@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use crate::check::look;
 use crate::room::{Room, unmount};
 use crate::scenario::Scenario;
-use crate::sweep::{judge_ending, judge_state, retry};
+use crate::sweep::{Pick, judge_ending, judge_state, retry};
 use crate::tally::Tally;
 use crate::tracer::{Act, run};
 
@@ -27,17 +27,13 @@ pub const LACKS: [Lack; 2] = [Lack::Pages, Lack::Inodes];
 
 /// After so many sizes in a row at which a run succeeds, it always will.
 const ENOUGH: usize = 3;
+/// So many sizes are too small for most scenarios.
+pub const USUAL: usize = 60;
 
 /// Gives a command more and more room until it succeeds.
-pub fn sweep(
-    room: &Room,
-    scenario: &Scenario,
-    lack: Lack,
-    every: usize,
-    tally: &mut Tally,
-) -> io::Result<()> {
+pub fn sweep(room: &Room, scenario: &Scenario, lack: Lack, pick: Pick, tally: &mut Tally) -> io::Result<()> {
     let mut succeeded = 0;
-    for more in (0..).step_by(every) {
+    for more in pick.numbers().map(|number| number - 1) {
         let at = format!("{more} {lack:?} left");
         tally.ran();
         mount_limited(room, None)?;

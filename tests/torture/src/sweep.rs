@@ -108,7 +108,7 @@ fn choice(kind: Kind, which: usize) -> Errno {
 }
 
 pub fn judge_state(scenario: &Scenario, found: &Findings, at: &str, tally: &mut Tally) {
-    let mut wrong = found.faults.clone();
+    let mut wrong = scenario.new_faults(found);
     if !found.state.is_between(&scenario.old, &scenario.new) {
         wrong.push(format!("neither old nor new: {:?}", found.state));
     }
@@ -140,9 +140,11 @@ pub fn judge_ending(
 /// SQLite tells no errno, and depmod the wrong one.
 const OTHER_WORDS: [&str; 2] = ["cannot use the index /", "depmod failed"];
 
-/// One error, with a path and the system's reason.
+/// One error, with a path and the system's reason; of a `verify`, for which a kernel that cannot be repaired is a finding, one warning.
 fn judge_words(ended: &Ended, errno: Errno, at: &str, tally: &mut Tally) {
-    let errors = ended.stderr.lines().filter(|line| line.starts_with("error")).count();
+    let is_error =
+        |line: &&str| line.starts_with("error") || ended.code == Some(6) && line.starts_with("warning");
+    let errors = ended.stderr.lines().filter(is_error).count();
     let reason = io::Error::from(errno).to_string();
     let reason = reason.split(" (").next().unwrap_or_default();
     let is_said = |words: &str| ended.stderr.contains(words);
