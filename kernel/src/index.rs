@@ -116,8 +116,30 @@ pub fn verify(bytes: &[u8]) -> Result<(), Error> {
     walk(bytes, &mut |_, _| Ok(()))
 }
 
+/// A value of any of these indexes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyedValue {
+    /// What it is found under.
+    pub key: Vec<u8>,
+    /// Of several values of a key the lowest goes first.
+    pub priority: u32,
+    /// The value.
+    pub bytes: Vec<u8>,
+}
+
+/// All values of any of kmod's binary indexes, as they lie there.
+pub fn values(bytes: &[u8]) -> Result<Vec<KeyedValue>, Error> {
+    let mut values = Vec::new();
+    walk(bytes, &mut |key, Value { priority, bytes, .. }| {
+        values.push(KeyedValue { key: key.to_vec(), priority, bytes: bytes.to_vec() });
+        Ok(())
+    })?;
+    Ok(values)
+}
+
 struct Value<'a> {
     at: usize,
+    priority: u32,
     bytes: &'a [u8],
 }
 
@@ -152,9 +174,9 @@ fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         }
         if node & VALUES != 0 {
             for _ in 0..cursor.u32()? {
-                cursor.u32()?;
+                let priority = cursor.u32()?;
                 let at = cursor.at;
-                visit(&key, Value { at, bytes: cursor.until_nul()? })?;
+                visit(&key, Value { at, priority, bytes: cursor.until_nul()? })?;
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::generation::{Generation, Installed, Package, Set};
 use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
-use super::verify::{Fault, current, verify};
+use super::verify::{Base, Fault, base, verify};
 use super::{Error, disk};
 use crate::signing::Identity;
 
@@ -83,11 +83,12 @@ pub enum Act {
 /// An empty set means that nothing of kcache's is to remain.
 pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
     let wanted = wanted.checked()?;
-    let installed = current(tree)?;
-    let faults = match &installed {
+    let Base { generation: installed, faults: damage, .. } = base(tree)?;
+    let mut faults = match &installed {
         Some(generation) => verify(tree, generation)?,
         None => Vec::new(),
     };
+    faults.extend(damage.into_iter().filter(|fault| !faults.contains(fault)).collect::<Vec<_>>());
     let tree = Tree::open(tree)?;
     let mut plan = Plan {
         kernel: tree.release.clone(),
