@@ -206,17 +206,22 @@ impl Generation {
         tree.updates().join(dir).join(FILE)
     }
 
-    /// Reads the generation in a directory of a tree. `None`: there is no `generation.json` in it.
+    /// Reads the generation in a directory of a tree, from the copy where `generation.json` is damaged or was taken away. `None`: there
+    /// is neither.
     pub(super) fn read(tree: &Tree, dir: &str) -> Result<Option<Self>, Error> {
-        Self::read_file(tree, dir, &Self::path(tree, dir))
+        let path = Self::path(tree, dir);
+        let read = Self::read_file(tree, dir, &path);
+        match read {
+            Ok(Some(_)) | Err(Error::Newer { .. }) => read,
+            Ok(None) | Err(_) => match Self::read_file(tree, dir, &record::copy(&path)) {
+                Ok(Some(copy)) => Ok(Some(copy)),
+                _ => read,
+            },
+        }
     }
 
-    /// The same from the copy.
-    pub(super) fn read_copy(tree: &Tree, dir: &str) -> Result<Option<Self>, Error> {
-        Self::read_file(tree, dir, &record::copy(&Self::path(tree, dir)))
-    }
-
-    fn read_file(tree: &Tree, dir: &str, path: &Path) -> Result<Option<Self>, Error> {
+    /// Reads either file.
+    pub(super) fn read_file(tree: &Tree, dir: &str, path: &Path) -> Result<Option<Self>, Error> {
         record::read(path, |bytes| {
             let generation = Self::parse(bytes)?;
             match generation.is_elsewhere(tree, dir) {

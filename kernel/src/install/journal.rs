@@ -15,6 +15,9 @@ use super::{Error, disk};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Journal {
     pub(super) format: u32,
+    /// The kernel whose tree it is about; earlier versions of this program did not say.
+    #[serde(default)]
+    pub(super) kernel: Option<String>,
     /// The generation to be renamed in; `None`: the last package goes.
     pub(super) new: Option<String>,
     /// The digest of its `generation.json`.
@@ -59,11 +62,12 @@ impl Journal {
     /// Reads the journal of an interrupted transaction, or its copy where it is damaged. `None`: there is none.
     pub(super) fn read(tree: &Tree) -> Result<Option<Self>, Error> {
         let path = tree.journal();
-        let journal = match record::read(&path, Self::parse) {
+        let parse = |bytes: &[u8]| Self::parse(bytes, &tree.release);
+        let journal = match record::read(&path, parse) {
             Ok(Some(journal)) => journal,
             Ok(None) => return Ok(None),
             Err(error @ Error::Newer { .. }) => return Err(error),
-            Err(error) => match record::read(&record::copy(&path), Self::parse) {
+            Err(error) => match record::read(&record::copy(&path), parse) {
                 Ok(Some(journal)) => journal,
                 _ => return Err(error),
             },
@@ -73,8 +77,11 @@ impl Journal {
         Ok(Some(journal))
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
+    fn parse(bytes: &[u8], release: &str) -> Result<Self, Unreadable> {
         let journal: Self = record::decode(bytes)?;
+        if let Some(kernel) = journal.kernel.as_ref().filter(|kernel| *kernel != release) {
+            return Err(Unreadable::because(format_args!("it is that of kernel {kernel}")));
+        }
         if let Some(name) = journal.stray() {
             return Err(Unreadable::because(format_args!("{name:?} leads outside")));
         }

@@ -81,6 +81,7 @@ use company::{ATTEMPTS, Indexes, Sight};
 pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use indexes::verify_indexes;
+
 pub use others::{OtherFile, Others, forget_kept, kept, module_of};
 pub use plan::{Act, Change, Plan, plan};
 pub use reachable::generations;
@@ -300,6 +301,7 @@ impl<'a> Transaction<'a> {
         step("indexes kept")?;
         let journal = Journal {
             format: record::FORMAT,
+            kernel: Some(tree.release.clone()),
             new_manifest: new_manifest.map(Hash),
             old: installed.map(|generation| generation.generation.clone()),
             retire: self.leaving(new.as_deref())?,

@@ -83,12 +83,11 @@ pub enum Act {
 /// An empty set means that nothing of kcache's is to remain.
 pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
     let wanted = wanted.checked()?;
-    let Base { generation: installed, faults: damage, .. } = base(tree)?;
-    let mut faults = match &installed {
+    let Base { generation: installed, fault, .. } = base(tree)?;
+    let faults = match &installed {
         Some(generation) => verify(tree, generation)?,
-        None => Vec::new(),
+        None => Vec::from_iter(fault),
     };
-    faults.extend(damage.into_iter().filter(|fault| !faults.contains(fault)).collect::<Vec<_>>());
     let tree = Tree::open(tree)?;
     let mut plan = Plan {
         kernel: tree.release.clone(),

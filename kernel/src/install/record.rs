@@ -10,9 +10,9 @@
 //! every format to come: a digit that flips in `format` is told from a newer file. Files of before it have none and are believed.
 //! It says nothing of who wrote the file.
 //!
-//! Whoever asks what is installed reads the file itself, and is told of damage. The copy is for whoever mends: the next
-//! installation, recovery, `verify --repair`. Which of them is there says nothing; a journal is open as long as
-//! `journal.json` is there, be it damaged.
+//! Where the file is damaged its copy is believed; the damage is told all the same by whoever verifies, and the next installation writes
+//! both anew. A file of a newer format counts as it is. A journal is open as long as `journal.json` is there, be it damaged: its copy
+//! alone says nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};

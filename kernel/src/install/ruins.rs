@@ -66,11 +66,7 @@ fn retire(tree: &Tree, stays: impl Fn(&Generation) -> bool) -> Result<(), Error>
     let index = tree.dep_index()?.and_then(Result::ok).unwrap_or_default();
     let mut made_updates = false;
     for dir in tree.generations()? {
-        let generation = match Generation::read(tree, &dir) {
-            Err(Error::Damaged { .. }) => Generation::read_copy(tree, &dir),
-            read => read,
-        };
-        let Ok(Some(generation)) = generation else { continue };
+        let Ok(Some(generation)) = Generation::read(tree, &dir) else { continue };
         if !is_in_use(&dir, &index) && !stays(&generation) {
             made_updates |= generation.created.updates_dir;
             fs_err::rename(tree.updates().join(&dir), tree.old_dir().join(&dir))?;

@@ -92,100 +92,77 @@ pub enum Fault {
 /// another or a transaction; else somebody has lost it.
 pub fn current(tree: &Path) -> Result<Option<Generation>, Error> {
     let tree = Tree::open(tree)?;
-    unmoved(&tree, || look(&tree, &|_, error| Err(error)).map(|base| base.generation))
+    unmoved(&tree, || look(&tree))
 }
 
 /// What the next set is built upon.
 #[derive(Debug, Default)]
 pub struct Base {
-    /// The generation that is installed, from the copy of its `generation.json` where that one is damaged.
+    /// The generation that is installed.
     pub generation: Option<Generation>,
-    /// What is wrong with either file.
-    pub faults: Vec<Fault>,
-    /// Packages that are installed, and nothing is known of them any more but their names.
+    /// Why it is not known, although there is one.
+    pub fault: Option<Fault>,
+    /// The packages of which nothing is known any more but that they are installed.
     pub lost: Vec<String>,
 }
 
-/// The same for whoever is about to put it right: damage is a fault, not an error.
+/// The same for whoever brings a complete set in: it takes the place of what is damaged.
 pub fn base(tree: &Path) -> Result<Base, Error> {
-    let tree = Tree::open(tree)?;
-    unmoved(&tree, || look(&tree, &|dir, error| salvage(&tree, dir, error)))
+    let (path, source) = match current(tree) {
+        Ok(generation) => return Ok(Base { generation, ..Base::default() }),
+        Err(Error::Damaged { path, source }) => (path, source),
+        Err(error) => return Err(error),
+    };
+    let dir = path.parent().unwrap_or(tree);
+    let mut lost = disk::names(dir)?;
+    lost.retain(|name| dir.join(name).is_dir());
+    Ok(Base { generation: None, fault: Some(Fault::Record { path, why: source.to_string() }), lost })
 }
 
-type Salvage<'a> = dyn Fn(&str, Error) -> Result<Base, Error> + 'a;
-
-fn look(tree: &Tree, salvage: &Salvage<'_>) -> Result<Base, Error> {
+fn look(tree: &Tree) -> Result<Option<Generation>, Error> {
     let whole_index = tree.dep_index()?.and_then(Result::ok);
     let index = whole_index.clone().unwrap_or_default();
-    let may_be_installed = |dir: &str| whole_index.is_none() || is_in_use(dir, &index);
-    let (mut found, mut damaged) = (Vec::new(), Base::default());
+    let mut found = Vec::new();
     for dir in tree.generations()? {
-        let base = match Generation::read(tree, &dir) {
-            Ok(Some(generation)) => {
-                Base { faults: fault_of_copy(tree, &generation)?, ..Base::of(generation) }
+        let may_be_installed = whole_index.is_none() || is_in_use(&dir, &index);
+        match Generation::read(tree, &dir) {
+            Ok(None) if may_be_installed && !disk::names(&tree.updates().join(&dir))?.is_empty() => {
+                return Err(Unreadable::because("it is missing").at(&Generation::path(tree, &dir)));
             }
-            Ok(None) if may_be_installed(&dir) && !disk::names(&tree.updates().join(&dir))?.is_empty() => {
-                salvage(&dir, Unreadable::because("it is missing").at(&Generation::path(tree, &dir)))?
-            }
-            Ok(None) => continue,
-            Err(Error::Damaged { .. }) if !may_be_installed(&dir) => continue,
-            Err(error) => salvage(&dir, error)?,
-        };
-        match &base.generation {
-            Some(_) => found.push(base),
-            None => damaged = base,
+            Err(Error::Damaged { .. }) if !may_be_installed => {}
+            read => found.extend(read?),
         }
     }
-    let is_listed = |base: &Base| {
-        let modules = || base.generation.iter().flat_map(Generation::modules);
-        modules().next().is_none()
-            || modules().any(|(_, m)| index.lookup(&m.spec.name).is_some())
-            || base.generation.as_ref().is_some_and(|generation| is_in_use(&generation.dir_name(), &index))
+    let is_listed = |generation: &Generation| {
+        generation.modules().next().is_none()
+            || generation.modules().any(|(_, m)| index.lookup(&m.spec.name).is_some())
+            || is_in_use(&generation.dir_name(), &index)
     };
     if whole_index.is_some() && (disk::exists(&tree.staging)? || found.iter().any(is_listed)) {
         found.retain(is_listed);
     }
-    let resolved = |base: &Base| {
-        let modules = base.generation.iter().flat_map(|g| g.modules().map(move |(_, module)| (g, module)));
-        modules.filter(|(generation, m)| fault_of_index(&index, generation, m).is_none()).count()
-    };
-    Ok(found.into_iter().max_by_key(resolved).unwrap_or(damaged))
+    let resolves = |generation: &Generation, m: &Installed| fault_of_index(&index, generation, m).is_none();
+    let resolved =
+        |generation: &Generation| generation.modules().filter(|(_, m)| resolves(generation, m)).count();
+    Ok(found.into_iter().max_by_key(resolved))
 }
 
-impl Base {
-    fn of(generation: Generation) -> Base {
-        Base { generation: Some(generation), ..Base::default() }
+/// Whether `generation.json` and its copy are whole. Earlier versions of this program made no copy.
+fn verify_records(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Error> {
+    let path = Generation::path(tree, &generation.dir_name());
+    let mut faults = Vec::new();
+    for (path, must_be) in [(record::copy(&path), false), (path, true)] {
+        let why = match Generation::read_file(tree, &generation.dir_name(), &path) {
+            Ok(Some(found)) if found == *generation => continue,
+            Ok(Some(_)) => "it and its copy say different things".to_owned(),
+            Ok(None) if must_be => "it is missing".to_owned(),
+            Ok(None) => continue,
+            Err(Error::Damaged { source, .. }) => source.to_string(),
+            Err(error) => error.to_string(),
+        };
+        faults.push(Fault::Record { path, why });
     }
-}
-
-/// What is left of a generation that cannot be read.
-fn salvage(tree: &Tree, dir: &str, error: Error) -> Result<Base, Error> {
-    let path = Generation::path(tree, dir);
-    let why = match error {
-        Error::Damaged { source, .. } => source.to_string(),
-        Error::Io(error) => error.to_string(),
-        error => return Err(error),
-    };
-    let faults = vec![Fault::Record { path, why }];
-    if let Ok(Some(generation)) = Generation::read_copy(tree, dir) {
-        return Ok(Base { faults, ..Base::of(generation) });
-    }
-    let mut lost = disk::names(&tree.updates().join(dir))?;
-    lost.retain(|name| tree.updates().join(dir).join(name).is_dir());
-    Ok(Base { generation: None, faults, lost })
-}
-
-/// Earlier versions of this program made no copy.
-fn fault_of_copy(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Error> {
-    let dir = generation.dir_name();
-    let why = match Generation::read_copy(tree, &dir) {
-        Ok(copy) if copy.as_ref().is_none_or(|copy| copy == generation) => return Ok(Vec::new()),
-        Ok(_) => "it says something else".to_owned(),
-        Err(Error::Damaged { source, .. }) => source.to_string(),
-        Err(Error::Io(error)) => error.to_string(),
-        Err(error) => return Err(error),
-    };
-    Ok(vec![Fault::Record { path: record::copy(&Generation::path(tree, &dir)), why }])
+    Ok(faults)
 }
 
 /// Looks until the tree has stood still meanwhile: a transaction moves generations and the index one after the other.
@@ -208,7 +185,7 @@ pub(super) fn unmoved<T>(tree: &Tree, look: impl Fn() -> Result<T, Error>) -> Re
 pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error> {
     let tree = Tree::open(tree)?;
     let mut faults = verify_files(&tree.updates().join(generation.dir_name()), generation)?;
-    faults.extend(fault_of_copy(&tree, generation)?);
+    faults.extend(verify_records(&tree, generation)?);
     let no_index = |why| Fault::NoIndex { path: tree.index(DEP_BIN), why };
     let bytes = disk::if_found(fs_err::read(tree.index(DEP_BIN)))?;
     match bytes.as_ref().map(|bytes| DepIndex::parse(bytes)) {

@@ -84,7 +84,7 @@ prop_compose! {
         let [makes_updates, drops_updates, before, after] = flags;
         let hash = |at: usize| hashes[at].map(Hash);
         Journal {
-            format: record::FORMAT, new, new_manifest: hash(0), old, retire, makes_updates, drops_updates,
+            format: record::FORMAT, kernel: Some(RELEASE.into()), new, new_manifest: hash(0), old, retire, makes_updates, drops_updates,
             indexes: vec![IndexChange { name: DEP_BIN.into(), before, after }],
             others, old_index: hash(1), new_index: hash(2),
         }

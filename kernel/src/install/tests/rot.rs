@@ -41,68 +41,68 @@ fn record_path(host: &Host) -> PathBuf {
 }
 
 fn faults(host: &Host) -> Vec<Fault> {
-    let base = base(&host.tree()).unwrap();
-    let mut faults = base.faults;
-    faults.extend(base.generation.iter().flat_map(|generation| verify(&host.tree(), generation).unwrap()));
+    let mut faults = verify(&host.tree(), &host.current().unwrap()).unwrap();
     faults.extend(verify_indexes(&host.tree()).unwrap());
     faults
 }
 
 #[test]
-fn rot_in_what_is_said_of_a_generation_is_noticed_and_healed() {
+fn rot_in_what_is_said_of_a_generation_is_noticed_and_healed_from_the_other_file() {
     let host = installed();
     let (whole, known) = (host.picture(), host.current());
     let path = record_path(&host);
     let text = fs_err::read(&path).unwrap();
-    let mut healed = 0;
+    for path in [record::copy(&path), path] {
+        let (mut noticed, mut harmless) = (0, 0);
+        for (what, rot) in rotten(&text, every(61)) {
+            fs_err::write(&path, &rot).unwrap();
+            assert_eq!(host.current(), known, "{what}");
+            assert_eq!(generations(&host.tree()).unwrap(), Vec::from_iter(known.clone()), "{what}");
+            if faults(&host).is_empty() {
+                assert_eq!(Generation::parse(&rot).ok(), known, "{what}");
+                harmless += 1;
+                continue;
+            }
+            // A depmod each.
+            if noticed % 50 == 0 {
+                assert!(host.install(&packages(&host)).unwrap().changed, "{what}");
+                assert_eq!(host.picture(), whole, "{what}");
+            }
+            noticed += 1;
+        }
+        assert!(noticed > harmless, "{noticed} noticed, {harmless} harmless");
+        println!("{}: {noticed} noticed, {harmless} harmless", path.display());
+        fs_err::write(&path, &text).unwrap();
+    }
+}
+
+#[test]
+fn rot_in_the_only_file_is_an_error_and_a_set_that_has_all_of_it_takes_its_place() {
+    let host = installed();
+    let path = record_path(&host);
+    let (text, known) = (fs_err::read(&path).unwrap(), host.current());
+    fs_err::remove_file(record::copy(&path)).unwrap();
+    let (mut noticed, mut harmless) = (0, 0);
     for (what, rot) in rotten(&text, every(61)) {
         fs_err::write(&path, &rot).unwrap();
         match current(&host.tree()) {
-            Ok(found) => assert_eq!(found, known, "{what}"),
+            Ok(found) => {
+                assert_eq!(found, known, "{what}");
+                harmless += 1;
+            }
             Err(error) => {
                 assert!(error.to_string().ends_with("generation.json is damaged"), "{what}: {error}");
                 assert!(generations(&host.tree()).is_err(), "{what}: nothing may be collected");
-                assert!(!faults(&host).is_empty(), "{what}");
-                // A depmod each.
-                if healed < 8 || what.ends_with('7') && every(61) == 1 {
-                    assert!(host.install(&packages(&host)).unwrap().changed, "{what}");
-                    assert_eq!(host.picture(), whole, "{what}");
-                }
-                healed += 1;
+                noticed += 1;
             }
         }
     }
-    assert!(healed > 100);
-}
-
-#[test]
-fn rot_in_the_copy_is_noticed_and_healed() {
-    let host = installed();
-    let (whole, known) = (host.picture(), host.current());
-    let path = record::copy(&record_path(&host));
-    let text = fs_err::read(&path).unwrap();
-    let mut noticed = 0;
-    for (what, rot) in rotten(&text, every(61)) {
-        fs_err::write(&path, &rot).unwrap();
-        assert_eq!(host.current(), known, "{what}");
-        noticed += usize::from(!host.is_whole());
-    }
-    assert!(noticed > 100);
-    assert!(host.install(&packages(&host)).unwrap().changed);
-    assert_eq!(host.picture(), whole);
-}
-
-#[test]
-fn where_both_are_damaged_a_set_that_has_all_of_it_can_be_installed() {
-    let host = installed();
-    let path = record_path(&host);
-    for path in [record::copy(&path), path] {
-        fs_err::write(path, "{").unwrap();
-    }
-    assert!(current(&host.tree()).is_err());
+    assert!(noticed > harmless);
+    println!("{noticed} noticed, {harmless} harmless");
+    fs_err::write(&path, "{").unwrap();
     assert_eq!(base(&host.tree()).unwrap().lost, ["p"]);
     assert!(host.install(&packages(&host)).unwrap().changed);
-    assert!(host.is_whole());
+    assert!(host.is_whole() && record::copy(&path).exists());
 }
 
 #[test]
@@ -115,6 +115,7 @@ fn what_is_said_of_another_generation_or_kernel_or_nothing_is_damage() {
         host.install(&[host.package("p", "1", &["one"])]).map(|_| fs_err::read(record_path(&host)).unwrap());
     host.install(&packages(&host)).unwrap();
     let elsewhere = record::encode(&Generation { kernel: "6.1.0-55-amd64".into(), ..generation }).unwrap();
+    fs_err::remove_file(record::copy(&path)).unwrap();
     for (bytes, expect) in [
         (Some(former.unwrap()), "it is that of kcache-"),
         (Some(elsewhere), "it is that of kernel 6.1.0-55-amd64"),
@@ -127,9 +128,13 @@ fn what_is_said_of_another_generation_or_kernel_or_nothing_is_damage() {
         let error = current(&host.tree()).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.starts_with(expect), "{source}");
+        // With the copy nothing is lost.
+        fs_err::write(record::copy(&path), &text).unwrap();
         assert!(host.install(&packages(&host)).unwrap().changed);
+        assert_eq!(host.picture(), whole);
+        fs_err::remove_file(record::copy(&path)).unwrap();
     }
-    fs_err::write(&path, text).unwrap();
+    fs_err::write(record::copy(&path), text).unwrap();
     host.install(&packages(&host)).unwrap();
     assert_eq!(host.picture(), whole);
 }
@@ -182,6 +187,7 @@ fn rot_in_an_index_is_noticed_or_changes_no_answer() {
         }
         fs_err::write(&path, &whole).unwrap();
         assert!(noticed > harmless, "{name}: {noticed} noticed, {harmless} harmless");
+        println!("{name}: {noticed} noticed, {harmless} harmless");
     }
     assert_eq!(faults(&host), []);
 }
@@ -275,14 +281,33 @@ fn no_flipped_bit_of_a_journal_is_believed() {
     let (path, known) = (tree.journal(), Journal::read(&tree).unwrap().unwrap());
     let text = fs_err::read(&path).unwrap();
     fs_err::remove_file(record::copy(&path)).unwrap();
-    let mut noticed = 0;
+    let (mut noticed, mut harmless) = (0, 0);
     for (what, rot) in rotten(&text, every(11)) {
         fs_err::write(&path, &rot).unwrap();
         match Journal::read(&tree) {
-            Ok(journal) => assert_eq!(journal.as_ref(), Some(&known), "{what}"),
+            Ok(journal) => {
+                assert_eq!(journal.as_ref(), Some(&known), "{what}");
+                harmless += 1;
+            }
             Err(Error::Damaged { .. }) => noticed += 1,
             Err(error) => panic!("{what}: {error}"),
         }
     }
-    assert!(noticed > 200);
+    assert!(noticed > harmless);
+    println!("{noticed} noticed, {harmless} harmless");
+}
+
+#[test]
+fn the_journal_of_another_kernel_is_damage() {
+    interrupted_journeys(|host, packages, old, step| {
+        let path = journal_path(&host);
+        let mut journal: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        journal.as_object_mut().unwrap().remove("checksum");
+        journal["kernel"] = "6.1.0-55-amd64".into();
+        journal["retire"] = serde_json::json!(["kcache-0123456789abcdef"]);
+        for path in [record::copy(&path), path] {
+            fs_err::write(path, journal.to_string()).unwrap();
+        }
+        recovers(&host, &packages, &old, &step);
+    });
 }
