@@ -87,7 +87,9 @@ impl Installed {
         let own =
             self.generation.as_ref()?.set.packages.iter().find(|installed| installed.name == package)?;
         let concerns = |fault: &&Fault| match fault {
-            Fault::NoIndex { .. } | Fault::Index { .. } => true,
+            Fault::NoIndex { .. } | Fault::Index { .. } | Fault::Unlike { .. } => true,
+            // For verify to tell: the modules are what they were.
+            Fault::Record { .. } => false,
             Fault::Missing { path } | Fault::Changed { path, .. } => {
                 own.modules.iter().any(|module| path.ends_with(&module.path))
             }

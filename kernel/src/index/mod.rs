@@ -34,7 +34,7 @@ pub use kmod::Kmod;
 pub use present::{Present, Texts};
 pub use reason::Reason;
 pub use rules::{Rules, choose, module_name};
-pub use trie::{Error, verify};
+pub use trie::{Error, KeyedValue, values, verify};
 pub use update::{Disk, File, Written, update};
 
 use std::collections::BTreeMap;

@@ -46,12 +46,32 @@ pub fn verify(bytes: &[u8]) -> Result<(), Error> {
     walk(bytes, &mut |_, _| Ok(()))
 }
 
+/// A value of any of these indexes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyedValue {
+    /// What it is found under.
+    pub key: Vec<u8>,
+    /// Of several values of a key the lowest goes first.
+    pub priority: u32,
+    /// The value.
+    pub bytes: Vec<u8>,
+}
+
+/// All values of any of kmod's binary indexes, as they lie there.
+pub fn values(bytes: &[u8]) -> Result<Vec<KeyedValue>, Error> {
+    let mut values = Vec::new();
+    walk(bytes, &mut |key, Value { priority, bytes, .. }| {
+        values.push(KeyedValue { key: key.to_vec(), priority, bytes: bytes.to_vec() });
+        Ok(())
+    })?;
+    Ok(values)
+}
+
 /// One value of a key.
 pub(super) struct Value<'a> {
     /// Where its bytes are in the file.
     pub(super) at: usize,
     /// The lowest comes first.
-    #[cfg_attr(not(test), expect(dead_code, reason = "modprobe needs it; tests see that it comes back"))]
     pub(super) priority: u32,
     pub(super) bytes: &'a [u8],
 }

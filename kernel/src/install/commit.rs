@@ -12,7 +12,7 @@ use super::generation::{Generation, dir_name};
 use super::journal::{IndexChange, Journal};
 use super::tree::Tree;
 use super::verify::verify_files;
-use super::{Error, Step, disk, others};
+use super::{Error, Step, disk, others, record};
 
 /// Brings the new set in, up to and including the commit. On stable storage when it returns.
 pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
@@ -86,7 +86,7 @@ pub(super) fn sweep(tree: &Tree) -> Result<(), Error> {
     Ok(disk::sync_dir(tree.parent())?)
 }
 
-fn close(tree: &Tree, step: &Step<'_>) -> Result<(), Error> {
+pub(super) fn close(tree: &Tree, step: &Step<'_>) -> Result<(), Error> {
     Journal::close(tree)?;
     step("journal closed")?;
     sweep(tree)
@@ -110,8 +110,10 @@ fn place(tree: &Tree, journal: &Journal) -> Result<(), Error> {
 
 /// Whether the generation of this name in the tree is the one that was staged, not the damaged one it is to replace.
 fn is_placed(live: &Path, journal: &Journal) -> Result<bool, Error> {
-    let bytes = disk::if_found(fs_err::read(live.join(super::generation::FILE)))?.unwrap_or_default();
-    if Some(blake3::hash(&bytes)) != journal.new_manifest.map(|hash| hash.0) {
+    let path = live.join(super::generation::FILE);
+    let bytes = disk::if_found(fs_err::read(&path))?.unwrap_or_default();
+    let expected = journal.new_manifest.map(|hash| hash.0);
+    if Some(blake3::hash(&bytes)) != expected || disk::digest(&record::copy(&path))? != expected {
         return Ok(false);
     }
     let Ok(generation) = Generation::parse(&bytes) else { return Ok(false) };
@@ -164,7 +166,7 @@ pub(super) fn remove_if_empty(dir: &Path) -> io::Result<()> {
 }
 
 /// `updates/` itself, if it is there, and the name it has in the tree.
-fn sync_updates(tree: &Tree) -> Result<(), Error> {
+pub(super) fn sync_updates(tree: &Tree) -> Result<(), Error> {
     if disk::exists(&tree.updates())? {
         disk::sync_dir(&tree.updates())?;
     }

@@ -26,7 +26,7 @@ pub fn compare(site: Site<'_>, scratch: &Path) -> Result<Vec<Fault>, Error> {
     for name in depmod::written(&tree.base_tree())? {
         let live = disk::digest(&tree.index(&name))?;
         if live.is_some() && live != disk::digest(&tree.base_tree().join(&name))? {
-            faults.push(Fault::Index { path: tree.index(&name) });
+            faults.push(Fault::Unlike { path: tree.index(&name) });
         }
     }
     Ok(faults)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::generation::DIR_PREFIX;
-use super::others::Others;
+use super::others::{Others, module_of};
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Indexed, Site, disk, reindex};
 use crate::index::{self, DepIndex};
@@ -134,7 +134,10 @@ fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
 fn check_others(tree: &Tree, index: &DepIndex, others: &Others) -> Result<(), Error> {
     let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
     let ours = format!("updates/{DIR_PREFIX}");
-    let gone = |e: &index::Entry<'_>| !e.path.starts_with(&ours) && index.lookup(e.name).is_none();
+    // By the file's name: what the live index lists it under may have rotted.
+    let is_listed =
+        |e: &index::Entry<'_>| module_of(Path::new(e.path)).is_some_and(|m| index.lookup(&m).is_some());
+    let gone = |e: &index::Entry<'_>| !e.path.starts_with(&ours) && !is_listed(e);
     match live.iter().find(|e| gone(e) && !others.lets_go(e.path) && tree.path.join(e.path).exists()) {
         Some(entry) => Err(Error::Lost { path: entry.path.to_owned() }),
         None => Ok(()),

@@ -65,6 +65,24 @@ pub enum Error {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// A later version of this program has written `generation.json` or `journal.json`.
+    #[error("{path} has format {found}, newer than this program, which reads up to {known}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest one that is known here.
+        known: u32,
+    },
+    /// It cannot be told any more what else was installed.
+    #[error("{path} is damaged, and {} was installed as well", lost.join(" "))]
+    Forgotten {
+        /// The `generation.json`.
+        path: PathBuf,
+        /// The packages.
+        lost: Vec<String>,
+    },
     /// Not a name for a file.
     #[error("{name:?} cannot be the name of a package or module")]
     Name {

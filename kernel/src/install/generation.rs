@@ -11,7 +11,8 @@
 //!                   "modules": [ { "name", "path", "digest", "size", "installed_digest" } ] } ],
 //!   "created": { "updates_dir", "indexes" },
 //!   "index": "...",                           digest of the modules.dep.bin published with it
-//!   "previous": { "kernel_version", "compression", "signer", "packages" } | null }
+//!   "previous": { "kernel_version", "compression", "signer", "packages" } | null,
+//!   "checksum": "..." }                       of all the above; see [`super::record`]
 //! ```
 //!
 //! It survives the loss of the cache and travels with an image. `previous` is the complete set before this one, without
@@ -19,16 +20,16 @@
 //! refuse a format they do not know.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::record::{self, Record, Unreadable};
+use super::tree::Tree;
 use crate::compress::Compression;
 use crate::signing::Identity;
 
-/// The newest format this program reads, and the one it writes.
-pub(super) const FORMAT: u32 = 1;
 /// The name of the file within its generation.
 pub(super) const FILE: &str = "generation.json";
 /// What a generation's directory begins with, under `updates/`.
@@ -200,34 +201,49 @@ impl Generation {
             .flat_map(|package| package.modules.iter().map(move |module| (package, module)))
     }
 
-    /// Reads the generation in a directory. `None`: there is no `generation.json` in it.
-    pub(super) fn read(dir: &Path) -> Result<Option<Self>, Error> {
-        let path = dir.join(FILE);
-        let bytes = match fs_err::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        Self::parse(&bytes).map(Some).map_err(|source| Error::Damaged { path, source })
+    /// Where a directory's `generation.json` lies.
+    pub(super) fn path(tree: &Tree, dir: &str) -> PathBuf {
+        tree.updates().join(dir).join(FILE)
+    }
+
+    /// Reads the generation in a directory of a tree, from the copy where `generation.json` is damaged or was taken away. `None`: there
+    /// is neither.
+    pub(super) fn read(tree: &Tree, dir: &str) -> Result<Option<Self>, Error> {
+        let path = Self::path(tree, dir);
+        let read = Self::read_file(tree, dir, &path);
+        match read {
+            Ok(Some(_)) | Err(Error::Newer { .. }) => read,
+            Ok(None) | Err(_) => match Self::read_file(tree, dir, &record::copy(&path)) {
+                Ok(Some(copy)) => Ok(Some(copy)),
+                _ => read,
+            },
+        }
+    }
+
+    /// Reads either file.
+    pub(super) fn read_file(tree: &Tree, dir: &str, path: &Path) -> Result<Option<Self>, Error> {
+        record::read(path, |bytes| {
+            let generation = Self::parse(bytes)?;
+            match generation.is_elsewhere(tree, dir) {
+                Some(words) => Err(Unreadable::because(words)),
+                None => Ok(generation),
+            }
+        })
+    }
+
+    /// Whole, and not where it belongs.
+    fn is_elsewhere(&self, tree: &Tree, dir: &str) -> Option<String> {
+        if self.dir_name() != dir {
+            return Some(format!("it is that of {}", self.dir_name()));
+        }
+        (self.kernel != tree.release).then(|| format!("it is that of kernel {}", self.kernel))
     }
 
     /// Reads the text of a `generation.json`.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        use serde::de::Error as _;
-        /// Looked at first: a newer format may lack the fields of this one.
-        #[derive(Deserialize)]
-        struct Head {
-            format: u32,
-        }
-        let Head { format } = serde_json::from_slice(bytes)?;
-        if format > FORMAT {
-            return Err(serde_json::Error::custom(format_args!(
-                "format {format} is newer than this program, which reads up to {FORMAT}"
-            )));
-        }
-        let generation: Self = serde_json::from_slice(bytes)?;
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let generation: Self = record::decode(bytes)?;
         match generation.stray() {
-            Some(name) => Err(serde_json::Error::custom(format_args!("{name:?} leads outside"))),
+            Some(name) => Err(Unreadable::because(format_args!("{name:?} leads outside"))),
             None => Ok(generation),
         }
     }
@@ -245,6 +261,10 @@ impl Generation {
             .or_else(|| modules().map(|module| &module.path).find(|path| !is_inside(path)))
             .map(String::as_str)
     }
+}
+
+impl Record for Generation {
+    const CONTEXT: &'static str = "kcache 2026-11 generation.json checksum v1";
 }
 
 impl<M> Set<M> {
@@ -327,7 +347,7 @@ mod tests {
     fn generation() -> Generation {
         let set = set(vec![package("p", &["m"])]);
         Generation {
-            format: FORMAT,
+            format: record::FORMAT,
             generation: set.generation_name(),
             kernel: "6.1".into(),
             set: set.map(|spec| Installed {
@@ -388,7 +408,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let text = serde_json::to_vec_pretty(&generation()).unwrap();
+        let text = record::encode(&generation()).unwrap();
         assert_eq!(Generation::parse(&text).unwrap(), generation());
     }
 

@@ -3,18 +3,21 @@
 //! It is on stable storage before the first change and gone after the last one. It names everything that going on or
 //! going back needs; whether to go on or back is not in it but in the tree: in the live `modules.dep.bin`.
 
-use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 use super::generation::{DIR_PREFIX, hex, is_index};
 use super::others::Others;
-use super::tree::{DEP_BIN, Tree, check_real};
+use super::record::{self, Record, Unreadable};
+use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};
 
 /// Stored: add fields, never rename them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Journal {
     pub(super) format: u32,
+    /// The kernel whose tree it is about; earlier versions of this program did not say.
+    #[serde(default)]
+    pub(super) kernel: Option<String>,
     /// The generation to be renamed in; `None`: the last package goes.
     pub(super) new: Option<String>,
     /// The digest of its `generation.json`.
@@ -51,28 +54,39 @@ pub(super) struct IndexChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hash(#[serde(with = "hex")] pub(super) blake3::Hash);
 
-pub(super) const FORMAT: u32 = 1;
+impl Record for Journal {
+    const CONTEXT: &'static str = "kcache 2026-11 journal.json checksum v1";
+}
 
 impl Journal {
-    /// Reads the journal of an interrupted transaction. `None`: there is none.
+    /// Reads the journal of an interrupted transaction, or its copy where it is damaged. `None`: there is none.
     pub(super) fn read(tree: &Tree) -> Result<Option<Self>, Error> {
         let path = tree.journal();
-        let Some(bytes) = disk::if_found(fs_err::read(&path))? else { return Ok(None) };
-        let damaged = |source| Error::Damaged { path: path.clone(), source };
-        let journal: Self = serde_json::from_slice(&bytes).map_err(damaged)?;
-        if journal.format > FORMAT {
-            let text = format!("unknown format {}", journal.format);
-            return Err(damaged(serde_json::Error::custom(text)));
-        }
-        if let Some(name) = journal.stray() {
-            return Err(damaged(serde_json::Error::custom(format_args!("{name:?} leads outside"))));
-        }
-        journal.others.check_names().map_err(|error| damaged(serde_json::Error::custom(error)))?;
-        for dir in [tree.new_dir(), tree.old_dir(), tree.base_tree()] {
-            check_real(&tree.staging, &dir)?;
-        }
+        let parse = |bytes: &[u8]| Self::parse(bytes, &tree.release);
+        let journal = match record::read(&path, parse) {
+            Ok(Some(journal)) => journal,
+            Ok(None) => return Ok(None),
+            Err(error @ Error::Newer { .. }) => return Err(error),
+            Err(error) => match record::read(&record::copy(&path), parse) {
+                Ok(Some(journal)) => journal,
+                _ => return Err(error),
+            },
+        };
+        tree.check_staging()?;
         journal.others.check_ways(tree)?;
         Ok(Some(journal))
+    }
+
+    fn parse(bytes: &[u8], release: &str) -> Result<Self, Unreadable> {
+        let journal: Self = record::decode(bytes)?;
+        if let Some(kernel) = journal.kernel.as_ref().filter(|kernel| *kernel != release) {
+            return Err(Unreadable::because(format_args!("it is that of kernel {kernel}")));
+        }
+        if let Some(name) = journal.stray() {
+            return Err(Unreadable::because(format_args!("{name:?} leads outside")));
+        }
+        journal.others.check_names().map_err(Unreadable::because)?;
+        Ok(journal)
     }
 
     /// A name with which files elsewhere would be moved or deleted: the journal may have come with a foreign image.
@@ -84,10 +98,11 @@ impl Journal {
         stray.or_else(|| generations.find(|name| name.contains('/'))).map(String::as_str)
     }
 
-    /// Puts the journal on stable storage, with all names on the way to it.
+    /// Puts the journal on stable storage, with all names on the way to it. The copy first: it says nothing by itself.
     pub(super) fn open(&self, tree: &Tree) -> Result<(), Error> {
+        let text = record::encode(self)?;
+        disk::write_file(&record::copy(&tree.journal()), &text)?;
         let draft = tree.staging.join("journal.json.new");
-        let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?;
         disk::write_file(&draft, &text)?;
         fs_err::rename(draft, tree.journal())?;
         disk::sync_dir(&tree.staging)?;

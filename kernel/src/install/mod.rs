@@ -17,7 +17,7 @@
 //!   6.1.0-56-amd64/                          the kernel's tree, `T`
 //!     kernel/ ...                            in-tree modules: never touched
 //!     updates/kcache-<generation>/           one directory a set; under it
-//!       generation.json                        what is installed and why
+//!       generation.json[.copy]                 what is installed and why
 //!       <package>/<module>.ko[.gz|.xz|.zst]
 //!     modules.dep.bin, modules.dep, ...      kmod's indexes; the rename of modules.dep.bin is the commit
 //!   .kcache-6.1.0-56-amd64.adopted/          mode 0700: modules of others that kcache's stand in for
@@ -26,7 +26,7 @@
 //!     base/usr/lib/modules/6.1.0-56-amd64/   links to the real tree; indexes are made here
 //!     old/                                   hard links to the live indexes; the old generation on its way out
 //!     kept/                                  hard links to modules of others that are to be kept
-//!     journal.json                           what is about to be done
+//!     journal.json[.copy]                    what is about to be done
 //! ```
 //!
 //! The staging directory lies beside `T`, on the same file system but outside it: depmod descends into dot-directories.
@@ -58,14 +58,17 @@ mod depmod;
 mod disk;
 mod error;
 mod generation;
+mod indexes;
 mod journal;
 mod lock;
 mod others;
 mod plan;
 mod reachable;
+mod record;
 mod recover;
 mod reindex;
 mod retire;
+mod ruins;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -80,11 +83,13 @@ use company::{ATTEMPTS, Indexes, Sight};
 pub use compare::compare;
 pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
+pub use indexes::verify_indexes;
+
 pub use others::{OtherFile, Others, forget_kept, kept, module_of};
 pub use plan::{Act, Change, Plan, plan};
 pub use reachable::generations;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
-pub use verify::{Fault, current, interrupted, verify};
+pub use verify::{Base, Fault, base, current, interrupted, verify};
 
 pub use crate::index::Reason;
 use crate::signing::Identity;
@@ -200,7 +205,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn apply_at(&self, plan: &Plan, source: &mut Source<'_>, step: &Step<'_>) -> Result<Outcome, Error> {
-        let installed = current(&self.tree.path)?;
+        let installed = base(&self.tree.path)?.generation;
         if installed.as_ref().map(|g| &g.generation) != plan.from.as_ref() {
             return Err(Error::Changed { kernel: self.tree.release.clone() });
         }
@@ -224,7 +229,7 @@ impl<'a> Transaction<'a> {
 
     /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.
     fn reindex(&self, step: &Step<'_>) -> Result<Replaced, Error> {
-        let installed = current(&self.tree.path)?;
+        let installed = base(&self.tree.path)?.generation;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
         let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is damaged".into());
         self.replace(installed.as_ref(), &wanted, &Others::Untouched, &mut source, step)
@@ -328,7 +333,8 @@ impl<'a> Transaction<'a> {
         stage::keep_indexes(tree, indexes.iter().filter(|change| change.before).map(|change| &change.name))?;
         step("indexes kept")?;
         let journal = Journal {
-            format: journal::FORMAT,
+            format: record::FORMAT,
+            kernel: Some(tree.release.clone()),
             new_manifest: new_manifest.map(Hash),
             old: installed.map(|generation| generation.generation.clone()),
             retire: self.leaving(new.as_deref())?,
@@ -386,7 +392,7 @@ impl<'a> Transaction<'a> {
             Ok(Created { updates_dir: !disk::exists(&self.tree.updates())?, indexes })
         };
         let generation = Generation {
-            format: generation::FORMAT,
+            format: record::FORMAT,
             generation: name.clone(),
             kernel: self.tree.release.clone(),
             set,
@@ -401,9 +407,11 @@ impl<'a> Transaction<'a> {
         if let Some(fault) = verify::verify_index(&made.index, &generation).into_iter().next() {
             return Err(fault.into());
         }
-        let text = serde_json::to_vec_pretty(&generation).map_err(io::Error::other)?;
+        let text = record::encode(&generation)?;
         let dir = self.tree.new_generation(&name);
-        disk::write_file(&dir.join(generation::FILE), &text)?;
+        let path = dir.join(generation::FILE);
+        disk::write_file(&path, &text)?;
+        disk::write_file(&record::copy(&path), &text)?;
         disk::sync_dir(&dir)?;
         Ok(blake3::hash(&text))
     }

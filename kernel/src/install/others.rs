@@ -279,6 +279,45 @@ pub fn kept(tree: &Path) -> Result<Vec<OtherFile>, Error> {
     Ok(found)
 }
 
+/// Brings taking over and giving back to an end of which no journal tells: what was staged to be kept is kept where the live index does
+/// not lead to it, and of two names of one file the one stays that it leads to.
+pub(super) fn settle(tree: &Tree) -> Result<(), Error> {
+    let index = tree.dep_index()?.and_then(Result::ok).unwrap_or_default();
+    let is_listed = |path: &Path| index.iter().any(|entry| path == Path::new(entry.path));
+    for file in files_of(&tree.staging.join("kept"))? {
+        Others::Take(vec![file.clone()]).check_ways(tree)?;
+        if !is_listed(&file.path) && disk::exists(file.kept(tree).parent().unwrap_or(&tree.kept()))? {
+            fs_err::rename(file.staged(tree), file.kept(tree))?;
+        }
+    }
+    for file in files_of(&tree.kept())? {
+        Others::Take(vec![file.clone()]).check_ways(tree)?;
+        if is_same(&file.kept(tree), &file.live(tree))? {
+            fs_err::remove_file(if is_listed(&file.path) { file.kept(tree) } else { file.live(tree) })?;
+            sync_upwards(tree, &file.live(tree))?;
+            drop_empty_above(&tree.path, &file.live(tree))?;
+        }
+        if disk::exists(&file.kept(tree))? {
+            disk::sync_dir(file.kept(tree).parent().unwrap_or(&tree.staging))?;
+        }
+    }
+    Ok(prune(tree)?)
+}
+
+/// The files in a directory of packages' directories.
+fn files_of(place: &Path) -> io::Result<Vec<OtherFile>> {
+    let mut found = Vec::new();
+    for package in disk::names(place)? {
+        let dir = place.join(&package);
+        for path in files_below(&dir)? {
+            let path = path.strip_prefix(&dir).unwrap_or(&path).to_owned();
+            found.push(OtherFile { package: package.clone(), path });
+        }
+    }
+    found.retain(|file| check_name(&file.package).is_ok() && is_foreign(&file.path));
+    Ok(found)
+}
+
 /// Deletes what is kept of a package. True where there was something.
 pub fn forget_kept(site: Site<'_>, package: &str) -> Result<bool, Error> {
     check_name(package)?;

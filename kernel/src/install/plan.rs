@@ -6,7 +6,7 @@ use std::path::Path;
 use super::generation::{Generation, Installed, Package, Set};
 use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
-use super::verify::{Fault, current, verify};
+use super::verify::{Base, Fault, base, verify};
 use super::{Error, disk};
 use crate::signing::Identity;
 
@@ -83,10 +83,10 @@ pub enum Act {
 /// An empty set means that nothing of kcache's is to remain.
 pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
     let wanted = wanted.checked()?;
-    let installed = current(tree)?;
+    let Base { generation: installed, fault, .. } = base(tree)?;
     let faults = match &installed {
         Some(generation) => verify(tree, generation)?,
-        None => Vec::new(),
+        None => Vec::from_iter(fault),
     };
     let tree = Tree::open(tree)?;
     let mut plan = Plan {

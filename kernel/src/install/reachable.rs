@@ -7,24 +7,14 @@ use std::path::Path;
 
 use super::generation::{FILE, Generation};
 use super::tree::Tree;
-use super::verify::is_in_use;
+use super::verify::{is_in_use, unmoved};
 use super::{Error, disk};
-
-/// A transaction changes the list twice, and takes longer than reading it.
-const ATTEMPTS: u32 = 10;
 
 /// All generations in a tree: the installed one, and those that come or go while a transaction runs or after a crash. Takes
 /// no lock. An error where one cannot be read that may be installed.
 pub fn generations(tree: &Path) -> Result<Vec<Generation>, Error> {
     let tree = Tree::open(tree)?;
-    for _ in 0..ATTEMPTS {
-        let dirs = tree.generations()?;
-        let found = read_all(&tree, &dirs);
-        if tree.generations()? == dirs {
-            return found;
-        }
-    }
-    Err(Error::Changed { kernel: tree.release })
+    unmoved(&tree, || read_all(&tree, &tree.generations()?))
 }
 
 fn read_all(tree: &Tree, dirs: &[String]) -> Result<Vec<Generation>, Error> {
@@ -33,7 +23,7 @@ fn read_all(tree: &Tree, dirs: &[String]) -> Result<Vec<Generation>, Error> {
     let mut found = Vec::new();
     for dir in dirs {
         let path = tree.updates().join(dir);
-        match Generation::read(&path) {
+        match Generation::read(tree, dir) {
             Ok(Some(generation)) => found.push(generation),
             Ok(None) if may_be_installed(dir) && !disk::names(&path)?.is_empty() => {
                 fs_err::metadata(path.join(FILE))?;

@@ -3,7 +3,7 @@
 use super::commit::{back, displace, finish, forward, sweep};
 use super::journal::{Hash, Journal};
 use super::tree::{DEP_BIN, Tree};
-use super::{Error, Recovery, Step, disk};
+use super::{Error, Recovery, Step, disk, ruins};
 
 /// What recovery came to, and whether the indexes have to be made again.
 pub(super) struct Recovered {
@@ -18,9 +18,15 @@ pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> 
     if !disk::exists(&tree.staging)? {
         return Ok(done(Recovery::Nothing));
     }
-    let Some(journal) = Journal::read(tree)? else {
-        sweep(tree)?;
-        return Ok(done(Recovery::Litter));
+    let journal = match Journal::read(tree) {
+        Ok(Some(journal)) => journal,
+        Ok(None) => {
+            sweep(tree)?;
+            return Ok(done(Recovery::Litter));
+        }
+        // Neither it nor its copy.
+        Err(Error::Damaged { .. }) => return ruins::recover(tree, step),
+        Err(error) => return Err(error),
     };
     let live = disk::digest(&tree.index(DEP_BIN))?.map(Hash);
     if live == journal.new_index {

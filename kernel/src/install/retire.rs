@@ -23,7 +23,7 @@ use crate::compress::Compression;
 const OF_KERNELS: [&str; 4] = ["kernel", "modules.builtin", "modules.order", "vmlinuz"];
 
 /// What depmod writes (kmod, tools/depmod.c). `modules.builtin` and `modules.order` come with the kernel.
-const INDEXES: [&str; 12] = [
+pub(super) const INDEXES: [&str; 12] = [
     "modules.alias",
     "modules.alias.bin",
     "modules.builtin.alias.bin",

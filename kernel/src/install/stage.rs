@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::generation::{DIR_PREFIX, Generation, Installed, ModuleSpec, Package, Set, dir_name};
 use super::tree::Tree;
-use super::{Error, Sign, Site, Source, disk, generation};
+use super::{Error, Sign, Site, Source, disk, generation, record};
 use crate::compress::Compression;
 use crate::ko::split_signature;
 
@@ -169,7 +169,10 @@ pub(super) fn drop_indexes(tree: &Tree, new: Option<&str>) -> io::Result<()> {
         disk::if_found(fs_err::remove_dir_all(dir))?;
     }
     if let Some(new) = new {
-        disk::if_found(fs_err::remove_file(tree.new_generation(new).join(generation::FILE)))?;
+        let path = tree.new_generation(new).join(generation::FILE);
+        for path in [record::copy(&path), path] {
+            disk::if_found(fs_err::remove_file(path))?;
+        }
     }
     disk::make_dir(&tree.old_dir())
 }

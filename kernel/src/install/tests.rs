@@ -7,6 +7,7 @@ mod model;
 mod others;
 mod prepared;
 mod retiring;
+mod rot;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -64,6 +65,7 @@ impl Host {
         let module = |module: &&str| {
             let mut built = Built::named(module);
             built.modinfo.push(format!("version={version}"));
+            built.modinfo.extend(["a", "b"].map(|bus| format!("alias={bus}-bus:*{module}*")));
             let bytes = built.bytes();
             let digest = blake3::hash(&bytes);
             let size = bytes.len() as u64;

@@ -105,6 +105,13 @@ impl Tree {
         self.path.with_file_name(format!(".kcache-{}.adopted", self.release))
     }
 
+    /// Refuses a staging directory from which links lead elsewhere.
+    pub(super) fn check_staging(&self) -> Result<(), Error> {
+        [self.new_dir(), self.old_dir(), self.base_tree()]
+            .iter()
+            .try_for_each(|dir| check_real(&self.staging, dir))
+    }
+
     pub(super) fn journal(&self) -> PathBuf {
         self.staging.join("journal.json")
     }

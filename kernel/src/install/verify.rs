@@ -4,12 +4,17 @@
 //! that counts is the one modprobe finds through `modules.dep.bin`.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::generation::{Generation, Installed};
+use super::record::{self, Unreadable};
 use super::tree::{DEP_BIN, Tree};
-use super::{Error, disk, lock};
+use super::{Error, disk, indexes, lock};
 use crate::index::DepIndex;
+
+/// A transaction changes a tree twice, and takes longer than looking at it.
+const ATTEMPTS: u32 = 10;
 
 /// What is wrong with an installed generation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +45,25 @@ pub enum Fault {
     },
     /// An index is another than depmod would make of the tree ([`super::compare()`]).
     #[error("{path} is not what depmod makes of the tree")]
+    Unlike {
+        /// The index.
+        path: PathBuf,
+    },
+    /// One of kmod's indexes is not what depmod writes.
+    #[error("{path} is damaged: {why}")]
     Index {
         /// The index.
         path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// `generation.json` or its copy is not as it was written.
+    #[error("{path} is damaged: {why}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// The index does not know a module.
     #[error("modprobe does not find {module}: modules.dep.bin does not list it")]
@@ -73,24 +94,58 @@ pub enum Fault {
 /// The generation that is installed in a tree. Takes no lock: during a transaction the answer is the old or the new one.
 ///
 /// Without a readable index, or if it leads to other files, the answer is a generation all the same, and [`verify`] tells
-/// what is wrong. One that a whole index does not list at all is on its way in, or was left behind.
+/// what is wrong. One that a whole index does not list at all is on its way in or out, or was left behind, as long as there is
+/// another or a transaction; else somebody has lost it.
 pub fn current(tree: &Path) -> Result<Option<Generation>, Error> {
     let tree = Tree::open(tree)?;
+    unmoved(&tree, || look(&tree))
+}
+
+/// What the next set is built upon.
+#[derive(Debug, Default)]
+pub struct Base {
+    /// The generation that is installed.
+    pub generation: Option<Generation>,
+    /// Why it is not known, although there is one.
+    pub fault: Option<Fault>,
+    /// The packages of which nothing is known any more but that they are installed.
+    pub lost: Vec<String>,
+}
+
+/// The same for whoever brings a complete set in: it takes the place of what is damaged.
+pub fn base(tree: &Path) -> Result<Base, Error> {
+    let (path, source) = match current(tree) {
+        Ok(generation) => return Ok(Base { generation, ..Base::default() }),
+        Err(Error::Damaged { path, source }) => (path, source),
+        Err(error) => return Err(error),
+    };
+    let dir = path.parent().unwrap_or(tree);
+    let mut lost = disk::names(dir)?;
+    lost.retain(|name| dir.join(name).is_dir());
+    Ok(Base { generation: None, fault: Some(Fault::Record { path, why: source.to_string() }), lost })
+}
+
+fn look(tree: &Tree) -> Result<Option<Generation>, Error> {
     let whole_index = tree.dep_index()?.and_then(Result::ok);
     let index = whole_index.clone().unwrap_or_default();
     let mut found = Vec::new();
     for dir in tree.generations()? {
-        match Generation::read(&tree.updates().join(&dir)) {
-            Ok(generation) => found.extend(generation.filter(|generation| generation.dir_name() == dir)),
-            Err(Error::Damaged { .. }) if !is_in_use(&dir, &index) => {}
-            Err(error) => return Err(error),
+        let may_be_installed = whole_index.is_none() || is_in_use(&dir, &index);
+        match Generation::read(tree, &dir) {
+            Ok(None) if may_be_installed && !disk::names(&tree.updates().join(&dir))?.is_empty() => {
+                return Err(Unreadable::because("it is missing").at(&Generation::path(tree, &dir)));
+            }
+            Err(Error::Damaged { .. }) if !may_be_installed => {}
+            read => found.extend(read?),
         }
     }
-    if whole_index.is_some() {
-        let is_listed = |module: &Installed| index.lookup(&module.spec.name).is_some();
-        found.retain(|generation| {
-            generation.modules().next().is_none() || generation.modules().any(|(_, m)| is_listed(m))
-        });
+    let is_listed = |generation: &Generation| {
+        generation.modules().next().is_none()
+            || generation.modules().any(|(_, m)| index.lookup(&m.spec.name).is_some())
+            || is_in_use(&generation.dir_name(), &index)
+    };
+    if whole_index.is_some() && (disk::exists(&tree.staging)? || found.iter().any(is_listed)) {
+        found.retain(is_listed);
     }
     let resolves = |generation: &Generation, m: &Installed| fault_of_index(&index, generation, m).is_none();
     let resolved =
@@ -98,15 +153,55 @@ pub fn current(tree: &Path) -> Result<Option<Generation>, Error> {
     Ok(found.into_iter().max_by_key(resolved))
 }
 
-/// Checks an installed generation: every file's digest, and that modprobe finds it.
+/// Whether `generation.json` and its copy are whole. Earlier versions of this program made no copy.
+fn verify_records(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Error> {
+    let path = Generation::path(tree, &generation.dir_name());
+    let mut faults = Vec::new();
+    for (path, must_be) in [(record::copy(&path), false), (path, true)] {
+        let why = match Generation::read_file(tree, &generation.dir_name(), &path) {
+            Ok(Some(found)) if found == *generation => continue,
+            Ok(Some(_)) => "it and its copy say different things".to_owned(),
+            Ok(None) if must_be => "it is missing".to_owned(),
+            Ok(None) => continue,
+            Err(Error::Damaged { source, .. }) => source.to_string(),
+            Err(error) => error.to_string(),
+        };
+        faults.push(Fault::Record { path, why });
+    }
+    Ok(faults)
+}
+
+/// Looks until the tree has stood still meanwhile: a transaction moves generations and the index one after the other.
+pub(super) fn unmoved<T>(tree: &Tree, look: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    let stand = || -> io::Result<_> {
+        let index = disk::if_found(fs_err::symlink_metadata(tree.index(DEP_BIN)))?;
+        Ok((tree.generations()?, index.map(|index| (index.ino(), index.mtime(), index.mtime_nsec()))))
+    };
+    for _ in 0..ATTEMPTS {
+        let before = stand()?;
+        let found = look();
+        if stand()? == before {
+            return found;
+        }
+    }
+    Err(Error::Changed { kernel: tree.release.clone() })
+}
+
+/// Checks an installed generation: every file's digest, what is said of it, and that modprobe finds it.
 pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error> {
     let tree = Tree::open(tree)?;
     let mut faults = verify_files(&tree.updates().join(generation.dir_name()), generation)?;
+    faults.extend(verify_records(&tree, generation)?);
     let no_index = |why| Fault::NoIndex { path: tree.index(DEP_BIN), why };
-    match tree.dep_index()? {
+    let bytes = disk::if_found(fs_err::read(tree.index(DEP_BIN)))?;
+    match bytes.as_ref().map(|bytes| DepIndex::parse(bytes)) {
         Some(Ok(index)) => {
             faults.extend(verify_index(&index, generation));
             faults.extend(verify_dependencies(&tree, &index, generation)?);
+            // Another one than was published was made by somebody's depmod, or has rotted: only depmod's text can tell.
+            if bytes.is_some_and(|bytes| blake3::hash(&bytes) != generation.index) {
+                faults.extend(indexes::fault_of_dep(&tree, &index)?);
+            }
         }
         Some(Err(damage)) => faults.push(no_index(damage.to_string())),
         None => faults.push(no_index("it is missing".to_owned())),

@@ -1,7 +1,7 @@
 //! Properties: what is written is read as the same, no two sets have one name, and any order of installations, crashes,
 //! rollbacks and foreign depmods leaves what a simple model says.
 
-use super::journal::{FORMAT, Hash, IndexChange, Journal};
+use super::journal::{Hash, IndexChange, Journal};
 use super::*;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -49,7 +49,7 @@ prop_compose! {
         -> Generation
     {
         Generation {
-            format: generation::FORMAT,
+            format: record::FORMAT,
             generation: set.generation_name(),
             kernel: RELEASE.into(),
             set: set.map(|spec| Installed {
@@ -84,7 +84,7 @@ prop_compose! {
         let [makes_updates, drops_updates, before, after] = flags;
         let hash = |at: usize| hashes[at].map(Hash);
         Journal {
-            format: FORMAT, new, new_manifest: hash(0), old, retire, makes_updates, drops_updates,
+            format: record::FORMAT, kernel: Some(RELEASE.into()), new, new_manifest: hash(0), old, retire, makes_updates, drops_updates,
             indexes: vec![IndexChange { name: DEP_BIN.into(), before, after }],
             others, old_index: hash(1), new_index: hash(2),
         }
@@ -103,7 +103,7 @@ fn identity(set: &Set) -> Set {
 proptest! {
     #[test]
     fn a_generation_is_read_as_it_was_written(generation in generation()) {
-        let text = serde_json::to_vec_pretty(&generation).unwrap();
+        let text = record::encode(&generation).unwrap();
         prop_assert_eq!(Generation::parse(&text).unwrap(), generation);
     }
 

@@ -1,0 +1,152 @@
+//! kmod's indexes, looked at again: are they what depmod has written?
+//!
+//! Each binary index is made from the same facts as a text beside it. A depmod of somebody else may have written other ones than
+//! a transaction did, and that is no fault; but it has written both, so that they agree. Rot is where they don't:
+//!
+//! ```text
+//! modules.dep.bin              modules.dep                path and dependencies, under the name of the path
+//! modules.alias.bin            modules.alias              in the order of modprobe's preference
+//! modules.symbols.bin          modules.symbols
+//! modules.builtin.bin          modules.builtin            the names alone
+//! modules.builtin.alias.bin    modules.builtin.modinfo    what the kernel's build has put there
+//! ```
+//! Where somebody has taken the texts away, an index must still be whole in itself; so must one that is not known here. Bits that say
+//! nothing, such as the priority of a value that has no rival, may flip.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::others::module_of;
+use super::tree::{DEP_BIN, Tree};
+use super::verify::Fault;
+use super::{Error, disk};
+use crate::index::{self, DepIndex};
+
+/// Names with what is found under each, the preferred one first.
+type Names = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
+
+/// Checks every index of a kernel, whoever has made them.
+pub fn verify_indexes(tree: &Path) -> Result<Vec<Fault>, Error> {
+    let tree = Tree::open(tree)?;
+    let mut faults = Vec::new();
+    for name in disk::names(&tree.path)? {
+        if name.starts_with("modules.") && name.ends_with(".bin") {
+            faults.extend(fault_of(&tree, &name)?);
+        }
+    }
+    Ok(faults)
+}
+
+/// What is wrong with a whole `modules.dep.bin`.
+pub(super) fn fault_of_dep(tree: &Tree, index: &DepIndex) -> Result<Option<Fault>, Error> {
+    let found = index.iter().map(|entry| {
+        let words: Vec<&str> = std::iter::once(entry.path).chain(entry.depends()).collect();
+        (entry.name.into(), words.join(" ").into_bytes())
+    });
+    let found = names(found);
+    Ok(text(tree, "modules.dep")?
+        .and_then(|text| disagreement(tree, DEP_BIN, "modules.dep", &found, &of_dep(&text))))
+}
+
+fn fault_of(tree: &Tree, name: &str) -> Result<Option<Fault>, Error> {
+    let fault = |why: String| Some(Fault::Index { path: tree.index(name), why });
+    let bytes = fs_err::read(tree.index(name))?;
+    if name == DEP_BIN {
+        return match DepIndex::parse(&bytes) {
+            Ok(index) => fault_of_dep(tree, &index),
+            Err(damage) => Ok(fault(damage.to_string())),
+        };
+    }
+    let beside = match name {
+        "modules.alias.bin" => "modules.alias",
+        "modules.symbols.bin" => "modules.symbols",
+        "modules.builtin.bin" => "modules.builtin",
+        "modules.builtin.alias.bin" => "modules.builtin.modinfo",
+        _ => return Ok(index::verify(&bytes).err().and_then(|damage| fault(damage.to_string()))),
+    };
+    let text = text(tree, beside)?;
+    if bytes.is_empty() && name.starts_with("modules.builtin") && text.as_ref().is_none_or(Vec::is_empty) {
+        // Of a kernel that does not list its built-in modules depmod makes empty files.
+        return Ok(None);
+    }
+    let mut values = match index::values(&bytes) {
+        Ok(values) => values,
+        Err(damage) => return Ok(fault(damage.to_string())),
+    };
+    // As modprobe does; what was written first goes first among equals.
+    values.sort_by_key(|value| value.priority);
+    let found = names(values.into_iter().map(|value| (value.key, value.bytes)));
+    let expected = text.map(|text| match beside {
+        "modules.builtin" => of_builtin(&text),
+        "modules.builtin.modinfo" => of_modinfo(&text),
+        _ => of_aliases(&text),
+    });
+    Ok(expected.and_then(|expected| disagreement(tree, name, beside, &found, &expected)))
+}
+
+fn text(tree: &Tree, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    Ok(disk::if_found(fs_err::read(tree.index(name)))?)
+}
+
+fn names(pairs: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Names {
+    let mut names = Names::new();
+    pairs.for_each(|(name, value)| names.entry(name).or_default().push(value));
+    names
+}
+
+fn disagreement(tree: &Tree, name: &str, beside: &str, found: &Names, expected: &Names) -> Option<Fault> {
+    let mut all = found.keys().chain(expected.keys());
+    let first = all.find(|name| found.get(*name) != expected.get(*name))?;
+    let why = format!("it and {beside} differ at {}", first.escape_ascii());
+    Some(Fault::Index { path: tree.index(name), why })
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&c| c == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#"))
+}
+
+/// `kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko`
+fn of_dep(text: &[u8]) -> Names {
+    let text = String::from_utf8_lossy(text);
+    let module = |line: &str| {
+        let (path, depends) = line.split_once(':')?;
+        let words: Vec<&str> = std::iter::once(path).chain(depends.split_ascii_whitespace()).collect();
+        Some((module_of(Path::new(path))?.into_bytes(), words.join(" ").into_bytes()))
+    };
+    names(text.lines().map(|line| module(line).unwrap_or_else(|| (line.into(), Vec::new()))))
+}
+
+/// `alias pci:v00001217d* sdhci_pci`, `alias symbol:crc16 crc16`
+fn of_aliases(text: &[u8]) -> Names {
+    let alias = |line: &[u8]| {
+        let mut words = line.splitn(3, |&c| c == b' ').skip(1).map(<[u8]>::to_vec);
+        (normal(&words.next().unwrap_or_default()), words.next().unwrap_or_default())
+    };
+    names(lines(text).map(alias))
+}
+
+/// `kernel/lib/crc16.ko`
+fn of_builtin(text: &[u8]) -> Names {
+    let name = |line: &[u8]| module_of(Path::new(&*String::from_utf8_lossy(line))).unwrap_or_default();
+    names(lines(text).map(|line| (name(line).into_bytes(), Vec::new())))
+}
+
+/// `crc16.alias=...`, NUL; sorted by module, which is the order in which depmod takes them.
+fn of_modinfo(text: &[u8]) -> Names {
+    let alias = |field: &[u8]| {
+        let field = String::from_utf8_lossy(field).into_owned();
+        let (module, alias) = field.split_once(".alias=")?;
+        Some((normal(alias.as_bytes()), module.as_bytes().to_vec()))
+    };
+    names(text.split(|&c| c == 0).filter_map(alias))
+}
+
+/// As modprobe writes names: `_` for `-`, but not between brackets (kmod, `alias_normalize`).
+fn normal(alias: &[u8]) -> Vec<u8> {
+    let mut bracketed = false;
+    let one = |&c: &u8| {
+        bracketed = c == b'[' || bracketed && c != b']';
+        if c == b'-' && !bracketed { b'_' } else { c }
+    };
+    alias.iter().map(one).collect()
+}
