@@ -88,9 +88,8 @@ pub fn litter(places: &Places) -> Vec<PathBuf> {
     found.retain(|path| name(path).starts_with(".kcache-") && !name(path).ends_with(".lock"));
     found.extend(entries::strangers(&places.store));
     found.extend(entries::strangers(&places.cache));
-    // A killed export leaves FILE.PID.part, in a directory of the administrator's where nothing is cleared away by itself.
     let beside = places.export.parent().map(|dir| entries::under(dir, 1)).unwrap_or_default();
-    found.extend(beside.into_iter().filter(|path| *path != places.export && !name(path).ends_with(".part")));
+    found.extend(beside.into_iter().filter(|path| *path != places.export));
     found
 }
 
