@@ -222,6 +222,13 @@ fn hint(error: &Error) -> Option<String> {
         Error::Unreachable { release, source: install::Error::Damaged { .. } } => {
             Some(format!("`kcache install -k {release}` installs its modules anew"))
         }
+        Error::Install(install::Error::Damaged { .. }) => {
+            Some("`kcache verify --repair` puts right what can be".into())
+        }
+        Error::Install(install::Error::Forgotten { lost, .. }) => {
+            let words = lost.join(" ");
+            Some(format!("name them, too, so that the set is complete: `kcache install {words} ...`; or `kcache remove --all`"))
+        }
         Error::Install(install::Error::Source { .. }) => {
             Some("`kcache install` fetches or builds again what the store has lost".into())
         }

@@ -1,14 +1,16 @@
 //! Files that are written for others to read: they have their name when they are whole, and are on stable storage.
 //!
-//! A draft lies beside the file until then, as `FILE.PID.part`, and is locked by who writes it. What is interrupted leaves the
-//! old file, and sometimes a draft that nobody has locked: who writes the same file next deletes it. Of two runs at once the later
-//! one's file stays.
+//! A draft lies beside the file until then, as `FILE.PID.part`, locked by whoever writes it. What is interrupted leaves the old file,
+//! and, killed, a draft that nobody locks: the next one that writes the same file takes it away. Of two runs at once the later one's
+//! file stays.
 
+use std::fs::TryLockError;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use rustix::fs::OFlags;
 
 use crate::exit::Failure;
 
@@ -24,56 +26,86 @@ pub fn write<T, E: Into<Failure>>(
         device.flush()?;
         return Ok(done);
     }
-    drop(sweep(path)); // old drafts are no reason not to write
-    let (draft, file) = begin(path)?;
+    let (draft, file) = draft(path)?;
+    clear_away(path, &draft);
     let mut file = BufWriter::new(file);
     let written = write(&mut file).map_err(Into::into).and_then(|done| {
         file.flush()?;
         file.get_ref().sync_all()?;
         fs::rename(&draft, path)?;
-        // Without this the name may be lost with the power.
-        fs::File::open(dir_of(path))?.sync_all()?;
         Ok(done)
     });
-    if written.is_err() {
-        drop(fs::remove_file(&draft)); // the error that is told is the first one
+    match &written {
+        // Without this a power cut may take the name back.
+        Ok(_) => fs::File::open(directory(path))?.sync_all()?,
+        Err(_) => drop(fs::remove_file(&draft)), // the error that is told is the first one
     }
     written
 }
 
-/// An empty draft with its lock.
-fn begin(path: &Path) -> io::Result<(PathBuf, fs::File)> {
+/// An empty draft of this process, locked.
+fn draft(path: &Path) -> io::Result<(PathBuf, fs::File)> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.part", std::process::id()));
     let draft = PathBuf::from(draft);
     loop {
-        let file = fs::File::create(&draft)?;
-        file.file().lock()?;
-        // Another may have taken it for an old one before it was locked.
-        if draft.metadata().is_ok_and(|there| file.metadata().is_ok_and(|own| own.ino() == there.ino())) {
+        let file = open(&draft, true)?;
+        match file.file().try_lock() {
+            // A process of this number in another namespace.
+            Err(TryLockError::WouldBlock) => {
+                let what = format!("another process is writing {}", draft.display());
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
+            }
+            // Some network file systems have no locks. Then nobody takes anything away.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        // Taken away before it was locked: once more.
+        if fs::symlink_metadata(&draft).is_ok_and(|named| is_same(&named, &file)) {
+            file.set_len(0)?;
             return Ok((draft, file));
         }
     }
 }
 
-/// Deletes drafts of a file that nobody writes any more.
-fn sweep(path: &Path) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for entry in fs::read_dir(dir_of(path))? {
-        let entry = entry?;
-        let found = entry.file_name().to_string_lossy().into_owned();
-        let pid = found.strip_prefix(&name).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".part"));
-        let is_draft =
-            pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()));
-        if is_draft && entry.file_type()?.is_file() && fs::File::open(entry.path())?.file().try_lock().is_ok()
-        {
-            fs::remove_file(entry.path())?;
+/// Takes away what others that were killed have left of the same file. What cannot be taken away stays.
+fn clear_away(path: &Path, own: &Path) {
+    for entry in fs::read_dir(directory(path)).into_iter().flatten().flatten() {
+        let left = entry.path();
+        if left != own && is_draft_of(path, &left) {
+            let _ = clear_one(&left);
         }
+    }
+}
+
+fn clear_one(left: &Path) -> io::Result<()> {
+    let file = open(left, false)?;
+    if file.metadata()?.is_file() && file.file().try_lock().is_ok() {
+        fs::remove_file(left)?;
     }
     Ok(())
 }
 
-fn dir_of(path: &Path) -> &Path {
+/// `FILE.PID.part`
+fn is_draft_of(path: &Path, left: &Path) -> bool {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let (Some(file), Some(left)) = (name(path), name(left)) else { return false };
+    let middle = left.strip_prefix(&file).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".part"));
+    middle.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|c| c.is_ascii_digit()))
+}
+
+/// A link in its place is not followed, and a pipe not waited for.
+fn open(draft: &Path, create: bool) -> io::Result<fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    options.write(true).create(create).truncate(false).custom_flags(flags.bits().cast_signed());
+    fs::OpenOptions::from_options(options).open(draft)
+}
+
+fn is_same(named: &std::fs::Metadata, file: &fs::File) -> bool {
+    file.metadata().is_ok_and(|file| (named.dev(), named.ino()) == (file.dev(), file.ino()))
+}
+
+fn directory(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -81,19 +113,45 @@ fn dir_of(path: &Path) -> &Path {
 mod tests {
     use super::*;
 
+    fn written(path: &Path, text: &str) {
+        write(path, |to| to.write_all(text.as_bytes()).map_err(Failure::from)).unwrap();
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
     #[test]
-    fn drafts_that_nobody_writes_any_more_go_and_others_stay() {
+    fn what_a_killed_one_has_left_is_taken_away_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("set.tar");
-        for name in ["set.tar.12.part", "set.tar.13.part", "set.tar.x.part", "other.tar.12.part"] {
-            fs::write(dir.path().join(name), "a part").unwrap();
+        let others =
+            ["set.tar.part", "set.tar.x1.part", "set.tar.gz.1.part", "other.1.part", "set.tar.1.parts"];
+        for name in others.iter().chain(&["set.tar.1.part", "set.tar.4194304.part"]) {
+            fs::write(dir.path().join(name), "half of it").unwrap();
         }
-        let living = fs::File::open(dir.path().join("set.tar.13.part")).unwrap();
-        living.file().lock().unwrap();
-        write(&path, |to| to.write_all(b"whole")).unwrap();
-        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["other.tar.12.part", "set.tar", "set.tar.13.part", "set.tar.x.part"]);
-        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        written(&path, "all of it");
+        let mut expected = others.map(str::to_owned).to_vec();
+        expected.push("set.tar".to_owned());
+        expected.sort();
+        assert_eq!(names(dir.path()), expected);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "all of it");
+    }
+
+    #[test]
+    fn the_draft_of_one_that_is_still_writing_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("set.tar");
+        let living = dir.path().join("set.tar.1.part");
+        let file = fs::File::create(&living).unwrap();
+        file.file().try_lock().unwrap();
+        written(&path, "all of it");
+        assert_eq!(names(dir.path()), ["set.tar", "set.tar.1.part"]);
+        drop(file);
+        written(&path, "again");
+        assert_eq!(names(dir.path()), ["set.tar"]);
     }
 }

@@ -41,11 +41,11 @@ pub fn settle(world: &World) -> Result<Vec<(String, Error)>> {
 /// Installs what is missing or damaged in a kernel's tree and lies in the store. `None`: nothing was missing.
 pub fn complete(session: &Session, kernel: &Kernel, packages: &Packages) -> Result<Option<Done>> {
     let dir = install::tree(session, kernel)?;
-    let generation = tree::current(dir)?;
+    let tree::Base { generation, fault, .. } = tree::base(dir)?;
     let missing = missing(session, kernel, packages, generation.as_ref())?;
     let is_damaged = match &generation {
         Some(generation) => !tree::verify(dir, generation)?.is_empty(),
-        None => false,
+        None => fault.is_some(),
     };
     if missing.is_empty() && !is_damaged {
         return Ok(None);

@@ -10,8 +10,8 @@ use std::path::Path;
 use kcache_kernel::compress::Compression;
 use kcache_kernel::enforcement;
 use kcache_kernel::install::{
-    self, Act, BoxError, Fault, Generation, Indexed, ModuleSpec, Others, Outcome, Package, Plan, Recovery,
-    Set, Site, Transaction,
+    self, Act, Base, BoxError, Fault, Generation, Indexed, ModuleSpec, Others, Outcome, Package, Plan,
+    Recovery, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
@@ -83,7 +83,7 @@ pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
 
 /// Whether what is installed for a kernel is signed by another than who would sign it now.
 pub fn signs_anew(session: &Session, kernel: &Kernel) -> Result<bool> {
-    let installed = install::current(tree(session, kernel)?)?;
+    let installed = install::base(tree(session, kernel)?)?.generation;
     let signer = signer(session, kernel)?;
     Ok(installed.is_some_and(|generation| generation.set.signer != signer))
 }
@@ -96,8 +96,9 @@ pub fn plan(session: &Session, kernel: &Kernel, change: &Change) -> Result<Plan>
 /// The same, with files of others taken, dropped or given back.
 pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Plan> {
     let tree = tree(session, kernel)?;
-    let current = install::current(tree)?;
-    let plan = install::plan(tree, set(session, kernel, current.as_ref(), change)?)?;
+    let base = install::base(tree)?;
+    must_be_known(&base, change)?;
+    let plan = install::plan(tree, set(session, kernel, &base, change)?)?;
     Ok(plan.with(tree, others.clone())?)
 }
 
@@ -195,9 +196,28 @@ fn tell(world: &World, release: &str, recovery: Recovery) {
     world.progress.say(&format!("{release}: {told}"));
 }
 
+/// Refuses what would take packages away, unasked, because it is not known any more what is installed of them.
+fn must_be_known(base: &Base, change: &Change) -> Result<()> {
+    let labels = |manifest: &Manifest| package(manifest).name;
+    let named: Vec<String> = match change {
+        Change::Add(manifests) => manifests.iter().map(labels).collect(),
+        Change::Remove([]) => return Ok(()),
+        Change::Remove(names) => names.to_vec(),
+        Change::RollBack => Vec::new(),
+    };
+    let lost: Vec<String> = base.lost.iter().filter(|name| !named.contains(name)).cloned().collect();
+    match &base.fault {
+        Some(Fault::Record { path, .. }) if !lost.is_empty() => {
+            Err(install::Error::Forgotten { path: path.clone(), lost }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The complete set that a change leads to.
-fn set(session: &Session, kernel: &Kernel, current: Option<&Generation>, change: &Change) -> Result<Set> {
+fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Result<Set> {
     let world = session.world;
+    let current = base.generation.as_ref();
     let now = current.map(Generation::wanted);
     let mut packages = now.map(|set| set.packages).unwrap_or_default();
     match change {
@@ -209,9 +229,10 @@ fn set(session: &Session, kernel: &Kernel, current: Option<&Generation>, change:
             }
         }
         Change::Remove(names) => {
-            if let Some(name) =
-                names.iter().find(|name| !packages.iter().any(|package| package.name == **name))
-            {
+            let is_known = |name: &String| {
+                packages.iter().any(|package| package.name == *name) || base.lost.contains(name)
+            };
+            if let Some(name) = names.iter().find(|name| !is_known(name)) {
                 return Err(Error::Unknown { package: name.clone(), release: kernel.release.clone() });
             }
             packages.retain(|package| !names.is_empty() && !names.contains(&package.name));

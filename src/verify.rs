@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kcache_kernel::install::{self, Error as Trouble};
+use kcache_kernel::install::{self, Base, Error as Trouble, Fault};
 use kcache_kernel::kernels::{self, Kernel};
 
 use crate::error::{Error, Result};
@@ -48,23 +48,21 @@ fn examine(world: &World, tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
     if install::interrupted(tree)? {
         wrong.push(format!("{}: an installation was interrupted", tree.display()));
     }
-    let generation = match install::current(tree) {
-        Ok(generation) => generation,
-        Err(error @ Trouble::Damaged { .. }) => {
-            wrong.push(crate::error::chain(&error));
-            return Ok(Some((false, wrong)));
-        }
-        Err(error) => return Err(error.into()),
+    let Base { generation, fault, .. } = install::base(tree)?;
+    if let Some(fault) = fault {
+        wrong.push(fault.to_string());
+        return Ok(Some((false, wrong)));
+    }
+    let Some(generation) = generation else {
+        return Ok((!wrong.is_empty()).then_some((true, wrong)));
     };
-    match &generation {
-        Some(generation) => {
-            wrong.extend(install::verify(tree, generation)?.iter().map(ToString::to_string));
-            if wrong.is_empty() {
-                wrong.extend(indexes(world, tree)?);
-            }
-        }
-        None if wrong.is_empty() => return Ok(None),
-        None => {}
+    let faults = install::verify(tree, &generation)?;
+    let of_indexes = install::verify_indexes(tree)?;
+    // An index that cannot be read is one of either.
+    let more = of_indexes.iter().filter(|fault| !is_told(&faults, fault));
+    wrong.extend(faults.iter().chain(more).map(ToString::to_string));
+    if wrong.is_empty() {
+        wrong.extend(indexes(world, tree)?);
     }
     Ok(Some((true, wrong)))
 }
@@ -80,12 +78,21 @@ fn indexes(world: &World, tree: &Path) -> Result<Vec<String>> {
     }
 }
 
+fn is_told(faults: &[Fault], fault: &Fault) -> bool {
+    let path = |fault: &Fault| match fault {
+        Fault::Index { path, .. } | Fault::NoIndex { path, .. } => Some(path.clone()),
+        _ => None,
+    };
+    faults.iter().any(|told| path(told) == path(fault))
+}
+
 /// Finishes what was interrupted and puts the same set in again; what is still wrong.
 pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec<String>> {
     crate::install::recover(session.world, &damage.release, &damage.tree)?;
     if install::current(&damage.tree)?.is_some() {
         apply(session, kernel, &Change::Add(&[]))?;
-        if !crate::install::compare_indexes(session.world, &damage.tree)?.is_empty() {
+        let is_sound = install::verify_indexes(&damage.tree)?.is_empty();
+        if !is_sound || !crate::install::compare_indexes(session.world, &damage.tree)?.is_empty() {
             crate::install::remake_indexes(session.world, &damage.tree)?;
         }
     }

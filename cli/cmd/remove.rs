@@ -6,7 +6,7 @@ use kcache::ensure::Wish;
 use kcache::error::Error;
 use kcache::facts::Session;
 use kcache::install::{self, Change, Done};
-use kcache::kernel::install::{Act, Generation, current};
+use kcache::kernel::install::{Act, Generation, base, current};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages;
 use kcache::scripts;
@@ -83,9 +83,11 @@ fn generation(kernel: &Kernel) -> Option<Generation> {
     current(kernel.modules.as_deref()?).ok().flatten()
 }
 
+/// Also of packages of which nothing but their names is known any more.
 fn names(kernel: &Kernel) -> Vec<String> {
-    generation(kernel)
-        .map_or(Vec::new(), |g| g.set.packages.iter().map(|package| package.name.clone()).collect())
+    let base = kernel.modules.as_deref().and_then(|tree| base(tree).ok()).unwrap_or_default();
+    let packages = base.generation.into_iter().flat_map(|generation| generation.set.packages);
+    packages.map(|package| package.name).chain(base.lost).collect()
 }
 
 /// Runs the scripts of packages that are gone, as far as their source is still there.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use kcache_kernel::index::DepIndex;
 use kcache_kernel::initramfs::{self, Copy};
-use kcache_kernel::install::{self, Fault, Generation};
+use kcache_kernel::install::{self, Base, Fault, Generation};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::modules::{self, Loader, Module};
 use kcache_kernel::signing::{self, Known};
@@ -34,6 +34,8 @@ pub(super) struct Installed {
     outdated: Vec<(String, String)>,
     /// The image is another build of the kernel than the generation was made for: the two texts.
     other_build: Option<(String, String)>,
+    /// Why it is not known what is installed.
+    unknown: Option<Fault>,
     interrupted: bool,
 }
 
@@ -49,6 +51,7 @@ impl Installed {
             unloadable: Vec::new(),
             outdated: Vec::new(),
             other_build: None,
+            unknown: None,
             interrupted: false,
         };
         let Some(tree) = &kernel.modules else { return Ok(found) };
@@ -58,7 +61,9 @@ impl Installed {
                 "an installation was interrupted; the next `kcache install`, or the next boot, finishes or undoes it".into(),
             );
         }
-        found.generation = install::current(tree)?;
+        let Base { generation, fault, .. } = install::base(tree)?;
+        found.generation = generation;
+        found.unknown = fault;
         if let Some(generation) = &found.generation {
             found.faults = install::verify(tree, generation)?;
             found.other_build = other_build(kernel, generation);
@@ -87,9 +92,7 @@ impl Installed {
         let own =
             self.generation.as_ref()?.set.packages.iter().find(|installed| installed.name == package)?;
         let concerns = |fault: &&Fault| match fault {
-            Fault::NoIndex { .. } | Fault::Index { .. } | Fault::Unlike { .. } => true,
-            // For verify to tell: the modules are what they were.
-            Fault::Record { .. } => false,
+            Fault::NoIndex { .. } | Fault::Index { .. } | Fault::Unlike { .. } | Fault::Record { .. } => true,
             Fault::Missing { path } | Fault::Changed { path, .. } => {
                 own.modules.iter().any(|module| path.ends_with(&module.path))
             }
@@ -125,6 +128,9 @@ impl Installed {
 
     /// Why something is not installed, where an accident explains it.
     pub(super) fn why_missing(&self) -> Option<String> {
+        if let Some(fault) = &self.unknown {
+            return Some(fault.to_string());
+        }
         self.interrupted.then(|| "an installation was interrupted before it was complete".to_owned())
     }
 

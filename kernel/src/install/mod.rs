@@ -41,7 +41,8 @@
 //!    in the tree a journal says so, and a depmod of somebody else never finds it without one.
 //!
 //! An error before the end of step 4, a failed fsync among them, undoes everything at once; a fsync is never tried again,
-//! because after a failed one the kernel may have dropped the pages (and says so only once). A crash is looked at by the
+//! because after a failed one the kernel may have dropped the pages (and says so only once). After it the new set is what is
+//! installed, and lasts: what goes wrong in step 5 is a warning, and left to the next transaction. A crash is looked at by the
 //! next transaction: without a journal the staging directory is litter; with one, the digest of the live
 //! `modules.dep.bin` tells whether the commit had happened, and the transaction is finished or undone. Both are the same
 //! code as without a crash and may themselves be interrupted.
@@ -242,9 +243,14 @@ impl<'a> Transaction<'a> {
                 break;
             }
             done = match self.reindex(step) {
+                Ok(done) => done,
                 // They are not done yet; what was to be installed is.
                 Err(Error::Crowded { .. }) => break,
-                done => done?,
+                Err(error) => {
+                    let what = "the indexes lack what others have changed meanwhile";
+                    done.warnings.push(format!("{what}: {error}"));
+                    break;
+                }
             };
         }
         Ok(done)
@@ -270,10 +276,26 @@ impl<'a> Transaction<'a> {
                 Err(undoing) => Err(Error::NotUndone { what: error.to_string(), source: Box::new(undoing) }),
             };
         }
-        commit::finish(tree, &journal, step)?;
+        // The new set is in place, on stable storage; whatever happens now, it is what was done.
+        let looked =
+            commit::finish(tree, &journal, step).map(|()| self.is_undisturbed(others, &staged, &seen));
+        let (undisturbed, trouble) = match looked {
+            Ok(Ok(undisturbed)) => (undisturbed, None),
+            Ok(Err(error)) => (true, Some(format!("the kernel's tree cannot be looked at again: {error}"))),
+            Err(error) => (
+                true,
+                Some(format!("what was replaced is not cleared away yet, the next run does that: {error}")),
+            ),
+        };
+        Ok(Replaced { warnings: warnings.into_iter().chain(trouble).collect(), indexed, undisturbed })
+    }
+
+    /// Whether the indexes are those that were published, and of what is in the tree.
+    fn is_undisturbed(&self, others: &Others, staged: &Indexes, seen: &Sight) -> io::Result<bool> {
         // Files of others that were touched on request have changed their directories.
-        let is_same = || Ok::<_, Error>(!others.is_nothing() || Sight::of(tree)?.is_but_for_ours(&seen));
-        Ok(Replaced { warnings, indexed, undisturbed: staged.are_live(tree)? && is_same()? })
+        let is_same =
+            || Ok::<_, io::Error>(!others.is_nothing() || Sight::of(&self.tree)?.is_but_for_ours(seen));
+        Ok(staged.are_live(&self.tree)? && is_same()?)
     }
 
     /// Everything that needs space or may be refused. The live tree is only read.
