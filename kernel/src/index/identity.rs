@@ -279,3 +279,37 @@ fn whatever_comes_and_goes_the_indexes_are_those_of_depmod() {
     println!("{same} without depmod, left to it: {left:?}");
     assert!(same > left.values().sum::<usize>() / 2, "only {same} without depmod: {left:?}");
 }
+
+#[test]
+fn a_text_in_which_a_bit_has_flipped_is_not_believed() {
+    let made = |words: &[u8], exports: &[u8], needs: &[u8]| Made {
+        words: words.to_vec(),
+        exports: exports.to_vec(),
+        needs: needs.to_vec(),
+    };
+    let files = BTreeMap::from([
+        ((1, Dir::Kernel), made(&[0, 1], &[1], &[])),
+        ((2, Dir::Updates), made(&[3], &[2], &[1])),
+    ]);
+    let tree = Tree::new(&files, "kernel/d1/m1.ko\n");
+    let bins = ["modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"].map(|name| tree.bytes(name));
+    let [dep_bin, alias_bin, symbols_bin] = &bins;
+    let texts = ["modules.dep", "modules.alias", "modules.symbols"].map(|name| tree.text(name));
+    let softdep = tree.text("modules.softdep");
+    let parse = |[dep, alias, symbols]: [&str; 3]| {
+        let bins = [&dep_bin[..], alias_bin, symbols_bin];
+        Present::parse(Texts { order: "kernel/d1/m1.ko\n", dep, alias, softdep: &softdep, symbols, bins })
+            .is_ok()
+    };
+    assert!(parse([&texts[0], &texts[1], &texts[2]]));
+    for (which, text) in texts.iter().enumerate() {
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let Ok(rotten) = String::from_utf8(bytes) else { continue };
+            let mut rotted = texts.each_ref().map(String::as_str);
+            rotted[which] = &rotten;
+            assert!(!parse(rotted), "bit {bit} of {which}: {rotten}");
+        }
+    }
+}

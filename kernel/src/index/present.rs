@@ -5,6 +5,7 @@
 //! another version, or depmod with a patch, is noticed by that.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::graph::{Needs, Sorted, reduce};
 use super::{Reason, hash, module_name, trie};
@@ -90,8 +91,8 @@ pub struct Texts<'a> {
     pub softdep: &'a str,
     /// `modules.symbols`
     pub symbols: &'a str,
-    /// `modules.dep.bin`, `modules.alias.bin`, `modules.symbols.bin`: a depmod whose disk was full may have cut either at the
-    /// end of a line, but hardly both at the same.
+    /// `modules.dep.bin`, `modules.alias.bin`, `modules.symbols.bin`, which say the same again: what has rotted in either, or was
+    /// cut off on a full disk, is not handed on.
     pub bins: [&'a [u8]; 3],
 }
 
@@ -122,15 +123,18 @@ impl<'a> Present<'a> {
             Lines { name: "modules.softdep", head: SOFTDEP_HEAD, text: texts.softdep, module: second };
         softdep.divide(&mut present.modules, &numbers, |module, lines| module.softdep = lines)?;
         present.symbols = symbols(texts.symbols, &numbers)?;
-        let aliases = texts.alias.lines().skip(1).filter(|line| is_matched(line)).count();
-        let counts = [present.modules.len(), aliases, present.symbols.len()];
-        for ((bin, count), name) in texts.bins.into_iter().zip(counts).zip(BINS) {
-            let mut found = 0;
-            let counted = trie::walk(bin, &mut |_, _| {
-                found += 1;
+        let sums = [
+            dep_sum(&present.modules, texts.dep),
+            alias_sum(texts.alias),
+            symbols_sum(&present.modules, &present.symbols),
+        ];
+        for ((bin, sum), name) in texts.bins.into_iter().zip(sums).zip(BINS) {
+            let mut found = Sum::default();
+            let walked = trie::walk(bin, &mut |key, value| {
+                found.add(key, value.bytes);
                 Ok(())
             });
-            if counted.is_err() || found != count {
+            if walked.is_err() || found != sum {
                 return Err(Reason::Odd { name, line: 1 });
             }
         }
@@ -160,16 +164,61 @@ pub(super) fn name_of(symbol: &str) -> &str {
     &symbol["symbol:".len()..]
 }
 
-/// Whether the brackets of a line are: an alias of which they are not is in the text only.
-fn is_matched(line: &str) -> bool {
+/// Keys with their values, in any order: as many, and the same ones, have the same sum.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sum {
+    count: usize,
+    hashes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        let mut hasher = DefaultHasher::new();
+        (key, value).hash(&mut hasher);
+        self.count += 1;
+        self.hashes = self.hashes.wrapping_add(hasher.finish());
+    }
+}
+
+fn dep_sum(modules: &[Listed<'_>], text: &str) -> Sum {
+    let mut sum = Sum::default();
+    modules
+        .iter()
+        .zip(text.lines())
+        .for_each(|(module, line)| sum.add(module.name.as_bytes(), line.as_bytes()));
+    sum
+}
+
+fn alias_sum(text: &str) -> Sum {
+    let (mut sum, mut key) = (Sum::default(), Vec::new());
+    let lines = text.lines().filter_map(|line| line.strip_prefix("alias ")?.rsplit_once(' '));
+    for (alias, module) in lines {
+        key.clear();
+        if normalize(alias.as_bytes(), &mut key) {
+            sum.add(&key, module.as_bytes());
+        }
+    }
+    sum
+}
+
+fn symbols_sum(modules: &[Listed<'_>], symbols: &[(&str, u32)]) -> Sum {
+    let mut sum = Sum::default();
+    symbols.iter().for_each(|(key, owner)| sum.add(key.as_bytes(), modules[*owner as usize].name.as_bytes()));
+    sum
+}
+
+/// An alias as it is looked up: `-` is `_`, but in brackets. False, and anything, where brackets do not match (shared/util.c,
+/// `alias_normalize`): such an alias is in the text only.
+pub(super) fn normalize(alias: &[u8], out: &mut Vec<u8>) -> bool {
     let mut inside = false;
-    for c in line.bytes() {
+    for &c in alias {
         match c {
             b']' if !inside => return false,
             b']' => inside = false,
             b'[' => inside = true,
             _ => {}
         }
+        out.push(if c == b'-' && !inside { b'_' } else { c });
     }
     !inside
 }

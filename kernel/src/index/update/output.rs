@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Attempt, From, Module};
 use crate::index::graph::Needs;
-use crate::index::present::{ALIAS_HEAD, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of};
+use crate::index::present::{ALIAS_HEAD, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of, normalize};
 use crate::index::trie::{self, Pair};
 use crate::index::{Reason, hash};
 
@@ -166,22 +166,6 @@ impl<'a> Attempt<'a> {
 
 fn bin(pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, Reason> {
     trie::write(pairs).ok_or(Reason::Odd { name: "modules.alias", line: 1 })
-}
-
-/// An alias as it is looked up: `-` is `_`, but in brackets. False, and anything, where brackets do not match (shared/util.c,
-/// `alias_normalize`).
-fn normalize(alias: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut inside = false;
-    for &c in alias {
-        match c {
-            b']' if !inside => return false,
-            b']' => inside = false,
-            b'[' => inside = true,
-            _ => {}
-        }
-        out.push(if c == b'-' && !inside { b'_' } else { c });
-    }
-    !inside
 }
 
 /// A node in /dev that a module's aliases name, with its numbers (tools/depmod.c, `output_devname`).
