@@ -97,8 +97,8 @@ install_tools() {
     local missing
     PATH=$PATH:/usr/sbin:/sbin
     mapfile -t missing < <(tools | missing)
-    # objtool, of linux-kbuild, is linked with it.
-    ldconfig -p | grep -q 'libelf\.so\.1 ' || missing+=(libelf1)
+    # objtool, of linux-kbuild, is linked with it. All is read: a ldconfig that is cut short would count as one that failed.
+    ldconfig -p | grep 'libelf\.so\.1 ' >/dev/null || missing+=(libelf1)
     [ ${#missing[@]} = 0 ] || install_with_apt "${missing[@]}"
 
     command -v cargo >/dev/null || die "cargo is not here: install Rust with https://rustup.rs"
