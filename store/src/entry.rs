@@ -135,6 +135,7 @@ pub(crate) fn read_with_metadata(path: &Path) -> Result<Option<(Metadata, Vec<u8
 }
 
 /// All keys that have a file here, in no order.
+#[cfg(test)]
 pub(crate) fn keys(entries: &Path) -> Result<Vec<Key>> {
     let mut keys = Vec::new();
     for shard in fs_err::read_dir(entries)? {

@@ -52,6 +52,9 @@ pub struct Row {
     pub size: u64,
 }
 
+/// Gives rows, one at a time, to whoever takes them.
+pub(crate) type Rows<'a> = dyn FnMut(&mut dyn FnMut(&Row) -> Result<()>) -> Result<()> + 'a;
+
 impl Row {
     /// The row that an entry has when the index is made from the entries.
     pub(crate) fn of(manifest: &Manifest) -> Row {
@@ -117,18 +120,33 @@ impl Index {
         }
     }
 
-    /// Makes the index and its rows in one transaction.
-    pub(crate) fn create(path: &Path, rows: &[Row], patience: Duration) -> Result<Index> {
+    /// Makes the index and its rows in one transaction. `rows` gives them, one at a time.
+    pub(crate) fn create(path: &Path, rows: &mut Rows, patience: Duration) -> Result<Index> {
         let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let mut index = Index::connect(path, access, patience)?;
         index.ask(|db| db.pragma_update(None, "journal_mode", "WAL"))?;
-        index.upgrade(|change| rows.iter().try_for_each(|row| put_row(change, row)))?;
-        Ok(index)
+        let mut stopped = None;
+        let made = index.upgrade(|change| {
+            let mut put = |row: &Row| {
+                put_row(change, row).map_err(|source| Error::Sqlite { path: path.to_owned(), source })
+            };
+            rows(&mut put).map_err(|error| match error {
+                Error::Sqlite { source, .. } => source,
+                error => {
+                    stopped = Some(error);
+                    rusqlite::Error::ExecuteReturnedResults // anything: the transaction is undone
+                }
+            })
+        });
+        match stopped {
+            Some(error) => Err(error),
+            None => made.map(|()| index),
+        }
     }
 
     /// Takes the steps that are lacking, and those of `more` after them. The version is looked at inside the transaction:
     /// another process may have taken them meanwhile.
-    fn upgrade(&mut self, more: impl Fn(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
+    fn upgrade(&mut self, more: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
         self.write(|change| {
             let version: u32 = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
             for step in steps().skip(version as usize) {
@@ -151,9 +169,9 @@ impl Index {
         Ok(fs_err::rename(path, with_suffix(path, ".damaged"))?)
     }
 
-    /// Whether SQLite finds all pages in order. Reads everything.
+    /// Whether SQLite finds all pages in order, and each table and its indexes of one mind. Reads everything.
     pub(crate) fn is_sound(&self) -> bool {
-        let told = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        let told = self.db.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
         told.is_ok_and(|told| told == "ok")
     }
 
@@ -185,19 +203,9 @@ impl Index {
         })
     }
 
-    /// Makes the rows these, keeping their last uses, and all memos.
-    pub(crate) fn replace_rows(&mut self, rows: &[Row]) -> Result<()> {
-        self.write(|change| {
-            let mut used = Vec::new();
-            for row in rows {
-                used.push(last_used(change, &row.key)?);
-            }
-            change.execute("DELETE FROM entry", [])?;
-            for (row, used) in rows.iter().zip(used) {
-                put_row(change, &Row { used: used.unwrap_or(row.used), ..row.clone() })?;
-            }
-            Ok(())
-        })
+    /// The same with many rows, in one transaction.
+    pub(crate) fn put_all(&mut self, rows: &[Row]) -> Result<()> {
+        self.write(|change| rows.iter().try_for_each(|row| put_row(change, row)))
     }
 
     /// The entries that have all these labels, newest first.
@@ -328,7 +336,19 @@ impl Error {
     /// Whether the index has to be built again.
     pub(crate) fn is_index_damage(&self) -> bool {
         let Error::Sqlite { source, .. } = self else { return false };
-        matches!(source.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+        match source.sqlite_error_code() {
+            // `Unknown` is what SQLite says of statements that do not fit the tables; ours do.
+            Some(code) => matches!(
+                code,
+                ErrorCode::NotADatabase
+                    | ErrorCode::DatabaseCorrupt
+                    | ErrorCode::Unknown
+                    | ErrorCode::TooBig
+                    | ErrorCode::ConstraintViolation
+            ),
+            // A column that holds what no row of ours has.
+            None => !matches!(source, rusqlite::Error::ExecuteReturnedResults),
+        }
     }
 
     /// Whether the index is whole but cannot be opened or written here and now.

@@ -71,6 +71,12 @@ pub(crate) fn examine(path: &Path, digest: &Digest) -> Result<()> {
     judge(path, digest, None, decompress(file.into_parts().0, u64::MAX, &mut |_| Ok(())))
 }
 
+/// The object's size, or `most` and one more where it is larger. Whether it is the object that it is named as is not looked at.
+pub(crate) fn size(path: &Path, most: u64) -> io::Result<Option<u64>> {
+    let Some(file) = if_there(fs_err::File::open(path))? else { return Ok(None) };
+    decompress(file.into_parts().0, most, &mut |_| Ok(())).map(|(_, size)| Some(size))
+}
+
 /// Whether compressed bytes that came from `origin` are the object's.
 pub(crate) fn verify(origin: &Path, digest: &Digest, size: u64, zstd: &[u8]) -> Result<()> {
     judge(origin, digest, Some(size), decompress(zstd, size, &mut |_| Ok(())))

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::claim::touch;
 use crate::error::at;
 use crate::index::{Found, Index, network_fs};
-use crate::listing::files;
+use crate::listing::{self, files};
 use crate::manifest::is_flat;
 use crate::publish::{Draft, publish_bytes};
 use crate::transport::{IfTaken, Name};
@@ -37,6 +37,8 @@ const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory is a cache of kcache: it can be deleted at any time.\n";
 /// The lock under which the index is made.
 const INDEX_LOCK: &str = "index";
+/// Rows in memory.
+const AT_A_TIME: u32 = 1024;
 
 /// An open store. Any number of threads may use one.
 pub struct Store {
@@ -267,15 +269,38 @@ impl Store {
         remove(&object::path(&self.objects(), digest))
     }
 
-    /// The entries that have all these labels, newest first. A row promises nothing: look its key up.
+    /// The entries that have all these labels, newest first. What the index says is compared with the entries, of which one that is
+    /// damaged stays, for whoever looks it up. Without labels it is not, and a row promises nothing.
     pub fn find(&self, labels: &[(&str, &str)]) -> Result<Vec<Row>> {
-        if let Some(rows) = self.with_index(|index| index.find(labels))? {
-            return Ok(rows);
-        }
+        let mut rows = match self.with_index(|index| index.find(labels))? {
+            Some(rows) if labels.is_empty() => return Ok(rows),
+            Some(rows) => {
+                rows.into_iter().filter_map(|row| self.compared(row).transpose()).collect::<Result<_>>()?
+            }
+            None => self.all_rows()?,
+        };
         let has =
             |row: &Row| labels.iter().all(|(name, value)| row.labels.get(*name).is_some_and(|v| v == value));
-        let mut rows: Vec<Row> = self.rows()?.into_iter().filter(has).collect();
+        rows.retain(has);
         rows.sort_by_key(|row| (std::cmp::Reverse(row.created), row.key));
+        Ok(rows)
+    }
+
+    /// A row as the entry has it; none where that is gone.
+    fn compared(&self, row: Row) -> Result<Option<Row>> {
+        match self.lookup(&row.key) {
+            Ok(entry) => Ok(entry.map(|entry| Row { used: row.used, ..Row::of(entry.manifest()) })),
+            Err(Error::Damaged { .. } | Error::Entry { .. } | Error::Format { .. }) => Ok(Some(row)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn all_rows(&self) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        self.rows(&mut |row| {
+            rows.push(row.clone());
+            Ok(())
+        })?;
         Ok(rows)
     }
 
@@ -289,12 +314,14 @@ impl Store {
 
     /// What was remembered under a signature.
     pub fn memo(&self, kind: &str, signature: &Digest) -> Result<Option<Vec<u8>>> {
-        Ok(self.with_index(|index| index.memo(kind, signature))?.flatten())
+        let found = self.with_index(|index| index.memo(kind, signature))?.flatten();
+        Ok(found.and_then(|sealed| unseal(kind, signature, &sealed)))
     }
 
     /// Remembers a value under a signature, where that is possible.
     pub fn remember(&self, kind: &str, signature: &Digest, value: &[u8], now: u64) -> Result<()> {
-        self.update(|index| index.remember(kind, signature, value, now))
+        let sealed = seal(kind, signature, value);
+        self.update(|index| index.remember(kind, signature, &sealed, now))
     }
 
     /// Adds to counters, where that can be noted; nothing may depend on it.
@@ -321,12 +348,35 @@ impl Store {
         Ok(usage)
     }
 
-    /// Makes the index say what the entries say, and counts them.
+    /// Makes the index say what the entries say, and counts them. Some at a time: others are not kept waiting for all.
     pub fn reindex(&self) -> Result<u64> {
         self.must_write()?;
-        let rows = self.rows()?;
-        self.with_index(|index| index.replace_rows(&rows))?;
-        Ok(rows.len() as u64)
+        let (mut count, mut some) = (0, Vec::new());
+        let put = |some: &mut Vec<Row>| self.with_index(|index| index.put_all(some)).map(|_| some.clear());
+        self.rows(&mut |row| {
+            count += 1;
+            some.push(row.clone());
+            if some.len() < AT_A_TIME as usize { Ok(()) } else { put(&mut some) }
+        })?;
+        put(&mut some)?;
+        self.drop_stale_rows()?;
+        Ok(count)
+    }
+
+    /// Drops the rows of entries that are gone.
+    fn drop_stale_rows(&self) -> Result<()> {
+        let mut last = None;
+        loop {
+            let keys =
+                self.with_index(|index| index.keys_after(last.as_ref(), AT_A_TIME))?.unwrap_or_default();
+            let Some(key) = keys.last() else { return Ok(()) };
+            last = Some(*key);
+            let is_gone = |key: &&Key| !entry::path(&self.entries(), key).exists();
+            let gone: Vec<Key> = keys.iter().filter(is_gone).copied().collect();
+            if !gone.is_empty() {
+                self.with_index(|index| index.remove(&gone))?;
+            }
+        }
     }
 
     /// An empty private directory on the store's file system, deleted when it is dropped.
@@ -380,17 +430,13 @@ impl Store {
         entry.encode()
     }
 
-    /// The rows of all entries that can be read. Others are for whoever looks them up to report and heal.
-    fn rows(&self) -> Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        for key in entry::keys(&self.entries())? {
-            match self.lookup(&key) {
-                Ok(entry) => rows.extend(entry.map(|entry| Row::of(entry.manifest()))),
-                Err(Error::Damaged { .. } | Error::Entry { .. } | Error::Format { .. }) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(rows)
+    /// Tells of the rows of all entries that can be read. Others are for whoever looks them up to report and heal.
+    fn rows(&self, each: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
+        listing::entries(self, &mut |key, _, _| match self.lookup(&key) {
+            Ok(Some(entry)) => each(&Row::of(entry.manifest())),
+            Ok(None) | Err(Error::Damaged { .. } | Error::Entry { .. } | Error::Format { .. }) => Ok(()),
+            Err(e) => Err(e),
+        })
     }
 
     /// Opens the index, making it where it is missing or damaged and can be made.
@@ -416,7 +462,18 @@ impl Store {
             Found::Index(_) | Found::Damaged => Index::set_aside(&path)?,
             Found::Nothing | Found::Unreachable => {}
         }
-        Index::create(&path, &self.rows()?, self.patience)
+        match self.create_index() {
+            // What says that it is nothing yet has tables.
+            Err(error) if error.is_index_damage() => {
+                Index::set_aside(&path)?;
+                self.create_index()
+            }
+            made => made,
+        }
+    }
+
+    fn create_index(&self) -> Result<Index> {
+        Index::create(&self.index_path(), &mut |each| self.rows(each), self.patience)
     }
 
     /// For waits that are too short to be told.
@@ -424,17 +481,27 @@ impl Store {
         Waiting { limit: self.patience, say: &|_| () }
     }
 
-    /// Makes the index say what the entries say; one whose pages are in disorder is made anew.
+    /// Makes the index say what the entries say; one whose pages are in disorder, or that cannot be changed, is made anew.
     pub(crate) fn mend_index(&self, waiting: &Waiting) -> Result<()> {
         self.must_write()?;
         let Some(index) = &self.index else { return Ok(()) };
-        let mut open = index.lock().unwrap_or_else(PoisonError::into_inner);
-        if !open.is_sound() {
-            *open = self.make_index(waiting)?;
-            return Ok(());
+        let is_sound = || index.lock().unwrap_or_else(PoisonError::into_inner).is_sound();
+        if is_sound() {
+            match self.reindex() {
+                Err(Error::Sqlite { .. }) => {}
+                done => return done.map(drop),
+            }
         }
-        drop(open);
-        self.reindex().map(drop)
+        let mut open = index.lock().unwrap_or_else(PoisonError::into_inner);
+        *open = self.make_index_anew(waiting)?;
+        Ok(())
+    }
+
+    /// The same where SQLite finds nothing wrong with it.
+    fn make_index_anew(&self, waiting: &Waiting) -> Result<Index> {
+        let _lock = self.lock(INDEX_LOCK, waiting)?;
+        Index::set_aside(&self.index_path())?;
+        self.create_index()
     }
 
     /// Asks the index, if there is one. One that turns out to be damaged is made again, and asked again.
@@ -444,6 +511,11 @@ impl Store {
         match act(&mut index) {
             Err(e) if e.is_index_damage() && self.writable => {
                 *index = self.make_index(&self.silently())?;
+                match act(&mut index) {
+                    // Its pages are in order, and what is in them is not.
+                    Err(e) if e.is_index_damage() => *index = self.make_index_anew(&self.silently())?,
+                    done => return done.map(Some),
+                }
                 act(&mut index).map(Some)
             }
             done => done.map(Some),
@@ -461,6 +533,23 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
+
+/// A memo's value behind its checksum: SQLite has none for its pages, and a digest that has rotted would become part of a key.
+fn seal(kind: &str, signature: &Digest, value: &[u8]) -> Vec<u8> {
+    [checksum(kind, signature, value).as_bytes(), value].concat()
+}
+
+/// None where it is not what was sealed, or is older than checksums.
+fn unseal(kind: &str, signature: &Digest, sealed: &[u8]) -> Option<Vec<u8>> {
+    let (sum, value) = sealed.split_at_checked(blake3::OUT_LEN)?;
+    (checksum(kind, signature, value).as_bytes()[..] == *sum).then(|| value.to_vec())
+}
+
+fn checksum(kind: &str, signature: &Digest, value: &[u8]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_derive_key("kcache 2026-11 memo checksum v1");
+    hasher.update(signature.as_bytes()).update(&(kind.len() as u64).to_le_bytes());
+    hasher.update(kind.as_bytes()).update(value).finalize()
 }
 
 /// Whether there is a store, of a format that can be read.

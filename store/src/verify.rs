@@ -4,7 +4,8 @@
 //! what              must be                                               is repaired by
 //! object            bytes of the digest that it is named by               deleting it; then as one that is missing
 //! entry             of the key that it is named by, whole by its own      fetching it again, else deleting it
-//!                   checksum, obeying the format, with all its objects
+//!                   checksum, obeying the format, with all its
+//!                   objects, in the sizes that it says
 //! pointer           of the name that it has, obeying the format           deleting it: the next fetch finds another
 //! index             sound to SQLite, and what the entries say             making it again from the entries
 //! ```
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::listing::{self, files, if_there};
 use crate::transport::Name;
-use crate::{Digest, Entry, Error, Key, Pointer, Result, Store, object};
+use crate::{Digest, Entry, Error, Key, Output, Pointer, Result, Store, object};
 
 pub use repair::{Repair, Repaired};
 
@@ -53,6 +54,8 @@ pub enum What {
     Entry(Key),
     /// The same. Its file is whole, and an object that it needs is not there.
     Lacking(Key),
+    /// The same. All is whole, and an object has another size than the entry says.
+    Untrue(Key),
     /// A pointer.
     Pointer(Name),
     /// The index.
@@ -63,7 +66,7 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             What::Object(_) => "object",
-            What::Entry(_) | What::Lacking(_) => "entry",
+            What::Entry(_) | What::Lacking(_) | What::Untrue(_) => "entry",
             What::Pointer(_) => "pointer",
             What::Index => "index",
         })
@@ -130,7 +133,10 @@ fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each)
 /// What is wrong with the entry of a key, if there is one.
 fn examine(store: &Store, key: &Key) -> Result<Option<(What, String)>> {
     match store.lookup(key) {
-        Ok(Some(entry)) => Ok(lacks(store, &entry)?.map(|wrong| (What::Lacking(*key), wrong))),
+        Ok(Some(entry)) => match lacks(store, &entry)? {
+            Some(wrong) => Ok(Some((What::Lacking(*key), wrong))),
+            None => Ok(lies(store, &entry).map(|wrong| (What::Untrue(*key), wrong))),
+        },
         Ok(None) => Ok(None),
         Err(error) => Ok(wrong(Err(error))?.map(|wrong| (What::Entry(*key), wrong))),
     }
@@ -144,6 +150,20 @@ fn lacks(store: &Store, entry: &Entry) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// What an entry says of an object that is another. Whether an object is damaged is told of itself.
+fn lies(store: &Store, entry: &Entry) -> Option<String> {
+    let size_of =
+        |output: &Output| object::size(&object::path(&store.objects(), &output.digest), output.size);
+    entry.manifest().outputs.iter().find_map(|output| match size_of(output) {
+        Ok(Some(size)) if size != output.size => {
+            let (name, said) = (&output.name, output.size);
+            let more = if size > said { "more" } else { "fewer" };
+            Some(format!("its output `{name}` is said to have {said} bytes, and its object has {more}"))
+        }
+        _ => None,
+    })
 }
 
 fn pointers(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {

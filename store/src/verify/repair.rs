@@ -46,6 +46,7 @@ impl Repair<'_> {
                 Some(entry) => self.lacking(key, &entry),
                 None => Ok(Repaired::Nothing),
             },
+            What::Untrue(key) => self.untrue(key),
             What::Pointer(name) => {
                 let _turn = self.store.collecting(self.waiting)?;
                 if self.store.pointer(name).is_ok() {
@@ -74,6 +75,18 @@ impl Repair<'_> {
         drop(turn);
         self.store.forget(key)?;
         Ok(Repaired::Deleted)
+    }
+
+    /// It goes first: what is there whole would stay.
+    fn untrue(&self, key: &Key) -> Result<Repaired> {
+        let turn = self.store.collecting(self.waiting)?;
+        if !matches!(examine(self.store, key)?, Some((What::Untrue(_), _))) {
+            return Ok(Repaired::Nothing);
+        }
+        self.store.forget(key)?;
+        drop(turn);
+        let fetched = self.caches.fetch(self.store, key, self.now, &|_| Ok(()), &|_| ())?;
+        Ok(if fetched.is_some() { Repaired::Fetched } else { Repaired::Deleted })
     }
 
     fn lacking(&self, key: &Key, entry: &Entry) -> Result<Repaired> {

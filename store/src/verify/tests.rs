@@ -186,3 +186,117 @@ fn a_damaged_pointer_goes() {
     assert_eq!(mend(&store)[0].1, Repaired::Deleted);
     assert!(!path.exists() && findings(&store).is_empty());
 }
+
+#[test]
+fn an_entry_that_says_another_size_than_its_object_has_is_told_and_goes() {
+    for size in [6, 8, 1 << 30] {
+        let (_dir, store) = store();
+        let entry = store.lookup(&OTHER).unwrap().unwrap();
+        let mut outputs = entry.manifest().outputs.clone();
+        outputs[0].size = size;
+        let lie = Entry::new(crate::Manifest { outputs, ..entry.into_manifest() }).unwrap();
+        store.replace(&lie).unwrap();
+        let found = findings(&store);
+        assert_eq!((found.len(), &found[0].what), (1, &What::Untrue(OTHER)), "{found:?}");
+        assert!(found[0].wrong.contains(&format!("is said to have {size} bytes")), "{}", found[0].wrong);
+        assert_eq!(mend(&store), [(What::Untrue(OTHER), Repaired::Deleted)]);
+        assert!(store.lookup(&OTHER).unwrap().is_none() && findings(&store).is_empty());
+    }
+}
+
+/// Entries of two kinds with labels of some length, and memos: an index of many pages.
+fn indexed() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), &PATIENT).unwrap();
+    let digest = store.put_object(&mut &b"abc"[..]).unwrap().digest;
+    for n in 0..24 {
+        let labels = [("kind", format!("{:0>120}", n % 2)), ("number", format!("{n:0>120}"))];
+        let outputs = vec![crate::manifest::tests::output("a", digest)];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+        let manifest = crate::Manifest { labels, outputs, ..manifest(Key::from_bytes([n; 32])) };
+        store.insert(&Entry::new(manifest).unwrap(), 5).unwrap();
+        store.remember("digest", &Digest::of(&[n]), &[n; 32], 5).unwrap();
+    }
+    (dir, store)
+}
+
+/// What is asked of the index, and answered by it alone.
+type Answers = (Vec<Vec<Key>>, Vec<Option<Vec<u8>>>);
+
+fn asked(store: &Store) -> crate::Result<Answers> {
+    let kind = |n: u8| {
+        let rows = store.find(&[("kind", &format!("{n:0>120}"))])?;
+        Ok(rows.iter().map(|row| row.key).collect())
+    };
+    let memo = |n: u8| store.memo("digest", &Digest::of(&[n]));
+    store.used(&Key::from_bytes([3; 32]), 9)?;
+    store.counts()?;
+    Ok(((0..2).map(kind).collect::<crate::Result<_>>()?, (0..24).map(memo).collect::<crate::Result<_>>()?))
+}
+
+/// Whether what was answered lacks something at most.
+fn is_part(found: &Answers, whole: &Answers) -> bool {
+    let rows = found.0.iter().zip(&whole.0).all(|(found, whole)| found.iter().all(|key| whole.contains(key)));
+    rows && found.1.iter().zip(&whole.1).all(|(found, whole)| found.is_none() || found == whole)
+}
+
+#[test]
+fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
+    let (dir, store) = indexed();
+    let whole = asked(&store).unwrap();
+    let path = store.index_path();
+    // The last one who closes it has all in one file.
+    drop(store);
+    let bytes = fs_err::read(&path).unwrap();
+    let every = if std::env::var_os("KCACHE_TORTURE").is_some() { 3 } else { 499 };
+    let flips = (0..bytes.len()).step_by(every).map(|at| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1 << (at / every % 8);
+        (format!("byte {at}"), bytes)
+    });
+    // Of the head every byte: it says how to read all others.
+    let head = (0..100).map(|at| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1 << (at % 8);
+        (format!("byte {at} of the head"), bytes)
+    });
+    let cuts =
+        (0..bytes.len()).step_by(every * 4 + 1).map(|at| (format!("{at} bytes"), bytes[..at].to_vec()));
+    let (mut newer, mut lacking, mut made_again, mut harmless) = (0, 0, 0, 0);
+    for (what, rot) in flips.chain(head).chain(cuts) {
+        for entry in fs_err::read_dir(dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_string_lossy().starts_with("index.sqlite") {
+                fs_err::remove_file(path).unwrap();
+            }
+        }
+        fs_err::write(&path, rot).unwrap();
+        let store = match Store::open(dir.path(), &PATIENT) {
+            Ok(store) => store,
+            // What says that it is of a later version may be.
+            Err(Error::Format { .. }) => {
+                newer += 1;
+                continue;
+            }
+            Err(error) => panic!("{what}: {error}"),
+        };
+        let found = asked(&store).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert!(is_part(&found, &whole), "{what}: wrong");
+        assert_eq!(store.lookup(&Key::from_bytes([3; 32])).unwrap().unwrap().manifest().created, 1_000_000);
+        let told = !findings(&store).is_empty();
+        assert!(told || found.0 == whole.0, "{what}: rows are lacking, and nothing is told");
+        mend(&store);
+        assert_eq!(asked(&store).unwrap().0, whole.0, "{what}");
+        assert!(findings(&store).is_empty(), "{what}");
+        let aside = dir.path().join("index.sqlite.damaged").exists();
+        *(if told {
+            &mut lacking
+        } else if aside {
+            &mut made_again
+        } else {
+            &mut harmless
+        }) += 1;
+    }
+    println!("{newer} newer, {lacking} told by verify, {made_again} made again in use, {harmless} harmless");
+    assert!(newer < 8 && lacking + made_again > 20);
+}
