@@ -110,12 +110,9 @@ fn what_is_said_of_a_generation_is_put_back_from_its_copy_and_where_both_are_dam
     host.kcache(&["check", "-k", k()]).exits(3).prints(&["generation.json is damaged"]);
     let hint = format!("hint: `kcache install -k {}`", k());
     host.kcache(&["verify", "--repair"]).exits(6).prints(&["generation.json is damaged"]).says(&[&hint]);
-    host.kcache(&["install", "-k", k(), TRIO[0]]).exits(1).says(&[
-        "is damaged, and",
-        TRIO[1],
-        "was installed as well",
-        "hint: name them, too",
-    ]);
+    host.kcache(&["install", "-k", k(), "hello"])
+        .exits(1)
+        .says(&["is damaged, and trio was installed as well", "hint: name them, too"]);
     host.kcache(&["install", "-k", k()]).exits(0);
     host.kcache(&["verify"]).exits(0);
     damage();
