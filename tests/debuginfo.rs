@@ -3,7 +3,7 @@
 //! The kernels are Debian's, built with `CONFIG_DEBUG_INFO`.
 
 use crate::builder::{BUILDER, MODULE, PACKAGE, covered, encode, file, openssl_sign, payload, url};
-use crate::host::{FIXTURES, Host, run};
+use crate::host::{FIXTURES, Host, rewrite_generation, run};
 use crate::sharing::entry_of;
 use fs_err as fs;
 use serde_json::Value;
@@ -163,7 +163,7 @@ fn the_debug_information_of_another_build_is_not_that_of_what_is_installed() {
     let generation = file(&generations, "generation.json");
     let text = fs::read_to_string(&generation).unwrap();
     let digest = text.split("\"digest\":").nth(1).unwrap().split('"').nth(1).unwrap();
-    fs::write(&generation, text.replace(digest, &digest.chars().rev().collect::<String>())).unwrap();
+    rewrite_generation(&generation, &text.replace(digest, &digest.chars().rev().collect::<String>()));
     host.kcache(&["debuginfo"]).exits(3).one_error().says(&["another build"]);
     assert_eq!(placed(&host.root()), Vec::<PathBuf>::new());
 }

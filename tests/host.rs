@@ -463,3 +463,12 @@ pub struct Outcome {
 pub fn not_utf8() -> &'static Path {
     Path::new(OsStr::from_bytes(b"latin-\xe9.h"))
 }
+
+/// Makes a `generation.json` and its copy say something else, as somebody would who knows of checksums.
+pub fn rewrite_generation(path: &Path, text: &str) {
+    let mut value: serde_json::Value = serde_json::from_str(text).unwrap();
+    value.as_object_mut().unwrap().remove("checksum");
+    for path in [path.with_extension("json.copy"), path.to_owned()] {
+        fs::write(path, value.to_string()).unwrap();
+    }
+}

@@ -1,7 +1,7 @@
 //! Modules signed when they are installed: by a key in a file, by a service, and for kernels that insist on it.
 
 use crate::builder::url;
-use crate::host::{FIXTURES, Host, PATH, run};
+use crate::host::{FIXTURES, Host, PATH, rewrite_generation, run};
 use crate::packages::{hello, plain};
 use fs_err as fs;
 use std::os::unix::fs::PermissionsExt;
@@ -273,7 +273,7 @@ fn a_signature_that_does_not_verify_is_found_also_where_the_kernel_does_not_look
     fs::write(&path, &bytes).unwrap();
     let generation = path.parent().unwrap().parent().unwrap().join("generation.json");
     let text = fs::read_to_string(&generation).unwrap();
-    fs::write(&generation, text.replace(&was, &blake3::hash(&bytes).to_string())).unwrap();
+    rewrite_generation(&generation, &text.replace(&was, &blake3::hash(&bytes).to_string()));
     let run = host.kcache(&["check"]).exits(3);
     run.prints(&["broken", "does not verify with the certificate of CN=one"]);
 }

@@ -3,7 +3,7 @@
 use fs_err as fs;
 
 use crate::host::{FIXTURES, Host};
-use crate::packages::{TRIO, trio};
+use crate::packages::{TRIO, hello, trio};
 
 fn k() -> &'static str {
     FIXTURES.new.as_str()
@@ -96,7 +96,58 @@ fn what_cannot_be_put_back_is_left_with_the_command_that_does() {
     host.kcache(&["verify", "--repair"])
         .exits(6)
         .says(&["there is no store", &format!("`kcache install -k {}`", k())]);
+}
+
+#[test]
+fn what_is_said_of_a_generation_is_put_back_from_its_copy_and_where_both_are_damaged_install_does_it() {
+    let host = Host::new(&[&FIXTURES.new]);
+    trio(&host, "whole");
+    hello(&host, "whole");
+    host.kcache(&["install", "-k", k()]).exits(0);
+    let before = host.tree();
+    let (_, module) = host.modules(k()).into_iter().next().unwrap();
     let generation = module.parent().unwrap().parent().unwrap().join("generation.json");
-    fs::write(&generation, "{").unwrap();
-    host.kcache(&["verify", "--repair"]).exits(6).prints(&["generation.json"]);
+    let copy = generation.with_extension("json.copy");
+    for path in [&generation, &copy] {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 2;
+        fs::write(path, bytes).unwrap();
+        let shown = format!("{} is damaged", path.display());
+        host.kcache(&["verify"]).exits(6).prints(&[&shown]);
+        host.kcache(&["check", "-k", k()]).exits(3).prints(&[&shown]);
+        host.kcache(&["verify", "--repair"]).exits(0).prints(&["installed again"]);
+        assert_eq!(host.tree(), before);
+    }
+    let damage = || [&generation, &copy].map(|path| fs::write(path, "{").unwrap());
+    damage();
+    host.kcache(&["check", "-k", k()]).exits(3).prints(&["generation.json is damaged"]);
+    let hint = format!("hint: `kcache install -k {}`", k());
+    host.kcache(&["verify", "--repair"]).exits(6).prints(&["generation.json is damaged"]).says(&[&hint]);
+    host.kcache(&["install", "-k", k(), "hello"])
+        .exits(1)
+        .says(&["is damaged, and trio was installed as well", "hint: name them, too"]);
+    host.kcache(&["install", "-k", k()]).exits(0);
+    host.kcache(&["verify"]).exits(0);
+    damage();
+    host.kcache(&["remove", "-k", k(), "--all"]).exits(0);
+    host.kcache(&["verify"]).exits(0).says(&["the modules of 0 kernels"]);
+    assert!(host.modules(k()).is_empty());
+}
+
+#[test]
+fn an_index_that_rots_is_told_and_made_again() {
+    let host = installed();
+    let before = host.tree();
+    for name in ["modules.alias.bin", "modules.symbols.bin", "modules.dep.bin", "modules.dep"] {
+        let path = host.kernel(k()).join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        // In a name or a path: what an index says, not how it is laid out.
+        let at = bytes.windows(3).rposition(|window| window.iter().all(u8::is_ascii_lowercase)).unwrap();
+        bytes[at + 1] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        host.kcache(&["verify"]).exits(6).prints(&["is damaged: it and ", " differ at "]);
+        host.kcache(&["verify", "--repair"]).exits(0).prints(&["installed again"]);
+        assert_eq!(host.tree(), before, "{name}");
+    }
 }
