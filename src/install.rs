@@ -43,7 +43,7 @@ pub struct Done {
     pub changed: bool,
     /// Who signed its modules.
     pub signer: Option<Identity>,
-    /// What depmod remarked.
+    /// What depmod remarked, each line after `depmod: `, and what could not be done after the commit.
     pub warnings: Vec<String>,
     /// Who made the indexes.
     pub indexed: Option<Indexed>,

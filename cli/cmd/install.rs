@@ -455,7 +455,12 @@ pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
         None => {}
     }
     for warning in &done.warnings {
-        out.detail(&format!("depmod: {warning}"));
+        // What depmod remarks is for whoever wants to know more; what is left undone after the commit is for all.
+        if warning.starts_with("depmod: ") {
+            out.detail(warning);
+        } else {
+            out.say(&format!("warning: {}: {warning}", kernel.release));
+        }
     }
     if out.json {
         return out.record(&json::Generation {

@@ -286,8 +286,9 @@ pub(super) fn settle(tree: &Tree) -> Result<(), Error> {
     let is_listed = |path: &Path| index.iter().any(|entry| path == Path::new(entry.path));
     for file in files_of(&tree.staging.join("kept"))? {
         Others::Take(vec![file.clone()]).check_ways(tree)?;
-        if !is_listed(&file.path) && disk::exists(file.kept(tree).parent().unwrap_or(&tree.kept()))? {
-            fs_err::rename(file.staged(tree), file.kept(tree))?;
+        let kept = file.kept(tree);
+        if !is_listed(&file.path) && disk::exists(kept.parent().unwrap_or(&kept))? {
+            fs_err::rename(file.staged(tree), kept)?;
         }
     }
     for file in files_of(&tree.kept())? {

@@ -249,7 +249,7 @@ fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
     // The last one who closes it has all in one file.
     drop(store);
     let bytes = fs_err::read(&path).unwrap();
-    let every = if std::env::var_os("KCACHE_TORTURE").is_some() { 3 } else { 499 };
+    let every = if std::env::var_os("KCACHE_TORTURE").is_some() { 17 } else { 499 };
     let flips = (0..bytes.len()).step_by(every).map(|at| {
         let mut bytes = bytes.clone();
         bytes[at] ^= 1 << (at / every % 8);
@@ -298,6 +298,5 @@ fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
             &mut harmless
         }) += 1;
     }
-    println!("{newer} newer, {lacking} told by verify, {made_again} made again in use, {harmless} harmless");
     assert!(newer < 8 && lacking + made_again > 20);
 }

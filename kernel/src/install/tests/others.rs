@@ -144,6 +144,31 @@ fn what_lies_in_the_way_is_not_replaced() {
 }
 
 #[test]
+fn nor_does_it_where_no_journal_can_be_read() {
+    for n in 0.. {
+        let mut reached = false;
+        for (host, packages, others) in cases() {
+            let old = host.picture();
+            let Some(step) = crash_at(&host, &packages, others.clone(), n) else { continue };
+            reached = true;
+            let tree = Tree::open(&host.tree()).unwrap();
+            let is_open = tree.journal().exists();
+            for path in [tree.journal(), record::copy(&tree.journal())].iter().filter(|path| path.exists()) {
+                fs_err::write(path, "{").unwrap();
+            }
+            let recovery = host.recover();
+            assert!(is_found(&host) && host.is_whole() && !tree.staging.exists(), "{step}: {others:?}");
+            if is_open && recovery == Recovery::Undone {
+                assert_eq!(host.picture(), old, "{step}: {others:?}");
+            }
+        }
+        if !reached {
+            return;
+        }
+    }
+}
+
+#[test]
 fn at_no_step_does_a_kernel_lack_a_module_that_is_taken_over_or_given_back() {
     for n in 0.. {
         let mut reached = false;

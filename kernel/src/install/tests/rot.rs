@@ -73,7 +73,6 @@ fn rot_in_what_is_said_of_a_generation_is_noticed_and_healed_from_the_other_file
             noticed += 1;
         }
         assert!(noticed > harmless, "{noticed} noticed, {harmless} harmless");
-        println!("{}: {noticed} noticed, {harmless} harmless", path.display());
         fs_err::write(&path, &text).unwrap();
     }
 }
@@ -100,7 +99,6 @@ fn rot_in_the_only_file_is_an_error_and_a_set_that_has_all_of_it_takes_its_place
         }
     }
     assert!(noticed > harmless);
-    println!("{noticed} noticed, {harmless} harmless");
     fs_err::write(&path, "{").unwrap();
     assert_eq!(base(&host.tree()).unwrap().lost, ["p"]);
     assert!(host.install(&packages(&host)).unwrap().changed);
@@ -189,7 +187,6 @@ fn rot_in_an_index_is_noticed_or_changes_no_answer() {
         }
         fs_err::write(&path, &whole).unwrap();
         assert!(noticed > harmless, "{name}: {noticed} noticed, {harmless} harmless");
-        println!("{name}: {noticed} noticed, {harmless} harmless");
     }
     assert_eq!(faults(&host), []);
 }
@@ -296,7 +293,6 @@ fn no_flipped_bit_of_a_journal_is_believed() {
         }
     }
     assert!(noticed > harmless);
-    println!("{noticed} noticed, {harmless} harmless");
 }
 
 #[test]
