@@ -241,7 +241,6 @@ fn is_part(found: &Answers, whole: &Answers) -> bool {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "counts, for --nocapture")]
 fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
     let (dir, store) = indexed();
     let whole = asked(&store).unwrap();
