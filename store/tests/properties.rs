@@ -148,6 +148,8 @@ impl Model {
                 let expect = match self.entries.get(&k) {
                     _ if !self.objects.contains(&n) => None,
                     None => Some(Inserted::New),
+                    // An entry whose object is lost gives way.
+                    Some(found) if !self.objects.contains(found) => Some(Inserted::New),
                     Some(found) if *found == n => Some(Inserted::Present),
                     Some(_) => Some(Inserted::Conflict),
                 };

@@ -5,6 +5,7 @@
 //! process sees any of it. After this kcache is not run any more.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
@@ -37,7 +38,7 @@ fn lay_out(room: &mut Room) -> io::Result<()> {
     fs_err::create_dir_all(package.join("usr/lib/modules"))?;
     let deb = room.fixtures().join("debs");
     let debs = fs_err::read_dir(&deb)?.flatten().map(|entry| entry.path());
-    let is_dkms = |path: &std::path::PathBuf| {
+    let is_dkms = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("dkms_"))
     };
     let deb = debs.into_iter().find(is_dkms).ok_or(io::ErrorKind::NotFound)?;
@@ -49,8 +50,8 @@ fn lay_out(room: &mut Room) -> io::Result<()> {
     // dkms makes its signing key where it pleases.
     mount(Some("tortured"), "/var/lib", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
     fs_err::create_dir("/var/lib/dkms")?;
-    room.also_bind("modules", "/usr/lib/modules")?;
-    room.also_bind("dkms", "/var/lib/dkms")
+    room.show_modules(Path::new("/usr/lib/modules"))?;
+    room.show(room.live().join("dkms"), "/var/lib/dkms".into())
 }
 
 /// dkms with a bare environment.

@@ -146,7 +146,7 @@ impl<'a> Disk<'a> {
     fn prepare(&self, scenario: &Scenario) -> io::Result<()> {
         self.copy("empty", "ready")?;
         self.mount_alone("ready")?;
-        self.room.fill(&scenario.before, &self.room.live())?;
+        self.room.fill(&scenario.before)?;
         unmount(&self.room.live())
     }
 

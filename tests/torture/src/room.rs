@@ -3,6 +3,9 @@
 //! ```text
 //! DIR/root/          usr/src, usr/lib, boot, etc: never changed, so the headers' digest is computed once
 //!   lib/modules/       bound to live/modules
+//!   lib/modules/R/kernel bound to in-tree/kernel
+//! DIR/in-tree/       the kernel's own modules. They are not copied with a state: only where they are older than the indexes
+//!                    kcache takes them for known, and makes the new ones without depmod
 //! DIR/live/          all that runs change: modules/ store/ cache/ export/; a file system of its own where that is tortured
 //! DIR/states/NAME/   copies of live/
 //! DIR/kcache         the program
@@ -14,7 +17,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -55,9 +58,11 @@ const OF_COMMON: &[&str] = &[
     "include/vdso",
     "include/video",
 ];
+const OF_TREE: &[&str] = &["build", "source", MODULES_OF_KERNEL[0], MODULES_OF_KERNEL[1], MODULES_OF_KERNEL[2]];
+/// What of `modules.*` is no index.
+const MODULES_OF_KERNEL: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
 /// Some hundred in-tree modules, some of which depend on others.
-const OF_TREE: &[&str] =
-    &["build", "source", "modules.builtin", "modules.builtin.modinfo", "modules.order", "kernel/crypto"];
+const IN_TREE: &str = "kernel/crypto";
 
 /// What runs change, under `live/`.
 const LIVE: [&str; 5] = ["modules", "store", "cache", "export", "dkms"];
@@ -66,8 +71,8 @@ pub struct Room {
     dir: PathBuf,
     fixtures: PathBuf,
     pub places: Places,
-    /// What of `live/` is to be seen where.
-    binds: Vec<(&'static str, PathBuf)>,
+    /// What is to be seen where; what lies within another comes after it.
+    binds: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Room {
@@ -86,15 +91,14 @@ impl Room {
             cache: live.join("cache"),
             export: live.join("export/set.tar"),
         };
-        let binds = vec![("modules", places.modules())];
-        let room = Room { dir: dir.to_owned(), fixtures: fixtures.to_owned(), places, binds };
+        let mut room = Room { dir: dir.to_owned(), fixtures: fixtures.to_owned(), places, binds: Vec::new() };
         for made in ["root/lib/modules", "states", "tmp", "home"] {
             fs_err::create_dir_all(dir.join(made))?;
         }
         LIVE.iter().try_for_each(|part| fs_err::create_dir_all(live.join(part)))?;
         fs_err::copy(kcache, dir.join("kcache"))?;
-        room.bind()?;
         room.copy_kernel(&fixtures.join("root"))?;
+        room.show_modules(&room.places.modules())?;
         room.make_states()?;
         Ok(room)
     }
@@ -122,24 +126,25 @@ impl Room {
 
     /// Shows the parts of `live/` in their places.
     pub fn bind(&self) -> io::Result<()> {
-        self.binds.iter().try_for_each(|(part, place)| self.bind_one(part, place))
+        self.binds.iter().try_for_each(|(from, place)| bind(from, place))
     }
 
     /// Takes them away from there again.
     pub fn unbind(&self) -> io::Result<()> {
-        self.binds.iter().try_for_each(|(_, place)| unmount(place))
+        self.binds.iter().rev().try_for_each(|(_, place)| unmount(place))
     }
 
-    /// Shows one part in one more place from now on.
-    pub fn also_bind(&mut self, part: &'static str, place: &str) -> io::Result<()> {
-        self.bind_one(part, Path::new(place))?;
-        self.binds.push((part, place.into()));
+    /// Shows kernels' trees in this place from now on, with the modules that the kernel brings.
+    pub fn show_modules(&mut self, place: &Path) -> io::Result<()> {
+        self.show(self.live().join("modules"), place.to_owned())?;
+        self.show(self.dir.join("in-tree/kernel"), place.join(&self.places.release).join("kernel"))
+    }
+
+    /// Shows one thing in one more place from now on.
+    pub fn show(&mut self, from: PathBuf, place: PathBuf) -> io::Result<()> {
+        bind(&from, &place)?;
+        self.binds.push((from, place));
         Ok(())
-    }
-
-    fn bind_one(&self, part: &str, place: &Path) -> io::Result<()> {
-        let from = self.live().join(part);
-        Ok(mount(Some(&from), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
     }
 
     /// kcache with a bare environment, one thing after the other.
@@ -167,20 +172,34 @@ impl Room {
     pub fn save(&self, state: &str) -> io::Result<()> {
         let to = self.dir.join("states").join(state);
         fs_err::create_dir_all(&to)?;
-        copy(&self.live(), &LIVE, &to)
+        self.unbind()?;
+        copy(&self.live(), &LIVE, &to)?;
+        self.bind()
     }
 
     /// Brings a state back.
     pub fn restore(&self, state: &str) -> io::Result<()> {
+        self.unbind()?;
         for part in LIVE {
             clear(&self.live().join(part))?;
         }
-        self.fill(state, &self.live())
+        self.fill(state)?;
+        self.bind()
     }
 
-    /// Copies a state to another place.
-    pub fn fill(&self, state: &str, to: &Path) -> io::Result<()> {
-        copy(&self.dir.join("states").join(state), &LIVE, to)
+    /// Copies a state to where runs change it, which is empty and shown nowhere. Its indexes are written last, as depmod does it: what
+    /// was copied together with them may be newer.
+    pub fn fill(&self, state: &str) -> io::Result<()> {
+        copy(&self.dir.join("states").join(state), &LIVE, &self.live())?;
+        for entry in fs_err::read_dir(self.live().join("modules").join(&self.places.release))? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("modules.") && !MODULES_OF_KERNEL.contains(&&*name) {
+                let path = self.live().join("modules").join(&self.places.release).join(&*name);
+                fs_err::OpenOptions::new().write(true).open(path)?.set_modified(SystemTime::now())?;
+            }
+        }
+        Ok(())
     }
 
     fn copy_kernel(&self, from: &Path) -> io::Result<()> {
@@ -195,18 +214,19 @@ impl Room {
         let image = [format!("vmlinuz-{release}"), format!("config-{release}")];
         let image = [image[0].as_str(), image[1].as_str()];
         let tree = format!("lib/modules/{release}");
-        for (dir, parts) in [
-            (kbuild.as_str(), &["."][..]),
-            (&headers, OF_HEADERS),
-            (common, OF_COMMON),
-            ("boot", &image),
-            (&tree, OF_TREE),
+        let (root, live) = (&self.places.root, self.live().join("modules").join(release));
+        for (dir, parts, to) in [
+            (kbuild.as_str(), &["."][..], root.join(&kbuild)),
+            (&headers, OF_HEADERS, root.join(&headers)),
+            (common, OF_COMMON, root.join(common)),
+            ("boot", &image, root.join("boot")),
+            (&tree, OF_TREE, live.clone()),
+            (&tree, &[IN_TREE], self.dir.join("in-tree")),
         ] {
-            let to = self.places.root.join(dir);
             fs_err::create_dir_all(&to)?;
             copy(&from.join(dir), parts, &to)?;
         }
-        Ok(())
+        fs_err::create_dir(live.join("kernel"))
     }
 
     /// `bare`: never seen by kcache; `built`: both builds in the store; `first`, `second`: one is installed, the second over
@@ -249,7 +269,12 @@ impl Room {
         self.save("version 1")?;
         self.restore("first")?;
         self.write("second")?;
-        self.must(&["install", "-k", &self.places.release])?;
+        let said = self.must(&["-v", "install", "-k", &self.places.release])?.stderr;
+        let said = String::from_utf8_lossy(&said);
+        if !said.contains("without depmod") {
+            // Its own writing of indexes would not be tortured.
+            return Err(io::Error::other(said.into_owned()));
+        }
         self.save("second")
     }
 
@@ -286,9 +311,9 @@ impl Room {
         db.execute_batch("DROP TABLE counter; PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE);")
     }
 
-    fn must(&self, words: &[&str]) -> io::Result<()> {
+    fn must(&self, words: &[&str]) -> io::Result<Output> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        succeed(&mut self.kcache(&words)).map(drop)
+        succeed(&mut self.kcache(&words))
     }
 }
 
@@ -320,6 +345,10 @@ fn copy(from: &Path, parts: &[&str], to: &Path) -> io::Result<()> {
     let mut cp = Command::new("cp");
     cp.args(["-a", "--parents", "--no-preserve=ownership"]).args(there).arg(to).current_dir(from);
     succeed(&mut cp).map(drop)
+}
+
+fn bind(from: &Path, place: &Path) -> io::Result<()> {
+    Ok(mount(Some(from), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
 /// The sandboxes of what was killed go a little later, with their mounts.

@@ -136,6 +136,7 @@ pub fn all(room: &Room) -> io::Result<Vec<Scenario>> {
     let (url, export) = (room.cache_url(), room.places.export.display().to_string());
     let scenarios = [
         ("install", "first", "second", vec!["install", PACKAGE, "-k", k]),
+        ("install, depmod", "first", "second", vec!["--depmod", "always", "install", PACKAGE, "-k", k]),
         ("first install", "built", "first", vec!["install", PACKAGE, "-k", k]),
         ("remove", "first", "first", vec!["remove", PACKAGE, "-k", k]),
         ("rollback", "second", "first", vec!["rollback", "-k", k]),

@@ -37,7 +37,7 @@ pub fn sweep(room: &Room, scenario: &Scenario, lack: Lack, pick: Pick, tally: &m
         let at = format!("{more} {lack:?} left");
         tally.ran();
         mount_limited(room, None)?;
-        room.fill(&scenario.before, &room.live())?;
+        room.fill(&scenario.before)?;
         scenario.write(room)?;
         mount_limited(room, Some((lack, more)))?;
         room.bind()?;
