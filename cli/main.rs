@@ -10,6 +10,7 @@ mod exposition;
 mod file;
 mod journal;
 mod json;
+mod memory;
 mod out;
 mod progress;
 mod report;

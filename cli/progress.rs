@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kcache::fetch::size;
+use kcache::schedule::Outlook;
 use kcache::world::Progress;
 
 use crate::out::Out;
@@ -16,6 +17,10 @@ pub struct Reporter {
     out: Arc<Out>,
     bars: Option<MultiProgress>,
     running: Mutex<BTreeMap<String, ProgressBar>>,
+    /// What is left besides the builds that have begun; of one build alone there is none.
+    outlook: Mutex<Option<Outlook>>,
+    /// The line that says so, below the bars.
+    rest: Mutex<Option<ProgressBar>>,
 }
 
 impl Reporter {
@@ -25,11 +30,22 @@ impl Reporter {
         if let Some(bars) = &bars {
             out.draw_with(bars.clone());
         }
-        Reporter { out, bars, running: Mutex::default() }
+        Reporter { out, bars, running: Mutex::default(), outlook: Mutex::default(), rest: Mutex::default() }
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ProgressBar>> {
         self.running.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn rest(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
+        self.rest.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What is left besides the builds that have begun, where there is more than those.
+    fn left(&self) -> Option<String> {
+        let outlook = self.outlook.lock().unwrap_or_else(|e| e.into_inner());
+        let Outlook { waiting, left } = outlook.filter(|outlook| outlook.waiting > 0)?;
+        Some(format!("{waiting} more, about {}", about(left)))
     }
 }
 
@@ -48,10 +64,15 @@ impl Progress for Reporter {
             return if doing == "fetching" {
                 self.out.detail(&format!("{doing} {what}"))
             } else {
-                self.out.say(&format!("{doing} {what}"))
+                let left = self.left().map_or(String::new(), |left| format!("; {left}"));
+                self.out.say(&format!("{doing} {what}{left}"))
             };
         };
-        let bar = bars.add(ProgressBar::new_spinner());
+        let bar = ProgressBar::new_spinner();
+        let bar = match &*self.rest() {
+            Some(rest) => bars.insert_before(rest, bar),
+            None => bars.add(bar),
+        };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {prefix}  {wide_msg:.dim}") {
             bar.set_style(style);
         }
@@ -80,5 +101,52 @@ impl Progress for Reporter {
         if let Some(bar) = self.running().remove(what) {
             bar.finish_and_clear();
         }
+    }
+
+    fn outlook(&self, outlook: &Outlook) {
+        *self.outlook.lock().unwrap_or_else(|e| e.into_inner()) = Some(*outlook);
+        let Some(bars) = &self.bars else { return };
+        let mut rest = self.rest();
+        match self.left() {
+            Some(left) => {
+                let bar = rest.get_or_insert_with(|| bars.add(ProgressBar::new_spinner()));
+                if let Ok(style) = ProgressStyle::with_template("       {wide_msg}") {
+                    bar.set_style(style);
+                }
+                bar.set_message(left);
+            }
+            None => {
+                if let Some(bar) = rest.take() {
+                    bar.finish_and_clear();
+                }
+            }
+        }
+    }
+}
+
+/// Seconds below two minutes, minutes below two hours; an estimate has no more digits.
+fn about(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..20 => format!("{} s", seconds.max(1)),
+        seconds @ 20..120 => format!("{} s", seconds.next_multiple_of(10)),
+        seconds @ 120..7200 => format!("{} min", (seconds + 30) / 60),
+        seconds => format!("{} h", (seconds + 1800) / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_is_a_round_number() {
+        let check = |seconds, expect: &str| assert_eq!(about(Duration::from_secs(seconds)), expect);
+        check(0, "1 s");
+        check(7, "7 s");
+        check(41, "50 s");
+        check(119, "120 s");
+        check(150, "3 min");
+        check(3599, "60 min");
+        check(10000, "3 h");
     }
 }

@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::args::Global;
 use crate::exit::Failure;
+use crate::memory;
 
 /// Everything that can be set, with the environment variable that also sets it.
 const KEYS: [(&str, &str); 10] = [
@@ -138,6 +139,16 @@ pub struct Process<'a> {
     pub is_root: bool,
     /// CPUs.
     pub cpus: usize,
+    /// How much memory builds may take, in bytes, where that can be told.
+    pub memory: Option<u64>,
+}
+
+impl Process<'_> {
+    /// How many jobs there are, where nobody says it: one for each CPU that there is memory for.
+    fn jobs(&self) -> u64 {
+        let most = self.memory.map_or(u64::MAX, |bytes| (bytes / memory::OF_A_JOB).max(1));
+        most.min(self.cpus as u64)
+    }
 }
 
 /// What the files say.
@@ -214,7 +225,7 @@ impl Settings {
             let setting = number(&texts, key, default)?;
             Ok::<_, Failure>(Setting { value: Duration::from_secs(setting.value), origin: setting.origin })
         };
-        let jobs = number(&texts, "jobs", process.cpus as u64)?;
+        let jobs = number(&texts, "jobs", process.jobs())?;
         Ok(Settings {
             store: store(&texts, &root.value, process)?,
             jobs: Setting { value: jobs.value.clamp(1, 4096) as usize, origin: jobs.origin },
@@ -439,7 +450,10 @@ mod tests {
         let variable = |name: &str| {
             variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         };
-        Settings::resolve(&args.global, &Process { variable: &variable, is_root: true, cpus: 3 })
+        Settings::resolve(
+            &args.global,
+            &Process { variable: &variable, is_root: true, cpus: 3, memory: None },
+        )
     }
 
     #[test]
@@ -452,6 +466,18 @@ mod tests {
         assert_eq!(settings.build_timeout.value, Duration::from_secs(60));
         assert!(matches!(settings.lock_timeout.origin, Origin::File(path) if path.ends_with("10.toml")));
         assert_eq!(resolve("", &[], &[]).unwrap().jobs.value, 3);
+    }
+
+    #[test]
+    fn there_are_as_many_jobs_as_cpus_with_memory_for_a_compiler() {
+        let jobs = |mebibytes: Option<u64>| {
+            let memory = mebibytes.map(|mebibytes| mebibytes << 20);
+            Process { variable: &|_| None, is_root: true, cpus: 8, memory }.jobs()
+        };
+        assert_eq!(jobs(None), 8);
+        assert_eq!(jobs(Some(1 << 20)), 8);
+        assert_eq!(jobs(Some(2000)), 3);
+        assert_eq!(jobs(Some(100)), 1);
     }
 
     #[test]

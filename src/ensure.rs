@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kcache_kernel::build::{self, Outcome as BuildOutcome};
 use kcache_kernel::kernels::{BuildTree, Headers, Kernel, Mount};
@@ -33,7 +33,10 @@ use crate::dependencies::{self, Dependency};
 use crate::error::{Error, Result};
 use crate::facts::{self, KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
-use crate::{debuginfo, fetch, observed, rooms, share};
+use crate::{debuginfo, fetch, observed, rooms, schedule, share};
+
+/// A build that has waited this long for its turn may be in a shared cache by now.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is to be had of one package for one kernel.
 #[derive(Clone, Copy)]
@@ -161,17 +164,64 @@ fn identify_within<'a>(
     Ok(Identified { recipe, source, overrides, fields, key, facts, dependencies })
 }
 
+/// What came of a look.
+pub enum Looked {
+    /// It needs no build, or there is none to be had.
+    Answered(Answer),
+    /// It is to be built.
+    Missing(Box<Missing>),
+}
+
+/// What nobody has.
+pub struct Missing {
+    id: Identified,
+    /// When the shared caches were asked for it.
+    asked: Instant,
+}
+
+impl Missing {
+    /// Whether it is built against a package of this name.
+    pub fn needs(&self, package: &str) -> bool {
+        self.id.needs(package)
+    }
+}
+
+impl Identified {
+    fn needs(&self, package: &str) -> bool {
+        self.dependencies.iter().any(|(_, id)| id.recipe.name == package || id.needs(package))
+    }
+}
+
 /// A package's modules for a kernel, built if need be. The answer is counted.
 pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
-    let answer = answer(session, wish, options)?;
+    match look(session, wish, options)? {
+        Looked::Answered(answer) => Ok(answer),
+        Looked::Missing(missing) => build(session, wish, *missing, options),
+    }
+}
+
+/// Looks for them in the store and in shared caches. An answer is counted.
+pub fn look(session: &Session, wish: &Wish, options: &Options) -> Result<Looked> {
+    let looked = search(session, wish, options)?;
+    if let Looked::Answered(answer) = &looked {
+        session.tally.note(&wish.name(), answer, !options.rebuild);
+    }
+    Ok(looked)
+}
+
+/// Builds what a look has not found, unless it has come meanwhile. The answer is counted.
+pub fn build(session: &Session, wish: &Wish, missing: Missing, options: &Options) -> Result<Answer> {
+    let needed = dependencies::have(session, wish, &missing.id, options)?;
+    let answer = have_once(session, wish, &missing, &needed, options)?;
     session.tally.note(&wish.name(), &answer, !options.rebuild);
     Ok(answer)
 }
 
-fn answer(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
+fn search(session: &Session, wish: &Wish, options: &Options) -> Result<Looked> {
+    let answered = |answer| Ok(Looked::Answered(answer));
     let tree = match &wish.kernel.headers {
         Headers::Present(tree) if wish.package.has_source() => tree,
-        _ => return fetch::unidentified(session, wish),
+        _ => return answered(fetch::unidentified(session, wish)?),
     };
     facts::check_names(&wish.package.source)?;
     let id = match identify(session, wish, tree) {
@@ -179,7 +229,7 @@ fn answer(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
         Err(error) if error.lacks_tools() => {
             return match fetch::unidentified(session, wish)? {
                 Answer::NoHeaders(_) => Err(error),
-                answer => Ok(answer),
+                answer => answered(answer),
             };
         }
         id => id?,
@@ -188,18 +238,27 @@ fn answer(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
         session.world.progress.detail(&format!("{}: {note}", wish.package.name));
     }
     if options.automatic_only && !id.recipe.automatic {
-        return Ok(Answer::NotAutomatic);
+        return answered(Answer::NotAutomatic);
     }
     if let Some(reason) = &id.recipe.excluded {
-        return Ok(Answer::Excluded(reason.clone()));
+        return answered(Answer::Excluded(reason.clone()));
     }
-    if !options.rebuild
-        && let Some(answer) = look_up(session, wish, tree, &id)?
-    {
-        return Ok(answer);
+    if !options.rebuild {
+        if let Some(answer) = look_up(session, wish, tree, &id)? {
+            return answered(answer);
+        }
+        if !session.world.caches.is_empty() {
+            let store = session.store.as_ref().ok_or(Error::NoStore)?;
+            let _lock = lock(session, store, &id.key)?;
+            if let Some(answer) = look_further(session, store, wish, tree, &id, true)? {
+                return answered(answer);
+            }
+        }
     }
-    let needed = dependencies::have(session, wish, &id, options)?;
-    have_once(session, wish, tree, &id, &needed, options)
+    if options.fetch_only {
+        return answered(Answer::NotCached);
+    }
+    Ok(Looked::Missing(Box::new(Missing { id, asked: Instant::now() })))
 }
 
 /// The answer that the store has, if it has one that is whole and may be believed.
@@ -309,31 +368,47 @@ fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
     Ok(store.forget(&manifest.key)?)
 }
 
-/// Fetches or builds, unless another process has done it meanwhile.
-fn have_once(
+/// Waits for others who want the same.
+fn lock(session: &Session, store: &Store, key: &Key) -> Result<kcache_store::Lock> {
+    let world = session.world;
+    Ok(store.lock(&key.to_string(), &world.waiting(&|message| world.progress.say(message)))?)
+}
+
+/// Under the key's lock: what another process may have put into the store meanwhile, or a shared cache has.
+fn look_further(
     session: &Session,
+    store: &Store,
     wish: &Wish,
     tree: &BuildTree,
     id: &Identified,
+    ask_caches: bool,
+) -> Result<Option<Answer>> {
+    if let Some(answer) = look_up(session, wish, tree, id)? {
+        return Ok(Some(answer));
+    }
+    if stored(session, wish, &id.key)?.is_some_and(|known| !fits(session, wish, id, &known)) {
+        store.forget(&id.key)?; // room for one that does
+    }
+    if ask_caches { fetch::identified(session, wish, tree, id) } else { Ok(None) }
+}
+
+/// Builds, unless another process has done it meanwhile.
+fn have_once(
+    session: &Session,
+    wish: &Wish,
+    missing: &Missing,
     needed: &[Dependency],
     options: &Options,
 ) -> Result<Answer> {
-    let world = session.world;
+    let (world, id) = (session.world, &missing.id);
+    let Headers::Present(tree) = &wish.kernel.headers else { return Ok(Answer::NotCached) };
     let store = session.store.as_ref().ok_or(Error::NoStore)?;
-    let _lock = store.lock(&id.key.to_string(), &world.waiting(&|message| world.progress.say(message)))?;
-    if !options.rebuild {
-        if let Some(answer) = look_up(session, wish, tree, id)? {
-            return Ok(answer);
-        }
-        if stored(session, wish, &id.key)?.is_some_and(|known| !fits(session, wish, id, &known)) {
-            store.forget(&id.key)?; // room for one that does
-        }
-        if let Some(answer) = fetch::identified(session, wish, tree, id)? {
-            return Ok(answer);
-        }
-    }
-    if options.fetch_only {
-        return Ok(Answer::NotCached);
+    let _lock = lock(session, store, &id.key)?;
+    let ask_caches = missing.asked.elapsed() > ASK_AGAIN;
+    if !options.rebuild
+        && let Some(answer) = look_further(session, store, wish, tree, id, ask_caches)?
+    {
+        return Ok(answer);
     }
     let made = make(session, wish, tree, id, needed, world.identity)?;
     session.still_headers(wish.kernel, tree, id.facts.headers)?;
@@ -352,6 +427,7 @@ fn have_once(
     for fault in &made.left_out {
         world.progress.say(&format!("warning: {}: left out: {fault}", wish.name()));
     }
+    schedule::remember(session, wish.package, made.seconds)?;
     let entry = publish(session, store, wish, id, made, outcome, options.rebuild)?;
     share::write_through(session, store, &entry)?;
     let manifest = Box::new(entry.into_manifest());

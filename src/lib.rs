@@ -32,6 +32,7 @@ pub mod origin;
 pub mod policy;
 pub mod reproduce;
 pub mod rooms;
+pub mod schedule;
 pub mod scripts;
 pub mod select;
 pub mod share;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::policy::Policy;
+use crate::schedule::Outlook;
 use crate::select::Elsewhere;
 use crate::signing::Signing;
 use kcache_kernel::rootfs::Root;
@@ -57,6 +58,8 @@ pub struct World {
     pub roll_back: bool,
     /// Seconds since 1970.
     pub now: fn() -> u64,
+    /// How much memory builds can still get, in bytes, where that can be told.
+    pub available_memory: fn() -> Option<u64>,
     /// Set to end the run.
     pub cancel: Arc<AtomicBool>,
     /// Hears what is going on.
@@ -77,6 +80,8 @@ pub trait Progress: Send + Sync {
     fn heard(&self, _what: &str, _bytes: u64) {}
     /// It has ended.
     fn end(&self, _what: &str) {}
+    /// A build is about to begin; this is what is left besides it.
+    fn outlook(&self, _outlook: &Outlook) {}
 }
 
 impl World {

@@ -34,6 +34,7 @@ mod power;
 mod real_input;
 mod recipes;
 mod report;
+mod schedule;
 mod scripts;
 mod servers;
 mod sharing;

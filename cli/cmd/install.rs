@@ -1,8 +1,6 @@
 //! `kcache install` and `kcache build`: look up, or build; then, for `install`, one transaction a kernel.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kcache::ensure::{self, Answer, Found, Options, Wish};
@@ -13,6 +11,7 @@ use kcache::kernel::install::{Act, Indexed, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::policy::Need;
 use kcache::reproduce::{self, Comparison};
+use kcache::schedule;
 use kcache::scripts;
 use kcache::select::Packages;
 use kcache::store::{Manifest, Outcome};
@@ -258,38 +257,17 @@ pub fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check
     }
 }
 
-/// Works on all wishes, as many at a time as there are jobs.
 fn work<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<(usize, Had)>> = Mutex::default();
-    let work = || {
-        while let Some((at, wish)) = take(&next, wishes).filter(|_| !session.world.cancelled()) {
-            let start = Instant::now();
-            let mut answer = ensure::ensure(session, wish, options);
-            let mut comparison = None;
-            if check && let Ok(Answer::Ready { manifest, .. }) = &answer {
-                match reproduce::compare(session, wish, manifest) {
-                    Ok(compared) => comparison = Some(compared),
-                    Err(error) => answer = Err(error),
-                }
+    schedule::all(session, wishes, options, |wish, mut answer, took| {
+        let (start, mut comparison) = (Instant::now(), None);
+        if check && let Ok(Answer::Ready { manifest, .. }) = &answer {
+            match reproduce::compare(session, wish, manifest) {
+                Ok(compared) => comparison = Some(compared),
+                Err(error) => answer = Err(error),
             }
-            let had = Had { wish: *wish, answer, comparison, seconds: start.elapsed().as_secs_f64() };
-            results.lock().unwrap_or_else(|e| e.into_inner()).push((at, had));
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..session.world.jobs.min(wishes.len()) {
-            scope.spawn(work);
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, had)| had).collect()
-}
-
-fn take<'b, T>(next: &AtomicUsize, items: &'b [T]) -> Option<(usize, &'b T)> {
-    let at = next.fetch_add(1, Ordering::Relaxed);
-    Some((at, items.get(at)?))
+        Had { wish: *wish, answer, comparison, seconds: (took + start.elapsed()).as_secs_f64() }
+    })
 }
 
 /// Prints one result; the exit code it alone would have. `not_installed` says why nothing of this kernel was installed.

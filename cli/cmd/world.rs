@@ -17,6 +17,7 @@ use kcache::world::{Progress, World};
 
 use crate::args::Global;
 use crate::exit::{Exit, Failure};
+use crate::memory;
 use crate::out::Out;
 use crate::progress::Reporter;
 use crate::settings::signing;
@@ -35,6 +36,7 @@ fn process() -> Process<'static> {
         variable: &|name| std::env::var(name).ok().filter(|value| !value.is_empty()),
         is_root: rustix::process::geteuid().is_root(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        memory: memory::available(),
     }
 }
 
@@ -84,6 +86,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
         roll_back: false,
         now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        available_memory: memory::available,
         cancel,
         progress,
     })

@@ -38,9 +38,8 @@ fn lay_out(room: &mut Room) -> io::Result<()> {
     fs_err::create_dir_all(package.join("usr/lib/modules"))?;
     let deb = room.fixtures().join("debs");
     let debs = fs_err::read_dir(&deb)?.flatten().map(|entry| entry.path());
-    let is_dkms = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("dkms_"))
-    };
+    let is_dkms =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("dkms_"));
     let deb = debs.into_iter().find(is_dkms).ok_or(io::ErrorKind::NotFound)?;
     succeed(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&package))?;
     let layers = [package.join("usr"), room.places.root.join("usr"), "/usr".into()];

@@ -58,7 +58,8 @@ const OF_COMMON: &[&str] = &[
     "include/vdso",
     "include/video",
 ];
-const OF_TREE: &[&str] = &["build", "source", MODULES_OF_KERNEL[0], MODULES_OF_KERNEL[1], MODULES_OF_KERNEL[2]];
+const OF_TREE: &[&str] =
+    &["build", "source", MODULES_OF_KERNEL[0], MODULES_OF_KERNEL[1], MODULES_OF_KERNEL[2]];
 /// What of `modules.*` is no index.
 const MODULES_OF_KERNEL: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
 /// Some hundred in-tree modules, some of which depend on others.

@@ -1,0 +1,256 @@
+//! In which order a run's wishes are worked on, and how many at once.
+//!
+//! First everybody looks: keys, store and shared caches. What nobody has is put aside and built when nothing is left to be looked
+//! at, the longest first, so that none is begun when all others have ended; what others are built against comes before them. As many
+//! builds run as there are jobs. How many compilers they run is the jobserver's business: while the results of one are checked
+//! and compressed, the others have them all. A few threads more look at what is left while all jobs are building already.
+//!
+//! How long a build takes is what the package's last one took here, whatever the kernel; of one that is new, what its amount
+//! of source makes likely.
+
+use std::cmp::Reverse;
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fs_err as fs;
+use kcache_kernel::packages::Package;
+use kcache_store::Digest;
+
+use crate::ensure::{self, Answer, Looked, Missing, Options, Wish};
+use crate::error::Result;
+use crate::facts::Session;
+
+/// Threads beyond the jobs.
+const BESIDE: usize = 2;
+/// No second build begins with less memory to be had: gcc takes up to 300 MiB for one file, and a second like it may follow.
+const MEMORY: u64 = 768 << 20;
+/// So long builds wait for the last look, so as to be begun in their order; one that fetches much takes longer.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether there is memory again, or whether the run was cancelled.
+const TICK: Duration = Duration::from_millis(500);
+/// Where a package's last build is remembered.
+const KIND: &str = "seconds of a build";
+/// Bytes of C that are compiled in a second, of Debian's packages, by two CPUs, headers among what takes the time.
+const BYTES_A_SECOND: f64 = 20_000.0;
+/// A build of nothing.
+const LEAST_SECONDS: f64 = 2.0;
+
+/// What is still to be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// Builds that wait for others to end.
+    pub waiting: usize,
+    /// How long it may take until the last one has ended.
+    pub left: Duration,
+}
+
+/// Works on all wishes and gives what `then` makes of their answers, in their order; after a cancellation, of those that had one.
+pub fn all<'a, T: Send>(
+    session: &Session,
+    wishes: &[Wish<'a>],
+    options: &Options,
+    then: impl Fn(&Wish<'a>, Result<Answer>, Duration) -> T + Sync,
+) -> Vec<T> {
+    let state =
+        State { next: 0, looking: 0, last_look: Instant::now(), waiting: Vec::new(), running: Vec::new() };
+    let line = Line { session, wishes, state: Mutex::new(state), changed: Condvar::new() };
+    let results: Mutex<Vec<(usize, T)>> = Mutex::default();
+    let end = |at: usize, answer, took| {
+        let result = then(&wishes[at], answer, took);
+        results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+    };
+    let work = || {
+        while let Some(next) = line.next() {
+            let start = Instant::now();
+            match next {
+                Next::Look(at) => {
+                    let looked = ensure::look(session, &wishes[at], options);
+                    let (missing, answer) = match looked {
+                        Ok(Looked::Missing(missing)) => (Some(missing), None),
+                        Ok(Looked::Answered(answer)) => (None, Some(Ok(answer))),
+                        Err(error) => (None, Some(Err(error))),
+                    };
+                    let waits = missing.map(|missing| Waits {
+                        at,
+                        expected: expected(session, wishes[at].package),
+                        looked: start.elapsed(),
+                        missing,
+                    });
+                    line.looked(waits);
+                    if let Some(answer) = answer {
+                        end(at, answer, start.elapsed());
+                    }
+                }
+                Next::Build(Waits { at, looked, missing, .. }) => {
+                    let answer = ensure::build(session, &wishes[at], *missing, options);
+                    line.built(at);
+                    end(at, answer, looked + start.elapsed());
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..(session.world.jobs + BESIDE).min(wishes.len()) {
+            scope.spawn(work);
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Notes how long a build took.
+pub(crate) fn remember(session: &Session, package: &Package, seconds: f64) -> Result<()> {
+    let Some(store) = &session.store else { return Ok(()) };
+    Ok(store.remember(KIND, &name(package), &seconds.to_le_bytes(), (session.world.now)())?)
+}
+
+/// Whose turn it is.
+struct Line<'a, 's> {
+    session: &'a Session<'s>,
+    wishes: &'a [Wish<'a>],
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// The first that nobody has looked at.
+    next: usize,
+    looking: usize,
+    last_look: Instant,
+    waiting: Vec<Waits>,
+    running: Vec<Running>,
+}
+
+/// One that is to be built.
+struct Waits {
+    at: usize,
+    expected: f64,
+    looked: Duration,
+    missing: Box<Missing>,
+}
+
+struct Running {
+    at: usize,
+    expected: f64,
+    since: Instant,
+}
+
+enum Next {
+    Look(usize),
+    Build(Waits),
+}
+
+impl Line<'_, '_> {
+    /// What a thread is to do, when there is something; `None` when there will be nothing more.
+    fn next(&self) -> Option<Next> {
+        let mut state = self.lock();
+        loop {
+            if self.session.world.cancelled() {
+                return None;
+            }
+            if state.next < self.wishes.len() {
+                state.looking += 1;
+                state.next += 1;
+                state.last_look = Instant::now();
+                return Some(Next::Look(state.next - 1));
+            }
+            if state.waiting.is_empty() && state.looking == 0 {
+                return None;
+            }
+            if let Some(at) = self.first(&state).filter(|_| self.has_room(&state)) {
+                let waits = state.waiting.swap_remove(at);
+                state.running.push(Running { at: waits.at, expected: waits.expected, since: Instant::now() });
+                self.session.world.progress.outlook(&state.outlook(self.session.world.jobs));
+                return Some(Next::Build(waits));
+            }
+            let waited = self.changed.wait_timeout(state, TICK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether one more build may begin.
+    fn has_room(&self, state: &State) -> bool {
+        if state.looking > 0 && state.last_look.elapsed() < GRACE {
+            return false;
+        }
+        let enough = || (self.session.world.available_memory)().is_none_or(|free| free >= MEMORY);
+        state.running.is_empty() || state.running.len() < self.session.world.jobs && enough()
+    }
+
+    /// The longest that waits for no other of the run.
+    fn first(&self, state: &State) -> Option<usize> {
+        let unfinished: Vec<&Wish> = state
+            .waiting
+            .iter()
+            .map(|waits| waits.at)
+            .chain(state.running.iter().map(|running| running.at))
+            .map(|at| &self.wishes[at])
+            .collect();
+        let comes_first = |waits: &Waits| {
+            let release = &self.wishes[waits.at].kernel.release;
+            let is_needed =
+                |wish: &&Wish| wish.kernel.release == *release && waits.missing.needs(&wish.package.name);
+            !unfinished.iter().any(is_needed)
+        };
+        let able = state.waiting.iter().enumerate().filter(|(_, waits)| comes_first(waits));
+        let longest = able.min_by_key(|(_, waits)| (Reverse((waits.expected * 1e3) as u64), waits.at));
+        longest.map(|(at, _)| at)
+    }
+
+    fn looked(&self, waits: Option<Waits>) {
+        let mut state = self.lock();
+        state.looking -= 1;
+        state.waiting.extend(waits);
+        self.changed.notify_all();
+    }
+
+    fn built(&self, at: usize) {
+        self.lock().running.retain(|running| running.at != at);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn outlook(&self, jobs: usize) -> Outlook {
+        let waiting = self.waiting.iter().map(|waits| waits.expected);
+        let running = self.running.iter();
+        let running = running.map(|running| running.expected - running.since.elapsed().as_secs_f64());
+        let rest: Vec<f64> = waiting.chain(running).map(|seconds| seconds.max(0.0)).collect();
+        let at_once = jobs.min(rest.len()).max(1) as f64;
+        let longest = rest.iter().copied().fold(0.0, f64::max);
+        let left = (rest.iter().sum::<f64>() / at_once).max(longest);
+        Outlook { waiting: self.waiting.len(), left: Duration::from_secs_f64(left) }
+    }
+}
+
+/// How many seconds a build of a package may take.
+fn expected(session: &Session, package: &Package) -> f64 {
+    let known = session.store.as_ref().and_then(|store| store.memo(KIND, &name(package)).ok().flatten());
+    let known = known.and_then(|bytes| Some(f64::from_le_bytes(bytes.try_into().ok()?)));
+    match known.filter(|seconds| (0.0..1e6).contains(seconds)) {
+        Some(seconds) => seconds,
+        None => LEAST_SECONDS + bytes_of_c(&package.source) as f64 / BYTES_A_SECOND,
+    }
+}
+
+fn name(package: &Package) -> Digest {
+    Digest::of(package.name.as_bytes())
+}
+
+/// How much C there is; what cannot be read counts for nothing.
+fn bytes_of_c(dir: &Path) -> u64 {
+    let size = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_of_c(&entry.path()),
+        Ok(kind) if kind.is_file() && entry.path().extension().is_some_and(|end| end == "c") => {
+            entry.metadata().map_or(0, |metadata| metadata.len())
+        }
+        _ => 0,
+    };
+    fs::read_dir(dir).into_iter().flatten().flatten().map(size).sum()
+}
