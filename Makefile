@@ -9,7 +9,7 @@
 # make corpus   every -dkms package of this Debian release, built by dkms and by kcache, side by side; needs root and an hour
 # make torture  kcache killed, cut off from power and failed at every system call, on full disks; a table; needs root and hours
 # make fuzz     every fuzz target for an hour (FUZZ_SECONDS=3600), two at a time, and a table of it; needs nightly and cargo-fuzz
-# make bench    what is measured, and against whom (benches/README.md)
+# make bench    kcache beside plain tools and dkms, into docs/performance.md; needs root and an hour
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
 # make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
 # make test-apt-dkms Debian's -dkms packages with kcache for dkms, in two such systems; needs root and five minutes
@@ -99,6 +99,7 @@ fuzz:
 
 bench: fixtures
 	$(CARGO) bench --locked --bench kcache
+	$(CARGO) bench --locked --bench parts
 
 test-apt: kernels deb
 	tests/apt.sh $(CARGO_TARGET_DIR)/deb/kcache_*.deb

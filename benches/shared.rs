@@ -14,18 +14,18 @@ use kcache_store::{
     Trust, Waiting,
 };
 
+use crate::measure::{Row, Table, modules_of, run, timed};
 use crate::servers::Nginx;
-use crate::{modules_of, row, run, timed};
 
 /// Bytes of modules that are fetched.
 const MODULES: u64 = 50_000_000;
 /// How long the caches of the look-up that misses take to say so.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 
-pub fn all(modules: &Path) {
-    fetch(modules);
-    dead();
-    misses();
+pub fn all(modules: &Path, table: &mut Table) {
+    table.add(fetch(modules));
+    table.add(dead());
+    table.add(misses());
 }
 
 /// A builder's key and whom to trust accordingly.
@@ -83,7 +83,7 @@ fn entry(store: &Store, modules: &Path, key: Key) -> Entry {
     Entry::new(manifest).expect("a valid entry")
 }
 
-fn fetch(modules: &Path) {
+fn fetch(modules: &Path) -> Row {
     let dir = tempfile::tempdir().expect("a directory");
     let nginx = Nginx::writable();
     let (signer, trust) = signer(dir.path());
@@ -120,14 +120,14 @@ fn fetch(modules: &Path) {
     };
     let outputs = &entry.manifest().outputs;
     let megabytes = outputs.iter().map(|output| output.size).sum::<u64>() / 1_000_000;
-    row(
+    Row::compare(
         &format!("fetch, verify and store {megabytes} MB in {} modules over HTTP", outputs.len()),
         "curl, one process; then zstd -d, b3sum",
         7,
-        1.43,
+        Some(1.43),
         ours,
         plain,
-    );
+    )
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -140,7 +140,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Eight packages are looked up where one cache accepts connections and says nothing, against one pause of 3 s.
-fn dead() {
+fn dead() -> Row {
     let dir = tempfile::tempdir().expect("a directory");
     let (_, trust) = signer(dir.path());
     let store = store(&dir.path().join("store"));
@@ -158,7 +158,7 @@ fn dead() {
         })
     };
     let plain = || run(Command::new("sleep").arg("3"));
-    row("8 look-ups, a cache that does not answer", "sleep 3", 1, 1.1, ours, plain);
+    Row::compare("8 look-ups, a cache that does not answer", "sleep 3", 1, Some(1.1), ours, plain)
 }
 
 fn look_up(caches: &SharedCaches, store: &Store, n: u8) {
@@ -167,7 +167,7 @@ fn look_up(caches: &SharedCaches, store: &Store, n: u8) {
 }
 
 /// One look-up in three caches that have nothing and are far away, against asking one of them.
-fn misses() {
+fn misses() -> Row {
     let dir = tempfile::tempdir().expect("a directory");
     let (_, trust) = signer(dir.path());
     let store = store(&dir.path().join("store"));
@@ -177,7 +177,14 @@ fn misses() {
         timed(|| look_up(&caches, &store, 1))
     };
     let plain = || run(Command::new("curl").args(["-s", "-o", "/dev/null", &urls[0]]));
-    row("a look-up that misses in 3 caches, 100 ms away", "curl, one of them", 9, 1.3, ours, plain);
+    Row::compare(
+        "a look-up that misses in 3 caches, 100 ms away",
+        "curl, one of them",
+        9,
+        Some(1.3),
+        ours,
+        plain,
+    )
 }
 
 /// A server without anything, whose answers take a while.

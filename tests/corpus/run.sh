@@ -29,6 +29,8 @@ tools=(libxtables-dev libelf-dev gawk bzip2 pkg-config perl)
 
 kcache=$(realpath "$1")
 say() { printf 'corpus: %s\n' "$*" >&2; }
+# shellcheck source=/dev/null
+. "$here/room.sh"
 
 [ "$(id -u)" = 0 ] || { say "overlayfs needs root"; exit 1; }
 [ "${CORPUS_NAMESPACE-}" ] || CORPUS_NAMESPACE=1 exec unshare --mount "$0" "$@"
@@ -38,47 +40,10 @@ packages() {
     apt-cache search --names-only -- '-dkms$' | awk '$1 != "dh-dkms" {print $1}' | sort
 }
 
-# Downloads a package as it is now and prints the file's name, which holds its version. What the tests have is as good.
-download() {
-    local file
-    for file in "$fixtures/debs/$1"_*.deb; do
-        if [ -e "$file" ]; then printf '%s\n' "$file"; return; fi
-    done
-    file=$(apt-get -qq download --print-uris "$1" | awk '{print $2}')
-    [ -e "$cache/debs/$file" ] || (cd "$cache/debs" && apt-get -qq -o APT::Sandbox::User=root download "$1" >&2)
-    printf '%s\n' "$cache/debs/$file"
-}
-
-# The layers lie in memory: overlayfs wants none of them to lie below another, and the lowest is this machine's own root.
-make_room() {
-    local kernel
-    mount -t tmpfs -o mode=755 corpus "$room"
-    mkdir -p "$room"/{merged,system/usr/{src,bin,lib/modules}}
-    dpkg-deb -x "$dkms" "$room/system"
-    cp "$kcache" "$room/system/usr/bin/"
-    for kernel in "${kernels[@]}"; do
-        mkdir -p "$room/system/boot" "$room/system/usr/lib/modules/$kernel"
-        cp -a "$fixtures/root/boot/"{config,vmlinuz}"-$kernel" "$room/system/boot/"
-        cp -a "$fixtures/root/lib/modules/$kernel/"{build,source} "$room/system/usr/lib/modules/$kernel/"
-        cp -a "$fixtures/root/usr/src/linux-headers-$kernel" "$room/system/usr/src/"
-        cp -a "$fixtures/root/usr/src/linux-headers-${kernel%-amd64}-common" "$room/system/usr/src/"
-    done
-    cp -a "$fixtures"/root/usr/lib/linux-kbuild-* "$room/system/usr/lib/"
-}
-
 # Runs a command in a system of this machine, the kernels, both tools and one package; $room/upper is what it wrote.
 within() {
-    local status=0
-    rm -rf "$room/upper" "$room/inner"
-    mkdir -p "$room"/{upper,inner}
-    mount -t overlay corpus -o "lowerdir=$room/package:$room/system:/,upperdir=$room/upper,workdir=$room/inner" "$room/merged"
-    mount -t proc proc "$room/merged/proc"
-    mount --rbind /dev "$room/merged/dev"
-    mount -t tmpfs tmpfs "$room/merged/tmp"
-    mkdir -p "$room/merged/var/lib/dkms" "$room/merged/var/cache/kcache"
-    chroot "$room/merged" "$@" || status=$?
-    umount --recursive "$room/merged"
-    return "$status"
+    rm -rf "$room/upper"
+    inside "$room/upper" "$room/package" "$@"
 }
 
 # dkms: RESULT/status, seconds, log, modules/.
@@ -129,16 +94,16 @@ have() {
 mkdir -p "$cache"/{debs,results,room}
 [ $# -gt 1 ] || for tool in "${tools[@]}"; do dpkg -s "$tool" >/dev/null 2>&1 || apt-get -qq install --no-install-recommends -y "$tool" >&2; done
 dkms=$(download dkms)
-make_room
+# In memory: no layer of an overlayfs may lie below another, and the lowest is this machine's own root.
+mount -t tmpfs -o mode=755 corpus "$room"
+make_room build source
 edition=$(sha256sum <"$kcache" | cut -c1-12)
 
 shift
 for package in $(packages "$@"); do
     deb=$(download "$package")
-    rm -rf "$room/package" "$room/unpacked"
-    mkdir -p "$room/package/usr"
-    dpkg-deb -x "$deb" "$room/unpacked"
-    mv "$room/unpacked/usr/src" "$room/package/usr/" # a package's own /lib would hide the link that / has there
+    rm -rf "$room/package"
+    unpack_source "$deb" "$room/package"
     for conf in "$room/package"/usr/src/*/dkms.conf; do
         # shellcheck disable=SC1090
         read -r name version < <(set +eu; kernelver=$K61_NEW; . "$conf" >/dev/null 2>&1; echo "$PACKAGE_NAME $PACKAGE_VERSION")

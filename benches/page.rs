@@ -1,0 +1,128 @@
+//! docs/performance.md: what was measured goes between two marks of the page, and into figures beside it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use fs_err as fs;
+
+use crate::measure::{Row, Table};
+
+const BEGIN: &str = "<!-- written by make bench -->\n";
+const END: &str = "<!-- end of what make bench writes -->\n";
+
+/// Puts a table into the page, and draws the figures.
+pub fn write(project: &Path, table: &Table) -> std::io::Result<()> {
+    let path = project.join("docs/performance.md");
+    let page = fs::read_to_string(&path)?;
+    let parts = page.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let (head, tail) = parts.ok_or_else(|| std::io::Error::other(format!("{}: no marks", path.display())))?;
+    let figures = project.join("docs/performance");
+    fs::create_dir_all(&figures)?;
+    let limited: Vec<Bar> = table.rows.iter().filter_map(Bar::of_limit).collect();
+    fs::write(
+        figures.join("limits.svg"),
+        svg("each ratio, as a part of what it may be at most", "", &limited),
+    )?;
+    let times = Bar::of_rows(&table.rows);
+    fs::write(figures.join("dkms.svg"), svg("beside dkms, in seconds", " s", &times))?;
+    fs::write(&path, format!("{head}{BEGIN}{}{END}{tail}", measured(table)))
+}
+
+fn measured(table: &Table) -> String {
+    let mut text = format!("\n{}\n\n", machine());
+    text += "| what | against | kcache | plain | ratio | at most |\n|---|---|--:|--:|--:|--:|\n";
+    table.rows.iter().for_each(|row| text += &(row.line() + "\n"));
+    text += "\n![each ratio as a part of what it may be at most](performance/limits.svg)\n\n";
+    text += "![kcache beside dkms](performance/dkms.svg)\n\n";
+    text += "| command | peak memory | system calls | those of the plain tool |\n|---|--:|--:|--:|\n";
+    table.costs.iter().for_each(|cost| text += &(cost.line() + "\n"));
+    text + "\n"
+}
+
+/// Where and when.
+fn machine() -> String {
+    let said = |program: &str, words: &[&str]| {
+        let output = Command::new(program).args(words).output().ok();
+        output.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("a CPU without a name", |(_, model)| model);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let file_system = said("stat", &["-f", "-c", "%T", &std::env::temp_dir().display().to_string()]);
+    format!(
+        "{} CPUs ({model}), Linux {}, {file_system}, {}.",
+        cpus,
+        said("uname", &["-r"]),
+        said("date", &["+%Y-%m-%d"])
+    )
+}
+
+/// A bar of a figure.
+struct Bar {
+    label: String,
+    value: f64,
+    /// Whether it is what is to be looked at.
+    ours: bool,
+}
+
+impl Bar {
+    fn of_limit(row: &Row) -> Option<Bar> {
+        Some(Bar { label: row.what.clone(), value: row.ratio() / row.at_most?, ours: true })
+    }
+
+    /// Both sides of the rows that have dkms on the other.
+    fn of_rows(rows: &[Row]) -> Vec<Bar> {
+        let beside = rows.iter().filter(|row| row.against.starts_with("dkms"));
+        let both = |row: &Row| {
+            let against = format!("{}: {}", row.what, row.against);
+            let ours = Bar { label: format!("{}: kcache", row.what), value: row.ours, ours: true };
+            [Bar { label: against, value: row.plain, ours: false }, ours]
+        };
+        beside.flat_map(both).collect()
+    }
+}
+
+const WIDTH: f64 = 900.0;
+const ROOM_FOR_LABELS: f64 = 470.0;
+const LINE: f64 = 24.0;
+
+/// A figure of horizontal bars on a logarithmic scale, with a line at 1 where that lies among them.
+fn svg(title: &str, unit: &str, bars: &[Bar]) -> String {
+    let least = bars.iter().map(|bar| bar.value).fold(f64::INFINITY, f64::min).min(1.0) / 1.5;
+    let most = bars.iter().map(|bar| bar.value).fold(0.0, f64::max).max(1.0) * 1.5;
+    let scale = |value: f64| {
+        let part = (value / least).ln() / (most / least).ln();
+        part * (WIDTH - ROOM_FOR_LABELS - 90.0)
+    };
+    let height = LINE * (bars.len() as f64 + 2.0);
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n<text x=\"8\" y=\"18\" font-weight=\"bold\">{title}</text>\n"
+    );
+    for (at, bar) in bars.iter().enumerate() {
+        let y = LINE * (at as f64 + 1.2);
+        let (width, colour) = (scale(bar.value).max(1.0), if bar.ours { "#2a6f97" } else { "#b0b0b0" });
+        let number = if bar.value < 10.0 { format!("{:.2}", bar.value) } else { format!("{:.0}", bar.value) };
+        let label = bar.label.replace('&', "&amp;").replace('<', "&lt;");
+        let _ = writeln!(
+            text,
+            "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{label}</text>\
+             <rect x=\"{ROOM_FOR_LABELS}\" y=\"{y:.0}\" width=\"{width:.0}\" height=\"16\" fill=\"{colour}\"/>\
+             <text x=\"{:.0}\" y=\"{:.0}\">{number}{unit}</text>",
+            ROOM_FOR_LABELS - 8.0,
+            y + 12.0,
+            ROOM_FOR_LABELS + width + 6.0,
+            y + 12.0,
+        );
+    }
+    if unit.is_empty() {
+        let x = ROOM_FOR_LABELS + scale(1.0);
+        let _ = writeln!(
+            text,
+            "<line x1=\"{x:.0}\" y1=\"{LINE}\" x2=\"{x:.0}\" y2=\"{height}\" stroke=\"#c1121f\" stroke-dasharray=\"4 3\"/>"
+        );
+    }
+    text + "</svg>\n"
+}
