@@ -83,7 +83,7 @@ fn objects(criterion: &mut Criterion) {
     let store = store(dir.path());
     // Half of it can be compressed, as machine code can.
     let module: Vec<u8> = (0..MODULE as u64)
-        .map(|n| if n % 2 == 0 { 0 } else { (n * n * 2_654_435_761 >> 13) as u8 })
+        .map(|n| if n % 2 == 0 { 0 } else { (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 })
         .collect();
     let stored = store.put_object(&mut &module[..]).expect("room");
     let mut group = criterion.benchmark_group("object");
