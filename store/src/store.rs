@@ -12,33 +12,29 @@
 //!
 //! How those who add and the one who collects stay out of each other's way is told in `claim`.
 
-use std::collections::BTreeMap;
+mod indexed;
+
 use std::fs::{DirBuilder, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::claim::touch;
 use crate::error::at;
-use crate::index::{Found, Index, network_fs};
-use crate::listing::{self, files};
+use crate::index::{Index, network_fs};
+use crate::listing::files;
 use crate::manifest::is_flat;
 use crate::publish::{Draft, publish_bytes};
 use crate::transport::{IfTaken, Name};
 use crate::{
-    Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Say, Scratch, SignerId, Waiting, entry,
-    object,
+    Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, SignerId, Waiting, entry, object,
 };
 
 /// The text that makes a directory a cache (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory is a cache of kcache: it can be deleted at any time.\n";
-/// The lock under which the index is made.
-const INDEX_LOCK: &str = "index";
-/// Rows in memory.
-const AT_A_TIME: u32 = 1024;
 
 /// An open store. Any number of threads may use one.
 pub struct Store {
@@ -115,14 +111,6 @@ impl Store {
             store.attach_index(waiting)?;
         }
         Ok(Some(store))
-    }
-
-    /// From now on it is said, too, when a change to the index has to wait for another process. Once it has waited as long
-    /// as it may, it waits no more.
-    pub fn hear(&self, say: Say) {
-        if let Some(index) = &self.index {
-            index.lock().unwrap_or_else(PoisonError::into_inner).hear(say);
-        }
     }
 
     /// The store's directory.
@@ -269,69 +257,12 @@ impl Store {
         remove(&object::path(&self.objects(), digest))
     }
 
-    /// The entries that have all these labels, newest first. What the index says is compared with the entries, of which one that is
-    /// damaged stays, for whoever looks it up. Without labels it is not, and a row promises nothing.
-    pub fn find(&self, labels: &[(&str, &str)]) -> Result<Vec<Row>> {
-        let mut rows = match self.with_index(|index| index.find(labels))? {
-            Some(rows) if labels.is_empty() => return Ok(rows),
-            Some(rows) => {
-                rows.into_iter().filter_map(|row| self.compared(row).transpose()).collect::<Result<_>>()?
-            }
-            None => self.all_rows()?,
-        };
-        let has =
-            |row: &Row| labels.iter().all(|(name, value)| row.labels.get(*name).is_some_and(|v| v == value));
-        rows.retain(has);
-        rows.sort_by_key(|row| (std::cmp::Reverse(row.created), row.key));
-        Ok(rows)
-    }
-
-    /// A row as the entry has it; none where that is gone.
-    fn compared(&self, row: Row) -> Result<Option<Row>> {
-        match self.lookup(&row.key) {
-            Ok(entry) => Ok(entry.map(|entry| Row { used: row.used, ..Row::of(entry.manifest()) })),
-            Err(Error::Damaged { .. } | Error::Entry { .. } | Error::Format { .. }) => Ok(Some(row)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn all_rows(&self) -> Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        self.rows(&mut |row| {
-            rows.push(row.clone());
-            Ok(())
-        })?;
-        Ok(rows)
-    }
-
     /// Notes that the entry is used, where that can be noted: by the time of its file, and to the hour by its row. From then
     /// on it is not collected for a while. False where the entry is gone: then so may its objects be, any moment.
     pub fn used(&self, key: &Key, now: u64) -> Result<bool> {
         let is_there = self.claim_entry(key)?;
         self.update(|index| index.used(key, now))?;
         Ok(is_there)
-    }
-
-    /// What was remembered under a signature.
-    pub fn memo(&self, kind: &str, signature: &Digest) -> Result<Option<Vec<u8>>> {
-        let found = self.with_index(|index| index.memo(kind, signature))?.flatten();
-        Ok(found.and_then(|sealed| unseal(kind, signature, &sealed)))
-    }
-
-    /// Remembers a value under a signature, where that is possible.
-    pub fn remember(&self, kind: &str, signature: &Digest, value: &[u8], now: u64) -> Result<()> {
-        let sealed = seal(kind, signature, value);
-        self.update(|index| index.remember(kind, signature, &sealed, now))
-    }
-
-    /// Adds to counters, where that can be noted; nothing may depend on it.
-    pub fn count(&self, more: &BTreeMap<&str, u64>) -> Result<()> {
-        self.update(|index| index.count(more))
-    }
-
-    /// What was counted since the index was made.
-    pub fn counts(&self) -> Result<BTreeMap<String, u64>> {
-        Ok(self.with_index(|index| index.counts())?.unwrap_or_default())
     }
 
     /// How much is in the store. Looks at every file's size.
@@ -346,37 +277,6 @@ impl Store {
             Ok(())
         })?;
         Ok(usage)
-    }
-
-    /// Makes the index say what the entries say, and counts them. Some at a time: others are not kept waiting for all.
-    pub fn reindex(&self) -> Result<u64> {
-        self.must_write()?;
-        let (mut count, mut some) = (0, Vec::new());
-        let put = |some: &mut Vec<Row>| self.with_index(|index| index.put_all(some)).map(|_| some.clear());
-        self.rows(&mut |row| {
-            count += 1;
-            some.push(row.clone());
-            if some.len() < AT_A_TIME as usize { Ok(()) } else { put(&mut some) }
-        })?;
-        put(&mut some)?;
-        self.drop_stale_rows()?;
-        Ok(count)
-    }
-
-    /// Drops the rows of entries that are gone.
-    fn drop_stale_rows(&self) -> Result<()> {
-        let mut last = None;
-        loop {
-            let keys =
-                self.with_index(|index| index.keys_after(last.as_ref(), AT_A_TIME))?.unwrap_or_default();
-            let Some(key) = keys.last() else { return Ok(()) };
-            last = Some(*key);
-            let is_gone = |key: &&Key| !entry::path(&self.entries(), key).exists();
-            let gone: Vec<Key> = keys.iter().filter(is_gone).copied().collect();
-            if !gone.is_empty() {
-                self.with_index(|index| index.remove(&gone))?;
-            }
-        }
     }
 
     /// An empty private directory on the store's file system, deleted when it is dropped.
@@ -430,126 +330,10 @@ impl Store {
         entry.encode()
     }
 
-    /// Tells of the rows of all entries that can be read. Others are for whoever looks them up to report and heal.
-    fn rows(&self, each: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
-        listing::entries(self, &mut |key, _, _| match self.lookup(&key) {
-            Ok(Some(entry)) => each(&Row::of(entry.manifest())),
-            Ok(None) | Err(Error::Damaged { .. } | Error::Entry { .. } | Error::Format { .. }) => Ok(()),
-            Err(e) => Err(e),
-        })
-    }
-
-    /// Opens the index, making it where it is missing or damaged and can be made.
-    fn attach_index(&mut self, waiting: &Waiting) -> Result<()> {
-        let index = match Index::open(&self.index_path(), self.writable, self.patience)? {
-            Found::Index(index) => Ok(Some(index)),
-            Found::Nothing | Found::Damaged if self.writable => self.make_index(waiting).map(Some),
-            Found::Nothing | Found::Damaged | Found::Unreachable => Ok(None),
-        };
-        self.index = match index {
-            Err(e) if e.is_unreachable_index() => None,
-            index => index?.map(Mutex::new),
-        };
-        Ok(())
-    }
-
-    /// Makes the index from the entries, unless another process did so while this one waited for the lock.
-    fn make_index(&self, waiting: &Waiting) -> Result<Index> {
-        let _lock = self.lock(INDEX_LOCK, waiting)?;
-        let path = self.index_path();
-        match Index::open(&path, true, self.patience)? {
-            Found::Index(index) if index.is_sound() => return Ok(index),
-            Found::Index(_) | Found::Damaged => Index::set_aside(&path)?,
-            Found::Nothing | Found::Unreachable => {}
-        }
-        match self.create_index() {
-            // What says that it is nothing yet has tables.
-            Err(error) if error.is_index_damage() => {
-                Index::set_aside(&path)?;
-                self.create_index()
-            }
-            made => made,
-        }
-    }
-
-    fn create_index(&self) -> Result<Index> {
-        Index::create(&self.index_path(), &mut |each| self.rows(each), self.patience)
-    }
-
     /// For waits that are too short to be told.
     pub(crate) fn silently(&self) -> Waiting<'static> {
         Waiting { limit: self.patience, say: &|_| () }
     }
-
-    /// Makes the index say what the entries say; one whose pages are in disorder, or that cannot be changed, is made anew.
-    pub(crate) fn mend_index(&self, waiting: &Waiting) -> Result<()> {
-        self.must_write()?;
-        let Some(index) = &self.index else { return Ok(()) };
-        let is_sound = || index.lock().unwrap_or_else(PoisonError::into_inner).is_sound();
-        if is_sound() {
-            match self.reindex() {
-                Err(Error::Sqlite { .. }) => {}
-                done => return done.map(drop),
-            }
-        }
-        let mut open = index.lock().unwrap_or_else(PoisonError::into_inner);
-        *open = self.make_index_anew(waiting)?;
-        Ok(())
-    }
-
-    /// The same where SQLite finds nothing wrong with it.
-    fn make_index_anew(&self, waiting: &Waiting) -> Result<Index> {
-        let _lock = self.lock(INDEX_LOCK, waiting)?;
-        Index::set_aside(&self.index_path())?;
-        self.create_index()
-    }
-
-    /// Asks the index, if there is one. One that turns out to be damaged is made again, and asked again.
-    pub(crate) fn with_index<T>(&self, mut act: impl FnMut(&mut Index) -> Result<T>) -> Result<Option<T>> {
-        let Some(index) = &self.index else { return Ok(None) };
-        let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
-        match act(&mut index) {
-            Err(e) if e.is_index_damage() && self.writable => {
-                *index = self.make_index(&self.silently())?;
-                match act(&mut index) {
-                    // Its pages are in order, and what is in them is not.
-                    Err(e) if e.is_index_damage() => *index = self.make_index_anew(&self.silently())?,
-                    done => return done.map(Some),
-                }
-                act(&mut index).map(Some)
-            }
-            done => done.map(Some),
-        }
-    }
-
-    /// Changes the index, where it can be changed. It is derived, so a full disk is no reason to fail: the entry
-    /// that a row is about has reached its file.
-    pub(crate) fn update(&self, act: impl FnMut(&mut Index) -> Result<()>) -> Result<()> {
-        if !self.writable {
-            return Ok(());
-        }
-        match self.with_index(act) {
-            Err(e) if !e.is_unreachable_index() => Err(e),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A memo's value behind its checksum: SQLite has none for its pages, and a digest that has rotted would become part of a key.
-fn seal(kind: &str, signature: &Digest, value: &[u8]) -> Vec<u8> {
-    [checksum(kind, signature, value).as_bytes(), value].concat()
-}
-
-/// None where it is not what was sealed, or is older than checksums.
-fn unseal(kind: &str, signature: &Digest, sealed: &[u8]) -> Option<Vec<u8>> {
-    let (sum, value) = sealed.split_at_checked(blake3::OUT_LEN)?;
-    (checksum(kind, signature, value).as_bytes()[..] == *sum).then(|| value.to_vec())
-}
-
-fn checksum(kind: &str, signature: &Digest, value: &[u8]) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new_derive_key("kcache 2026-11 memo checksum v1");
-    hasher.update(signature.as_bytes()).update(&(kind.len() as u64).to_le_bytes());
-    hasher.update(kind.as_bytes()).update(value).finalize()
 }
 
 /// Whether there is a store, of a format that can be read.
