@@ -98,7 +98,7 @@ fuzz:
 	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run.sh
 
 bench: fixtures
-	$(CARGO) bench --locked --bench kcache
+	$(CARGO) bench --locked --bench kcache -- write
 	$(CARGO) bench --locked --bench parts
 
 test-apt: kernels deb

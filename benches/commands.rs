@@ -26,8 +26,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Copies the newest 6.1 kernel and all packages, and fills the store.
-    pub fn prepare() -> Option<Bench> {
+    /// Copies the newest 6.1 kernel and all packages, and fills the store where that is `wanted`.
+    pub fn prepare(wanted: bool) -> Option<Bench> {
         let home = std::env::var("HOME").unwrap_or_default();
         let fixtures = std::env::var_os("KCACHE_FIXTURES").map(PathBuf::from);
         let fixtures = fixtures.unwrap_or_else(|| Path::new(&home).join(".cache/kcache-fixtures"));
@@ -38,6 +38,9 @@ impl Bench {
         let kernel =
             env.lines().find_map(|line| line.strip_prefix("K61_NEW=")).unwrap_or_default().to_owned();
         let bench = Bench { dir: tempfile::tempdir().ok()?, fixtures, kernel };
+        if !wanted {
+            return Some(bench);
+        }
         let root = bench.root();
         let from = bench.fixtures.join("root");
         let common = format!("usr/src/linux-headers-{}-common", bench.kernel.trim_end_matches("-amd64"));

@@ -1,9 +1,11 @@
 //! What is measured, and against whom: kcache's own work as a ratio of the same work done by plain tools in the same run.
 //!
 //! ```text
-//! cargo bench --bench kcache                    all of it (an hour), into docs/performance.md and docs/performance/
-//! cargo bench --bench kcache -- SUITE...        some, printed only: commands, shared, indexes, dkms
+//! cargo bench --bench kcache                       all of it, an hour, printed only
+//! cargo bench --bench kcache -- [write] SUITE...   some: commands, shared, indexes, dkms, scale
 //! ```
+//!
+//! `write` puts them into docs/performance.md, each suite into its part of the page, and draws docs/performance/*.svg.
 //!
 //! Machines are shared and noisy: each pair is run alternately, several times, and the medians are compared. Needs root: `depmod`,
 //! overlay mounts and the fixtures of tests/fixtures.sh.
@@ -14,6 +16,7 @@ mod beside;
 mod commands;
 mod measure;
 mod page;
+mod scale;
 #[path = "../tests/servers.rs"]
 #[allow(dead_code, reason = "tests use all of it")]
 mod servers;
@@ -25,40 +28,45 @@ use std::process::ExitCode;
 use commands::Bench;
 use measure::Table;
 
-const SUITES: [&str; 4] = ["commands", "shared", "indexes", "dkms"];
+const SUITES: [&str; 5] = ["commands", "shared", "indexes", "dkms", "scale"];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     if let Some(("walk", trees)) = arguments.split_first().map(|(word, rest)| (word.as_str(), rest)) {
         let files: u64 = trees.iter().map(|dir| measure::walk(Path::new(dir))).sum();
         return if files > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let writes = arguments.first().is_some_and(|word| word == "write");
+    if writes {
+        arguments.remove(0);
     }
     if let Some(unknown) = arguments.iter().find(|word| !SUITES.contains(&word.as_str())) {
         println!("no suite {unknown}: there are {}", SUITES.join(", "));
         return ExitCode::FAILURE;
     }
-    let is_wanted = |suite: &str| arguments.is_empty() || arguments.iter().any(|word| word == suite);
-    let mut table = Table::default();
-    if is_wanted("commands") || is_wanted("shared") {
-        let Some(bench) = Bench::prepare() else { return ExitCode::FAILURE };
-        if is_wanted("commands") {
-            bench.all(&mut table);
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for suite in SUITES {
+        if !arguments.is_empty() && !arguments.iter().any(|word| word == suite) {
+            continue;
         }
-        if is_wanted("shared") {
-            shared::all(&bench.modules(), &mut table);
+        println!("{suite}:");
+        let Some(table) = measured(suite) else { return ExitCode::FAILURE };
+        if writes && let Err(error) = page::write(project, suite, &table) {
+            println!("{error}");
+            return ExitCode::FAILURE;
         }
-    }
-    if is_wanted("indexes") {
-        beside::indexes(&mut table);
-    }
-    if is_wanted("dkms") {
-        beside::dkms(&mut table);
-    }
-    if arguments.is_empty()
-        && let Err(error) = page::write(Path::new(env!("CARGO_MANIFEST_DIR")), &table)
-    {
-        println!("{error}");
-        return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+fn measured(suite: &str) -> Option<Table> {
+    let mut table = Table::default();
+    match suite {
+        "commands" => Bench::prepare(true)?.all(&mut table),
+        "shared" => shared::all(&Bench::prepare(false)?.modules(), &mut table),
+        "indexes" => beside::indexes(&mut table),
+        "dkms" => beside::dkms(&mut table),
+        _ => table.scaled = scale::all(),
+    }
+    Some(table)
 }

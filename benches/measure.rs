@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 
+use crate::scale::Scaled;
+
 /// What was measured.
 #[derive(Default)]
 pub struct Table {
     pub rows: Vec<Row>,
     pub costs: Vec<Cost>,
+    pub scaled: Vec<Scaled>,
 }
 
 impl Table {

@@ -1,43 +1,55 @@
-//! docs/performance.md: what was measured goes between two marks of the page, and into figures beside it.
+//! docs/performance.md: what a suite has measured goes between two marks of the page, and into a figure beside it.
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
 use fs_err as fs;
 
 use crate::measure::{Row, Table};
+use crate::scale::entries;
 
-const BEGIN: &str = "<!-- written by make bench -->\n";
-const END: &str = "<!-- end of what make bench writes -->\n";
-
-/// Puts a table into the page, and draws the figures.
-pub fn write(project: &Path, table: &Table) -> std::io::Result<()> {
+/// Puts a suite's table into its part of the page, and draws its figure.
+pub fn write(project: &Path, suite: &str, table: &Table) -> io::Result<()> {
     let path = project.join("docs/performance.md");
     let page = fs::read_to_string(&path)?;
-    let parts = page.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = parts.ok_or_else(|| std::io::Error::other(format!("{}: no marks", path.display())))?;
+    let (begin, end) = (format!("<!-- make bench: {suite} -->\n"), "<!-- end -->\n");
+    let parts = page.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(end)?.1)));
+    let (head, tail) = parts.ok_or_else(|| io::Error::other(format!("{} has no {begin}", path.display())))?;
     let figures = project.join("docs/performance");
     fs::create_dir_all(&figures)?;
-    let limited: Vec<Bar> = table.rows.iter().filter_map(Bar::of_limit).collect();
-    fs::write(
-        figures.join("limits.svg"),
-        svg("each ratio, as a part of what it may be at most", "", &limited),
-    )?;
-    let times = Bar::of_rows(&table.rows);
-    fs::write(figures.join("dkms.svg"), svg("beside dkms, in seconds", " s", &times))?;
-    fs::write(&path, format!("{head}{BEGIN}{}{END}{tail}", measured(table)))
+    let bars = match suite {
+        "dkms" => Bar::of_rows(&table.rows),
+        _ => table.rows.iter().filter_map(Bar::of_limit).collect(),
+    };
+    let (title, unit) = match suite {
+        "dkms" => ("kcache beside dkms, in seconds", " s"),
+        _ => ("each ratio, as a part of what it may be at most", ""),
+    };
+    let mut text = measured(table);
+    if !bars.is_empty() {
+        fs::write(figures.join(format!("{suite}.svg")), svg(title, unit, &bars))?;
+        text += &format!("\n![{title}](performance/{suite}.svg)\n");
+    }
+    fs::write(&path, format!("{head}{begin}{text}{end}{tail}"))
 }
 
 fn measured(table: &Table) -> String {
-    let mut text = format!("\n{}\n\n", machine());
-    text += "| what | against | kcache | plain | ratio | at most |\n|---|---|--:|--:|--:|--:|\n";
-    table.rows.iter().for_each(|row| text += &(row.line() + "\n"));
-    text += "\n![each ratio as a part of what it may be at most](performance/limits.svg)\n\n";
-    text += "![kcache beside dkms](performance/dkms.svg)\n\n";
-    text += "| command | peak memory | system calls | those of the plain tool |\n|---|--:|--:|--:|\n";
-    table.costs.iter().for_each(|cost| text += &(cost.line() + "\n"));
-    text + "\n"
+    let mut text = format!("{}\n\n", machine());
+    if !table.rows.is_empty() {
+        text += "| what | against | kcache | plain | ratio | at most |\n|---|---|--:|--:|--:|--:|\n";
+        table.rows.iter().for_each(|row| text += &(row.line() + "\n"));
+    }
+    if !table.costs.is_empty() {
+        text += "\n| command | peak memory | system calls | those of the plain tool |\n|---|--:|--:|--:|\n";
+        table.costs.iter().for_each(|cost| text += &(cost.line() + "\n"));
+    }
+    if !table.scaled.is_empty() {
+        text += &format!("| in a store of {} entries | time | peak memory |\n|---|--:|--:|\n", entries());
+        table.scaled.iter().for_each(|scaled| text += &(scaled.line() + "\n"));
+    }
+    text
 }
 
 /// Where and when.
