@@ -7,7 +7,8 @@
 # make fleet    200 hosts fetch at once what one has built, and a table of it
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
 # make corpus   every -dkms package of this Debian release, built by dkms and by kcache, side by side; needs root and an hour
-# make torture  kcache killed, cut off from power and failed at every system call, on full disks; a table; needs root and hours
+# make torture  kcache killed, cut off from power and failed at every system call, on full disks; rot, many at once, forged times; needs root
+#               and two hours
 # make fuzz     every fuzz target for an hour (FUZZ_SECONDS=3600), two at a time, and a table of it; needs nightly and cargo-fuzz
 # make bench    kcache beside plain tools and dkms, into docs/performance.md; needs root and an hour
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
@@ -88,10 +89,15 @@ corpus: fixtures build
 
 # TORTURE="--every 10" takes every tenth call.
 torture_run = $(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) $(TORTURE)
+whole = KCACHE_TORTURE=1 $(CARGO) test --release --locked
 torture: fixtures build
 	$(CARGO) build --release --locked --package kcache-torture
 	$(torture_run)
 	$(torture_run) --suite dkms
+	$(whole) -p kcache-store --lib -- verify --nocapture
+	$(whole) -p kcache-kernel --lib -- rot --nocapture
+	$(whole) -p kcache-store --test memo -- --nocapture
+	$(whole) --test kcache -- together:: --nocapture
 
 FUZZ_SECONDS ?= 3600
 fuzz:

@@ -21,7 +21,7 @@ use crate::exit::Failure;
 use crate::memory;
 
 /// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
@@ -31,6 +31,7 @@ const KEYS: [(&str, &str); 10] = [
     ("default-kernel", "KCACHE_DEFAULT_KERNEL"),
     ("foreign", "KCACHE_FOREIGN"),
     ("depmod", "KCACHE_DEPMOD"),
+    ("compiler-launcher", "KCACHE_COMPILER_LAUNCHER"),
     ("on-failure", "KCACHE_ON_FAILURE"),
 ];
 
@@ -123,6 +124,8 @@ pub struct Settings {
     pub foreign: Setting<String>,
     /// When depmod runs: `auto` or `always`.
     pub depmod: Setting<String>,
+    /// What is before the compiler: `none` or `ccache`.
+    pub compiler_launcher: Setting<String>,
     /// Which packages matter for which kernels.
     pub policy: Vec<Setting<Rule>>,
     /// What modules are signed with.
@@ -240,6 +243,7 @@ impl Settings {
             default_kernel: texts.get("default-kernel").cloned(),
             foreign: one_of(&texts, "foreign", ["report", "require"])?,
             depmod: one_of(&texts, "depmod", ["auto", "always"])?,
+            compiler_launcher: one_of(&texts, "compiler-launcher", ["none", "ccache"])?,
             policy,
             signing,
             gc,

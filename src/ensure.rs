@@ -33,7 +33,7 @@ use crate::dependencies::{self, Dependency};
 use crate::error::{Error, Result};
 use crate::facts::{self, KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
-use crate::{debuginfo, fetch, observed, rooms, schedule, share};
+use crate::{debuginfo, fetch, launcher, observed, rooms, schedule, share};
 
 /// A build that has waited this long for its turn may be in a shared cache by now.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -410,7 +410,8 @@ fn have_once(
     {
         return Ok(answer);
     }
-    let made = make(session, wish, tree, id, needed, world.identity)?;
+    let how = How { identity: world.identity, may_launch: !options.rebuild };
+    let made = make(session, wish, tree, id, needed, how)?;
     session.still_headers(wish.kernel, tree, id.facts.headers)?;
     session.still_facts(wish.kernel, tree, &id.facts)?;
     let outcome = match &made.result {
@@ -436,6 +437,15 @@ fn have_once(
         Outcome::Built => Answer::Ready { manifest, found },
         Outcome::Failed { .. } => Answer::Fails { manifest, found },
     })
+}
+
+/// How a build is run.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// As whom.
+    pub identity: Identity,
+    /// Whether objects of an earlier build may be taken again ([`crate::launcher`]).
+    pub may_launch: bool,
 }
 
 /// One build's result, in memory and on its way into the store.
@@ -469,7 +479,7 @@ pub fn make(
     tree: &BuildTree,
     id: &Identified,
     needed: &[Dependency],
-    identity: Identity,
+    how: How,
 ) -> Result<Product> {
     let world = session.world;
     let what = wish.name();
@@ -485,7 +495,10 @@ pub fn make(
     rooms::show_source(&mut sandbox, wish.package, &source);
     show_overrides(session, &mut sandbox, wish, id, &scratch.path().join("overrides"))?;
     dependencies::show(&mut sandbox, needed, scratch.path())?;
-    sandbox.identity = identity;
+    sandbox.identity = how.identity;
+    if how.may_launch {
+        launcher::attach(session, &mut sandbox, wish.package, &id.facts)?;
+    }
     let _job = session.jobserver.acquire()?; // make's own first job; the others it asks for itself
     if world.cancelled() {
         return Err(Error::Cancelled);
@@ -501,7 +514,7 @@ pub fn make(
         limit: world.build_limit,
         cancel: &world.cancel,
         jobserver: Some(&session.jobserver),
-        opened: matches!(identity, Identity::Drop(_)).then_some(&mut opened),
+        opened: matches!(how.identity, Identity::Drop(_)).then_some(&mut opened),
         line: &mut |line| world.progress.line(&what, line),
     });
     world.progress.end(&what);

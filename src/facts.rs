@@ -268,7 +268,7 @@ impl<'w> Session<'w> {
         let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= (self.world.now)();
         let hash = || Ok(tree::file_digest(&path)?.0);
         let digest = if racy { hash()? } else { self.remembered("file", &signature.finish(), hash)? };
-        Ok(Tool { role: program.role, digest, version: program.version })
+        Ok(Tool { role: program.role, digest, version: program.version, path: program.path })
     }
 
     /// An answer about a file and some text; the same as long as neither changes. The file must not have changed just now.

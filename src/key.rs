@@ -17,6 +17,8 @@
 //! No place on disk, host name, user, clock or number of CPUs is part of it: identical hosts compute identical keys.
 //! A new field arrives with the test that would have caught its absence.
 
+use std::path::PathBuf;
+
 use kcache_kernel::recipe::Recipe;
 use kcache_store::{Digest, Field, Key};
 
@@ -83,6 +85,8 @@ pub struct Tool {
     pub digest: Digest,
     /// How it introduces itself.
     pub version: String,
+    /// Where it is, in the tools' root; no part of a key.
+    pub path: PathBuf,
 }
 
 /// The fields of a key, in order. They are kept in the entry, so that a miss can be explained.
@@ -162,7 +166,12 @@ mod tests {
     ) -> Key {
         let digest = |text: &str| Digest::of(text.as_bytes());
         let mut recipe = recipe();
-        let mut tools = vec![Tool { role: "cc".into(), digest: digest("gcc"), version: "12".into() }];
+        let mut tools = vec![Tool {
+            role: "cc".into(),
+            digest: digest("gcc"),
+            version: "12".into(),
+            path: PathBuf::new(),
+        }];
         let mut dependencies = vec![];
         let mut texts =
             ["source", "release", "arch", "version", "config", "headers", "overrides"].map(str::to_owned);

@@ -25,6 +25,7 @@ pub mod fetch;
 pub mod gc;
 pub mod install;
 pub mod key;
+mod launcher;
 pub mod log;
 pub mod marks;
 pub mod observed;

@@ -114,7 +114,12 @@ mod tests {
     #[test]
     fn what_the_key_covers_as_a_tool_is_not_kept_twice() {
         let (_dir, mut facts, opened) = facts();
-        facts.tools.push(Tool { role: "predef".into(), digest: Digest::of(b"1"), version: String::new() });
+        facts.tools.push(Tool {
+            role: "predef".into(),
+            digest: Digest::of(b"1"),
+            version: String::new(),
+            path: PathBuf::new(),
+        });
         assert_eq!(digests(&facts, &opened, 0, 0).unwrap(), []);
     }
 

@@ -40,6 +40,7 @@ pub fn room(
         writable: Vec::new(),
         cpus,
         links: Vec::new(),
+        launcher: None,
         own,
     }
 }

@@ -28,6 +28,8 @@ pub struct World {
     pub depmod: PathBuf,
     /// Whether it is to run even where indexes can be made without it.
     pub always_depmod: bool,
+    /// Whether builds have ccache before their compiler.
+    pub launches_ccache: bool,
     /// As whom builds run.
     pub identity: Identity,
     /// How many compilers may run at once, over all builds.

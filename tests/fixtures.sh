@@ -78,6 +78,7 @@ servers() {
 	curl             curl
 	zstd             zstd
 	b3sum            b3sum
+	ccache           ccache
 	qemu-system-x86_64 qemu-system-x86
 	mkfs.ext4        e2fsprogs
 	mkfs.xfs         xfsprogs

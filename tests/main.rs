@@ -28,6 +28,7 @@ mod hostile;
 mod indexes;
 mod install;
 mod keys;
+mod launcher;
 mod observed;
 mod packages;
 mod power;

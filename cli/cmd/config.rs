@@ -31,6 +31,11 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         ),
         row("threshold", settings.threshold.value.to_string(), settings.threshold.origin.to_string()),
         row("depmod", settings.depmod.value.clone(), settings.depmod.origin.to_string()),
+        row(
+            "compiler-launcher",
+            settings.compiler_launcher.value.clone(),
+            settings.compiler_launcher.origin.to_string(),
+        ),
         row("foreign", settings.foreign.value.clone(), settings.foreign.origin.to_string()),
         row(
             "on-failure",

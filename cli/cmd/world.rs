@@ -67,6 +67,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         bwrap: program("bwrap"),
         depmod: program("depmod"),
         always_depmod: settings.depmod.value == "always",
+        launches_ccache: settings.compiler_launcher.value == "ccache",
         identity,
         jobs: settings.jobs.value,
         build_limit: settings.build_timeout.value,

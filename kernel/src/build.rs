@@ -133,6 +133,9 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
         }
         sandbox.writable.push(Mount { outside, inside });
     }
+    if let (Some(launcher), Identity::Drop(uid)) = (&sandbox.launcher, sandbox.identity) {
+        give(&launcher.directory, uid)?;
+    }
     let mut log = Log::create(&log_path(scratch), line)?;
     let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver, opened };
     let ended = sandbox.run(&script::script(&sandbox.machine, recipe), &inside, environment, watch)?;

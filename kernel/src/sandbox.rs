@@ -13,6 +13,7 @@
 //! /usr/bin/pahole          runs without -j, whose output differs from run to run
 //! /usr/bin/make            runs without -jN where a jobserver says how many may run; /usr/bin/nproc says what it is told to
 //! /var/lib/dkms            the scratch tree, and what the packages that a build is against have left there
+//! /usr/bin/gcc-N           where that is configured, runs ccache, which keeps what it knows in /run/kcache/ccache
 //! /tmp /dev /run           private; no /home, no /root, nothing else of /var, no network, no keys
 //! ```
 //!
@@ -49,6 +50,13 @@ const SYSTEM: [&str; 10] =
 
 /// Programs of the system that one of the sandbox's own scripts stands in for.
 const REPLACED: [&str; 4] = ["uname", "nproc", "make", "pahole"];
+
+/// Before a compiler stands [`LAUNCHED`], which runs the launcher, which may run [`COMPILER`], which is the real one by its own name.
+const LAUNCHED: &str = "launched";
+const COMPILER: &str = "compiler";
+const REAL_COMPILER: &str = "cc";
+/// What ccache knows.
+const CCACHE: &str = "ccache";
 
 /// Size of the sandbox's `/tmp`, in bytes: it is memory. Compilers keep some MiB there.
 const MOST_TEMPORARY: &str = "2147483648";
@@ -114,8 +122,23 @@ pub struct Sandbox {
     pub cpus: usize,
     /// Links made inside: path, target.
     pub links: Vec<(PathBuf, PathBuf)>,
+    /// What stands before the compiler.
+    pub launcher: Option<Launcher>,
     /// A private directory of this machine for the sandbox's own small files.
     pub own: PathBuf,
+}
+
+/// A program that runs the compiler, or knows what it would say: ccache.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    /// The program, in the tools' root.
+    pub program: PathBuf,
+    /// The compiler that it stands before, in the tools' root.
+    pub compiler: PathBuf,
+    /// What the program is to take the compiler for.
+    pub identity: String,
+    /// Where it keeps what it knows.
+    pub directory: PathBuf,
 }
 
 /// How a run is bounded and watched.
@@ -176,7 +199,10 @@ impl Sandbox {
         let inputs = self.read_only.iter().chain(&self.writable).map(|input| self.place(&input.inside));
         let made =
             ["/etc/passwd", "/etc/group", "/etc/ld.so.cache"].iter().any(|file| mount == Path::new(file));
-        let replaced = REPLACED.iter().any(|name| mount.ends_with(name));
+        let is_compiler =
+            |launcher: &Launcher| self.tools.resolve(&launcher.compiler).is_ok_and(|place| mount == place);
+        let replaced = REPLACED.iter().any(|name| mount.ends_with(name))
+            || self.launcher.as_ref().is_some_and(is_compiler);
         Sandbox::is_system(mount)
             && !made
             && !replaced
@@ -320,6 +346,9 @@ impl Sandbox {
         for name in REPLACED {
             self.replace_program(args, name);
         }
+        if let Some(launcher) = &self.launcher {
+            self.launch(args, launcher);
+        }
     }
 
     /// Puts one of the sandbox's own scripts in the place of a program; the program itself stays at hand under [`OWN`].
@@ -334,6 +363,16 @@ impl Sandbox {
         for place in places {
             args.pair("--ro-bind", self.own.join(name), place);
         }
+    }
+
+    /// Puts the launcher in the place of the compiler, under every name that leads to it.
+    fn launch(&self, args: &mut Arguments, launcher: &Launcher) {
+        let Ok(place) = self.tools.resolve(&launcher.compiler) else { return };
+        let inside = |name: &str| Path::new(OWN).join(name);
+        args.pair("--ro-bind", self.tools.outside(&place), inside(REAL_COMPILER));
+        args.pair("--ro-bind", self.own.join(COMPILER), inside(COMPILER));
+        args.pair("--ro-bind", self.own.join(LAUNCHED), place);
+        args.pair("--bind", &launcher.directory, inside(CCACHE));
     }
 
     /// An empty directory and an empty file of this machine, to hide things of the sandbox behind.

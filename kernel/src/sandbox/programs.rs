@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
-use super::{Identity, Machine, OWN, Sandbox};
+use super::{CCACHE, COMPILER, Identity, LAUNCHED, Launcher, Machine, OWN, REAL_COMPILER, Sandbox};
 
 /// Writes everything that [`OWN`] and the made-up parts of `/etc` and `/proc` consist of.
 pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
@@ -29,8 +29,12 @@ pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
         ("make", format!("{WITHOUT_JOBS}exec -a make {OWN}/make \"${{args[@]}}\"\n"), 0o755),
         ("pahole", format!("{PAHOLE}exec {OWN}/pahole \"${{args[@]}}\"\n"), 0o755),
     ];
+    let launcher = sandbox
+        .launcher
+        .iter()
+        .flat_map(|launcher| [(LAUNCHED, launched(launcher), 0o755), (COMPILER, compiler(launcher), 0o755)]);
     fs::create_dir_all(sandbox.own.join("empty"))?;
-    for (name, text, mode) in files {
+    for (name, text, mode) in files.into_iter().chain(launcher) {
         let path = sandbox.own.join(name);
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(mode).open(&path)?.write_all(text.as_bytes())?;
@@ -91,6 +95,25 @@ while (($#)); do
 done
 args+=("$@")
 "#;
+
+/// ccache before the compiler (ccache(1), "CONFIGURATION OPTIONS"). Its settings are in nobody else's environment.
+fn launched(launcher: &Launcher) -> String {
+    let Launcher { program, compiler, identity, .. } = launcher;
+    let kind = if compiler.to_string_lossy().contains("clang") { "clang" } else { "gcc" };
+    let program = program.display();
+    format!(
+        r#"#!/bin/bash
+export CCACHE_DIR={OWN}/{CCACHE} CCACHE_CONFIGPATH=/dev/null CCACHE_TEMPDIR=/tmp CCACHE_MAXSIZE=1G
+export CCACHE_COMPILERCHECK=string:{identity} CCACHE_COMPILERTYPE={kind}
+exec {program} {OWN}/{COMPILER} "$@"
+"#
+    )
+}
+
+/// The compiler itself. It looks for its parts from the place by which it was called.
+fn compiler(launcher: &Launcher) -> String {
+    format!("#!/bin/bash\nexec -a {} {OWN}/{REAL_COMPILER} \"$@\"\n", launcher.compiler.display())
+}
 
 /// uname(1) for another kernel; option letters as in GNU coreutils.
 fn uname_script(release: &str, version: &str, arch: &str) -> String {
