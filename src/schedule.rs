@@ -61,33 +61,24 @@ pub fn all<'a, T: Send>(
         results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
     };
     let work = || {
-        while let Some(next) = line.next() {
+        while let Some((next, turn)) = line.next() {
             let start = Instant::now();
-            match next {
-                Next::Look(at) => {
-                    let looked = ensure::look(session, &wishes[at], options);
-                    let (missing, answer) = match looked {
-                        Ok(Looked::Missing(missing)) => (Some(missing), None),
-                        Ok(Looked::Answered(answer)) => (None, Some(Ok(answer))),
-                        Err(error) => (None, Some(Err(error))),
-                    };
-                    let waits = missing.map(|missing| Waits {
-                        at,
-                        expected: expected(session, wishes[at].package),
-                        looked: start.elapsed(),
-                        missing,
-                    });
-                    line.looked(waits);
-                    if let Some(answer) = answer {
-                        end(at, answer, start.elapsed());
+            let (at, answer, before) = match next {
+                Next::Look(at) => match ensure::look(session, &wishes[at], options) {
+                    Ok(Looked::Missing(missing)) => {
+                        let expected = expected(session, wishes[at].package);
+                        line.put_aside(Waits { at, expected, looked: start.elapsed(), missing });
+                        continue;
                     }
-                }
+                    Ok(Looked::Answered(answer)) => (at, Ok(answer), Duration::ZERO),
+                    Err(error) => (at, Err(error), Duration::ZERO),
+                },
                 Next::Build(Waits { at, looked, missing, .. }) => {
-                    let answer = ensure::build(session, &wishes[at], *missing, options);
-                    line.built(at);
-                    end(at, answer, looked + start.elapsed());
+                    (at, ensure::build(session, &wishes[at], *missing, options), looked)
                 }
-            }
+            };
+            drop(turn);
+            end(at, answer, before + start.elapsed());
         }
     };
     std::thread::scope(|scope| {
@@ -142,9 +133,29 @@ enum Next {
     Build(Waits),
 }
 
+/// A thread's turn, which ends with it, also by a panic: the others wait for it.
+struct Turn<'a> {
+    state: &'a Mutex<State>,
+    changed: &'a Condvar,
+    /// What is built; `None` for a look.
+    builds: Option<usize>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.builds {
+            Some(at) => state.running.retain(|running| running.at != at),
+            None => state.looking -= 1,
+        }
+        self.changed.notify_all();
+    }
+}
+
 impl Line<'_, '_> {
     /// What a thread is to do, when there is something; `None` when there will be nothing more.
-    fn next(&self) -> Option<Next> {
+    fn next(&self) -> Option<(Next, Turn<'_>)> {
+        let turn = |builds| Turn { state: &self.state, changed: &self.changed, builds };
         let mut state = self.lock();
         loop {
             if self.session.world.cancelled() {
@@ -154,7 +165,7 @@ impl Line<'_, '_> {
                 state.looking += 1;
                 state.next += 1;
                 state.last_look = Instant::now();
-                return Some(Next::Look(state.next - 1));
+                return Some((Next::Look(state.next - 1), turn(None)));
             }
             if state.waiting.is_empty() && state.looking == 0 {
                 return None;
@@ -163,7 +174,8 @@ impl Line<'_, '_> {
                 let waits = state.waiting.swap_remove(at);
                 state.running.push(Running { at: waits.at, expected: waits.expected, since: Instant::now() });
                 self.session.world.progress.outlook(&state.outlook(self.session.world.jobs));
-                return Some(Next::Build(waits));
+                let turn = turn(Some(waits.at));
+                return Some((Next::Build(waits), turn));
             }
             let waited = self.changed.wait_timeout(state, TICK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -199,16 +211,9 @@ impl Line<'_, '_> {
         longest.map(|(at, _)| at)
     }
 
-    fn looked(&self, waits: Option<Waits>) {
-        let mut state = self.lock();
-        state.looking -= 1;
-        state.waiting.extend(waits);
-        self.changed.notify_all();
-    }
-
-    fn built(&self, at: usize) {
-        self.lock().running.retain(|running| running.at != at);
-        self.changed.notify_all();
+    /// Before the turn of the look has ended, or the others would go.
+    fn put_aside(&self, waits: Waits) {
+        self.lock().waiting.push(waits);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
