@@ -90,13 +90,16 @@ impl Repair<'_> {
     }
 
     fn lacking(&self, key: &Key, entry: &Entry) -> Result<Repaired> {
+        let mut done = Repaired::Nothing;
         for output in entry.manifest().needed() {
-            if !self.store.claim_object(&output.digest)?
-                && !self.caches.fetch_output(self.store, key, output)?
-            {
+            if self.store.claim_object(&output.digest)? {
+                continue;
+            }
+            if !self.caches.fetch_output(self.store, key, output)? {
                 return self.entry(key);
             }
+            done = Repaired::Fetched;
         }
-        Ok(Repaired::Fetched)
+        Ok(done)
     }
 }

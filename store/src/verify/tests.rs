@@ -178,6 +178,31 @@ fn an_index_that_says_something_else_is_made_again() {
 }
 
 #[test]
+fn what_somebody_else_has_put_right_meanwhile_stays() {
+    let (_dir, store) = store();
+    let whole = answers(&store);
+    let caches = SharedCaches::new(Vec::new(), Trust::default());
+    let repair = Repair { store: &store, caches: &caches, waiting: &PATIENT, now: 9 };
+    for path in all_files(&store) {
+        let bytes = fs_err::read(&path).unwrap();
+        for damage in [Some(&b"something else"[..]), None] {
+            match damage {
+                Some(damage) => fs_err::write(&path, damage).unwrap(),
+                None => fs_err::remove_file(&path).unwrap(),
+            }
+            let found = findings(&store);
+            fs_err::write(&path, &bytes).unwrap();
+            // The index is made anew, whatever it says by now.
+            for finding in found.iter().filter(|finding| finding.what != What::Index) {
+                assert_eq!(repair.repair(finding).unwrap(), Repaired::Nothing, "{finding:?}");
+            }
+        }
+        assert_eq!(answers(&store), whole, "{}", path.display());
+    }
+    assert!(findings(&store).is_empty());
+}
+
+#[test]
 fn a_damaged_pointer_goes() {
     let (_dir, store) = store();
     let path =
