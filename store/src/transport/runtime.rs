@@ -67,7 +67,8 @@ impl Patience {
         let pulse = Pulse::new(self.bounds, total);
         runtime.block_on(async {
             let mut call = pin!(call(&pulse));
-            let mut look = tokio::time::interval(LOOK);
+            // Not before the call has had its first turn.
+            let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
             loop {
                 // Looking comes first: what is always ready would never let it have its turn.
                 tokio::select! {

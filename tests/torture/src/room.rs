@@ -348,6 +348,13 @@ fn copy(from: &Path, parts: &[&str], to: &Path) -> io::Result<()> {
     succeed(&mut cp).map(drop)
 }
 
+/// What is mounted in it stands in the way of deleting it.
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = self.unbind();
+    }
+}
+
 fn bind(from: &Path, place: &Path) -> io::Result<()> {
     Ok(mount(Some(from), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
