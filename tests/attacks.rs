@@ -110,7 +110,7 @@ fn harm(host: &Host, installed: &Run, log: &Run) -> Vec<String> {
     harm
 }
 
-/// Processes that attacks of this test run have started: they call themselves so.
+/// Processes that attacks of this test have started: they call themselves so. Those of another may be running rightly.
 fn survivors() -> Vec<PathBuf> {
     let is_one = |process: &PathBuf| {
         fs::read(process.join("cmdline")).is_ok_and(|line| line.starts_with(survivor().as_bytes()))
@@ -119,7 +119,8 @@ fn survivors() -> Vec<PathBuf> {
 }
 
 fn survivor() -> String {
-    format!("kcache-survivor-{}", std::process::id())
+    let test = std::thread::current().name().unwrap_or_default().replace("::", "-");
+    format!("kcache-survivor-{}-{test}", std::process::id())
 }
 
 #[test]
