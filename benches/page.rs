@@ -66,7 +66,7 @@ fn machine() -> String {
     format!(
         "{} CPUs ({model}), Linux {}, {file_system}, {}.",
         cpus,
-        said("uname", &["-r"]),
+        said("uname", &["-r"]).split('-').next().unwrap_or_default(),
         said("date", &["+%Y-%m-%d"])
     )
 }
