@@ -10,7 +10,7 @@
 # make torture  kcache killed, cut off from power and failed at every system call, on full disks; rot, many at once, forged times; needs root
 #               and two hours
 # make fuzz     every fuzz target for an hour (FUZZ_SECONDS=3600), two at a time, and a table of it; needs nightly and cargo-fuzz
-# make bench    kcache beside plain tools and dkms, into docs/performance.md; needs root and an hour
+# make bench    kcache beside plain tools and dkms, into docs/performance.md; needs root and time
 # make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
 # make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
 # make test-apt-dkms Debian's -dkms packages with kcache for dkms, in two such systems; needs root and five minutes

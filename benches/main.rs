@@ -1,7 +1,7 @@
 //! What is measured, and against whom: kcache's own work as a ratio of the same work done by plain tools in the same run.
 //!
 //! ```text
-//! cargo bench --bench kcache                       all of it, an hour, printed only
+//! cargo bench --bench kcache                       all of it, printed only
 //! cargo bench --bench kcache -- [write] SUITE...   some: commands, shared, indexes, dkms, scale
 //! ```
 //!

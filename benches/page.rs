@@ -62,7 +62,8 @@ fn machine() -> String {
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("a CPU without a name", |(_, model)| model);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let file_system = said("stat", &["-f", "-c", "%T", &std::env::temp_dir().display().to_string()]);
+    let file_system =
+        said("findmnt", &["-n", "-o", "FSTYPE", "-T", &std::env::temp_dir().display().to_string()]);
     format!(
         "{} CPUs ({model}), Linux {}, {file_system}, {}.",
         cpus,

@@ -4,7 +4,7 @@
 //! identify   source, recipe, kernel, toolchain  ->  key
 //! look up    an entry for the key, its objects whole   -> hit, or the failure that is remembered
 //! fetch      the same from a shared cache, into the store
-//! build      under the key's lock: copy the source, hashing what is copied; build; see that nobody touched headers or tools
+//! build      under the key's lock: `make`; see that nobody touched headers or tools
 //! admit      every module checked against the kernel; only then objects and entry are published
 //! ```
 //!
@@ -12,28 +12,22 @@
 //! (`fetch`). Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
 //! the store is said aloud, deleted and built again. A crash leaves scratch that the next build clears away.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kcache_kernel::build::{self, Outcome as BuildOutcome};
-use kcache_kernel::kernels::{BuildTree, Headers, Kernel, Mount};
+use kcache_kernel::kernels::{BuildTree, Headers, Kernel};
 use kcache_kernel::ko::Fault;
 use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::Recipe;
-use kcache_kernel::sandbox::{Identity, Sandbox};
-use kcache_store::{
-    Digest, Entry, Field, Key, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Store, tree,
-};
+use kcache_store::{Digest, Field, Key, Lock, Manifest, Outcome, Store};
 
-use crate::admit::{self, Candidate, KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::admit::{self, Outputs};
 use crate::dependencies::{self, Dependency};
 use crate::error::{Error, Result};
 use crate::facts::{self, KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
-use crate::{debuginfo, fetch, launcher, observed, rooms, schedule, share};
+use crate::make::{self, How, Made};
+use crate::{fetch, observed, schedule, share};
 
 /// A build that has waited this long for its turn may be in a shared cache by now.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -165,21 +159,22 @@ fn identify_within<'a>(
 }
 
 /// What came of a look.
-pub enum Looked {
+pub enum Looked<'a> {
     /// It needs no build, or there is none to be had.
     Answered(Answer),
     /// It is to be built.
-    Missing(Box<Missing>),
+    Missing(Box<Missing<'a>>),
 }
 
 /// What nobody has.
-pub struct Missing {
+pub struct Missing<'a> {
+    tree: &'a BuildTree,
     id: Identified,
     /// When the shared caches were asked for it.
     asked: Instant,
 }
 
-impl Missing {
+impl Missing<'_> {
     /// Whether it is built against a package of this name.
     pub fn needs(&self, package: &str) -> bool {
         self.id.needs(package)
@@ -201,7 +196,7 @@ pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answe
 }
 
 /// Looks for them in the store and in shared caches. An answer is counted.
-pub fn look(session: &Session, wish: &Wish, options: &Options) -> Result<Looked> {
+pub fn look<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<Looked<'a>> {
     let looked = search(session, wish, options)?;
     if let Looked::Answered(answer) = &looked {
         session.tally.note(&wish.name(), answer, !options.rebuild);
@@ -217,7 +212,7 @@ pub fn build(session: &Session, wish: &Wish, missing: Missing, options: &Options
     Ok(answer)
 }
 
-fn search(session: &Session, wish: &Wish, options: &Options) -> Result<Looked> {
+fn search<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<Looked<'a>> {
     let answered = |answer| Ok(Looked::Answered(answer));
     let tree = match &wish.kernel.headers {
         Headers::Present(tree) if wish.package.has_source() => tree,
@@ -258,7 +253,7 @@ fn search(session: &Session, wish: &Wish, options: &Options) -> Result<Looked> {
     if options.fetch_only {
         return answered(Answer::NotCached);
     }
-    Ok(Looked::Missing(Box::new(Missing { id, asked: Instant::now() })))
+    Ok(Looked::Missing(Box::new(Missing { tree, id, asked: Instant::now() })))
 }
 
 /// The answer that the store has, if it has one that is whole and may be believed.
@@ -369,7 +364,7 @@ fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
 }
 
 /// Waits for others who want the same.
-fn lock(session: &Session, store: &Store, key: &Key) -> Result<kcache_store::Lock> {
+fn lock(session: &Session, store: &Store, key: &Key) -> Result<Lock> {
     let world = session.world;
     Ok(store.lock(&key.to_string(), &world.waiting(&|message| world.progress.say(message)))?)
 }
@@ -400,18 +395,17 @@ fn have_once(
     needed: &[Dependency],
     options: &Options,
 ) -> Result<Answer> {
-    let (world, id) = (session.world, &missing.id);
-    let Headers::Present(tree) = &wish.kernel.headers else { return Ok(Answer::NotCached) };
+    let (world, Missing { tree, id, asked }) = (session.world, missing);
     let store = session.store.as_ref().ok_or(Error::NoStore)?;
     let _lock = lock(session, store, &id.key)?;
-    let ask_caches = missing.asked.elapsed() > ASK_AGAIN;
+    let ask_caches = asked.elapsed() > ASK_AGAIN;
     if !options.rebuild
         && let Some(answer) = look_further(session, store, wish, tree, id, ask_caches)?
     {
         return Ok(answer);
     }
     let how = How { identity: world.identity, may_launch: !options.rebuild };
-    let made = make(session, wish, tree, id, needed, how)?;
+    let made = make::make(session, wish, tree, id, needed, how)?;
     session.still_headers(wish.kernel, tree, id.facts.headers)?;
     session.still_facts(wish.kernel, tree, &id.facts)?;
     let outcome = match &made.result {
@@ -429,7 +423,7 @@ fn have_once(
         world.progress.say(&format!("warning: {}: left out: {fault}", wish.name()));
     }
     schedule::remember(session, wish.package, made.seconds)?;
-    let entry = publish(session, store, wish, id, made, outcome, options.rebuild)?;
+    let entry = make::publish(session, store, wish, id, made, outcome, options.rebuild)?;
     share::write_through(session, store, &entry)?;
     let manifest = Box::new(entry.into_manifest());
     let found = Found::Built;
@@ -437,219 +431,4 @@ fn have_once(
         Outcome::Built => Answer::Ready { manifest, found },
         Outcome::Failed { .. } => Answer::Fails { manifest, found },
     })
-}
-
-/// How a build is run.
-#[derive(Clone, Copy, Debug)]
-pub struct How {
-    /// As whom.
-    pub identity: Identity,
-    /// Whether objects of an earlier build may be taken again ([`crate::launcher`]).
-    pub may_launch: bool,
-}
-
-/// One build's result, in memory and on its way into the store.
-pub struct Product {
-    result: Made,
-    left_out: Vec<Fault>,
-    log: Vec<u8>,
-    observed: Vec<Observed>,
-    seconds: f64,
-}
-
-/// What came out of a build.
-pub enum Made {
-    /// Modules, and what is left for other packages.
-    Outputs(Outputs),
-    /// A failure worth remembering.
-    Failure(Outcome),
-}
-
-impl Product {
-    /// What came out.
-    pub fn result(&self) -> &Made {
-        &self.result
-    }
-}
-
-/// Runs one build in a scratch tree of its own.
-pub fn make(
-    session: &Session,
-    wish: &Wish,
-    tree: &BuildTree,
-    id: &Identified,
-    needed: &[Dependency],
-    how: How,
-) -> Result<Product> {
-    let world = session.world;
-    let what = wish.name();
-    let scratch = session.scratch()?;
-    // The build never sees the package's own directory: what it reads is what was hashed.
-    let source = scratch.path().join("source");
-    if tree::snapshot(&wish.package.source, &source, &[".git".to_owned()])? != id.source {
-        return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
-    }
-    tree::snapshot(&source, &scratch.path().join("build"), &[])?;
-    let own = scratch.path().join("own");
-    let mut sandbox = rooms::room(world, wish.kernel, tree, &id.facts.tools_root, own, world.jobs);
-    rooms::show_source(&mut sandbox, wish.package, &source);
-    show_overrides(session, &mut sandbox, wish, id, &scratch.path().join("overrides"))?;
-    dependencies::show(&mut sandbox, needed, scratch.path())?;
-    sandbox.identity = how.identity;
-    if how.may_launch {
-        launcher::attach(session, &mut sandbox, wish.package, &id.facts)?;
-    }
-    let _job = session.jobserver.acquire()?; // make's own first job; the others it asks for itself
-    if world.cancelled() {
-        return Err(Error::Cancelled);
-    }
-    world.progress.begin(&what, "building");
-    let (start, started) = (Instant::now(), (world.now)());
-    let mut opened = BTreeSet::new();
-    let outcome = build::build(build::Request {
-        sandbox,
-        recipe: &id.recipe,
-        scratch: scratch.path(),
-        environment: &ENVIRONMENT,
-        limit: world.build_limit,
-        cancel: &world.cancel,
-        jobserver: Some(&session.jobserver),
-        opened: matches!(how.identity, Identity::Drop(_)).then_some(&mut opened),
-        line: &mut |line| world.progress.line(&what, line),
-    });
-    world.progress.end(&what);
-    let seconds = start.elapsed().as_secs_f64();
-    let mut left_out = Vec::new();
-    let result = match outcome? {
-        BuildOutcome::Built { modules, debug, kept } => {
-            let read = |files: Vec<build::Built>| files.into_iter().map(read).collect::<Result<Vec<_>>>();
-            let (mut modules, debug) = (read(modules)?, read(debug)?);
-            let (against, needed) = (admit::Against::tree(tree)?, dependencies::exports(needed));
-            left_out = admit::leave_out(wish.kernel, &against, &mut modules, &needed)?;
-            Made::Outputs(Outputs { debug: debuginfo::fitting(&modules, debug), modules, kept })
-        }
-        BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
-            status: failure.status,
-            command: failure.command,
-            first_error: failure.first_error,
-        }),
-        BuildOutcome::Cancelled => return Err(Error::Cancelled),
-        BuildOutcome::Environment(reason) => {
-            let (package, release) = (wish.package.name.clone(), wish.kernel.release.clone());
-            return Err(Error::Environment { package, release, reason });
-        }
-    };
-    let observed = observed::digests(&id.facts, &opened, started, (world.now)())?;
-    Ok(Product { result, left_out, log: build::read_log(scratch.path())?, observed, seconds })
-}
-
-/// Shows the administrator's patches and scripts for the package, as they were hashed.
-fn show_overrides(
-    session: &Session,
-    sandbox: &mut Sandbox,
-    wish: &Wish,
-    id: &Identified,
-    copy: &Path,
-) -> Result<()> {
-    let inside = rooms::overrides_dir(wish.package);
-    let Some(wanted) = id.overrides else { return Ok(()) };
-    let found = session.world.root.find(&inside).map(|dir| tree::snapshot(&dir, copy, &[])).transpose()?;
-    if found != Some(wanted) {
-        return Err(Error::Changed { what: inside.display().to_string() });
-    }
-    sandbox.read_only.push(Mount { outside: copy.to_owned(), inside });
-    Ok(())
-}
-
-fn read(built: build::Built) -> Result<Candidate> {
-    let mut bytes = Vec::with_capacity(built.size as usize);
-    built.file.take(built.size + 1).read_to_end(&mut bytes)?;
-    Ok(Candidate { name: built.name, bytes })
-}
-
-/// Objects first, then the entry that names them.
-fn publish(
-    session: &Session,
-    store: &Store,
-    wish: &Wish,
-    id: &Identified,
-    made: Product,
-    outcome: Outcome,
-    replace: bool,
-) -> Result<Entry> {
-    let mut outputs = Vec::new();
-    let mut put = |name: &str, role: &str, bytes: &[u8]| -> Result<()> {
-        let stored = store.put_object(&mut &bytes[..])?;
-        outputs.push(Output {
-            name: name.to_owned(),
-            role: role.to_owned(),
-            size: stored.size,
-            digest: stored.digest,
-        });
-        Ok(())
-    };
-    if let Made::Outputs(made) = &made.result {
-        for module in &made.modules {
-            put(&module.name, MODULE, &module.bytes)?;
-        }
-        for debug in &made.debug {
-            put(&debug.name, ON_DEMAND, &debug.bytes)?;
-        }
-        if let Some(kept) = &made.kept {
-            put(KEPT_NAME, KEPT, kept)?;
-        }
-    }
-    put(LOG, LOG, &made.log)?;
-    outputs.sort_by(|a, b| a.name.cmp(&b.name));
-    let now = (session.world.now)();
-    let manifest = Manifest {
-        format: kcache_store::FORMAT,
-        key: id.key,
-        labels: labels(wish, id),
-        fields: id.fields.clone(),
-        outcome,
-        outputs,
-        facts: facts_of(&made),
-        observed: made.observed,
-        builder: session.world.builder.clone(),
-        created: now,
-    };
-    let mut entry = Entry::new(manifest)?;
-    if let Some(signer) = &session.world.signer {
-        entry.sign(signer);
-    }
-    if replace {
-        store.replace(&entry)?;
-    } else {
-        store.insert(&entry, now)?;
-    }
-    Ok(entry)
-}
-
-/// What is worth knowing without opening the outputs.
-fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
-    let mut facts = serde_json::Map::new();
-    facts.insert("seconds".to_owned(), made.seconds.into());
-    if !made.left_out.is_empty() {
-        let left_out: Vec<String> = made.left_out.iter().map(ToString::to_string).collect();
-        facts.insert("left-out".to_owned(), left_out.into());
-    }
-    facts
-}
-
-/// What an entry is found by when its key is not known.
-fn labels(wish: &Wish, id: &Identified) -> BTreeMap<String, String> {
-    let field =
-        |name: &str| id.fields.iter().find(|field| field.name == name).map(|field| field.value.clone());
-    [
-        ("package", wish.package.name.clone()),
-        ("version", wish.package.version.clone()),
-        ("kernel", wish.kernel.release.clone()),
-        ("kernel-version", field("kernel.version").unwrap_or_default()),
-        ("arch", field("kernel.arch").unwrap_or_default()),
-        ("source", id.source.to_string()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
 }

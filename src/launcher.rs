@@ -5,10 +5,8 @@
 //! they have without it, and the key is the same. Its directory is the package's own: what is in it was put there by builds of that
 //! package, which anyway decide what is in its modules, and no other package reads it.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use kcache_kernel::packages::Package;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{Launcher, Sandbox};
@@ -34,17 +32,11 @@ pub(crate) fn attach(
         session.say_once("warning: ccache is configured and not installed: builds do without");
         return Ok(());
     };
-    let all = store.dir().join("ccache");
     // Nobody gets there but through a sandbox: builds leave files that belong to a uid of nobody's.
-    make(&all, 0o700)?;
-    let outside = all.join(Digest::of(package.name.as_bytes()).short());
-    make(&outside, 0o700)?;
-    sandbox.launcher = Some(Launcher {
-        program: PathBuf::from(CCACHE),
-        compiler,
-        identity: identity(facts),
-        directory: outside,
-    });
+    let name = Digest::of(package.name.as_bytes()).short();
+    let directory = store.foreign_dir(Path::new("ccache").join(name))?;
+    let program = PathBuf::from(CCACHE);
+    sandbox.launcher = Some(Launcher { program, compiler, identity: identity(facts), directory });
     Ok(())
 }
 
@@ -59,12 +51,4 @@ fn identity(facts: &KernelFacts) -> String {
     let tools = facts.tools.iter().filter(|tool| ROLES.contains(&tool.role.as_str()));
     let all: String = tools.map(|tool| format!("{} {}\n", tool.role, tool.digest)).collect();
     Digest::of(all.as_bytes()).to_string()
-}
-
-fn make(dir: &Path, mode: u32) -> Result<()> {
-    if !dir.is_dir() {
-        std::fs::DirBuilder::new().mode(mode).recursive(true).create(dir)?;
-        fs::set_permissions(dir, PermissionsExt::from_mode(mode))?;
-    }
-    Ok(())
 }

@@ -27,6 +27,7 @@ pub mod install;
 pub mod key;
 mod launcher;
 pub mod log;
+pub mod make;
 pub mod marks;
 pub mod observed;
 pub mod origin;

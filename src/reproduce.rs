@@ -5,9 +5,10 @@ use kcache_store::{Digest, Manifest, ON_DEMAND, Output};
 
 use crate::admit::{KEPT, KEPT_NAME, MODULE, Outputs};
 use crate::dependencies;
-use crate::ensure::{self, How, Made, Options, Wish};
+use crate::ensure::{self, Options, Wish};
 use crate::error::{Error, Result};
 use crate::facts::Session;
+use crate::make::{How, Made, make};
 
 /// What building again showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +31,8 @@ pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Co
     let id = ensure::identify(session, wish, tree)?;
     let needed = dependencies::have(session, wish, &id, &Options::default())?;
     let how = How { identity: another(session.world.identity), may_launch: false };
-    let again = ensure::make(session, wish, tree, &id, &needed, how)?;
-    let second: Vec<(String, Digest)> = match again.result() {
+    let again = make(session, wish, tree, &id, &needed, how)?;
+    let second: Vec<(String, Digest)> = match &again.result {
         Made::Outputs(outputs) => digests(outputs),
         Made::Failure(_) => Vec::new(),
     };

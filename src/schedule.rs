@@ -86,6 +86,8 @@ pub fn all<'a, T: Send>(
             scope.spawn(work);
         }
     });
+    // After a cancellation some are left, and no more is to be said of them.
+    session.world.progress.outlook(&Outlook { waiting: 0, left: Duration::ZERO });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
@@ -101,25 +103,25 @@ pub(crate) fn remember(session: &Session, package: &Package, seconds: f64) -> Re
 struct Line<'a, 's> {
     session: &'a Session<'s>,
     wishes: &'a [Wish<'a>],
-    state: Mutex<State>,
+    state: Mutex<State<'a>>,
     changed: Condvar,
 }
 
-struct State {
+struct State<'a> {
     /// The first that nobody has looked at.
     next: usize,
     looking: usize,
     last_look: Instant,
-    waiting: Vec<Waits>,
+    waiting: Vec<Waits<'a>>,
     running: Vec<Running>,
 }
 
 /// One that is to be built.
-struct Waits {
+struct Waits<'a> {
     at: usize,
     expected: f64,
     looked: Duration,
-    missing: Box<Missing>,
+    missing: Box<Missing<'a>>,
 }
 
 struct Running {
@@ -128,20 +130,20 @@ struct Running {
     since: Instant,
 }
 
-enum Next {
+enum Next<'a> {
     Look(usize),
-    Build(Waits),
+    Build(Waits<'a>),
 }
 
 /// A thread's turn, which ends with it, also by a panic: the others wait for it.
-struct Turn<'a> {
-    state: &'a Mutex<State>,
-    changed: &'a Condvar,
+struct Turn<'l, 'a> {
+    state: &'l Mutex<State<'a>>,
+    changed: &'l Condvar,
     /// What is built; `None` for a look.
     builds: Option<usize>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn<'_, '_> {
     fn drop(&mut self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match self.builds {
@@ -152,9 +154,9 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Line<'_, '_> {
+impl<'a> Line<'a, '_> {
     /// What a thread is to do, when there is something; `None` when there will be nothing more.
-    fn next(&self) -> Option<(Next, Turn<'_>)> {
+    fn next(&self) -> Option<(Next<'a>, Turn<'_, 'a>)> {
         let turn = |builds| Turn { state: &self.state, changed: &self.changed, builds };
         let mut state = self.lock();
         loop {
@@ -212,16 +214,16 @@ impl Line<'_, '_> {
     }
 
     /// Before the turn of the look has ended, or the others would go.
-    fn put_aside(&self, waits: Waits) {
+    fn put_aside(&self, waits: Waits<'a>) {
         self.lock().waiting.push(waits);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl State<'_> {
     fn outlook(&self, jobs: usize) -> Outlook {
         let waiting = self.waiting.iter().map(|waits| waits.expected);
         let running = self.running.iter();

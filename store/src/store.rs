@@ -285,6 +285,14 @@ impl Store {
         Scratch::new(&self.tmp())
     }
 
+    /// A private directory in the store for somebody else's files, which are no part of it; made where it is missing.
+    pub fn foreign_dir(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
+        self.must_write()?;
+        let dir = self.dir.join(path);
+        make_dir(&dir, 0o700)?;
+        Ok(dir)
+    }
+
     /// Takes the lock with this flat name, waiting for another holder as long as `waiting` allows.
     pub fn lock(&self, name: &str, waiting: &Waiting) -> Result<Lock> {
         self.must_write()?;

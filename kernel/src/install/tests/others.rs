@@ -51,6 +51,8 @@ fn is_found(host: &Host) -> bool {
 }
 
 type Case = (Host, Vec<Package>, Others);
+/// What lies under the modules directory.
+type Picture = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
 /// Taken over; given back; given back while another package stays; taken over where kcache's is installed already; dropped.
 fn cases() -> Vec<Case> {
@@ -143,58 +145,57 @@ fn what_lies_in_the_way_is_not_replaced() {
     assert_eq!(host.picture(), before);
 }
 
-#[test]
-fn nor_does_it_where_no_journal_can_be_read() {
+/// Shows each case after it has died at each of its steps: the case, what the tree was before, and the step.
+fn at_each_crash(see: impl Fn(&Case, &Picture, &str)) {
     for n in 0.. {
         let mut reached = false;
-        for (host, packages, others) in cases() {
+        for case in cases() {
+            let (host, packages, others) = &case;
             let old = host.picture();
-            let Some(step) = crash_at(&host, &packages, others.clone(), n) else { continue };
+            let Some(step) = crash_at(host, packages, others.clone(), n) else { continue };
             reached = true;
-            let tree = Tree::open(&host.tree()).unwrap();
-            let is_open = tree.journal().exists();
-            for path in [tree.journal(), record::copy(&tree.journal())].iter().filter(|path| path.exists()) {
-                fs_err::write(path, "{").unwrap();
-            }
-            let recovery = host.recover();
-            assert!(is_found(&host) && host.is_whole() && !tree.staging.exists(), "{step}: {others:?}");
-            if is_open && recovery == Recovery::Undone {
-                assert_eq!(host.picture(), old, "{step}: {others:?}");
-            }
+            see(&case, &old, &step);
         }
         if !reached {
+            assert!(n > 10);
             return;
         }
     }
 }
 
 #[test]
+fn nor_does_it_where_no_journal_can_be_read() {
+    at_each_crash(|(host, _, others), old, step| {
+        let tree = Tree::open(&host.tree()).unwrap();
+        let is_open = tree.journal().exists();
+        for path in [tree.journal(), record::copy(&tree.journal())].iter().filter(|path| path.exists()) {
+            fs_err::write(path, "{").unwrap();
+        }
+        let recovery = host.recover();
+        assert!(is_found(host) && host.is_whole() && !tree.staging.exists(), "{step}: {others:?}");
+        if is_open && recovery == Recovery::Undone {
+            assert_eq!(host.picture(), *old, "{step}: {others:?}");
+        }
+    });
+}
+
+#[test]
 fn at_no_step_does_a_kernel_lack_a_module_that_is_taken_over_or_given_back() {
-    for n in 0.. {
-        let mut reached = false;
-        for (host, packages, others) in cases() {
-            let old = host.picture();
-            let Some(step) = crash_at(&host, &packages, others.clone(), n) else { continue };
-            reached = true;
-            assert!(is_found(&host), "{step}: before recovery");
-            let recovery = host.recover();
-            let recovered = host.picture();
-            assert!(is_found(&host) && host.is_whole(), "{step}");
-            match recovery {
-                Recovery::Undone | Recovery::Litter if step != "journal closed" => {
-                    assert_eq!(recovered, old, "{step}");
-                    exchange(&host, &packages, others).unwrap();
-                }
-                _ => assert_ne!(recovered, old, "{step}"),
+    at_each_crash(|(host, packages, others), old, step| {
+        assert!(is_found(host), "{step}: before recovery");
+        let recovery = host.recover();
+        let recovered = host.picture();
+        assert!(is_found(host) && host.is_whole(), "{step}");
+        match recovery {
+            Recovery::Undone | Recovery::Litter if step != "journal closed" => {
+                assert_eq!(recovered, *old, "{step}");
+                exchange(host, packages, others.clone()).unwrap();
             }
-            assert_eq!(host.found("one").as_deref() == Some(DKMS), host.tree().join(DKMS).exists(), "{step}");
-            assert!(is_found(&host) && host.is_whole(), "{step}");
+            _ => assert_ne!(recovered, *old, "{step}"),
         }
-        if !reached {
-            assert!(n > 10);
-            break;
-        }
-    }
+        assert_eq!(host.found("one").as_deref() == Some(DKMS), host.tree().join(DKMS).exists(), "{step}");
+        assert!(is_found(host) && host.is_whole(), "{step}");
+    });
 }
 
 #[test]
