@@ -3,6 +3,7 @@
 use crate::host::{FIXTURES, Host, Run};
 use crate::packages::{dkms_conf, module_c};
 use kcache::store::{Key, Output, Store, Waiting};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -70,4 +71,7 @@ fn after_a_small_change_ccache_has_the_rest_and_every_bit_is_the_same() {
     build(&with, "ccache", &["--check"]);
     assert_eq!(hits(&with), before);
     assert!(!without.store().join("ccache").exists());
+    // What is in it belongs to a uid that others may get.
+    let mode = std::fs::metadata(with.store().join("ccache")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }
