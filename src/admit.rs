@@ -2,6 +2,7 @@
 //! installed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
@@ -44,16 +45,13 @@ pub struct Candidate {
 pub struct Against<'a> {
     config: &'a Kconfig,
     arch: &'a str,
-    symvers: Option<Symvers>,
+    symvers: Option<Arc<Symvers>>,
 }
 
 impl<'a> Against<'a> {
-    /// All that a build tree tells.
-    pub fn tree(tree: &'a BuildTree) -> Result<Against<'a>> {
-        let symvers = match tree.symvers()? {
-            Some(text) => Some(Symvers::parse(&text).map_err(std::io::Error::other)?),
-            None => None,
-        };
+    /// All that a kernel's build tree tells.
+    pub fn tree(session: &Session, kernel: &Kernel, tree: &'a BuildTree) -> Result<Against<'a>> {
+        let symvers = session.symvers(kernel, tree)?;
         Ok(Against { config: &tree.config, arch: &tree.arch, symvers })
     }
 
@@ -93,7 +91,7 @@ pub fn faults(
         release: &kernel.release,
         machine,
         flags: Flags::of_config(against.config),
-        symvers: against.symvers.as_ref(),
+        symvers: against.symvers.as_deref(),
         siblings: &siblings,
         any_release: false,
     };

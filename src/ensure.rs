@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kcache_kernel::at_once::both;
 use kcache_kernel::kernels::{BuildTree, Headers, Kernel};
 use kcache_kernel::ko::Fault;
 use kcache_kernel::packages::Package;
@@ -129,7 +130,7 @@ fn identify_within<'a>(
     tree: &BuildTree,
     within: &mut Vec<&'a str>,
 ) -> Result<Identified> {
-    let (source, facts) = facts::both(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
+    let (source, facts) = both(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
     let (source, facts) = (source?, facts?);
     let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
     let source = source.digest;
@@ -271,7 +272,12 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
     }
     let Some(outputs) = whole(session, wish, &manifest)? else { return Ok(None) };
     let needed = dependencies::exports(&dependencies::have(session, wish, id, &Options::default())?);
-    let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, &outputs.modules, &needed)?;
+    let faults = admit::faults(
+        wish.kernel,
+        &admit::Against::tree(session, wish.kernel, tree)?,
+        &outputs.modules,
+        &needed,
+    )?;
     if !faults.is_empty() {
         return Ok(Some(Answer::Refused(faults)));
     }
@@ -411,7 +417,12 @@ fn have_once(
     let outcome = match &made.result {
         Made::Outputs(outputs) => {
             let needed = dependencies::exports(needed);
-            let faults = admit::faults(wish.kernel, &admit::Against::tree(tree)?, &outputs.modules, &needed)?;
+            let faults = admit::faults(
+                wish.kernel,
+                &admit::Against::tree(session, wish.kernel, tree)?,
+                &outputs.modules,
+                &needed,
+            )?;
             if !faults.is_empty() {
                 return Ok(Answer::Refused(faults));
             }

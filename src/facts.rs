@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 
 use fs_err as fs;
+use kcache_kernel::at_once::both;
 use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
 use kcache_kernel::rootfs::Root;
+use kcache_kernel::symvers::Symvers;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::{Digest, Fingerprint, Scratch, Store, tree};
 
@@ -33,13 +35,28 @@ pub struct Session<'w> {
     pub jobserver: jobserver::Client,
     /// Of what use the caches were.
     pub tally: Tally,
-    kernels: Mutex<BTreeMap<String, Slot>>,
+    kernels: OnceEach<Arc<KernelFacts>>,
+    symvers: OnceEach<Option<Arc<Symvers>>>,
     distrust_said: Once,
     said: Mutex<BTreeSet<String>>,
 }
 
-/// Filled by the first who asks; others wait for it.
-type Slot = Arc<Mutex<Option<Arc<KernelFacts>>>>;
+/// What is found out once for each kernel, by the first who asks; others wait for it.
+struct OnceEach<T>(Mutex<BTreeMap<String, Arc<Mutex<Option<T>>>>>);
+
+impl<T: Clone> OnceEach<T> {
+    fn get(&self, kernel: &Kernel, find_out: impl FnOnce() -> Result<T>) -> Result<T> {
+        let slot = {
+            let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+            all.entry(kernel.release.clone()).or_default().clone()
+        };
+        let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(known) = &*slot {
+            return Ok(known.clone());
+        }
+        Ok(slot.insert(find_out()?).clone())
+    }
+}
 
 /// What goes into builds from a kernel's side.
 pub struct KernelFacts {
@@ -70,9 +87,9 @@ impl<'w> Session<'w> {
     /// A session with a store, or without.
     pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
         let jobserver = jobserver::Client::new(world.jobs)?;
-        let (tally, kernels, distrust_said) = (Tally::default(), Mutex::default(), Once::new());
-        let said = Mutex::default();
-        Ok(Session { world, store, jobserver, tally, kernels, distrust_said, said })
+        let (kernels, symvers) = (OnceEach(Mutex::default()), OnceEach(Mutex::default()));
+        let (tally, distrust_said, said) = (Tally::default(), Once::new(), Mutex::default());
+        Ok(Session { world, store, jobserver, tally, kernels, symvers, distrust_said, said })
     }
 
     /// Says what holds for the whole run, whichever of its kernels and packages comes upon it.
@@ -110,21 +127,21 @@ impl<'w> Session<'w> {
 
     /// Facts of a kernel with headers.
     pub fn kernel(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Arc<KernelFacts>> {
-        let slot = {
-            let mut kernels = self.kernels.lock().unwrap_or_else(|e| e.into_inner());
-            kernels.entry(kernel.release.clone()).or_default().clone()
-        };
-        let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(facts) = &*slot {
-            return Ok(facts.clone());
-        }
-        let tools_root = toolchain::tools_root(&self.world.root, tree);
-        // On a thread of its own: one of a shared pool would take up other work while it waits, which may want this lock.
-        let (headers, tools) = both(|| self.headers(tree), || self.tools(kernel, tree, &tools_root));
-        let config = tree::file_digest(&tree.outside().join(".config"))?.0;
-        let facts = Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root });
-        *slot = Some(facts.clone());
-        Ok(facts)
+        self.kernels.get(kernel, || {
+            let tools_root = toolchain::tools_root(&self.world.root, tree);
+            // On a thread of its own: one of a shared pool would take up other work while it waits, which may want this lock.
+            let (headers, tools) = both(|| self.headers(tree), || self.tools(kernel, tree, &tools_root));
+            let config = tree::file_digest(&tree.outside().join(".config"))?.0;
+            Ok(Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root }))
+        })
+    }
+
+    /// What a kernel with headers exports; `None` where they do not say.
+    pub fn symvers(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Option<Arc<Symvers>>> {
+        self.symvers.get(kernel, || {
+            let parse = |text: Vec<u8>| Symvers::parse(&text).map_err(std::io::Error::other);
+            Ok(tree.symvers()?.map(parse).transpose()?.map(Arc::new))
+        })
     }
 
     /// A kernel's headers as they are now.
@@ -303,15 +320,6 @@ impl<'w> Session<'w> {
         store.remember(kind, signature, &text, (self.world.now)())?;
         Ok(value)
     }
-}
-
-/// Does two things at once.
-pub fn both<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> (A, B) {
-    std::thread::scope(|scope| {
-        let other = scope.spawn(b);
-        let a = a();
-        (a, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
 }
 
 /// Collects what a remembered answer depends on.

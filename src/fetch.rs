@@ -191,7 +191,7 @@ fn judge(
     }
     let Some(outputs) = outputs else { return Ok(Answer::NoHeaders(lacking(session, wish))) };
     let against = match wish.kernel.build_tree() {
-        Some(tree) => Against::tree(tree)?,
+        Some(tree) => Against::tree(session, wish.kernel, tree)?,
         None => Against::config(&known.config),
     };
     // What other packages export cannot be told here: it was checked where this was built, against the same kernel.

@@ -98,8 +98,8 @@ pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &O
     let tree = tree(session, kernel)?;
     let base = install::base(tree)?;
     must_be_known(&base, change)?;
-    let plan = install::plan(tree, set(session, kernel, &base, change)?)?;
-    Ok(plan.with(tree, others.clone())?)
+    let wanted = set(session, kernel, &base, change)?;
+    Ok(install::plan_upon(tree, base, wanted)?.with(tree, others.clone())?)
 }
 
 /// Performs a change, under the kernel's lock.
@@ -109,6 +109,11 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
 
 /// The same, with files of others taken, dropped or given back in the same transaction.
 pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Done> {
+    if let Some(plan) = nothing(session, kernel, change, others)? {
+        let (generation, warnings) = (plan.to.clone(), Vec::new());
+        let outcome = Outcome { generation, changed: false, warnings, indexed: None };
+        return Ok(done(session, change, plan, outcome));
+    }
     let world = session.world;
     let tree = tree(session, kernel)?;
     let say = |message: &str| world.progress.say(message);
@@ -125,12 +130,33 @@ pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &
     }
     let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, change, spec, out);
     let outcome = transaction.apply(&plan, &mut source)?;
+    Ok(done(session, change, plan, outcome))
+}
+
+/// The plan, where it is to do nothing: that takes no lock. What an interrupted run has left is something to do.
+fn nothing(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Option<Plan>> {
+    let tree = tree(session, kernel)?;
+    if install::interrupted(tree)? {
+        return Ok(None);
+    }
+    let base = install::base(tree)?;
+    let Some(installed) = &base.generation else { return Ok(None) };
+    let wanted = set(session, kernel, &base, change)?.checked()?;
+    if wanted.generation_name() != installed.generation {
+        return Ok(None);
+    }
+    let plan = install::plan_upon(tree, base, wanted)?.with(tree, others.clone())?;
+    Ok(Some(plan).filter(Plan::is_nothing))
+}
+
+/// What was done, and counted.
+fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Done {
     if let Change::Add(manifests) = change {
         session.tally.installed(&plan.changes, manifests);
     }
     let Outcome { generation, changed, warnings, indexed } = outcome;
     let signer = plan.signer().cloned();
-    Ok(Done { plan, generation, changed, signer, warnings, indexed })
+    Done { plan, generation, changed, signer, warnings, indexed }
 }
 
 /// Finishes or undoes what an interrupted run left in a kernel's tree.

@@ -105,7 +105,8 @@ pub fn make(
         BuildOutcome::Built { modules, debug, kept } => {
             let read = |files: Vec<build::Built>| files.into_iter().map(read).collect::<Result<Vec<_>>>();
             let (mut modules, debug) = (read(modules)?, read(debug)?);
-            let (against, needed) = (admit::Against::tree(tree)?, dependencies::exports(needed));
+            let (against, needed) =
+                (admit::Against::tree(session, wish.kernel, tree)?, dependencies::exports(needed));
             left_out = admit::leave_out(wish.kernel, &against, &mut modules, &needed)?;
             Made::Outputs(Outputs { debug: debuginfo::fitting(&modules, debug), modules, kept })
         }

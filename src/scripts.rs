@@ -45,7 +45,7 @@ pub fn arriving(plan: &Plan) -> impl Iterator<Item = &str> {
 
 /// Before a package's modules are put in place: an error keeps them out.
 pub fn before_install(session: &Session, wish: &Wish) -> Result<()> {
-    if !is_allowed(session, wish) {
+    if !are_allowed(session, wish) {
         return Ok(());
     }
     let (hooks, source) = hooks(session, wish)?;
@@ -70,7 +70,7 @@ pub fn after_remove(session: &Session, wish: &Wish) {
 fn afterwards(session: &Session, wish: &Wish, when: When, not_run: &[When]) {
     let progress = &session.world.progress;
     let outcome = hooks(session, wish).and_then(|(hooks, source)| {
-        if !is_allowed(session, wish) {
+        if !are_allowed(session, wish) {
             say_not_run(session, wish, hooks.iter().filter(|hook| not_run.contains(&hook.when)));
             return Ok(());
         }
@@ -81,7 +81,8 @@ fn afterwards(session: &Session, wish: &Wish, when: When, not_run: &[When]) {
     }
 }
 
-fn is_allowed(session: &Session, wish: &Wish) -> bool {
+/// Whether the administrator lets a package's scripts run.
+pub fn are_allowed(session: &Session, wish: &Wish) -> bool {
     session.world.package_scripts.iter().any(|glob| release::matches(glob, &wish.package.name))
 }
 

@@ -117,6 +117,9 @@ pub fn keep_tally(session: &Session, out: &Out) {
 /// Runs the packages' own scripts that come before a transaction; one that fails takes its package out of it.
 fn before_install(session: &Session, kernel: &Kernel, results: &mut [Had]) {
     let of_kernel = |had: &&mut Had| had.wish.kernel.release == kernel.release;
+    if !results.iter().any(|had| scripts::are_allowed(session, &had.wish)) {
+        return;
+    }
     let ready: Vec<Manifest> =
         results.iter_mut().filter(of_kernel).filter_map(|had| had.manifest().cloned()).collect();
     // What stands in the way of the plan stands in the way of the transaction, which says so.

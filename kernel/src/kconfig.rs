@@ -1,5 +1,7 @@
 //! A kernel's configuration: the `.config` of its build tree (Documentation/kbuild/kconfig.rst).
 
+use memchr::memmem;
+
 /// The text of a `.config`, asked by symbol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kconfig {
@@ -14,10 +16,12 @@ impl Kconfig {
 
     /// The value of a symbol, `CONFIG_` included, without quotes; `None` where it is not set.
     pub fn value(&self, symbol: &str) -> Option<&str> {
-        self.text
-            .lines()
-            .find_map(|line| line.strip_prefix(symbol)?.strip_prefix('='))
-            .map(|value| value.trim_matches('"'))
+        let found = memmem::find_iter(self.text.as_bytes(), symbol).find_map(|at| {
+            let begins_line = at == 0 || self.text.as_bytes()[at - 1] == b'\n';
+            let value = self.text.get(at + symbol.len()..)?.strip_prefix('=').filter(|_| begins_line)?;
+            value.lines().next().or(Some(value))
+        });
+        found.map(|value| value.trim_matches('"'))
     }
 
     /// True for `=y`.
@@ -52,5 +56,9 @@ mod tests {
         assert_eq!(config.value("CONFIG_SMP"), None);
         assert_eq!(config.value("CONFIG_CC"), Some("gcc-12 (D) 12"));
         assert!(config.yes_or_module("CONFIG_SMP_X") && !config.yes("CONFIG_SMP_X"));
+        let config = Kconfig::new("CONFIG_NO_A=n\r\nCONFIG_A=y\r\nCONFIG_É=\nCONFIG_END=".into());
+        assert_eq!((config.value("CONFIG_A"), config.value("CONFIG_NO_A")), (Some("y"), Some("n")));
+        assert_eq!((config.value("CONFIG_É"), config.value("CONFIG_END")), (Some(""), Some("")));
+        assert_eq!((config.value(""), config.value("A")), (None, None));
     }
 }

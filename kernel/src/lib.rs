@@ -3,6 +3,7 @@
 //! Everything here works on what it is given: a root directory, a release, a scratch tree, a program to run. It has never
 //! heard of a cache, prints nothing, and reads neither the environment nor the clock.
 
+pub mod at_once;
 pub mod boot_test;
 pub mod bootloader;
 pub mod build;

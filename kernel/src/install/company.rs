@@ -8,7 +8,7 @@
 //! cannot even be made, nothing is ([`super::Error::Crowded`]). What cannot be helped is a depmod of theirs that read the tree
 //! before the commit and writes its indexes when everything here is over.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,33 +22,60 @@ use super::tree::Tree;
 pub(super) const ATTEMPTS: u32 = 5;
 
 /// Where directories are and when something in them last got or lost its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sight(BTreeMap<PathBuf, (u64, i64, i64)>);
+#[derive(Debug, Clone)]
+pub(super) struct Sight(Vec<(PathBuf, State)>);
+
+/// Inode and mtime of a directory.
+type State = (u64, i64, i64);
 
 impl Sight {
     /// Of a tree, without what is kcache's.
     pub(super) fn of(tree: &Tree) -> io::Result<Sight> {
-        let mut seen = BTreeMap::new();
+        let mut seen = Vec::new();
         let mut waiting = vec![PathBuf::new()];
         while let Some(dir) = waiting.pop() {
             let path = tree.path.join(&dir);
-            let Some(metadata) = disk::if_found(fs_err::symlink_metadata(&path))? else { continue };
+            let Some(state) = state(&path)? else { continue };
             waiting.extend(dirs_in(&path)?.into_iter().map(|name| dir.join(name)));
-            seen.insert(dir, (metadata.ino(), metadata.mtime(), metadata.mtime_nsec()));
+            seen.push((dir, state));
         }
         Ok(Sight(seen))
     }
 
-    /// Whether it is the same but for the two directories in which a transaction itself changes names.
-    pub(super) fn is_but_for_ours(&self, other: &Sight) -> bool {
-        let ours = [Path::new(""), Path::new("updates")];
-        let others = |sight: &Sight| {
-            let mut dirs = sight.0.clone();
-            dirs.retain(|dir, _| !ours.contains(&dir.as_path()));
-            dirs
-        };
-        others(self) == others(other)
+    /// Whether the tree still looks like that. A directory that has come or gone has changed the one that it is in.
+    pub(super) fn is_still(&self, tree: &Tree) -> io::Result<bool> {
+        self.are_still(tree, |_| true)
     }
+
+    /// The same but for the two directories in which a transaction itself changes names: of those it must be other names.
+    pub(super) fn is_still_but_for_ours(&self, tree: &Tree) -> io::Result<bool> {
+        let ours = [Path::new(""), Path::new("updates")];
+        for dir in ours {
+            let then = self.0.iter().map(|(path, _)| path).filter(|path| path.parent() == Some(dir));
+            let now = dirs_in(&tree.path.join(dir))?.into_iter().map(|name| dir.join(name));
+            let others = |path: &PathBuf| !ours.contains(&path.as_path());
+            if then.filter(|path| others(path)).cloned().collect::<BTreeSet<_>>()
+                != now.filter(others).collect()
+            {
+                return Ok(false);
+            }
+        }
+        self.are_still(tree, |dir| !ours.contains(&dir))
+    }
+
+    fn are_still(&self, tree: &Tree, counts: impl Fn(&Path) -> bool) -> io::Result<bool> {
+        for (dir, then) in self.0.iter().filter(|(dir, _)| counts(dir)) {
+            if state(&tree.path.join(dir))? != Some(*then) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn state(dir: &Path) -> io::Result<Option<State>> {
+    let metadata = disk::if_found(fs_err::symlink_metadata(dir))?;
+    Ok(metadata.map(|metadata| (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())))
 }
 
 fn dirs_in(dir: &Path) -> io::Result<Vec<String>> {

@@ -5,7 +5,7 @@
 //! again before any of it is published: each binary index as a whole, `modules.dep` against `modules.dep.bin`, every
 //! module of ours at its own file, and every module of others that is listed now.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -121,11 +121,15 @@ fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
 
 /// `modules.dep` and `modules.dep.bin` are written one after the other: equal, they are both whole.
 fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
-    let binary: BTreeSet<(&str, Vec<&str>)> = index.iter().map(|e| (e.path, e.depends().collect())).collect();
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    let textual = lines.map(|(path, depends)| (path, depends.split_ascii_whitespace().collect())).collect();
-    match binary.symmetric_difference(&textual).next() {
-        Some((path, _)) => Err(Error::Disagree { module: (*path).to_owned() }),
+    let textual: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
+    let differs = |entry: &index::Entry<'_>| {
+        !textual.get(entry.path).is_some_and(|needs| needs.split_ascii_whitespace().eq(entry.depends()))
+    };
+    let binary: HashSet<&str> = index.iter().map(|entry| entry.path).collect();
+    let different = index.iter().find(differs).map(|entry| entry.path);
+    let only_text = || textual.keys().copied().filter(|path| !binary.contains(path)).min();
+    match different.or_else(only_text) {
+        Some(path) => Err(Error::Disagree { module: path.to_owned() }),
         None => Ok(()),
     }
 }

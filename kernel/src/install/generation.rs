@@ -132,7 +132,7 @@ impl Set {
     }
 
     /// Sorts packages and modules, and refuses what can't be installed side by side.
-    pub(super) fn checked(mut self) -> Result<Self, Error> {
+    pub fn checked(mut self) -> Result<Self, Error> {
         self.packages.sort_by(|a, b| a.name.cmp(&b.name));
         let mut packages = BTreeSet::new();
         let mut modules = BTreeSet::new();

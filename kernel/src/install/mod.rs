@@ -87,7 +87,7 @@ pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use indexes::verify_indexes;
 
 pub use others::{OtherFile, Others, forget_kept, kept, module_of};
-pub use plan::{Act, Change, Plan, plan};
+pub use plan::{Act, Change, Plan, plan, plan_upon};
 pub use reachable::generations;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Base, Fault, base, current, interrupted, verify};
@@ -293,8 +293,7 @@ impl<'a> Transaction<'a> {
     /// Whether the indexes are those that were published, and of what is in the tree.
     fn is_undisturbed(&self, others: &Others, staged: &Indexes, seen: &Sight) -> io::Result<bool> {
         // Files of others that were touched on request have changed their directories.
-        let is_same =
-            || Ok::<_, io::Error>(!others.is_nothing() || Sight::of(&self.tree)?.is_but_for_ours(seen));
+        let is_same = || Ok::<_, io::Error>(!others.is_nothing() || seen.is_still_but_for_ours(&self.tree)?);
         Ok(staged.are_live(&self.tree)? && is_same()?)
     }
 
@@ -323,7 +322,7 @@ impl<'a> Transaction<'a> {
             left -= 1;
             let seen = Sight::of(tree)?;
             let prepared = self.prepare_indexes(installed, set.as_ref(), others, &seen, step);
-            let alone = Sight::of(tree)? == seen;
+            let alone = seen.is_still(tree)?;
             match prepared {
                 Err(source) if !alone && left == 0 => {
                     return Err(Error::Crowded { kernel: tree.release.clone(), source: Box::new(source) });

@@ -82,8 +82,13 @@ pub enum Act {
 ///
 /// An empty set means that nothing of kcache's is to remain.
 pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
+    plan_upon(tree, base(tree)?, wanted)
+}
+
+/// The same for who knows what is installed.
+pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<Plan, Error> {
     let wanted = wanted.checked()?;
-    let Base { generation: installed, fault, .. } = base(tree)?;
+    let Base { generation: installed, fault, .. } = base;
     let faults = match &installed {
         Some(generation) => verify(tree, generation)?,
         None => Vec::from_iter(fault),

@@ -16,7 +16,7 @@
 //! Whether they are indexes of this depmod at all is told by their text, in which every line must be one that it would have
 //! written there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Site, depmod, disk};
+use crate::at_once::both;
 use crate::compress::Compression;
 use crate::index::{self, Facts, File, Kmod, Present, Reason, Rules, Texts, choose, update, verify};
 use crate::rootfs::Root;
@@ -73,21 +74,21 @@ fn make(site: &Site<'_>, tree: &Tree) -> Result<index::Written, Reason> {
     let bin = |name: &str| fs_err::read(tree.index(name));
     let (dep_bin, alias_bin, symbols_bin) =
         (bin(DEP_BIN)?, bin("modules.alias.bin")?, bin("modules.symbols.bin")?);
-    let present = Present::parse(Texts {
+    let texts = Texts {
         order: &order,
         dep: &dep,
         alias: &alias,
         softdep: &softdep,
         symbols: &symbols,
         bins: [&dep_bin, &alias_bin, &symbols_bin],
-    })?;
-    let mut files = Vec::new();
-    Walk { rules: &rules, kmod: &kmod, found: &mut files }.dir(&tree.base_tree(), "", true, 0)?;
-    let mut modules = BTreeMap::new();
-    for (name, path) in choose(&rules, &kmod, files.into_iter())? {
-        let unchanged = present.has(&path) && is_older(tree, &path, written, present.is_own(&path))?;
-        modules.insert(name, File { path, unchanged });
-    }
+    };
+    let (present, chosen) = both(|| Present::parse(texts), || chosen(tree, &rules, &kmod));
+    let present = present?;
+    let file = |(name, path, changed): (String, String, Time)| {
+        let unchanged = present.has(&path) && changed < limit(written, present.is_own(&path));
+        (name, File { path, unchanged })
+    };
+    let modules: BTreeMap<String, File> = chosen?.into_iter().map(file).collect();
     check_built_in(&builtin, &modules)?;
     let mut made = update(&present, &modules, &mut Base { site, tree, symvers: None })?;
     for name in OF_BUILT_IN {
@@ -174,10 +175,18 @@ fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
     Ok(oldest)
 }
 
-/// Whether a module's file is older than the indexes.
-fn is_older(tree: &Tree, path: &str, indexes: Time, own: bool) -> io::Result<bool> {
-    let limit = if own { indexes } else { (indexes.0 - RACY.as_secs() as i64, indexes.1) };
-    Ok(newest(tree, tree.base_tree().join(path))? < limit)
+/// The files that depmod would take: a module's name, its file, and when that last changed.
+fn chosen(tree: &Tree, rules: &Rules, kmod: &Kmod) -> Result<Vec<(String, String, Time)>, Reason> {
+    let mut walk = Walk { tree, rules, kmod, found: HashMap::new() };
+    walk.dir(&tree.base_tree(), "", true, 0)?;
+    let mut found = walk.found;
+    let chosen = choose(rules, kmod, found.keys().cloned())?.into_iter();
+    Ok(chosen.filter_map(|(name, path)| found.remove(&path).map(|changed| (name, path, changed))).collect())
+}
+
+/// What was changed before this is older than the indexes.
+fn limit(indexes: Time, own: bool) -> Time {
+    if own { indexes } else { (indexes.0 - RACY.as_secs() as i64, indexes.1) }
 }
 
 /// When a file, or a link that leads to it, last changed. The links of the staged base are ours.
@@ -205,11 +214,12 @@ fn is_staged(tree: &Tree, path: &Path) -> bool {
     path.starts_with(&base) && !above.into_iter().any(Path::is_symlink)
 }
 
-/// Every file of a directory that depmod would look at, links followed.
+/// Every file of a directory that depmod would look at, links followed, and when it last changed.
 struct Walk<'a> {
+    tree: &'a Tree,
     rules: &'a Rules,
     kmod: &'a Kmod,
-    found: &'a mut Vec<String>,
+    found: HashMap<String, Time>,
 }
 
 impl Walk<'_> {
@@ -237,7 +247,12 @@ impl Walk<'_> {
             } else if !found.is_file() {
                 return Err(Reason::Unclear { path, what: "neither a file nor a directory".to_owned() });
             } else if self.kmod.stem(&name).is_some() {
-                self.found.push(path);
+                let metadata = entry.metadata()?;
+                let changed = match metadata.is_symlink() {
+                    true => newest(self.tree, entry.path())?,
+                    false => mtime(&metadata).max(ctime(&metadata)),
+                };
+                self.found.insert(path, changed);
             }
         }
         Ok(())

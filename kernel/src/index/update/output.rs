@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Attempt, From, Module};
+use crate::at_once::both;
 use crate::index::graph::Needs;
 use crate::index::present::{ALIAS_HEAD, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of, normalize};
 use crate::index::trie::{self, Pair};
@@ -15,8 +16,8 @@ impl<'a> Attempt<'a> {
     pub(super) fn files(&self, whole: &Needs) -> Result<Vec<(&'static str, Vec<u8>)>, Reason> {
         let dep: Vec<String> =
             self.modules.iter().zip(whole).map(|(module, needs)| self.line(module, needs)).collect();
-        let (alias, alias_bin) = self.aliases()?;
-        let (symbols, symbols_bin) = self.symbols()?;
+        let (aliases, symbols) = both(|| self.aliases(), || self.symbols());
+        let ((alias, alias_bin), (symbols, symbols_bin)) = (aliases?, symbols?);
         let dep_pairs = self.modules.iter().zip(&dep).zip(0..);
         let dep_pairs = dep_pairs.map(|((module, line), priority)| Pair {
             key: module.name.as_bytes(),
