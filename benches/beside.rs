@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::measure::{Row, Table, median};
 
-/// `benches/beside_dkms.sh`, which takes half an hour.
+/// `benches/beside_dkms.sh`, which takes an hour.
 pub fn dkms(table: &mut Table) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut script = Command::new(here.join("benches/beside_dkms.sh"));
@@ -34,7 +34,7 @@ pub fn dkms(table: &mut Table) {
     );
     add("the same, everything in the store".to_owned(), one_by_one, "kcache-warm", "dkms-cold", Some(0.001));
     let ccache = "dkms autoinstall with ccache, which has seen it all";
-    add("the same, everything in the store".to_owned(), ccache, "kcache-warm", "dkms-ccache", None);
+    add("the same for one kernel".to_owned(), ccache, "kcache-warm-one", "dkms-ccache", None);
     let what = format!("install with nothing to do, {count} packages, 4 kernels");
     add(what, "dkms status", "kcache-nothing", "dkms-status", Some(0.25));
 }

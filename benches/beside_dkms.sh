@@ -1,6 +1,6 @@
 #!/bin/bash
 # kcache beside Debian's dkms: every package of this Debian release that builds for the newest 6.1 kernel in some minutes, for
-# two kernels, in one and the same system (tests/corpus/room.sh), as root. Takes half an hour. Prints a line for each thing that
+# two kernels, in one and the same system (tests/corpus/room.sh), as root. Takes an hour. Prints a line for each thing that
 # was measured: its name, and seconds.
 #
 #   benches/beside_dkms.sh KCACHE [PACKAGE]...      a kcache binary; other packages than all
@@ -39,19 +39,22 @@ need() { command -v "$1" >/dev/null || apt-get -qq install --no-install-recommen
 # within NAME COMMAND...: what it writes stays in an upper layer of that name.
 within() { local upper=$room/$1; shift; inside "$upper" "$room/packages" "$@"; }
 
-# timed NAME LAYER COMMAND...: prints how long it took, inside; what it says goes to a file, and how it ends is of no matter:
-# some packages do not build.
+# timed NAME LAYER TIMES BEFORE COMMAND: prints how long the command took, inside, so many times; what it says goes to a file, and
+# how it ends is of no matter: some packages do not build. More than once means with warm caches, so it is run once more than
+# that. BEFORE is run each time, and not measured.
 timed() {
     local name=$1 layer=$2
-    shift 2
     sync
     # shellcheck disable=SC2016
     within "$layer" bash -c '
-        out=$1; shift; start=$EPOCHREALTIME
-        "$@" >"$out" 2>&1 || true
-        awk -v a="$start" -v b="$EPOCHREALTIME" "BEGIN {printf \"%.3f\n\", b - a}" >/var/seconds' \
-        timed "/var/said-$name" "$@"
-    printf '%s\t%s\n' "$name" "$(cat "$room/$layer/var/seconds")"
+        name=$1 times=$2 before=$3 command=$4
+        for ((round = times > 1 ? 0 : 1; round <= times; round++)); do
+            eval "$before" >/dev/null 2>&1
+            start=$EPOCHREALTIME
+            eval "$command" >"/var/said-$name" 2>&1
+            awk -v name="$name" -v round="$round" -v a="$start" -v b="$EPOCHREALTIME" \
+                "BEGIN {if (round) printf \"%s\t%.3f\n\", name, b - a}"
+        done' timed "$name" "${@:3}"
 }
 
 for tool in ccache gawk; do need "$tool"; done
@@ -63,6 +66,7 @@ mkfs.ext4 -q -F "$cache/bench.img"
 mount -o loop "$cache/bench.img" "$room"
 dkms=$(download dkms)
 make_room .
+for kernel in "${kernels[@]}"; do depmod -b "$room/system/usr" "$kernel"; done # as its package does
 mkdir -p "$room/packages"
 count=0
 for package in $(packages "$@"); do
@@ -73,28 +77,27 @@ printf 'packages\t%s\n' "$count"
 
 dkms_add='for conf in /usr/src/*/dkms.conf; do dkms add "$(dirname "$conf")"; done'
 dkms_install="for kernel in ${two[*]}; do dkms autoinstall -k \$kernel; done"
+dkms_install_one="dkms autoinstall -k $K61_NEW"
 of_two="-k ${two[0]} -k ${two[1]}"
 of_all=$(printf -- '-k %s ' "${kernels[@]}")
 
 within dkms bash -c "$dkms_add" >/dev/null 2>&1
-timed dkms-cold dkms bash -c "$dkms_install"
-timed kcache-cold kcache bash -c "kcache install $of_two"
+timed dkms-cold dkms 1 : "$dkms_install"
+timed kcache-cold kcache 1 : "kcache install $of_two"
 within kcache bash -c "kcache install $of_all" >/dev/null 2>&1 || true # the other kernels
-# dkms with a compiler cache that has seen it all: once to fill it, once more in a system without builds.
+# dkms with a compiler cache that has seen it all: once to fill it, once more in a system without builds. One kernel is enough.
 ccache='export PATH=/usr/lib/ccache:$PATH CCACHE_DIR=/var/ccache'
 within ccache bash -c "$dkms_add" >/dev/null 2>&1
-within ccache bash -c "$ccache; $dkms_install" >/dev/null 2>&1 || true
+within ccache bash -c "$ccache; $dkms_install_one" >/dev/null 2>&1 || true
 rm -rf "$room/ccache/var/lib/dkms" "$room/ccache/usr/lib/modules" "$room/ccache/lib"
 within ccache bash -c "$dkms_add" >/dev/null 2>&1
-timed dkms-ccache ccache bash -c "$ccache; $dkms_install"
+timed dkms-ccache ccache 1 "$ccache" "$dkms_install_one"
 within dkms bash -c "
     for kernel in $K61_CLOUD $K612; do
         for built in /var/lib/dkms/*/*/$K61_NEW; do cp -a \"\$built\" \"\${built%/*}/\$kernel\"; done
         mkdir -p /lib/modules/\$kernel/updates && cp -a /lib/modules/$K61_NEW/updates/. /lib/modules/\$kernel/updates/
     done"
-for round in 1 2 3; do
-    within kcache bash -c "kcache remove --all ${of_two}" >/dev/null 2>&1
-    timed "kcache-warm" kcache bash -c "kcache install $of_two"
-    timed "dkms-status" dkms dkms status
-    timed "kcache-nothing" kcache bash -c "kcache install $of_all"
-done
+timed kcache-warm kcache 3 "kcache remove --all $of_two" "kcache install $of_two"
+timed kcache-warm-one kcache 3 "kcache remove --all -k $K61_NEW" "kcache install -k $K61_NEW"
+timed kcache-nothing kcache 3 : "kcache install $of_all"
+timed dkms-status dkms 3 : "dkms status"

@@ -25,7 +25,7 @@ make_room() {
     local kernel part common
     mkdir -p "$room"/{merged,system/boot,system/usr/{src,bin,lib/modules}}
     dpkg-deb -x "$dkms" "$room/system"
-    cp "$kcache" "$room/system/usr/bin/"
+    cp "$kcache" "$room/system/usr/bin/kcache"
     for kernel in "${kernels[@]}"; do
         mkdir -p "$room/system/usr/lib/modules/$kernel"
         cp -a "$fixtures/root/boot/"{config,vmlinuz}"-$kernel" "$room/system/boot/"

@@ -92,6 +92,7 @@ pub use reachable::generations;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Base, Fault, base, current, interrupted, verify};
 
+use crate::at_once::both;
 pub use crate::index::Reason;
 use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
@@ -311,16 +312,17 @@ impl<'a> Transaction<'a> {
         disk::make_dir(&tree.new_dir())?;
         disk::make_dir(&tree.old_dir())?;
         let new = (!wanted.packages.is_empty()).then(|| wanted.generation_name());
-        let set = match &new {
-            Some(_) => Some(stage::stage_modules(&self.site, tree, wanted, installed, source)?),
-            None => None,
+        let stage = || match &new {
+            Some(_) => stage::stage_modules(&self.site, tree, wanted, installed, source).map(Some),
+            None => Ok(None),
         };
+        let (set, seen) = both(stage, || Sight::of(tree));
+        let (set, mut seen) = (set?, seen?);
         others.stage(tree)?;
         step("modules staged")?;
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
-            let seen = Sight::of(tree)?;
             let prepared = self.prepare_indexes(installed, set.as_ref(), others, &seen, step);
             let alone = seen.is_still(tree)?;
             match prepared {
@@ -330,6 +332,7 @@ impl<'a> Transaction<'a> {
                 _ if alone || left == 0 => return prepared,
                 _ => stage::drop_indexes(tree, new.as_deref())?,
             }
+            seen = Sight::of(tree)?;
         }
     }
 
