@@ -26,8 +26,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Copies the newest 6.1 kernel and all packages, and fills the store where that is `wanted`.
-    pub fn prepare(wanted: bool) -> Option<Bench> {
+    /// With nothing but what fixtures there are.
+    pub fn find() -> Option<Bench> {
         let home = std::env::var("HOME").unwrap_or_default();
         let fixtures = std::env::var_os("KCACHE_FIXTURES").map(PathBuf::from);
         let fixtures = fixtures.unwrap_or_else(|| Path::new(&home).join(".cache/kcache-fixtures"));
@@ -37,10 +37,12 @@ impl Bench {
         };
         let kernel =
             env.lines().find_map(|line| line.strip_prefix("K61_NEW=")).unwrap_or_default().to_owned();
-        let bench = Bench { dir: tempfile::tempdir().ok()?, fixtures, kernel };
-        if !wanted {
-            return Some(bench);
-        }
+        Some(Bench { dir: tempfile::tempdir().ok()?, fixtures, kernel })
+    }
+
+    /// With the newest 6.1 kernel and all packages.
+    pub fn with_kernel() -> Option<Bench> {
+        let bench = Bench::find()?;
         let root = bench.root();
         let from = bench.fixtures.join("root");
         let common = format!("usr/src/linux-headers-{}-common", bench.kernel.trim_end_matches("-amd64"));
@@ -55,8 +57,36 @@ impl Bench {
         }
         copy(&bench.fixtures.join("packages/usr/src/."), &root.join("usr/src"));
         run(Command::new("depmod").arg("-b").arg(&root).arg(&bench.kernel));
+        Some(bench)
+    }
+
+    /// With everything in the store.
+    pub fn filled() -> Option<Bench> {
+        let bench = Bench::with_kernel()?;
         run(&mut bench.kcache(&["build", "-q", "-k", &bench.kernel]));
         Some(bench)
+    }
+
+    /// Adds kernels that share that one's `common` headers and have no modules of their own.
+    pub fn add_kernels(&self, count: u32) {
+        let headers = |release: &str| self.root().join("usr/src").join(format!("linux-headers-{release}"));
+        for n in 1..=count {
+            let release = format!("6.1.0-{}-amd64", 1000 + n);
+            let own = headers(&release);
+            copy(&headers(&self.kernel), &own);
+            for file in ["include/generated/utsrelease.h", "include/config/auto.conf"] {
+                let text = fs::read_to_string(own.join(file)).expect("a header");
+                fs::write(own.join(file), text.replace(&self.kernel, &release)).expect("room");
+            }
+            let tree = self.root().join("lib/modules").join(&release);
+            fs::create_dir_all(tree.join("kernel")).expect("room");
+            for name in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
+                fs::write(tree.join(name), "").expect("room");
+            }
+            let link = format!("/usr/src/linux-headers-{release}");
+            std::os::unix::fs::symlink(link, tree.join("build")).expect("room");
+            run(Command::new("depmod").arg("-b").arg(self.root()).arg(&release));
+        }
     }
 
     /// Goes through all of them.
@@ -77,7 +107,8 @@ impl Bench {
         self.dir.path().join("root")
     }
 
-    fn kcache(&self, arguments: &[&str]) -> Command {
+    /// The program, told of this system and this store.
+    pub fn kcache(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kcache"));
         command
             .arg("--root")

@@ -36,6 +36,12 @@ fn main() -> ExitCode {
         let files: u64 = trees.iter().map(|dir| measure::walk(Path::new(dir))).sum();
         return if files > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if let [word, store, tree] = &arguments[..]
+        && word == "digest"
+    {
+        scale::digest(Path::new(store), Path::new(tree));
+        return ExitCode::SUCCESS;
+    }
     let writes = arguments.first().is_some_and(|word| word == "write");
     if writes {
         arguments.remove(0);
@@ -62,11 +68,11 @@ fn main() -> ExitCode {
 fn measured(suite: &str) -> Option<Table> {
     let mut table = Table::default();
     match suite {
-        "commands" => Bench::prepare(true)?.all(&mut table),
-        "shared" => shared::all(&Bench::prepare(false)?.modules(), &mut table),
+        "commands" => Bench::filled()?.all(&mut table),
+        "shared" => shared::all(&Bench::find()?.modules(), &mut table),
         "indexes" => beside::indexes(&mut table),
         "dkms" => beside::dkms(&mut table),
-        _ => table.scaled = scale::all(),
+        _ => scale::all(&Bench::with_kernel()?, &mut table),
     }
     Some(table)
 }

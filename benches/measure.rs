@@ -24,6 +24,11 @@ impl Table {
         self.rows.push(row);
     }
 
+    pub fn scale(&mut self, scaled: Scaled) {
+        println!("{}", scaled.line());
+        self.scaled.push(scaled);
+    }
+
     pub fn cost(&mut self, cost: Cost) {
         println!("{}", cost.line());
         self.costs.push(cost);

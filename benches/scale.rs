@@ -1,17 +1,20 @@
-//! A store of a million entries and three million objects, made here: how long things take in it, and how much memory.
+//! What is large, made here: a store of a million entries and three million objects, a source tree of 100,000 files, 50 kernels. How
+//! long things take, and how much memory.
 //!
-//! Needs some 20 GB of disk under $TMPDIR; `KCACHE_SCALE=N` takes N entries. Files are written as the store lays them out, without
-//! its fsyncs, which would take hours.
+//! The store needs some 20 GB of disk under $TMPDIR; `KCACHE_SCALE=N` takes N entries. Its files are written as the store lays them
+//! out, without its fsyncs, which would take hours.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
+use kcache_store::tree::{self, Root};
 use kcache_store::{Digest, Entry, FORMAT, Field, Key, Manifest, Outcome, Output, Store, Waiting};
 
-use crate::measure::{median, peak, timed};
+use crate::commands::Bench;
+use crate::measure::{Table, median, peak, timed};
 
 /// What a command takes in such a store.
 pub struct Scaled {
@@ -34,55 +37,103 @@ impl Scaled {
 }
 
 /// How many entries there are.
-pub fn entries() -> u32 {
+fn entries() -> u32 {
     std::env::var("KCACHE_SCALE").ok().and_then(|count| count.parse().ok()).unwrap_or(1_000_000)
 }
 
-pub fn all() -> Vec<Scaled> {
+/// Files of the large source tree.
+const FILES: u32 = 100_000;
+const KERNELS: u32 = 50;
+
+pub fn all(bench: &Bench, table: &mut Table) {
+    large_store(table);
+    large_tree(table);
+    many_kernels(bench, table);
+}
+
+/// Runs a command; how long it takes, and with how much memory.
+fn of_command(table: &mut Table, what: &str, command: &mut Command) {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let memory = Some(peak(command));
+    table.scale(Scaled { what: what.to_owned(), seconds: start.elapsed().as_secs_f64(), memory });
+}
+
+fn large_store(table: &mut Table) {
     let dir = tempfile::tempdir().expect("a directory");
-    let (store, count) = (dir.path().join("store"), entries());
-    fill(&store, count);
-    let mut all = Vec::new();
-    let mut add = |what: &str, seconds: f64, memory: Option<u32>| {
-        let scaled = Scaled { what: what.to_owned(), seconds, memory };
-        println!("{}", scaled.line());
-        all.push(scaled);
-    };
+    let (path, count) = (dir.path().join("store"), entries());
+    fill(&path, count);
+    fs::create_dir_all(dir.path().join("root/lib/modules")).expect("room");
     let mut command = |what: &str, words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kcache"));
-        command.arg("--root").arg(dir.path().join("root")).arg("--store").arg(&store).args(words);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let (start, memory) = (Instant::now(), peak(&mut command));
-        add(what, start.elapsed().as_secs_f64(), Some(memory));
+        command.arg("--root").arg(dir.path().join("root")).arg("--store").arg(&path).args(words);
+        of_command(table, what, &mut command);
     };
-    fs::create_dir_all(dir.path().join("root/lib/modules")).expect("room");
-    command("the index made from the entries", &["gc", "--dry-run", "--max-age", "100000d"]);
-    command("`gc --dry-run`, nothing goes", &["gc", "--dry-run", "--max-age", "100000d"]);
+    command(
+        &format!("the index made from the files of {count} entries, `gc --dry-run`"),
+        &["gc", "--dry-run", "--max-age", "100000d"],
+    );
+    command("`gc --dry-run` of them, nothing goes", &["gc", "--dry-run", "--max-age", "100000d"]);
     command("`gc --dry-run --max-size 1G`", &["gc", "--dry-run", "--max-size", "1G", "-q"]);
     command("`status`", &["status"]);
-    command("`verify`", &["verify"]);
+    command("`verify`: every entry and object read", &["verify"]);
+    let mut add = |what: &str, seconds: f64| {
+        table.scale(Scaled { what: what.to_owned(), seconds, memory: None });
+    };
     let open = Instant::now();
     let store =
-        Store::open(&store, &Waiting { limit: Duration::from_secs(99), say: &|_| () }).expect("a store");
-    let open = open.elapsed().as_secs_f64();
-    add("opening it", open, None);
+        Store::open(&path, &Waiting { limit: Duration::from_secs(99), say: &|_| () }).expect("a store");
+    add("the store opened", open.elapsed().as_secs_f64());
     let each = |act: &mut dyn FnMut(u32)| {
         let some = (0..1000).map(|n| n * (count / 1000).max(1));
         median(some.map(|n| timed(|| act(n)).as_secs_f64()).collect())
     };
-    let look_up = each(&mut |n| assert!(store.lookup(&key(n)).expect("it can be read").is_some()));
-    add("a look-up", look_up, None);
+    add(
+        "an entry looked up",
+        each(&mut |n| assert!(store.lookup(&key(n)).expect("it can be read").is_some())),
+    );
     let find = each(&mut |n| {
         let found = store.find(&[("package", &format!("package-{n}"))]).expect("the index can be read");
         assert_eq!(found.len(), 1);
     });
-    add("a look-up by a label", find, None);
+    add("an entry found by a label", find);
     let insert = each(&mut |n| {
         let entry = entry(count + n, &outputs(n));
         store.insert(&entry, 1).expect("room");
     });
-    add("an entry inserted, synced", insert, None);
-    all
+    add("an entry inserted, synced", insert);
+}
+
+/// The digest of a tree, remembered in a store: what a helper process does.
+pub fn digest(store: &Path, tree: &Path) {
+    let store =
+        Store::open(store, &Waiting { limit: Duration::from_secs(9), say: &|_| () }).expect("a store");
+    let root = Root { path: tree.to_owned(), label: String::new(), skip: Vec::new() };
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    tree::tree_digest(Some(&store), &[root], now).expect("a digest");
+}
+
+fn large_tree(table: &mut Table) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tree = dir.path().join("tree");
+    for n in 0..FILES {
+        let file = tree.join(format!("{}/{n}.c", n % 1000));
+        fs::create_dir_all(file.parent().expect("it has one")).expect("room");
+        fs::write(&file, format!("int f{n}(void) {{ return {n}; }}\n").repeat(20)).expect("room");
+    }
+    std::thread::sleep(Duration::from_secs(3)); // what has just changed is not remembered
+    for what in ["first digest of a source tree of 100,000 files", "the same, remembered"] {
+        let mut helper = Command::new(std::env::current_exe().expect("this program"));
+        of_command(table, what, helper.arg("digest").arg(dir.path().join("store")).arg(&tree));
+    }
+}
+
+fn many_kernels(bench: &Bench, table: &mut Table) {
+    bench.add_kernels(KERNELS - 1);
+    let install = ["install", "-q", "v4l2loopback"];
+    of_command(table, "v4l2loopback built for 50 kernels and installed", &mut bench.kcache(&install));
+    of_command(table, "the same again: nothing to do", &mut bench.kcache(&install));
+    of_command(table, "`check` of the 50", &mut bench.kcache(&["check", "-q"]));
 }
 
 fn key(n: u32) -> Key {

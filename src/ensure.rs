@@ -25,7 +25,7 @@ use kcache_store::{Digest, Field, Key, Lock, Manifest, Outcome, Store};
 use crate::admit::{self, Outputs};
 use crate::dependencies::{self, Dependency};
 use crate::error::{Error, Result};
-use crate::facts::{self, KernelFacts, Session};
+use crate::facts::{KernelFacts, Session};
 use crate::key::{self, ENVIRONMENT, Inputs};
 use crate::make::{self, How, Made};
 use crate::{fetch, observed, schedule, share};
@@ -130,7 +130,7 @@ fn identify_within<'a>(
     tree: &BuildTree,
     within: &mut Vec<&'a str>,
 ) -> Result<Identified> {
-    let (source, facts) = both(|| session.source(wish.package), || session.kernel(wish.kernel, tree));
+    let (source, facts) = both(|| session.seen_source(wish.package), || session.kernel(wish.kernel, tree));
     let (source, facts) = (source?, facts?);
     let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
     let source = source.digest;
@@ -219,7 +219,7 @@ fn search<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<L
         Headers::Present(tree) if wish.package.has_source() => tree,
         _ => return answered(fetch::unidentified(session, wish)?),
     };
-    facts::check_names(&wish.package.source)?;
+    session.check_names(wish.package)?;
     let id = match identify(session, wish, tree) {
         // A host that never compiles needs nothing to compile with.
         Err(error) if error.lacks_tools() => {

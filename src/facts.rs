@@ -37,18 +37,26 @@ pub struct Session<'w> {
     pub tally: Tally,
     kernels: OnceEach<Arc<KernelFacts>>,
     symvers: OnceEach<Option<Arc<Symvers>>>,
+    checked: OnceEach<()>,
+    seen: tree::Seen,
     distrust_said: Once,
     said: Mutex<BTreeSet<String>>,
 }
 
-/// What is found out once for each kernel, by the first who asks; others wait for it.
+/// What is found out once for each name, by the first who asks; others wait for it.
 struct OnceEach<T>(Mutex<BTreeMap<String, Arc<Mutex<Option<T>>>>>);
 
+impl<T> Default for OnceEach<T> {
+    fn default() -> Self {
+        OnceEach(Mutex::default())
+    }
+}
+
 impl<T: Clone> OnceEach<T> {
-    fn get(&self, kernel: &Kernel, find_out: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn get(&self, name: &str, find_out: impl FnOnce() -> Result<T>) -> Result<T> {
         let slot = {
             let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-            all.entry(kernel.release.clone()).or_default().clone()
+            all.entry(name.to_owned()).or_default().clone()
         };
         let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(known) = &*slot {
@@ -87,9 +95,18 @@ impl<'w> Session<'w> {
     /// A session with a store, or without.
     pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
         let jobserver = jobserver::Client::new(world.jobs)?;
-        let (kernels, symvers) = (OnceEach(Mutex::default()), OnceEach(Mutex::default()));
-        let (tally, distrust_said, said) = (Tally::default(), Once::new(), Mutex::default());
-        Ok(Session { world, store, jobserver, tally, kernels, symvers, distrust_said, said })
+        Ok(Session {
+            world,
+            store,
+            jobserver,
+            tally: Tally::default(),
+            kernels: OnceEach::default(),
+            symvers: OnceEach::default(),
+            checked: OnceEach::default(),
+            seen: tree::Seen::default(),
+            distrust_said: Once::new(),
+            said: Mutex::default(),
+        })
     }
 
     /// Says what holds for the whole run, whichever of its kernels and packages comes upon it.
@@ -127,10 +144,10 @@ impl<'w> Session<'w> {
 
     /// Facts of a kernel with headers.
     pub fn kernel(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Arc<KernelFacts>> {
-        self.kernels.get(kernel, || {
+        self.kernels.get(&kernel.release, || {
             let tools_root = toolchain::tools_root(&self.world.root, tree);
             // On a thread of its own: one of a shared pool would take up other work while it waits, which may want this lock.
-            let (headers, tools) = both(|| self.headers(tree), || self.tools(kernel, tree, &tools_root));
+            let (headers, tools) = both(|| self.seen_headers(tree), || self.tools(kernel, tree, &tools_root));
             let config = tree::file_digest(&tree.outside().join(".config"))?.0;
             Ok(Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root }))
         })
@@ -138,28 +155,35 @@ impl<'w> Session<'w> {
 
     /// What a kernel with headers exports; `None` where they do not say.
     pub fn symvers(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Option<Arc<Symvers>>> {
-        self.symvers.get(kernel, || {
+        self.symvers.get(&kernel.release, || {
             let parse = |text: Vec<u8>| Symvers::parse(&text).map_err(std::io::Error::other);
             Ok(tree.symvers()?.map(parse).transpose()?.map(Arc::new))
         })
     }
 
+    /// A kernel's headers as they were when this run first looked at them.
+    fn seen_headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
+        Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.world.now)())?)
+    }
+
     /// A kernel's headers as they are now.
     pub fn headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
-        let root = |mount: &kcache_kernel::kernels::Mount| tree::Root {
-            path: mount.outside.clone(),
-            label: mount.inside.display().to_string(),
-            skip: vec![".git".to_owned()],
-        };
-        let roots: Vec<tree::Root> = tree.mounts.iter().map(root).collect();
-        Ok(tree::fingerprint(self.store.as_ref(), &roots, (self.world.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.world.now)())?)
+    }
+
+    /// A package's source as it was when this run first looked at it.
+    pub fn seen_source(&self, package: &Package) -> Result<Fingerprint> {
+        Ok(self.seen.fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.world.now)())?)
     }
 
     /// A package's source as it is now.
     pub fn source(&self, package: &Package) -> Result<Fingerprint> {
-        let root =
-            tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] };
-        Ok(tree::fingerprint(self.store.as_ref(), &[root], (self.world.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.world.now)())?)
+    }
+
+    /// An error where a package's source has names that are not text.
+    pub fn check_names(&self, package: &Package) -> Result<()> {
+        self.checked.get(&package.source.display().to_string(), || check_names(&package.source))
     }
 
     /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, where there are any.
@@ -322,6 +346,19 @@ impl<'w> Session<'w> {
     }
 }
 
+fn roots_of_headers(tree: &BuildTree) -> Vec<tree::Root> {
+    let root = |mount: &kcache_kernel::kernels::Mount| tree::Root {
+        path: mount.outside.clone(),
+        label: mount.inside.display().to_string(),
+        skip: vec![".git".to_owned()],
+    };
+    tree.mounts.iter().map(root).collect()
+}
+
+fn root_of_source(package: &Package) -> tree::Root {
+    tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] }
+}
+
 /// Collects what a remembered answer depends on.
 struct Signature(Vec<u8>);
 
@@ -382,7 +419,7 @@ impl Signature {
 }
 
 /// Refuses a source tree with a file name that is not UTF-8: recipes, logs and entries are text.
-pub fn check_names(source: &Path) -> Result<()> {
+fn check_names(source: &Path) -> Result<()> {
     let mut directories = vec![PathBuf::from(source)];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory)? {

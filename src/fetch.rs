@@ -98,7 +98,7 @@ impl Known {
         let version = wish.kernel.image_version.clone().or_else(|| tree.map(|tree| tree.version.clone()));
         let (Some(config), Some(version)) = (config, version) else { return Ok(None) };
         let source = match wish.package.has_source() {
-            true => Some(session.source(wish.package)?.digest),
+            true => Some(session.seen_source(wish.package)?.digest),
             false => None,
         };
         let arch = kernels::arch(&config).to_owned();

@@ -7,6 +7,7 @@ use kcache::ensure::{self, Answer, Found, Options, Wish};
 use kcache::error::Error;
 use kcache::facts::Session;
 use kcache::install::{self, Change, Done};
+use kcache::kernel::at_once::each;
 use kcache::kernel::install::{Act, Indexed, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::policy::Need;
@@ -94,13 +95,18 @@ fn perform(world: &World, out: &Out, job: &Job) -> Result<Ran, Failure> {
     interrupted(world)?;
     let exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
     let mut ran = Ran { exit, failed: Vec::new(), changed: false };
-    for kernel in &kernels {
-        if job.install {
-            before_install(&session, kernel, &mut results);
-        }
-        let of_kernel: Vec<&Had> =
-            results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect();
-        finish(&session, out, job, kernel, &of_kernel, &mut ran);
+    if job.install {
+        kernels.iter().for_each(|kernel| before_install(&session, kernel, &mut results));
+    }
+    let of_kernel = |kernel: &Kernel| -> Vec<&Had> {
+        results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect()
+    };
+    let transactions = each(&kernels, world.jobs, |kernel| match job.install {
+        true => transaction(&session, kernel, &of_kernel(kernel)),
+        false => None,
+    });
+    for (kernel, transaction) in kernels.iter().zip(transactions) {
+        finish(&session, out, job, kernel, &of_kernel(kernel), transaction, &mut ran);
     }
     keep_tally(&session, out);
     Ok(ran)
@@ -133,17 +139,29 @@ fn before_install(session: &Session, kernel: &Kernel, results: &mut [Had]) {
     }
 }
 
-/// One transaction for a kernel, and a line for each package.
-fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&Had], ran: &mut Ran) {
+/// What came of a kernel's transaction, and how long that took.
+type Transacted = (Result<Done, Error>, Duration);
+
+/// One transaction for a kernel, where there is anything to install.
+fn transaction(session: &Session, kernel: &Kernel, results: &[&Had]) -> Option<Transacted> {
     let ready: Vec<Manifest> = results.iter().filter_map(|had| had.manifest().cloned()).collect();
     let start = Instant::now();
-    let installed = if job.install && !ready.is_empty() {
-        Some(install::apply(session, kernel, &Change::Add(&ready)))
-    } else {
-        None
-    };
-    let failure = match &installed {
-        Some(Err(error)) => Some(kcache::error::chain(error)),
+    let apply = || (install::apply(session, kernel, &Change::Add(&ready)), start.elapsed());
+    (!ready.is_empty()).then(apply)
+}
+
+/// A line for each package, and what came of the transaction.
+fn finish(
+    session: &Session,
+    out: &Out,
+    job: &Job,
+    kernel: &Kernel,
+    results: &[&Had],
+    transaction: Option<Transacted>,
+    ran: &mut Ran,
+) {
+    let failure = match &transaction {
+        Some((Err(error), _)) => Some(kcache::error::chain(error)),
         _ => None,
     };
     for had in results {
@@ -155,15 +173,15 @@ fn finish(session: &Session, out: &Out, job: &Job, kernel: &Kernel, results: &[&
         }
         ran.exit = ran.exit.or(exit);
     }
-    match installed {
-        Some(Ok(done)) => {
+    match transaction {
+        Some((Ok(done), took)) => {
             ran.changed |= done.changed;
-            report_done(out, kernel, &done, start.elapsed().as_secs_f64());
+            report_done(out, kernel, &done, took.as_secs_f64());
             let arriving: Vec<&str> = scripts::arriving(&done.plan).collect();
             let arrived = results.iter().filter(|had| arriving.contains(&had.wish.package.name.as_str()));
             arrived.for_each(|had| scripts::after_install(session, &had.wish));
         }
-        Some(Err(error)) => {
+        Some((Err(error), _)) => {
             let failure = Failure::from(error);
             if out.json {
                 out.record(&generation_failed(kernel, &failure));

@@ -1,13 +1,67 @@
-//! Two things at once.
+//! Several things at once, on threads of their own: one of a shared pool would take up other work while it waits.
 
 use std::panic::resume_unwind;
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ScopedJoinHandle};
 
 /// Does two things at once; a panic of either is one here.
 pub fn both<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> (A, B) {
     thread::scope(|scope| {
         let other = scope.spawn(b);
         let a = a();
-        (a, other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        (a, joined(other))
     })
+}
+
+/// Does something with each of these, as many at a time as said; what came of each, in their order.
+pub fn each<'a, T: Sync, R: Send>(all: &'a [T], at_once: usize, work: impl Fn(&'a T) -> R + Sync) -> Vec<R> {
+    if all.len().min(at_once) < 2 {
+        return all.iter().map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(one) = all.get(at) else { return done };
+            done.push((at, work(one)));
+        }
+    };
+    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once.min(all.len())).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(joined).collect()
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn each_is_done_once_and_what_came_of_it_is_in_order() {
+        for at_once in [0, 1, 3, 100] {
+            let all: Vec<usize> = (0..50).collect();
+            assert_eq!(each(&all, at_once, |n| n * 2), all.iter().map(|n| n * 2).collect::<Vec<_>>());
+        }
+        assert!(each(&[], 2, |n: &usize| *n).is_empty());
+    }
+
+    #[test]
+    fn as_many_are_at_work_as_said() {
+        let (barrier, all) = (Barrier::new(3), [(); 3]);
+        let threads = each(&all, 3, |()| {
+            barrier.wait();
+            format!("{:?}", thread::current().id())
+        });
+        assert_eq!(threads.into_iter().collect::<BTreeSet<_>>().len(), 3);
+    }
 }

@@ -27,18 +27,20 @@
 
 mod digest;
 mod read;
+mod seen;
 mod snapshot;
 mod walk;
 
 use std::path::{Path, PathBuf};
 
+pub use seen::Seen;
 pub use snapshot::snapshot;
 pub use walk::{Kind, Walk, walk};
 
 use crate::{Digest, Error, Result, Store};
 
 /// A directory, or one file, that takes part in a tree digest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Root {
     /// Where it lies on disk. A link here is followed, none below it is.
     pub path: PathBuf,
@@ -81,22 +83,26 @@ pub fn fingerprint(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fi
 
 fn fingerprint_once(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
     let before = walk(roots)?;
-    let digest = digest_of(&before, store, roots, now)?;
+    let digest = match remembered(store, &before.signature())? {
+        Some(digest) => digest,
+        None => hashed(&before, store, roots, now)?,
+    };
     Ok(Fingerprint { digest, stamp: before.stamp() })
 }
 
-fn digest_of(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
-    let signature = before.signature();
-    let remembered = store.map(|store| store.memo(MEMO, &signature)).transpose()?.flatten();
-    if let Some(digest) = remembered.and_then(|bytes| bytes.try_into().ok()) {
-        return Ok(Digest::from_bytes(digest));
-    }
+fn remembered(store: Option<&Store>, signature: &Digest) -> Result<Option<Digest>> {
+    let bytes = store.map(|store| store.memo(MEMO, signature)).transpose()?.flatten();
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(Digest::from_bytes))
+}
+
+/// The digest of a walk whose roots are still as they were.
+fn hashed(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
     let digest = before.digest()?;
     if let Some(path) = before.first_difference(&walk(roots)?) {
         return Err(Error::Changed { path });
     }
     if let Some(store) = store.filter(|_| !before.racy(now) && !before.timeless()) {
-        store.remember(MEMO, &signature, digest.as_bytes(), now)?;
+        store.remember(MEMO, &before.signature(), digest.as_bytes(), now)?;
     }
     Ok(digest)
 }
@@ -107,7 +113,7 @@ pub fn file_digest(path: &Path) -> Result<(Digest, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::{File, FileTimes};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::time::{Duration, SystemTime};
@@ -116,7 +122,7 @@ mod tests {
     use crate::Waiting;
 
     /// Later than anything a test writes, so that nothing is racy.
-    const LATER: u64 = 10_000_000_000;
+    pub(super) const LATER: u64 = 10_000_000_000;
 
     /// A tree of a file, a program, a link and an empty directory.
     fn plant(dir: &Path) {
@@ -136,7 +142,7 @@ mod tests {
         File::open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
     }
 
-    fn roots(dir: &Path) -> [Root; 1] {
+    pub(super) fn roots(dir: &Path) -> [Root; 1] {
         [Root { path: dir.to_owned(), label: String::new(), skip: vec![".git".to_owned()] }]
     }
 
@@ -145,7 +151,7 @@ mod tests {
     }
 
     /// A store, and a tree beside it.
-    fn store_and_tree() -> (tempfile::TempDir, Store, PathBuf) {
+    pub(super) fn store_and_tree() -> (tempfile::TempDir, Store, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let waiting = Waiting { limit: Duration::from_secs(10), say: &|_| () };
         let store = Store::open(&dir.path().join("store"), &waiting).unwrap();

@@ -26,9 +26,9 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// git and ccache use the same two seconds.
 const RACY_SECONDS: u64 = 2;
 /// Not stored anywhere.
-const STAMP: &str = "kcache 2026-11 tree stamp v1";
+pub(super) const STAMP: &str = "kcache 2026-11 tree stamp v2";
 /// Stored, by way of memos: changes whenever the input of the signature does.
-const SIGNATURE: &str = "kcache 2026-11 tree signature v1";
+pub(super) const SIGNATURE: &str = "kcache 2026-11 tree signature v2";
 
 /// What an entry of a tree is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +69,15 @@ pub(super) struct Entry {
 
 /// Walks all roots. No link below a root is followed.
 pub fn walk(roots: &[Root]) -> Result<Walk> {
-    let mut trees = roots.iter().map(Tree::walk).collect::<Result<Vec<_>>>()?;
-    trees.sort_by(|a, b| a.root.label.cmp(&b.root.label));
-    Ok(Walk { trees })
+    Ok(Walk::of(roots.iter().map(Tree::walk).collect::<Result<_>>()?))
 }
 
 impl Walk {
+    pub(super) fn of(mut trees: Vec<Tree>) -> Walk {
+        trees.sort_by(|a, b| a.root.label.cmp(&b.root.label));
+        Walk { trees }
+    }
+
     /// Each entry's label, path relative to its root, and kind.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Path, Kind)> {
         self.trees.iter().flat_map(|tree| {
@@ -85,34 +88,13 @@ impl Walk {
     /// Digest of what can be known without reading: equal signatures mean that nothing was changed, except within
     /// one tick of the file system's clock ([`Walk::racy`]).
     pub fn signature(&self) -> Digest {
-        self.digest_of_stats(SIGNATURE, |entry, text| {
-            text.extend(entry.mode.to_le_bytes());
-            for number in [entry.dev, entry.ino, entry.size] {
-                put_number(text, number);
-            }
-            put_time(text, entry.mtime);
-            put_time(text, entry.ctime);
-        })
+        together(SIGNATURE, self.trees.iter().map(|tree| (tree.root.label.as_str(), tree.signature())))
     }
 
     /// Digest of names and ctimes alone: whatever was done to a tree, and undone again, has moved some. Other than inode
     /// numbers, which overlayfs and FUSE may give out anew, these stay as long as nothing happens.
     pub fn stamp(&self) -> Digest {
-        self.digest_of_stats(STAMP, |entry, text| put_time(text, entry.ctime))
-    }
-
-    fn digest_of_stats(&self, context: &str, put: impl Fn(&Entry, &mut Vec<u8>)) -> Digest {
-        let mut text = Vec::new();
-        for tree in &self.trees {
-            put_text(&mut text, tree.root.label.as_bytes());
-            put_number(&mut text, tree.entries.len() as u64);
-            for entry in &tree.entries {
-                put_text(&mut text, tree.path(entry));
-                put(entry, &mut text);
-            }
-        }
-        let hash = blake3::Hasher::new_derive_key(context).update(&text).finalize();
-        hash.into()
+        together(STAMP, self.trees.iter().map(|tree| (tree.root.label.as_str(), tree.stamp())))
     }
 
     /// Whether something changed so shortly before `now` (seconds since 1970) that it could change again unseen,
@@ -135,8 +117,18 @@ impl Walk {
     }
 }
 
+/// A signature or stamp of roots together, from those of each, in the order of labels.
+pub(super) fn together<'a>(context: &str, each: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
+    let mut text = Vec::new();
+    for (label, digest) in each {
+        put_text(&mut text, label.as_bytes());
+        text.extend(digest.as_bytes());
+    }
+    blake3::Hasher::new_derive_key(context).update(&text).finalize().into()
+}
+
 impl Tree {
-    fn walk(root: &Root) -> Result<Tree> {
+    pub(super) fn walk(root: &Root) -> Result<Tree> {
         let path = root.path.as_path();
         let stat = statat(CWD, path, AtFlags::empty()).map_err(|e| at("look at", path)(e.into()))?;
         let mut top = Listing::default();
@@ -151,6 +143,32 @@ impl Tree {
         };
         let (entries, paths) = merge(top, listings);
         Ok(Tree { root: root.clone(), dir, entries, paths })
+    }
+
+    /// See [`Walk::signature`].
+    pub(super) fn signature(&self) -> Digest {
+        self.digest_of_stats(SIGNATURE, |entry, text| {
+            text.extend(entry.mode.to_le_bytes());
+            for number in [entry.dev, entry.ino, entry.size] {
+                put_number(text, number);
+            }
+            put_time(text, entry.mtime);
+            put_time(text, entry.ctime);
+        })
+    }
+
+    /// See [`Walk::stamp`].
+    pub(super) fn stamp(&self) -> Digest {
+        self.digest_of_stats(STAMP, |entry, text| put_time(text, entry.ctime))
+    }
+
+    fn digest_of_stats(&self, context: &str, put: impl Fn(&Entry, &mut Vec<u8>)) -> Digest {
+        let mut text = Vec::new();
+        for entry in &self.entries {
+            put_text(&mut text, self.path(entry));
+            put(entry, &mut text);
+        }
+        blake3::Hasher::new_derive_key(context).update(&text).finalize().into()
     }
 
     /// The entry's path relative to the root.

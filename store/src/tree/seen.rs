@@ -1,0 +1,91 @@
+//! What one run has seen of trees. Kernels share headers, and a package is looked up for many kernels: each root is walked
+//! once, however many ask, and of the walk no more is kept than two digests.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::walk::{SIGNATURE, STAMP, Tree, Walk, together};
+use super::{Fingerprint, Root, fingerprint, hashed, remembered};
+use crate::{Digest, Error, Result, Store};
+
+/// The roots that were walked. Who comes while one is being walked waits for it.
+#[derive(Default)]
+pub struct Seen(Mutex<HashMap<Root, Arc<Mutex<Option<Glance>>>>>);
+
+/// What is left of a walk.
+#[derive(Clone, Copy)]
+struct Glance {
+    signature: Digest,
+    stamp: Digest,
+}
+
+impl Seen {
+    /// [`fingerprint`] of these roots, each as it was when it was first asked for. Whoever uses them compares that with what they
+    /// are afterwards, without this.
+    pub fn fingerprint(&self, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
+        let mut trees = Vec::new();
+        let mut seen = Vec::new();
+        for root in roots {
+            seen.push((root.label.as_str(), self.glance(root, &mut trees)?));
+        }
+        seen.sort_by_key(|(label, _)| *label);
+        let signature = together(SIGNATURE, seen.iter().map(|(label, glance)| (*label, glance.signature)));
+        let stamp = together(STAMP, seen.iter().map(|(label, glance)| (*label, glance.stamp)));
+        if let Some(digest) = remembered(store, &signature)? {
+            return Ok(Fingerprint { digest, stamp });
+        }
+        if trees.len() == roots.len() {
+            match hashed(&Walk::of(trees), store, roots, now) {
+                Ok(digest) => return Ok(Fingerprint { digest, stamp }),
+                Err(Error::Changed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        fingerprint(store, roots, now)
+    }
+
+    /// What is known of a root. One that nobody has asked for is walked, and put among the trees.
+    fn glance(&self, root: &Root, trees: &mut Vec<Tree>) -> Result<Glance> {
+        let slot = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(root.clone()).or_default().clone()
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(glance) = *slot {
+            return Ok(glance);
+        }
+        let tree = Tree::walk(root)?;
+        let glance = Glance { signature: tree.signature(), stamp: tree.stamp() };
+        trees.push(tree);
+        Ok(*slot.insert(glance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::tests::{LATER, roots, store_and_tree};
+    use crate::tree::walk;
+
+    #[test]
+    fn a_root_is_walked_once_and_says_what_a_walk_says() {
+        let (_dir, store, tree) = store_and_tree();
+        let (seen, roots) = (Seen::default(), roots(&tree));
+        let first = seen.fingerprint(Some(&store), &roots, LATER).unwrap();
+        assert_eq!(first, fingerprint(Some(&store), &roots, LATER).unwrap());
+        fs_err::write(tree.join("more"), "more").unwrap();
+        assert_eq!(seen.fingerprint(Some(&store), &roots, LATER).unwrap(), first, "walked again");
+        assert_ne!(fingerprint(Some(&store), &roots, LATER).unwrap(), first);
+    }
+
+    #[test]
+    fn what_cannot_be_remembered_is_as_it_is_now() {
+        let (_dir, store, tree) = store_and_tree();
+        let (seen, roots) = (Seen::default(), roots(&tree));
+        seen.fingerprint(None, &roots, LATER).unwrap();
+        fs_err::write(tree.join("more"), "more").unwrap();
+        let now = seen.fingerprint(Some(&store), &roots, LATER).unwrap();
+        assert_eq!(now, fingerprint(None, &roots, LATER).unwrap());
+        assert_eq!(now.stamp, walk(&roots).unwrap().stamp());
+    }
+}
