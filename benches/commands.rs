@@ -103,7 +103,8 @@ impl Bench {
         self.fixtures.join("root/lib/modules").join(&self.kernel).join("kernel")
     }
 
-    fn root(&self) -> PathBuf {
+    /// The system's root.
+    pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
 

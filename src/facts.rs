@@ -4,7 +4,7 @@
 //! the same; recipes and toolchains, which take a sandbox to find out, are remembered under everything they can depend on.
 //! Without a store, or with one that cannot be written, the same answers only take longer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
@@ -25,6 +25,9 @@ use crate::rooms;
 use crate::tally::Tally;
 use crate::world::World;
 
+/// How many kernels' symbols are kept, some 2 MB each. Packages are looked up kernel by kernel, by a few threads.
+const SYMVERS: usize = 4;
+
 /// One run: its world, its store, and what it has found out.
 pub struct Session<'w> {
     /// The world.
@@ -43,26 +46,39 @@ pub struct Session<'w> {
     said: Mutex<BTreeSet<String>>,
 }
 
-/// What is found out once for each name, by the first who asks; others wait for it.
-struct OnceEach<T>(Mutex<BTreeMap<String, Arc<Mutex<Option<T>>>>>);
-
-impl<T> Default for OnceEach<T> {
-    fn default() -> Self {
-        OnceEach(Mutex::default())
-    }
+/// What is found out once for each name, by the first who asks; others wait for it. Of more than `most` the oldest is forgotten.
+struct OnceEach<T> {
+    known: Mutex<Vec<(String, Slot<T>)>>,
+    most: usize,
 }
 
+type Slot<T> = Arc<Mutex<Option<T>>>;
+
 impl<T: Clone> OnceEach<T> {
+    fn of_at_most(most: usize) -> Self {
+        OnceEach { known: Mutex::default(), most }
+    }
+
     fn get(&self, name: &str, find_out: impl FnOnce() -> Result<T>) -> Result<T> {
-        let slot = {
-            let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-            all.entry(name.to_owned()).or_default().clone()
-        };
+        let slot = self.slot(name);
         let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(known) = &*slot {
             return Ok(known.clone());
         }
         Ok(slot.insert(find_out()?).clone())
+    }
+
+    fn slot(&self, name: &str) -> Slot<T> {
+        let mut known = self.known.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, slot)) = known.iter().find(|(known, _)| known == name) {
+            return slot.clone();
+        }
+        if known.len() == self.most {
+            known.remove(0);
+        }
+        let slot = Slot::default();
+        known.push((name.to_owned(), slot.clone()));
+        slot
     }
 }
 
@@ -100,9 +116,9 @@ impl<'w> Session<'w> {
             store,
             jobserver,
             tally: Tally::default(),
-            kernels: OnceEach::default(),
-            symvers: OnceEach::default(),
-            checked: OnceEach::default(),
+            kernels: OnceEach::of_at_most(usize::MAX),
+            symvers: OnceEach::of_at_most(SYMVERS),
+            checked: OnceEach::of_at_most(usize::MAX),
             seen: tree::Seen::default(),
             distrust_said: Once::new(),
             said: Mutex::default(),
