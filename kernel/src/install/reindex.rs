@@ -16,7 +16,7 @@
 //! Whether they are indexes of this depmod at all is told by their text, in which every line must be one that it would have
 //! written there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -177,7 +177,7 @@ fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
 
 /// The files that depmod would take: a module's name, its file, and when that last changed.
 fn chosen(tree: &Tree, rules: &Rules, kmod: &Kmod) -> Result<Vec<(String, String, Time)>, Reason> {
-    let mut walk = Walk { tree, rules, kmod, found: HashMap::new() };
+    let mut walk = Walk { tree, rules, kmod, found: BTreeMap::new() };
     walk.dir(&tree.base_tree(), "", true, 0)?;
     let mut found = walk.found;
     let chosen = choose(rules, kmod, found.keys().cloned())?.into_iter();
@@ -219,7 +219,7 @@ struct Walk<'a> {
     tree: &'a Tree,
     rules: &'a Rules,
     kmod: &'a Kmod,
-    found: HashMap<String, Time>,
+    found: BTreeMap<String, Time>,
 }
 
 impl Walk<'_> {
