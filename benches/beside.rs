@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::measure::{Row, Table, median};
 
-/// `benches/beside_dkms.sh`, which takes an hour.
+/// `benches/beside_dkms.sh`, which takes half an hour.
 pub fn dkms(table: &mut Table) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut script = Command::new(here.join("benches/beside_dkms.sh"));

@@ -1,6 +1,6 @@
 #!/bin/bash
 # kcache beside Debian's dkms: every package of this Debian release that builds for the newest 6.1 kernel in some minutes, for
-# two kernels, in one and the same system (tests/corpus/room.sh), as root. Takes an hour. Prints a line for each thing that
+# two kernels, in one and the same system (tests/corpus/room.sh), as root. Takes half an hour. Prints a line for each thing that
 # was measured: its name, and seconds.
 #
 #   benches/beside_dkms.sh KCACHE [PACKAGE]...      a kcache binary; other packages than all

@@ -271,17 +271,24 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
         return Ok(Some(Answer::Fails { manifest, found: Found::Store }));
     }
     let Some(outputs) = whole(session, wish, &manifest)? else { return Ok(None) };
-    let needed = dependencies::exports(&dependencies::have(session, wish, id, &Options::default())?);
-    let faults = admit::faults(
-        wish.kernel,
-        &admit::Against::tree(session, wish.kernel, tree)?,
-        &outputs.modules,
-        &needed,
-    )?;
+    let needed = dependencies::have(session, wish, id, &Options::default())?;
+    let faults = faults(session, wish, tree, &outputs, &needed)?;
     if !faults.is_empty() {
         return Ok(Some(Answer::Refused(faults)));
     }
     Ok(Some(Answer::Ready { manifest, found: Found::Store }))
+}
+
+/// What is wrong with modules, beside the kernel and the packages that they were built against.
+fn faults(
+    session: &Session,
+    wish: &Wish,
+    tree: &BuildTree,
+    outputs: &Outputs,
+    needed: &[Dependency],
+) -> Result<Vec<Fault>> {
+    let against = admit::Against::tree(session, wish.kernel, tree)?;
+    admit::faults(wish.kernel, &against, &outputs.modules, &dependencies::exports(needed))
 }
 
 /// Notes that an entry of the store is used; false where it is gone again.
@@ -416,13 +423,7 @@ fn have_once(
     session.still_facts(wish.kernel, tree, &id.facts)?;
     let outcome = match &made.result {
         Made::Outputs(outputs) => {
-            let needed = dependencies::exports(needed);
-            let faults = admit::faults(
-                wish.kernel,
-                &admit::Against::tree(session, wish.kernel, tree)?,
-                &outputs.modules,
-                &needed,
-            )?;
+            let faults = faults(session, wish, tree, outputs, needed)?;
             if !faults.is_empty() {
                 return Ok(Answer::Refused(faults));
             }

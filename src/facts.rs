@@ -17,7 +17,7 @@ use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::symvers::Symvers;
 use kcache_kernel::toolchain::{self, Program};
-use kcache_store::{Digest, Fingerprint, Scratch, Store, tree};
+use kcache_store::{Digest, Fingerprint, OnceEach, Scratch, Store, tree};
 
 use crate::error::{Error, Result};
 use crate::key::{KernelInputs, Tool};
@@ -38,48 +38,12 @@ pub struct Session<'w> {
     pub jobserver: jobserver::Client,
     /// Of what use the caches were.
     pub tally: Tally,
-    kernels: OnceEach<Arc<KernelFacts>>,
-    symvers: OnceEach<Option<Arc<Symvers>>>,
-    checked: OnceEach<()>,
+    kernels: OnceEach<String, Arc<KernelFacts>>,
+    symvers: OnceEach<String, Option<Arc<Symvers>>>,
+    checked: OnceEach<PathBuf, ()>,
     seen: tree::Seen,
     distrust_said: Once,
     said: Mutex<BTreeSet<String>>,
-}
-
-/// What is found out once for each name, by the first who asks; others wait for it. Of more than `most` the oldest is forgotten.
-struct OnceEach<T> {
-    known: Mutex<Vec<(String, Slot<T>)>>,
-    most: usize,
-}
-
-type Slot<T> = Arc<Mutex<Option<T>>>;
-
-impl<T: Clone> OnceEach<T> {
-    fn of_at_most(most: usize) -> Self {
-        OnceEach { known: Mutex::default(), most }
-    }
-
-    fn get(&self, name: &str, find_out: impl FnOnce() -> Result<T>) -> Result<T> {
-        let slot = self.slot(name);
-        let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(known) = &*slot {
-            return Ok(known.clone());
-        }
-        Ok(slot.insert(find_out()?).clone())
-    }
-
-    fn slot(&self, name: &str) -> Slot<T> {
-        let mut known = self.known.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some((_, slot)) = known.iter().find(|(known, _)| known == name) {
-            return slot.clone();
-        }
-        if known.len() == self.most {
-            known.remove(0);
-        }
-        let slot = Slot::default();
-        known.push((name.to_owned(), slot.clone()));
-        slot
-    }
 }
 
 /// What goes into builds from a kernel's side.
@@ -199,7 +163,7 @@ impl<'w> Session<'w> {
 
     /// An error where a package's source has names that are not text.
     pub fn check_names(&self, package: &Package) -> Result<()> {
-        self.checked.get(&package.source.display().to_string(), || check_names(&package.source))
+        self.checked.get(&package.source, || check_names(&package.source))
     }
 
     /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, where there are any.

@@ -40,6 +40,25 @@ fn installing_what_is_installed_changes_nothing() {
 }
 
 #[test]
+fn what_is_installed_waits_for_nobody_and_what_is_not_does() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "first");
+    let install = ["install", "-k", FIXTURES.new.as_str()];
+    host.kcache(&install).exits(0);
+    let lock = host.root().join(format!("lib/modules/.kcache-{}.lock", FIXTURES.new));
+    let held = std::fs::File::create(&lock).unwrap();
+    held.lock().unwrap();
+    fs::create_dir_all(host.root().join("etc/kcache")).unwrap();
+    fs::write(host.root().join("etc/kcache/config.toml"), "lock-timeout = 1\n").unwrap();
+    host.kcache(&install).exits(0).says(&["nothing to change"]);
+    let (_, module) = host.modules(&FIXTURES.new).pop_first().unwrap();
+    fs::write(module, "damaged").unwrap();
+    host.kcache(&install).exits(8).one_error();
+    drop(held);
+    host.kcache(&install).exits(0);
+}
+
+#[test]
 fn modules_lie_in_a_generation_and_modprobe_finds_them() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "found");

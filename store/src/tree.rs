@@ -40,7 +40,7 @@ pub use walk::{Kind, Walk, walk};
 use crate::{Digest, Error, Result, Store};
 
 /// A directory, or one file, that takes part in a tree digest.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
     /// Where it lies on disk. A link here is followed, none below it is.
     pub path: PathBuf,

@@ -1,16 +1,18 @@
 //! What one run has seen of trees. Kernels share headers, and a package is looked up for many kernels: each root is walked
 //! once, however many ask, and of the walk no more is kept than two digests.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use super::walk::{SIGNATURE, STAMP, Tree, Walk, together};
 use super::{Fingerprint, Root, fingerprint, hashed, remembered};
-use crate::{Digest, Error, Result, Store};
+use crate::{Digest, Error, OnceEach, Result, Store};
 
-/// The roots that were walked. Who comes while one is being walked waits for it.
-#[derive(Default)]
-pub struct Seen(Mutex<HashMap<Root, Arc<Mutex<Option<Glance>>>>>);
+/// The roots that were walked.
+pub struct Seen(OnceEach<Root, Glance>);
+
+impl Default for Seen {
+    fn default() -> Self {
+        Seen(OnceEach::of_at_most(usize::MAX))
+    }
+}
 
 /// What is left of a walk.
 #[derive(Clone, Copy)]
@@ -46,18 +48,12 @@ impl Seen {
 
     /// What is known of a root. One that nobody has asked for is walked, and put among the trees.
     fn glance(&self, root: &Root, trees: &mut Vec<Tree>) -> Result<Glance> {
-        let slot = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(root.clone()).or_default().clone()
-        };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(glance) = *slot {
-            return Ok(glance);
-        }
-        let tree = Tree::walk(root)?;
-        let glance = Glance { signature: tree.signature(), stamp: tree.stamp() };
-        trees.push(tree);
-        Ok(*slot.insert(glance))
+        self.0.get(root, || {
+            let tree = Tree::walk(root)?;
+            let glance = Glance { signature: tree.signature(), stamp: tree.stamp() };
+            trees.push(tree);
+            Ok(glance)
+        })
     }
 }
 

@@ -1,0 +1,57 @@
+//! What is found out once for each name, however many threads ask.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Found out by the first who asks; others wait for it. Of more than `most` names the oldest is forgotten. There are few: they are
+/// looked through.
+pub struct OnceEach<K, T> {
+    known: Mutex<Vec<(K, Slot<T>)>>,
+    most: usize,
+}
+
+type Slot<T> = Arc<Mutex<Option<T>>>;
+
+impl<K: Clone + PartialEq, T: Clone> OnceEach<K, T> {
+    /// For so many names at most.
+    pub fn of_at_most(most: usize) -> Self {
+        OnceEach { known: Mutex::default(), most }
+    }
+
+    /// What is known of a name, or is found out now. After an error the next who asks tries again.
+    pub fn get<E>(&self, name: &K, find_out: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let slot = self.slot(name);
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*slot {
+            return Ok(known.clone());
+        }
+        Ok(slot.insert(find_out()?).clone())
+    }
+
+    fn slot(&self, name: &K) -> Slot<T> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, slot)) = known.iter().find(|(known, _)| known == name) {
+            return slot.clone();
+        }
+        if known.len() == self.most {
+            known.remove(0);
+        }
+        let slot = Slot::default();
+        known.push((name.clone(), slot.clone()));
+        slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_found_out_once_and_the_oldest_forgotten() {
+        let once = OnceEach::of_at_most(2);
+        let ask = |name: u8, answer| once.get(&name, || answer);
+        assert_eq!(ask(1, Err("not yet")), Err("not yet"));
+        assert_eq!((ask(1, Ok(10)), ask(1, Ok(11)), ask(2, Ok(20))), (Ok(10), Ok(10), Ok(20)));
+        assert_eq!((ask(3, Ok(30)), ask(2, Ok(21))), (Ok(30), Ok(20)));
+        assert_eq!(ask(1, Ok(12)), Ok(12), "forgotten");
+    }
+}
