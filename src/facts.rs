@@ -67,6 +67,7 @@ impl KernelFacts {
             version: &tree.version,
             config: self.config,
             headers: self.headers.digest,
+            source: (tree.source != tree.inside).then_some(&tree.source),
         }
     }
 }
@@ -206,13 +207,14 @@ impl<'w> Session<'w> {
         target: &Target,
     ) -> Result<Recipe> {
         let facts = self.kernel(kernel, tree)?;
-        let mut signature = Signature::new("recipe 2");
+        let mut signature = Signature::new("recipe 3");
         signature
             .text(&package.name)
             .text(&package.version)
             .text(target.release)
             .text(target.arch)
-            .text(&tree.version);
+            .text(&tree.version)
+            .text(&tree.source.to_string_lossy());
         signature.digest(source.digest).digest(facts.headers.digest).system(&facts.tools_root);
         for path in dkms::override_files(&package.name, &package.version, target.release, target.arch) {
             let outside = self.world.root.find(path);

@@ -9,6 +9,7 @@
 //! | `kernel.version` | the `uname -v` text | the same release, built another time |
 //! | `kernel.config` | digest of `.config` | |
 //! | `kernel.headers` | tree digest of the build tree and all that it reaches | also what an old kernel shares with a new one |
+//! | `kernel.source` | where `/lib/modules/K/source` leads in the sandbox; empty where it is the build tree | `configure` scripts look for headers there; what lies there is part of `kernel.headers` |
 //! | `toolchain.ROLE` | digest of each program that shapes the modules' bits, with its version text for people | a patch-level upgrade is another compiler |
 //! | `dependencies` | keys of the packages it builds against | by content, not by version text |
 //! | `environment` | the closed environment that the build gets | |
@@ -17,7 +18,7 @@
 //! No place on disk, host name, user, clock or number of CPUs is part of it: identical hosts compute identical keys.
 //! A new field arrives with the test that would have caught its absence.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kcache_kernel::recipe::Recipe;
 use kcache_store::{Digest, Field, Key};
@@ -27,8 +28,8 @@ use kcache_store::{Digest, Field, Key};
 const CONTEXT: &str = "kcache 2026-11 build key v1";
 
 /// The version of the room that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
-/// kernel's configuration in /boot, and the kernel's compiler in the environment.
-const SANDBOX: &str = "2";
+/// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the kernel's own.
+const SANDBOX: &str = "3";
 
 /// The environment of every build, jobserver aside. What `KBUILD_BUILD_*` replace would be the clock, the user and the
 /// host (Documentation/kbuild/reproducible-builds.rst).
@@ -74,6 +75,8 @@ pub struct KernelInputs<'a> {
     pub config: Digest,
     /// Tree digest of the headers and all that they reach.
     pub headers: Digest,
+    /// Where `/lib/modules/R/source` leads in the sandbox, where that is not the build tree.
+    pub source: Option<&'a Path>,
 }
 
 /// One program, as far as it matters.
@@ -102,6 +105,7 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
         plain("kernel.version", kernel.version.to_owned()),
         plain("kernel.config", kernel.config.to_string()),
         plain("kernel.headers", kernel.headers.to_string()),
+        plain("kernel.source", kernel.source.map_or(String::new(), |path| path.display().to_string())),
     ];
     fields.extend(inputs.tools.iter().map(|tool| Field {
         name: format!("toolchain.{}", tool.role),
@@ -162,7 +166,7 @@ mod tests {
 
     /// The key after one change to otherwise fixed inputs.
     fn changed(
-        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 7]),
+        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 8]),
     ) -> Key {
         let digest = |text: &str| Digest::of(text.as_bytes());
         let mut recipe = recipe();
@@ -173,12 +177,13 @@ mod tests {
             path: PathBuf::new(),
         }];
         let mut dependencies = vec![];
-        let mut texts =
-            ["source", "release", "arch", "version", "config", "headers", "overrides"].map(str::to_owned);
+        let mut texts = ["source", "release", "arch", "version", "config", "headers", "/src", "overrides"]
+            .map(str::to_owned);
         change(&mut recipe, &mut tools, &mut dependencies, &mut texts);
-        let [source, release, arch, version, config, headers, overrides] = &texts;
-        let kernel =
-            KernelInputs { release, arch, version, config: digest(config), headers: digest(headers) };
+        let [source, release, arch, version, config, headers, kernel_source, overrides] = &texts;
+        let (config, headers) = (digest(config), digest(headers));
+        let kernel_source = Some(Path::new(kernel_source));
+        let kernel = KernelInputs { release, arch, version, config, headers, source: kernel_source };
         let environment = ENVIRONMENT;
         key(&fields(&Inputs {
             source: digest(source),
@@ -194,7 +199,7 @@ mod tests {
     #[test]
     fn each_field_alone_changes_the_key() {
         let base = changed(|_, _, _, _| {});
-        for at in 0..7 {
+        for at in 0..8 {
             assert_ne!(base, changed(|_, _, _, texts| texts[at].push('x')), "text {at}");
         }
         let other = Key::from_bytes([7; 32]);
@@ -254,7 +259,7 @@ mod tests {
         }
 
         #[test]
-        fn what_moves_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..7usize, to in 0..7usize) {
+        fn what_moves_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..8usize, to in 0..8usize) {
             prop_assume!(from != to);
             let (head, tail) = text.split_at(1 + at % (text.len() - 1));
             let with = |first: &str, second: &str| changed(|_, _, _, texts| {

@@ -34,6 +34,7 @@ pub fn room(
             version: tree.version.clone(),
             arch: tree.arch.clone(),
             build: Some(tree.inside.clone()),
+            source: Some(tree.source.clone()),
         },
         identity: world.identity,
         read_only: tree.mounts.iter().cloned().chain([config]).collect(),

@@ -47,6 +47,9 @@ const MOST_MODULE: u64 = 512 << 20;
 /// Most that the debug information of one build may weigh, in bytes: it goes through memory. jool's three modules have 21 MiB.
 const MOST_DEBUG: u64 = 1 << 30;
 
+/// Most of a file of a build that is shown in its log, in bytes. NVIDIA's `conftest/functions.h` has 10 KiB.
+const MOST_SHOWN: u64 = 64 << 10;
+
 /// What is to be built, and with what.
 pub struct Request<'a> {
     /// The sandbox, headers mounted.
@@ -140,6 +143,9 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver, opened };
     let ended = sandbox.run(&script::script(&sandbox.machine, recipe), &inside, environment, watch)?;
     let logged = log.finish()?;
+    if let Some(header) = logged.conftest().and_then(|header| header.strip_prefix(&inside).ok()) {
+        append(scratch, header)?;
+    }
     Ok(match ended {
         Ended::Cancelled => Outcome::Cancelled,
         Ended::TimedOut => Outcome::Environment(format!("it was stopped after {} s", limit.as_secs())),
@@ -150,6 +156,19 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
             None => Outcome::Failed(logged.failure(Some(status))),
         },
     })
+}
+
+/// Adds a file of the build's own to its log, as far as it can be shown.
+fn append(scratch: &Path, file: &Path) -> io::Result<()> {
+    let (name, tree) = (file.display().to_string(), open_dir(&scratch.join("build"))?);
+    let Ok((found, _)) = take(&tree, &name)? else { return Ok(()) };
+    let mut bytes = Vec::new();
+    found.take(MOST_SHOWN).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text.lines().map(printable);
+    let mut log = fs::OpenOptions::new().append(true).open(log_path(scratch))?;
+    writeln!(log, "kcache: {}:", printable(&name))?;
+    lines.into_iter().try_for_each(|line| writeln!(log, "{line}"))
 }
 
 /// Makes the build's user the owner of the scratch tree.

@@ -9,6 +9,13 @@
 //!     scripts   -> ../../lib/linux-kbuild-6.1/scripts                            programs, shared by all 6.1 kernels
 //! ```
 //!
+//! `source` leads to the kernel's source, or what a package has of it. Debian's and SUSE's is another directory than the
+//! build tree, and it is there that the `configure` scripts of ZFS and NVIDIA look for headers:
+//!
+//! ```text
+//! /lib/modules/6.1.0-56-amd64/source -> /usr/src/linux-headers-6.1.0-56-common
+//! ```
+//!
 //! [`BuildTree::mounts`] names all of it: what a build must see and what a build's key must cover are the same list.
 //! Links are followed where they stand at most one directory deep, where kernel packages put them; a build sees nothing
 //! of what deeper links out of the tree point at, so nothing unnamed can shape it.
@@ -74,6 +81,8 @@ pub enum Headers {
 pub struct BuildTree {
     /// The path builds see it at.
     pub inside: PathBuf,
+    /// Where `/lib/modules/R/source` leads, as builds see it: the tree itself where the kernel has no source of its own.
+    pub source: PathBuf,
     /// Every directory that belongs to it, the tree itself first.
     pub mounts: Vec<Mount>,
     /// `.config`.
@@ -118,7 +127,7 @@ impl BuildTree {
 
     /// Whether the tree's own files still say what was read of them.
     pub fn is_current(&self) -> Result<bool, Error> {
-        let now = describe(self.inside.clone(), self.mounts.clone())?;
+        let now = describe(self.inside.clone(), self.source.clone(), self.mounts.clone())?;
         Ok((now.config, now.arch, now.version)
             == (self.config.clone(), self.arch.clone(), self.version.clone()))
     }
@@ -218,14 +227,21 @@ pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
         missing: "include/config/kernel.release",
     })?;
     let canonical = PathBuf::from(format!("/usr/src/linux-headers-{release}"));
-    let tree = match root.inside(&path).filter(|_| packaged(root, &path)) {
-        Some(inside) => read_tree(root, inside)?,
-        None => read_foreign_tree(&path, canonical)?,
-    };
     let modules = ["/lib/modules", "/usr/lib/modules"]
         .iter()
         .find_map(|parent| root.find(format!("{parent}/{release}")))
         .filter(|dir| dir.is_dir());
+    let tree = match root.inside(&path).filter(|_| packaged(root, &path)) {
+        Some(inside) => {
+            let beside = modules
+                .as_ref()
+                .and_then(|dir| root.inside(dir))
+                .filter(|dir| root.resolve(dir.join("build")).is_ok_and(|build| build == inside));
+            let source = source_in(root, beside.as_deref().unwrap_or(&inside));
+            read_tree(root, inside, source)?
+        }
+        None => read_foreign_tree(&path, canonical)?,
+    };
     let image_version = image_version(root, &release);
     Ok(Kernel { release, modules, headers: Headers::Present(Box::new(tree)), image_version })
 }
@@ -249,7 +265,7 @@ fn read_installed(root: &Root, release: String, modules: PathBuf) -> Result<Kern
         None => Headers::Missing,
         Some(dir) => match tree_release(&root.outside(&dir)) {
             Some(found) if found != release => Headers::Wrong { path: root.outside(&dir), found },
-            _ => Headers::Present(Box::new(read_tree(root, dir)?)),
+            _ => Headers::Present(Box::new(read_tree(root, dir, source_in(root, &inside))?)),
         },
     };
     let image_version = image_version(root, &release);
@@ -266,32 +282,56 @@ fn tree_release(dir: &Path) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// A tree that lies under the root, at its own path `inside`.
-fn read_tree(root: &Root, inside: PathBuf) -> Result<BuildTree, Error> {
-    let mut mounts = vec![Mount { outside: root.outside(&inside), inside: inside.clone() }];
+/// Where the link, or the directory, `source` in a directory leads: `/lib/modules/R` (Makefile, `modules_install`), or a build
+/// tree that lies apart from its source (`O=`). `None` where no kernel source is there, as when the link came along to
+/// another machine than the one that the kernel was built on.
+fn source_in(root: &Root, dir: &Path) -> Option<PathBuf> {
+    let source = root.resolve(dir.join("source")).ok()?;
+    let has = |name: &str| root.find(source.join(name)).is_some();
+    (has("Makefile") && has("include")).then_some(source)
+}
+
+/// A tree that lies under the root, at its own path `inside`, and the kernel's source, where that is another directory.
+fn read_tree(root: &Root, inside: PathBuf, source: Option<PathBuf>) -> Result<BuildTree, Error> {
+    let source = source.unwrap_or_else(|| inside.clone());
+    let mut mounts = Vec::new();
+    let add = |mounts: &mut Vec<Mount>, inside: PathBuf| {
+        if !mounts.iter().any(|mount| inside.starts_with(&mount.inside)) {
+            mounts.push(Mount { outside: root.outside(&inside), inside });
+        }
+    };
+    add(&mut mounts, inside.clone());
     let mut next = 0;
-    while next < mounts.len() {
-        for reached in reaches(&mounts[next].outside, &mounts[next].inside)? {
+    loop {
+        if next == mounts.len() {
+            // Last, so that it is there once where the build tree reaches it by itself.
+            add(&mut mounts, source.clone());
+        }
+        let Some(mount) = mounts.get(next) else { break };
+        for reached in reaches(&mount.outside.clone(), &mount.inside.clone())? {
             let Ok(inside) = root.resolve(&reached) else { continue };
-            if !mounts.iter().any(|mount| inside.starts_with(&mount.inside)) {
-                mounts.push(Mount { outside: root.outside(&inside), inside });
-            }
+            add(&mut mounts, inside);
         }
         next += 1;
     }
-    describe(inside, mounts)
+    describe(inside, source, mounts)
 }
 
 /// A tree somewhere else, mounted at a canonical path, unless it reaches outside itself: then paths in it are absolute or
 /// relative to where it lies, and it keeps its own.
 fn read_foreign_tree(path: &Path, canonical: PathBuf) -> Result<BuildTree, Error> {
     if reaches(path, path)?.iter().any(|reached| !reached.starts_with(path)) {
-        return read_tree(&Root::new("/"), path.to_owned());
+        let root = Root::new("/");
+        return read_tree(&root, path.to_owned(), source_in(&root, path));
     }
-    describe(canonical.clone(), vec![Mount { outside: path.to_owned(), inside: canonical }])
+    describe(
+        canonical.clone(),
+        canonical.clone(),
+        vec![Mount { outside: path.to_owned(), inside: canonical }],
+    )
 }
 
-fn describe(inside: PathBuf, mounts: Vec<Mount>) -> Result<BuildTree, Error> {
+fn describe(inside: PathBuf, source: PathBuf, mounts: Vec<Mount>) -> Result<BuildTree, Error> {
     let dir = &mounts[0].outside;
     let config = Kconfig::new(fs::read_to_string(dir.join(".config"))?);
     let generated =
@@ -302,7 +342,7 @@ fn describe(inside: PathBuf, mounts: Vec<Mount>) -> Result<BuildTree, Error> {
         .unwrap_or_default()
         .to_owned();
     let arch = define(&compile, "UTS_MACHINE").unwrap_or_else(|| self::arch(&config)).to_owned();
-    Ok(BuildTree { inside, mounts, config, arch, version })
+    Ok(BuildTree { inside, source, mounts, config, arch, version })
 }
 
 /// Directories that a build tree leads to: where its links point and whose Makefile its own includes. Paths are as seen
@@ -497,6 +537,71 @@ mod tests {
         assert_eq!(inside, ["/usr/src/h-x", "/usr/lib/linux-kbuild-6.1/scripts", "/usr/src/h-common"]);
         assert_eq!((tree.arch.as_str(), tree.version.as_str()), ("x86_64", "#1 SMP"));
         assert_eq!(compression(&tree.config), Compression::Xz);
+    }
+
+    /// Where `source` leads, and what is mounted.
+    fn source_of(root: &Root) -> (String, Vec<String>) {
+        let kernel = installed(root).unwrap().remove(0);
+        let tree = kernel.build_tree().unwrap();
+        let mounts = tree.mounts.iter().map(|mount| mount.inside.display().to_string()).collect();
+        (tree.source.display().to_string(), mounts)
+    }
+
+    #[test]
+    fn source_leads_where_the_kernels_own_link_leads() {
+        let reached = ["/usr/src/h-x", "/usr/lib/linux-kbuild-6.1/scripts", "/usr/src/h-common"];
+        let (dir, root) = debian();
+        let link = dir.path().join("lib/modules/6.1.0-9-x/source");
+        let check = |target: &str, expect: &str, more: &[&str]| {
+            let _ = fs::remove_file(&link);
+            symlink(target, &link).unwrap();
+            let (source, mounts) = source_of(&root);
+            assert_eq!(source, expect, "source -> {target}");
+            assert_eq!(mounts, [&reached[..], more].concat(), "source -> {target}");
+        };
+        for (tree, file) in [("usr/src/h-common", "Makefile"), ("home/me/linux", "Makefile")] {
+            fs::create_dir_all(dir.path().join(tree).join("include")).unwrap();
+            fs::write(dir.path().join(tree).join(file), "").unwrap();
+        }
+        fs::create_dir_all(dir.path().join("opt/tools")).unwrap();
+        symlink("/opt/tools", dir.path().join("home/me/linux/tools")).unwrap();
+        check("/usr/src/h-common", "/usr/src/h-common", &[]);
+        check("../../../usr/src/h-common", "/usr/src/h-common", &[]);
+        check("/home/me/linux", "/home/me/linux", &["/home/me/linux", "/opt/tools"]);
+        // As `make modules_install` leaves it, and what that leaves on a machine that the kernel was not built on.
+        check("build", "/usr/src/h-x", &[]);
+        check("/build/elsewhere", "/usr/src/h-x", &[]);
+        check("/opt", "/usr/src/h-x", &[]);
+    }
+
+    #[test]
+    fn source_may_be_a_directory_or_missing() {
+        let (dir, root) = debian();
+        assert_eq!(source_of(&root).0, "/usr/src/h-x");
+        let own = dir.path().join("lib/modules/6.1.0-9-x/source");
+        fs::create_dir_all(own.join("include")).unwrap();
+        fs::write(own.join("Makefile"), "").unwrap();
+        let (source, mounts) = source_of(&root);
+        assert_eq!(source, "/lib/modules/6.1.0-9-x/source");
+        assert_eq!(mounts.last(), Some(&source));
+    }
+
+    #[test]
+    fn a_tree_given_by_path_has_its_own_source_unless_it_is_an_installed_kernels() {
+        let (dir, root) = debian();
+        let at = |path: &str| dir.path().join(path);
+        fs::write(at("usr/src/h-common/Makefile"), "").unwrap();
+        symlink("/usr/src/h-common", at("lib/modules/6.1.0-9-x/source")).unwrap();
+        let source = |path: &str| at_path(&root, &at(path)).unwrap().build_tree().unwrap().source.clone();
+        assert_eq!(source("usr/src/h-x"), Path::new("/usr/src/h-common"));
+
+        // Built with O=: `source` lies in the tree itself.
+        fs::create_dir_all(at("usr/src/out/include/config")).unwrap();
+        fs::write(at("usr/src/out/include/config/kernel.release"), "6.1.0-9-x\n").unwrap();
+        fs::write(at("usr/src/out/.config"), "").unwrap();
+        assert_eq!(source("usr/src/out"), Path::new("/usr/src/out"));
+        symlink("../h-common", at("usr/src/out/source")).unwrap();
+        assert_eq!(source("usr/src/out"), Path::new("/usr/src/h-common"));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! /usr /bin /lib ...       read-only, of the root whose tools are used; /usr/src, /usr/local and /lib/modules are empty
-//! /usr/src/linux-headers-K and all that it reaches, read-only; /lib/modules/K/build leads to it
+//! /usr/src/linux-headers-K and all that it reaches, read-only; /lib/modules/K/build leads to it, and source to where
+//!                          the kernel's own link of that name leads
 //! /boot/config-K           the .config of the headers
 //! /etc                     alternatives, ld.so.cache, os-release; passwd and group with one made-up user
 //! /proc                    of its own pid namespace; osrelease and version are those of K
@@ -101,6 +102,8 @@ pub struct Machine {
     pub arch: String,
     /// Where `/lib/modules/R/build` leads; `None` without headers.
     pub build: Option<PathBuf>,
+    /// Where `/lib/modules/R/source` leads; `None` without headers.
+    pub source: Option<PathBuf>,
 }
 
 /// A sandbox to be made.
@@ -304,11 +307,11 @@ impl Sandbox {
     fn show_kernel(&self, args: &mut Arguments) {
         let dir = self.place(&self.modules_dir());
         args.directory(&dir);
-        let Some(build) = &self.machine.build else { return };
-        for name in ["build", "source"] {
+        let Machine { build, source, .. } = &self.machine;
+        for (name, target) in [("build", build), ("source", source)] {
             let link = dir.join(name);
-            if self.place(build) != link {
-                args.pair("--symlink", build, link);
+            if let Some(target) = target.as_ref().filter(|target| self.place(target) != link) {
+                args.pair("--symlink", target, link);
             }
         }
     }

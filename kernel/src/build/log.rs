@@ -20,15 +20,49 @@ pub(super) struct Log<'a> {
     logged: Logged,
 }
 
+/// Longest that the reason a `./configure` gives may be, in bytes. ZFS's has 300.
+const MOST_REASON: usize = 1024;
+
+/// What is added to the error of a build whose test compiles have failed.
+const CONFTEST: &str =
+    "a test compile of the package itself failed; what its tests found is at the end of the log";
+
 /// What was noticed in a log.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Logged {
     command: String,
+    /// Why a `./configure` has given up.
+    configure: Option<Reason>,
     compiler: Option<String>,
     make: Option<String>,
     last: String,
     /// Why it is this machine's failure, if it is.
     pub(super) environment: Option<String>,
+}
+
+/// What a `./configure` says in the end (autoconf's AC_MSG_ERROR): `configure: error: TEXT`, where the text may go on in lines
+/// that begin with `***`.
+#[derive(Clone, Debug)]
+struct Reason {
+    text: String,
+    ended: bool,
+}
+
+impl Reason {
+    fn begin(line: &str) -> Option<Reason> {
+        let text = line.split_once("configure: error:")?.1.trim();
+        Some(Reason { text: format!("configure: error: {text}").trim_end().to_owned(), ended: false })
+    }
+
+    /// Takes the next line, if it belongs to the text.
+    fn go_on(&mut self, line: &str) {
+        let more = line.trim().strip_prefix("***").map(str::trim);
+        match more.filter(|_| !self.ended && self.text.len() + line.len() < MOST_REASON) {
+            Some("") => {}
+            Some(more) => self.text = format!("{} {more}", self.text),
+            None => self.ended = true,
+        }
+    }
 }
 
 impl<'a> Log<'a> {
@@ -92,6 +126,10 @@ impl Logged {
         if self.environment.is_none() {
             self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
         }
+        match &mut self.configure {
+            Some(reason) => reason.go_on(line),
+            None => self.configure = Reason::begin(line),
+        }
         let compiler = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
         // A ./configure that shows what a failed attempt said.
         let is_quoted = line.starts_with("// ") || line.starts_with("# ");
@@ -105,17 +143,30 @@ impl Logged {
         self.last = line.to_owned();
     }
 
+    /// The first thing that somebody has called an error: what a `./configure` decides, else what a compiler or `make` says.
+    fn error(&self) -> Option<String> {
+        let configure = self.configure.as_ref().map(|reason| &reason.text);
+        let error = configure.or(self.compiler.as_ref()).or(self.make.as_ref())?;
+        Some(match self.conftest() {
+            Some(_) => format!("{error} ({CONFTEST})"),
+            None => error.clone(),
+        })
+    }
+
+    /// The header that a package's own test compiles have made, where the first error is one that they left in it: its path as
+    /// the compiler names it (NVIDIA's conftest.sh: `#error dma_buf_export() conftest failed!`).
+    pub(super) fn conftest(&self) -> Option<&Path> {
+        let (file, error) = self.compiler.as_deref()?.split_once(':')?;
+        (error.contains("#error") && error.contains("conftest failed")).then(|| Path::new(file))
+    }
+
     pub(super) fn failure(&self, status: Option<i32>) -> Failure {
-        let said = self
-            .compiler
-            .as_ref()
-            .or(self.make.as_ref())
-            .or(Some(&self.last).filter(|line| !line.is_empty()));
+        let said = self.error().or(Some(self.last.clone()).filter(|line| !line.is_empty()));
         let silent = || match status {
             Some(status) => format!("`{}` ended with status {status} and said nothing", self.command),
             None => format!("`{}` said nothing", self.command),
         };
-        let first_error = said.cloned().unwrap_or_else(silent);
+        let first_error = said.unwrap_or_else(silent);
         Failure { status, command: self.command.clone(), first_error }
     }
 
@@ -123,7 +174,7 @@ impl Logged {
     /// first if there was one.
     pub(super) fn failure_in_spite_of_success(&self, what: &str) -> Failure {
         let ended = format!("the build ended with status 0, but {what}");
-        let first_error = match self.compiler.as_ref().or(self.make.as_ref()) {
+        let first_error = match self.error() {
             Some(error) => format!("{error} ({ended})"),
             None => ended,
         };
@@ -210,6 +261,34 @@ mod tests {
             failure.first_error,
             "a.c:3:1: error: first (the build ended with status 0, but built no a.ko)"
         );
+    }
+
+    #[test]
+    fn a_configure_that_gives_up_is_the_error_in_its_own_words() {
+        let zfs = "checking whether bops->submit_bio() exists... configure: error:\n\
+                   \t*** None of the expected \"bops\" interfaces were detected.\n\
+                   \t*** This may be because your kernel version is newer\n\t***\n\t*** Compatible Kernels: 3.10 - 6.2\n\n\
+                   a.c:1:1: error: later\n*** later\n";
+        let said = "configure: error: None of the expected \"bops\" interfaces were detected. \
+                    This may be because your kernel version is newer Compatible Kernels: 3.10 - 6.2";
+        assert_eq!(noticed(zfs).failure(Some(1)).first_error, said);
+        let plain =
+            "x.c:1:1: error: of an attempt\nconfigure: error: *** A compiler is missing\nsee config.log\n";
+        assert_eq!(
+            noticed(plain).failure(Some(1)).first_error,
+            "configure: error: *** A compiler is missing"
+        );
+        let long = format!("configure: error: a\n{}", "*** b\n".repeat(10_000));
+        assert!(noticed(&long).failure(None).first_error.len() <= MOST_REASON);
+    }
+
+    #[test]
+    fn a_failed_test_compile_is_called_one() {
+        let line = "/var/lib/dkms/n/1/build/conftest/functions.h:7:2: error: #error dma_buf_export() conftest failed!";
+        let logged = noticed(line);
+        assert_eq!(logged.conftest(), Some(Path::new("/var/lib/dkms/n/1/build/conftest/functions.h")));
+        assert_eq!(logged.failure(None).first_error, format!("{line} ({CONFTEST})"));
+        assert_eq!(noticed("a.h:7:2: error: #error not for this kernel").conftest(), None);
     }
 
     #[test]

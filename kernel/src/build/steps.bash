@@ -34,14 +34,15 @@ clean() {
     say "$1"
     ( eval "$1" ) || printf 'kcache: warning: cleaning ended with status %d\n' $?
 }
-# A script of the package's, or the administrator's of the same name.
+# A script of the package's, or the administrator's of the same name. Where it fails, as a ./configure does that knows the kernel not to
+# be supported, nothing after it is run, as by DKMS since 3.1.
 hook() {
     local directory=$PWD command
     [[ -x /etc/dkms/$module/${1%% *} ]] && directory=/etc/dkms/$module
     command=$directory/$1
     say "$1"
     if [[ -x ${command%% *} ]]; then
-        ( cd "$directory" && exec $command ) || printf 'kcache: warning: the script ended with status %d\n' $?
+        ( cd "$directory" && exec $command ) || { status=$?; printf 'kcache: failed with status %d\n' $status; exit $status; }
     else
         printf 'kcache: warning: %s is not executable and was skipped\n' "${1%% *}"
     fi

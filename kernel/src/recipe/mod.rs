@@ -99,7 +99,7 @@ pub struct Step {
 pub enum StepKind {
     /// Applies a patch; must succeed.
     Patch,
-    /// A package's own script, as DKMS runs it: skipped with a warning where it is not executable, its status ignored.
+    /// A package's own script, as DKMS runs it: skipped with a warning where it is not executable.
     Hook,
     /// Removes what an earlier build left in the source; may fail.
     Clean,
