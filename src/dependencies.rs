@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! scratch/dependencies/NAME/source     the source, as it was hashed; seen at /usr/src/NAME-VERSION
-//! scratch/dependencies/NAME/kept       what its build left, unpacked; seen at /var/lib/dkms/NAME/VERSION/KERNEL/ARCH
+//! scratch/dependencies/NAME/kept       what its build left, unpacked; seen at /var/lib/dkms/NAME/VERSION/KERNEL/ARCH, and
+//!                                      its modules at /lib/modules/KERNEL/updates/dkms
 //! ```
 
 use std::collections::BTreeMap;
@@ -87,7 +88,8 @@ pub fn show(sandbox: &mut Sandbox, dependencies: &[Dependency], scratch: &Path) 
         rooms::show_source(sandbox, package, &dir.join("source"));
         lay_out(outputs, &dir.join("kept"))
             .map_err(|source| Error::Kept { package: package.name.clone(), source })?;
-        rooms::show_kept(sandbox, package, &dir.join("kept"));
+        let modules = outputs.modules.iter().map(|module| &module.name[..]);
+        rooms::show_kept(sandbox, package, &dir.join("kept"), modules);
     }
     Ok(())
 }

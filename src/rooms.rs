@@ -41,6 +41,7 @@ pub fn room(
         writable: Vec::new(),
         cpus,
         links: Vec::new(),
+        installed: Vec::new(),
         launcher: None,
         own,
     }
@@ -55,13 +56,20 @@ pub fn show_source(sandbox: &mut Sandbox, package: &Package, outside: &Path) -> 
     inside
 }
 
-/// Shows what the build of another package left, which lies at `outside`, where DKMS has it of an installed package.
-pub fn show_kept(sandbox: &mut Sandbox, package: &Package, outside: &Path) {
+/// Shows what the build of another package left, which lies at `outside`, where DKMS has it of an installed package, and its
+/// modules of these file names as installed.
+pub fn show_kept<'a>(
+    sandbox: &mut Sandbox,
+    package: &Package,
+    outside: &Path,
+    modules: impl Iterator<Item = &'a str>,
+) {
     let Machine { release, arch, .. } = &sandbox.machine;
     let (release, arch) = (release.clone(), arch.clone());
     let inside = kept_dir(&package.name, &package.version, &release, &arch);
     let link = Path::new("/var/lib/dkms").join(&package.name).join(format!("kernel-{release}-{arch}"));
     sandbox.links.push((link, Path::new(&package.version).join(release).join(arch)));
+    sandbox.installed.extend(modules.map(|name| inside.join("module").join(name)));
     sandbox.read_only.push(Mount { outside: outside.to_owned(), inside });
 }
 

@@ -1,7 +1,7 @@
 //! Builds: what a key is made of, what a build may do, what it gives.
 
 use crate::host::{FIXTURES, Host};
-use crate::packages::{self, hello, with_makefile};
+use crate::packages::{self, hello, script, with_makefile};
 use fs_err as fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -94,6 +94,53 @@ fn a_makefile_that_asks_uname_builds_for_the_kernel_asked_for() {
         let vermagic = host.modinfo(kernel, "running", "vermagic");
         assert!(vermagic.starts_with(&format!("{kernel} ")), "{vermagic}");
     }
+}
+
+/// What a package finds behind `/lib/modules/K/source` and the variables that lead there, as ZFS's and NVIDIA's look for it.
+fn found_in_source(host: &Host) -> String {
+    let conf = "PRE_BUILD=\"look.sh ${kernel_source_dir/%build/source}\"\n";
+    let source = with_makefile(host, "hello", "x", "obj-m := hello.o\n", conf);
+    script(
+        &source,
+        "look.sh",
+        "echo found $(readlink -f $1) $(ls $1/include/linux/fs.h $1/include/generated/utsrelease.h)",
+    );
+    host.kcache(&["build", "hello", "-k", &FIXTURES.new]).exits(0);
+    let log = host.kcache(&["log", "hello", "-k", &FIXTURES.new]).exits(0).stdout;
+    log.lines().find_map(|line| line.strip_prefix("found ")).unwrap().to_owned()
+}
+
+#[test]
+fn source_is_the_kernels_own_and_part_of_the_key() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let link = host.kernel(&FIXTURES.new).join("source");
+    let common = fs::read_link(&link).unwrap().display().to_string();
+    assert_eq!(found_in_source(&host), format!("{common} {}/include/linux/fs.h", link_name()));
+
+    // Another place with the same headers, which nothing else reaches.
+    fs::create_dir_all(host.root().join("opt/linux/include/linux")).unwrap();
+    fs::write(host.root().join("opt/linux/Makefile"), "").unwrap();
+    fs::write(host.root().join("opt/linux/include/linux/fs.h"), "").unwrap();
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("/opt/linux", &link).unwrap();
+    assert!(found_in_source(&host).starts_with("/opt/linux "), "another source is another build");
+    let comes_from = |expect: &str| {
+        let run = host.kcache(&["build", "hello", "-k", &FIXTURES.new, "--json"]).exits(0);
+        assert_eq!(run.outcome().how.as_deref(), Some(expect));
+    };
+    comes_from("store");
+    fs::write(host.root().join("opt/linux/include/linux/fs.h"), "edited").unwrap();
+    comes_from("built");
+
+    // As on a machine that the kernel was not built on.
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("/nowhere", &link).unwrap();
+    let headers = format!("/usr/src/linux-headers-{} ", FIXTURES.new);
+    assert!(found_in_source(&host).starts_with(&headers), "without a source it is the build tree");
+}
+
+fn link_name() -> String {
+    format!("/lib/modules/{}/source", FIXTURES.new)
 }
 
 #[test]

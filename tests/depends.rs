@@ -30,7 +30,7 @@ fn user(host: &Host) {
     script(
         &source,
         "look.sh",
-        "cd /var/lib/dkms/provider/1.0 && ls source/provider.c $PWD/6*/x86_64/module/provider.ko /usr/src/provider-1.0/dkms.conf",
+        "cd /var/lib/dkms/provider/1.0 && ls source/provider.c $PWD/6*/x86_64/module/provider.ko /usr/src/provider-1.0/dkms.conf && nm /lib/modules/6*/updates/dkms/provider.ko",
     );
     let call = "#include <provided.h>\nstatic int __init start(void) { return !provided();";
     let code =
@@ -47,7 +47,12 @@ fn a_build_sees_the_modules_symbols_headers_and_source_of_what_it_is_against() {
     assert_eq!(host.modinfo(&FIXTURES.new, "user/user", "description"), "one");
     assert_eq!(host.modinfo(&FIXTURES.new, "user/user", "depends"), "provider");
     let log = host.kcache(&["log", "user", "-k", &FIXTURES.new]).exits(0);
-    log.prints(&["source/provider.c", "x86_64/module/provider.ko", "/usr/src/provider-1.0/dkms.conf"]);
+    log.prints(&[
+        "source/provider.c",
+        "x86_64/module/provider.ko",
+        "/usr/src/provider-1.0/dkms.conf",
+        " T provided",
+    ]);
     let log = host.kcache(&["log", "provider", "-k", &FIXTURES.new]).exits(0);
     log.prints(&["not kept for other packages: etc: the link leads out"]);
     host.kcache(&["build", "user", "-k", &FIXTURES.new, "--check"]).exits(0);

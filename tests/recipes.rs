@@ -77,6 +77,42 @@ fn hooks_patches_and_the_last_make_that_matches_do_their_part() {
     assert_eq!(description(&host, "hello"), format!("for {}", FIXTURES.new));
 }
 
+/// The first error of a package whose PRE_BUILD and Makefile are these.
+fn fails(before: &str, makefile: &str) -> String {
+    let host = Host::new(&[&FIXTURES.new]);
+    let source = with_makefile(&host, "hello", "x", makefile, "PRE_BUILD=before.sh\nMAKE=\"make\"\n");
+    script(&source, "before.sh", before);
+    let run = host.kcache(&["build", "hello", "-k", &FIXTURES.new, "--json"]).exits(4);
+    run.outcome().error.unwrap()
+}
+
+#[test]
+fn a_configure_that_fails_is_the_error_and_nothing_after_it_is_run() {
+    let gives_up = "echo 'x.c:1:1: error: of an attempt' >&2; printf 'checking x... configure: error:\\n\\t*** too new\\n'; exit 1";
+    let error = fails(gives_up, "all:\n\t@echo 'a.c:1:1: error: made all the same'; false\n");
+    assert_eq!(error.lines().next(), Some("configure: error: too new"));
+    let error = fails("echo this kernel is not supported; exit 3", "all:\n\t@echo ran on; false\n");
+    assert_eq!(error.lines().next(), Some("this kernel is not supported"));
+}
+
+#[test]
+fn what_a_packages_own_tests_have_found_is_shown_where_they_fail() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let makefile = "obj-m := hello.o\nall:\n\tmkdir -p conftest\n\
+                    \tprintf '#define A\\n#error b() conftest failed!\\n' >conftest/functions.h\n\
+                    \techo '#include \"conftest/functions.h\"' >>hello.c\n\
+                    \t$(MAKE) -C /lib/modules/$(KERNELRELEASE)/build M=$(CURDIR)\n";
+    with_makefile(&host, "hello", "x", makefile, "MAKE=\"make all\"\n");
+    let run = host.kcache(&["build", "hello", "-k", &FIXTURES.new, "--json"]).exits(4);
+    let error = run.outcome().error.unwrap();
+    assert!(
+        error.contains("#error b() conftest failed! (a test compile of the package itself failed"),
+        "{error}"
+    );
+    let log = host.kcache(&["log", "hello", "-k", &FIXTURES.new]).exits(0);
+    log.prints(&["kcache: conftest/functions.h:\n#define A\n#error b() conftest failed!\n"]);
+}
+
 #[test]
 fn what_git_knows_of_a_source_is_not_seen_by_its_recipe_or_build() {
     let host = Host::new(&[&FIXTURES.new]);

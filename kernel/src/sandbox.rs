@@ -125,6 +125,8 @@ pub struct Sandbox {
     pub cpus: usize,
     /// Links made inside: path, target.
     pub links: Vec<(PathBuf, PathBuf)>,
+    /// Modules that are found as installed for the kernel, where DKMS installs them; by where they lie inside.
+    pub installed: Vec<PathBuf>,
     /// What stands before the compiler.
     pub launcher: Option<Launcher>,
     /// A private directory of this machine for the sandbox's own small files.
@@ -303,7 +305,8 @@ impl Sandbox {
         Path::new("/lib/modules").join(&self.machine.release)
     }
 
-    /// `/lib/modules/K`, of which a build sees the way to the headers and nothing else.
+    /// `/lib/modules/K`, of which a build sees the way to the headers and the modules of the packages that it is against: some,
+    /// such as nvidia-fs, read the versions of symbols out of them.
     fn show_kernel(&self, args: &mut Arguments) {
         let dir = self.place(&self.modules_dir());
         args.directory(&dir);
@@ -313,6 +316,14 @@ impl Sandbox {
             if let Some(target) = target.as_ref().filter(|target| self.place(target) != link) {
                 args.pair("--symlink", target, link);
             }
+        }
+        if !self.installed.is_empty() {
+            args.directory(dir.join("updates"));
+            args.directory(dir.join("updates/dkms"));
+        }
+        for module in &self.installed {
+            let name = module.file_name().unwrap_or_default();
+            args.pair("--symlink", module, dir.join("updates/dkms").join(name));
         }
     }
 
