@@ -6,7 +6,10 @@
 # make test-all the same, with every package on every kernel
 # make fleet    200 hosts fetch at once what one has built, and a table of it
 # make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
-# make corpus   every -dkms package of this Debian release, built by dkms and by kcache, side by side; needs root and an hour
+# make corpus   every -dkms package of Debian, contrib and non-free too, built by dkms and by kcache, side by side; needs root and hours;
+#               CORPUS_RELEASE=trixie for another release than bookworm
+# make test-large the same for ZFS and one driver of NVIDIA's, the newest kernel; ZFS in an initramfs, by apt; needs root, after
+#               make test-apt, and half an hour
 # make torture  kcache killed, cut off from power and failed at every system call, on full disks; rot, many at once, forged times; needs root
 #               and two hours
 # make fuzz     every fuzz target for an hour (FUZZ_SECONDS=3600), two at a time, and a table of it; needs nightly and cargo-fuzz
@@ -28,7 +31,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
 # do with target/fixtures where no test run has filled the other place.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
@@ -48,7 +51,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Most of a test's time is spent on waiting for others: servers that hang, locks, guests.
 test test-all: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
-.PHONY: build demo test test-all test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -86,6 +89,10 @@ verdicts: fixtures build
 
 corpus: fixtures build
 	tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache
+
+test-large: kernels deb
+	. $(KCACHE_FIXTURES)/env && CORPUS_KERNELS=$$K61_NEW CORPUS_BOOT=zfs tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache zfs-dkms nvidia-kernel-dkms
+	tests/zfs.sh $(CARGO_TARGET_DIR)/deb/kcache_*.deb
 
 # TORTURE="--every 10" takes every tenth call.
 torture_run = $(CARGO_TARGET_DIR)/release/torture run --kcache $(CARGO_TARGET_DIR)/release/kcache --fixtures $(KCACHE_FIXTURES) $(TORTURE)

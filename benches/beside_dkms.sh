@@ -22,6 +22,10 @@ two=("$K61_OLD" "$K61_NEW")
 kernels=("${two[@]}" "$K61_CLOUD" "$K612")
 kcache=$(realpath "$1")
 shift
+release=bookworm
+base=/ unpacked=$fixtures/root debs=$fixtures/debs
+# shellcheck source=/dev/null
+. "$here/../tests/corpus/archive.sh"
 # shellcheck source=/dev/null
 . "$here/../tests/corpus/room.sh"
 
@@ -34,7 +38,8 @@ packages() {
     awk -F ' *\\| *' '$3 ~ /^6\.1\./ && $4 == "built" && $5 == "built" && $2 != "openafs-modules-dkms" {print $2}' "$here/../tests/corpus/table.md"
 }
 
-need() { command -v "$1" >/dev/null || apt-get -qq install --no-install-recommends -y "$1" >&2; }
+say() { printf '%s\n' "$*" >&2; }
+need() { command -v "$1" >/dev/null || APT_CONFIG='' apt-get -qq install --no-install-recommends -y "$1" >&2; }
 
 # within NAME COMMAND...: what it writes stays in an upper layer of that name.
 within() { local upper=$room/$1; shift; inside "$upper" "$room/packages" "$@"; }
@@ -58,7 +63,7 @@ timed() {
 }
 
 for tool in ccache gawk; do need "$tool"; done
-dpkg -s libxtables-dev libelf-dev >/dev/null 2>&1 || apt-get -qq install --no-install-recommends -y libxtables-dev libelf-dev >&2
+dpkg -s libxtables-dev libelf-dev >/dev/null 2>&1 || APT_CONFIG='' apt-get -qq install --no-install-recommends -y libxtables-dev libelf-dev >&2
 mkdir -p "$cache/debs" "$room"
 trap 'umount "$room" 2>/dev/null; rm -f "$cache/bench.img"' EXIT
 truncate -s 16G "$cache/bench.img"

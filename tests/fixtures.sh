@@ -22,10 +22,15 @@ export LC_ALL=C
 
 cache=${KCACHE_FIXTURES:-$HOME/.cache/kcache-fixtures}
 garage=2.5.0
+# Of contrib and non-free, which the machine's package lists may leave out. Kept as downloaded.
+others=(r8168-dkms)
 packages=(v4l2loopback-dkms acpi-call-dkms xtables-addons-dkms jool-dkms dm-writeboost-dkms bbswitch-dkms dkms)
 
 say() { printf 'fixtures: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+release=bookworm debs=$cache/debs
+# shellcheck source=tests/corpus/archive.sh
+. "$(dirname "$0")/corpus/archive.sh"
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"
@@ -154,7 +159,7 @@ newest() {
     done | sed "${count}q"
 }
 
-depends_of() { apt-cache show --no-all-versions "$1" | sed -n 's/^Depends: //p' | tr ',|' '\n\n' | awk '{print $1}'; }
+listed_depends_of() { apt-cache show --no-all-versions "$1" | sed -n 's/^Depends: //p' | tr ',|' '\n\n' | awk '{print $1}'; }
 
 # Sets K61_NEW, K61_OLD, K61_CLOUD and K612 by looking at what the archive has today.
 choose_kernels() {
@@ -174,12 +179,12 @@ choose_kernels() {
 kernel_packages() {
     echo "linux-headers-$1"
     echo "linux-image-$1"
-    depends_of "linux-headers-$1" | grep -E '^linux-(headers-.*-common|kbuild-.*)$'
+    listed_depends_of "linux-headers-$1" | grep -E '^linux-(headers-.*-common|kbuild-.*)$'
 }
 
 # Downloads what is not there yet, and lists all in new/list. A deb is known by its file name, which holds its version;
 # it comes into debs/ by rename, so a file there is whole.
-download() {
+fetch_listed() {
     local name file wanted=()
     mkdir -p "$cache/debs" "$cache/new/debs"
     for name in "$@"; do
@@ -217,12 +222,12 @@ fetch() {
     mapfile -t wanted < <(
         for kernel in "$K61_OLD" "$K61_NEW" "$K61_CLOUD" "$K612"; do kernel_packages "$kernel"; done | sort -u
     )
-    download "${wanted[@]}" "${packages[@]}"
+    fetch_listed "${wanted[@]}" "${packages[@]}"
 }
 
 describe() {
     local kernel compilers
-    compilers=$(for kernel in "$K61_NEW" "$K612"; do depends_of "linux-headers-$kernel"; done | grep -oE 'gcc-[0-9]+' | sort -u | xargs)
+    compilers=$(for kernel in "$K61_NEW" "$K612"; do listed_depends_of "linux-headers-$kernel"; done | grep -oE 'gcc-[0-9]+' | sort -u | xargs)
     cat <<-END
 	K61_OLD=$K61_OLD
 	K61_NEW=$K61_NEW
@@ -259,6 +264,8 @@ fi
 . "$cache/env"
 install_compilers
 if [ "${1-}" != --kernels ]; then
+    # In a shell of its own: it looks at other lists than the rest.
+    for name in "${others[@]}"; do (download "$name" >/dev/null); done
     install_servers
     install_garage
 fi

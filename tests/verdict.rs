@@ -165,6 +165,33 @@ fn what_others_did_to_the_kernel_is_named() {
 }
 
 #[test]
+fn a_module_that_belongs_into_the_initramfs_and_is_not_in_it_is_stale() {
+    let host = Host::new(&[k()]);
+    hello(&host, "");
+    host.kcache(&["install", "-k", k()]).exits(0);
+    initramfs(&host, "etc/other", b"");
+    let check = |code| host.kcache(&["check", "-k", k()]).exits(code);
+    check(0);
+    // As zfs-initramfs has it for a root file system on ZFS.
+    for (path, text) in [
+        ("usr/sbin/update-initramfs", ""),
+        ("usr/share/initramfs-tools/hooks/hello", "manual_add_modules hello\n"),
+    ] {
+        let path = host.root().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    check(3).prints(&[
+        "stale",
+        "lacks hello, which /usr/share/initramfs-tools/hooks/hello wants in it",
+        "update-initramfs -u",
+    ]);
+    let module = fs::read(&host.modules(k())["hello/hello.ko"]).unwrap();
+    initramfs(&host, &format!("usr/lib/modules/{}/updates/hello.ko", k()), &module);
+    check(0);
+}
+
+#[test]
 fn without_headers_what_is_installed_stays_ready_and_what_is_not_is_no_headers() {
     let host = Host::new(&[k()]);
     hello(&host, "");

@@ -14,6 +14,10 @@
 //!
 //! The archive is read as a stream: however large it is, one module of it is held at a time.
 
+mod wanted;
+
+pub use wanted::wanted;
+
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -30,7 +30,7 @@ pub(super) struct Installed {
     faults: Vec<Fault>,
     /// Modules that the kernel would not load: package and reason.
     unloadable: Vec<(String, String)>,
-    /// Packages of which the initramfs holds another build: package and reason.
+    /// Packages of which the initramfs holds another build, or not what belongs there: package and reason.
     outdated: Vec<(String, String)>,
     /// The image is another build of the kernel than the generation was made for: the two texts.
     other_build: Option<(String, String)>,
@@ -198,7 +198,8 @@ impl Installed {
             .collect()
     }
 
-    /// A copy in the initramfs is what will be loaded: it must be the module that is installed.
+    /// A copy in the initramfs is what will be loaded: it must be the module that is installed. One that belongs there and is not
+    /// there, as ZFS's under a root on ZFS, is not loaded when it is needed.
     fn look_into_initramfs(&mut self, session: &Session, kernel: &Kernel) -> Result<()> {
         let Some(generation) = &self.generation else { return Ok(()) };
         let Some(path) = initramfs::of_kernel(&session.world.root, &kernel.release) else { return Ok(()) };
@@ -212,20 +213,31 @@ impl Installed {
                 return Ok(());
             }
         };
+        let wanted = match initramfs::wanted(&session.world.root, &names) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                self.details.push(format!("what belongs into its initramfs was not read: {error}"));
+                Default::default()
+            }
+        };
+        let again = format!(
+            "make the initramfs anew, with `update-initramfs -u -k {}` or `dracut --force --kver {0}`",
+            kernel.release
+        );
         for (package, module) in generation.modules() {
+            let name = module.spec.name.replace('-', "_");
+            if let Some(file) = wanted.get(&name)
+                && !copies.iter().any(|copy| copy.module == name)
+            {
+                let reason =
+                    format!("{} lacks {name}, which {} wants in it: {again}", path.display(), file.display());
+                self.outdated.push((package.name.clone(), reason));
+            }
             let (file, body) = (module.installed_digest.to_string(), module.spec.digest.to_string());
-            let is_other = |copy: &&Copy| {
-                copy.module == module.spec.name.replace('-', "_")
-                    && copy.file != file
-                    && copy.body.as_ref() != Some(&body)
-            };
+            let is_other =
+                |copy: &&Copy| copy.module == name && copy.file != file && copy.body.as_ref() != Some(&body);
             if let Some(copy) = copies.iter().find(is_other) {
-                let reason = format!(
-                    "{} holds another build of it, {}: make the initramfs anew, with `update-initramfs -u -k {}` or `dracut --force --kver {2}`",
-                    path.display(),
-                    copy.path,
-                    kernel.release
-                );
+                let reason = format!("{} holds another build of it, {}: {again}", path.display(), copy.path);
                 self.outdated.push((package.name.clone(), reason));
             }
         }

@@ -1,24 +1,13 @@
 # shellcheck shell=bash
-# A system to build in: this machine's own, with kernels, dkms, kcache and packages laid over it (overlayfs), for scripts that
-# are in a mount namespace of their own. They set these:
+# A system to build in: this machine's own, or another, with kernels, dkms, kcache and packages laid over it (overlayfs), for
+# scripts that are in a mount namespace of their own. They set these:
 #
-#   $fixtures    what tests/fixtures.sh has made
-#   $cache       debs/ is where packages are downloaded to
+#   $base        the system below
+#   $unpacked    holds the kernels, unpacked: lib/modules/*, usr/src/*, usr/lib/linux-kbuild-*, boot/*
 #   $room        an empty file system
 #   $kernels     an array of releases
 #   $dkms        Debian's package of it
 #   $kcache      the program
-
-# Downloads a package as it is now and prints the file's name, which holds its version. What the tests have is as good.
-download() {
-    local file
-    for file in "$fixtures/debs/$1"_*.deb; do
-        if [ -e "$file" ]; then printf '%s\n' "$file"; return; fi
-    done
-    file=$(apt-get -qq download --print-uris "$1" | awk '{print $2}')
-    [ -e "$cache/debs/$file" ] || (cd "$cache/debs" && apt-get -qq -o APT::Sandbox::User=root download "$1" >&2)
-    printf '%s\n' "$cache/debs/$file"
-}
 
 # make_room PART...: of each kernel's tree these parts, its headers, configuration and image.
 make_room() {
@@ -28,21 +17,21 @@ make_room() {
     cp "$kcache" "$room/system/usr/bin/kcache"
     for kernel in "${kernels[@]}"; do
         mkdir -p "$room/system/usr/lib/modules/$kernel"
-        cp -a "$fixtures/root/boot/"{config,vmlinuz}"-$kernel" "$room/system/boot/"
-        for part in "$@"; do cp -a "$fixtures/root/lib/modules/$kernel/$part" "$room/system/usr/lib/modules/$kernel/"; done
-        common=$(sed -n 's|^include /usr/src/\(.*\)/Makefile$|\1|p' "$fixtures/root/usr/src/linux-headers-$kernel/Makefile")
-        cp -a "$fixtures/root/usr/src/linux-headers-$kernel" "$room/system/usr/src/"
-        [ -e "$room/system/usr/src/$common" ] || cp -a "$fixtures/root/usr/src/$common" "$room/system/usr/src/"
+        cp -a "$unpacked/boot/"{config,vmlinuz}"-$kernel" "$room/system/boot/"
+        for part in "$@"; do cp -a "$unpacked/lib/modules/$kernel/$part" "$room/system/usr/lib/modules/$kernel/"; done
+        common=$(sed -n 's|^include /usr/src/\(.*\)/Makefile$|\1|p' "$unpacked/usr/src/linux-headers-$kernel/Makefile")
+        cp -a "$unpacked/usr/src/linux-headers-$kernel" "$room/system/usr/src/"
+        [ -e "$room/system/usr/src/$common" ] || cp -a "$unpacked/usr/src/$common" "$room/system/usr/src/"
     done
-    cp -a "$fixtures"/root/usr/lib/linux-kbuild-* "$room/system/usr/lib/"
+    cp -a "$unpacked"/usr/lib/linux-kbuild-* "$room/system/usr/lib/"
 }
 
 # unpack_source DEB DIR: a package's source, to be laid over the system.
 unpack_source() {
-    rm -rf "$room/unpacked"
-    dpkg-deb -x "$1" "$room/unpacked"
+    rm -rf "$room/deb"
+    dpkg-deb -x "$1" "$room/deb"
     mkdir -p "$2/usr/src"
-    cp -a "$room/unpacked/usr/src/." "$2/usr/src/" # a package's own /lib would hide the link that / has there
+    cp -a "$room/deb/usr/src/." "$2/usr/src/" # a package's own /lib would hide the link that / has there
 }
 
 # inside UPPER PACKAGES COMMAND...: runs a command in the system; UPPER is what it and those before it wrote.
@@ -51,7 +40,7 @@ inside() {
     shift 2
     rm -rf "$room/inner"
     mkdir -p "$upper" "$room/inner"
-    mount -t overlay corpus -o "lowerdir=$packages:$room/system:/,upperdir=$upper,workdir=$room/inner" "$room/merged"
+    mount -t overlay corpus -o "lowerdir=$packages:$room/system:$base,upperdir=$upper,workdir=$room/inner" "$room/merged"
     mount -t proc proc "$room/merged/proc"
     mount --rbind /dev "$room/merged/dev"
     mount -t tmpfs tmpfs "$room/merged/tmp"

@@ -1,15 +1,19 @@
 #!/bin/bash
-# Every -dkms package of this Debian release, built for two kernel series with dkms itself and with kcache, side by side.
-# As root. `make corpus` takes an hour, half of it dkms; `make test` does the same with two small packages and one kernel.
+# Every -dkms package of a Debian release, contrib and non-free with it, built for each kernel series with dkms itself and with
+# kcache, side by side. As root. `make corpus` takes hours, half of them dkms; `make test` does the same with three small packages
+# and one kernel.
 #
 #   tests/corpus/run.sh KCACHE [PACKAGE]...     a kcache binary; some packages only, by Debian's names
+#   CORPUS_RELEASE=trixie                       another release than bookworm, with its own compiler and dkms
 #   CORPUS_KERNELS="R..."                       other kernels than the newest of each series
+#   CORPUS_BOOT="zfs ..."                       the modules of these are loaded in `kcache boot-test`, too; by dkms.conf's names
 #
-# Both run in one and the same system: this machine's, with the kernels, the packages and dkms laid over it (overlayfs),
-# in a mount namespace of its own, so that nothing of it is left behind or reaches /usr/src, /lib/modules or /var here.
-# kcache builds each package once, and once more with `--check`, in another directory and as another user.
+# Both run in one and the same system: this machine's, or one that debootstrap makes once of the release, with the kernels, the
+# packages and dkms laid over it (overlayfs), in a mount namespace of its own, so that nothing of it is left behind or reaches
+# /usr/src, /lib/modules or /var here. kcache builds each package once, and once more with `--check`, in another directory and as
+# another user. Packages that one depends on are there with it, for dkms built and installed.
 #
-# What a tool made of a package is kept in ~/.cache/kcache-corpus/RESULTS, and not made again while package, kernel and tool
+# What a tool made of a package is kept in ~/.cache/kcache-corpus/results, and not made again while package, kernel and tool
 # stay the same; kcache counts as the same while its binary does. A run that was ended goes on where it was. Prints the table
 # that is kept in tests/corpus/table.md; fails where dkms builds and kcache does not, or where they made different modules,
 # those aside that kcache leaves out, and says so, because nothing exports what they need.
@@ -21,23 +25,54 @@ fixtures=$KCACHE_FIXTURES
 cache=${KCACHE_CORPUS:-$HOME/.cache/kcache-corpus}
 room=$cache/room
 PATH=$PATH:/usr/sbin:/sbin
-# shellcheck source=/dev/null
-. "$fixtures/env"
-read -ra kernels <<<"${CORPUS_KERNELS:-$K61_NEW $K612}"
+release=${CORPUS_RELEASE:-bookworm}
 # What packages of the whole corpus want for their builds, beyond dkms (their Depends).
-tools=(libxtables-dev libelf-dev gawk bzip2 pkg-config perl)
+tools=(libxtables-dev libelf-dev gawk bzip2 pkg-config perl python3 file)
 
 kcache=$(realpath "$1")
 say() { printf 'corpus: %s\n' "$*" >&2; }
+# shellcheck source=/dev/null
+. "$here/archive.sh"
 # shellcheck source=/dev/null
 . "$here/room.sh"
 
 [ "$(id -u)" = 0 ] || { say "overlayfs needs root"; exit 1; }
 [ "${CORPUS_NAMESPACE-}" ] || CORPUS_NAMESPACE=1 exec unshare --mount "$0" "$@"
 
-packages() {
-    if [ $# != 0 ]; then printf '%s\n' "$@"; return; fi
-    apt-cache search --names-only -- '-dkms$' | awk '$1 != "dh-dkms" {print $1}' | sort
+# The system and the kernels of Debian 12 are those that the tests have.
+of_fixtures() {
+    # shellcheck source=/dev/null
+    . "$fixtures/env"
+    base=/ unpacked=$fixtures/root debs=$fixtures/debs
+    read -ra kernels <<<"${CORPUS_KERNELS:-$K61_NEW $K612}"
+    # Some packages only are taken to need nothing that is not here.
+    [ "$1" != 0 ] || for tool in "${tools[@]}"; do
+        dpkg -s "$tool" >/dev/null 2>&1 || APT_CONFIG='' apt-get -qq install --no-install-recommends -y "$tool" >&2
+    done
+}
+
+# Others are made, once: the system with what dkms, kcache and the kernels' headers depend on.
+of_release() {
+    local kernel compilers include
+    base=$cache/system/$release unpacked=$cache/kernels/$release debs=/nonexistent
+    read -ra kernels <<<"${CORPUS_KERNELS:-$(newest_kernels | xargs)}"
+    mkdir -p "$unpacked"/{boot,usr/{lib,src}}
+    [ -e "$unpacked/lib" ] || ln -s usr/lib "$unpacked/lib"
+    for kernel in "${kernels[@]}"; do
+        [ -e "$unpacked/stamp-$kernel" ] || { say "unpacking $kernel"; unpack_kernel "$kernel" "$unpacked"; touch "$unpacked/stamp-$kernel"; }
+    done
+    [ ! -e "$base/stamp" ] || return 0
+    say "making a system of $release, once"
+    command -v debootstrap >/dev/null || APT_CONFIG='' apt-get -qq install --no-install-recommends -y debootstrap >&2
+    rm -rf "$base"
+    mkdir -p "$base"
+    compilers=$(for kernel in "${kernels[@]}"; do depends_of "$(download "linux-headers-$kernel")"; done | grep -oE '^gcc-[0-9]+' | sort -u)
+    include=$(echo "${tools[@]}" "$compilers" bubblewrap kmod make patch libc6-dev libelf1t64 zstd xz-utils pahole lsb-release \
+        qemu-system-x86 | tr ' ' ',')
+    APT_CONFIG='' debootstrap --variant=minbase --include="$include" "$release" "$base" "$mirror" >"$cache/debootstrap.log" 2>&1 \
+        || { say "debootstrap: $(tail -n 3 "$cache/debootstrap.log")"; return 1; }
+    rm -f "$base"/var/cache/apt/archives/*.deb
+    touch "$base/stamp"
 }
 
 # Runs a command in a system of this machine, the kernels, both tools and one package; $room/upper is what it wrote.
@@ -46,35 +81,47 @@ within() {
     inside "$room/upper" "$room/package" "$@"
 }
 
-# dkms: RESULT/status, seconds, log, modules/.
+# dkms: RESULT/status, seconds, log, modules/. FIRST... are directories of /usr/src: packages to be installed before.
 build_with_dkms() {
-    local result=$1 kernel=$2 name=$3 version=$4 status=0 start=$EPOCHREALTIME built
-    within dkms build -m "$name" -v "$version" -k "$kernel" >"$result/log" 2>&1 || status=$?
-    seconds "$start" >"$result/seconds"
+    local result=$1 kernel=$2 name=$3 version=$4 status=0 built
+    shift 4
+    # shellcheck disable=SC2016
+    within bash -c '
+        kernel=$1 name=$2 version=$3; shift 3
+        for first; do dkms install "$first" -k "$kernel" --force || :; done
+        start=$EPOCHREALTIME
+        dkms build -m "$name" -v "$version" -k "$kernel"; status=$?
+        awk -v a="$start" -v b="$EPOCHREALTIME" "BEGIN {printf \"%.1f\\n\", b - a}" >/var/seconds
+        exit $status' build "$kernel" "$name" "$version" "$@" >"$result/log" 2>&1 || status=$?
+    cp "$room/upper/var/seconds" "$result/seconds"
     built=$room/upper/var/lib/dkms/$name/$version
     cat "$built/$kernel/x86_64/log/make.log" "$built/build/make.log" >>"$result/log" 2>/dev/null || true
     mkdir -p "$result/modules"
-    cp "$built/$kernel/x86_64/module/"* "$result/modules/" 2>/dev/null || true
+    cp "$built/$kernel/x86_64/module/"*.ko* "$result/modules/" 2>/dev/null || true
     echo "$status" >"$result/status"
 }
 
-# kcache: the same, and RESULT/json, RESULT/again (what --check says).
+# kcache: the same, and RESULT/json, RESULT/again (what --check says), RESULT/boot (what boot-test says). What it builds before, it finds out.
 build_with_kcache() {
-    local result=$1 kernel=$2 name=$3 status=0
+    local result=$1 kernel=$2 name=$3 status=0 boot=
+    [[ " ${CORPUS_BOOT-} " != *" $name "* ]] || boot=yes
     # shellcheck disable=SC2016
     within bash -c '
         kcache --json build "$1" -k "$2" >/tmp/json 2>/var/first.err; status=$?
         kcache log "$1" -k "$2" >/var/log.txt 2>&1
         kcache --json build --check "$1" -k "$2" >/var/again 2>/var/again.err
-        mv /tmp/json /var/json; exit $status' build "$name" "$kernel" || status=$?
-    cp "$room/upper/var/json" "$result/json"
-    cp "$room/upper/var/again" "$result/again"
+        [ -z "$3" ] || [ $status != 0 ] || {
+            depmod "$2"
+            kcache install "$1" -k "$2" >/var/boot.err 2>&1 && kcache --json boot-test "$1" -k "$2" >/var/boot 2>>/var/boot.err
+        }
+        mv /tmp/json /var/json; exit $status' build "$name" "$kernel" "$boot" || status=$?
+    cp "$room/upper/var/"{json,again} "$result/"
+    cp "$room/upper/var/boot" "$result/" 2>/dev/null || true
     cat "$room"/upper/var/{first.err,log.txt,again.err} >"$result/log"
+    cat "$room"/upper/var/boot.err >>"$result/log" 2>/dev/null || true
     python3 "$here/table.py" --extract "$room/upper/var/cache/kcache" "$result"
     echo "$status" >"$result/status"
 }
-
-seconds() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN {printf "%.1f\n", b - a}'; }
 
 # One result, unless it is there; its directory's name holds all that it depends on.
 have() {
@@ -91,25 +138,34 @@ have() {
     printf '%s\n' "$result"
 }
 
-mkdir -p "$cache"/{debs,results,room}
-[ $# -gt 1 ] || for tool in "${tools[@]}"; do dpkg -s "$tool" >/dev/null 2>&1 || apt-get -qq install --no-install-recommends -y "$tool" >&2; done
-dkms=$(download dkms)
-# In memory: no layer of an overlayfs may lie below another, and the lowest is this machine's own root.
-mount -t tmpfs -o mode=755 corpus "$room"
-make_room build source
-edition=$(sha256sum <"$kcache" | cut -c1-12)
+# The package and version that a directory's dkms.conf names.
+called() {
+    # shellcheck disable=SC1091
+    (set +eu; kernelver=${kernels[0]}; . "$1/dkms.conf" >/dev/null 2>&1; echo "$PACKAGE_NAME $PACKAGE_VERSION")
+}
 
 shift
-for package in $(packages "$@"); do
+mkdir -p "$cache"/{results,room}
+if [ "$release" = bookworm ]; then of_fixtures $#; else of_release; fi
+dkms=$(download dkms)
+# In memory: no layer of an overlayfs may lie below another, and the lowest may be this machine's own root.
+mount -t tmpfs -o mode=755 corpus "$room"
+make_room build source ${CORPUS_BOOT:+kernel modules.builtin modules.builtin.modinfo modules.order}
+edition=$(sha256sum <"$kcache" | cut -c1-12)
+wanted=("$@")
+[ $# != 0 ] || mapfile -t wanted < <(dkms_packages)
+
+for package in "${wanted[@]}"; do
     deb=$(download "$package")
     rm -rf "$room/package"
+    for needed in $(depends_of "$deb" | grep -E -- '-dkms$' || true); do unpack_source "$(download "$needed")" "$room/package"; done
+    mapfile -t first < <(cd "$room/package" 2>/dev/null && printf '/%s\n' usr/src/*)
     unpack_source "$deb" "$room/package"
-    for conf in "$room/package"/usr/src/*/dkms.conf; do
-        # shellcheck disable=SC1090
-        read -r name version < <(set +eu; kernelver=$K61_NEW; . "$conf" >/dev/null 2>&1; echo "$PACKAGE_NAME $PACKAGE_VERSION")
+    for source in "$room/deb"/usr/src/*/; do
+        read -r name version < <(called "$source")
         for kernel in "${kernels[@]}"; do
-            echo "$package $kernel $(have dkms "$(basename "$dkms" .deb)" "$kernel" "$deb" "$name" "$version") $(have kcache "$edition" "$kernel" "$deb" "$name" "$version")"
+            echo "$package $kernel $(have dkms "$(basename "$dkms" .deb)" "$kernel" "$deb" "$name" "$version" "${first[@]}") $(have kcache "$edition" "$kernel" "$deb" "$name" "$version")"
         done
     done
-done >"$cache/pairs"
-python3 "$here/table.py" "$cache/pairs"
+done >"$cache/pairs-$release"
+python3 "$here/table.py" "$release" "$cache/pairs-$release"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What dkms and kcache made of the same packages, as a table. tests/corpus/run.sh calls it.
 
-table.py PAIRS                    lines of PACKAGE KERNEL RESULT-OF-DKMS RESULT-OF-KCACHE; exit 1 where kcache falls short
+table.py RELEASE PAIRS            lines of PACKAGE KERNEL RESULT-OF-DKMS RESULT-OF-KCACHE; exit 1 where kcache falls short
 table.py --extract STORE RESULT   takes the modules that RESULT/json names out of kcache's store (docs/formats.md)
 """
 import base64
@@ -14,18 +14,10 @@ import sys
 import tempfile
 
 SIGNATURE = {"sig_id", "signer", "sig_key", "sig_hashalgo", "signature"}  # dkms signs while it builds, kcache on installing
-INTRODUCTION = """# Every -dkms package, by dkms and by kcache
+INTRODUCTION = """## {release}
 
-`make corpus` prints this: each package that this Debian release has, built for the newest kernel of each series with dkms's own
-script and with kcache, in the same system. Where both built, `modinfo`, `symbols` (nm) and `bits` compare the modules: all of them
-are the same, or so many, and which sections are not. Left aside are the signature, which dkms makes while it builds, and the link to
-debug information, which dkms does not keep. `again`: what a second build by kcache, in another directory and as another user,
-compares as. Modules that are `left out` need a symbol that nothing exports. Where a build fails, kcache's first line of why.
-Seconds are of one run, of one build after the other, on a machine that did other things too: no benchmark.
-
-`.BTF` differs where `pahole` ran in parallel, as it does under dkms, and `.data` where a package puts the day and the host's name
-into its module (openafs).
-"""
+| package | kernel | dkms | kcache | modules | modinfo | symbols | bits | again | loads | dkms, s | kcache, s | kcache says |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 MAGIC = b"~Module signature appended~\n"
 
 
@@ -140,6 +132,10 @@ def row(package, kernel, dkms, kcache):
     again = {record["state"] for record in records(f"{kcache}/again", "result")}
     cells.append("same" if right == "built" and again == {"built"} else "" if right != "built" else "differ")
     fine = fine and cells[-1] != "differ"
+    loaded = [record["state"] for record in records(f"{kcache}/boot", "module")]
+    well = [state for state in loaded if state in ("loads", "no-device")]
+    cells.append("" if not loaded else "all" if well == loaded else f"{len(well)} of {len(loaded)}")
+    fine = fine and well == loaded
     cells += [text(f"{dkms}/seconds").strip(), text(f"{kcache}/seconds").strip()]
     errors = [record["error"] or "" for record in records(f"{kcache}/json", "result")]
     cells.append(errors[0].splitlines()[0].replace("|", "\\|")[:110] if errors and errors[0] else "")
@@ -149,10 +145,8 @@ def row(package, kernel, dkms, kcache):
 def main():
     if sys.argv[1] == "--extract":
         return extract(*sys.argv[2:])
-    rows = [row(*line.split()) for line in text(sys.argv[1]).splitlines()]
-    head = ["package", "kernel", "dkms", "kcache", "modules", "modinfo", "symbols", "bits", "again", "dkms, s", "kcache, s", "kcache says"]
-    print(INTRODUCTION)
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    rows = [row(*line.split()) for line in text(sys.argv[2]).splitlines()]
+    print(INTRODUCTION.format(release=sys.argv[1]))
     for cells, _ in rows:
         print("| " + " | ".join(cells) + " |")
     wrong = [f"{cells[0]} on {cells[1]}" for cells, fine in rows if not fine]

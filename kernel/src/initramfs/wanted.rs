@@ -1,0 +1,142 @@
+//! Which modules belong into the initramfs, as far as the configuration of whoever makes it says so by name.
+//!
+//! | who | where |
+//! |---|---|
+//! | initramfs-tools(7) | `modules` and `modules.d/*` in `/etc/initramfs-tools` and `/usr/share/initramfs-tools`: a name a line; hooks beside them that call `manual_add_modules NAME...`, as zfs-initramfs's does |
+//! | dracut.conf(5) | `add_drivers` and `force_drivers`; `add_dracutmodules`, where the module of dracut's has the name of the kernel's, as zfs-dracut's has |
+//!
+//! What it decides by looking at the machine it makes the initramfs on (which disk holds the root file system) is not repeated here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::rootfs::Root;
+use crate::source;
+
+/// Larger configuration is nobody's, in bytes.
+const MOST: u64 = 1 << 20;
+
+/// Of the named modules (with `_` for `-`) those that belong into an initramfs, and the file that says so.
+pub fn wanted(root: &Root, names: &BTreeSet<String>) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    let mut look = |inside: PathBuf, named: fn(&str) -> Vec<&str>| -> io::Result<()> {
+        let Some(path) = root.find(&inside) else { return Ok(()) };
+        let Some(text) = source::text(&path, MOST)? else { return Ok(()) };
+        for name in named(&text).into_iter().map(|name| name.replace('-', "_")) {
+            if names.contains(&name) {
+                found.entry(name).or_insert_with(|| inside.clone());
+            }
+        }
+        Ok(())
+    };
+    if root.find("/usr/sbin/update-initramfs").is_some() {
+        for dir in ["/etc/initramfs-tools", "/usr/share/initramfs-tools"].map(Path::new) {
+            look(dir.join("modules"), listed)?;
+            for file in files(root, &dir.join("modules.d"))? {
+                look(file, listed)?;
+            }
+            for file in files(root, &dir.join("hooks"))? {
+                look(file, added_by_hook)?;
+            }
+        }
+        return Ok(found);
+    }
+    look("/etc/dracut.conf".into(), added_by_dracut)?;
+    for dir in ["/etc/dracut.conf.d", "/usr/lib/dracut/dracut.conf.d"] {
+        for file in files(root, Path::new(dir))?
+            .into_iter()
+            .filter(|file| file.extension().is_some_and(|ext| ext == "conf"))
+        {
+            look(file, added_by_dracut)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The files of a directory by their paths inside the root, sorted; none where there is no such directory.
+fn files(root: &Root, dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(outside) = root.find(dir).filter(|path| path.is_dir()) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(outside)? {
+        found.push(dir.join(entry?.file_name()));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A name a line, with parameters for it behind; comments begin with `#`.
+fn listed(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| line.split('#').next()?.split_whitespace().next()).collect()
+}
+
+/// The words behind each `manual_add_modules` that begins a line.
+fn added_by_hook(text: &str) -> Vec<&str> {
+    let calls = text.lines().filter_map(|line| line.trim_start().strip_prefix("manual_add_modules "));
+    calls.flat_map(|names| names.split('#').next().unwrap_or_default().split_whitespace()).collect()
+}
+
+/// The words that the lists of modules in a dracut.conf(5) are given, one assignment a line: `add_drivers+=" a b "`.
+fn added_by_dracut(text: &str) -> Vec<&str> {
+    let lists = ["add_drivers", "force_drivers", "add_dracutmodules"];
+    let value = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        lists.contains(&name.trim().trim_end_matches('+')).then(|| value.len())
+    };
+    let values = text.lines().filter_map(|line| value(line).map(|length| &line[line.len() - length..]));
+    values
+        .flat_map(|value| value.split(|c: char| c.is_whitespace() || c == '"' || c == '\''))
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(files: &[(&str, &str)], expect: &[(&str, &str)]) {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let names = ["zfs", "spl", "my_disk"].map(str::to_owned).into();
+        let found = wanted(&Root::new(dir.path()), &names).unwrap();
+        let found: Vec<_> = found.iter().map(|(name, file)| (&name[..], file.to_str().unwrap())).collect();
+        assert_eq!(found, expect, "{files:?}");
+    }
+
+    const TOOLS: (&str, &str) = ("usr/sbin/update-initramfs", "");
+
+    #[test]
+    fn initramfs_tools_takes_lists_and_what_hooks_add() {
+        let modules = ("etc/initramfs-tools/modules", "# my-disk\n  my-disk speed=3 # of mine\next4\n");
+        check(&[TOOLS, modules], &[("my_disk", "/etc/initramfs-tools/modules")]);
+        let hook = "usr/share/initramfs-tools/hooks/zfs";
+        let text =
+            "copy_exec x\nif true; then\n\tmanual_add_modules zfs other\nfi\n# manual_add_modules spl\n";
+        check(&[TOOLS, (hook, text)], &[("zfs", "/usr/share/initramfs-tools/hooks/zfs")]);
+        check(
+            &[TOOLS, ("usr/share/initramfs-tools/modules.d/a", "spl")],
+            &[("spl", "/usr/share/initramfs-tools/modules.d/a")],
+        );
+        // What an initramfs is not made with says nothing of it.
+        check(&[(hook, text)], &[]);
+    }
+
+    #[test]
+    fn dracut_takes_drivers_and_modules_of_its_own() {
+        let own = (
+            "etc/dracut.conf.d/a.conf",
+            "add_drivers+=\" my-disk \"\n#force_drivers+=\" spl \"\nomit_drivers+=\" spl \"\n",
+        );
+        check(&[own], &[("my_disk", "/etc/dracut.conf.d/a.conf")]);
+        let zfs = ("usr/lib/dracut/dracut.conf.d/90-zfs.conf", "  add_dracutmodules+=' zfs '\n");
+        check(&[zfs], &[("zfs", "/usr/lib/dracut/dracut.conf.d/90-zfs.conf")]);
+        check(&[("etc/dracut.conf.d/a.txt", "add_drivers+=\" spl \"\n")], &[]);
+        check(&[("etc/dracut.conf", "force_drivers=\"spl\""), TOOLS], &[]);
+    }
+}
