@@ -88,7 +88,7 @@ pub fn in_text(written: &Written) -> Vec<Finding> {
         let line = line.trim_start();
         if !line.starts_with('#') {
             found.extend(jobs(written, number, line));
-            found.extend(commands::in_shell(written.path, number, line));
+            found.extend(commands::in_shell(written.path, number, &without_defaults(line)));
             found.extend(outside_file(written, number, line));
         }
     }
@@ -118,6 +118,18 @@ fn jobs(written: &Written, number: usize, line: &str) -> Option<Finding> {
         return None;
     }
     written.finding("jobs", number, "the number of jobs is given")
+}
+
+/// A line of a recipe without the value of `kernelver` that only counts where it is not set, which DKMS and kcache both do.
+fn without_defaults(line: &str) -> String {
+    [
+        "${kernelver:-$(uname -r)}",
+        "${kernelver-$(uname -r)}",
+        "${kernelver:=$(uname -r)}",
+        "${kernelver:-`uname -r`}",
+    ]
+    .iter()
+    .fold(line.to_owned(), |line, default| line.replace(default, "$kernelver"))
 }
 
 fn directive_finding(written: &Written, directive: &directives::Directive) -> Option<Finding> {

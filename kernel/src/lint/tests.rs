@@ -115,6 +115,8 @@ fn the_running_kernel_is_asked_only_where_nobody_says_which() {
     check(tree().makefile(asks), "uname-r Makefile:1", tree().with("Makefile", asks));
     let told = tree().makefile(asks).step(StepKind::Make, "make all KDIR=/lib/modules/6.1/build").named(&[]);
     check(tree().conf("KVER=$(uname -r)"), "uname-r dkms.conf:3", told);
+    let default = tree().conf("kernelver=${kernelver:-$(uname -r)}");
+    check(tree().conf("kernelver=${KVER:-$(uname -r)}"), "uname-r dkms.conf:3", default);
     let guarded = "ifeq ($(KERNELRELEASE),)\nKERNELRELEASE := $(shell uname -r)\nendif\nall:\n\techo $(KERNELRELEASE)\n";
     let told = tree().makefile(guarded).step(StepKind::Make, "make KERNELRELEASE=6.1 all");
     check(tree().makefile(guarded), "uname-r Makefile:2", told);
