@@ -6,19 +6,39 @@ use std::process::Command;
 
 use crate::measure::{Row, Table, median};
 
+/// What a script of this directory has measured, by name: the medians.
+fn measured_by(script: &str) -> impl Fn(&str) -> f64 {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches").join(script));
+    let output = command.arg(env!("CARGO_BIN_EXE_kcache")).stderr(std::process::Stdio::inherit()).output();
+    let output = output.unwrap_or_else(|error| panic!("benches/{script}: {error}"));
+    assert!(output.status.success(), "benches/{script}: {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (name, value) in text.lines().filter_map(|line| line.split_once('\t')) {
+        all.entry(name.to_owned()).or_default().push(value.parse().expect("a number"));
+    }
+    move |name| median(all.get(name).unwrap_or_else(|| panic!("no {name} in {text}")).clone())
+}
+
+/// `benches/large.sh`, which takes ten minutes: ZFS and NVIDIA's driver for a new kernel.
+pub fn large(table: &mut Table) {
+    let found = measured_by("large.sh");
+    for package in ["zfs", "nvidia-current"] {
+        let mut add = |what: String, against: &str, ours: &str, plain: &str, at_most: Option<f64>| {
+            let (ours, plain) = (found(&format!("{ours}-{package}")), found(&format!("{plain}-{package}")));
+            table.add(Row { what, against: against.to_owned(), ours, plain, at_most });
+        };
+        add(format!("{package} for a new kernel, compiled"), "dkms install", "miss", "dkms", None);
+        add(format!("{package}, fetched by a second host"), "dkms install", "fetch", "dkms", None);
+        add(format!("{package}, in the store"), "dkms install", "hit", "dkms", None);
+        let at_most = (package == "nvidia-current").then_some(1.5);
+        add(format!("{package}, in the store"), "copy + fsync of the modules", "hit", "copy", at_most);
+    }
+}
+
 /// `benches/beside_dkms.sh`, which takes half an hour.
 pub fn dkms(table: &mut Table) {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut script = Command::new(here.join("benches/beside_dkms.sh"));
-    let output = script.arg(env!("CARGO_BIN_EXE_kcache")).stderr(std::process::Stdio::inherit()).output();
-    let output = output.expect("benches/beside_dkms.sh can be run");
-    assert!(output.status.success(), "benches/beside_dkms.sh: {}", output.status);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (name, value) in text.lines().filter_map(|line| line.split_once('\t')) {
-        all.entry(name).or_default().push(value.parse().expect("a number"));
-    }
-    let found = |name: &str| median(all.get(name).unwrap_or_else(|| panic!("no {name} in {text}")).clone());
+    let found = measured_by("beside_dkms.sh");
     let count = found("packages");
     let mut add = |what: String, against: &str, ours: &str, plain: &str, at_most: Option<f64>| {
         let (ours, plain) = (found(ours), found(plain));

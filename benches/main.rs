@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench kcache                       all of it, printed only
-//! cargo bench --bench kcache -- [write] SUITE...   some: commands, shared, indexes, dkms, scale
+//! cargo bench --bench kcache -- [write] SUITE...   some: commands, shared, indexes, dkms, large, scale
 //! ```
 //!
 //! `write` puts them into docs/performance.md, each suite into its part of the page, and draws docs/performance/*.svg.
@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use commands::Bench;
 use measure::Table;
 
-const SUITES: [&str; 5] = ["commands", "shared", "indexes", "dkms", "scale"];
+const SUITES: [&str; 6] = ["commands", "shared", "indexes", "dkms", "large", "scale"];
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -72,6 +72,7 @@ fn measured(suite: &str) -> Option<Table> {
         "shared" => shared::all(&Bench::find()?.modules(), &mut table),
         "indexes" => beside::indexes(&mut table),
         "dkms" => beside::dkms(&mut table),
+        "large" => beside::large(&mut table),
         _ => scale::all(&Bench::with_kernel()?, &mut table),
     }
     Some(table)

@@ -19,11 +19,11 @@ pub fn write(project: &Path, suite: &str, table: &Table) -> io::Result<()> {
     let figures = project.join("docs/performance");
     fs::create_dir_all(&figures)?;
     let bars = match suite {
-        "dkms" => Bar::of_rows(&table.rows),
+        "dkms" | "large" => Bar::of_rows(&table.rows),
         _ => table.rows.iter().filter_map(Bar::of_limit).collect(),
     };
     let (title, unit) = match suite {
-        "dkms" => ("kcache beside dkms, in seconds", " s"),
+        "dkms" | "large" => ("kcache beside dkms, in seconds", " s"),
         _ => ("each ratio, as a part of what it may be at most", ""),
     };
     let mut text = measured(table);
