@@ -44,6 +44,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         return hooks::run(args, &hooks.command, out);
     }
     let mut settings = world::settings(&args.global)?;
+    settings.warnings.iter().for_each(|warning| out.say(warning));
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
     }

@@ -22,7 +22,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use kcache::kernel::boot_test::guest;
 
+/// Lets others read what is made, and nobody else write it. What nobody else may read is made so where it is made.
+const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o022);
+
 fn main() -> ExitCode {
+    // Set, not inherited: a service or container with 000 would have everybody write the store that root installs from.
+    rustix::process::umask(UMASK);
     let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     let name = words.next().unwrap_or_default();
     if guest::is_guest(&name) {

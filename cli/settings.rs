@@ -1,11 +1,17 @@
 //! Settings, each with where it comes from: defaults < `/etc/kcache/config.toml` < `config.d/*.toml` < `KCACHE_*` < flags.
+//!
+//! Files that others could change are not obeyed. Those of a tree under `--root` are that tree's word, of which [`image`]
+//! says how far it goes.
 
 pub mod caches;
 pub mod gc;
+mod image;
 pub mod signing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,10 +20,11 @@ use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 use kcache::policy::{Need, Rule};
 use kcache::select;
+use kcache::store::Exposed;
 use serde::Deserialize;
 
 use crate::args::Global;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::memory;
 
 /// Everything that can be set, with the environment variable that also sets it.
@@ -50,6 +57,9 @@ const BUILD_TIMEOUT: u64 = 3600;
 
 /// Longest that another kcache is waited for: longer than a build of most packages.
 const LOCK_TIMEOUT: u64 = 600;
+
+/// No configuration has so many bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// Signatures that an entry can have (`store/src/envelope.rs`).
 const MAX_THRESHOLD: usize = 64;
@@ -132,6 +142,8 @@ pub struct Settings {
     pub signing: Option<Setting<signing::Table>>,
     /// How large the store may be.
     pub gc: Option<Setting<gc::Table>>,
+    /// What of the files does not count, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// What of the process the settings depend on.
@@ -164,6 +176,17 @@ struct Written {
     policy: Vec<Setting<Rule>>,
     signing: Option<Setting<signing::Table>>,
     gc: Option<Setting<gc::Table>>,
+    warnings: Vec<String>,
+    /// What the tree under `--root` set and may not.
+    passed_over: BTreeSet<String>,
+}
+
+/// A file of settings.
+struct Source {
+    path: PathBuf,
+    file: File,
+    /// It is that of the tree under `--root`, and the caller has not named it.
+    of_image: bool,
 }
 
 /// One `[[policy]]`, as it is written.
@@ -191,13 +214,12 @@ impl Settings {
             None => Setting { value: PathBuf::from("/"), origin: Origin::Default },
         };
         let mut written = Written::default();
-        for path in files(global, &Root::new(&root.value))? {
-            read_file(&path, &mut written)?;
+        for source in sources(global, &Root::new(&root.value), &mut written.warnings)? {
+            read_file(source, &mut written)?;
         }
-        let Written { mut texts, packages, package_scripts, mut caches, policy, signing, gc } = written;
-        if let Some(table) = signing.as_ref().filter(|_| global.config.is_none()) {
-            signing::refuse_code(table, &root.value)?;
-        }
+        let Written { mut texts, packages, package_scripts, mut caches, policy, signing, gc, .. } = written;
+        let mut warnings = written.warnings;
+        warnings.extend(image::warning(&written.passed_over, &root.value.join("etc/kcache")));
         for (key, variable) in KEYS {
             if let Some(value) = (process.variable)(variable) {
                 texts.insert(key, Setting { value, origin: Origin::Environment(variable) });
@@ -247,6 +269,7 @@ impl Settings {
             policy,
             signing,
             gc,
+            warnings,
             root,
         })
     }
@@ -257,29 +280,71 @@ impl Settings {
     }
 }
 
-/// The configuration files that count, in order.
-fn files(global: &Global, root: &Root) -> Result<Vec<PathBuf>, Failure> {
-    if let Some(file) = &global.config {
-        fs::metadata(file).map_err(|e| Failure::usage(e.to_string(), None))?;
-        return Ok(vec![file.clone()]);
+/// The configuration files that count, in order. What others could change is no word of the administrator's: a file that
+/// the caller names is refused then, one that was found is passed over.
+fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<Vec<Source>, Failure> {
+    if let Some(path) = &global.config {
+        let file = fs::File::open(path).map_err(|e| Failure::usage(e.to_string(), None))?.into_parts().0;
+        return match Exposed::find(path, &file.metadata()?) {
+            None => Ok(vec![Source { path: path.clone(), file, of_image: false }]),
+            Some(exposed) => Err(Failure {
+                exit: Exit::Refused,
+                message: exposed.to_string(),
+                hint: Some(format!("chown root {0} && chmod 644 {0}, if it says what it should", path.display())),
+            }),
+        };
     }
-    let mut files: Vec<PathBuf> = root.find("/etc/kcache/config.toml").into_iter().collect();
-    if let Some(directory) = root.find("/etc/kcache/config.d") {
-        let mut parts: Vec<PathBuf> =
-            fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-        parts.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-        parts.sort();
-        files.extend(parts);
+    let of_image = !root.is_host();
+    let mut found = Vec::new();
+    let etc = Path::new("/etc/kcache");
+    for directory in [etc, &etc.join("config.d")] {
+        let Some(there) = root.find(directory) else { continue };
+        if let Some(exposed) = Exposed::find(&there, &fs::metadata(&there)?).filter(|_| !of_image) {
+            warnings.push(format!("warning: {exposed}: no file in it is used"));
+            break;
+        }
+        let names = if directory == etc { vec!["config.toml".into()] } else { parts(&there)? };
+        for name in names {
+            let (path, inside) = (there.join(&name), directory.join(&name));
+            let file = match root.open(&inside) {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            match Exposed::find(&path, &file.metadata()?).filter(|_| !of_image) {
+                Some(exposed) => warnings.push(format!("warning: {exposed}: it is not used")),
+                None => found.push(Source { path, file, of_image }),
+            }
+        }
     }
-    Ok(files)
+    Ok(found)
 }
 
-fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
-    let text = fs::read_to_string(path)?;
+/// The names of the files in `config.d`, in order.
+fn parts(directory: &Path) -> Result<Vec<std::ffi::OsString>, Failure> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<_>>()?;
+    names.retain(|name| Path::new(name).extension().is_some_and(|extension| extension == "toml"));
+    names.sort();
+    Ok(names)
+}
+
+fn read_file(source: Source, written: &mut Written) -> Result<(), Failure> {
+    let Source { path, file, of_image } = source;
     let wrong = |reason: &dyn fmt::Display| format!("{}: {reason}", path.display());
-    let bad = |e: toml::de::Error| Failure::usage(wrong(&e.to_string().trim_end()), None);
+    let text = read_text(file).map_err(|e| Failure::usage(wrong(&e), None))?;
+    // The parser's message shows the line. Of an image's file nobody wants to see more than where it is wrong.
+    let bad = |e: toml::de::Error| {
+        let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let told = if of_image { format!("line {line}: {}", e.message()) } else { e.to_string() };
+        Failure::usage(wrong(&told.trim_end()), None)
+    };
     let origin = Origin::File(path.to_owned());
     for (name, value) in text.parse::<toml::Table>().map_err(bad)? {
+        if of_image && !image::may_set(&name) {
+            known(&name).map_err(|hint| unknown(&path, &name, hint))?;
+            written.passed_over.insert(name);
+            continue;
+        }
         match name.as_str() {
             "packages" | "package-scripts" => {
                 let names: Vec<String> = value.try_into().map_err(bad)?;
@@ -290,8 +355,12 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
                 list.extend(names.into_iter().map(|value| Setting { value, origin: origin.clone() }));
             }
             "cache" => {
-                let tables: Vec<caches::Table> = value.try_into().map_err(bad)?;
-                written.caches.extend(tables.into_iter().map(|table| Cache::of_table(table, origin.clone())));
+                let mut tables: Vec<caches::Table> = value.try_into().map_err(bad)?;
+                let cache = if of_image { Cache::of_image } else { Cache::of_table };
+                if of_image {
+                    tables = image::caches(tables, &mut written.passed_over);
+                }
+                written.caches.extend(tables.into_iter().map(|table| cache(table, origin.clone())));
             }
             "policy" => {
                 let tables: Vec<PolicyTable> = value.try_into().map_err(bad)?;
@@ -309,8 +378,7 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
                 written.gc = Some(Setting { value, origin: origin.clone() });
             }
             _ => {
-                let key = key(&name)
-                    .map_err(|hint| Failure::usage(wrong(&format!("unknown key '{name}'")), Some(hint)))?;
+                let key = key(&name).map_err(|hint| unknown(&path, &name, hint))?;
                 let value = match value {
                     toml::Value::String(text) => text,
                     toml::Value::Integer(number) => number.to_string(),
@@ -324,6 +392,24 @@ fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn read_text(file: File) -> std::io::Result<String> {
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > MAX_FILE {
+        true => Err(std::io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
+        false => Ok(text),
+    }
+}
+
+fn unknown(path: &Path, name: &str, hint: String) -> Failure {
+    Failure::usage(format!("{}: unknown key '{name}'", path.display()), Some(hint))
+}
+
+/// That there is a setting of this name, in whichever form; else a hint.
+fn known(name: &str) -> Result<(), String> {
+    if LISTS.contains(&name) { Ok(()) } else { key(name).map(drop) }
 }
 
 fn rule(table: PolicyTable) -> Result<Rule, String> {
@@ -444,13 +530,28 @@ mod tests {
     use super::*;
     use crate::args::Args;
     use clap::Parser;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What a file that the caller names comes to.
     fn resolve(config: &str, variables: &[(&str, &str)], flags: &[&str]) -> Result<Settings, Failure> {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("config.toml");
+        fs::write(&file, config).unwrap();
+        let (root, file) = (root.path().to_str().unwrap(), file.to_str().unwrap());
+        resolve_words(&[&["kcache", "--root", root, "--config", file, "config"], flags].concat(), variables)
+    }
+
+    /// What the files of a tree under `--root` come to.
+    fn resolve_image(config: &str, flags: &[&str]) -> Result<Settings, Failure> {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("etc/kcache/config.d")).unwrap();
         fs::write(root.path().join("etc/kcache/config.toml"), config).unwrap();
-        fs::write(root.path().join("etc/kcache/config.d/10.toml"), "lock-timeout = 7\n").unwrap();
-        let root = root.path().to_str().unwrap();
-        let args = Args::parse_from([&["kcache", "--root", root, "config"], flags].concat());
+        fs::write(root.path().join("etc/kcache/config.d/10.toml"), "threshold = 7\n").unwrap();
+        resolve_words(&[&["kcache", "--root", root.path().to_str().unwrap(), "config"], flags].concat(), &[])
+    }
+
+    fn resolve_words(words: &[&str], variables: &[(&str, &str)]) -> Result<Settings, Failure> {
+        let args = Args::parse_from(words);
         let variable = |name: &str| {
             variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         };
@@ -468,7 +569,10 @@ mod tests {
         assert_eq!((settings.store.value, settings.store.origin), ("/c".into(), Origin::Flag("--store")));
         assert_eq!((settings.jobs.value, settings.jobs.origin), (6, Origin::Environment("KCACHE_JOBS")));
         assert_eq!(settings.build_timeout.value, Duration::from_secs(60));
-        assert!(matches!(settings.lock_timeout.origin, Origin::File(path) if path.ends_with("10.toml")));
+        assert!(matches!(settings.build_timeout.origin, Origin::File(path) if path.ends_with("config.toml")));
+        let image = resolve_image("threshold = 2\n", &[]).unwrap();
+        assert!(matches!(image.threshold.origin, Origin::File(path) if path.ends_with("10.toml")));
+        assert_eq!(image.threshold.value, 7);
         assert_eq!(resolve("", &[], &[]).unwrap().jobs.value, 3);
     }
 
@@ -485,19 +589,69 @@ mod tests {
     }
 
     #[test]
-    fn a_system_under_another_root_does_not_choose_what_runs_here() {
-        let check = |line: &str, what: &str| {
-            let config = format!("[signing]\ncertificate = '/c'\n{line}\n");
-            let failure = resolve(&config, &[], &[]).unwrap_err();
-            assert!(failure.exit == crate::exit::Exit::Usage && failure.message.contains(what));
-            assert!(failure.hint.unwrap().contains("--config"));
-            let own = tempfile::NamedTempFile::new().unwrap();
-            fs::write(own.path(), config).unwrap();
-            assert!(resolve("", &[], &["--config", own.path().to_str().unwrap()]).is_ok());
-        };
-        check("key = '/k'\npassphrase-command = 'id'", "passphrase-command");
-        check("key = 'pkcs11:token=a?module-path=/x.so'", "a pkcs11: key");
-        assert!(resolve("[signing]\nkey = '/k'\npassphrase-file = '/p'\n", &[], &[]).is_ok());
+    fn a_tree_under_another_root_sets_what_is_its_own_alone() {
+        let config = "packages = ['a']\nforeign = 'require'\ndepmod = 'always'\npackage-scripts = ['*']\nstore = '/host'\n\
+            jobs = 99\nbuild-timeout = 1\nlock-timeout = 1\nsigning-key = '/k'\ndefault-kernel = 'k'\n\
+            compiler-launcher = 'ccache'\non-failure = 'block'\n\
+            [[policy]]\nis = 'optional'\n\
+            [[cache]]\nurl = 'https://h/'\nwrite = true\ncredentials = '/c'\ncredentials-env = 'CI'\nca = '/x'\noptions = { a = 'b' }\n\
+            [[cache]]\nurl = '/host/cache'\n[[cache]]\nurl = 'S3://b'\n\
+            [signing]\nkey = 'pkcs11:token=a?module-path=/x.so'\ncertificate = '/c'\npassphrase-command = 'id'\n[gc]\nmax-size = '1G'\n";
+        let image = resolve_image(config, &[]).unwrap();
+        let taken = (image.packages.len(), image.policy.len(), image.foreign.value.as_str(), image.depmod.value.as_str());
+        assert_eq!(taken, (1, 1, "require", "always"));
+        assert!(image.package_scripts.is_empty() && image.signing.is_none() && image.gc.is_none());
+        assert!(image.default_kernel.is_none() && image.compiler_launcher.value == "none");
+        assert!(image.store.origin == Origin::Default && image.jobs.value == 3);
+        assert!(image.build_timeout.value.as_secs() == BUILD_TIMEOUT && image.on_failure.value == OnFailure::Warn);
+        let [cache] = &image.caches[..] else { panic!("{:?}", image.caches) };
+        assert!(cache.of_image && !cache.write && cache.url == "https://h/");
+        let [warning] = &image.warnings[..] else { panic!("{:?}", image.warnings) };
+        for name in ["store", "package-scripts", "cache.credentials-env", "cache file://", "--config"] {
+            assert!(warning.contains(name), "{warning}");
+        }
+        // The same file, named by the caller, counts in full.
+        let named = resolve(&config.replace("compiler-launcher", "#"), &[], &[]).unwrap();
+        assert!(named.caches.len() == 3 && named.signing.is_some() && named.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_an_image_says_gets_no_secret_of_the_callers() {
+        let config = "[[cache]]\nurl = 'https://h/'\ncredentials-env = 'CI'\n";
+        let image = resolve_image(config, &[]).unwrap();
+        let variable = |_: &str| Some("secret".to_owned());
+        let process = Process { variable: &variable, is_root: true, cpus: 1, memory: None };
+        let location = image.caches[0].location(&Root::new("/nowhere"), &process).unwrap();
+        assert!(location.stranger && location.token.is_none() && location.password.is_none());
+        assert!(location.options.is_empty());
+    }
+
+    #[test]
+    fn links_of_an_image_lead_to_no_file_of_this_machine() {
+        let (root, host) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        fs::write(host.path(), "root:$6$secret:1:0:99999:7:::\n").unwrap();
+        let etc = root.path().join("etc/kcache");
+        fs::create_dir_all(etc.join("config.d")).unwrap();
+        std::os::unix::fs::symlink(host.path(), etc.join("config.toml")).unwrap();
+        std::os::unix::fs::symlink(host.path(), etc.join("config.d/1.toml")).unwrap();
+        let words = ["kcache", "--root", root.path().to_str().unwrap(), "config"];
+        assert!(resolve_words(&words, &[]).unwrap().warnings.is_empty());
+        fs::remove_file(etc.join("config.toml")).unwrap();
+        fs::write(etc.join("config.toml"), "packages = []\nroot:$6$secret:1\n").unwrap();
+        let failure = resolve_words(&words, &[]).unwrap_err();
+        assert!(failure.message.contains("line 2") && !failure.message.contains("secret"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_file_that_others_can_change_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "jobs = 1\n").unwrap();
+        for (mode, refused) in [(0o644, false), (0o600, false), (0o664, true), (0o646, true)] {
+            fs::set_permissions(file.path(), PermissionsExt::from_mode(mode)).unwrap();
+            let words = ["kcache", "--config", file.path().to_str().unwrap(), "config"];
+            let failure = resolve_words(&words, &[]).err();
+            assert_eq!(failure.is_some_and(|failure| failure.exit == Exit::Refused), refused, "{mode:o}");
+        }
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! The scripts that packages have for the system they are installed on: `PRE_INSTALL`, `POST_INSTALL`, `POST_REMOVE`.
 //!
-//! A build is confined; these are not, and can be nothing but root's: a udev rule, a service, a file in `modprobe.d`. So
-//! they are run only for packages that the setting `package-scripts` names, and one line says what was not run. What runs
-//! is a copy of the source that nobody but root can change and whose bytes are those that were hashed:
+//! A build is confined; these change the system, and can be nothing but root's: a udev rule, a service, a file in
+//! `modprobe.d`. So they are run only for packages that the caller's setting `package-scripts` names (a tree under `--root`
+//! has no say in it), and one line says what was not run. What runs is a copy of the source that nobody but root can
+//! change and whose bytes are those that were hashed:
 //!
 //! ```text
-//! /var/lib/kcache/kcache-scratch-*/source     the copy, in the system that is worked on; the script's directory
+//! /var/lib/kcache/kcache-scratch-*/source     the copy; the script's directory
 //! /var/lib/kcache/kcache-scratch-*/output     what it prints
 //! ```
+//!
+//! Under `--root` the same lies among the scratch directories of this machine, and the script runs in a sandbox that can
+//! write the tree and nothing else (`kernel/src/scripts.rs`).
 //!
 //! They run where a package's modules change, not on every run. A `PRE_INSTALL` that fails keeps its package from being
 //! installed; of the others a failure is a warning, since the modules are there by then. A crash leaves the directory to
@@ -34,7 +38,7 @@ use crate::rooms;
 /// Longest that a script may take; some regenerate an initramfs.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Where copies of sources are made, in the system that is worked on: there programs may be run from it.
+/// Where copies of this machine's own sources are made: there programs may be run from it.
 const PLACE: &str = "/var/lib/kcache";
 
 /// The packages whose modules a plan puts in place.
@@ -93,8 +97,9 @@ fn say_not_run<'a>(session: &Session, wish: &Wish, hooks: impl Iterator<Item = &
     }
     let (package, verb) = (&wish.package.name, if named.len() == 1 { "is" } else { "are" });
     session.say_once(&format!(
-        "{package}: its {} {verb} not run; `package-scripts = [\"{package}\"]` in /etc/kcache/config.toml allows it",
-        named.join(", ")
+        "{package}: its {} {verb} not run; `package-scripts = [\"{package}\"]` in {} allows it",
+        named.join(", "),
+        if session.world.root.is_host() { "/etc/kcache/config.toml" } else { "a file named with --config" }
     ));
 }
 
@@ -118,9 +123,13 @@ fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()
     if world.identity == Identity::Own {
         return Err(failed("is not run: kcache does not run as root".to_owned()));
     }
-    let place = world.root.place(PLACE)?;
-    fs::create_dir_all(&place)?;
-    let scratch = Scratch::new(&place)?;
+    let scratch = match world.root.is_host() {
+        true => {
+            fs::create_dir_all(PLACE)?;
+            Scratch::new(Path::new(PLACE))?
+        }
+        false => session.scratch()?,
+    };
     let copy = scratch.path().join("source");
     if tree::snapshot(&wish.package.source, &copy, &[".git".to_owned()])? != source {
         return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
@@ -129,6 +138,8 @@ fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()
     let output = scratch.path().join("output");
     let ended = scripts::run(Script {
         root: &world.root,
+        bwrap: &world.bwrap,
+        source: &copy,
         directory: &directory(session, wish, hook, &copy),
         command: &hook.command,
         output: fs::File::create(&output)?.into_parts().0,
@@ -155,6 +166,7 @@ fn directory(session: &Session, wish: &Wish, hook: &Hook, copy: &Path) -> PathBu
     let name = hook.command.split(' ').next().unwrap_or_default();
     match root.find(overrides.join(name)) {
         Some(own) if own.is_file() => overrides,
-        _ => root.inside(copy).unwrap_or_else(|| copy.to_owned()),
+        _ if root.is_host() => copy.to_owned(),
+        _ => PathBuf::from(scripts::SOURCE),
     }
 }

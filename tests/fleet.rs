@@ -61,6 +61,7 @@ impl Member {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", PATH).env("HOME", &self.dir).current_dir(&self.dir);
         command.arg("--root").arg(self.dir.join("root")).arg("--store").arg(self.dir.join("store"));
+        command.arg("--config").arg(self.dir.join("root/etc/kcache/config.toml"));
         command.args(["--json", "install", "-k", k()]).stdin(Stdio::null());
         let log = |name: &str| fs::File::create(self.dir.join(name)).unwrap().into_parts().0;
         command.stdout(log("stdout")).stderr(log("stderr"));

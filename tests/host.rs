@@ -225,7 +225,28 @@ impl Host {
 
     /// kcache with a bare environment, on this host.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = bare(self.dir(), &self.program());
+        self.command_as(&self.program(), arguments)
+    }
+
+    /// A file of settings under the root is what the administrator of this host says, so it is named; what a tree says that
+    /// nobody trusts is for [`Host::image`].
+    fn command_as(&self, program: &[PathBuf], arguments: &[&str]) -> Command {
+        let mut command = self.image_as(program, &[]);
+        let config = self.root().join("etc/kcache/config.toml");
+        if config.exists() && !arguments.contains(&"--config") {
+            command.arg("--config").arg(config);
+        }
+        command.args(arguments);
+        command
+    }
+
+    /// kcache on this host as on a tree of which nothing is known.
+    pub fn image(&self, arguments: &[&str]) -> Command {
+        self.image_as(&self.program(), arguments)
+    }
+
+    fn image_as(&self, program: &[PathBuf], arguments: &[&str]) -> Command {
+        let mut command = bare(self.dir(), program);
         command.arg("--root").arg(self.root()).arg("--store").arg(self.store()).args(arguments);
         command
     }
@@ -248,9 +269,7 @@ impl Host {
     /// The same run, as a child of another program with its own arguments: strace, unshare.
     pub fn kcache_under(&self, wrapper: &[&str], arguments: &[&str]) -> Run {
         let program: Vec<PathBuf> = wrapper.iter().map(PathBuf::from).chain(self.program()).collect();
-        let mut command = bare(self.dir(), &program);
-        command.arg("--root").arg(self.root()).arg("--store").arg(self.store()).args(arguments);
-        Run::of(command)
+        Run::of(self.command_as(&program, arguments))
     }
 
     /// Everything under the root's /lib/modules and /etc, and what it is: for "nothing changed".
@@ -351,7 +370,7 @@ pub struct Run {
 }
 
 impl Run {
-    fn of(mut command: Command) -> Run {
+    pub fn of(mut command: Command) -> Run {
         Run::from(command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 

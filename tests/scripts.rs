@@ -22,10 +22,17 @@ fn host() -> Host {
 
 /// bash, and the libraries that it is linked with.
 fn add_bash(host: &Host) {
-    let ldd = Command::new("ldd").arg("/bin/bash").output().unwrap();
+    add_program(host, "bash");
+}
+
+/// A program where this machine has it, and the libraries that it is linked with.
+fn add_program(host: &Host, name: &str) {
+    let place = |dir: &&str| Path::new(dir).join(name).is_file();
+    let program = format!("{}/{name}", ["/bin", "/usr/bin", "/usr/sbin"].iter().find(|dir| place(dir)).unwrap());
+    let ldd = Command::new("ldd").arg(&program).output().unwrap();
     let text = String::from_utf8(ldd.stdout).unwrap();
     let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
-    for file in ["/bin/bash"].into_iter().chain(libraries) {
+    for file in [program.as_str()].into_iter().chain(libraries) {
         let to = host.root().join(file.trim_start_matches('/'));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         run(Command::new("cp").arg(file).arg(to));
@@ -72,8 +79,63 @@ fn scripts_that_are_allowed_run_in_the_system_that_is_worked_on() {
     host.kcache(&["remove", "hello", "-k", &FIXTURES.new]).exits(0);
     assert!(said(&host).ends_with("read\ngone\n"), "{}", said(&host));
     assert!(!Path::new("/said").exists());
-    let left = fs::read_dir(host.root().join("var/lib/kcache")).unwrap().count();
-    assert_eq!(left, 0, "copies of the source are gone");
+    assert_eq!(fs::read_dir(host.store().join("tmp")).unwrap().count(), 0, "copies of the source are gone");
+}
+
+/// What the script of an image tries: each line says what it could do.
+const TRIES: &str = "
+exec >>/said
+id -u
+grep -E 'CapEff|NoNewPrivs' /proc/self/status
+mknod /node b 8 0 2>/dev/null && echo mknod
+(mount -t tmpfs none /mnt) 2>/dev/null && echo mount
+rm -rf /run/mount
+for file in /proc/sys/kernel/{hostname,core_pattern,printk} /proc/sysrq-trigger; do (: >>$file) 2>/dev/null && echo $file; done
+[[ -e $SECRET || -e /oldroot || -e /newroot ]] && echo host files
+[[ -e /run/host.sock ]] && echo sockets
+ls /sys /run
+for pid in /proc/[0-9]*; do tr '\\0' ' ' <$pid/cmdline; done | grep -c kcache-tests-[n]eighbour
+chroot /proc/1/root true 2>/dev/null && echo chroot
+echo written >/etc/made; stat -c %u /etc/made
+";
+
+#[test]
+fn a_script_under_another_root_can_write_that_root_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let host = host();
+    add_bash(&host);
+    for program in ["id", "grep", "mknod", "mount", "ls", "rm", "tr", "chroot", "stat"] {
+        add_program(&host, program);
+    }
+    let secret = host.dir().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    fs::create_dir_all(host.root().join("run")).unwrap();
+    fs::create_dir_all(host.root().join("etc")).unwrap();
+    fs::write(host.root().join("run/host.sock"), "").unwrap();
+    let source = host.root().join("usr/src/hello-1.0");
+    script(&source, "after.sh", &TRIES.replace("$SECRET", secret.to_str().unwrap()));
+    allow(&host);
+    let mut neighbour = Command::new("bash").args(["-c", "exec -a kcache-tests-neighbour sleep 600"]).spawn().unwrap();
+    let run = host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(0);
+    neighbour.kill().unwrap();
+    neighbour.wait().unwrap();
+    // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, of a namespace of its own.
+    let expect = "before\n0\nCapEff:\t000000000000001b\nNoNewPrivs:\t1\n/run:\nkcache\n\n/sys:\n0\n0\n";
+    assert_eq!(said(&host), expect, "{}", run.shown());
+    assert_eq!(fs::read_to_string(host.root().join("etc/made")).unwrap(), "written\n");
+}
+
+#[test]
+fn an_image_does_not_allow_its_own_scripts() {
+    let host = host();
+    add_bash(&host);
+    allow(&host);
+    let mut command = host.image(&["install", "hello", "-k", &FIXTURES.new]);
+    let run = crate::host::Run::from(command.output().unwrap()).exits(0);
+    run.says(&["etc/kcache: not used: package-scripts", "PRE_INSTALL, POST_INSTALL", "are not run", "--config"]);
+    assert_eq!(said(&host), "");
 }
 
 #[test]

@@ -43,7 +43,7 @@ make_root() {
 # Installs with these lines in [signing], and takes the module out as a file of this name.
 install_as() {
     printf '[signing]\n%s\n' "$2" >"$root/etc/kcache/config.toml"
-    "$kcache" --root "$root" --store "$work/store" install acpi-call -k "$kernel" >&2
+    "$kcache" --root "$root" --config "$root/etc/kcache/config.toml" --store "$work/store" install acpi-call -k "$kernel" >&2
     cp "$root/lib/modules/$kernel/updates"/kcache-*/acpi-call/acpi_call.ko "$work/initramfs/$1.ko"
 }
 

@@ -21,7 +21,9 @@ pub fn run(args: &Args, command: &HooksCommand, out: &Arc<Out>) -> Result<Exit, 
     if let HooksCommand::Run { event, release } = command {
         return event::run(&args.global, event, release.as_deref(), out);
     }
-    let root = Root::new(world::settings(&args.global)?.root.value);
+    let settings = world::settings(&args.global)?;
+    settings.warnings.iter().for_each(|warning| out.say(warning));
+    let root = Root::new(settings.root.value);
     if !root.dir().is_dir() {
         return Err(Failure::usage(format!("{} is not a directory", root.dir().display()), None));
     }

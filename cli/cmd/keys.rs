@@ -1,7 +1,7 @@
 //! `kcache keys`: who signs here, and whose signatures count.
 
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -211,9 +211,14 @@ fn plain(name: &str) -> Result<String, Failure> {
 fn publish(path: &Path, pem: &str) -> Result<(), Failure> {
     make_dir(path.parent().unwrap_or(Path::new("/")))?;
     let draft = path.with_extension("new");
-    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).to_owned();
-    let mut file = fs::OpenOptions::from_options(options).open(&draft)?;
+    // What lies there may be a link.
+    match fs::remove_file(&draft) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    let mut file = fs::File::create_new(&draft)?;
     file.write_all(pem.as_bytes())?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))?; // whatever the umask
     file.sync_all()?;
     fs::rename(&draft, path)?;
     Ok(())

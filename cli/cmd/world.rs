@@ -1,6 +1,7 @@
 //! The world of a run, made of its settings and of this process.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -102,7 +103,11 @@ pub fn hostname() -> String {
 pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
     let root = Root::new(&settings.root.value);
     let (trusted, revoked) = (root.place(TRUSTED_KEYS)?, root.place(REVOKED_KEYS)?);
-    Ok(Trust::read(&trusted, &revoked, settings.threshold.value)?)
+    let open = |path: &Path| match root.inside(path) {
+        Some(inside) => root.open(inside),
+        None => Err(std::io::Error::other(format!("{} lies outside the root", path.display()))),
+    };
+    Ok(Trust::read_by(&open, &trusted, &revoked, settings.threshold.value)?)
 }
 
 /// The shared caches, or none where the network is not to be used.
@@ -137,8 +142,8 @@ fn signer(
     progress: &dyn Progress,
 ) -> Result<Option<SigningKey>, Failure> {
     let setting = &settings.signing_key;
-    let key = match fs::File::open(&setting.value) {
-        Ok(_) => SigningKey::read(&setting.value)?,
+    let key = match open(settings, &setting.value) {
+        Ok(file) => SigningKey::read_from(&setting.value, file)?,
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(None),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && setting.origin == Origin::Default => {
             return Ok(None);
@@ -153,6 +158,15 @@ fn signer(
         return Ok(None);
     }
     Ok(Some(key))
+}
+
+/// Opens a key's file: one of the system that is worked on without being led out of it, else as it is named.
+fn open(settings: &Settings, path: &Path) -> std::io::Result<File> {
+    let root = Root::new(&settings.root.value);
+    match (&settings.signing_key.origin, root.inside(path)) {
+        (Origin::Default | Origin::File(_), Some(inside)) => root.open(inside),
+        _ => Root::new("/").open(path),
+    }
 }
 
 /// A program of this machine; administrators' ones are not always on a user's path.

@@ -59,6 +59,7 @@ impl<'a> Place<'a> {
         let global = Args::try_parse_from(words).map_err(|e| Trouble::new(1, &[&e.to_string()]))?.global;
         let out = Arc::new(Out::new(&global));
         let settings = cmd::world::settings(&global)?;
+        settings.warnings.iter().for_each(|warning| out.say(warning));
         let mut world = cmd::world::world(&settings, &out, false)?;
         world.directives.clone_from(&typed.directives);
         let records = match &typed.dkms_tree {

@@ -4,11 +4,11 @@
 //! everybody can read, and never from a URL, which ends up in logs.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 use kcache::store::transport::Location;
 use serde::Deserialize;
@@ -50,11 +50,14 @@ const USUAL: [&str; 24] = [
 /// A credentials file takes some lines.
 const MAX_CREDENTIALS: u64 = 64 << 10;
 
+/// All certificates that a distribution trusts take a quarter of this.
+const MAX_CA: u64 = 1 << 20;
+
 /// One `[[cache]]` as it is written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Table {
-    url: String,
+    pub(super) url: String,
     priority: Option<i64>,
     #[serde(default)]
     write: bool,
@@ -86,19 +89,41 @@ pub struct Cache {
     pub priority: i64,
     pub write: bool,
     pub origin: Origin,
+    /// The tree under `--root` named it, not the caller.
+    pub of_image: bool,
     table: Option<Table>,
+}
+
+impl Table {
+    /// Takes out all that lets a host in or writes; the names of what was there.
+    pub(super) fn keep_to_reading(&mut self) -> Vec<&'static str> {
+        let Table { url: _, priority: _, write, credentials, credentials_env, ca, options } = self;
+        let had = [
+            ("write", std::mem::take(write)),
+            ("credentials", credentials.take().is_some()),
+            ("credentials-env", credentials_env.take().is_some()),
+            ("ca", ca.take().is_some()),
+            ("options", !std::mem::take(options).is_empty()),
+        ];
+        had.into_iter().filter_map(|(name, had)| had.then_some(name)).collect()
+    }
 }
 
 impl Cache {
     /// The cache of a `[[cache]]` table.
     pub fn of_table(table: Table, origin: Origin) -> Cache {
         let priority = table.priority.unwrap_or(PRIORITY);
-        Cache { url: table.url.clone(), priority, write: table.write, origin, table: Some(table) }
+        Cache { url: table.url.clone(), priority, write: table.write, origin, of_image: false, table: Some(table) }
+    }
+
+    /// The same, of a table in the tree under `--root`, from which [`super::image`] has taken what it may not say.
+    pub fn of_image(table: Table, origin: Origin) -> Cache {
+        Cache { of_image: true, ..Cache::of_table(table, origin) }
     }
 
     /// A cache of which only the URL is given: read before those of the files.
     pub fn of_url(url: &str, origin: Origin) -> Cache {
-        Cache { url: url.to_owned(), priority: i64::MIN, write: false, origin, table: None }
+        Cache { url: url.to_owned(), priority: i64::MIN, write: false, origin, of_image: false, table: None }
     }
 
     /// What to call it: of several caches with one URL each has its own endpoint.
@@ -112,7 +137,11 @@ impl Cache {
 
     /// Where it is, with what is needed to be let in.
     pub fn location(&self, root: &Root, process: &Process) -> Result<Location, Failure> {
-        let mut location = Location { url: self.url.clone(), ..Location::default() };
+        let mut location =
+            Location { url: self.url.clone(), stranger: self.of_image, ..Location::default() };
+        if self.of_image {
+            return Ok(location); // nothing of this host's or of the caller's goes to where an image says
+        }
         let family = match self.url.split("://").next() {
             Some("s3") => "AWS_",
             Some("gs") => "GOOGLE_",
@@ -132,7 +161,9 @@ impl Cache {
         let Some(table) = &self.table else { return Ok(location) };
         location.options.extend(table.options.clone());
         if let Some(path) = &table.ca {
-            location.ca = Some(fs::read(inside(root, path)?)?);
+            let mut pem = Vec::new();
+            open(root, path)?.take(MAX_CA).read_to_end(&mut pem)?;
+            location.ca = Some(pem);
         }
         if let Some(prefix) = &table.credentials_env {
             let variable = |name: &str| (process.variable)(&format!("{prefix}_{name}"));
@@ -141,7 +172,7 @@ impl Cache {
             location.token = variable("TOKEN");
         }
         if let Some(path) = &table.credentials {
-            apply(read_credentials(&inside(root, path)?)?, &mut location);
+            apply(read_credentials(&root.outside(path), open(root, path)?)?, &mut location);
         }
         Ok(location)
     }
@@ -171,13 +202,11 @@ fn apply(credentials: Credentials, location: &mut Location) {
 }
 
 /// A path of the configuration is one of the system that is worked on.
-fn inside(root: &Root, path: &Path) -> Result<PathBuf, Failure> {
-    root.find(path)
-        .ok_or_else(|| Failure::usage(format!("{} does not exist", root.outside(path).display()), None))
+fn open(root: &Root, path: &Path) -> Result<File, Failure> {
+    root.open(path).map_err(|e| Failure::usage(e.to_string(), None))
 }
 
-fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
-    let file = fs::File::open(path)?;
+fn read_credentials(path: &Path, file: File) -> Result<Credentials, Failure> {
     let mode = file.metadata()?.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(Failure {
@@ -201,6 +230,7 @@ fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fs_err as fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn location(

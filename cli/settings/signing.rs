@@ -1,6 +1,6 @@
 //! `[signing]`: what modules are signed with when they are installed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::signing::{Hash, KeyPair, KeyPlace, Secret};
@@ -69,15 +69,6 @@ impl Table {
         Ok(matches!(self.when, When::Auto).then_some(Signing { pair, hash }))
     }
 
-    /// What of it makes this machine run something.
-    fn runs_here(&self) -> Option<&'static str> {
-        let is_token = self.key.as_deref().is_some_and(|key| key.starts_with("pkcs11:"));
-        if self.passphrase_command.is_some() {
-            return Some("passphrase-command");
-        }
-        is_token.then_some("a pkcs11: key")
-    }
-
     /// Its lines, by name.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -94,20 +85,6 @@ impl Table {
             ("signing.when", Some(when.to_owned())),
         ];
         rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-    }
-}
-
-/// Refuses what would run programs or libraries here because a system under another root says so.
-pub fn refuse_code(table: &Setting<Table>, root: &Path) -> Result<(), Failure> {
-    let Setting { value, origin } = table;
-    match value.runs_here().filter(|_| !Root::new(root).is_host()) {
-        Some(name) => Err(Failure::usage(
-            format!(
-                "{origin}: {name} would run code on this machine that the system under another root chose"
-            ),
-            Some("put [signing] into a file of this machine, and name that with --config FILE".into()),
-        )),
-        None => Ok(()),
     }
 }
 

@@ -4,10 +4,12 @@
 //! would be after a `chroot`, so that an absolute link in an unpacked image never leads to a file of this machine.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// Symbolic links followed before a path counts as a loop (`MAXSYMLINKS`, include/linux/namei.h).
 const MAX_LINKS: usize = 40;
@@ -72,6 +74,37 @@ impl Root {
     /// Where this machine finds what `inside` leads to, links followed; `None` where nothing is there.
     pub fn find(&self, inside: impl AsRef<Path>) -> Option<PathBuf> {
         self.resolve(inside).ok().map(|path| self.outside(path))
+    }
+
+    /// Opens the regular file that `inside` leads to, for reading. Of another root the kernel itself follows the links
+    /// (`RESOLVE_IN_ROOT`, openat2(2)): whoever may write in there cannot lead it out while it looks. Nothing is waited for:
+    /// a FIFO or device is an error.
+    pub fn open(&self, inside: impl AsRef<Path>) -> io::Result<File> {
+        let path = self.outside(inside.as_ref());
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display()));
+        let file = self.open_unnamed(inside.as_ref()).map_err(named)?;
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(named(io::Error::other("it is not a regular file"))),
+        }
+    }
+
+    fn open_unnamed(&self, inside: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        if self.is_host() {
+            return Ok(rustix::fs::open(self.outside(inside), flags, Mode::empty())?.into());
+        }
+        let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.dir, way, Mode::empty())?;
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&root, inside, flags, Mode::empty(), how) {
+            // Linux 5.5 and older: looked at before it is opened.
+            Err(rustix::io::Errno::NOSYS) => {
+                let found = self.outside(self.resolve(inside)?);
+                Ok(rustix::fs::open(found, flags | OFlags::NOFOLLOW, Mode::empty())?.into())
+            }
+            opened => Ok(opened?.into()),
+        }
     }
 
     /// Where this machine finds `inside`, or would make it: links are followed as the target system would, so that nothing
@@ -150,6 +183,25 @@ mod tests {
         for path in ["/gone", "/gone/file", "/../gone"] {
             assert!(root.place(path).unwrap_err().to_string().contains("leads nowhere"), "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_opened_lies_inside_and_is_a_file() {
+        use std::io::Read;
+        let (dir, root) = root_with(&[("secret", "/etc/passwd"), ("up", "../../../../etc/passwd"), ("a", "/usr/b")]);
+        fs::write(dir.path().join("usr/b"), "inside").unwrap();
+        let mut text = String::new();
+        root.open("/a").unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "inside");
+        for path in ["/secret", "/up", "/nowhere"] {
+            assert_eq!(root.open(path).unwrap_err().kind(), io::ErrorKind::NotFound, "{path}");
+        }
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+        for path in ["/fifo", "/usr"] {
+            assert!(root.open(path).unwrap_err().to_string().contains("not a regular file"), "{path}");
+        }
+        assert!(Root::new("/").open("/etc/passwd").is_ok());
     }
 
     #[test]

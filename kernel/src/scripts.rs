@@ -1,8 +1,20 @@
-//! A package's script for the system: run as DKMS runs it, as root, on the system itself.
+//! A package's script for the system: run as DKMS runs it, on the system itself.
 //!
 //! It gets what DKMS gives it: the source as its directory, its arguments split at white space, nothing of kcache's
-//! environment. Under another root it runs in a chroot. It is not confined, so it is run only where the administrator has
-//! allowed it; it may not take for ever, and what it leaves running in its process group is ended only with it by force.
+//! environment. It may not take for ever, and what it leaves running in its process group is ended only with it by force.
+//!
+//! On this machine it runs as root, unconfined. Under another root a chroot would confine nobody: root leaves it as it
+//! likes. So there it runs in a sandbox made of this machine's `bwrap`, in which that root is `/`:
+//!
+//! | | |
+//! |---|---|
+//! | writable | that root, and a copy of the package's source that is deleted afterwards; nothing else is there |
+//! | `/proc`, `/dev`, `/run`, `/sys` | its own processes, read-only, with all sysctls; harmless devices; empty; empty: whatever is mounted there in the tree, and the sockets of this machine's services with it, is out of reach |
+//! | uid 0 | in a user namespace that has no other. It owns root's files of the tree, which the script is there to change; everywhere else it is nobody. Files of other users it can neither write nor give away |
+//! | capabilities | [`CAPABILITIES`], of that namespace: none reaches this machine |
+//! | namespaces | processes, network, IPC, host name, mounts, control groups of its own; it ends with its first process |
+//!
+//! Device nodes and set-user-id programs of the tree have no effect in it: bwrap mounts `nodev` and `nosuid`.
 
 use std::fs::File;
 use std::io;
@@ -20,11 +32,24 @@ use crate::sandbox::{Ended, PATH};
 /// How often a running script is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
+/// What root of another root may do with its own files.
+const CAPABILITIES: [&str; 4] = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID"];
+
+/// Places of another root in which something of this machine may be mounted.
+const HIDDEN: [&str; 4] = ["/proc", "/dev", "/run", "/sys"];
+
+/// Where the source lies under another root.
+pub const SOURCE: &str = "/run/kcache/source";
+
 /// One script to be run.
 pub struct Script<'a> {
     /// The system that it runs on.
     pub root: &'a Root,
-    /// The directory that it lies and runs in, a path of that system.
+    /// The `bwrap` program of this machine, for another root's scripts.
+    pub bwrap: &'a Path,
+    /// The copy of the source, a path of this machine.
+    pub source: &'a Path,
+    /// The directory that it lies and runs in, as it sees it: the copy of the source, or one of the system's.
     pub directory: &'a Path,
     /// Its path in there, and arguments.
     pub command: &'a str,
@@ -48,16 +73,34 @@ exec $run
 pub fn run(script: Script) -> io::Result<Ended> {
     let mut command = match script.root.is_host() {
         true => Command::new("/bin/bash"),
-        false => {
-            let mut chroot = Command::new("chroot");
-            chroot.arg(script.root.dir()).arg("/bin/bash");
-            chroot
-        }
+        false => confined(&script)?,
     };
     command.args(["--norc", "--noprofile", "-c", RUN, "script"]).arg(script.directory).arg(script.command);
     command.env_clear().env("PATH", PATH).env("HOME", "/root").env("LANG", "C");
     command.stdin(Stdio::null()).stdout(script.output.try_clone()?).stderr(script.output);
     follow(command.process_group(0).spawn()?, script.limit, script.cancel)
+}
+
+/// bash in a sandbox that has another root as its own.
+fn confined(script: &Script) -> io::Result<Command> {
+    for place in HIDDEN.iter().map(|place| script.root.outside(place)) {
+        // What is mounted on a link is mounted elsewhere.
+        if place.is_symlink() {
+            return Err(io::Error::other(format!("{} is a link: no script is run there", place.display())));
+        }
+    }
+    let mut command = Command::new(script.bwrap);
+    command.args(["--unshare-user", "--uid", "0", "--gid", "0", "--unshare-pid", "--unshare-net"]);
+    command.args(["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "localhost"]);
+    command.args(["--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
+    command.args(CAPABILITIES.iter().flat_map(|capability| ["--cap-add", capability]));
+    command.arg("--bind").arg(script.root.dir()).arg("/");
+    // Its uid is the one that may write this machine's sysctls, in whichever namespace: bwrap leaves these as they are.
+    command.args(["--proc", "/proc", "--remount-ro", "/proc"]);
+    command.args(["--dev", "/dev", "--tmpfs", "/run", "--tmpfs", "/sys"]);
+    command.arg("--bind").arg(script.source).arg(SOURCE);
+    command.args(["--chdir", "/", "--", "/bin/bash"]);
+    Ok(command)
 }
 
 fn follow(mut child: Child, limit: Duration, cancel: &AtomicBool) -> io::Result<Ended> {
@@ -100,6 +143,8 @@ mod tests {
         fs::set_permissions(&script, PermissionsExt::from_mode(mode)).unwrap();
         let ended = run(Script {
             root: &Root::new("/"),
+            bwrap: Path::new("bwrap"),
+            source: dir.path(),
             directory: dir.path(),
             command: "after.sh 6.1  x86_64",
             output: fs::File::create(&output).unwrap().into_parts().0,

@@ -4,6 +4,7 @@
 //! copied vouches for nothing.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -41,7 +42,12 @@ impl PublicKey {
 
     /// Reads a file of SPKI PEM that nobody but root and the reader can change.
     pub fn read(path: &Path) -> Result<PublicKey> {
-        let text = read_pem(path, 0o022, "can be changed by others")?;
+        PublicKey::read_from(path, open_key(path)?)
+    }
+
+    /// The same, of a file that is open already.
+    pub fn read_from(path: &Path, file: File) -> Result<PublicKey> {
+        let text = read_pem(path, file, 0o022, "can be changed by others")?;
         PublicKey::from_pem(&text).map_err(|reason| Error::KeyFile { path: path.to_owned(), reason })
     }
 
@@ -99,7 +105,12 @@ impl SigningKey {
 
     /// Reads a file of PKCS#8 PEM that only its owner can read, who is root or the reader.
     pub fn read(path: &Path) -> Result<SigningKey> {
-        let text = read_pem(path, 0o077, "can be read by others than its owner; chmod 600 it")?;
+        SigningKey::read_from(path, open_key(path)?)
+    }
+
+    /// The same, of a file that is open already.
+    pub fn read_from(path: &Path, file: File) -> Result<SigningKey> {
+        let text = read_pem(path, file, 0o077, "can be read by others than its owner; chmod 600 it")?;
         let key = ed25519_dalek::SigningKey::from_pkcs8_pem(&text).map_err(|e| Error::KeyFile {
             path: path.to_owned(),
             reason: format!("it is no ed25519 private key in PEM (PKCS#8): {e}"),
@@ -118,6 +129,7 @@ impl SigningKey {
         )
         .open(path)?;
         file.write_all(text.as_bytes())?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?; // whatever the umask
         Ok(file.sync_all()?)
     }
 
@@ -131,10 +143,16 @@ impl SigningKey {
     }
 }
 
+/// Opens a key's file. A FIFO in its place is not waited for.
+pub(crate) fn open_key(path: &Path) -> std::io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let options = std::fs::OpenOptions::new().read(true).custom_flags(flags).to_owned();
+    Ok(fs_err::OpenOptions::from_options(options).open(path)?.into_parts().0)
+}
+
 /// A small text file whose mode has none of the bits of `mask`, owned by root or the reader.
-fn read_pem(path: &Path, mask: u32, why: &str) -> Result<String> {
+fn read_pem(path: &Path, file: File, mask: u32, why: &str) -> Result<String> {
     let refuse = |reason: String| Error::KeyFile { path: path.to_owned(), reason };
-    let file = fs_err::File::open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(refuse("it is not a regular file".to_owned()));

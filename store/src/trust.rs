@@ -12,7 +12,8 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::{Envelope, PublicKey, Result, SignerId};
+use crate::keys::open_key;
+use crate::{Envelope, Error, Exposed, PublicKey, Result, SignerId};
 
 /// Keys that are trusted, and how many of them must agree.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +72,13 @@ impl Trust {
     /// Reads the keys in two directories, each of which may be missing. A file that is no key is an error: a trusted key
     /// that is silently left out is a riddle, a revoked one a hole.
     pub fn read(trusted: &Path, revoked: &Path, threshold: usize) -> Result<Trust> {
-        Ok(Trust { keys: read_keys(trusted)?, revoked: read_keys(revoked)?, threshold: threshold.max(1) })
+        Trust::read_by(&open_key, trusted, revoked, threshold)
+    }
+
+    /// The same, of files that are opened in a way of the caller's own.
+    pub fn read_by(open: &Open, trusted: &Path, revoked: &Path, threshold: usize) -> Result<Trust> {
+        let (keys, revoked) = (read_keys(open, trusted)?, read_keys(open, revoked)?);
+        Ok(Trust { keys, revoked, threshold: threshold.max(1) })
     }
 
     /// The keys that are trusted.
@@ -128,19 +135,26 @@ impl Trust {
     }
 }
 
-fn read_keys(dir: &Path) -> Result<BTreeMap<SignerId, TrustedKey>> {
+/// How the file of a key is opened.
+pub type Open<'a> = dyn Fn(&Path) -> std::io::Result<std::fs::File> + 'a;
+
+fn read_keys(open: &Open, dir: &Path) -> Result<BTreeMap<SignerId, TrustedKey>> {
     let files = match fs_err::read_dir(dir) {
         Ok(files) => files,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(e) => return Err(e.into()),
     };
+    // Who can put a file beside them makes a key trusted.
+    if let Some(exposed) = Exposed::find(dir, &fs_err::metadata(dir)?) {
+        return Err(Error::KeyFile { path: dir.to_owned(), reason: exposed.reason() });
+    }
     let mut keys = BTreeMap::new();
     for file in files {
         let path = file?.path();
         if path.extension().is_none_or(|extension| extension != "pem") {
             continue;
         }
-        let key = PublicKey::read(&path)?;
+        let key = PublicKey::read_from(&path, open(&path)?)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         keys.insert(key.id(), TrustedKey { name, path, key });
     }

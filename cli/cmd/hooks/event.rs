@@ -96,6 +96,7 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
             return Ok(Exit::Done);
         }
     };
+    settings.warnings.iter().for_each(|warning| out.say(warning));
     let exit = happened(event, &settings, out).unwrap_or_else(|failure| {
         out.failure(&failure);
         if let Event::KernelInstalled(release) | Event::HeadersInstalled(release) = event {

@@ -1,0 +1,87 @@
+//! Files and directories that somebody else could change.
+//!
+//! Whoever can write a file that root obeys is root. So of what decides what is installed, run or believed nothing counts
+//! that is not owned by root or by whoever runs this, or that group or others can write. An access control list that lets
+//! others write shows in the group's bits (acl(5)), so it needs no look of its own.
+
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Bits of a mode that let others than the owner write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Lets nobody but its owner delete or rename what lies in a directory (inode(7)).
+const STICKY: u32 = 0o1000;
+
+/// Something that others could change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposed {
+    /// What.
+    pub path: PathBuf,
+    /// Its owner.
+    pub uid: u32,
+    /// Its mode: permissions alone.
+    pub mode: u32,
+}
+
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} {}", self.path.display(), self.reason().trim_start_matches("it "))
+    }
+}
+
+impl Exposed {
+    /// What is wrong, of what is named already.
+    pub fn reason(&self) -> String {
+        format!("it can be changed by others (owner uid {}, mode {:04o})", self.uid, self.mode)
+    }
+
+    /// Whether others could change a file or directory of which this is known.
+    pub fn find(path: &Path, metadata: &Metadata) -> Option<Exposed> {
+        let (uid, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+        let is_own = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        let exposed = !is_own || mode & OTHERS_WRITE != 0;
+        exposed.then(|| Exposed { path: path.to_owned(), uid, mode })
+    }
+
+    /// The first directory above a path in which others could put something else in its place: one of theirs, or one that
+    /// they can write and that is not sticky.
+    pub fn above(path: &Path) -> std::io::Result<Option<Exposed>> {
+        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            let metadata = fs_err::metadata(parent)?;
+            let exposed = Exposed::find(parent, &metadata);
+            let is_shared = metadata.uid() == 0 && metadata.mode() & STICKY != 0;
+            if let Some(exposed) = exposed.filter(|_| !is_shared) {
+                return Ok(Some(exposed));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_group_or_others_can_write_is_exposed_and_so_is_all_below_unless_it_is_sticky() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("a/b");
+        fs_err::create_dir_all(&below).unwrap();
+        let a = dir.path().join("a");
+        let check = |mode: u32, exposed: bool, above: bool| {
+            fs_err::set_permissions(&a, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Exposed::find(&a, &fs_err::metadata(&a).unwrap()).is_some(), exposed, "{mode:o}");
+            let found = Exposed::above(&below).unwrap();
+            assert_eq!(found.is_some_and(|found| found.path == a), above, "{mode:o}");
+        };
+        check(0o755, false, false);
+        check(0o775, true, true);
+        check(0o757, true, true);
+        let is_root = rustix::process::geteuid().is_root();
+        check(0o1777, true, !is_root);
+    }
+}
