@@ -135,7 +135,12 @@ fn exit(error: &Error) -> Exit {
             source: kept::Error::TooMuch | kept::Error::TooDeep | kept::Error::Hostile(_), ..
         }
         | Error::Distrusted { .. }
-        | Error::Store(store::Error::Unsigned { .. } | store::Error::KeyFile { .. })
+        | Error::Store(
+            store::Error::Unsigned { .. }
+            | store::Error::KeyFile { .. }
+            | store::Error::Exposed(_)
+            | store::Error::NotStore { .. },
+        )
         | Error::BootTest(boot_test::Error::OtherKernel { .. })
         | Error::Install(
             install::Error::Digest { .. } | install::Error::Unresolved(_) | install::Error::InTheWay { .. },
@@ -217,6 +222,11 @@ fn hint(error: &Error) -> Option<String> {
         Error::Store(store::Error::Unsigned { .. }) => {
             Some("`kcache keys generate` makes a key; --unsigned pushes without, and nobody will use it".into())
         }
+        Error::Store(store::Error::Exposed(exposed)) => Some(format!(
+            "if nobody else has written there, `chown root {0}` and `chmod -R go-w {0}`; else another with --store DIR",
+            exposed.path.display()
+        )),
+        Error::Store(store::Error::NotStore { .. }) => Some("delete it, or name another store with --store DIR".into()),
         Error::Distrusted { .. } => Some("`kcache build --rebuild` builds it anew".into()),
         Error::Changed { .. } => Some("run the command again".into()),
         Error::Unreachable { release, source: install::Error::Damaged { .. } } => {

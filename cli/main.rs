@@ -16,6 +16,7 @@ mod progress;
 mod report;
 mod settings;
 mod units;
+mod visible;
 
 use std::process::ExitCode;
 
@@ -25,9 +26,23 @@ use kcache::kernel::boot_test::guest;
 /// Lets others read what is made, and nobody else write it. What nobody else may read is made so where it is made.
 const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o022);
 
+/// Ends a run that was typed wrong, with 2, or that asked for help, with 0. The words of a mistake are whoever's.
+fn misunderstood(mistake: &clap::Error) -> ExitCode {
+    match mistake.use_stderr() {
+        true => out::Out::default().say(mistake.render().to_string().trim_end()),
+        false => drop(mistake.print()),
+    }
+    ExitCode::from(u8::try_from(mistake.exit_code()).unwrap_or(1))
+}
+
 fn main() -> ExitCode {
     // Set, not inherited: a service or container with 000 would have everybody write the store that root installs from.
     rustix::process::umask(UMASK);
+    // What a panic says may quote anything.
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = std::backtrace::Backtrace::capture();
+        out::stderr_line(&format!("{panic}\n{trace}"));
+    }));
     let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     let name = words.next().unwrap_or_default();
     if guest::is_guest(&name) {
@@ -36,7 +51,10 @@ fn main() -> ExitCode {
     if dkms::is_dkms(&name) {
         return dkms::run(&name, &words.collect::<Vec<_>>());
     }
-    let args = args::Args::parse(); // ends the process itself: 2 for a mistake, 0 for --help
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(mistake) => return misunderstood(&mistake),
+    };
     let out = std::sync::Arc::new(out::Out::new(&args.global));
     let exit = cmd::run(&args, &out).unwrap_or_else(|failure| {
         out.failure(&failure);

@@ -1,7 +1,12 @@
 //! The one writer. stdout is data, stderr is conversation; while progress bars are drawn, lines go above them.
+//!
+//! What is printed quotes what others wrote, so it passes [`crate::visible`] here, and no caller need think of it. Colours
+//! are kcache's own: [`paint`] marks words with a sign that is made up anew in each process, which nobody else's text can
+//! have, and the escape sequences are put in after the rest was made harmless.
 
-use std::io::Write;
-use std::sync::OnceLock;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{IsTerminal, Write};
+use std::sync::{LazyLock, OnceLock};
 
 use anstyle::{AnsiColor, Style};
 use indicatif::MultiProgress;
@@ -9,6 +14,7 @@ use indicatif::MultiProgress;
 use crate::args::{Color, Global};
 use crate::exit::Failure;
 use crate::journal::{Journal, Priority};
+use crate::visible::{json, visible};
 
 /// Writes what a run has to say.
 #[derive(Debug, Default)]
@@ -29,6 +35,18 @@ pub const GOOD: Style = AnsiColor::Green.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const ODD: Style = AnsiColor::Yellow.on_default();
 const HINT: Style = AnsiColor::Cyan.on_default();
+
+/// The styles that a mark can name, by their number.
+const STYLES: [Style; 5] = [PLAIN, GOOD, BAD, ODD, HINT];
+
+/// What a mark begins with; a digit follows: a style, or [`END`].
+static MARK: LazyLock<String> = LazyLock::new(|| {
+    let random = RandomState::new().build_hasher().finish();
+    format!("\u{fdd0}{random:016x}")
+});
+
+/// Ends what the last mark began.
+const END: char = '9';
 
 impl Out {
     pub fn new(global: &Global) -> Out {
@@ -55,27 +73,29 @@ impl Out {
     pub fn data(&self, line: &str) {
         self.journal(Priority::Info, line);
         self.above_bars(|| {
-            // Who stopped reading (`| head`) has seen enough; that is no error.
-            let _ = writeln!(anstream::stdout().lock(), "{line}");
+            stdout_line(line);
         });
     }
 
-    /// Bytes of results as they are.
+    /// Bytes of results: to a file or pipe as they are, to a terminal as text.
     pub fn raw(&self, bytes: &[u8]) {
-        let _ = std::io::stdout().lock().write_all(bytes);
+        let _ = match std::io::stdout().is_terminal() {
+            true => std::io::stdout().lock().write_all(visible(&String::from_utf8_lossy(bytes)).as_bytes()),
+            false => std::io::stdout().lock().write_all(bytes),
+        };
     }
 
     /// A JSON record: one line.
     pub fn record(&self, record: &impl serde::Serialize) {
         if let Ok(line) = serde_json::to_string(record) {
-            self.data(&line);
+            self.data(&json(&line));
         }
     }
 
     /// A JSON document.
     pub fn document(&self, document: &impl serde::Serialize) {
         if let Ok(text) = serde_json::to_string_pretty(document) {
-            self.data(&text);
+            self.data(&json(&text));
         }
     }
 
@@ -83,7 +103,7 @@ impl Out {
     pub fn say(&self, line: &str) {
         let styled = [("warning:", ODD), ("hint:", HINT), ("error:", BAD)]
             .iter()
-            .find_map(|(word, style)| Some(format!("{style}{word}{style:#}{}", line.strip_prefix(word)?)));
+            .find_map(|(word, style)| Some(paint(*style, word) + line.strip_prefix(word)?));
         let priority = if line.starts_with("warning:") { Priority::Warning } else { Priority::Info };
         self.journal(priority, line);
         if !self.quiet || line.starts_with("warning:") {
@@ -105,21 +125,21 @@ impl Out {
         if let Some(hint) = &failure.hint {
             self.journal(Priority::Notice, &format!("hint: {hint}"));
         }
-        self.err(&format!("{BAD}error:{BAD:#} {}", failure.message));
+        self.err(&format!("{} {}", paint(BAD, "error:"), failure.message));
         if let Some(hint) = &failure.hint {
-            self.err(&format!("{HINT}hint:{HINT:#} {hint}"));
+            self.err(&format!("{} {hint}", paint(HINT, "hint:")));
         }
     }
 
     fn journal(&self, priority: Priority, line: &str) {
         if let Some(journal) = self.journal.get() {
-            journal.send(priority, &anstream::adapter::strip_str(line).to_string());
+            journal.send(priority, &anstream::adapter::strip_str(&rendered(line)).to_string());
         }
     }
 
     fn err(&self, line: &str) {
         self.above_bars(|| {
-            let _ = writeln!(anstream::stderr().lock(), "{line}");
+            stderr_line(line);
         });
     }
 
@@ -131,11 +151,46 @@ impl Out {
     }
 }
 
+/// A line to stdout, harmless.
+pub fn stdout_line(line: &str) {
+    let _ = writeln!(anstream::stdout().lock(), "{}", rendered(line)); // who stopped reading (`| head`) has seen enough
+}
+
+/// A line to stderr, harmless.
+pub fn stderr_line(line: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{}", rendered(line));
+}
+
+/// A line as it goes to a terminal: what others wrote made visible, what was painted in colour.
+fn rendered(line: &str) -> String {
+    let mut pieces = line.split(MARK.as_str());
+    let mut shown = visible(pieces.next().unwrap_or_default()).into_owned();
+    let mut style = PLAIN;
+    for piece in pieces {
+        let mut rest = piece.chars();
+        match rest.next() {
+            Some(END) | None => shown.push_str(&format!("{style:#}")),
+            Some(number) => {
+                style = number
+                    .to_digit(10)
+                    .and_then(|number| STYLES.get(number as usize))
+                    .copied()
+                    .unwrap_or(PLAIN);
+                shown.push_str(&format!("{style}"));
+            }
+        }
+        shown.push_str(&visible(rest.as_str()));
+    }
+    shown
+}
+
 /// A word of a table, and its colour.
 pub type Cell = (String, Style);
 
 /// Rows as columns, two spaces between them, the last one as long as it is. Colours take no room.
 pub fn columns(rows: &[Vec<Cell>]) -> String {
+    let shown = |(word, style): &Cell| (visible(word).into_owned(), *style);
+    let rows: Vec<Vec<Cell>> = rows.iter().map(|row| row.iter().map(shown).collect()).collect();
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|(word, _)| word.chars().count()).max()
@@ -154,13 +209,26 @@ pub fn columns(rows: &[Vec<Cell>]) -> String {
 
 /// A word in a colour.
 pub fn paint(style: Style, word: &str) -> String {
-    format!("{style}{word}{style:#}")
+    let number = STYLES.iter().position(|known| *known == style).unwrap_or(0);
+    let mark = MARK.as_str();
+    format!("{mark}{number}{word}{mark}{END}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::exit::Exit;
+
+    #[test]
+    fn a_line_has_kcaches_colours_and_nobody_elses() {
+        let hostile = "\x1b]0;title\x07\x1b[31m\u{fdd0}1";
+        let line = format!("{} {hostile}", paint(GOOD, &format!("ready{hostile}")));
+        let shown = rendered(&line);
+        let plain = "\\u{1b}]0;title\\u{7}\\u{1b}[31m\u{fdd0}1";
+        assert_eq!(shown, format!("{GOOD}ready{plain}{GOOD:#} {plain}"));
+        let table = columns(&[vec![(hostile.to_owned(), PLAIN), ("b".to_owned(), BAD)]]);
+        assert_eq!(rendered(&table), format!("{plain}  {BAD}b{BAD:#}"));
+    }
 
     #[test]
     fn the_journal_gets_every_line_without_colours_and_as_grave_as_it_is() {

@@ -11,6 +11,7 @@ use kcache::schedule::Outlook;
 use kcache::world::Progress;
 
 use crate::out::Out;
+use crate::visible::visible;
 
 /// Progress of one run.
 pub struct Reporter {
@@ -76,7 +77,7 @@ impl Progress for Reporter {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {prefix}  {wide_msg:.dim}") {
             bar.set_style(style);
         }
-        bar.set_prefix(format!("{doing} {what}"));
+        bar.set_prefix(visible(&format!("{doing} {what}")).into_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         self.running().insert(what.to_owned(), bar);
     }
@@ -86,7 +87,7 @@ impl Progress for Reporter {
             return self.out.detail(line);
         }
         if let Some(bar) = self.running().get(what) {
-            bar.set_message(line.trim().to_owned());
+            bar.set_message(visible(line.trim()).into_owned());
         }
     }
 

@@ -295,7 +295,7 @@ fn mistakes_in_the_configuration_of_caches_are_usage_errors() {
     check("[[cache]]\nurl = 'https://user:secret@host/x'\n", &["https://host/x", "configure them apart"]);
     check("[[cache]]\nurls = 'x'\n", &["config.toml", "urls"]);
     check("[cache]\nurl = 'x'\n", &["config.toml"]);
-    check("[[cache]]\nurl = 'https://h'\nca = '/no/such.pem'\n", &["/no/such.pem", "does not exist"]);
+    check("[[cache]]\nurl = 'https://h'\nca = '/no/such.pem'\n", &["/no/such.pem", "No such file"]);
     check("threshold = 0\n", &["threshold", "above 0"]);
     check("signing-key = '/no/such'\n", &["/no/such"]);
     host.write_config("");

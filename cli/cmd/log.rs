@@ -1,9 +1,6 @@
 //! `kcache log`: the log of a build, failed or not.
 
-use std::io::IsTerminal;
-
 use kcache::ensure::Wish;
-use kcache::kernel::build::printable;
 use kcache::log;
 use kcache::store::Outcome;
 use kcache::world::World;
@@ -26,7 +23,7 @@ pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
         for package in &packages.chosen {
             let (manifest, log) = log::last(&session, &Wish { package, kernel, all: &packages.all })?;
             if !out.json {
-                show(out, &log);
+                out.raw(&log);
                 continue;
             }
             out.record(&json::Log {
@@ -39,13 +36,4 @@ pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
-}
-
-/// To a file or pipe as it is; to a terminal without what would steer it.
-fn show(out: &Out, log: &[u8]) {
-    if std::io::stdout().is_terminal() {
-        String::from_utf8_lossy(log).lines().for_each(|line| out.data(&printable(line)));
-    } else {
-        out.raw(log);
-    }
 }

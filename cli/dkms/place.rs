@@ -1,6 +1,5 @@
 //! Where all of it happens: the world and its session, DKMS's records, and the packages and kernels that are meant.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use super::Trouble;
 use super::args::{Typed, refused};
 use crate::args::Args;
 use crate::cmd;
-use crate::out::Out;
+use crate::out::{self, Out};
 
 /// The system under another directory, for tests and images: DKMS has no option for it.
 const ROOT: &str = "KCACHE_ROOT";
@@ -282,14 +281,14 @@ fn debian_name(machine: &str) -> Option<&'static str> {
 
 /// A line of results.
 pub fn answer(line: &str) {
-    let _ = writeln!(anstream::stdout().lock(), "{line}"); // who stopped reading has seen enough
+    out::stdout_line(line);
 }
 
 pub fn warn(line: &str) {
-    let _ = writeln!(anstream::stderr().lock(), "Warning: {line}");
+    out::stderr_line(&format!("Warning: {line}"));
 }
 
 /// An error in DKMS's form: scripts grep for it.
 pub fn complain(lines: &[String]) {
-    let _ = writeln!(anstream::stderr().lock(), "Error! {}", lines.join("\n"));
+    out::stderr_line(&format!("Error! {}", lines.join("\n")));
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::envelope::{MAX_FILE, in_words};
 use crate::listing::if_there;
+use crate::publish::open_plain;
 use crate::{Envelope, Error, FORMAT, Key, Manifest, PublicKey, Result, SigningKey};
 
 /// Stored, and part of what is signed: add, never change.
@@ -127,7 +128,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
 
 /// The same with what the file system says of the file that was read.
 pub(crate) fn read_with_metadata(path: &Path) -> Result<Option<(Metadata, Vec<u8>)>> {
-    let Some(file) = if_there(fs_err::File::open(path))? else { return Ok(None) };
+    let Some(file) = if_there(open_plain(path))? else { return Ok(None) };
     let metadata = file.metadata()?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::Key;
 use crate::transport::Trouble;
+use crate::{Exposed, Key};
 
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -67,6 +67,17 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         reason: String,
+    },
+
+    /// A store is not used, because others could have changed it.
+    #[error("the store is not used: {0}")]
+    Exposed(Exposed),
+
+    /// Something is in the place of a store's file or directory.
+    #[error("the store is not used: {} is no file or directory of its own: in a store nothing is a link or a device", path.display())]
+    NotStore {
+        /// What.
+        path: PathBuf,
     },
 
     /// A shared cache could not be used.

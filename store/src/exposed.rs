@@ -50,7 +50,10 @@ impl Exposed {
     /// they can write and that is not sticky.
     pub fn above(path: &Path) -> std::io::Result<Option<Exposed>> {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-            let metadata = fs_err::metadata(parent)?;
+            let metadata = match fs_err::metadata(parent) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // to be made by the caller
+                metadata => metadata?,
+            };
             let exposed = Exposed::find(parent, &metadata);
             let is_shared = metadata.uid() == 0 && metadata.mode() & STICKY != 0;
             if let Some(exposed) = exposed.filter(|_| !is_shared) {

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::publish::open_as;
 use crate::{Error, Result};
 
 /// How long to wait for another process, and how to say that one does.
@@ -64,7 +65,7 @@ impl Lock {
     }
 
     fn attempt(path: &Path) -> Result<Option<Lock>> {
-        let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = open_as(path, std::fs::OpenOptions::new().create(true).truncate(false).write(true))?;
         match file.file().try_lock() {
             Ok(()) => Ok(Lock { file, path: path.to_owned() }.if_still_named()),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -79,7 +80,7 @@ impl Lock {
 
     fn is_named(&self) -> bool {
         let ours = self.file.metadata().map(|m| (m.dev(), m.ino()));
-        let named = fs_err::metadata(&self.path).map(|m| (m.dev(), m.ino()));
+        let named = fs_err::symlink_metadata(&self.path).map(|m| (m.dev(), m.ino()));
         matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
     }
 }

@@ -8,9 +8,10 @@
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use tempfile::NamedTempFile;
 
 use crate::Result;
@@ -59,6 +60,21 @@ impl Write for Draft {
     }
 }
 
+/// Opens a file that is to be read. A link in its place is not followed, and a FIFO not waited for.
+pub(crate) fn open_plain(path: &Path) -> io::Result<fs_err::File> {
+    open_as(path, std::fs::OpenOptions::new().read(true))
+}
+
+/// The same in another way than for reading.
+pub(crate) fn open_as(path: &Path, options: &mut std::fs::OpenOptions) -> io::Result<fs_err::File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = fs_err::OpenOptions::from_options(options.custom_flags(flags).to_owned()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(format!("{} is not a regular file", path.display()))),
+    }
+}
+
 /// Publishes a small file in one go.
 pub(crate) fn publish_bytes(tmp: &Path, to: &Path, bytes: &[u8], if_taken: IfTaken) -> Result<bool> {
     let mut draft = Draft::new(tmp)?;
@@ -66,11 +82,23 @@ pub(crate) fn publish_bytes(tmp: &Path, to: &Path, bytes: &[u8], if_taken: IfTak
     draft.publish(to, if_taken)
 }
 
-/// Makes a directory and those above it, durably, where they are missing.
+/// Makes a directory and those above it, durably, where they are missing. Whoever may write or read the one above it may
+/// do so there, whatever the umask: in a store that is its owner, in a shared directory as those who share it have set.
 fn make_dir(dir: &Path) -> Result<()> {
     let above = dir.parent().unwrap_or(Path::new("."));
     match fs_err::create_dir(dir) {
-        Ok(()) => sync_dir(above),
+        Ok(()) => {
+            let mode =
+                |path: &Path| Ok::<_, io::Error>(fs_err::metadata(path)?.permissions().mode() & 0o7777);
+            let wanted = mode(above)?;
+            if mode(dir)? != wanted {
+                // By its descriptor: where others can write, they may have put a link there by now.
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let made = rustix::fs::open(dir, flags, Mode::empty()).map_err(io::Error::from)?;
+                rustix::fs::fchmod(made, Mode::from_raw_mode(wanted)).map_err(io::Error::from)?;
+            }
+            sync_dir(above)
+        }
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound && above != dir => {
             make_dir(above)?;

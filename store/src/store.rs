@@ -12,6 +12,7 @@
 //!
 //! How those who add and the one who collects stay out of each other's way is told in `claim`.
 
+mod guard;
 mod indexed;
 
 use std::fs::{DirBuilder, Permissions};
@@ -26,7 +27,7 @@ use crate::error::at;
 use crate::index::{Index, network_fs};
 use crate::listing::files;
 use crate::manifest::is_flat;
-use crate::publish::{Draft, publish_bytes};
+use crate::publish::{Draft, open_plain, publish_bytes};
 use crate::transport::{IfTaken, Name};
 use crate::{
     Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, SignerId, Waiting, entry, object,
@@ -86,8 +87,13 @@ impl Store {
     /// The same with the index in another directory, for a store on a network file system. Each host then has an
     /// index of its own, which learns of other hosts' entries by [`Store::reindex`].
     pub fn open_with_index(dir: &Path, index_dir: &Path, waiting: &Waiting) -> Result<Store> {
+        guard::place(dir)?;
+        if dir.is_dir() {
+            guard::check(dir)?;
+        }
         if !is_store(dir)? {
             make(dir)?;
+            guard::check(dir)?;
         }
         let mut store = Store::on(dir, index_dir, is_writable(dir), waiting);
         if let Some(kind) = network_fs(index_dir)?.filter(|_| store.writable) {
@@ -103,6 +109,10 @@ impl Store {
     }
 
     fn open_existing_as(dir: &Path, writable: bool, waiting: &Waiting) -> Result<Option<Store>> {
+        if dir.is_dir() {
+            guard::place(dir)?;
+            guard::check(dir)?;
+        }
         if !is_store(dir)? {
             return Ok(None);
         }
@@ -347,10 +357,9 @@ impl Store {
 /// Whether there is a store, of a format that can be read.
 fn is_store(dir: &Path) -> Result<bool> {
     let path = dir.join("format");
-    let text = match fs_err::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e.into()),
+    let text = match crate::listing::if_there(open_plain(&path))? {
+        Some(file) => std::io::read_to_string(file.take(64)).map_err(at("read", &path))?,
+        None => return Ok(false),
     };
     match text.trim_end().parse() {
         Ok(FORMAT) => Ok(true),
@@ -374,13 +383,21 @@ fn make(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a directory, and those above it, unless it is there. Its mode is not the umask's business.
+/// Makes a directory, and those above it that are missing, unless it is there. Its mode is not the umask's business.
 pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(at("create", dir))?;
-    Ok(fs_err::set_permissions(dir, Permissions::from_mode(mode))?)
+    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_dir(above, mode)?;
+    }
+    match DirBuilder::new().mode(mode).create(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => {
+            made.map_err(at("create", dir))?;
+            Ok(fs_err::set_permissions(dir, Permissions::from_mode(mode))?)
+        }
+    }
 }
 
 fn is_writable(dir: &Path) -> bool {

@@ -1,0 +1,177 @@
+//! Whether a store is one to be believed: looked at each time it is opened, before anything in it is used.
+//!
+//! What this host has built itself is signed by nobody, so whoever can write a store that root installs from is root. And a
+//! store can come with a tree that somebody else has made (`--root`), with links prepared in it:
+//!
+//! - The store and its directories belong to root or whoever runs this, and nobody else can write them. Where root runs
+//!   this, the same holds for all directories above: else the store could be another one a moment later. A directory
+//!   that is sticky, as `/tmp` is, may stand above. So what was found here stays as it was while it is used.
+//! - What lies in a store are directories and regular files. None of its names is a link: neither those of the top
+//!   directory nor the directories below `entries`, `objects`, `signatures` and `by-kernel`; and a link in the place of a
+//!   file is not followed when that is opened ([`open`]). So all that is read, written and deleted lies inside.
+//!
+//! This costs a look at some directories and at most 256 shards.
+
+use std::fs::FileType;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::error::at;
+use crate::{Error, Exposed, Result};
+
+/// The directories of a store, with how deep those that they hold are looked at.
+const DIRECTORIES: [(&str, usize); 6] =
+    [("entries", 1), ("objects", 1), ("signatures", 1), ("by-kernel", 2), ("lock", 0), ("tmp", 0)];
+
+/// Refuses a place in which somebody else could put another store in the place of this one.
+pub(super) fn place(dir: &Path) -> Result<()> {
+    // Others' stores are a risk for those alone who run them.
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let dir = std::path::absolute(dir).map_err(at("look at", dir))?;
+    let real = dir.ancestors().find_map(|above| std::fs::canonicalize(above).ok());
+    for path in [Some(dir), real.map(|real| real.join("store"))].into_iter().flatten() {
+        if let Some(exposed) = Exposed::above(&path)? {
+            return Err(Error::Exposed(exposed));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a store that others could have changed, or in which names lead elsewhere.
+pub(super) fn check(dir: &Path) -> Result<()> {
+    refuse_exposed(dir, &fs_err::metadata(dir)?)?;
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let depth = DIRECTORIES.iter().find(|(known, _)| name == *known).map(|(_, depth)| *depth);
+        plain(&entry.path(), entry.file_type()?, depth.is_some())?;
+        match depth {
+            Some(depth) => directory(&entry.path(), depth)?,
+            // Others than the store's own files may be the build's, such as ccache's.
+            None if entry.file_type()?.is_file() => refuse_exposed(&entry.path(), &entry.metadata()?)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn directory(dir: &Path, depth: usize) -> Result<()> {
+    match fs_err::symlink_metadata(dir) {
+        Ok(metadata) => refuse_exposed(dir, &metadata)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()), // collected meanwhile
+        Err(e) => return Err(e.into()),
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    let entries = match fs_err::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        plain(&entry.path(), kind, false)?;
+        if kind.is_dir() {
+            directory(&entry.path(), depth - 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses links, FIFOs, sockets and devices.
+fn plain(path: &Path, kind: FileType, must_be_dir: bool) -> Result<()> {
+    match kind.is_dir() || (kind.is_file() && !must_be_dir) {
+        true => Ok(()),
+        false => Err(Error::NotStore { path: path.to_owned() }),
+    }
+}
+
+fn refuse_exposed(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
+    Exposed::find(path, metadata).map_or(Ok(()), |exposed| Err(Error::Exposed(exposed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Store, Waiting};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::Duration;
+
+    const WAITING: Waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+
+    #[test]
+    fn a_name_of_the_store_that_is_a_link_is_refused_and_nothing_is_made_where_it_leads() {
+        let names = [
+            "entries",
+            "objects",
+            "lock",
+            "tmp",
+            "by-kernel",
+            "signatures",
+            "ccache",
+            "index.sqlite",
+            "index.sqlite-wal",
+            "index.sqlite-shm",
+            "format",
+            "CACHEDIR.TAG",
+            "entries/ab",
+            "objects/ab",
+            "by-kernel/6.1",
+            "by-kernel/6.1/aa",
+        ];
+        for name in names {
+            for made in [false, true] {
+                let (tmp, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+                let dir = tmp.path().join("store");
+                if made {
+                    drop(Store::open(&dir, &WAITING).unwrap());
+                }
+                let link = dir.join(name);
+                fs_err::create_dir_all(link.parent().unwrap()).unwrap();
+                let _ = fs_err::remove_dir_all(&link).or_else(|_| fs_err::remove_file(&link));
+                symlink(elsewhere.path().join("victim"), &link).unwrap();
+                let refused = Store::open(&dir, &WAITING).err().map(|error| error.to_string());
+                assert!(refused.is_some_and(|told| told.contains(name)), "{name}");
+                assert!(Store::open_existing(&dir, &WAITING).is_err() || !made, "{name}");
+                assert_eq!(fs_err::read_dir(elsewhere.path()).unwrap().count(), 0, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_that_others_can_write_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("store");
+        drop(Store::open(&dir, &WAITING).unwrap());
+        fs_err::create_dir(dir.join("entries/ab")).unwrap();
+        for name in ["", "entries", "entries/ab", "objects", "index.sqlite", "format"] {
+            let path = dir.join(name);
+            let before = fs_err::metadata(&path).unwrap().permissions();
+            for bits in [0o020, 0o002] {
+                let mode = before.mode() | bits;
+                fs_err::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+                let told = Store::open(&dir, &WAITING).err().map(|error| error.to_string());
+                assert!(
+                    told.is_some_and(|told| told.contains("can be changed by others")),
+                    "{name} {mode:o}"
+                );
+            }
+            fs_err::set_permissions(&path, before).unwrap();
+        }
+        Store::open(&dir, &WAITING).unwrap();
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        // Above it, too: but for a place that is sticky.
+        for (mode, is_safe) in [(0o777, false), (0o1777, true), (0o755, true)] {
+            fs_err::set_permissions(tmp.path(), PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(Store::open(&dir, &WAITING).is_ok(), is_safe, "{mode:o}");
+            assert_eq!(Store::open(&tmp.path().join("new"), &WAITING).is_ok(), is_safe, "{mode:o}");
+        }
+        std::os::unix::fs::chown(&dir, Some(65534), None).unwrap();
+        let told = Store::open_existing(&dir, &WAITING).err().unwrap().to_string();
+        assert!(told.contains("owner uid 65534"), "{told}");
+    }
+}
