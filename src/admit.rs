@@ -1,14 +1,19 @@
 //! Whether modules may be believed: what every module must pass before it enters the store and again before it is
 //! installed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
+use kcache_kernel::install::module_of;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
 use kcache_kernel::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use kcache_kernel::modules::in_tree;
+use kcache_kernel::recipe::Modules;
 use kcache_kernel::symvers::Symvers;
-use kcache_store::Manifest;
+use kcache_store::{Field, Manifest};
+use serde::Deserialize;
 
 use crate::error::Result;
 use crate::facts::Session;
@@ -97,6 +102,46 @@ pub fn faults(
     };
     faults.extend(parsed.iter().flat_map(|(name, ko)| ko::check(name, ko, &expect)));
     Ok(faults)
+}
+
+/// The modules among an entry's outputs that nobody has asked for: of names that its recipe does not promise, or, where the
+/// recipe takes whatever is built, of one that the kernel's own modules have. Whoever signs entries could else put an
+/// `ext4.ko` beside what was asked for. The recipe is the one that the entry's key is made of.
+pub fn undeclared(kernel: &Kernel, manifest: &Manifest) -> Result<Vec<Fault>> {
+    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    undeclared_among(kernel, &promised(&manifest.fields), modules.map(|output| output.name.as_str()))
+}
+
+/// The same of modules that were built now.
+pub fn undeclared_among<'a>(
+    kernel: &Kernel,
+    promised: &Modules,
+    files: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Fault>> {
+    let fault = |file: &str, defect| Fault { file: file.to_owned(), defect };
+    if let Modules::Listed(list) = promised {
+        let names: BTreeSet<String> = list.iter().map(|module| format!("{}.ko", module.name)).collect();
+        return Ok(files
+            .filter(|file| !names.contains(*file))
+            .map(|file| fault(file, Defect::NotPromised))
+            .collect());
+    }
+    let named: BTreeMap<String, &str> =
+        files.filter_map(|file| Some((module_of(Path::new(file))?, file))).collect();
+    let Some(tree) = kernel.modules.as_deref().filter(|_| !named.is_empty()) else { return Ok(Vec::new()) };
+    let own = in_tree(tree, &named.keys().cloned().collect())?;
+    Ok(own.into_iter().map(|(name, of)| fault(named[&name], Defect::Replaces { of })).collect())
+}
+
+/// What the recipe among the fields of a key promises. One that cannot be read promises nothing.
+fn promised(fields: &[Field]) -> Modules {
+    #[derive(Deserialize)]
+    struct Recipe {
+        modules: Modules,
+    }
+    let recipe = fields.iter().find(|field| field.name == "recipe");
+    let recipe = recipe.and_then(|field| serde_json::from_str::<Recipe>(&field.value).ok());
+    recipe.map_or(Modules::Found, |recipe| recipe.modules)
 }
 
 /// Leaves out the modules that can never be loaded, because they need a symbol that nothing exports, if others remain; returns

@@ -272,7 +272,8 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
     }
     let Some(outputs) = whole(session, wish, &manifest)? else { return Ok(None) };
     let needed = dependencies::have(session, wish, id, &Options::default())?;
-    let faults = faults(session, wish, tree, &outputs, &needed)?;
+    let mut faults = faults(session, wish, tree, &outputs, &needed)?;
+    faults.extend(admit::undeclared(wish.kernel, &manifest)?);
     if !faults.is_empty() {
         return Ok(Some(Answer::Refused(faults)));
     }
@@ -423,7 +424,9 @@ fn have_once(
     session.still_facts(wish.kernel, tree, &id.facts)?;
     let outcome = match &made.result {
         Made::Outputs(outputs) => {
-            let faults = faults(session, wish, tree, outputs, needed)?;
+            let mut faults = faults(session, wish, tree, outputs, needed)?;
+            let names = outputs.modules.iter().map(|module| module.name.as_str());
+            faults.extend(admit::undeclared_among(wish.kernel, &id.recipe.modules, names)?);
             if !faults.is_empty() {
                 return Ok(Answer::Refused(faults));
             }

@@ -195,7 +195,8 @@ fn judge(
         None => Against::config(&known.config),
     };
     // What other packages export cannot be told here: it was checked where this was built, against the same kernel.
-    let faults = admit::faults(wish.kernel, &against, &outputs.modules, &BTreeMap::new())?;
+    let mut faults = admit::faults(wish.kernel, &against, &outputs.modules, &BTreeMap::new())?;
+    faults.extend(admit::undeclared(wish.kernel, &manifest)?);
     match (faults.is_empty(), &found) {
         (true, _) => Ok(Answer::Ready { manifest, found }),
         (false, Found::Shared(from)) => {

@@ -13,8 +13,8 @@
 //!
 //! A strange module is judged as the loader does it, our own more strictly: it names this very release.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -22,6 +22,7 @@ use fs_err as fs;
 use crate::compress::Compression;
 use crate::enforcement::{self, Enforcement};
 use crate::index::DepIndex;
+use crate::install::module_of;
 use crate::kernels::{self, Kernel};
 use crate::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
 use crate::rootfs::Root;
@@ -206,6 +207,28 @@ pub fn foreign(tree: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Longer than any kernel's list of its modules, which has some 200 kB.
+const MOST_LISTED: u64 = 16 << 20;
+
+/// The kernel's own modules of these names, built in or not: `modprobe` would take a file of that name in their place.
+/// Given and returned are names without `-`, and paths below the tree (`modules.order` and `modules.builtin`,
+/// Documentation/kbuild/kbuild.rst).
+pub fn in_tree(tree: &Path, names: &BTreeSet<String>) -> io::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for list in ["modules.order", "modules.builtin"] {
+        let mut text = String::new();
+        match fs::File::open(tree.join(list)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            file => file?.take(MOST_LISTED).read_to_string(&mut text)?,
+        };
+        for path in text.lines() {
+            let name = module_of(Path::new(path)).filter(|name| names.contains(name));
+            found.extend(name.map(|name| (name, path.to_owned())));
+        }
+    }
+    Ok(found)
+}
+
 fn is_passed_over(path: &Path) -> bool {
     let text = path.to_string_lossy();
     text == "kernel" || text == "build" || text == "source" || text.starts_with("updates/kcache-")
@@ -229,6 +252,20 @@ mod tests {
             signers: Known::default(),
             decompresses: true,
         }
+    }
+
+    #[test]
+    fn the_kernels_own_modules_are_found_whether_built_in_or_not_and_however_their_names_are_written() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join("modules.order"), "kernel/fs/ext4/ext4.ko\nkernel/sound/snd-a.ko\n")
+            .unwrap();
+        let names = ["ext4", "snd_a", "loop", "p"].map(str::to_owned).into();
+        let of = |name: &str, path: &str| (name.to_owned(), path.to_owned());
+        let listed = [of("ext4", "kernel/fs/ext4/ext4.ko"), of("snd_a", "kernel/sound/snd-a.ko")];
+        assert_eq!(in_tree(tree.path(), &names).unwrap(), BTreeMap::from(listed.clone()));
+        fs::write(tree.path().join("modules.builtin"), "kernel/drivers/block/loop.ko\n").unwrap();
+        let built_in = of("loop", "kernel/drivers/block/loop.ko");
+        assert_eq!(in_tree(tree.path(), &names).unwrap(), listed.into_iter().chain([built_in]).collect());
     }
 
     /// The faults of one module file, of kcache's.

@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn what_is_opened_lies_inside_and_is_a_file() {
         use std::io::Read;
-        let (dir, root) = root_with(&[("secret", "/etc/passwd"), ("up", "../../../../etc/passwd"), ("a", "/usr/b")]);
+        let (dir, root) =
+            root_with(&[("secret", "/etc/passwd"), ("up", "../../../../etc/passwd"), ("a", "/usr/b")]);
         fs::write(dir.path().join("usr/b"), "inside").unwrap();
         let mut text = String::new();
         root.open("/a").unwrap().read_to_string(&mut text).unwrap();

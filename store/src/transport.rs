@@ -26,6 +26,7 @@ mod file;
 mod hostile;
 mod http;
 mod oci;
+mod reach;
 mod registry;
 mod runtime;
 mod web;

@@ -214,6 +214,15 @@ pub enum Defect {
         /// The modules' names, separated by commas.
         modules: String,
     },
+    /// Not one of the modules that the package's recipe is to make.
+    #[error("is not among the modules that its recipe makes")]
+    NotPromised,
+    /// Would be loaded in the place of a module of the kernel's own, and the recipe does not say that it is to be.
+    #[error("would take the place of the kernel's own {of}, and its recipe does not name it")]
+    Replaces {
+        /// The kernel's module, a path below `/lib/modules/K`.
+        of: String,
+    },
 }
 
 impl From<object::read::Error> for Defect {

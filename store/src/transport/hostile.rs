@@ -424,14 +424,18 @@ fn manifests_are_not_believed() {
 
 #[test]
 fn a_token_is_fetched_with_the_password_and_shown_to_the_registry() {
-    let login = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{\"token\":\"ticket\"}");
-    let realm = format!("http://{}/token", login.address);
-    let server = Server::new(move |head, stream| {
-        let _ = match head.contains("authorization: bearer ticket") {
-            true => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
-            false => write!(
+    let server = Server::new(|head, stream| {
+        let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+        let _ = match head {
+            _ if head.starts_with("get /token") => {
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{{\"token\":\"ticket\"}}")
+            }
+            _ if head.contains("authorization: bearer ticket") => {
+                write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            }
+            _ => write!(
                 stream,
-                "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\nContent-Length: 0\r\n\r\n"
+                "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"s\"\r\nContent-Length: 0\r\n\r\n"
             ),
         };
     });
@@ -441,14 +445,83 @@ fn a_token_is_fetched_with_the_password_and_shown_to_the_registry() {
     let transport = open(&location).unwrap();
     assert_eq!(transport.get(&entry(), LIMIT, &|_| ()), Ok(None));
     assert_eq!(transport.get(&entry(), LIMIT, &|_| ()), Ok(None));
-    assert_eq!(login.heads().len(), 1, "the token is kept");
+    let heads = server.heads();
+    let (logins, others): (Vec<_>, Vec<_>) = heads.iter().partition(|head| head.starts_with("get /token"));
+    assert_eq!(logins.len(), 1, "the token is kept");
     assert!(
-        login.heads()[0].starts_with("get /token?service=s&scope=repository%3akcache%3apull http"),
-        "{:?}",
-        login.heads()
+        logins[0].starts_with("get /token?service=s&scope=repository%3akcache%3apull http"),
+        "{logins:?}"
     );
-    assert!(login.heads()[0].contains("authorization: basic dxnlcjpzzwnyzxq="));
-    assert!(!server.heads().iter().any(|head| head.contains("basic")), "the password is for the login only");
+    assert!(logins[0].contains("authorization: basic dxnlcjpzzwnyzxq="));
+    assert!(!others.iter().any(|head| head.contains("basic")), "the password is for the login only");
+}
+
+/// An answer of a registry that wants a token from somewhere.
+fn challenge_of(realm: &str) -> String {
+    format!(
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\"\r\nContent-Length: 0\r\n\r\n"
+    )
+}
+
+#[test]
+fn a_password_goes_to_no_login_of_another_host_port_or_that_storage_names() {
+    let with_password = |server: &Server| {
+        let location = server.oci(PATIENT);
+        Location { username: Some("user".into()), password: Some("secret".into()), ..location }
+    };
+    let token = "HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{\"token\":\"ticket\"}";
+    let login = Server::saying(token);
+    let registry = Server::saying(challenge_of(&format!("http://{}/token", login.address)));
+    let _ = get(&with_password(&registry));
+    assert!(!login.heads()[0].contains("authorization"), "{:?}", login.heads());
+    // The registry sends to a place that wants a login of its own.
+    let thief = Server::saying(token);
+    let storage = Server::saying(challenge_of(&format!("http://{}/token", thief.address)));
+    let registry = Server::saying(format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{}/blob\r\nContent-Length: 0\r\n\r\n",
+        storage.address
+    ));
+    assert!(matches!(get(&with_password(&registry)), Err(Trouble::Denied(_))));
+    assert_eq!((storage.heads().len(), thief.heads().len()), (1, 0));
+}
+
+#[test]
+fn nothing_leads_to_a_clouds_metadata() {
+    for place in ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"] {
+        let redirect = Server::saying(format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://{place}/latest/meta-data\r\nContent-Length: 0\r\n\r\n"
+        ));
+        let refused = odd("a redirect to an address that it may not lead to");
+        assert_eq!(get(&redirect.http(PATIENT)), Err(refused.clone()));
+        assert_eq!(get(&redirect.oci(PATIENT)), Err(refused));
+        let login = Server::saying(challenge_of(&format!("http://{place}/token")));
+        assert!(
+            matches!(get(&login.oci(PATIENT)), Err(Trouble::Odd(told)) if told.contains("may not lead to"))
+        );
+        let upload = Server::saying(format!(
+            "HTTP/1.1 202 Accepted\r\nLocation: http://{place}/upload\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert!(put(&upload.oci(PATIENT), IfTaken::Replace).is_err());
+    }
+}
+
+#[test]
+fn a_cache_that_a_stranger_chose_is_not_looked_for_on_this_machine() {
+    let server = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc");
+    let port = server.address.rsplit(':').next().unwrap();
+    let urls = [
+        format!("http://127.0.0.1:{port}/c"),
+        format!("http://localhost:{port}/c"),
+        format!("oci://localhost:{port}/c"),
+    ];
+    for url in urls {
+        assert!(
+            get(&Location { url: url.clone(), stranger: true, bounds: PATIENT, ..Location::default() })
+                .is_err()
+        );
+        assert!(server.heads().is_empty(), "{url}: {:?}", server.heads());
+    }
+    assert_eq!(get(&server.http(PATIENT)), Ok(Some(b"abc".to_vec())));
 }
 
 #[test]

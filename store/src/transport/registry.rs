@@ -251,6 +251,10 @@ impl Registry {
         if answer.status() != StatusCode::UNAUTHORIZED || self.token.is_some() {
             return Ok(answer);
         }
+        // Storage that the registry has led to has no say in where the user's name and password go.
+        if answer.url().origin() != self.base.origin() {
+            return Ok(answer);
+        }
         let (Some(again), Some(challenge)) = (again, challenge(answer.headers())) else { return Ok(answer) };
         let ticket = self.ticket(&challenge, scope, pulse).await?;
         self.tickets().insert(scope, ticket.clone());
@@ -274,7 +278,9 @@ impl Registry {
             Challenge::Basic => basic.ok_or_else(denied)?,
             Challenge::Bearer { realm, service } => {
                 let url = self.token_url(realm, service.as_deref(), scope)?;
-                let request = admitted(self.web.reader.get(url), basic.as_deref().and_then(web::secret));
+                let basic = basic.filter(|_| is_of_one_house(&self.base, &url));
+                // Not followed: a login that is elsewhere is not the one that was named.
+                let request = admitted(self.web.writer.get(url), basic.as_deref().and_then(web::secret));
                 format!("Bearer {}", self.fetch_token(request, pulse).await?)
             }
         };
@@ -313,6 +319,23 @@ impl Registry {
             .and_then(|token| token.token.or(token.access_token))
             .ok_or_else(|| Trouble::Odd("a login without a token".into()))
     }
+}
+
+/// Whether a registry's user may be named to a login: the registry's own, or one of the same domain over HTTPS, as
+/// `auth.docker.io` is for `registry-1.docker.io`. Elsewhere a token is asked for without a name.
+fn is_of_one_house(registry: &Url, login: &Url) -> bool {
+    let domain = |url: &Url| {
+        let mut labels = url.domain()?.rsplit('.').map(str::to_owned);
+        let (top, name) = (labels.next()?, labels.next()?);
+        // `co.uk` and the like are nobody's: of such names one label more must be the same.
+        let is_short = top.len() == 2 && name.len() <= 3;
+        Some((top, name, if is_short { Some(labels.next()?) } else { None }))
+    };
+    let is_https = |url: &Url| url.scheme() == "https" && url.port().is_none();
+    let is_near = is_https(registry)
+        && is_https(login)
+        && domain(registry).is_some_and(|one| domain(login) == Some(one));
+    registry.origin() == login.origin() || is_near
 }
 
 fn admitted(request: RequestBuilder, ticket: Option<HeaderValue>) -> RequestBuilder {
@@ -399,6 +422,25 @@ mod tests {
         check("oci://ghcr.io/Team/a", None);
         check("oci://ghcr.io/team/a:latest", None);
         check("oci:///a", None);
+    }
+
+    #[test]
+    fn a_user_is_named_to_logins_of_the_registrys_own_house_alone() {
+        let check = |registry: &str, login: &str, expect: bool| {
+            let url = |text: &str| Url::parse(text).unwrap();
+            assert_eq!(is_of_one_house(&url(registry), &url(login)), expect, "{registry} {login}");
+        };
+        check("https://ghcr.io/v2/a/", "https://ghcr.io/token", true);
+        check("https://registry-1.docker.io/v2/a/", "https://auth.docker.io/token", true);
+        check("https://registry.gitlab.com/v2/a/", "https://gitlab.com/jwt/auth", true);
+        check("https://ghcr.io/v2/a/", "https://evil.example/token", false);
+        check("https://ghcr.io/v2/a/", "https://ghcr.io:8443/token", false);
+        check("https://ghcr.io/v2/a/", "http://ghcr.io/token", false);
+        check("https://a.co.uk/v2/a/", "https://b.co.uk/token", false);
+        check("https://r.a.co.uk/v2/a/", "https://l.a.co.uk/token", true);
+        check("http://127.0.0.1:5000/v2/a/", "http://127.0.0.1:5000/token", true);
+        check("http://127.0.0.1:5000/v2/a/", "http://127.0.0.1:5001/token", false);
+        check("https://10.0.0.1/v2/a/", "https://11.0.0.1/token", false);
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //!   certificates (a minimal container) can still use plain HTTP and a location that brings its own.
 //! - Redirects are followed when reading, five at most, never from https to http. Credentials do not go along to
 //!   another host or port. Nothing is followed when writing: a redirected PUT may end as a GET of a login page.
+//! - Redirects, logins and places for uploads lead to no nearer address than the server's own ([`super::reach`]).
 //! - Bodies are read piece by piece and left when they pass their limit; a short one is an error. Nothing is
 //!   decompressed on the way, which would hide sizes.
 //! - Proxies are those of the environment, as `reqwest` reads it, except that this machine is reached directly.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -16,6 +18,7 @@ use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use url::Url;
 
+use super::reach::Reachable;
 use super::runtime::Pulse;
 use super::{BadLocation, Location, Trouble};
 
@@ -31,22 +34,36 @@ pub(super) struct Web {
     pub(super) reader: Client,
     /// Follows none.
     pub(super) writer: Client,
+    /// What either may ask.
+    reachable: Reachable,
     silence: Duration,
 }
 
 impl Web {
     /// Gets ready to speak to a server.
     pub(super) fn new(location: &Location, server: Option<&Url>) -> Result<Web, BadLocation> {
+        let reachable = Reachable::from(server, location.stranger);
+        let policy = || {
+            let reachable = reachable.clone();
+            Policy::custom(move |attempt| follow(attempt, &reachable))
+        };
         Ok(Web {
-            reader: client(location, server, || Policy::custom(follow))?,
-            writer: client(location, server, Policy::none)?,
+            reader: client(location, server, &reachable, &policy)?,
+            writer: client(location, server, &reachable, &Policy::none)?,
+            reachable,
             silence: location.bounds.silence,
         })
     }
 
     /// Sends a request that has no body, or a small one.
     pub(super) async fn ask(&self, request: RequestBuilder, pulse: &Pulse) -> Result<Response, Trouble> {
-        let response = request.send().await.map_err(|e| self.lost(&e))?;
+        let (client, request) = request.build_split();
+        let request = request.map_err(|e| self.lost(&e))?;
+        if !self.reachable.allows(request.url()) {
+            let host = request.url().host_str().unwrap_or_default();
+            return Err(Trouble::Odd(format!("with a way to {host}, which it may not lead to")));
+        }
+        let response = client.execute(request).await.map_err(|e| self.lost(&e))?;
         pulse.beat();
         Ok(response)
     }
@@ -175,7 +192,8 @@ pub(super) fn is_local(url: &Url) -> bool {
 fn client(
     location: &Location,
     server: Option<&Url>,
-    redirects: fn() -> Policy,
+    reachable: &Reachable,
+    redirects: &dyn Fn() -> Policy,
 ) -> Result<Client, BadLocation> {
     // Fails where another one was chosen already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -185,6 +203,7 @@ fn client(
             .user_agent(concat!("kcache/", env!("CARGO_PKG_VERSION")))
             .redirect(redirects())
             .referer(false)
+            .dns_resolver(Arc::new(reachable.clone()))
             .connect_timeout(location.bounds.silence) // shared out among the addresses of a host
             .pool_idle_timeout(IDLE);
         if server.is_some_and(is_local) { builder.no_proxy() } else { builder }
@@ -203,12 +222,14 @@ fn certificates(location: &Location) -> Result<Vec<Certificate>, BadLocation> {
     }
 }
 
-fn follow(attempt: Attempt) -> Action {
+fn follow(attempt: Attempt, reachable: &Reachable) -> Action {
     let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
     if was_secure && attempt.url().scheme() != "https" {
         attempt.error("a redirect from https to http")
     } else if attempt.previous().len() > REDIRECTS {
         attempt.error("more than 5 redirects")
+    } else if !reachable.allows(attempt.url()) {
+        attempt.error("a redirect to an address that it may not lead to")
     } else {
         attempt.follow()
     }
