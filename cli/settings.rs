@@ -290,7 +290,10 @@ fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<V
             Some(exposed) => Err(Failure {
                 exit: Exit::Refused,
                 message: exposed.to_string(),
-                hint: Some(format!("chown root {0} && chmod 644 {0}, if it says what it should", path.display())),
+                hint: Some(format!(
+                    "chown root {0} && chmod 644 {0}, if it says what it should",
+                    path.display()
+                )),
             }),
         };
     }
@@ -598,12 +601,19 @@ mod tests {
             [[cache]]\nurl = '/host/cache'\n[[cache]]\nurl = 'S3://b'\n\
             [signing]\nkey = 'pkcs11:token=a?module-path=/x.so'\ncertificate = '/c'\npassphrase-command = 'id'\n[gc]\nmax-size = '1G'\n";
         let image = resolve_image(config, &[]).unwrap();
-        let taken = (image.packages.len(), image.policy.len(), image.foreign.value.as_str(), image.depmod.value.as_str());
+        let taken = (
+            image.packages.len(),
+            image.policy.len(),
+            image.foreign.value.as_str(),
+            image.depmod.value.as_str(),
+        );
         assert_eq!(taken, (1, 1, "require", "always"));
         assert!(image.package_scripts.is_empty() && image.signing.is_none() && image.gc.is_none());
         assert!(image.default_kernel.is_none() && image.compiler_launcher.value == "none");
         assert!(image.store.origin == Origin::Default && image.jobs.value == 3);
-        assert!(image.build_timeout.value.as_secs() == BUILD_TIMEOUT && image.on_failure.value == OnFailure::Warn);
+        assert!(
+            image.build_timeout.value.as_secs() == BUILD_TIMEOUT && image.on_failure.value == OnFailure::Warn
+        );
         let [cache] = &image.caches[..] else { panic!("{:?}", image.caches) };
         assert!(cache.of_image && !cache.write && cache.url == "https://h/");
         let [warning] = &image.warnings[..] else { panic!("{:?}", image.warnings) };
@@ -639,7 +649,11 @@ mod tests {
         fs::remove_file(etc.join("config.toml")).unwrap();
         fs::write(etc.join("config.toml"), "packages = []\nroot:$6$secret:1\n").unwrap();
         let failure = resolve_words(&words, &[]).unwrap_err();
-        assert!(failure.message.contains("line 2") && !failure.message.contains("secret"), "{}", failure.message);
+        assert!(
+            failure.message.contains("line 2") && !failure.message.contains("secret"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]

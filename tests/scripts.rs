@@ -28,7 +28,8 @@ fn add_bash(host: &Host) {
 /// A program where this machine has it, and the libraries that it is linked with.
 fn add_program(host: &Host, name: &str) {
     let place = |dir: &&str| Path::new(dir).join(name).is_file();
-    let program = format!("{}/{name}", ["/bin", "/usr/bin", "/usr/sbin"].iter().find(|dir| place(dir)).unwrap());
+    let program =
+        format!("{}/{name}", ["/bin", "/usr/bin", "/usr/sbin"].iter().find(|dir| place(dir)).unwrap());
     let ldd = Command::new("ldd").arg(&program).output().unwrap();
     let text = String::from_utf8(ldd.stdout).unwrap();
     let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
@@ -117,7 +118,8 @@ fn a_script_under_another_root_can_write_that_root_and_nothing_else() {
     let source = host.root().join("usr/src/hello-1.0");
     script(&source, "after.sh", &TRIES.replace("$SECRET", secret.to_str().unwrap()));
     allow(&host);
-    let mut neighbour = Command::new("bash").args(["-c", "exec -a kcache-tests-neighbour sleep 600"]).spawn().unwrap();
+    let mut neighbour =
+        Command::new("bash").args(["-c", "exec -a kcache-tests-neighbour sleep 600"]).spawn().unwrap();
     let run = host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(0);
     neighbour.kill().unwrap();
     neighbour.wait().unwrap();
@@ -134,7 +136,12 @@ fn an_image_does_not_allow_its_own_scripts() {
     allow(&host);
     let mut command = host.image(&["install", "hello", "-k", &FIXTURES.new]);
     let run = crate::host::Run::from(command.output().unwrap()).exits(0);
-    run.says(&["etc/kcache: not used: package-scripts", "PRE_INSTALL, POST_INSTALL", "are not run", "--config"]);
+    run.says(&[
+        "etc/kcache: not used: package-scripts",
+        "PRE_INSTALL, POST_INSTALL",
+        "are not run",
+        "--config",
+    ]);
     assert_eq!(said(&host), "");
 }
 

@@ -113,7 +113,14 @@ impl Cache {
     /// The cache of a `[[cache]]` table.
     pub fn of_table(table: Table, origin: Origin) -> Cache {
         let priority = table.priority.unwrap_or(PRIORITY);
-        Cache { url: table.url.clone(), priority, write: table.write, origin, of_image: false, table: Some(table) }
+        Cache {
+            url: table.url.clone(),
+            priority,
+            write: table.write,
+            origin,
+            of_image: false,
+            table: Some(table),
+        }
     }
 
     /// The same, of a table in the tree under `--root`, from which [`super::image`] has taken what it may not say.
@@ -137,8 +144,7 @@ impl Cache {
 
     /// Where it is, with what is needed to be let in.
     pub fn location(&self, root: &Root, process: &Process) -> Result<Location, Failure> {
-        let mut location =
-            Location { url: self.url.clone(), stranger: self.of_image, ..Location::default() };
+        let mut location = Location { url: self.url.clone(), stranger: self.of_image, ..Location::default() };
         if self.of_image {
             return Ok(location); // nothing of this host's or of the caller's goes to where an image says
         }
