@@ -10,7 +10,7 @@
 //!   directory nor the directories below `entries`, `objects`, `signatures` and `by-kernel`; and a link in the place of a
 //!   file is not followed when that is opened ([`open`]). So all that is read, written and deleted lies inside.
 //!
-//! This costs a look at some directories and at most 256 shards.
+//! This costs a look at some directories and at most 256 shards of entries, some tenths of a millisecond.
 
 use std::fs::FileType;
 use std::io::ErrorKind;
@@ -19,9 +19,24 @@ use std::path::Path;
 use crate::error::at;
 use crate::{Error, Exposed, Result};
 
-/// The directories of a store, with how deep those that they hold are looked at.
-const DIRECTORIES: [(&str, usize); 6] =
-    [("entries", 1), ("objects", 1), ("signatures", 1), ("by-kernel", 2), ("lock", 0), ("tmp", 0)];
+/// A directory of a store.
+#[derive(Clone, Copy)]
+struct Directory {
+    name: &'static str,
+    /// How deep those that it holds are looked at.
+    depth: usize,
+    /// What lies in them says of itself what it is: bytes that have another digest are none.
+    is_hashed: bool,
+}
+
+const DIRECTORIES: [Directory; 6] = [
+    Directory { name: "entries", depth: 1, is_hashed: false },
+    Directory { name: "objects", depth: 1, is_hashed: true },
+    Directory { name: "signatures", depth: 1, is_hashed: true },
+    Directory { name: "by-kernel", depth: 2, is_hashed: false },
+    Directory { name: "lock", depth: 0, is_hashed: false },
+    Directory { name: "tmp", depth: 0, is_hashed: false },
+];
 
 /// Refuses a place in which somebody else could put another store in the place of this one.
 pub(super) fn place(dir: &Path) -> Result<()> {
@@ -45,10 +60,13 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     for entry in fs_err::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let depth = DIRECTORIES.iter().find(|(known, _)| name == *known).map(|(_, depth)| *depth);
-        plain(&entry.path(), entry.file_type()?, depth.is_some())?;
-        match depth {
-            Some(depth) => directory(&entry.path(), depth)?,
+        let known = DIRECTORIES.iter().find(|known| name == known.name);
+        plain(&entry.path(), entry.file_type()?, known.is_some())?;
+        match known {
+            Some(known) => {
+                not_exposed(&entry.path())?;
+                below(&entry.path(), known.depth, known.is_hashed)?;
+            }
             // Others than the store's own files may be the build's, such as ccache's.
             None if entry.file_type()?.is_file() => refuse_exposed(&entry.path(), &entry.metadata()?)?,
             None => {}
@@ -57,12 +75,18 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn directory(dir: &Path, depth: usize) -> Result<()> {
+/// What is gone meanwhile was collected.
+fn not_exposed(dir: &Path) -> Result<()> {
     match fs_err::symlink_metadata(dir) {
-        Ok(metadata) => refuse_exposed(dir, &metadata)?,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()), // collected meanwhile
-        Err(e) => return Err(e.into()),
+        Ok(metadata) => refuse_exposed(dir, &metadata),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e.into()),
     }
+}
+
+/// What a directory holds, so many levels deep. Its shards are many, so that of what is hashed nothing more is asked than
+/// what the directory tells.
+fn below(dir: &Path, depth: usize, is_hashed: bool) -> Result<()> {
     if depth == 0 {
         return Ok(());
     }
@@ -74,9 +98,11 @@ fn directory(dir: &Path, depth: usize) -> Result<()> {
         let entry = entry?;
         let kind = entry.file_type()?;
         plain(&entry.path(), kind, false)?;
-        if kind.is_dir() {
-            directory(&entry.path(), depth - 1)?;
+        if !kind.is_dir() || (is_hashed && depth == 1) {
+            continue;
         }
+        not_exposed(&entry.path())?;
+        below(&entry.path(), depth - 1, is_hashed)?;
     }
     Ok(())
 }
