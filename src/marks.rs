@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use fs_err as fs;
-use kcache_kernel::rootfs::Root;
+use kcache_kernel::rootfs::{self, Root};
 
 use crate::error::Result;
 use crate::verdict::Verdict;
@@ -27,7 +27,7 @@ pub fn set(root: &Root, verdict: &Verdict) -> Result<()> {
         fs::create_dir_all(directory)?;
     }
     let generation = verdict.generation.as_deref().unwrap_or("-");
-    Ok(fs::write(path, format!("{generation}\n"))?)
+    Ok(rootfs::put(&path, format!("{generation}\n").as_bytes())?)
 }
 
 /// Takes a kernel's mark away, if it has one.

@@ -92,6 +92,28 @@ fn links_in_an_images_store_are_refused() {
     }
 }
 
+#[test]
+fn links_in_an_image_have_nothing_written_where_they_lead() {
+    let host = Host::new(&[k()]);
+    packages::hello(&host, "text");
+    host.kcache(&["install", "hello", "-k", k()]).exits(0);
+    let (marks, debug) = (host.root().join("run/kcache/ready"), host.root().join("usr/lib/debug"));
+    let elsewhere = host.dir().join("elsewhere");
+    for directory in [&marks, &debug, &elsewhere] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let victim = elsewhere.join("victim");
+    fs::write(&victim, "precious").unwrap();
+    symlink(&victim, marks.join(k())).unwrap();
+    symlink(&elsewhere, debug.join(".build-id")).unwrap();
+    let mut check = host.image(&["check", "--mark", "-k", k()]);
+    Run::from(check.output().unwrap()).exits(0);
+    let mut debuginfo = host.image(&["debuginfo", "hello", "-k", k()]);
+    debuginfo.output().unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
+}
+
 /// What lies under a directory and has any of these bits.
 fn with_bits(directory: &Path, bits: &str) -> String {
     let mut find = Command::new("find");

@@ -15,6 +15,7 @@ use kcache::facts::Session;
 use kcache::kernel::install::{self, Installed, Package as InstalledPackage};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
+use kcache::kernel::rootfs::Root;
 use kcache::store::tree;
 use kcache::world::World;
 
@@ -33,10 +34,7 @@ struct Subject<'k> {
 }
 
 pub fn run(world: &World, out: &Out, args: &args::DebugInfo, dry: bool) -> Result<Exit, Failure> {
-    let dir = match &args.output {
-        Some(dir) => dir.clone(),
-        None => world.root.place("/usr/lib/debug")?,
-    };
+    let dir = args.output.as_deref();
     let kernels = super::judged_kernels(world, &Kernels { kernels: args.kernels.clone() })?;
     let (subjects, mut exit) = subjects(world, out, args, &kernels)?;
     let store = if dry { world.open_existing_store()? } else { Some(world.open_store()?) };
@@ -44,7 +42,7 @@ pub fn run(world: &World, out: &Out, args: &args::DebugInfo, dry: bool) -> Resul
     for subject in &subjects {
         for module in modules(&session, subject) {
             super::interrupted(world)?;
-            let placed = module.and_then(|debug| place(&session, out, subject, &debug, &dir, dry));
+            let placed = module.and_then(|debug| place(&session, out, subject, &debug, dir, dry));
             if let Err(failure) = placed {
                 exit = exit.or(failure.exit);
                 let message = format!("{}: {}", subject.kernel.release, failure.message);
@@ -135,10 +133,14 @@ fn place(
     out: &Out,
     subject: &Subject,
     debug: &DebugInfo,
-    dir: &Path,
+    dir: Option<&Path>,
     dry: bool,
 ) -> Result<(), Failure> {
-    let path = dir.join(debug.build_id.debug_path());
+    let name = debug.build_id.debug_path();
+    let path = match dir {
+        Some(dir) => dir.join(name),
+        None => in_system(&session.world.root, &name)?,
+    };
     let there = path.is_file() && tree::file_digest(&path)?.0 == *debug.digest();
     let state = match (there, dry) {
         (true, _) => "present",
@@ -150,6 +152,19 @@ fn place(
     };
     say(out, subject, debug, &path, state);
     Ok(())
+}
+
+/// Its place in the system that is worked on, however links lead there: not out of it, and not to a device of its.
+fn in_system(root: &Root, name: &Path) -> Result<PathBuf, Failure> {
+    let path = root.place(Path::new("/usr/lib/debug").join(name))?;
+    match path.symlink_metadata() {
+        Ok(there) if !there.is_file() => Err(Failure {
+            exit: Exit::Refused,
+            message: format!("{} is not a regular file", path.display()),
+            hint: None,
+        }),
+        _ => Ok(path),
+    }
 }
 
 fn write(path: &PathBuf, bytes: &[u8]) -> Result<(), Failure> {

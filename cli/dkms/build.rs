@@ -72,7 +72,11 @@ pub fn copy_source(place: &Place, from: &Path) -> Result<Version, Trouble> {
         fs::remove_dir_all(&to)?;
     }
     fs::create_dir_all(&to)?;
-    let copied = Command::new("cp").args(["-r", "--"]).arg(from.join(".")).arg(&to).status()?;
+    let copied = Command::new("cp")
+        .args(["-r", "--remove-destination", "--"])
+        .arg(from.join("."))
+        .arg(&to)
+        .status()?;
     match copied.success() {
         true => Ok(what),
         false => {

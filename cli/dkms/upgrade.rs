@@ -6,6 +6,7 @@
 
 use fs_err as fs;
 use kcache::kernel::dkms::Version;
+use kcache::kernel::rootfs::put;
 
 use super::Trouble;
 use super::place::Place;
@@ -17,7 +18,8 @@ const START: usize = 19;
 
 /// Notes that this run has added a version.
 pub fn note(place: &Place, what: &Version) -> Result<(), Trouble> {
-    Ok(fs::write(place.records.place(what).join(NOTE), caller().unwrap_or_default())?)
+    let note = place.records.place(what).join(NOTE);
+    Ok(put(&note, caller().unwrap_or_default().as_bytes())?)
 }
 
 /// Whether this run has added a version. It is told once.

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
@@ -132,6 +132,16 @@ impl Root {
     }
 }
 
+/// Writes a small file in the place of whatever has its name. A link that has it is not followed: it may have been put
+/// there to lead elsewhere.
+pub fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::File::create_new(path)?.write_all(bytes)
+}
+
 /// The names of a path, last one first; `/` and `.` are left out.
 fn reversed(path: &Path) -> Vec<OsString> {
     let name = |part| match part {
@@ -203,6 +213,17 @@ mod tests {
             assert!(root.open(path).unwrap_err().to_string().contains("not a regular file"), "{path}");
         }
         assert!(Root::new("/").open("/etc/passwd").is_ok());
+    }
+
+    #[test]
+    fn what_is_put_takes_the_place_of_a_link() {
+        let (dir, _root) = root_with(&[("link", "usr/src/victim")]);
+        fs::write(dir.path().join("usr/src/victim"), "precious").unwrap();
+        for text in ["one", "two"] {
+            put(&dir.path().join("link"), text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(dir.path().join("link")).unwrap(), text);
+        }
+        assert_eq!(fs::read_to_string(dir.path().join("usr/src/victim")).unwrap(), "precious");
     }
 
     #[test]
