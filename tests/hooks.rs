@@ -219,6 +219,39 @@ fn hooks_that_outlive_kcache_do_nothing() {
 }
 
 #[test]
+fn the_units_are_confined() {
+    let host = Host::without_kernels();
+    with_hooks(&host, "");
+    let both = [
+        "NoNewPrivileges=yes",
+        "CapabilityBoundingSet=CAP_SYS_ADMIN ",
+        "ProtectSystem=full",
+        "ProtectHome=read-only",
+        "PrivateDevices=yes",
+        "ProtectClock=yes",
+        "LockPersonality=yes",
+        "SystemCallArchitectures=native",
+        "SystemCallFilter=~@clock ",
+        "KeyringMode=private",
+        "UMask=0022",
+        "RestrictAddressFamilies=AF_UNIX AF_NETLINK",
+    ];
+    for (unit, own) in
+        [("kcache-boot.service", "PrivateNetwork=yes"), ("kcache-ready.service", "PrivateTmp=yes")]
+    {
+        let text = fs::read_to_string(host.root().join("etc/systemd/system").join(unit)).unwrap();
+        for line in both.iter().chain([&own]) {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{unit}: {line}");
+        }
+        // Either would keep the service from what it is for: the one hides /lib/modules, the other a sandbox's own /proc.
+        assert!(
+            !text.contains("\nProtectKernelModules=") && !text.contains("\nProtectKernelTunables="),
+            "{unit}"
+        );
+    }
+}
+
+#[test]
 fn systemd_finds_no_fault_with_the_units() {
     if !Path::new("/usr/bin/systemd-analyze").exists() {
         return;
