@@ -107,10 +107,10 @@ struct State {
 }
 
 impl Reachable {
-    /// From a server; from one that a stranger chose only what all can reach.
+    /// From a server; from one that a stranger chose nothing of this machine and of its link.
     pub(super) fn from(server: Option<&Url>, stranger: bool) -> Reachable {
         let reach = match server.and_then(Url::host) {
-            _ if stranger => Some(Reach::Public),
+            _ if stranger => Some(Reach::Private),
             Some(Host::Ipv4(v4)) => Some(Reach::of(v4.into())),
             Some(Host::Ipv6(v6)) => Some(Reach::of(v6.into())),
             Some(Host::Domain(_)) | None => None,
