@@ -304,7 +304,10 @@ pub fn used(session: &Session, key: &Key) -> Result<bool> {
 pub fn fits(session: &Session, wish: &Wish, id: &Identified, manifest: &Manifest) -> bool {
     let Some(path) = observed::difference(&id.facts, manifest) else { return true };
     let what = wish.name();
-    session.world.progress.detail(&format!("{what}: a build with another {path} is known, and not used"));
+    session.world.progress.detail(&match path {
+        observed::ANYTHING => format!("{what}: a build that may have read anything is known, and not used"),
+        _ => format!("{what}: a build with another {path} is known, and not used"),
+    });
     false
 }
 
@@ -439,7 +442,14 @@ fn have_once(
     }
     schedule::remember(session, wish.package, made.seconds)?;
     let entry = make::publish(session, store, wish, id, made, outcome, options.rebuild)?;
-    share::write_through(session, store, &entry)?;
+    if observed::is_known(entry.manifest()) {
+        share::write_through(session, store, &entry)?;
+    } else {
+        let what = wish.name();
+        world.progress.say(&format!(
+            "warning: {what}: its build opened more files than can be watched: it is used now, not shared, and built again next time"
+        ));
+    }
     let manifest = Box::new(entry.into_manifest());
     let found = Found::Built;
     Ok(match manifest.outcome {

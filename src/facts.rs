@@ -15,6 +15,7 @@ use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
 use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::jobs::Jobs;
 use kcache_kernel::symvers::Symvers;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::{Digest, Fingerprint, OnceEach, Scratch, Store, tree};
@@ -34,8 +35,8 @@ pub struct Session<'w> {
     pub world: &'w World,
     /// The store; `None` where there is none and none is to be made.
     pub store: Option<Store>,
-    /// What make processes of all builds share.
-    pub jobserver: jobserver::Client,
+    /// What all builds share.
+    pub jobs: Jobs,
     /// Of what use the caches were.
     pub tally: Tally,
     kernels: OnceEach<String, Arc<KernelFacts>>,
@@ -75,11 +76,10 @@ impl KernelFacts {
 impl<'w> Session<'w> {
     /// A session with a store, or without.
     pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
-        let jobserver = jobserver::Client::new(world.jobs)?;
         Ok(Session {
             world,
             store,
-            jobserver,
+            jobs: Jobs::new(world.jobs),
             tally: Tally::default(),
             kernels: OnceEach::of_at_most(usize::MAX),
             symvers: OnceEach::of_at_most(SYMVERS),

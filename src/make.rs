@@ -3,7 +3,7 @@
 //! Nothing is published here before it was admitted: between [`make`] and [`publish`] stands [`crate::ensure`], which sees that nobody has
 //! touched headers or tools meanwhile, and has the modules checked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use kcache_kernel::build::{self, Outcome as BuildOutcome};
 use kcache_kernel::kernels::{BuildTree, Mount};
 use kcache_kernel::ko::Fault;
-use kcache_kernel::sandbox::{Identity, Sandbox};
+use kcache_kernel::sandbox::{Identity, Opened, Sandbox};
 use kcache_store::{Entry, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Store, tree};
 
 use crate::admit::{self, Candidate, KEPT, KEPT_NAME, MODULE, Outputs};
@@ -64,6 +64,7 @@ pub fn make(
 ) -> Result<Product> {
     let world = session.world;
     let what = wish.name();
+    let seat = session.jobs.seat();
     let scratch = session.scratch()?;
     // The build never sees the package's own directory: what it reads is what was hashed.
     let source = scratch.path().join("source");
@@ -80,13 +81,13 @@ pub fn make(
     if how.may_launch {
         launcher::attach(session, &mut sandbox, wish.package, &id.facts)?;
     }
-    let _job = session.jobserver.acquire()?; // make's own first job; the others it asks for itself
-    if world.cancelled() {
+    // make's own first job; the others it asks for itself.
+    if !seat.begin(&world.cancel) {
         return Err(Error::Cancelled);
     }
     world.progress.begin(&what, "building");
     let (start, started) = (Instant::now(), (world.now)());
-    let mut opened = BTreeSet::new();
+    let mut opened = Opened::default();
     let outcome = build::build(build::Request {
         sandbox,
         recipe: &id.recipe,
@@ -94,7 +95,7 @@ pub fn make(
         environment: &ENVIRONMENT,
         limit: world.build_limit,
         cancel: &world.cancel,
-        jobserver: Some(&session.jobserver),
+        jobs: Some(&seat),
         opened: matches!(how.identity, Identity::Drop(_)).then_some(&mut opened),
         line: &mut |line| world.progress.line(&what, line),
     });

@@ -6,31 +6,39 @@
 //! files are the same: one more question at each look-up, as in ccache's manifests. Where they are not, it is a miss, and what
 //! is built then takes the entry's place here. In a shared cache the first stays.
 //!
+//! A build that opened more than could be watched ([`Opened::missed`]) may have read anything. Its modules are as good as others,
+//! once; its entry says [`ANYTHING`], which is the same nowhere, and leaves this host by no way.
+//!
 //! Files that were not there when the build looked for them are not seen, and a user's builds are not observed at all.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use fs_err as fs;
 use kcache_kernel::rootfs::Root;
-use kcache_kernel::sandbox::Sandbox;
+use kcache_kernel::sandbox::{Opened, Sandbox};
 use kcache_store::{Digest, Manifest, Observed, tree};
 
 use crate::error::{Error, Result};
 use crate::facts::KernelFacts;
+
+/// The path that stands for all files. Stored: never change.
+pub const ANYTHING: &str = "/";
 
 /// What files held that a build opened, those aside that its key covers as tools. `started` and `ended` are when the build did,
 /// in seconds since 1970: a file that changed in between spoils it. One that will have changed only later was there before the
 /// clock was set back, or on a machine that has none.
 pub fn digests(
     facts: &KernelFacts,
-    opened: &BTreeSet<PathBuf>,
+    opened: &Opened,
     started: u64,
     ended: u64,
 ) -> Result<Vec<Observed>> {
+    if opened.missed {
+        return Ok(vec![Observed { path: ANYTHING.to_owned(), digest: Some(Digest::of(b"")) }]);
+    }
     let spoils = |changed: u64| started < changed && changed <= ended;
-    let observed = opened.iter().map(|path| observe(&facts.tools_root, path, spoils));
+    let observed = opened.files.iter().map(|path| observe(&facts.tools_root, path, spoils));
     let is_tool = |observed: &Observed| facts.tools.iter().any(|tool| Some(tool.digest) == observed.digest);
     observed.filter(|observed| !observed.as_ref().is_ok_and(is_tool)).collect()
 }
@@ -43,6 +51,11 @@ fn observe(tools: &Root, path: &PathBuf, spoils: impl Fn(u64) -> bool) -> Result
     }
     let digest = Some(tree::file_digest(&outside)?.0);
     Ok(Observed { path: path.display().to_string(), digest })
+}
+
+/// Whether it is known what an entry's build has read, as far as this can be known.
+pub fn is_known(manifest: &Manifest) -> bool {
+    manifest.observed.iter().all(|observed| observed.path != ANYTHING)
 }
 
 /// The first file that is not what it was when an entry was built, if there is one.
@@ -71,8 +84,12 @@ mod tests {
 
     const HEADER: &str = "usr/include/a.h";
 
+    fn opened(path: &str) -> Opened {
+        Opened { files: [PathBuf::from(path)].into(), missed: false }
+    }
+
     /// A root with one header, and that as what a build opened.
-    fn facts() -> (tempfile::TempDir, KernelFacts, BTreeSet<PathBuf>) {
+    fn facts() -> (tempfile::TempDir, KernelFacts, Opened) {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("usr/include")).unwrap();
         fs::write(dir.path().join(HEADER), "1").unwrap();
@@ -80,7 +97,7 @@ mod tests {
         let tools_root = Root::new(dir.path());
         let headers = kcache_store::Fingerprint { digest: none, stamp: none };
         let facts = KernelFacts { config: none, headers, tools_root, tools: Vec::new() };
-        (dir, facts, [PathBuf::from("/usr/include/a.h")].into())
+        (dir, facts, opened("/usr/include/a.h"))
     }
 
     #[test]
@@ -101,8 +118,16 @@ mod tests {
     fn a_file_that_changed_while_the_build_ran_spoils_it() {
         let (_dir, facts, opened) = facts();
         assert!(matches!(digests(&facts, &opened, 0, u64::MAX), Err(Error::Changed { .. })));
-        let gone = [PathBuf::from("/usr/include/b.h")].into();
+        let gone = opened("/usr/include/b.h");
         assert!(matches!(digests(&facts, &gone, 0, 0), Err(Error::Changed { .. })));
+    }
+
+    #[test]
+    fn what_may_have_read_anything_is_an_answer_nowhere() {
+        let (_dir, facts, opened) = facts();
+        let observed = digests(&facts, &Opened { missed: true, ..opened }, 0, u64::MAX).unwrap();
+        assert_eq!(observed.len(), 1);
+        assert!(!is_same(&facts, &observed[0]));
     }
 
     #[test]

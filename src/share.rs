@@ -12,7 +12,7 @@ use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
 use crate::ensure::{self, Wish};
 use crate::error::{Error, Result};
 use crate::facts::Session;
-use crate::fetch;
+use crate::{fetch, observed};
 
 /// What this host has of a package for a kernel.
 pub enum Known {
@@ -41,6 +41,7 @@ pub fn known(session: &Session, wish: &Wish) -> Result<Known> {
         }
     };
     let entry = key.map(|key| store.lookup(&key)).transpose()?.flatten();
+    let entry = entry.filter(|entry| observed::is_known(entry.manifest()));
     Ok(entry.map_or(Known::Nothing, |entry| Known::Entry(Box::new(entry))))
 }
 

@@ -4,6 +4,7 @@ use kcache::ensure::Wish;
 use kcache::explain::{self, Explanation, Nearest};
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
+use kcache::observed::ANYTHING;
 use kcache::store::{Manifest, Observed, Outcome};
 use kcache::world::World;
 
@@ -69,7 +70,10 @@ fn print_observed(out: &Out, explanation: &Explanation) {
         out.data("not used, because its build read files that are others here");
     }
     for (file, same) in &explanation.observed {
-        out.data(&format!("  read {}, {}", file.path, if *same { "the same here" } else { "another here" }));
+        match file.path.as_str() {
+            ANYTHING => out.data("  read more files than could be watched"),
+            path => out.data(&format!("  read {path}, {}", if *same { "the same here" } else { "another here" })),
+        }
     }
 }
 

@@ -35,7 +35,8 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, op
 
 use crate::kernels::Mount;
 use crate::recipe::{Modules, Recipe, build_dir, debug_dir, kept_dir};
-use crate::sandbox::{self, Ended, Identity, Sandbox, Watch};
+use crate::sandbox::jobs::Seat;
+use crate::sandbox::{self, Ended, Identity, Opened, Sandbox, Watch};
 use log::{Log, Logged};
 
 /// Most of a build's output that is kept, in bytes. The longest log of a real package is below 1 MiB.
@@ -64,10 +65,10 @@ pub struct Request<'a> {
     pub limit: Duration,
     /// Set from outside to end it at once.
     pub cancel: &'a AtomicBool,
-    /// The run's jobserver.
-    pub jobserver: Option<&'a jobserver::Client>,
+    /// Its place among the builds of the run, which has begun.
+    pub jobs: Option<&'a Seat>,
     /// Receives which files of the system were opened; only root may ask.
-    pub opened: Option<&'a mut BTreeSet<PathBuf>>,
+    pub opened: Option<&'a mut Opened>,
     /// Is told each line of the log.
     pub line: &'a mut dyn FnMut(&str),
 }
@@ -121,7 +122,7 @@ pub fn log_path(scratch: &Path) -> PathBuf {
 
 /// Builds.
 pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
-    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobserver, opened, line } =
+    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobs, opened, line } =
         request;
     fs::create_dir(scratch.join("kept"))?;
     fs::create_dir(scratch.join("debug"))?;
@@ -140,7 +141,7 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
         give(&launcher.directory, uid)?;
     }
     let mut log = Log::create(&log_path(scratch), line)?;
-    let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobserver, opened };
+    let watch = Watch { limit, cancel, output: &mut |piece| log.take(piece), jobs, opened };
     let ended = sandbox.run(&script::script(&sandbox.machine, recipe), &inside, environment, watch)?;
     let logged = log.finish()?;
     if let Some(header) = logged.conftest().and_then(|header| header.strip_prefix(&inside).ok()) {

@@ -22,9 +22,12 @@
 //! every capability; a user's run is in a user namespace and stays that user. When the run ends, by itself or by force,
 //! the whole pid namespace is dead before [`Sandbox::run`] returns.
 
+pub mod jobs;
 mod observe;
 mod programs;
 mod run;
+
+pub use observe::Opened;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -154,11 +157,10 @@ pub struct Watch<'a> {
     pub cancel: &'a AtomicBool,
     /// Receives what it prints, stdout and stderr in one, in pieces.
     pub output: &'a mut dyn FnMut(&[u8]),
-    /// Gives the run its share of a make jobserver.
-    pub jobserver: Option<&'a jobserver::Client>,
-    /// Receives the files of the system that were opened, in the sandbox's own paths, programs and libraries aside. Only
-    /// root may ask for it.
-    pub opened: Option<&'a mut BTreeSet<PathBuf>>,
+    /// Gives the run its share of the jobs: a make jobserver.
+    pub jobs: Option<&'a jobs::Seat>,
+    /// Receives which files of the system were opened. Only root may ask for it.
+    pub opened: Option<&'a mut Opened>,
 }
 
 /// How a run ended.
@@ -181,9 +183,7 @@ impl Sandbox {
         let mut command = Command::new(&self.bwrap);
         command.args(self.arguments(cwd)?);
         command.env_clear().env("PATH", PATH).envs(env.iter().copied());
-        if let Some(client) = watch.jobserver {
-            client.configure_make(&mut command);
-        }
+        let _served = watch.jobs.map(|seat| seat.serve(&mut command)).transpose()?;
         let (reader, writer) = io::pipe()?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer);
         let child = command.spawn().map_err(|e| match e.kind() {

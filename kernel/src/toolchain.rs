@@ -101,7 +101,7 @@ pub fn programs(sandbox: &Sandbox, tree: &BuildTree, cancel: &AtomicBool) -> Res
     let silent = |reason: String| Error::Silent { release: release.clone(), reason };
     let mut output = Vec::new();
     let mut keep = |piece: &[u8]| output.extend_from_slice(piece);
-    let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobserver: None, opened: None };
+    let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobs: None, opened: None };
     let script = script(tree);
     let ended = sandbox.run(&script, &tree.inside, &[("LANG", "C")], watch)?;
     let text = String::from_utf8_lossy(&output);

@@ -58,7 +58,7 @@ pub fn evaluate(
     let mut keep = |piece: &[u8]| {
         output.extend_from_slice(&piece[..piece.len().min(MOST_OUTPUT - output.len().min(MOST_OUTPUT))])
     };
-    let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobserver: None, opened: None };
+    let watch = Watch { limit: LIMIT, cancel, output: &mut keep, jobs: None, opened: None };
     let env = [("LANG", "C"), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/tmp")];
     let ended = sandbox.run(&script, source, &env, watch)?;
     if ended == Ended::Cancelled {

@@ -6,6 +6,10 @@
 //! are seen, and end with them. What is not a program, a library or an object (ELF, or `ar`'s archive of objects) is noted by
 //! its path in the sandbox.
 //!
+//! A thread of its own takes the events, so that nobody who opens files fast keeps kcache from looking at the clock. The
+//! kernel's queue is bounded, and so is what is noted: a build of which an event was lost, or that opened too much, is one of which
+//! not all is known ([`Opened::missed`]), and is watched no further.
+//!
 //! What is in the queue when the sandbox ends is read after that. A mount that has gone with its namespace has no place any
 //! more, and the path of a file on it would begin at that mount; so the namespace is held until the last event is read.
 //!
@@ -14,37 +18,76 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use fs_err as fs;
-use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use nix::sys::fanotify::{EventFFlags, Fanotify, FanotifyEvent, InitFlags, MarkFlags, MaskFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::FileType;
 use rustix::process::Pid;
 
 /// What tools and libraries begin with: ELF, and archives of ELF objects.
 const TOOLS: [&[u8]; 2] = [b"\x7fELF", b"!<arch>\n"];
 
-/// Watches a sandbox that stands and whose script waits.
+/// Most files that are noted, tools counted apart. zfs, whose configure compiles hundreds of programs, opens some hundred.
+const MOST_FILES: usize = 8192;
+/// Most events that are read after the end. No more can be in a queue (`fs.fanotify.max_queued_events`, unless that was raised).
+const MOST_LEFT: usize = 16384;
+
+/// What a build has opened of the system around it.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// The files, in the sandbox's own paths, programs and libraries aside.
+    pub files: BTreeSet<PathBuf>,
+    /// There may be more.
+    pub missed: bool,
+}
+
+/// Watches a sandbox from before its script runs.
 pub(super) struct Observer {
+    thread: JoinHandle<Opened>,
+    /// Tells the thread that nothing more will come.
+    end: Arc<OwnedFd>,
+}
+
+impl Observer {
+    /// Watches a sandbox that stands and whose script waits.
+    pub(super) fn attach(pid: Pid, is_watched: &dyn Fn(&Path) -> bool) -> io::Result<Observer> {
+        Observer::start(Marks::set(pid, is_watched)?)
+    }
+
+    fn start(mut marks: Marks) -> io::Result<Observer> {
+        let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let ended = end.clone();
+        let thread = std::thread::Builder::new().name("opened".to_owned());
+        Ok(Observer { thread: thread.spawn(move || marks.follow(&ended))?, end })
+    }
+
+    /// What was opened, when all of the sandbox is dead.
+    pub(super) fn finish(self) -> io::Result<Opened> {
+        rustix::io::write(&*self.end, &1u64.to_ne_bytes())?;
+        Ok(self.thread.join().unwrap_or(Opened { files: BTreeSet::new(), missed: true }))
+    }
+}
+
+/// The marks on a sandbox's mounts, and what was noted of their events.
+struct Marks {
     group: Fanotify,
     /// What the paths of its events begin with: in a chroot the sandbox's root is not that of its mount namespace.
     root: PathBuf,
     /// Keeps the mounts in their places.
     _namespace: fs::File,
     tools: BTreeSet<PathBuf>,
-    /// Seen so far.
-    pub(super) opened: BTreeSet<PathBuf>,
+    files: BTreeSet<PathBuf>,
 }
 
-impl Observer {
+impl Marks {
     /// Marks the mounts of a process that are to be watched.
-    pub(super) fn attach(pid: Pid, is_watched: &dyn Fn(&Path) -> bool) -> io::Result<Observer> {
-        // The queue is bounded by what is opened in one tick; a bound of the kernel's would lose events.
-        let flags = InitFlags::FAN_CLASS_NOTIF
-            | InitFlags::FAN_CLOEXEC
-            | InitFlags::FAN_NONBLOCK
-            | InitFlags::FAN_UNLIMITED_QUEUE;
+    fn set(pid: Pid, is_watched: &dyn Fn(&Path) -> bool) -> io::Result<Marks> {
+        let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
         let events = EventFFlags::O_RDONLY
             | EventFFlags::O_CLOEXEC
             | EventFFlags::O_LARGEFILE
@@ -61,42 +104,65 @@ impl Observer {
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
             group.mark(flags, MaskFlags::FAN_OPEN, &top, Some(&place))?;
         }
-        Ok(Observer { group, root, _namespace: namespace, tools: BTreeSet::new(), opened: BTreeSet::new() })
+        let (tools, files) = Default::default();
+        Ok(Marks { group, root, _namespace: namespace, tools, files })
     }
 
-    /// Notes what was opened since.
-    pub(super) fn take(&mut self) -> io::Result<()> {
+    /// Notes what is opened until the end, or until not all of it can be known any more.
+    fn follow(&mut self, end: &OwnedFd) -> Opened {
+        let missed = self.take_until(end).is_err();
+        Opened { files: std::mem::take(&mut self.files), missed }
+    }
+
+    fn take_until(&mut self, end: &OwnedFd) -> io::Result<()> {
+        let (mut ended, mut left) = (false, MOST_LEFT + 1);
         loop {
+            if !ended {
+                let mut fds = [PollFd::new(&self.group, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
+                match poll(&mut fds, None) {
+                    Err(rustix::io::Errno::INTR) => continue,
+                    other => drop(other?),
+                }
+                ended = !fds[1].revents().is_empty();
+            }
             let events = match self.group.read_events() {
                 Ok(events) => events,
-                Err(nix::errno::Errno::EAGAIN) => return Ok(()),
+                Err(nix::errno::Errno::EAGAIN) if ended => return Ok(()),
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            for event in events {
-                if let Some(fd) = event.fd() {
-                    self.note(fd)?;
-                }
+            if ended {
+                left = left.checked_sub(events.len()).ok_or_else(too_much)?;
             }
+            events.into_iter().try_for_each(|event| self.note(event))?;
         }
     }
 
-    fn note(&mut self, fd: BorrowedFd) -> io::Result<()> {
+    fn note(&mut self, event: FanotifyEvent) -> io::Result<()> {
+        let Some(fd) = event.fd() else { return Err(too_much()) }; // the queue was full
         let path = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))?;
         let path = path.strip_prefix(&self.root).map_or(path.clone(), |inside| Path::new("/").join(inside));
         let is_file = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::RegularFile;
-        if !is_file || self.tools.contains(&path) || self.opened.contains(&path) {
+        if !is_file || self.tools.contains(&path) || self.files.contains(&path) {
             return Ok(());
         }
-        let mut start = [0; 8];
-        let length = rustix::io::pread(fd.as_fd(), &mut start, 0)?;
-        let is_tool = TOOLS.iter().any(|magic| start[..length].starts_with(magic));
-        if is_tool {
-            self.tools.insert(path)
-        } else {
-            self.opened.insert(path)
-        };
+        let noted = if is_tool(fd)? { &mut self.tools } else { &mut self.files };
+        noted.insert(path);
+        if self.files.len() > MOST_FILES || self.tools.len() > 4 * MOST_FILES {
+            return Err(too_much());
+        }
         Ok(())
     }
+}
+
+fn is_tool(fd: BorrowedFd) -> io::Result<bool> {
+    let mut start = [0; 8];
+    let length = rustix::io::pread(fd.as_fd(), &mut start, 0)?;
+    Ok(TOOLS.iter().any(|magic| start[..length].starts_with(magic)))
+}
+
+fn too_much() -> io::Error {
+    io::Error::other("more was opened than can be noted")
 }
 
 /// The places where something is mounted, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
@@ -139,10 +205,40 @@ mod tests {
         unshare.args(["--mount", "sh", "-c", script]).current_dir(dir.path());
         let mut child = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        let mut observer = Observer::attach(Pid::from_child(&child), &|mount| mount == place).unwrap();
+        let observer = Observer::attach(Pid::from_child(&child), &|mount| mount == place).unwrap();
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert!(child.wait().unwrap().success());
-        observer.take().unwrap();
-        assert_eq!(observer.opened, BTreeSet::from([place.join("last.h")]));
+        let opened = observer.finish().unwrap();
+        assert_eq!((opened.files, opened.missed), (BTreeSet::from([place.join("last.h")]), false));
+    }
+
+    /// What follows from opening so many files, when nobody takes the events before the end.
+    fn after_opening(files: usize) -> Opened {
+        use std::io::{Read, Write};
+        use std::process::{Command, Stdio};
+        let dir = tempfile::tempdir().unwrap();
+        let place = fs::canonicalize(dir.path()).unwrap().join("place");
+        fs::create_dir(&place).unwrap();
+        (0..files).for_each(|at| fs::write(dir.path().join(format!("{at}.h")), "").unwrap());
+        let script = "mount --bind . place && echo && read -r go; for f in place/*.h; do : <$f; done";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", script]).current_dir(dir.path());
+        let mut child = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let marks = Marks::set(Pid::from_child(&child), &|mount| mount == place).unwrap();
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(child.wait().unwrap().success());
+        Observer::start(marks).unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn who_opens_more_than_the_queue_or_the_note_holds_is_known_not_to_be_known() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let few = after_opening(100);
+        assert_eq!((few.files.len(), few.missed), (100, false));
+        assert!(after_opening(MOST_FILES + 1).missed);
+        assert!(after_opening(MOST_LEFT + 1000).missed);
     }
 }

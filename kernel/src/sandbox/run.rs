@@ -40,7 +40,7 @@ pub(super) fn follow(
         Ok(before) => (watch.output)(&before),
         Err(said) => return ended(&watch, start).ok_or_else(|| not_made(&said)),
     }
-    let mut observer = match (&watch.opened, &first) {
+    let observer = match (&watch.opened, &first) {
         (Some(_), Some(first)) => Some(Observer::attach(first.pid, is_watched)?),
         _ => None,
     };
@@ -51,9 +51,6 @@ pub(super) fn follow(
     let forced = loop {
         if let Some(forced) = ended(&watch, start) {
             break Some(forced);
-        }
-        if let Some(observer) = &mut observer {
-            observer.take()?;
         }
         if !readable(&reader, TICK)? {
             continue;
@@ -73,9 +70,8 @@ pub(super) fn follow(
     {
         return Err(Error::Undead);
     }
-    if let (Some(mut observer), Some(opened)) = (observer, watch.opened) {
-        observer.take()?;
-        opened.append(&mut observer.opened);
+    if let (Some(observer), Some(opened)) = (observer, watch.opened) {
+        *opened = observer.finish()?;
     }
     use std::os::unix::process::ExitStatusExt;
     Ok(forced.unwrap_or(match status.code() {
@@ -100,7 +96,11 @@ fn namespace_init(child: &mut Child) -> io::Result<Option<First>> {
     while child.try_wait()?.is_none() {
         let text = fs::read_to_string(&children)?;
         if let Some(pid) = text.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            return Ok(Some(First { pid, alive: pidfd_open(pid, PidfdFlags::empty()).ok() }));
+            let alive = match pidfd_open(pid, PidfdFlags::empty()) {
+                Err(rustix::io::Errno::SRCH) => None,
+                alive => Some(alive?),
+            };
+            return Ok(Some(First { pid, alive }));
         }
         std::thread::sleep(Duration::from_micros(500));
     }

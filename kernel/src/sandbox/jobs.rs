@@ -1,0 +1,399 @@
+//! The jobs of a run, and each build's share of them.
+//!
+//! `--jobs N` bounds all builds of a run together. Every build has one job of its own, and what else there is, is lent: GNU
+//! make's jobserver protocol ("POSIX Jobserver Interaction" in its manual), a byte in a pipe for each further job. Builds are
+//! strangers to each other, so each has a pipe of its own:
+//!
+//! ```text
+//! Jobs ──  Seat ── broker ── pipe ── make, gcc, cargo of one build
+//!     └──  Seat ── broker ── pipe ── those of another
+//! ```
+//! A broker is a thread that lends its build tokens and takes unread ones back as builds come and go. With `b` builds none is
+//! lent more than `ceil(N / b) - 1` tokens, nor all together more than `N - b`. What was lent and is not given back is lent until
+//! the build ends, and nothing that a build writes into its pipe is ever more than it was lent.
+//!
+//! A build that is to begin waits until a job is free. Where others hold what they were lent for longer than [`PATIENCE`] it
+//! begins with its own job all the same: then so many jobs more may run as there are builds that have begun so, and fewer than
+//! twice `N` in all.
+//!
+//! A build may do to its pipe what it likes: fill it, drain it, write other bytes, make it non-blocking, stand in it with
+//! splice(2), which holds its lock. The broker's ends are open file descriptions of its own and do not block; it looks at the
+//! pipe with nothing locked, and nobody waits for it. So a build that disturbs it has no tokens, and that is all.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+
+/// How long a build that is to begin leaves others the time to give something back. Compiling one file takes less.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often what cannot be waited for is looked at: a cancellation, a token in a pipe, room in it.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const TOKEN: &[u8] = b"+";
+
+/// How many jobs a run has.
+pub struct Jobs {
+    shared: Arc<Shared>,
+}
+
+/// One build's place among those of the run; what it has goes back when it is dropped.
+pub struct Seat {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+struct Shared {
+    jobs: usize,
+    patience: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    seats: BTreeMap<u64, Share>,
+}
+
+/// What one build has.
+#[derive(Default)]
+struct Share {
+    /// It has its own job.
+    began: bool,
+    /// A broker is at work for it.
+    served: bool,
+    lent: usize,
+}
+
+/// What a broker is to do.
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    Lend,
+    TakeBack,
+    Wait,
+    End,
+}
+
+impl Jobs {
+    /// So many, at least one.
+    pub fn new(jobs: usize) -> Jobs {
+        Jobs::patient(jobs, PATIENCE)
+    }
+
+    fn patient(jobs: usize, patience: Duration) -> Jobs {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Jobs { shared: Arc::new(Shared { jobs: jobs.max(1), patience, state, changed }) }
+    }
+
+    /// A place for a build that will soon begin: its job is not lent to others from now on.
+    pub fn seat(&self) -> Seat {
+        let mut state = self.shared.lock();
+        let id = state.next;
+        state.next += 1;
+        state.seats.insert(id, Share::default());
+        self.shared.changed.notify_all();
+        Seat { shared: self.shared.clone(), id }
+    }
+}
+
+impl Seat {
+    /// Waits for the build's own job; false where it was cancelled meanwhile.
+    pub fn begin(&self, cancel: &AtomicBool) -> bool {
+        let start = Instant::now();
+        let mut state = self.shared.lock();
+        while !cancel.load(Ordering::Relaxed) {
+            let (began, lent) = (state.began(), state.lent());
+            let is_late = start.elapsed() >= self.shared.patience;
+            if began + lent < self.shared.jobs || is_late && began < self.shared.jobs {
+                state.share(self.id).began = true;
+                return true;
+            }
+            state = self.shared.wait(state);
+        }
+        false
+    }
+
+    /// Gives a program that is to be run the build's pipe, and serves it until the answer is dropped.
+    pub(super) fn serve(&self, command: &mut Command) -> io::Result<Served<'_>> {
+        let client = jobserver::Client::new(0)?;
+        client.configure_make(command);
+        let mut broker = self.broker(command)?;
+        self.shared.lock().share(self.id).served = true;
+        std::thread::Builder::new().name("jobs".to_owned()).spawn(move || broker.work())?;
+        Ok(Served { seat: self, _client: client })
+    }
+
+    /// Who serves the pipe that a program is to be given, by ends of its own.
+    fn broker(&self, command: &Command) -> io::Result<Broker> {
+        let flags = command.get_envs().find(|(name, _)| *name == "MAKEFLAGS").and_then(|(_, value)| value?.to_str());
+        let auth = flags.and_then(|flags| flags.split(' ').find_map(|flag| flag.strip_prefix("--jobserver-auth=")));
+        let ends = auth.and_then(|auth| auth.split_once(','));
+        let (read, write) = ends.ok_or_else(|| io::Error::other("a jobserver that is no pipe"))?;
+        let open = |fd: &str, access| {
+            let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::open(Path::new("/proc/self/fd").join(fd), flags, Mode::empty())
+        };
+        let (read, write) = (open(read, OFlags::RDONLY)?, open(write, OFlags::WRONLY)?);
+        Ok(Broker { shared: self.shared.clone(), id: self.id, read, write })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.lock().seats.remove(&self.id);
+        self.shared.changed.notify_all();
+    }
+}
+
+/// While it is there the build's pipe is served.
+pub(super) struct Served<'a> {
+    seat: &'a Seat,
+    /// The descriptors that the program is given.
+    _client: jobserver::Client,
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        let Seat { shared, id } = self.seat;
+        let mut state = shared.lock();
+        let share = state.share(*id);
+        (share.served, share.lent) = (false, 0);
+        shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until something has changed, or a while.
+    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let limit = Duration::from_nanos(TICK.tv_nsec as u64);
+        self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl State {
+    fn share(&mut self, id: u64) -> &mut Share {
+        self.seats.entry(id).or_default()
+    }
+
+    fn began(&self) -> usize {
+        self.seats.values().filter(|share| share.began).count()
+    }
+
+    fn lent(&self) -> usize {
+        self.seats.values().map(|share| share.lent).sum()
+    }
+
+    fn task(&self, jobs: usize, id: u64) -> Task {
+        let Some(share) = self.seats.get(&id).filter(|share| share.served) else { return Task::End };
+        let builds = self.seats.len();
+        let most = jobs.div_ceil(builds).saturating_sub(1);
+        let spoken_for = self.lent() + builds;
+        if share.lent > 0 && (share.lent > most || spoken_for > jobs) {
+            Task::TakeBack
+        } else if share.lent < most && spoken_for < jobs {
+            Task::Lend
+        } else {
+            Task::Wait
+        }
+    }
+}
+
+/// Serves one build's pipe.
+struct Broker {
+    shared: Arc<Shared>,
+    id: u64,
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Broker {
+    fn work(&mut self) {
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        loop {
+            match state.task(shared.jobs, self.id) {
+                Task::End => return,
+                Task::Wait => {
+                    state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                Task::Lend => {
+                    state.share(self.id).lent += 1;
+                    drop(state);
+                    let has_room = self.put();
+                    state = shared.lock();
+                    if !has_room {
+                        self.gone_back(&mut state);
+                    }
+                }
+                Task::TakeBack => {
+                    drop(state);
+                    let came = self.take();
+                    state = shared.lock();
+                    if came {
+                        self.gone_back(&mut state);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that a token is lent no more; after the end that is known already.
+    fn gone_back(&self, state: &mut State) {
+        if let Some(share) = state.seats.get_mut(&self.id) {
+            share.lent = share.lent.saturating_sub(1);
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits a while for room in the pipe and puts a token into it.
+    fn put(&self) -> bool {
+        is_ready(&self.write, PollFlags::OUT) && rustix::io::write(&self.write, TOKEN).is_ok()
+    }
+
+    /// Waits a while for a token in the pipe, whatever byte it is, and takes it out.
+    fn take(&self) -> bool {
+        is_ready(&self.read, PollFlags::IN) && rustix::io::read(&self.read, &mut [0; 1]).is_ok_and(|n| n == 1)
+    }
+}
+
+fn is_ready(end: &OwnedFd, how: PollFlags) -> bool {
+    poll(&mut [PollFd::new(end, how)], Some(&TICK)).is_ok_and(|n| n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEVER: AtomicBool = AtomicBool::new(false);
+    /// Longer than anything that is waited for takes.
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// The pipe of a build that has begun.
+    fn served(seat: &Seat) -> Served<'_> {
+        assert!(seat.begin(&NEVER));
+        seat.serve(&mut Command::new("true")).unwrap()
+    }
+
+    /// Waits until so many tokens lie in a build's pipe.
+    #[track_caller]
+    fn has(served: &Served, tokens: usize) {
+        let start = Instant::now();
+        while served._client.available().unwrap() != tokens {
+            assert!(start.elapsed() < LONG, "{} tokens, not {tokens}", served._client.available().unwrap());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_build_by_itself_has_all_jobs_and_shares_them_with_those_that_come() {
+        let jobs = Jobs::new(8);
+        let first = jobs.seat();
+        let first_pipe = served(&first);
+        has(&first_pipe, 7);
+        let second = jobs.seat();
+        has(&first_pipe, 3);
+        let second_pipe = served(&second);
+        has(&second_pipe, 3);
+        let third = jobs.seat();
+        let third_pipe = served(&third);
+        for pipe in [&first_pipe, &second_pipe, &third_pipe] {
+            assert!(pipe._client.available().unwrap() <= 2 + 1);
+        }
+        drop(third_pipe);
+        drop((third, second_pipe));
+        drop(second);
+        has(&first_pipe, 7);
+    }
+
+    #[test]
+    fn nobody_is_lent_more_than_a_share_and_all_no_more_than_there_is() {
+        for jobs in 1..9 {
+            for builds in 1..12 {
+                let share = || Share { began: true, served: true, lent: 0 };
+                let mut state =
+                    State { next: 0, seats: (0..builds as u64).map(|id| (id, share())).collect() };
+                for _ in 0..2 * jobs {
+                    for id in 0..builds as u64 {
+                        match state.task(jobs, id) {
+                            Task::Lend => state.share(id).lent += 1,
+                            other => assert_eq!(other, Task::Wait),
+                        }
+                    }
+                }
+                assert_eq!(state.lent(), jobs.saturating_sub(builds), "{jobs} jobs, {builds} builds");
+                assert!(state.seats.values().all(|share| share.lent < jobs.div_ceil(builds).max(1)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_build_does_to_its_pipe_is_its_own_affair() {
+        let jobs = Jobs::new(4);
+        let (full, good) = (jobs.seat(), jobs.seat());
+        let full_pipe = served(&full);
+        has(&full_pipe, 1);
+        // Other bytes, and no room for more: as many as a pipe has, of which one is a token.
+        (1..64 << 10).for_each(|_| full_pipe._client.release_raw().unwrap());
+        // Neither the coming nor the going of others waits for it, and what comes back of it is what it was lent.
+        let good_pipe = served(&good);
+        has(&good_pipe, 1);
+        let third = jobs.seat();
+        let third_pipe = served(&third);
+        drop(third_pipe);
+        drop(third);
+        drop(full_pipe);
+        drop(full);
+        has(&good_pipe, 3);
+    }
+
+    #[test]
+    fn forged_tokens_are_no_jobs_of_the_run() {
+        let jobs = Jobs::new(4);
+        let seat = jobs.seat();
+        let pipe = served(&seat);
+        has(&pipe, 3);
+        (0..50).for_each(|_| pipe._client.release_raw().unwrap());
+        let others: Vec<Seat> = (0..3).map(|_| jobs.seat()).collect();
+        has(&pipe, 50);
+        assert_eq!(jobs.shared.lock().lent(), 0);
+        drop(others);
+        has(&pipe, 53);
+    }
+
+    #[test]
+    fn who_keeps_what_it_was_lent_keeps_no_other_from_beginning() {
+        let jobs = Jobs::patient(3, Duration::from_millis(200));
+        let greedy = jobs.seat();
+        let greedy_pipe = served(&greedy);
+        (0..2).for_each(|_| greedy_pipe._client.acquire_raw().unwrap());
+        let (second, third, fourth) = (jobs.seat(), jobs.seat(), jobs.seat());
+        assert!(second.begin(&NEVER) && third.begin(&NEVER));
+        // Three have begun: the fourth waits for one of them, however long that takes.
+        std::thread::scope(|scope| {
+            let begins = scope.spawn(|| fourth.begin(&NEVER));
+            std::thread::sleep(Duration::from_millis(600));
+            assert!(!begins.is_finished());
+            drop(second);
+            assert!(begins.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_cancellation_ends_the_wait() {
+        let jobs = Jobs::new(1);
+        let (first, second) = (jobs.seat(), jobs.seat());
+        assert!(first.begin(&NEVER));
+        assert!(!second.begin(&AtomicBool::new(true)));
+    }
+}
