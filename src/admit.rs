@@ -2,20 +2,22 @@
 //! installed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use kcache_kernel::build::Built;
 use kcache_kernel::install::module_of;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
-use kcache_kernel::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use kcache_kernel::ko::{self, BuildId, Defect, Expect, Export, Fault, Flags, Ko, Machine};
 use kcache_kernel::modules::in_tree;
 use kcache_kernel::recipe::Modules;
 use kcache_kernel::symvers::Symvers;
-use kcache_store::{Field, Manifest};
+use kcache_store::{Digest, Field, Manifest};
 use serde::Deserialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::facts::Session;
 
 /// The role of a module among an entry's outputs.
@@ -27,23 +29,110 @@ pub const KEPT: &str = "kept";
 /// What that output is called.
 pub const KEPT_NAME: &str = "kept.tar";
 
-/// What came of a build, in memory.
+/// Most symbols that the modules of one package need, export and have CRCs of, of which each takes some 100 bytes of memory. The
+/// largest packages have some thousand.
+const MOST_NAMES: usize = 2_000_000;
+
+/// What came of a build. One module's bytes at a time are in memory: what a build makes, and what an entry from elsewhere says that
+/// there is, decides how many there are and how large.
 #[derive(Default)]
 pub struct Outputs {
     /// The modules.
     pub modules: Vec<Candidate>,
     /// The modules' debug information, of a build that was made now: an entry can do without.
-    pub debug: Vec<Candidate>,
+    pub debug: Vec<(String, Content)>,
     /// What is left for other packages, packed (`kcache_kernel::build::kept`).
-    pub kept: Option<Vec<u8>>,
+    pub kept: Option<Content>,
 }
 
-/// One module, or its debug information, in memory.
+/// One module.
 pub struct Candidate {
     /// Its file name.
     pub name: String,
+    /// What it says of itself, or why that cannot be read.
+    pub ko: std::result::Result<Ko, Defect>,
+    /// Its build-id, if it has one.
+    pub build_id: Option<BuildId>,
     /// Its bytes.
-    pub bytes: Vec<u8>,
+    pub content: Content,
+}
+
+/// Where bytes are to be had.
+pub enum Content {
+    /// In a build's scratch directory.
+    Built(Built),
+    /// Here.
+    Bytes(Vec<u8>),
+    /// In the store.
+    Stored {
+        /// The object.
+        digest: Digest,
+        /// How many.
+        size: u64,
+    },
+}
+
+impl Content {
+    /// All of them.
+    pub fn read(&self, session: &Session) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.pass_on(session, &mut |from| {
+            from.read_to_end(&mut bytes)?;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Gives them to somebody who reads.
+    pub fn pass_on(&self, session: &Session, to: &mut dyn FnMut(&mut dyn Read) -> Result<()>) -> Result<()> {
+        match self {
+            Content::Built(built) => to(&mut built.open()?),
+            Content::Bytes(bytes) => to(&mut &bytes[..]),
+            Content::Stored { digest, size } => {
+                let store = session.store.as_ref().ok_or(Error::NoStore)?;
+                let gone = || std::io::Error::other(format!("object {digest} is not in the store any more"));
+                to(&mut &store.read_object(digest, *size)?.ok_or_else(gone)?[..])
+            }
+        }
+    }
+}
+
+impl Candidate {
+    fn new(name: String, bytes: &[u8], content: Content) -> Candidate {
+        Candidate { name, ko: ko::parse(bytes), build_id: BuildId::of(bytes), content }
+    }
+
+    /// A module that was built. What does not begin as a module does is read no further.
+    pub fn built(built: Built) -> Result<Candidate> {
+        let mut file = built.open()?;
+        let mut bytes = Vec::new();
+        file.by_ref().take(ko::START).read_to_end(&mut bytes)?;
+        if let Err(defect) = ko::starts(&bytes) {
+            let name = built.name.clone();
+            return Ok(Candidate { name, ko: Err(defect), build_id: None, content: Content::Built(built) });
+        }
+        bytes.reserve_exact(built.size.saturating_sub(ko::START) as usize);
+        file.read_to_end(&mut bytes)?;
+        Ok(Candidate::new(built.name.clone(), &bytes, Content::Built(built)))
+    }
+}
+
+/// Modules that were built. More names than this host remembers of one package are a defect of those modules that have them.
+pub fn built(modules: Vec<Built>) -> Result<Vec<Candidate>> {
+    let mut room = MOST_NAMES;
+    let one = |built| {
+        let mut module = Candidate::built(built)?;
+        let names = module.ko.as_ref().map_or(0, Ko::names);
+        match room.checked_sub(names) {
+            Some(left) => room = left,
+            None => {
+                let why = format!("it and its siblings have more than {MOST_NAMES} symbols");
+                module.ko = Err(Defect::Malformed { why });
+            }
+        }
+        Ok(module)
+    };
+    modules.into_iter().map(one).collect()
 }
 
 /// What of a kernel modules are compared with.
@@ -76,11 +165,11 @@ pub fn faults(
     needed: &BTreeMap<String, Export>,
 ) -> Result<Vec<Fault>> {
     let mut faults = Vec::new();
-    let mut parsed: Vec<(&str, Ko)> = Vec::new();
+    let mut parsed: Vec<(&str, &Ko)> = Vec::new();
     for module in modules {
-        match ko::parse(&module.bytes) {
+        match &module.ko {
             Ok(ko) => parsed.push((&module.name, ko)),
-            Err(defect) => faults.push(Fault { file: module.name.clone(), defect }),
+            Err(defect) => faults.push(Fault { file: module.name.clone(), defect: defect.clone() }),
         }
     }
     let mut siblings = needed.clone();
@@ -174,9 +263,10 @@ pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>
     let mut outputs = Outputs::default();
     for output in manifest.outputs.iter().filter(|output| [MODULE, KEPT].contains(&output.role.as_str())) {
         let Some(bytes) = store.read_object(&output.digest, output.size)? else { return Ok(None) };
+        let content = Content::Stored { digest: output.digest, size: output.size };
         match output.role.as_str() {
-            KEPT => outputs.kept = Some(bytes),
-            _ => outputs.modules.push(Candidate { name: output.name.clone(), bytes }),
+            KEPT => outputs.kept = Some(content),
+            _ => outputs.modules.push(Candidate::new(output.name.clone(), &bytes, content)),
         }
     }
     Ok(Some(outputs))
@@ -184,5 +274,5 @@ pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>
 
 /// What the modules of an entry export.
 pub fn exports(modules: &[Candidate]) -> BTreeMap<String, Export> {
-    modules.iter().filter_map(|module| ko::parse(&module.bytes).ok()).flat_map(|ko| ko.exports).collect()
+    modules.iter().filter_map(|module| module.ko.as_ref().ok()).flat_map(|ko| ko.exports.clone()).collect()
 }

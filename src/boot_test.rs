@@ -124,11 +124,11 @@ fn build(session: &Session, wish: &Wish, options: &Options, dry: bool) -> Result
         Answer::Ready { manifest, .. } => {
             let version = manifest.labels.get("version").cloned().unwrap_or(version);
             let modules = admit::outputs(session, &manifest)?.unwrap_or_default().modules.into_iter();
-            let module = |candidate: admit::Candidate| Module {
-                name: candidate.name.strip_suffix(".ko").unwrap_or(&candidate.name).to_owned(),
-                bytes: candidate.bytes,
+            let module = |candidate: admit::Candidate| -> Result<Module> {
+                let name = candidate.name.strip_suffix(".ko").unwrap_or(&candidate.name).to_owned();
+                Ok(Module { name, bytes: candidate.content.read(session)? })
             };
-            Some((version, Modules::Built(modules.map(module).collect())))
+            Some((version, Modules::Built(modules.map(module).collect::<Result<_>>()?)))
         }
         answer => Some((version, Modules::None(Box::new(answer)))),
     })

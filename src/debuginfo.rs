@@ -15,11 +15,12 @@
 
 use std::collections::BTreeMap;
 
+use kcache_kernel::build::Built;
 use kcache_kernel::install::{Installed, Package};
 use kcache_kernel::ko::BuildId;
 use kcache_store::{Digest, Key, Manifest, ON_DEMAND, Output};
 
-use crate::admit::{Candidate, MODULE};
+use crate::admit::{Candidate, Content, MODULE};
 use crate::ensure::{self, Wish};
 use crate::error::{Error, Result};
 use crate::facts::Session;
@@ -62,15 +63,19 @@ pub enum Lack {
 
 /// What of the debug information that a build made belongs to its modules. A module that a later step has linked again
 /// and not stripped leaves some that does not.
-pub fn fitting(modules: &[Candidate], debug: Vec<Candidate>) -> Vec<Candidate> {
-    let ids: BTreeMap<String, BuildId> = modules
+pub fn fitting(modules: &[Candidate], debug: Vec<Built>) -> Result<Vec<(String, Content)>> {
+    let ids: BTreeMap<String, &BuildId> = modules
         .iter()
-        .filter_map(|module| Some((debug_name(&module.name), BuildId::of(&module.bytes)?)))
+        .filter_map(|module| Some((debug_name(&module.name), module.build_id.as_ref()?)))
         .collect();
-    let fits = |debug: &Candidate| {
-        ids.get(&debug.name).is_some_and(|id| BuildId::of(&debug.bytes).as_ref() == Some(id))
-    };
-    debug.into_iter().filter(fits).collect()
+    let mut fitting = Vec::new();
+    for file in debug {
+        let debug = Candidate::built(file)?;
+        if debug.build_id.is_some() && debug.build_id.as_ref() == ids.get(&debug.name).copied() {
+            fitting.push((debug.name, debug.content));
+        }
+    }
+    Ok(fitting)
 }
 
 /// The debug information of a package's modules, each by itself; of the modules that are installed, where they are.

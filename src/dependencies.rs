@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::facts::Session;
 use crate::{rooms, select};
 
-/// A package that another one builds against, in memory.
+/// A package that another one builds against.
 pub struct Dependency<'a> {
     package: &'a Package,
     source: Digest,
@@ -78,7 +78,12 @@ pub fn exports(dependencies: &[Dependency]) -> BTreeMap<String, Export> {
 }
 
 /// Shows them to a build.
-pub fn show(sandbox: &mut Sandbox, dependencies: &[Dependency], scratch: &Path) -> Result<()> {
+pub fn show(
+    session: &Session,
+    sandbox: &mut Sandbox,
+    dependencies: &[Dependency],
+    scratch: &Path,
+) -> Result<()> {
     for Dependency { package, source, outputs } in dependencies {
         let dir = scratch.join("dependencies").join(&package.name);
         fs::create_dir_all(&dir)?;
@@ -86,23 +91,26 @@ pub fn show(sandbox: &mut Sandbox, dependencies: &[Dependency], scratch: &Path) 
             return Err(Error::Changed { what: format!("the source of {}", package.name) });
         }
         rooms::show_source(sandbox, package, &dir.join("source"));
-        lay_out(outputs, &dir.join("kept"))
+        let kept = dir.join("kept");
+        fs::create_dir(&kept)?;
+        let packed = outputs.kept.as_ref().map_or(Ok(Vec::new()), |kept| kept.read(session))?;
+        kept::unpack(&packed, &kept)
             .map_err(|source| Error::Kept { package: package.name.clone(), source })?;
+        drop(packed);
+        lay_out(session, outputs, &kept)?;
         let modules = outputs.modules.iter().map(|module| &module.name[..]);
-        rooms::show_kept(sandbox, package, &dir.join("kept"), modules);
+        rooms::show_kept(sandbox, package, &kept, modules);
     }
     Ok(())
 }
 
-/// What a build left, as it was when it was left.
-fn lay_out(outputs: &Outputs, to: &Path) -> std::result::Result<(), kept::Error> {
-    fs::create_dir(to)?;
-    kept::unpack(outputs.kept.as_deref().unwrap_or_default(), to)?;
+/// The modules of a build, where it left what else it left for others.
+fn lay_out(session: &Session, outputs: &Outputs, to: &Path) -> Result<()> {
     let modules = to.join("module");
     fs::create_dir_all(&modules)?;
     for module in &outputs.modules {
         let path = modules.join(&module.name);
-        fs::write(&path, &module.bytes)?;
+        fs::write(&path, module.content.read(session)?)?;
         readable(&path, 0o644)?;
     }
     readable(&modules, 0o755)?;

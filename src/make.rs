@@ -4,17 +4,16 @@
 //! touched headers or tools meanwhile, and has the modules checked.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
 use kcache_kernel::build::{self, Outcome as BuildOutcome};
 use kcache_kernel::kernels::{BuildTree, Mount};
 use kcache_kernel::ko::Fault;
-use kcache_kernel::sandbox::{Identity, Opened, Sandbox};
-use kcache_store::{Entry, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Store, tree};
+use kcache_kernel::sandbox::{self, Identity, Opened, Sandbox};
+use kcache_store::{Entry, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Scratch, Store, tree};
 
-use crate::admit::{self, Candidate, KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::admit::{self, Content, KEPT, KEPT_NAME, MODULE, Outputs};
 use crate::dependencies::{self, Dependency};
 use crate::ensure::{Identified, Wish};
 use crate::error::{Error, Result};
@@ -31,18 +30,20 @@ pub struct How {
     pub may_launch: bool,
 }
 
-/// One build's result, in memory and on its way into the store.
+/// One build's result, on its way into the store.
 pub struct Product {
     /// What came out.
     pub result: Made,
     /// Modules that are kept from the store, and why.
     pub left_out: Vec<Fault>,
     /// What the build has printed.
-    pub log: Vec<u8>,
+    pub log: Content,
     /// What of the system it has read beyond its inputs.
     pub observed: Vec<Observed>,
     /// How long it took.
     pub seconds: f64,
+    /// Where the outputs lie.
+    _scratch: Scratch,
 }
 
 /// What came out of a build.
@@ -76,11 +77,12 @@ pub fn make(
     let mut sandbox = rooms::room(world, wish.kernel, tree, &id.facts.tools_root, own, world.jobs);
     rooms::show_source(&mut sandbox, wish.package, &source);
     show_overrides(session, &mut sandbox, wish, id, &scratch.path().join("overrides"))?;
-    dependencies::show(&mut sandbox, needed, scratch.path())?;
+    dependencies::show(session, &mut sandbox, needed, scratch.path())?;
     sandbox.identity = how.identity;
-    if how.may_launch {
-        launcher::attach(session, &mut sandbox, wish.package, &id.facts)?;
-    }
+    let lent = match how.may_launch {
+        true => launcher::attach(session, &mut sandbox, wish.package, &id.facts, scratch.path())?,
+        false => None,
+    };
     // make's own first job; the others it asks for itself.
     if !seat.begin(&world.cancel) {
         return Err(Error::Cancelled);
@@ -100,16 +102,19 @@ pub fn make(
         line: &mut |line| world.progress.line(&what, line),
     });
     world.progress.end(&what);
+    if !matches!(outcome, Err(sandbox::Error::Undead)) {
+        lent.into_iter().for_each(launcher::Lent::put_back);
+    }
     let seconds = start.elapsed().as_secs_f64();
     let mut left_out = Vec::new();
     let result = match outcome? {
         BuildOutcome::Built { modules, debug, kept } => {
-            let read = |files: Vec<build::Built>| files.into_iter().map(read).collect::<Result<Vec<_>>>();
-            let (mut modules, debug) = (read(modules)?, read(debug)?);
+            let mut modules = admit::built(modules)?;
             let (against, needed) =
                 (admit::Against::tree(session, wish.kernel, tree)?, dependencies::exports(needed));
             left_out = admit::leave_out(wish.kernel, &against, &mut modules, &needed)?;
-            Made::Outputs(Outputs { debug: debuginfo::fitting(&modules, debug), modules, kept })
+            let debug = debuginfo::fitting(&modules, debug)?;
+            Made::Outputs(Outputs { debug, modules, kept: kept.map(Content::Bytes) })
         }
         BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
             status: failure.status,
@@ -123,7 +128,7 @@ pub fn make(
         }
     };
     let observed = observed::digests(&id.facts, &opened, started, (world.now)())?;
-    Ok(Product { result, left_out, log: build::read_log(scratch.path())?, observed, seconds })
+    Ok(Product { result, left_out, log: Content::Bytes(build::read_log(scratch.path())?), observed, seconds, _scratch: scratch })
 }
 
 /// Shows the administrator's patches and scripts for the package, as they were hashed.
@@ -144,12 +149,6 @@ fn show_overrides(
     Ok(())
 }
 
-fn read(built: build::Built) -> Result<Candidate> {
-    let mut bytes = Vec::with_capacity(built.size as usize);
-    built.file.take(built.size + 1).read_to_end(&mut bytes)?;
-    Ok(Candidate { name: built.name, bytes })
-}
-
 /// Objects first, then the entry that names them.
 pub(crate) fn publish(
     session: &Session,
@@ -161,22 +160,20 @@ pub(crate) fn publish(
     replace: bool,
 ) -> Result<Entry> {
     let mut outputs = Vec::new();
-    let mut put = |name: &str, role: &str, bytes: &[u8]| -> Result<()> {
-        let stored = store.put_object(&mut &bytes[..])?;
-        outputs.push(Output {
-            name: name.to_owned(),
-            role: role.to_owned(),
-            size: stored.size,
-            digest: stored.digest,
-        });
-        Ok(())
+    let mut put = |name: &str, role: &str, content: &Content| {
+        content.pass_on(session, &mut |from| {
+            let stored = store.put_object(from)?;
+            let (name, role) = (name.to_owned(), role.to_owned());
+            outputs.push(Output { name, role, size: stored.size, digest: stored.digest });
+            Ok(())
+        })
     };
     if let Made::Outputs(made) = &made.result {
         for module in &made.modules {
-            put(&module.name, MODULE, &module.bytes)?;
+            put(&module.name, MODULE, &module.content)?;
         }
-        for debug in &made.debug {
-            put(&debug.name, ON_DEMAND, &debug.bytes)?;
+        for (name, debug) in &made.debug {
+            put(name, ON_DEMAND, debug)?;
         }
         if let Some(kept) = &made.kept {
             put(KEPT_NAME, KEPT, kept)?;

@@ -3,7 +3,7 @@
 use kcache_kernel::sandbox::Identity;
 use kcache_store::{Digest, Manifest, ON_DEMAND, Output};
 
-use crate::admit::{KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::admit::{Content, KEPT, KEPT_NAME, MODULE, Outputs};
 use crate::dependencies;
 use crate::ensure::{self, Options, Wish};
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Co
     let how = How { identity: another(session.world.identity), may_launch: false };
     let again = make(session, wish, tree, &id, &needed, how)?;
     let second: Vec<(String, Digest)> = match &again.result {
-        Made::Outputs(outputs) => digests(outputs),
+        Made::Outputs(outputs) => digests(session, outputs)?,
         Made::Failure(_) => Vec::new(),
     };
     let compared = |output: &&Output| [MODULE, ON_DEMAND, KEPT].contains(&output.role.as_str());
@@ -42,11 +42,14 @@ pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Co
     Ok(differ(&first, &second))
 }
 
-fn digests(outputs: &Outputs) -> Vec<(String, Digest)> {
-    let files = outputs.modules.iter().chain(&outputs.debug);
-    let files = files.map(|file| (file.name.as_str(), &file.bytes));
+fn digests(session: &Session, outputs: &Outputs) -> Result<Vec<(String, Digest)>> {
+    let modules = outputs.modules.iter().map(|module| (module.name.as_str(), &module.content));
+    let debug = outputs.debug.iter().map(|(name, content)| (name.as_str(), content));
     let kept = outputs.kept.iter().map(|kept| (KEPT_NAME, kept));
-    files.chain(kept).map(|(name, bytes)| (name.to_owned(), Digest::of(bytes))).collect()
+    let digest = |(name, content): (&str, &Content)| {
+        Ok((name.to_owned(), Digest::of(&content.read(session)?)))
+    };
+    modules.chain(debug).chain(kept).map(digest).collect()
 }
 
 /// The user of the second build.

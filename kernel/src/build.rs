@@ -19,25 +19,26 @@
 pub mod kept;
 mod log;
 mod script;
+mod tree;
 
 pub use log::printable;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use fs_err as fs;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2};
+use rustix::fs::FileType;
 
 use crate::kernels::Mount;
 use crate::recipe::{Modules, Recipe, build_dir, debug_dir, kept_dir};
 use crate::sandbox::jobs::Seat;
 use crate::sandbox::{self, Ended, Identity, Opened, Sandbox, Watch};
 use log::{Log, Logged};
+use tree::Tree;
 
 /// Most of a build's output that is kept, in bytes. The longest log of a real package is below 1 MiB.
 const MOST_LOG: u64 = 16 << 20;
@@ -45,7 +46,12 @@ const MOST_LOG: u64 = 16 << 20;
 /// Most that one module may weigh, in bytes. The largest unstripped ones (nvidia) have about 100 MiB.
 const MOST_MODULE: u64 = 512 << 20;
 
-/// Most that the debug information of one build may weigh, in bytes: it goes through memory. jool's three modules have 21 MiB.
+/// Most modules of one build, and most that they may weigh together, in bytes. The largest sets known have some hundred modules,
+/// nvidia's five of 65 MiB when they are stripped.
+const MOST_MODULES: usize = 1024;
+const MOST_MODULES_SIZE: u64 = 1 << 30;
+
+/// Most that the debug information of one build may weigh, in bytes. jool's three modules have 21 MiB.
 const MOST_DEBUG: u64 = 1 << 30;
 
 /// Most of a file of a build that is shown in its log, in bytes. NVIDIA's `conftest/functions.h` has 10 KiB.
@@ -93,15 +99,23 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// One file that was built.
+/// One file that was built. No process of the build is there any more, so it stays what it is.
 #[derive(Debug)]
 pub struct Built {
     /// Its file name, `.ko` included, or `.ko.debug`.
     pub name: String,
-    /// Opened; no process of the build has it.
-    pub file: fs_err::File,
     /// Size in bytes.
     pub size: u64,
+    tree: Arc<Tree>,
+    path: PathBuf,
+}
+
+impl Built {
+    /// Its bytes, to be read once more each time; never more than its size.
+    pub fn open(&self) -> io::Result<impl Read + use<>> {
+        let (file, _) = self.tree.file(&self.path)?.map_err(io::Error::other)?;
+        Ok(file.take(self.size))
+    }
 }
 
 /// Why a package does not build.
@@ -137,7 +151,12 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
         }
         sandbox.writable.push(Mount { outside, inside });
     }
-    if let (Some(launcher), Identity::Drop(uid)) = (&sandbox.launcher, sandbox.identity) {
+    if let (Some(launcher), Identity::Drop(uid)) = (&sandbox.launcher, sandbox.identity)
+        && give(&launcher.directory, uid).is_err()
+    {
+        // An earlier build has made of it what is none of ccache's.
+        fs::rename(&launcher.directory, scratch.join("not-ccache"))?;
+        fs::create_dir(&launcher.directory)?;
         give(&launcher.directory, uid)?;
     }
     let mut log = Log::create(&log_path(scratch), line)?;
@@ -161,27 +180,21 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
 
 /// Adds a file of the build's own to its log, as far as it can be shown.
 fn append(scratch: &Path, file: &Path) -> io::Result<()> {
-    let (name, tree) = (file.display().to_string(), open_dir(&scratch.join("build"))?);
-    let Ok((found, _)) = take(&tree, &name)? else { return Ok(()) };
+    let Ok((found, _)) = Tree::open(&scratch.join("build"))?.file(file)? else { return Ok(()) };
     let mut bytes = Vec::new();
     found.take(MOST_SHOWN).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines = text.lines().map(printable);
     let mut log = fs::OpenOptions::new().append(true).open(log_path(scratch))?;
-    writeln!(log, "kcache: {}:", printable(&name))?;
-    lines.into_iter().try_for_each(|line| writeln!(log, "{line}"))
+    writeln!(log, "kcache: {}:", printable(&file.display().to_string()))?;
+    text.lines().try_for_each(|line| writeln!(log, "{}", printable(line)))
 }
 
-/// Makes the build's user the owner of the scratch tree.
-fn give(tree: &Path, uid: u32) -> io::Result<()> {
-    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
-    chownat(CWD, tree, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
-    if fs::symlink_metadata(tree)?.is_dir() {
-        for entry in fs::read_dir(tree)? {
-            give(&entry?.path(), uid)?;
-        }
-    }
-    Ok(())
+/// Makes the build's user the owner of a tree that no build has yet.
+fn give(path: &Path, uid: u32) -> io::Result<()> {
+    Tree::open(path)?.give(uid).map_err(|error| match error {
+        tree::Error::Io(error) => error,
+        other => io::Error::other(format!("{} cannot be given to a build: {other}", path.display())),
+    })
 }
 
 /// What was built, or what of it is not there.
@@ -192,7 +205,7 @@ fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcom
     };
     let outputs: BTreeSet<PathBuf> =
         modules.iter().map(|module| Path::new("module").join(&module.name)).collect();
-    let packed = match kept::pack(&scratch.join("kept"), &outputs) {
+    let packed = match kept::pack(&Tree::open(&scratch.join("kept"))?, &outputs) {
         Ok(packed) => packed,
         Err(kept::Error::Io(error)) => return Err(error),
         Err(what) => return Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what.to_string()))),
@@ -205,20 +218,19 @@ fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcom
 
 /// The debug information of these modules, where there is any; and a line each for what is lost.
 fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<String>)> {
-    let dir = scratch.join("debug");
-    let tree = open_dir(&dir)?;
+    let tree = Arc::new(Tree::open(&scratch.join("debug"))?);
     let (mut found, mut lost, mut room) = (Vec::new(), Vec::new(), MOST_DEBUG);
     for module in modules {
         let name = format!("{}.debug", module.name);
-        if fs::symlink_metadata(dir.join(&name)).is_err() {
+        let path = PathBuf::from(&name);
+        if !tree.has(&path) {
             continue; // it has none
         }
-        match take(&tree, &name).unwrap_or_else(|error| Err(error.to_string())) {
+        match tree.file(&path).unwrap_or_else(|error| Err(error.to_string())) {
             Ok((_, size)) if size > MOST_MODULE.min(room) => lost.push(format!("{name} has {size} bytes")),
-            Ok((file, size)) => {
+            Ok((_, size)) => {
                 room -= size;
-                let file = fs::File::from_parts(file, dir.join(&name));
-                found.push(Built { name, file, size });
+                found.push(Built { name, size, tree: tree.clone(), path });
             }
             Err(what) => lost.push(what),
         }
@@ -228,30 +240,44 @@ fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<Strin
 
 /// The promised modules; the inner error says which of them is not there.
 fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, String>> {
-    let (source, kept) = (scratch.join("build"), scratch.join("kept"));
-    let (tree, kept_tree) = (open_dir(&source)?, open_dir(&kept)?);
-    let wanted: Vec<(String, String)> = match promised {
+    let source = Arc::new(Tree::open(&scratch.join("build"))?);
+    let kept = Arc::new(Tree::open(&scratch.join("kept"))?);
+    let wanted: Vec<(PathBuf, String)> = match promised {
         Modules::Listed(list) => {
-            list.iter().map(|m| (format!("{}.ko", m.built), format!("{}.ko", m.name))).collect()
+            list.iter().map(|m| (format!("{}.ko", m.built).into(), format!("{}.ko", m.name))).collect()
         }
-        Modules::Found => found_modules(&source)?,
+        Modules::Found => match found_modules(&source) {
+            Ok(found) => found,
+            Err(tree::Error::Io(error)) => return Err(error),
+            Err(what) => return Ok(Err(format!("left a source tree that is not searched: {what}"))),
+        },
     };
     if wanted.is_empty() {
         return Ok(Err("made no module".into()));
     }
-    let mut built: Vec<Built> = Vec::new();
+    if wanted.len() > MOST_MODULES {
+        return Ok(Err(format!("made {} modules, more than {MOST_MODULES}", wanted.len())));
+    }
+    let (mut built, mut names, mut room) = (Vec::new(), BTreeSet::new(), MOST_MODULES_SIZE);
     for (path, name) in wanted {
-        let taken = match take(&kept_tree, &format!("module/{name}"))? {
-            Err(_) => take(&tree, &path)?,
-            kept => kept,
-        };
-        match taken {
-            Ok((_, size)) if size > MOST_MODULE => return Ok(Err(format!("{path} has {size} bytes"))),
-            Ok(_) if built.iter().any(|other| other.name == name) => {
-                return Ok(Err(format!("made more than one {name}")));
+        let as_kept = Path::new("module").join(&name);
+        let (tree, at, taken) = match kept.file(&as_kept)? {
+            Err(_) => {
+                let taken = source.file(&path)?;
+                (&source, path, taken)
             }
-            Ok((file, size)) => {
-                built.push(Built { name, file: fs::File::from_parts(file, source.join(&path)), size })
+            taken => (&kept, as_kept, taken),
+        };
+        let shown = at.display();
+        match taken {
+            Ok((_, size)) if size > MOST_MODULE => return Ok(Err(format!("{shown} has {size} bytes"))),
+            Ok((_, size)) if size > room => {
+                return Ok(Err(format!("made modules of more than {} MiB together", MOST_MODULES_SIZE >> 20)));
+            }
+            Ok(_) if !names.insert(name.clone()) => return Ok(Err(format!("made more than one {name}"))),
+            Ok((_, size)) => {
+                room -= size;
+                built.push(Built { name, size, tree: tree.clone(), path: at });
             }
             Err(what) => return Ok(Err(what)),
         }
@@ -265,51 +291,17 @@ fn warn(scratch: &Path, mut lost: impl Iterator<Item = String>) -> io::Result<()
     lost.try_for_each(|line| writeln!(log, "kcache: warning: {}", printable(&line)))
 }
 
-fn open_dir(path: &Path) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Opens a regular file that lies in the tree itself; the inner error says in words why there is none.
-fn take(tree: &OwnedFd, path: &str) -> io::Result<Result<(std::fs::File, u64), String>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let file: std::fs::File = match openat2(tree, path, flags, Mode::empty(), resolve) {
-        Ok(fd) => fd.into(),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
-            return Ok(Err(format!("built no {path}")));
-        }
-        Err(rustix::io::Errno::LOOP | rustix::io::Errno::XDEV) => {
-            return Ok(Err(format!("{path} is a link or lies behind one")));
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Ok(Err(format!("{path} is not a regular file")));
-    }
-    if metadata.mode() & 0o6000 != 0 {
-        return Ok(Err(format!("{path} is set-user-ID or set-group-ID, which no module is")));
-    }
-    Ok(Ok((file, metadata.len())))
-}
-
 /// Every module in a tree: path and file name, sorted.
-fn found_modules(source: &Path) -> io::Result<Vec<(String, String)>> {
+fn found_modules(source: &Tree) -> Result<Vec<(PathBuf, String)>, tree::Error> {
     let mut found = Vec::new();
-    let mut directories = vec![PathBuf::new()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(source.join(&directory))? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let kind = entry.file_type()?;
-            let path = directory.join(&name);
-            if kind.is_dir() {
-                directories.push(path);
-            } else if kind.is_file() && name.ends_with(".ko") {
-                found.push((path.display().to_string(), name));
-            }
+    source.walk(tree::MOST, &mut |file| {
+        let name = file.path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".ko"));
+        if let Some(name) = name.filter(|_| file.kind == FileType::RegularFile) {
+            let name = name.to_owned();
+            found.push((file.path, name));
         }
-    }
+        Ok(())
+    })?;
     found.sort();
     Ok(found)
 }
@@ -335,9 +327,9 @@ mod tests {
         std::os::unix::fs::symlink("/etc/shadow", at("link.ko.debug")).unwrap();
         fs::create_dir(at("dir.ko.debug")).unwrap();
         fs::File::create(at("huge.ko.debug")).unwrap().set_len(MOST_MODULE + 1).unwrap();
+        let tree = Arc::new(Tree::open(scratch.path()).unwrap());
         let module = |name: &str| {
-            let file = fs::File::open(at("good.ko.debug")).unwrap();
-            Built { name: format!("{name}.ko"), file, size: 1 }
+            Built { name: format!("{name}.ko"), size: 1, tree: tree.clone(), path: PathBuf::new() }
         };
         let modules = ["good", "none", "link", "dir", "huge"].map(module);
         let (found, lost) = debug(scratch.path(), &modules).unwrap();
@@ -350,30 +342,5 @@ mod tests {
             "{lost}"
         );
         assert!(!lost.contains("none"), "{lost}");
-    }
-
-    #[test]
-    fn outputs_are_regular_files_of_the_tree_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        fs::create_dir_all(at("tree/sub")).unwrap();
-        fs::write(at("secret.ko"), "s").unwrap();
-        fs::write(at("tree/sub/good.ko"), "g").unwrap();
-        std::os::unix::fs::symlink("../secret.ko", at("tree/link.ko")).unwrap();
-        std::os::unix::fs::symlink("..", at("tree/up")).unwrap();
-        std::os::unix::fs::symlink("sub", at("tree/alias")).unwrap();
-        fs::create_dir(at("tree/dir.ko")).unwrap();
-        let tree = rustix::fs::open(at("tree"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let check = |path: &str, expect: &str| {
-            let what = take(&tree, path).unwrap().map(|(_, size)| size.to_string());
-            let what = what.unwrap_or_else(|reason| reason);
-            assert!(what.contains(expect), "{path}: {what}");
-        };
-        check("sub/good.ko", "1");
-        check("alias/good.ko", "1");
-        check("link.ko", "is a link");
-        check("up/secret.ko", "is a link");
-        check("dir.ko", "not a regular file");
-        check("none.ko", "built no none.ko");
     }
 }

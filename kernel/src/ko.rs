@@ -55,6 +55,13 @@ pub struct Ko {
     pub signed: bool,
 }
 
+impl Ko {
+    /// How many names are remembered of it, values of `.modinfo` among them.
+    pub fn names(&self) -> usize {
+        self.undefined.len() + self.exports.len() + self.versions.len() + self.modinfo.0.len()
+    }
+}
+
 /// A symbol that a module needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undefined {
@@ -130,29 +137,55 @@ pub fn split_signature(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
+/// As many bytes of a file tell whether it begins as a module does: the longest ELF header.
+pub const START: u64 = 64;
+
+/// Most symbols that a module may need, export or have CRCs of: forged ones fill memory with names. The largest have some thousand.
+const MOST_NAMES: usize = 1 << 20;
+/// Most bytes of `.modinfo`. Drivers of many devices have some 100 KB.
+const MOST_MODINFO: usize = 4 << 20;
+
+/// Whether a file that begins with these bytes can be a module, before any more of it is read.
+pub fn starts(bytes: &[u8]) -> Result<(), Defect> {
+    match class(bytes)? {
+        elf::ELFCLASS32 => relocatable::<elf::FileHeader32<Endianness>>(bytes).map(drop),
+        _ => relocatable::<elf::FileHeader64<Endianness>>(bytes).map(drop),
+    }
+}
+
+fn class(bytes: &[u8]) -> Result<elf::FileClass, Defect> {
+    match bytes {
+        [] => Err(Defect::Empty),
+        [0x7f, b'E', b'L', b'F', class, ..] => match elf::FileClass(*class) {
+            class @ (elf::ELFCLASS32 | elf::ELFCLASS64) => Ok(class),
+            _ => Err(Defect::NotElf),
+        },
+        _ => Err(Defect::NotElf),
+    }
+}
+
+fn relocatable<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<(&Elf, Endianness), Defect> {
+    let header = Elf::parse(data)?;
+    let endian = header.endian()?;
+    match header.e_type(endian) {
+        elf::ET_REL => Ok((header, endian)),
+        found => Err(Defect::NotRelocatable { found: found.0 }),
+    }
+}
+
 /// Reads a module file.
 pub fn parse(bytes: &[u8]) -> Result<Ko, Defect> {
     let (body, signature) = split_signature(bytes);
-    let ident = match body {
-        [] => return Err(Defect::Empty),
-        [0x7f, b'E', b'L', b'F', class, ..] => *class,
-        _ => return Err(Defect::NotElf),
-    };
-    let mut ko = match elf::FileClass(ident) {
+    let mut ko = match class(body)? {
         elf::ELFCLASS32 => read::<elf::FileHeader32<Endianness>>(body)?,
-        elf::ELFCLASS64 => read::<elf::FileHeader64<Endianness>>(body)?,
-        _ => return Err(Defect::NotElf),
+        _ => read::<elf::FileHeader64<Endianness>>(body)?,
     };
     ko.signed = signature.is_some();
     Ok(ko)
 }
 
 fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect> {
-    let header = Elf::parse(data)?;
-    let endian = header.endian()?;
-    if header.e_type(endian) != elf::ET_REL {
-        return Err(Defect::NotRelocatable { found: header.e_type(endian).0 });
-    }
+    let (header, endian) = relocatable::<Elf>(data)?;
     let sections = header.sections(endian, data)?;
     let symbols = sections.symbols(endian, data, elf::SHT_SYMTAB)?;
     let object = Object::<Elf> { data, endian, sections, symbols };
@@ -164,7 +197,7 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
     };
     Ok(Ko {
         machine,
-        modinfo: ModInfo::parse(object.section(".modinfo")?.ok_or(Defect::NoModinfo)?),
+        modinfo: object.modinfo()?,
         versions: object.versions(machine)?,
         undefined: object.undefined(),
         exports: object.exports(),
@@ -190,8 +223,19 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         }
     }
 
+    fn modinfo(&self) -> Result<ModInfo, Defect> {
+        match self.section(".modinfo")?.ok_or(Defect::NoModinfo)? {
+            section if section.len() > MOST_MODINFO => Err(too_many(".modinfo is too long")),
+            section => Ok(ModInfo::parse(section)),
+        }
+    }
+
     fn versions(&self, machine: Machine) -> Result<BTreeMap<String, u32>, Defect> {
         let mut versions = BTreeMap::new();
+        let table = |name, size| Ok::<_, Defect>(self.section(name)?.unwrap_or_default().len() / size);
+        if table("__versions", 64)? + table("__version_ext_crcs", 4)? > MOST_NAMES {
+            return Err(too_many("it has too many CRCs"));
+        }
         // struct modversion_info { unsigned long crc; char name[64 - sizeof(unsigned long)]; }
         let word = usize::from(machine.bits / 8);
         for entry in self.section("__versions")?.unwrap_or_default().chunks_exact(64) {
@@ -211,13 +255,17 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
     /// names share bytes, yet each has a symbol beside it; only a forged file names one long text again and again, until it
     /// is larger than memory. Stops as soon as that is known.
     fn check_names(&self) -> Result<(), Defect> {
-        let damaged = |why: &str| Defect::Malformed { why: why.to_owned() };
-        let mut left = self.data.len();
+        let (mut left, mut names) = (self.data.len(), 0);
         for (index, symbol) in self.symbols.enumerate() {
             let name = self.symbols.symbol_name(self.endian, symbol)?;
             let namespace = name.starts_with(NAMESPACE).then(|| self.bytes_at(index, symbol)).flatten();
             let length = name.len() + namespace.map_or(0, |text| until_nul(text).len());
-            left = left.checked_sub(length).ok_or_else(|| damaged("its names are longer than the file"))?;
+            left = left.checked_sub(length).ok_or_else(|| too_many("its names are longer than the file"))?;
+            let counts = symbol.is_undefined(self.endian) || name.starts_with(b"__");
+            names += usize::from(counts);
+            if names > MOST_NAMES {
+                return Err(too_many("it has too many symbols"));
+            }
         }
         Ok(())
     }
@@ -278,6 +326,10 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         let bytes = bytes.try_into().unwrap_or_default();
         if self.endian == Endianness::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
+}
+
+fn too_many(why: &str) -> Defect {
+    Defect::Malformed { why: why.to_owned() }
 }
 
 fn until_nul(bytes: &[u8]) -> &[u8] {

@@ -2,13 +2,20 @@
 //!
 //! Each is held by a lock on the directory itself, which the system lets go of however its process ends. Whoever makes
 //! a scratch directory first deletes those beside it that nobody holds.
+//!
+//! What is deleted may be of a build's making: directories in directories by the thousand, of which a descriptor or a stack frame
+//! each is more than there is, or links put where directories were. So it is deleted from opened directories, one at a
+//! time: what a directory holds of others is moved up first, and comes to its turn there.
 
+use std::ffi::CStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use tempfile::TempDir;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{chmod, fchmod, openat, renameat_with, statat, unlinkat};
+use rustix::io::Errno;
 
 use crate::Result;
 use crate::error::at;
@@ -19,8 +26,8 @@ const PREFIX: &str = "kcache-scratch-";
 /// A private directory (0700) that vanishes when it is dropped.
 #[derive(Debug)]
 pub struct Scratch {
-    dir: TempDir,
-    _held: File,
+    dir: PathBuf,
+    held: File,
 }
 
 impl Scratch {
@@ -28,19 +35,112 @@ impl Scratch {
     pub fn new(parent: &Path) -> Result<Scratch> {
         sweep(parent)?;
         loop {
-            let dir = TempDir::with_prefix_in(PREFIX, parent).map_err(at("make a directory in", parent))?;
-            let held = fs_err::File::open(dir.path())?.into_parts().0;
+            let made = tempfile::Builder::new().prefix(PREFIX).disable_cleanup(true).tempdir_in(parent);
+            let dir = made.map_err(at("make a directory in", parent))?.keep();
             // Somebody who sweeps may have come in between, and have deleted it.
-            if held.try_lock().is_ok() && dir.path().exists() {
-                return Ok(Scratch { dir, _held: held });
+            let held = match fs_err::File::open(&dir) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                held => held?.into_parts().0,
+            };
+            if held.try_lock().is_ok() && dir.exists() {
+                return Ok(Scratch { dir, held });
             }
         }
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = remove(&self.dir, &self.held); // the next one sweeps what is left
+    }
+}
+
+/// Deletes an opened directory that lies at this path, and all that is in it.
+fn remove(path: &Path, dir: &File) -> rustix::io::Result<()> {
+    let (mut numbers, mut pending) = (0..u64::MAX, Vec::new());
+    empty(dir, dir, &mut numbers, &mut pending)?;
+    while let Some(number) = pending.pop() {
+        let name = number.to_string();
+        let below = open_to_empty(dir, &name)?;
+        empty(&below, dir, &mut numbers, &mut pending)?;
+        unlinkat(dir, &name, AtFlags::REMOVEDIR)?;
+    }
+    unlinkat(CWD, path, AtFlags::REMOVEDIR)
+}
+
+/// Deletes what is in a directory, and moves directories to `top`, under numbers that are `pending` from then on.
+fn empty(
+    dir: impl std::os::fd::AsFd,
+    top: &File,
+    numbers: &mut impl Iterator<Item = u64>,
+    pending: &mut Vec<u64>,
+) -> rustix::io::Result<()> {
+    // Directories of the top have been moved within it, and are met again.
+    let mut met: Vec<std::ffi::CString> = Vec::new();
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        match entry.file_name() {
+            name if name == c"." || name == c".." => {}
+            name if is_directory(&dir, name, entry.file_type())? => met.push(name.to_owned()),
+            name => unlinkat(&dir, name, AtFlags::empty())?,
+        }
+    }
+    for name in met {
+        let moved = |number: &u64| {
+            match renameat_with(&dir, &*name, top, number.to_string(), RenameFlags::NOREPLACE) {
+                Err(Errno::ACCESS) => {
+                    drop(open_to_empty(&dir, &*name)?); // whoever moves a directory writes to it, too
+                    renameat_with(&dir, &*name, top, number.to_string(), RenameFlags::NOREPLACE)
+                }
+                other => other,
+            }
+        };
+        for number in numbers.by_ref() {
+            match moved(&number) {
+                Err(Errno::EXIST) => {}
+                other => {
+                    other?;
+                    pending.push(number);
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_directory(dir: impl std::os::fd::AsFd, name: &CStr, kind: FileType) -> rustix::io::Result<bool> {
+    Ok(match kind {
+        FileType::Unknown => {
+            FileType::from_raw_mode(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode)
+                == FileType::Directory
+        }
+        kind => kind == FileType::Directory,
+    })
+}
+
+/// Opens a directory whose entries are to be deleted, whatever its mode.
+fn open_to_empty(dir: impl std::os::fd::AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || openat(&dir, name, flags | OFlags::RDONLY, Mode::empty());
+    let opened = match open() {
+        Err(Errno::ACCESS) => {
+            let closed = openat(&dir, name, flags | OFlags::PATH, Mode::empty())?;
+            let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&closed));
+            chmod(itself, Mode::RWXU)?;
+            open()?
+        }
+        opened => opened?,
+    };
+    if !rustix::process::geteuid().is_root() {
+        fchmod(&opened, Mode::RWXU)?;
+    }
+    Ok(opened)
 }
 
 fn sweep(parent: &Path) -> Result<()> {
@@ -57,7 +157,7 @@ fn sweep(parent: &Path) -> Result<()> {
             continue;
         }
         if directory.try_lock().is_ok() {
-            let _ = fs_err::remove_dir_all(entry.path());
+            let _ = remove(&entry.path(), &directory); // it is in nobody's way
         }
     }
     Ok(())
@@ -92,6 +192,30 @@ mod tests {
         assert!(first.path().join("file").exists());
         drop((first, second));
         assert_eq!(count(tmp.path()), 1);
+    }
+
+    #[test]
+    fn what_a_build_left_is_deleted_however_deep_it_is_and_links_lead_nowhere() {
+        let (tmp, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs_err::write(elsewhere.path().join("file"), "kept").unwrap();
+        let scratch = Scratch::new(tmp.path()).unwrap();
+        let mut at = rustix::fs::open(scratch.path(), OFlags::PATH, Mode::empty()).unwrap();
+        // More than there are descriptors, and deeper than any path.
+        for depth in 0..3_000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            if depth % 500 == 0 {
+                rustix::fs::symlinkat(elsewhere.path(), &at, "link").unwrap();
+                rustix::fs::mkdirat(&at, "7", Mode::RWXU).unwrap();
+                rustix::fs::mkdirat(&at, "closed", Mode::empty()).unwrap();
+                rustix::fs::mkdirat(&at, "closed-and-full", Mode::RWXU).unwrap();
+                rustix::fs::mkdirat(&at, "closed-and-full/x", Mode::RWXU).unwrap();
+                rustix::fs::chmodat(&at, "closed-and-full", Mode::empty(), AtFlags::empty()).unwrap();
+            }
+            at = rustix::fs::openat(&at, "d", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        drop((at, scratch));
+        assert_eq!(count(tmp.path()), 0);
+        assert!(elsewhere.path().join("file").exists());
     }
 
     #[test]

@@ -18,20 +18,21 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{Metadata, Permissions};
-use std::io;
+use std::fs::Permissions;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
+use rustix::fs::FileType;
 use tar::{Archive, Builder, EntryType, Header};
+
+use super::tree::{self, Found, Tree};
 
 /// Most that may be kept, in bytes and files: zfs keeps 4 MB, and a whole source tree with its objects is no interface.
 const MOST_BYTES: u64 = 256 << 20;
 const MOST_FILES: usize = 20_000;
-/// Longest path in it that is followed, in bytes: the system opens none of 4096, and the tar has room for 255.
-const LONGEST_PATH: usize = 1024;
 
 /// What was packed.
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ pub enum Error {
     #[error("more than {MOST_FILES} files or {} MiB were left for other packages", MOST_BYTES >> 20)]
     TooMuch,
     /// It is too deep to be walked.
-    #[error("directories were left for other packages whose paths have more than {LONGEST_PATH} bytes")]
+    #[error("directories were left for other packages whose paths have more than {} bytes", tree::LONGEST_PATH)]
     TooDeep,
     /// It is not what is packed here.
     #[error("what was left for other packages is not unpacked: {0}")]
@@ -75,22 +76,20 @@ impl Room {
 }
 
 /// Packs a directory that no process of the build has any more, without the files `outputs`.
-pub(super) fn pack(dir: &Path, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Error> {
+pub(super) fn pack(dir: &Tree, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Error> {
     let mut packed = Packed::default();
     let mut tar = Builder::new(Vec::new());
     let mut room = Room::default();
     let mut holds_something = false;
     let mut lost = PathBuf::from("/"); // a directory that was left out, and all in it with it
-    for path in paths(dir)?.into_iter().filter(|path| !outputs.contains(path)) {
+    for Found { path, kind } in sorted(dir)?.into_iter().filter(|found| !outputs.contains(&found.path)) {
         if path.starts_with(&lost) {
             continue;
         }
-        let metadata = fs::symlink_metadata(dir.join(&path))?;
-        room.take(if metadata.is_file() { metadata.len() } else { 0 })?;
-        match member(dir, &path, &metadata) {
+        match member(dir, &path, kind, &mut room)? {
             Ok((header, content)) => {
                 tar.append(&header, &content[..])?;
-                holds_something |= !metadata.is_dir();
+                holds_something |= kind != FileType::Directory;
             }
             Err(reason) => {
                 packed.left_out.push(format!("{}: {reason}", path.display()));
@@ -103,24 +102,38 @@ pub(super) fn pack(dir: &Path, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Er
 }
 
 /// One member of the tar, or why it cannot be one.
-fn member(dir: &Path, path: &Path, metadata: &Metadata) -> io::Result<(Header, Vec<u8>)> {
-    let at = dir.join(path);
+fn member(dir: &Tree, path: &Path, kind: FileType, room: &mut Room) -> Result<io::Result<(Header, Vec<u8>)>, Error> {
+    let file = match kind {
+        FileType::RegularFile => Some(dir.file(path)?),
+        _ => None,
+    };
+    room.take(file.as_ref().map_or(0, |file| file.as_ref().map_or(0, |(_, size)| *size)))?;
+    Ok(header_and_content(dir, path, kind, file))
+}
+
+fn header_and_content(
+    dir: &Tree,
+    path: &Path,
+    kind: FileType,
+    file: Option<Result<(std::fs::File, u64), String>>,
+) -> io::Result<(Header, Vec<u8>)> {
     let mut header = Header::new_ustar();
     header.set_path(path)?;
-    let executable = metadata.is_dir() || metadata.permissions().mode() & 0o100 != 0;
-    header.set_mode(if executable { 0o755 } else { 0o644 });
+    header.set_mode(0o755);
     let mut content = Vec::new();
-    if metadata.is_dir() {
-        header.set_entry_type(EntryType::Directory);
-    } else if metadata.is_file() {
-        header.set_entry_type(EntryType::Regular);
-        content = fs::read(&at)?;
-    } else if metadata.is_symlink() {
-        header.set_entry_type(EntryType::Symlink);
-        header.set_link_name(link_target(path, &at)?)?;
-        header.set_mode(0o755);
-    } else {
-        return Err(odd("neither a file nor a directory nor a link"));
+    match (kind, file) {
+        (FileType::Directory, _) => header.set_entry_type(EntryType::Directory),
+        (FileType::Symlink, _) => {
+            header.set_entry_type(EntryType::Symlink);
+            header.set_link_name(link_target(dir, path)?)?;
+        }
+        (_, Some(file)) => {
+            let (file, size) = file.map_err(io::Error::other)?;
+            header.set_entry_type(EntryType::Regular);
+            header.set_mode(if file.metadata()?.permissions().mode() & 0o100 != 0 { 0o755 } else { 0o644 });
+            file.take(size).read_to_end(&mut content)?;
+        }
+        _ => return Err(odd("neither a file nor a directory nor a link")),
     }
     header.set_size(content.len() as u64);
     header.set_cksum();
@@ -132,32 +145,24 @@ fn odd(what: &str) -> io::Error {
 }
 
 /// Everything in a directory, by relative path, sorted: what holds something comes before it.
-fn paths(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+fn sorted(dir: &Tree) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
-    let mut directories = vec![PathBuf::new()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(dir.join(&directory))? {
-            let entry = entry?;
-            let path = directory.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                if path.as_os_str().len() > LONGEST_PATH {
-                    return Err(Error::TooDeep);
-                }
-                directories.push(path.clone());
-            }
-            found.push(path);
-            if found.len() > 2 * MOST_FILES {
-                return Err(Error::TooMuch);
-            }
-        }
-    }
-    found.sort();
+    let walked = dir.walk(2 * MOST_FILES, &mut |file| {
+        found.push(file);
+        Ok(())
+    });
+    walked.map_err(|error| match error {
+        tree::Error::Io(error) => Error::Io(error),
+        tree::Error::TooMuch(_) => Error::TooMuch,
+        tree::Error::TooDeep => Error::TooDeep,
+    })?;
+    found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
 /// Where a link leads, if it stays inside.
-fn link_target(path: &Path, at: &Path) -> io::Result<PathBuf> {
-    let target = fs::read_link(at)?;
+fn link_target(dir: &Tree, path: &Path) -> io::Result<PathBuf> {
+    let target = dir.link(path)?;
     if stays_inside(path, &target) { Ok(target) } else { Err(odd("the link leads out")) }
 }
 
@@ -234,7 +239,7 @@ mod tests {
     }
 
     fn packed(dir: &Path) -> Packed {
-        pack(dir, &BTreeSet::from([PathBuf::from("module/a.ko")])).unwrap()
+        pack(&Tree::open(dir).unwrap(), &BTreeSet::from([PathBuf::from("module/a.ko")])).unwrap()
     }
 
     #[test]
@@ -291,7 +296,7 @@ mod tests {
     fn there_may_not_be_too_much_of_it() {
         let dir = tempfile::tempdir().unwrap();
         fs::File::create(dir.path().join("huge")).unwrap().set_len(MOST_BYTES + 1).unwrap();
-        assert!(matches!(pack(dir.path(), &BTreeSet::new()), Err(Error::TooMuch)));
+        assert!(matches!(pack(&Tree::open(dir.path()).unwrap(), &BTreeSet::new()), Err(Error::TooMuch)));
     }
 
     #[test]
@@ -303,7 +308,7 @@ mod tests {
             rustix::fs::mkdirat(&at, &name, 0o700.into()).unwrap();
             at = rustix::fs::openat(&at, &name, OFlags::RDONLY, Mode::empty()).unwrap().into();
         }
-        assert!(matches!(pack(dir.path(), &BTreeSet::new()), Err(Error::TooDeep)));
+        assert!(matches!(pack(&Tree::open(dir.path()).unwrap(), &BTreeSet::new()), Err(Error::TooDeep)));
     }
 
     /// A tar of one member that nobody here would pack.
