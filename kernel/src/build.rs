@@ -136,8 +136,7 @@ pub fn log_path(scratch: &Path) -> PathBuf {
 
 /// Builds.
 pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
-    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobs, opened, line } =
-        request;
+    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobs, opened, line } = request;
     fs::create_dir(scratch.join("kept"))?;
     fs::create_dir(scratch.join("debug"))?;
     let inside = build_dir(&recipe.name, &recipe.version);
@@ -272,7 +271,10 @@ fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, 
         match taken {
             Ok((_, size)) if size > MOST_MODULE => return Ok(Err(format!("{shown} has {size} bytes"))),
             Ok((_, size)) if size > room => {
-                return Ok(Err(format!("made modules of more than {} MiB together", MOST_MODULES_SIZE >> 20)));
+                return Ok(Err(format!(
+                    "made modules of more than {} MiB together",
+                    MOST_MODULES_SIZE >> 20
+                )));
             }
             Ok(_) if !names.insert(name.clone()) => return Ok(Err(format!("made more than one {name}"))),
             Ok((_, size)) => {
@@ -328,8 +330,11 @@ mod tests {
         fs::create_dir(at("dir.ko.debug")).unwrap();
         fs::File::create(at("huge.ko.debug")).unwrap().set_len(MOST_MODULE + 1).unwrap();
         let tree = Arc::new(Tree::open(scratch.path()).unwrap());
-        let module = |name: &str| {
-            Built { name: format!("{name}.ko"), size: 1, tree: tree.clone(), path: PathBuf::new() }
+        let module = |name: &str| Built {
+            name: format!("{name}.ko"),
+            size: 1,
+            tree: tree.clone(),
+            path: PathBuf::new(),
         };
         let modules = ["good", "none", "link", "dir", "huge"].map(module);
         let (found, lost) = debug(scratch.path(), &modules).unwrap();

@@ -53,7 +53,10 @@ pub enum Error {
     #[error("more than {MOST_FILES} files or {} MiB were left for other packages", MOST_BYTES >> 20)]
     TooMuch,
     /// It is too deep to be walked.
-    #[error("directories were left for other packages whose paths have more than {} bytes", tree::LONGEST_PATH)]
+    #[error(
+        "directories were left for other packages whose paths have more than {} bytes",
+        tree::LONGEST_PATH
+    )]
     TooDeep,
     /// It is not what is packed here.
     #[error("what was left for other packages is not unpacked: {0}")]
@@ -102,7 +105,12 @@ pub(super) fn pack(dir: &Tree, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Er
 }
 
 /// One member of the tar, or why it cannot be one.
-fn member(dir: &Tree, path: &Path, kind: FileType, room: &mut Room) -> Result<io::Result<(Header, Vec<u8>)>, Error> {
+fn member(
+    dir: &Tree,
+    path: &Path,
+    kind: FileType,
+    room: &mut Room,
+) -> Result<io::Result<(Header, Vec<u8>)>, Error> {
     let file = match kind {
         FileType::RegularFile => Some(dir.file(path)?),
         _ => None,

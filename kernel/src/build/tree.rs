@@ -11,9 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2, statat,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2, statat};
 use rustix::io::Errno;
 
 /// Longest path in a tree that is followed, in bytes: the system opens none of 4096, and a tar has room for 255.
@@ -96,7 +94,11 @@ impl Tree {
     }
 
     /// Everything in it, in any order but that what holds something comes before it. More than `most` is an error.
-    pub(super) fn walk(&self, most: usize, each: &mut dyn FnMut(Found) -> Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn walk(
+        &self,
+        most: usize,
+        each: &mut dyn FnMut(Found) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.descend(most, &mut |_, _, found| each(found))
     }
 

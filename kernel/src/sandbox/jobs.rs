@@ -132,8 +132,10 @@ impl Seat {
 
     /// Who serves the pipe that a program is to be given, by ends of its own.
     fn broker(&self, command: &Command) -> io::Result<Broker> {
-        let flags = command.get_envs().find(|(name, _)| *name == "MAKEFLAGS").and_then(|(_, value)| value?.to_str());
-        let auth = flags.and_then(|flags| flags.split(' ').find_map(|flag| flag.strip_prefix("--jobserver-auth=")));
+        let flags =
+            command.get_envs().find(|(name, _)| *name == "MAKEFLAGS").and_then(|(_, value)| value?.to_str());
+        let auth =
+            flags.and_then(|flags| flags.split(' ').find_map(|flag| flag.strip_prefix("--jobserver-auth=")));
         let ends = auth.and_then(|auth| auth.split_once(','));
         let (read, write) = ends.ok_or_else(|| io::Error::other("a jobserver that is no pipe"))?;
         let open = |fd: &str, access| {
@@ -275,7 +277,7 @@ fn is_ready(end: &OwnedFd, how: PollFlags) -> bool {
 mod tests {
     use super::*;
 
-    const NEVER: AtomicBool = AtomicBool::new(false);
+    static NEVER: AtomicBool = AtomicBool::new(false);
     /// Longer than anything that is waited for takes.
     const LONG: Duration = Duration::from_secs(20);
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
@@ -22,6 +23,9 @@ pub(super) const DEATH: Duration = Duration::from_secs(20);
 
 /// Output kept in memory between two reads, in bytes: the size of a Linux pipe.
 const CHUNK: usize = 64 << 10;
+
+/// So many reads may be ahead of what is done with them.
+const PIECES: usize = 4;
 
 /// What every script prints first, when the sandbox stands and it waits to be let in.
 pub(super) const READY: &[u8] = b"\x06\n";
@@ -47,17 +51,20 @@ pub(super) fn follow(
     if let Some(mut gate) = child.0.stdin.take() {
         gate.write_all(b"\n")?;
     }
-    let mut buffer = vec![0; CHUNK];
+    let pieces = read_apart(reader)?;
+    let itself = alive(Pid::from_child(&child.0))?;
     let forced = loop {
         if let Some(forced) = ended(&watch, start) {
             break Some(forced);
         }
-        if !readable(&reader, TICK)? {
-            continue;
-        }
-        match reader.read(&mut buffer)? {
-            0 => break None,
-            n => (watch.output)(&buffer[..n]),
+        match pieces.recv_timeout(TICK) {
+            Ok(piece) => (watch.output)(&piece?),
+            Err(RecvTimeoutError::Timeout) => {}
+            // It has nothing more to say, and may still be there.
+            Err(RecvTimeoutError::Disconnected) => match &itself {
+                Some(alive) if !readable(alive, TICK)? => {}
+                _ => break None,
+            },
         }
     };
     if forced.is_some() {
@@ -82,6 +89,28 @@ pub(super) fn follow(
     }))
 }
 
+/// Reads to the end on a thread of its own, for which nobody waits. Who holds the other end of a pipe can have a reader wait even
+/// where there is something to be read: splice(2) into a pipe keeps it locked until its source has something.
+fn read_apart(mut reader: io::PipeReader) -> io::Result<Receiver<io::Result<Vec<u8>>>> {
+    let (sender, receiver) = sync_channel(PIECES);
+    let read = move || {
+        let mut goes_on = true;
+        while goes_on {
+            let mut piece = vec![0; CHUNK];
+            let read = reader.read(&mut piece).map(|n| piece.truncate(n));
+            if read.is_ok() && piece.is_empty() {
+                return;
+            }
+            goes_on = read.is_ok() && sender.send(Ok(piece)).is_ok();
+            if let Err(error) = read {
+                let _ = sender.send(Err(error)); // or nobody wants to know any more
+            }
+        }
+    };
+    std::thread::Builder::new().name("output".to_owned()).spawn(read)?;
+    Ok(receiver)
+}
+
 /// The first process of a pid namespace: when it is gone, so are all others (pid_namespaces(7)).
 struct First {
     pid: Pid,
@@ -96,15 +125,19 @@ fn namespace_init(child: &mut Child) -> io::Result<Option<First>> {
     while child.try_wait()?.is_none() {
         let text = fs::read_to_string(&children)?;
         if let Some(pid) = text.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            let alive = match pidfd_open(pid, PidfdFlags::empty()) {
-                Err(rustix::io::Errno::SRCH) => None,
-                alive => Some(alive?),
-            };
-            return Ok(Some(First { pid, alive }));
+            return Ok(Some(First { pid, alive: alive(pid)? }));
         }
         std::thread::sleep(Duration::from_micros(500));
     }
     Ok(None)
+}
+
+/// Readable when the process is not alive any more; `None` where it is not.
+fn alive(pid: Pid) -> io::Result<Option<OwnedFd>> {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        alive => Ok(Some(alive?)),
+    }
 }
 
 /// A process that is dead and waited for when it is let go of, whatever the reason.
