@@ -169,6 +169,14 @@ pub struct Outcome {
     pub verdicts: Vec<Verdict>,
 }
 
+/// Lets the user whom QEMU runs as use a file or directory, as its group. What a guest that has broken out of QEMU could put
+/// into a directory of its own would be written over, and given away, in the next round.
+fn share(path: &Path, identity: Identity, mode: u32) -> io::Result<()> {
+    let Identity::Drop(uid) = identity else { return Ok(()) };
+    std::os::unix::fs::lchown(path, None, Some(uid))?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
 impl BootTest<'_> {
     /// Boots as many guests as it takes to test every module of a plan.
     pub fn run(&self, mut plan: Plan, watch: &mut dyn Watch) -> Result<Outcome, Error> {
@@ -246,10 +254,8 @@ impl BootTest<'_> {
             fs::copy(self.image, &image)?;
         }
         let size = self.write_initramfs(plan, &initramfs)?;
-        if let Identity::Drop(uid) = self.identity {
-            for path in [self.scratch, &image, &initramfs] {
-                std::os::unix::fs::chown(path, Some(uid), Some(uid))?;
-            }
+        for (path, mode) in [(self.scratch, 0o710), (&image, 0o640), (&initramfs, 0o640)] {
+            share(path, self.identity, mode)?;
         }
         Ok(size)
     }

@@ -151,9 +151,7 @@ fn make_report(attempt: &Attempt) -> io::Result<OwnedFd> {
         _ => {}
     }
     mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
-    if let Identity::Drop(uid) = attempt.identity {
-        std::os::unix::fs::chown(&path, Some(uid), Some(uid))?;
-    }
+    super::share(&path, attempt.identity, 0o620)?;
     Ok(open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
 }
 

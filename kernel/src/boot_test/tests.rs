@@ -25,6 +25,7 @@ struct Bench {
     kvm: bool,
     limit: Duration,
     cancel: AtomicBool,
+    identity: Identity,
 }
 
 /// What came of it, and what was said on the way.
@@ -58,7 +59,8 @@ impl Bench {
         fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755)).unwrap();
         fs::write(dir.path().join("vmlinuz"), "image").unwrap();
         fs::create_dir(dir.path().join("scratch")).unwrap();
-        Bench { dir, kvm: false, limit: Duration::from_secs(60), cancel: AtomicBool::new(false) }
+        let (limit, cancel) = (Duration::from_secs(60), AtomicBool::new(false));
+        Bench { dir, kvm: false, limit, cancel, identity: Identity::Own }
     }
 
     fn with_kvm(mut self) -> Bench {
@@ -74,7 +76,7 @@ impl Bench {
             machine: machine::of_arch("x86_64").unwrap(),
             qemu: &self.dir.path().join("qemu"),
             setpriv: Path::new("/usr/bin/setpriv"),
-            identity: Identity::Own,
+            identity: self.identity,
             kvm: self.kvm,
             image: &self.dir.path().join("vmlinuz"),
             release: "6.1-test",
@@ -245,4 +247,23 @@ fn a_missing_qemu_is_told_with_its_package() {
     let bench = Bench::new("");
     fs::remove_file(bench.dir.path().join("qemu")).unwrap();
     assert!(matches!(bench.run().outcome, Err(Error::NoQemu { package: "qemu-system-x86", .. })));
+}
+
+/// A guest that has broken out of QEMU is nobody, in a directory that is not its own.
+#[test]
+fn what_qemu_is_given_it_can_neither_change_nor_swap() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let script = "id -u; rm -f initramfs; ln -s victim initramfs; echo x >>vmlinuz; echo x >made; ready; tested 0; tested 1";
+    let mut bench = Bench::new(script);
+    bench.identity = Identity::Drop(61184);
+    fs::set_permissions(bench.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let run = bench.run();
+    assert_eq!(run.console[0], "61184", "{:?}", run.console);
+    assert_eq!(run.verdicts().len(), 2);
+    for name in ["made", "victim", "vmlinuz"] {
+        assert!(!bench.dir.path().join("scratch").join(name).exists(), "{name}");
+    }
+    assert!(fs::symlink_metadata(bench.dir.path().join("scratch").join(INITRAMFS)).unwrap().is_file());
 }
