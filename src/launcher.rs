@@ -47,7 +47,8 @@ impl Lent {
 
     /// Puts it back, where there is a place; else it goes with the scratch directory. No process of the build may be alive.
     pub(crate) fn put_back(self) {
-        let put = |place: &PathBuf| renameat_with(CWD, &self.directory, CWD, place, RenameFlags::NOREPLACE).is_ok();
+        let put =
+            |place: &PathBuf| renameat_with(CWD, &self.directory, CWD, place, RenameFlags::NOREPLACE).is_ok();
         self.places.iter().any(put);
     }
 }

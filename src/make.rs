@@ -128,7 +128,14 @@ pub fn make(
         }
     };
     let observed = observed::digests(&id.facts, &opened, started, (world.now)())?;
-    Ok(Product { result, left_out, log: Content::Bytes(build::read_log(scratch.path())?), observed, seconds, _scratch: scratch })
+    Ok(Product {
+        result,
+        left_out,
+        log: Content::Bytes(build::read_log(scratch.path())?),
+        observed,
+        seconds,
+        _scratch: scratch,
+    })
 }
 
 /// Shows the administrator's patches and scripts for the package, as they were hashed.

@@ -28,12 +28,7 @@ pub const ANYTHING: &str = "/";
 /// What files held that a build opened, those aside that its key covers as tools. `started` and `ended` are when the build did,
 /// in seconds since 1970: a file that changed in between spoils it. One that will have changed only later was there before the
 /// clock was set back, or on a machine that has none.
-pub fn digests(
-    facts: &KernelFacts,
-    opened: &Opened,
-    started: u64,
-    ended: u64,
-) -> Result<Vec<Observed>> {
+pub fn digests(facts: &KernelFacts, opened: &Opened, started: u64, ended: u64) -> Result<Vec<Observed>> {
     if opened.missed {
         return Ok(vec![Observed { path: ANYTHING.to_owned(), digest: Some(Digest::of(b"")) }]);
     }
@@ -84,7 +79,7 @@ mod tests {
 
     const HEADER: &str = "usr/include/a.h";
 
-    fn opened(path: &str) -> Opened {
+    fn of_one(path: &str) -> Opened {
         Opened { files: [PathBuf::from(path)].into(), missed: false }
     }
 
@@ -97,7 +92,7 @@ mod tests {
         let tools_root = Root::new(dir.path());
         let headers = kcache_store::Fingerprint { digest: none, stamp: none };
         let facts = KernelFacts { config: none, headers, tools_root, tools: Vec::new() };
-        (dir, facts, opened("/usr/include/a.h"))
+        (dir, facts, of_one("/usr/include/a.h"))
     }
 
     #[test]
@@ -118,7 +113,7 @@ mod tests {
     fn a_file_that_changed_while_the_build_ran_spoils_it() {
         let (_dir, facts, opened) = facts();
         assert!(matches!(digests(&facts, &opened, 0, u64::MAX), Err(Error::Changed { .. })));
-        let gone = opened("/usr/include/b.h");
+        let gone = of_one("/usr/include/b.h");
         assert!(matches!(digests(&facts, &gone, 0, 0), Err(Error::Changed { .. })));
     }
 

@@ -46,9 +46,8 @@ fn digests(session: &Session, outputs: &Outputs) -> Result<Vec<(String, Digest)>
     let modules = outputs.modules.iter().map(|module| (module.name.as_str(), &module.content));
     let debug = outputs.debug.iter().map(|(name, content)| (name.as_str(), content));
     let kept = outputs.kept.iter().map(|kept| (KEPT_NAME, kept));
-    let digest = |(name, content): (&str, &Content)| {
-        Ok((name.to_owned(), Digest::of(&content.read(session)?)))
-    };
+    let digest =
+        |(name, content): (&str, &Content)| Ok((name.to_owned(), Digest::of(&content.read(session)?)));
     modules.chain(debug).chain(kept).map(digest).collect()
 }
 

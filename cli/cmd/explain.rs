@@ -72,7 +72,9 @@ fn print_observed(out: &Out, explanation: &Explanation) {
     for (file, same) in &explanation.observed {
         match file.path.as_str() {
             ANYTHING => out.data("  read more files than could be watched"),
-            path => out.data(&format!("  read {path}, {}", if *same { "the same here" } else { "another here" })),
+            path => {
+                out.data(&format!("  read {path}, {}", if *same { "the same here" } else { "another here" }))
+            }
         }
     }
 }

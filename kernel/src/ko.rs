@@ -348,6 +348,42 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn the_first_bytes_tell_what_can_be_no_module() {
+        let start = |bytes: &[u8]| starts(&bytes[..bytes.len().min(START as usize)]);
+        for class in Class::ALL {
+            assert_eq!(start(&Built::example().class(class).bytes()), Ok(()));
+        }
+        assert_eq!(start(&[]), Err(Defect::Empty));
+        assert_eq!(start(&[0; 4096]), Err(Defect::NotElf));
+        assert_eq!(start(b"\x7fELF\x07"), Err(Defect::NotElf));
+        assert!(matches!(start(b"\x7fELF\x02\x01"), Err(Defect::Malformed { .. })));
+        assert_eq!(start(&Built::example().elf_type(2).bytes()), Err(Defect::NotRelocatable { found: 2 }));
+    }
+
+    #[test]
+    fn more_names_than_any_module_has_are_not_remembered() {
+        let check = |built: Built, words: &str| match parse(&built.bytes()) {
+            Err(Defect::Malformed { why }) => assert_eq!(why, words),
+            other => panic!("{:?}", other.map(|ko| ko.names())),
+        };
+        let with = |change: fn(&mut Built)| {
+            let mut built = Built::example();
+            change(&mut built);
+            built
+        };
+        const MANY: std::ops::RangeInclusive<usize> = 0..=MOST_NAMES;
+        check(
+            with(|b| b.modinfo.push(format!("alias={}", "x".repeat(MOST_MODINFO)))),
+            ".modinfo is too long",
+        );
+        let crcs = "it has too many CRCs";
+        check(with(|b| b.versions = MANY.map(|_| ("a".into(), 1)).collect()), crcs);
+        check(with(|b| b.extended_versions = MANY.map(|_| ("a".into(), 1)).collect()), crcs);
+        let symbols = "it has too many symbols";
+        check(with(|b| b.undefined = MANY.map(|_| ("a".into(), false)).collect()), symbols);
+    }
+
+    #[test]
     fn modinfo_has_padding_and_repeated_keys() {
         let info =
             ModInfo::parse(b"\0\0name=a\0import_ns=X\0\0\0alone\0import_ns=Y\0depends=b,c\0equals=a=b");

@@ -125,7 +125,10 @@ fn is_directory(dir: impl std::os::fd::AsFd, name: &CStr, kind: FileType) -> rus
 }
 
 /// Opens a directory whose entries are to be deleted, whatever its mode.
-fn open_to_empty(dir: impl std::os::fd::AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Result<OwnedFd> {
+fn open_to_empty(
+    dir: impl std::os::fd::AsFd,
+    name: impl rustix::path::Arg + Copy,
+) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || openat(&dir, name, flags | OFlags::RDONLY, Mode::empty());
     let opened = match open() {
