@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Where a key cannot be worked out, for want of headers, compiler or source, a pointer may still tell which entry is meant
-//! (`fetch`). Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
+//! (`fetch`). That a package does not build is an answer where this host has found it out, or where nothing is to be built here; what
+//! others have signed of it is advice, which is said, and tried once. Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
 //! the store is said aloud, deleted and built again. A crash leaves scratch that the next build clears away.
 
 use std::sync::Arc;
@@ -240,13 +241,13 @@ fn search<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<L
         return answered(Answer::Excluded(reason.clone()));
     }
     if !options.rebuild {
-        if let Some(answer) = look_up(session, wish, tree, &id)? {
+        if let Some(answer) = answer(session, wish, tree, &id, options)? {
             return answered(answer);
         }
         if !session.world.caches.is_empty() {
             let store = session.store.as_ref().ok_or(Error::NoStore)?;
             let _lock = lock(session, store, &id.key)?;
-            if let Some(answer) = look_further(session, store, wish, tree, &id, true)? {
+            if let Some(answer) = look_further(session, store, wish, tree, &id, options, true)? {
                 return answered(answer);
             }
         }
@@ -255,6 +256,39 @@ fn search<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<L
         return answered(Answer::NotCached);
     }
     Ok(Looked::Missing(Box::new(Missing { tree, id, asked: Instant::now() })))
+}
+
+/// The answer that the store has for a run that goes so far.
+fn answer(
+    session: &Session,
+    wish: &Wish,
+    tree: &BuildTree,
+    id: &Identified,
+    options: &Options,
+) -> Result<Option<Answer>> {
+    match look_up(session, wish, tree, id)? {
+        Some(Answer::Fails { manifest, .. }) if !options.fetch_only && is_advice(session, &manifest)? => {
+            let advice = advice(&manifest).unwrap_or_default();
+            session.say_once(&format!("{}: {advice}", wish.name()));
+            Ok(None)
+        }
+        answer => Ok(answer),
+    }
+}
+
+/// Whether an entry of the store says that a package does not build, and others say so alone. A key that was stolen from one of
+/// them could else keep a package from every host.
+pub fn is_advice(session: &Session, manifest: &Manifest) -> Result<bool> {
+    let (Some(store), Some(_)) = (&session.store, advice(manifest)) else { return Ok(false) };
+    Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.world.made(&entry)))
+}
+
+/// What an entry that says so says, for people.
+pub(crate) fn advice(manifest: &Manifest) -> Option<String> {
+    let Outcome::Failed { first_error, .. } = &manifest.outcome else { return None };
+    let short = |text: &str| text.escape_debug().take(200).collect::<String>();
+    let (builder, why) = (short(&manifest.builder), short(first_error));
+    Some(format!("{builder} says that it does not build: {why}; it is tried here"))
 }
 
 /// The answer that the store has, if it has one that is whole and may be believed.
@@ -393,15 +427,18 @@ fn look_further(
     wish: &Wish,
     tree: &BuildTree,
     id: &Identified,
+    options: &Options,
     ask_caches: bool,
 ) -> Result<Option<Answer>> {
-    if let Some(answer) = look_up(session, wish, tree, id)? {
+    if let Some(answer) = answer(session, wish, tree, id, options)? {
         return Ok(Some(answer));
     }
-    if stored(session, wish, &id.key)?.is_some_and(|known| !fits(session, wish, id, &known)) {
-        store.forget(&id.key)?; // room for one that does
+    if let Some(known) = stored(session, wish, &id.key)?
+        && (is_advice(session, &known)? || !fits(session, wish, id, &known))
+    {
+        store.forget(&id.key)?; // room for one that is an answer
     }
-    if ask_caches { fetch::identified(session, wish, tree, id) } else { Ok(None) }
+    if ask_caches { fetch::identified(session, wish, tree, id, options.fetch_only) } else { Ok(None) }
 }
 
 /// Builds, unless another process has done it meanwhile.
@@ -417,7 +454,7 @@ fn have_once(
     let _lock = lock(session, store, &id.key)?;
     let ask_caches = asked.elapsed() > ASK_AGAIN;
     if !options.rebuild
-        && let Some(answer) = look_further(session, store, wish, tree, id, ask_caches)?
+        && let Some(answer) = look_further(session, store, wish, tree, id, options, ask_caches)?
     {
         return Ok(answer);
     }

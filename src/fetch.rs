@@ -28,15 +28,20 @@ pub fn kernel_id(arch: &str, version: &str) -> Digest {
     Digest::of(format!("{arch}\n{version}\n").as_bytes())
 }
 
-/// The answer that a shared cache has for a key that this host can check in full.
+/// The answer that a shared cache has for a key that this host can check in full. That it does not build is one only where
+/// nothing is to be built here, `only` fetched.
 pub fn identified(
     session: &Session,
     wish: &Wish,
     tree: &BuildTree,
     id: &Identified,
+    only: bool,
 ) -> Result<Option<Answer>> {
     let fits = |manifest: &Manifest| {
         is_honest(manifest)?;
+        if let Some(advice) = ensure::advice(manifest).filter(|_| !only) {
+            return Err(advice);
+        }
         let other = observed::difference(&id.facts, manifest);
         other.map_or(Ok(()), |path| Err(format!("its build read another {}", path.escape_debug())))
     };
@@ -153,7 +158,9 @@ fn pointed_to(session: &Session, wish: &Wish, known: &Known) -> Result<Option<(B
     let kernel = kernel_id(&known.arch, &known.version);
     let name = Pointer::name(&wish.kernel.release, kernel, &wish.package.name)?;
     session.asks_caches();
-    let Some(pointer) = world.caches.pointer(store, &name, world.roll_back)? else { return Ok(None) };
+    let Some(pointer) = world.caches.pointer(store, &name, world.roll_back, (world.now)())? else {
+        return Ok(None);
+    };
     let key = pointer.key();
     let mut found = Found::Store;
     let mut manifest = ensure::stored(session, wish, &key)?;

@@ -306,6 +306,11 @@ fn not_installed(session: &Session, wish: &Wish, id: &Identified, installed: &In
         None => None,
     };
     let known = entry.filter(|known| ensure::fits(session, wish, id, known));
+    if let Some(known) = &known
+        && ensure::is_advice(session, known)?
+    {
+        return Ok(Standing::new(State::Missing, ensure::advice(known)));
+    }
     let standing = match known.map(|known| known.outcome) {
         None => Standing::new(State::Missing, installed.why_missing()),
         Some(Outcome::Built) => {

@@ -100,12 +100,14 @@ impl World {
     /// Why an entry of the store is not to be used: it came from elsewhere, and those who signed it are trusted no more.
     /// What was made here has no signature but this host's.
     pub fn distrusts(&self, entry: &Entry) -> Option<Distrust> {
+        if self.made(entry) { None } else { self.caches.trust().vouch(entry.envelope()).err() }
+    }
+
+    /// Whether an entry of the store is this host's own word.
+    pub fn made(&self, entry: &Entry) -> bool {
         let envelope = entry.envelope();
-        let own = self.signer.as_ref().is_some_and(|signer| envelope.is_signed_by(signer.public()));
-        if envelope.signatures().is_empty() || own {
-            return None;
-        }
-        self.caches.trust().vouch(envelope).err()
+        let own = || self.signer.as_ref().is_some_and(|signer| envelope.is_signed_by(signer.public()));
+        envelope.signatures().is_empty() || own()
     }
 
     /// Opens the store, making it where there is none.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use kcache::ensure::Wish;
 use kcache::facts::Session;
 use kcache::fetch;
+use kcache::observed;
 use kcache::share::{self, Known};
 use kcache::store::{Entry, Pushed, Sign, Store};
 use kcache::world::World;
@@ -119,6 +120,9 @@ fn everything(store: &Store) -> Result<Vec<Choice>, Failure> {
     let mut choices = Vec::new();
     for row in store.find(&[])? {
         let Some(entry) = store.lookup(&row.key)? else { continue };
+        if !observed::is_known(entry.manifest()) {
+            continue;
+        }
         let newest = fetch::pointer_name(&entry).is_some_and(|name| pointed.insert(name));
         choices.push(Choice::Entry { entry: Box::new(entry), newest });
     }

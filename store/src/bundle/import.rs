@@ -180,14 +180,14 @@ impl Import<'_> {
                 return Ok(());
             }
         };
-        if let Err(distrust) = self.trust.vouch_one(pointer.envelope()) {
+        if let Err(distrust) = self.trust.vouch(pointer.envelope()) {
             self.refuse(&at.path, &distrust);
             return Ok(());
         }
-        match accept(self.store, self.trust, name, &pointer, self.roll_back)? {
+        match accept(self.store, self.trust, name, &pointer, self.roll_back, self.now)? {
             Accepted::Same => {}
             Accepted::Newer => self.done.pointers += 1,
-            Accepted::Older { why, .. } => self.refuse(&at.path, &why),
+            Accepted::Not { why } => self.refuse(&at.path, &why),
         }
         Ok(())
     }

@@ -252,7 +252,7 @@ fn what_no_trusted_key_has_signed_is_refused_with_its_objects() {
     check(&trust(&[1], &[], 1), of(2, 2, 3, 1), "not a trusted key");
     check(&trust(&[1, 2], &[], 1), of(4, 0, 5, 1), "");
     check(&trust(&[1], &[2], 1), of(2, 2, 3, 1), "a revoked key");
-    check(&trust(&[1, 2], &[], 2), of(0, 4, 0, 1), "1 of the 2");
+    check(&trust(&[1, 2], &[], 2), of(0, 5, 0, 0), "1 of the 2");
     check(&trust(&[], &[], 0), of(0, 5, 0, 0), "not a trusted key");
 }
 

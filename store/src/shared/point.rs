@@ -1,4 +1,12 @@
 //! Pointers of shared caches: followed forwards only, and set by builders.
+//!
+//! ```text
+//! followed            signed by as many trusted keys as an entry must be, and no more than [`AHEAD`] ahead of this host's clock
+//! not gone back from  what was followed last, if a key that is still trusted has signed it, and it is no more than that ahead
+//! gone beyond         by a builder: what any trusted key has signed that is no more than that ahead
+//! ```
+//! A pointer beyond is as good as absent: one stolen key could else name an epoch that nothing comes after. What was
+//! accepted before that was looked at is followed until there is another, and holds up none.
 
 use std::sync::Arc;
 
@@ -7,11 +15,15 @@ use crate::pointer::MAX_POINTER;
 use crate::transport::{IfTaken, Name};
 use crate::{Error, Key, Pointer, Result, SigningKey, Store, Trust};
 
+/// How far ahead of this host's clock an epoch may lie, in seconds: a builder's clock is not further off, and who has its key
+/// holds others up no longer.
+const AHEAD: u64 = 24 * 3600;
+
 impl SharedCaches {
-    /// The newest pointer of this name that a trusted key has signed, here or in any cache, and remembers it. One that is
+    /// The newest pointer of this name that enough trusted keys have signed, here or in any cache, and remembers it. One that is
     /// older than what was accepted before is followed only where `roll_back` says so.
-    pub fn pointer(&self, store: &Store, name: &Name, roll_back: bool) -> Result<Option<Pointer>> {
-        let before = floor(store, &self.trust, name)?;
+    pub fn pointer(&self, store: &Store, name: &Name, roll_back: bool, now: u64) -> Result<Option<Pointer>> {
+        let before = here(store, name)?.filter(|before| self.trust.vouch(before.envelope()).is_ok());
         if self.trust.keys().next().is_none() {
             return Ok(before);
         }
@@ -19,20 +31,23 @@ impl SharedCaches {
             .ask(name, MAX_POINTER)
             .into_iter()
             .filter_map(|(at, bytes)| Some((at, self.signed(&self.caches[at], name, &bytes?)?)))
+            .filter(|(at, pointer)| self.is_near(&self.caches[*at], name, pointer, now))
             .max_by_key(|(at, pointer)| (pointer.epoch(), std::cmp::Reverse(*at)));
         let Some((at, newest)) = newest else { return Ok(before) };
-        match accept(store, &self.trust, name, &newest, roll_back)? {
+        match accept(store, &self.trust, name, &newest, roll_back, now)? {
             Accepted::Same | Accepted::Newer => Ok(Some(newest)),
-            Accepted::Older { floor, why } => {
-                let cache = &self.caches[at];
-                (cache.say)(&format!(
-                    "warning: shared cache {}: {} is not followed: {why}",
-                    cache.url,
-                    name.path()
-                ));
-                Ok(Some(floor))
+            Accepted::Not { why } => {
+                not_followed(&self.caches[at], name, &why);
+                Ok(before)
             }
         }
+    }
+
+    /// Whether an epoch can be one, which is said of one that cannot.
+    fn is_near(&self, cache: &SharedCache, name: &Name, pointer: &Pointer, now: u64) -> bool {
+        let why = too_far(pointer, now);
+        why.iter().for_each(|why| not_followed(cache, name, why));
+        why.is_none()
     }
 
     fn signed(&self, cache: &Arc<SharedCache>, name: &Name, bytes: &[u8]) -> Option<Pointer> {
@@ -43,7 +58,7 @@ impl SharedCaches {
                 return None;
             }
         };
-        match self.trust.vouch_one(pointer.envelope()) {
+        match self.trust.vouch(pointer.envelope()) {
             Ok(()) => Some(pointer),
             Err(distrust) => {
                 cache.distrusted(name, &distrust);
@@ -63,7 +78,7 @@ impl SharedCaches {
         now: u64,
         signer: Option<&SigningKey>,
     ) -> Result<()> {
-        let there = self.there(cache, name)?;
+        let there = self.there(cache, name)?.filter(|there| too_far(there, now).is_none());
         let pointer = match (there, signer) {
             (Some(mut there), Some(signer)) if there.key() == to => {
                 if !there.sign(signer) {
@@ -74,7 +89,7 @@ impl SharedCaches {
             (there, Some(signer)) => {
                 point_here(store, name, to, now, there.map(|pointer| pointer.epoch()), signer)?
             }
-            (there, None) => match floor(store, &self.trust, name)? {
+            (there, None) => match floor(store, &self.trust, name, now)? {
                 Some(here) if there.is_none_or(|there| there.epoch() < here.epoch()) => here,
                 _ => return Ok(()),
             },
@@ -96,6 +111,17 @@ impl SharedCaches {
     }
 }
 
+fn not_followed(cache: &SharedCache, name: &Name, why: &str) {
+    (cache.say)(&format!("warning: shared cache {}: {} is not followed: {why}", cache.url, name.path()));
+}
+
+/// Why an epoch cannot be one; `None` of one that can.
+fn too_far(pointer: &Pointer, now: u64) -> Option<String> {
+    let epoch = pointer.epoch();
+    let far = epoch > now.saturating_add(AHEAD);
+    far.then(|| format!("its epoch {epoch} is more than a day ahead of this host's clock ({now})"))
+}
+
 /// What became of a pointer from elsewhere.
 pub(crate) enum Accepted {
     /// It is the one that was accepted before.
@@ -103,28 +129,34 @@ pub(crate) enum Accepted {
     /// It is the store's own now.
     Newer,
     /// The one that was accepted before stays.
-    Older {
-        /// That one.
-        floor: Pointer,
+    Not {
         /// In words.
         why: String,
     },
 }
 
-/// Remembers a pointer that a trusted key has signed, unless it is older than what was accepted before.
+/// Remembers a pointer that enough trusted keys have signed, unless it is older than what was accepted before, or from the future.
 pub(crate) fn accept(
     store: &Store,
     trust: &Trust,
     name: &Name,
     pointer: &Pointer,
     roll_back: bool,
+    now: u64,
 ) -> Result<Accepted> {
-    match floor(store, trust, name)? {
-        Some(floor) if pointer.agrees_with(&floor) => return Ok(Accepted::Same),
+    if let Some(why) = too_far(pointer, now) {
+        return Ok(Accepted::Not { why });
+    }
+    match floor(store, trust, name, now)? {
+        // Others may have signed it since, of whom the threshold asks.
+        Some(floor) if pointer.agrees_with(&floor) && trust.vouch(floor.envelope()).is_ok() => {
+            return Ok(Accepted::Same);
+        }
+        Some(floor) if pointer.agrees_with(&floor) => {}
         Some(floor) if pointer.epoch() <= floor.epoch() && !roll_back => {
             let (new, old) = (pointer.epoch(), floor.epoch());
             let why = format!("it is older than what was accepted before (epoch {new}, not {old})");
-            return Ok(Accepted::Older { floor, why });
+            return Ok(Accepted::Not { why });
         }
         _ => {}
     }
@@ -132,12 +164,17 @@ pub(crate) fn accept(
     Ok(Accepted::Newer)
 }
 
-/// What was accepted before. What a key has signed that is trusted no more does not count, nor does damage.
-fn floor(store: &Store, trust: &Trust, name: &Name) -> Result<Option<Pointer>> {
+/// What is not gone back from. What a key has signed that is trusted no more does not count, nor what lies in the future.
+fn floor(store: &Store, trust: &Trust, name: &Name, now: u64) -> Result<Option<Pointer>> {
+    let counts = |floor: &Pointer| trust.vouch_one(floor.envelope()).is_ok() && too_far(floor, now).is_none();
+    Ok(here(store, name)?.filter(counts))
+}
+
+/// What was accepted last, unless that is damaged.
+fn here(store: &Store, name: &Name) -> Result<Option<Pointer>> {
     match store.pointer(name) {
-        Ok(floor) => Ok(floor.filter(|floor| trust.vouch_one(floor.envelope()).is_ok())),
         Err(Error::Damaged { .. } | Error::Entry { .. }) => Ok(None),
-        Err(error) => Err(error),
+        here => here,
     }
 }
 
@@ -150,11 +187,7 @@ pub fn point_here(
     than: Option<u64>,
     signer: &SigningKey,
 ) -> Result<Pointer> {
-    let here = match store.pointer(name) {
-        Err(Error::Damaged { .. } | Error::Entry { .. }) => None,
-        here => here?,
-    };
-    match here {
+    match here(store, name)?.filter(|here| too_far(here, now).is_none()) {
         Some(pointer)
             if pointer.key() == to
                 && pointer.envelope().is_signed_by(signer.public())

@@ -336,7 +336,12 @@ fn pointers_are_followed_forwards_only() {
     };
     let host = host(&[&memory], trust(&[1], &[], 1));
     let check = |roll_back, expect: Option<Pointer>| {
-        assert_eq!(host.caches.pointer(&host.store, &name, roll_back).unwrap(), expect, "{}", host.said());
+        assert_eq!(
+            host.caches.pointer(&host.store, &name, roll_back, NOW).unwrap(),
+            expect,
+            "{}",
+            host.said()
+        );
     };
     check(false, None);
     put(&to(1, 5));
@@ -368,7 +373,7 @@ fn of_several_caches_the_highest_epoch_counts() {
     };
     let (a, b, c) = (with(3), with(9), with(5));
     let host = host(&[&a, &b, &c], trust(&[1], &[], 1));
-    assert_eq!(host.caches.pointer(&host.store, &name, false).unwrap().unwrap().epoch(), 9);
+    assert_eq!(host.caches.pointer(&host.store, &name, false, NOW).unwrap().unwrap().epoch(), 9);
 }
 
 #[test]
@@ -390,13 +395,95 @@ fn a_builders_pointer_goes_beyond_the_one_that_is_there() {
     assert_eq!([point(1), point(1), point(2), point(1)], [NOW, NOW, NOW + 1, NOW + 2]);
 }
 
+/// A stolen key names an epoch that nothing comes after.
+#[test]
+fn an_epoch_from_the_future_holds_up_nobody() {
+    let name = pointer_name("a");
+    let to = |n: u8| Key::from_bytes([n; 32]);
+    for beyond in [NOW + 24 * 3600 + 1, u64::MAX] {
+        let memory = Arc::new(Memory::default());
+        let host = host(&[&memory], trust(&[1, 2], &[], 1));
+        let put = |pointer: Pointer| {
+            memory.files.lock().unwrap().insert(name.path(), pointer.encode().unwrap());
+        };
+        let follows =
+            || host.caches.pointer(&host.store, &name, false, NOW).unwrap().map(|pointer| pointer.key());
+        put(Pointer::new(&name, to(1), NOW - 9, &builder(1)).unwrap());
+        assert_eq!(follows(), Some(to(1)));
+        put(Pointer::new(&name, to(2), beyond, &builder(2)).unwrap());
+        assert_eq!(follows(), Some(to(1)));
+        assert!(host.said().contains("more than a day ahead"), "{}", host.said());
+        // The honest builder does not follow it there, whether it wants to lead to the same key or to another.
+        for n in [2, 3] {
+            put(Pointer::new(&name, to(2), beyond, &builder(2)).unwrap());
+            let point = |n| {
+                let cache = &host.caches.caches[0];
+                host.caches.point(cache, &host.store, &name, to(n), NOW, Some(&builder(1))).unwrap();
+            };
+            point(n);
+            let bytes = memory.files.lock().unwrap()[&name.path()].clone();
+            let there = Pointer::parse(std::path::Path::new("p"), &name, &bytes).unwrap();
+            assert!((NOW..NOW + 9).contains(&there.epoch()), "{}", there.epoch());
+            assert_eq!(follows(), Some(to(n)));
+        }
+        // Who had accepted one like it before goes on to the next one.
+        host.store.point(&name, &Pointer::new(&name, to(2), beyond, &builder(1)).unwrap()).unwrap();
+        memory.files.lock().unwrap().clear();
+        assert_eq!(follows(), Some(to(2)));
+        put(Pointer::new(&name, to(4), NOW, &builder(1)).unwrap());
+        assert_eq!(follows(), Some(to(4)));
+    }
+    // A day is not beyond: clocks differ.
+    let memory = Arc::new(Memory::default());
+    let host = host(&[&memory], trust(&[1], &[], 1));
+    let pointer = Pointer::new(&name, to(1), NOW + 24 * 3600, &builder(1)).unwrap();
+    memory.files.lock().unwrap().insert(name.path(), pointer.encode().unwrap());
+    assert_eq!(host.caches.pointer(&host.store, &name, false, NOW).unwrap(), Some(pointer));
+}
+
+#[test]
+fn a_pointer_needs_as_many_signatures_as_an_entry() {
+    let memory = Arc::new(Memory::default());
+    let name = pointer_name("a");
+    let host = |threshold| host(&[&memory], trust(&[1, 2], &[], threshold));
+    let to = |n: u8| Key::from_bytes([n; 32]);
+    let (one, two) = (host(1), host(2));
+    let point = |to, by| {
+        one.caches.point(&one.caches.caches[0], &one.store, &name, to, NOW, Some(&builder(by))).unwrap();
+    };
+    let follows = || {
+        let pointer = two.caches.pointer(&two.store, &name, false, NOW).unwrap();
+        pointer.map(|pointer| pointer.key())
+    };
+    point(to(1), 1);
+    assert_eq!(follows(), None);
+    assert!(two.said().contains("is signed by 1 of the 2"), "{}", two.said());
+    point(to(1), 2);
+    assert_eq!(follows(), Some(to(1)));
+    // What one of them points to next waits for the other; till then the last one holds.
+    point(to(2), 2);
+    assert_eq!(follows(), Some(to(1)));
+    point(to(2), 1);
+    assert_eq!(follows(), Some(to(2)));
+    // What was followed with one signature is not followed with a threshold of two, and not gone back from either.
+    let raised = host(2);
+    let pointer = |to, epoch| Pointer::new(&name, to, epoch, &builder(1)).unwrap();
+    raised.store.point(&name, &pointer(to(3), NOW + 50)).unwrap();
+    assert_eq!(raised.caches.pointer(&raised.store, &name, false, NOW).unwrap(), None);
+    assert!(raised.said().contains("older than what was accepted"), "{}", raised.said());
+    let mut both = pointer(to(3), NOW + 50);
+    both.sign(&builder(2));
+    memory.files.lock().unwrap().insert(name.path(), both.encode().unwrap());
+    assert_eq!(raised.caches.pointer(&raised.store, &name, false, NOW).unwrap(), Some(both));
+}
+
 #[test]
 fn after_a_revocation_what_the_key_pointed_to_no_longer_counts() {
     let name = pointer_name("a");
     let empty = Arc::new(Memory::default());
     let host = host(&[&empty], trust(&[1], &[1], 1));
     host.store.point(&name, &Pointer::new(&name, KEY, 9, &builder(1)).unwrap()).unwrap();
-    assert_eq!(host.caches.pointer(&host.store, &name, false).unwrap(), None);
+    assert_eq!(host.caches.pointer(&host.store, &name, false, NOW).unwrap(), None);
     assert_eq!(trust(&[1], &[1], 1).vouch_one(host.build("x").envelope()), Err(Distrust::Unsigned));
 }
 
@@ -432,7 +519,7 @@ fn after_a_revocation_the_builders_new_key_replaces_all_that_the_old_one_signed(
         point(&builder_now, 2);
     }
     let client = host(&[&memory], trust(&[2], &[1], 1));
-    assert_eq!(client.caches.pointer(&client.store, &name, false).unwrap().unwrap().key(), KEY);
+    assert_eq!(client.caches.pointer(&client.store, &name, false, NOW).unwrap().unwrap().key(), KEY);
     assert_eq!(client.fetch().as_deref(), Some("mem://0"), "{}", client.said());
 }
 
@@ -446,7 +533,7 @@ fn a_second_builders_signature_on_a_pointer_makes_it_no_older() {
         host.caches.point(&cache, &host.store, &name, KEY, NOW, Some(&builder(n))).unwrap();
     };
     let client = super::tests::host(&[&memory], trust(&[1, 2], &[], 1));
-    let followed = || client.caches.pointer(&client.store, &name, false).unwrap().unwrap();
+    let followed = || client.caches.pointer(&client.store, &name, false, NOW).unwrap().unwrap();
     point(1);
     let first = followed();
     point(2);
