@@ -242,6 +242,11 @@ fn what_would_take_everything_is_bounded() {
         "(setsid bash -c 'trap \"\" HUP TERM; exec -a {} sleep 1000' &); sleep 1; exit 7",
         survivor()
     );
+    // Files of the system, opened faster than anybody could note them.
+    let opener = format!(
+        "perl -e 'my @f = grep {{ -f }} glob \"/usr/include/*.h /usr/include/*/*.h\"; fork for 1..4; $0 = \"{}\"; while (1) {{ for (@f) {{ open my $f, \"<\", $_ }} }}'",
+        survivor()
+    );
     withstand(
         with_script,
         "6",
@@ -250,6 +255,8 @@ fn what_would_take_everything_is_bounded() {
             ("e02", "kill -STOP $$", 4, &["stopped after 6 s"]),
             ("e03", "yes 'error: gigabytes of output'", 4, &["stopped after 6 s"]),
             ("e04", "f() { f | f & }; f; sleep 1000", 4, &["stopped after 6 s"]),
+            ("e12", &opener, 4, &["stopped after 6 s"]),
+            ("e15", LOCK_THE_PIPES, 4, &["stopped after 6 s"]),
         ],
     );
     withstand(
@@ -263,9 +270,32 @@ fn what_would_take_everything_is_bounded() {
             ("e09", "for i in {1..600}; do mkdir d && cd d || exit; done; exit 9", 4, &["status 9"]),
             ("e10", "for i in {1..20000}; do : >f$i; done; exit 9", 4, &["status 9"]),
             ("e11", "kill -9 -1", 4, &["killed by signal 9"]),
+            ("e13", FILL_THE_PIPE, 4, &["status 9"]),
+            (
+                "e14",
+                "for i in {1..30}; do mkdir -p $(printf 'd/%.0s' {1..100}) && cd $(printf 'd/%.0s' {1..100}) || exit; done; exit 9",
+                4,
+                &["status 9"],
+            ),
         ],
     );
 }
+
+/// Puts tokens of its own into make's jobserver until it has room for none, and leaves it so.
+const FILL_THE_PIPE: &str = r#"perl -e 'use Fcntl; my ($w) = $ENV{MAKEFLAGS} =~ /--jobserver-auth=\d+,(\d+)/; open W, ">&=", $w or die;
+fcntl W, F_SETFL, fcntl(W, F_GETFL, 0) | O_NONBLOCK; for my $size (4096, 1) { 1 while syswrite W, "+" x $size }'; exit 9"#;
+
+/// Locks the pipes that kcache reads and writes: splice(2) into one holds its lock while there is nothing to be had of its source.
+const LOCK_THE_PIPES: &str = r#"cat >lock.c <<'END'
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static void lock(int pipe) { int s[2]; socketpair(AF_UNIX, SOCK_STREAM, 0, s); write(pipe, "+\n", 2); splice(s[0], 0, pipe, 0, 4096, 0); }
+int main(int n, char **a) { if (!fork()) lock(atoi(a[1])); if (!fork()) lock(1); sleep(1000); }
+END
+gcc -o lock lock.c && [[ $MAKEFLAGS =~ --jobserver-auth=[0-9]+,([0-9]+) ]] && exec ./lock ${BASH_REMATCH[1]}"#;
 
 /// A listener of each kind that a build could talk to, which hears nothing.
 #[test]
@@ -296,16 +326,60 @@ fn nobody_can_be_talked_to() {
     assert!(tcp.accept().is_err() && unix.accept().is_err());
 }
 
-/// Of the jobserver's tokens, which all builds of a run share, one build takes what it finds and gives nothing back.
+/// A build that takes each token that it sees has those that it was lent. Others need not wait for its end.
 #[test]
 fn a_build_that_keeps_all_jobs_for_itself_stops_no_other() {
-    let host = host("60");
-    let steal = "[[ $MAKEFLAGS =~ --jobserver-auth=([0-9]+), ]] && timeout 2 cat <&${BASH_REMATCH[1]} >/dev/null; exit 9";
+    let host = host("45");
+    let steal = "[[ $MAKEFLAGS =~ --jobserver-auth=([0-9]+), ]] && while :; do cat <&${BASH_REMATCH[1]} >/dev/null; sleep 0.02; done";
     with_script(&host, "greedy", steal);
-    with_recipe(&host, "modest", "");
-    let both = ["--jobs", "3", "install", "greedy", "modest", "-k", &FIXTURES.new];
-    host.kcache(&both).exits(4).says(&["greedy/1.0"]).prints(&["modest"]);
-    assert!(host.modules(&FIXTURES.new).contains_key("modest/modest.ko"));
+    // The longest is begun first.
+    let source = host.root().join("usr/src/greedy-1.0");
+    fs::write(source.join("unused.c"), "int x;\n".repeat(300_000)).unwrap();
+    for name in ["modest", "second"] {
+        with_recipe(&host, name, "");
+    }
+    let all = ["--json", "--jobs", "2", "install", "greedy", "modest", "second", "-k", &FIXTURES.new];
+    let outcomes = host.kcache(&all).exits(4).outcomes();
+    let state = |name: &str| {
+        let outcome = outcomes.iter().find(|outcome| outcome.package == name).unwrap();
+        (outcome.state.as_str(), outcome.seconds < 45.0)
+    };
+    assert_eq!([state("modest"), state("second")], [("installed", true); 2], "{outcomes:?}");
+    assert_eq!(state("greedy"), ("failed", false), "{outcomes:?}");
+}
+
+/// Modules of which one alone would be none to worry about.
+#[test]
+fn what_modules_weigh_together_is_not_in_memory_at_once() {
+    let host = host("60");
+    let more: String = (1..10)
+        .map(|n| format!("BUILT_MODULE_NAME[{n}]=large{n}\nDEST_MODULE_LOCATION[{n}]=/extra\n"))
+        .collect();
+    let write = |script: &str| {
+        let conf = dkms_conf("large", "1.0", &format!("{more}MAKE=\"bash attack.sh $kernel_source_dir\"\n"));
+        let script = format!("K=$1\n{script}");
+        with_files(&host, "large", &conf, &script);
+        fs::write(
+            host.root().join("usr/src/large-1.0/Makefile"),
+            (0..10)
+                .map(|n| format!("obj-m += large{}.o\n", if n == 0 { String::new() } else { n.to_string() }))
+                .collect::<String>(),
+        )
+        .unwrap();
+    };
+    let install =
+        || host.kcache_under(&["prlimit", "--data=450000000"], &["install", "large", "-k", &FIXTURES.new]);
+    // Real ones, each made larger by what no linker would: 480 MB in all.
+    write(
+        "for i in {1..9}; do sed s/large/large$i/ large.c >large$i.c; done\nmake -C $K M=$PWD modules; for m in large*.ko; do truncate -s 48M $m; done",
+    );
+    install().exits(0);
+    assert_eq!(host.modules(&FIXTURES.new).len(), 10);
+    // Holes and nothing else, which cost the build nothing.
+    write("for i in '' {1..9}; do truncate -s 100M large$i.ko; done");
+    install().exits(6).says(&["large9.ko is not an ELF file"]).one_error();
+    write("for i in '' {1..9}; do truncate -s 500M large$i.ko; done");
+    install().exits(4).says(&["more than 1024 MiB together"]).one_error();
 }
 
 /// A file in the place of a recipe that is none.

@@ -75,3 +75,24 @@ fn after_a_small_change_ccache_has_the_rest_and_every_bit_is_the_same() {
     let mode = std::fs::metadata(with.store().join("ccache")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
+
+/// What one of them may swap for a link while the other is given the directory.
+#[test]
+fn two_builds_of_a_package_beside_each_other_share_no_directory() {
+    let host = Host::new(&[&FIXTURES.new, &FIXTURES.old]);
+    let script = "set -e\ncd /run/kcache/ccache\ntouch mark-$2\nsleep 6\n\
+        found=$(ls | grep -c ^mark-)\ncd - >/dev/null\n[ $found = 1 ] && make -C $1 M=$PWD modules\n";
+    host.write_package(
+        "marks-1.0",
+        &[
+            ("dkms.conf", dkms_conf("marks", "1.0", "MAKE=\"bash mark.sh $kernel_source_dir $kernelver\"\n")),
+            ("Makefile", "obj-m := marks.o\n".to_owned()),
+            ("marks.c", module_c("x")),
+            ("mark.sh", script.to_owned()),
+        ],
+    );
+    let mut command = host.command(&["-j", "2", "build", "marks", "-k", &FIXTURES.new, "-k", &FIXTURES.old]);
+    Run::from(command.env("KCACHE_COMPILER_LAUNCHER", "ccache").output().unwrap()).exits(0);
+    // Each has put its own back.
+    assert_eq!(std::fs::read_dir(host.store().join("ccache")).unwrap().count(), 2);
+}

@@ -76,6 +76,37 @@ fn a_file_that_configure_read_is_compared_before_a_build_is_used_again() {
 }
 
 #[test]
+fn a_build_that_opened_more_than_can_be_watched_is_used_once_and_shared_with_nobody() {
+    if !is_root() {
+        return;
+    }
+    let builder = Builder::new("busy", &[]);
+    fs::create_dir_all(builder.cache()).unwrap();
+    let host = &builder.host;
+    host.write_config(&format!("[[cache]]\n{}\nwrite = true\n", url(&builder.cache_url())));
+    let make = "MAKE=\"cat /usr/include/asm-generic/* >all && make -C $kernel_source_dir M=$dkms_tree/busy/1.0/build\"\n";
+    host.write_package(
+        "busy-1.0",
+        &[
+            ("dkms.conf", dkms_conf("busy", "1.0", make)),
+            ("Makefile", "obj-m := busy.o\n".to_owned()),
+            ("busy.c", module_c("x")),
+        ],
+    );
+    let include = includes(host, "one");
+    (0..9000).for_each(|at| fs::write(include.join(format!("{at}.h")), "").unwrap());
+    let mount = format!("mount --bind {} /usr/include/asm-generic && exec \"$@\"", include.display());
+    for _ in 0..2 {
+        let install = ["--json", "install", "busy", "-k", &FIXTURES.new];
+        let run = host.kcache_under(&["unshare", "--mount", "sh", "-c", &mount, "sh"], &install);
+        let run = run.exits(0).says(&["opened more files than can be watched"]);
+        assert_eq!(run.outcome().how.as_deref(), Some("built"), "{}", run.shown());
+    }
+    host.kcache(&["push", "--all"]).exits(3);
+    assert_eq!(fs::read_dir(builder.cache()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_build_of_a_host_that_had_another_file_is_not_fetched() {
     if !is_root() {
         return;

@@ -2,7 +2,7 @@
 
 use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, decode, file, payload, url};
 use crate::host::{FIXTURES, Host, run};
-use crate::packages::broken;
+use crate::packages::with_makefile;
 use fs_err as fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -59,20 +59,46 @@ fn nothing_is_used_of_a_builder_that_is_not_trusted_or_no_more() {
     host.kcache(&["keys", "trust", key.to_str().unwrap()]).exits(6).says(&["revoked"]).one_error();
 }
 
+/// A package that builds wherever there are two CPUs, of which no key knows.
+fn choosy(host: &Host) {
+    let makefile = "obj-m := choosy.o\nall:\n\t[ $$(nproc) -gt 1 ] || { echo 'error: too few'; false; }\n\t$(MAKE) -C $(K) M=$(CURDIR) modules\n";
+    with_makefile(host, "choosy", "x", makefile, "MAKE=\"make all K=$kernel_source_dir\"\n");
+}
+
 #[test]
-fn a_failure_to_build_is_known_to_the_fleet() {
+fn a_signed_failure_is_advice_where_one_can_build_and_an_answer_where_nothing_is_built() {
     let canary = Builder::new("canary", &[]);
     let cache = canary.cache_url();
     fs::create_dir(canary.cache()).unwrap();
-    broken(&canary.host);
+    choosy(&canary.host);
     canary.host.write_config(&format!("[[cache]]\n{}\nwrite = true\n", url(&cache)));
-    canary.host.kcache(&["build", "broken", "-k", k()]).exits(4).says(&["pushed broken/"]);
-    let host = Host::new(&[k()]).trusting(&canary).with_caches(&[&url(&cache)]);
-    broken(&host);
-    let run = host.kcache(&["--json", "install", "broken", "-k", k()]).exits(4);
-    let outcome = run.outcome();
-    assert_eq!((outcome.state.as_str(), outcome.how.as_deref()), ("failed", Some("shared-cache")));
-    host.kcache(&["log", "broken", "-k", k()]).exits(0).prints(&["error"]);
+    canary.host.kcache(&["build", "-j", "1", "choosy", "-k", k()]).exits(4).says(&["pushed choosy/"]);
+    let host = || {
+        let host = Host::new(&[k()]).trusting(&canary).with_caches(&[&url(&cache)]);
+        choosy(&host);
+        host
+    };
+    let how = |host: &Host, jobs: &str, exit| {
+        let run = host.kcache(&["--json", "install", "-j", jobs, "choosy", "-k", k()]).exits(exit);
+        (run.outcome().how.unwrap_or_default(), run.stderr.contains("says that it does not build: "))
+    };
+    // Said, tried once, and what came of it is this host's own knowledge.
+    let able = host();
+    assert_eq!(how(&able, "2", 0), ("built".to_owned(), true));
+    assert_eq!(how(&able, "1", 0), ("store".to_owned(), false));
+    let alike = host();
+    assert_eq!(how(&alike, "1", 4), ("built".to_owned(), true));
+    assert_eq!(how(&alike, "2", 4), ("failure-remembered".to_owned(), false));
+    // Who does not build is told; and tries it when it builds.
+    let fetching = host();
+    let pull = fetching.kcache(&["--json", "pull", "choosy", "-k", k()]).exits(4).outcome();
+    assert_eq!((pull.state.as_str(), pull.how.as_deref()), ("failed", Some("shared-cache")));
+    fetching.kcache(&["log", "choosy", "-k", k()]).exits(0).prints(&["error: too few"]);
+    fetching
+        .kcache(&["install", "-n", "-j", "2", "choosy", "-k", k()])
+        .exits(0)
+        .prints(&["would fetch or build"]);
+    assert_eq!(how(&fetching, "2", 0), ("built".to_owned(), true));
 }
 
 #[test]
@@ -184,6 +210,13 @@ fn an_older_pointer_is_followed_only_on_request() {
     host.kcache(&["pull", "--allow-rollback", "-k", k()]).exits(0);
     let quiet = host.kcache(&["pull", "-k", k()]).exits(0);
     assert!(!quiet.stderr.contains("older"), "{}", quiet.shown());
+    // A key that names an epoch which nothing comes after holds nobody up.
+    let beyond = kcache::store::Pointer::new(&name, "1".repeat(64).parse().unwrap(), u64::MAX, &key).unwrap();
+    fs::write(&pointer, beyond.encode().unwrap()).unwrap();
+    host.kcache(&["pull", "-k", k()]).exits(0).says(&["more than a day ahead"]);
+    fs::write(&pointer, newer.encode().unwrap()).unwrap();
+    let healed = host.kcache(&["pull", "-k", k()]).exits(0);
+    assert!(!healed.stderr.contains("not followed"), "{}", healed.shown());
 }
 
 #[test]
