@@ -32,7 +32,7 @@ pub fn draft(session: &Session, package: &Package, kernels: &[Kernel]) -> Result
         .zip(&recipes)
         .filter_map(|(kernel, recipe)| Some((kernel.release.as_str(), recipe.as_ref()?)))
         .collect();
-    let conf = source::text(&package.source.join("dkms.conf"), source::MOST)?.unwrap_or_default();
+    let conf = String::from_utf8_lossy(&package.dkms_conf()?).into_owned();
     let text = draft::from_dkms(&conf, &with_headers);
     text.ok_or(Error::Package(packages::Error::NoRecipe { path: package.source.clone() }))
 }

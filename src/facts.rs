@@ -229,7 +229,7 @@ impl<'w> Session<'w> {
             let (name, version) = (&package.name, &package.version);
             let (given, cancel) = (&self.world.directives, &self.world.cancel);
             let mut recipe = dkms::evaluate(&room, &inside, name, version, target, given, cancel)?;
-            if rooms::has_cr(&fs::read(package.source.join("dkms.conf"))?) {
+            if rooms::has_cr(&package.dkms_conf()?) {
                 recipe.notes.push("dkms.conf has the line ends of Windows, on which DKMS fails".to_owned());
             }
             self.still(package, source)?;

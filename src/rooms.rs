@@ -9,6 +9,7 @@ use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::{dkms, kept_dir};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{Machine, Sandbox};
+use kcache_kernel::source;
 
 use crate::world::World;
 
@@ -94,11 +95,12 @@ pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io:
         .filter_map(|inside| Some(Mount { outside: root.find(&inside)?, inside }))
         .collect();
     for mount in &mut recipes {
-        if let Some(plain) = without_cr(&mount.outside, &sandbox.own)? {
+        let text = source::text(&mount.outside, source::MOST)?.unwrap_or_default();
+        if let Some(plain) = without_cr(text.into_bytes(), &mount.inside, &sandbox.own)? {
             mount.outside = plain;
         }
     }
-    if let Some(outside) = without_cr(&package.source.join("dkms.conf"), &sandbox.own)? {
+    if let Some(outside) = without_cr(package.dkms_conf()?, Path::new("dkms.conf"), &sandbox.own)? {
         recipes.push(Mount { outside, inside: inside.join("dkms.conf") });
     }
     sandbox.read_only.extend(recipes);
@@ -111,8 +113,7 @@ pub fn has_cr(recipe: &[u8]) -> bool {
 }
 
 /// A copy of a recipe whose lines end as bash wants it; `None` where the recipe's own do.
-fn without_cr(recipe: &Path, own: &Path) -> io::Result<Option<PathBuf>> {
-    let mut text = fs::read(recipe)?;
+fn without_cr(mut text: Vec<u8>, recipe: &Path, own: &Path) -> io::Result<Option<PathBuf>> {
     if !has_cr(&text) {
         return Ok(None);
     }

@@ -85,7 +85,7 @@ fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), Troub
         fs::create_dir(&own)?;
         fs::write(own.join("PACKAGE_NAME"), format!("{}\n", what.name))?;
         fs::write(own.join("PACKAGE_VERSION"), format!("{}\n", what.version))?;
-        fs::copy(package.source.join("dkms.conf"), own.join("dkms.conf"))?;
+        fs::write(own.join("dkms.conf"), package.dkms_conf()?)?;
         return Ok(());
     }
     place.say(&format!("\nMarking {} for archiving...", package.source.display()));

@@ -19,6 +19,9 @@ use crate::source;
 /// Most that a recipe may weigh, in bytes. The longest real one, which lists its modules, has 40 KiB.
 const MOST_RECIPE: u64 = 1 << 20;
 
+/// The recipe of DKMS, in a source tree.
+const DKMS_CONF: &str = "dkms.conf";
+
 /// One package: a source tree and the file that says how it is built.
 #[derive(Clone, Debug)]
 pub struct Package {
@@ -142,17 +145,17 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
     if !own.exists() {
         return without_toml(source);
     }
-    let file = toml::parse(&own, &recipe_text(&own)?)?;
+    let file = toml::parse(&own, &recipe_in(source, "kcache.toml")?)?;
     let (name, version) = (file.name.clone(), file.version.clone());
     Ok(Package { name, version, source: source.to_owned(), recipe: RecipeFile::Toml(own, Box::new(file)) })
 }
 
 /// The package in a source directory, as it is without a `kcache.toml`.
 pub fn without_toml(source: &Path) -> Result<Package, Error> {
-    let conf = source.join("dkms.conf");
+    let conf = source.join(DKMS_CONF);
     let (from_dir, version_from_dir) = name_of_directory(source);
     let (name, version, recipe) = if conf.exists() {
-        let (name, version) = dkms::literal_name(&recipe_text(&conf)?);
+        let (name, version) = dkms::literal_name(&recipe_in(source, DKMS_CONF)?);
         (name.or(from_dir), version.or(version_from_dir), RecipeFile::Dkms)
     } else if kbuild::is_kbuild(source) {
         (from_dir, version_from_dir.or_else(|| Some("0".into())), RecipeFile::Kbuild)
@@ -171,7 +174,25 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
     }
 }
 
-/// A recipe as text.
+/// The text of a recipe in a source tree. A link to a file of the tree is as good as the file.
+fn recipe_in(source: &Path, name: &str) -> Result<String, Error> {
+    match source::bytes_in(source, Path::new(name), MOST_RECIPE)? {
+        Some(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        None => {
+            let reason = "a recipe is a regular file of the package itself, of at most 1 MiB".to_owned();
+            Err(recipe::Error::Bad { path: source.join(name), reason }.into())
+        }
+    }
+}
+
+impl Package {
+    /// Its `dkms.conf` as it is written; nothing, where that is no file of the package's.
+    pub fn dkms_conf(&self) -> io::Result<Vec<u8>> {
+        Ok(source::bytes_in(&self.source, Path::new(DKMS_CONF), MOST_RECIPE)?.unwrap_or_default())
+    }
+}
+
+/// The text of a recipe that lies apart from its source.
 fn recipe_text(path: &Path) -> Result<String, Error> {
     let bad = || {
         let reason = "a recipe is a regular file of at most 1 MiB".to_owned();

@@ -1,14 +1,17 @@
 //! Files of a package's source, which may be anything: read, without being waited for and up to a bound.
 //!
 //! A FIFO would be waited for, a device never ends, a sparse file is larger than memory, and a link may lead to what is
-//! none of the package's business. What is left out for that is `None`; that nothing is there is an error, as ever.
+//! none of the package's business: kcache may be root, and whoever wrote the package is not. What is left out for that is
+//! `None`; that nothing is there is an error, as ever. Links are followed as far as they stay in the package, by the kernel,
+//! so that nobody can put one there between a look and the opening (openat2(2)).
 
 use std::io::{self, Read};
 use std::path::Path;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
 
 /// Largest file that is read, in bytes; sources of modules have some hundred KiB.
 pub const MOST: u64 = 8 << 20;
@@ -17,21 +20,42 @@ pub const MOST: u64 = 8 << 20;
 pub fn text(path: &Path, most: u64) -> io::Result<Option<String>> {
     let file =
         fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    Ok(read(&file.into_parts().0, most)?.map(readable))
+}
+
+/// The same of a file, `path`, of the tree `top`: what a link leads to outside is left out.
+pub fn text_in(top: &Path, path: &Path) -> io::Result<Option<String>> {
+    Ok(bytes_in(top, path, MOST)?.map(readable))
+}
+
+/// The same as bytes, and at most so many.
+pub fn bytes_in(top: &Path, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let inside = path.strip_prefix(top).unwrap_or(path);
+    let at = |errno: Errno| {
+        let error = io::Error::from(errno);
+        io::Error::new(error.kind(), format!("{}: {error}", top.join(inside).display()))
+    };
+    let directory = openat(CWD, top, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let stays = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match openat2(directory.map_err(at)?, inside, flags, Mode::empty(), stays) {
+        Ok(file) => read(&file.into(), most),
+        Err(Errno::XDEV | Errno::LOOP) => Ok(None),
+        Err(errno) => Err(at(errno)),
+    }
+}
+
+fn read(file: &std::fs::File, most: u64) -> io::Result<Option<Vec<u8>>> {
     if !file.metadata()?.is_file() {
         return Ok(None);
     }
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= most).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
-/// The same of a file, `path`, of the tree `top`: what a link leads to outside is left out.
-pub fn text_in(top: &Path, path: &Path) -> io::Result<Option<String>> {
-    let real = fs::canonicalize(top.join(path))?;
-    if !real.starts_with(fs::canonicalize(top)?) {
-        return Ok(None);
-    }
-    text(&real, MOST)
+fn readable(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
 #[cfg(test)]
@@ -48,11 +72,18 @@ mod tests {
         symlink("a.c", path("inside")).unwrap();
         symlink(elsewhere.path().join("b.c"), path("outside")).unwrap();
         symlink("/proc/kmsg", path("endless")).unwrap();
+        symlink("/proc/self/root", path("root")).unwrap();
+        fs::create_dir(path("sub")).unwrap();
+        symlink("../a.c", path("sub/up")).unwrap();
+        symlink("../..", path("sub/out")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), 0o600.into()).unwrap();
         fs::File::create(path("huge")).unwrap().set_len(6 << 30).unwrap();
         let read = |name: &str| text_in(dir.path(), Path::new(name)).unwrap();
         assert_eq!((read("a.c"), read("inside")), (Some("a".into()), Some("a".into())));
-        for name in ["outside", "endless", "pipe", "huge"] {
+        assert_eq!((read("sub/up"), read("sub/../a.c")), (Some("a".into()), Some("a".into())));
+        assert_eq!(text_in(dir.path(), &path("a.c")).unwrap(), Some("a".into()));
+        let above = format!("sub/out/{}/a.c", dir.path().file_name().unwrap().display());
+        for name in ["outside", "endless", "pipe", "huge", "sub", "root/etc/passwd", "../x", &above] {
             assert_eq!(read(name), None, "{name}");
         }
         assert!(text_in(dir.path(), Path::new("none")).is_err());

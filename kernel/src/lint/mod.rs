@@ -81,11 +81,14 @@ fn recipe_findings(
     readings: &readings::Readings,
 ) -> io::Result<Vec<Finding>> {
     let (path, text) = match &package.recipe {
-        RecipeFile::Dkms => (PathBuf::from("dkms.conf"), whole(&package.source.join("dkms.conf"))?),
-        RecipeFile::Toml(path, _) => {
-            let text = whole(path)?;
-            (path.strip_prefix(&package.source).unwrap_or(path).to_owned(), text)
+        RecipeFile::Dkms => {
+            let text = String::from_utf8_lossy(&package.dkms_conf()?).into_owned();
+            (PathBuf::from("dkms.conf"), text)
         }
+        RecipeFile::Toml(path, _) => match path.strip_prefix(&package.source) {
+            Ok(inside) => (inside.to_owned(), read(&package.source, inside)?),
+            Err(_) => (path.clone(), whole(path)?),
+        },
         RecipeFile::Kbuild | RecipeFile::Elsewhere => return Ok(Vec::new()),
     };
     let written = recipe::Written {
@@ -102,7 +105,7 @@ fn recipe_findings(
     Ok(found)
 }
 
-/// The text of a recipe, wherever it lies.
+/// The text of a recipe that lies apart from its source.
 fn whole(path: &Path) -> io::Result<String> {
     Ok(source::text(path, source::MOST)?.unwrap_or_default())
 }

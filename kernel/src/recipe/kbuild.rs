@@ -11,7 +11,7 @@ use crate::source;
 pub fn is_kbuild(dir: &Path) -> bool {
     ["Kbuild", "Makefile"]
         .iter()
-        .filter_map(|name| source::text(&dir.join(name), source::MOST).ok().flatten())
+        .filter_map(|name| source::text_in(dir, Path::new(name)).ok().flatten())
         .any(|text| text.lines().any(assigns_obj_m))
 }
 
