@@ -1,6 +1,6 @@
 //! `kcache`: what was typed ([`args`]), what it means ([`settings`], [`cmd`]), what is printed ([`out`], [`progress`]),
-//! and which exit code says so ([`exit`]). As the first process of a guest of `boot-test` it is none of that, and
-//! under the name `dkms` it is [`dkms`].
+//! and which exit code says so ([`exit`]). As the first process of a guest of `boot-test`, or of a
+//! sandbox, it is none of that, and under the name `dkms` it is [`dkms`].
 
 mod args;
 mod cmd;
@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kcache::kernel::boot_test::guest;
+use kcache::kernel::sandbox::enter;
 
 /// Lets others read what is made, and nobody else write it. What nobody else may read is made so where it is made.
 const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o022);
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
     let name = words.next().unwrap_or_default();
     if guest::is_guest(&name) {
         return guest::run(&words.collect::<Vec<_>>());
+    }
+    if enter::is_entering(&name) {
+        return enter::run(&words.collect::<Vec<_>>());
     }
     if dkms::is_dkms(&name) {
         return dkms::run(&name, &words.collect::<Vec<_>>());

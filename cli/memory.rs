@@ -10,7 +10,8 @@ pub const OF_A_JOB: u64 = 512 << 20;
 /// How much memory processes like this one can still get before others lose theirs, in bytes: of the machine
 /// (proc_meminfo(5), `MemAvailable`), and of the control groups that this one is in (the kernel's cgroup-v2.rst, `memory.max`).
 pub fn available() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_meminfo(&text))?;
+    let machine =
+        fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_meminfo(&text, "MemAvailable:"))?;
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let groups = Path::new(own).ancestors().filter_map(|group| {
@@ -20,8 +21,13 @@ pub fn available() -> Option<u64> {
     groups.chain([machine]).min()
 }
 
-fn of_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// How much this machine has, in bytes.
+pub fn total() -> Option<u64> {
+    fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_meminfo(&text, "MemTotal:"))
+}
+
+fn of_meminfo(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
@@ -42,8 +48,8 @@ mod tests {
 
     #[test]
     fn memory_is_that_of_the_machine_or_what_a_limit_leaves_of_it() {
-        assert_eq!(of_meminfo("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
-        assert_eq!(of_meminfo("MemTotal: 9 kB\n"), None);
+        assert_eq!(of_meminfo("MemTotal: 9 kB\nMemAvailable:    2048 kB\n", "MemAvailable:"), Some(2 << 20));
+        assert_eq!(of_meminfo("MemTotal: 9 kB\n", "MemAvailable:"), None);
         let group = |max: &'static str| {
             move |name: &str| match name {
                 "memory.max" => Some(format!("{max}\n")),

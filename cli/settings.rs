@@ -28,10 +28,12 @@ use crate::exit::{Exit, Failure};
 use crate::memory;
 
 /// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 11] = [
+const KEYS: [(&str, &str); 13] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
+    ("build-memory", "KCACHE_BUILD_MEMORY"),
+    ("build-processes", "KCACHE_BUILD_PROCESSES"),
     ("lock-timeout", "KCACHE_LOCK_TIMEOUT"),
     ("signing-key", "KCACHE_SIGNING_KEY"),
     ("threshold", "KCACHE_THRESHOLD"),
@@ -54,6 +56,9 @@ pub const REVOKED_KEYS: &str = "/etc/kcache/revoked-keys";
 
 /// Longest that one build may take. The slowest package of Debian takes some 3 minutes on two cores.
 const BUILD_TIMEOUT: u64 = 3600;
+
+/// MiB that no machine has: no limit.
+const MOST_MEMORY: u64 = 1 << 40;
 
 /// Longest that another kcache is waited for: longer than a build of most packages.
 const LOCK_TIMEOUT: u64 = 600;
@@ -117,6 +122,9 @@ pub struct Settings {
     pub store: Setting<PathBuf>,
     pub jobs: Setting<usize>,
     pub build_timeout: Setting<Duration>,
+    /// MiB.
+    pub build_memory: Setting<u64>,
+    pub build_processes: Setting<u64>,
     pub lock_timeout: Setting<Duration>,
     /// A path of this machine.
     pub signing_key: Setting<PathBuf>,
@@ -156,6 +164,8 @@ pub struct Process<'a> {
     pub cpus: usize,
     /// How much memory builds may take, in bytes, where that can be told.
     pub memory: Option<u64>,
+    /// How much this machine has, in bytes, where that can be told.
+    pub total_memory: Option<u64>,
 }
 
 impl Process<'_> {
@@ -163,6 +173,17 @@ impl Process<'_> {
     fn jobs(&self) -> u64 {
         let most = self.memory.map_or(u64::MAX, |bytes| (bytes / memory::OF_A_JOB).max(1));
         most.min(self.cpus as u64)
+    }
+
+    /// How much memory a build may have, in MiB, where nobody says it: so much that the machine goes on.
+    fn build_memory(&self) -> u64 {
+        self.total_memory.map_or(MOST_MEMORY, |bytes| (bytes >> 20) / 4 * 3).clamp(1, MOST_MEMORY)
+    }
+
+    /// How many processes, where nobody says it: a job of make is a handful (make, sh, gcc, cc1, as), and a build has as many
+    /// jobs as the run.
+    fn build_processes(jobs: u64) -> u64 {
+        (512 + 16 * jobs).min(8192)
     }
 }
 
@@ -255,6 +276,8 @@ impl Settings {
             store: store(&texts, &root.value, process)?,
             jobs: Setting { value: jobs.value.clamp(1, 4096) as usize, origin: jobs.origin },
             build_timeout: seconds("build-timeout", BUILD_TIMEOUT)?,
+            build_memory: build_memory(&texts, process)?,
+            build_processes: number(&texts, "build-processes", Process::build_processes(jobs.value))?,
             lock_timeout: seconds("lock-timeout", LOCK_TIMEOUT)?,
             signing_key: signing_key(&texts, &Root::new(&root.value))?,
             threshold: threshold(&texts)?,
@@ -278,6 +301,12 @@ impl Settings {
     pub fn gc(&self) -> gc::Table {
         self.gc.as_ref().map(|setting| setting.value.clone()).unwrap_or_default()
     }
+}
+
+/// What a build may have of memory. What is more than there can be is no limit.
+fn build_memory(texts: &Texts, process: &Process) -> Result<Setting<u64>, Failure> {
+    let setting = number(texts, "build-memory", process.build_memory())?;
+    Ok(Setting { value: setting.value.min(MOST_MEMORY), origin: setting.origin })
 }
 
 /// The configuration files that count, in order. What others could change is no word of the administrator's: a file that
@@ -560,7 +589,7 @@ mod tests {
         };
         Settings::resolve(
             &args.global,
-            &Process { variable: &variable, is_root: true, cpus: 3, memory: None },
+            &Process { variable: &variable, is_root: true, cpus: 3, memory: None, total_memory: None },
         )
     }
 
@@ -583,7 +612,7 @@ mod tests {
     fn there_are_as_many_jobs_as_cpus_with_memory_for_a_compiler() {
         let jobs = |mebibytes: Option<u64>| {
             let memory = mebibytes.map(|mebibytes| mebibytes << 20);
-            Process { variable: &|_| None, is_root: true, cpus: 8, memory }.jobs()
+            Process { variable: &|_| None, is_root: true, cpus: 8, memory, total_memory: None }.jobs()
         };
         assert_eq!(jobs(None), 8);
         assert_eq!(jobs(Some(1 << 20)), 8);
@@ -630,7 +659,8 @@ mod tests {
         let config = "[[cache]]\nurl = 'https://h/'\ncredentials-env = 'CI'\n";
         let image = resolve_image(config, &[]).unwrap();
         let variable = |_: &str| Some("secret".to_owned());
-        let process = Process { variable: &variable, is_root: true, cpus: 1, memory: None };
+        let process =
+            Process { variable: &variable, is_root: true, cpus: 1, memory: None, total_memory: None };
         let location = image.caches[0].location(&Root::new("/nowhere"), &process).unwrap();
         assert!(location.stranger && location.token.is_none() && location.password.is_none());
         assert!(location.options.is_empty());

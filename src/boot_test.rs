@@ -207,7 +207,7 @@ pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gue
         machine,
         qemu: &qemu,
         setpriv: &(guest.find)("setpriv"),
-        identity: world.identity,
+        identity: &world.identities.take(),
         kvm: guest.kvm,
         image: &image,
         release: &kernel.release,

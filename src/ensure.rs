@@ -458,7 +458,7 @@ fn have_once(
     {
         return Ok(answer);
     }
-    let how = How { identity: world.identity, may_launch: !options.rebuild };
+    let how = How { may_launch: !options.rebuild };
     let made = make::make(session, wish, tree, id, needed, how)?;
     session.still_headers(wish.kernel, tree, id.facts.headers)?;
     session.still_facts(wish.kernel, tree, &id.facts)?;

@@ -97,6 +97,13 @@ impl<'w> Session<'w> {
         }
     }
 
+    /// The same of what only matters where something is odd.
+    pub fn detail_once(&self, message: &str) {
+        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+            self.world.progress.detail(message);
+        }
+    }
+
     /// Whether there is any use in asking the shared caches. Where nobody is trusted there is none, which is said once.
     pub fn asks_caches(&self) -> bool {
         let caches = &self.world.caches;

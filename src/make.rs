@@ -10,7 +10,7 @@ use std::time::Instant;
 use kcache_kernel::build::{self, Outcome as BuildOutcome};
 use kcache_kernel::kernels::{BuildTree, Mount};
 use kcache_kernel::ko::Fault;
-use kcache_kernel::sandbox::{self, Identity, Opened, Sandbox};
+use kcache_kernel::sandbox::{self, Opened, Sandbox};
 use kcache_store::{Entry, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Scratch, Store, tree};
 
 use crate::admit::{self, Content, KEPT, KEPT_NAME, MODULE, Outputs};
@@ -24,8 +24,6 @@ use crate::{debuginfo, launcher, observed, rooms};
 /// How a build is run.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
-    /// As whom.
-    pub identity: Identity,
     /// Whether objects of an earlier build may be taken again ([`crate::launcher`]).
     pub may_launch: bool,
 }
@@ -78,7 +76,6 @@ pub fn make(
     rooms::show_source(&mut sandbox, wish.package, &source);
     show_overrides(session, &mut sandbox, wish, id, &scratch.path().join("overrides"))?;
     dependencies::show(session, &mut sandbox, needed, scratch.path())?;
-    sandbox.identity = how.identity;
     let lent = match how.may_launch {
         true => launcher::attach(session, &mut sandbox, wish.package, &id.facts, scratch.path())?,
         false => None,
@@ -86,6 +83,9 @@ pub fn make(
     // make's own first job; the others it asks for itself.
     if !seat.begin(&world.cancel) {
         return Err(Error::Cancelled);
+    }
+    if world.groups().is_none() {
+        session.detail_once("no control group can be made here: build-memory does not bound builds");
     }
     world.progress.begin(&what, "building");
     let (start, started) = (Instant::now(), (world.now)());
@@ -98,7 +98,7 @@ pub fn make(
         limit: world.build_limit,
         cancel: &world.cancel,
         jobs: Some(&seat),
-        opened: matches!(how.identity, Identity::Drop(_)).then_some(&mut opened),
+        opened: world.is_root().then_some(&mut opened),
         line: &mut |line| world.progress.line(&what, line),
     });
     world.progress.end(&what);

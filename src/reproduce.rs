@@ -1,6 +1,5 @@
 //! Whether a build gives the same bits again: in another scratch directory, as another user.
 
-use kcache_kernel::sandbox::Identity;
 use kcache_store::{Digest, Manifest, ON_DEMAND, Output};
 
 use crate::admit::{Content, KEPT, KEPT_NAME, MODULE, Outputs};
@@ -30,7 +29,7 @@ pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Co
     };
     let id = ensure::identify(session, wish, tree)?;
     let needed = dependencies::have(session, wish, &id, &Options::default())?;
-    let how = How { identity: another(session.world.identity), may_launch: false };
+    let how = How { may_launch: false };
     let again = make(session, wish, tree, &id, &needed, how)?;
     let second: Vec<(String, Digest)> = match &again.result {
         Made::Outputs(outputs) => digests(session, outputs)?,
@@ -49,14 +48,6 @@ fn digests(session: &Session, outputs: &Outputs) -> Result<Vec<(String, Digest)>
     let digest =
         |(name, content): (&str, &Content)| Ok((name.to_owned(), Digest::of(&content.read(session)?)));
     modules.chain(debug).chain(kept).map(digest).collect()
-}
-
-/// The user of the second build.
-fn another(identity: Identity) -> Identity {
-    match identity {
-        Identity::Drop(uid) => Identity::Drop(uid ^ 1),
-        Identity::Own => Identity::Own,
-    }
 }
 
 fn differ(first: &[(String, Digest)], second: &[(String, Digest)]) -> Comparison {

@@ -26,7 +26,7 @@ use kcache_kernel::install::{Act, Plan};
 use kcache_kernel::packages::RecipeFile;
 use kcache_kernel::recipe::{Hook, When};
 use kcache_kernel::release;
-use kcache_kernel::sandbox::{Ended, Identity};
+use kcache_kernel::sandbox::Ended;
 use kcache_kernel::scripts::{self, Script};
 use kcache_store::{Digest, Scratch, tree};
 
@@ -120,7 +120,7 @@ fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()
         command: hook.command.clone(),
         reason,
     };
-    if world.identity == Identity::Own {
+    if !world.is_root() {
         return Err(failed("is not run: kcache does not run as root".to_owned()));
     }
     let scratch = match world.root.is_host() {
@@ -153,6 +153,7 @@ fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()
         Ended::Status(0) => Ok(()),
         Ended::Cancelled => Err(Error::Cancelled),
         Ended::Status(status) => Err(failed(format!("ended with status {status}"))),
+        Ended::OutOfMemory => Err(failed("was killed: it used too much memory".to_owned())),
         Ended::Signal(signal) => Err(failed(format!("was killed by signal {signal}"))),
         Ended::TimedOut => Err(failed(format!("was ended after {} s", LIMIT.as_secs()))),
     }

@@ -2,8 +2,8 @@
 //! directory, and tests need none of them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::policy::Policy;
@@ -11,7 +11,7 @@ use crate::schedule::Outlook;
 use crate::select::Elsewhere;
 use crate::signing::Signing;
 use kcache_kernel::rootfs::Root;
-use kcache_kernel::sandbox::Identity;
+use kcache_kernel::sandbox::{Entrance, Groups, Identities, Limits};
 use kcache_store::{Distrust, Entry, SharedCaches, SigningKey, Store, Waiting};
 
 /// The world of one run.
@@ -31,7 +31,13 @@ pub struct World {
     /// Whether builds have ccache before their compiler.
     pub launches_ccache: bool,
     /// As whom builds run.
-    pub identity: Identity,
+    pub identities: Identities,
+    /// The way into their sandboxes.
+    pub entrance: Arc<Entrance>,
+    /// What one of them may use.
+    pub limits: Limits,
+    /// Where control groups can be made for them; found out when one is first wanted.
+    pub control_groups: LazyLock<Option<Groups>>,
     /// How many compilers may run at once, over all builds.
     pub jobs: usize,
     /// The longest that one build may take.
@@ -90,6 +96,16 @@ impl World {
     /// How this run waits for others.
     pub fn waiting<'a>(&self, say: &'a (dyn Fn(&str) + Sync)) -> Waiting<'a> {
         Waiting { limit: self.lock_limit, say }
+    }
+
+    /// Where control groups can be made, if anywhere.
+    pub fn groups(&self) -> Option<&Groups> {
+        self.control_groups.as_ref()
+    }
+
+    /// True where kcache is root, and builds are not.
+    pub fn is_root(&self) -> bool {
+        matches!(self.identities, Identities::Drop(_))
     }
 
     /// True when the run is to end.

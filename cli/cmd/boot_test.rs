@@ -1,13 +1,12 @@
 //! `kcache boot-test`: modules are loaded into their kernel, in a virtual machine. A line for each.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use fs_err as fs;
 use kcache::boot_test::{self, Boot, Guest, Modules, Subject};
 use kcache::ensure::{Answer, Options, Wish};
 use kcache::facts::Session;
-use kcache::kernel::boot_test::{KVM, Plan, Program, State, Verdict};
+use kcache::kernel::boot_test::{KVM, Plan, State, Verdict};
 use kcache::kernel::build::printable;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
@@ -15,7 +14,7 @@ use kcache::policy::Need;
 use kcache::store::Outcome;
 use kcache::world::World;
 
-use super::world::program;
+use super::world::{own_program, program};
 use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -66,13 +65,6 @@ pub fn run(world: &World, out: &Out, args: &BootTest, dry: bool) -> Result<Exit,
         out.record(&json::BootTested { r#type: "summary", exit: exit as u8, acceleration });
     }
     Ok(exit)
-}
-
-/// This program's files, found while it runs: it may have been replaced on disk.
-fn own_program() -> Result<Program, Failure> {
-    let own = PathBuf::from("/proc/self/exe");
-    let called = fs::read_link(&own)?;
-    Ok(Program::of_maps(&own, &called, &fs::read_to_string("/proc/self/maps")?))
 }
 
 /// What is to be tested for a kernel. What cannot be had is told at once.

@@ -20,6 +20,16 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
             settings.build_timeout.origin.to_string(),
         ),
         row(
+            "build-memory",
+            settings.build_memory.value.to_string(),
+            settings.build_memory.origin.to_string(),
+        ),
+        row(
+            "build-processes",
+            settings.build_processes.value.to_string(),
+            settings.build_processes.origin.to_string(),
+        ),
+        row(
             "lock-timeout",
             settings.lock_timeout.value.as_secs().to_string(),
             settings.lock_timeout.origin.to_string(),

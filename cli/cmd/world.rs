@@ -1,14 +1,16 @@
 //! The world of a run, made of its settings and of this process.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
+use kcache::kernel::program::Program;
 use kcache::kernel::rootfs::Root;
-use kcache::kernel::sandbox::Identity;
+use kcache::kernel::sandbox::{Entrance, Groups, Identities, Limits, Uids};
 use kcache::policy::Policy;
 use kcache::select::Elsewhere;
 use kcache::signing::Signing;
@@ -25,8 +27,14 @@ use crate::settings::signing;
 use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS};
 
 /// Builds run under a uid that belongs to nobody: of the range that systemd keeps for dynamic users (61184 to 65519),
-/// which distributions give to no account. Which one is of no matter; two runs at once nearly always have two.
+/// which distributions give to no account.
 const UIDS: std::ops::Range<u32> = 61184..65519;
+
+/// Which of them are taken, by whichever kcache of this machine.
+const UID_LOCKS: &str = "/run/kcache/uids";
+
+/// Where there are no locks: how far from each other processes begin that were started one after the other.
+const STRIDE: u32 = 64;
 
 pub fn settings(global: &Global) -> Result<Settings, Failure> {
     Settings::resolve(global, &process())
@@ -38,6 +46,7 @@ fn process() -> Process<'static> {
         is_root: rustix::process::geteuid().is_root(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory: memory::available(),
+        total_memory: memory::total(),
     }
 }
 
@@ -48,10 +57,10 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         signal_hook::flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, cancel.clone())?;
         signal_hook::flag::register(signal, cancel.clone())?;
     }
-    let identity = if rustix::process::geteuid().is_root() {
-        Identity::Drop(UIDS.start + std::process::id() % (UIDS.end - UIDS.start))
+    let identities = if rustix::process::geteuid().is_root() {
+        Identities::Drop(Uids::new(UIDS, std::process::id().wrapping_mul(STRIDE), Path::new(UID_LOCKS)))
     } else {
-        Identity::Own
+        Identities::Own
     };
     let progress: Arc<dyn Progress> = Arc::new(Reporter::new(out.clone()));
     let caches = caches(settings, &progress, &cancel, offline)?;
@@ -69,7 +78,14 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         depmod: program("depmod"),
         always_depmod: settings.depmod.value == "always",
         launches_ccache: settings.compiler_launcher.value == "ccache",
-        identity,
+        identities,
+        entrance: Arc::new(Entrance::new(own_program)),
+        limits: Limits {
+            memory: settings.build_memory.value << 20,
+            processes: settings.build_processes.value,
+            cpus: settings.jobs.value as u64,
+        },
+        control_groups: LazyLock::new(control_groups),
         jobs: settings.jobs.value,
         build_limit: settings.build_timeout.value,
         lock_limit: settings.lock_timeout.value,
@@ -167,6 +183,19 @@ fn open(settings: &Settings, path: &Path) -> std::io::Result<File> {
         (Origin::Default | Origin::File(_), Some(inside)) => root.open(inside),
         _ => Root::new("/").open(path),
     }
+}
+
+/// This program's files, found while it runs: it may have been replaced on disk.
+pub fn own_program() -> io::Result<Program> {
+    let own = PathBuf::from("/proc/self/exe");
+    let called = fs::read_link(&own)?;
+    Ok(Program::of_maps(&own, &called, &fs::read_to_string("/proc/self/maps")?))
+}
+
+/// Where control groups for builds can be made, if anywhere.
+fn control_groups() -> Option<Groups> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    Groups::find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
 }
 
 /// A program of this machine; administrators' ones are not always on a user's path.

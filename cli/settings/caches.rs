@@ -253,7 +253,8 @@ mod tests {
         let variable = |name: &str| {
             variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         };
-        let process = Process { variable: &variable, is_root: true, cpus: 1, memory: None };
+        let process =
+            Process { variable: &variable, is_root: true, cpus: 1, memory: None, total_memory: None };
         let table = toml::from_str(table).unwrap();
         Cache::of_table(table, Origin::Default).location(&Root::new(dir.path()), &process)
     }

@@ -24,7 +24,6 @@ mod cpio;
 pub mod guest;
 pub mod machine;
 pub mod plan;
-pub mod program;
 pub mod report;
 #[cfg(test)]
 mod tests;
@@ -36,9 +35,9 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 
+pub use crate::program::Program;
 pub use machine::{Acceleration, Machine};
 pub use plan::{Module, Parameter, Plan};
-pub use program::Program;
 pub use report::{Event, State, Verdict};
 
 use crate::build::printable;
@@ -129,7 +128,7 @@ pub struct BootTest<'a> {
     /// `setpriv`, of util-linux.
     pub setpriv: &'a Path,
     /// As whom QEMU runs.
-    pub identity: Identity,
+    pub identity: &'a Identity,
     /// Whether to try KVM.
     pub kvm: bool,
     /// The kernel to be booted.
@@ -171,8 +170,8 @@ pub struct Outcome {
 
 /// Lets the user whom QEMU runs as use a file or directory, as its group. What a guest that has broken out of QEMU could put
 /// into a directory of its own would be written over, and given away, in the next round.
-fn share(path: &Path, identity: Identity, mode: u32) -> io::Result<()> {
-    let Identity::Drop(uid) = identity else { return Ok(()) };
+fn share(path: &Path, identity: &Identity, mode: u32) -> io::Result<()> {
+    let Some(uid) = identity.uid() else { return Ok(()) };
     std::os::unix::fs::lchown(path, None, Some(uid))?;
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }
@@ -262,7 +261,7 @@ impl BootTest<'_> {
 
     fn write_initramfs(&self, plan: &Plan, path: &Path) -> Result<u64, Error> {
         let mut cpio = cpio::Cpio::new(BufWriter::new(fs::File::create(path)?));
-        for directory in ["/proc", "/sys", "/dev", program::LIBRARIES] {
+        for directory in ["/proc", "/sys", "/dev", crate::program::LIBRARIES] {
             cpio.directory(directory)?;
         }
         // The kernel opens it for the first process, before that can make its own.

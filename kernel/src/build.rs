@@ -36,7 +36,7 @@ use rustix::fs::FileType;
 use crate::kernels::Mount;
 use crate::recipe::{Modules, Recipe, build_dir, debug_dir, kept_dir};
 use crate::sandbox::jobs::Seat;
-use crate::sandbox::{self, Ended, Identity, Opened, Sandbox, Watch};
+use crate::sandbox::{self, Ended, Opened, Sandbox, Watch};
 use log::{Log, Logged};
 use tree::Tree;
 
@@ -145,12 +145,12 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     let debug = debug_dir(&recipe.name, &recipe.version);
     for (name, inside) in [("build", inside.clone()), ("kept", kept), ("debug", debug)] {
         let outside = scratch.join(name);
-        if let Identity::Drop(uid) = sandbox.identity {
+        if let Some(uid) = sandbox.identity.uid() {
             give(&outside, uid)?;
         }
         sandbox.writable.push(Mount { outside, inside });
     }
-    if let (Some(launcher), Identity::Drop(uid)) = (&sandbox.launcher, sandbox.identity)
+    if let (Some(launcher), Some(uid)) = (&sandbox.launcher, sandbox.identity.uid())
         && give(&launcher.directory, uid).is_err()
     {
         // An earlier build has made of it what is none of ccache's.
@@ -168,6 +168,10 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     Ok(match ended {
         Ended::Cancelled => Outcome::Cancelled,
         Ended::TimedOut => Outcome::Environment(format!("it was stopped after {} s", limit.as_secs())),
+        Ended::OutOfMemory => Outcome::Environment(format!(
+            "it was killed: it used more than {} MiB of memory (build-memory)",
+            sandbox.limits.memory >> 20
+        )),
         Ended::Signal(signal) => Outcome::Environment(format!("it was killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
         Ended::Status(status) => match logged.environment.clone() {

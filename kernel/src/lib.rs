@@ -21,6 +21,7 @@ pub mod lint;
 pub mod makefile;
 pub mod modules;
 pub mod packages;
+pub mod program;
 pub mod recipe;
 pub mod release;
 pub mod rootfs;

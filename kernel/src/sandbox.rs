@@ -16,28 +16,47 @@
 //! /var/lib/dkms            the scratch tree, and what the packages that a build is against have left there
 //! /usr/bin/gcc-N           where that is configured, runs ccache, which keeps what it knows in /run/kcache/ccache
 //! /tmp /dev /run           private; no /home, no /root, nothing else of /var, no network, no keys
+//! /run/kcache/enter        kcache itself, this machine's: what is executed first ([`enter`])
 //! ```
 //!
 //! Code in it is never uid 0. A root run drops to an unprivileged uid that owns nothing but the scratch tree and loses
-//! every capability; a user's run is in a user namespace and stays that user. When the run ends, by itself or by force,
-//! the whole pid namespace is dead before [`Sandbox::run`] returns.
+//! every capability before anything of the tree shown is executed ([`enter`]); a user's run is in a user namespace and stays
+//! that user. What it may ask the kernel for is bounded ([`seccomp`]), and so is what it may use ([`cgroup`], [`uids`]). When
+//! the run ends, by itself or by force, the whole pid namespace is dead before [`Sandbox::run`] returns.
+//!
+//! Places in memory that can be written are `/tmp` and `/dev/shm`, both bounded; all others are read-only when the sandbox stands,
+//! also for a user whose they are. `bwrap`'s arguments, which name places of this machine, go by a descriptor, since its
+//! command line can be read inside; `/proc/self/mountinfo` still names what of its file system each mount shows.
 
+pub mod cgroup;
+pub mod enter;
 pub mod jobs;
 mod observe;
 mod programs;
 mod run;
+mod seccomp;
+pub mod uids;
 
 pub use observe::Opened;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use command_fds::CommandFdExt;
 use fs_err as fs;
+use rustix::fs::{MemfdFlags, memfd_create};
+
+pub use cgroup::{Groups, Limits};
+pub use enter::Entrance;
+pub use uids::{Identities, Identity, Uids};
 
 use crate::kernels::Mount;
 use crate::rootfs::Root;
@@ -55,6 +74,9 @@ const SYSTEM: [&str; 10] =
 /// Programs of the system that one of the sandbox's own scripts stands in for.
 const REPLACED: [&str; 4] = ["uname", "nproc", "make", "pahole"];
 
+/// Names libraries that loaders load into every program (ld.so(8)).
+const PRELOAD: &str = "/etc/ld.so.preload";
+
 /// Before a compiler stands [`LAUNCHED`], which runs the launcher, which may run [`COMPILER`], which is the real one by its own name.
 const LAUNCHED: &str = "launched";
 const COMPILER: &str = "compiler";
@@ -64,6 +86,9 @@ const CCACHE: &str = "ccache";
 
 /// Size of the sandbox's `/tmp`, in bytes: it is memory. Compilers keep some MiB there.
 const MOST_TEMPORARY: &str = "2147483648";
+
+/// Size of its `/dev/shm`, in bytes: for semaphores and the like.
+const MOST_SHARED: &str = "268435456";
 
 /// What went wrong with the sandbox itself, not with what ran in it.
 #[derive(Debug, thiserror::Error)]
@@ -83,15 +108,6 @@ pub enum Error {
     /// The processes in the sandbox did not die.
     #[error("the processes of the sandbox are still alive {} s after being killed", run::DEATH.as_secs())]
     Undead,
-}
-
-/// As whom the code in the sandbox runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// kcache is root: drop to this uid and gid.
-    Drop(u32),
-    /// kcache is a user: a user namespace with that user alone.
-    Own,
 }
 
 /// The kernel that the sandbox claims to run.
@@ -118,8 +134,14 @@ pub struct Sandbox {
     pub tools: Root,
     /// The kernel it claims to run.
     pub machine: Machine,
+    /// The way in.
+    pub entrance: Arc<Entrance>,
     /// As whom.
     pub identity: Identity,
+    /// What it may use.
+    pub limits: Limits,
+    /// Where control groups can be made.
+    pub groups: Option<Groups>,
     /// Shown read-only: headers, sources.
     pub read_only: Vec<Mount>,
     /// Shown writable: the scratch tree.
@@ -174,6 +196,8 @@ pub enum Ended {
     TimedOut,
     /// It was cancelled.
     Cancelled,
+    /// It was killed, for it used more memory than [`Limits`] allow.
+    OutOfMemory,
 }
 
 impl Sandbox {
@@ -181,17 +205,40 @@ impl Sandbox {
     pub fn run(&self, script: &str, cwd: &Path, env: &[(&str, &str)], watch: Watch) -> Result<Ended, Error> {
         programs::write(self, script)?;
         let mut command = Command::new(&self.bwrap);
-        command.args(self.arguments(cwd)?);
         command.env_clear().env("PATH", PATH).envs(env.iter().copied());
         let _served = watch.jobs.map(|seat| seat.serve(&mut command)).transpose()?;
+        let environment = environment(&command);
+        command.env_clear(); // bwrap may be root: nothing of it is for bwrap or the loader
+        self.call(&mut command, cwd, environment)?;
         let (reader, writer) = io::pipe()?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer);
+        let group = self.groups.as_ref().and_then(|groups| groups.make(&self.limits).ok());
         let child = command.spawn().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Error::NoBubblewrap,
             _ => Error::Io(e),
         })?;
         drop(command); // it holds the pipe's write end: the reader would wait for itself
-        run::follow(child, reader, watch, &|mount| self.shows_system_at(mount))
+        run::follow(child, reader, watch, group, &|mount| self.shows_system_at(mount))
+    }
+
+    /// The words that bwrap is called with. Those that tell of this machine are in a file without a name.
+    fn call(&self, command: &mut Command, cwd: &Path, environment: Vec<String>) -> Result<(), Error> {
+        let mut args = self.arguments(cwd)?;
+        let mut passed = Vec::new();
+        for filter in seccomp::filters()? {
+            let filter = nameless(filter)?;
+            args.extend(["--add-seccomp-fd".into(), filter.as_raw_fd().to_string().into()]);
+            passed.push(filter);
+        }
+        let args: Vec<u8> = args.iter().flat_map(|arg| [arg.as_bytes(), b"\0"].concat()).collect();
+        let args = nameless(&args)?;
+        command.args(["--args", &args.as_raw_fd().to_string(), "--"]);
+        passed.push(args);
+        command.preserved_fds(passed);
+        let program = ["/bin/bash", "--norc", "--noprofile", "/run/kcache/script"];
+        let orders = enter::Orders::new(&self.identity, self.limits.processes, environment, &program);
+        command.args(self.entrance.call()?).args(orders.words());
+        Ok(())
     }
 
     /// Whether a path is one of the system's in a sandbox.
@@ -202,8 +249,9 @@ impl Sandbox {
     /// Whether what is mounted at this place is the system's, not an input or the sandbox's own.
     fn shows_system_at(&self, mount: &Path) -> bool {
         let inputs = self.read_only.iter().chain(&self.writable).map(|input| self.place(&input.inside));
-        let made =
-            ["/etc/passwd", "/etc/group", "/etc/ld.so.cache"].iter().any(|file| mount == Path::new(file));
+        let made = ["/etc/passwd", "/etc/group", "/etc/ld.so.cache", PRELOAD]
+            .iter()
+            .any(|file| mount == Path::new(file));
         let is_compiler =
             |launcher: &Launcher| self.tools.resolve(&launcher.compiler).is_ok_and(|place| mount == place);
         let replaced = REPLACED.iter().any(|name| mount.ends_with(name))
@@ -214,7 +262,8 @@ impl Sandbox {
             && !inputs.into_iter().any(|input| mount.starts_with(input))
     }
 
-    fn arguments(&self, cwd: &Path) -> io::Result<Vec<OsString>> {
+    fn arguments(&self, cwd: &Path) -> Result<Vec<OsString>, Error> {
+        self.leaves_the_entrance_alone()?;
         let mut args = Arguments::default();
         args.flags(&[
             "--unshare-pid",
@@ -224,8 +273,12 @@ impl Sandbox {
             "--unshare-cgroup-try",
         ]);
         args.flags(&["--die-with-parent", "--new-session", "--hostname", "localhost"]);
-        if self.identity == Identity::Own {
-            args.flags(&["--unshare-user", "--uid", "1000", "--gid", "1000"]);
+        match self.identity {
+            Identity::Own => args.flags(&["--unshare-user", "--uid", "1000", "--gid", "1000"]),
+            Identity::Drop(_) => {
+                args.flags(&["--cap-drop", "ALL"]);
+                enter::KEPT.iter().for_each(|capability| args.flags(&["--cap-add", capability]));
+            }
         }
         self.show_system(&mut args)?;
         self.show_kernel(&mut args);
@@ -239,16 +292,34 @@ impl Sandbox {
         for mount in &self.writable {
             args.mount("--bind", &mount.outside, &mount.inside);
         }
-        args.flags(&["--remount-ro", "/", "--chdir"]);
+        self.show_entrance(&mut args)?;
+        args.close();
+        args.flags(&["--chdir"]);
         args.0.push(cwd.into());
-        args.flags(&["--"]);
-        if let Identity::Drop(uid) = self.identity {
-            let uid = uid.to_string();
-            args.flags(&["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--no-new-privs"]);
-            args.flags(&["--bounding-set=-all", "--inh-caps=-all", "--"]);
-        }
-        args.flags(&["/bin/bash", "--norc", "--noprofile", "/run/kcache/script"]);
         Ok(args.0)
+    }
+
+    /// The way in, after everything else, so that nothing covers it: in a directory in which there is nothing else. Loaders obey
+    /// a file that is not to be there, so an empty one is.
+    fn show_entrance(&self, args: &mut Arguments) -> io::Result<()> {
+        args.tmpfs(enter::PLACE);
+        args.directory(enter::LIBRARIES);
+        for (outside, inside) in self.entrance.mounts(&self.own)? {
+            args.pair("--ro-bind", outside, inside);
+        }
+        args.pair("--ro-bind", self.own.join(programs::NOTHING), PRELOAD);
+        Ok(())
+    }
+
+    /// An error where a mount or link would lie where the way in does, or what that obeys: a kernel's `build` in an image is a
+    /// link to anywhere.
+    fn leaves_the_entrance_alone(&self) -> Result<(), Error> {
+        let mounts = self.read_only.iter().chain(&self.writable).map(|mount| &mount.inside);
+        let mut places = mounts.chain(self.links.iter().map(|(path, _)| path));
+        let reserved =
+            places.find(|inside| enter::is_reserved(inside) || enter::is_reserved(&self.place(inside)));
+        let said = |place: &PathBuf| format!("nothing can be shown at {}", place.display());
+        reserved.map_or(Ok(()), |place| Err(Error::NotMade { said: said(place) }))
     }
 
     /// The tools' root, without what builds have no business with.
@@ -260,7 +331,7 @@ impl Sandbox {
         for hidden in ["/usr/src", "/usr/local", "/lib/modules", "/usr/lib/modules"] {
             let at = self.place(Path::new(hidden));
             if self.tools.outside(&at).exists() && !args.holds(&at) {
-                args.tmpfs(&at, "0755");
+                args.tmpfs(&at);
             }
         }
         Ok(())
@@ -338,8 +409,12 @@ impl Sandbox {
             }
         }
         args.flags(&["--proc", "/proc", "--dev", "/dev"]);
-        args.flags(&["--size", MOST_TEMPORARY]);
-        args.tmpfs("/tmp", "1777");
+        // The first process is bwrap. Where it has the build's uid, its memory is not for the build.
+        for memory in ["/proc/1/mem", "/proc/1/task/1/mem"] {
+            args.pair("--ro-bind", "/dev/null", memory);
+        }
+        args.memory("/tmp", MOST_TEMPORARY);
+        args.memory("/dev/shm", MOST_SHARED);
         for dir in ["/run", OWN, "/var", "/var/lib", "/var/lib/dkms", "/etc/dkms"] {
             args.directory(dir);
         }
@@ -370,6 +445,7 @@ impl Sandbox {
         let places: BTreeSet<PathBuf> = ["/usr/bin", "/bin"]
             .iter()
             .filter_map(|dir| self.tools.resolve(Path::new(dir).join(name)).ok())
+            .filter(|place| !enter::is_reserved(place))
             .collect();
         if let Some(place) = places.first() {
             args.pair("--ro-bind", self.tools.outside(place), Path::new(OWN).join(name));
@@ -381,7 +457,11 @@ impl Sandbox {
 
     /// Puts the launcher in the place of the compiler, under every name that leads to it.
     fn launch(&self, args: &mut Arguments, launcher: &Launcher) {
-        let Ok(place) = self.tools.resolve(&launcher.compiler) else { return };
+        let Some(place) =
+            self.tools.resolve(&launcher.compiler).ok().filter(|place| !enter::is_reserved(place))
+        else {
+            return;
+        };
         let inside = |name: &str| Path::new(OWN).join(name);
         args.pair("--ro-bind", self.tools.outside(&place), inside(REAL_COMPILER));
         args.pair("--ro-bind", self.own.join(COMPILER), inside(COMPILER));
@@ -410,7 +490,10 @@ impl Sandbox {
 
 /// `bwrap`'s arguments, in the order in which it performs them.
 #[derive(Default)]
-struct Arguments(Vec<OsString>);
+struct Arguments(Vec<OsString>, Closed);
+
+/// File systems in memory that are read-only when all mounts have their places.
+type Closed = Vec<OsString>;
 
 impl Arguments {
     fn flags(&mut self, flags: &[&str]) {
@@ -436,13 +519,47 @@ impl Arguments {
         self.0.push(path.into());
     }
 
-    fn tmpfs(&mut self, path: impl Into<OsString>, mode: &str) {
-        self.flags(&["--perms", mode, "--tmpfs"]);
-        self.0.push(path.into());
+    /// A place for mounts.
+    fn tmpfs(&mut self, path: impl Into<OsString>) {
+        let path = path.into();
+        self.flags(&["--perms", "0755", "--tmpfs"]);
+        self.0.push(path.clone());
+        self.1.push(path);
+    }
+
+    /// A place in memory that everybody can write, of at most so many bytes.
+    fn memory(&mut self, path: &str, most: &str) {
+        self.flags(&["--perms", "1777", "--size", most, "--tmpfs", path]);
+    }
+
+    /// Makes everything read-only that is in memory and nobody's to write.
+    fn close(&mut self) {
+        for path in std::mem::take(&mut self.1) {
+            self.flags(&["--remount-ro"]);
+            self.0.push(path);
+        }
+        self.flags(&["--remount-ro", "/dev", "--remount-ro", "/"]);
     }
 
     /// True where something was already put at exactly this path.
     fn holds(&self, path: &Path) -> bool {
         self.0.windows(2).any(|pair| pair[0] == "--tmpfs" && pair[1] == path.as_os_str())
     }
+}
+
+/// What a command's environment will be, as `NAME=VALUE`.
+fn environment(command: &Command) -> Vec<String> {
+    let set = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
+    set.map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// A file in memory, without a name, that is read from its beginning.
+fn nameless(content: &[u8]) -> io::Result<OwnedFd> {
+    // A hardened machine has no other (vm.memfd_noexec), an old one has not got these (before Linux 6.3).
+    let file = memfd_create("kcache", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
+    let file = file.or_else(|_| memfd_create("kcache", MemfdFlags::CLOEXEC))?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file.into())
 }

@@ -42,7 +42,7 @@ pub(super) struct Attempt<'a> {
     pub machine: &'a Machine,
     pub qemu: &'a Path,
     pub setpriv: &'a Path,
-    pub identity: Identity,
+    pub identity: &'a Identity,
     /// The directory with QEMU's files.
     pub dir: &'a Path,
     pub guest: Guest,
@@ -160,7 +160,7 @@ fn make_report(attempt: &Attempt) -> io::Result<OwnedFd> {
 fn command(attempt: &Attempt) -> Command {
     let mut command = Command::new(attempt.setpriv);
     command.args(["--pdeathsig", "KILL", "--no-new-privs"]);
-    if let Identity::Drop(uid) = attempt.identity {
+    if let Some(uid) = attempt.identity.uid() {
         let uid = uid.to_string();
         command.args(["--reuid", &uid, "--regid", &uid, "--bounding-set=-all", "--inh-caps=-all"]);
         match kvm_group() {

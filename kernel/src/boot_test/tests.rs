@@ -76,7 +76,7 @@ impl Bench {
             machine: machine::of_arch("x86_64").unwrap(),
             qemu: &self.dir.path().join("qemu"),
             setpriv: Path::new("/usr/bin/setpriv"),
-            identity: self.identity,
+            identity: &self.identity,
             kvm: self.kvm,
             image: &self.dir.path().join("vmlinuz"),
             release: "6.1-test",
@@ -257,7 +257,8 @@ fn what_qemu_is_given_it_can_neither_change_nor_swap() {
     }
     let script = "id -u; rm -f initramfs; ln -s victim initramfs; echo x >>vmlinuz; echo x >made; ready; tested 0; tested 1";
     let mut bench = Bench::new(script);
-    bench.identity = Identity::Drop(61184);
+    let uids = crate::sandbox::Uids::new(61184..61185, 0, &bench.dir.path().join("uids"));
+    bench.identity = Identity::Drop(uids.take());
     fs::set_permissions(bench.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let run = bench.run();
     assert_eq!(run.console[0], "61184", "{:?}", run.console);

@@ -5,17 +5,15 @@ use std::io::{self, Write};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
-use super::{CCACHE, COMPILER, Identity, LAUNCHED, Launcher, Machine, OWN, REAL_COMPILER, Sandbox};
+use super::{CCACHE, COMPILER, LAUNCHED, Launcher, Machine, OWN, REAL_COMPILER, Sandbox};
 
 /// Writes everything that [`OWN`] and the made-up parts of `/etc` and `/proc` consist of.
 pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
     let Machine { release, version, arch, .. } = &sandbox.machine;
-    let uid = match sandbox.identity {
-        Identity::Drop(uid) => uid,
-        Identity::Own => 1000,
-    };
+    let uid = sandbox.identity.uid().unwrap_or(1000);
     let files = [
-        ("script", format!("{PREAMBLE}ulimit -u {}\n{script}", most_processes(sandbox.cpus)), 0o644),
+        (NOTHING, String::new(), 0o644),
+        ("script", format!("{PREAMBLE}{script}"), 0o644),
         (
             "passwd",
             format!("root:x:0:0:root:/root:/bin/sh\nkcache:x:{uid}:{uid}:kcache:/tmp:/bin/sh\n"),
@@ -43,27 +41,18 @@ pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Every script begins so: it says that the sandbox stands ([`super::run::READY`]), waits until that is being watched, and
-/// lets go of descriptors that are not its own, except make's jobserver.
-const PREAMBLE: &str = r#"echo $'\x06'
-read -r _
-exec </dev/null
-keep=
+/// An empty file.
+pub(super) const NOTHING: &str = "nothing";
+
+/// Every script begins so: it lets go of descriptors that are not its own, except make's jobserver.
+const PREAMBLE: &str = r#"keep=
 [[ ${MAKEFLAGS-} =~ --jobserver-auth=([0-9]+),([0-9]+) ]] && keep=" ${BASH_REMATCH[1]} ${BASH_REMATCH[2]} "
 for fd in /proc/self/fd/*; do
     fd=${fd##*/}
     [[ $fd -le 2 || $fd -eq 255 || $keep == *" $fd "* ]] || eval "exec $fd>&-" 2>/dev/null
 done
 unset keep fd
-ulimit -c 0
-ulimit -f 4194304 # KiB: no file over 4 GiB
 "#;
-
-/// Processes that builds of one run may have between them, which is what ends a fork bomb: a job of make is a handful (make,
-/// sh, gcc, cc1, as), and a run has as many jobs as CPUs are shown.
-fn most_processes(cpus: usize) -> usize {
-    (512 + 16 * cpus).min(8192)
-}
 
 /// `pahole`'s parallel BTF encoder numbers types in the order its threads finish.
 const PAHOLE: &str = r#"#!/bin/bash

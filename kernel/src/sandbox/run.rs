@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::cgroup::Group;
 use super::observe::Observer;
 use super::{Ended, Error, Watch};
 
@@ -27,7 +28,7 @@ const CHUNK: usize = 64 << 10;
 /// So many reads may be ahead of what is done with them.
 const PIECES: usize = 4;
 
-/// What every script prints first, when the sandbox stands and it waits to be let in.
+/// What [`super::enter`] prints when the sandbox stands and it waits to be let in.
 pub(super) const READY: &[u8] = b"\x06\n";
 
 /// Reads what the sandbox prints until it ends, then waits until everything in it is dead. `is_watched` says of a mount
@@ -36,6 +37,7 @@ pub(super) fn follow(
     child: Child,
     mut reader: io::PipeReader,
     watch: Watch,
+    group: Option<Group>,
     is_watched: &dyn Fn(&Path) -> bool,
 ) -> Result<Ended, Error> {
     let mut child = Running(child);
@@ -44,6 +46,7 @@ pub(super) fn follow(
         Ok(before) => (watch.output)(&before),
         Err(said) => return ended(&watch, start).ok_or_else(|| not_made(&said)),
     }
+    let group = group.filter(|group| first.as_ref().is_some_and(|first| first.join(group).is_ok()));
     let observer = match (&watch.opened, &first) {
         (Some(_), Some(first)) => Some(Observer::attach(first.pid, is_watched)?),
         _ => None,
@@ -69,6 +72,10 @@ pub(super) fn follow(
     };
     if forced.is_some() {
         child.0.kill()?;
+        if let Some(alive) = first.as_ref().and_then(|first| first.alive.as_ref()) {
+            // It dies with bwrap, unless it has been talked out of that.
+            let _ = pidfd_send_signal(alive, Signal::KILL);
+        }
     }
     let status = child.0.wait()?;
     if let Some(first) = first
@@ -79,6 +86,9 @@ pub(super) fn follow(
     }
     if let (Some(observer), Some(opened)) = (observer, watch.opened) {
         *opened = observer.finish()?;
+    }
+    if forced.is_none() && group.is_some_and(|group| group.ran_out_of_memory()) {
+        return Ok(Ended::OutOfMemory);
     }
     use std::os::unix::process::ExitStatusExt;
     Ok(forced.unwrap_or(match status.code() {
@@ -118,13 +128,26 @@ struct First {
     alive: Option<OwnedFd>,
 }
 
+impl First {
+    /// Puts all of a sandbox that stands into a control group: this process, and the one that waits to be let in.
+    fn join(&self, group: &Group) -> io::Result<()> {
+        group.add(self.pid)?;
+        children(self.pid)?.into_iter().try_for_each(|child| group.add(child))
+    }
+}
+
+/// The processes that a process of one thread has started and that are alive.
+fn children(pid: Pid) -> io::Result<Vec<Pid>> {
+    let pid = pid.as_raw_pid();
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+}
+
 /// The sandbox's first process; `None` if the sandbox could not be made.
 fn namespace_init(child: &mut Child) -> io::Result<Option<First>> {
-    let id = child.id();
-    let children = PathBuf::from(format!("/proc/{id}/task/{id}/children"));
+    let bwrap = Pid::from_child(child);
     while child.try_wait()?.is_none() {
-        let text = fs::read_to_string(&children)?;
-        if let Some(pid) = text.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) {
+        if let Some(&pid) = children(bwrap)?.first() {
             return Ok(Some(First { pid, alive: alive(pid)? }));
         }
         std::thread::sleep(Duration::from_micros(500));

@@ -1,19 +1,23 @@
 //! A program of this machine, taken along to another: itself, its dynamic loader, and the libraries it uses.
 //!
-//! The loader goes where the program says (`PT_INTERP`). Libraries go into `/lib` and beside the loader, each under the name by
+//! It is taken along to a guest of boot-test, whose files these become, and into a sandbox, which shows them
+//! ([`crate::sandbox::enter`]).
+//!
+//! In a guest the loader goes where the program says (`PT_INTERP`). Libraries go into `/lib` and beside the loader, each under the name by
 //! which others ask for it (`DT_SONAME`), whatever its file is called here: of the directories that loaders look into
 //! unasked, every distribution's has one of these two. A static program is one file.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
-use object::{Endianness, StringTable};
+use object::{Endianness, ReadCache, ReadRef, StringTable};
 
 /// Where libraries lie in the guest, beside the loader's own directory.
-pub(super) const LIBRARIES: &str = "/lib";
+pub(crate) const LIBRARIES: &str = "/lib";
 
 type Header = FileHeader64<Endianness>;
 
@@ -37,14 +41,14 @@ impl Program {
     }
 
     /// What is to lie where in the guest, the program at `inside` first.
-    pub(super) fn files(&self, inside: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
+    pub(crate) fn files(&self, inside: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
         let program = fs::read(&self.path)?;
-        let loader = interpreter(&program).map_err(|e| unreadable(&self.path, e))?;
+        let loader = interpreter(&program[..]).map_err(|e| unreadable(&self.path, e))?;
         let mut files = Vec::new();
         for path in &self.libraries {
             let bytes = fs::read(path)?;
             let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let name = soname(&bytes).map_err(|e| unreadable(path, e))?.unwrap_or(file_name);
+            let name = soname(&bytes[..]).map_err(|e| unreadable(path, e))?.unwrap_or(file_name);
             let is_loader = loader.as_ref().is_some_and(|loader| loader.ends_with(&format!("/{name}")));
             match &loader {
                 Some(loader) if is_loader => files.push((loader.clone(), bytes)),
@@ -60,7 +64,44 @@ impl Program {
         files.insert(0, (inside.to_owned(), program));
         Ok(files)
     }
+
+    /// Its loader, where it has one, and its other libraries, each with the name by which it is asked for. Of the files no
+    /// more is read than that.
+    pub(crate) fn parts(&self) -> io::Result<Parts> {
+        let program = ReadCache::new(fs::File::open(&self.path)?);
+        let loader = interpreter(&program).map_err(|e| unreadable(&self.path, e))?;
+        let loader = loader.as_deref().and_then(|path| Some(Path::new(path).file_name()?.to_owned()));
+        let mut parts = Parts { loader: None, libraries: Vec::new() };
+        for mapped in &self.libraries {
+            // One that was replaced since is mapped by its old name; the new one takes its place.
+            let text = mapped.to_string_lossy();
+            let path = text.strip_suffix(DELETED).map_or(mapped.clone(), PathBuf::from);
+            let library = ReadCache::new(fs::File::open(&path)?);
+            let file_name = path.file_name().unwrap_or_default().to_owned();
+            let name = soname(&library).map_err(|e| unreadable(&path, e))?.map_or(file_name, OsString::from);
+            match loader.as_ref() == Some(&name) {
+                true => parts.loader = Some(path),
+                false => parts.libraries.push((name, path)),
+            }
+        }
+        match (&loader, &parts.loader) {
+            (Some(name), None) => Err(io::Error::other(format!("{} is not mapped", name.display()))),
+            _ => Ok(parts),
+        }
+    }
 }
+
+/// What a program consists of besides its own file.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// The dynamic loader; a static program has none.
+    pub loader: Option<PathBuf>,
+    /// Libraries: their names and their files.
+    pub libraries: Vec<(OsString, PathBuf)>,
+}
+
+/// What `/proc` puts behind the name of a file that has none any more (proc_pid_maps(5)).
+pub(crate) const DELETED: &str = " (deleted)";
 
 /// The file of a line of `/proc/PID/maps` (proc(5)) that is mapped as code.
 fn mapped_code(line: &str) -> Option<&str> {
@@ -74,7 +115,7 @@ fn unreadable(path: &Path, error: object::Error) -> io::Error {
 }
 
 /// The dynamic loader that a program asks for.
-fn interpreter(program: &[u8]) -> object::Result<Option<String>> {
+fn interpreter<'data, R: ReadRef<'data>>(program: R) -> object::Result<Option<String>> {
     let header = Header::parse(program)?;
     let endian = header.endian()?;
     for segment in header.program_headers(endian, program)? {
@@ -86,12 +127,12 @@ fn interpreter(program: &[u8]) -> object::Result<Option<String>> {
 }
 
 /// The name that a library is asked for by.
-fn soname(library: &[u8]) -> object::Result<Option<String>> {
+fn soname<'data, R: ReadRef<'data>>(library: R) -> object::Result<Option<String>> {
     let header = Header::parse(library)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, library)?;
     let Some((entries, strings)) = sections.dynamic(endian, library)? else { return Ok(None) };
-    let strings: StringTable<'_> = sections.strings(endian, library, strings)?;
+    let strings: StringTable<'_, R> = sections.strings(endian, library, strings)?;
     let name = entries.iter().find(|entry| entry.tag(endian) == elf::DT_SONAME);
     let offset = name.map(|entry| entry.val(endian) as u32);
     Ok(offset
@@ -122,13 +163,29 @@ mod tests {
     }
 
     #[test]
+    fn of_a_program_its_loader_and_libraries_are_told_by_the_names_they_are_asked_for() {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let own = fs::read_link("/proc/self/exe").unwrap();
+        let mut program = Program::of_maps(&own, &own, &maps);
+        let parts = program.parts().unwrap();
+        let libc = parts.libraries.iter().find(|(name, _)| name == "libc.so.6");
+        assert!(libc.is_some_and(|(_, path)| path.is_absolute()), "{parts:?}");
+        let loader = parts.loader.unwrap();
+        // One that an upgrade has replaced while it ran.
+        program.libraries.retain(|library| *library != loader);
+        assert!(program.parts().is_err());
+        program.libraries.push(format!("{}{DELETED}", loader.display()).into());
+        assert_eq!(program.parts().unwrap().loader, Some(loader));
+    }
+
+    #[test]
     fn this_test_could_be_taken_along() {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let own = fs::read_link("/proc/self/exe").unwrap();
         let files = Program::of_maps(&own, &own, &maps).files("/init").unwrap();
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[0], "/init");
-        let loader = interpreter(&files[0].1).unwrap();
+        let loader = interpreter(&files[0].1[..]).unwrap();
         if let Some(loader) = loader {
             assert!(names.contains(&loader.as_str()), "{loader} in {names:?}");
             assert!(names.contains(&"/lib/libc.so.6"), "{names:?}");

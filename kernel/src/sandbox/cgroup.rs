@@ -1,0 +1,258 @@
+//! What a build may use of the machine: a control group for each (cgroup v2, Documentation/admin-guide/cgroup-v2.rst).
+//!
+//! ```text
+//! /sys/fs/cgroup/.../PARENT/                  the nearest of kcache's own group and those above it that hands on controllers
+//! /sys/fs/cgroup/.../PARENT/kcache-PID-N/     memory.max, memory.swap.max, memory.oom.group, pids.max, cpu.max
+//! ```
+//!
+//! kcache's own group has kcache in it, and groups with processes hand on no controllers; so groups for builds are made beside
+//! it or further up, where whoever runs kcache may: root, and a user below what systemd has delegated. Where there is no such
+//! place (cgroup v1, containers) builds run without, and what bounds them is their uid's limit on processes.
+//!
+//! Processes are put into the group when the sandbox stands and nothing of the tree has run yet. A build that goes over its memory
+//! is killed whole (`memory.oom.group`), which is told from other deaths by the group's own count. A group is empty, and removed,
+//! when its build has ended; what a kcache that was killed has left is removed by the next one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use fs_err as fs;
+use rustix::process::Pid;
+
+/// Controllers without which a group is of no use.
+const NEEDED: &str = "memory";
+
+/// What groups of builds are called, up to the process id.
+const NAME: &str = "kcache-";
+
+/// Length of a period in which a build gets its share of CPUs, in µs: the kernel's default.
+const PERIOD: u64 = 100_000;
+
+/// What one sandbox may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory, `/tmp` and the cache of files among them; where control groups can be had.
+    pub memory: u64,
+    /// Processes and threads, of its uid and in its control group.
+    pub processes: u64,
+    /// CPUs at a time; where control groups can be had.
+    pub cpus: u64,
+}
+
+/// Where groups for builds can be made.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    parent: PathBuf,
+}
+
+impl Groups {
+    /// The place, from `/proc/self/cgroup` and `/proc/self/mountinfo`; `None` where there is none.
+    pub fn find(own: &str, mounts: &str) -> Option<Groups> {
+        let (top, mounted) = mount_of_v2(mounts)?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let own = Path::new(own).strip_prefix(mounted).ok()?;
+        let is_normal = own.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !is_normal {
+            return None; // kcache's own group is not to be seen from here
+        }
+        let groups = own.ancestors().map(|group| Groups { parent: top.join(group) });
+        groups.into_iter().find(Groups::can_be_used)
+    }
+
+    fn can_be_used(&self) -> bool {
+        let handed_on = fs::read_to_string(self.parent.join("cgroup.subtree_control")).unwrap_or_default();
+        handed_on.split_whitespace().any(|controller| controller == NEEDED)
+            && rustix::fs::access(&self.parent, rustix::fs::Access::WRITE_OK).is_ok()
+            && rustix::fs::access(self.parent.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
+    }
+
+    /// A group for one sandbox.
+    pub(super) fn make(&self, limits: &Limits) -> io::Result<Group> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        self.sweep();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = self.parent.join(format!("{NAME}{}-{number}", std::process::id()));
+        fs::create_dir(&path)?;
+        let group = Group { path };
+        group.set("memory.max", &limits.memory.to_string())?;
+        // Not there without swap or without the controller: then there is nothing to be bounded, or another bound holds.
+        for (file, value) in [
+            ("memory.swap.max", "0".to_owned()),
+            ("memory.oom.group", "1".to_owned()),
+            ("pids.max", limits.processes.to_string()),
+            ("cpu.max", format!("{} {PERIOD}", limits.cpus * PERIOD)),
+        ] {
+            if group.path.join(file).exists() {
+                group.set(file, &value)?;
+            }
+        }
+        Ok(group)
+    }
+
+    /// Removes groups whose kcache has died.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.parent).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix(NAME)?.split_once('-'));
+            if owner.is_some_and(|(pid, _)| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_dir(entry.path()); // busy while its processes die
+            }
+        }
+    }
+}
+
+/// The group of one sandbox; it is removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Group {
+    path: PathBuf,
+}
+
+impl Group {
+    fn set(&self, file: &str, value: &str) -> io::Result<()> {
+        // Such files are not made: where one is missing that is an error.
+        io::Write::write_all(
+            &mut fs::OpenOptions::new().write(true).open(self.path.join(file))?,
+            value.as_bytes(),
+        )
+    }
+
+    /// Puts a process into the group.
+    pub(super) fn add(&self, pid: Pid) -> io::Result<()> {
+        self.set("cgroup.procs", &pid.as_raw_pid().to_string())
+    }
+
+    /// Whether processes of it were killed for want of memory (`oom_kill` of `memory.events`).
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok();
+        events.lines().find_map(count).is_some_and(|killed| killed > 0)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path); // the next kcache's to remove, where something in it still dies
+    }
+}
+
+/// Where the unified hierarchy is mounted, and what of it (proc_pid_mountinfo(5): root, mount point, `-`, type).
+fn mount_of_v2(mounts: &str) -> Option<(PathBuf, PathBuf)> {
+    let of_line = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (root, at) = (fields.next()?, fields.next()?);
+        after.starts_with("cgroup2 ").then(|| (PathBuf::from(at), PathBuf::from(root)))
+    };
+    mounts.lines().find_map(of_line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { memory: 1 << 30, processes: 528, cpus: 2 };
+
+    /// Directories as the kernel would show them.
+    fn hierarchy(handed_on: &[(&str, &str)]) -> (tempfile::TempDir, String) {
+        let dir = tempfile::tempdir().unwrap();
+        for (group, controllers) in handed_on {
+            let group = dir.path().join(group);
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join("cgroup.subtree_control"), controllers).unwrap();
+            fs::write(group.join("cgroup.procs"), "").unwrap();
+        }
+        let mount = format!("25 21 0:22 / {} rw,nosuid - cgroup2 cgroup2 rw\n", dir.path().display());
+        (dir, format!("24 21 0:21 / /sys rw - sysfs sysfs rw\n{mount}"))
+    }
+
+    #[test]
+    fn groups_are_made_in_the_nearest_that_hands_on_memory() {
+        let (dir, mounts) = hierarchy(&[
+            ("", "cpu memory pids"),
+            ("user.slice", "memory pids"),
+            ("user.slice/user-0.slice", "pids"),
+            ("user.slice/user-0.slice/session-1.scope", ""),
+        ]);
+        let own = "1:name=systemd:/x\n0::/user.slice/user-0.slice/session-1.scope\n";
+        let groups = Groups::find(own, &mounts).unwrap();
+        assert_eq!(groups.parent, dir.path().join("user.slice"));
+    }
+
+    #[test]
+    fn without_a_place_for_groups_there_are_none() {
+        let (_dir, mounts) = hierarchy(&[("", "cpu pids"), ("a", "")]);
+        assert!(Groups::find("0::/a\n", &mounts).is_none());
+        assert!(Groups::find("0::/../elsewhere\n", &mounts).is_none());
+        assert!(Groups::find("4:memory:/a\n", &mounts).is_none());
+        assert!(
+            Groups::find("0::/a\n", "30 21 0:30 / /sys/fs/cgroup rw - cgroup cgroup rw,memory\n").is_none()
+        );
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_bounded_is_none() {
+        let (dir, mounts) = hierarchy(&[("", "memory")]);
+        // No kernel puts files into the directory that is made here.
+        assert!(Groups::find("0::/\n", &mounts).unwrap().make(&LIMITS).is_err());
+        assert!(fs::read_dir(dir.path()).unwrap().all(|entry| !entry.unwrap().path().is_dir()));
+    }
+
+    #[test]
+    fn a_kill_for_want_of_memory_is_told_from_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |events: &str, expect: bool| {
+            let path = dir.path().join("group");
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("memory.events"), events).unwrap();
+            let group = Group { path: path.clone() };
+            assert_eq!(group.ran_out_of_memory(), expect, "{events}");
+            drop(group);
+            fs::remove_dir_all(path).unwrap();
+        };
+        check("low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 1\n", true);
+        check("low 0\nhigh 0\nmax 12\noom 0\noom_kill 0\n", false);
+        check("", false);
+    }
+
+    /// Where this machine lets this test make one, a real group.
+    #[test]
+    fn who_takes_more_memory_than_a_group_may_is_killed_and_the_group_goes() {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let Some(groups) = Groups::find(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo")) else {
+            return;
+        };
+        let limits = Limits { memory: 64 << 20, processes: 20, cpus: 1 };
+        let Ok(group) = groups.make(&limits) else { return };
+        let mut sh = std::process::Command::new("sh");
+        sh.args(["-c", "ulimit -v 400000; read -r go; exec tail /dev/zero"]);
+        let mut sh = sh.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        if group.add(Pid::from_child(&sh)).is_err() {
+            sh.kill().unwrap();
+            sh.wait().unwrap();
+            return;
+        }
+        let set = |file: &str| read(&group.path.join(file).display().to_string()).trim().to_owned();
+        assert_eq!([set("memory.max"), set("memory.oom.group")], [(64 << 20).to_string(), "1".to_owned()]);
+        io::Write::write_all(&mut sh.stdin.take().unwrap(), b"go\n").unwrap();
+        let status = sh.wait().unwrap();
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(status.signal(), Some(9), "{status}");
+        assert!(group.ran_out_of_memory());
+        let path = group.path.clone();
+        drop(group);
+        assert!(!path.exists(), "{}", path.display());
+    }
+
+    #[test]
+    fn what_a_kcache_that_died_has_left_is_removed() {
+        let (dir, mounts) = hierarchy(&[("", "memory")]);
+        let (dead, alive) = ("kcache-4194305-0", format!("kcache-{}-9", std::process::id()));
+        for name in [dead, &alive, "other-4194305-0"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        Groups::find("0::/\n", &mounts).unwrap().sweep();
+        let left = [dead, &alive, "other-4194305-0"].map(|name| dir.path().join(name).exists());
+        assert_eq!(left, [false, true, true]);
+    }
+}

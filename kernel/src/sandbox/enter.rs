@@ -1,0 +1,410 @@
+//! The way into a sandbox: kcache itself, between `bwrap`, which may be real root, and the first program of the tree shown.
+//!
+//! **Nothing of that tree is executed with a privilege**: no program of it, nor its dynamic loader, libraries, `ld.so.preload`,
+//! `ld.so.cache` or name services. It may be an image under `--root` of which nobody knows who made it. So what gives the
+//! privileges up cannot be the tree's `setpriv`, and not this machine's run by the tree's loader. It is this program, run by this
+//! machine's loader with this machine's libraries, all of them shown at a place of their own and called by it:
+//!
+//! ```text
+//! /run/kcache/enter/ld.so            this machine's loader (PT_INTERP of kcache)
+//! /run/kcache/enter/lib/NAME         libraries, by the names they are asked for
+//! /run/kcache/enter/kcache           kcache
+//!
+//! ld.so --inhibit-cache --inhibit-rpath ... --library-path /run/kcache/enter/lib /run/kcache/enter/kcache ORDERS
+//! ```
+//!
+//! No library is looked for elsewhere, since all are found there; no variable of the environment is there for the loader
+//! to obey, since the one of the build is in the orders; and `/etc/ld.so.preload` is empty. Both are shown last, over whatever
+//! somebody who can write the tree has made of links and mounts on the way there, the files in a directory that has
+//! nothing else in it: loaders prefer what lies below `glibc-hwcaps`. Nothing is shown there on purpose
+//! ([`is_reserved`]). This program asks for no user's name and no locale, and
+//! so loads nothing more. `bwrap` leaves it three capabilities, those that giving up the rest takes.
+//!
+//! Then, in this order: a new session keyring; bounds on what the build may use; groups, gid, bounding set, uid, capabilities; a
+//! look at whether that is how it is; a word that the sandbox stands; a wait for leave to begin, while kcache puts the processes
+//! into their control group and has their files watched; and the tree's bash takes this process over.
+//!
+//! Considered instead: a user namespace with nobody in it but the build's uid, which would need every directory on the way to
+//! scratch trees and images to be open to that uid; and a small static program of another toolchain, which would be a second
+//! artifact to build, ship and trust. A user's run takes the same way and has no privileges to give up.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
+
+use fs_err as fs;
+use rustix::process::{Resource, Rlimit, getegid, geteuid, getgid, getgroups, getuid, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+
+use super::run::READY;
+use super::{Identity, OWN};
+use crate::program::{DELETED, Program};
+
+/// The program's name in a sandbox, which makes it one that enters.
+const INSIDE: &str = "/run/kcache/enter/kcache";
+const LOADER: &str = "/run/kcache/enter/ld.so";
+pub(super) const LIBRARIES: &str = "/run/kcache/enter/lib";
+/// Where nothing else is.
+pub(super) const PLACE: &str = "/run/kcache/enter";
+
+/// What is left to `bwrap`'s child of root's privileges.
+pub(super) const KEPT: [&str; 3] = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"];
+
+/// Stands in the orders for a uid, where there is none to change to.
+const OWN_UID: &str = "own";
+
+/// Largest file that a build can write, in bytes. No object of a module comes near.
+const MOST_FILE: u64 = 4 << 30;
+
+/// How much sooner than others the kernel ends a build when memory is short (proc_pid_oom_score_adj(5), -1000 to 1000).
+const OOM_SCORE: &str = "500";
+
+/// This program as it is shown in sandboxes. What it consists of is found out when it is first asked for.
+pub struct Entrance {
+    find: fn() -> io::Result<Program>,
+    shown: OnceLock<Shown>,
+}
+
+/// What is shown where, and what a call of it begins with.
+struct Shown {
+    program: PathBuf,
+    others: Vec<(PathBuf, PathBuf)>,
+    call: Vec<OsString>,
+}
+
+impl std::fmt::Debug for Entrance {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Entrance")
+    }
+}
+
+impl Entrance {
+    /// By way of the program that `find` gives, which is this one.
+    pub fn new(find: fn() -> io::Result<Program>) -> Entrance {
+        Entrance { find, shown: OnceLock::new() }
+    }
+
+    /// Files of this machine and their places in a sandbox. `own` is for a copy of the program, where its file is gone.
+    pub(super) fn mounts(&self, own: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+        let shown = self.shown()?;
+        let program = named(&shown.program, own)?;
+        let others = shown.others.iter().cloned();
+        Ok([(program, PathBuf::from(INSIDE))].into_iter().chain(others).collect())
+    }
+
+    /// The words that call it inside, up to the orders.
+    pub(super) fn call(&self) -> io::Result<&[OsString]> {
+        Ok(&self.shown()?.call)
+    }
+
+    fn shown(&self) -> io::Result<&Shown> {
+        if let Some(shown) = self.shown.get() {
+            return Ok(shown);
+        }
+        let shown = Shown::of(&(self.find)()?)?;
+        Ok(self.shown.get_or_init(|| shown))
+    }
+}
+
+impl Shown {
+    fn of(program: &Program) -> io::Result<Shown> {
+        let parts = program.parts()?;
+        let inside = |name: &OsString| Path::new(LIBRARIES).join(name);
+        let mut others: Vec<(PathBuf, PathBuf)> =
+            parts.libraries.iter().map(|(name, path)| (path.clone(), inside(name))).collect();
+        let mut call: Vec<OsString> = Vec::new();
+        if let Some(loader) = parts.loader {
+            call.push(LOADER.into());
+            // musl's has no cache, and looks into run paths after the directory it is given.
+            if !loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-musl")) {
+                // The run paths of these are not searched: of the program, which is called "", and of each library.
+                let mut unsearched = OsString::new();
+                for (_, inside) in &others {
+                    unsearched.push(":");
+                    unsearched.push(inside);
+                }
+                call.extend(["--inhibit-cache".into(), "--inhibit-rpath".into(), unsearched]);
+            }
+            call.extend(["--library-path".into(), LIBRARIES.into()]);
+            others.push((loader, LOADER.into()));
+        }
+        call.push(INSIDE.into());
+        Ok(Shown { program: program.path.clone(), others, call })
+    }
+}
+
+/// A path of a program that bwrap can mount: where it lies, or a copy, where it was replaced or deleted while it runs.
+fn named(program: &Path, own: &Path) -> io::Result<PathBuf> {
+    let Ok(place) = fs::read_link(program) else { return Ok(program.to_owned()) };
+    let (is, named) = (fs::metadata(program)?, fs::metadata(&place));
+    let is_same = |named: std::fs::Metadata| (named.dev(), named.ino()) == (is.dev(), is.ino());
+    if !place.to_string_lossy().ends_with(DELETED) && named.is_ok_and(is_same) {
+        return Ok(place);
+    }
+    let copy = own.join("enter");
+    if !copy.exists() {
+        fs::copy(program, &copy)?;
+        fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    Ok(copy)
+}
+
+/// What a process that enters is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Orders {
+    /// Whom to become.
+    pub uid: Option<u32>,
+    /// Processes that its uid may have.
+    pub processes: u64,
+    /// The environment of what comes then, `NAME=VALUE`.
+    pub environment: Vec<String>,
+    /// What comes then.
+    pub program: Vec<String>,
+}
+
+impl Orders {
+    pub(super) fn new(
+        identity: &Identity,
+        processes: u64,
+        environment: Vec<String>,
+        program: &[&str],
+    ) -> Orders {
+        let program = program.iter().map(|&word| word.to_owned()).collect();
+        Orders { uid: identity.uid(), processes, environment, program }
+    }
+
+    /// As words of a command line.
+    pub(super) fn words(&self) -> Vec<String> {
+        let uid = self.uid.map_or(OWN_UID.to_owned(), |uid| uid.to_string());
+        let count = self.environment.len().to_string();
+        let all =
+            [vec![uid, self.processes.to_string(), count], self.environment.clone(), self.program.clone()];
+        all.concat()
+    }
+
+    fn parse(words: &[String]) -> Option<Orders> {
+        let [uid, processes, count, rest @ ..] = words else { return None };
+        let (environment, program) = rest.split_at_checked(count.parse().ok()?)?;
+        let uid = if uid == OWN_UID { None } else { Some(uid.parse().ok().filter(|&uid| uid != 0)?) };
+        let (environment, program) = (environment.to_vec(), program.to_vec());
+        (!program.is_empty()).then_some(Orders {
+            uid,
+            processes: processes.parse().ok()?,
+            environment,
+            program,
+        })
+    }
+}
+
+/// Whether a process that was started by this name is one that enters a sandbox.
+pub fn is_entering(name: &str) -> bool {
+    name == INSIDE
+}
+
+/// Enters; comes back only where that cannot be.
+pub fn run(words: &[String]) -> ExitCode {
+    let Err(error) = enter(words);
+    // What is said before the sandbox stands is why it does not.
+    let _ = writeln!(io::stderr(), "kcache: {error}");
+    ExitCode::FAILURE
+}
+
+fn enter(words: &[String]) -> io::Result<std::convert::Infallible> {
+    let orders = Orders::parse(words).ok_or_else(|| io::Error::other("these are no orders"))?;
+    // Without keys in its kernel (CONFIG_KEYS) there is no keyring to be left.
+    match keyutils::Keyring::join_anonymous_session() {
+        Err(error) if error.0 != nix::libc::ENOSYS => {
+            return Err(doing("no session keyring", io::Error::from_raw_os_error(error.0)));
+        }
+        _ => {}
+    }
+    bound(&orders).map_err(|error| doing("no bounds", error))?;
+    if let Some(uid) = orders.uid {
+        become_nobody(uid).map_err(|error| doing(&format!("cannot become uid {uid}"), error))?;
+    }
+    has_no_privileges(orders.uid)?;
+    let mut stdout = io::stdout();
+    stdout.write_all(READY)?;
+    stdout.flush()?;
+    io::stdin().read_exact(&mut [0])?;
+    let mut command = Command::new(&orders.program[0]);
+    command.args(&orders.program[1..]).env_clear().stdin(Stdio::null());
+    command.envs(orders.environment.iter().filter_map(|pair| pair.split_once('=')));
+    Err(doing(&orders.program[0], command.exec()))
+}
+
+fn doing(what: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+/// Bounds of a process, which those it starts inherit.
+fn bound(orders: &Orders) -> io::Result<()> {
+    for (resource, most) in
+        [(Resource::Nproc, orders.processes), (Resource::Core, 0), (Resource::Fsize, MOST_FILE)]
+    {
+        // What is less already, stays.
+        let hard = rustix::process::getrlimit(resource).maximum;
+        let most = Some(hard.map_or(most, |hard| hard.min(most)));
+        setrlimit(resource, Rlimit { current: most, maximum: most })?;
+    }
+    let score = Path::new("/proc/self/oom_score_adj");
+    let now: i32 = fs::read_to_string(score)?.trim().parse().unwrap_or(0);
+    if now < OOM_SCORE.parse().unwrap_or(0) {
+        fs::write(score, OOM_SCORE)?;
+    }
+    Ok(())
+}
+
+/// Gives up groups, gid, bounding set, uid and capabilities, and the way back.
+fn become_nobody(uid: u32) -> io::Result<()> {
+    use rustix::thread;
+    thread::set_thread_groups(&[])?;
+    let gid = Gid::from_raw(uid);
+    thread::set_thread_res_gid(gid, gid, gid)?;
+    // bwrap has removed all that it knows but three. There may be some that have no name here yet.
+    for capability in (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
+        match thread::capability_is_in_bounding_set(capability) {
+            Ok(true) => thread::remove_capability_from_bounding_set(capability)?,
+            Ok(false) => {}
+            Err(_) => break, // the kernel's last was before
+        }
+    }
+    let uid = Uid::from_raw(uid);
+    thread::set_thread_res_uid(uid, uid, uid)?;
+    let none = CapabilitySet::empty();
+    thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    thread::clear_ambient_capability_set()?;
+    Ok(thread::set_no_new_privs(true)?)
+}
+
+/// An error unless this process is what it is to be. The kernel's own word counts, not that nothing has failed.
+fn has_no_privileges(uid: Option<u32>) -> io::Result<()> {
+    let privileged = |what: &str| Err(io::Error::other(format!("privileges are left: {what}")));
+    if let Some(uid) = uid {
+        let is_nobody = [getuid(), geteuid()] == [Uid::from_raw(uid); 2]
+            && [getgid(), getegid()] == [Gid::from_raw(uid); 2]
+            && getgroups()?.is_empty();
+        if !is_nobody {
+            return privileged("uid, gid or groups");
+        }
+    }
+    let status = fs::read_to_string("/proc/self/status")?;
+    match with_privileges(&status, uid.is_some()) {
+        Some(line) => privileged(line),
+        None => Ok(()),
+    }
+}
+
+/// The first line of `/proc/PID/status` (proc_pid_status(5)) that tells of a privilege. `bounded`: also of one that
+/// could be had, of which a user's sandbox has none for want of a file that gives it.
+fn with_privileges(status: &str, bounded: bool) -> Option<&str> {
+    let is_bad = |line: &&str| {
+        let Some((name, value)) = line.split_once(':') else { return false };
+        match name {
+            "CapInh" | "CapPrm" | "CapEff" | "CapAmb" => value.trim().bytes().any(|digit| digit != b'0'),
+            "CapBnd" => bounded && value.trim().bytes().any(|digit| digit != b'0'),
+            "NoNewPrivs" => value.trim() != "1",
+            _ => false,
+        }
+    };
+    status.lines().find(is_bad)
+}
+
+/// True where a mount at this place would take the way into a sandbox, or what its loader obeys, out of its hands.
+pub(super) fn is_reserved(place: &Path) -> bool {
+    let beneath = [OWN, "/proc", "/dev", "/etc"].iter().any(|own| place.starts_with(own));
+    let above = [OWN, "/proc", "/dev", "/etc", "/tmp", "/var/lib/dkms"].map(Path::new);
+    let is_free = place.starts_with("/etc/dkms") || place != "/dev/shm" && place.starts_with("/dev/shm");
+    let is_normal = place
+        .components()
+        .all(|part| matches!(part, std::path::Component::RootDir | std::path::Component::Normal(_)));
+    !place.is_absolute()
+        || !is_normal
+        || (beneath && !is_free)
+        || above.iter().any(|own| own.starts_with(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_read_as_they_were_written_and_never_are_to_be_root() {
+        let program = ["/bin/bash".to_owned(), "script".to_owned()];
+        let environment = vec!["A=1=2".to_owned(), "EMPTY=".to_owned()];
+        for uid in [Some(61184), None] {
+            let orders =
+                Orders { uid, processes: 600, environment: environment.clone(), program: program.to_vec() };
+            assert_eq!(Orders::parse(&orders.words()), Some(orders));
+        }
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for wrong in ["0 1 0 /bin/sh", "own 1 0", "own 1 3 A=1 /bin/sh", "root 1 0 /bin/sh", "-1 1 0 x", ""] {
+            assert_eq!(Orders::parse(&words(wrong)), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_privilege_is_seen_whichever_set_it_is_in() {
+        let sound = "Name:\tkcache\nNoNewPrivs:\t1\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\n";
+        assert_eq!(with_privileges(sound, true), None);
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            let bad =
+                sound.replace(&format!("{set}:\t0000000000000000"), &format!("{set}:\t0000000000000100"));
+            assert!(with_privileges(&bad, true).is_some_and(|line| line.starts_with(set)));
+        }
+        assert!(with_privileges(&sound.replace("NoNewPrivs:\t1", "NoNewPrivs:\t0"), false).is_some());
+    }
+
+    #[test]
+    fn no_mount_may_cover_the_way_in() {
+        let reserved = [
+            "/",
+            "/run",
+            "/run/kcache",
+            "/run/kcache/enter",
+            "/run/kcache/enter/lib",
+            "/etc",
+            "/etc/ld.so.preload",
+            "/proc",
+            "/proc/self",
+            "/dev",
+            "/dev/shm",
+            "/var",
+            "/tmp",
+            "/usr/../etc",
+            "etc",
+        ];
+        for place in reserved {
+            assert!(is_reserved(Path::new(place)), "{place}");
+        }
+        let free = [
+            "/usr/src/a-1",
+            "/lib/modules/6.1/build",
+            "/boot/config-6.1",
+            "/etc/dkms/a",
+            "/var/lib/dkms/a/1/build",
+            "/tmp/linux",
+            "/home/user/linux",
+            "/run/user/1000/linux",
+            "/dev/shm/linux",
+        ];
+        for place in free {
+            assert!(!is_reserved(Path::new(place)), "{place}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_executed_with_a_privilege_lies_at_a_place_of_its_own() {
+        let own = fs::read_link("/proc/self/exe").unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let shown = Shown::of(&Program::of_maps(&own, &own, &maps)).unwrap();
+        assert!(shown.others.iter().all(|(_, inside)| inside.starts_with("/run/kcache/enter")));
+        let call: Vec<&str> = shown.call.iter().filter_map(|word| word.to_str()).collect();
+        assert_eq!((call[0], *call.last().unwrap()), (LOADER, INSIDE));
+        assert!(call.windows(2).any(|pair| pair == ["--library-path", LIBRARIES]), "{call:?}");
+    }
+}
