@@ -215,7 +215,7 @@ fn the_rest_of_the_host_is_out_of_reach() {
             ("d02", "chmod u+w $K/Makefile; echo '#' >>$K/Makefile", 4, &["Permission denied"]),
             ("d03", "echo x >/lib/modules/$R/x.ko", 4, &["Read-only file system"]),
             ("d04", "echo x >>/usr/src/$NAME-1.0/Makefile", 4, &["Permission denied"]),
-            ("d05", "mkdir -p /usr/local/bin && cp /bin/sh /usr/local/bin/sh", 4, &["Read-only file system"]),
+            ("d05", "mkdir -p /usr/local/bin && cp /bin/sh /usr/local/bin/sh", 4, &["Permission denied"]),
             ("d06", "cat /etc/shadow", 4, &["No such file or directory"]),
             ("d07", "cat HOST/home/diary", 4, &["No such file or directory"]),
             ("d08", "cat HOST/root/root/.ssh/id /root/.ssh/id", 4, &["No such file or directory"]),

@@ -24,9 +24,10 @@
 //! that user. What it may ask the kernel for is bounded ([`seccomp`]), and so is what it may use ([`cgroup`], [`uids`]). When
 //! the run ends, by itself or by force, the whole pid namespace is dead before [`Sandbox::run`] returns.
 //!
-//! Places in memory that can be written are `/tmp` and `/dev/shm`, both bounded; all others are read-only when the sandbox stands,
-//! also for a user whose they are. `bwrap`'s arguments, which name places of this machine, go by a descriptor, since its
-//! command line can be read inside; `/proc/self/mountinfo` still names what of its file system each mount shows.
+//! Places in memory that can be written are `/tmp` and `/dev/shm`, both bounded; all others are root's, or, where a user is
+//! their owner, read-only when the sandbox stands (each mount costs `bwrap` a look at all others). `bwrap`'s arguments,
+//! which name places of this machine, go by a descriptor, since its command line can be read inside;
+//! `/proc/self/mountinfo` still names what of its file system each mount shows.
 
 pub mod cgroup;
 pub mod enter;
@@ -293,7 +294,10 @@ impl Sandbox {
             args.mount("--bind", &mount.outside, &mount.inside);
         }
         self.show_entrance(&mut args)?;
-        args.close();
+        if matches!(self.identity, Identity::Own) {
+            args.close();
+        }
+        args.flags(&["--remount-ro", "/"]);
         args.flags(&["--chdir"]);
         args.0.push(cwd.into());
         Ok(args.0)
@@ -409,9 +413,11 @@ impl Sandbox {
             }
         }
         args.flags(&["--proc", "/proc", "--dev", "/dev"]);
-        // The first process is bwrap. Where it has the build's uid, its memory is not for the build.
-        for memory in ["/proc/1/mem", "/proc/1/task/1/mem"] {
-            args.pair("--ro-bind", "/dev/null", memory);
+        if matches!(self.identity, Identity::Own) {
+            // The first process is bwrap. Here it has the build's uid, and its memory is not for the build.
+            for memory in ["/proc/1/mem", "/proc/1/task/1/mem"] {
+                args.pair("--ro-bind", "/dev/null", memory);
+            }
         }
         args.memory("/tmp", MOST_TEMPORARY);
         args.memory("/dev/shm", MOST_SHARED);
@@ -532,13 +538,13 @@ impl Arguments {
         self.flags(&["--perms", "1777", "--size", most, "--tmpfs", path]);
     }
 
-    /// Makes everything read-only that is in memory and nobody's to write.
+    /// Makes everything read-only that is in memory and not to be written, for those whose it is.
     fn close(&mut self) {
         for path in std::mem::take(&mut self.1) {
             self.flags(&["--remount-ro"]);
             self.0.push(path);
         }
-        self.flags(&["--remount-ro", "/dev", "--remount-ro", "/"]);
+        self.flags(&["--remount-ro", "/dev"]);
     }
 
     /// True where something was already put at exactly this path.
