@@ -87,7 +87,7 @@ fn scripts_that_are_allowed_run_in_the_system_that_is_worked_on() {
 const TRIES: &str = "
 exec >>/said
 id -u
-grep -E 'CapEff|NoNewPrivs' /proc/self/status
+grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status
 mknod /node b 8 0 2>/dev/null && echo mknod
 (mount -t tmpfs none /mnt) 2>/dev/null && echo mount
 rm -rf /run/mount
@@ -124,7 +124,8 @@ fn a_script_under_another_root_can_write_that_root_and_nothing_else() {
     neighbour.kill().unwrap();
     neighbour.wait().unwrap();
     // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, of a namespace of its own.
-    let expect = "before\n0\nCapEff:\t000000000000001b\nNoNewPrivs:\t1\n/run:\nkcache\n\n/sys:\n0\n0\n";
+    let expect =
+        "before\n0\nCapEff:\t000000000000001b\nNoNewPrivs:\t1\nSeccomp:\t2\n/run:\nkcache\n\n/sys:\n0\n0\n";
     assert_eq!(said(&host), expect, "{}", run.shown());
     assert_eq!(fs::read_to_string(host.root().join("etc/made")).unwrap(), "written\n");
 }

@@ -225,12 +225,8 @@ impl Sandbox {
     /// The words that bwrap is called with. Those that tell of this machine are in a file without a name.
     fn call(&self, command: &mut Command, cwd: &Path, environment: Vec<String>) -> Result<(), Error> {
         let mut args = self.arguments(cwd)?;
-        let mut passed = Vec::new();
-        for filter in seccomp::filters()? {
-            let filter = nameless(filter)?;
-            args.extend(["--add-seccomp-fd".into(), filter.as_raw_fd().to_string().into()]);
-            passed.push(filter);
-        }
+        let mut passed = filters()?;
+        args.extend(with_filters(&passed).map(OsString::from));
         let args: Vec<u8> = args.iter().flat_map(|arg| [arg.as_bytes(), b"\0"].concat()).collect();
         let args = nameless(&args)?;
         command.args(["--args", &args.as_raw_fd().to_string(), "--"]);
@@ -560,6 +556,16 @@ fn environment(command: &Command) -> Vec<String> {
 }
 
 /// A file in memory, without a name, that is read from its beginning.
+/// The filters of system calls, for bwrap to read.
+pub(crate) fn filters() -> io::Result<Vec<OwnedFd>> {
+    seccomp::filters()?.iter().map(|filter| nameless(filter)).collect()
+}
+
+/// The words by which bwrap is told of them.
+pub(crate) fn with_filters(filters: &[OwnedFd]) -> impl Iterator<Item = String> {
+    filters.iter().flat_map(|filter| ["--add-seccomp-fd".to_owned(), filter.as_raw_fd().to_string()])
+}
+
 fn nameless(content: &[u8]) -> io::Result<OwnedFd> {
     // A hardened machine has no other (vm.memfd_noexec), an old one has not got these (before Linux 6.3).
     let file = memfd_create("kcache", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);

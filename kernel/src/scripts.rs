@@ -12,6 +12,7 @@
 //! | `/proc`, `/dev`, `/run`, `/sys` | its own processes, read-only, with all sysctls; harmless devices; empty; empty: whatever is mounted there in the tree, and the sockets of this machine's services with it, is out of reach |
 //! | uid 0 | in a user namespace that has no other. It owns root's files of the tree, which the script is there to change; everywhere else it is nobody. Files of other users it can neither write nor give away |
 //! | capabilities | [`CAPABILITIES`], of that namespace: none reaches this machine |
+//! | system calls, keyrings | as in builds' sandboxes: filtered, and a session keyring of its own |
 //! | namespaces | processes, network, IPC, host name, mounts, control groups of its own; it ends with its first process |
 //!
 //! Device nodes and set-user-id programs of the tree have no effect in it: bwrap mounts `nodev` and `nosuid`.
@@ -24,10 +25,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use command_fds::CommandFdExt;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::rootfs::Root;
-use crate::sandbox::{Ended, PATH};
+use crate::sandbox::{self, Ended, PATH};
 
 /// How often a running script is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -71,10 +73,23 @@ exec $run
 
 /// Runs a script to its end.
 pub fn run(script: Script) -> io::Result<Ended> {
-    let mut command = match script.root.is_host() {
-        true => Command::new("/bin/bash"),
-        false => confined(&script)?,
+    if script.root.is_host() {
+        return start(script, Command::new("/bin/bash"));
+    }
+    let command = confined(&script)?;
+    // Who starts it has its keyrings, and is a thread: it leaves them, and stays until the script has ended, for that ends with it.
+    let run = || {
+        match keyutils::Keyring::join_anonymous_session() {
+            Err(error) if error.0 != nix::libc::ENOSYS => return Err(io::Error::from_raw_os_error(error.0)),
+            _ => {}
+        }
+        start(script, command)
     };
+    std::thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn start(script: Script, mut command: Command) -> io::Result<Ended> {
     command.args(["--norc", "--noprofile", "-c", RUN, "script"]).arg(script.directory).arg(script.command);
     command.env_clear().env("PATH", PATH).env("HOME", "/root").env("LANG", "C");
     command.stdin(Stdio::null()).stdout(script.output.try_clone()?).stderr(script.output);
@@ -99,6 +114,9 @@ fn confined(script: &Script) -> io::Result<Command> {
     command.args(["--proc", "/proc", "--remount-ro", "/proc"]);
     command.args(["--dev", "/dev", "--tmpfs", "/run", "--tmpfs", "/sys"]);
     command.arg("--bind").arg(script.source).arg(SOURCE);
+    let filters = sandbox::filters()?;
+    command.args(sandbox::with_filters(&filters));
+    command.preserved_fds(filters);
     command.args(["--chdir", "/", "--", "/bin/bash"]);
     Ok(command)
 }

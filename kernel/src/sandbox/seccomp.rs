@@ -171,7 +171,7 @@ const X32: u32 = 0x4000_0000;
 ///
 /// # Errors
 /// There is no table of numbers for this architecture: nothing is run without.
-pub(super) fn filters() -> io::Result<&'static [Vec<u8>]> {
+pub(crate) fn filters() -> io::Result<&'static [Vec<u8>]> {
     static FILTERS: LazyLock<Result<Vec<Vec<u8>>, String>> =
         LazyLock::new(|| compile().map_err(|error| error.to_string()));
     let unfit = |error: &String| {
