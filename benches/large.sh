@@ -21,8 +21,8 @@ mkdir -p "$room/second/etc/kcache/trusted-keys"
 cp "$room"/builder/etc/kcache/trusted-keys/* "$room/second/etc/kcache/trusted-keys/"
 printf '[[cache]]\nurl = "http://127.0.0.1:%s/"\n' "$port" >"$room/second/etc/kcache/config.toml"
 for package in zfs nvidia-current; do
-    source=$(cd "$room/packages" && ls -d usr/src/"$package"-[0-9]*)
-    timed "dkms-$package" dkms 1 : "dkms install /$source -k $kernel"
+    version=$(cd "$room/packages/usr/src" && ls -d "$package"-[0-9]* | sed "s/^$package-//")
+    timed "dkms-$package" dkms 1 : "dkms install $package/$version -k $kernel"
     timed "miss-$package" builder 1 : "kcache install $package -k $kernel"
     timed "hit-$package" builder 3 "kcache remove $package -k $kernel" "kcache install $package -k $kernel"
     # What no installation can do without: the same bytes written and synced.

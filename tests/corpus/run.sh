@@ -81,14 +81,14 @@ within() {
     inside "$room/upper" "$room/package" "$@"
 }
 
-# dkms: RESULT/status, seconds, log, modules/. FIRST... are directories of /usr/src: packages to be installed before.
+# dkms: RESULT/status, seconds, log, modules/. FIRST... are packages to be installed before, NAME/VERSION.
 build_with_dkms() {
     local result=$1 kernel=$2 name=$3 version=$4 status=0 built
     shift 4
     # shellcheck disable=SC2016
     within bash -c '
         kernel=$1 name=$2 version=$3; shift 3
-        for first; do dkms install "$first" -k "$kernel" --force || :; done
+        for first; do dkms install "$first" -k "$kernel" || :; done
         start=$EPOCHREALTIME
         dkms build -m "$name" -v "$version" -k "$kernel"; status=$?
         awk -v a="$start" -v b="$EPOCHREALTIME" "BEGIN {printf \"%.1f\\n\", b - a}" >/var/seconds
@@ -159,7 +159,8 @@ for package in "${wanted[@]}"; do
     deb=$(download "$package")
     rm -rf "$room/package"
     for needed in $(depends_of "$deb" | grep -E -- '-dkms$' || true); do unpack_source "$(download "$needed")" "$room/package"; done
-    mapfile -t first < <(cd "$room/package" 2>/dev/null && printf '/%s\n' usr/src/*)
+    first=()
+    for source in "$room/package"/usr/src/*/; do [ ! -e "$source/dkms.conf" ] || first+=("$(called "$source" | tr ' ' /)"); done
     unpack_source "$deb" "$room/package"
     for source in "$room/deb"/usr/src/*/; do
         read -r name version < <(called "$source")
