@@ -83,7 +83,7 @@ fn added_by_dracut(text: &str) -> Vec<&str> {
     let lists = ["add_drivers", "force_drivers", "add_dracutmodules"];
     let value = |line: &str| {
         let (name, value) = line.split_once('=')?;
-        lists.contains(&name.trim().trim_end_matches('+')).then(|| value.len())
+        lists.contains(&name.trim().trim_end_matches('+')).then_some(value.len())
     };
     let values = text.lines().filter_map(|line| value(line).map(|length| &line[line.len() - length..]));
     values
