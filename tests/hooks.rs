@@ -345,9 +345,11 @@ fn headers_that_come_before_the_image_are_built_with_and_nothing_is_installed_ye
     let (tree, aside) = (host.kernel(kernel), host.dir().join("aside"));
     fs::rename(&tree, &aside).unwrap();
     fs::create_dir(&tree).unwrap();
-    symlink(format!("/usr/src/linux-headers-{kernel}"), tree.join("build")).unwrap();
+    for link in ["build", "source"] {
+        symlink(fs::read_link(aside.join(link)).unwrap(), tree.join(link)).unwrap();
+    }
     hooks(&host, &["run", "headers-installed", kernel]).exits(0).says(&["not installed yet"]);
-    assert_eq!(fs::read_dir(&tree).unwrap().count(), 1, "only what the headers brought");
+    assert_eq!(fs::read_dir(&tree).unwrap().count(), 2, "only what the headers brought");
     fs::remove_dir_all(&tree).unwrap();
     fs::rename(&aside, &tree).unwrap();
     let hit = hooks(&host, &["run", "kernel-installed", kernel]).exits(0);
