@@ -17,7 +17,14 @@ make_room() {
     cp "$kcache" "$room/system/usr/bin/kcache"
     for kernel in "${kernels[@]}"; do
         mkdir -p "$room/system/usr/lib/modules/$kernel"
-        cp -a "$unpacked/boot/"{config,vmlinuz}"-$kernel" "$room/system/boot/"
+        # Where its packages put them: in /boot, or, since Debian's 7.x, in its own directory.
+        for part in config vmlinuz; do
+            if [ -e "$unpacked/boot/$part-$kernel" ]; then
+                cp -a "$unpacked/boot/$part-$kernel" "$room/system/boot/"
+            else
+                cp -a "$unpacked/lib/modules/$kernel/$part" "$room/system/usr/lib/modules/$kernel/"
+            fi
+        done
         for part in "$@"; do cp -a "$unpacked/lib/modules/$kernel/$part" "$room/system/usr/lib/modules/$kernel/"; done
         common=$(sed -n 's|^include /usr/src/\(.*\)/Makefile$|\1|p' "$unpacked/usr/src/linux-headers-$kernel/Makefile")
         cp -a "$unpacked/usr/src/linux-headers-$kernel" "$room/system/usr/src/"
