@@ -16,6 +16,7 @@ use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::jobs::Jobs;
+use kcache_kernel::source;
 use kcache_kernel::symvers::Symvers;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::{Digest, Fingerprint, OnceEach, Scratch, Store, tree};
@@ -225,7 +226,9 @@ impl<'w> Session<'w> {
         signature.digest(source.digest).digest(facts.headers.digest).system(&facts.tools_root);
         for path in dkms::override_files(&package.name, &package.version, target.release, target.arch) {
             let outside = self.world.root.find(path);
-            signature.bytes(&outside.and_then(|path| fs::read(path).ok()).unwrap_or_default());
+            signature.bytes(
+                &outside.and_then(|path| source::bytes(&path, source::MOST_CONFIG).ok()).unwrap_or_default(),
+            );
         }
         signature.text(&self.world.directives.join("\0"));
         self.remembered("recipe", &signature.finish(), || {
@@ -279,7 +282,9 @@ impl<'w> Session<'w> {
         signature.text(tree.compiler().unwrap_or_default()).text(&kernel.release);
         signature.text(if toolchain::is_llvm(tree) { "llvm" } else { "gnu" });
         signature.text(if tree.makes_btf() { "btf" } else { "" }).system(tools_root);
-        signature.bytes(&fs::read(tree.outside().join(".kernelvariables")).unwrap_or_default());
+        signature.bytes(
+            &source::bytes(&tree.outside().join(".kernelvariables"), source::MOST_CONFIG).unwrap_or_default(),
+        );
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;
             let room = rooms::room(self.world, kernel, tree, tools_root, scratch.path().join("own"), 1);
@@ -396,7 +401,7 @@ impl Signature {
                 None => self.bytes(b""),
             };
         }
-        match root.find("/etc/os-release").and_then(|path| fs::read(path).ok()) {
+        match root.find("/etc/os-release").and_then(|path| source::bytes(&path, source::MOST_CONFIG).ok()) {
             Some(text) => self.bytes(&text),
             None => self.bytes(b""),
         }

@@ -25,6 +25,7 @@ mod gc;
 mod hooks;
 mod host;
 mod hostile;
+mod hostile_image;
 mod images;
 mod indexes;
 mod install;

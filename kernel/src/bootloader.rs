@@ -19,8 +19,6 @@ mod grub;
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 use crate::kernels;
 use crate::rootfs::Root;
 
@@ -134,7 +132,7 @@ impl Loader {
 
     fn default_kernel(&self, root: &Root) -> Result<Option<Choice>, Error> {
         let (path, entry) = match self {
-            Loader::Grub(path) => (path, grub::default_entry(root, path, &fs::read_to_string(path)?)?),
+            Loader::Grub(path) => (path, grub::default_entry(root, path, &crate::source::config(path)?)?),
             Loader::SystemdBoot(path) => (path, bls::systemd_default(root, path)?),
         };
         let Some(entry) = entry else { return Ok(None) };
@@ -150,7 +148,7 @@ impl Loader {
 
     fn entries(&self, root: &Root) -> Result<Vec<Entry>, Error> {
         match self {
-            Loader::Grub(path) => grub::entries(root, &fs::read_to_string(path)?),
+            Loader::Grub(path) => grub::entries(root, &crate::source::config(path)?),
             Loader::SystemdBoot(path) => bls::entries(&bls::directory_of(path)),
         }
     }
@@ -184,6 +182,7 @@ fn release_of_name(image: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fs_err as fs;
 
     /// What is chosen in a root with these files; a file whose text is `-> X` is a link to X.
     #[track_caller]

@@ -16,6 +16,41 @@ use rustix::io::Errno;
 /// Largest file that is read, in bytes; sources of modules have some hundred KiB.
 pub const MOST: u64 = 8 << 20;
 
+/// Most of a configuration or generated header that is read, in bytes. A kernel's `.config` has 300 KiB, `grub.cfg` some tens.
+pub const MOST_CONFIG: u64 = 8 << 20;
+
+/// Most of an index, a module or a list of symbols that is read, in bytes. `Module.symvers` has 2 MiB, the largest module 100 MiB.
+pub const MOST_DATA: u64 = 512 << 20;
+
+/// A regular file of at most `most` bytes. Who can write a tree under `--root` could else have all of memory taken by a sparse
+/// file, or kcache wait for ever for a FIFO.
+///
+/// # Errors
+/// `InvalidData` where it is something else or larger.
+pub fn bytes(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
+    let path = path.as_ref();
+    let wrong =
+        |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", path.display()));
+    let file =
+        fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(wrong("is not a regular file".to_owned()));
+    }
+    if metadata.len() > most {
+        return Err(wrong(format!("has {} bytes, more than {most}", metadata.len())));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same as text.
+pub fn config(path: &Path) -> io::Result<String> {
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} is not UTF-8", path.display()));
+    String::from_utf8(bytes(path, MOST_CONFIG)?).map_err(invalid)
+}
+
 /// The text of a regular file of at most `most` bytes. What is not UTF-8 in it is replaced.
 pub fn text(path: &Path, most: u64) -> io::Result<Option<String>> {
     let file =
@@ -62,6 +97,24 @@ fn readable(bytes: Vec<u8>) -> String {
 mod tests {
     use super::*;
     use fs::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_too_large_or_never_ends_is_an_error_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("text"), "abc").unwrap();
+        fs::write(path("binary"), [0xff]).unwrap();
+        fs::File::create(path("sparse")).unwrap().set_len(1 << 40).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), 0o600.into()).unwrap();
+        assert_eq!(bytes(&path("text"), 3).unwrap(), b"abc");
+        assert_eq!(config(&path("text")).unwrap(), "abc");
+        let refused = |result: io::Result<Vec<u8>>| result.unwrap_err().kind();
+        assert_eq!(refused(bytes(&path("text"), 2)), io::ErrorKind::InvalidData);
+        for name in ["sparse", "pipe", "binary"] {
+            assert_eq!(config(&path(name)).unwrap_err().kind(), io::ErrorKind::InvalidData, "{name}");
+        }
+        assert_eq!(refused(bytes(&path("none"), 1)), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn what_is_no_plain_file_of_the_tree_is_left_out() {

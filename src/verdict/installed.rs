@@ -12,6 +12,7 @@ use kcache_kernel::install::{self, Base, Fault, Generation};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::modules::{self, Loader, Module};
 use kcache_kernel::signing::{self, Known};
+use kcache_kernel::source;
 
 use super::{Foreign, Standing, State};
 use crate::error::Result;
@@ -154,8 +155,9 @@ impl Installed {
         let present = paths.filter(|path| tree.join(path).symlink_metadata().is_ok());
         let modules =
             present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<Module>>>()?;
-        let index =
-            fs::read(tree.join("modules.dep.bin")).ok().and_then(|bytes| DepIndex::parse(&bytes).ok());
+        let index = source::bytes(&tree.join("modules.dep.bin"), source::MOST_DATA)
+            .ok()
+            .and_then(|bytes| DepIndex::parse(&bytes).ok());
         let package_of =
             |module: &Module| own.iter().find(|(_, path)| *path == module.path).map(|(name, _)| name);
         let faults =

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use fs_err as fs;
-
 use super::{Entry, Error, bls};
 use crate::rootfs::Root;
 
@@ -32,7 +30,7 @@ pub(super) fn entries(root: &Root, text: &str) -> Result<Vec<Entry>, Error> {
 
 /// The entry that is booted without anybody's doing; `None` where the menu is empty.
 pub(super) fn default_entry(root: &Root, path: &Path, text: &str) -> Result<Option<Entry>, Error> {
-    let variables = fs::read_to_string(path.with_file_name("grubenv")).unwrap_or_default();
+    let variables = crate::source::config(&path.with_file_name("grubenv")).unwrap_or_default();
     let variable = |name: &str| {
         let line = variables.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.filter(|value| !value.is_empty())

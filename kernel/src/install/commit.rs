@@ -3,6 +3,7 @@
 //! Every step looks whether it was done already, so both ways may be interrupted anywhere and begun again. A transaction
 //! without a crash, one that failed, and the recovery of one that was killed run the same code.
 
+use crate::source::{self, MOST_DATA};
 use std::io;
 use std::path::Path;
 
@@ -111,7 +112,7 @@ fn place(tree: &Tree, journal: &Journal) -> Result<(), Error> {
 /// Whether the generation of this name in the tree is the one that was staged, not the damaged one it is to replace.
 fn is_placed(live: &Path, journal: &Journal) -> Result<bool, Error> {
     let path = live.join(super::generation::FILE);
-    let bytes = disk::if_found(fs_err::read(&path))?.unwrap_or_default();
+    let bytes = disk::if_found(source::bytes(&path, MOST_DATA))?.unwrap_or_default();
     let expected = journal.new_manifest.map(|hash| hash.0);
     if Some(blake3::hash(&bytes)) != expected || disk::digest(&record::copy(&path))? != expected {
         return Ok(false);

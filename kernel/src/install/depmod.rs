@@ -15,6 +15,7 @@ use super::others::{Others, module_of};
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Indexed, Site, disk, reindex};
 use crate::index::{self, DepIndex};
+use crate::source::{self, MOST_DATA};
 
 /// Where depmod looks for its configuration (`depmod.d(5)`).
 pub(super) const CONFIG_DIRS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
@@ -47,7 +48,7 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made,
         disk::settle_file(&tree.base_tree().join(name))?;
     }
     disk::sync_dir(&tree.base_tree())?;
-    let bytes = fs_err::read(tree.base_tree().join(DEP_BIN))?;
+    let bytes = source::bytes(tree.base_tree().join(DEP_BIN), MOST_DATA)?;
     let index =
         DepIndex::parse(&bytes).map_err(|source| Error::Index { name: DEP_BIN.to_owned(), source })?;
     check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
@@ -109,7 +110,7 @@ fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
     if !name.ends_with(".bin") {
         return Ok(());
     }
-    let bytes = fs_err::read(tree.base_tree().join(name))?;
+    let bytes = source::bytes(tree.base_tree().join(name), MOST_DATA)?;
     // Of a kernel that does not list its built-in modules depmod makes empty files.
     let listed =
         if name.starts_with("modules.builtin.alias") { "modules.builtin.modinfo" } else { "modules.builtin" };

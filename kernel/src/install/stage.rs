@@ -6,6 +6,7 @@
 //! from the source, and is hashed while it arrives. What is not taken as it is is signed, then compressed: in this order,
 //! for the kernel decompresses first.
 
+use crate::source::{self, MOST_DATA};
 use fs_err::os::unix::fs::symlink;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -71,7 +72,8 @@ fn reuse(
     let Some((_, found)) = generation.modules().find(|(_, found)| found.spec == *module) else {
         return Ok(None);
     };
-    let bytes = disk::if_found(fs_err::read(tree.generation(&generation.generation).join(&found.path)))?;
+    let bytes =
+        disk::if_found(source::bytes(&tree.generation(&generation.generation).join(&found.path), MOST_DATA))?;
     Ok(bytes.filter(|bytes| blake3::hash(bytes) == found.installed_digest))
 }
 
@@ -86,7 +88,7 @@ fn unpack(
         return Ok(None);
     };
     let path = tree.generation(&generation.generation).join(&found.path);
-    let Some(file) = disk::if_found(fs_err::read(path))? else { return Ok(None) };
+    let Some(file) = disk::if_found(source::bytes(path, MOST_DATA))? else { return Ok(None) };
     let most = module.size.saturating_add(SIGNATURE_MAX);
     // Whatever is wrong with the file: the source has a good one.
     let Ok(whole) = generation.set.compression.decompress(&file, most) else { return Ok(None) };

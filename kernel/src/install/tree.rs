@@ -1,5 +1,6 @@
 //! Where everything is: the kernel's tree and the staging directory beside it.
 
+use crate::source::{self, MOST_DATA};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,7 @@ impl Tree {
 
     /// The live `modules.dep.bin`; `None` if there is none.
     pub(super) fn dep_index(&self) -> io::Result<Option<Result<DepIndex, index::Error>>> {
-        let bytes = disk::if_found(fs_err::read(self.index(DEP_BIN)))?;
+        let bytes = disk::if_found(source::bytes(&self.index(DEP_BIN), MOST_DATA))?;
         Ok(bytes.map(|bytes| DepIndex::parse(&bytes)))
     }
 

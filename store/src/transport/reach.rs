@@ -245,6 +245,9 @@ mod tests {
         assert_eq!(of(&private, "s3.corp", "10.0.0.2"), 1);
         assert_eq!(of(&private, "s3.corp", "127.0.0.1"), 0);
         let stranger = reachable("https://cache.corp/", true);
-        assert_eq!(of(&stranger, "cache.corp", "10.0.0.1"), 0);
+        assert_eq!(of(&stranger, "cache.corp", "10.0.0.1"), 1);
+        for near in ["127.0.0.1", "::1", "169.254.169.254"] {
+            assert_eq!(of(&stranger, "cache.corp", near), 0, "{near} is this machine's");
+        }
     }
 }

@@ -1,0 +1,358 @@
+//! A tree under `--root` that is wholly somebody else's, and every command on it: links at all places that kcache knows, programs that
+//! tell as whom they ran, settings that name places and secrets of this machine. Nothing of the bait beside the tree is changed, no
+//! program of the tree runs outside of a sandbox, and no secret of the caller's is sent anywhere.
+//!
+//! The second test lets chance choose what is in the way; `KCACHE_TORTURE=1` has it try two hundred trees in place of four.
+
+use crate::host::{FIXTURES, Host, PATH, is_root};
+use crate::packages;
+use fs_err as fs;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const SECRET: &str = "a-secret-of-the-callers";
+
+/// Each command, and how it is called. `{k}` is the kernel, `{out}` a directory of the caller's, `{src}` the package.
+const CALLS: &[(&str, &[&str])] = &[
+    ("install", &["install", "install hello -k {k}", "--dry-run install hello -k {k}"]),
+    ("build", &["build hello -k {k}"]),
+    ("check", &["check", "check -k default"]),
+    ("status", &["status"]),
+    ("boot-test", &["boot-test -k {k} --timeout 5"]),
+    ("report", &["report --html {out}/page.html"]),
+    ("metrics", &["metrics"]),
+    ("explain", &["explain hello -k {k}"]),
+    ("log", &["log hello -k {k}"]),
+    ("adopt", &["adopt"]),
+    ("rollback", &["rollback -k {k}"]),
+    ("push", &["push --all"]),
+    ("pull", &["pull hello -k {k}"]),
+    ("export", &["export {out}/builds.tar"]),
+    ("import", &["import {out}/builds.tar"]),
+    ("gc", &["gc", "gc --max-size 1"]),
+    ("verify", &["verify --repair"]),
+    ("keys", &["keys list", "keys generate --name x", "keys mok", "keys revoke x"]),
+    ("signatures", &["signatures export {out}/signatures"]),
+    ("debuginfo", &["debuginfo"]),
+    (
+        "hooks",
+        &[
+            "hooks install",
+            "hooks status",
+            "hooks run kernel-installed {k}",
+            "hooks run boot {k}",
+            "hooks remove",
+        ],
+    ),
+    ("init", &["init {src}"]),
+    ("lint", &["lint {src}"]),
+    ("config", &["config"]),
+    ("remove", &["remove --all", "hooks run kernel-removed {k}"]),
+];
+
+/// Places of a system that kcache knows of.
+const PLACES: [&str; 27] = [
+    "etc/kcache",
+    "etc/kcache/config.toml",
+    "etc/kcache/config.d",
+    "etc/kcache/trusted-keys",
+    "etc/kcache/revoked-keys",
+    "etc/kcache/signing-key.pem",
+    "etc/kcache/packages.d",
+    "etc/dkms",
+    "etc/kernel/postinst.d",
+    "etc/ld.so.preload",
+    "etc/os-release",
+    "usr/lib/systemd/system",
+    "usr/lib/debug",
+    "usr/src/hello-1.0/dkms.conf",
+    "usr/src/hello-1.0/linked.c",
+    "usr/src/other-1.0",
+    "var/cache/kcache",
+    "var/lib/kcache",
+    "var/lib/dkms",
+    "var/tmp",
+    "run",
+    "tmp",
+    "boot/grub/grub.cfg",
+    "lib/modules/{k}/updates",
+    "lib/modules/{k}/modules.dep.bin",
+    "lib/modules/{k}/source",
+    "lib/modules/.kcache-{k}",
+];
+
+/// Programs that kcache or its builds call.
+const PROGRAMS: [&str; 22] = [
+    "bash",
+    "sh",
+    "make",
+    "gcc-12",
+    "gcc",
+    "cc",
+    "ld",
+    "as",
+    "strip",
+    "objcopy",
+    "pahole",
+    "setpriv",
+    "depmod",
+    "modprobe",
+    "kmod",
+    "update-initramfs",
+    "dracut",
+    "mokutil",
+    "uname",
+    "chroot",
+    "qemu-system-x86_64",
+    "bwrap",
+];
+
+/// A tree, what lies beside it, and who listens.
+struct Scene {
+    host: Host,
+    heard: Arc<Mutex<Vec<u8>>>,
+    before: BTreeMap<PathBuf, String>,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let host = Host::new(&[&FIXTURES.new]);
+        packages::hello(&host, "text");
+        for dir in ["bait/dir", "out", "markers"] {
+            fs::create_dir_all(host.dir().join(dir)).unwrap();
+        }
+        fs::set_permissions(host.dir().join("markers"), PermissionsExt::from_mode(0o1777)).unwrap();
+        for (file, mode) in [("bait/file", 0o644), ("bait/dir/file", 0o600)] {
+            fs::write(host.dir().join(file), "bait").unwrap();
+            fs::set_permissions(host.dir().join(file), PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let mut scene = Scene { host, heard, before: BTreeMap::new() };
+        scene.before = scene.bait();
+        scene
+    }
+
+    /// Listens, for as long as this process lives, and says where.
+    fn listen(&self) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, heard) = (listener.local_addr().unwrap().port(), self.heard.clone());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                let mut bytes = [0; 4096];
+                let n = stream.read(&mut bytes).unwrap_or(0);
+                heard.lock().unwrap().extend_from_slice(&bytes[..n]);
+                let _ = stream
+                    .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        port
+    }
+
+    /// All that a command could have changed of the bait.
+    fn bait(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        let mut pending = vec![self.host.dir().join("bait")];
+        while let Some(path) = pending.pop() {
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            let (mode, owner) = (metadata.mode(), (metadata.uid(), metadata.gid()));
+            let mut text = format!("{mode:o} {owner:?} {:?}", metadata.modified().unwrap());
+            if metadata.is_dir() {
+                pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                text += &fs::read_to_string(&path).unwrap();
+            }
+            found.insert(path, text);
+        }
+        found
+    }
+
+    fn place(&self, place: &str) -> PathBuf {
+        self.host.root().join(place.replace("{k}", &FIXTURES.new))
+    }
+
+    /// Has a link, or whatever `make` makes, in the place of what was there.
+    fn put(&self, place: &str, make: impl FnOnce(&Path)) {
+        let path = self.place(place);
+        let parent = path.parent().unwrap();
+        if fs::create_dir_all(parent).is_err()
+            || !fs::canonicalize(parent).unwrap().starts_with(self.host.root())
+        {
+            return; // something hostile is above it already
+        }
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+        let _ = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        make(&path);
+    }
+
+    fn link(&self, place: &str, to: &str) {
+        self.put(place, |path| symlink(self.host.dir().join(to), path).unwrap());
+    }
+
+    /// A program that leaves a note where nothing in a sandbox can leave one.
+    fn program(&self, name: &str) {
+        let marker = self.host.dir().join("markers").join(name);
+        let text =
+            format!("#!/bin/sh\n(id -u; grep CapEff /proc/self/status) >{} 2>&1\nexit 1\n", marker.display());
+        for dir in ["usr/bin", "usr/sbin", "bin", "sbin"] {
+            let path = self.host.root().join(dir).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &text).unwrap();
+            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+    }
+
+    /// Runs a command as a caller does who has secrets, and looks at what must not have happened. Its exit code.
+    fn call(&self, words: &str) -> i32 {
+        let dir = |name: &str| self.host.dir().join(name);
+        let source = self.host.root().join("usr/src/hello-1.0");
+        let words = words
+            .replace("{k}", &FIXTURES.new)
+            .replace("{out}", dir("out").to_str().unwrap())
+            .replace("{src}", source.to_str().unwrap());
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", "60"]).arg(dir("kcache")).arg("--root").arg(self.host.root());
+        command.args(words.split(' ')).env_clear().env("PATH", PATH).current_dir(dir("out"));
+        for name in [
+            "HOST_TOKEN",
+            "HOST_PASSWORD",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "GOOGLE_SERVICE_ACCOUNT_KEY",
+        ] {
+            command.env(name, SECRET);
+        }
+        command.env("AWS_ACCESS_KEY_ID", "id").env("HOME", dir("home")).env("TMPDIR", dir("tmp"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let code = output.status.code();
+        assert!(code.is_some_and(|code| code <= 8), "{words}: {code:?}: {said}");
+        assert!(!said.contains("Usage:"), "{words} is no call: {said}");
+        assert_eq!(self.bait(), self.before, "{words} has changed what lies outside of the tree: {said}");
+        for marker in fs::read_dir(dir("markers")).unwrap() {
+            let path = marker.unwrap().path();
+            panic!("{words} ran {} of the tree: {}", path.display(), fs::read_to_string(&path).unwrap());
+        }
+        let heard = String::from_utf8_lossy(&self.heard.lock().unwrap()).into_owned();
+        assert!(!heard.contains(SECRET), "{words} has sent a secret: {heard}");
+        code.unwrap()
+    }
+
+    fn call_all(&self) {
+        CALLS.iter().flat_map(|(_, calls)| *calls).for_each(|words| {
+            self.call(words);
+        });
+    }
+}
+
+#[test]
+fn every_command_is_tried_on_hostile_images() {
+    let help = Command::new(env!("CARGO_BIN_EXE_kcache")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let named =
+        commands.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    let named: Vec<&str> = named.filter(|name| *name != "help").collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(CALLS.iter().any(|(known, _)| *known == name), "{name} is not tried on a hostile image");
+    }
+}
+
+#[test]
+fn links_settings_and_programs_of_an_image_reach_nothing_outside() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let port = scene.listen();
+    let bait = scene.host.dir().join("bait").display().to_string();
+    let marker = scene.host.dir().join("markers/settings").display().to_string();
+    let config = format!(
+        "store = '{bait}/dir/store'\nsigning-key = '{bait}/file'\ndefault-kernel = '{bait}/file'\npackage-scripts = ['*']\n\
+         packages = ['hello']\ncompiler-launcher = 'ccache'\nbuild-timeout = 1\n\
+         [signing]\nkey = '{bait}/file'\ncertificate = '{bait}/file'\npassphrase-command = ['touch', '{marker}']\n\
+         [[cache]]\nurl = 'file://{bait}/dir'\nwrite = true\n\
+         [[cache]]\nurl = 'http://127.0.0.1:{port}/c'\ncredentials-env = 'HOST'\nwrite = true\nca = '{bait}/file'\n\
+         [[cache]]\nurl = 's3://b/x'\noptions = {{ aws_endpoint = 'http://127.0.0.1:{port}', aws_allow_http = 'true' }}\n"
+    );
+    scene.put("etc/kcache/config.toml", |path| fs::write(path, config).unwrap());
+    scene.put("usr/src/hello-1.0/before.sh", |path| {
+        fs::write(path, format!("#!/bin/sh\ntouch {marker}\n")).unwrap();
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    });
+    let conf = scene.place("usr/src/hello-1.0/dkms.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, text + "PRE_INSTALL=before.sh\nPOST_INSTALL=before.sh\nPOST_REMOVE=before.sh\n")
+        .unwrap();
+    assert_eq!(scene.call("install hello -k {k}"), 0, "the hostile part is passed over");
+    scene.call_all();
+
+    // With programs of its own it is its own that builds run, in a sandbox or not at all.
+    PROGRAMS.iter().for_each(|name| scene.program(name));
+    scene.call_all();
+
+    for place in PLACES {
+        let to = if place.rsplit('/').next().unwrap().contains('.') { "bait/file" } else { "bait/dir" };
+        scene.link(place, to);
+        for words in
+            ["install hello -k {k}", "status", "keys generate --name y", "hooks install", "remove --all"]
+        {
+            scene.call(words);
+        }
+    }
+    scene.call_all();
+}
+
+/// The numbers of xorshift64: the same from the same seed, anywhere.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % most as u64) as usize
+    }
+}
+
+#[test]
+fn whatever_is_in_the_way_in_an_image_reaches_nothing_outside() {
+    if !is_root() {
+        return;
+    }
+    let cases = if std::env::var_os("KCACHE_TORTURE").is_some() { 200 } else { 4 };
+    let calls: Vec<&str> = CALLS
+        .iter()
+        .flat_map(|(_, calls)| calls.iter().copied())
+        .filter(|words| !words.starts_with("boot-test"))
+        .collect();
+    for seed in 1..=cases {
+        let (scene, mut chance) = (Scene::new(), Chance(0x9e37_79b9 * seed));
+        assert_eq!(scene.call("install hello -k {k}"), 0);
+        for _ in 0..6 {
+            let place = PLACES[chance.below(PLACES.len())];
+            match chance.below(6) {
+                0 => scene.link(place, "bait/file"),
+                1 => scene.link(place, "bait/dir"),
+                2 => scene.put(place, |path| symlink("../../../../../../../../../etc", path).unwrap()),
+                3 => scene.put(place, |path| {
+                    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o644))
+                        .unwrap()
+                }),
+                4 => scene.put(place, |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap()),
+                _ => scene.put(place, |path| fs::create_dir(path).unwrap()),
+            }
+            for _ in 0..3 {
+                scene.call(calls[chance.below(calls.len())]);
+            }
+        }
+    }
+}
