@@ -283,7 +283,7 @@ impl<'w> Session<'w> {
         signature.text(if toolchain::is_llvm(tree) { "llvm" } else { "gnu" });
         signature.text(if tree.makes_btf() { "btf" } else { "" }).system(tools_root);
         signature.bytes(
-            &source::bytes(&tree.outside().join(".kernelvariables"), source::MOST_CONFIG).unwrap_or_default(),
+            &source::bytes(tree.outside().join(".kernelvariables"), source::MOST_CONFIG).unwrap_or_default(),
         );
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;

@@ -150,7 +150,7 @@ impl BuildTree {
 
     /// `Module.symvers`: every exported symbol. `None` where the tree comes without.
     pub fn symvers(&self) -> io::Result<Option<Vec<u8>>> {
-        match source::bytes(&self.outside().join("Module.symvers"), MOST_DATA) {
+        match source::bytes(self.outside().join("Module.symvers"), MOST_DATA) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),

@@ -85,7 +85,7 @@ impl Loader {
 
     /// Reads a module file of a kernel's tree.
     pub fn read(&self, tree: &Path, path: PathBuf) -> io::Result<Module> {
-        let bytes = match source::bytes(&tree.join(&path), MOST_DATA) {
+        let bytes = match source::bytes(tree.join(&path), MOST_DATA) {
             Ok(bytes) => self.decompress(&path, &bytes),
             // A link that leads nowhere, as weak-updates has when its kernel is gone.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Defect::Gone),

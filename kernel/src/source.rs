@@ -106,14 +106,14 @@ mod tests {
         fs::write(path("binary"), [0xff]).unwrap();
         fs::File::create(path("sparse")).unwrap().set_len(1 << 40).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), 0o600.into()).unwrap();
-        assert_eq!(bytes(&path("text"), 3).unwrap(), b"abc");
+        assert_eq!(bytes(path("text"), 3).unwrap(), b"abc");
         assert_eq!(config(&path("text")).unwrap(), "abc");
         let refused = |result: io::Result<Vec<u8>>| result.unwrap_err().kind();
-        assert_eq!(refused(bytes(&path("text"), 2)), io::ErrorKind::InvalidData);
+        assert_eq!(refused(bytes(path("text"), 2)), io::ErrorKind::InvalidData);
         for name in ["sparse", "pipe", "binary"] {
             assert_eq!(config(&path(name)).unwrap_err().kind(), io::ErrorKind::InvalidData, "{name}");
         }
-        assert_eq!(refused(bytes(&path("none"), 1)), io::ErrorKind::NotFound);
+        assert_eq!(refused(bytes(path("none"), 1)), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl Installed {
         let present = paths.filter(|path| tree.join(path).symlink_metadata().is_ok());
         let modules =
             present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<Module>>>()?;
-        let index = source::bytes(&tree.join("modules.dep.bin"), source::MOST_DATA)
+        let index = source::bytes(tree.join("modules.dep.bin"), source::MOST_DATA)
             .ok()
             .and_then(|bytes| DepIndex::parse(&bytes).ok());
         let package_of =

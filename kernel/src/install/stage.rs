@@ -73,7 +73,7 @@ fn reuse(
         return Ok(None);
     };
     let bytes =
-        disk::if_found(source::bytes(&tree.generation(&generation.generation).join(&found.path), MOST_DATA))?;
+        disk::if_found(source::bytes(tree.generation(&generation.generation).join(&found.path), MOST_DATA))?;
     Ok(bytes.filter(|bytes| blake3::hash(bytes) == found.installed_digest))
 }
 

@@ -71,7 +71,7 @@ impl Tree {
 
     /// The live `modules.dep.bin`; `None` if there is none.
     pub(super) fn dep_index(&self) -> io::Result<Option<Result<DepIndex, index::Error>>> {
-        let bytes = disk::if_found(source::bytes(&self.index(DEP_BIN), MOST_DATA))?;
+        let bytes = disk::if_found(source::bytes(self.index(DEP_BIN), MOST_DATA))?;
         Ok(bytes.map(|bytes| DepIndex::parse(&bytes)))
     }
 

@@ -194,7 +194,7 @@ pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error>
     let mut faults = verify_files(&tree.updates().join(generation.dir_name()), generation)?;
     faults.extend(verify_records(&tree, generation)?);
     let no_index = |why| Fault::NoIndex { path: tree.index(DEP_BIN), why };
-    let bytes = disk::if_found(source::bytes(&tree.index(DEP_BIN), MOST_DATA))?;
+    let bytes = disk::if_found(source::bytes(tree.index(DEP_BIN), MOST_DATA))?;
     match bytes.as_ref().map(|bytes| DepIndex::parse(bytes)) {
         Some(Ok(index)) => {
             faults.extend(verify_index(&index, generation));
