@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::slice::ParallelSliceMut;
@@ -22,6 +22,9 @@ use crate::{Digest, Error, Result};
 
 /// Ten times the largest tree known to be hashed, and still only 150 MB here.
 const MAX_ENTRIES: usize = 1_000_000;
+/// No file of a source or of headers has so many bytes, and no tree of them: a sparse one would be hashed for hours.
+const MAX_FILE: u64 = 4 << 30;
+const MAX_BYTES: u64 = 64 << 30;
 /// ext4 stamps with jiffies, NFS with another host's clock: a second change within the same stamp goes unseen.
 /// git and ccache use the same two seconds.
 const RACY_SECONDS: u64 = 2;
@@ -224,6 +227,10 @@ impl Listing {
         let path = start..self.paths.len();
         let kind = kind_of(stat)
             .map_err(|kind| Error::NotPlain { path: full_path(root, &self.paths[path.clone()]), kind })?;
+        if kind == Kind::File && stat.st_size as u64 > MAX_FILE {
+            let path = full_path(root, &self.paths[path]);
+            return Err(Error::TooLarge { path, limit: "4 GiB" });
+        }
         self.entries.push(Entry {
             path,
             kind,
@@ -243,12 +250,19 @@ struct Walker<'a> {
     root: &'a Root,
     dir: &'a OwnedFd,
     found: AtomicUsize,
+    bytes: AtomicU64,
     done: Mutex<Result<Vec<Listing>>>,
 }
 
 impl Walker<'_> {
     fn run(root: &Root, dir: &OwnedFd) -> Result<Vec<Listing>> {
-        let walker = Walker { root, dir, found: AtomicUsize::new(1), done: Mutex::new(Ok(Vec::new())) };
+        let walker = Walker {
+            root,
+            dir,
+            found: AtomicUsize::new(1),
+            bytes: AtomicU64::new(0),
+            done: Mutex::new(Ok(Vec::new())),
+        };
         rayon::scope(|scope| walker.visit(scope, Vec::new()));
         walker.done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,6 +310,11 @@ impl Walker<'_> {
         let found = self.found.fetch_add(listing.entries.len(), Ordering::Relaxed) + listing.entries.len();
         if found > MAX_ENTRIES {
             return Err(Error::TooLarge { path: root.clone(), limit: "1,000,000 files" });
+        }
+        let files = listing.entries.iter().filter(|entry| entry.kind == Kind::File);
+        let bytes: u64 = files.map(|entry| entry.size).sum();
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_BYTES {
+            return Err(Error::TooLarge { path: root.clone(), limit: "64 GiB" });
         }
         Ok(listing)
     }
@@ -377,6 +396,20 @@ mod tests {
         let walk = walk(&[root(dir.path())]).unwrap();
         let expect: [&[u8]; 8] = [b"", b"B", b"a", b"a-b", b"a.c", b"a/z", "ä".as_bytes(), b"\xff"];
         assert_eq!(paths(&walk), expect);
+    }
+
+    #[test]
+    fn what_would_be_hashed_for_hours_is_refused() {
+        let check = |files: u64, size: u64, limit: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            for number in 0..files {
+                std::fs::File::create(dir.path().join(number.to_string())).unwrap().set_len(size).unwrap();
+            }
+            let error = walk(&[root(dir.path())]).err().unwrap().to_string();
+            assert!(error.contains(limit), "{error}");
+        };
+        check(1, MAX_FILE + 1, "/0 holds more than 4 GiB");
+        check(17, MAX_FILE, "holds more than 64 GiB");
     }
 
     #[test]
