@@ -27,6 +27,10 @@ use kcache::kernel::sandbox::enter;
 /// Lets others read what is made, and nobody else write it. What nobody else may read is made so where it is made.
 const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o022);
 
+/// The first descriptor that is not stdin, stdout or stderr. What a caller has left open, package managers their locks and
+/// shells their files, no program that kcache starts has: a directory among them would lead out of every sandbox.
+const FIRST_OTHER: i32 = 3;
+
 /// Ends a run that was typed wrong, with 2, or that asked for help, with 0. The words of a mistake are whoever's.
 fn misunderstood(mistake: &clap::Error) -> ExitCode {
     match mistake.use_stderr() {
@@ -52,6 +56,8 @@ fn main() -> ExitCode {
     if enter::is_entering(&name) {
         return enter::run(&words.collect::<Vec<_>>());
     }
+    // Whoever enters a sandbox was given the ends of make's jobserver; here nothing was given that is for others.
+    close_fds::set_fds_cloexec(FIRST_OTHER, &[]);
     if dkms::is_dkms(&name) {
         return dkms::run(&name, &words.collect::<Vec<_>>());
     }

@@ -131,6 +131,24 @@ fn a_script_under_another_root_can_write_that_root_and_nothing_else() {
 }
 
 #[test]
+fn a_script_under_another_root_has_no_descriptor_of_the_callers() {
+    if !is_root() {
+        return;
+    }
+    let host = host();
+    add_bash(&host);
+    let source = host.root().join("usr/src/hello-1.0");
+    script(&source, "after.sh", "echo after >>/said; for fd in /proc/self/fd/*; do echo >$fd/written; done");
+    allow(&host);
+    let outside = host.dir().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let caller = format!("exec 9<{} && exec \"$@\"", outside.display());
+    let run = host.kcache_under(&["bash", "-c", &caller, "bash"], &["install", "hello", "-k", &FIXTURES.new]);
+    assert_eq!(said(&host), "before\nafter\n", "{}", run.shown());
+    assert!(!outside.join("written").exists(), "written outside the root");
+}
+
+#[test]
 fn an_image_does_not_allow_its_own_scripts() {
     let host = host();
     add_bash(&host);

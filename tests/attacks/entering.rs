@@ -286,6 +286,19 @@ fn a_recipe_that_is_a_link_to_another_file_of_its_package_is_one() {
     host.kcache(&["build", "linked", "-k", &FIXTURES.new]).exits(0);
 }
 
+/// What kcache was started with: package managers and scripts leave descriptors open, perhaps of a directory of the host, from
+/// which there is a way to all of it. 255 is the one that bash keeps for itself.
+#[test]
+fn no_descriptor_of_the_callers_is_had_by_a_build() {
+    let host = Host::new(&[&FIXTURES.new]);
+    fs::write(host.dir().join("secret"), "").unwrap();
+    let script = "for fd in /proc/self/fd/*; do\n\
+        [[ ! -e $fd/secret ]] || { echo \"error: $fd leads out\"; exit 1; }\ndone\nhonest";
+    with_script(&host, "p", script);
+    let caller = format!("exec 9<{0} 255<{0} && exec \"$@\"", host.dir().display());
+    host.kcache_under(&["bash", "-c", &caller, "bash"], &["build", "p", "-k", &FIXTURES.new]).exits(0);
+}
+
 /// An upgrade replaces the program and its libraries while it runs.
 #[test]
 fn a_kcache_whose_file_is_gone_still_finds_its_way_into_a_sandbox() {
