@@ -3,6 +3,7 @@
 //! What DKMS leaves behind is laid out here as its script does: links and copies under `/var/lib/dkms`, the modules in
 //! `updates/dkms`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,6 +19,10 @@ fn dkms(host: &Host, arguments: &[&str]) -> Run {
 }
 
 fn called(host: &Host, name: &str, arguments: &[&str]) -> Run {
+    Run::from(command(host, name, arguments).output().unwrap())
+}
+
+fn command(host: &Host, name: &str, arguments: &[&str]) -> Command {
     let link = host.dir().join(name);
     if !link.exists() {
         symlink("kcache", &link).unwrap();
@@ -26,7 +31,7 @@ fn called(host: &Host, name: &str, arguments: &[&str]) -> Run {
     command.args(arguments).env_clear().env("PATH", PATH).current_dir(host.dir());
     command.env("HOME", host.dir().join("home")).env("TMPDIR", host.dir().join("tmp"));
     command.env("KCACHE_ROOT", host.root()).env("KCACHE_STORE", host.store());
-    Run::from(command.output().unwrap())
+    command
 }
 
 fn record(host: &Host, path: &str) -> PathBuf {
@@ -320,6 +325,68 @@ fn hostile_tarballs_are_refused() {
         dkms(&host, &["ldtarball", "--archive", &path]).exits(7).says(&["is refused"]);
         assert!(!host.root().join("usr/src/evil-1").exists(), "{name}");
     }
+}
+
+/// What `sudo -E` and `su` keep: a `PATH` that begins where somebody types, and variables that programs obey.
+#[test]
+fn neither_path_nor_variables_of_the_caller_choose_what_copies_and_unpacks() {
+    let host = Host::new(&[&FIXTURES.new]);
+    plain(&host, "hello", "1.0");
+    let ran = host.dir().join("ran");
+    for name in ["cp", "tar"] {
+        let path = host.dir().join(name);
+        fs::write(&path, format!("#!/bin/sh\necho {name} >>{}\nexec /bin/{name} \"$@\"\n", ran.display()))
+            .unwrap();
+        fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let archive = host.dir().join("hello.tar");
+    let archive = archive.to_str().unwrap();
+    let options = format!("--checkpoint=1 --checkpoint-action=exec='echo options >>{}'", ran.display());
+    let called = |arguments: &[&str]| {
+        let mut command = command(&host, "dkms", arguments);
+        command.env("PATH", format!(".:{PATH}")).env("TAR_OPTIONS", &options);
+        Run::from(command.output().unwrap()).exits(0)
+    };
+    called(&["add", "hello/1.0"]);
+    called(&["mktarball", "hello/1.0", "--source-only", "--archive", archive]);
+    called(&["ldtarball", archive, "--force"]);
+    assert_eq!(fs::read_to_string(&ran).unwrap_or_default(), "");
+}
+
+/// libpam-tmpdir gives each user a directory, whose name `su` keeps.
+#[test]
+fn root_makes_no_temporary_files_where_another_user_can_change_them() {
+    if !crate::host::is_root() {
+        return;
+    }
+    let host = Host::new(&[&FIXTURES.new]);
+    plain(&host, "hello", "1.0");
+    let users = host.dir().join("users");
+    fs::create_dir(&users).unwrap();
+    let inside = users.join("inside");
+    fs::create_dir(&inside).unwrap();
+    symlink(&inside, host.dir().join("link")).unwrap();
+    let archive = host.dir().join("hello.tar");
+    dkms(&host, &["add", "hello/1.0"]).exits(0);
+    let check = |temporary: &Path, refused: bool| {
+        let mut command = command(
+            &host,
+            "dkms",
+            &["mktarball", "hello/1.0", "--source-only", "--archive", archive.to_str().unwrap()],
+        );
+        let run = Run::from(command.env("TMPDIR", temporary).output().unwrap()).exits(0);
+        assert_eq!(run.stderr.contains("temporary files are made in"), refused, "{}", run.shown());
+    };
+    check(&inside, false);
+    std::os::unix::fs::chown(&users, Some(65534), Some(65534)).unwrap();
+    check(&users, true);
+    check(&inside, true);
+    check(&host.dir().join("link"), true);
+    std::os::unix::fs::chown(&users, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&users, std::fs::Permissions::from_mode(0o777)).unwrap();
+    check(&inside, true);
+    fs::set_permissions(&users, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    check(&inside, false);
 }
 
 #[test]

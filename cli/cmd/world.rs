@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,12 +11,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fs_err as fs;
 use kcache::kernel::program::Program;
 use kcache::kernel::rootfs::Root;
-use kcache::kernel::sandbox::{Entrance, Groups, Identities, Limits, Uids};
+use kcache::kernel::sandbox::{self, Entrance, Groups, Identities, Limits, Uids};
 use kcache::policy::Policy;
 use kcache::select::Elsewhere;
 use kcache::signing::Signing;
 use kcache::store::transport::{self, Location};
-use kcache::store::{Say, SharedCache, SharedCaches, SigningKey, Trust};
+use kcache::store::{Exposed, Say, SharedCache, SharedCaches, SigningKey, Trust};
 use kcache::world::{Progress, World};
 
 use crate::args::Global;
@@ -73,7 +74,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
     Ok(World {
         root: Root::new(&settings.root.value),
         store,
-        temporary: std::env::temp_dir(),
+        temporary: temporary(&std::env::temp_dir(), out)?,
         bwrap: program("bwrap"),
         depmod: program("depmod"),
         always_depmod: settings.depmod.value == "always",
@@ -108,6 +109,31 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         cancel,
         progress,
     })
+}
+
+/// Where temporary files go: where the environment says, unless root would make them where somebody else can put other
+/// things in their place. A variable of a user's survives `su`, and Debian's libpam-tmpdir gives each a directory of their own.
+fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(wanted.to_owned());
+    }
+    let mut first = None;
+    for dir in [wanted, Path::new("/tmp"), Path::new("/var/tmp")] {
+        let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+        let exposed = match Exposed::above(&dir.join("file"))? {
+            None => Exposed::above(&real.join("file"))?,
+            exposed => exposed,
+        };
+        match (exposed, &first) {
+            (None, None) => return Ok(dir.to_owned()),
+            (None, Some(reason)) => {
+                out.say(&format!("warning: temporary files are made in {}: {reason}", dir.display()));
+                return Ok(dir.to_owned());
+            }
+            (Some(exposed), _) => first = first.or(Some(exposed.to_string())),
+        }
+    }
+    Err(Failure::usage(format!("no place for temporary files: {}", first.unwrap_or_default()), None))
 }
 
 /// This host's name.
@@ -196,6 +222,13 @@ pub fn own_program() -> io::Result<Program> {
 fn control_groups() -> Option<Groups> {
     let read = |path: &str| fs::read_to_string(path).ok();
     Groups::find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
+}
+
+/// Calls a program of this machine that gets nothing of the caller's environment: `TAR_OPTIONS` runs programs.
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(program(name));
+    command.env_clear().env("PATH", sandbox::PATH).env("LC_ALL", "C");
+    command
 }
 
 /// A program of this machine; administrators' ones are not always on a user's path.

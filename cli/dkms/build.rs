@@ -1,7 +1,6 @@
 //! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's own flow, for one package and kernel after another.
 
 use std::path::Path;
-use std::process::Command;
 
 use fs_err as fs;
 use kcache::ensure::{Answer, Options, Wish};
@@ -17,7 +16,7 @@ use kcache::store::{Manifest, Outcome};
 
 use super::Trouble;
 use super::place::{Place, answer, warn};
-use crate::cmd::install as cmd;
+use crate::cmd::{install as cmd, world};
 use crate::exit::{Exit, Failure};
 
 pub fn add(place: &Place) -> Result<u8, Trouble> {
@@ -72,7 +71,7 @@ pub fn copy_source(place: &Place, from: &Path) -> Result<Version, Trouble> {
         fs::remove_dir_all(&to)?;
     }
     fs::create_dir_all(&to)?;
-    let copied = Command::new("cp")
+    let copied = world::command("cp")
         .args(["-r", "--remove-destination", "--"])
         .arg(from.join("."))
         .arg(&to)

@@ -11,7 +11,6 @@
 //! refused before anything is copied.
 
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
 
 use fs_err as fs;
 use kcache::error::Error;
@@ -21,6 +20,7 @@ use kcache::store::{LOG, ON_DEMAND, Scratch, Store};
 use super::Trouble;
 use super::build::{add_version, copy_source};
 use super::place::{Place, warn};
+use crate::cmd::world;
 
 /// Longer names of archives only say that there are many kernels in it (DKMS's number).
 const LONGEST_LIST: usize = 200;
@@ -91,7 +91,7 @@ fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), Troub
     place.say(&format!("\nMarking {} for archiving...", package.source.display()));
     let own = scratch.join("dkms_source_tree");
     fs::create_dir(&own)?;
-    let copied = Command::new("cp").args(["-r", "--"]).arg(package.source.join(".")).arg(own).status()?;
+    let copied = world::command("cp").args(["-r", "--"]).arg(package.source.join(".")).arg(own).status()?;
     if copied.success() { Ok(()) } else { Err(Trouble::new(6, &["Failed to make tarball."])) }
 }
 
@@ -231,7 +231,7 @@ fn hostile(archive: &Path, name: &str) -> Trouble {
 
 /// Runs tar; what it printed. A colon in an archive's name does not make it another host's.
 fn tar(arguments: &[&str], code: u8, wrong: &str) -> Result<String, Trouble> {
-    let output = Command::new("tar").arg("--force-local").args(arguments).env("LC_ALL", "C").output()?;
+    let output = world::command("tar").arg("--force-local").args(arguments).output()?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

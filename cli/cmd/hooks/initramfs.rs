@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use kcache::kernel::initramfs;
 use kcache::kernel::rootfs::Root;
+use kcache::kernel::sandbox;
 use kcache::world::World;
 
 use crate::out::Out;
@@ -21,14 +22,23 @@ pub fn make_anew(world: &World, out: &Out, release: &str) {
         ));
     }
     out.say(&format!("{release}: its initramfs is made anew: {line}"));
-    let mut program = Command::new(&command[0]);
-    program.args(&command[1..]).stdin(Stdio::null()).stdout(std::io::stderr());
+    let mut program = called(&command);
+    program.stdout(std::io::stderr());
     let failed = match program.status() {
         Ok(status) if status.success() => return,
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };
     out.say(&format!("warning: {release}: its initramfs could not be made anew ({failed}): it has no, or old, modules of kcache's"));
+}
+
+/// The call, as at a login of root's: a package manager's variables name descriptors that are its own (debconf), and some
+/// have shells run files (`BASH_ENV`).
+fn called(command: &[String]) -> Command {
+    let mut program = Command::new(&command[0]);
+    program.env_clear().env("PATH", sandbox::PATH).env("HOME", "/root").env("LANG", "C");
+    program.args(&command[1..]).stdin(Stdio::null());
+    program
 }
 
 /// What makes it. Nothing where there is none yet, or where nobody is known to make it.
@@ -62,6 +72,15 @@ mod tests {
         }
         let found = command(&Root::new(dir.path()), "6.1").map(|words| words.join(" "));
         assert_eq!(found.as_deref(), expect, "{files:?}");
+    }
+
+    #[test]
+    fn who_makes_it_gets_nothing_of_the_callers_environment() {
+        let output = called(&["/usr/bin/env".to_owned()]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["HOME=/root", "LANG=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
     }
 
     #[test]
