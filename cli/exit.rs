@@ -1,5 +1,6 @@
 //! Exit codes, and whose fault it was: the one place that decides blame, code and hint.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use kcache::debuginfo::Lack;
@@ -7,6 +8,8 @@ use kcache::error::{Error, chain};
 use kcache::kernel::build::kept;
 use kcache::kernel::{boot_test, install, packages, recipe, signing, toolchain};
 use kcache::store;
+
+use crate::visible::word;
 
 /// How a run ends. Documented in docs/exit-codes.md: never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +216,7 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::Install(install::Error::InTheWay { path }) => {
             // Not `dkms uninstall`: kcache's own would delete what is kept, too.
-            Some(format!("move it out of the kernel's tree first: mv {} /root/", path.display()))
+            Some(format!("move it out of the kernel's tree first: mv {} /root/", path_word(path)))
         }
         Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
         Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {
@@ -224,7 +227,7 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::Store(store::Error::Exposed(exposed)) => Some(format!(
             "if nobody else has written there, `chown root {0}` and `chmod -R go-w {0}`; else another with --store DIR",
-            exposed.path.display()
+            path_word(&exposed.path)
         )),
         Error::Store(store::Error::NotStore { .. }) => Some("delete it, or name another store with --store DIR".into()),
         Error::Distrusted { .. } => Some("`kcache build --rebuild` builds it anew".into()),
@@ -236,7 +239,8 @@ fn hint(error: &Error) -> Option<String> {
             Some("`kcache verify --repair` puts right what can be".into())
         }
         Error::Install(install::Error::Forgotten { lost, .. }) => {
-            let words = lost.join(" ");
+            let words: Vec<_> = lost.iter().map(|name| word(name)).collect();
+            let words = words.join(" ");
             Some(format!("name them, too, so that the set is complete: `kcache install {words} ...`; or `kcache remove --all`"))
         }
         Error::Install(install::Error::Source { .. }) => {
@@ -249,10 +253,14 @@ fn hint(error: &Error) -> Option<String> {
     }
 }
 
+fn path_word(path: &Path) -> String {
+    word(&path.to_string_lossy()).into_owned()
+}
+
 fn hint_of_key(error: &signing::Error) -> Option<String> {
     match error {
         signing::Error::Exposed { path, .. } => {
-            Some(format!("chmod 600 {0}; if others may have read it, make another", path.display()))
+            Some(format!("chmod 600 {0}; if others may have read it, make another", path_word(path)))
         }
         signing::Error::NoPassphrase { .. } => {
             Some("set passphrase-file or passphrase-command in [signing]".into())

@@ -14,6 +14,7 @@ use kcache_kernel::install::{
     Recovery, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::release;
 use kcache_kernel::signing::Identity;
 use kcache_store::{Digest, Manifest, Store};
 
@@ -193,6 +194,10 @@ pub fn forget_kept(world: &World, tree: &Path, package: &str) -> Result<bool> {
 pub fn retire(world: &World, release: &str) -> Result<bool> {
     let say = |message: &str| world.progress.say(message);
     let mut found = false;
+    // Hooks and the drop-in for dkms pass on what they were called with.
+    if !release::is_plain(release) {
+        return Ok(found);
+    }
     marks::clear(&world.root, release)?;
     for modules in kernels::modules_dirs(&world.root) {
         found |= install::retire(site(world, &modules.join(release), &say))?;

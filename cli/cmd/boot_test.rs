@@ -19,6 +19,7 @@ use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
+use crate::visible::word;
 
 /// Lines of the kernel's log below a module that is not good; `--json` has all.
 const SHOWN: usize = 12;
@@ -125,7 +126,8 @@ fn no_build(answer: &Answer, kernel: &Kernel, subject: &Subject) -> (&'static st
                 Outcome::Failed { first_error, .. } => first_error.clone(),
                 Outcome::Built => String::new(),
             };
-            let log = format!("`kcache log {} -k {}` shows the whole log", subject.package, kernel.release);
+            let log =
+                format!("`kcache log {} -k {}` shows the whole log", word(&subject.package), kernel.release);
             untested(Exit::BuildFailed, error, Some(log))
         }
         Answer::NoHeaders(hint) => {

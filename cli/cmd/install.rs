@@ -23,6 +23,7 @@ use crate::args::{Build, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
+use crate::visible::word;
 
 use super::{interrupted, say_oddities};
 
@@ -413,7 +414,7 @@ fn cache(found: &Found) -> Option<String> {
 }
 
 fn where_the_log_is(had: &Had, found: &Found) -> String {
-    let (package, kernel) = (&had.wish.package.name, &had.wish.kernel.release);
+    let (package, kernel) = (word(&had.wish.package.name), &had.wish.kernel.release);
     let again = if *found == Found::Built { "" } else { "; `--rebuild` tries again" };
     format!("`kcache log {package} -k {kernel}` shows the whole log{again}")
 }

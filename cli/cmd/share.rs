@@ -16,6 +16,7 @@ use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 use crate::settings::caches::Cache;
 use crate::settings::{Origin, Settings};
+use crate::visible::word;
 
 use super::{interrupted, looking};
 
@@ -147,7 +148,8 @@ pub fn say_missing(out: &Out, choice: &Choice) -> Exit {
         });
     }
     let message = format!("{package} for {kernel}: {told}");
-    let hint = error.is_none().then(|| format!("`kcache build {package} -k {kernel}` builds it"));
+    let hint =
+        error.is_none().then(|| format!("`kcache build {} -k {}` builds it", word(package), word(kernel)));
     let exit = error.as_ref().map_or(Exit::NotReady, |failure| failure.exit);
     out.failure(&Failure { exit, message, hint });
     exit

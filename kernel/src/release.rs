@@ -9,6 +9,16 @@
 
 use std::cmp::Ordering;
 
+/// Whether a text can be a release: it becomes part of paths, and people type it into shells. Kernels have letters, digits and
+/// some of `._+~:@,=-`; a tree that somebody else has made may say anything, `../x` and `$(x)` among it.
+pub fn is_plain(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._+~:@,=-".contains(c);
+    !text.is_empty() && text.len() <= LONGEST && !text.starts_with(['.', '-']) && text.chars().all(good)
+}
+
+/// Longest release, in bytes: uname(2) has no room for more than 64 (`__NEW_UTS_LEN`), a file's name for 255.
+const LONGEST: usize = 128;
+
 /// Orders two releases, the older one first.
 pub fn compare(a: &str, b: &str) -> Ordering {
     let mut left = Pieces(a.as_bytes());

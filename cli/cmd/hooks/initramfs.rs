@@ -11,11 +11,13 @@ use kcache::kernel::sandbox;
 use kcache::world::World;
 
 use crate::out::Out;
+use crate::visible::word;
 
 /// Makes the initramfs of a kernel anew, if it has one already.
 pub fn make_anew(world: &World, out: &Out, release: &str) {
     let Some(command) = command(&world.root, release) else { return };
-    let line = command.join(" ");
+    let words: Vec<_> = command.iter().map(|text| word(text)).collect();
+    let line = words.join(" ");
     if !world.root.is_host() {
         return out.say(&format!(
             "hint: {release}: its initramfs is older than its modules; in that system, run `{line}`"
