@@ -186,12 +186,22 @@ fn installs_of_different_packages_all_end_up_installed_and_say_whom_they_wait_fo
     let k = FIXTURES.new.as_str();
     let packages = names(if is_torture() { 16 } else { 4 });
     let host = crowd(&[k], &packages);
-    let start = |name: &String| Running::start(&host, &["install", name, "-k", k]);
-    let runs: Vec<Running> = packages.iter().map(start).collect();
-    let runs: Vec<Run> = runs.into_iter().map(|run| run.end().exits(0)).collect();
+    let install = |name| ["install", name, "-k", k];
+    let (first, others) = packages.split_first().unwrap();
+    // The first is in the middle of its transaction until all others have come upon it.
+    let script = "touch here; while [ ! -e go ]; do sleep 0.05; done; depmod \"$@\"";
+    let holder = Running::of(&host, with_depmod(&host, &install(first.as_str()), script), "the holder");
+    wait_until("the holder in its transaction", || host.dir().join("here").exists());
+    let runs: Vec<Running> =
+        others.iter().map(|name| Running::start(&host, &install(name.as_str()))).collect();
+    for run in &runs {
+        wait_until("a word about waiting", || run.said().contains("waiting for another kcache"));
+    }
+    fs::write(host.dir().join("go"), "").unwrap();
+    for run in runs.into_iter().chain([holder]) {
+        run.end().exits(0);
+    }
     assert_eq!(installed(&host, k), packages.iter().cloned().collect());
-    let waited = runs.iter().filter(|run| run.stderr.contains("waiting for another kcache"));
-    assert!(waited.count() > 0, "nobody has said that it waits: {}", runs[0].shown());
     check_litter(&host);
     check_store(&host);
 }
