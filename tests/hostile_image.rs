@@ -2,7 +2,10 @@
 //! tell as whom they ran, settings that name places and secrets of this machine. Nothing of the bait beside the tree is changed, no
 //! program of the tree runs outside of a sandbox, and no secret of the caller's is sent anywhere.
 //!
-//! The second test lets chance choose what is in the way; `KCACHE_TORTURE=1` has it try two hundred trees in place of four.
+//! One test has strace watch ([`trace`]), which sees what leaves no mark. The last one lets chance choose what is in the way;
+//! `KCACHE_TORTURE=1` has it try two hundred trees in place of four.
+
+mod trace;
 
 use crate::host::{FIXTURES, Host, PATH, is_root};
 use crate::packages;
@@ -124,7 +127,7 @@ impl Scene {
     fn new() -> Scene {
         let host = Host::new(&[&FIXTURES.new]);
         packages::hello(&host, "text");
-        for dir in ["bait/dir", "out", "markers"] {
+        for dir in ["bait/dir", "out", "markers", "beside"] {
             fs::create_dir_all(host.dir().join(dir)).unwrap();
         }
         fs::set_permissions(host.dir().join("markers"), PermissionsExt::from_mode(0o1777)).unwrap();
@@ -208,20 +211,69 @@ impl Scene {
         }
     }
 
+    /// Kernels and packages whose names are options, commands, ways out or nothing that can be shown.
+    fn odd_names(&self) {
+        for name in ["-rf", "$(touch x)", "a b", "..-..", "\u{1b}[2J", "a\nb", "\u{202e}", "%s%n", ";id"] {
+            self.put(&format!("lib/modules/{name}/updates"), |path| fs::create_dir(path).unwrap());
+            self.put(&format!("usr/src/{name}-1.0/dkms.conf"), |path| {
+                fs::write(path, format!("PACKAGE_NAME='{name}'\nBUILT_MODULE_NAME[0]='{name}'\n")).unwrap();
+            });
+        }
+    }
+
+    /// Settings that name places, secrets and commands of this machine, and a listener.
+    fn settings(&self, port: u16) {
+        let bait = self.host.dir().join("bait").display().to_string();
+        let marker = self.host.dir().join("markers/settings").display().to_string();
+        let config = format!(
+            "store = '{bait}/dir/store'\nsigning-key = '{bait}/file'\ndefault-kernel = '{bait}/file'\npackage-scripts = ['*']\n\
+             packages = ['hello']\ncompiler-launcher = 'ccache'\nbuild-timeout = 1\n\
+             [signing]\nkey = 'pkcs11:token=x?module-path={module}'\ncertificate = '{bait}/file'\n\
+             passphrase-command = ['touch', '{marker}']\n\
+             [[cache]]\nurl = 'file://{bait}/dir'\nwrite = true\n\
+             [[cache]]\nurl = 'http://127.0.0.1:{port}/c'\ncredentials-env = 'HOST'\nwrite = true\nca = '{bait}/file'\n\
+             [[cache]]\nurl = 's3://b/x'\noptions = {{ aws_endpoint = 'http://127.0.0.1:{port}', aws_allow_http = 'true' }}\n",
+            module = self.place("usr/lib/token.so").display(),
+        );
+        self.put("etc/kcache/config.toml", |path| fs::write(path, config).unwrap());
+    }
+
     /// Runs a command as a caller does who has secrets, and looks at what must not have happened. Its exit code.
     fn call(&self, words: &str) -> i32 {
+        self.call_under(&[], words)
+    }
+
+    /// The same, watched by strace. How many processes it saw outside of sandboxes and inside.
+    fn call_traced(&self, words: &str) -> (usize, usize) {
+        let (dir, scene) = (tempfile::tempdir().unwrap(), self.host.dir());
+        let file = dir.path().join("t");
+        self.call_under(&[&trace::STRACE[..], &[file.to_str().unwrap()]].concat(), words);
+        let bounds = trace::Bounds {
+            tree: self.host.root(),
+            writable: ["root", "store", "tmp", "out"].map(|name| scene.join(name)).into(),
+            cwd: scene.join("out"),
+        };
+        let seen = trace::read(dir.path(), &bounds);
+        assert!(seen.wrong.is_empty(), "{words}:\n{}", seen.wrong.join("\n"));
+        (seen.outside, seen.inside)
+    }
+
+    fn call_under(&self, wrapper: &[&str], words: &str) -> i32 {
         let dir = |name: &str| self.host.dir().join(name);
         let source = self.host.root().join("usr/src/hello-1.0");
         let words = words
             .replace("{k}", &FIXTURES.new)
             .replace("{out}", dir("out").to_str().unwrap())
             .replace("{src}", source.to_str().unwrap());
-        let mut command = Command::new("timeout");
-        command.args(["-s", "KILL", "60"]).arg(dir("kcache")).arg("--root").arg(self.host.root());
+        let wrapped = [wrapper, &["timeout", "-s", "KILL", "60"]].concat();
+        let mut command = Command::new(wrapped[0]);
+        command.args(&wrapped[1..]).arg(dir("kcache")).arg("--root").arg(self.host.root());
         command.args(words.split(' ')).env_clear().env("PATH", PATH).current_dir(dir("out"));
         for name in [
             "HOST_TOKEN",
             "HOST_PASSWORD",
+            "KCACHE_TOKEN",
+            "GITHUB_TOKEN",
             "AWS_SECRET_ACCESS_KEY",
             "AWS_SESSION_TOKEN",
             "GOOGLE_SERVICE_ACCOUNT_KEY",
@@ -272,17 +324,8 @@ fn links_settings_and_programs_of_an_image_reach_nothing_outside() {
     }
     let scene = Scene::new();
     let port = scene.listen();
-    let bait = scene.host.dir().join("bait").display().to_string();
     let marker = scene.host.dir().join("markers/settings").display().to_string();
-    let config = format!(
-        "store = '{bait}/dir/store'\nsigning-key = '{bait}/file'\ndefault-kernel = '{bait}/file'\npackage-scripts = ['*']\n\
-         packages = ['hello']\ncompiler-launcher = 'ccache'\nbuild-timeout = 1\n\
-         [signing]\nkey = '{bait}/file'\ncertificate = '{bait}/file'\npassphrase-command = ['touch', '{marker}']\n\
-         [[cache]]\nurl = 'file://{bait}/dir'\nwrite = true\n\
-         [[cache]]\nurl = 'http://127.0.0.1:{port}/c'\ncredentials-env = 'HOST'\nwrite = true\nca = '{bait}/file'\n\
-         [[cache]]\nurl = 's3://b/x'\noptions = {{ aws_endpoint = 'http://127.0.0.1:{port}', aws_allow_http = 'true' }}\n"
-    );
-    scene.put("etc/kcache/config.toml", |path| fs::write(path, config).unwrap());
+    scene.settings(port);
     scene.put("usr/src/hello-1.0/before.sh", |path| {
         fs::write(path, format!("#!/bin/sh\ntouch {marker}\n")).unwrap();
         fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
@@ -308,6 +351,49 @@ fn links_settings_and_programs_of_an_image_reach_nothing_outside() {
         }
     }
     scene.call_all();
+}
+
+#[test]
+fn what_leaves_no_mark_is_seen_by_strace() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    scene.settings(scene.listen());
+    let mut library = Command::new("gcc");
+    library.args(["-shared", "-o"]).arg(scene.place("usr/lib/token.so"));
+    assert!(library.args(["-x", "c", "/dev/null"]).status().unwrap().success());
+    scene.put("etc/ld.so.preload", |path| fs::write(path, "/usr/lib/token.so\n").unwrap());
+    let (outside, inside) = scene.call_traced("install hello -k {k}");
+    assert!(outside > 2 && inside > 20, "{outside} and {inside} processes are not those of a build");
+    scene.odd_names();
+    let calls = || CALLS.iter().flat_map(|(_, calls)| *calls);
+    calls().for_each(|words| {
+        scene.call_traced(words);
+    });
+
+    // Links to a directory at which nobody but strace looks.
+    let places = [
+        "etc/kcache/trusted-keys",
+        "etc/kcache/revoked-keys",
+        "etc/kernel/postinst.d",
+        "etc/dkms",
+        "usr/lib/debug",
+        "usr/lib/systemd/system",
+        "var/lib/kcache",
+        "var/lib/dkms",
+        "run",
+        "tmp",
+        "lib/modules/.kcache-{k}",
+    ];
+    places.iter().for_each(|place| scene.link(place, "beside"));
+    calls().for_each(|words| {
+        scene.call_traced(words);
+    });
+    PROGRAMS.iter().for_each(|name| scene.program(name));
+    calls().for_each(|words| {
+        scene.call_traced(words);
+    });
 }
 
 /// The numbers of xorshift64: the same from the same seed, anywhere.
@@ -338,7 +424,7 @@ fn whatever_is_in_the_way_in_an_image_reaches_nothing_outside() {
         assert_eq!(scene.call("install hello -k {k}"), 0);
         for _ in 0..6 {
             let place = PLACES[chance.below(PLACES.len())];
-            match chance.below(6) {
+            match chance.below(8) {
                 0 => scene.link(place, "bait/file"),
                 1 => scene.link(place, "bait/dir"),
                 2 => scene.put(place, |path| symlink("../../../../../../../../../etc", path).unwrap()),
@@ -347,7 +433,13 @@ fn whatever_is_in_the_way_in_an_image_reaches_nothing_outside() {
                         .unwrap()
                 }),
                 4 => scene.put(place, |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap()),
-                _ => scene.put(place, |path| fs::create_dir(path).unwrap()),
+                5 => scene.put(place, |path| fs::create_dir(path).unwrap()),
+                6 => scene.odd_names(),
+                _ => scene.put(place, |path| {
+                    fs::write(path, "text").unwrap();
+                    let modes = [0o000, 0o222, 0o666, 0o4777, 0o7777];
+                    fs::set_permissions(path, PermissionsExt::from_mode(modes[chance.below(5)])).unwrap();
+                }),
             }
             for _ in 0..3 {
                 scene.call(calls[chance.below(calls.len())]);
