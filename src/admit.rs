@@ -266,7 +266,10 @@ pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>
         let content = Content::Stored { digest: output.digest, size: output.size };
         match output.role.as_str() {
             KEPT => outputs.kept = Some(content),
-            _ => outputs.modules.push(Candidate::new(output.name.clone(), &bytes, content)),
+            _ => {
+                outputs.modules.push(Candidate::new(output.name.clone(), &bytes, content));
+                session.large.keep(&output.digest, bytes);
+            }
         }
     }
     Ok(Some(outputs))

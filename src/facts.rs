@@ -23,6 +23,7 @@ use kcache_store::{Digest, Fingerprint, OnceEach, Scratch, Store, tree};
 
 use crate::error::{Error, Result};
 use crate::key::{KernelInputs, Tool};
+use crate::large_objects::LargeObjects;
 use crate::rooms;
 use crate::tally::Tally;
 use crate::world::World;
@@ -40,6 +41,8 @@ pub struct Session<'w> {
     pub jobs: Jobs,
     /// Of what use the caches were.
     pub tally: Tally,
+    /// What was read at the look-up, for the installation.
+    pub large: LargeObjects,
     kernels: OnceEach<String, Arc<KernelFacts>>,
     symvers: OnceEach<String, Option<Arc<Symvers>>>,
     checked: OnceEach<PathBuf, ()>,
@@ -86,6 +89,7 @@ impl<'w> Session<'w> {
             symvers: OnceEach::of_at_most(SYMVERS),
             checked: OnceEach::of_at_most(usize::MAX),
             seen: tree::Seen::default(),
+            large: LargeObjects::default(),
             distrust_said: Once::new(),
             said: Mutex::default(),
         })

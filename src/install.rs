@@ -314,6 +314,9 @@ fn bytes(
     out: &mut dyn Write,
 ) -> std::result::Result<(), BoxError> {
     let digest = Digest::from_bytes(*spec.digest.as_bytes());
+    if let Some(bytes) = session.large.take(&digest) {
+        return Ok(out.write_all(&bytes)?);
+    }
     let Some(store) = &session.store else { return Err(Error::NoStore.into()) };
     let mut object = store.read_object(&digest, spec.size)?;
     if object.is_none() && fetched_again(session, store, change, &digest)? {

@@ -25,6 +25,7 @@ pub mod fetch;
 pub mod gc;
 pub mod install;
 pub mod key;
+pub mod large_objects;
 mod launcher;
 pub mod log;
 pub mod make;

@@ -37,6 +37,9 @@ use crate::{
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory is a cache of kcache: it can be deleted at any time.\n";
 
+/// No more memory is asked for at once because somebody says that an object is so large.
+const MOST_RESERVED: u64 = 64 << 20;
+
 /// An open store. Any number of threads may use one.
 pub struct Store {
     dir: PathBuf,
@@ -255,9 +258,9 @@ impl Store {
         publish_bytes(&self.tmp(), &self.dir.join(name.path()), bytes, IfTaken::Replace).map(drop)
     }
 
-    /// An object of `size` bytes in memory, verified; for logs and other small ones.
+    /// An object of `size` bytes in memory, verified.
     pub fn read_object(&self, digest: &Digest, size: u64) -> Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(size.min(MOST_RESERVED) as usize);
         Ok(self.copy_object(digest, size, &mut bytes)?.then_some(bytes))
     }
 

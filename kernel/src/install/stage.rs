@@ -36,20 +36,20 @@ pub(super) fn stage_modules(
         disk::make_dir(&package_dir)?;
         let mut modules = Vec::new();
         for module in &package.modules {
-            let bytes = match reuse(tree, wanted, installed, module)? {
-                Some(bytes) => bytes,
+            let (bytes, installed_digest) = match reuse(tree, wanted, installed, module)? {
+                Some(reused) => reused,
                 None => {
                     let built = match unpack(tree, installed, module)? {
                         Some(built) => built,
                         None => fetch(module, source)?,
                     };
-                    wanted.compression.compress(&signed(site.sign, wanted, module, built)?)?
+                    in_form(site.sign, wanted, module, built)?
                 }
             };
             let file = format!("{}.ko{}", module.name, wanted.compression.extension());
             disk::write_file(&package_dir.join(&file), &bytes)?;
             let path = format!("{}/{file}", package.name);
-            modules.push(Installed { spec: module.clone(), path, installed_digest: blake3::hash(&bytes) });
+            modules.push(Installed { spec: module.clone(), path, installed_digest });
         }
         disk::sync_dir(&package_dir)?;
         let Package { name, version, key, .. } = package.clone();
@@ -59,13 +59,28 @@ pub(super) fn stage_modules(
     Ok(Set { kernel_version, compression, signer, packages })
 }
 
-/// The installed file of the same module in the same form, if its bytes are those that were installed.
+/// What is installed of a module whose bytes are those that were built, and its digest.
+fn in_form(
+    sign: Option<&Sign<'_>>,
+    wanted: &Set,
+    module: &ModuleSpec,
+    built: Vec<u8>,
+) -> Result<(Vec<u8>, blake3::Hash), Error> {
+    if wanted.signer.is_none() && wanted.compression == Compression::None {
+        return Ok((built, module.digest)); // hashed as it came
+    }
+    let bytes = wanted.compression.compress(&signed(sign, wanted, module, built)?)?;
+    let digest = blake3::hash(&bytes);
+    Ok((bytes, digest))
+}
+
+/// The installed file of the same module in the same form, if its bytes are those that were installed, and their digest.
 fn reuse(
     tree: &Tree,
     wanted: &Set,
     installed: Option<&Generation>,
     module: &ModuleSpec,
-) -> Result<Option<Vec<u8>>, Error> {
+) -> Result<Option<(Vec<u8>, blake3::Hash)>, Error> {
     let same_form =
         |g: &&Generation| (g.set.compression, &g.set.signer) == (wanted.compression, &wanted.signer);
     let Some(generation) = installed.filter(same_form) else { return Ok(None) };
@@ -74,7 +89,8 @@ fn reuse(
     };
     let bytes =
         disk::if_found(source::bytes(tree.generation(&generation.generation).join(&found.path), MOST_DATA))?;
-    Ok(bytes.filter(|bytes| blake3::hash(bytes) == found.installed_digest))
+    let whole = bytes.filter(|bytes| blake3::hash(bytes) == found.installed_digest);
+    Ok(whole.map(|bytes| (bytes, found.installed_digest)))
 }
 
 /// The module as it was built, out of the installed file, if that is in another form.

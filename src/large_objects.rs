@@ -1,0 +1,68 @@
+//! Large objects between look-up and installation.
+//!
+//! The look-up reads every module, verifies and checks it; the installation writes the same bytes a moment later. To unpack and
+//! hash 65 MB once more takes longer than to write them, so what is large stays in memory until then, within a limit.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use kcache_store::Digest;
+
+/// From this size on bytes are kept; below it, reading again costs nothing that could be noticed.
+const LARGE: usize = 1 << 20;
+
+/// As many bytes as all of them may be: twice what NVIDIA's modules are.
+const MOST: usize = 128 << 20;
+
+/// Bytes of objects, verified.
+#[derive(Default)]
+pub struct LargeObjects(Mutex<BTreeMap<Digest, Vec<u8>>>);
+
+impl LargeObjects {
+    /// Keeps an object's bytes, which were verified, if they are large and there is room.
+    pub fn keep(&self, digest: &Digest, bytes: Vec<u8>) {
+        if bytes.len() < LARGE {
+            return;
+        }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = kept.iter().filter(|(of, _)| *of != digest).map(|(_, bytes)| bytes.len()).sum::<usize>();
+        if others + bytes.len() <= MOST {
+            kept.insert(*digest, bytes);
+        }
+    }
+
+    /// An object's bytes, which are not kept any longer.
+    pub fn take(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(n: u8) -> Digest {
+        Digest::from_bytes([n; 32])
+    }
+
+    #[test]
+    fn what_is_large_is_kept_until_it_is_taken() {
+        let large = LargeObjects::default();
+        large.keep(&digest(1), vec![1; LARGE]);
+        large.keep(&digest(2), vec![2; LARGE - 1]);
+        assert_eq!(large.take(&digest(1)), Some(vec![1; LARGE]));
+        assert_eq!(large.take(&digest(1)), None);
+        assert_eq!(large.take(&digest(2)), None);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let large = LargeObjects::default();
+        for n in 0..5 {
+            large.keep(&digest(n), vec![0; MOST / 4]);
+            large.keep(&digest(n), vec![0; MOST / 4]); // the same once more takes no room
+        }
+        let kept = (0..5).filter(|n| large.take(&digest(*n)).is_some()).count();
+        assert_eq!(kept, 4);
+    }
+}
