@@ -53,7 +53,9 @@ fn entry() -> Entry {
 
 fn keys(criterion: &mut Criterion) {
     let fields = entry().into_manifest().fields;
-    criterion.bench_function("key of 30 fields", |bench| bench.iter(|| kcache::key::key(black_box(&fields))));
+    criterion.bench_function("key of 30 fields", |bench| {
+        bench.iter(|| kcache::inputs::key::key(black_box(&fields)))
+    });
 }
 
 fn memo(criterion: &mut Criterion) {

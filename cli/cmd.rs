@@ -28,11 +28,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fs_err as fs;
-use kcache::facts::Session;
 use kcache::kernel::kernels::Kernel;
-use kcache::select::{self, Packages};
+use kcache::run::context::World;
+use kcache::run::select::{self, Packages};
+use kcache::run::session::Session;
 use kcache::store::Store;
-use kcache::world::World;
 
 use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use kcache::debuginfo::Lack;
+use kcache::error::Lack;
 use kcache::error::{Error, chain};
 use kcache::kernel::build::kept;
 use kcache::kernel::{boot_test, install, packages, recipe, signing, toolchain};

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use kcache::fetch::size;
-use kcache::schedule::Outlook;
-use kcache::world::Progress;
+use kcache::run::progress::Outlook;
+use kcache::run::progress::Progress;
+use kcache::run::progress::size;
 
 use crate::out::Out;
 use crate::visible::visible;

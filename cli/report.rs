@@ -19,9 +19,10 @@ mod words;
 
 use std::collections::BTreeMap;
 
-use kcache::origin::Origin;
 use kcache::store::Usage;
-use kcache::verdict::{State, Survey, Verdict};
+use kcache::verdict::provenance::Origin;
+use kcache::verdict::state::State;
+use kcache::verdict::{Survey, Verdict};
 
 use html::{Element, element};
 
@@ -53,7 +54,7 @@ pub struct Page<'a> {
     pub caches: Vec<Cache>,
     /// What the store holds.
     pub usage: Usage,
-    /// What was counted over runs (`kcache::tally`).
+    /// What was counted over runs (`kcache::run::counters`).
     pub counts: BTreeMap<String, u64>,
 }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 use caches::Cache;
 use fs_err as fs;
 use kcache::kernel::rootfs::Root;
-use kcache::policy::{Need, Rule};
-use kcache::select;
+use kcache::run::policy::{Need, Rule};
+use kcache::run::select;
 use kcache::store::Exposed;
 use serde::Deserialize;
 

@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use kcache_kernel as kernel;
 
-use crate::debuginfo::Lack;
-
 /// An error of the flow.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -238,4 +236,26 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Why there is no debug information.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    /// Nobody knows the build.
+    #[error("neither the store nor a shared cache has its build")]
+    NoEntry,
+    /// The entry is that of other bits.
+    #[error("the store has another build of it than the one that is installed")]
+    OtherBuild,
+    /// The build made none.
+    #[error(
+        "its build made none, as for kernels without CONFIG_DEBUG_INFO and for modules that are not stripped"
+    )]
+    NotMade,
+    /// Nobody has the object.
+    #[error("neither the store nor a shared cache has it")]
+    NoObject,
+    /// What its builder has signed does not belong together.
+    #[error("what its builder calls so belongs to another module: its build-id is not {0}")]
+    OtherModule(String),
 }

@@ -1,49 +1,28 @@
 //! The flow of kcache: what joins facts about kernels with a store of bytes.
 //!
 //! ```text
-//! packages x kernels ─ facts ─ key ─ look-up ─┬─ hit ────────────────────────────────────────────┐
-//!                                             └─ miss ─┬─ fetch from a shared cache ─────────────┤
-//!                                                      └─ build ─ admit ─ store ─ sign and share ┴─ install ─ report
+//! run ── inputs ──── resolve ─┬─ found in the local store ──────────────┬── deploy ── report
+//!        a key of   one build │                                         │   one transaction
+//!        all that   for each  ├─ fetched from a shared cache ───────────┤   for each kernel
+//!        it depends package   │                                         │
+//!        on         and       └─ build ── modules checked ── published ─┘── verdict
+//!                   kernel                                                  is a kernel ready?
 //! ```
 //!
+//! Each word is a folder, and imports run one way: `deploy` and `authoring` know `verdict`, that knows `resolve`, and so on down
+//! to `run`, which knows none of the others (`tests/walls.rs` sees to that).
+//!
 //! `kcache_kernel` knows kernels and has never heard of a cache, `kcache_store` knows bytes and has never heard of a
-//! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`world::World`] is passed in.
+//! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`run::context::World`] is passed in.
 
-pub mod admit;
-pub mod adopt;
-pub mod author;
-pub mod boot;
-pub mod boot_test;
-pub mod debuginfo;
-pub mod dependencies;
-pub mod detached;
-pub mod ensure;
+pub mod authoring;
+pub mod build;
+pub mod deploy;
 pub mod error;
-pub mod explain;
-pub mod facts;
-pub mod fetch;
-pub mod gc;
-pub mod install;
-pub mod key;
-pub mod large_objects;
-mod launcher;
-pub mod log;
-pub mod make;
-pub mod marks;
-pub mod observed;
-pub mod origin;
-pub mod policy;
-pub mod reproduce;
-pub mod rooms;
-pub mod schedule;
-pub mod scripts;
-pub mod select;
-pub mod share;
-pub mod signing;
-pub mod tally;
+pub mod inputs;
+pub mod resolve;
+pub mod run;
 pub mod verdict;
-pub mod verify;
-pub mod world;
 
 pub use kcache_kernel as kernel;
 pub use kcache_store as store;

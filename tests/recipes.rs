@@ -32,7 +32,7 @@ fn a_kcache_toml_names_its_module_its_patch_and_the_kernels_it_is_for() {
     let patched = line.replace("before", "after");
     fs::write(
         source.join("fix.patch"),
-        format!("--- a/hello.c\n+++ b/hello.c\n@@ -{patch},1 +{patch},1 @@\n-{line}\n+{patched}\n"),
+        format!("--- a/hello.c\n+++ b/hello.c\n -{patch},1 +{patch},1 \n-{line}\n+{patched}\n"),
     )
     .unwrap();
     host.kcache(&["install", source.to_str().unwrap(), "-k", &FIXTURES.new]).exits(0);
@@ -183,7 +183,7 @@ fn the_administrators_patches_and_scripts_take_the_place_of_the_packages() {
     let line = module_c("x").lines().position(|line| line.contains("\"x\"")).unwrap() + 1;
     let patch = |text: &str| {
         let change = format!("-MODULE_DESCRIPTION(\"x\");\n+MODULE_DESCRIPTION(\"{text}\");\n");
-        format!("--- a/hello.c\n+++ b/hello.c\n@@ -{line},1 +{line},1 @@\n{change}")
+        format!("--- a/hello.c\n+++ b/hello.c\n -{line},1 +{line},1 \n{change}")
     };
     script(&source, "pre.sh", "echo the script of the package");
     fs::create_dir(source.join("patches")).unwrap();

@@ -87,7 +87,7 @@ fn what_real_recipes_do_comes_out_as_with_dkms() {
             "patched" => {
                 fs::write(source.join("what.mk"), "override WHAT := before\n").unwrap();
                 fs::create_dir(source.join("patches")).unwrap();
-                let patch = "--- a/what.mk\n+++ b/what.mk\n@@ -1 +1 @@\n-override WHAT := before\n+override WHAT := after\n";
+                let patch = "--- a/what.mk\n+++ b/what.mk\n -1 +1 \n-override WHAT := before\n+override WHAT := after\n";
                 fs::write(source.join("patches/crlf.patch"), patch.replace('\n', "\r\n")).unwrap();
             }
             _ => {}

@@ -2,16 +2,17 @@
 
 use std::time::Instant;
 
-use kcache::adopt::{self, Candidate};
-use kcache::ensure::{Options, Wish};
-use kcache::facts::Session;
-use kcache::install::{self as flow, Change};
+use kcache::deploy::adopt::{self, Candidate};
+use kcache::deploy::generation::{self as flow, Change};
 use kcache::kernel::install::{OtherFile, Others, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
-use kcache::select::Packages;
+use kcache::run::context::World;
+use kcache::run::request::Options;
+use kcache::run::request::Wish;
+use kcache::run::select::Packages;
+use kcache::run::session::Session;
 use kcache::store::Manifest;
-use kcache::world::World;
 
 use super::install::{Had, have, may_install, report, report_done, report_plan};
 use super::remove::meant;

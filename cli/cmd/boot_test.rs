@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kcache::boot_test::{self, Boot, Guest, Modules, Subject};
-use kcache::ensure::{Answer, Options, Wish};
-use kcache::facts::Session;
 use kcache::kernel::boot_test::{KVM, Plan, State, Verdict};
 use kcache::kernel::build::printable;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
-use kcache::policy::Need;
+use kcache::resolve::resolution::Answer;
+use kcache::run::context::World;
+use kcache::run::policy::Need;
+use kcache::run::request::Options;
+use kcache::run::request::Wish;
+use kcache::run::session::Session;
 use kcache::store::Outcome;
-use kcache::world::World;
+use kcache::verdict::boot_test::{self, Boot, Guest, Modules, Subject};
 
 use super::world::{own_program, program};
 use crate::args::BootTest;

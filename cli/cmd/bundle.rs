@@ -4,10 +4,10 @@ use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::Path;
 
 use fs_err as fs;
-use kcache::fetch::size;
-use kcache::share;
+use kcache::resolve::publish;
+use kcache::run::context::World;
+use kcache::run::progress::size;
 use kcache::store::{self, Key};
-use kcache::world::World;
 
 use super::share::{Choice, choices, say_missing, sign};
 use crate::args::{Export, Import};
@@ -24,7 +24,7 @@ pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit
                 keys.push(entry.manifest().key);
                 if !dry {
                     let sign = sign(world, args.adopt, args.unsigned);
-                    pointers.extend(share::vouch(&session, store, entry, sign, *newest)?);
+                    pointers.extend(publish::vouch(&session, store, entry, sign, *newest)?);
                 }
             }
             _ => exit = exit.or(say_missing(out, choice)),

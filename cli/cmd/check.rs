@@ -1,13 +1,17 @@
 //! `kcache check`: may I reboot into this kernel?
 
-use kcache::ensure::{Options, Wish};
-use kcache::facts::Session;
 use kcache::kernel::kernels::Kernel;
-use kcache::marks;
-use kcache::policy::Need;
-use kcache::select::Packages;
-use kcache::verdict::{self, Foreign, Standing, State, Survey, Verdict};
-use kcache::world::World;
+use kcache::run::context::World;
+use kcache::run::policy::Need;
+use kcache::run::request::Options;
+use kcache::run::request::Wish;
+use kcache::run::select::Packages;
+use kcache::run::session::Session;
+use kcache::verdict::ready_file;
+use kcache::verdict::state::Foreign;
+use kcache::verdict::state::Standing;
+use kcache::verdict::state::State;
+use kcache::verdict::{self, Survey, Verdict};
 
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
@@ -26,7 +30,7 @@ pub fn check(world: &World, out: &Out, args: &Check, dry: bool) -> Result<Exit, 
     }
     interrupted(world)?;
     if args.mark && !dry {
-        survey.verdicts.iter().try_for_each(|verdict| marks::set(&world.root, verdict))?;
+        survey.verdicts.iter().try_for_each(|verdict| ready_file::set(&world.root, verdict))?;
     }
     // No kernel at all, or a package that cannot even be read, is no reason to say "ready".
     let ready = survey.is_ready() && !kernels.is_empty() && packages.broken.is_empty();

@@ -1,6 +1,6 @@
 //! `kcache config`: each setting with where it comes from.
 
-use kcache::policy::Rule;
+use kcache::run::policy::Rule;
 use kcache::store::transport::without_credentials;
 
 use crate::exit::Exit;

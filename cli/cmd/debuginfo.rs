@@ -9,15 +9,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kcache::debuginfo::{self, DebugInfo};
-use kcache::ensure::Wish;
-use kcache::facts::Session;
+use kcache::deploy::debuginfo::{self, DebugInfo};
 use kcache::kernel::install::{self, Installed, Package as InstalledPackage};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::kernel::rootfs::Root;
+use kcache::run::context::World;
+use kcache::run::request::Wish;
+use kcache::run::session::Session;
 use kcache::store::tree;
-use kcache::world::World;
 
 use crate::args::{self, Kernels};
 use crate::exit::{Exit, Failure};

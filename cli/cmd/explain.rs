@@ -1,12 +1,12 @@
 //! `kcache explain`: what a key is made of, and why its build is found or not.
 
-use kcache::ensure::Wish;
-use kcache::explain::{self, Explanation, Nearest};
+use kcache::inputs::explain::{self, Explanation, Nearest};
+use kcache::inputs::undeclared::ANYTHING;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
-use kcache::observed::ANYTHING;
+use kcache::run::context::World;
+use kcache::run::request::Wish;
 use kcache::store::{Manifest, Observed, Outcome};
-use kcache::world::World;
 
 use crate::args::One;
 use crate::exit::{Exit, Failure};

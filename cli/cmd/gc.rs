@@ -1,11 +1,11 @@
 //! `kcache gc`: what of the store goes, and why.
 
 use chrono::DateTime;
-use kcache::fetch::size;
-use kcache::gc;
+use kcache::deploy::gc;
+use kcache::run::context::World;
+use kcache::run::progress::size;
 use kcache::store::Scratch;
 use kcache::store::gc::{Caps, Going, Plan, Reason, Rules, Totals, plan};
-use kcache::world::World;
 
 use crate::args::Gc;
 use crate::exit::{Exit, Failure};

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use fs_err as fs;
-use kcache::author;
-use kcache::facts::Session;
+use kcache::authoring;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::{self, RecipeFile};
-use kcache::world::World;
+use kcache::run::context::World;
+use kcache::run::session::Session;
 
 use crate::args::Init;
 use crate::exit::{Exit, Failure};
@@ -33,7 +33,7 @@ pub fn run(world: &World, out: &Out, args: &Init, dry: bool) -> Result<Exit, Fai
         _ => Vec::new(),
     };
     let session = Session::new(world, world.open_existing_store()?)?;
-    let text = author::draft(&session, &package, &kernels)?;
+    let text = authoring::draft(&session, &package, &kernels)?;
     if dry {
         out.raw(text.as_bytes());
     } else {

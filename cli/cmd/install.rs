@@ -3,21 +3,26 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kcache::ensure::{self, Answer, Found, Options, Wish};
+use kcache::deploy::generation::{self, Change, Done};
+use kcache::deploy::scripts;
 use kcache::error::Error;
-use kcache::facts::Session;
-use kcache::install::{self, Change, Done};
 use kcache::kernel::at_once::each;
 use kcache::kernel::install::{Act, Indexed, Plan};
 use kcache::kernel::kernels::Kernel;
-use kcache::policy::Need;
-use kcache::reproduce::{self, Comparison};
-use kcache::schedule;
-use kcache::scripts;
-use kcache::select::Packages;
+use kcache::resolve::reproduce::{self, Comparison};
+use kcache::resolve::resolution::Answer;
+use kcache::resolve::schedule;
+use kcache::resolve::{self};
+use kcache::run::context::World;
+use kcache::run::policy::Need;
+use kcache::run::request::Found;
+use kcache::run::request::Options;
+use kcache::run::request::Wish;
+use kcache::run::select::Packages;
+use kcache::run::session::Session;
 use kcache::store::{Manifest, Outcome};
-use kcache::verdict::{self, State};
-use kcache::world::World;
+use kcache::verdict::state::State;
+use kcache::verdict::{self};
 
 use crate::args::{Build, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};
@@ -130,7 +135,7 @@ fn before_install(session: &Session, kernel: &Kernel, results: &mut [Had]) {
     let ready: Vec<Manifest> =
         results.iter_mut().filter(of_kernel).filter_map(|had| had.manifest().cloned()).collect();
     // What stands in the way of the plan stands in the way of the transaction, which says so.
-    let Ok(plan) = install::plan(session, kernel, &Change::Add(&ready)) else { return };
+    let Ok(plan) = generation::plan(session, kernel, &Change::Add(&ready)) else { return };
     let arriving: Vec<&str> = scripts::arriving(&plan).collect();
     for had in results.iter_mut().filter(of_kernel) {
         let arrives = arriving.contains(&had.wish.package.name.as_str());
@@ -147,7 +152,7 @@ type Transacted = (Result<Done, Error>, Duration);
 fn transaction(session: &Session, kernel: &Kernel, results: &[&Had]) -> Option<Transacted> {
     let ready: Vec<Manifest> = results.iter().filter_map(|had| had.manifest().cloned()).collect();
     let start = Instant::now();
-    let apply = || (install::apply(session, kernel, &Change::Add(&ready)), start.elapsed());
+    let apply = || (generation::apply(session, kernel, &Change::Add(&ready)), start.elapsed());
     (!ready.is_empty()).then(apply)
 }
 
@@ -199,8 +204,8 @@ fn finish(
 
 /// Refuses early what could not be installed in the end.
 pub fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
-    install::tree(session, kernel)?;
-    install::signer(session, kernel).map(|_| ())
+    generation::tree(session, kernel)?;
+    generation::signer(session, kernel).map(|_| ())
 }
 
 /// Refuses early where modules are to be signed and cannot be.
@@ -274,7 +279,7 @@ pub fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check
         session.world.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
         std::thread::sleep(pause);
         for had in results.iter_mut().filter(|had| is_lacking(had)) {
-            had.answer = ensure::ensure(session, &had.wish, options);
+            had.answer = resolve::ensure(session, &had.wish, options);
         }
     }
 }
@@ -534,7 +539,7 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
     let mut resigned = BTreeMap::new();
     for kernel in kernels.iter().filter(|_| job.install) {
         may_install(&session, kernel)?;
-        resigned.insert(&kernel.release, install::signs_anew(&session, kernel)?);
+        resigned.insert(&kernel.release, generation::signs_anew(&session, kernel)?);
     }
     let survey = verdict::survey(&session, &packages, &kernels)?;
     for verdict in &survey.verdicts {

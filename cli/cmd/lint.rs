@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use kcache::author;
-use kcache::facts::Session;
+use kcache::authoring;
 use kcache::kernel::lint::{Finding, RULES, Severity};
 use kcache::kernel::packages::{Package, RecipeFile};
-use kcache::select;
-use kcache::world::World;
+use kcache::run::context::World;
+use kcache::run::select;
+use kcache::run::session::Session;
 
 use crate::args::Lint;
 use crate::exit::{Exit, Failure};
@@ -29,7 +29,7 @@ pub fn run(world: &World, out: &Out, args: &Lint) -> Result<Exit, Failure> {
         if matches!(package.recipe, RecipeFile::Elsewhere) {
             return Err(kcache::error::Error::NoSource { package: package.name.clone() }.into());
         }
-        let mut findings = author::lint(&session, package, &kernels)?;
+        let mut findings = authoring::lint(&session, package, &kernels)?;
         interrupted(world)?;
         findings.retain(|finding| !args.allow.iter().any(|name| name == finding.rule.name));
         tell(out, package, &findings);

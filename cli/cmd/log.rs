@@ -1,9 +1,9 @@
 //! `kcache log`: the log of a build, failed or not.
 
-use kcache::ensure::Wish;
-use kcache::log;
+use kcache::resolve::log;
+use kcache::run::context::World;
+use kcache::run::request::Wish;
 use kcache::store::Outcome;
-use kcache::world::World;
 
 use crate::args::{Kernels, One, Selection};
 use crate::exit::{Exit, Failure};

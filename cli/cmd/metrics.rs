@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kcache::facts::Session;
 use kcache::kernel::install;
-use kcache::origin::{self, Origin};
-use kcache::policy::Need;
-use kcache::select;
+use kcache::run::context::World;
+use kcache::run::counters;
+use kcache::run::policy::Need;
+use kcache::run::select;
+use kcache::run::session::Session;
 use kcache::store::Usage;
-use kcache::tally;
-use kcache::verdict::{self, State, Survey, Verdict};
-use kcache::world::World;
+use kcache::verdict::provenance::{self, Origin};
+use kcache::verdict::state::State;
+use kcache::verdict::{self, Survey, Verdict};
 
 use crate::args::{Kernels, Metrics, Selection};
 use crate::exit::{Exit, Failure};
@@ -146,7 +147,7 @@ fn about_installed(text: &mut Exposition, session: &Session, survey: &Survey) ->
         let Some(tree) = &kernel.modules else { continue };
         interrupted
             .push(of_kernel(f64::from(install::interrupted(tree).map_err(kcache::error::Error::from)?)));
-        let origins = origin::of_kernel(session, kernel)?;
+        let origins = provenance::of_kernel(session, kernel)?;
         modules.push(of_kernel(origins.iter().map(|origin| origin.modules).sum::<u64>() as f64));
         bytes.push(of_kernel(origins.iter().map(|origin| origin.bytes).sum::<u64>() as f64));
         let took = |origin: &Origin| {
@@ -173,9 +174,12 @@ fn about_store(text: &mut Exposition, session: &Session) -> Result<(), Failure> 
     }
     let count = |name: &str| sample(counts.get(name).copied().unwrap_or(0) as f64);
     let seconds = |name: &str| sample(counts.get(name).copied().unwrap_or(0) as f64 / 1000.0);
-    let hits =
-        [count(tally::HITS_STORE).with("cache", "store"), count(tally::HITS_SHARED).with("cache", "shared")];
-    let builds = [count(tally::BUILT).with("result", "built"), count(tally::FAILED).with("result", "failed")];
+    let hits = [
+        count(counters::HITS_STORE).with("cache", "store"),
+        count(counters::HITS_SHARED).with("cache", "shared"),
+    ];
+    let builds =
+        [count(counters::BUILT).with("result", "built"), count(counters::FAILED).with("result", "failed")];
     let mut counter = |name, help, samples: &[Sample]| {
         text.family(name, Kind::Counter, help, samples.iter().cloned());
     };
@@ -184,13 +188,13 @@ fn about_store(text: &mut Exposition, session: &Session) -> Result<(), Failure> 
         "Look-ups that a cache answered: a build, or that it is known to fail.",
         &hits,
     );
-    counter("kcache_misses_total", "Look-ups that no cache could answer.", &[count(tally::MISSES)]);
+    counter("kcache_misses_total", "Look-ups that no cache could answer.", &[count(counters::MISSES)]);
     counter("kcache_builds_total", "Builds that were made here.", &builds);
-    counter("kcache_compile_seconds_total", "Time that these builds took.", &[seconds(tally::COMPILED)]);
+    counter("kcache_compile_seconds_total", "Time that these builds took.", &[seconds(counters::COMPILED)]);
     counter(
         "kcache_saved_seconds_total",
         "Time that installed builds took which were not made in the same run.",
-        &[seconds(tally::SPARED)],
+        &[seconds(counters::SPARED)],
     );
     gauge(text, "kcache_store_entries", "Entries in the store.", [sample(usage.entries as f64)]);
     gauge(text, "kcache_store_objects", "Objects in the store.", [sample(usage.objects as f64)]);

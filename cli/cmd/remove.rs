@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use kcache::ensure::Wish;
+use kcache::deploy::generation::{self, Change, Done};
+use kcache::deploy::scripts;
 use kcache::error::Error;
-use kcache::facts::Session;
-use kcache::install::{self, Change, Done};
 use kcache::kernel::install::{Act, Generation, base, current};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages;
-use kcache::scripts;
-use kcache::select;
-use kcache::world::World;
+use kcache::run::context::World;
+use kcache::run::request::Wish;
+use kcache::run::select;
+use kcache::run::session::Session;
 
 use crate::args::{Kernels, Remove};
 use crate::exit::{Exit, Failure};
@@ -38,7 +38,7 @@ pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Ex
         remove.packages.iter().find(|name| !kernels.iter().any(|k| names(k).contains(name)))
     {
         let known: Vec<String> = kernels.iter().flat_map(names).collect();
-        let nearest = kcache::select::nearest(unknown, known.iter().map(String::as_str));
+        let nearest = kcache::run::select::nearest(unknown, known.iter().map(String::as_str));
         let message = format!("package '{unknown}' is not installed for any of the kernels that are meant");
         return Err(Failure::usage(message, nearest.map(|name| format!("did you mean {name}?"))));
     }
@@ -74,7 +74,7 @@ pub fn meant(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
 fn settle(world: &World, kernels: &[Kernel]) -> Result<(), Failure> {
     let trees = kernels.iter().filter_map(|kernel| Some((&kernel.release, kernel.modules.as_deref()?)));
     for (release, tree) in trees {
-        install::recover(world, release, tree)?;
+        generation::recover(world, release, tree)?;
     }
     Ok(())
 }
@@ -114,11 +114,11 @@ fn transact(
     for (kernel, change) in kernels.iter().zip(changes) {
         super::interrupted(world)?;
         if dry {
-            report_plan(out, &install::plan(&session, kernel, change)?);
+            report_plan(out, &generation::plan(&session, kernel, change)?);
             continue;
         }
         let start = Instant::now();
-        let done = install::apply(&session, kernel, change)?;
+        let done = generation::apply(&session, kernel, change)?;
         report_done(out, kernel, &done, start.elapsed().as_secs_f64());
         after_remove(&session, kernel, &done)?;
     }

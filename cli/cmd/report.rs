@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kcache::ensure::Wish;
-use kcache::facts::Session;
 use kcache::kernel::build::printable;
-use kcache::log;
-use kcache::origin;
-use kcache::select::{self, Packages};
+use kcache::resolve::log;
+use kcache::run::context::World;
+use kcache::run::request::Wish;
+use kcache::run::select::{self, Packages};
+use kcache::run::session::Session;
 use kcache::store::transport::without_credentials;
 use kcache::store::{Outcome, Usage};
+use kcache::verdict::provenance;
 use kcache::verdict::{self, Survey};
-use kcache::world::World;
 
 use crate::args::Report;
 use crate::exit::{Exit, Failure};
@@ -47,7 +47,7 @@ pub fn run(
     if let Some(store) = &session.store {
         (usage, counts) = (store.usage()?, store.counts()?);
     }
-    let origins = survey.verdicts.iter().map(|verdict| origin::of_kernel(&session, verdict.kernel));
+    let origins = survey.verdicts.iter().map(|verdict| provenance::of_kernel(&session, verdict.kernel));
     let page = Page {
         host: &super::world::hostname(),
         system: (world.root.dir() != Path::new("/")).then(|| world.root.dir().display().to_string()),

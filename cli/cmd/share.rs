@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use kcache::ensure::Wish;
-use kcache::facts::Session;
-use kcache::fetch;
-use kcache::observed;
-use kcache::share::{self, Known};
+use kcache::inputs::undeclared;
+use kcache::resolve::by_pointer;
+use kcache::resolve::publish::{self, Known};
+use kcache::run::context::World;
+use kcache::run::request::Wish;
+use kcache::run::session::Session;
 use kcache::store::{Entry, Pushed, Sign, Store};
-use kcache::world::World;
 
 use crate::args::{Push, Selection};
 use crate::exit::{Exit, Failure};
@@ -64,7 +64,7 @@ pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Fa
             interrupted(world)?;
             let result = match dry {
                 true => None,
-                false => Some(share::push(&session, store, cache, entry, sign, *newest)),
+                false => Some(publish::push(&session, store, cache, entry, sign, *newest)),
             };
             exit = exit.or(report(out, entry, cache.url(), result));
         }
@@ -104,7 +104,7 @@ pub fn choices<'w>(
                 kernel: kernel.release.clone(),
                 error,
             };
-            match share::known(&session, &wish) {
+            match publish::known(&session, &wish) {
                 Ok(Known::Entry(entry)) => choices.push(Choice::Entry { entry, newest: true }),
                 Ok(Known::Excluded) => {}
                 Ok(Known::Nothing) => choices.push(missing(None)),
@@ -121,10 +121,10 @@ fn everything(store: &Store) -> Result<Vec<Choice>, Failure> {
     let mut choices = Vec::new();
     for row in store.find(&[])? {
         let Some(entry) = store.lookup(&row.key)? else { continue };
-        if !observed::is_known(entry.manifest()) {
+        if !undeclared::is_known(entry.manifest()) {
             continue;
         }
-        let newest = fetch::pointer_name(&entry).is_some_and(|name| pointed.insert(name));
+        let newest = by_pointer::pointer_name(&entry).is_some_and(|name| pointed.insert(name));
         choices.push(Choice::Entry { entry: Box::new(entry), newest });
     }
     Ok(choices)

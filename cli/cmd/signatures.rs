@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kcache::admit::MODULE;
-use kcache::detached;
+use kcache::build::check_modules::MODULE;
+use kcache::deploy::detached_signature;
 use kcache::error::Error;
-use kcache::facts::Session;
 use kcache::kernel::signing::Certificate;
+use kcache::run::context::World;
+use kcache::run::session::Session;
 use kcache::store::{Digest, Store};
-use kcache::world::World;
 
 use crate::args::{Selection, SignaturesCommand};
 use crate::exit::{Exit, Failure};
@@ -59,7 +59,7 @@ fn export(
             (Choice::Entry { entry, .. }, Some(store)) => {
                 for output in entry.manifest().outputs.iter().filter(|output| output.role == MODULE) {
                     let module = object(store, &output.digest, output.size)?;
-                    if detached::find(&session, certificate, &output.digest, &module)?.is_none() {
+                    if detached_signature::find(&session, certificate, &output.digest, &module)?.is_none() {
                         lacking.insert(output.digest, module);
                     }
                 }
@@ -123,7 +123,7 @@ fn import(
                 true => kcache::kernel::signing::attach(&module, &bytes, certificate)
                     .map(drop)
                     .map_err(Error::from)?,
-                false => detached::import(&session, certificate, &digest, &module, &bytes)?,
+                false => detached_signature::import(&session, certificate, &digest, &module, &bytes)?,
             }
             Ok(digest)
         });

@@ -1,7 +1,8 @@
 //! `kcache status`: packages x kernels.
 
-use kcache::verdict::{self, State, Survey, Verdict};
-use kcache::world::World;
+use kcache::run::context::World;
+use kcache::verdict::state::State;
+use kcache::verdict::{self, Survey, Verdict};
 
 use crate::args::Selection;
 use crate::exit::{Exit, Failure};
@@ -87,7 +88,7 @@ pub fn document(survey: &Survey, ready: bool) -> json::Status {
 
 fn kernel(verdict: &Verdict) -> json::Kernel {
     let kernel = verdict.kernel;
-    let foreign = |foreign: &verdict::Foreign| json::Foreign {
+    let foreign = |foreign: &verdict::state::Foreign| json::Foreign {
         path: foreign.path.clone(),
         state: if foreign.fault.is_some() { "broken" } else { "loads" },
         reason: foreign.fault.clone(),
@@ -111,7 +112,7 @@ fn kernel(verdict: &Verdict) -> json::Kernel {
     }
 }
 
-fn standing(standing: &verdict::Standing) -> json::Standing {
+fn standing(standing: &verdict::state::Standing) -> json::Standing {
     json::Standing {
         state: standing.state.word(),
         reason: standing.reason.clone(),

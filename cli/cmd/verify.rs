@@ -1,11 +1,11 @@
 //! `kcache verify`: is everything that is stored and installed still what it was?
 
+use kcache::deploy::verify::{self as installed, Damage};
 use kcache::error::Error;
-use kcache::facts::Session;
-use kcache::fetch::size;
+use kcache::run::context::World;
+use kcache::run::progress::size;
+use kcache::run::session::Session;
 use kcache::store::verify::{Finding, Repair, Repaired, Seen, verify};
-use kcache::verify::{self as installed, Damage};
-use kcache::world::World;
 
 use crate::exit::{Exit, Failure};
 use crate::json;

@@ -12,12 +12,13 @@ use fs_err as fs;
 use kcache::kernel::program::Program;
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox::{self, Entrance, Groups, Identities, Limits, Uids};
-use kcache::policy::Policy;
-use kcache::select::Elsewhere;
-use kcache::signing::Signing;
+use kcache::run::context::World;
+use kcache::run::policy::Policy;
+use kcache::run::progress::Progress;
+use kcache::run::select::Elsewhere;
+use kcache::run::signing::Signing;
 use kcache::store::transport::{self, Location};
 use kcache::store::{Exposed, Say, SharedCache, SharedCaches, SigningKey, Trust};
-use kcache::world::{Progress, World};
 
 use crate::args::Global;
 use crate::exit::{Exit, Failure};

@@ -60,7 +60,7 @@ impl Action {
 
     /// The action that a word was meant for, perhaps.
     pub fn nearest(word: &str) -> Option<String> {
-        kcache::select::nearest(word, Action::ALL.iter().map(|(name, _)| *name))
+        kcache::run::select::nearest(word, Action::ALL.iter().map(|(name, _)| *name))
     }
 
     /// Those that change a kernel's modules.

@@ -3,15 +3,17 @@
 use std::path::Path;
 
 use fs_err as fs;
-use kcache::ensure::{Answer, Options, Wish};
+use kcache::deploy::generation::{self as flow, Change};
+use kcache::deploy::scripts;
 use kcache::error::Error;
-use kcache::facts::Session;
-use kcache::install::{self as flow, Change};
 use kcache::kernel::dkms::Version;
 use kcache::kernel::install::Others;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::{self, Package};
-use kcache::scripts;
+use kcache::resolve::resolution::Answer;
+use kcache::run::request::Options;
+use kcache::run::request::Wish;
+use kcache::run::session::Session;
 use kcache::store::{Manifest, Outcome};
 
 use super::Trouble;

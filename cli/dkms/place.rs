@@ -9,8 +9,8 @@ use kcache::kernel::dkms::{Built, Records, Version};
 use kcache::kernel::install::{self, Generation};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
-use kcache::select;
-use kcache::world::World;
+use kcache::run::context::World;
+use kcache::run::select;
 
 use super::Trouble;
 use super::args::{Typed, refused};

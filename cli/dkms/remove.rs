@@ -4,15 +4,15 @@
 
 use std::path::Path;
 
-use kcache::adopt;
-use kcache::ensure::Wish;
+use kcache::deploy::adopt;
+use kcache::deploy::generation as flow;
+use kcache::deploy::scripts;
 use kcache::error::Error;
-use kcache::facts::Session;
-use kcache::install as flow;
 use kcache::kernel::dkms::{Built, Version, weakly_used};
 use kcache::kernel::install::{OtherFile, Others};
 use kcache::kernel::kernels::Kernel;
-use kcache::scripts;
+use kcache::run::request::Wish;
+use kcache::run::session::Session;
 
 use super::build::session;
 use super::place::{Place, complain, warn};

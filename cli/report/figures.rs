@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kcache::fetch::size;
-use kcache::origin::{Made, Origin};
-use kcache::tally;
+use kcache::run::counters;
+use kcache::run::progress::size;
+use kcache::verdict::provenance::{Made, Origin};
 
 use super::html::{Element, element};
 use super::words::{count, duration};
@@ -40,7 +40,7 @@ fn seconds<'a>(made: impl Iterator<Item = &'a Made>) -> f64 {
 pub fn build_time(page: &Page) -> Element {
     let counted = |name: &str| page.counts.get(name).copied().unwrap_or(0);
     let (store, shared, misses) =
-        (counted(tally::HITS_STORE), counted(tally::HITS_SHARED), counted(tally::MISSES));
+        (counted(counters::HITS_STORE), counted(counters::HITS_SHARED), counted(counters::MISSES));
     let (hits, asked) = (store + shared, store + shared + misses);
     let share = (hits * 100).checked_div(asked).map_or("–".to_owned(), |share| format!("{share} %"));
     let unknown = installed(page).filter(|o| o.made.as_ref().and_then(|made| made.seconds).is_none()).count();
@@ -48,17 +48,17 @@ pub fn build_time(page: &Page) -> Element {
         0 => "compiling behind what is installed".to_owned(),
         n => format!("compiling behind what is installed; of {n} it is not known"),
     };
-    let here = counted(tally::BUILT) + counted(tally::FAILED);
+    let here = counted(counters::BUILT) + counted(counters::FAILED);
     section("Build time").child(tiles([
         tile(
             "Time saved",
-            &duration(counted(tally::SPARED) as f64 / 1000.0),
+            &duration(counted(counters::SPARED) as f64 / 1000.0),
             "builds that were installed without being compiled for it",
         ),
         tile(
             "Time spent here",
-            &duration(counted(tally::COMPILED) as f64 / 1000.0),
-            &format!("{}, {} failed", count(here, "build", "builds"), counted(tally::FAILED)),
+            &duration(counted(counters::COMPILED) as f64 / 1000.0),
+            &format!("{}, {} failed", count(here, "build", "builds"), counted(counters::FAILED)),
         ),
         tile(
             "Look-ups answered",

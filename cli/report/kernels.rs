@@ -1,12 +1,13 @@
 //! May I reboot? In one sentence for the kernel that will be booted, and for each kernel.
 
-use kcache::origin::Origin;
-use kcache::verdict::{State, Verdict};
+use kcache::verdict::Verdict;
+use kcache::verdict::provenance::Origin;
+use kcache::verdict::state::State;
 
 use super::html::{Element, element};
 use super::words::count;
 use super::{Page, section};
-use kcache::fetch::size;
+use kcache::run::progress::size;
 
 /// How a verdict is coloured, and what it says; in short and at length.
 pub fn headline(page: &Page) -> (&'static str, &'static str, String) {

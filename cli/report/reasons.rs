@@ -1,8 +1,11 @@
 //! Why each cell is what it is, by kernel: what is in the way first and unfolded, what is well folded up.
 
 use kcache::kernel::packages::Package;
-use kcache::origin::{Made, Origin};
-use kcache::verdict::{Foreign, Standing, State, Verdict};
+use kcache::verdict::Verdict;
+use kcache::verdict::provenance::{Made, Origin};
+use kcache::verdict::state::Foreign;
+use kcache::verdict::state::Standing;
+use kcache::verdict::state::State;
 
 use super::html::{Element, element};
 use super::words::{count, duration};

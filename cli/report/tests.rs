@@ -2,9 +2,10 @@ use std::path::PathBuf;
 
 use kcache::kernel::kernels::{Headers, Kernel};
 use kcache::kernel::packages::Package;
-use kcache::origin::Made;
-use kcache::policy::Need;
-use kcache::verdict::{Foreign, Standing};
+use kcache::run::policy::Need;
+use kcache::verdict::provenance::Made;
+use kcache::verdict::state::Foreign;
+use kcache::verdict::state::Standing;
 
 use super::*;
 

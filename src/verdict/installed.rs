@@ -14,9 +14,9 @@ use kcache_kernel::modules::{self, Loader, Module};
 use kcache_kernel::signing::{self, Known};
 use kcache_kernel::source;
 
-use super::{Foreign, Standing, State};
+use super::state::{Foreign, Standing, State};
 use crate::error::Result;
-use crate::facts::Session;
+use crate::run::session::Session;
 
 /// What is installed for one kernel.
 pub(super) struct Installed {

@@ -19,14 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kcache::boot;
+use kcache::deploy::boot_repair;
+use kcache::deploy::generation as flow;
 use kcache::error::Error;
-use kcache::facts::Session;
-use kcache::install as flow;
 use kcache::kernel::install::{has_kernel, is_live};
 use kcache::kernel::kernels::{self, Kernel};
-use kcache::select;
-use kcache::world::World;
+use kcache::run::context::World;
+use kcache::run::select;
+use kcache::run::session::Session;
 
 use super::super::install::{self, Ran};
 use super::super::{check, has_builds, packages, running, world};
@@ -239,7 +239,7 @@ fn kernel_removed(world: &World, out: &Out, release: &str) -> Result<Exit, Failu
 
 fn boot(world: &World, out: &Out, running: &str) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
-    for (release, error) in boot::settle(world)? {
+    for (release, error) in boot_repair::settle(world)? {
         let failure = Failure::of(&error);
         out.say(&format!(
             "warning: {release}: what an interrupted run left could not be put right: {}",
@@ -256,7 +256,7 @@ fn boot(world: &World, out: &Out, running: &str) -> Result<Exit, Failure> {
     let packages = packages(world, out, &[])?;
     let session = Session::new(world, world.open_existing_store()?)?;
     let start = Instant::now();
-    match boot::complete(&session, &kernel, &packages)? {
+    match boot_repair::complete(&session, &kernel, &packages)? {
         Some(done) => install::report_done(out, &kernel, &done, start.elapsed().as_secs_f64()),
         None => out.detail(&format!("{running}: nothing that the store has is missing")),
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use kcache::kernel::initramfs;
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox;
-use kcache::world::World;
+use kcache::run::context::World;
 
 use crate::out::Out;
 use crate::visible::word;

@@ -1,0 +1,77 @@
+//! For who writes a package: a first `kcache.toml`, and what will go wrong with it.
+//!
+//! Both ask the recipe what it says to some kernels, as a build would, in the sandbox; neither builds anything.
+
+use kcache_kernel::csource;
+use kcache_kernel::kernels::Kernel;
+use kcache_kernel::lint::{self, Answer, Finding};
+use kcache_kernel::makefile::Given;
+use kcache_kernel::packages::{self, Package, RecipeFile};
+use kcache_kernel::recipe::objects::{self, Objects};
+use kcache_kernel::recipe::{self, Recipe, draft};
+use kcache_kernel::source;
+
+use crate::error::{Error, Result};
+use crate::run::session::Session;
+
+/// The text of a first `kcache.toml` for a package, which has none: of its Kbuild files, or of what its `dkms.conf` says to
+/// these kernels.
+pub fn draft(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<String> {
+    if !matches!(package.recipe, RecipeFile::Dkms) {
+        let objects = objects::read(&package.source, "", &Given::default())?;
+        let version = match package.version.as_str() {
+            "0" => declared_version(package, &objects)?.unwrap_or_else(|| "0".to_owned()),
+            known => known.to_owned(),
+        };
+        return Ok(draft::from_source(&package.name, &version, &objects));
+    }
+    let recipes =
+        kernels.iter().map(|kernel| recipe(session, package, kernel)).collect::<Result<Vec<_>>>()?;
+    let with_headers: Vec<(&str, &Recipe)> = kernels
+        .iter()
+        .zip(&recipes)
+        .filter_map(|(kernel, recipe)| Some((kernel.release.as_str(), recipe.as_ref()?)))
+        .collect();
+    let conf = String::from_utf8_lossy(&package.dkms_conf()?).into_owned();
+    let text = draft::from_dkms(&conf, &with_headers);
+    text.ok_or(Error::Package(packages::Error::NoRecipe { path: package.source.clone() }))
+}
+
+/// The version that the package's modules declare, where they are of one.
+fn declared_version(package: &Package, objects: &Objects) -> Result<Option<String>> {
+    let mut found: Option<String> = None;
+    for path in objects.modules.iter().flat_map(|object| &object.sources) {
+        let text = source::text_in(&package.source, path)?.unwrap_or_default();
+        let code = csource::code(&text, false);
+        for version in csource::uses(&code, "MODULE_VERSION").into_iter().filter_map(|it| it.text) {
+            if !recipe::is_version(&version) || found.as_ref().is_some_and(|other| *other != version) {
+                return Ok(None);
+            }
+            found = Some(version);
+        }
+    }
+    Ok(found)
+}
+
+/// Everything that is wrong with a package, as far as it shows to these kernels. Those without headers are left out.
+pub fn lint(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<Vec<Finding>> {
+    let mut answers = Vec::new();
+    for kernel in kernels {
+        let recipe = match recipe(session, package, kernel) {
+            Ok(Some(recipe)) => Ok(recipe),
+            Ok(None) => continue,
+            Err(Error::Recipe(recipe::Error::Bad { reason, .. })) => Err(reason),
+            // Trees that cannot be copied have findings of their own.
+            Err(Error::Store(kcache_store::Error::NotPlain { .. })) => continue,
+            Err(error) => return Err(error),
+        };
+        answers.push(Answer { release: &kernel.release, recipe });
+    }
+    Ok(lint::check(package, &answers)?)
+}
+
+/// What a package's recipe says to a kernel; `None` where that has no headers.
+fn recipe(session: &Session, package: &Package, kernel: &Kernel) -> Result<Option<Recipe>> {
+    let Some(tree) = kernel.build_tree() else { return Ok(None) };
+    session.recipe(package, session.source(package)?, kernel, tree).map(Some)
+}

@@ -1,0 +1,303 @@
+//! Whether modules may be believed: what every module must pass before it enters the store and again before it is
+//! installed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use kcache_kernel::build::Built;
+use kcache_kernel::install::module_of;
+use kcache_kernel::kconfig::Kconfig;
+use kcache_kernel::kernels::{self, BuildTree, Kernel};
+use kcache_kernel::ko::{self, BuildId, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use kcache_kernel::modules::in_tree;
+use kcache_kernel::recipe::Modules;
+use kcache_kernel::symvers::Symvers;
+use kcache_store::{Digest, Field, Manifest};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::run::session::Session;
+
+/// The role of a module among an entry's outputs.
+pub const MODULE: &str = "module";
+
+/// The role of what a build leaves for the packages that build against it.
+pub const KEPT: &str = "kept";
+
+/// What that output is called.
+pub const KEPT_NAME: &str = "kept.tar";
+
+/// Most symbols that the modules of one package need, export and have CRCs of, of which each takes some 100 bytes of memory. The
+/// largest packages have some thousand.
+const MOST_NAMES: usize = 2_000_000;
+
+/// What came of a build. One module's bytes at a time are in memory: what a build makes, and what an entry from elsewhere says that
+/// there is, decides how many there are and how large.
+#[derive(Default)]
+pub struct Outputs {
+    /// The modules.
+    pub modules: Vec<Candidate>,
+    /// The modules' debug information, of a build that was made now: an entry can do without.
+    pub debug: Vec<(String, Content)>,
+    /// What is left for other packages, packed (`kcache_kernel::build::kept`).
+    pub kept: Option<Content>,
+}
+
+/// One module.
+pub struct Candidate {
+    /// Its file name.
+    pub name: String,
+    /// What it says of itself, or why that cannot be read.
+    pub ko: std::result::Result<Ko, Defect>,
+    /// Its build-id, if it has one.
+    pub build_id: Option<BuildId>,
+    /// Its bytes.
+    pub content: Content,
+}
+
+/// Where bytes are to be had.
+pub enum Content {
+    /// In a build's scratch directory.
+    Built(Built),
+    /// Here.
+    Bytes(Vec<u8>),
+    /// In the store.
+    Stored {
+        /// The object.
+        digest: Digest,
+        /// How many.
+        size: u64,
+    },
+}
+
+impl Content {
+    /// All of them.
+    pub fn read(&self, session: &Session) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.pass_on(session, &mut |from| {
+            from.read_to_end(&mut bytes)?;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Gives them to somebody who reads.
+    pub fn pass_on(&self, session: &Session, to: &mut dyn FnMut(&mut dyn Read) -> Result<()>) -> Result<()> {
+        match self {
+            Content::Built(built) => to(&mut built.open()?),
+            Content::Bytes(bytes) => to(&mut &bytes[..]),
+            Content::Stored { digest, size } => {
+                let store = session.store.as_ref().ok_or(Error::NoStore)?;
+                let gone = || std::io::Error::other(format!("object {digest} is not in the store any more"));
+                to(&mut &store.read_object(digest, *size)?.ok_or_else(gone)?[..])
+            }
+        }
+    }
+}
+
+impl Candidate {
+    fn new(name: String, bytes: &[u8], content: Content) -> Candidate {
+        Candidate { name, ko: ko::parse(bytes), build_id: BuildId::of(bytes), content }
+    }
+
+    /// A module that was built. What does not begin as a module does is read no further.
+    pub fn built(built: Built) -> Result<Candidate> {
+        let mut file = built.open()?;
+        let mut bytes = Vec::new();
+        file.by_ref().take(ko::START).read_to_end(&mut bytes)?;
+        if let Err(defect) = ko::starts(&bytes) {
+            let name = built.name.clone();
+            return Ok(Candidate { name, ko: Err(defect), build_id: None, content: Content::Built(built) });
+        }
+        bytes.reserve_exact(built.size.saturating_sub(ko::START) as usize);
+        file.read_to_end(&mut bytes)?;
+        Ok(Candidate::new(built.name.clone(), &bytes, Content::Built(built)))
+    }
+}
+
+/// Modules that were built. More names than this host remembers of one package are a defect of those modules that have them.
+pub fn built(modules: Vec<Built>) -> Result<Vec<Candidate>> {
+    let mut room = MOST_NAMES;
+    let one = |built| {
+        let mut module = Candidate::built(built)?;
+        let names = module.ko.as_ref().map_or(0, Ko::names);
+        match room.checked_sub(names) {
+            Some(left) => room = left,
+            None => {
+                let why = format!("it and its siblings have more than {MOST_NAMES} symbols");
+                module.ko = Err(Defect::Malformed { why });
+            }
+        }
+        Ok(module)
+    };
+    modules.into_iter().map(one).collect()
+}
+
+/// What of a kernel modules are compared with.
+pub struct Against<'a> {
+    config: &'a Kconfig,
+    arch: &'a str,
+    symvers: Option<Arc<Symvers>>,
+}
+
+impl<'a> Against<'a> {
+    /// All that a kernel's build tree tells.
+    pub fn tree(session: &Session, kernel: &Kernel, tree: &'a BuildTree) -> Result<Against<'a>> {
+        let symvers = session.symvers(kernel, tree)?;
+        Ok(Against { config: &tree.config, arch: &tree.arch, symvers })
+    }
+
+    /// Without headers: machine and vermagic. That its symbols are the kernel's was checked where it was built, for a
+    /// kernel with the same `uname -v`.
+    pub fn config(config: &'a Kconfig) -> Against<'a> {
+        Against { config, arch: kernels::arch(config), symvers: None }
+    }
+}
+
+/// What is wrong with the modules of one package, for a kernel. `needed` are the exports of the packages it builds
+/// against.
+pub fn faults(
+    kernel: &Kernel,
+    against: &Against,
+    modules: &[Candidate],
+    needed: &BTreeMap<String, Export>,
+) -> Result<Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut parsed: Vec<(&str, &Ko)> = Vec::new();
+    for module in modules {
+        match &module.ko {
+            Ok(ko) => parsed.push((&module.name, ko)),
+            Err(defect) => faults.push(Fault { file: module.name.clone(), defect: defect.clone() }),
+        }
+    }
+    let mut siblings = needed.clone();
+    siblings.extend(parsed.iter().flat_map(|(_, ko)| ko.exports.clone()));
+    let Some(machine) = Machine::of_arch(against.arch) else {
+        return Err(std::io::Error::other(format!(
+            "no module of architecture {} can be checked",
+            against.arch
+        ))
+        .into());
+    };
+    let expect = Expect {
+        release: &kernel.release,
+        machine,
+        flags: Flags::of_config(against.config),
+        symvers: against.symvers.as_deref(),
+        siblings: &siblings,
+        any_release: false,
+    };
+    faults.extend(parsed.iter().flat_map(|(name, ko)| ko::check(name, ko, &expect)));
+    Ok(faults)
+}
+
+/// The modules among an entry's outputs that nobody has asked for: of names that its recipe does not promise, or, where the
+/// recipe takes whatever is built, of one that the kernel's own modules have. Whoever signs entries could else put an
+/// `ext4.ko` beside what was asked for. The recipe is the one that the entry's key is made of.
+pub fn undeclared(kernel: &Kernel, manifest: &Manifest) -> Result<Vec<Fault>> {
+    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    undeclared_among(kernel, &promised(&manifest.fields), modules.map(|output| output.name.as_str()))
+}
+
+/// The same of modules that were built now.
+pub fn undeclared_among<'a>(
+    kernel: &Kernel,
+    promised: &Modules,
+    files: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Fault>> {
+    let fault = |file: &str, defect| Fault { file: file.to_owned(), defect };
+    if let Modules::Listed(list) = promised {
+        let names: BTreeSet<String> = list.iter().map(|module| format!("{}.ko", module.name)).collect();
+        return Ok(files
+            .filter(|file| !names.contains(*file))
+            .map(|file| fault(file, Defect::NotPromised))
+            .collect());
+    }
+    let named: BTreeMap<String, &str> =
+        files.filter_map(|file| Some((module_of(Path::new(file))?, file))).collect();
+    let Some(tree) = kernel.modules.as_deref().filter(|_| !named.is_empty()) else { return Ok(Vec::new()) };
+    let own = in_tree(tree, &named.keys().cloned().collect())?;
+    Ok(own.into_iter().map(|(name, of)| fault(named[&name], Defect::Replaces { of })).collect())
+}
+
+/// What the recipe among the fields of a key promises. One that cannot be read promises nothing.
+fn promised(fields: &[Field]) -> Modules {
+    #[derive(Deserialize)]
+    struct Recipe {
+        modules: Modules,
+    }
+    let recipe = fields.iter().find(|field| field.name == "recipe");
+    let recipe = recipe.and_then(|field| serde_json::from_str::<Recipe>(&field.value).ok());
+    recipe.map_or(Modules::Found, |recipe| recipe.modules)
+}
+
+/// Leaves out the modules that can never be loaded, because they need a symbol that nothing exports, if others remain; returns
+/// why. DKMS installs such modules, and nobody misses them: packages of many modules go on naming those that a kernel has
+/// left behind.
+pub fn leave_out(
+    kernel: &Kernel,
+    against: &Against,
+    modules: &mut Vec<Candidate>,
+    needed: &BTreeMap<String, Export>,
+) -> Result<Vec<Fault>> {
+    let mut left_out: Vec<Fault> = Vec::new();
+    loop {
+        let orphans: Vec<Fault> = faults(kernel, against, modules, needed)?
+            .into_iter()
+            .filter(|fault| matches!(fault.defect, Defect::UnknownSymbol { .. }))
+            .collect();
+        let is_orphan = |module: &Candidate| orphans.iter().any(|fault| fault.file == module.name);
+        if orphans.is_empty() || modules.iter().all(is_orphan) {
+            return Ok(left_out);
+        }
+        modules.retain(|module| !is_orphan(module)); // others may have needed what these export
+        left_out.extend(orphans);
+    }
+}
+
+/// The outputs of an entry, each byte verified; not its log. `None` where the store no longer has one of them.
+pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>> {
+    let Some(store) = &session.store else { return Ok(None) };
+    let mut outputs = Outputs::default();
+    for output in manifest.outputs.iter().filter(|output| [MODULE, KEPT].contains(&output.role.as_str())) {
+        let Some(bytes) = store.read_object(&output.digest, output.size)? else { return Ok(None) };
+        let content = Content::Stored { digest: output.digest, size: output.size };
+        match output.role.as_str() {
+            KEPT => outputs.kept = Some(content),
+            _ => {
+                outputs.modules.push(Candidate::new(output.name.clone(), &bytes, content));
+                session.large.keep(&output.digest, bytes);
+            }
+        }
+    }
+    Ok(Some(outputs))
+}
+
+/// What the modules of an entry export.
+pub fn exports(modules: &[Candidate]) -> BTreeMap<String, Export> {
+    modules.iter().filter_map(|module| module.ko.as_ref().ok()).flat_map(|ko| ko.exports.clone()).collect()
+}
+
+/// What of the debug information that a build made belongs to its modules. A module that a later step has linked again
+/// and not stripped leaves some that does not.
+pub fn fitting(modules: &[Candidate], debug: Vec<Built>) -> Result<Vec<(String, Content)>> {
+    let ids: BTreeMap<String, &BuildId> = modules
+        .iter()
+        .filter_map(|module| Some((debug_file(&module.name), module.build_id.as_ref()?)))
+        .collect();
+    let mut fitting = Vec::new();
+    for file in debug {
+        let debug = Candidate::built(file)?;
+        if debug.build_id.is_some() && debug.build_id.as_ref() == ids.get(&debug.name).copied() {
+            fitting.push((debug.name, debug.content));
+        }
+    }
+    Ok(fitting)
+}
+
+/// What the debug information of a module file is called.
+pub fn debug_file(module: &str) -> String {
+    format!("{module}.debug")
+}

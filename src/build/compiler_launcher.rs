@@ -1,0 +1,117 @@
+//! A compiler launcher: ccache in front of the compiler, so that a build after a small change compiles only what has changed.
+//!
+//! Which objects may be taken again is ccache's to say, from the preprocessed text or all that is included, the arguments, the
+//! directory, and the digests of the compiler and its `cc1` and `as`, which are those of the key. So the modules have the bits that
+//! they have without it, and the key is the same. Its directory is the package's own: what is in it was put there by builds of that
+//! package, which anyway decide what is in its modules, and no other package reads it.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use kcache_kernel::packages::Package;
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::{Launcher, Sandbox};
+use kcache_store::{Digest, Store};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::error::Result;
+use crate::run::session::{KernelFacts, Session};
+
+/// The program, where the tools are.
+const CCACHE: &str = "/usr/bin/ccache";
+/// What of the toolchain decides what comes out of the compiler.
+const ROLES: [&str; 4] = ["cc", "cc1", "as", "predef"];
+/// Most directories of one package, of 1 GiB at most (`kcache_kernel::sandbox`): as many builds of it run beside each other.
+const MOST: usize = 4;
+
+/// A directory that is lent to a build.
+pub(crate) struct Lent {
+    /// Where they are at rest.
+    places: Vec<PathBuf>,
+    directory: PathBuf,
+}
+
+impl Lent {
+    /// Takes one for a build whose scratch directory this is, or makes one.
+    fn take(store: &Store, package: &str, scratch: &Path) -> Result<Lent> {
+        let name = Digest::of(package.as_bytes()).short();
+        let rest = store.foreign_dir("ccache")?;
+        let places: Vec<PathBuf> = (0..MOST).map(|at| rest.join(format!("{name}.{at}"))).collect();
+        let directory = scratch.join("ccache");
+        // What is not there another build has; what cannot be moved is as good as not there.
+        if !places.iter().any(|place| fs::rename(place, &directory).is_ok()) {
+            fs::create_dir(&directory)?;
+        }
+        Ok(Lent { places, directory })
+    }
+
+    /// Puts it back, where there is a place; else it goes with the scratch directory. No process of the build may be alive.
+    pub(crate) fn put_back(self) {
+        let put =
+            |place: &PathBuf| renameat_with(CWD, &self.directory, CWD, place, RenameFlags::NOREPLACE).is_ok();
+        self.places.iter().any(put);
+    }
+}
+
+/// Puts the launcher before the compiler of a sandbox, where one is configured; gives what is lent for it.
+pub(crate) fn attach(
+    session: &Session,
+    sandbox: &mut Sandbox,
+    package: &Package,
+    facts: &KernelFacts,
+    scratch: &Path,
+) -> Result<Option<Lent>> {
+    let (true, Some(store)) = (session.world.launches_ccache, &session.store) else { return Ok(None) };
+    let Some(compiler) = compiler(facts, &sandbox.tools) else {
+        session.say_once("warning: ccache is configured and not installed: builds do without");
+        return Ok(None);
+    };
+    let lent = Lent::take(store, &package.name, scratch)?;
+    let directory = lent.directory.clone();
+    let program = PathBuf::from(CCACHE);
+    sandbox.launcher = Some(Launcher { program, compiler, identity: identity(facts), directory });
+    Ok(Some(lent))
+}
+
+/// The compiler's path, where there is a launcher to be put before it.
+fn compiler(facts: &KernelFacts, tools: &Root) -> Option<PathBuf> {
+    tools.find(CCACHE)?;
+    facts.tools.iter().find(|tool| tool.role == "cc").map(|tool| tool.path.clone())
+}
+
+/// What ccache takes the compiler to be, in place of its size and time.
+fn identity(facts: &KernelFacts) -> String {
+    let tools = facts.tools.iter().filter(|tool| ROLES.contains(&tool.role.as_str()));
+    let all: String = tools.map(|tool| format!("{} {}\n", tool.role, tool.digest)).collect();
+    Digest::of(all.as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kcache_store::Waiting;
+
+    #[test]
+    fn two_builds_of_a_package_have_a_directory_each_and_later_ones_have_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let waiting = Waiting { limit: std::time::Duration::from_secs(9), say: &|_| () };
+        let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
+        let build = |notes: &str| {
+            let scratch = store.scratch().unwrap();
+            let lent = Lent::take(&store, "a", scratch.path()).unwrap();
+            let file = lent.directory.join("note");
+            let found = fs::read_to_string(&file).unwrap_or_default();
+            fs::write(&file, format!("{found}{notes}")).unwrap();
+            (scratch, lent, found)
+        };
+        let (one, two) = (build("1"), build("2"));
+        assert_eq!((&one.2[..], &two.2[..]), ("", ""));
+        one.1.put_back();
+        two.1.put_back();
+        let (three, four, five) = (build("3"), build("4"), build("5"));
+        assert_eq!([three.2, four.2, five.2], ["1", "2", ""]);
+        // What is not put back is gone with its build.
+        drop((three.0, three.1));
+        assert_eq!(build("6").2, "");
+    }
+}

@@ -1,0 +1,248 @@
+//! One build, from a private copy of the source to what the store is given.
+//!
+//! Nothing is published here before it was admitted: between [`make`] and [`publish`] stands [`crate::resolve`], which sees that nobody has
+//! touched headers or tools meanwhile, and has the modules checked.
+
+pub mod check_modules;
+mod compiler_launcher;
+pub mod dependencies;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use kcache_kernel::build::{self, Outcome as BuildOutcome};
+use kcache_kernel::kernels::{BuildTree, Mount};
+use kcache_kernel::ko::Fault;
+use kcache_kernel::sandbox::{self, Opened, Sandbox};
+use kcache_store::{Entry, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Scratch, Store, tree};
+
+use crate::build::check_modules::{Content, KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::build::dependencies::Dependency;
+use crate::error::{Error, Result};
+use crate::inputs::identify::Identified;
+use crate::inputs::key::ENVIRONMENT;
+use crate::inputs::undeclared;
+use crate::run::request::Wish;
+use crate::run::sandbox::{overrides_dir, room, show_source};
+use crate::run::session::Session;
+
+/// How a build is run.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Whether objects of an earlier build may be taken again ([`crate::build::compiler_launcher`]).
+    pub may_launch: bool,
+}
+
+/// One build's result, on its way into the store.
+pub struct Product {
+    /// What came out.
+    pub result: Made,
+    /// Modules that are kept from the store, and why.
+    pub left_out: Vec<Fault>,
+    /// What the build has printed.
+    pub log: Content,
+    /// What of the system it has read beyond its inputs.
+    pub observed: Vec<Observed>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Where the outputs lie.
+    _scratch: Scratch,
+}
+
+/// What came out of a build.
+pub enum Made {
+    /// Modules, and what is left for other packages.
+    Outputs(Outputs),
+    /// A failure worth remembering.
+    Failure(Outcome),
+}
+
+/// Runs one build in a scratch tree of its own.
+pub fn make(
+    session: &Session,
+    wish: &Wish,
+    tree: &BuildTree,
+    id: &Identified,
+    needed: &[Dependency],
+    how: How,
+) -> Result<Product> {
+    let world = session.world;
+    let what = wish.name();
+    let seat = session.jobs.seat();
+    let scratch = session.scratch()?;
+    // The build never sees the package's own directory: what it reads is what was hashed.
+    let source = scratch.path().join("source");
+    if tree::snapshot(&wish.package.source, &source, &[".git".to_owned()])? != id.source {
+        return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
+    }
+    tree::snapshot(&source, &scratch.path().join("build"), &[])?;
+    let own = scratch.path().join("own");
+    let mut sandbox = room(world, wish.kernel, tree, &id.facts.tools_root, own, world.jobs);
+    show_source(&mut sandbox, wish.package, &source);
+    show_overrides(session, &mut sandbox, wish, id, &scratch.path().join("overrides"))?;
+    dependencies::show(session, &mut sandbox, needed, scratch.path())?;
+    let lent = match how.may_launch {
+        true => compiler_launcher::attach(session, &mut sandbox, wish.package, &id.facts, scratch.path())?,
+        false => None,
+    };
+    // make's own first job; the others it asks for itself.
+    if !seat.begin(&world.cancel) {
+        return Err(Error::Cancelled);
+    }
+    if world.groups().is_none() {
+        session.detail_once("no control group can be made here: build-memory does not bound builds");
+    }
+    world.progress.begin(&what, "building");
+    let (start, started) = (Instant::now(), (world.now)());
+    let mut opened = Opened::default();
+    let outcome = build::build(build::Request {
+        sandbox,
+        recipe: &id.recipe,
+        scratch: scratch.path(),
+        environment: &ENVIRONMENT,
+        limit: world.build_limit,
+        cancel: &world.cancel,
+        jobs: Some(&seat),
+        opened: world.is_root().then_some(&mut opened),
+        line: &mut |line| world.progress.line(&what, line),
+    });
+    world.progress.end(&what);
+    if !matches!(outcome, Err(sandbox::Error::Undead)) {
+        lent.into_iter().for_each(compiler_launcher::Lent::put_back);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let mut left_out = Vec::new();
+    let result = match outcome? {
+        BuildOutcome::Built { modules, debug, kept } => {
+            let mut modules = check_modules::built(modules)?;
+            let (against, needed) =
+                (check_modules::Against::tree(session, wish.kernel, tree)?, dependencies::exports(needed));
+            left_out = check_modules::leave_out(wish.kernel, &against, &mut modules, &needed)?;
+            let debug = check_modules::fitting(&modules, debug)?;
+            Made::Outputs(Outputs { debug, modules, kept: kept.map(Content::Bytes) })
+        }
+        BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
+            status: failure.status,
+            command: failure.command,
+            first_error: failure.first_error,
+        }),
+        BuildOutcome::Cancelled => return Err(Error::Cancelled),
+        BuildOutcome::Environment(reason) => {
+            let (package, release) = (wish.package.name.clone(), wish.kernel.release.clone());
+            return Err(Error::Environment { package, release, reason });
+        }
+    };
+    let observed = undeclared::digests(&id.facts, &opened, started, (world.now)())?;
+    Ok(Product {
+        result,
+        left_out,
+        log: Content::Bytes(build::read_log(scratch.path())?),
+        observed,
+        seconds,
+        _scratch: scratch,
+    })
+}
+
+/// Shows the administrator's patches and scripts for the package, as they were hashed.
+fn show_overrides(
+    session: &Session,
+    sandbox: &mut Sandbox,
+    wish: &Wish,
+    id: &Identified,
+    copy: &Path,
+) -> Result<()> {
+    let inside = overrides_dir(wish.package);
+    let Some(wanted) = id.overrides else { return Ok(()) };
+    let found = session.world.root.find(&inside).map(|dir| tree::snapshot(&dir, copy, &[])).transpose()?;
+    if found != Some(wanted) {
+        return Err(Error::Changed { what: inside.display().to_string() });
+    }
+    sandbox.read_only.push(Mount { outside: copy.to_owned(), inside });
+    Ok(())
+}
+
+/// Objects first, then the entry that names them.
+pub(crate) fn publish(
+    session: &Session,
+    store: &Store,
+    wish: &Wish,
+    id: &Identified,
+    made: Product,
+    outcome: Outcome,
+    replace: bool,
+) -> Result<Entry> {
+    let mut outputs = Vec::new();
+    let mut put = |name: &str, role: &str, content: &Content| {
+        content.pass_on(session, &mut |from| {
+            let stored = store.put_object(from)?;
+            let (name, role) = (name.to_owned(), role.to_owned());
+            outputs.push(Output { name, role, size: stored.size, digest: stored.digest });
+            Ok(())
+        })
+    };
+    if let Made::Outputs(made) = &made.result {
+        for module in &made.modules {
+            put(&module.name, MODULE, &module.content)?;
+        }
+        for (name, debug) in &made.debug {
+            put(name, ON_DEMAND, debug)?;
+        }
+        if let Some(kept) = &made.kept {
+            put(KEPT_NAME, KEPT, kept)?;
+        }
+    }
+    put(LOG, LOG, &made.log)?;
+    outputs.sort_by(|a, b| a.name.cmp(&b.name));
+    let now = (session.world.now)();
+    let manifest = Manifest {
+        format: kcache_store::FORMAT,
+        key: id.key,
+        labels: labels(wish, id),
+        fields: id.fields.clone(),
+        outcome,
+        outputs,
+        facts: facts_of(&made),
+        observed: made.observed,
+        builder: session.world.builder.clone(),
+        created: now,
+    };
+    let mut entry = Entry::new(manifest)?;
+    if let Some(signer) = &session.world.signer {
+        entry.sign(signer);
+    }
+    if replace {
+        store.replace(&entry)?;
+    } else {
+        store.insert(&entry, now)?;
+    }
+    Ok(entry)
+}
+
+/// What is worth knowing without opening the outputs.
+fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
+    let mut facts = serde_json::Map::new();
+    facts.insert("seconds".to_owned(), made.seconds.into());
+    if !made.left_out.is_empty() {
+        let left_out: Vec<String> = made.left_out.iter().map(ToString::to_string).collect();
+        facts.insert("left-out".to_owned(), left_out.into());
+    }
+    facts
+}
+
+/// What an entry is found by when its key is not known.
+fn labels(wish: &Wish, id: &Identified) -> BTreeMap<String, String> {
+    let field =
+        |name: &str| id.fields.iter().find(|field| field.name == name).map(|field| field.value.clone());
+    [
+        ("package", wish.package.name.clone()),
+        ("version", wish.package.version.clone()),
+        ("kernel", wish.kernel.release.clone()),
+        ("kernel-version", field("kernel.version").unwrap_or_default()),
+        ("arch", field("kernel.arch").unwrap_or_default()),
+        ("source", id.source.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}

@@ -1,0 +1,115 @@
+//! Taking over what DKMS has installed, and giving it back.
+//!
+//! For each kernel: DKMS's records say which packages it has installed and which files in the kernel's tree are theirs. Of
+//! the same source kcache builds, or fetches, its own; where it can, its modules stand in for DKMS's from one transaction
+//! on. A package that kcache has no build of stays DKMS's, untouched. DKMS's records are not changed at all: to it
+//! everything is installed as it was, so it does not build again, and after [`give_back`] all is as before.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kcache_kernel::dkms::{self, Built, Records};
+use kcache_kernel::install::{self as tree, OtherFile, Others};
+use kcache_kernel::kernels::Kernel;
+use kcache_kernel::packages::{self, Package};
+use kcache_kernel::rootfs::Root;
+use kcache_store::Manifest;
+
+use crate::build::check_modules::MODULE;
+use crate::deploy::generation::{self, Change};
+use crate::error::{Error, Result};
+use crate::run::select;
+use crate::run::session::Session;
+
+/// One package that DKMS has installed for a kernel.
+pub struct Candidate {
+    /// DKMS's record.
+    pub built: Built,
+    /// Its files in the kernel's tree.
+    pub files: Vec<OtherFile>,
+    /// The same package as kcache sees it; or why it is left to DKMS.
+    pub package: std::result::Result<Package, String>,
+}
+
+/// What DKMS has installed for a kernel and kcache could take over. What has left the kernel's tree since is nothing.
+pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result<Vec<Candidate>> {
+    let root = &session.world.root;
+    let records = Records::of(root)?;
+    let dir = generation::tree(session, kernel)?;
+    let mut found = Vec::new();
+    for built in records.installed(&kernel.release)? {
+        let files = records.files(&built, dir)?;
+        if files.is_empty() {
+            continue;
+        }
+        let package = match obstacle(root, dir, &files)? {
+            Some(why) => Err(why),
+            None => package(&records, &built, all, session),
+        };
+        found.push(Candidate { built, files, package });
+    }
+    Ok(found)
+}
+
+/// Why files cannot change hands, if they cannot.
+fn obstacle(root: &Root, dir: &Path, files: &[OtherFile]) -> std::io::Result<Option<String>> {
+    if let Some(link) = files.iter().find(|file| dir.join(&file.path).is_symlink()) {
+        return Ok(Some(format!("{} is a link", link.path.display())));
+    }
+    let other = dkms::weakly_used(root, dir, files)?;
+    Ok(other.map(|other| format!("the weak-updates of {} lead to its modules", other.display())))
+}
+
+fn package(
+    records: &Records,
+    built: &Built,
+    all: &[Package],
+    session: &Session,
+) -> std::result::Result<Package, String> {
+    let what = format!("{}/{}", built.what.name, built.what.version);
+    if let Some(package) = select::find(all, &what) {
+        return Ok(package.clone());
+    }
+    let root = &session.world.root;
+    let link = records.place(&built.what).join("source");
+    let source = root.inside(&link).and_then(|inside| root.find(inside));
+    let source = source.ok_or("its source is not on this machine any more")?;
+    packages::at_path(&source).map_err(|error| crate::error::chain(&error))
+}
+
+/// Why a build cannot stand in for DKMS's modules, if it cannot: it lacks one of them.
+pub fn lacks(manifest: &Manifest, files: &[OtherFile]) -> Option<String> {
+    let name = |name: &str| name.strip_suffix(".ko").unwrap_or(name).replace('-', "_");
+    let ours: BTreeSet<String> = manifest
+        .outputs
+        .iter()
+        .filter(|output| output.role == MODULE)
+        .map(|output| name(&output.name))
+        .collect();
+    let lost = files.iter().find(|file| file.module().is_none_or(|module| !ours.contains(&module)))?;
+    Some(format!("kcache's build of it has no {}", lost.path.display()))
+}
+
+/// What is kept of a kernel's, and the packages it belongs to that kcache has installed: what giving it back takes.
+pub fn give_back(session: &Session, kernel: &Kernel) -> Result<(Others, Vec<String>)> {
+    let dir = generation::tree(session, kernel)?;
+    let files = tree::kept(dir)?;
+    let installed = installed(dir)?;
+    let mut names: Vec<String> = files.iter().map(|file| file.package.clone()).collect();
+    names.dedup();
+    names.retain(|name| installed.contains(name));
+    Ok((Others::GiveBack(files), names))
+}
+
+/// The change that takes these packages out, and no others.
+pub fn without(names: &[String]) -> Change<'_> {
+    // No name means all of them.
+    if names.is_empty() { Change::Add(&[]) } else { Change::Remove(names) }
+}
+
+/// The packages that kcache has installed in a tree.
+pub fn installed(dir: &Path) -> std::result::Result<Vec<String>, Error> {
+    let generation = tree::current(dir)?;
+    let packages = generation.into_iter().flat_map(|generation| generation.set.packages);
+    Ok(packages.map(|package| package.name).collect())
+}

@@ -1,0 +1,93 @@
+//! What a boot puts right before modules are loaded.
+//!
+//! Two things, both bounded by what is on this host: no network is used and nothing is built.
+//!
+//! - Every kernel's tree: an installation that a crash interrupted is finished or undone; what kcache had in the tree of a
+//!   kernel that was removed goes. On a host where nothing happened this looks for a few names and writes nothing.
+//! - The running kernel: what is wanted, lies in the store, and is not installed or is damaged, is installed. What is
+//!   neither stays as it is: a package that does not build does not hold up a boot.
+//!
+//! Killed at any moment, the next boot goes on.
+
+use std::collections::BTreeSet;
+
+use kcache_kernel::install::{self as tree, Generation};
+use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::packages::Package;
+use kcache_store::Manifest;
+
+use crate::deploy::generation::{self, Change, Done};
+use crate::error::{Error, Result};
+use crate::resolve::resolution::Answer;
+use crate::resolve::{self};
+use crate::run::context::World;
+use crate::run::policy::Need;
+use crate::run::request::Options;
+use crate::run::request::Wish;
+use crate::run::select::Packages;
+use crate::run::session::Session;
+
+/// Puts every kernel's tree right; what stands in the way of one is given back with its release, and hides no other.
+pub fn settle(world: &World) -> Result<Vec<(String, Error)>> {
+    let mut failed = Vec::new();
+    for (release, dir) in kernels::trees(&world.root)? {
+        let settled = match tree::is_orphaned(&dir) {
+            Ok(true) => generation::retire(world, &release).map(|_| ()),
+            Ok(false) => generation::recover(world, &release, &dir),
+            Err(error) => Err(error.into()),
+        };
+        failed.extend(settled.err().map(|error| (release, error)));
+    }
+    Ok(failed)
+}
+
+/// Installs what is missing or damaged in a kernel's tree and lies in the store. `None`: nothing was missing.
+pub fn complete(session: &Session, kernel: &Kernel, packages: &Packages) -> Result<Option<Done>> {
+    let dir = generation::tree(session, kernel)?;
+    let tree::Base { generation, fault, .. } = tree::base(dir)?;
+    let missing = missing(session, kernel, packages, generation.as_ref())?;
+    let is_damaged = match &generation {
+        Some(generation) => !tree::verify(dir, generation)?.is_empty(),
+        None => fault.is_some(),
+    };
+    if missing.is_empty() && !is_damaged {
+        return Ok(None);
+    }
+    generation::apply(session, kernel, &Change::Add(&missing)).map(Some)
+}
+
+/// Builds that the store has of packages that are wanted and not installed.
+fn missing(
+    session: &Session,
+    kernel: &Kernel,
+    packages: &Packages,
+    installed: Option<&Generation>,
+) -> Result<Vec<Manifest>> {
+    let Some(store) = &session.store else { return Ok(Vec::new()) };
+    let sets = installed.into_iter().flat_map(|generation| &generation.set.packages);
+    let present: BTreeSet<&str> = sets.map(|package| package.name.as_str()).collect();
+    let options = Options { automatic_only: !packages.named, fetch_only: true, rebuild: false };
+    let mut found = Vec::new();
+    let need = |package: &Package| session.world.policy.need(&package.name, &kernel.release);
+    let is_wanted =
+        |package: &&Package| need(package) != Need::Ignored && !present.contains(package.name.as_str());
+    for package in packages.chosen.iter().filter(is_wanted) {
+        // To work out a key takes reading all headers: only where something is known.
+        let rows = store.find(&[("package", &package.name), ("kernel", &kernel.release)])?;
+        if !rows.iter().any(|row| row.built) {
+            continue;
+        }
+        let wish = Wish { package, kernel, all: &packages.all };
+        match resolve::ensure(session, &wish, &options) {
+            Ok(Answer::Ready { manifest, .. }) => found.push(*manifest),
+            Ok(_) => {}
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            // One that cannot even be read keeps no other from being installed.
+            Err(error) => {
+                let progress = &session.world.progress;
+                progress.say(&format!("warning: {}: {}", wish.name(), crate::error::chain(&error)));
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,145 @@
+//! Debug information of modules: kept apart from them, and fetched when somebody asks for it.
+//!
+//! A build takes the debug information out of each module that it strips (`kcache_kernel::build`) and leaves it as an output
+//! `NAME.ko.debug` of its own, which weighs many times what the module does. Hosts that fetch an entry do not fetch that; who
+//! has a crash to look into asks for it, and gets what belongs to the very module that is installed:
+//!
+//! ```text
+//! which build     that whose key the kernel's generation.json has; of what is not installed, the one the store has
+//! which module    the digest must be that of the installed module: a rebuilt entry is another
+//! which object    from the store, else from a shared cache, verified by the digest that a signed entry gives it
+//! build-id        that of the module and that of its debug information must be one
+//! ```
+//!
+//! What is fetched stays in the store as any object does. Nothing else is written here.
+
+use kcache_kernel::install::{Installed, Package};
+use kcache_kernel::ko::BuildId;
+use kcache_store::{Digest, Key, Manifest, ON_DEMAND, Output};
+
+use crate::build::check_modules::{MODULE, debug_file};
+use crate::error::Lack;
+use crate::error::{Error, Result};
+use crate::resolve::by_key;
+use crate::resolve::local;
+use crate::resolve::publish::{self, Known};
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// Where the debug information of one module is to be had.
+pub struct DebugInfo {
+    /// The version of its package.
+    pub version: String,
+    /// The module's file name, `.ko` included.
+    pub module: String,
+    /// The module's build-id.
+    pub build_id: BuildId,
+    key: Key,
+    output: Output,
+}
+
+/// The debug information of a package's modules, each by itself; of the modules that are installed, where they are.
+pub fn of(
+    session: &Session,
+    wish: &Wish,
+    installed: Option<&Package<Installed>>,
+) -> Result<Vec<Result<DebugInfo>>> {
+    let manifest = match installed {
+        Some(package) => of_key(session, wish, package)?,
+        None => match publish::known(session, wish)? {
+            Known::Entry(entry) => Some(Box::new(entry.into_manifest())),
+            Known::Excluded | Known::Nothing => None,
+        },
+    };
+    let manifest = manifest.ok_or_else(|| lacking(&wish.package.name, Lack::NoEntry))?;
+    let modules = match installed {
+        Some(package) => package.modules.iter().map(file_and_digest).collect(),
+        None => modules(&manifest),
+    };
+    Ok(modules.iter().map(|(name, digest)| one(session, &manifest, name, digest)).collect())
+}
+
+/// The bytes of it: from the store, else fetched into it.
+pub fn bytes(session: &Session, debug: &DebugInfo) -> Result<Vec<u8>> {
+    let found = object(session, &debug.key, &debug.output)?;
+    let bytes = found.ok_or_else(|| lacking(&debug.module, Lack::NoObject))?;
+    match BuildId::of(&bytes) {
+        Some(id) if id == debug.build_id => Ok(bytes),
+        _ => Err(lacking(&debug.module, Lack::OtherModule(debug.build_id.to_string()))),
+    }
+}
+
+impl DebugInfo {
+    /// Digest of its bytes.
+    pub fn digest(&self) -> &Digest {
+        &self.output.digest
+    }
+}
+
+fn lacking(of: &str, lack: Lack) -> Error {
+    Error::NoDebugInfo { of: of.to_owned(), lack }
+}
+
+/// What the store, or else a shared cache, says of the build that is installed.
+fn of_key(session: &Session, wish: &Wish, package: &Package<Installed>) -> Result<Option<Box<Manifest>>> {
+    let Ok(key) = package.key.parse::<Key>() else { return Ok(None) };
+    if let Some(manifest) = local::stored(session, wish, &key)? {
+        return Ok(Some(manifest));
+    }
+    let same = |manifest: &Manifest| {
+        let theirs = modules(manifest);
+        let ours = package.modules.iter().map(file_and_digest);
+        ours.into_iter().all(|module| theirs.contains(&module))
+    };
+    by_key::of_key(session, wish, &key, &|manifest| match same(manifest) {
+        true => Ok(()),
+        false => Err(Lack::OtherBuild.to_string()),
+    })
+}
+
+fn file_and_digest(module: &Installed) -> (String, Digest) {
+    (format!("{}.ko", module.spec.name), Digest::from_bytes(*module.spec.digest.as_bytes()))
+}
+
+fn modules(manifest: &Manifest) -> Vec<(String, Digest)> {
+    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    modules.map(|output| (output.name.clone(), output.digest)).collect()
+}
+
+fn one(session: &Session, manifest: &Manifest, name: &str, digest: &Digest) -> Result<DebugInfo> {
+    let lacking = |lack| lacking(name, lack);
+    let output = |role: &str, name: &str| {
+        manifest.outputs.iter().find(|output| output.role == role && output.name == name)
+    };
+    let module = output(MODULE, name).filter(|module| module.digest == *digest);
+    let module = module.ok_or_else(|| lacking(Lack::OtherBuild))?;
+    let debug = output(ON_DEMAND, &debug_file(name)).ok_or_else(|| lacking(Lack::NotMade))?;
+    let bytes = object(session, &manifest.key, module)?.ok_or_else(|| lacking(Lack::NoObject))?;
+    Ok(DebugInfo {
+        version: manifest.labels.get("version").cloned().unwrap_or_default(),
+        module: name.to_owned(),
+        build_id: BuildId::of(&bytes).ok_or_else(|| lacking(Lack::NotMade))?,
+        key: manifest.key,
+        output: debug.clone(),
+    })
+}
+
+/// One output's bytes: from the store, else fetched into it. What is damaged there is as good as absent.
+fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8>>> {
+    let Some(store) = &session.store else { return Ok(None) };
+    match store.read_object(&output.digest, output.size) {
+        Ok(None) => {}
+        Err(error) if local::is_damage(&error) => {
+            session.world.progress.say(&format!("warning: {error}; it is fetched again"));
+            store.discard_object(&output.digest)?;
+        }
+        found => return Ok(found?),
+    }
+    if !session.asks_caches() {
+        return Ok(None);
+    }
+    session.world.progress.begin(&output.name, "fetching");
+    let fetched = session.world.caches.fetch_output(store, key, output);
+    session.world.progress.end(&output.name);
+    Ok(if fetched? { store.read_object(&output.digest, output.size)? } else { None })
+}

@@ -1,0 +1,83 @@
+//! Signatures of modules that a signing service makes, which alone has the key.
+//!
+//! ```text
+//! export   the modules that are to be installed and have no signature yet, as files named by their digest
+//! import   the signatures that came back, each verified against the certificate: into the store, and into the caches
+//!            that are written to
+//! attach   when a module is installed: from the store, else from a shared cache, verified again
+//! ```
+//! A signature is named by the certificate's fingerprint and by the digest of the module as it was built. One that does not
+//! verify is as good as none: whoever holds them can make a module missing, and never put another one in its place.
+
+use kcache_kernel::install::ModuleSpec;
+use kcache_kernel::signing::{self, Certificate};
+use kcache_store::{Digest, SignerId};
+
+use crate::error::{Error, Result};
+use crate::run::session::Session;
+
+/// A module, with the signature that the service has made of it appended.
+pub fn attach(
+    session: &Session,
+    certificate: &Certificate,
+    spec: &ModuleSpec,
+    module: &[u8],
+) -> Result<Vec<u8>> {
+    let found = find(session, certificate, &digest(spec), module)?;
+    let missing = || Error::NoSignature { module: spec.name.clone(), subject: certificate.subject() };
+    Ok(signing::attach(module, &found.ok_or_else(missing)?, certificate)?)
+}
+
+/// The signature of a module, if the store or a shared cache has one that verifies.
+pub fn find(
+    session: &Session,
+    certificate: &Certificate,
+    digest: &Digest,
+    module: &[u8],
+) -> Result<Option<Vec<u8>>> {
+    let by = signer_id(certificate);
+    let fits = |bytes: &[u8]| {
+        signing::attach(module, bytes, certificate).map(drop).map_err(|error| error.to_string())
+    };
+    if let Some(store) = &session.store
+        && let Some(bytes) = store.signature(&by, digest)?
+    {
+        match fits(&bytes) {
+            Ok(()) => return Ok(Some(bytes)),
+            Err(why) => {
+                session.world.progress.say(&format!("warning: signature of {digest} in the store: {why}"))
+            }
+        }
+    }
+    let found = session.world.caches.signature(&by, digest, &fits);
+    if let (Some(store), Some(bytes)) = (&session.store, &found) {
+        store.keep_signature(&by, digest, bytes)?;
+    }
+    Ok(found)
+}
+
+/// Keeps a signature that came back from the service, and puts it into the caches that are written to.
+pub fn import(
+    session: &Session,
+    certificate: &Certificate,
+    digest: &Digest,
+    module: &[u8],
+    bytes: &[u8],
+) -> Result<()> {
+    signing::attach(module, bytes, certificate)?;
+    let by = signer_id(certificate);
+    let store = session.store.as_ref().ok_or(Error::NoStore)?;
+    store.keep_signature(&by, digest, bytes)?;
+    for cache in session.world.caches.writable() {
+        session.world.caches.push_signature(cache, &by, digest, bytes)?;
+    }
+    Ok(())
+}
+
+fn digest(spec: &ModuleSpec) -> Digest {
+    Digest::from_bytes(*spec.digest.as_bytes())
+}
+
+fn signer_id(certificate: &Certificate) -> SignerId {
+    SignerId::from_bytes(certificate.fingerprint_bytes())
+}

@@ -1,0 +1,340 @@
+//! What is to be installed for a kernel: from entries to a set of modules, and back to an earlier set.
+//!
+//! The transaction itself is `kcache_kernel::install`'s. Here it gets its set and its bytes: objects of the store, verified
+//! as they leave it, and signed as [`crate::run::signing`] says. What is added is signed with today's key, and so is the rest
+//! of the set then; an earlier set that is gone back to, too. What stays when something is removed stays as it is.
+
+use std::io::Write;
+use std::path::Path;
+
+use kcache_kernel::compress::Compression;
+use kcache_kernel::enforcement;
+use kcache_kernel::install::{
+    self, Act, Base, BoxError, Fault, Generation, Indexed, ModuleSpec, Others, Outcome, Package, Plan,
+    Recovery, Set, Site, Transaction,
+};
+use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::release;
+use kcache_kernel::signing::Identity;
+use kcache_store::{Digest, Manifest, Store};
+
+use crate::build::check_modules::MODULE;
+use crate::error::{Error, Result};
+use crate::run::context::World;
+use crate::run::session::Session;
+use crate::verdict::ready_file;
+
+/// A change to the set of one kernel.
+pub enum Change<'a> {
+    /// These entries' modules are added, in place of other builds of the same packages.
+    Add(&'a [Manifest]),
+    /// These packages go; none named: all.
+    Remove(&'a [String]),
+    /// Back to the set before the present one.
+    RollBack,
+}
+
+/// What was done to one kernel.
+pub struct Done {
+    /// What was planned.
+    pub plan: Plan,
+    /// The generation that is installed now.
+    pub generation: Option<String>,
+    /// Whether anything was changed.
+    pub changed: bool,
+    /// Who signed its modules.
+    pub signer: Option<Identity>,
+    /// What depmod remarked, each line after `depmod: `, and what could not be done after the commit.
+    pub warnings: Vec<String>,
+    /// Who made the indexes.
+    pub indexed: Option<Indexed>,
+}
+
+impl Done {
+    /// The packages that were only signed anew.
+    pub fn signed(&self) -> impl Iterator<Item = &str> {
+        let signed = self.plan.changes.iter().filter(|change| change.act == Act::Sign);
+        signed.map(|change| change.package.as_str())
+    }
+}
+
+/// The tree that a kernel's modules are installed in.
+pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
+    kernel.modules.as_deref().ok_or_else(|| Error::NotInstalled {
+        release: kernel.release.clone(),
+        root: session.world.root.dir().to_owned(),
+    })
+}
+
+/// Who signs modules for a kernel; an error where nobody does and the kernel would load none.
+pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
+    let root = &session.world.root;
+    let config = kernels::config(root, kernel)?;
+    let identity = match &session.world.signing {
+        Some(signing) => signing.identity(config.as_ref())?,
+        None => None,
+    };
+    match enforcement::of(root, &kernel.release, config.as_ref()) {
+        Some(why) if identity.is_none() => {
+            Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string() })
+        }
+        _ => Ok(identity),
+    }
+}
+
+/// Whether what is installed for a kernel is signed by another than who would sign it now.
+pub fn signs_anew(session: &Session, kernel: &Kernel) -> Result<bool> {
+    let installed = install::base(tree(session, kernel)?)?.generation;
+    let signer = signer(session, kernel)?;
+    Ok(installed.is_some_and(|generation| generation.set.signer != signer))
+}
+
+/// What a change would do. Takes no lock and writes nothing.
+pub fn plan(session: &Session, kernel: &Kernel, change: &Change) -> Result<Plan> {
+    plan_with(session, kernel, change, &Others::Untouched)
+}
+
+/// The same, with files of others taken, dropped or given back.
+pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Plan> {
+    let tree = tree(session, kernel)?;
+    let base = install::base(tree)?;
+    must_be_known(&base, change)?;
+    let wanted = set(session, kernel, &base, change)?;
+    Ok(install::plan_upon(tree, base, wanted)?.with(tree, others.clone())?)
+}
+
+/// Performs a change, under the kernel's lock.
+pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done> {
+    apply_with(session, kernel, change, &Others::Untouched)
+}
+
+/// The same, with files of others taken, dropped or given back in the same transaction.
+pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Done> {
+    if let Some(plan) = nothing(session, kernel, change, others)? {
+        let (generation, warnings) = (plan.to.clone(), Vec::new());
+        let outcome = Outcome { generation, changed: false, warnings, indexed: None };
+        return Ok(done(session, change, plan, outcome));
+    }
+    let world = session.world;
+    let tree = tree(session, kernel)?;
+    let say = |message: &str| world.progress.say(message);
+    let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &world.signing {
+        Some(signing) => signing.sign(session, wanted, spec, module),
+        None => Err(format!("{} is to sign it, and no key is configured", wanted.subject).into()),
+    };
+    let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(world, tree, &say) })?;
+    tell(world, &kernel.release, transaction.recovered());
+    let plan = plan_with(session, kernel, change, others)?;
+    if !plan.is_nothing() {
+        // Whatever the last verdict was, it was about another set.
+        ready_file::clear(&world.root, &kernel.release)?;
+    }
+    let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, change, spec, out);
+    let outcome = transaction.apply(&plan, &mut source)?;
+    Ok(done(session, change, plan, outcome))
+}
+
+/// The plan, where it is to do nothing: that takes no lock. What an interrupted run has left is something to do.
+fn nothing(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Option<Plan>> {
+    let tree = tree(session, kernel)?;
+    if install::interrupted(tree)? {
+        return Ok(None);
+    }
+    let base = install::base(tree)?;
+    let Some(installed) = &base.generation else { return Ok(None) };
+    let wanted = set(session, kernel, &base, change)?.checked()?;
+    if wanted.generation_name() != installed.generation {
+        return Ok(None);
+    }
+    let plan = install::plan_upon(tree, base, wanted)?.with(tree, others.clone())?;
+    Ok(Some(plan).filter(Plan::is_nothing))
+}
+
+/// What was done, and counted.
+fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Done {
+    if let Change::Add(manifests) = change {
+        session.tally.installed(&plan.changes, manifests);
+    }
+    let Outcome { generation, changed, warnings, indexed } = outcome;
+    let signer = plan.signer().cloned();
+    Done { plan, generation, changed, signer, warnings, indexed }
+}
+
+/// Finishes or undoes what an interrupted run left in a kernel's tree.
+pub fn recover(world: &World, release: &str, tree: &Path) -> Result<()> {
+    if install::interrupted(tree)? {
+        let say = |message: &str| world.progress.say(message);
+        tell(world, release, Transaction::begin(site(world, tree, &say))?.recovered());
+    }
+    Ok(())
+}
+
+/// Which of a tree's indexes are not what depmod makes of it.
+pub fn compare_indexes(world: &World, tree: &Path) -> Result<Vec<Fault>> {
+    let scratch = tempfile::tempdir_in(&world.temporary)?;
+    let say = |message: &str| world.progress.say(message);
+    Ok(install::compare(site(world, tree, &say), scratch.path())?)
+}
+
+/// Makes a tree's indexes again, with depmod.
+pub fn remake_indexes(world: &World, tree: &Path) -> Result<()> {
+    let say = |message: &str| world.progress.say(message);
+    Transaction::begin(site(world, tree, &say))?.remake_indexes()?;
+    Ok(())
+}
+
+/// Deletes what is kept of a package that was taken over from DKMS: nobody will want it back.
+pub fn forget_kept(world: &World, tree: &Path, package: &str) -> Result<bool> {
+    let say = |message: &str| world.progress.say(message);
+    Ok(install::forget_kept(site(world, tree, &say), package)?)
+}
+
+/// Takes everything of kcache's out of the tree of a kernel that is being removed or is gone. True where there was
+/// something.
+pub fn retire(world: &World, release: &str) -> Result<bool> {
+    let say = |message: &str| world.progress.say(message);
+    let mut found = false;
+    // Hooks and the drop-in for dkms pass on what they were called with.
+    if !release::is_plain(release) {
+        return Ok(found);
+    }
+    ready_file::clear(&world.root, release)?;
+    for modules in kernels::modules_dirs(&world.root) {
+        found |= install::retire(site(world, &modules.join(release), &say))?;
+    }
+    Ok(found)
+}
+
+fn site<'a>(world: &'a World, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site<'a> {
+    Site {
+        tree,
+        root: world.root.dir(),
+        depmod: &world.depmod,
+        always_depmod: world.always_depmod,
+        sign: None,
+        wait: world.lock_limit,
+        say,
+    }
+}
+
+fn tell(world: &World, release: &str, recovery: Recovery) {
+    let told = match recovery {
+        Recovery::Nothing => return,
+        Recovery::Litter => "what an interrupted run had left was cleared away; it had changed nothing",
+        Recovery::Finished => "an interrupted installation was finished",
+        Recovery::Undone => "an interrupted installation was undone",
+    };
+    world.progress.say(&format!("{release}: {told}"));
+}
+
+/// Refuses what would take packages away, unasked, because it is not known any more what is installed of them.
+fn must_be_known(base: &Base, change: &Change) -> Result<()> {
+    let labels = |manifest: &Manifest| package(manifest).name;
+    let named: Vec<String> = match change {
+        Change::Add(manifests) => manifests.iter().map(labels).collect(),
+        Change::Remove([]) => return Ok(()),
+        Change::Remove(names) => names.to_vec(),
+        Change::RollBack => Vec::new(),
+    };
+    let lost: Vec<String> = base.lost.iter().filter(|name| !named.contains(name)).cloned().collect();
+    match &base.fault {
+        Some(Fault::Record { path, .. }) if !lost.is_empty() => {
+            Err(install::Error::Forgotten { path: path.clone(), lost }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The complete set that a change leads to.
+fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Result<Set> {
+    let world = session.world;
+    let current = base.generation.as_ref();
+    let now = current.map(Generation::wanted);
+    let mut packages = now.map(|set| set.packages).unwrap_or_default();
+    match change {
+        Change::Add(manifests) => {
+            for manifest in *manifests {
+                let package = package(manifest);
+                packages.retain(|other| other.name != package.name);
+                packages.push(package);
+            }
+        }
+        Change::Remove(names) => {
+            let is_known = |name: &String| {
+                packages.iter().any(|package| package.name == *name) || base.lost.contains(name)
+            };
+            if let Some(name) = names.iter().find(|name| !is_known(name)) {
+                return Err(Error::Unknown { package: name.clone(), release: kernel.release.clone() });
+            }
+            packages.retain(|package| !names.is_empty() && !names.contains(&package.name));
+        }
+        Change::RollBack => {
+            let previous = current.and_then(|generation| generation.previous.clone());
+            let previous = previous.ok_or_else(|| Error::NoPrevious { release: kernel.release.clone() })?;
+            return Ok(Set { signer: signer(session, kernel)?, ..previous });
+        }
+    }
+    let signer = match change {
+        Change::Remove(_) => current.and_then(|generation| generation.set.signer.clone()),
+        _ => signer(session, kernel)?,
+    };
+    let config = kernels::config(&world.root, kernel)?;
+    let version =
+        kernel.build_tree().map(|tree| tree.version.clone()).or_else(|| kernel.image_version.clone());
+    Ok(Set {
+        kernel_version: version.unwrap_or_default(),
+        compression: config.as_ref().map_or(Compression::None, kernels::compression),
+        signer,
+        packages,
+    })
+}
+
+fn package(manifest: &Manifest) -> Package {
+    let label = |name: &str| manifest.labels.get(name).cloned().unwrap_or_default();
+    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    Package {
+        name: label("package"),
+        version: label("version"),
+        key: manifest.key.to_string(),
+        modules: modules
+            .map(|output| ModuleSpec {
+                name: output.name.strip_suffix(".ko").unwrap_or(&output.name).to_owned(),
+                digest: blake3::Hash::from_bytes(*output.digest.as_bytes()),
+                size: output.size,
+            })
+            .collect(),
+    }
+}
+
+/// One module's bytes. Modules that stay installed in the same form are not asked for.
+fn bytes(
+    session: &Session,
+    change: &Change,
+    spec: &ModuleSpec,
+    out: &mut dyn Write,
+) -> std::result::Result<(), BoxError> {
+    let digest = Digest::from_bytes(*spec.digest.as_bytes());
+    if let Some(bytes) = session.large.take(&digest) {
+        return Ok(out.write_all(&bytes)?);
+    }
+    let Some(store) = &session.store else { return Err(Error::NoStore.into()) };
+    let mut object = store.read_object(&digest, spec.size)?;
+    if object.is_none() && fetched_again(session, store, change, &digest)? {
+        object = store.read_object(&digest, spec.size)?;
+    }
+    match object {
+        Some(bytes) => Ok(out.write_all(&bytes)?),
+        None => Err(format!("object {digest} is not in the store").into()),
+    }
+}
+
+/// Fetches an object that the store had when its entry was found, and has no more: somebody collects without any grace.
+fn fetched_again(session: &Session, store: &Store, change: &Change, digest: &Digest) -> Result<bool> {
+    let Change::Add(manifests) = change else { return Ok(false) };
+    let outputs =
+        manifests.iter().flat_map(|manifest| manifest.outputs.iter().map(|output| (manifest.key, output)));
+    let Some((key, output)) = outputs.into_iter().find(|(_, output)| output.digest == *digest) else {
+        return Ok(false);
+    };
+    Ok(session.asks_caches() && session.world.caches.fetch_output(store, &key, output)?)
+}

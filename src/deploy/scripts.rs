@@ -1,0 +1,173 @@
+//! The scripts that packages have for the system they are installed on: `PRE_INSTALL`, `POST_INSTALL`, `POST_REMOVE`.
+//!
+//! A build is confined; these change the system, and can be nothing but root's: a udev rule, a service, a file in
+//! `modprobe.d`. So they are run only for packages that the caller's setting `package-scripts` names (a tree under `--root`
+//! has no say in it), and one line says what was not run. What runs is a copy of the source that nobody but root can
+//! change and whose bytes are those that were hashed:
+//!
+//! ```text
+//! /var/lib/kcache/kcache-scratch-*/source     the copy; the script's directory
+//! /var/lib/kcache/kcache-scratch-*/output     what it prints
+//! ```
+//!
+//! Under `--root` the same lies among the scratch directories of this machine, and the script runs in a sandbox that can
+//! write the tree and nothing else (`kernel/src/scripts.rs`).
+//!
+//! They run where a package's modules change, not on every run. A `PRE_INSTALL` that fails keeps its package from being
+//! installed; of the others a failure is a warning, since the modules are there by then. A crash leaves the directory to
+//! the next run, and a script that was interrupted is not run again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_err as fs;
+use kcache_kernel::build::printable;
+use kcache_kernel::install::{Act, Plan};
+use kcache_kernel::packages::RecipeFile;
+use kcache_kernel::recipe::{Hook, When};
+use kcache_kernel::release;
+use kcache_kernel::sandbox::Ended;
+use kcache_kernel::scripts::{self, Script};
+use kcache_store::{Digest, Scratch, tree};
+
+use crate::error::{Error, Result, chain};
+use crate::run::request::Wish;
+use crate::run::sandbox;
+use crate::run::session::Session;
+
+/// Longest that a script may take; some regenerate an initramfs.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Where copies of this machine's own sources are made: there programs may be run from it.
+const PLACE: &str = "/var/lib/kcache";
+
+/// The packages whose modules a plan puts in place.
+pub fn arriving(plan: &Plan) -> impl Iterator<Item = &str> {
+    let arrives = |act| matches!(act, Act::Add | Act::Replace);
+    plan.changes.iter().filter(move |change| arrives(change.act)).map(|change| change.package.as_str())
+}
+
+/// Before a package's modules are put in place: an error keeps them out.
+pub fn before_install(session: &Session, wish: &Wish) -> Result<()> {
+    if !are_allowed(session, wish) {
+        return Ok(());
+    }
+    let (hooks, source) = hooks(session, wish)?;
+    hooks
+        .iter()
+        .filter(|hook| hook.when == When::BeforeInstall)
+        .try_for_each(|hook| run(session, wish, hook, source))
+}
+
+/// After a package's modules were put in place.
+pub fn after_install(session: &Session, wish: &Wish) {
+    let not_run = [When::Added, When::BeforeInstall, When::AfterInstall, When::AfterRemove];
+    afterwards(session, wish, When::AfterInstall, &not_run);
+}
+
+/// After they were taken away.
+pub fn after_remove(session: &Session, wish: &Wish) {
+    afterwards(session, wish, When::AfterRemove, &[When::AfterRemove]);
+}
+
+/// Runs what is for this moment; without leave, says what is not run.
+fn afterwards(session: &Session, wish: &Wish, when: When, not_run: &[When]) {
+    let progress = &session.world.progress;
+    let outcome = hooks(session, wish).and_then(|(hooks, source)| {
+        if !are_allowed(session, wish) {
+            say_not_run(session, wish, hooks.iter().filter(|hook| not_run.contains(&hook.when)));
+            return Ok(());
+        }
+        hooks.iter().filter(|hook| hook.when == when).try_for_each(|hook| run(session, wish, hook, source))
+    });
+    if let Err(error) = outcome {
+        progress.say(&format!("warning: {}: {}", wish.name(), chain(&error)));
+    }
+}
+
+/// Whether the administrator lets a package's scripts run.
+pub fn are_allowed(session: &Session, wish: &Wish) -> bool {
+    session.world.package_scripts.iter().any(|glob| release::matches(glob, &wish.package.name))
+}
+
+fn say_not_run<'a>(session: &Session, wish: &Wish, hooks: impl Iterator<Item = &'a Hook>) {
+    let named: Vec<&str> = hooks.map(|hook| hook.when.directive()).collect();
+    if named.is_empty() {
+        return;
+    }
+    let (package, verb) = (&wish.package.name, if named.len() == 1 { "is" } else { "are" });
+    session.say_once(&format!(
+        "{package}: its {} {verb} not run; `package-scripts = [\"{package}\"]` in {} allows it",
+        named.join(", "),
+        if session.world.root.is_host() { "/etc/kcache/config.toml" } else { "a file named with --config" }
+    ));
+}
+
+/// What a package's recipe says for a kernel, and the source that it was read from. Without headers nobody can tell.
+fn hooks(session: &Session, wish: &Wish) -> Result<(Vec<Hook>, Digest)> {
+    let (RecipeFile::Dkms, Some(tree)) = (&wish.package.recipe, wish.kernel.build_tree()) else {
+        return Ok((Vec::new(), Digest::of(b"")));
+    };
+    let source = session.source(wish.package)?;
+    Ok((session.recipe(wish.package, source, wish.kernel, tree)?.hooks, source.digest))
+}
+
+/// Runs one script from a copy of its own.
+fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()> {
+    let world = session.world;
+    let failed = |reason: String| Error::Script {
+        directive: hook.when.directive(),
+        command: hook.command.clone(),
+        reason,
+    };
+    if !world.is_root() {
+        return Err(failed("is not run: kcache does not run as root".to_owned()));
+    }
+    let scratch = match world.root.is_host() {
+        true => {
+            fs::create_dir_all(PLACE)?;
+            Scratch::new(Path::new(PLACE))?
+        }
+        false => session.scratch()?,
+    };
+    let copy = scratch.path().join("source");
+    if tree::snapshot(&wish.package.source, &copy, &[".git".to_owned()])? != source {
+        return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
+    }
+    world.progress.say(&format!("{}: running its {} ({})", wish.name(), hook.when.directive(), hook.command));
+    let output = scratch.path().join("output");
+    let ended = scripts::run(Script {
+        root: &world.root,
+        bwrap: &world.bwrap,
+        source: &copy,
+        directory: &directory(session, wish, hook, &copy),
+        command: &hook.command,
+        output: fs::File::create(&output)?.into_parts().0,
+        limit: LIMIT,
+        cancel: &world.cancel,
+    })?;
+    for line in String::from_utf8_lossy(&fs::read(&output)?).lines().take(1000) {
+        world.progress.detail(&format!("{}: {}", wish.package.name, printable(line)));
+    }
+    match ended {
+        Ended::Status(0) => Ok(()),
+        Ended::Cancelled => Err(Error::Cancelled),
+        Ended::Status(status) => Err(failed(format!("ended with status {status}"))),
+        Ended::OutOfMemory => Err(failed("was killed: it used too much memory".to_owned())),
+        Ended::Signal(signal) => Err(failed(format!("was killed by signal {signal}"))),
+        Ended::TimedOut => Err(failed(format!("was ended after {} s", LIMIT.as_secs()))),
+    }
+}
+
+/// The script's directory, as the system that is worked on calls it. The administrator's script of the same name goes
+/// before the package's.
+fn directory(session: &Session, wish: &Wish, hook: &Hook, copy: &Path) -> PathBuf {
+    let root = &session.world.root;
+    let overrides = sandbox::overrides_dir(wish.package);
+    let name = hook.command.split(' ').next().unwrap_or_default();
+    match root.find(overrides.join(name)) {
+        Some(own) if own.is_file() => overrides,
+        _ if root.is_host() => copy.to_owned(),
+        _ => PathBuf::from(scripts::SOURCE),
+    }
+}

@@ -1,0 +1,106 @@
+//! What is installed, looked at again, byte by byte; and put back from the store as it was.
+//!
+//! No key is worked out and nothing is built: the question is not whether modules are what they should be today
+//! ([`crate::verdict`]), but whether they are what was installed.
+
+use std::path::{Path, PathBuf};
+
+use kcache_kernel::install::{self, Base, Error as Trouble, Fault};
+use kcache_kernel::kernels::{self, Kernel};
+
+use crate::deploy::generation::{Change, apply};
+use crate::error::{Error, Result};
+use crate::run::context::World;
+use crate::run::session::Session;
+
+/// What is wrong with what is installed for one kernel.
+#[derive(Debug)]
+pub struct Damage {
+    /// The kernel.
+    pub release: String,
+    /// Its tree.
+    pub tree: PathBuf,
+    /// In words, each with its path.
+    pub wrong: Vec<String>,
+    /// Whether it is known what was installed, so that it can be put back.
+    pub known: bool,
+}
+
+/// Looks at every kernel under the root; how many have something of kcache's, and what is wrong.
+pub fn installed(world: &World) -> Result<(u64, Vec<Damage>)> {
+    let (mut seen, mut found) = (0, Vec::new());
+    for (release, tree) in kernels::trees(&world.root)? {
+        if world.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let Some((known, wrong)) = examine(world, &tree)? else { continue };
+        seen += 1;
+        if !wrong.is_empty() {
+            found.push(Damage { release, tree, wrong, known });
+        }
+    }
+    Ok((seen, found))
+}
+
+/// Whether it is known what is installed in a tree, and what is wrong; none where nothing is.
+fn examine(world: &World, tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
+    let mut wrong = Vec::new();
+    if install::interrupted(tree)? {
+        wrong.push(format!("{}: an installation was interrupted", tree.display()));
+    }
+    let Base { generation, fault, .. } = install::base(tree)?;
+    if let Some(fault) = fault {
+        wrong.push(fault.to_string());
+        return Ok(Some((false, wrong)));
+    }
+    let Some(generation) = generation else {
+        return Ok((!wrong.is_empty()).then_some((true, wrong)));
+    };
+    let faults = install::verify(tree, &generation)?;
+    let of_indexes = install::verify_indexes(tree)?;
+    // An index that cannot be read is one of either.
+    let more = of_indexes.iter().filter(|fault| !is_told(&faults, fault));
+    wrong.extend(faults.iter().chain(more).map(ToString::to_string));
+    if wrong.is_empty() {
+        wrong.extend(indexes(world, tree)?);
+    }
+    Ok(Some((true, wrong)))
+}
+
+/// What is wrong with the indexes, where all else is right: modules that are not there have none.
+fn indexes(world: &World, tree: &Path) -> Result<Vec<String>> {
+    match crate::deploy::generation::compare_indexes(world, tree) {
+        Ok(faults) => Ok(faults.iter().map(ToString::to_string).collect()),
+        Err(Error::Install(error @ (Trouble::Depmod { .. } | Trouble::NoDepmod { .. }))) => {
+            Ok(vec![crate::error::chain(&error)])
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_told(faults: &[Fault], fault: &Fault) -> bool {
+    let path = |fault: &Fault| match fault {
+        Fault::Index { path, .. } | Fault::NoIndex { path, .. } => Some(path.clone()),
+        _ => None,
+    };
+    faults.iter().any(|told| path(told) == path(fault))
+}
+
+/// Finishes what was interrupted and puts the same set in again; what is still wrong.
+pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec<String>> {
+    crate::deploy::generation::recover(session.world, &damage.release, &damage.tree)?;
+    if install::current(&damage.tree)?.is_some() {
+        apply(session, kernel, &Change::Add(&[]))?;
+        let is_sound = install::verify_indexes(&damage.tree)?.is_empty();
+        if !is_sound || !crate::deploy::generation::compare_indexes(session.world, &damage.tree)?.is_empty() {
+            crate::deploy::generation::remake_indexes(session.world, &damage.tree)?;
+        }
+    }
+    Ok(examine(session.world, &damage.tree)?.map_or(Vec::new(), |(_, wrong)| wrong))
+}
+
+/// The kernel that a tree is of.
+pub fn kernel(world: &World, release: &str) -> Result<Kernel> {
+    kernels::of_release(&world.root, release)?
+        .ok_or_else(|| Error::NotInstalled { release: release.to_owned(), root: world.root.dir().to_owned() })
+}

@@ -1,0 +1,124 @@
+//! Why a build is found or not: the fields of its key, and what differs from the nearest entry.
+
+use kcache_kernel::kernels::BuildTree;
+use kcache_store::{Field, Key, Manifest, Observed, Store};
+
+use crate::error::Result;
+use crate::inputs::identify;
+use crate::inputs::undeclared;
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// Entries of a package that are compared to find the nearest. The newest are looked at first, and the nearest is hardly
+/// ever older than this many builds.
+const COMPARED: usize = 200;
+
+/// A key, explained.
+pub struct Explanation {
+    /// The key.
+    pub key: Key,
+    /// What it is made of.
+    pub fields: Vec<Field>,
+    /// Why the package is not meant for this kernel, if it is not.
+    pub excluded: Option<String>,
+    /// Its entry.
+    pub entry: Option<Manifest>,
+    /// The files of the system that the entry's build read, and whether they are the same here.
+    pub observed: Vec<(Observed, bool)>,
+    /// Without one, the entry of the package that differs least.
+    pub nearest: Option<Nearest>,
+}
+
+/// An entry that would have been found, had these fields been other.
+pub struct Nearest {
+    /// The entry.
+    pub manifest: Manifest,
+    /// What differs.
+    pub differences: Vec<Difference>,
+}
+
+/// One field that differs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Its name.
+    pub field: String,
+    /// There: the text for people, or the value.
+    pub before: Option<String>,
+    /// Here.
+    pub now: Option<String>,
+}
+
+/// Explains the key of one package for one kernel.
+pub fn explain(session: &Session, wish: &Wish, tree: &BuildTree) -> Result<Explanation> {
+    let id = identify::identify(session, wish, tree)?;
+    let mut entry = None;
+    let mut nearest = None;
+    if let Some(store) = &session.store {
+        entry = store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest);
+        if entry.is_none() {
+            nearest = find_nearest(store, &wish.package.name, &id.fields)?;
+        }
+    }
+    let read = entry.iter().flat_map(|entry| &entry.observed);
+    let observed = read.map(|file| (file.clone(), undeclared::is_same(&id.facts, file))).collect();
+    Ok(Explanation { observed, key: id.key, fields: id.fields, excluded: id.recipe.excluded, entry, nearest })
+}
+
+fn find_nearest(store: &Store, package: &str, fields: &[Field]) -> Result<Option<Nearest>> {
+    let mut nearest: Option<Nearest> = None;
+    for row in store.find(&[("package", package)])?.iter().take(COMPARED) {
+        let Ok(Some(entry)) = store.lookup(&row.key) else { continue };
+        let differences = differences(&entry.manifest().fields, fields);
+        if nearest.as_ref().is_none_or(|best| differences.len() < best.differences.len()) {
+            nearest = Some(Nearest { manifest: entry.into_manifest(), differences });
+        }
+    }
+    Ok(nearest)
+}
+
+/// The fields in which two keys differ.
+pub fn differences(before: &[Field], now: &[Field]) -> Vec<Difference> {
+    let find = |fields: &'_ [Field], name: &str| fields.iter().find(|field| field.name == name).cloned();
+    let mut names: Vec<&str> = before.iter().chain(now).map(|field| field.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+        .into_iter()
+        .map(|name| (name, find(before, name), find(now, name)))
+        .filter(|(_, before, now)| {
+            before.as_ref().map(|field| &field.value) != now.as_ref().map(|field| &field.value)
+        })
+        .map(|(name, before, now)| Difference {
+            field: name.to_owned(),
+            before: before.map(text),
+            now: now.map(text),
+        })
+        .collect()
+}
+
+/// A field for people.
+fn text(field: Field) -> String {
+    match field.note {
+        Some(note) => format!("{} ({note})", &field.value[..field.value.len().min(12)]),
+        None => field.value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &str, value: &str) -> Field {
+        Field { name: name.into(), value: value.into(), note: None }
+    }
+
+    #[test]
+    fn only_what_differs_is_named() {
+        let before = [field("source", "1"), field("recipe", "r"), field("toolchain.pahole", "p")];
+        let now = [field("source", "2"), field("recipe", "r")];
+        let found = differences(&before, &now);
+        let names: Vec<_> = found.iter().map(|difference| difference.field.as_str()).collect();
+        assert_eq!(names, ["source", "toolchain.pahole"]);
+        assert_eq!((found[1].before.as_deref(), found[1].now.as_deref()), (Some("p"), None));
+    }
+}

@@ -1,0 +1,73 @@
+//! A kernel's side of a key: its headers, its configuration and the symbols that it exports.
+
+use std::sync::Arc;
+
+use kcache_kernel::at_once::both;
+use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::symvers::Symvers;
+use kcache_kernel::toolchain;
+use kcache_store::{Fingerprint, tree};
+
+use crate::error::{Error, Result};
+use crate::run::session::{KernelFacts, Session};
+
+impl Session<'_> {
+    /// Facts of a kernel with headers.
+    pub fn kernel(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Arc<KernelFacts>> {
+        self.kernels.get(&kernel.release, || {
+            let tools_root = toolchain::tools_root(&self.world.root, tree);
+            // On a thread of its own: one of a shared pool would take up other work while it waits, which may want this lock.
+            let (headers, tools) = both(|| self.seen_headers(tree), || self.tools(kernel, tree, &tools_root));
+            let config = tree::file_digest(&tree.outside().join(".config"))?.0;
+            Ok(Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root }))
+        })
+    }
+
+    /// What a kernel with headers exports; `None` where they do not say.
+    pub fn symvers(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Option<Arc<Symvers>>> {
+        self.symvers.get(&kernel.release, || {
+            let parse = |text: Vec<u8>| Symvers::parse(&text).map_err(std::io::Error::other);
+            Ok(tree.symvers()?.map(parse).transpose()?.map(Arc::new))
+        })
+    }
+
+    /// A kernel's headers as they were when this run first looked at them.
+    pub(super) fn seen_headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
+        Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.world.now)())?)
+    }
+
+    /// A kernel's headers as they are now.
+    pub fn headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
+        Ok(tree::fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.world.now)())?)
+    }
+
+    /// The same for a kernel's headers. What was touched and put back was another thing in between.
+    pub fn still_headers(&self, kernel: &Kernel, tree: &BuildTree, headers: Fingerprint) -> Result<()> {
+        if self.headers(tree)? == headers {
+            return Ok(());
+        }
+        Err(Error::Changed { what: format!("the headers of kernel {}", kernel.release) })
+    }
+
+    /// The same for what else of a kernel goes into its keys: what was read of its build tree before that was hashed, and
+    /// the programs.
+    pub fn still_facts(&self, kernel: &Kernel, tree: &BuildTree, facts: &KernelFacts) -> Result<()> {
+        if !tree.is_current()? {
+            return Err(Error::Changed { what: format!("the headers of kernel {}", kernel.release) });
+        }
+        let tools = self.tools(kernel, tree, &facts.tools_root)?;
+        match tools.iter().zip(&facts.tools).find(|(now, then)| now.digest != then.digest) {
+            Some((tool, _)) => Err(Error::Changed { what: format!("the {} of this host", tool.role) }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn roots_of_headers(tree: &BuildTree) -> Vec<tree::Root> {
+    let root = |mount: &kcache_kernel::kernels::Mount| tree::Root {
+        path: mount.outside.clone(),
+        label: mount.inside.display().to_string(),
+        skip: vec![".git".to_owned()],
+    };
+    tree.mounts.iter().map(root).collect()
+}

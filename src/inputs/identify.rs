@@ -1,0 +1,105 @@
+//! What one build depends on, found out, and its key. Nothing is built.
+
+use std::sync::Arc;
+
+use kcache_kernel::at_once::both;
+use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::packages::Package;
+use kcache_kernel::recipe::Recipe;
+use kcache_store::{Digest, Field, Key};
+
+use crate::error::{Error, Result};
+use crate::inputs::key::{self, ENVIRONMENT, Inputs, KernelInputs};
+use crate::run::request::Wish;
+use crate::run::select;
+use crate::run::session::{KernelFacts, Session};
+
+/// What a build is identified by.
+pub struct Identified {
+    /// The evaluated recipe.
+    pub recipe: Recipe,
+    /// Tree digest of the source.
+    pub source: Digest,
+    /// Tree digest of the administrator's patches and scripts for the package, where there are any.
+    pub overrides: Option<Digest>,
+    /// What the key is made of.
+    pub fields: Vec<Field>,
+    /// The key.
+    pub key: Key,
+    /// The kernel's side of it.
+    pub facts: Arc<KernelFacts>,
+    /// The packages it builds against, by the names it has for them.
+    pub dependencies: Vec<(String, Identified)>,
+}
+
+impl Identified {
+    /// Whether it is built against a package of this name, directly or not.
+    pub fn needs(&self, package: &str) -> bool {
+        self.dependencies.iter().any(|(_, id)| id.recipe.name == package || id.needs(package))
+    }
+}
+
+/// Finds out what a build is identified by. Builds nothing.
+pub fn identify(session: &Session, wish: &Wish, tree: &BuildTree) -> Result<Identified> {
+    identify_within(session, wish, tree, &mut Vec::new())
+}
+
+fn identify_within<'a>(
+    session: &Session,
+    wish: &Wish<'a>,
+    tree: &BuildTree,
+    within: &mut Vec<&'a str>,
+) -> Result<Identified> {
+    let (source, facts) = both(|| session.seen_source(wish.package), || session.kernel(wish.kernel, tree));
+    let (source, facts) = (source?, facts?);
+    let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
+    let source = source.digest;
+    within.push(&wish.package.name);
+    let mut dependencies = Vec::new();
+    let depends = if recipe.excluded.is_none() { recipe.depends.as_slice() } else { &[] };
+    for name in depends {
+        let package = find(wish, name, within)?;
+        let id = identify_within(session, &Wish { package, ..*wish }, tree, within)?;
+        dependencies.push((name.clone(), id));
+    }
+    within.pop();
+    let overrides = session.overrides(wish.package)?;
+    let keys: Vec<(String, Key)> = dependencies.iter().map(|(name, id)| (name.clone(), id.key)).collect();
+    let inputs = Inputs {
+        source,
+        recipe: &recipe,
+        overrides,
+        kernel: kernel_inputs(&facts, wish.kernel, tree),
+        tools: &facts.tools,
+        dependencies: &keys,
+        environment: &ENVIRONMENT,
+    };
+    let fields = key::fields(&inputs);
+    let key = key::key(&fields);
+    Ok(Identified { recipe, source, overrides, fields, key, facts, dependencies })
+}
+
+/// The package called so that `wish` builds against; `within` are those that build against it in turn.
+pub fn find<'a>(wish: &Wish<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
+    if within.contains(&name) {
+        return Err(problem(wish, name, "builds against it in turn"));
+    }
+    select::find(wish.all, name).ok_or_else(|| problem(wish, name, "is not installed"))
+}
+
+/// What is wrong with a package that another is built against.
+pub fn problem(wish: &Wish, needs: &str, problem: &'static str) -> Error {
+    Error::Dependency { package: wish.package.name.clone(), needs: needs.to_owned(), problem }
+}
+
+/// A kernel's side of a key.
+fn kernel_inputs<'a>(facts: &KernelFacts, kernel: &'a Kernel, tree: &'a BuildTree) -> KernelInputs<'a> {
+    KernelInputs {
+        release: &kernel.release,
+        arch: &tree.arch,
+        version: &tree.version,
+        config: facts.config,
+        headers: facts.headers.digest,
+        source: (tree.source != tree.inside).then_some(&tree.source),
+    }
+}

@@ -1,0 +1,270 @@
+//! The key: the hash of everything that goes into a build.
+//!
+//! | field | what | why |
+//! |---|---|---|
+//! | `source` | tree digest of the package's source: relative paths, type, executable bit, content or link target; not time or owner; without `.git` | an edit without a version bump is another build |
+//! | `recipe` | the recipe as evaluated for this kernel: commands, patches that apply, modules expected, strip flags | the same source builds differently |
+//! | `overrides` | tree digest of the administrator's patches and scripts for the package, `/etc/dkms/NAME`; empty without | they take the place of the package's |
+//! | `kernel.release`, `kernel.arch` | `uname -r`, `uname -m` | vermagic |
+//! | `kernel.version` | the `uname -v` text | the same release, built another time |
+//! | `kernel.config` | digest of `.config` | |
+//! | `kernel.headers` | tree digest of the build tree and all that it reaches | also what an old kernel shares with a new one |
+//! | `kernel.source` | where `/lib/modules/K/source` leads in the sandbox; empty where it is the build tree | `configure` scripts look for headers there; what lies there is part of `kernel.headers` |
+//! | `toolchain.ROLE` | digest of each program that shapes the modules' bits, with its version text for people | a patch-level upgrade is another compiler |
+//! | `dependencies` | keys of the packages it builds against | by content, not by version text |
+//! | `environment` | the closed environment that the build gets | |
+//! | `sandbox` | the version of the room that builds run in | a change to it may change bits |
+//!
+//! No place on disk, host name, user, clock or number of CPUs is part of it: identical hosts compute identical keys.
+//! A new field arrives with the test that would have caught its absence.
+
+use crate::run::session::Tool;
+use std::path::Path;
+
+use kcache_kernel::recipe::Recipe;
+use kcache_store::{Digest, Field, Key};
+
+/// The context string of BLAKE3's key derivation mode: it keeps build keys apart from every other hash.
+/// Stored: changing it forgets every entry.
+const CONTEXT: &str = "kcache 2026-11 build key v1";
+
+/// The version of the room that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
+/// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the kernel's own.
+const SANDBOX: &str = "3";
+
+/// The environment of every build, jobserver aside. What `KBUILD_BUILD_*` replace would be the clock, the user and the
+/// host (Documentation/kbuild/reproducible-builds.rst).
+pub const ENVIRONMENT: [(&str, &str); 8] = [
+    ("HOME", "/tmp"),
+    ("KBUILD_BUILD_HOST", "localhost"),
+    ("KBUILD_BUILD_TIMESTAMP", "Sat Jan  1 00:00:00 UTC 2000"),
+    ("KBUILD_BUILD_USER", "kcache"),
+    ("LANG", "C"),
+    ("LC_ALL", "C"),
+    ("SOURCE_DATE_EPOCH", "946684800"),
+    ("TZ", "UTC"),
+];
+
+/// Everything that goes into a build.
+pub struct Inputs<'a> {
+    /// Tree digest of the package's source.
+    pub source: Digest,
+    /// The evaluated recipe.
+    pub recipe: &'a Recipe,
+    /// Tree digest of the administrator's directory for the package, where there is one.
+    pub overrides: Option<Digest>,
+    /// The kernel.
+    pub kernel: KernelInputs<'a>,
+    /// The programs that shape the bits.
+    pub tools: &'a [Tool],
+    /// Packages it builds against: name and key.
+    pub dependencies: &'a [(String, Key)],
+    /// The environment.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
+/// What a kernel brings.
+#[derive(Clone, Copy)]
+pub struct KernelInputs<'a> {
+    /// `uname -r`.
+    pub release: &'a str,
+    /// `uname -m`.
+    pub arch: &'a str,
+    /// `uname -v`.
+    pub version: &'a str,
+    /// Digest of `.config`.
+    pub config: Digest,
+    /// Tree digest of the headers and all that they reach.
+    pub headers: Digest,
+    /// Where `/lib/modules/R/source` leads in the sandbox, where that is not the build tree.
+    pub source: Option<&'a Path>,
+}
+
+/// The fields of a key, in order. They are kept in the entry, so that a miss can be explained.
+pub fn fields(inputs: &Inputs) -> Vec<Field> {
+    let plain = |name: &str, value: String| Field { name: name.to_owned(), value, note: None };
+    let kernel = &inputs.kernel;
+    let mut fields = vec![
+        plain("source", inputs.source.to_string()),
+        plain("recipe", recipe_text(inputs.recipe)),
+        plain("overrides", inputs.overrides.map_or(String::new(), |digest| digest.to_string())),
+        plain("kernel.release", kernel.release.to_owned()),
+        plain("kernel.arch", kernel.arch.to_owned()),
+        plain("kernel.version", kernel.version.to_owned()),
+        plain("kernel.config", kernel.config.to_string()),
+        plain("kernel.headers", kernel.headers.to_string()),
+        plain("kernel.source", kernel.source.map_or(String::new(), |path| path.display().to_string())),
+    ];
+    fields.extend(inputs.tools.iter().map(|tool| Field {
+        name: format!("toolchain.{}", tool.role),
+        value: tool.digest.to_string(),
+        note: Some(tool.version.clone()).filter(|text| !text.is_empty()),
+    }));
+    let dependencies: Vec<String> =
+        inputs.dependencies.iter().map(|(name, key)| format!("{name} {key}")).collect();
+    fields.push(plain("dependencies", dependencies.join("\n")));
+    let environment: Vec<String> =
+        inputs.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    fields.push(plain("environment", environment.join("\n")));
+    fields.push(plain("sandbox", SANDBOX.to_owned()));
+    fields
+}
+
+/// The key of a sequence of fields: each name and value preceded by its length, so that no two sequences read alike.
+pub fn key(fields: &[Field]) -> Key {
+    let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+    for text in fields.iter().flat_map(|field| [&field.name, &field.value]) {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    Key::from_bytes(*hasher.finalize().as_bytes())
+}
+
+/// What of a recipe shapes the modules, as JSON. Whether it is installed by itself, and remarks on it, do not.
+fn recipe_text(recipe: &Recipe) -> String {
+    serde_json::json!({
+        "name": recipe.name,
+        "version": recipe.version,
+        "steps": recipe.steps,
+        "modules": recipe.modules,
+        "depends": recipe.depends,
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kcache_kernel::recipe::{Module, Modules, Step, StepKind};
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+
+    fn recipe() -> Recipe {
+        Recipe {
+            name: "a".into(),
+            version: "1".into(),
+            excluded: None,
+            steps: vec![Step { kind: StepKind::Make, command: "make".into() }],
+            modules: Modules::Listed(vec![Module { built: "a".into(), name: "a".into(), strip: true }]),
+            depends: vec![],
+            automatic: true,
+            hooks: vec![],
+            notes: vec![],
+        }
+    }
+
+    /// The key after one change to otherwise fixed inputs.
+    fn changed(
+        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 8]),
+    ) -> Key {
+        let digest = |text: &str| Digest::of(text.as_bytes());
+        let mut recipe = recipe();
+        let mut tools = vec![Tool {
+            role: "cc".into(),
+            digest: digest("gcc"),
+            version: "12".into(),
+            path: PathBuf::new(),
+        }];
+        let mut dependencies = vec![];
+        let mut texts = ["source", "release", "arch", "version", "config", "headers", "/src", "overrides"]
+            .map(str::to_owned);
+        change(&mut recipe, &mut tools, &mut dependencies, &mut texts);
+        let [source, release, arch, version, config, headers, kernel_source, overrides] = &texts;
+        let (config, headers) = (digest(config), digest(headers));
+        let kernel_source = Some(Path::new(kernel_source));
+        let kernel = KernelInputs { release, arch, version, config, headers, source: kernel_source };
+        let environment = ENVIRONMENT;
+        key(&fields(&Inputs {
+            source: digest(source),
+            recipe: &recipe,
+            overrides: Some(digest(overrides)),
+            kernel,
+            tools: &tools,
+            dependencies: &dependencies,
+            environment: &environment,
+        }))
+    }
+
+    #[test]
+    fn each_field_alone_changes_the_key() {
+        let base = changed(|_, _, _, _| {});
+        for at in 0..8 {
+            assert_ne!(base, changed(|_, _, _, texts| texts[at].push('x')), "text {at}");
+        }
+        let other = Key::from_bytes([7; 32]);
+        assert_ne!(base, changed(|recipe, _, _, _| recipe.steps[0].command.push('x')));
+        assert_ne!(base, changed(|recipe, _, _, _| recipe.steps[0].kind = StepKind::Clean));
+        assert_ne!(base, changed(|recipe, _, _, _| recipe.version.push('x')));
+        assert_ne!(base, changed(|recipe, _, _, _| recipe.modules = Modules::Found));
+        assert_ne!(base, changed(|_, tools, _, _| tools[0].digest = Digest::of(b"other")));
+        assert_ne!(base, changed(|_, tools, _, _| tools[0].role.push('x')));
+        assert_ne!(base, changed(|_, _, dependencies, _| dependencies.push(("b".into(), other))));
+        assert_eq!(base, changed(|_, _, _, _| {}));
+    }
+
+    #[test]
+    fn the_environment_and_the_room_are_fields() {
+        let field = |name: &str, value: &str| Field { name: name.into(), value: value.into(), note: None };
+        let with = |env: &str, room: &str| key(&[field("environment", env), field("sandbox", room)]);
+        assert_ne!(with("LANG=C", "1"), with("LANG=C", "2"));
+        assert_ne!(with("LANG=C", "1"), with("LANG=D", "1"));
+    }
+
+    #[test]
+    fn what_cannot_shape_a_module_is_no_part_of_the_key() {
+        let base = changed(|_, _, _, _| {});
+        assert_eq!(base, changed(|_, tools, _, _| tools[0].version.push_str(" (same program)")));
+        assert_eq!(base, changed(|recipe, _, _, _| recipe.automatic = false));
+        assert_eq!(base, changed(|recipe, _, _, _| recipe.notes.push("deprecated".into())));
+    }
+
+    #[test]
+    fn a_boundary_between_name_and_value_cannot_move() {
+        let field = |name: &str, value: &str| Field { name: name.into(), value: value.into(), note: None };
+        assert_ne!(key(&[field("ab", "c")]), key(&[field("a", "bc")]));
+        assert_ne!(key(&[field("a", "b"), field("c", "d")]), key(&[field("a", "bcd")]));
+    }
+
+    /// A text in as many pieces as there are places to cut it, and one; names and values in turn.
+    fn pieces(text: &str, cuts: &[usize]) -> Vec<Field> {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
+        cuts.sort();
+        let from = std::iter::once(0).chain(cuts.iter().copied());
+        let to = cuts.iter().copied().chain([text.len()]);
+        let words: Vec<&str> = from.zip(to).map(|(from, to)| &text[from..to]).collect();
+        let field = |pair: &[&str]| Field { name: pair[0].into(), value: pair[1..].concat(), note: None };
+        words.chunks(2).map(field).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_boundary_can_move(
+            text in "[a-c\\x00 =\n]{0,12}",
+            cuts in proptest::collection::vec(any::<usize>(), 1..6),
+            others in proptest::collection::vec(any::<usize>(), 1..6),
+        ) {
+            let (one, other) = (pieces(&text, &cuts), pieces(&text, &others));
+            prop_assert_eq!(key(&one) == key(&other), one == other);
+        }
+
+        #[test]
+        fn what_moves_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..8usize, to in 0..8usize) {
+            prop_assume!(from != to);
+            let (head, tail) = text.split_at(1 + at % (text.len() - 1));
+            let with = |first: &str, second: &str| changed(|_, _, _, texts| {
+                texts[from].push_str(first);
+                texts[to].insert_str(0, second);
+            });
+            prop_assert_ne!(with(&text, ""), with(head, tail));
+        }
+    }
+
+    #[test]
+    fn the_key_of_given_fields_never_changes() {
+        let field = Field { name: "kernel.release".into(), value: "6.1".into(), note: None };
+        assert_eq!(
+            key(&[field]).to_string(),
+            "44680592810e4af3178664dce9eb066daac924e52aa3da25282598db31ffbb95"
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! A package's side of a key: its source, and what the administrator puts in place of parts of it.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use kcache_kernel::packages::{Package, RecipeFile};
+use kcache_store::{Digest, Fingerprint, tree};
+
+use crate::error::{Error, Result};
+use crate::run::sandbox;
+use crate::run::session::Session;
+
+impl Session<'_> {
+    /// A package's source as it was when this run first looked at it.
+    pub fn seen_source(&self, package: &Package) -> Result<Fingerprint> {
+        Ok(self.seen.fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.world.now)())?)
+    }
+
+    /// A package's source as it is now.
+    pub fn source(&self, package: &Package) -> Result<Fingerprint> {
+        Ok(tree::fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.world.now)())?)
+    }
+
+    /// An error where a package's source has names that are not text.
+    pub fn check_names(&self, package: &Package) -> Result<()> {
+        self.checked.get(&package.source, || check_names(&package.source))
+    }
+
+    /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, where there are any.
+    pub fn overrides(&self, package: &Package) -> Result<Option<Digest>> {
+        let dir = match package.recipe {
+            RecipeFile::Dkms => self.world.root.find(sandbox::overrides_dir(package)),
+            _ => None,
+        };
+        let Some(path) = dir.filter(|path| path.is_dir()) else { return Ok(None) };
+        let root = tree::Root { path, label: String::new(), skip: Vec::new() };
+        Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.world.now)())?))
+    }
+
+    /// An error where a package's source was touched since it had this fingerprint.
+    pub(super) fn still(&self, package: &Package, source: Fingerprint) -> Result<()> {
+        if self.source(package)? == source {
+            return Ok(());
+        }
+        Err(Error::Changed { what: format!("the source of {}", package.name) })
+    }
+}
+
+fn root_of_source(package: &Package) -> tree::Root {
+    tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] }
+}
+
+/// Refuses a source tree with a file name that is not UTF-8: recipes, logs and entries are text.
+fn check_names(source: &Path) -> Result<()> {
+    let mut directories = vec![PathBuf::from(source)];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_none() {
+                return Err(Error::NotUtf8 { path: entry.path() });
+            }
+            if entry.file_type()?.is_dir() && entry.file_name() != ".git" {
+                directories.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! The programs that shape a module's bits: found out in the sandbox, once, and told apart by their bytes.
+
+use fs_err as fs;
+use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::source;
+use kcache_kernel::toolchain::{self, Program};
+use kcache_store::tree;
+use std::os::unix::fs::MetadataExt;
+
+use crate::error::Result;
+use crate::run::sandbox;
+use crate::run::session::{Session, Signature, Tool};
+
+impl Session<'_> {
+    pub(super) fn tools(&self, kernel: &Kernel, tree: &BuildTree, tools_root: &Root) -> Result<Vec<Tool>> {
+        let mut signature = Signature::new("toolchain 2");
+        signature.text(tree.compiler().unwrap_or_default()).text(&kernel.release);
+        signature.text(if toolchain::is_llvm(tree) { "llvm" } else { "gnu" });
+        signature.text(if tree.makes_btf() { "btf" } else { "" }).system(tools_root);
+        signature.bytes(
+            &source::bytes(tree.outside().join(".kernelvariables"), source::MOST_CONFIG).unwrap_or_default(),
+        );
+        let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
+            let scratch = self.scratch()?;
+            let room = sandbox::room(self.world, kernel, tree, tools_root, scratch.path().join("own"), 1);
+            Ok(toolchain::programs(&room, tree, &self.world.cancel)?)
+        })?;
+        if let Some(difference) = toolchain::stands_in(tree, &programs) {
+            self.say_once(&format!("warning: kernel {} {difference}", kernel.release));
+        }
+        programs.into_iter().map(|program| self.tool(tools_root, program)).collect()
+    }
+
+    fn tool(&self, tools_root: &Root, program: Program) -> Result<Tool> {
+        let path = tools_root.outside(tools_root.resolve(&program.path)?);
+        let mut signature = Signature::new("file 1");
+        signature.stat(&path);
+        let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= (self.world.now)();
+        let hash = || Ok(tree::file_digest(&path)?.0);
+        let digest = if racy { hash()? } else { self.remembered("file", &signature.finish(), hash)? };
+        Ok(Tool { role: program.role, digest, version: program.version, path: program.path })
+    }
+}

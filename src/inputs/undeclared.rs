@@ -1,0 +1,157 @@
+//! What builds read beyond what their keys are made of.
+//!
+//! A key covers what a build is given: source, headers, toolchain, environment. Around that lies the system with its tools,
+//! and a `./configure` may look into `/usr/include` or at `/etc/os-release`. Which files it opened is known after the build
+//! (`kcache_kernel::sandbox`), so they are kept with the entry, path and digest, and the entry is an answer only where these
+//! files are the same: one more question at each look-up, as in ccache's manifests. Where they are not, it is a miss, and what
+//! is built then takes the entry's place here. In a shared cache the first stays.
+//!
+//! A build that opened more than could be watched ([`Opened::missed`]) may have read anything. Its modules are as good as others,
+//! once; its entry says [`ANYTHING`], which is the same nowhere, and leaves this host by no way.
+//!
+//! Files that were not there when the build looked for them are not seen, and a user's builds are not observed at all.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use fs_err as fs;
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::{Opened, Sandbox};
+use kcache_store::{Digest, Manifest, Observed, tree};
+
+use crate::error::{Error, Result};
+use crate::run::session::KernelFacts;
+
+/// The path that stands for all files. Stored: never change.
+pub const ANYTHING: &str = "/";
+
+/// What files held that a build opened, those aside that its key covers as tools. `started` and `ended` are when the build did,
+/// in seconds since 1970: a file that changed in between spoils it. One that will have changed only later was there before the
+/// clock was set back, or on a machine that has none.
+pub fn digests(facts: &KernelFacts, opened: &Opened, started: u64, ended: u64) -> Result<Vec<Observed>> {
+    if opened.missed {
+        return Ok(vec![Observed { path: ANYTHING.to_owned(), digest: Some(Digest::of(b"")) }]);
+    }
+    let spoils = |changed: u64| started < changed && changed <= ended;
+    let observed = opened.files.iter().map(|path| observe(&facts.tools_root, path, spoils));
+    let is_tool = |observed: &Observed| facts.tools.iter().any(|tool| Some(tool.digest) == observed.digest);
+    observed.filter(|observed| !observed.as_ref().is_ok_and(is_tool)).collect()
+}
+
+fn observe(tools: &Root, path: &PathBuf, spoils: impl Fn(u64) -> bool) -> Result<Observed> {
+    let changed = || Error::Changed { what: path.display().to_string() };
+    let outside = tools.find(path).ok_or_else(changed)?;
+    if spoils(fs::metadata(&outside)?.ctime().unsigned_abs()) {
+        return Err(changed());
+    }
+    let digest = Some(tree::file_digest(&outside)?.0);
+    Ok(Observed { path: path.display().to_string(), digest })
+}
+
+/// Whether it is known what an entry's build has read, as far as this can be known.
+pub fn is_known(manifest: &Manifest) -> bool {
+    manifest.observed.iter().all(|observed| observed.path != ANYTHING)
+}
+
+/// The first file that is not what it was when an entry was built, if there is one.
+pub fn difference<'m>(facts: &KernelFacts, manifest: &'m Manifest) -> Option<&'m str> {
+    let differs = |observed: &&Observed| !is_same(facts, observed);
+    manifest.observed.iter().find(differs).map(|observed| observed.path.as_str())
+}
+
+/// Whether a file is here what it was there.
+pub fn is_same(facts: &KernelFacts, observed: &Observed) -> bool {
+    digest_here(&facts.tools_root, &observed.path) == observed.digest
+}
+
+/// An entry may come from elsewhere: a path in it leads to a regular file that a sandbox could have shown, and that can be read,
+/// or to nothing.
+fn digest_here(tools: &Root, path: &str) -> Option<Digest> {
+    let inside = tools.resolve(path).ok().filter(|inside| Sandbox::is_system(inside))?;
+    let outside = Some(tools.outside(inside)).filter(|path| path.is_file())?;
+    Some(tree::file_digest(&outside).ok()?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::session::Tool;
+
+    const HEADER: &str = "usr/include/a.h";
+
+    fn of_one(path: &str) -> Opened {
+        Opened { files: [PathBuf::from(path)].into(), missed: false }
+    }
+
+    /// A root with one header, and that as what a build opened.
+    fn facts() -> (tempfile::TempDir, KernelFacts, Opened) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("usr/include")).unwrap();
+        fs::write(dir.path().join(HEADER), "1").unwrap();
+        let none = Digest::of(b"");
+        let tools_root = Root::new(dir.path());
+        let headers = kcache_store::Fingerprint { digest: none, stamp: none };
+        let facts = KernelFacts { config: none, headers, tools_root, tools: Vec::new() };
+        (dir, facts, of_one("/usr/include/a.h"))
+    }
+
+    #[test]
+    fn a_file_that_was_read_must_be_the_same_here() {
+        let (dir, facts, opened) = facts();
+        let observed = digests(&facts, &opened, 0, 0).unwrap();
+        let header = dir.path().join(HEADER);
+        assert!(is_same(&facts, &observed[0]));
+        fs::write(&header, "2").unwrap();
+        assert!(!is_same(&facts, &observed[0]));
+        fs::remove_file(&header).unwrap();
+        assert!(!is_same(&facts, &observed[0]));
+        fs::create_dir(&header).unwrap();
+        assert!(!is_same(&facts, &observed[0]));
+    }
+
+    #[test]
+    fn a_file_that_changed_while_the_build_ran_spoils_it() {
+        let (_dir, facts, opened) = facts();
+        assert!(matches!(digests(&facts, &opened, 0, u64::MAX), Err(Error::Changed { .. })));
+        let gone = of_one("/usr/include/b.h");
+        assert!(matches!(digests(&facts, &gone, 0, 0), Err(Error::Changed { .. })));
+    }
+
+    #[test]
+    fn what_may_have_read_anything_is_an_answer_nowhere() {
+        let (_dir, facts, opened) = facts();
+        let observed = digests(&facts, &Opened { missed: true, ..opened }, 0, u64::MAX).unwrap();
+        assert_eq!(observed.len(), 1);
+        assert!(!is_same(&facts, &observed[0]));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_all_files_spoils_nothing() {
+        let (_dir, facts, opened) = facts();
+        assert!(digests(&facts, &opened, 5, 10).is_ok());
+    }
+
+    #[test]
+    fn what_the_key_covers_as_a_tool_is_not_kept_twice() {
+        let (_dir, mut facts, opened) = facts();
+        facts.tools.push(Tool {
+            role: "predef".into(),
+            digest: Digest::of(b"1"),
+            version: String::new(),
+            path: PathBuf::new(),
+        });
+        assert_eq!(digests(&facts, &opened, 0, 0).unwrap(), []);
+    }
+
+    #[test]
+    fn an_entry_cannot_make_this_host_read_what_no_sandbox_shows() {
+        let (dir, facts, _) = facts();
+        fs::create_dir_all(dir.path().join("proc")).unwrap();
+        fs::write(dir.path().join("proc/kmsg"), "1").unwrap();
+        let digest = Some(Digest::of(b"1"));
+        assert!(is_same(&facts, &Observed { path: "/usr/include/a.h".into(), digest }));
+        for path in ["/proc/kmsg", "/usr/../proc/kmsg"] {
+            assert!(!is_same(&facts, &Observed { path: path.into(), digest }), "{path}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! How long builds take: what the package's last one took here, whatever the kernel; of one that is new, what its amount of
+//! source makes likely.
+
+use std::path::Path;
+
+use fs_err as fs;
+use kcache_kernel::packages::Package;
+use kcache_store::Digest;
+
+use crate::error::Result;
+use crate::run::session::Session;
+
+/// Where a package's last build is remembered.
+const KIND: &str = "seconds of a build";
+
+/// Bytes of C that are compiled in a second, of Debian's packages, by two CPUs, headers among what takes the time.
+const BYTES_A_SECOND: f64 = 20_000.0;
+
+/// A build of nothing.
+const LEAST_SECONDS: f64 = 2.0;
+
+/// Notes how long a build took.
+pub(crate) fn remember(session: &Session, package: &Package, seconds: f64) -> Result<()> {
+    let Some(store) = &session.store else { return Ok(()) };
+    Ok(store.remember(KIND, &name(package), &seconds.to_le_bytes(), (session.world.now)())?)
+}
+
+/// How many seconds a build of a package may take.
+pub(super) fn expected(session: &Session, package: &Package) -> f64 {
+    let known = session.store.as_ref().and_then(|store| store.memo(KIND, &name(package)).ok().flatten());
+    let known = known.and_then(|bytes| Some(f64::from_le_bytes(bytes.try_into().ok()?)));
+    match known.filter(|seconds| (0.0..1e6).contains(seconds)) {
+        Some(seconds) => seconds,
+        None => LEAST_SECONDS + bytes_of_c(&package.source) as f64 / BYTES_A_SECOND,
+    }
+}
+
+fn name(package: &Package) -> Digest {
+    Digest::of(package.name.as_bytes())
+}
+
+/// How much C there is; what cannot be read counts for nothing.
+fn bytes_of_c(dir: &Path) -> u64 {
+    let size = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_of_c(&entry.path()),
+        Ok(kind) if kind.is_file() && entry.path().extension().is_some_and(|end| end == "c") => {
+            entry.metadata().map_or(0, |metadata| metadata.len())
+        }
+        _ => 0,
+    };
+    fs::read_dir(dir).into_iter().flatten().flatten().map(size).sum()
+}

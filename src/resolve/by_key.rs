@@ -1,0 +1,91 @@
+//! An entry from a shared cache into the store, by its key.
+
+use std::time::Instant;
+
+use kcache_kernel::ko::Fault;
+use kcache_store::{Key, Manifest};
+
+use crate::error::Result;
+use crate::inputs::identify::Identified;
+use crate::inputs::{key, undeclared};
+use crate::resolve::local;
+use crate::run::progress::size;
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// Fetches the entry of a key that this host can check in full; returns from where. That a package does not build is taken from
+/// others only where nothing is to be built here, `only` fetched.
+pub(super) fn identified(
+    session: &Session,
+    wish: &Wish,
+    id: &Identified,
+    only: bool,
+) -> Result<Option<String>> {
+    let fits = |manifest: &Manifest| {
+        is_honest(manifest)?;
+        if let Some(advice) = local::advice(manifest).filter(|_| !only) {
+            return Err(advice);
+        }
+        let other = undeclared::difference(&id.facts, manifest);
+        other.map_or(Ok(()), |path| Err(format!("its build read another {}", path.escape_debug())))
+    };
+    fetch(session, wish, &id.key, &fits)
+}
+
+/// The entry of a key that is known from elsewhere, from a shared cache that has one that `fits`.
+pub(crate) fn of_key(
+    session: &Session,
+    wish: &Wish,
+    key: &Key,
+    fits: &dyn Fn(&Manifest) -> Result<(), String>,
+) -> Result<Option<Box<Manifest>>> {
+    match fetch(session, wish, key, &|manifest| is_honest(manifest).and_then(|()| fits(manifest)))? {
+        Some(_) => local::stored(session, wish, key),
+        None => Ok(None),
+    }
+}
+
+/// Whether an entry's key is that of the fields it shows.
+pub(super) fn is_honest(manifest: &Manifest) -> Result<(), String> {
+    let key = key::key(&manifest.fields);
+    if key == manifest.key { Ok(()) } else { Err(format!("its fields are those of key {key}")) }
+}
+
+/// Fetches an entry into the store; says from where, and returns that.
+pub(super) fn fetch(
+    session: &Session,
+    wish: &Wish,
+    key: &Key,
+    fits: &dyn Fn(&Manifest) -> Result<(), String>,
+) -> Result<Option<String>> {
+    let (world, Some(store)) = (session.world, &session.store) else { return Ok(None) };
+    if !session.asks_caches() {
+        return Ok(None);
+    }
+    let (what, start) = (wish.name(), Instant::now());
+    world.progress.begin(&what, "fetching");
+    let fetched = world.caches.fetch(store, key, (world.now)(), fits, &|n| world.progress.heard(&what, n));
+    world.progress.end(&what);
+    let Some(fetched) = fetched? else { return Ok(None) };
+    world.progress.say(&format!(
+        "fetched {what} from {} ({}, {:.1} s)",
+        fetched.from,
+        size(fetched.bytes),
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(Some(fetched.from))
+}
+
+/// What a trusted builder made and this host will not load: its builder must hear of it.
+pub(super) fn refuse(session: &Session, wish: &Wish, key: &Key, from: &str, faults: &[Fault]) -> Result<()> {
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    session.world.progress.say(&format!(
+        "warning: {}: what {from} has is refused: {}",
+        wish.name(),
+        faults.join("; ")
+    ));
+    match &session.store {
+        Some(store) => Ok(store.forget(key)?),
+        None => Ok(()),
+    }
+}

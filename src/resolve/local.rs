@@ -1,0 +1,121 @@
+//! What this host's own store has: an entry is used where it is trusted, whole, and was built from what would be read here.
+//!
+//! Damage is said aloud and deleted, so that the build is fetched or made again.
+
+use kcache_store::{Key, Lock, Manifest, Outcome, Store};
+
+use crate::build::check_modules::{self, Outputs};
+use crate::error::{Error, Result};
+use crate::inputs::identify::Identified;
+use crate::inputs::undeclared;
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// Notes that an entry of the store is used; false where it is gone again.
+pub fn used(session: &Session, key: &Key) -> Result<bool> {
+    match &session.store {
+        Some(store) => Ok(store.used(key, (session.world.now)())?),
+        None => Ok(false),
+    }
+}
+
+/// Whether an entry's build read what it would read here; a file that cannot be read is another.
+pub fn fits(session: &Session, wish: &Wish, id: &Identified, manifest: &Manifest) -> bool {
+    let Some(path) = undeclared::difference(&id.facts, manifest) else { return true };
+    let what = wish.name();
+    session.world.progress.detail(&match path {
+        undeclared::ANYTHING => format!("{what}: a build that may have read anything is known, and not used"),
+        _ => format!("{what}: a build with another {path} is known, and not used"),
+    });
+    false
+}
+
+/// What the store says of a key. A damaged entry is forgotten, and one that is trusted no more is passed over.
+pub fn stored(session: &Session, wish: &Wish, key: &Key) -> Result<Option<Box<Manifest>>> {
+    let Some(store) = &session.store else { return Ok(None) };
+    match store.lookup(key) {
+        Ok(Some(entry)) => match session.world.distrusts(&entry) {
+            None => Ok(Some(Box::new(entry.into_manifest()))),
+            Some(distrust) => {
+                let what = wish.name();
+                session
+                    .world
+                    .progress
+                    .say(&format!("warning: the store's entry of {what} is not used: {distrust}"));
+                store.forget(key)?;
+                Ok(None)
+            }
+        },
+        Ok(None) => Ok(None),
+        Err(error) if is_damage(&error) => {
+            say_damage(session, wish, &error);
+            store.forget(key)?;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The outputs of an entry, where the store has all of them undamaged. Damage is deleted.
+pub fn whole(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Option<Outputs>> {
+    match check_modules::outputs(session, manifest) {
+        Ok(None) => {
+            let what = wish.name();
+            session
+                .world
+                .progress
+                .detail(&format!("{what}: the store has the entry, but not all of its objects"));
+            Ok(None)
+        }
+        Err(Error::Store(error)) if is_damage(&error) => {
+            say_damage(session, wish, &error);
+            if let Some(store) = &session.store {
+                heal(store, manifest)?;
+            }
+            Ok(None)
+        }
+        outputs => outputs,
+    }
+}
+
+fn say_damage(session: &Session, wish: &Wish, error: &kcache_store::Error) {
+    let what = wish.name();
+    session.world.progress.say(&format!("warning: {error}; {what} is fetched or built again"));
+}
+
+/// Whether something of the store is broken, rather than not to be reached.
+pub(crate) fn is_damage(error: &kcache_store::Error) -> bool {
+    matches!(error, kcache_store::Error::Damaged { .. } | kcache_store::Error::Entry { .. })
+}
+
+/// Deletes the objects of an entry that do not verify.
+fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
+    for output in &manifest.outputs {
+        match store.read_object(&output.digest, output.size) {
+            Err(error) if is_damage(&error) => store.discard_object(&output.digest)?,
+            _ => {}
+        }
+    }
+    Ok(store.forget(&manifest.key)?)
+}
+
+/// Waits for others who want the same.
+pub(super) fn lock(session: &Session, store: &Store, key: &Key) -> Result<Lock> {
+    let world = session.world;
+    Ok(store.lock(&key.to_string(), &world.waiting(&|message| world.progress.say(message)))?)
+}
+
+/// Whether an entry of the store says that a package does not build, and others say so alone. A key that was stolen from one of
+/// them could else keep a package from every host.
+pub fn is_advice(session: &Session, manifest: &Manifest) -> Result<bool> {
+    let (Some(store), Some(_)) = (&session.store, advice(manifest)) else { return Ok(false) };
+    Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.world.made(&entry)))
+}
+
+/// What an entry that says so says, for people.
+pub(crate) fn advice(manifest: &Manifest) -> Option<String> {
+    let Outcome::Failed { first_error, .. } = &manifest.outcome else { return None };
+    let short = |text: &str| text.escape_debug().take(200).collect::<String>();
+    let (builder, why) = (short(&manifest.builder), short(first_error));
+    Some(format!("{builder} says that it does not build: {why}; it is tried here"))
+}

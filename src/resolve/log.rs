@@ -1,0 +1,31 @@
+//! The log of a package's last build.
+
+use kcache_store::{LOG, Manifest};
+
+use crate::error::{Error, Result};
+use crate::inputs::identify;
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// The log of the last build of a package for a kernel: of exactly what is there now, else of the newest known build.
+pub fn last(session: &Session, wish: &Wish) -> Result<(Manifest, Vec<u8>)> {
+    let unknown =
+        || Error::Unknown { package: wish.package.name.clone(), release: wish.kernel.release.clone() };
+    let store = session.store.as_ref().ok_or_else(unknown)?;
+    let exact = match wish.kernel.build_tree() {
+        Some(tree) => store.lookup(&identify::identify(session, wish, tree)?.key)?,
+        None => None,
+    };
+    let labels = [("package", wish.package.name.as_str()), ("kernel", wish.kernel.release.as_str())];
+    let entry = match exact {
+        Some(entry) => Some(entry),
+        None => match store.find(&labels)?.first() {
+            Some(row) => store.lookup(&row.key)?,
+            None => None,
+        },
+    };
+    let manifest = entry.ok_or_else(unknown)?.into_manifest();
+    let output = manifest.outputs.iter().find(|output| output.role == LOG).ok_or_else(unknown)?;
+    let log = store.read_object(&output.digest, output.size)?.ok_or_else(unknown)?;
+    Ok((manifest, log))
+}

@@ -1,0 +1,139 @@
+//! What this host builds, for others: signed, pointed to, pushed.
+//!
+//! Whoever has a signing key is a builder: its entries are signed and pointed to in its own store as they are made, so
+//! that the store can be served as it is, and written through to the shared caches that it may write to. Everybody else
+//! may push on what others have signed.
+
+use std::sync::Arc;
+
+use kcache_store::transport::Name;
+use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
+
+use crate::error::{Error, Result};
+use crate::inputs::identify;
+use crate::inputs::undeclared;
+use crate::resolve::by_pointer;
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// What this host has of a package for a kernel.
+pub enum Known {
+    /// An entry, of what is there now; without headers or source, the newest.
+    Entry(Box<Entry>),
+    /// The package is not meant for the kernel.
+    Excluded,
+    /// Nothing.
+    Nothing,
+}
+
+/// Finds out what this host has.
+pub fn known(session: &Session, wish: &Wish) -> Result<Known> {
+    let Some(store) = &session.store else { return Ok(Known::Nothing) };
+    let key = match wish.kernel.build_tree().filter(|_| wish.package.has_source()) {
+        Some(tree) => {
+            let id = identify::identify(session, wish, tree)?;
+            if id.recipe.excluded.is_some() {
+                return Ok(Known::Excluded);
+            }
+            Some(id.key)
+        }
+        None => {
+            let labels = [("package", wish.package.name.as_str()), ("kernel", &wish.kernel.release)];
+            store.find(&labels)?.first().map(|row| row.key)
+        }
+    };
+    let entry = key.map(|key| store.lookup(&key)).transpose()?.flatten();
+    let entry = entry.filter(|entry| undeclared::is_known(entry.manifest()));
+    Ok(entry.map_or(Known::Nothing, |entry| Known::Entry(Box::new(entry))))
+}
+
+/// Shares an entry that was built now. The build has succeeded, whatever comes of this: trouble is only said.
+pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<()> {
+    let world = session.world;
+    let Some(key) = &world.signer else {
+        if world.caches.writable().next().is_some() {
+            world
+                .progress
+                .say("nothing is pushed: there is no key to sign with; `kcache keys generate` makes one");
+        }
+        return Ok(());
+    };
+    let sign = Sign::With { key, adopt: false };
+    vouch(session, store, entry, sign, true)?;
+    for cache in world.caches.writable() {
+        match push(session, store, cache, entry, sign, true) {
+            Ok(pushed) => say(session, cache, entry, &pushed),
+            Err(error) => world.progress.say(&format!("warning: not pushed: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// Makes an entry of the store ready to leave: signed, where this host has built it, and pointed to if it is the newest.
+/// Returns the name of the pointer that leads to it, if one does.
+pub fn vouch(
+    session: &Session,
+    store: &Store,
+    entry: &Entry,
+    sign: Sign,
+    newest: bool,
+) -> Result<Option<Name>> {
+    credible(session, entry)?;
+    let key = entry.manifest().key;
+    let name = by_pointer::pointer_name(entry).filter(|_| newest);
+    if let Some(signer) = sign.key(entry) {
+        let mut entry = entry.clone();
+        if entry.sign(signer) {
+            store.replace(&entry)?;
+        }
+        if let Some(name) = &name {
+            point_here(store, name, key, (session.world.now)(), None, signer)?;
+        }
+    }
+    let Some(name) = name else { return Ok(None) };
+    Ok(store.pointer(&name)?.filter(|pointer| pointer.key() == key).map(|_| name))
+}
+
+/// Pushes an entry to a cache; `newest` where it is the one to be pointed to.
+pub fn push(
+    session: &Session,
+    store: &Store,
+    cache: &Arc<SharedCache>,
+    entry: &Entry,
+    sign: Sign,
+    newest: bool,
+) -> Result<Pushed> {
+    let world = session.world;
+    credible(session, entry)?;
+    let pushed = world.caches.push(cache, store, entry, sign)?;
+    let name = by_pointer::pointer_name(entry).filter(|_| newest && !matches!(pushed, Pushed::Conflict(_)));
+    if let Some(name) = name {
+        let key = entry.manifest().key;
+        world.caches.point(cache, store, &name, key, (world.now)(), sign.key(entry))?;
+    }
+    Ok(pushed)
+}
+
+/// What this host would not use itself does not leave it.
+fn credible(session: &Session, entry: &Entry) -> Result<()> {
+    match session.world.distrusts(entry) {
+        Some(distrust) => Err(Error::Distrusted { key: entry.manifest().key, distrust }),
+        None => Ok(()),
+    }
+}
+
+/// Says what became of a push, the more loudly the odder it is.
+fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
+    let label = |name: &str| entry.manifest().labels.get(name).map_or("", String::as_str);
+    let what = format!("{}/{} for {}", label("package"), label("version"), label("kernel"));
+    let url = cache.url();
+    let progress = &session.world.progress;
+    match pushed {
+        Pushed::New => progress.say(&format!("pushed {what} to {url}")),
+        Pushed::Present => progress.detail(&format!("{what} is in {url} already")),
+        Pushed::Cosigned(builder) => progress.say(&format!("signed {builder}'s {what} in {url}")),
+        Pushed::Conflict(builder) => progress.say(&format!(
+            "warning: {what} in {url}, built by {builder}, is not what was built here: the build is not reproducible, or one of the two is not to be trusted; theirs stays"
+        )),
+    }
+}

@@ -1,0 +1,77 @@
+//! Whether a build gives the same bits again: in another scratch directory, as another user.
+
+use kcache_store::{Digest, Manifest, ON_DEMAND, Output};
+
+use crate::build::check_modules::{Content, KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::build::{How, Made, make};
+use crate::error::{Error, Result};
+use crate::inputs::identify;
+use crate::resolve::{self};
+use crate::run::request::Options;
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// What building again showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// Every module has the same bits, and so have its debug information and what is left for other packages.
+    Same,
+    /// These have not, or are missing, or are new.
+    Different(Vec<String>),
+}
+
+/// Builds once more and compares with what an entry holds.
+pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Comparison> {
+    let Some(tree) = wish.kernel.build_tree() else {
+        return Err(Error::Environment {
+            package: wish.package.name.clone(),
+            release: wish.kernel.release.clone(),
+            reason: "without headers nothing can be built again".to_owned(),
+        });
+    };
+    let id = identify::identify(session, wish, tree)?;
+    let needed = resolve::have(session, wish, &id, &Options::default())?;
+    let how = How { may_launch: false };
+    let again = make(session, wish, tree, &id, &needed, how)?;
+    let second: Vec<(String, Digest)> = match &again.result {
+        Made::Outputs(outputs) => digests(session, outputs)?,
+        Made::Failure(_) => Vec::new(),
+    };
+    let compared = |output: &&Output| [MODULE, ON_DEMAND, KEPT].contains(&output.role.as_str());
+    let first = manifest.outputs.iter().filter(compared);
+    let first: Vec<(String, Digest)> = first.map(|output| (output.name.clone(), output.digest)).collect();
+    Ok(differ(&first, &second))
+}
+
+fn digests(session: &Session, outputs: &Outputs) -> Result<Vec<(String, Digest)>> {
+    let modules = outputs.modules.iter().map(|module| (module.name.as_str(), &module.content));
+    let debug = outputs.debug.iter().map(|(name, content)| (name.as_str(), content));
+    let kept = outputs.kept.iter().map(|kept| (KEPT_NAME, kept));
+    let digest =
+        |(name, content): (&str, &Content)| Ok((name.to_owned(), Digest::of(&content.read(session)?)));
+    modules.chain(debug).chain(kept).map(digest).collect()
+}
+
+fn differ(first: &[(String, Digest)], second: &[(String, Digest)]) -> Comparison {
+    let only_in = |a: &[(String, Digest)], b: &[(String, Digest)]| -> Vec<String> {
+        a.iter().filter(|module| !b.contains(module)).map(|(name, _)| name.clone()).collect()
+    };
+    let mut names = [only_in(first, second), only_in(second, first)].concat();
+    names.sort();
+    names.dedup();
+    if names.is_empty() { Comparison::Same } else { Comparison::Different(names) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_a_missing_and_a_new_module_are_named_once() {
+        let module = |name: &str, bytes: &str| (name.to_owned(), Digest::of(bytes.as_bytes()));
+        let first = [module("a", "1"), module("b", "1"), module("c", "1")];
+        let second = [module("a", "1"), module("b", "2"), module("d", "1")];
+        assert_eq!(differ(&first, &second), Comparison::Different(vec!["b".into(), "c".into(), "d".into()]));
+        assert_eq!(differ(&first, &first), Comparison::Same);
+    }
+}

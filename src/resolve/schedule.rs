@@ -1,0 +1,218 @@
+//! In which order a run's wishes are worked on, and how many at once.
+//!
+//! First everybody looks: keys, store and shared caches. What nobody has is put aside and built when nothing is left to be looked
+//! at, the longest first, so that none is begun when all others have ended; what others are built against comes before them. As many
+//! builds run as there are jobs. How many compilers they run is the jobserver's business: while the results of one are checked
+//! and compressed, the others have them all. A few threads more look at what is left while all jobs are building already.
+//!
+//! How long a build takes is what the package's last one took here, whatever the kernel; of one that is new, what its amount
+//! of source makes likely.
+
+use std::cmp::Reverse;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::resolve::build_times;
+use crate::resolve::resolution::Answer;
+use crate::resolve::resolution::Looked;
+use crate::resolve::resolution::Missing;
+use crate::resolve::{self};
+use crate::run::progress::Outlook;
+use crate::run::request::Options;
+use crate::run::request::Wish;
+use crate::run::session::Session;
+
+/// Threads beyond the jobs.
+const BESIDE: usize = 2;
+/// No second build begins with less memory to be had: gcc takes up to 300 MiB for one file, and a second like it may follow.
+const MEMORY: u64 = 768 << 20;
+/// So long builds wait for the last look, so as to be begun in their order; one that fetches much takes longer.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether there is memory again, or whether the run was cancelled.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Works on all wishes and gives what `then` makes of their answers, in their order; after a cancellation, of those that had one.
+pub fn all<'a, T: Send>(
+    session: &Session,
+    wishes: &[Wish<'a>],
+    options: &Options,
+    then: impl Fn(&Wish<'a>, Result<Answer>, Duration) -> T + Sync,
+) -> Vec<T> {
+    let state =
+        State { next: 0, looking: 0, last_look: Instant::now(), waiting: Vec::new(), running: Vec::new() };
+    let line = Line { session, wishes, state: Mutex::new(state), changed: Condvar::new() };
+    let results: Mutex<Vec<(usize, T)>> = Mutex::default();
+    let end = |at: usize, answer, took| {
+        let result = then(&wishes[at], answer, took);
+        results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+    };
+    let work = || {
+        while let Some((next, turn)) = line.next() {
+            let start = Instant::now();
+            let (at, answer, before) = match next {
+                Next::Look(at) => match resolve::look(session, &wishes[at], options) {
+                    Ok(Looked::Missing(missing)) => {
+                        let expected = build_times::expected(session, wishes[at].package);
+                        line.put_aside(Waits { at, expected, looked: start.elapsed(), missing });
+                        continue;
+                    }
+                    Ok(Looked::Answered(answer)) => (at, Ok(answer), Duration::ZERO),
+                    Err(error) => (at, Err(error), Duration::ZERO),
+                },
+                Next::Build(Waits { at, looked, missing, .. }) => {
+                    (at, resolve::build(session, &wishes[at], *missing, options), looked)
+                }
+            };
+            drop(turn);
+            end(at, answer, before + start.elapsed());
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..(session.world.jobs + BESIDE).min(wishes.len()) {
+            scope.spawn(work);
+        }
+    });
+    // After a cancellation some are left, and no more is to be said of them.
+    session.world.progress.outlook(&Outlook { waiting: 0, left: Duration::ZERO });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Whose turn it is.
+struct Line<'a, 's> {
+    session: &'a Session<'s>,
+    wishes: &'a [Wish<'a>],
+    state: Mutex<State<'a>>,
+    changed: Condvar,
+}
+
+struct State<'a> {
+    /// The first that nobody has looked at.
+    next: usize,
+    looking: usize,
+    last_look: Instant,
+    waiting: Vec<Waits<'a>>,
+    running: Vec<Running>,
+}
+
+/// One that is to be built.
+struct Waits<'a> {
+    at: usize,
+    expected: f64,
+    looked: Duration,
+    missing: Box<Missing<'a>>,
+}
+
+struct Running {
+    at: usize,
+    expected: f64,
+    since: Instant,
+}
+
+enum Next<'a> {
+    Look(usize),
+    Build(Waits<'a>),
+}
+
+/// A thread's turn, which ends with it, also by a panic: the others wait for it.
+struct Turn<'l, 'a> {
+    state: &'l Mutex<State<'a>>,
+    changed: &'l Condvar,
+    /// What is built; `None` for a look.
+    builds: Option<usize>,
+}
+
+impl Drop for Turn<'_, '_> {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.builds {
+            Some(at) => state.running.retain(|running| running.at != at),
+            None => state.looking -= 1,
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl<'a> Line<'a, '_> {
+    /// What a thread is to do, when there is something; `None` when there will be nothing more.
+    fn next(&self) -> Option<(Next<'a>, Turn<'_, 'a>)> {
+        let turn = |builds| Turn { state: &self.state, changed: &self.changed, builds };
+        let mut state = self.lock();
+        loop {
+            if self.session.world.cancelled() {
+                return None;
+            }
+            if state.next < self.wishes.len() {
+                state.looking += 1;
+                state.next += 1;
+                state.last_look = Instant::now();
+                return Some((Next::Look(state.next - 1), turn(None)));
+            }
+            if state.waiting.is_empty() && state.looking == 0 {
+                return None;
+            }
+            if let Some(at) = self.first(&state).filter(|_| self.has_room(&state)) {
+                let waits = state.waiting.swap_remove(at);
+                state.running.push(Running { at: waits.at, expected: waits.expected, since: Instant::now() });
+                self.session.world.progress.outlook(&state.outlook(self.session.world.jobs));
+                let turn = turn(Some(waits.at));
+                return Some((Next::Build(waits), turn));
+            }
+            let waited = self.changed.wait_timeout(state, TICK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether one more build may begin.
+    fn has_room(&self, state: &State) -> bool {
+        if state.looking > 0 && state.last_look.elapsed() < GRACE {
+            return false;
+        }
+        let enough = || (self.session.world.available_memory)().is_none_or(|free| free >= MEMORY);
+        state.running.is_empty() || state.running.len() < self.session.world.jobs && enough()
+    }
+
+    /// The longest that waits for no other of the run.
+    fn first(&self, state: &State) -> Option<usize> {
+        let unfinished: Vec<&Wish> = state
+            .waiting
+            .iter()
+            .map(|waits| waits.at)
+            .chain(state.running.iter().map(|running| running.at))
+            .map(|at| &self.wishes[at])
+            .collect();
+        let comes_first = |waits: &Waits| {
+            let release = &self.wishes[waits.at].kernel.release;
+            let is_needed =
+                |wish: &&Wish| wish.kernel.release == *release && waits.missing.needs(&wish.package.name);
+            !unfinished.iter().any(is_needed)
+        };
+        let able = state.waiting.iter().enumerate().filter(|(_, waits)| comes_first(waits));
+        let longest = able.min_by_key(|(_, waits)| (Reverse((waits.expected * 1e3) as u64), waits.at));
+        longest.map(|(at, _)| at)
+    }
+
+    /// Before the turn of the look has ended, or the others would go.
+    fn put_aside(&self, waits: Waits<'a>) {
+        self.lock().waiting.push(waits);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State<'_> {
+    fn outlook(&self, jobs: usize) -> Outlook {
+        let waiting = self.waiting.iter().map(|waits| waits.expected);
+        let running = self.running.iter();
+        let running = running.map(|running| running.expected - running.since.elapsed().as_secs_f64());
+        let rest: Vec<f64> = waiting.chain(running).map(|seconds| seconds.max(0.0)).collect();
+        let at_once = jobs.min(rest.len()).max(1) as f64;
+        let longest = rest.iter().copied().fold(0.0, f64::max);
+        let left = (rest.iter().sum::<f64>() / at_once).max(longest);
+        Outlook { waiting: self.waiting.len(), left: Duration::from_secs_f64(left) }
+    }
+}

@@ -1,0 +1,241 @@
+//! Of what use the caches were: how each look-up of a run was answered, and the compiling that this spared.
+//!
+//! A key counts once a run, by its first answer: a package that others build against is looked up again for each of them.
+//! When a run is over, [`Tally::keep`] adds its numbers to the store's counters, in one write; a command that only looks has
+//! none and writes nothing. A run that is interrupted counts nothing. Counters lie in the store's index, which is derived:
+//! with it they are lost, and begin at 0 again. Their names are stored: add, never rename.
+//!
+//! Time is spared where modules are put into a kernel's tree that were not compiled in the same run. Installing again what
+//! is in place spares nothing. What an earlier `kcache build` made counts: it was paid for before the update, not in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kcache_kernel::install::{Act, Change};
+use kcache_store::{Key, Manifest, Outcome, Store};
+
+use crate::resolve::resolution::Answer;
+use crate::run::request::Found;
+
+/// Look-ups that the store answered, by a build or by the knowledge that it fails.
+pub const HITS_STORE: &str = "hits-store";
+/// Look-ups that a shared cache answered.
+pub const HITS_SHARED: &str = "hits-shared";
+/// Look-ups that no cache could answer, whether a build followed or none was possible.
+pub const MISSES: &str = "misses";
+/// Builds that ended with modules.
+pub const BUILT: &str = "builds-built";
+/// Builds that failed.
+pub const FAILED: &str = "builds-failed";
+/// Milliseconds that builds took, those that failed included.
+pub const COMPILED: &str = "milliseconds-compiled";
+/// Milliseconds that installed builds took elsewhere or before.
+pub const SPARED: &str = "milliseconds-spared";
+
+/// The longest that a build is believed to have taken: eleven days. What others say of theirs is signed, not measured here.
+const MAX_SECONDS: f64 = 1e6;
+
+/// What one run has counted.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    counts: BTreeMap<&'static str, u64>,
+    /// Keys that were answered, and whether by a cache.
+    answered: BTreeMap<Key, bool>,
+    /// Wishes without an answer yet. They may be asked again, so they count in the end.
+    unanswered: BTreeSet<String>,
+}
+
+impl Tally {
+    /// Notes an answer to the wish called `name`; `asked` where caches were asked before anything was built.
+    pub fn note(&self, name: &str, answer: &Answer, asked: bool) {
+        let mut noted = self.noted();
+        match answer {
+            Answer::Ready { manifest, found } | Answer::Fails { manifest, found } => {
+                noted.unanswered.remove(name);
+                noted.answer(manifest, found, asked);
+            }
+            Answer::NoHeaders(_) | Answer::NotCached => drop(noted.unanswered.insert(name.to_owned())),
+            Answer::Excluded(_) | Answer::NotAutomatic | Answer::Refused(_) => {}
+        }
+    }
+
+    /// Notes what a transaction has put in place.
+    pub fn installed(&self, changes: &[Change], manifests: &[Manifest]) {
+        let mut noted = self.noted();
+        let is_new = |change: &&Change| matches!(change.act, Act::Add | Act::Replace);
+        for change in changes.iter().filter(is_new) {
+            let is_it = |manifest: &&Manifest| manifest.labels.get("package") == Some(&change.package);
+            let Some(manifest) = manifests.iter().find(is_it) else { continue };
+            if noted.answered.get(&manifest.key) == Some(&true) {
+                noted.add(SPARED, milliseconds(manifest));
+            }
+        }
+    }
+
+    /// Adds everything to the store's counters, and begins anew.
+    pub fn keep(&self, store: &Store) -> kcache_store::Result<()> {
+        let mut noted = std::mem::take(&mut *self.noted());
+        let unanswered = noted.unanswered.len() as u64;
+        noted.add(MISSES, unanswered);
+        noted.counts.retain(|_, count| *count > 0);
+        if noted.counts.is_empty() { Ok(()) } else { store.count(&noted.counts) }
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Noted {
+    fn answer(&mut self, manifest: &Manifest, found: &Found, asked: bool) {
+        if self.answered.contains_key(&manifest.key) {
+            return;
+        }
+        self.answered.insert(manifest.key, *found != Found::Built);
+        match found {
+            Found::Store => self.add(HITS_STORE, 1),
+            Found::Shared(_) => self.add(HITS_SHARED, 1),
+            Found::Built => {
+                let built = manifest.outcome == Outcome::Built;
+                self.add(MISSES, u64::from(asked));
+                self.add(if built { BUILT } else { FAILED }, 1);
+                self.add(COMPILED, milliseconds(manifest));
+            }
+        }
+    }
+
+    fn add(&mut self, name: &'static str, more: u64) {
+        *self.counts.entry(name).or_default() += more;
+    }
+}
+
+/// How long a build took, where its entry says so and it can be true.
+pub fn seconds(manifest: &Manifest) -> Option<f64> {
+    manifest.facts.get("seconds")?.as_f64().filter(|seconds| (0.0..=MAX_SECONDS).contains(seconds))
+}
+
+fn milliseconds(manifest: &Manifest) -> u64 {
+    (seconds(manifest).unwrap_or(0.0) * 1000.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(package: &str, outcome: Outcome, seconds: f64) -> Manifest {
+        Manifest {
+            format: kcache_store::FORMAT,
+            key: Key::from_bytes(*blake3::hash(package.as_bytes()).as_bytes()),
+            labels: [("package".to_owned(), package.to_owned())].into(),
+            fields: Vec::new(),
+            outcome,
+            outputs: Vec::new(),
+            observed: Vec::new(),
+            facts: [("seconds".to_owned(), seconds.into())].into_iter().collect(),
+            builder: "test".to_owned(),
+            created: 0,
+        }
+    }
+
+    fn ready(package: &str, found: Found) -> Answer {
+        Answer::Ready { manifest: Box::new(manifest(package, Outcome::Built, 1.5)), found }
+    }
+
+    fn shared() -> Found {
+        Found::Shared("https://cache.example/".to_owned())
+    }
+
+    /// The counters of a new store after a run.
+    #[track_caller]
+    fn check(run: impl FnOnce(&Tally), expect: &[(&str, u64)]) {
+        let dir = tempfile::tempdir().unwrap();
+        let waiting = kcache_store::Waiting { limit: std::time::Duration::ZERO, say: &|_| () };
+        let store = Store::open(dir.path(), &waiting).unwrap();
+        let tally = Tally::default();
+        run(&tally);
+        tally.keep(&store).unwrap();
+        tally.keep(&store).unwrap(); // what is kept is not kept twice
+        let expect = expect.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        assert_eq!(store.counts().unwrap(), expect);
+    }
+
+    #[test]
+    fn a_key_counts_once_by_its_first_answer() {
+        check(
+            |tally| {
+                tally.note("a", &ready("a", Found::Built), true);
+                tally.note("a", &ready("a", Found::Store), true);
+                tally.note("b", &ready("b", Found::Store), true);
+                tally.note("c", &ready("c", shared()), true);
+            },
+            &[(BUILT, 1), (COMPILED, 1500), (HITS_SHARED, 1), (HITS_STORE, 1), (MISSES, 1)],
+        );
+    }
+
+    #[test]
+    fn what_was_to_be_built_whatever_caches_have_is_no_miss() {
+        check(|tally| tally.note("a", &ready("a", Found::Built), false), &[(BUILT, 1), (COMPILED, 1500)]);
+    }
+
+    #[test]
+    fn what_has_no_answer_in_the_end_is_one_miss() {
+        check(
+            |tally| {
+                for name in ["a", "a", "b"] {
+                    tally.note(name, &Answer::NotCached, true);
+                }
+                tally.note("b", &ready("b", shared()), true);
+                tally.note("c", &Answer::Excluded("not for this kernel".to_owned()), true);
+            },
+            &[(HITS_SHARED, 1), (MISSES, 1)],
+        );
+    }
+
+    #[test]
+    fn a_failure_is_counted_when_it_is_made_and_a_hit_when_it_is_known() {
+        let failed = Outcome::Failed { status: Some(2), command: "make".into(), first_error: "no".into() };
+        let fails = |found| Answer::Fails { manifest: Box::new(manifest("a", failed.clone(), 0.25)), found };
+        check(
+            |tally| tally.note("a", &fails(Found::Built), true),
+            &[(COMPILED, 250), (FAILED, 1), (MISSES, 1)],
+        );
+        check(|tally| tally.note("a", &fails(Found::Store), true), &[(HITS_STORE, 1)]);
+    }
+
+    #[test]
+    fn time_is_spared_by_what_is_put_in_place_and_was_not_built_now() {
+        let change = |package: &str, act| Change { package: package.to_owned(), act, from: None, to: None };
+        let changes = [
+            change("built", Act::Add),
+            change("found", Act::Add),
+            change("fetched", Act::Replace),
+            change("kept", Act::Keep),
+        ];
+        let founds =
+            [("built", Found::Built), ("found", Found::Store), ("fetched", shared()), ("kept", Found::Store)];
+        // Times are binary digits: each sum has one reading.
+        let mut seconds = 1.0;
+        let manifests = founds.each_ref().map(|(name, _)| {
+            seconds *= 2.0;
+            manifest(name, Outcome::Built, seconds)
+        });
+        let run = |tally: &Tally| {
+            founds.iter().for_each(|(name, found)| tally.note(name, &ready(name, found.clone()), true));
+            tally.installed(&changes, &manifests);
+        };
+        check(
+            run,
+            &[(BUILT, 1), (COMPILED, 1500), (HITS_SHARED, 1), (HITS_STORE, 2), (MISSES, 1), (SPARED, 12_000)],
+        );
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_true_is_none() {
+        let of = |seconds| super::seconds(&manifest("a", Outcome::Built, seconds));
+        assert_eq!(of(1.5), Some(1.5));
+        assert_eq!((of(-1.0), of(1e300)), (None, None));
+    }
+}

@@ -1,0 +1,131 @@
+//! Which sandbox a kernel's recipes, questions and builds run in.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use kcache_kernel::kernels::{BuildTree, Kernel, Mount};
+use kcache_kernel::packages::Package;
+use kcache_kernel::recipe::{dkms, kept_dir};
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::{Machine, Sandbox};
+use kcache_kernel::source;
+
+use crate::run::context::World;
+
+/// A sandbox that claims to run `kernel` on `cpus` CPUs, with the programs of `tools` and the kernel's headers in it.
+pub fn room(
+    world: &World,
+    kernel: &Kernel,
+    tree: &BuildTree,
+    tools: &Root,
+    own: PathBuf,
+    cpus: usize,
+) -> Sandbox {
+    // Recipes look for the configuration in /boot too. There it is the headers' own, which is what the key knows of.
+    let config = Mount {
+        outside: tree.outside().join(".config"),
+        inside: PathBuf::from(format!("/boot/config-{}", kernel.release)),
+    };
+    Sandbox {
+        bwrap: world.bwrap.clone(),
+        tools: tools.clone(),
+        machine: Machine {
+            release: kernel.release.clone(),
+            version: tree.version.clone(),
+            arch: tree.arch.clone(),
+            build: Some(tree.inside.clone()),
+            source: Some(tree.source.clone()),
+        },
+        entrance: world.entrance.clone(),
+        identity: world.identities.take(),
+        limits: world.limits,
+        groups: world.groups().cloned(),
+        read_only: tree.mounts.iter().cloned().chain([config]).collect(),
+        writable: Vec::new(),
+        cpus,
+        links: Vec::new(),
+        installed: Vec::new(),
+        launcher: None,
+        own,
+    }
+}
+
+/// Shows a package's source tree, which lies at `outside`, where DKMS has it; returns its path in the sandbox.
+pub fn show_source(sandbox: &mut Sandbox, package: &Package, outside: &Path) -> PathBuf {
+    let inside = PathBuf::from(format!("/usr/src/{}-{}", package.name, package.version));
+    sandbox.read_only.push(Mount { outside: outside.to_owned(), inside: inside.clone() });
+    let dkms = Path::new("/var/lib/dkms").join(&package.name).join(&package.version);
+    sandbox.links.push((dkms.join("source"), inside.clone()));
+    inside
+}
+
+/// Shows what the build of another package left, which lies at `outside`, where DKMS has it of an installed package, and its
+/// modules of these file names as installed.
+pub fn show_kept<'a>(
+    sandbox: &mut Sandbox,
+    package: &Package,
+    outside: &Path,
+    modules: impl Iterator<Item = &'a str>,
+) {
+    let Machine { release, arch, .. } = &sandbox.machine;
+    let (release, arch) = (release.clone(), arch.clone());
+    let inside = kept_dir(&package.name, &package.version, &release, &arch);
+    let link = Path::new("/var/lib/dkms").join(&package.name).join(format!("kernel-{release}-{arch}"));
+    sandbox.links.push((link, Path::new(&package.version).join(release).join(arch)));
+    sandbox.installed.extend(modules.map(|name| inside.join("module").join(name)));
+    sandbox.read_only.push(Mount { outside: outside.to_owned(), inside });
+}
+
+/// The administrator's directory for a package: patches and scripts that take the place of the package's.
+pub fn overrides_dir(package: &Package) -> PathBuf {
+    Path::new("/etc/dkms").join(&package.name)
+}
+
+/// Shows what evaluating a package's recipe may read: its source as far as the source's digest goes, and the
+/// administrator's overrides for just this package and kernel.
+pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io::Result<PathBuf> {
+    let inside = show_source(sandbox, package, &package.source);
+    let git = package.source.join(".git");
+    let (directory, file) = sandbox.blanks();
+    if git.exists() {
+        let outside = if git.is_dir() { directory } else { file };
+        sandbox.read_only.push(Mount { outside, inside: inside.join(".git") });
+    }
+    let Machine { release, arch, .. } = &sandbox.machine;
+    let mut recipes: Vec<Mount> = dkms::override_files(&package.name, &package.version, release, arch)
+        .into_iter()
+        .filter_map(|inside| Some(Mount { outside: root.find(&inside)?, inside }))
+        .collect();
+    for mount in &mut recipes {
+        let text = source::text(&mount.outside, source::MOST)?.unwrap_or_default();
+        if let Some(plain) = without_cr(text.into_bytes(), &mount.inside, &sandbox.own)? {
+            mount.outside = plain;
+        }
+    }
+    if let Some(outside) = without_cr(package.dkms_conf()?, Path::new("dkms.conf"), &sandbox.own)? {
+        recipes.push(Mount { outside, inside: inside.join("dkms.conf") });
+    }
+    sandbox.read_only.extend(recipes);
+    Ok(inside)
+}
+
+/// True where lines end as they do on Windows, which bash takes for a part of the text.
+pub fn has_cr(recipe: &[u8]) -> bool {
+    recipe.windows(2).any(|pair| pair == b"\r\n")
+}
+
+/// A copy of a recipe whose lines end as bash wants it; `None` where the recipe's own do.
+fn without_cr(mut text: Vec<u8>, recipe: &Path, own: &Path) -> io::Result<Option<PathBuf>> {
+    if !has_cr(&text) {
+        return Ok(None);
+    }
+    text.retain(|&byte| byte != b'\r');
+    let copies = own.join("recipes");
+    fs::create_dir_all(&copies)?;
+    let copy = copies.join(recipe.file_name().unwrap_or_default());
+    fs::write(&copy, text)?;
+    // Whatever the umask: the build's user is to read it.
+    fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    Ok(Some(copy))
+}

@@ -1,0 +1,226 @@
+//! What a run knows of kernels and packages, each thing found out once.
+//!
+//! Digests of header trees, sources and programs come from the store's memo where the files' stat signatures are still
+//! the same; recipes and toolchains, which take a sandbox to find out, are remembered under everything they can depend on.
+//! Without a store, or with one that cannot be written, the same answers only take longer.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once};
+
+use fs_err as fs;
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::jobs::Jobs;
+use kcache_kernel::source;
+use kcache_kernel::symvers::Symvers;
+use kcache_store::{Digest, Fingerprint, OnceEach, Scratch, Store, tree};
+
+use crate::error::Result;
+use crate::run::context::World;
+use crate::run::counters::Tally;
+use crate::run::large_objects::LargeObjects;
+
+/// How many kernels' symbols are kept, some 2 MB each. Packages are looked up kernel by kernel, by a few threads.
+const SYMVERS: usize = 4;
+
+/// One run: its world, its store, and what it has found out.
+pub struct Session<'w> {
+    /// The world.
+    pub world: &'w World,
+    /// The store; `None` where there is none and none is to be made.
+    pub store: Option<Store>,
+    /// What all builds share.
+    pub jobs: Jobs,
+    /// Of what use the caches were.
+    pub tally: Tally,
+    /// What was read at the look-up, for the installation.
+    pub large: LargeObjects,
+    pub(crate) kernels: OnceEach<String, Arc<KernelFacts>>,
+    pub(crate) symvers: OnceEach<String, Option<Arc<Symvers>>>,
+    pub(crate) checked: OnceEach<PathBuf, ()>,
+    pub(crate) seen: tree::Seen,
+    distrust_said: Once,
+    said: Mutex<BTreeSet<String>>,
+}
+
+/// What goes into builds from a kernel's side.
+pub struct KernelFacts {
+    /// Digest of `.config`.
+    pub config: Digest,
+    /// The headers and all that they reach.
+    pub headers: Fingerprint,
+    /// The root whose programs are used.
+    pub tools_root: Root,
+    /// Those programs.
+    pub tools: Vec<Tool>,
+}
+
+/// One program, as far as it matters.
+#[derive(Clone, Debug)]
+pub struct Tool {
+    /// What it does in a build.
+    pub role: String,
+    /// Digest of the program.
+    pub digest: Digest,
+    /// How it introduces itself.
+    pub version: String,
+    /// Where it is, in the tools' root; no part of a key.
+    pub path: PathBuf,
+}
+
+impl<'w> Session<'w> {
+    /// A session with a store, or without.
+    pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
+        Ok(Session {
+            world,
+            store,
+            jobs: Jobs::new(world.jobs),
+            tally: Tally::default(),
+            kernels: OnceEach::of_at_most(usize::MAX),
+            symvers: OnceEach::of_at_most(SYMVERS),
+            checked: OnceEach::of_at_most(usize::MAX),
+            seen: tree::Seen::default(),
+            large: LargeObjects::default(),
+            distrust_said: Once::new(),
+            said: Mutex::default(),
+        })
+    }
+
+    /// Says what holds for the whole run, whichever of its kernels and packages comes upon it.
+    pub fn say_once(&self, message: &str) {
+        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+            self.world.progress.say(message);
+        }
+    }
+
+    /// The same of what only matters where something is odd.
+    pub fn detail_once(&self, message: &str) {
+        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+            self.world.progress.detail(message);
+        }
+    }
+
+    /// Whether there is any use in asking the shared caches. Where nobody is trusted there is none, which is said once.
+    pub fn asks_caches(&self) -> bool {
+        let caches = &self.world.caches;
+        if caches.is_empty() {
+            return false;
+        }
+        let trusting = caches.trust().keys().next().is_some();
+        if !trusting {
+            self.distrust_said.call_once(|| {
+                self.world.progress.say(
+                    "warning: no key is trusted, so the shared caches are not asked; \
+                     `kcache keys trust FILE` trusts a builder's public key",
+                );
+            });
+        }
+        trusting
+    }
+
+    /// A directory that vanishes when it is dropped: in the store, else among temporary files.
+    pub fn scratch(&self) -> Result<Scratch> {
+        match self.store.as_ref().map(Store::scratch) {
+            Some(Ok(scratch)) => Ok(scratch),
+            _ => Ok(Scratch::new(&self.world.temporary)?),
+        }
+    }
+
+    /// An answer about a file and some text; the same as long as neither changes. The file must not have changed just now.
+    pub fn remembered_of_file<T>(
+        &self,
+        kind: &str,
+        path: &Path,
+        text: &str,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let mut signature = Signature::new(kind);
+        signature.stat(path).text(text);
+        self.remembered(kind, &signature.finish(), make)
+    }
+
+    /// A value from the memo, or made and put there.
+    pub(crate) fn remembered<T>(
+        &self,
+        kind: &str,
+        signature: &Digest,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let Some(store) = &self.store else { return make() };
+        if let Some(known) = store.memo(kind, signature)?
+            && let Ok(value) = serde_json::from_slice(&known)
+        {
+            return Ok(value);
+        }
+        let value = make()?;
+        let text = serde_json::to_vec(&value).map_err(std::io::Error::from)?;
+        store.remember(kind, signature, &text, (self.world.now)())?;
+        Ok(value)
+    }
+}
+
+/// Collects what a remembered answer depends on.
+pub(crate) struct Signature(Vec<u8>);
+
+impl Signature {
+    pub(crate) fn new(what: &str) -> Signature {
+        let mut signature = Signature(Vec::new());
+        signature.text(what);
+        signature
+    }
+
+    pub(crate) fn text(&mut self, text: &str) -> &mut Signature {
+        self.bytes(text.as_bytes())
+    }
+
+    pub(crate) fn digest(&mut self, digest: Digest) -> &mut Signature {
+        self.bytes(digest.as_bytes())
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Signature {
+        self.0.extend((bytes.len() as u64).to_le_bytes());
+        self.0.extend(bytes);
+        self
+    }
+
+    /// A file as far as `stat` tells; nothing where it is missing.
+    pub(crate) fn stat(&mut self, path: &Path) -> &mut Signature {
+        let Ok(m) = fs::metadata(path) else { return self.bytes(b"") };
+        let times = [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()];
+        let text = format!("{} {} {} {times:?} {}", m.dev(), m.ino(), m.size(), m.mode());
+        self.text(&path.display().to_string()).text(&text)
+    }
+
+    /// A system's programs, headers and libraries, as far as the times of the directories they are installed in tell.
+    pub(crate) fn system(&mut self, root: &Root) -> &mut Signature {
+        for inside in [
+            "/usr/bin",
+            "/usr/sbin",
+            "/usr/include",
+            "/usr/lib",
+            "/usr/lib/gcc",
+            "/usr/share",
+            "/etc/alternatives",
+        ] {
+            match root.find(inside) {
+                Some(path) => self.stat(&path),
+                None => self.bytes(b""),
+            };
+        }
+        match root.find("/etc/os-release").and_then(|path| source::bytes(&path, source::MOST_CONFIG).ok()) {
+            Some(text) => self.bytes(&text),
+            None => self.bytes(b""),
+        }
+    }
+
+    pub(crate) fn finish(&self) -> Digest {
+        Digest::of(&self.0)
+    }
+}

@@ -1,0 +1,144 @@
+//! Who signs the modules that are installed here.
+//!
+//! What the store holds is unsigned: one build serves every host, and each signs what it installs with a key of its own.
+//! That key is opened once a run, when the first module is to be signed, so that an installation that changes nothing asks
+//! nobody for a passphrase, and one that is mistyped is not asked for again for every kernel. Where only a certificate is configured, a signing service has the key, and what it has signed
+//! is looked for in the store and in the shared caches ([`crate::deploy::detached_signature`]).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kcache_kernel::install::{BoxError, ModuleSpec};
+use kcache_kernel::kconfig::Kconfig;
+use kcache_kernel::signing::{self, Certificate, Hash, Identity, KeyPair, KeyPlace, Secret, Signer};
+
+use crate::deploy::detached_signature;
+use crate::error::{Error, Result};
+use crate::run::session::Session;
+
+/// What modules are signed with.
+#[derive(Debug)]
+pub struct Signing {
+    pair: KeyPair,
+    /// Instead of the kernel's own choice.
+    hash: Option<Hash>,
+    opened: Mutex<Option<Opened>>,
+}
+
+/// The key, or what kept it from being opened.
+type Opened = Result<Arc<Signer>, Arc<signing::Error>>;
+
+impl Signing {
+    /// Nothing is read yet.
+    pub fn new(pair: KeyPair, hash: Option<Hash>) -> Signing {
+        Signing { pair, hash, opened: Mutex::default() }
+    }
+
+    /// The certificate.
+    pub fn certificate(&self) -> Result<Certificate> {
+        Ok(self.pair.certificate()?)
+    }
+
+    /// Whether the signatures are made elsewhere.
+    pub fn is_detached(&self) -> bool {
+        self.pair.key.is_none()
+    }
+
+    /// Who signs for a kernel; `None` where the kernel reads no signatures.
+    pub fn identity(&self, config: Option<&Kconfig>) -> Result<Option<Identity>> {
+        let Some(hash) = self.hash_for(config)? else { return Ok(None) };
+        let hash = (!self.is_detached()).then_some(hash);
+        Ok(Some(self.certificate()?.identity(hash)))
+    }
+
+    /// Finds out early what would keep it from signing, as far as nobody need be asked for that. Gives a warning.
+    pub fn try_out(&self, now: u64) -> Result<Option<String>> {
+        let certificate = self.certificate()?;
+        let asks = matches!(self.pair.secret, Some(Secret::Command(_)));
+        if matches!(self.pair.key, Some(KeyPlace::File(_))) && !asks {
+            self.signer()?;
+        }
+        let expired = certificate.not_after() < now;
+        let told =
+            || format!("the certificate of {} has expired; kernels do not mind", certificate.subject());
+        Ok(expired.then(told))
+    }
+
+    /// A module, signed as `wanted` says.
+    pub fn sign(
+        &self,
+        session: &Session,
+        wanted: &Identity,
+        spec: &ModuleSpec,
+        module: &[u8],
+    ) -> Result<Vec<u8>, BoxError> {
+        match wanted.hash {
+            Some(hash) => {
+                let signer = self.signer()?;
+                is_wanted(signer.certificate(), wanted)?;
+                Ok(signer.sign(module, hash).map_err(Error::from)?)
+            }
+            None => {
+                let certificate = self.certificate()?;
+                is_wanted(&certificate, wanted)?;
+                Ok(detached_signature::attach(session, &certificate, spec, module)?)
+            }
+        }
+    }
+
+    /// The opened key. A second thread waits for the first to have typed the passphrase.
+    fn signer(&self) -> Result<Arc<Signer>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let signer = opened.get_or_insert_with(|| self.pair.open().map(Arc::new).map_err(Arc::new));
+        Ok(signer.clone()?)
+    }
+
+    fn hash_for(&self, config: Option<&Kconfig>) -> Result<Option<Hash>, signing::Error> {
+        match (config, self.hash) {
+            (Some(config), Some(hash)) => Ok(config.yes("CONFIG_MODULE_SIG").then_some(hash)),
+            (Some(config), None) => Hash::of_kernel(config),
+            (None, hash) => Ok(Some(hash.unwrap_or(Hash::Sha256))),
+        }
+    }
+}
+
+/// The certificate may have been replaced since the change was planned.
+fn is_wanted(certificate: &Certificate, wanted: &Identity) -> Result<(), BoxError> {
+    match certificate.fingerprint() == wanted.certificate {
+        true => Ok(()),
+        false => Err(format!("{} is to sign it, whose key is not the one configured", wanted.subject).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    #[test]
+    fn a_passphrase_that_cannot_be_had_is_asked_for_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (key, certificate) = (path("key.pem"), path("certificate.pem"));
+        let made = std::process::Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-passout", "pass:right", "-subj", "/CN=test"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let asked = path("asked");
+        let command = format!("echo >> '{}'; echo wrong", asked.display());
+        let pair = KeyPair {
+            key: Some(KeyPlace::File(key)),
+            certificate: Some(certificate),
+            secret: Some(Secret::Command(command)),
+        };
+        let signing = Signing::new(pair, None);
+        let told = [signing.signer().unwrap_err(), signing.signer().unwrap_err()].map(|e| e.to_string());
+        assert!(told[0].contains("the passphrase does not fit") && told[0] == told[1], "{told:?}");
+        assert_eq!(fs::read_to_string(asked).unwrap().lines().count(), 1);
+    }
+}

@@ -1,0 +1,257 @@
+//! Modules are loaded into the kernel they are for, in a virtual machine, before anybody reboots into it.
+//!
+//! The machine is `kcache_kernel::boot_test`'s. Here it gets its modules: of a package that is installed, the very files that
+//! `modprobe` would load; of one that is not, the build that `install` would install, from the store, a shared cache or
+//! made now. Nothing is installed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kcache_kernel::boot_test::{self, BootTest, Module, Outcome, Parameter, Plan, Program, Watch, machine};
+use kcache_kernel::install::{self, Generation, Installed, Package as Set};
+use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::packages::Package;
+
+use crate::build::check_modules;
+use crate::error::{Error, Result};
+use crate::inputs::identify;
+use crate::resolve::resolution::Answer;
+use crate::resolve::{self};
+use crate::run::request::Options;
+use crate::run::request::Wish;
+use crate::run::select;
+use crate::run::session::Session;
+
+/// A package whose modules are to be tested.
+pub struct Subject {
+    /// Its name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// Its modules, or why there are none.
+    pub modules: Modules,
+}
+
+/// The modules of a [`Subject`].
+pub enum Modules {
+    /// As they are installed.
+    Installed(Vec<Module>),
+    /// As they were built.
+    Built(Vec<Module>),
+    /// There are none to be had.
+    None(Box<Answer>),
+    /// In trying to have some.
+    Error(Error),
+    /// A dry run has none, and builds none.
+    Unbuilt,
+}
+
+impl Subject {
+    /// What there is to be loaded.
+    pub fn to_load(&self) -> &[Module] {
+        match &self.modules {
+            Modules::Installed(modules) | Modules::Built(modules) => modules,
+            Modules::None(_) | Modules::Error(_) | Modules::Unbuilt => &[],
+        }
+    }
+}
+
+/// The packages among `named` that are installed for a kernel, as they are, and the other words. Nothing named: all that are
+/// installed.
+pub fn installed(kernel: &Kernel, named: &[String]) -> Result<(Vec<Subject>, Vec<String>)> {
+    let Some(tree) = &kernel.modules else { return Ok((Vec::new(), named.to_vec())) };
+    let Some(generation) = install::current(tree)? else { return Ok((Vec::new(), named.to_vec())) };
+    let is = |package: &Set<Installed>, word: &String| {
+        *word == package.name || *word == format!("{}/{}", package.name, package.version)
+    };
+    let mut subjects = Vec::new();
+    for package in &generation.set.packages {
+        if named.is_empty() || named.iter().any(|word| is(package, word)) {
+            subjects.push(as_installed(tree, &generation, package)?);
+        }
+    }
+    let known = |word: &&String| generation.set.packages.iter().any(|package| is(package, word));
+    Ok((subjects, named.iter().filter(|word| !known(word)).cloned().collect()))
+}
+
+fn as_installed(tree: &Path, generation: &Generation, package: &Set<Installed>) -> Result<Subject> {
+    let directory = tree.join("updates").join(generation.dir_name());
+    let modules = package.modules.iter().map(|module| Module::read(&directory.join(&module.path)));
+    Ok(Subject {
+        package: package.name.clone(),
+        version: package.version.clone(),
+        modules: Modules::Installed(modules.collect::<std::io::Result<_>>()?),
+    })
+}
+
+/// Adds the build of a package that is not installed, and of those it builds against, which it cannot do without.
+pub fn add_build(session: &Session, wish: &Wish, options: &Options, dry: bool, subjects: &mut Vec<Subject>) {
+    if subjects.iter().any(|subject| subject.package == wish.package.name) {
+        return;
+    }
+    match build(session, wish, options, dry) {
+        Ok(Some((version, modules))) => {
+            let package = wish.package.name.clone();
+            subjects.push(Subject { package, version, modules });
+            for package in builds_against(session, wish) {
+                add_build(session, &Wish { package, ..*wish }, &Options::default(), dry, subjects);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => subjects.push(Subject {
+            package: wish.package.name.clone(),
+            version: wish.package.version.clone(),
+            modules: Modules::Error(error),
+        }),
+    }
+}
+
+/// A package's version and modules; `None` for one that is not installed automatically and was not asked for.
+fn build(session: &Session, wish: &Wish, options: &Options, dry: bool) -> Result<Option<(String, Modules)>> {
+    let version = wish.package.version.clone();
+    let answer = match wish.kernel.build_tree() {
+        Some(tree) if dry => {
+            let id = identify::identify(session, wish, tree)?;
+            if options.automatic_only && !id.recipe.automatic {
+                return Ok(None);
+            }
+            match resolve::look_up(session, wish, tree, &id)? {
+                Some(answer) => answer,
+                None => return Ok(Some((version, Modules::Unbuilt))),
+            }
+        }
+        None if dry => return Ok(Some((version, Modules::Unbuilt))),
+        _ => resolve::ensure(session, wish, options)?,
+    };
+    Ok(match answer {
+        Answer::NotAutomatic => None,
+        Answer::Ready { manifest, .. } => {
+            let version = manifest.labels.get("version").cloned().unwrap_or(version);
+            let modules = check_modules::outputs(session, &manifest)?.unwrap_or_default().modules.into_iter();
+            let module = |candidate: check_modules::Candidate| -> Result<Module> {
+                let name = candidate.name.strip_suffix(".ko").unwrap_or(&candidate.name).to_owned();
+                Ok(Module { name, bytes: candidate.content.read(session)? })
+            };
+            Some((version, Modules::Built(modules.map(module).collect::<Result<_>>()?)))
+        }
+        answer => Some((version, Modules::None(Box::new(answer)))),
+    })
+}
+
+/// The packages that a package builds against; none where that cannot be told.
+fn builds_against<'a>(session: &Session, wish: &Wish<'a>) -> Vec<&'a Package> {
+    let identified = wish.kernel.build_tree().map(|tree| identify::identify(session, wish, tree));
+    let Some(Ok(id)) = identified else { return Vec::new() };
+    id.dependencies.iter().filter_map(|(name, _)| select::find(wish.all, name)).collect()
+}
+
+/// How to boot.
+pub struct Guest<'a> {
+    /// This program.
+    pub program: &'a Program,
+    /// Finds a program by its name.
+    pub find: &'a dyn Fn(&str) -> PathBuf,
+    /// QEMU, if not the one that is found.
+    pub qemu: Option<&'a Path>,
+    /// The image, if not the installed one.
+    pub image: Option<&'a Path>,
+    /// MiB of memory, if not as many as it takes.
+    pub memory: Option<u64>,
+    /// The longest that it may take.
+    pub limit: Duration,
+    /// What modules are loaded with.
+    pub parameters: &'a [Parameter],
+    /// The kernel is to load signed modules only.
+    pub sig_enforce: bool,
+    /// Whether there is a KVM to be tried.
+    pub kvm: bool,
+}
+
+/// A boot that could be made.
+pub struct Boot {
+    /// What is loaded, in order.
+    pub plan: Plan,
+    /// The image.
+    pub image: PathBuf,
+    /// QEMU.
+    pub qemu: PathBuf,
+    machine: &'static machine::Machine,
+}
+
+/// What booting a kernel for these packages takes.
+pub fn plan(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<Boot> {
+    let root = &session.world.root;
+    let arch = match kernel.build_tree() {
+        Some(tree) => tree.arch.clone(),
+        None => kernels::config(root, kernel)?
+            .map_or(std::env::consts::ARCH, |config| kernels::arch(&config))
+            .to_owned(),
+    };
+    // The guest's first process is this program, so it must be one for that machine.
+    let machine = machine::of_arch(&arch)
+        .filter(|machine| machine.arch == std::env::consts::ARCH)
+        .ok_or(boot_test::Error::NoMachine { arch })?;
+    let image = match guest.image {
+        Some(image) => image.to_owned(),
+        None => kernels::image(root, &kernel.release)
+            .ok_or_else(|| Error::NoImage { release: kernel.release.clone(), root: root.dir().to_owned() })?,
+    };
+    let qemu = guest.qemu.map_or_else(|| (guest.find)(machine.program), Path::to_owned);
+    let modules = subjects.iter().flat_map(Subject::to_load).cloned().collect();
+    let plan = Plan::new(modules, kernel.modules.as_deref(), guest.parameters)?;
+    Ok(Boot { plan, image, qemu, machine })
+}
+
+/// Boots. The verdicts are those of all modules of all subjects, in order.
+pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<Outcome> {
+    let world = session.world;
+    let Boot { plan, image, qemu, machine } = plan(session, kernel, subjects, guest)?;
+    let scratch = session.scratch()?;
+    let test = BootTest {
+        machine,
+        qemu: &qemu,
+        setpriv: &(guest.find)("setpriv"),
+        identity: &world.identities.take(),
+        kvm: guest.kvm,
+        image: &image,
+        release: &kernel.release,
+        program: guest.program,
+        memory: guest.memory,
+        sig_enforce: guest.sig_enforce,
+        limit: guest.limit,
+        scratch: scratch.path(),
+        cancel: &world.cancel,
+    };
+    let names = subjects.iter().flat_map(Subject::to_load).map(|module| module.name.as_str()).collect();
+    world.progress.begin(&kernel.release, DOING);
+    let mut told = Told { session, kernel, names };
+    let outcome = test.run(plan, &mut told);
+    world.progress.end(&kernel.release);
+    Ok(outcome?)
+}
+
+/// What is said of a kernel that is being booted.
+const DOING: &str = "boot-testing";
+
+/// Tells of a guest what a person may want to know.
+struct Told<'a> {
+    session: &'a Session<'a>,
+    kernel: &'a Kernel,
+    names: Vec<&'a str>,
+}
+
+impl Watch for Told<'_> {
+    fn console(&mut self, line: &str) {
+        self.session.world.progress.detail(line);
+    }
+
+    fn testing(&mut self, number: usize) {
+        if let Some(name) = self.names.get(number) {
+            self.session.world.progress.line(&self.kernel.release, &format!("loading {name}"));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.session.world.progress.detail(text);
+    }
+}

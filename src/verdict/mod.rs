@@ -1,0 +1,249 @@
+//! "May I reboot into K?": each wanted package for each kernel, judged by what is on disk.
+//!
+//! ```text
+//! ready        installed, whole, loadable, and what would be built now; or would be but for another compiler
+//! missing      not installed, though perhaps built
+//! stale        installed, but an input has changed since; or the initramfs holds another build of it
+//! fails        does not build, or nobody can tell how to build it
+//! excluded     not meant for this kernel
+//! broken       installed, and the kernel would not load it: bytes, indexes, vermagic, symbols, signature
+//! no-headers   not installed, and without headers nothing can be built
+//! ```
+//!
+//! What is installed is judged as it lies there (`installed`); what would be built now is worked out as for an install,
+//! and compared. Nothing is built, fetched or changed. Whether a package counts is the policy's matter: a kernel is ready
+//! if no required package is in a state that is worse than a reboot without kcache.
+
+pub mod boot_test;
+mod installed;
+pub mod provenance;
+pub mod ready_file;
+pub mod state;
+
+use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::packages::Package;
+use kcache_kernel::signing::Identity;
+use kcache_store::{Entry, Manifest, Outcome};
+
+use crate::error::Result;
+use crate::inputs::explain;
+use crate::inputs::identify;
+use crate::inputs::identify::Identified;
+use crate::resolve::local;
+use crate::run::policy::Need;
+use crate::run::request::Wish;
+use crate::run::select::Packages;
+use crate::run::session::Session;
+use crate::verdict::state::Foreign;
+use crate::verdict::state::Standing;
+use crate::verdict::state::State;
+use installed::Installed;
+
+/// The verdict on one kernel.
+pub struct Verdict<'a> {
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// Nothing required is missing.
+    pub ready: bool,
+    /// The generation that is installed.
+    pub generation: Option<String>,
+    /// Who signed its modules.
+    pub signer: Option<Identity>,
+    /// How each package of the survey stands, in its order.
+    pub standings: Vec<Standing>,
+    /// Other people's modules.
+    pub foreign: Vec<Foreign>,
+    /// What should be known about the kernel as such.
+    pub warnings: Vec<String>,
+    /// What could not be looked at, for those who ask for details.
+    pub details: Vec<String>,
+}
+
+/// Packages x kernels.
+pub struct Survey<'a> {
+    /// Those that were asked for, and those that are installed all the same.
+    pub packages: Vec<Package>,
+    /// One for each kernel.
+    pub verdicts: Vec<Verdict<'a>>,
+}
+
+impl Survey<'_> {
+    /// Whether every kernel is ready.
+    pub fn is_ready(&self) -> bool {
+        self.verdicts.iter().all(|verdict| verdict.ready)
+    }
+}
+
+/// Judges packages for kernels.
+pub fn survey<'a>(session: &Session, packages: &Packages, kernels: &'a [Kernel]) -> Result<Survey<'a>> {
+    let installed =
+        kernels.iter().map(|kernel| Installed::read(session, kernel)).collect::<Result<Vec<_>>>()?;
+    let mut chosen = packages.chosen.clone();
+    if !packages.named {
+        chosen.extend(orphans(&chosen, &installed));
+    }
+    let verdicts = kernels
+        .iter()
+        .zip(installed)
+        .map(|(kernel, installed)| verdict(session, packages, &chosen, kernel, installed))
+        .collect();
+    Ok(Survey { packages: chosen, verdicts })
+}
+
+/// Packages that are installed for one of the kernels, and whose source has left the machine since.
+fn orphans(chosen: &[Package], installed: &[Installed]) -> Vec<Package> {
+    let mut names: Vec<&str> = installed.iter().flat_map(Installed::packages).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| !chosen.iter().any(|package| package.name == *name));
+    names.into_iter().map(Package::elsewhere).collect()
+}
+
+fn verdict<'a>(
+    session: &Session,
+    packages: &Packages,
+    chosen: &[Package],
+    kernel: &'a Kernel,
+    installed: Installed,
+) -> Verdict<'a> {
+    let standing = |package: &Package| {
+        standing(session, &Wish { package, kernel, all: &packages.all }, &installed, packages.named)
+    };
+    let standings: Vec<Standing> = chosen.iter().map(standing).collect();
+    let needs_foreign = session.world.policy.needs_foreign;
+    let blocked = standings.iter().any(Standing::blocks)
+        || (needs_foreign && installed.foreign.iter().any(|foreign| foreign.fault.is_some()));
+    let generation = installed.generation;
+    Verdict {
+        kernel,
+        ready: !blocked,
+        signer: generation.as_ref().and_then(|generation| generation.set.signer.clone()),
+        generation: generation.map(|generation| generation.generation),
+        standings,
+        foreign: installed.foreign,
+        warnings: installed.warnings,
+        details: installed.details,
+    }
+}
+
+/// How a package stands for a kernel. Where packages were not named, those that are not installed automatically are
+/// nothing to wait for.
+fn standing(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> Standing {
+    let need = session.world.policy.need(&wish.package.name, &wish.kernel.release);
+    if need == Need::Ignored && !named {
+        return Standing {
+            need,
+            ..Standing::because(State::Excluded, "the configuration says to ignore it")
+        };
+    }
+    let standing = judge(session, wish, installed, named).unwrap_or_else(|error| {
+        let reason = crate::error::chain(&error);
+        match installed.key(&wish.package.name) {
+            None => Standing::because(State::Fails, reason),
+            Some(_) if error.lacks_tools() => {
+                Standing::because(State::Ready, format!("its inputs cannot be compared: {reason}"))
+            }
+            Some(_) => {
+                Standing { changed: vec!["recipe".to_owned()], ..Standing::because(State::Stale, reason) }
+            }
+        }
+    });
+    Standing { need, ..standing }
+}
+
+fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> Result<Standing> {
+    let name = &wish.package.name;
+    if let Some(fault) = installed.fault(name) {
+        return Ok(Standing::because(State::Broken, fault));
+    }
+    let key = installed.key(name);
+    if let Some(stale) = key.and_then(|_| installed.outdated(name)) {
+        return Ok(stale);
+    }
+    let Some(tree) = wish.kernel.build_tree().filter(|_| wish.package.has_source()) else {
+        return Ok(without_inputs(session, wish, key.is_some(), named));
+    };
+    let id = identify::identify(session, wish, tree)?;
+    if let Some(reason) = &id.recipe.excluded {
+        return Ok(Standing::because(State::Excluded, reason));
+    }
+    match key {
+        Some(key) if key == id.key.to_string() => {
+            Ok(Standing { built: true, ..Standing::new(State::Ready, None) })
+        }
+        Some(key) => {
+            let built =
+                session.store.as_ref().is_some_and(|store| matches!(store.lookup(&id.key), Ok(Some(_))));
+            Ok(Standing { built, ..compare(session, &id, key) })
+        }
+        None if !named && !id.recipe.automatic => {
+            Ok(Standing::because(State::Excluded, "it is not installed automatically"))
+        }
+        None => not_installed(session, wish, &id, installed),
+    }
+}
+
+/// A package whose key cannot be worked out, for want of headers or source.
+fn without_inputs(session: &Session, wish: &Wish, is_installed: bool, named: bool) -> Standing {
+    let has_source = wish.package.has_source();
+    let lacks = if has_source { "headers" } else { "source" };
+    if is_installed {
+        return Standing::because(State::Ready, format!("without {lacks} its inputs cannot be compared"));
+    }
+    if has_source {
+        let hint = kernels::headers_hint(&session.world.root, &wish.kernel.release);
+        return Standing::because(State::NoHeaders, format!("no headers are installed: {hint}"));
+    }
+    if named || session.world.elsewhere.wanted.contains(&wish.package.name) {
+        return Standing::because(
+            State::Missing,
+            "its source is not here; `kcache install` fetches it, if a cache has it",
+        );
+    }
+    Standing::because(State::Excluded, "its source is not on this machine, and nothing asks for it")
+}
+
+/// The installed build has another key: which inputs have changed.
+fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
+    let known: Option<Manifest> = match (&session.store, key.parse()) {
+        (Some(store), Ok(key)) => store.lookup(&key).ok().flatten().map(Entry::into_manifest),
+        _ => None,
+    };
+    let Some(before) = known else {
+        let reason = "its inputs have changed; which, cannot be told without the store's entry of it";
+        return Standing::because(State::Stale, reason);
+    };
+    let differences = explain::differences(&before.fields, &id.fields);
+    let changed: Vec<String> = differences.into_iter().map(|difference| difference.field).collect();
+    let compiler_only = changed.iter().all(|name| name.starts_with("toolchain."));
+    let state = if compiler_only { State::Ready } else { State::Stale };
+    let reason = format!("changed: {}", changed.join(", "));
+    Standing { changed, ..Standing::because(state, reason) }
+}
+
+fn not_installed(session: &Session, wish: &Wish, id: &Identified, installed: &Installed) -> Result<Standing> {
+    let entry = match &session.store {
+        Some(store) => store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest),
+        None => None,
+    };
+    let known = entry.filter(|known| local::fits(session, wish, id, known));
+    if let Some(known) = &known
+        && local::is_advice(session, known)?
+    {
+        return Ok(Standing::new(State::Missing, local::advice(known)));
+    }
+    let standing = match known.map(|known| known.outcome) {
+        None => Standing::new(State::Missing, installed.why_missing()),
+        Some(Outcome::Built) => {
+            let reason = installed.why_missing().unwrap_or_else(|| "it is built, not installed".to_owned());
+            Standing { built: true, ..Standing::because(State::Missing, reason) }
+        }
+        Some(Outcome::Failed { first_error, .. }) => {
+            // Every path of a build begins with where it was built, which is of no interest here.
+            let Package { name, version, .. } = wish.package;
+            let reason = first_error.replace(&format!("/var/lib/dkms/{name}/{version}/build/"), "");
+            Standing { built: true, ..Standing::because(State::Fails, reason) }
+        }
+    };
+    Ok(standing)
+}

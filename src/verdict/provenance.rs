@@ -1,0 +1,76 @@
+//! Where what is installed for a kernel came from: who built it, who vouches for it, and how long it took.
+//!
+//! The generation in the kernel's tree says what is installed; the rest stands in the store's entries. An entry may be gone
+//! by now (collected, or the whole store lost), which changes nothing about the modules: then their origin is not known.
+
+use kcache_kernel::install::{self, Installed, Package};
+use kcache_kernel::kernels::Kernel;
+use kcache_store::Entry;
+
+use crate::error::Result;
+use crate::run::counters;
+use crate::run::session::Session;
+
+/// One installed package.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin {
+    /// Its name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// How many modules it has.
+    pub modules: u64,
+    /// Size in bytes of their files: signed and compressed.
+    pub bytes: u64,
+    /// Who made them; none where the store no longer knows.
+    pub made: Option<Made>,
+}
+
+/// How a build came about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// The host that built it, as it calls itself.
+    pub builder: String,
+    /// Whether that was this host.
+    pub here: bool,
+    /// Names of the trusted keys that signed it.
+    pub signers: Vec<String>,
+    /// How long it took, where that is known.
+    pub seconds: Option<f64>,
+}
+
+/// Every package that is installed for a kernel.
+pub fn of_kernel(session: &Session, kernel: &Kernel) -> Result<Vec<Origin>> {
+    let Some(tree) = &kernel.modules else { return Ok(Vec::new()) };
+    let Some(generation) = install::current(tree)? else { return Ok(Vec::new()) };
+    let directory = tree.join("updates").join(generation.dir_name());
+    let size = |module: &Installed| fs_err::metadata(directory.join(&module.path)).map_or(0, |m| m.len());
+    let origin = |package: &Package<Installed>| Origin {
+        package: package.name.clone(),
+        version: package.version.clone(),
+        modules: package.modules.len() as u64,
+        bytes: package.modules.iter().map(size).sum(),
+        made: entry(session, package).map(|entry| made(session, &entry)),
+    };
+    Ok(generation.set.packages.iter().map(origin).collect())
+}
+
+/// The store's entry of an installed build. One that is damaged is for who needs it to heal.
+fn entry(session: &Session, package: &Package<Installed>) -> Option<Entry> {
+    session.store.as_ref()?.lookup(&package.key.parse().ok()?).ok().flatten()
+}
+
+fn made(session: &Session, entry: &Entry) -> Made {
+    let (world, manifest) = (session.world, entry.manifest());
+    let own = world.signer.as_ref().map(|signer| signer.public());
+    let keys = world.caches.trust().keys();
+    Made {
+        builder: manifest.builder.clone(),
+        here: entry.envelope().signatures().is_empty() || own.is_some_and(|key| entry.is_made_by(key)),
+        signers: keys
+            .filter(|key| entry.envelope().is_signed_by(&key.key))
+            .map(|key| key.name.clone())
+            .collect(),
+        seconds: counters::seconds(manifest),
+    }
+}
