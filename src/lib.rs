@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each word is a folder, and imports run one way: `deploy` and `authoring` know `verdict`, that knows `resolve`, and so on down
-//! to `run`, which knows none of the others (`tests/walls.rs` sees to that).
+//! to `run`, which knows none of the others (`walls.rs` sees to that).
 //!
 //! `kcache_kernel` knows kernels and has never heard of a cache, `kcache_store` knows bytes and has never heard of a
 //! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`run::context::World`] is passed in.
@@ -23,6 +23,8 @@ pub mod inputs;
 pub mod resolve;
 pub mod run;
 pub mod verdict;
+#[cfg(test)]
+mod walls;
 
 pub use kcache_kernel as kernel;
 pub use kcache_store as store;

@@ -19,6 +19,7 @@ use kcache_kernel::signing::Identity;
 use kcache_store::{Digest, Manifest, Store};
 
 use crate::build::check_modules::MODULE;
+use crate::deploy::detached_signature;
 use crate::error::{Error, Result};
 use crate::run::context::World;
 use crate::run::session::Session;
@@ -119,7 +120,9 @@ pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &
     let tree = tree(session, kernel)?;
     let say = |message: &str| world.progress.say(message);
     let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &world.signing {
-        Some(signing) => signing.sign(session, wanted, spec, module),
+        Some(signing) => signing.sign(wanted, module, &|certificate| {
+            detached_signature::attach(session, certificate, spec, module)
+        }),
         None => Err(format!("{} is to sign it, and no key is configured", wanted.subject).into()),
     };
     let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(world, tree, &say) })?;

@@ -58,7 +58,7 @@ pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answe
 pub fn look<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<Looked<'a>> {
     let looked = search(session, wish, options)?;
     if let Looked::Answered(answer) = &looked {
-        session.tally.note(&wish.name(), answer, !options.rebuild);
+        session.tally.note(&wish.name(), &answer.answered(), !options.rebuild);
     }
     Ok(looked)
 }
@@ -67,7 +67,7 @@ pub fn look<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result
 pub fn build(session: &Session, wish: &Wish, missing: Missing, options: &Options) -> Result<Answer> {
     let needed = have(session, wish, &missing.id, options)?;
     let answer = have_once(session, wish, &missing, &needed, options)?;
-    session.tally.note(&wish.name(), &answer, !options.rebuild);
+    session.tally.note(&wish.name(), &answer.answered(), !options.rebuild);
     Ok(answer)
 }
 

@@ -7,6 +7,7 @@ use kcache_kernel::ko::Fault;
 use kcache_store::Manifest;
 
 use crate::inputs::identify::Identified;
+use crate::run::counters::Answered;
 use crate::run::request::Found;
 
 /// What was had.
@@ -35,6 +36,19 @@ pub enum Answer {
     NotCached,
     /// What was built or kept must not be loaded.
     Refused(Vec<Fault>),
+}
+
+impl Answer {
+    /// As it is counted.
+    pub fn answered(&self) -> Answered<'_> {
+        match self {
+            Answer::Ready { manifest, found } | Answer::Fails { manifest, found } => {
+                Answered::By(manifest, found)
+            }
+            Answer::NoHeaders(_) | Answer::NotCached => Answered::Nothing,
+            Answer::Excluded(_) | Answer::NotAutomatic | Answer::Refused(_) => Answered::NotMeant,
+        }
+    }
 }
 
 /// What came of a look.

@@ -14,7 +14,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kcache_kernel::install::{Act, Change};
 use kcache_store::{Key, Manifest, Outcome, Store};
 
-use crate::resolve::resolution::Answer;
 use crate::run::request::Found;
 
 /// Look-ups that the store answered, by a build or by the knowledge that it fails.
@@ -35,6 +34,16 @@ pub const SPARED: &str = "milliseconds-spared";
 /// The longest that a build is believed to have taken: eleven days. What others say of theirs is signed, not measured here.
 const MAX_SECONDS: f64 = 1e6;
 
+/// How a look-up was answered.
+pub enum Answered<'a> {
+    /// By an entry, which may say that the package does not build.
+    By(&'a Manifest, &'a Found),
+    /// By nobody.
+    Nothing,
+    /// It was not one for the caches to answer.
+    NotMeant,
+}
+
 /// What one run has counted.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<Noted>);
@@ -50,15 +59,15 @@ struct Noted {
 
 impl Tally {
     /// Notes an answer to the wish called `name`; `asked` where caches were asked before anything was built.
-    pub fn note(&self, name: &str, answer: &Answer, asked: bool) {
+    pub fn note(&self, name: &str, answered: &Answered, asked: bool) {
         let mut noted = self.noted();
-        match answer {
-            Answer::Ready { manifest, found } | Answer::Fails { manifest, found } => {
+        match answered {
+            Answered::By(manifest, source) => {
                 noted.unanswered.remove(name);
-                noted.answer(manifest, found, asked);
+                noted.answer(manifest, source, asked);
             }
-            Answer::NoHeaders(_) | Answer::NotCached => drop(noted.unanswered.insert(name.to_owned())),
-            Answer::Excluded(_) | Answer::NotAutomatic | Answer::Refused(_) => {}
+            Answered::Nothing => drop(noted.unanswered.insert(name.to_owned())),
+            Answered::NotMeant => {}
         }
     }
 
@@ -140,8 +149,8 @@ mod tests {
         }
     }
 
-    fn ready(package: &str, found: Found) -> Answer {
-        Answer::Ready { manifest: Box::new(manifest(package, Outcome::Built, 1.5)), found }
+    fn built(package: &str) -> Manifest {
+        manifest(package, Outcome::Built, 1.5)
     }
 
     fn shared() -> Found {
@@ -166,10 +175,10 @@ mod tests {
     fn a_key_counts_once_by_its_first_answer() {
         check(
             |tally| {
-                tally.note("a", &ready("a", Found::Built), true);
-                tally.note("a", &ready("a", Found::Store), true);
-                tally.note("b", &ready("b", Found::Store), true);
-                tally.note("c", &ready("c", shared()), true);
+                tally.note("a", &Answered::By(&built("a"), &Found::Built), true);
+                tally.note("a", &Answered::By(&built("a"), &Found::Store), true);
+                tally.note("b", &Answered::By(&built("b"), &Found::Store), true);
+                tally.note("c", &Answered::By(&built("c"), &shared()), true);
             },
             &[(BUILT, 1), (COMPILED, 1500), (HITS_SHARED, 1), (HITS_STORE, 1), (MISSES, 1)],
         );
@@ -177,7 +186,10 @@ mod tests {
 
     #[test]
     fn what_was_to_be_built_whatever_caches_have_is_no_miss() {
-        check(|tally| tally.note("a", &ready("a", Found::Built), false), &[(BUILT, 1), (COMPILED, 1500)]);
+        check(
+            |tally| tally.note("a", &Answered::By(&built("a"), &Found::Built), false),
+            &[(BUILT, 1), (COMPILED, 1500)],
+        );
     }
 
     #[test]
@@ -185,10 +197,10 @@ mod tests {
         check(
             |tally| {
                 for name in ["a", "a", "b"] {
-                    tally.note(name, &Answer::NotCached, true);
+                    tally.note(name, &Answered::Nothing, true);
                 }
-                tally.note("b", &ready("b", shared()), true);
-                tally.note("c", &Answer::Excluded("not for this kernel".to_owned()), true);
+                tally.note("b", &Answered::By(&built("b"), &shared()), true);
+                tally.note("c", &Answered::NotMeant, true);
             },
             &[(HITS_SHARED, 1), (MISSES, 1)],
         );
@@ -197,12 +209,12 @@ mod tests {
     #[test]
     fn a_failure_is_counted_when_it_is_made_and_a_hit_when_it_is_known() {
         let failed = Outcome::Failed { status: Some(2), command: "make".into(), first_error: "no".into() };
-        let fails = |found| Answer::Fails { manifest: Box::new(manifest("a", failed.clone(), 0.25)), found };
+        let failed = manifest("a", failed, 0.25);
         check(
-            |tally| tally.note("a", &fails(Found::Built), true),
+            |tally| tally.note("a", &Answered::By(&failed, &Found::Built), true),
             &[(COMPILED, 250), (FAILED, 1), (MISSES, 1)],
         );
-        check(|tally| tally.note("a", &fails(Found::Store), true), &[(HITS_STORE, 1)]);
+        check(|tally| tally.note("a", &Answered::By(&failed, &Found::Store), true), &[(HITS_STORE, 1)]);
     }
 
     #[test]
@@ -223,7 +235,9 @@ mod tests {
             manifest(name, Outcome::Built, seconds)
         });
         let run = |tally: &Tally| {
-            founds.iter().for_each(|(name, found)| tally.note(name, &ready(name, found.clone()), true));
+            founds
+                .iter()
+                .for_each(|(name, found)| tally.note(name, &Answered::By(&built(name), found), true));
             tally.installed(&changes, &manifests);
         };
         check(

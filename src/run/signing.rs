@@ -3,17 +3,15 @@
 //! What the store holds is unsigned: one build serves every host, and each signs what it installs with a key of its own.
 //! That key is opened once a run, when the first module is to be signed, so that an installation that changes nothing asks
 //! nobody for a passphrase, and one that is mistyped is not asked for again for every kernel. Where only a certificate is configured, a signing service has the key, and what it has signed
-//! is looked for in the store and in the shared caches ([`crate::deploy::detached_signature`]).
+//! is looked for in the store and in the shared caches (`deploy::detached_signature`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kcache_kernel::install::{BoxError, ModuleSpec};
+use kcache_kernel::install::BoxError;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::signing::{self, Certificate, Hash, Identity, KeyPair, KeyPlace, Secret, Signer};
 
-use crate::deploy::detached_signature;
 use crate::error::{Error, Result};
-use crate::run::session::Session;
 
 /// What modules are signed with.
 #[derive(Debug)]
@@ -63,13 +61,12 @@ impl Signing {
         Ok(expired.then(told))
     }
 
-    /// A module, signed as `wanted` says.
+    /// A module, signed as `wanted` says; `attach` gives it with what a signing service has made of it.
     pub fn sign(
         &self,
-        session: &Session,
         wanted: &Identity,
-        spec: &ModuleSpec,
         module: &[u8],
+        attach: &dyn Fn(&Certificate) -> Result<Vec<u8>>,
     ) -> Result<Vec<u8>, BoxError> {
         match wanted.hash {
             Some(hash) => {
@@ -80,7 +77,7 @@ impl Signing {
             None => {
                 let certificate = self.certificate()?;
                 is_wanted(&certificate, wanted)?;
-                Ok(detached_signature::attach(session, &certificate, spec, module)?)
+                Ok(attach(&certificate)?)
             }
         }
     }
