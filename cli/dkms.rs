@@ -5,6 +5,7 @@
 //! place     where all of it happens: the world, DKMS's records, the kernels and packages that are meant
 //! status    added, built, installed
 //! build     add, build, install, match, autoinstall
+//! source    source trees and DKMS's records of them
 //! remove    uninstall, unbuild, remove
 //! tarball   mktarball, ldtarball
 //! upgrade   --rpm_safe_upgrade
@@ -21,6 +22,8 @@ mod build;
 mod place;
 mod postinst;
 mod remove;
+mod say;
+mod source;
 mod status;
 mod tarball;
 mod upgrade;
@@ -28,9 +31,10 @@ mod upgrade;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::exit::{Exit, Failure};
 use args::Action;
 use place::Place;
+
+use crate::exit::{Exit, Failure};
 
 /// The version of DKMS that this is like: what it prints of itself, and what the Debian package provides.
 const LIKE: &str = "3.0.10";
@@ -90,7 +94,7 @@ pub fn run(name: &str, words: &[String]) -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(trouble) => {
-            place::complain(&trouble.lines);
+            say::complain(&trouble.lines);
             ExitCode::from(trouble.code)
         }
     }
@@ -99,7 +103,7 @@ pub fn run(name: &str, words: &[String]) -> ExitCode {
 fn typed(words: &[String]) -> Result<u8, Trouble> {
     let typed = args::parse(words)?;
     if let Some(text) = typed.answer() {
-        place::answer(&text);
+        say::answer(&text);
         return Ok(0);
     }
     let Some(action) = typed.action else {

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use kcache::error::Lack;
-use kcache::error::{Error, chain};
+use kcache::error::{Error, Lack, chain};
 use kcache::kernel::build::kept;
 use kcache::kernel::{boot_test, install, packages, recipe, signing, toolchain};
 use kcache::store;

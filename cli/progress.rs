@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use kcache::run::progress::Outlook;
-use kcache::run::progress::Progress;
-use kcache::run::progress::size;
+use kcache::run::progress::{Outlook, Progress, size};
 
 use crate::out::Out;
 use crate::visible::visible;

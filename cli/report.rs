@@ -19,12 +19,11 @@ mod words;
 
 use std::collections::BTreeMap;
 
+use html::{Element, element};
 use kcache::store::Usage;
 use kcache::verdict::provenance::Origin;
 use kcache::verdict::state::State;
 use kcache::verdict::{Survey, Verdict};
-
-use html::{Element, element};
 
 const STYLE: &str = include_str!("report/style.css");
 

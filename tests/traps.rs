@@ -2,10 +2,12 @@
 //!
 //! Each puts something that it found out into its module's description: `WHAT`.
 
+use std::path::PathBuf;
+
+use fs_err as fs;
+
 use crate::host::{FIXTURES, Host};
 use crate::packages::{dkms_conf, module_c, script};
-use fs_err as fs;
-use std::path::PathBuf;
 
 /// The usual line, with `WHAT`.
 const MAKE: &str = "make -C $kernel_source_dir M=$dkms_tree/$module/1.0/build WHAT=$what";

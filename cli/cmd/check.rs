@@ -3,22 +3,17 @@
 use kcache::kernel::kernels::Kernel;
 use kcache::run::context::World;
 use kcache::run::policy::Need;
-use kcache::run::request::Options;
-use kcache::run::request::Wish;
+use kcache::run::request::{Options, Wish};
 use kcache::run::select::Packages;
 use kcache::run::session::Session;
-use kcache::verdict::ready_file;
-use kcache::verdict::state::Foreign;
-use kcache::verdict::state::Standing;
-use kcache::verdict::state::State;
-use kcache::verdict::{self, Survey, Verdict};
-
-use crate::args::Check;
-use crate::exit::{Exit, Failure};
-use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
+use kcache::verdict::state::{Foreign, Standing, State};
+use kcache::verdict::{self, Survey, Verdict, ready_file};
 
 use super::status::{document, painted};
 use super::{install, interrupted, looking, say_oddities};
+use crate::args::Check;
+use crate::exit::{Exit, Failure};
+use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
 
 pub fn check(world: &World, out: &Out, args: &Check, dry: bool) -> Result<Exit, Failure> {
     let (mut session, packages, kernels) = looking(world, out, &args.which)?;

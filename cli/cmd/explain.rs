@@ -8,13 +8,12 @@ use kcache::run::context::World;
 use kcache::run::request::Wish;
 use kcache::store::{Manifest, Observed, Outcome};
 
+use super::log::selection;
+use super::looking;
 use crate::args::One;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
-
-use super::log::selection;
-use super::looking;
 
 /// Columns a value may take before the rest is left to --json.
 const WIDTH: usize = 90;

@@ -7,13 +7,12 @@ use kcache::run::progress::size;
 use kcache::store::Scratch;
 use kcache::store::gc::{Caps, Going, Plan, Reason, Rules, Totals, plan};
 
+use super::bundle::count;
 use crate::args::Gc;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
 use crate::settings::gc::Table;
-
-use super::bundle::count;
 
 pub fn run(world: &World, out: &Out, args: &Gc, table: &Table, dry: bool) -> Result<Exit, Failure> {
     let Some(store) = world.open_existing_store()? else {

@@ -9,12 +9,11 @@ use kcache::kernel::packages::{self, RecipeFile};
 use kcache::run::context::World;
 use kcache::run::session::Session;
 
+use super::kernels_with_headers;
 use crate::args::Init;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::{file, json};
-
-use super::kernels_with_headers;
 
 pub fn run(world: &World, out: &Out, args: &Init, dry: bool) -> Result<Exit, Failure> {
     let source =

@@ -11,26 +11,22 @@ use kcache::kernel::install::{Act, Indexed, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::resolve::reproduce::{self, Comparison};
 use kcache::resolve::resolution::Answer;
-use kcache::resolve::schedule;
-use kcache::resolve::{self};
+use kcache::resolve::{self, schedule};
 use kcache::run::context::World;
 use kcache::run::policy::Need;
-use kcache::run::request::Found;
-use kcache::run::request::Options;
-use kcache::run::request::Wish;
+use kcache::run::request::{Found, Options, Wish};
 use kcache::run::select::Packages;
 use kcache::run::session::Session;
 use kcache::store::{Manifest, Outcome};
+use kcache::verdict;
 use kcache::verdict::state::State;
-use kcache::verdict::{self};
 
+use super::{interrupted, say_oddities};
 use crate::args::{Build, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 use crate::visible::word;
-
-use super::{interrupted, say_oddities};
 
 /// What `install` and `build` have in common.
 struct Job<'a> {

@@ -9,12 +9,11 @@ use kcache::run::context::World;
 use kcache::run::select;
 use kcache::run::session::Session;
 
+use super::{interrupted, kernels_with_headers, packages};
 use crate::args::Lint;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, ODD, Out, PLAIN, paint};
-
-use super::{interrupted, kernels_with_headers, packages};
 
 pub fn run(world: &World, out: &Out, args: &Lint) -> Result<Exit, Failure> {
     allowed_rules_exist(&args.allow)?;

@@ -5,12 +5,11 @@ use kcache::run::context::World;
 use kcache::run::request::Wish;
 use kcache::store::Outcome;
 
+use super::looking;
 use crate::args::{Kernels, One, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
-
-use super::looking;
 
 /// One package for one kernel, as a selection.
 pub fn selection(one: &One) -> Selection {

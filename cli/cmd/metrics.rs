@@ -5,22 +5,20 @@ use std::path::Path;
 
 use kcache::kernel::install;
 use kcache::run::context::World;
-use kcache::run::counters;
 use kcache::run::policy::Need;
-use kcache::run::select;
 use kcache::run::session::Session;
+use kcache::run::{counters, select};
 use kcache::store::Usage;
 use kcache::verdict::provenance::{self, Origin};
 use kcache::verdict::state::State;
 use kcache::verdict::{self, Survey, Verdict};
 
+use super::looking;
 use crate::args::{Kernels, Metrics, Selection};
 use crate::exit::{Exit, Failure};
 use crate::exposition::{Exposition, Kind, Sample, sample};
 use crate::file;
 use crate::out::Out;
-
-use super::looking;
 
 pub fn run(world: &World, out: &Out, args: &Metrics, dry: bool) -> Result<Exit, Failure> {
     if out.json {

@@ -13,12 +13,11 @@ use kcache::run::request::Wish;
 use kcache::run::select;
 use kcache::run::session::Session;
 
+use super::install::{report_done, report_plan};
 use crate::args::{Kernels, Remove};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
-
-use super::install::{report_done, report_plan};
 
 pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Exit, Failure> {
     let present = |kernel: &Kernel| -> Vec<String> {

@@ -11,17 +11,15 @@ use kcache::run::select::{self, Packages};
 use kcache::run::session::Session;
 use kcache::store::transport::without_credentials;
 use kcache::store::{Outcome, Usage};
-use kcache::verdict::provenance;
-use kcache::verdict::{self, Survey};
+use kcache::verdict::{self, Survey, provenance};
 
+use super::{interrupted, looking, running, say_oddities};
 use crate::args::Report;
 use crate::exit::{Exit, Failure};
 use crate::file;
 use crate::out::Out;
 use crate::report::{self, Cache, Page};
 use crate::settings::caches;
-
-use super::{interrupted, looking, running, say_oddities};
 
 /// Of a log the last lines tell what went wrong; `kcache log` has all of them.
 const LINES: usize = 40;

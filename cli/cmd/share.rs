@@ -10,6 +10,7 @@ use kcache::run::request::Wish;
 use kcache::run::session::Session;
 use kcache::store::{Entry, Pushed, Sign, Store};
 
+use super::{interrupted, looking};
 use crate::args::{Push, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -17,8 +18,6 @@ use crate::out::{BAD, GOOD, ODD, Out, paint};
 use crate::settings::caches::Cache;
 use crate::settings::{Origin, Settings};
 use crate::visible::word;
-
-use super::{interrupted, looking};
 
 /// Makes the caches at these URLs the ones that are written to; none given: those that are configured so.
 pub fn aim(settings: &mut Settings, to: &[String]) {

@@ -19,12 +19,11 @@ use kcache::run::context::World;
 use kcache::run::session::Session;
 use kcache::store::{Digest, Store};
 
+use super::share::{self, Choice};
 use crate::args::{Selection, SignaturesCommand};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{GOOD, Out, paint};
-
-use super::share::{self, Choice};
 
 /// A signature with a chain of certificates has some 10 KB; what is larger is something else.
 const MAX: u64 = 64 << 10;

@@ -4,12 +4,11 @@ use kcache::run::context::World;
 use kcache::verdict::state::State;
 use kcache::verdict::{self, Survey, Verdict};
 
+use super::{looking, say_oddities};
 use crate::args::Selection;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns};
-
-use super::{looking, say_oddities};
 
 pub fn status(world: &World, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
     let (session, packages, kernels) = looking(world, out, selection)?;

@@ -7,11 +7,10 @@ use kcache::run::progress::size;
 use kcache::run::session::Session;
 use kcache::store::verify::{Finding, Repair, Repaired, Seen, verify};
 
+use super::bundle::count;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
-
-use super::bundle::count;
 
 /// What was found, and what was put right.
 #[derive(Default)]

@@ -25,8 +25,7 @@ use crate::exit::{Exit, Failure};
 use crate::memory;
 use crate::out::Out;
 use crate::progress::Reporter;
-use crate::settings::signing;
-use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS};
+use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS, signing};
 
 /// Builds run under a uid that belongs to nobody: of the range that systemd keeps for dynamic users (61184 to 65519),
 /// which distributions give to no account.

@@ -1,24 +1,21 @@
 //! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's own flow, for one package and kernel after another.
 
-use std::path::Path;
-
-use fs_err as fs;
 use kcache::deploy::generation::{self as flow, Change};
 use kcache::deploy::scripts;
-use kcache::error::Error;
 use kcache::kernel::dkms::Version;
 use kcache::kernel::install::Others;
 use kcache::kernel::kernels::Kernel;
-use kcache::kernel::packages::{self, Package};
+use kcache::kernel::packages::Package;
 use kcache::resolve::resolution::Answer;
-use kcache::run::request::Options;
-use kcache::run::request::Wish;
+use kcache::run::request::{Options, Wish};
 use kcache::run::session::Session;
 use kcache::store::{Manifest, Outcome};
 
 use super::Trouble;
-use super::place::{Place, answer, warn};
-use crate::cmd::{install as cmd, world};
+use super::place::{Place, of_dkms, session};
+use super::say::{answer, warn};
+use super::source::{add_version, copy_source};
+use crate::cmd::install as cmd;
 use crate::exit::{Exit, Failure};
 
 pub fn add(place: &Place) -> Result<u8, Trouble> {
@@ -33,57 +30,6 @@ pub fn add(place: &Place) -> Result<u8, Trouble> {
         super::upgrade::note(place, &what)?;
     }
     added.map(|()| 0)
-}
-
-pub fn add_version(place: &Place, what: &Version) -> Result<(), Trouble> {
-    if place.records.is_added(what) {
-        return Err(Trouble::new(
-            3,
-            &[
-                &format!("DKMS tree already contains: {}-{}", what.name, what.version),
-                "You cannot add the same module/version combo more than once.",
-            ],
-        ));
-    }
-    let source = place.source(what);
-    if !place.source_here(what)?.is_dir() {
-        let directory = format!("Directory: {} does not exist.", source.display());
-        return Err(Trouble::new(2, &["Could not find module source directory.", &directory]));
-    }
-    place.package(what)?;
-    let link = place.records.place(what).join("source");
-    place.say(&format!("Creating symlink {} -> {}", link.display(), source.display()));
-    Ok(place.records.add(what, &source)?)
-}
-
-/// Puts a source tree where DKMS has them.
-pub fn copy_source(place: &Place, from: &Path) -> Result<Version, Trouble> {
-    let from = fs::canonicalize(from)?;
-    let bad = |error: packages::Error| {
-        let why = kcache::error::chain(&error);
-        Trouble::new(10, &["Malformed dkms.conf file. Cannot load source tree.", &why])
-    };
-    let package = packages::at_path(&from).map_err(bad)?;
-    let what = Version { name: package.name, version: package.version };
-    let to = place.source_here(&what)?;
-    if to == from {
-        return Ok(what);
-    }
-    if to.exists() && place.typed.force {
-        fs::remove_dir_all(&to)?;
-    }
-    fs::create_dir_all(&to)?;
-    let copied = world::command("cp")
-        .args(["-r", "--remove-destination", "--"])
-        .arg(from.join("."))
-        .arg(&to)
-        .status()?;
-    match copied.success() {
-        true => Ok(what),
-        false => {
-            Err(Trouble::new(1, &[&format!("{} could not be copied to {}.", from.display(), to.display())]))
-        }
-    }
 }
 
 /// One action for every kernel that is meant.
@@ -102,10 +48,6 @@ pub fn each(
     let session = session(place)?;
     place.releases().iter().try_for_each(|release| act(place, &session, &what, release))?;
     Ok(0)
-}
-
-pub fn session<'a>(place: &'a Place) -> Result<Session<'a>, Trouble> {
-    Ok(Session::new(&place.world, Some(place.world.open_store().map_err(Error::from)?))?)
 }
 
 pub fn build(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
@@ -236,7 +178,7 @@ fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest
 /// Adds a build to a kernel's set. What DKMS itself has installed of the package goes in the same transaction.
 fn put_in(place: &Place, session: &Session, wish: &Wish, manifest: &Manifest) -> Result<(), Trouble> {
     let Wish { package, kernel, .. } = *wish;
-    let theirs = super::remove::of_dkms(place, &package.name, kernel)?;
+    let theirs = of_dkms(place, &package.name, kernel)?;
     let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let change = Change::Add(std::slice::from_ref(manifest));
     let done = flow::apply_with(session, kernel, &change, &Others::Drop(files))?;

@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use clap::Parser;
 use fs_err as fs;
+use kcache::error::Error;
 use kcache::kernel::dkms::{Built, Records, Version};
-use kcache::kernel::install::{self, Generation};
+use kcache::kernel::install::{self, Generation, OtherFile};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
 use kcache::run::context::World;
 use kcache::run::select;
+use kcache::run::session::Session;
 
 use super::Trouble;
 use super::args::{Typed, refused};
+use super::say::answer;
 use crate::args::Args;
 use crate::cmd;
-use crate::out::{self, Out};
+use crate::out::Out;
 
 /// The system under another directory, for tests and images: DKMS has no option for it.
 const ROOT: &str = "KCACHE_ROOT";
@@ -279,16 +282,19 @@ fn debian_name(machine: &str) -> Option<&'static str> {
     }
 }
 
-/// A line of results.
-pub fn answer(line: &str) {
-    out::stdout_line(line);
+pub fn session<'a>(place: &'a Place) -> Result<Session<'a>, Trouble> {
+    Ok(Session::new(&place.world, Some(place.world.open_store().map_err(Error::from)?))?)
 }
 
-pub fn warn(line: &str) {
-    out::stderr_line(&format!("Warning: {line}"));
-}
-
-/// An error in DKMS's form: scripts grep for it.
-pub fn complain(lines: &[String]) {
-    out::stderr_line(&format!("Error! {}", lines.join("\n")));
+/// What DKMS has installed of a package for a kernel, in any version, and the files that are there of it.
+pub fn of_dkms(place: &Place, name: &str, kernel: &Kernel) -> Result<Vec<(Built, Vec<OtherFile>)>, Trouble> {
+    let Some(tree) = &kernel.modules else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for built in place.records.installed(&kernel.release)? {
+        if built.what.name == name {
+            let files = place.records.files(&built, tree)?;
+            found.push((built, files));
+        }
+    }
+    Ok(found)
 }

@@ -11,8 +11,10 @@ use kcache::kernel::dkms::Version;
 use kcache::kernel::kernels;
 
 use super::args::{self, Typed};
-use super::build::{add_version, install, session};
-use super::place::{Place, answer, complain};
+use super::build::install;
+use super::place::{Place, session};
+use super::say::{answer, complain};
+use super::source::add_version;
 use super::{Trouble, remove, tarball};
 use crate::cmd;
 

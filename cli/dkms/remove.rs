@@ -4,18 +4,15 @@
 
 use std::path::Path;
 
-use kcache::deploy::adopt;
-use kcache::deploy::generation as flow;
-use kcache::deploy::scripts;
+use kcache::deploy::{adopt, generation as flow, scripts};
 use kcache::error::Error;
 use kcache::kernel::dkms::{Built, Version, weakly_used};
 use kcache::kernel::install::{OtherFile, Others};
-use kcache::kernel::kernels::Kernel;
 use kcache::run::request::Wish;
 use kcache::run::session::Session;
 
-use super::build::session;
-use super::place::{Place, complain, warn};
+use super::place::{Place, of_dkms, session};
+use super::say::{complain, warn};
 use super::{Trouble, upgrade};
 
 /// One action for every kernel that is meant.
@@ -102,19 +99,6 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
 fn forget_kept(place: &Place, tree: &Path, name: &str) -> Result<(), Trouble> {
     flow::forget_kept(&place.world, tree, name)?;
     Ok(())
-}
-
-/// What DKMS has installed of a package for a kernel, in any version, and the files that are there of it.
-pub fn of_dkms(place: &Place, name: &str, kernel: &Kernel) -> Result<Vec<(Built, Vec<OtherFile>)>, Trouble> {
-    let Some(tree) = &kernel.modules else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for built in place.records.installed(&kernel.release)? {
-        if built.what.name == name {
-            let files = place.records.files(&built, tree)?;
-            found.push((built, files));
-        }
-    }
-    Ok(found)
 }
 
 pub fn unbuild(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {

@@ -18,8 +18,9 @@ use kcache::kernel::dkms::Version;
 use kcache::store::{LOG, ON_DEMAND, Scratch, Store};
 
 use super::Trouble;
-use super::build::{add_version, copy_source};
-use super::place::{Place, warn};
+use super::place::Place;
+use super::say::warn;
+use super::source::{add_version, copy_source};
 use crate::cmd::world;
 
 /// Longer names of archives only say that there are many kernels in it (DKMS's number).

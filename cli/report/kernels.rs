@@ -1,5 +1,6 @@
 //! May I reboot? In one sentence for the kernel that will be booted, and for each kernel.
 
+use kcache::run::progress::size;
 use kcache::verdict::Verdict;
 use kcache::verdict::provenance::Origin;
 use kcache::verdict::state::State;
@@ -7,7 +8,6 @@ use kcache::verdict::state::State;
 use super::html::{Element, element};
 use super::words::count;
 use super::{Page, section};
-use kcache::run::progress::size;
 
 /// How a verdict is coloured, and what it says; in short and at length.
 pub fn headline(page: &Page) -> (&'static str, &'static str, String) {

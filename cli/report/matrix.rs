@@ -1,8 +1,7 @@
 //! Packages x kernels, as a table. It scrolls in a box of its own where the page is narrower.
 
 use kcache::run::policy::Need;
-use kcache::verdict::state::Standing;
-use kcache::verdict::state::State;
+use kcache::verdict::state::{Standing, State};
 
 use super::html::{Element, element};
 use super::{Page, place, section, state};

@@ -3,9 +3,7 @@
 use kcache::kernel::packages::Package;
 use kcache::verdict::Verdict;
 use kcache::verdict::provenance::{Made, Origin};
-use kcache::verdict::state::Foreign;
-use kcache::verdict::state::Standing;
-use kcache::verdict::state::State;
+use kcache::verdict::state::{Foreign, Standing, State};
 
 use super::html::{Element, element};
 use super::words::{count, duration};

@@ -18,12 +18,11 @@ use kcache_store::Manifest;
 
 use crate::deploy::generation::{self, Change, Done};
 use crate::error::{Error, Result};
+use crate::resolve;
 use crate::resolve::resolution::Answer;
-use crate::resolve::{self};
 use crate::run::context::World;
 use crate::run::policy::Need;
-use crate::run::request::Options;
-use crate::run::request::Wish;
+use crate::run::request::{Options, Wish};
 use crate::run::select::Packages;
 use crate::run::session::Session;
 

@@ -18,11 +18,9 @@ use kcache_kernel::ko::BuildId;
 use kcache_store::{Digest, Key, Manifest, ON_DEMAND, Output};
 
 use crate::build::check_modules::{MODULE, debug_file};
-use crate::error::Lack;
-use crate::error::{Error, Result};
-use crate::resolve::by_key;
-use crate::resolve::local;
+use crate::error::{Error, Lack, Result};
 use crate::resolve::publish::{self, Known};
+use crate::resolve::{by_key, local};
 use crate::run::request::Wish;
 use crate::run::session::Session;
 

@@ -8,14 +8,13 @@ use std::io::Write;
 use std::path::Path;
 
 use kcache_kernel::compress::Compression;
-use kcache_kernel::enforcement;
 use kcache_kernel::install::{
     self, Act, Base, BoxError, Fault, Generation, Indexed, ModuleSpec, Others, Outcome, Package, Plan,
     Recovery, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
-use kcache_kernel::release;
 use kcache_kernel::signing::Identity;
+use kcache_kernel::{enforcement, release};
 use kcache_store::{Digest, Manifest, Store};
 
 use crate::build::check_modules::MODULE;

@@ -4,8 +4,7 @@ use kcache_kernel::kernels::BuildTree;
 use kcache_store::{Field, Key, Manifest, Observed, Store};
 
 use crate::error::Result;
-use crate::inputs::identify;
-use crate::inputs::undeclared;
+use crate::inputs::{identify, undeclared};
 use crate::run::request::Wish;
 use crate::run::session::Session;
 

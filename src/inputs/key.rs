@@ -18,11 +18,12 @@
 //! No place on disk, host name, user, clock or number of CPUs is part of it: identical hosts compute identical keys.
 //! A new field arrives with the test that would have caught its absence.
 
-use crate::run::session::Tool;
 use std::path::Path;
 
 use kcache_kernel::recipe::Recipe;
 use kcache_store::{Digest, Field, Key};
+
+use crate::run::session::Tool;
 
 /// The context string of BLAKE3's key derivation mode: it keeps build keys apart from every other hash.
 /// Stored: changing it forgets every entry.

@@ -1,12 +1,13 @@
 //! The programs that shape a module's bits: found out in the sandbox, once, and told apart by their bytes.
 
+use std::os::unix::fs::MetadataExt;
+
 use fs_err as fs;
 use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::source;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::tree;
-use std::os::unix::fs::MetadataExt;
 
 use crate::error::Result;
 use crate::run::sandbox;

@@ -17,11 +17,9 @@ use kcache_store::{Digest, Entry, Manifest, Outcome, Pointer};
 
 use crate::build::check_modules::{self, Against};
 use crate::error::Result;
-use crate::resolve::by_key;
-use crate::resolve::local;
 use crate::resolve::resolution::Answer;
-use crate::run::request::Found;
-use crate::run::request::Wish;
+use crate::resolve::{by_key, local};
+use crate::run::request::{Found, Wish};
 use crate::run::select;
 use crate::run::session::Session;
 

@@ -10,8 +10,7 @@ use kcache_store::transport::Name;
 use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
 
 use crate::error::{Error, Result};
-use crate::inputs::identify;
-use crate::inputs::undeclared;
+use crate::inputs::{identify, undeclared};
 use crate::resolve::by_pointer;
 use crate::run::request::Wish;
 use crate::run::session::Session;

@@ -6,9 +6,8 @@ use crate::build::check_modules::{Content, KEPT, KEPT_NAME, MODULE, Outputs};
 use crate::build::{How, Made, make};
 use crate::error::{Error, Result};
 use crate::inputs::identify;
-use crate::resolve::{self};
-use crate::run::request::Options;
-use crate::run::request::Wish;
+use crate::resolve;
+use crate::run::request::{Options, Wish};
 use crate::run::session::Session;
 
 /// What building again showed.

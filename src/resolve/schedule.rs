@@ -13,14 +13,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::resolve::build_times;
-use crate::resolve::resolution::Answer;
-use crate::resolve::resolution::Looked;
-use crate::resolve::resolution::Missing;
-use crate::resolve::{self};
+use crate::resolve::resolution::{Answer, Looked, Missing};
+use crate::resolve::{self, build_times};
 use crate::run::progress::Outlook;
-use crate::run::request::Options;
-use crate::run::request::Wish;
+use crate::run::request::{Options, Wish};
 use crate::run::session::Session;
 
 /// Threads beyond the jobs.

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::{Entrance, Groups, Identities, Limits};
+use kcache_store::{Distrust, Entry, SharedCaches, SigningKey, Store, Waiting};
+
 use crate::run::policy::Policy;
 use crate::run::progress::Progress;
 use crate::run::select::Elsewhere;
 use crate::run::signing::Signing;
-use kcache_kernel::rootfs::Root;
-use kcache_kernel::sandbox::{Entrance, Groups, Identities, Limits};
-use kcache_store::{Distrust, Entry, SharedCaches, SigningKey, Store, Waiting};
 
 /// The world of one run.
 pub struct World {

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use kcache_kernel::bootloader;
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::packages::{self, Package};
-use kcache_kernel::release;
 use kcache_kernel::rootfs::Root;
+use kcache_kernel::{bootloader, release};
 
 use crate::error::{Error, Result};
 

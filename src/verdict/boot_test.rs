@@ -15,10 +15,9 @@ use kcache_kernel::packages::Package;
 use crate::build::check_modules;
 use crate::error::{Error, Result};
 use crate::inputs::identify;
+use crate::resolve;
 use crate::resolve::resolution::Answer;
-use crate::resolve::{self};
-use crate::run::request::Options;
-use crate::run::request::Wish;
+use crate::run::request::{Options, Wish};
 use crate::run::select;
 use crate::run::session::Session;
 

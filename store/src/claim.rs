@@ -19,16 +19,10 @@
 //! cannot be written is not collected either: there claims do nothing.
 
 use std::fs::TryLockError;
-use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
-use rustix::io::Errno;
-
-use crate::error::at;
-use crate::listing::if_there;
+use crate::disk::{if_there, make_dir, touch};
 use crate::lock::until;
 use crate::publish::Draft;
-use crate::store::make_dir;
 use crate::transport::IfTaken;
 use crate::{Digest, Error, Key, Manifest, ON_DEMAND, Output, Result, Store, Waiting, entry, object};
 
@@ -107,17 +101,5 @@ impl Store {
             Err(TryLockError::Error(source)) => Err(Error::At { act: "lock", path: dir.clone(), source }),
         })?;
         Ok(Turn(file))
-    }
-}
-
-/// Gives a file the present time; false where there is none. The clock's own time, not a caller's: it is only ever compared
-/// with what the file system says.
-pub(crate) fn touch(path: &Path) -> Result<bool> {
-    let time = |nsec| Timespec { tv_sec: 0, tv_nsec: nsec };
-    let times = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
-    match utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(at("set the time of", path)(e.into())),
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::disk::if_there;
 use crate::envelope::{MAX_FILE, in_words};
-use crate::listing::if_there;
 use crate::publish::open_plain;
 use crate::{Envelope, Error, FORMAT, Key, Manifest, PublicKey, Result, SigningKey};
 

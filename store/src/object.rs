@@ -6,15 +6,24 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::listing::if_there;
+use crate::disk::if_there;
 use crate::publish::{Draft, open_plain};
-use crate::{Digest, Error, Result, Stored};
+use crate::{Digest, Error, Result};
 
 /// Ratio 4 on ELF files of some 30 KB, decoded at 440 MB/s and more; level 19 gains 17 % for 30 times the time.
 pub(crate) const LEVEL: i32 = 3;
 /// 128 MiB, zstd's own default bound: a hostile frame cannot make a reader reserve more.
 const WINDOW_LOG_MAX: u32 = 27;
 const CHUNK: usize = 128 << 10;
+
+/// An object that is now in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its name.
+    pub digest: Digest,
+    /// Its size in bytes, uncompressed.
+    pub size: u64,
+}
 
 /// Where an object lies in a store's `objects` directory.
 pub(crate) fn path(objects: &Path, digest: &Digest) -> PathBuf {

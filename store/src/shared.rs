@@ -25,9 +25,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use crate::transport::{Name, Transport, Trouble};
-use crate::{Distrust, Error, Result, Trust};
 use breaker::Breaker;
+
+use crate::transport::{Name, Transport, Trouble};
+use crate::{Distrust, Error, Result, Say, Trust};
 
 pub use fetch::Fetched;
 pub use point::point_here;
@@ -41,9 +42,6 @@ const LIES: u32 = 3;
 
 /// Pauses before a cache that works is asked again.
 const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1000)];
-
-/// Hears what a person should know.
-pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// All shared caches of a run, in order of priority.
 pub struct SharedCaches {

@@ -15,22 +15,20 @@
 mod guard;
 mod indexed;
 
-use std::fs::{DirBuilder, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::claim::touch;
+use crate::disk::{files, if_there, make_dir, remove, touch};
 use crate::error::at;
 use crate::index::{Index, network_fs};
-use crate::listing::files;
 use crate::manifest::is_flat;
 use crate::publish::{Draft, open_plain, publish_bytes};
 use crate::transport::{IfTaken, Name};
 use crate::{
-    Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, SignerId, Waiting, entry, object,
+    Digest, Entry, Error, FORMAT, Key, Lock, Pointer, Result, Row, Scratch, SignerId, Stored, Waiting, entry,
+    object,
 };
 
 /// The text that makes a directory a cache (<https://bford.info/cachedir/>).
@@ -70,15 +68,6 @@ pub struct Usage {
     pub objects: u64,
     /// Size in bytes of both, as they lie there: objects are compressed.
     pub bytes: u64,
-}
-
-/// An object that is now in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
-    /// Its name.
-    pub digest: Digest,
-    /// Its size in bytes, uncompressed.
-    pub size: u64,
 }
 
 impl Store {
@@ -360,7 +349,7 @@ impl Store {
 /// Whether there is a store, of a format that can be read.
 fn is_store(dir: &Path) -> Result<bool> {
     let path = dir.join("format");
-    let text = match crate::listing::if_there(open_plain(&path))? {
+    let text = match if_there(open_plain(&path))? {
         Some(file) => std::io::read_to_string(file.take(64)).map_err(at("read", &path))?,
         None => return Ok(false),
     };
@@ -386,33 +375,8 @@ fn make(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a directory, and those above it that are missing, unless it is there. Its mode is not the umask's business.
-pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
-        make_dir(above, mode)?;
-    }
-    match DirBuilder::new().mode(mode).create(dir) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        made => {
-            made.map_err(at("create", dir))?;
-            Ok(fs_err::set_permissions(dir, Permissions::from_mode(mode))?)
-        }
-    }
-}
-
 fn is_writable(dir: &Path) -> bool {
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
-}
-
-/// Deletes a file, if it is there.
-pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs_err::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

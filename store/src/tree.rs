@@ -26,6 +26,7 @@
 //! another [`Walk::stamp`].
 
 mod digest;
+mod open;
 mod read;
 mod seen;
 mod snapshot;

@@ -28,9 +28,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::listing::{self, files, if_there};
+use crate::disk::{files, if_there};
 use crate::transport::Name;
-use crate::{Digest, Entry, Error, Key, Output, Pointer, Result, Store, object};
+use crate::{Digest, Entry, Error, Key, Output, Pointer, Result, Store, object, shards};
 
 pub use repair::{Repair, Repaired};
 
@@ -105,7 +105,7 @@ pub fn verify(
 type Each<'a> = dyn FnMut(Finding) -> Result<()> + 'a;
 
 fn objects(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {
-    listing::objects(store, &mut |digest, path, metadata| {
+    shards::objects(store, &mut |digest, path, metadata| {
         must_go_on(cancel)?;
         (seen.objects, seen.bytes) = (seen.objects + 1, seen.bytes + metadata.len());
         match wrong(object::examine(path, &digest))? {
@@ -116,7 +116,7 @@ fn objects(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each)
 }
 
 fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {
-    listing::entries(store, &mut |key, path, _| {
+    shards::entries(store, &mut |key, path, _| {
         must_go_on(cancel)?;
         seen.entries += 1;
         // Whoever collects takes entries first and then their objects: a second look sees the entry gone.

@@ -19,8 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kcache::deploy::boot_repair;
-use kcache::deploy::generation as flow;
+use kcache::deploy::{boot_repair, generation as flow};
 use kcache::error::Error;
 use kcache::kernel::install::{has_kernel, is_live};
 use kcache::kernel::kernels::{self, Kernel};

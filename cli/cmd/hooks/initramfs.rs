@@ -5,9 +5,8 @@
 
 use std::process::{Command, Stdio};
 
-use kcache::kernel::initramfs;
 use kcache::kernel::rootfs::Root;
-use kcache::kernel::sandbox;
+use kcache::kernel::{initramfs, sandbox};
 use kcache::run::context::World;
 
 use crate::out::Out;

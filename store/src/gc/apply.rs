@@ -7,8 +7,8 @@ use super::ledger::{File, Ledger, Stamp};
 use super::survey::{named, read};
 use super::{Going, Plan, Totals, must_go_on, under};
 use crate::claim::Turn;
+use crate::disk::remove;
 use crate::publish::sync_dir;
-use crate::store::remove;
 use crate::{Digest, Error, Key, Result, Store, Waiting, entry, object};
 
 /// Told of each step. Tests fail or die in it.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Params, Row, params};
 
 use super::{Count, Going, Reason, Staying, Totals, Useless};
-use crate::listing::if_there;
+use crate::disk::if_there;
 use crate::{Digest, Error, Key, Result};
 
 /// Bytes are as they lie on disk; `inode` and `modified` are those of the file that was looked at, `modified` in

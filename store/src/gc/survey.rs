@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::ledger::{File, Hold, Ledger, Stamp};
 use super::{RACY, Rules, Useless, must_go_on, under};
-use crate::listing::{self, files, if_there};
+use crate::disk::{files, if_there};
 use crate::transport::Name;
-use crate::{Digest, Entry, Error, Key, Manifest, Pointer, Result, SignerId, Store, entry, object};
+use crate::{Digest, Entry, Error, Key, Manifest, Pointer, Result, SignerId, Store, entry, object, shards};
 
 /// A draft is written within minutes, but its writer may have been stopped, or its machine have slept.
 const DRAFT_AGE: u64 = 86400;
@@ -17,7 +17,7 @@ const DRAFT: &str = "draft-";
 
 /// Notes every object and its time. That comes before the first entry is read: see `claim`.
 pub(super) fn objects(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
-    listing::objects(store, &mut |digest, _, metadata| {
+    shards::objects(store, &mut |digest, _, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
             return Ok(()); // somebody else's
@@ -29,7 +29,7 @@ pub(super) fn objects(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<(
 
 /// Notes every entry, when it was used, and what it names.
 pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
-    listing::entries(store, &mut |key, path, metadata| {
+    shards::entries(store, &mut |key, path, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
             return Ok(()); // somebody else's

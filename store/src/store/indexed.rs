@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Store;
 use crate::index::{Found, Index};
-use crate::{Digest, Error, Key, Result, Row, Say, Waiting, entry, listing};
+use crate::{Digest, Error, Key, Result, Row, Say, Waiting, entry, shards};
 
 /// The lock under which the index is made.
 const INDEX_LOCK: &str = "index";
@@ -113,7 +113,7 @@ impl Store {
 
     /// Tells of the rows of all entries that can be read. Others are for whoever looks them up to report and heal.
     fn rows(&self, each: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
-        listing::entries(self, &mut |key, _, _| match self.lookup(&key) {
+        shards::entries(self, &mut |key, _, _| match self.lookup(&key) {
             Ok(Some(entry)) => each(&Row::of(entry.manifest())),
             Ok(None) | Err(Error::Damaged { .. } | Error::Entry { .. } | Error::Format { .. }) => Ok(()),
             Err(e) => Err(e),

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode};
 
-use super::walk::{Entry, Tree, full_path, os};
+use super::open::{FILE, changed_or, open_below, os};
+use super::walk::{Entry, Tree};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 
@@ -20,17 +20,6 @@ const READERS: usize = 16;
 /// Files that a reader takes at a time.
 const BATCH: usize = 16;
 const BUFFER: usize = 128 << 10;
-
-/// Opens a directory by its path.
-pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, DIR, Mode::empty()).map_err(|e| at("open", path)(e.into()))
-}
-
-/// Opens the directory `relative` below `root`, which is open as `dir`.
-pub(super) fn open_dir_below(dir: &OwnedFd, root: &Path, relative: &[u8]) -> Result<OwnedFd> {
-    let name = if relative.is_empty() { b"." } else { relative };
-    open_below(dir, name, DIR).map_err(|e| changed_or(e, "open", &full_path(root, relative)))
-}
 
 /// Opens a regular file of a tree.
 pub(super) fn open_file(tree: &Tree, entry: &Entry) -> Result<OwnedFd> {
@@ -127,31 +116,6 @@ pub(super) fn each<T: Send>(
     .collect();
     all.sort_unstable_by_key(|(n, _)| *n);
     Ok(all.into_iter().map(|(_, made)| made).collect())
-}
-
-const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// Without blocking: what was a file when it was walked may be a fifo now.
-const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-
-/// Opens what lies at `relative` below `dir`, through no symbolic link.
-fn open_below(dir: &OwnedFd, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = flags | OFlags::NOFOLLOW;
-    match rustix::fs::openat2(dir, os(relative), flags, Mode::empty(), resolve) {
-        // Before Linux 5.6, or forbidden by a container: only the last name is held to be no link.
-        Err(Errno::NOSYS) => rustix::fs::openat(dir, os(relative), flags, Mode::empty()),
-        opened => opened,
-    }
-}
-
-/// Errors that only a change since the walk can explain.
-fn changed_or(e: Errno, act: &'static str, path: &Path) -> Error {
-    match e {
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::INVAL | Errno::NXIO => {
-            Error::Changed { path: path.to_owned() }
-        }
-        e => at(act, path)(e.into()),
-    }
 }
 
 fn read(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {

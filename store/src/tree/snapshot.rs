@@ -16,8 +16,9 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::digest::Content;
-use super::walk::{Entry, Kind, Tree, full_path, os};
-use super::{Root, read, walk};
+use super::open::{full_path, os};
+use super::walk::{Entry, Kind, Tree, walk};
+use super::{Root, read};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 

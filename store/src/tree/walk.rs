@@ -4,10 +4,8 @@
 //! and the signature is hashed from another. `getdents` and `fstatat` relative to the open directory spare the
 //! file system a walk down from `/` for each file.
 
-use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +14,8 @@ use rayon::slice::ParallelSliceMut;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, RawDir, Stat, statat};
 
-use super::{Root, read};
+use super::Root;
+use super::open::{full_path, open_dir, open_dir_below, os};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 
@@ -138,7 +137,7 @@ impl Tree {
         let kind = top.push(path, b"", b"", &stat)?;
         let (dir, listings) = match kind {
             Kind::Dir => {
-                let dir = read::open_dir(path)?;
+                let dir = open_dir(path)?;
                 let listings = Walker::run(root, &dir)?;
                 (Some(dir), listings)
             }
@@ -288,7 +287,7 @@ impl Walker<'_> {
     fn list(&self, dir: &[u8]) -> Result<Listing> {
         let root = &self.root.path;
         let failed = |e: rustix::io::Errno| at("list", &full_path(root, dir))(e.into());
-        let fd = read::open_dir_below(self.dir, root, dir)?;
+        let fd = open_dir_below(self.dir, root, dir)?;
         let mut listing = Listing::default();
         let mut buffer = [MaybeUninit::uninit(); 32 << 10];
         let mut names = RawDir::new(&fd, &mut buffer);
@@ -362,17 +361,9 @@ fn put_time(to: &mut Vec<u8>, (seconds, nanoseconds): (i64, u32)) {
     to.extend(nanoseconds.to_le_bytes());
 }
 
-/// A path below `root`; the root itself where there is nothing to add.
-pub(super) fn full_path(root: &Path, relative: &[u8]) -> PathBuf {
-    if relative.is_empty() { root.to_owned() } else { root.join(os(relative)) }
-}
-
-pub(super) fn os(bytes: &[u8]) -> &OsStr {
-    OsStr::from_bytes(bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::UnixListener;
 
     use super::*;

@@ -7,8 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::must_go_on;
 use crate::index::Row;
-use crate::listing;
-use crate::{Result, Store, entry};
+use crate::{Result, Store, entry, shards};
 
 /// Rows that are asked for at a time.
 const PAGE: u32 = 1024;
@@ -33,7 +32,7 @@ pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>
 /// Entries without a row, or with another than theirs.
 fn lost_rows(store: &Store, cancel: &AtomicBool) -> Result<u64> {
     let mut lost = 0;
-    listing::entries(store, &mut |key, _, _| {
+    shards::entries(store, &mut |key, _, _| {
         must_go_on(cancel)?;
         let Ok(Some(entry)) = store.lookup(&key) else { return Ok(()) };
         let expected = Row::of(entry.manifest());

@@ -1,7 +1,7 @@
 //! What is done about a finding.
 
 use super::{Finding, What, examine};
-use crate::{Entry, Key, Result, SharedCaches, Store, Waiting, entry, object, store};
+use crate::{Entry, Key, Result, SharedCaches, Store, Waiting, disk, entry, object};
 
 /// What repairing takes.
 pub struct Repair<'a> {
@@ -52,7 +52,7 @@ impl Repair<'_> {
                 if self.store.pointer(name).is_ok() {
                     return Ok(Repaired::Nothing);
                 }
-                store::remove(&self.store.dir().join(name.path()))?;
+                disk::remove(&self.store.dir().join(name.path()))?;
                 Ok(Repaired::Deleted)
             }
             What::Index => {
@@ -71,7 +71,7 @@ impl Repair<'_> {
         if examine(self.store, key)?.is_none() {
             return Ok(Repaired::Nothing);
         }
-        store::remove(&entry::path(&self.store.entries(), key))?;
+        disk::remove(&entry::path(&self.store.entries(), key))?;
         drop(turn);
         self.store.forget(key)?;
         Ok(Repaired::Deleted)

@@ -1,0 +1,17 @@
+//! What is printed under the name of `dkms`: its own answers on stdout, everything else on stderr.
+
+use crate::out;
+
+/// A line of results.
+pub fn answer(line: &str) {
+    out::stdout_line(line);
+}
+
+pub fn warn(line: &str) {
+    out::stderr_line(&format!("Warning: {line}"));
+}
+
+/// An error in DKMS's form: scripts grep for it.
+pub fn complain(lines: &[String]) {
+    out::stderr_line(&format!("Error! {}", lines.join("\n")));
+}
