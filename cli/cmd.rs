@@ -5,6 +5,7 @@ mod boot_test;
 mod bundle;
 mod check;
 mod config;
+pub mod context;
 mod debuginfo;
 mod explain;
 mod gc;
@@ -22,14 +23,13 @@ mod share;
 mod signatures;
 mod status;
 mod verify;
-pub mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fs_err as fs;
 use kcache::kernel::kernels::Kernel;
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::select::{self, Packages};
 use kcache::run::session::Session;
 use kcache::store::Store;
@@ -43,7 +43,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     if let Command::Hooks(hooks) = &args.command {
         return hooks::run(args, &hooks.command, out);
     }
-    let mut settings = world::settings(&args.global)?;
+    let mut settings = context::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.say(warning));
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
@@ -63,49 +63,49 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     let dry = args.global.dry_run;
     // What a cache says goes into the store: this one's dry run asks none.
     let offline = args.global.offline || (dry && matches!(args.command, Command::DebugInfo(_)));
-    let mut world = world::world(&settings, out, offline)?;
+    let mut context = context::context(&settings, out, offline)?;
     match &args.command {
         Command::Install(Install { allow_rollback, .. }) | Command::Pull(Pull { allow_rollback, .. }) => {
-            world.roll_back = *allow_rollback;
+            context.roll_back = *allow_rollback;
         }
         _ => {}
     }
     if let Command::Install(Install { directives, .. }) | Command::Build(Build { directives, .. }) =
         &args.command
     {
-        world.directives = directives.clone();
+        context.directives = directives.clone();
     }
-    let world = world;
+    let context = context;
     match &args.command {
-        Command::Install(install) => install::install(&world, out, install, dry),
-        Command::Build(build) => install::build(&world, out, build, dry),
-        Command::Pull(pull) => install::pull(&world, out, pull, dry),
-        Command::Check(check) => check::check(&world, out, check, dry),
-        Command::Status(selection) => status::status(&world, out, selection),
-        Command::BootTest(test) => boot_test::run(&world, out, test, dry),
-        Command::Report(report) => report::run(&world, out, report, &settings.caches, dry),
-        Command::Metrics(metrics) => metrics::run(&world, out, metrics, dry),
-        Command::Explain(one) => explain::run(&world, out, one),
-        Command::Log(one) => log::run(&world, out, one),
-        Command::Remove(remove) => remove::remove(&world, out, remove, dry),
-        Command::Adopt(adopt) => adopt::adopt(&world, out, adopt, dry),
-        Command::Rollback(kernels) => remove::rollback(&world, out, kernels, dry),
-        Command::Push(push) => share::push(&world, out, push, dry),
-        Command::Export(export) => bundle::export(&world, out, export, dry),
-        Command::Import(import) => bundle::import(&world, out, import),
-        Command::Gc(gc) => gc::run(&world, out, gc, &settings.gc(), dry),
-        Command::Verify(args) => verify::run(&world, out, args.repair && !dry),
-        Command::Init(init) => init::run(&world, out, init, dry),
-        Command::Lint(lint) => lint::run(&world, out, lint),
-        Command::Signatures(signatures) => signatures::run(&world, out, &signatures.command, dry),
-        Command::DebugInfo(args) => debuginfo::run(&world, out, args, dry),
+        Command::Install(install) => install::install(&context, out, install, dry),
+        Command::Build(build) => install::build(&context, out, build, dry),
+        Command::Pull(pull) => install::pull(&context, out, pull, dry),
+        Command::Check(check) => check::check(&context, out, check, dry),
+        Command::Status(selection) => status::status(&context, out, selection),
+        Command::BootTest(test) => boot_test::run(&context, out, test, dry),
+        Command::Report(report) => report::run(&context, out, report, &settings.caches, dry),
+        Command::Metrics(metrics) => metrics::run(&context, out, metrics, dry),
+        Command::Explain(one) => explain::run(&context, out, one),
+        Command::Log(one) => log::run(&context, out, one),
+        Command::Remove(remove) => remove::remove(&context, out, remove, dry),
+        Command::Adopt(adopt) => adopt::adopt(&context, out, adopt, dry),
+        Command::Rollback(kernels) => remove::rollback(&context, out, kernels, dry),
+        Command::Push(push) => share::push(&context, out, push, dry),
+        Command::Export(export) => bundle::export(&context, out, export, dry),
+        Command::Import(import) => bundle::import(&context, out, import),
+        Command::Gc(gc) => gc::run(&context, out, gc, &settings.gc(), dry),
+        Command::Verify(args) => verify::run(&context, out, args.repair && !dry),
+        Command::Init(init) => init::run(&context, out, init, dry),
+        Command::Lint(lint) => lint::run(&context, out, lint),
+        Command::Signatures(signatures) => signatures::run(&context, out, &signatures.command, dry),
+        Command::DebugInfo(args) => debuginfo::run(&context, out, args, dry),
         Command::Keys(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
     }
 }
 
 /// The packages that are meant. What is broken among all of them is said, and hides no other.
-fn packages(world: &World, out: &Out, words: &[String]) -> Result<Packages, Failure> {
-    let packages = select::packages(&world.root, words, &world.elsewhere)?;
+fn packages(context: &Context, out: &Out, words: &[String]) -> Result<Packages, Failure> {
+    let packages = select::packages(&context.root, words, &context.elsewhere)?;
     for broken in &packages.broken {
         out.say(&format!("warning: {}", kcache::error::chain(broken)));
     }
@@ -113,22 +113,22 @@ fn packages(world: &World, out: &Out, words: &[String]) -> Result<Packages, Fail
 }
 
 /// The kernels that are meant, for commands that judge: a kernel without headers is not passed over.
-fn judged_kernels(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
-    Ok(select::kernels(&world.root, &releases(world, asked)?, &running(), &|_| true)?)
+fn judged_kernels(context: &Context, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
+    Ok(select::kernels(&context.root, &releases(context, asked)?, &running(), &|_| true)?)
 }
 
 /// The kernels among those asked for that recipes can be evaluated for; all of them where none is asked for.
-fn kernels_with_headers(world: &World, asked: &[String]) -> Result<Vec<Kernel>, Failure> {
+fn kernels_with_headers(context: &Context, asked: &[String]) -> Result<Vec<Kernel>, Failure> {
     let asked = Kernels { kernels: asked.to_vec() };
-    let mut kernels = judged_kernels(world, &asked)?;
+    let mut kernels = judged_kernels(context, &asked)?;
     kernels.retain(|kernel| kernel.build_tree().is_some());
     Ok(kernels)
 }
 
 /// What was asked for, with the boot loader's answer in the place of `default`.
-fn releases(world: &World, asked: &Kernels) -> Result<Vec<String>, Failure> {
+fn releases(context: &Context, asked: &Kernels) -> Result<Vec<String>, Failure> {
     let release = |word: &String| match word.as_str() {
-        "default" => select::default_kernel(&world.root, world.default_kernel.as_deref()),
+        "default" => select::default_kernel(&context.root, context.default_kernel.as_deref()),
         _ => Ok(word.clone()),
     };
     Ok(asked.kernels.iter().map(release).collect::<Result<_, _>>()?)
@@ -140,13 +140,13 @@ pub fn running() -> String {
 }
 
 /// The kernels that are meant.
-fn kernels(world: &World, kernels: &Kernels, store: Option<&Store>) -> Result<Vec<Kernel>, Failure> {
-    let elsewhere = !world.elsewhere.wanted.is_empty();
+fn kernels(context: &Context, kernels: &Kernels, store: Option<&Store>) -> Result<Vec<Kernel>, Failure> {
+    let elsewhere = !context.elsewhere.wanted.is_empty();
     let worth = |kernel: &Kernel| elsewhere || kernel.build_tree().is_some() || has_builds(store, kernel);
-    let meant = select::kernels(&world.root, &releases(world, kernels)?, &running(), &worth)?;
+    let meant = select::kernels(&context.root, &releases(context, kernels)?, &running(), &worth)?;
     // Where nothing could be built, what others have built is all there is to look for.
-    if meant.is_empty() && world.elsewhere.any {
-        return judged_kernels(world, kernels);
+    if meant.is_empty() && context.elsewhere.any {
+        return judged_kernels(context, kernels);
     }
     Ok(meant)
 }
@@ -159,19 +159,19 @@ fn has_builds(store: Option<&Store>, kernel: &Kernel) -> bool {
 
 /// What a command that only looks needs: a session on the store as it is, and what is meant.
 fn looking<'w>(
-    world: &'w World,
+    context: &'w Context,
     out: &Out,
     selection: &Selection,
 ) -> Result<(Session<'w>, Packages, Vec<Kernel>), Failure> {
-    let session = Session::new(world, world.open_existing_store()?)?;
-    let packages = packages(world, out, &selection.packages)?;
-    let kernels = judged_kernels(world, &selection.kernels)?;
+    let session = Session::new(context, context.open_existing_store()?)?;
+    let packages = packages(context, out, &selection.packages)?;
+    let kernels = judged_kernels(context, &selection.kernels)?;
     Ok((session, packages, kernels))
 }
 
 /// What is odd about the kernels and packages that are meant, before anything is done. Nothing to do is no error.
-fn say_oddities(out: &Out, world: &World, packages: &Packages, kernels: &[Kernel]) {
-    let root = world.root.dir().display();
+fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
+    let root = context.root.dir().display();
     if kernels.is_empty() {
         out.say(&format!("warning: no kernel that modules could be built for is installed under {root}"));
     }
@@ -189,6 +189,6 @@ fn say_oddities(out: &Out, world: &World, packages: &Packages, kernels: &[Kernel
 }
 
 /// Ends a command that was interrupted.
-fn interrupted(world: &World) -> Result<(), Failure> {
-    if world.cancel.load(Ordering::Relaxed) { Err(kcache::error::Error::Cancelled.into()) } else { Ok(()) }
+fn interrupted(context: &Context) -> Result<(), Failure> {
+    if context.cancel.load(Ordering::Relaxed) { Err(kcache::error::Error::Cancelled.into()) } else { Ok(()) }
 }

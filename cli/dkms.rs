@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! args      what was typed, as DKMS reads it: options and actions in any order
-//! place     where all of it happens: the world, DKMS's records, the kernels and packages that are meant
+//! place     where all of it happens: the context, DKMS's records, the kernels and packages that are meant
 //! status    added, built, installed
 //! build     add, build, install, match, autoinstall
 //! source    source trees and DKMS's records of them

@@ -13,7 +13,7 @@
 //! to `run`, which knows none of the others (`walls.rs` sees to that).
 //!
 //! `kcache_kernel` knows kernels and has never heard of a cache, `kcache_store` knows bytes and has never heard of a
-//! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`run::context::World`] is passed in.
+//! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`run::context::Context`] is passed in.
 
 pub mod authoring;
 pub mod build;

@@ -7,8 +7,8 @@ use kcache::deploy::generation::{self as flow, Change};
 use kcache::kernel::install::{OtherFile, Others, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
-use kcache::run::context::World;
-use kcache::run::request::{Options, Wish};
+use kcache::run::context::Context;
+use kcache::run::request::{Options, Request};
 use kcache::run::select::Packages;
 use kcache::run::session::Session;
 use kcache::store::Manifest;
@@ -20,13 +20,13 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
 
-pub fn adopt(world: &World, out: &Out, args: &Adopt, dry: bool) -> Result<Exit, Failure> {
-    let kernels = meant(world, &args.kernels)?;
-    let store = if dry || args.undo { world.open_existing_store()? } else { Some(world.open_store()?) };
-    let session = Session::new(world, store)?;
+pub fn adopt(context: &Context, out: &Out, args: &Adopt, dry: bool) -> Result<Exit, Failure> {
+    let kernels = meant(context, &args.kernels)?;
+    let store = if dry || args.undo { context.open_existing_store()? } else { Some(context.open_store()?) };
+    let session = Session::new(context, store)?;
     let mut exit = Exit::Done;
     for kernel in kernels.iter().filter(|kernel| kernel.modules.is_some()) {
-        super::interrupted(world)?;
+        super::interrupted(context)?;
         let one = match args.undo {
             true => undo(&session, out, kernel, dry),
             false => take_over(&session, out, kernel, dry),
@@ -47,7 +47,7 @@ pub fn adopt(world: &World, out: &Out, args: &Adopt, dry: bool) -> Result<Exit, 
 }
 
 fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result<Exit, Failure> {
-    let packages = super::packages(session.world, out, &[])?;
+    let packages = super::packages(session.context, out, &[])?;
     let candidates = adopt::candidates(session, kernel, &packages.all)?;
     if candidates.is_empty() {
         out.say(&format!("{}: DKMS has nothing installed", kernel.release));
@@ -88,9 +88,9 @@ fn build(
         .iter()
         .filter_map(|candidate| Some((candidate, candidate.package.as_ref().ok()?)))
         .collect();
-    let wishes: Vec<Wish> =
-        meant.iter().map(|(_, package)| Wish { package, kernel, all: &packages.all }).collect();
-    for ((candidate, _), had) in meant.iter().zip(have(session, &wishes, &Options::default(), false)) {
+    let requests: Vec<Request> =
+        meant.iter().map(|(_, package)| Request { package, kernel, all: &packages.all }).collect();
+    for ((candidate, _), had) in meant.iter().zip(have(session, &requests, &Options::default(), false)) {
         match stands_in(&had, candidate) {
             Ok(manifest) => {
                 report(out, &had, true, false, None);

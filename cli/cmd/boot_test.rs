@@ -7,15 +7,15 @@ use kcache::kernel::boot_test::{KVM, Plan, State, Verdict};
 use kcache::kernel::build::printable;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
-use kcache::resolve::resolution::Answer;
-use kcache::run::context::World;
+use kcache::resolve::resolution::Resolution;
+use kcache::run::context::Context;
 use kcache::run::policy::Need;
-use kcache::run::request::{Options, Wish};
+use kcache::run::request::{Options, Request};
 use kcache::run::session::Session;
 use kcache::store::Outcome;
 use kcache::verdict::boot_test::{self, Boot, Guest, Modules, Subject};
 
-use super::world::{own_program, program};
+use super::context::{own_program, program};
 use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -25,10 +25,10 @@ use crate::visible::word;
 /// Lines of the kernel's log below a module that is not good; `--json` has all.
 const SHOWN: usize = 12;
 
-pub fn run(world: &World, out: &Out, args: &BootTest, dry: bool) -> Result<Exit, Failure> {
-    let store = if dry { world.open_existing_store()? } else { Some(world.open_store()?) };
-    let session = Session::new(world, store)?;
-    let kernels = super::kernels(world, &args.kernels, session.store.as_ref())?;
+pub fn run(context: &Context, out: &Out, args: &BootTest, dry: bool) -> Result<Exit, Failure> {
+    let store = if dry { context.open_existing_store()? } else { Some(context.open_store()?) };
+    let session = Session::new(context, store)?;
+    let kernels = super::kernels(context, &args.kernels, session.store.as_ref())?;
     if args.image.is_some() && kernels.len() != 1 {
         return Err(Failure::usage(
             "--image is the image of one kernel",
@@ -36,7 +36,7 @@ pub fn run(world: &World, out: &Out, args: &BootTest, dry: bool) -> Result<Exit,
         ));
     }
     if kernels.is_empty() {
-        out.say(&format!("warning: no kernel is installed under {}", world.root.dir().display()));
+        out.say(&format!("warning: no kernel is installed under {}", context.root.dir().display()));
     }
     let own = own_program()?;
     let guest = Guest {
@@ -52,7 +52,7 @@ pub fn run(world: &World, out: &Out, args: &BootTest, dry: bool) -> Result<Exit,
     };
     let (mut exit, mut acceleration) = (Exit::Done, None);
     for kernel in &kernels {
-        super::interrupted(world)?;
+        super::interrupted(context)?;
         let (subjects, lacking) = subjects(&session, out, kernel, &args.packages, dry)?;
         exit = exit.or(lacking);
         if dry {
@@ -79,14 +79,14 @@ fn subjects(
 ) -> Result<(Vec<Subject>, Exit), Failure> {
     let (mut subjects, words) = boot_test::installed(kernel, named)?;
     if subjects.is_empty() || !words.is_empty() {
-        let packages = super::packages(session.world, out, &words)?;
+        let packages = super::packages(session.context, out, &words)?;
         let options = Options { automatic_only: !packages.named, ..Options::default() };
-        let need = |name: &str| session.world.policy.need(name, &kernel.release);
+        let need = |name: &str| session.context.policy.need(name, &kernel.release);
         let wanted = |package: &&Package| packages.named || need(&package.name) != Need::Ignored;
         for package in packages.chosen.iter().filter(wanted) {
-            let wish = Wish { package, kernel, all: &packages.all };
-            boot_test::add_build(session, &wish, &options, dry, &mut subjects);
-            super::interrupted(session.world)?;
+            let request = Request { package, kernel, all: &packages.all };
+            boot_test::add_build(session, &request, &options, dry, &mut subjects);
+            super::interrupted(session.context)?;
         }
     }
     if subjects.is_empty() {
@@ -116,13 +116,13 @@ fn lacking(out: &Out, kernel: &Kernel, subject: &Subject) -> Exit {
 }
 
 /// Why there is no build, and how that is to be called.
-fn no_build(answer: &Answer, kernel: &Kernel, subject: &Subject) -> (&'static str, Failure) {
+fn no_build(answer: &Resolution, kernel: &Kernel, subject: &Subject) -> (&'static str, Failure) {
     let untested = |exit, message, hint| ("untested", Failure { exit, message, hint });
     match answer {
-        Answer::Excluded(reason) => {
+        Resolution::Excluded(reason) => {
             ("excluded", Failure { exit: Exit::Done, message: reason.clone(), hint: None })
         }
-        Answer::Fails { manifest, .. } => {
+        Resolution::Fails { manifest, .. } => {
             let error = match &manifest.outcome {
                 Outcome::Failed { first_error, .. } => first_error.clone(),
                 Outcome::Built => String::new(),
@@ -131,15 +131,15 @@ fn no_build(answer: &Answer, kernel: &Kernel, subject: &Subject) -> (&'static st
                 format!("`kcache log {} -k {}` shows the whole log", word(&subject.package), kernel.release);
             untested(Exit::BuildFailed, error, Some(log))
         }
-        Answer::NoHeaders(hint) => {
+        Resolution::NoHeaders(hint) => {
             let message = "neither a build nor what it takes to build is there".to_owned();
             untested(Exit::NoHeaders, message, Some(hint.clone()))
         }
-        Answer::Refused(faults) => {
+        Resolution::Refused(faults) => {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             untested(Exit::Refused, faults.join("; "), None)
         }
-        Answer::NotCached | Answer::NotAutomatic | Answer::Ready { .. } => {
+        Resolution::NotCached | Resolution::NotAutomatic | Resolution::Ready { .. } => {
             untested(Exit::NotReady, "there is no build of it".to_owned(), None)
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fs_err as fs;
 use kcache::resolve::publish;
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::progress::size;
 use kcache::store::{self, Key};
 
@@ -15,15 +15,15 @@ use crate::exit::{Exit, Failure};
 use crate::file;
 use crate::out::Out;
 
-pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit, Failure> {
-    let (session, choices) = choices(world, out, &args.which, args.all)?;
+pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<Exit, Failure> {
+    let (session, choices) = choices(context, out, &args.which, args.all)?;
     let (mut exit, mut keys, mut pointers): (_, Vec<Key>, Vec<_>) = (Exit::Done, Vec::new(), Vec::new());
     for choice in &choices {
         match (choice, &session.store) {
             (Choice::Entry { entry, newest }, Some(store)) => {
                 keys.push(entry.manifest().key);
                 if !dry {
-                    let sign = sign(world, args.adopt, args.unsigned);
+                    let sign = sign(context, args.adopt, args.unsigned);
                     pointers.extend(publish::vouch(&session, store, entry, sign, *newest)?);
                 }
             }
@@ -65,15 +65,15 @@ pub fn export(world: &World, out: &Out, args: &Export, dry: bool) -> Result<Exit
     Ok(exit)
 }
 
-pub fn import(world: &World, out: &Out, args: &Import) -> Result<Exit, Failure> {
-    let store = world.open_store()?;
+pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failure> {
+    let store = context.open_store()?;
     let mut from: Box<dyn Read> = match args.file == Path::new("-") {
         true => Box::new(io::stdin().lock()),
         false => Box::new(BufReader::new(fs::File::open(&args.file)?)),
     };
-    let trust = world.caches.trust();
-    let say = |message: &str| world.progress.say(message);
-    let (roll_back, now) = (args.allow_rollback, (world.now)());
+    let trust = context.caches.trust();
+    let say = |message: &str| context.progress.say(message);
+    let (roll_back, now) = (args.allow_rollback, (context.now)());
     let imported = match store::import(&store, &args.file, &mut *from, trust, roll_back, now, &say) {
         Err(error @ (store::Error::Damaged { .. } | store::Error::Entry { .. })) => {
             let hint = "what was whole is in the store; the same import of a whole file goes on from there";

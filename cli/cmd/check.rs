@@ -1,9 +1,9 @@
 //! `kcache check`: may I reboot into this kernel?
 
 use kcache::kernel::kernels::Kernel;
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::policy::Need;
-use kcache::run::request::{Options, Wish};
+use kcache::run::request::{Options, Request};
 use kcache::run::select::Packages;
 use kcache::run::session::Session;
 use kcache::verdict::state::{Foreign, Standing, State};
@@ -15,17 +15,17 @@ use crate::args::Check;
 use crate::exit::{Exit, Failure};
 use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
 
-pub fn check(world: &World, out: &Out, args: &Check, dry: bool) -> Result<Exit, Failure> {
-    let (mut session, packages, kernels) = looking(world, out, &args.which)?;
+pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Exit, Failure> {
+    let (mut session, packages, kernels) = looking(context, out, &args.which)?;
     let mut survey = verdict::survey(&session, &packages, &kernels)?;
     if args.build && !dry {
-        session = Session::new(world, Some(world.open_store()?))?;
+        session = Session::new(context, Some(context.open_store()?))?;
         try_missing(&session, out, &packages, &survey, &kernels);
         survey = verdict::survey(&session, &packages, &kernels)?;
     }
-    interrupted(world)?;
+    interrupted(context)?;
     if args.mark && !dry {
-        survey.verdicts.iter().try_for_each(|verdict| ready_file::set(&world.root, verdict))?;
+        survey.verdicts.iter().try_for_each(|verdict| ready_file::set(&context.root, verdict))?;
     }
     // No kernel at all, or a package that cannot even be read, is no reason to say "ready".
     let ready = survey.is_ready() && !kernels.is_empty() && packages.broken.is_empty();
@@ -34,7 +34,7 @@ pub fn check(world: &World, out: &Out, args: &Check, dry: bool) -> Result<Exit, 
     } else if out.quiet {
         out.data(&one_line(&survey, ready));
     } else {
-        say_oddities(out, world, &packages, &kernels);
+        say_oddities(out, context, &packages, &kernels);
         survey.verdicts.iter().for_each(|verdict| tell(out, &survey, verdict));
     }
     Ok(if ready { Exit::Done } else { Exit::NotReady })
@@ -49,12 +49,12 @@ fn try_missing(session: &Session, out: &Out, packages: &Packages, survey: &Surve
     };
     let of_kernel = |(kernel, verdict): (_, &Verdict)| {
         let open = survey.packages.iter().zip(&verdict.standings).filter(|(_, standing)| is_open(standing));
-        open.map(move |(package, _)| Wish { package, kernel, all: &packages.all }).collect::<Vec<_>>()
+        open.map(move |(package, _)| Request { package, kernel, all: &packages.all }).collect::<Vec<_>>()
     };
-    let wishes: Vec<Wish> = kernels.iter().zip(&survey.verdicts).flat_map(of_kernel).collect();
+    let requests: Vec<Request> = kernels.iter().zip(&survey.verdicts).flat_map(of_kernel).collect();
     let options = Options { automatic_only: !packages.named, ..Options::default() };
-    install::attempt(session, out, &wishes, &options);
-    install::keep_tally(session, out);
+    install::attempt(session, out, &requests, &options);
+    install::keep_counters(session, out);
 }
 
 /// One kernel's verdict: a line, and below it a table of what it is made of.

@@ -14,8 +14,8 @@ use kcache::kernel::install::{self, Installed, Package as InstalledPackage};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::kernel::rootfs::Root;
-use kcache::run::context::World;
-use kcache::run::request::Wish;
+use kcache::run::context::Context;
+use kcache::run::request::Request;
 use kcache::run::session::Session;
 use kcache::store::tree;
 
@@ -33,15 +33,15 @@ struct Subject<'k> {
     installed: Option<InstalledPackage<Installed>>,
 }
 
-pub fn run(world: &World, out: &Out, args: &args::DebugInfo, dry: bool) -> Result<Exit, Failure> {
+pub fn run(context: &Context, out: &Out, args: &args::DebugInfo, dry: bool) -> Result<Exit, Failure> {
     let dir = args.output.as_deref();
-    let kernels = super::judged_kernels(world, &Kernels { kernels: args.kernels.clone() })?;
-    let (subjects, mut exit) = subjects(world, out, args, &kernels)?;
-    let store = if dry { world.open_existing_store()? } else { Some(world.open_store()?) };
-    let session = Session::new(world, store)?;
+    let kernels = super::judged_kernels(context, &Kernels { kernels: args.kernels.clone() })?;
+    let (subjects, mut exit) = subjects(context, out, args, &kernels)?;
+    let store = if dry { context.open_existing_store()? } else { Some(context.open_store()?) };
+    let session = Session::new(context, store)?;
     for subject in &subjects {
         for module in modules(&session, subject) {
-            super::interrupted(world)?;
+            super::interrupted(context)?;
             let placed = module.and_then(|debug| place(&session, out, subject, &debug, dir, dry));
             if let Err(failure) = placed {
                 exit = exit.or(failure.exit);
@@ -55,7 +55,7 @@ pub fn run(world: &World, out: &Out, args: &args::DebugInfo, dry: bool) -> Resul
 
 /// What is meant: what is installed, and of a kernel that was named also what is not. Says what is neither.
 fn subjects<'k>(
-    world: &World,
+    context: &Context,
     out: &Out,
     args: &args::DebugInfo,
     kernels: &'k [Kernel],
@@ -71,7 +71,7 @@ fn subjects<'k>(
             match installed.iter().find(|package| is_called(package, word)) {
                 Some(package) => subjects.push(of_installed(kernel, package.clone())),
                 None if args.kernels.is_empty() => {}
-                None => subjects.extend(of_store(world, out, kernel, word)?),
+                None => subjects.extend(of_store(context, out, kernel, word)?),
             }
         }
     }
@@ -108,20 +108,20 @@ fn of_installed(kernel: &Kernel, installed: InstalledPackage<Installed>) -> Subj
 }
 
 fn of_store<'k>(
-    world: &World,
+    context: &Context,
     out: &Out,
     kernel: &'k Kernel,
     word: &str,
 ) -> Result<impl Iterator<Item = Subject<'k>> + use<'k>, Failure> {
-    let packages = super::packages(world, out, &[word.to_owned()])?;
+    let packages = super::packages(context, out, &[word.to_owned()])?;
     let all = packages.all;
     let chosen = packages.chosen.into_iter();
     Ok(chosen.map(move |package| Subject { kernel, package, all: all.clone(), installed: None }))
 }
 
 fn modules(session: &Session, subject: &Subject) -> Vec<Result<DebugInfo, Failure>> {
-    let wish = Wish { package: &subject.package, kernel: subject.kernel, all: &subject.all };
-    match debuginfo::of(session, &wish, subject.installed.as_ref()) {
+    let request = Request { package: &subject.package, kernel: subject.kernel, all: &subject.all };
+    match debuginfo::of(session, &request, subject.installed.as_ref()) {
         Ok(modules) => modules.into_iter().map(|module| module.map_err(Failure::from)).collect(),
         Err(error) => vec![Err(error.into())],
     }
@@ -139,7 +139,7 @@ fn place(
     let name = debug.build_id.debug_path();
     let path = match dir {
         Some(dir) => dir.join(name),
-        None => in_system(&session.world.root, &name)?,
+        None => in_system(&session.context.root, &name)?,
     };
     let there = path.is_file() && tree::file_digest(&path)?.0 == *debug.digest();
     let state = match (there, dry) {

@@ -4,8 +4,8 @@ use kcache::inputs::explain::{self, Explanation, Nearest};
 use kcache::inputs::undeclared::ANYTHING;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
-use kcache::run::context::World;
-use kcache::run::request::Wish;
+use kcache::run::context::Context;
+use kcache::run::request::Request;
 use kcache::store::{Manifest, Observed, Outcome};
 
 use super::log::selection;
@@ -18,19 +18,19 @@ use crate::out::Out;
 /// Columns a value may take before the rest is left to --json.
 const WIDTH: usize = 90;
 
-pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
-    let (session, packages, kernels) = looking(world, out, &selection(one))?;
+pub fn run(context: &Context, out: &Out, one: &One) -> Result<Exit, Failure> {
+    let (session, packages, kernels) = looking(context, out, &selection(one))?;
     for kernel in &kernels {
         let Some(tree) = kernel.build_tree() else {
             return Err(Failure {
                 exit: Exit::NoHeaders,
                 message: format!("the headers of kernel {} are not installed", kernel.release),
-                hint: Some(headers_hint(&world.root, &kernel.release)),
+                hint: Some(headers_hint(&context.root, &kernel.release)),
             });
         };
         for package in &packages.chosen {
             let explanation =
-                explain::explain(&session, &Wish { package, kernel, all: &packages.all }, tree)?;
+                explain::explain(&session, &Request { package, kernel, all: &packages.all }, tree)?;
             if out.json {
                 out.document(&document(package, kernel, explanation));
             } else {

@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 use kcache::deploy::gc;
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::progress::size;
 use kcache::store::Scratch;
 use kcache::store::gc::{Caps, Going, Plan, Reason, Rules, Totals, plan};
@@ -14,31 +14,31 @@ use crate::json;
 use crate::out::Out;
 use crate::settings::gc::Table;
 
-pub fn run(world: &World, out: &Out, args: &Gc, table: &Table, dry: bool) -> Result<Exit, Failure> {
-    let Some(store) = world.open_existing_store()? else {
-        out.say(&format!("there is no store in {}", world.store.display()));
+pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) -> Result<Exit, Failure> {
+    let Some(store) = context.open_existing_store()? else {
+        out.say(&format!("there is no store in {}", context.store.display()));
         return Ok(Exit::Done);
     };
     let caps = caps(args, table);
     if caps == Caps::default() {
         out.say("no cap is set (max-size, max-age, min-free): only what is of no use goes");
     }
-    let keep = gc::keep(world, table.keep_previous, &table.pins)?;
+    let keep = gc::keep(context, table.keep_previous, &table.pins)?;
     if keep.releases.is_empty() {
-        let root = world.root.dir().display();
+        let root = context.root.dir().display();
         out.say(&format!("warning: no kernel is installed under {root}, so nothing stays for one"));
     }
-    let (say, now) = (|message: &str| out.say(message), (world.now)());
-    let rules = Rules { caps, keep: &keep, now, grace: args.grace, cancel: &world.cancel, say: &say };
-    let scratch = if dry { Scratch::new(&world.temporary)? } else { store.scratch()? };
+    let (say, now) = (|message: &str| out.say(message), (context.now)());
+    let rules = Rules { caps, keep: &keep, now, grace: args.grace, cancel: &context.cancel, say: &say };
+    let scratch = if dry { Scratch::new(&context.temporary)? } else { store.scratch()? };
     let plan = plan(&store, &rules, scratch)?;
     let tell = &mut |going: &Going| line(out, going);
     let gone = if dry {
         plan.entries(tell)?;
         *plan.goes()
     } else {
-        let say = |message: &str| world.progress.say(message);
-        plan.apply(&store, &world.waiting(&say), &world.cancel, tell)?
+        let say = |message: &str| context.progress.say(message);
+        plan.apply(&store, &context.waiting(&say), &context.cancel, tell)?
     };
     summary(out, &plan, &gone, dry);
     Ok(Exit::Done)

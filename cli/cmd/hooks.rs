@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use kcache::kernel::rootfs::Root;
 
-use super::world;
+use super::context;
 use crate::args::{Args, HooksCommand};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
@@ -21,7 +21,7 @@ pub fn run(args: &Args, command: &HooksCommand, out: &Arc<Out>) -> Result<Exit, 
     if let HooksCommand::Run { event, release } = command {
         return event::run(&args.global, event, release.as_deref(), out);
     }
-    let settings = world::settings(&args.global)?;
+    let settings = context::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.say(warning));
     let root = Root::new(settings.root.value);
     if !root.dir().is_dir() {

@@ -6,7 +6,7 @@ use fs_err as fs;
 use kcache::authoring;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::{self, RecipeFile};
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::session::Session;
 
 use super::kernels_with_headers;
@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::{file, json};
 
-pub fn run(world: &World, out: &Out, args: &Init, dry: bool) -> Result<Exit, Failure> {
+pub fn run(context: &Context, out: &Out, args: &Init, dry: bool) -> Result<Exit, Failure> {
     let source =
         fs::canonicalize(&args.dir).map_err(packages::Error::from).map_err(kcache::error::Error::from)?;
     let path = source.join("kcache.toml");
@@ -28,10 +28,10 @@ pub fn run(world: &World, out: &Out, args: &Init, dry: bool) -> Result<Exit, Fai
     }
     let package = packages::without_toml(&source).map_err(|error| not_a_package(error.into()))?;
     let kernels = match package.recipe {
-        RecipeFile::Dkms => kernels(world, &args.kernels)?,
+        RecipeFile::Dkms => kernels(context, &args.kernels)?,
         _ => Vec::new(),
     };
-    let session = Session::new(world, world.open_existing_store()?)?;
+    let session = Session::new(context, context.open_existing_store()?)?;
     let text = authoring::draft(&session, &package, &kernels)?;
     if dry {
         out.raw(text.as_bytes());
@@ -52,8 +52,8 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// A dkms.conf speaks to kernels with headers only.
-fn kernels(world: &World, asked: &[String]) -> Result<Vec<Kernel>, Failure> {
-    let mut kernels = kernels_with_headers(world, asked)?;
+fn kernels(context: &Context, asked: &[String]) -> Result<Vec<Kernel>, Failure> {
+    let mut kernels = kernels_with_headers(context, asked)?;
     if asked.is_empty() {
         kernels.drain(..kernels.len().saturating_sub(1));
     }
@@ -62,7 +62,7 @@ fn kernels(world: &World, asked: &[String]) -> Result<Vec<Kernel>, Failure> {
             exit: Exit::NoHeaders,
             message: "what dkms.conf says can be told for a kernel with headers only, and none is installed"
                 .into(),
-            hint: asked.first().map(|release| headers_hint(&world.root, release)),
+            hint: asked.first().map(|release| headers_hint(&context.root, release)),
         });
     }
     Ok(kernels)

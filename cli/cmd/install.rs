@@ -10,11 +10,11 @@ use kcache::kernel::at_once::each;
 use kcache::kernel::install::{Act, Indexed, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::resolve::reproduce::{self, Comparison};
-use kcache::resolve::resolution::Answer;
+use kcache::resolve::resolution::Resolution;
 use kcache::resolve::{self, schedule};
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::policy::Need;
-use kcache::run::request::{Found, Options, Wish};
+use kcache::run::request::{Options, Request, Source};
 use kcache::run::select::Packages;
 use kcache::run::session::Session;
 use kcache::store::{Manifest, Outcome};
@@ -46,86 +46,86 @@ pub struct Ran {
     pub changed: bool,
 }
 
-pub fn install(world: &World, out: &Out, args: &Install, dry: bool) -> Result<Exit, Failure> {
+pub fn install(context: &Context, out: &Out, args: &Install, dry: bool) -> Result<Exit, Failure> {
     let Install { which, rebuild, no_build, .. } = args;
     let job = Job { which, rebuild: *rebuild, fetch_only: *no_build, check: false, install: true };
-    run(world, out, &job, dry)
+    run(context, out, &job, dry)
 }
 
 /// For one kernel all that is installed automatically: what a hook does. Without `install`, into the store only.
-pub fn for_kernel(world: &World, out: &Out, release: &str, install: bool) -> Result<Ran, Failure> {
+pub fn for_kernel(context: &Context, out: &Out, release: &str, install: bool) -> Result<Ran, Failure> {
     let kernels = Kernels { kernels: vec![release.to_owned()] };
     let which = Selection { packages: Vec::new(), kernels };
-    perform(world, out, &Job { which: &which, rebuild: false, fetch_only: false, check: false, install })
+    perform(context, out, &Job { which: &which, rebuild: false, fetch_only: false, check: false, install })
 }
 
-pub fn build(world: &World, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
+pub fn build(context: &Context, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
     let Build { which, rebuild, check, .. } = args;
     let job = Job { which, rebuild: *rebuild, fetch_only: false, check: *check, install: false };
-    run(world, out, &job, dry)
+    run(context, out, &job, dry)
 }
 
-pub fn pull(world: &World, out: &Out, args: &Pull, dry: bool) -> Result<Exit, Failure> {
+pub fn pull(context: &Context, out: &Out, args: &Pull, dry: bool) -> Result<Exit, Failure> {
     let job = Job { which: &args.which, rebuild: false, fetch_only: true, check: false, install: false };
-    run(world, out, &job, dry)
+    run(context, out, &job, dry)
 }
 
-fn run(world: &World, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> {
+fn run(context: &Context, out: &Out, job: &Job, dry: bool) -> Result<Exit, Failure> {
     if dry {
-        return dry_run(world, out, job);
+        return dry_run(context, out, job);
     }
-    let exit = perform(world, out, job)?.exit;
+    let exit = perform(context, out, job)?.exit;
     if out.json {
         out.record(&json::Summary { r#type: "summary", exit: exit as u8 });
     }
     Ok(exit)
 }
 
-fn perform(world: &World, out: &Out, job: &Job) -> Result<Ran, Failure> {
-    let session = Session::new(world, Some(world.open_store()?))?;
-    let packages = super::packages(world, out, &job.which.packages)?;
-    let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
-    say_oddities(out, world, &packages, &kernels);
+fn perform(context: &Context, out: &Out, job: &Job) -> Result<Ran, Failure> {
+    let session = Session::new(context, Some(context.open_store()?))?;
+    let packages = super::packages(context, out, &job.which.packages)?;
+    let kernels = super::kernels(context, &job.which.kernels, session.store.as_ref())?;
+    say_oddities(out, context, &packages, &kernels);
     if job.install {
-        may_sign(world, out)?;
+        may_sign(context, out)?;
         kernels.iter().try_for_each(|kernel| may_install(&session, kernel))?;
     }
-    let wishes = wishes(world, &packages, &kernels);
+    let requests = requests(context, &packages, &kernels);
     let options =
         Options { rebuild: job.rebuild, automatic_only: !packages.named, fetch_only: job.fetch_only };
-    let mut results = have(&session, &wishes, &options, job.check);
-    interrupted(world)?;
+    let mut results = have(&session, &requests, &options, job.check);
+    interrupted(context)?;
     let exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
     let mut ran = Ran { exit, failed: Vec::new(), changed: false };
     if job.install {
         kernels.iter().for_each(|kernel| before_install(&session, kernel, &mut results));
     }
     let of_kernel = |kernel: &Kernel| -> Vec<&Had> {
-        results.iter().filter(|had| had.wish.kernel.release == kernel.release).collect()
+        results.iter().filter(|had| had.request.kernel.release == kernel.release).collect()
     };
-    let transactions = each(&kernels, world.jobs, |kernel| match job.install {
+    let transactions = each(&kernels, context.jobs, |kernel| match job.install {
         true => transaction(&session, kernel, &of_kernel(kernel)),
         false => None,
     });
     for (kernel, transaction) in kernels.iter().zip(transactions) {
         finish(&session, out, job, kernel, &of_kernel(kernel), transaction, &mut ran);
     }
-    keep_tally(&session, out);
+    keep_counters(&session, out);
     Ok(ran)
 }
 
 /// Keeps what was counted, for `kcache metrics`. The run has done what it was for, whatever comes of this.
-pub fn keep_tally(session: &Session, out: &Out) {
+pub fn keep_counters(session: &Session, out: &Out) {
     let Some(store) = &session.store else { return };
-    if let Err(error) = session.tally.keep(store) {
+    if let Err(error) = session.counters.keep(store) {
         out.detail(&format!("not counted: {}", kcache::error::chain(&error)));
     }
 }
 
 /// Runs the packages' own scripts that come before a transaction; one that fails takes its package out of it.
 fn before_install(session: &Session, kernel: &Kernel, results: &mut [Had]) {
-    let of_kernel = |had: &&mut Had| had.wish.kernel.release == kernel.release;
-    if !results.iter().any(|had| scripts::are_allowed(session, &had.wish)) {
+    let of_kernel = |had: &&mut Had| had.request.kernel.release == kernel.release;
+    if !results.iter().any(|had| scripts::are_allowed(session, &had.request)) {
         return;
     }
     let ready: Vec<Manifest> =
@@ -134,8 +134,8 @@ fn before_install(session: &Session, kernel: &Kernel, results: &mut [Had]) {
     let Ok(plan) = generation::plan(session, kernel, &Change::Add(&ready)) else { return };
     let arriving: Vec<&str> = scripts::arriving(&plan).collect();
     for had in results.iter_mut().filter(of_kernel) {
-        let arrives = arriving.contains(&had.wish.package.name.as_str());
-        if arrives && let Err(error) = scripts::before_install(session, &had.wish) {
+        let arrives = arriving.contains(&had.request.package.name.as_str());
+        if arrives && let Err(error) = scripts::before_install(session, &had.request) {
             had.answer = Err(error);
         }
     }
@@ -168,10 +168,10 @@ fn finish(
     };
     for had in results {
         // Who names a package wants it, whatever the configuration says.
-        let optional = job.which.packages.is_empty() && need(session.world, &had.wish) == Need::Optional;
+        let optional = job.which.packages.is_empty() && need(session.context, &had.request) == Need::Optional;
         let exit = report(out, had, job.install, optional, failure.as_deref());
         if exit != Exit::Done {
-            ran.failed.push(had.wish.package.name.clone());
+            ran.failed.push(had.request.package.name.clone());
         }
         ran.exit = ran.exit.or(exit);
     }
@@ -180,8 +180,8 @@ fn finish(
             ran.changed |= done.changed;
             report_done(out, kernel, &done, took.as_secs_f64());
             let arriving: Vec<&str> = scripts::arriving(&done.plan).collect();
-            let arrived = results.iter().filter(|had| arriving.contains(&had.wish.package.name.as_str()));
-            arrived.for_each(|had| scripts::after_install(session, &had.wish));
+            let arrived = results.iter().filter(|had| arriving.contains(&had.request.package.name.as_str()));
+            arrived.for_each(|had| scripts::after_install(session, &had.request));
         }
         Some((Err(error), _)) => {
             let failure = Failure::from(error);
@@ -205,43 +205,43 @@ pub fn may_install(session: &Session, kernel: &Kernel) -> Result<(), Error> {
 }
 
 /// Refuses early where modules are to be signed and cannot be.
-pub fn may_sign(world: &World, out: &Out) -> Result<(), Error> {
-    let Some(signing) = &world.signing else { return Ok(()) };
-    if let Some(warning) = signing.try_out((world.now)())? {
+pub fn may_sign(context: &Context, out: &Out) -> Result<(), Error> {
+    let Some(signing) = &context.signing else { return Ok(()) };
+    if let Some(warning) = signing.try_out((context.now)())? {
         out.say(&format!("warning: {warning}"));
     }
     Ok(())
 }
 
 /// Every package for every kernel, but for those that nobody asked for and the configuration says to ignore.
-fn wishes<'a>(world: &World, packages: &'a Packages, kernels: &'a [Kernel]) -> Vec<Wish<'a>> {
-    let is_wanted = |wish: &Wish| packages.named || need(world, wish) != Need::Ignored;
+fn requests<'a>(context: &Context, packages: &'a Packages, kernels: &'a [Kernel]) -> Vec<Request<'a>> {
+    let is_wanted = |request: &Request| packages.named || need(context, request) != Need::Ignored;
     kernels
         .iter()
         .flat_map(|kernel| {
-            packages.chosen.iter().map(move |package| Wish { package, kernel, all: &packages.all })
+            packages.chosen.iter().map(move |package| Request { package, kernel, all: &packages.all })
         })
         .filter(is_wanted)
         .collect()
 }
 
-fn need(world: &World, wish: &Wish) -> Need {
-    world.policy.need(&wish.package.name, &wish.kernel.release)
+fn need(context: &Context, request: &Request) -> Need {
+    context.policy.need(&request.package.name, &request.kernel.release)
 }
 
 /// Tries to have these built, and says only what stands in the way of finding out whether they build.
-pub fn attempt(session: &Session, out: &Out, wishes: &[Wish], options: &Options) {
-    for had in have(session, wishes, options, false) {
+pub fn attempt(session: &Session, out: &Out, requests: &[Request], options: &Options) {
+    for had in have(session, requests, options, false) {
         if let Err(error) = &had.answer {
-            out.say(&format!("warning: {}: {}", had.wish.name(), kcache::error::chain(error)));
+            out.say(&format!("warning: {}: {}", had.request.name(), kcache::error::chain(error)));
         }
     }
 }
 
-/// What came of one wish.
+/// What came of one request.
 pub struct Had<'a> {
-    pub wish: Wish<'a>,
-    pub answer: Result<Answer, Error>,
+    pub request: Request<'a>,
+    pub answer: Result<Resolution, Error>,
     comparison: Option<Comparison>,
     seconds: f64,
 }
@@ -249,47 +249,47 @@ pub struct Had<'a> {
 impl Had<'_> {
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.answer {
-            Ok(Answer::Ready { manifest, .. }) => Some(manifest),
+            Ok(Resolution::Ready { manifest, .. }) => Some(manifest),
             _ => None,
         }
     }
 }
 
-/// Works on all wishes. Where a host cannot build, and a shared cache was too slow, it is asked again, after a pause that
+/// Works on all requests. Where a host cannot build, and a shared cache was too slow, it is asked again, after a pause that
 /// differs from host to host: a whole fleet may have asked at once, and the alternative is to give up. That ends with the
 /// first round that was of no use, or, where a cache has answered before, with the sixth.
-pub fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
-    let caches = &session.world.caches;
-    let mut results = work(session, wishes, options, check);
-    let is_lacking = |had: &Had| matches!(had.answer, Ok(Answer::NoHeaders(_)));
+pub fn have<'a>(session: &Session, requests: &[Request<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
+    let caches = &session.context.caches;
+    let mut results = work(session, requests, options, check);
+    let is_lacking = |had: &Had| matches!(had.answer, Ok(Resolution::NoHeaders(_)));
     let (mut before, mut useless) = (usize::MAX, 0);
     loop {
         let lacking = results.iter().filter(|had| is_lacking(had)).count();
         useless = if lacking < before { 0 } else { useless + 1 };
         let too_often = useless >= if caches.have_answered() { 6 } else { 1 };
-        if lacking == 0 || too_often || session.world.cancelled() || !caches.forgive() {
+        if lacking == 0 || too_often || session.context.cancelled() || !caches.forgive() {
             return results;
         }
         before = lacking;
         let pause = Duration::from_millis(1000 + u64::from(std::process::id()) % 4000);
-        session.world.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
+        session.context.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
         std::thread::sleep(pause);
         for had in results.iter_mut().filter(|had| is_lacking(had)) {
-            had.answer = resolve::ensure(session, &had.wish, options);
+            had.answer = resolve::obtain(session, &had.request, options);
         }
     }
 }
 
-fn work<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
-    schedule::all(session, wishes, options, |wish, mut answer, took| {
+fn work<'a>(session: &Session, requests: &[Request<'a>], options: &Options, check: bool) -> Vec<Had<'a>> {
+    schedule::all(session, requests, options, |request, mut answer, took| {
         let (start, mut comparison) = (Instant::now(), None);
-        if check && let Ok(Answer::Ready { manifest, .. }) = &answer {
-            match reproduce::compare(session, wish, manifest) {
+        if check && let Ok(Resolution::Ready { manifest, .. }) = &answer {
+            match reproduce::compare(session, request, manifest) {
                 Ok(compared) => comparison = Some(compared),
                 Err(error) => answer = Err(error),
             }
         }
-        Had { wish: *wish, answer, comparison, seconds: (took + start.elapsed()).as_secs_f64() }
+        Had { request: *request, answer, comparison, seconds: (took + start.elapsed()).as_secs_f64() }
     })
 }
 
@@ -297,9 +297,9 @@ fn work<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check: bo
 pub fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed: Option<&str>) -> Exit {
     let mut record = json::Record {
         r#type: "result",
-        package: had.wish.package.name.clone(),
-        version: had.wish.package.version.clone(),
-        kernel: had.wish.kernel.release.clone(),
+        package: had.request.package.name.clone(),
+        version: had.request.package.version.clone(),
+        kernel: had.request.kernel.release.clone(),
         state: "built",
         how: None,
         cache: None,
@@ -310,7 +310,7 @@ pub fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed
     };
     let mut hint = None;
     let exit = match &had.answer {
-        Ok(Answer::Ready { manifest, found }) => {
+        Ok(Resolution::Ready { manifest, found }) => {
             record.how = Some(how(found, "store"));
             record.cache = cache(found);
             record.key = Some(manifest.key.to_string());
@@ -319,12 +319,12 @@ pub fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed
                 manifest.outputs.iter().filter(|o| o.name.ends_with(".ko")).map(|o| o.name.clone()).collect();
             record.state = match found {
                 _ if install => "installed",
-                Found::Shared(_) => "fetched",
-                Found::Store | Found::Built => "built",
+                Source::Shared(_) => "fetched",
+                Source::Store | Source::Built => "built",
             };
             ready(&mut record, had, not_installed)
         }
-        Ok(Answer::Fails { manifest, found }) => {
+        Ok(Resolution::Fails { manifest, found }) => {
             record.how = Some(how(found, "failure-remembered"));
             record.cache = cache(found);
             record.key = Some(manifest.key.to_string());
@@ -334,22 +334,22 @@ pub fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed
             hint = Some(where_the_log_is(had, found));
             ended(&mut record, "failed", Exit::BuildFailed)
         }
-        Ok(Answer::Excluded(reason)) => {
+        Ok(Resolution::Excluded(reason)) => {
             record.error = Some(reason.clone());
             ended(&mut record, "excluded", Exit::Done)
         }
-        Ok(Answer::NotAutomatic) => return Exit::Done,
-        Ok(Answer::NoHeaders(package)) => {
-            let lacks = if had.wish.package.has_source() { "headers" } else { "source" };
+        Ok(Resolution::NotAutomatic) => return Exit::Done,
+        Ok(Resolution::NoHeaders(package)) => {
+            let lacks = if had.request.package.has_source() { "headers" } else { "source" };
             record.error = Some(format!("neither {lacks} nor a cached build are there"));
             hint = Some(package.clone());
             ended(&mut record, "no-headers", Exit::NoHeaders)
         }
-        Ok(Answer::NotCached) => {
+        Ok(Resolution::NotCached) => {
             record.error = Some("no cache has a build of it, and none was to be made".to_owned());
             ended(&mut record, "missing", Exit::NotReady)
         }
-        Ok(Answer::Refused(faults)) => {
+        Ok(Resolution::Refused(faults)) => {
             record.error = Some(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
             ended(&mut record, "refused", Exit::Refused)
         }
@@ -368,11 +368,11 @@ pub fn report(out: &Out, had: &Had, install: bool, optional: bool, not_installed
     }
     let error = record.error.unwrap_or_default();
     if exit != Exit::Done && optional && exit != Exit::Interrupted {
-        out.say(&format!("warning: {}: {error} (optional)", had.wish.name()));
+        out.say(&format!("warning: {}: {error} (optional)", had.request.name()));
         return Exit::Done;
     }
     if exit != Exit::Done {
-        out.failure(&Failure { exit, message: format!("{}: {error}", had.wish.name()), hint });
+        out.failure(&Failure { exit, message: format!("{}: {error}", had.request.name()), hint });
     }
     exit
 }
@@ -399,24 +399,24 @@ fn ready(record: &mut json::Record, had: &Had, not_installed: Option<&str>) -> E
     }
 }
 
-fn how(found: &Found, known: &'static str) -> &'static str {
+fn how(found: &Source, known: &'static str) -> &'static str {
     match found {
-        Found::Store => known,
-        Found::Shared(_) => "shared-cache",
-        Found::Built => "built",
+        Source::Store => known,
+        Source::Shared(_) => "shared-cache",
+        Source::Built => "built",
     }
 }
 
-fn cache(found: &Found) -> Option<String> {
+fn cache(found: &Source) -> Option<String> {
     match found {
-        Found::Shared(url) => Some(url.clone()),
-        Found::Store | Found::Built => None,
+        Source::Shared(url) => Some(url.clone()),
+        Source::Store | Source::Built => None,
     }
 }
 
-fn where_the_log_is(had: &Had, found: &Found) -> String {
-    let (package, kernel) = (word(&had.wish.package.name), &had.wish.kernel.release);
-    let again = if *found == Found::Built { "" } else { "; `--rebuild` tries again" };
+fn where_the_log_is(had: &Had, found: &Source) -> String {
+    let (package, kernel) = (word(&had.request.package.name), &had.request.kernel.release);
+    let again = if *found == Source::Built { "" } else { "; `--rebuild` tries again" };
     format!("`kcache log {package} -k {kernel}` shows the whole log{again}")
 }
 
@@ -527,11 +527,11 @@ pub fn report_plan(out: &Out, plan: &Plan) {
 }
 
 /// What `install` or `build` would do: nothing is written, not even a store is made.
-fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
-    let session = Session::new(world, world.open_existing_store()?)?;
-    let packages = super::packages(world, out, &job.which.packages)?;
-    let kernels = super::kernels(world, &job.which.kernels, session.store.as_ref())?;
-    say_oddities(out, world, &packages, &kernels);
+fn dry_run(context: &Context, out: &Out, job: &Job) -> Result<Exit, Failure> {
+    let session = Session::new(context, context.open_existing_store()?)?;
+    let packages = super::packages(context, out, &job.which.packages)?;
+    let kernels = super::kernels(context, &job.which.kernels, session.store.as_ref())?;
+    say_oddities(out, context, &packages, &kernels);
     let mut resigned = BTreeMap::new();
     for kernel in kernels.iter().filter(|_| job.install) {
         may_install(&session, kernel)?;
@@ -551,8 +551,8 @@ fn dry_run(world: &World, out: &Out, job: &Job) -> Result<Exit, Failure> {
                 _ if is_built => "is built",
                 _ if job.fetch_only && !job.install => "would fetch",
                 _ if job.fetch_only || !package.has_source() => "would fetch and install",
-                _ if world.caches.is_empty() && job.install => "would build and install",
-                _ if world.caches.is_empty() => "would build",
+                _ if context.caches.is_empty() && job.install => "would build and install",
+                _ if context.caches.is_empty() => "would build",
                 _ if job.install => "would fetch or build, and install",
                 _ => "would fetch or build",
             };

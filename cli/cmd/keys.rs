@@ -9,7 +9,7 @@ use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 use kcache::store::{PublicKey, SignerId, SigningKey, Store, Trust, TrustedKey, Waiting};
 
-use super::{mok, world};
+use super::{context, mok};
 use crate::args::KeysCommand;
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -20,7 +20,8 @@ use crate::settings::{REVOKED_KEYS, Settings, TRUSTED_KEYS};
 const ENOUGH: usize = 8;
 
 pub fn run(settings: &Settings, out: &Out, command: &KeysCommand) -> Result<Exit, Failure> {
-    let keys = Keys { settings, out, root: Root::new(&settings.root.value), trust: world::trust(settings)? };
+    let keys =
+        Keys { settings, out, root: Root::new(&settings.root.value), trust: context::trust(settings)? };
     match command {
         KeysCommand::Generate { name } => keys.generate(name.as_deref()),
         KeysCommand::Mok { dir, name } => mok::make(settings, out, dir, name.as_deref()),
@@ -46,7 +47,7 @@ impl Keys<'_> {
                 Some("to replace it, trust the new key everywhere first; move this file away, then run the command again".into()),
             ));
         }
-        let name = plain(&name.map_or_else(world::hostname, str::to_owned))?;
+        let name = plain(&name.map_or_else(context::hostname, str::to_owned))?;
         let public = self.free(&name)?;
         make_dir(path.parent().unwrap_or(Path::new("/")))?;
         let key = SigningKey::generate()?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kcache::authoring;
 use kcache::kernel::lint::{Finding, RULES, Severity};
 use kcache::kernel::packages::{Package, RecipeFile};
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
 
@@ -15,21 +15,21 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, ODD, Out, PLAIN, paint};
 
-pub fn run(world: &World, out: &Out, args: &Lint) -> Result<Exit, Failure> {
+pub fn run(context: &Context, out: &Out, args: &Lint) -> Result<Exit, Failure> {
     allowed_rules_exist(&args.allow)?;
-    let packages = packages(world, out, &words(args))?;
-    let kernels = kernels_with_headers(world, &args.kernels)?;
+    let packages = packages(context, out, &words(args))?;
+    let kernels = kernels_with_headers(context, &args.kernels)?;
     if kernels.is_empty() {
         out.say("warning: no kernel with headers is installed: what commands do was not looked at");
     }
-    let session = Session::new(world, world.open_existing_store()?)?;
+    let session = Session::new(context, context.open_existing_store()?)?;
     let mut exit = Exit::Done;
     for package in &packages.chosen {
         if matches!(package.recipe, RecipeFile::Elsewhere) {
             return Err(kcache::error::Error::NoSource { package: package.name.clone() }.into());
         }
         let mut findings = authoring::lint(&session, package, &kernels)?;
-        interrupted(world)?;
+        interrupted(context)?;
         findings.retain(|finding| !args.allow.iter().any(|name| name == finding.rule.name));
         tell(out, package, &findings);
         let worst = findings.iter().map(|finding| finding.rule.severity).min();

@@ -1,8 +1,8 @@
 //! `kcache log`: the log of a build, failed or not.
 
 use kcache::resolve::log;
-use kcache::run::context::World;
-use kcache::run::request::Wish;
+use kcache::run::context::Context;
+use kcache::run::request::Request;
 use kcache::store::Outcome;
 
 use super::looking;
@@ -16,11 +16,11 @@ pub fn selection(one: &One) -> Selection {
     Selection { packages: vec![one.package.clone()], kernels: Kernels { kernels: vec![one.kernel.clone()] } }
 }
 
-pub fn run(world: &World, out: &Out, one: &One) -> Result<Exit, Failure> {
-    let (session, packages, kernels) = looking(world, out, &selection(one))?;
+pub fn run(context: &Context, out: &Out, one: &One) -> Result<Exit, Failure> {
+    let (session, packages, kernels) = looking(context, out, &selection(one))?;
     for kernel in &kernels {
         for package in &packages.chosen {
-            let (manifest, log) = log::last(&session, &Wish { package, kernel, all: &packages.all })?;
+            let (manifest, log) = log::last(&session, &Request { package, kernel, all: &packages.all })?;
             if !out.json {
                 out.raw(&log);
                 continue;

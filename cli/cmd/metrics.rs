@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kcache::kernel::install;
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::policy::Need;
 use kcache::run::session::Session;
 use kcache::run::{counters, select};
@@ -20,7 +20,7 @@ use crate::exposition::{Exposition, Kind, Sample, sample};
 use crate::file;
 use crate::out::Out;
 
-pub fn run(world: &World, out: &Out, args: &Metrics, dry: bool) -> Result<Exit, Failure> {
+pub fn run(context: &Context, out: &Out, args: &Metrics, dry: bool) -> Result<Exit, Failure> {
     if out.json {
         let hint = "`kcache status --json` has the same facts for programs";
         return Err(Failure::usage("metrics have a format of their own", Some(hint.into())));
@@ -29,10 +29,10 @@ pub fn run(world: &World, out: &Out, args: &Metrics, dry: bool) -> Result<Exit, 
         must_be_collected(path)?;
     }
     let everything = Selection { packages: Vec::new(), kernels: Kernels { kernels: Vec::new() } };
-    let (session, packages, kernels) = looking(world, out, &everything)?;
+    let (session, packages, kernels) = looking(context, out, &everything)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
     let mut text = Exposition::default();
-    about_verdicts(&mut text, world, &survey, packages.broken.len());
+    about_verdicts(&mut text, context, &survey, packages.broken.len());
     about_installed(&mut text, &session, &survey)?;
     about_store(&mut text, &session)?;
     match &args.textfile {
@@ -54,17 +54,18 @@ fn must_be_collected(path: &Path) -> Result<(), Failure> {
     }
 }
 
-fn about_verdicts(text: &mut Exposition, world: &World, survey: &Survey, broken: usize) {
+fn about_verdicts(text: &mut Exposition, context: &Context, survey: &Survey, broken: usize) {
     let ready = |verdict: &Verdict| verdict.ready && broken == 0;
     let of_kernel = |value: &dyn Fn(&Verdict) -> f64| -> Vec<Sample> {
         let of = |verdict| sample(value(verdict)).with("kernel", &verdict.kernel.release);
         survey.verdicts.iter().map(of).collect()
     };
     // What cannot be told has no value; what will be booted and is not there is not ready.
-    let default = select::default_kernel(&world.root, world.default_kernel.as_deref()).ok().map(|release| {
-        let verdict = survey.verdicts.iter().find(|verdict| verdict.kernel.release == release);
-        sample(verdict.is_some_and(ready)).with("kernel", &release)
-    });
+    let default =
+        select::default_kernel(&context.root, context.default_kernel.as_deref()).ok().map(|release| {
+            let verdict = survey.verdicts.iter().find(|verdict| verdict.kernel.release == release);
+            sample(verdict.is_some_and(ready)).with("kernel", &release)
+        });
     let foreign = |verdict: &Verdict| verdict.foreign.len() as f64;
     let of_no_use =
         |verdict: &Verdict| verdict.foreign.iter().filter(|foreign| foreign.fault.is_some()).count() as f64;
@@ -74,7 +75,7 @@ fn about_verdicts(text: &mut Exposition, world: &World, survey: &Survey, broken:
         text,
         "kcache_verdict_timestamp_seconds",
         "When all this was found out, in seconds since 1970.",
-        [sample((world.now)() as f64)],
+        [sample((context.now)() as f64)],
     );
     gauge(
         text,

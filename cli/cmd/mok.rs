@@ -13,7 +13,7 @@ use std::process::Command;
 use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 
-use super::world;
+use super::context;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::settings::Settings;
@@ -41,7 +41,7 @@ authorityKeyIdentifier = keyid
 ";
 
 pub fn make(settings: &Settings, out: &Out, dir: &Path, name: Option<&str>) -> Result<Exit, Failure> {
-    let name = plain(&name.map_or_else(world::hostname, str::to_owned))?;
+    let name = plain(&name.map_or_else(context::hostname, str::to_owned))?;
     let root = Root::new(&settings.root.value);
     let there = root.place(dir)?;
     for file in [KEY, CERTIFICATE] {
@@ -82,7 +82,7 @@ fn tell(out: &Out, dir: &Path) {
 /// Has openssl make both files in a directory.
 fn openssl(dir: &Path, request: &str) -> Result<(), Failure> {
     fs::write(dir.join("request"), request)?;
-    let mut openssl = Command::new(world::program("openssl"));
+    let mut openssl = Command::new(context::program("openssl"));
     openssl.current_dir(dir).env_clear();
     openssl.args(["req", "-config", "request", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256"]);
     // As long as other tools' keys for this purpose: no kernel looks at the date.

@@ -8,8 +8,8 @@ use kcache::error::Error;
 use kcache::kernel::install::{Act, Generation, base, current};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages;
-use kcache::run::context::World;
-use kcache::run::request::Wish;
+use kcache::run::context::Context;
+use kcache::run::request::Request;
 use kcache::run::select;
 use kcache::run::session::Session;
 
@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
 
-pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Exit, Failure> {
+pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Result<Exit, Failure> {
     let present = |kernel: &Kernel| -> Vec<String> {
         let installed = names(kernel);
         if remove.all {
@@ -28,10 +28,10 @@ pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Ex
             remove.packages.iter().filter(|n| installed.contains(n)).cloned().collect()
         }
     };
-    let mut kernels = meant(world, &remove.kernels)?;
+    let mut kernels = meant(context, &remove.kernels)?;
     if !dry {
         // A removal that was killed after its commit leaves nothing to remove, and a transaction to be finished.
-        settle(world, &kernels)?;
+        settle(context, &kernels)?;
     }
     if let Some(unknown) =
         remove.packages.iter().find(|name| !kernels.iter().any(|k| names(k).contains(name)))
@@ -47,11 +47,11 @@ pub fn remove(world: &World, out: &Out, remove: &Remove, dry: bool) -> Result<Ex
     }
     let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
     let changes: Vec<Change> = removed.iter().map(|names| Change::Remove(names)).collect();
-    transact(world, out, &kernels, &changes, dry)
+    transact(context, out, &kernels, &changes, dry)
 }
 
-pub fn rollback(world: &World, out: &Out, asked: &Kernels, dry: bool) -> Result<Exit, Failure> {
-    let mut kernels = meant(world, asked)?;
+pub fn rollback(context: &Context, out: &Out, asked: &Kernels, dry: bool) -> Result<Exit, Failure> {
+    let mut kernels = meant(context, asked)?;
     if asked.kernels.is_empty() {
         kernels.retain(|kernel| generation(kernel).is_some_and(|generation| generation.previous.is_some()));
     }
@@ -59,21 +59,21 @@ pub fn rollback(world: &World, out: &Out, asked: &Kernels, dry: bool) -> Result<
         return Err(Failure::usage("no kernel has an earlier set of modules to go back to", None));
     }
     let changes: Vec<Change> = kernels.iter().map(|_| Change::RollBack).collect();
-    transact(world, out, &kernels, &changes, dry)
+    transact(context, out, &kernels, &changes, dry)
 }
 
 /// Kernels that were named, else every installed one, headers or not.
-pub fn meant(world: &World, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
+pub fn meant(context: &Context, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
     if asked.kernels.is_empty() {
-        return Ok(kernels::installed(&world.root).map_err(Error::from)?);
+        return Ok(kernels::installed(&context.root).map_err(Error::from)?);
     }
-    super::kernels(world, asked, None)
+    super::kernels(context, asked, None)
 }
 
-fn settle(world: &World, kernels: &[Kernel]) -> Result<(), Failure> {
+fn settle(context: &Context, kernels: &[Kernel]) -> Result<(), Failure> {
     let trees = kernels.iter().filter_map(|kernel| Some((&kernel.release, kernel.modules.as_deref()?)));
     for (release, tree) in trees {
-        generation::recover(world, release, tree)?;
+        generation::recover(context, release, tree)?;
     }
     Ok(())
 }
@@ -92,26 +92,26 @@ fn names(kernel: &Kernel) -> Vec<String> {
 /// Runs the scripts of packages that are gone, as far as their source is still there.
 fn after_remove(session: &Session, kernel: &Kernel, done: &Done) -> Result<(), Failure> {
     let gone = done.plan.changes.iter().filter(|change| change.act == Act::Remove);
-    let (all, _) = packages::installed(&session.world.root)?;
+    let (all, _) = packages::installed(&session.context.root)?;
     for change in gone {
         let version = change.from.as_deref().unwrap_or_default();
         if let Some(package) = select::find(&all, &format!("{}/{version}", change.package)) {
-            scripts::after_remove(session, &Wish { package, kernel, all: &all });
+            scripts::after_remove(session, &Request { package, kernel, all: &all });
         }
     }
     Ok(())
 }
 
 fn transact(
-    world: &World,
+    context: &Context,
     out: &Out,
     kernels: &[Kernel],
     changes: &[Change],
     dry: bool,
 ) -> Result<Exit, Failure> {
-    let session = Session::new(world, world.open_existing_store()?)?;
+    let session = Session::new(context, context.open_existing_store()?)?;
     for (kernel, change) in kernels.iter().zip(changes) {
-        super::interrupted(world)?;
+        super::interrupted(context)?;
         if dry {
             report_plan(out, &generation::plan(&session, kernel, change)?);
             continue;

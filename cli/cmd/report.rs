@@ -5,8 +5,8 @@ use std::path::Path;
 
 use kcache::kernel::build::printable;
 use kcache::resolve::log;
-use kcache::run::context::World;
-use kcache::run::request::Wish;
+use kcache::run::context::Context;
+use kcache::run::request::Request;
 use kcache::run::select::{self, Packages};
 use kcache::run::session::Session;
 use kcache::store::transport::without_credentials;
@@ -27,7 +27,7 @@ const LINES: usize = 40;
 const WIDTH: usize = 600;
 
 pub fn run(
-    world: &World,
+    context: &Context,
     out: &Out,
     args: &Report,
     caches: &[caches::Cache],
@@ -37,21 +37,21 @@ pub fn run(
         let hint = "`kcache status --json` has the same facts for programs";
         return Err(Failure::usage("a report is a page for people", Some(hint.into())));
     }
-    let (session, packages, kernels) = looking(world, out, &args.which)?;
+    let (session, packages, kernels) = looking(context, out, &args.which)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
-    interrupted(world)?;
-    say_oddities(out, world, &packages, &kernels);
+    interrupted(context)?;
+    say_oddities(out, context, &packages, &kernels);
     let (mut usage, mut counts) = (Usage::default(), BTreeMap::new());
     if let Some(store) = &session.store {
         (usage, counts) = (store.usage()?, store.counts()?);
     }
     let origins = survey.verdicts.iter().map(|verdict| provenance::of_kernel(&session, verdict.kernel));
     let page = Page {
-        host: &super::world::hostname(),
-        system: (world.root.dir() != Path::new("/")).then(|| world.root.dir().display().to_string()),
-        now: (world.now)(),
+        host: &super::context::hostname(),
+        system: (context.root.dir() != Path::new("/")).then(|| context.root.dir().display().to_string()),
+        now: (context.now)(),
         running: &running(),
-        default: select::default_kernel(&world.root, world.default_kernel.as_deref())
+        default: select::default_kernel(&context.root, context.default_kernel.as_deref())
             .map_err(|error| kcache::error::chain(&error)),
         survey: &survey,
         complete: args.which.kernels.kernels.is_empty(),
@@ -86,18 +86,18 @@ fn failures(
     let mut failures = BTreeMap::new();
     for (kernel_at, verdict) in survey.verdicts.iter().enumerate() {
         for (at, (package, standing)) in survey.packages.iter().zip(&verdict.standings).enumerate() {
-            let wish = Wish { package, kernel: verdict.kernel, all: &packages.all };
+            let request = Request { package, kernel: verdict.kernel, all: &packages.all };
             if !standing.state.is_good() && standing.built {
-                failures.extend(failure(session, &wish).map(|failure| ((kernel_at, at), failure)));
+                failures.extend(failure(session, &request).map(|failure| ((kernel_at, at), failure)));
             }
         }
     }
     failures
 }
 
-/// A wish's build, if it failed and its log is there.
-fn failure(session: &Session, wish: &Wish) -> Option<report::Failure> {
-    let (manifest, log) = log::last(session, wish).ok()?;
+/// A request's build, if it failed and its log is there.
+fn failure(session: &Session, request: &Request) -> Option<report::Failure> {
+    let (manifest, log) = log::last(session, request).ok()?;
     let Outcome::Failed { status, command, .. } = manifest.outcome else { return None };
     let (log, left_out) = end(&String::from_utf8_lossy(&log));
     Some(report::Failure { command, status, log, left_out })

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use kcache::inputs::undeclared;
 use kcache::resolve::by_pointer;
 use kcache::resolve::publish::{self, Known};
-use kcache::run::context::World;
-use kcache::run::request::Wish;
+use kcache::run::context::Context;
+use kcache::run::request::Request;
 use kcache::run::session::Session;
 use kcache::store::{Entry, Pushed, Sign, Store};
 
@@ -38,8 +38,8 @@ pub enum Choice {
     Missing { package: String, version: String, kernel: String, error: Option<Failure> },
 }
 
-pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Failure> {
-    if world.caches.writable().next().is_none() {
+pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit, Failure> {
+    if context.caches.writable().next().is_none() {
         return Err(Failure::usage(
             "there is no shared cache to push to",
             Some(
@@ -47,8 +47,8 @@ pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Fa
             ),
         ));
     }
-    let sign = sign(world, args.adopt, args.unsigned);
-    let (session, choices) = choices(world, out, &args.which, args.all)?;
+    let sign = sign(context, args.adopt, args.unsigned);
+    let (session, choices) = choices(context, out, &args.which, args.all)?;
     let mut exit = Exit::Done;
     if choices.is_empty() {
         out.say("nothing to push");
@@ -59,8 +59,8 @@ pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Fa
             exit = exit.or(say_missing(out, choice));
             continue;
         };
-        for cache in world.caches.writable() {
-            interrupted(world)?;
+        for cache in context.caches.writable() {
+            interrupted(context)?;
             let result = match dry {
                 true => None,
                 false => Some(publish::push(&session, store, cache, entry, sign, *newest)),
@@ -72,8 +72,8 @@ pub fn push(world: &World, out: &Out, args: &Push, dry: bool) -> Result<Exit, Fa
 }
 
 /// Who signs what leaves this host.
-pub fn sign(world: &World, adopt: bool, unsigned: bool) -> Sign<'_> {
-    match &world.signer {
+pub fn sign(context: &Context, adopt: bool, unsigned: bool) -> Sign<'_> {
+    match &context.signer {
         Some(key) => Sign::With { key, adopt },
         None if unsigned => Sign::Unsigned,
         None => Sign::Signed,
@@ -82,28 +82,28 @@ pub fn sign(world: &World, adopt: bool, unsigned: bool) -> Sign<'_> {
 
 /// What to share: the builds of what is meant as it is now, or all.
 pub fn choices<'w>(
-    world: &'w World,
+    context: &'w Context,
     out: &Out,
     which: &Selection,
     all: bool,
 ) -> Result<(Session<'w>, Vec<Choice>), Failure> {
     if all {
-        let session = Session::new(world, world.open_existing_store()?)?;
+        let session = Session::new(context, context.open_existing_store()?)?;
         let choices = session.store.as_ref().map(everything).transpose()?.unwrap_or_default();
         return Ok((session, choices));
     }
-    let (session, packages, kernels) = looking(world, out, which)?;
+    let (session, packages, kernels) = looking(context, out, which)?;
     let mut choices = Vec::new();
     for kernel in &kernels {
         for package in &packages.chosen {
-            let wish = Wish { package, kernel, all: &packages.all };
+            let request = Request { package, kernel, all: &packages.all };
             let missing = |error| Choice::Missing {
                 package: package.name.clone(),
                 version: package.version.clone(),
                 kernel: kernel.release.clone(),
                 error,
             };
-            match publish::known(&session, &wish) {
+            match publish::known(&session, &request) {
                 Ok(Known::Entry(entry)) => choices.push(Choice::Entry { entry, newest: true }),
                 Ok(Known::Excluded) => {}
                 Ok(Known::Nothing) => choices.push(missing(None)),

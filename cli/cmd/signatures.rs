@@ -15,7 +15,7 @@ use kcache::build::check_modules::MODULE;
 use kcache::deploy::detached_signature;
 use kcache::error::Error;
 use kcache::kernel::signing::Certificate;
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::session::Session;
 use kcache::store::{Digest, Store};
 
@@ -28,8 +28,8 @@ use crate::out::{GOOD, Out, paint};
 /// A signature with a chain of certificates has some 10 KB; what is larger is something else.
 const MAX: u64 = 64 << 10;
 
-pub fn run(world: &World, out: &Out, command: &SignaturesCommand, dry: bool) -> Result<Exit, Failure> {
-    let signing = world.signing.as_ref().ok_or_else(|| {
+pub fn run(context: &Context, out: &Out, command: &SignaturesCommand, dry: bool) -> Result<Exit, Failure> {
+    let signing = context.signing.as_ref().ok_or_else(|| {
         Failure::usage(
             "no certificate is configured that signatures could be checked with",
             Some("[signing] in /etc/kcache/config.toml names it: docs/signing.md".into()),
@@ -37,20 +37,20 @@ pub fn run(world: &World, out: &Out, command: &SignaturesCommand, dry: bool) -> 
     })?;
     let certificate = signing.certificate()?;
     match command {
-        SignaturesCommand::Export { dir, which } => export(world, out, &certificate, dir, which, dry),
-        SignaturesCommand::Import { from } => import(world, out, &certificate, from, dry),
+        SignaturesCommand::Export { dir, which } => export(context, out, &certificate, dir, which, dry),
+        SignaturesCommand::Import { from } => import(context, out, &certificate, from, dry),
     }
 }
 
 fn export(
-    world: &World,
+    context: &Context,
     out: &Out,
     certificate: &Certificate,
     dir: &Path,
     which: &Selection,
     dry: bool,
 ) -> Result<Exit, Failure> {
-    let (session, choices) = share::choices(world, out, which, false)?;
+    let (session, choices) = share::choices(context, out, which, false)?;
     let mut exit = Exit::Done;
     let mut lacking = BTreeMap::new();
     for choice in &choices {
@@ -103,18 +103,18 @@ fn object(store: &Store, digest: &Digest, size: u64) -> Result<Vec<u8>, Failure>
 }
 
 fn import(
-    world: &World,
+    context: &Context,
     out: &Out,
     certificate: &Certificate,
     from: &[PathBuf],
     dry: bool,
 ) -> Result<Exit, Failure> {
-    let session = Session::new(world, world.open_existing_store()?)?;
+    let session = Session::new(context, context.open_existing_store()?)?;
     let store = session.store.as_ref().ok_or(Error::NoStore)?;
     let sizes = sizes(store)?;
     let mut exit = Exit::Done;
     for path in files(from)? {
-        super::interrupted(world)?;
+        super::interrupted(context)?;
         let result = signed_module(&path, &sizes).and_then(|(digest, size)| {
             let module = object(store, &digest, size)?;
             let bytes = read(&path)?;

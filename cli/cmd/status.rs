@@ -1,6 +1,6 @@
 //! `kcache status`: packages x kernels.
 
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::verdict::state::State;
 use kcache::verdict::{self, Survey, Verdict};
 
@@ -10,14 +10,14 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns};
 
-pub fn status(world: &World, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
-    let (session, packages, kernels) = looking(world, out, selection)?;
+pub fn status(context: &Context, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
+    let (session, packages, kernels) = looking(context, out, selection)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
     if out.json {
         out.document(&document(&survey, survey.is_ready()));
         return Ok(Exit::Done);
     }
-    say_oddities(out, world, &packages, &kernels);
+    say_oddities(out, context, &packages, &kernels);
     if !survey.packages.is_empty() && !kernels.is_empty() {
         out.data(&matrix(&survey));
     }

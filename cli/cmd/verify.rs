@@ -2,7 +2,7 @@
 
 use kcache::deploy::verify::{self as installed, Damage};
 use kcache::error::Error;
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::progress::size;
 use kcache::run::session::Session;
 use kcache::store::verify::{Finding, Repair, Repaired, Seen, verify};
@@ -14,44 +14,45 @@ use crate::out::Out;
 
 /// What was found, and what was put right.
 #[derive(Default)]
-struct Tally {
+struct Counters {
     damaged: u64,
     repaired: u64,
 }
 
-pub fn run(world: &World, out: &Out, repair: bool) -> Result<Exit, Failure> {
-    let mut tally = Tally::default();
-    let seen = stored(world, out, repair, &mut tally)?;
-    let (kernels, damaged) = installed::installed(world)?;
+pub fn run(context: &Context, out: &Out, repair: bool) -> Result<Exit, Failure> {
+    let mut counters = Counters::default();
+    let seen = stored(context, out, repair, &mut counters)?;
+    let (kernels, damaged) = installed::installed(context)?;
     for damage in &damaged {
-        kernel(world, out, repair, damage, &mut tally)?;
+        kernel(context, out, repair, damage, &mut counters)?;
     }
-    let exit = if tally.damaged > tally.repaired { Exit::Refused } else { Exit::Done };
-    summary(out, seen, kernels, &tally, exit);
+    let exit = if counters.damaged > counters.repaired { Exit::Refused } else { Exit::Done };
+    summary(out, seen, kernels, &counters, exit);
     if exit == Exit::Refused && !repair {
         out.say("hint: `kcache verify --repair` puts right what can be");
     }
     Ok(exit)
 }
 
-fn stored(world: &World, out: &Out, repair: bool, tally: &mut Tally) -> Result<Seen, Failure> {
-    let Some(store) = world.open_existing_store()? else {
-        out.say(&format!("there is no store in {}", world.store.display()));
+fn stored(context: &Context, out: &Out, repair: bool, counters: &mut Counters) -> Result<Seen, Failure> {
+    let Some(store) = context.open_existing_store()? else {
+        out.say(&format!("there is no store in {}", context.store.display()));
         return Ok(Seen::default());
     };
-    let say = |message: &str| world.progress.say(message);
-    let waiting = world.waiting(&say);
-    let repairing = Repair { store: &store, caches: &world.caches, waiting: &waiting, now: (world.now)() };
-    Ok(verify(&store, &world.cancel, &mut |finding| {
+    let say = |message: &str| context.progress.say(message);
+    let waiting = context.waiting(&say);
+    let repairing =
+        Repair { store: &store, caches: &context.caches, waiting: &waiting, now: (context.now)() };
+    Ok(verify(&store, &context.cancel, &mut |finding| {
         let done = if repair { Some(repairing.repair(&finding)?) } else { None };
         if done != Some(Repaired::Nothing) {
-            tell(out, &finding, done, tally);
+            tell(out, &finding, done, counters);
         }
         Ok(())
     })?)
 }
 
-fn tell(out: &Out, finding: &Finding, done: Option<Repaired>, tally: &mut Tally) {
+fn tell(out: &Out, finding: &Finding, done: Option<Repaired>, counters: &mut Counters) {
     let (word, words) = match done {
         Some(Repaired::Fetched) => (Some("fetched"), ": fetched again"),
         Some(Repaired::Deleted) => (Some("deleted"), ": deleted; it will be fetched or built again"),
@@ -64,18 +65,24 @@ fn tell(out: &Out, finding: &Finding, done: Option<Repaired>, tally: &mut Tally)
         &finding.path.display().to_string(),
         &finding.wrong,
         (word, words),
-        tally,
+        counters,
     );
 }
 
-fn kernel(world: &World, out: &Out, repair: bool, damage: &Damage, tally: &mut Tally) -> Result<(), Failure> {
+fn kernel(
+    context: &Context,
+    out: &Out,
+    repair: bool,
+    damage: &Damage,
+    counters: &mut Counters,
+) -> Result<(), Failure> {
     let left = match repair && damage.known {
-        true => put_back(world, damage)?,
+        true => put_back(context, damage)?,
         false => damage.wrong.clone(),
     };
     for wrong in &damage.wrong {
         let done = if left.contains(wrong) { (None, "") } else { (Some("installed"), ": installed again") };
-        line(out, "kernel", &damage.release, wrong, done, tally);
+        line(out, "kernel", &damage.release, wrong, done, counters);
     }
     if !left.is_empty() {
         out.say(&format!("hint: `kcache install -k {}` installs its modules anew", damage.release));
@@ -84,14 +91,14 @@ fn kernel(world: &World, out: &Out, repair: bool, damage: &Damage, tally: &mut T
 }
 
 /// What is still wrong after the same set was installed again.
-fn put_back(world: &World, damage: &Damage) -> Result<Vec<String>, Failure> {
-    let session = Session::new(world, world.open_existing_store()?)?;
-    let kernel = installed::kernel(world, &damage.release)?;
+fn put_back(context: &Context, damage: &Damage) -> Result<Vec<String>, Failure> {
+    let session = Session::new(context, context.open_existing_store()?)?;
+    let kernel = installed::kernel(context, &damage.release)?;
     match installed::repair(&session, &kernel, damage) {
         Ok(left) => Ok(left),
         Err(error @ (Error::Cancelled | Error::Unsigned { .. })) => Err(error.into()),
         Err(error) => {
-            world.progress.say(&format!("warning: {}: {}", damage.release, kcache::error::chain(&error)));
+            context.progress.say(&format!("warning: {}: {}", damage.release, kcache::error::chain(&error)));
             Ok(damage.wrong.clone())
         }
     }
@@ -103,10 +110,10 @@ fn line(
     path: &str,
     wrong: &str,
     done: (Option<&'static str>, &str),
-    tally: &mut Tally,
+    counters: &mut Counters,
 ) {
-    tally.damaged += 1;
-    tally.repaired += u64::from(done.0.is_some());
+    counters.damaged += 1;
+    counters.repaired += u64::from(done.0.is_some());
     if out.json {
         let (what, path, wrong) = (what.to_owned(), path.to_owned(), wrong.to_owned());
         return out.record(&json::Damage { r#type: "damage", what, path, wrong, repaired: done.0 });
@@ -114,8 +121,8 @@ fn line(
     out.data(&format!("{what} {path}: {wrong}{}", done.1));
 }
 
-fn summary(out: &Out, seen: Seen, kernels: u64, tally: &Tally, exit: Exit) {
-    let verdict = match (tally.damaged, tally.repaired) {
+fn summary(out: &Out, seen: Seen, kernels: u64, counters: &Counters, exit: Exit) {
+    let verdict = match (counters.damaged, counters.repaired) {
         (0, _) => "all as it should be".to_owned(),
         (damaged, 0) => format!("{damaged} damaged"),
         (damaged, repaired) => format!("{damaged} damaged, {repaired} put right"),
@@ -137,8 +144,8 @@ fn summary(out: &Out, seen: Seen, kernels: u64, tally: &Tally, exit: Exit) {
             entries: seen.entries,
             pointers: seen.pointers,
             kernels,
-            damaged: tally.damaged,
-            repaired: tally.repaired,
+            damaged: counters.damaged,
+            repaired: counters.repaired,
         });
     }
 }

@@ -6,8 +6,8 @@ use kcache::kernel::dkms::Version;
 use kcache::kernel::install::Others;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
-use kcache::resolve::resolution::Answer;
-use kcache::run::request::{Options, Wish};
+use kcache::resolve::resolution::Resolution;
+use kcache::run::request::{Options, Request};
 use kcache::run::session::Session;
 use kcache::store::{Manifest, Outcome};
 
@@ -58,7 +58,7 @@ pub fn build(place: &Place, session: &Session, what: &Version, release: &str) ->
     }
     let kernel = kernel_to_build_for(place, release)?;
     let (package, all) = place.package(what)?;
-    had(place, session, &Wish { package: &package, kernel: &kernel, all: &all }).map(|_| ())
+    had(place, session, &Request { package: &package, kernel: &kernel, all: &all }).map(|_| ())
 }
 
 pub fn install(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
@@ -76,22 +76,27 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
             &[&directory, "You cannot install a module onto a non-existant kernel."],
         ));
     }
-    cmd::may_sign(&place.world, &place.out)?;
+    cmd::may_sign(&place.context, &place.out)?;
     cmd::may_install(session, &kernel)?;
     let (package, all) = place.package(what)?;
-    let wish = Wish { package: &package, kernel: &kernel, all: &all };
-    let manifest = had(place, session, &wish)?;
-    before_install(place, session, &wish, &manifest)?;
-    put_in(place, session, &wish, &manifest)
+    let request = Request { package: &package, kernel: &kernel, all: &all };
+    let manifest = had(place, session, &request)?;
+    before_install(place, session, &request, &manifest)?;
+    put_in(place, session, &request, &manifest)
 }
 
 /// The package's own script for the system, where its modules will be others than before.
-fn before_install(place: &Place, session: &Session, wish: &Wish, manifest: &Manifest) -> Result<(), Trouble> {
-    let plan = flow::plan(session, wish.kernel, &Change::Add(std::slice::from_ref(manifest)))?;
-    if !scripts::arriving(&plan).any(|name| name == wish.package.name) {
+fn before_install(
+    place: &Place,
+    session: &Session,
+    request: &Request,
+    manifest: &Manifest,
+) -> Result<(), Trouble> {
+    let plan = flow::plan(session, request.kernel, &Change::Add(std::slice::from_ref(manifest)))?;
+    if !scripts::arriving(&plan).any(|name| name == request.package.name) {
         return Ok(());
     }
-    match scripts::before_install(session, wish) {
+    match scripts::before_install(session, request) {
         Err(error) if place.typed.force => warn(&kcache::error::chain(&error)),
         Err(error) => {
             let lines = ["pre_install failed, aborting install.", &kcache::error::chain(&error)];
@@ -130,15 +135,15 @@ fn no_headers(release: &str) -> Trouble {
 }
 
 /// A build of a version for a kernel: from the store, a shared cache, or made.
-fn had(place: &Place, session: &Session, wish: &Wish) -> Result<Manifest, Trouble> {
-    let Wish { package, kernel, .. } = *wish;
+fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, Trouble> {
+    let Request { package, kernel, .. } = *request;
     let options = Options { rebuild: place.typed.force, ..Options::default() };
-    let had = cmd::have(session, std::slice::from_ref(wish), &options, false).remove(0);
-    cmd::keep_tally(session, &place.out);
+    let had = cmd::have(session, std::slice::from_ref(request), &options, false).remove(0);
+    cmd::keep_counters(session, &place.out);
     match had.answer {
-        Ok(Answer::Ready { manifest, .. }) => Ok(*manifest),
-        Ok(Answer::Fails { manifest, .. }) => Err(failed(package, kernel, place, &manifest)),
-        Ok(Answer::Excluded(reason)) => Err(Trouble::new(
+        Ok(Resolution::Ready { manifest, .. }) => Ok(*manifest),
+        Ok(Resolution::Fails { manifest, .. }) => Err(failed(package, kernel, place, &manifest)),
+        Ok(Resolution::Excluded(reason)) => Err(Trouble::new(
             77,
             &[
                 &format!(
@@ -148,11 +153,11 @@ fn had(place: &Place, session: &Session, wish: &Wish) -> Result<Manifest, Troubl
                 &format!("This indicates that it should not be built: {reason}."),
             ],
         )),
-        Ok(Answer::Refused(faults)) => {
+        Ok(Resolution::Refused(faults)) => {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             Err(Trouble::new(6, &["Installation aborted.", &faults.join("; ")]))
         }
-        Ok(Answer::NoHeaders(_) | Answer::NotCached | Answer::NotAutomatic) => {
+        Ok(Resolution::NoHeaders(_) | Resolution::NotCached | Resolution::NotAutomatic) => {
             Err(no_headers(&kernel.release))
         }
         Err(error) => Err(Failure::from(error).into()),
@@ -176,14 +181,14 @@ fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest
 }
 
 /// Adds a build to a kernel's set. What DKMS itself has installed of the package goes in the same transaction.
-fn put_in(place: &Place, session: &Session, wish: &Wish, manifest: &Manifest) -> Result<(), Trouble> {
-    let Wish { package, kernel, .. } = *wish;
+fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manifest) -> Result<(), Trouble> {
+    let Request { package, kernel, .. } = *request;
     let theirs = of_dkms(place, &package.name, kernel)?;
     let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let change = Change::Add(std::slice::from_ref(manifest));
     let done = flow::apply_with(session, kernel, &change, &Others::Drop(files))?;
     if scripts::arriving(&done.plan).any(|name| name == package.name) {
-        scripts::after_install(session, wish);
+        scripts::after_install(session, request);
     }
     for (built, _) in theirs {
         place.records.forget_build(&built)?;
@@ -201,7 +206,7 @@ fn put_in(place: &Place, session: &Session, wish: &Wish, manifest: &Manifest) ->
 pub fn autoinstall(place: &Place) -> Result<u8, Trouble> {
     let mut exit = Exit::Done;
     for release in place.releases() {
-        let ran = cmd::for_kernel(&place.world, &place.out, &release, true)?;
+        let ran = cmd::for_kernel(&place.context, &place.out, &release, true)?;
         exit = exit.or(ran.exit);
     }
     match exit {

@@ -1,4 +1,4 @@
-//! Where all of it happens: the world and its session, DKMS's records, and the packages and kernels that are meant.
+//! Where all of it happens: the context and its session, DKMS's records, and the packages and kernels that are meant.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use kcache::kernel::dkms::{Built, Records, Version};
 use kcache::kernel::install::{self, Generation, OtherFile};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
 
@@ -29,7 +29,7 @@ const INSTEAD_OF_CONF: &str = "A package is built by the dkms.conf in its source
 
 pub struct Place<'a> {
     pub typed: &'a Typed,
-    pub world: World,
+    pub context: Context,
     pub out: Arc<Out>,
     pub records: Records,
     /// `/usr/src`, as the system itself names it.
@@ -60,21 +60,21 @@ impl<'a> Place<'a> {
         words.push("config".to_owned());
         let global = Args::try_parse_from(words).map_err(|e| Trouble::new(1, &[&e.to_string()]))?.global;
         let out = Arc::new(Out::new(&global));
-        let settings = cmd::world::settings(&global)?;
+        let settings = cmd::context::settings(&global)?;
         settings.warnings.iter().for_each(|warning| out.say(warning));
-        let mut world = cmd::world::world(&settings, &out, false)?;
-        world.directives.clone_from(&typed.directives);
+        let mut context = cmd::context::context(&settings, &out, false)?;
+        context.directives.clone_from(&typed.directives);
         let records = match &typed.dkms_tree {
-            Some(dir) => Records::at(world.root.place(dir)?),
-            None => Records::of(&world.root)?,
+            Some(dir) => Records::at(context.root.place(dir)?),
+            None => Records::of(&context.root)?,
         };
         let source_tree = typed.source_tree.clone().unwrap_or_else(|| PathBuf::from("/usr/src"));
-        Ok(Place { typed, world, out, records, source_tree })
+        Ok(Place { typed, context, out, records, source_tree })
     }
 
     /// Refuses what only root may do to this system; another one, under `KCACHE_ROOT`, is whoever's it is.
     pub fn check_root(&self) -> Result<(), Trouble> {
-        if self.world.root.is_host() && !rustix::process::geteuid().is_root() {
+        if self.context.root.is_host() && !rustix::process::geteuid().is_root() {
             return Err(Trouble::new(1, &["You must be root to use this command."]));
         }
         Ok(())
@@ -121,12 +121,12 @@ impl<'a> Place<'a> {
 
     /// The same directory, as this machine names it.
     pub fn source_here(&self, what: &Version) -> Result<PathBuf, Trouble> {
-        Ok(self.world.root.place(self.source(what))?)
+        Ok(self.context.root.place(self.source(what))?)
     }
 
     /// The package of a version, and all others, for what it builds against.
     pub fn package(&self, what: &Version) -> Result<(Package, Vec<Package>), Trouble> {
-        let all = packages::installed(&self.world.root)?.0;
+        let all = packages::installed(&self.context.root)?.0;
         let listed = select::find(&all, &format!("{}/{}", what.name, what.version)).cloned();
         let package = match (self.named_source(what)?, listed) {
             (Some(source), Some(listed)) if is_same(&source, &listed.source) => listed,
@@ -141,7 +141,7 @@ impl<'a> Place<'a> {
     /// Where the record or the command line says that a version's source is.
     fn named_source(&self, what: &Version) -> Result<Option<PathBuf>, Trouble> {
         let link = self.records.place(what).join("source");
-        let root = &self.world.root;
+        let root = &self.context.root;
         match root.inside(&link).and_then(|inside| root.find(inside)) {
             Some(source) => Ok(Some(source)),
             None => self.typed.source_tree.is_some().then(|| self.source_here(what)).transpose(),
@@ -151,7 +151,7 @@ impl<'a> Place<'a> {
     /// Refuses a recipe other than the package's own: `-c` names one.
     fn check_conf(&self, package: &Package) -> Result<(), Trouble> {
         let Some(conf) = &self.typed.conf else { return Ok(()) };
-        match self.world.root.find(conf) {
+        match self.context.root.find(conf) {
             Some(conf) if is_same(&conf, &package.source.join("dkms.conf")) => Ok(()),
             _ => Err(refused("-c", &conf.display().to_string(), INSTEAD_OF_CONF)),
         }
@@ -178,8 +178,10 @@ impl<'a> Place<'a> {
     /// What is called so, installed or by its build tree.
     pub fn kernel(&self, release: &str) -> Result<Option<Kernel>, Trouble> {
         let found = match &self.typed.kernel_source {
-            Some(path) => Some(kernels::at_path(&self.world.root, path).map_err(kcache::error::Error::from)?),
-            None => kernels::of_release(&self.world.root, release).map_err(kcache::error::Error::from)?,
+            Some(path) => {
+                Some(kernels::at_path(&self.context.root, path).map_err(kcache::error::Error::from)?)
+            }
+            None => kernels::of_release(&self.context.root, release).map_err(kcache::error::Error::from)?,
         };
         match found {
             Some(kernel) if kernel.release != release => Err(Trouble::new(
@@ -192,7 +194,7 @@ impl<'a> Place<'a> {
 
     /// Every installed kernel's release.
     pub fn installed_kernels(&self) -> Result<Vec<(String, PathBuf)>, Trouble> {
-        Ok(kernels::trees(&self.world.root).map_err(kcache::error::Error::from)?)
+        Ok(kernels::trees(&self.context.root).map_err(kcache::error::Error::from)?)
     }
 
     /// Every version that is added, or installed without that.
@@ -211,7 +213,7 @@ impl<'a> Place<'a> {
     /// How a version stands for each kernel that has it built or installed, in the order of DKMS: by name.
     pub fn standings(&self, what: &Version) -> Result<Vec<Standing>, Trouble> {
         let dkms = self.records.built(what)?;
-        let store = self.world.open_existing_store().map_err(kcache::error::Error::from)?;
+        let store = self.context.open_existing_store().map_err(kcache::error::Error::from)?;
         let mut found = Vec::new();
         for (kernel, tree) in self.installed_kernels()? {
             let generation = install::current(&tree).map_err(kcache::error::Error::from)?;
@@ -283,7 +285,7 @@ fn debian_name(machine: &str) -> Option<&'static str> {
 }
 
 pub fn session<'a>(place: &'a Place) -> Result<Session<'a>, Trouble> {
-    Ok(Session::new(&place.world, Some(place.world.open_store().map_err(Error::from)?))?)
+    Ok(Session::new(&place.context, Some(place.context.open_store().map_err(Error::from)?))?)
 }
 
 /// What DKMS has installed of a package for a kernel, in any version, and the files that are there of it.

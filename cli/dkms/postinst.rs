@@ -29,7 +29,7 @@ pub fn run(words: &[String]) -> Result<u8, Trouble> {
     };
     let typed = typed(name, version, word(3))?;
     let place = Place::new(&typed)?;
-    if place.world.root.find(OFF).is_some() {
+    if place.context.root.find(OFF).is_some() {
         answer("autoinstall for dkms modules has been disabled.");
         return Ok(0);
     }
@@ -52,7 +52,7 @@ fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<()
         remove::remove(&Place::new(&all)?)?;
     }
     let tarball = tarballs.map(|dir| dir.join(format!("{}-{}.dkms.tar.gz", what.name, what.version)));
-    if let Some(tarball) = tarball.and_then(|path| place.world.root.find(path)) {
+    if let Some(tarball) = tarball.and_then(|path| place.context.root.find(path)) {
         tarball::unpack_archive(place, &tarball)?;
     }
     answer(&format!("Loading new {}-{} DKMS files...", what.name, what.version));
@@ -60,7 +60,7 @@ fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<()
 }
 
 fn everywhere(place: &Place, what: &Version) -> Result<u8, Trouble> {
-    let installed = kernels::installed(&place.world.root).map_err(kcache::error::Error::from)?;
+    let installed = kernels::installed(&place.context.root).map_err(kcache::error::Error::from)?;
     let newest = installed.last().map(|kernel| kernel.release.clone());
     let running = cmd::running();
     let session = session(place)?;

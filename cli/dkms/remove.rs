@@ -8,7 +8,7 @@ use kcache::deploy::{adopt, generation as flow, scripts};
 use kcache::error::Error;
 use kcache::kernel::dkms::{Built, Version, weakly_used};
 use kcache::kernel::install::{OtherFile, Others};
-use kcache::run::request::Wish;
+use kcache::run::request::Request;
 use kcache::run::session::Session;
 
 use super::place::{Place, of_dkms, session};
@@ -81,12 +81,12 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
         of_dkms(place, name, &kernel)?.into_iter().filter(|(built, _)| built.what == *what).collect();
     let files: Vec<OtherFile> = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let dir = flow::tree(session, &kernel)?;
-    if let Some(other) = weakly_used(&place.world.root, dir, &files)? {
+    if let Some(other) = weakly_used(&place.context.root, dir, &files)? {
         warn(&format!("the weak-updates of {} led to its modules.", other.display()));
     }
     flow::apply_with(session, &kernel, &adopt::without(&names), &Others::Drop(files))?;
     if let Ok((package, all)) = place.package(what) {
-        scripts::after_remove(session, &Wish { package: &package, kernel: &kernel, all: &all });
+        scripts::after_remove(session, &Request { package: &package, kernel: &kernel, all: &all });
     }
     forget_kept(place, dir, name)?;
     for (built, _) in theirs {
@@ -97,7 +97,7 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
 
 /// What was taken over from DKMS is not to come back by `kcache adopt --undo`.
 fn forget_kept(place: &Place, tree: &Path, name: &str) -> Result<(), Trouble> {
-    flow::forget_kept(&place.world, tree, name)?;
+    flow::forget_kept(&place.context, tree, name)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use kcache::kernel::packages;
 
 use super::Trouble;
 use super::place::Place;
-use crate::cmd::world;
+use crate::cmd::context;
 
 pub fn add_version(place: &Place, what: &Version) -> Result<(), Trouble> {
     if place.records.is_added(what) {
@@ -48,7 +48,7 @@ pub fn copy_source(place: &Place, from: &Path) -> Result<Version, Trouble> {
         fs::remove_dir_all(&to)?;
     }
     fs::create_dir_all(&to)?;
-    let copied = world::command("cp")
+    let copied = context::command("cp")
         .args(["-r", "--remove-destination", "--"])
         .arg(from.join("."))
         .arg(&to)

@@ -16,7 +16,7 @@ use super::place::{Place, Standing};
 
 pub fn show(place: &Place) -> Result<u8, Trouble> {
     let typed = place.typed;
-    let is_meant = |wish: &Option<String>, is: &str| wish.as_ref().is_none_or(|wish| wish == is);
+    let is_meant = |request: &Option<String>, is: &str| request.as_ref().is_none_or(|request| request == is);
     let kernels =
         if typed.kernels.is_empty() { vec![None] } else { typed.kernels.iter().map(Some).collect() };
     for kernel in kernels {

@@ -21,7 +21,7 @@ use super::Trouble;
 use super::place::Place;
 use super::say::warn;
 use super::source::{add_version, copy_source};
-use crate::cmd::world;
+use crate::cmd::context;
 
 /// Longer names of archives only say that there are many kernels in it (DKMS's number).
 const LONGEST_LIST: usize = 200;
@@ -35,7 +35,7 @@ pub fn make(place: &Place) -> Result<u8, Trouble> {
         );
         return Err(Trouble::new(3, &[&line]));
     }
-    let scratch = Scratch::new(&place.world.temporary).map_err(Error::from)?;
+    let scratch = Scratch::new(&place.context.temporary).map_err(Error::from)?;
     let mut kernels = Vec::new();
     if place.typed.source_only {
         kernels.push("source-only".to_owned());
@@ -92,7 +92,7 @@ fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), Troub
     place.say(&format!("\nMarking {} for archiving...", package.source.display()));
     let own = scratch.join("dkms_source_tree");
     fs::create_dir(&own)?;
-    let copied = world::command("cp").args(["-r", "--"]).arg(package.source.join(".")).arg(own).status()?;
+    let copied = context::command("cp").args(["-r", "--"]).arg(package.source.join(".")).arg(own).status()?;
     if copied.success() { Ok(()) } else { Err(Trouble::new(6, &["Failed to make tarball."])) }
 }
 
@@ -102,7 +102,7 @@ fn put_modules(place: &Place, what: &Version, kernel: &str, scratch: &Path) -> R
         let line = format!("No modules built for {kernel} ({}).", place.arch());
         Trouble::new(6, &[&line, "Modules must already be in the built state before using mktarball."])
     };
-    let store = place.world.open_existing_store().map_err(Error::from)?.ok_or_else(none)?;
+    let store = place.context.open_existing_store().map_err(Error::from)?.ok_or_else(none)?;
     let labels = [("package", what.name.as_str()), ("version", what.version.as_str()), ("kernel", kernel)];
     let rows = store.find(&labels).map_err(Error::from)?;
     let row = rows.iter().find(|row| row.built).ok_or_else(none)?;
@@ -146,7 +146,7 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble>
     if archive.extension().is_some_and(|extension| extension == "rpm") {
         return Err(Trouble::new(9, &["kcache installs no .rpm files: use rpm."]));
     }
-    let scratch = Scratch::new(&place.world.temporary).map_err(Error::from)?;
+    let scratch = Scratch::new(&place.context.temporary).map_err(Error::from)?;
     let source = source_of(archive, scratch.path())?;
     if scratch.path().join("dkms_main_tree").is_dir() {
         warn("nobody vouches for the modules in the tarball: they are built from its source instead.");
@@ -232,7 +232,7 @@ fn hostile(archive: &Path, name: &str) -> Trouble {
 
 /// Runs tar; what it printed. A colon in an archive's name does not make it another host's.
 fn tar(arguments: &[&str], code: u8, wrong: &str) -> Result<String, Trouble> {
-    let output = world::command("tar").arg("--force-local").args(arguments).output()?;
+    let output = context::command("tar").arg("--force-local").args(arguments).output()?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -61,7 +61,7 @@ pub(crate) fn attach(
     facts: &KernelFacts,
     scratch: &Path,
 ) -> Result<Option<Lent>> {
-    let (true, Some(store)) = (session.world.launches_ccache, &session.store) else { return Ok(None) };
+    let (true, Some(store)) = (session.context.launches_ccache, &session.store) else { return Ok(None) };
     let Some(compiler) = compiler(facts, &sandbox.tools) else {
         session.say_once("warning: ccache is configured and not installed: builds do without");
         return Ok(None);

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::inputs::identify::Identified;
 use crate::inputs::key::ENVIRONMENT;
 use crate::inputs::undeclared;
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::sandbox::{overrides_dir, room, show_source};
 use crate::run::session::Session;
 
@@ -61,53 +61,53 @@ pub enum Made {
 /// Runs one build in a scratch tree of its own.
 pub fn make(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     tree: &BuildTree,
     id: &Identified,
     needed: &[Dependency],
     how: How,
 ) -> Result<Product> {
-    let world = session.world;
-    let what = wish.name();
+    let context = session.context;
+    let what = request.name();
     let seat = session.jobs.seat();
     let scratch = session.scratch()?;
     // The build never sees the package's own directory: what it reads is what was hashed.
     let source = scratch.path().join("source");
-    if tree::snapshot(&wish.package.source, &source, &[".git".to_owned()])? != id.source {
-        return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
+    if tree::snapshot(&request.package.source, &source, &[".git".to_owned()])? != id.source {
+        return Err(Error::Changed { what: format!("the source of {}", request.package.name) });
     }
     tree::snapshot(&source, &scratch.path().join("build"), &[])?;
     let own = scratch.path().join("own");
-    let mut sandbox = room(world, wish.kernel, tree, &id.facts.tools_root, own, world.jobs);
-    show_source(&mut sandbox, wish.package, &source);
-    show_overrides(session, &mut sandbox, wish, id, &scratch.path().join("overrides"))?;
+    let mut sandbox = room(context, request.kernel, tree, &id.facts.tools_root, own, context.jobs);
+    show_source(&mut sandbox, request.package, &source);
+    show_overrides(session, &mut sandbox, request, id, &scratch.path().join("overrides"))?;
     dependencies::show(session, &mut sandbox, needed, scratch.path())?;
     let lent = match how.may_launch {
-        true => compiler_launcher::attach(session, &mut sandbox, wish.package, &id.facts, scratch.path())?,
+        true => compiler_launcher::attach(session, &mut sandbox, request.package, &id.facts, scratch.path())?,
         false => None,
     };
     // make's own first job; the others it asks for itself.
-    if !seat.begin(&world.cancel) {
+    if !seat.begin(&context.cancel) {
         return Err(Error::Cancelled);
     }
-    if world.groups().is_none() {
+    if context.groups().is_none() {
         session.detail_once("no control group can be made here: build-memory does not bound builds");
     }
-    world.progress.begin(&what, "building");
-    let (start, started) = (Instant::now(), (world.now)());
+    context.progress.begin(&what, "building");
+    let (start, started) = (Instant::now(), (context.now)());
     let mut opened = Opened::default();
     let outcome = build::build(build::Request {
         sandbox,
         recipe: &id.recipe,
         scratch: scratch.path(),
         environment: &ENVIRONMENT,
-        limit: world.build_limit,
-        cancel: &world.cancel,
+        limit: context.build_limit,
+        cancel: &context.cancel,
         jobs: Some(&seat),
-        opened: world.is_root().then_some(&mut opened),
-        line: &mut |line| world.progress.line(&what, line),
+        opened: context.is_root().then_some(&mut opened),
+        line: &mut |line| context.progress.line(&what, line),
     });
-    world.progress.end(&what);
+    context.progress.end(&what);
     if !matches!(outcome, Err(sandbox::Error::Undead)) {
         lent.into_iter().for_each(compiler_launcher::Lent::put_back);
     }
@@ -117,8 +117,8 @@ pub fn make(
         BuildOutcome::Built { modules, debug, kept } => {
             let mut modules = check_modules::built(modules)?;
             let (against, needed) =
-                (check_modules::Against::tree(session, wish.kernel, tree)?, dependencies::exports(needed));
-            left_out = check_modules::leave_out(wish.kernel, &against, &mut modules, &needed)?;
+                (check_modules::Against::tree(session, request.kernel, tree)?, dependencies::exports(needed));
+            left_out = check_modules::leave_out(request.kernel, &against, &mut modules, &needed)?;
             let debug = check_modules::fitting(&modules, debug)?;
             Made::Outputs(Outputs { debug, modules, kept: kept.map(Content::Bytes) })
         }
@@ -129,11 +129,11 @@ pub fn make(
         }),
         BuildOutcome::Cancelled => return Err(Error::Cancelled),
         BuildOutcome::Environment(reason) => {
-            let (package, release) = (wish.package.name.clone(), wish.kernel.release.clone());
+            let (package, release) = (request.package.name.clone(), request.kernel.release.clone());
             return Err(Error::Environment { package, release, reason });
         }
     };
-    let observed = undeclared::digests(&id.facts, &opened, started, (world.now)())?;
+    let observed = undeclared::digests(&id.facts, &opened, started, (context.now)())?;
     Ok(Product {
         result,
         left_out,
@@ -148,13 +148,13 @@ pub fn make(
 fn show_overrides(
     session: &Session,
     sandbox: &mut Sandbox,
-    wish: &Wish,
+    request: &Request,
     id: &Identified,
     copy: &Path,
 ) -> Result<()> {
-    let inside = overrides_dir(wish.package);
+    let inside = overrides_dir(request.package);
     let Some(wanted) = id.overrides else { return Ok(()) };
-    let found = session.world.root.find(&inside).map(|dir| tree::snapshot(&dir, copy, &[])).transpose()?;
+    let found = session.context.root.find(&inside).map(|dir| tree::snapshot(&dir, copy, &[])).transpose()?;
     if found != Some(wanted) {
         return Err(Error::Changed { what: inside.display().to_string() });
     }
@@ -166,7 +166,7 @@ fn show_overrides(
 pub(crate) fn publish(
     session: &Session,
     store: &Store,
-    wish: &Wish,
+    request: &Request,
     id: &Identified,
     made: Product,
     outcome: Outcome,
@@ -194,21 +194,21 @@ pub(crate) fn publish(
     }
     put(LOG, LOG, &made.log)?;
     outputs.sort_by(|a, b| a.name.cmp(&b.name));
-    let now = (session.world.now)();
+    let now = (session.context.now)();
     let manifest = Manifest {
         format: kcache_store::FORMAT,
         key: id.key,
-        labels: labels(wish, id),
+        labels: labels(request, id),
         fields: id.fields.clone(),
         outcome,
         outputs,
         facts: facts_of(&made),
         observed: made.observed,
-        builder: session.world.builder.clone(),
+        builder: session.context.builder.clone(),
         created: now,
     };
     let mut entry = Entry::new(manifest)?;
-    if let Some(signer) = &session.world.signer {
+    if let Some(signer) = &session.context.signer {
         entry.sign(signer);
     }
     if replace {
@@ -231,13 +231,13 @@ fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
 }
 
 /// What an entry is found by when its key is not known.
-fn labels(wish: &Wish, id: &Identified) -> BTreeMap<String, String> {
+fn labels(request: &Request, id: &Identified) -> BTreeMap<String, String> {
     let field =
         |name: &str| id.fields.iter().find(|field| field.name == name).map(|field| field.value.clone());
     [
-        ("package", wish.package.name.clone()),
-        ("version", wish.package.version.clone()),
-        ("kernel", wish.kernel.release.clone()),
+        ("package", request.package.name.clone()),
+        ("version", request.package.version.clone()),
+        ("kernel", request.kernel.release.clone()),
         ("kernel-version", field("kernel.version").unwrap_or_default()),
         ("arch", field("kernel.arch").unwrap_or_default()),
         ("source", id.source.to_string()),

@@ -33,7 +33,7 @@ pub struct Candidate {
 
 /// What DKMS has installed for a kernel and kcache could take over. What has left the kernel's tree since is nothing.
 pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result<Vec<Candidate>> {
-    let root = &session.world.root;
+    let root = &session.context.root;
     let records = Records::of(root)?;
     let dir = generation::tree(session, kernel)?;
     let mut found = Vec::new();
@@ -70,7 +70,7 @@ fn package(
     if let Some(package) = select::find(all, &what) {
         return Ok(package.clone());
     }
-    let root = &session.world.root;
+    let root = &session.context.root;
     let link = records.place(&built.what).join("source");
     let source = root.inside(&link).and_then(|inside| root.find(inside));
     let source = source.ok_or("its source is not on this machine any more")?;

@@ -19,20 +19,20 @@ use kcache_store::Manifest;
 use crate::deploy::generation::{self, Change, Done};
 use crate::error::{Error, Result};
 use crate::resolve;
-use crate::resolve::resolution::Answer;
-use crate::run::context::World;
+use crate::resolve::resolution::Resolution;
+use crate::run::context::Context;
 use crate::run::policy::Need;
-use crate::run::request::{Options, Wish};
+use crate::run::request::{Options, Request};
 use crate::run::select::Packages;
 use crate::run::session::Session;
 
 /// Puts every kernel's tree right; what stands in the way of one is given back with its release, and hides no other.
-pub fn settle(world: &World) -> Result<Vec<(String, Error)>> {
+pub fn settle(context: &Context) -> Result<Vec<(String, Error)>> {
     let mut failed = Vec::new();
-    for (release, dir) in kernels::trees(&world.root)? {
+    for (release, dir) in kernels::trees(&context.root)? {
         let settled = match tree::is_orphaned(&dir) {
-            Ok(true) => generation::retire(world, &release).map(|_| ()),
-            Ok(false) => generation::recover(world, &release, &dir),
+            Ok(true) => generation::retire(context, &release).map(|_| ()),
+            Ok(false) => generation::recover(context, &release, &dir),
             Err(error) => Err(error.into()),
         };
         failed.extend(settled.err().map(|error| (release, error)));
@@ -67,7 +67,7 @@ fn missing(
     let present: BTreeSet<&str> = sets.map(|package| package.name.as_str()).collect();
     let options = Options { automatic_only: !packages.named, fetch_only: true, rebuild: false };
     let mut found = Vec::new();
-    let need = |package: &Package| session.world.policy.need(&package.name, &kernel.release);
+    let need = |package: &Package| session.context.policy.need(&package.name, &kernel.release);
     let is_wanted =
         |package: &&Package| need(package) != Need::Ignored && !present.contains(package.name.as_str());
     for package in packages.chosen.iter().filter(is_wanted) {
@@ -76,15 +76,15 @@ fn missing(
         if !rows.iter().any(|row| row.built) {
             continue;
         }
-        let wish = Wish { package, kernel, all: &packages.all };
-        match resolve::ensure(session, &wish, &options) {
-            Ok(Answer::Ready { manifest, .. }) => found.push(*manifest),
+        let request = Request { package, kernel, all: &packages.all };
+        match resolve::obtain(session, &request, &options) {
+            Ok(Resolution::Ready { manifest, .. }) => found.push(*manifest),
             Ok(_) => {}
             Err(Error::Cancelled) => return Err(Error::Cancelled),
             // One that cannot even be read keeps no other from being installed.
             Err(error) => {
-                let progress = &session.world.progress;
-                progress.say(&format!("warning: {}: {}", wish.name(), crate::error::chain(&error)));
+                let progress = &session.context.progress;
+                progress.say(&format!("warning: {}: {}", request.name(), crate::error::chain(&error)));
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::build::check_modules::{MODULE, debug_file};
 use crate::error::{Error, Lack, Result};
 use crate::resolve::publish::{self, Known};
 use crate::resolve::{by_key, local};
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::session::Session;
 
 /// Where the debug information of one module is to be had.
@@ -39,17 +39,17 @@ pub struct DebugInfo {
 /// The debug information of a package's modules, each by itself; of the modules that are installed, where they are.
 pub fn of(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     installed: Option<&Package<Installed>>,
 ) -> Result<Vec<Result<DebugInfo>>> {
     let manifest = match installed {
-        Some(package) => of_key(session, wish, package)?,
-        None => match publish::known(session, wish)? {
+        Some(package) => of_key(session, request, package)?,
+        None => match publish::known(session, request)? {
             Known::Entry(entry) => Some(Box::new(entry.into_manifest())),
             Known::Excluded | Known::Nothing => None,
         },
     };
-    let manifest = manifest.ok_or_else(|| lacking(&wish.package.name, Lack::NoEntry))?;
+    let manifest = manifest.ok_or_else(|| lacking(&request.package.name, Lack::NoEntry))?;
     let modules = match installed {
         Some(package) => package.modules.iter().map(file_and_digest).collect(),
         None => modules(&manifest),
@@ -79,9 +79,13 @@ fn lacking(of: &str, lack: Lack) -> Error {
 }
 
 /// What the store, or else a shared cache, says of the build that is installed.
-fn of_key(session: &Session, wish: &Wish, package: &Package<Installed>) -> Result<Option<Box<Manifest>>> {
+fn of_key(
+    session: &Session,
+    request: &Request,
+    package: &Package<Installed>,
+) -> Result<Option<Box<Manifest>>> {
     let Ok(key) = package.key.parse::<Key>() else { return Ok(None) };
-    if let Some(manifest) = local::stored(session, wish, &key)? {
+    if let Some(manifest) = local::stored(session, request, &key)? {
         return Ok(Some(manifest));
     }
     let same = |manifest: &Manifest| {
@@ -89,7 +93,7 @@ fn of_key(session: &Session, wish: &Wish, package: &Package<Installed>) -> Resul
         let ours = package.modules.iter().map(file_and_digest);
         ours.into_iter().all(|module| theirs.contains(&module))
     };
-    by_key::of_key(session, wish, &key, &|manifest| match same(manifest) {
+    by_key::of_key(session, request, &key, &|manifest| match same(manifest) {
         true => Ok(()),
         false => Err(Lack::OtherBuild.to_string()),
     })
@@ -128,7 +132,7 @@ fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8
     match store.read_object(&output.digest, output.size) {
         Ok(None) => {}
         Err(error) if local::is_damage(&error) => {
-            session.world.progress.say(&format!("warning: {error}; it is fetched again"));
+            session.context.progress.say(&format!("warning: {error}; it is fetched again"));
             store.discard_object(&output.digest)?;
         }
         found => return Ok(found?),
@@ -136,8 +140,8 @@ fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8
     if !session.asks_caches() {
         return Ok(None);
     }
-    session.world.progress.begin(&output.name, "fetching");
-    let fetched = session.world.caches.fetch_output(store, key, output);
-    session.world.progress.end(&output.name);
+    session.context.progress.begin(&output.name, "fetching");
+    let fetched = session.context.caches.fetch_output(store, key, output);
+    session.context.progress.end(&output.name);
     Ok(if fetched? { store.read_object(&output.digest, output.size)? } else { None })
 }

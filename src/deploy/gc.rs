@@ -16,12 +16,12 @@ use kcache_store::gc::Keep;
 use kcache_store::{Digest, Key};
 
 use crate::error::{Error, Result};
-use crate::run::context::World;
+use crate::run::context::Context;
 
 /// What stays for the kernels under the root. Sets to go back to count only where `keep_previous` says so.
-pub fn keep(world: &World, keep_previous: bool, pins: &[Key]) -> Result<Keep> {
+pub fn keep(context: &Context, keep_previous: bool, pins: &[Key]) -> Result<Keep> {
     let mut keep = Keep { keys: pins.iter().copied().collect(), ..Keep::default() };
-    for (release, tree) in kernels::trees(&world.root)? {
+    for (release, tree) in kernels::trees(&context.root)? {
         let unknown = |source| Error::Unreachable { release: release.clone(), source };
         for generation in install::generations(&tree).map_err(unknown)? {
             add(&mut keep, &generation.wanted());

@@ -20,7 +20,7 @@ use kcache_store::{Digest, Manifest, Store};
 use crate::build::check_modules::MODULE;
 use crate::deploy::detached_signature;
 use crate::error::{Error, Result};
-use crate::run::context::World;
+use crate::run::context::Context;
 use crate::run::session::Session;
 use crate::verdict::ready_file;
 
@@ -62,15 +62,15 @@ impl Done {
 pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
     kernel.modules.as_deref().ok_or_else(|| Error::NotInstalled {
         release: kernel.release.clone(),
-        root: session.world.root.dir().to_owned(),
+        root: session.context.root.dir().to_owned(),
     })
 }
 
 /// Who signs modules for a kernel; an error where nobody does and the kernel would load none.
 pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
-    let root = &session.world.root;
+    let root = &session.context.root;
     let config = kernels::config(root, kernel)?;
-    let identity = match &session.world.signing {
+    let identity = match &session.context.signing {
         Some(signing) => signing.identity(config.as_ref())?,
         None => None,
     };
@@ -115,21 +115,21 @@ pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &
         let outcome = Outcome { generation, changed: false, warnings, indexed: None };
         return Ok(done(session, change, plan, outcome));
     }
-    let world = session.world;
+    let context = session.context;
     let tree = tree(session, kernel)?;
-    let say = |message: &str| world.progress.say(message);
-    let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &world.signing {
+    let say = |message: &str| context.progress.say(message);
+    let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &context.signing {
         Some(signing) => signing.sign(wanted, module, &|certificate| {
             detached_signature::attach(session, certificate, spec, module)
         }),
         None => Err(format!("{} is to sign it, and no key is configured", wanted.subject).into()),
     };
-    let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(world, tree, &say) })?;
-    tell(world, &kernel.release, transaction.recovered());
+    let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(context, tree, &say) })?;
+    tell(context, &kernel.release, transaction.recovered());
     let plan = plan_with(session, kernel, change, others)?;
     if !plan.is_nothing() {
         // Whatever the last verdict was, it was about another set.
-        ready_file::clear(&world.root, &kernel.release)?;
+        ready_file::clear(&context.root, &kernel.release)?;
     }
     let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, change, spec, out);
     let outcome = transaction.apply(&plan, &mut source)?;
@@ -155,7 +155,7 @@ fn nothing(session: &Session, kernel: &Kernel, change: &Change, others: &Others)
 /// What was done, and counted.
 fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Done {
     if let Change::Add(manifests) = change {
-        session.tally.installed(&plan.changes, manifests);
+        session.counters.installed(&plan.changes, manifests);
     }
     let Outcome { generation, changed, warnings, indexed } = outcome;
     let signer = plan.signer().cloned();
@@ -163,70 +163,70 @@ fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Don
 }
 
 /// Finishes or undoes what an interrupted run left in a kernel's tree.
-pub fn recover(world: &World, release: &str, tree: &Path) -> Result<()> {
+pub fn recover(context: &Context, release: &str, tree: &Path) -> Result<()> {
     if install::interrupted(tree)? {
-        let say = |message: &str| world.progress.say(message);
-        tell(world, release, Transaction::begin(site(world, tree, &say))?.recovered());
+        let say = |message: &str| context.progress.say(message);
+        tell(context, release, Transaction::begin(site(context, tree, &say))?.recovered());
     }
     Ok(())
 }
 
 /// Which of a tree's indexes are not what depmod makes of it.
-pub fn compare_indexes(world: &World, tree: &Path) -> Result<Vec<Fault>> {
-    let scratch = tempfile::tempdir_in(&world.temporary)?;
-    let say = |message: &str| world.progress.say(message);
-    Ok(install::compare(site(world, tree, &say), scratch.path())?)
+pub fn compare_indexes(context: &Context, tree: &Path) -> Result<Vec<Fault>> {
+    let scratch = tempfile::tempdir_in(&context.temporary)?;
+    let say = |message: &str| context.progress.say(message);
+    Ok(install::compare(site(context, tree, &say), scratch.path())?)
 }
 
 /// Makes a tree's indexes again, with depmod.
-pub fn remake_indexes(world: &World, tree: &Path) -> Result<()> {
-    let say = |message: &str| world.progress.say(message);
-    Transaction::begin(site(world, tree, &say))?.remake_indexes()?;
+pub fn remake_indexes(context: &Context, tree: &Path) -> Result<()> {
+    let say = |message: &str| context.progress.say(message);
+    Transaction::begin(site(context, tree, &say))?.remake_indexes()?;
     Ok(())
 }
 
 /// Deletes what is kept of a package that was taken over from DKMS: nobody will want it back.
-pub fn forget_kept(world: &World, tree: &Path, package: &str) -> Result<bool> {
-    let say = |message: &str| world.progress.say(message);
-    Ok(install::forget_kept(site(world, tree, &say), package)?)
+pub fn forget_kept(context: &Context, tree: &Path, package: &str) -> Result<bool> {
+    let say = |message: &str| context.progress.say(message);
+    Ok(install::forget_kept(site(context, tree, &say), package)?)
 }
 
 /// Takes everything of kcache's out of the tree of a kernel that is being removed or is gone. True where there was
 /// something.
-pub fn retire(world: &World, release: &str) -> Result<bool> {
-    let say = |message: &str| world.progress.say(message);
+pub fn retire(context: &Context, release: &str) -> Result<bool> {
+    let say = |message: &str| context.progress.say(message);
     let mut found = false;
     // Hooks and the drop-in for dkms pass on what they were called with.
     if !release::is_plain(release) {
         return Ok(found);
     }
-    ready_file::clear(&world.root, release)?;
-    for modules in kernels::modules_dirs(&world.root) {
-        found |= install::retire(site(world, &modules.join(release), &say))?;
+    ready_file::clear(&context.root, release)?;
+    for modules in kernels::modules_dirs(&context.root) {
+        found |= install::retire(site(context, &modules.join(release), &say))?;
     }
     Ok(found)
 }
 
-fn site<'a>(world: &'a World, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site<'a> {
+fn site<'a>(context: &'a Context, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site<'a> {
     Site {
         tree,
-        root: world.root.dir(),
-        depmod: &world.depmod,
-        always_depmod: world.always_depmod,
+        root: context.root.dir(),
+        depmod: &context.depmod,
+        always_depmod: context.always_depmod,
         sign: None,
-        wait: world.lock_limit,
+        wait: context.lock_limit,
         say,
     }
 }
 
-fn tell(world: &World, release: &str, recovery: Recovery) {
+fn tell(context: &Context, release: &str, recovery: Recovery) {
     let told = match recovery {
         Recovery::Nothing => return,
         Recovery::Litter => "what an interrupted run had left was cleared away; it had changed nothing",
         Recovery::Finished => "an interrupted installation was finished",
         Recovery::Undone => "an interrupted installation was undone",
     };
-    world.progress.say(&format!("{release}: {told}"));
+    context.progress.say(&format!("{release}: {told}"));
 }
 
 /// Refuses what would take packages away, unasked, because it is not known any more what is installed of them.
@@ -249,7 +249,7 @@ fn must_be_known(base: &Base, change: &Change) -> Result<()> {
 
 /// The complete set that a change leads to.
 fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Result<Set> {
-    let world = session.world;
+    let context = session.context;
     let current = base.generation.as_ref();
     let now = current.map(Generation::wanted);
     let mut packages = now.map(|set| set.packages).unwrap_or_default();
@@ -280,7 +280,7 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
         Change::Remove(_) => current.and_then(|generation| generation.set.signer.clone()),
         _ => signer(session, kernel)?,
     };
-    let config = kernels::config(&world.root, kernel)?;
+    let config = kernels::config(&context.root, kernel)?;
     let version =
         kernel.build_tree().map(|tree| tree.version.clone()).or_else(|| kernel.image_version.clone());
     Ok(Set {
@@ -338,5 +338,5 @@ fn fetched_again(session: &Session, store: &Store, change: &Change, digest: &Dig
     let Some((key, output)) = outputs.into_iter().find(|(_, output)| output.digest == *digest) else {
         return Ok(false);
     };
-    Ok(session.asks_caches() && session.world.caches.fetch_output(store, &key, output)?)
+    Ok(session.asks_caches() && session.context.caches.fetch_output(store, &key, output)?)
 }

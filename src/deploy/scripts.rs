@@ -31,7 +31,7 @@ use kcache_kernel::scripts::{self, Script};
 use kcache_store::{Digest, Scratch, tree};
 
 use crate::error::{Error, Result, chain};
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::sandbox;
 use crate::run::session::Session;
 
@@ -48,82 +48,82 @@ pub fn arriving(plan: &Plan) -> impl Iterator<Item = &str> {
 }
 
 /// Before a package's modules are put in place: an error keeps them out.
-pub fn before_install(session: &Session, wish: &Wish) -> Result<()> {
-    if !are_allowed(session, wish) {
+pub fn before_install(session: &Session, request: &Request) -> Result<()> {
+    if !are_allowed(session, request) {
         return Ok(());
     }
-    let (hooks, source) = hooks(session, wish)?;
+    let (hooks, source) = hooks(session, request)?;
     hooks
         .iter()
         .filter(|hook| hook.when == When::BeforeInstall)
-        .try_for_each(|hook| run(session, wish, hook, source))
+        .try_for_each(|hook| run(session, request, hook, source))
 }
 
 /// After a package's modules were put in place.
-pub fn after_install(session: &Session, wish: &Wish) {
+pub fn after_install(session: &Session, request: &Request) {
     let not_run = [When::Added, When::BeforeInstall, When::AfterInstall, When::AfterRemove];
-    afterwards(session, wish, When::AfterInstall, &not_run);
+    afterwards(session, request, When::AfterInstall, &not_run);
 }
 
 /// After they were taken away.
-pub fn after_remove(session: &Session, wish: &Wish) {
-    afterwards(session, wish, When::AfterRemove, &[When::AfterRemove]);
+pub fn after_remove(session: &Session, request: &Request) {
+    afterwards(session, request, When::AfterRemove, &[When::AfterRemove]);
 }
 
 /// Runs what is for this moment; without leave, says what is not run.
-fn afterwards(session: &Session, wish: &Wish, when: When, not_run: &[When]) {
-    let progress = &session.world.progress;
-    let outcome = hooks(session, wish).and_then(|(hooks, source)| {
-        if !are_allowed(session, wish) {
-            say_not_run(session, wish, hooks.iter().filter(|hook| not_run.contains(&hook.when)));
+fn afterwards(session: &Session, request: &Request, when: When, not_run: &[When]) {
+    let progress = &session.context.progress;
+    let outcome = hooks(session, request).and_then(|(hooks, source)| {
+        if !are_allowed(session, request) {
+            say_not_run(session, request, hooks.iter().filter(|hook| not_run.contains(&hook.when)));
             return Ok(());
         }
-        hooks.iter().filter(|hook| hook.when == when).try_for_each(|hook| run(session, wish, hook, source))
+        hooks.iter().filter(|hook| hook.when == when).try_for_each(|hook| run(session, request, hook, source))
     });
     if let Err(error) = outcome {
-        progress.say(&format!("warning: {}: {}", wish.name(), chain(&error)));
+        progress.say(&format!("warning: {}: {}", request.name(), chain(&error)));
     }
 }
 
 /// Whether the administrator lets a package's scripts run.
-pub fn are_allowed(session: &Session, wish: &Wish) -> bool {
-    session.world.package_scripts.iter().any(|glob| release::matches(glob, &wish.package.name))
+pub fn are_allowed(session: &Session, request: &Request) -> bool {
+    session.context.package_scripts.iter().any(|glob| release::matches(glob, &request.package.name))
 }
 
-fn say_not_run<'a>(session: &Session, wish: &Wish, hooks: impl Iterator<Item = &'a Hook>) {
+fn say_not_run<'a>(session: &Session, request: &Request, hooks: impl Iterator<Item = &'a Hook>) {
     let named: Vec<&str> = hooks.map(|hook| hook.when.directive()).collect();
     if named.is_empty() {
         return;
     }
-    let (package, verb) = (&wish.package.name, if named.len() == 1 { "is" } else { "are" });
+    let (package, verb) = (&request.package.name, if named.len() == 1 { "is" } else { "are" });
     session.say_once(&format!(
         "{package}: its {} {verb} not run; `package-scripts = [\"{package}\"]` in {} allows it",
         named.join(", "),
-        if session.world.root.is_host() { "/etc/kcache/config.toml" } else { "a file named with --config" }
+        if session.context.root.is_host() { "/etc/kcache/config.toml" } else { "a file named with --config" }
     ));
 }
 
 /// What a package's recipe says for a kernel, and the source that it was read from. Without headers nobody can tell.
-fn hooks(session: &Session, wish: &Wish) -> Result<(Vec<Hook>, Digest)> {
-    let (RecipeFile::Dkms, Some(tree)) = (&wish.package.recipe, wish.kernel.build_tree()) else {
+fn hooks(session: &Session, request: &Request) -> Result<(Vec<Hook>, Digest)> {
+    let (RecipeFile::Dkms, Some(tree)) = (&request.package.recipe, request.kernel.build_tree()) else {
         return Ok((Vec::new(), Digest::of(b"")));
     };
-    let source = session.source(wish.package)?;
-    Ok((session.recipe(wish.package, source, wish.kernel, tree)?.hooks, source.digest))
+    let source = session.source(request.package)?;
+    Ok((session.recipe(request.package, source, request.kernel, tree)?.hooks, source.digest))
 }
 
 /// Runs one script from a copy of its own.
-fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()> {
-    let world = session.world;
+fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Result<()> {
+    let context = session.context;
     let failed = |reason: String| Error::Script {
         directive: hook.when.directive(),
         command: hook.command.clone(),
         reason,
     };
-    if !world.is_root() {
+    if !context.is_root() {
         return Err(failed("is not run: kcache does not run as root".to_owned()));
     }
-    let scratch = match world.root.is_host() {
+    let scratch = match context.root.is_host() {
         true => {
             fs::create_dir_all(PLACE)?;
             Scratch::new(Path::new(PLACE))?
@@ -131,23 +131,28 @@ fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()
         false => session.scratch()?,
     };
     let copy = scratch.path().join("source");
-    if tree::snapshot(&wish.package.source, &copy, &[".git".to_owned()])? != source {
-        return Err(Error::Changed { what: format!("the source of {}", wish.package.name) });
+    if tree::snapshot(&request.package.source, &copy, &[".git".to_owned()])? != source {
+        return Err(Error::Changed { what: format!("the source of {}", request.package.name) });
     }
-    world.progress.say(&format!("{}: running its {} ({})", wish.name(), hook.when.directive(), hook.command));
+    context.progress.say(&format!(
+        "{}: running its {} ({})",
+        request.name(),
+        hook.when.directive(),
+        hook.command
+    ));
     let output = scratch.path().join("output");
     let ended = scripts::run(Script {
-        root: &world.root,
-        bwrap: &world.bwrap,
+        root: &context.root,
+        bwrap: &context.bwrap,
         source: &copy,
-        directory: &directory(session, wish, hook, &copy),
+        directory: &directory(session, request, hook, &copy),
         command: &hook.command,
         output: fs::File::create(&output)?.into_parts().0,
         limit: LIMIT,
-        cancel: &world.cancel,
+        cancel: &context.cancel,
     })?;
     for line in String::from_utf8_lossy(&fs::read(&output)?).lines().take(1000) {
-        world.progress.detail(&format!("{}: {}", wish.package.name, printable(line)));
+        context.progress.detail(&format!("{}: {}", request.package.name, printable(line)));
     }
     match ended {
         Ended::Status(0) => Ok(()),
@@ -161,9 +166,9 @@ fn run(session: &Session, wish: &Wish, hook: &Hook, source: Digest) -> Result<()
 
 /// The script's directory, as the system that is worked on calls it. The administrator's script of the same name goes
 /// before the package's.
-fn directory(session: &Session, wish: &Wish, hook: &Hook, copy: &Path) -> PathBuf {
-    let root = &session.world.root;
-    let overrides = sandbox::overrides_dir(wish.package);
+fn directory(session: &Session, request: &Request, hook: &Hook, copy: &Path) -> PathBuf {
+    let root = &session.context.root;
+    let overrides = sandbox::overrides_dir(request.package);
     let name = hook.command.split(' ').next().unwrap_or_default();
     match root.find(overrides.join(name)) {
         Some(own) if own.is_file() => overrides,

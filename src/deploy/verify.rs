@@ -10,7 +10,7 @@ use kcache_kernel::kernels::{self, Kernel};
 
 use crate::deploy::generation::{Change, apply};
 use crate::error::{Error, Result};
-use crate::run::context::World;
+use crate::run::context::Context;
 use crate::run::session::Session;
 
 /// What is wrong with what is installed for one kernel.
@@ -27,13 +27,13 @@ pub struct Damage {
 }
 
 /// Looks at every kernel under the root; how many have something of kcache's, and what is wrong.
-pub fn installed(world: &World) -> Result<(u64, Vec<Damage>)> {
+pub fn installed(context: &Context) -> Result<(u64, Vec<Damage>)> {
     let (mut seen, mut found) = (0, Vec::new());
-    for (release, tree) in kernels::trees(&world.root)? {
-        if world.cancelled() {
+    for (release, tree) in kernels::trees(&context.root)? {
+        if context.cancelled() {
             return Err(Error::Cancelled);
         }
-        let Some((known, wrong)) = examine(world, &tree)? else { continue };
+        let Some((known, wrong)) = examine(context, &tree)? else { continue };
         seen += 1;
         if !wrong.is_empty() {
             found.push(Damage { release, tree, wrong, known });
@@ -43,7 +43,7 @@ pub fn installed(world: &World) -> Result<(u64, Vec<Damage>)> {
 }
 
 /// Whether it is known what is installed in a tree, and what is wrong; none where nothing is.
-fn examine(world: &World, tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
+fn examine(context: &Context, tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
     let mut wrong = Vec::new();
     if install::interrupted(tree)? {
         wrong.push(format!("{}: an installation was interrupted", tree.display()));
@@ -62,14 +62,14 @@ fn examine(world: &World, tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
     let more = of_indexes.iter().filter(|fault| !is_told(&faults, fault));
     wrong.extend(faults.iter().chain(more).map(ToString::to_string));
     if wrong.is_empty() {
-        wrong.extend(indexes(world, tree)?);
+        wrong.extend(indexes(context, tree)?);
     }
     Ok(Some((true, wrong)))
 }
 
 /// What is wrong with the indexes, where all else is right: modules that are not there have none.
-fn indexes(world: &World, tree: &Path) -> Result<Vec<String>> {
-    match crate::deploy::generation::compare_indexes(world, tree) {
+fn indexes(context: &Context, tree: &Path) -> Result<Vec<String>> {
+    match crate::deploy::generation::compare_indexes(context, tree) {
         Ok(faults) => Ok(faults.iter().map(ToString::to_string).collect()),
         Err(Error::Install(error @ (Trouble::Depmod { .. } | Trouble::NoDepmod { .. }))) => {
             Ok(vec![crate::error::chain(&error)])
@@ -88,19 +88,22 @@ fn is_told(faults: &[Fault], fault: &Fault) -> bool {
 
 /// Finishes what was interrupted and puts the same set in again; what is still wrong.
 pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec<String>> {
-    crate::deploy::generation::recover(session.world, &damage.release, &damage.tree)?;
+    crate::deploy::generation::recover(session.context, &damage.release, &damage.tree)?;
     if install::current(&damage.tree)?.is_some() {
         apply(session, kernel, &Change::Add(&[]))?;
         let is_sound = install::verify_indexes(&damage.tree)?.is_empty();
-        if !is_sound || !crate::deploy::generation::compare_indexes(session.world, &damage.tree)?.is_empty() {
-            crate::deploy::generation::remake_indexes(session.world, &damage.tree)?;
+        if !is_sound || !crate::deploy::generation::compare_indexes(session.context, &damage.tree)?.is_empty()
+        {
+            crate::deploy::generation::remake_indexes(session.context, &damage.tree)?;
         }
     }
-    Ok(examine(session.world, &damage.tree)?.map_or(Vec::new(), |(_, wrong)| wrong))
+    Ok(examine(session.context, &damage.tree)?.map_or(Vec::new(), |(_, wrong)| wrong))
 }
 
 /// The kernel that a tree is of.
-pub fn kernel(world: &World, release: &str) -> Result<Kernel> {
-    kernels::of_release(&world.root, release)?
-        .ok_or_else(|| Error::NotInstalled { release: release.to_owned(), root: world.root.dir().to_owned() })
+pub fn kernel(context: &Context, release: &str) -> Result<Kernel> {
+    kernels::of_release(&context.root, release)?.ok_or_else(|| Error::NotInstalled {
+        release: release.to_owned(),
+        root: context.root.dir().to_owned(),
+    })
 }

@@ -5,7 +5,7 @@ use kcache_store::{Field, Key, Manifest, Observed, Store};
 
 use crate::error::Result;
 use crate::inputs::{identify, undeclared};
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::session::Session;
 
 /// Entries of a package that are compared to find the nearest. The newest are looked at first, and the nearest is hardly
@@ -48,14 +48,14 @@ pub struct Difference {
 }
 
 /// Explains the key of one package for one kernel.
-pub fn explain(session: &Session, wish: &Wish, tree: &BuildTree) -> Result<Explanation> {
-    let id = identify::identify(session, wish, tree)?;
+pub fn explain(session: &Session, request: &Request, tree: &BuildTree) -> Result<Explanation> {
+    let id = identify::identify(session, request, tree)?;
     let mut entry = None;
     let mut nearest = None;
     if let Some(store) = &session.store {
         entry = store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest);
         if entry.is_none() {
-            nearest = find_nearest(store, &wish.package.name, &id.fields)?;
+            nearest = find_nearest(store, &request.package.name, &id.fields)?;
         }
     }
     let read = entry.iter().flat_map(|entry| &entry.observed);

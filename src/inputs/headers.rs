@@ -15,7 +15,7 @@ impl Session<'_> {
     /// Facts of a kernel with headers.
     pub fn kernel(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Arc<KernelFacts>> {
         self.kernels.get(&kernel.release, || {
-            let tools_root = toolchain::tools_root(&self.world.root, tree);
+            let tools_root = toolchain::tools_root(&self.context.root, tree);
             // On a thread of its own: one of a shared pool would take up other work while it waits, which may want this lock.
             let (headers, tools) = both(|| self.seen_headers(tree), || self.tools(kernel, tree, &tools_root));
             let config = tree::file_digest(&tree.outside().join(".config"))?.0;
@@ -33,12 +33,12 @@ impl Session<'_> {
 
     /// A kernel's headers as they were when this run first looked at them.
     pub(super) fn seen_headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
-        Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.world.now)())?)
+        Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.context.now)())?)
     }
 
     /// A kernel's headers as they are now.
     pub fn headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
-        Ok(tree::fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.world.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.context.now)())?)
     }
 
     /// The same for a kernel's headers. What was touched and put back was another thing in between.

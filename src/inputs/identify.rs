@@ -10,7 +10,7 @@ use kcache_store::{Digest, Field, Key};
 
 use crate::error::{Error, Result};
 use crate::inputs::key::{self, ENVIRONMENT, Inputs, KernelInputs};
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::select;
 use crate::run::session::{KernelFacts, Session};
 
@@ -40,36 +40,37 @@ impl Identified {
 }
 
 /// Finds out what a build is identified by. Builds nothing.
-pub fn identify(session: &Session, wish: &Wish, tree: &BuildTree) -> Result<Identified> {
-    identify_within(session, wish, tree, &mut Vec::new())
+pub fn identify(session: &Session, request: &Request, tree: &BuildTree) -> Result<Identified> {
+    identify_within(session, request, tree, &mut Vec::new())
 }
 
 fn identify_within<'a>(
     session: &Session,
-    wish: &Wish<'a>,
+    request: &Request<'a>,
     tree: &BuildTree,
     within: &mut Vec<&'a str>,
 ) -> Result<Identified> {
-    let (source, facts) = both(|| session.seen_source(wish.package), || session.kernel(wish.kernel, tree));
+    let (source, facts) =
+        both(|| session.seen_source(request.package), || session.kernel(request.kernel, tree));
     let (source, facts) = (source?, facts?);
-    let recipe = session.recipe(wish.package, source, wish.kernel, tree)?;
+    let recipe = session.recipe(request.package, source, request.kernel, tree)?;
     let source = source.digest;
-    within.push(&wish.package.name);
+    within.push(&request.package.name);
     let mut dependencies = Vec::new();
     let depends = if recipe.excluded.is_none() { recipe.depends.as_slice() } else { &[] };
     for name in depends {
-        let package = find(wish, name, within)?;
-        let id = identify_within(session, &Wish { package, ..*wish }, tree, within)?;
+        let package = find(request, name, within)?;
+        let id = identify_within(session, &Request { package, ..*request }, tree, within)?;
         dependencies.push((name.clone(), id));
     }
     within.pop();
-    let overrides = session.overrides(wish.package)?;
+    let overrides = session.overrides(request.package)?;
     let keys: Vec<(String, Key)> = dependencies.iter().map(|(name, id)| (name.clone(), id.key)).collect();
     let inputs = Inputs {
         source,
         recipe: &recipe,
         overrides,
-        kernel: kernel_inputs(&facts, wish.kernel, tree),
+        kernel: kernel_inputs(&facts, request.kernel, tree),
         tools: &facts.tools,
         dependencies: &keys,
         environment: &ENVIRONMENT,
@@ -79,17 +80,17 @@ fn identify_within<'a>(
     Ok(Identified { recipe, source, overrides, fields, key, facts, dependencies })
 }
 
-/// The package called so that `wish` builds against; `within` are those that build against it in turn.
-pub fn find<'a>(wish: &Wish<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
+/// The package called so that `request` builds against; `within` are those that build against it in turn.
+pub fn find<'a>(request: &Request<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
     if within.contains(&name) {
-        return Err(problem(wish, name, "builds against it in turn"));
+        return Err(problem(request, name, "builds against it in turn"));
     }
-    select::find(wish.all, name).ok_or_else(|| problem(wish, name, "is not installed"))
+    select::find(request.all, name).ok_or_else(|| problem(request, name, "is not installed"))
 }
 
 /// What is wrong with a package that another is built against.
-pub fn problem(wish: &Wish, needs: &str, problem: &'static str) -> Error {
-    Error::Dependency { package: wish.package.name.clone(), needs: needs.to_owned(), problem }
+pub fn problem(request: &Request, needs: &str, problem: &'static str) -> Error {
+    Error::Dependency { package: request.package.name.clone(), needs: needs.to_owned(), problem }
 }
 
 /// A kernel's side of a key.

@@ -50,19 +50,19 @@ impl Session<'_> {
             .text(&tree.source.to_string_lossy());
         signature.digest(source.digest).digest(facts.headers.digest).system(&facts.tools_root);
         for path in dkms::override_files(&package.name, &package.version, target.release, target.arch) {
-            let outside = self.world.root.find(path);
+            let outside = self.context.root.find(path);
             signature.bytes(
                 &outside.and_then(|path| source::bytes(&path, source::MOST_CONFIG).ok()).unwrap_or_default(),
             );
         }
-        signature.text(&self.world.directives.join("\0"));
+        signature.text(&self.context.directives.join("\0"));
         self.remembered("recipe", &signature.finish(), || {
             let scratch = self.scratch()?;
             let own = scratch.path().join("own");
-            let mut room = sandbox::room(self.world, kernel, tree, &facts.tools_root, own, dkms::JOBS);
-            let inside = sandbox::show_recipe(&mut room, &self.world.root, package)?;
+            let mut room = sandbox::room(self.context, kernel, tree, &facts.tools_root, own, dkms::JOBS);
+            let inside = sandbox::show_recipe(&mut room, &self.context.root, package)?;
             let (name, version) = (&package.name, &package.version);
-            let (given, cancel) = (&self.world.directives, &self.world.cancel);
+            let (given, cancel) = (&self.context.directives, &self.context.cancel);
             let mut recipe = dkms::evaluate(&room, &inside, name, version, target, given, cancel)?;
             if sandbox::has_cr(&package.dkms_conf()?) {
                 recipe.notes.push("dkms.conf has the line ends of Windows, on which DKMS fails".to_owned());

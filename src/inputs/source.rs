@@ -13,12 +13,12 @@ use crate::run::session::Session;
 impl Session<'_> {
     /// A package's source as it was when this run first looked at it.
     pub fn seen_source(&self, package: &Package) -> Result<Fingerprint> {
-        Ok(self.seen.fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.world.now)())?)
+        Ok(self.seen.fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.context.now)())?)
     }
 
     /// A package's source as it is now.
     pub fn source(&self, package: &Package) -> Result<Fingerprint> {
-        Ok(tree::fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.world.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.context.now)())?)
     }
 
     /// An error where a package's source has names that are not text.
@@ -29,12 +29,12 @@ impl Session<'_> {
     /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, where there are any.
     pub fn overrides(&self, package: &Package) -> Result<Option<Digest>> {
         let dir = match package.recipe {
-            RecipeFile::Dkms => self.world.root.find(sandbox::overrides_dir(package)),
+            RecipeFile::Dkms => self.context.root.find(sandbox::overrides_dir(package)),
             _ => None,
         };
         let Some(path) = dir.filter(|path| path.is_dir()) else { return Ok(None) };
         let root = tree::Root { path, label: String::new(), skip: Vec::new() };
-        Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.world.now)())?))
+        Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.context.now)())?))
     }
 
     /// An error where a package's source was touched since it had this fingerprint.

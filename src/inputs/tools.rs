@@ -24,8 +24,8 @@ impl Session<'_> {
         );
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;
-            let room = sandbox::room(self.world, kernel, tree, tools_root, scratch.path().join("own"), 1);
-            Ok(toolchain::programs(&room, tree, &self.world.cancel)?)
+            let room = sandbox::room(self.context, kernel, tree, tools_root, scratch.path().join("own"), 1);
+            Ok(toolchain::programs(&room, tree, &self.context.cancel)?)
         })?;
         if let Some(difference) = toolchain::stands_in(tree, &programs) {
             self.say_once(&format!("warning: kernel {} {difference}", kernel.release));
@@ -37,7 +37,7 @@ impl Session<'_> {
         let path = tools_root.outside(tools_root.resolve(&program.path)?);
         let mut signature = Signature::new("file 1");
         signature.stat(&path);
-        let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= (self.world.now)();
+        let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= (self.context.now)();
         let hash = || Ok(tree::file_digest(&path)?.0);
         let digest = if racy { hash()? } else { self.remembered("file", &signature.finish(), hash)? };
         Ok(Tool { role: program.role, digest, version: program.version, path: program.path })

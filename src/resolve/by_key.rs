@@ -10,14 +10,14 @@ use crate::inputs::identify::Identified;
 use crate::inputs::{key, undeclared};
 use crate::resolve::local;
 use crate::run::progress::size;
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::session::Session;
 
 /// Fetches the entry of a key that this host can check in full; returns from where. That a package does not build is taken from
 /// others only where nothing is to be built here, `only` fetched.
 pub(super) fn identified(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     id: &Identified,
     only: bool,
 ) -> Result<Option<String>> {
@@ -29,18 +29,18 @@ pub(super) fn identified(
         let other = undeclared::difference(&id.facts, manifest);
         other.map_or(Ok(()), |path| Err(format!("its build read another {}", path.escape_debug())))
     };
-    fetch(session, wish, &id.key, &fits)
+    fetch(session, request, &id.key, &fits)
 }
 
 /// The entry of a key that is known from elsewhere, from a shared cache that has one that `fits`.
 pub(crate) fn of_key(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     key: &Key,
     fits: &dyn Fn(&Manifest) -> Result<(), String>,
 ) -> Result<Option<Box<Manifest>>> {
-    match fetch(session, wish, key, &|manifest| is_honest(manifest).and_then(|()| fits(manifest)))? {
-        Some(_) => local::stored(session, wish, key),
+    match fetch(session, request, key, &|manifest| is_honest(manifest).and_then(|()| fits(manifest)))? {
+        Some(_) => local::stored(session, request, key),
         None => Ok(None),
     }
 }
@@ -54,20 +54,21 @@ pub(super) fn is_honest(manifest: &Manifest) -> Result<(), String> {
 /// Fetches an entry into the store; says from where, and returns that.
 pub(super) fn fetch(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     key: &Key,
     fits: &dyn Fn(&Manifest) -> Result<(), String>,
 ) -> Result<Option<String>> {
-    let (world, Some(store)) = (session.world, &session.store) else { return Ok(None) };
+    let (context, Some(store)) = (session.context, &session.store) else { return Ok(None) };
     if !session.asks_caches() {
         return Ok(None);
     }
-    let (what, start) = (wish.name(), Instant::now());
-    world.progress.begin(&what, "fetching");
-    let fetched = world.caches.fetch(store, key, (world.now)(), fits, &|n| world.progress.heard(&what, n));
-    world.progress.end(&what);
+    let (what, start) = (request.name(), Instant::now());
+    context.progress.begin(&what, "fetching");
+    let fetched =
+        context.caches.fetch(store, key, (context.now)(), fits, &|n| context.progress.heard(&what, n));
+    context.progress.end(&what);
     let Some(fetched) = fetched? else { return Ok(None) };
-    world.progress.say(&format!(
+    context.progress.say(&format!(
         "fetched {what} from {} ({}, {:.1} s)",
         fetched.from,
         size(fetched.bytes),
@@ -77,11 +78,17 @@ pub(super) fn fetch(
 }
 
 /// What a trusted builder made and this host will not load: its builder must hear of it.
-pub(super) fn refuse(session: &Session, wish: &Wish, key: &Key, from: &str, faults: &[Fault]) -> Result<()> {
+pub(super) fn refuse(
+    session: &Session,
+    request: &Request,
+    key: &Key,
+    from: &str,
+    faults: &[Fault],
+) -> Result<()> {
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    session.world.progress.say(&format!(
+    session.context.progress.say(&format!(
         "warning: {}: what {from} has is refused: {}",
-        wish.name(),
+        request.name(),
         faults.join("; ")
     ));
     match &session.store {

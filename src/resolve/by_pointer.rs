@@ -17,9 +17,9 @@ use kcache_store::{Digest, Entry, Manifest, Outcome, Pointer};
 
 use crate::build::check_modules::{self, Against};
 use crate::error::Result;
-use crate::resolve::resolution::Answer;
+use crate::resolve::resolution::Resolution;
 use crate::resolve::{by_key, local};
-use crate::run::request::{Found, Wish};
+use crate::run::request::{Request, Source};
 use crate::run::select;
 use crate::run::session::Session;
 
@@ -29,15 +29,15 @@ pub fn kernel_id(arch: &str, version: &str) -> Digest {
 }
 
 /// The answer for a package whose key cannot be worked out here.
-pub fn unidentified(session: &Session, wish: &Wish) -> Result<Answer> {
-    let known = Known::of(session, wish)?;
-    let lacking = || Ok(Answer::NoHeaders(lacking(session, wish)));
+pub fn unidentified(session: &Session, request: &Request) -> Result<Resolution> {
+    let known = Known::of(session, request)?;
+    let lacking = || Ok(Resolution::NoHeaders(lacking(session, request)));
     let Some(known) = known else { return lacking() };
-    if let Some(manifest) = in_store(session, wish, &known)? {
-        return judge(session, wish, &known, manifest, Found::Store);
+    if let Some(manifest) = in_store(session, request, &known)? {
+        return judge(session, request, &known, manifest, Source::Store);
     }
-    match pointed_to(session, wish, &known)? {
-        Some((manifest, found)) => judge(session, wish, &known, manifest, found),
+    match pointed_to(session, request, &known)? {
+        Some((manifest, found)) => judge(session, request, &known, manifest, found),
         None => lacking(),
     }
 }
@@ -51,16 +51,16 @@ struct Known {
 }
 
 impl Known {
-    fn of(session: &Session, wish: &Wish) -> Result<Option<Known>> {
-        let tree = wish.kernel.build_tree();
+    fn of(session: &Session, request: &Request) -> Result<Option<Known>> {
+        let tree = request.kernel.build_tree();
         let config = match tree {
             Some(tree) => Some(tree.config.clone()),
-            None => kernels::config(&session.world.root, wish.kernel)?,
+            None => kernels::config(&session.context.root, request.kernel)?,
         };
-        let version = wish.kernel.image_version.clone().or_else(|| tree.map(|tree| tree.version.clone()));
+        let version = request.kernel.image_version.clone().or_else(|| tree.map(|tree| tree.version.clone()));
         let (Some(config), Some(version)) = (config, version) else { return Ok(None) };
-        let source = match wish.package.has_source() {
-            true => Some(session.seen_source(wish.package)?.digest),
+        let source = match request.package.has_source() {
+            true => Some(session.seen_source(request.package)?.digest),
             false => None,
         };
         let arch = kernels::arch(&config).to_owned();
@@ -68,11 +68,11 @@ impl Known {
     }
 
     /// Whether an entry is one of this package for this kernel, of this source where there is one; else why not.
-    fn fits(&self, wish: &Wish, manifest: &Manifest) -> Result<(), String> {
+    fn fits(&self, request: &Request, manifest: &Manifest) -> Result<(), String> {
         let source = self.source.map(|source| source.to_string());
         let wanted = [
-            ("package", Some(wish.package.name.as_str())),
-            ("kernel", Some(&wish.kernel.release)),
+            ("package", Some(request.package.name.as_str())),
+            ("kernel", Some(&request.kernel.release)),
             ("kernel-version", Some(&self.version)),
             ("arch", Some(&self.arch)),
             ("source", source.as_deref()),
@@ -92,17 +92,17 @@ impl Known {
 }
 
 /// The newest entry that the store has of exactly this source.
-fn in_store(session: &Session, wish: &Wish, known: &Known) -> Result<Option<Box<Manifest>>> {
+fn in_store(session: &Session, request: &Request, known: &Known) -> Result<Option<Box<Manifest>>> {
     let (Some(store), Some(source)) = (&session.store, known.source) else { return Ok(None) };
     let source = source.to_string();
     let labels = [
-        ("package", wish.package.name.as_str()),
-        ("kernel", &wish.kernel.release),
+        ("package", request.package.name.as_str()),
+        ("kernel", &request.kernel.release),
         ("kernel-version", &known.version),
         ("source", &source),
     ];
     for row in store.find(&labels)?.into_iter().filter(|row| row.built) {
-        if let Some(manifest) = local::stored(session, wish, &row.key)? {
+        if let Some(manifest) = local::stored(session, request, &row.key)? {
             return Ok(Some(manifest));
         }
     }
@@ -110,27 +110,33 @@ fn in_store(session: &Session, wish: &Wish, known: &Known) -> Result<Option<Box<
 }
 
 /// The entry that a builder points to, from the store or a shared cache.
-fn pointed_to(session: &Session, wish: &Wish, known: &Known) -> Result<Option<(Box<Manifest>, Found)>> {
-    let (world, Some(store)) = (session.world, &session.store) else { return Ok(None) };
+fn pointed_to(
+    session: &Session,
+    request: &Request,
+    known: &Known,
+) -> Result<Option<(Box<Manifest>, Source)>> {
+    let (context, Some(store)) = (session.context, &session.store) else { return Ok(None) };
     let kernel = kernel_id(&known.arch, &known.version);
-    let name = Pointer::name(&wish.kernel.release, kernel, &wish.package.name)?;
+    let name = Pointer::name(&request.kernel.release, kernel, &request.package.name)?;
     session.asks_caches();
-    let Some(pointer) = world.caches.pointer(store, &name, world.roll_back, (world.now)())? else {
+    let Some(pointer) = context.caches.pointer(store, &name, context.roll_back, (context.now)())? else {
         return Ok(None);
     };
     let key = pointer.key();
-    let mut found = Found::Store;
-    let mut manifest = local::stored(session, wish, &key)?;
-    let fits = |manifest: &Manifest| by_key::is_honest(manifest).and_then(|()| known.fits(wish, manifest));
+    let mut found = Source::Store;
+    let mut manifest = local::stored(session, request, &key)?;
+    let fits = |manifest: &Manifest| by_key::is_honest(manifest).and_then(|()| known.fits(request, manifest));
     if manifest.is_none()
-        && let Some(from) = by_key::fetch(session, wish, &key, &fits)?
+        && let Some(from) = by_key::fetch(session, request, &key, &fits)?
     {
-        found = Found::Shared(from);
-        manifest = local::stored(session, wish, &key)?;
+        found = Source::Shared(from);
+        manifest = local::stored(session, request, &key)?;
     }
     let Some(manifest) = manifest else { return Ok(None) };
-    if let Err(reason) = known.fits(wish, &manifest) {
-        world.progress.say(&format!("{}: the newest build in the store is not used: {reason}", wish.name()));
+    if let Err(reason) = known.fits(request, &manifest) {
+        context
+            .progress
+            .say(&format!("{}: the newest build in the store is not used: {reason}", request.name()));
         return Ok(None);
     }
     Ok(Some((manifest, found)))
@@ -139,49 +145,50 @@ fn pointed_to(session: &Session, wish: &Wish, known: &Known) -> Result<Option<(B
 /// Whether modules may be loaded into this kernel, as far as it can be told here.
 fn judge(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     known: &Known,
     manifest: Box<Manifest>,
-    found: Found,
-) -> Result<Answer> {
+    found: Source,
+) -> Result<Resolution> {
     let mut found = found;
     let is_there = local::used(session, &manifest.key)?;
-    let mut outputs = if is_there { local::whole(session, wish, &manifest)? } else { None };
+    let mut outputs = if is_there { local::whole(session, request, &manifest)? } else { None };
     if outputs.is_none()
-        && let Some(from) = by_key::fetch(session, wish, &manifest.key, &by_key::is_honest)?
+        && let Some(from) = by_key::fetch(session, request, &manifest.key, &by_key::is_honest)?
     {
-        found = Found::Shared(from);
-        outputs = local::whole(session, wish, &manifest)?;
+        found = Source::Shared(from);
+        outputs = local::whole(session, request, &manifest)?;
     }
-    let Some(outputs) = outputs else { return Ok(Answer::NoHeaders(lacking(session, wish))) };
-    let against = match wish.kernel.build_tree() {
-        Some(tree) => Against::tree(session, wish.kernel, tree)?,
+    let Some(outputs) = outputs else { return Ok(Resolution::NoHeaders(lacking(session, request))) };
+    let against = match request.kernel.build_tree() {
+        Some(tree) => Against::tree(session, request.kernel, tree)?,
         None => Against::config(&known.config),
     };
     // What other packages export cannot be told here: it was checked where this was built, against the same kernel.
-    let mut faults = check_modules::faults(wish.kernel, &against, &outputs.modules, &BTreeMap::new())?;
-    faults.extend(check_modules::undeclared(wish.kernel, &manifest)?);
+    let mut faults = check_modules::faults(request.kernel, &against, &outputs.modules, &BTreeMap::new())?;
+    faults.extend(check_modules::undeclared(request.kernel, &manifest)?);
     match (faults.is_empty(), &found) {
-        (true, _) => Ok(Answer::Ready { manifest, found }),
-        (false, Found::Shared(from)) => {
-            by_key::refuse(session, wish, &manifest.key, from, &faults)?;
-            Ok(Answer::Refused(faults))
+        (true, _) => Ok(Resolution::Ready { manifest, found }),
+        (false, Source::Shared(from)) => {
+            by_key::refuse(session, request, &manifest.key, from, &faults)?;
+            Ok(Resolution::Refused(faults))
         }
-        (false, _) => Ok(Answer::Refused(faults)),
+        (false, _) => Ok(Resolution::Refused(faults)),
     }
 }
 
-fn lacking(session: &Session, wish: &Wish) -> String {
-    let release = &wish.kernel.release;
-    let hint = kernels::headers_hint(&session.world.root, release);
-    match &wish.kernel.headers {
+fn lacking(session: &Session, request: &Request) -> String {
+    let release = &request.kernel.release;
+    let hint = kernels::headers_hint(&session.context.root, release);
+    match &request.kernel.headers {
         Headers::Wrong { path, found } => {
             format!("{} holds the headers of {found}: {hint}", path.display())
         }
-        _ if !wish.package.has_source() => {
-            let wanted = session.world.elsewhere.wanted.iter().filter(|name| **name != wish.package.name);
-            let names = wish.all.iter().map(|package| &package.name).chain(wanted).map(String::as_str);
-            let nearest = select::nearest(&wish.package.name, names);
+        _ if !request.package.has_source() => {
+            let wanted =
+                session.context.elsewhere.wanted.iter().filter(|name| **name != request.package.name);
+            let names = request.all.iter().map(|package| &package.name).chain(wanted).map(String::as_str);
+            let nearest = select::nearest(&request.package.name, names);
             let nearest = nearest.map_or(String::new(), |name| format!("; did you mean {name}?"));
             format!(
                 "its source is not on this machine, and no cache has a build of it for exactly this kernel{nearest}"

@@ -8,22 +8,22 @@ use crate::build::check_modules::{self, Outputs};
 use crate::error::{Error, Result};
 use crate::inputs::identify::Identified;
 use crate::inputs::undeclared;
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::session::Session;
 
 /// Notes that an entry of the store is used; false where it is gone again.
 pub fn used(session: &Session, key: &Key) -> Result<bool> {
     match &session.store {
-        Some(store) => Ok(store.used(key, (session.world.now)())?),
+        Some(store) => Ok(store.used(key, (session.context.now)())?),
         None => Ok(false),
     }
 }
 
 /// Whether an entry's build read what it would read here; a file that cannot be read is another.
-pub fn fits(session: &Session, wish: &Wish, id: &Identified, manifest: &Manifest) -> bool {
+pub fn fits(session: &Session, request: &Request, id: &Identified, manifest: &Manifest) -> bool {
     let Some(path) = undeclared::difference(&id.facts, manifest) else { return true };
-    let what = wish.name();
-    session.world.progress.detail(&match path {
+    let what = request.name();
+    session.context.progress.detail(&match path {
         undeclared::ANYTHING => format!("{what}: a build that may have read anything is known, and not used"),
         _ => format!("{what}: a build with another {path} is known, and not used"),
     });
@@ -31,15 +31,15 @@ pub fn fits(session: &Session, wish: &Wish, id: &Identified, manifest: &Manifest
 }
 
 /// What the store says of a key. A damaged entry is forgotten, and one that is trusted no more is passed over.
-pub fn stored(session: &Session, wish: &Wish, key: &Key) -> Result<Option<Box<Manifest>>> {
+pub fn stored(session: &Session, request: &Request, key: &Key) -> Result<Option<Box<Manifest>>> {
     let Some(store) = &session.store else { return Ok(None) };
     match store.lookup(key) {
-        Ok(Some(entry)) => match session.world.distrusts(&entry) {
+        Ok(Some(entry)) => match session.context.distrusts(&entry) {
             None => Ok(Some(Box::new(entry.into_manifest()))),
             Some(distrust) => {
-                let what = wish.name();
+                let what = request.name();
                 session
-                    .world
+                    .context
                     .progress
                     .say(&format!("warning: the store's entry of {what} is not used: {distrust}"));
                 store.forget(key)?;
@@ -48,7 +48,7 @@ pub fn stored(session: &Session, wish: &Wish, key: &Key) -> Result<Option<Box<Ma
         },
         Ok(None) => Ok(None),
         Err(error) if is_damage(&error) => {
-            say_damage(session, wish, &error);
+            say_damage(session, request, &error);
             store.forget(key)?;
             Ok(None)
         }
@@ -57,18 +57,18 @@ pub fn stored(session: &Session, wish: &Wish, key: &Key) -> Result<Option<Box<Ma
 }
 
 /// The outputs of an entry, where the store has all of them undamaged. Damage is deleted.
-pub fn whole(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Option<Outputs>> {
+pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Result<Option<Outputs>> {
     match check_modules::outputs(session, manifest) {
         Ok(None) => {
-            let what = wish.name();
+            let what = request.name();
             session
-                .world
+                .context
                 .progress
                 .detail(&format!("{what}: the store has the entry, but not all of its objects"));
             Ok(None)
         }
         Err(Error::Store(error)) if is_damage(&error) => {
-            say_damage(session, wish, &error);
+            say_damage(session, request, &error);
             if let Some(store) = &session.store {
                 heal(store, manifest)?;
             }
@@ -78,9 +78,9 @@ pub fn whole(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Opti
     }
 }
 
-fn say_damage(session: &Session, wish: &Wish, error: &kcache_store::Error) {
-    let what = wish.name();
-    session.world.progress.say(&format!("warning: {error}; {what} is fetched or built again"));
+fn say_damage(session: &Session, request: &Request, error: &kcache_store::Error) {
+    let what = request.name();
+    session.context.progress.say(&format!("warning: {error}; {what} is fetched or built again"));
 }
 
 /// Whether something of the store is broken, rather than not to be reached.
@@ -101,15 +101,15 @@ fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
 
 /// Waits for others who want the same.
 pub(super) fn lock(session: &Session, store: &Store, key: &Key) -> Result<Lock> {
-    let world = session.world;
-    Ok(store.lock(&key.to_string(), &world.waiting(&|message| world.progress.say(message)))?)
+    let context = session.context;
+    Ok(store.lock(&key.to_string(), &context.waiting(&|message| context.progress.say(message)))?)
 }
 
 /// Whether an entry of the store says that a package does not build, and others say so alone. A key that was stolen from one of
 /// them could else keep a package from every host.
 pub fn is_advice(session: &Session, manifest: &Manifest) -> Result<bool> {
     let (Some(store), Some(_)) = (&session.store, advice(manifest)) else { return Ok(false) };
-    Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.world.made(&entry)))
+    Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.context.made(&entry)))
 }
 
 /// What an entry that says so says, for people.

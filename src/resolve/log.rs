@@ -4,19 +4,19 @@ use kcache_store::{LOG, Manifest};
 
 use crate::error::{Error, Result};
 use crate::inputs::identify;
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::session::Session;
 
 /// The log of the last build of a package for a kernel: of exactly what is there now, else of the newest known build.
-pub fn last(session: &Session, wish: &Wish) -> Result<(Manifest, Vec<u8>)> {
+pub fn last(session: &Session, request: &Request) -> Result<(Manifest, Vec<u8>)> {
     let unknown =
-        || Error::Unknown { package: wish.package.name.clone(), release: wish.kernel.release.clone() };
+        || Error::Unknown { package: request.package.name.clone(), release: request.kernel.release.clone() };
     let store = session.store.as_ref().ok_or_else(unknown)?;
-    let exact = match wish.kernel.build_tree() {
-        Some(tree) => store.lookup(&identify::identify(session, wish, tree)?.key)?,
+    let exact = match request.kernel.build_tree() {
+        Some(tree) => store.lookup(&identify::identify(session, request, tree)?.key)?,
         None => None,
     };
-    let labels = [("package", wish.package.name.as_str()), ("kernel", wish.kernel.release.as_str())];
+    let labels = [("package", request.package.name.as_str()), ("kernel", request.kernel.release.as_str())];
     let entry = match exact {
         Some(entry) => Some(entry),
         None => match store.find(&labels)?.first() {

@@ -35,100 +35,105 @@ use crate::build::{self, How, Made};
 use crate::error::{Error, Result};
 use crate::inputs::identify::{self, Identified};
 use crate::inputs::undeclared;
-use crate::resolve::resolution::Answer;
-use crate::resolve::resolution::Looked;
+use crate::resolve::resolution::Lookup;
 use crate::resolve::resolution::Missing;
-use crate::run::request::Found;
+use crate::resolve::resolution::Resolution;
 use crate::run::request::Options;
-use crate::run::request::Wish;
+use crate::run::request::Request;
+use crate::run::request::Source;
 use crate::run::session::Session;
 
 /// A build that has waited this long for its turn may be in a shared cache by now.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// A package's modules for a kernel, built if need be. The answer is counted.
-pub fn ensure(session: &Session, wish: &Wish, options: &Options) -> Result<Answer> {
-    match look(session, wish, options)? {
-        Looked::Answered(answer) => Ok(answer),
-        Looked::Missing(missing) => build(session, wish, *missing, options),
+pub fn obtain(session: &Session, request: &Request, options: &Options) -> Result<Resolution> {
+    match look(session, request, options)? {
+        Lookup::Answered(answer) => Ok(answer),
+        Lookup::Missing(missing) => build(session, request, *missing, options),
     }
 }
 
 /// Looks for them in the store and in shared caches. An answer is counted.
-pub fn look<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<Looked<'a>> {
-    let looked = search(session, wish, options)?;
-    if let Looked::Answered(answer) = &looked {
-        session.tally.note(&wish.name(), &answer.answered(), !options.rebuild);
+pub fn look<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Result<Lookup<'a>> {
+    let looked = search(session, request, options)?;
+    if let Lookup::Answered(answer) = &looked {
+        session.counters.note(&request.name(), &answer.answered(), !options.rebuild);
     }
     Ok(looked)
 }
 
 /// Builds what a look has not found, unless it has come meanwhile. The answer is counted.
-pub fn build(session: &Session, wish: &Wish, missing: Missing, options: &Options) -> Result<Answer> {
-    let needed = have(session, wish, &missing.id, options)?;
-    let answer = have_once(session, wish, &missing, &needed, options)?;
-    session.tally.note(&wish.name(), &answer.answered(), !options.rebuild);
+pub fn build(
+    session: &Session,
+    request: &Request,
+    missing: Missing,
+    options: &Options,
+) -> Result<Resolution> {
+    let needed = have(session, request, &missing.id, options)?;
+    let answer = have_once(session, request, &missing, &needed, options)?;
+    session.counters.note(&request.name(), &answer.answered(), !options.rebuild);
     Ok(answer)
 }
 
-fn search<'a>(session: &Session, wish: &Wish<'a>, options: &Options) -> Result<Looked<'a>> {
-    let answered = |answer| Ok(Looked::Answered(answer));
-    let tree = match &wish.kernel.headers {
-        Headers::Present(tree) if wish.package.has_source() => tree,
-        _ => return answered(by_pointer::unidentified(session, wish)?),
+fn search<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Result<Lookup<'a>> {
+    let answered = |answer| Ok(Lookup::Answered(answer));
+    let tree = match &request.kernel.headers {
+        Headers::Present(tree) if request.package.has_source() => tree,
+        _ => return answered(by_pointer::unidentified(session, request)?),
     };
-    session.check_names(wish.package)?;
-    let id = match identify::identify(session, wish, tree) {
+    session.check_names(request.package)?;
+    let id = match identify::identify(session, request, tree) {
         // A host that never compiles needs nothing to compile with.
         Err(error) if error.lacks_tools() => {
-            return match by_pointer::unidentified(session, wish)? {
-                Answer::NoHeaders(_) => Err(error),
+            return match by_pointer::unidentified(session, request)? {
+                Resolution::NoHeaders(_) => Err(error),
                 answer => answered(answer),
             };
         }
         id => id?,
     };
     for note in &id.recipe.notes {
-        session.world.progress.detail(&format!("{}: {note}", wish.package.name));
+        session.context.progress.detail(&format!("{}: {note}", request.package.name));
     }
     if options.automatic_only && !id.recipe.automatic {
-        return answered(Answer::NotAutomatic);
+        return answered(Resolution::NotAutomatic);
     }
     if let Some(reason) = &id.recipe.excluded {
-        return answered(Answer::Excluded(reason.clone()));
+        return answered(Resolution::Excluded(reason.clone()));
     }
     if !options.rebuild {
-        if let Some(answer) = answer(session, wish, tree, &id, options)? {
+        if let Some(answer) = answer(session, request, tree, &id, options)? {
             return answered(answer);
         }
-        if !session.world.caches.is_empty() {
+        if !session.context.caches.is_empty() {
             let store = session.store.as_ref().ok_or(Error::NoStore)?;
             let _lock = local::lock(session, store, &id.key)?;
-            if let Some(answer) = look_further(session, store, wish, tree, &id, options, true)? {
+            if let Some(answer) = look_further(session, store, request, tree, &id, options, true)? {
                 return answered(answer);
             }
         }
     }
     if options.fetch_only {
-        return answered(Answer::NotCached);
+        return answered(Resolution::NotCached);
     }
-    Ok(Looked::Missing(Box::new(Missing { tree, id, asked: Instant::now() })))
+    Ok(Lookup::Missing(Box::new(Missing { tree, id, asked: Instant::now() })))
 }
 
 /// The answer that the store has for a run that goes so far.
 fn answer(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     tree: &BuildTree,
     id: &Identified,
     options: &Options,
-) -> Result<Option<Answer>> {
-    match look_up(session, wish, tree, id)? {
-        Some(Answer::Fails { manifest, .. })
+) -> Result<Option<Resolution>> {
+    match look_up(session, request, tree, id)? {
+        Some(Resolution::Fails { manifest, .. })
             if !options.fetch_only && local::is_advice(session, &manifest)? =>
         {
             let advice = local::advice(&manifest).unwrap_or_default();
-            session.say_once(&format!("{}: {advice}", wish.name()));
+            session.say_once(&format!("{}: {advice}", request.name()));
             Ok(None)
         }
         answer => Ok(answer),
@@ -136,9 +141,14 @@ fn answer(
 }
 
 /// The answer that the store has, if it has one that is whole and may be believed.
-pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified) -> Result<Option<Answer>> {
+pub fn look_up(
+    session: &Session,
+    request: &Request,
+    tree: &BuildTree,
+    id: &Identified,
+) -> Result<Option<Resolution>> {
     let Some(manifest) =
-        local::stored(session, wish, &id.key)?.filter(|known| local::fits(session, wish, id, known))
+        local::stored(session, request, &id.key)?.filter(|known| local::fits(session, request, id, known))
     else {
         return Ok(None);
     };
@@ -147,53 +157,53 @@ pub fn look_up(session: &Session, wish: &Wish, tree: &BuildTree, id: &Identified
         return Ok(None);
     }
     if manifest.outcome != Outcome::Built {
-        return Ok(Some(Answer::Fails { manifest, found: Found::Store }));
+        return Ok(Some(Resolution::Fails { manifest, found: Source::Store }));
     }
-    let Some(outputs) = local::whole(session, wish, &manifest)? else { return Ok(None) };
-    let needed = have(session, wish, id, &Options::default())?;
-    let mut faults = faults(session, wish, tree, &outputs, &needed)?;
-    faults.extend(check_modules::undeclared(wish.kernel, &manifest)?);
+    let Some(outputs) = local::whole(session, request, &manifest)? else { return Ok(None) };
+    let needed = have(session, request, id, &Options::default())?;
+    let mut faults = faults(session, request, tree, &outputs, &needed)?;
+    faults.extend(check_modules::undeclared(request.kernel, &manifest)?);
     if !faults.is_empty() {
-        return Ok(Some(Answer::Refused(faults)));
+        return Ok(Some(Resolution::Refused(faults)));
     }
-    Ok(Some(Answer::Ready { manifest, found: Found::Store }))
+    Ok(Some(Resolution::Ready { manifest, found: Source::Store }))
 }
 
 /// What is wrong with modules, beside the kernel and the packages that they were built against.
 fn faults(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     tree: &BuildTree,
     outputs: &Outputs,
     needed: &[Dependency],
 ) -> Result<Vec<Fault>> {
-    let against = check_modules::Against::tree(session, wish.kernel, tree)?;
-    check_modules::faults(wish.kernel, &against, &outputs.modules, &dependencies::exports(needed))
+    let against = check_modules::Against::tree(session, request.kernel, tree)?;
+    check_modules::faults(request.kernel, &against, &outputs.modules, &dependencies::exports(needed))
 }
 
 /// Under the key's lock: what another process may have put into the store meanwhile, or a shared cache has.
 fn look_further(
     session: &Session,
     store: &Store,
-    wish: &Wish,
+    request: &Request,
     tree: &BuildTree,
     id: &Identified,
     options: &Options,
     ask_caches: bool,
-) -> Result<Option<Answer>> {
-    if let Some(answer) = answer(session, wish, tree, id, options)? {
+) -> Result<Option<Resolution>> {
+    if let Some(answer) = answer(session, request, tree, id, options)? {
         return Ok(Some(answer));
     }
-    if let Some(known) = local::stored(session, wish, &id.key)?
-        && (local::is_advice(session, &known)? || !local::fits(session, wish, id, &known))
+    if let Some(known) = local::stored(session, request, &id.key)?
+        && (local::is_advice(session, &known)? || !local::fits(session, request, id, &known))
     {
         store.forget(&id.key)?; // room for one that is an answer
     }
     if !ask_caches {
         return Ok(None);
     }
-    match by_key::identified(session, wish, id, options.fetch_only)? {
-        Some(from) => fetched(session, wish, tree, id, from),
+    match by_key::identified(session, request, id, options.fetch_only)? {
+        Some(from) => fetched(session, request, tree, id, from),
         None => Ok(None),
     }
 }
@@ -201,16 +211,20 @@ fn look_further(
 /// The answer that an entry gives which was fetched.
 fn fetched(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     tree: &BuildTree,
     id: &Identified,
     from: String,
-) -> Result<Option<Answer>> {
-    Ok(match look_up(session, wish, tree, id)? {
-        Some(Answer::Ready { manifest, .. }) => Some(Answer::Ready { manifest, found: Found::Shared(from) }),
-        Some(Answer::Fails { manifest, .. }) => Some(Answer::Fails { manifest, found: Found::Shared(from) }),
-        Some(Answer::Refused(faults)) => {
-            by_key::refuse(session, wish, &id.key, &from, &faults)?;
+) -> Result<Option<Resolution>> {
+    Ok(match look_up(session, request, tree, id)? {
+        Some(Resolution::Ready { manifest, .. }) => {
+            Some(Resolution::Ready { manifest, found: Source::Shared(from) })
+        }
+        Some(Resolution::Fails { manifest, .. }) => {
+            Some(Resolution::Fails { manifest, found: Source::Shared(from) })
+        }
+        Some(Resolution::Refused(faults)) => {
+            by_key::refuse(session, request, &id.key, &from, &faults)?;
             None
         }
         other => other,
@@ -220,61 +234,61 @@ fn fetched(
 /// Builds, unless another process has done it meanwhile.
 fn have_once(
     session: &Session,
-    wish: &Wish,
+    request: &Request,
     missing: &Missing,
     needed: &[Dependency],
     options: &Options,
-) -> Result<Answer> {
-    let (world, Missing { tree, id, asked }) = (session.world, missing);
+) -> Result<Resolution> {
+    let (context, Missing { tree, id, asked }) = (session.context, missing);
     let store = session.store.as_ref().ok_or(Error::NoStore)?;
     let _lock = local::lock(session, store, &id.key)?;
     let ask_caches = asked.elapsed() > ASK_AGAIN;
     if !options.rebuild
-        && let Some(answer) = look_further(session, store, wish, tree, id, options, ask_caches)?
+        && let Some(answer) = look_further(session, store, request, tree, id, options, ask_caches)?
     {
         return Ok(answer);
     }
     let how = How { may_launch: !options.rebuild };
-    let made = build::make(session, wish, tree, id, needed, how)?;
-    session.still_headers(wish.kernel, tree, id.facts.headers)?;
-    session.still_facts(wish.kernel, tree, &id.facts)?;
+    let made = build::make(session, request, tree, id, needed, how)?;
+    session.still_headers(request.kernel, tree, id.facts.headers)?;
+    session.still_facts(request.kernel, tree, &id.facts)?;
     let outcome = match &made.result {
         Made::Outputs(outputs) => {
-            let mut faults = faults(session, wish, tree, outputs, needed)?;
+            let mut faults = faults(session, request, tree, outputs, needed)?;
             let names = outputs.modules.iter().map(|module| module.name.as_str());
-            faults.extend(check_modules::undeclared_among(wish.kernel, &id.recipe.modules, names)?);
+            faults.extend(check_modules::undeclared_among(request.kernel, &id.recipe.modules, names)?);
             if !faults.is_empty() {
-                return Ok(Answer::Refused(faults));
+                return Ok(Resolution::Refused(faults));
             }
             Outcome::Built
         }
         Made::Failure(outcome) => outcome.clone(),
     };
     for fault in &made.left_out {
-        world.progress.say(&format!("warning: {}: left out: {fault}", wish.name()));
+        context.progress.say(&format!("warning: {}: left out: {fault}", request.name()));
     }
-    build_times::remember(session, wish.package, made.seconds)?;
-    let entry = build::publish(session, store, wish, id, made, outcome, options.rebuild)?;
+    build_times::remember(session, request.package, made.seconds)?;
+    let entry = build::publish(session, store, request, id, made, outcome, options.rebuild)?;
     if undeclared::is_known(entry.manifest()) {
         publish::write_through(session, store, &entry)?;
     } else {
-        let what = wish.name();
-        world.progress.say(&format!(
+        let what = request.name();
+        context.progress.say(&format!(
             "warning: {what}: its build opened more files than can be watched: it is used now, not shared, and built again next time"
         ));
     }
     let manifest = Box::new(entry.into_manifest());
-    let found = Found::Built;
+    let found = Source::Built;
     Ok(match manifest.outcome {
-        Outcome::Built => Answer::Ready { manifest, found },
-        Outcome::Failed { .. } => Answer::Fails { manifest, found },
+        Outcome::Built => Resolution::Ready { manifest, found },
+        Outcome::Failed { .. } => Resolution::Fails { manifest, found },
     })
 }
 
 /// All that a build is against, each package once, built first if need be.
 pub fn have<'a>(
     session: &Session,
-    wish: &Wish<'a>,
+    request: &Request<'a>,
     id: &Identified,
     options: &Options,
 ) -> Result<Vec<Dependency<'a>>> {
@@ -282,15 +296,15 @@ pub fn have<'a>(
     let mut had: Vec<Dependency> = Vec::new();
     let mut pending: Vec<&(String, Identified)> = id.dependencies.iter().collect();
     while let Some((name, id)) = pending.pop() {
-        let package = identify::find(wish, name, &[])?;
+        let package = identify::find(request, name, &[])?;
         if had.iter().any(|other| other.package.name == package.name) {
             continue;
         }
         pending.extend(&id.dependencies);
-        let manifest = match ensure(session, &Wish { package, ..*wish }, &options)? {
-            Answer::Ready { manifest, .. } => manifest,
-            Answer::NotCached => return Err(identify::problem(wish, name, "is not in any cache")),
-            _ => return Err(identify::problem(wish, name, "does not build")),
+        let manifest = match obtain(session, &Request { package, ..*request }, &options)? {
+            Resolution::Ready { manifest, .. } => manifest,
+            Resolution::NotCached => return Err(identify::problem(request, name, "is not in any cache")),
+            _ => return Err(identify::problem(request, name, "does not build")),
         };
         let outputs = check_modules::outputs(session, &manifest)?.unwrap_or_default();
         had.push(Dependency { package, source: id.source, outputs });

@@ -12,7 +12,7 @@ use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
 use crate::error::{Error, Result};
 use crate::inputs::{identify, undeclared};
 use crate::resolve::by_pointer;
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::session::Session;
 
 /// What this host has of a package for a kernel.
@@ -26,18 +26,18 @@ pub enum Known {
 }
 
 /// Finds out what this host has.
-pub fn known(session: &Session, wish: &Wish) -> Result<Known> {
+pub fn known(session: &Session, request: &Request) -> Result<Known> {
     let Some(store) = &session.store else { return Ok(Known::Nothing) };
-    let key = match wish.kernel.build_tree().filter(|_| wish.package.has_source()) {
+    let key = match request.kernel.build_tree().filter(|_| request.package.has_source()) {
         Some(tree) => {
-            let id = identify::identify(session, wish, tree)?;
+            let id = identify::identify(session, request, tree)?;
             if id.recipe.excluded.is_some() {
                 return Ok(Known::Excluded);
             }
             Some(id.key)
         }
         None => {
-            let labels = [("package", wish.package.name.as_str()), ("kernel", &wish.kernel.release)];
+            let labels = [("package", request.package.name.as_str()), ("kernel", &request.kernel.release)];
             store.find(&labels)?.first().map(|row| row.key)
         }
     };
@@ -48,10 +48,10 @@ pub fn known(session: &Session, wish: &Wish) -> Result<Known> {
 
 /// Shares an entry that was built now. The build has succeeded, whatever comes of this: trouble is only said.
 pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<()> {
-    let world = session.world;
-    let Some(key) = &world.signer else {
-        if world.caches.writable().next().is_some() {
-            world
+    let context = session.context;
+    let Some(key) = &context.signer else {
+        if context.caches.writable().next().is_some() {
+            context
                 .progress
                 .say("nothing is pushed: there is no key to sign with; `kcache keys generate` makes one");
         }
@@ -59,10 +59,10 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     };
     let sign = Sign::With { key, adopt: false };
     vouch(session, store, entry, sign, true)?;
-    for cache in world.caches.writable() {
+    for cache in context.caches.writable() {
         match push(session, store, cache, entry, sign, true) {
             Ok(pushed) => say(session, cache, entry, &pushed),
-            Err(error) => world.progress.say(&format!("warning: not pushed: {error}")),
+            Err(error) => context.progress.say(&format!("warning: not pushed: {error}")),
         }
     }
     Ok(())
@@ -86,7 +86,7 @@ pub fn vouch(
             store.replace(&entry)?;
         }
         if let Some(name) = &name {
-            point_here(store, name, key, (session.world.now)(), None, signer)?;
+            point_here(store, name, key, (session.context.now)(), None, signer)?;
         }
     }
     let Some(name) = name else { return Ok(None) };
@@ -102,20 +102,20 @@ pub fn push(
     sign: Sign,
     newest: bool,
 ) -> Result<Pushed> {
-    let world = session.world;
+    let context = session.context;
     credible(session, entry)?;
-    let pushed = world.caches.push(cache, store, entry, sign)?;
+    let pushed = context.caches.push(cache, store, entry, sign)?;
     let name = by_pointer::pointer_name(entry).filter(|_| newest && !matches!(pushed, Pushed::Conflict(_)));
     if let Some(name) = name {
         let key = entry.manifest().key;
-        world.caches.point(cache, store, &name, key, (world.now)(), sign.key(entry))?;
+        context.caches.point(cache, store, &name, key, (context.now)(), sign.key(entry))?;
     }
     Ok(pushed)
 }
 
 /// What this host would not use itself does not leave it.
 fn credible(session: &Session, entry: &Entry) -> Result<()> {
-    match session.world.distrusts(entry) {
+    match session.context.distrusts(entry) {
         Some(distrust) => Err(Error::Distrusted { key: entry.manifest().key, distrust }),
         None => Ok(()),
     }
@@ -126,7 +126,7 @@ fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
     let label = |name: &str| entry.manifest().labels.get(name).map_or("", String::as_str);
     let what = format!("{}/{} for {}", label("package"), label("version"), label("kernel"));
     let url = cache.url();
-    let progress = &session.world.progress;
+    let progress = &session.context.progress;
     match pushed {
         Pushed::New => progress.say(&format!("pushed {what} to {url}")),
         Pushed::Present => progress.detail(&format!("{what} is in {url} already")),

@@ -7,7 +7,7 @@ use crate::build::{How, Made, make};
 use crate::error::{Error, Result};
 use crate::inputs::identify;
 use crate::resolve;
-use crate::run::request::{Options, Wish};
+use crate::run::request::{Options, Request};
 use crate::run::session::Session;
 
 /// What building again showed.
@@ -20,18 +20,18 @@ pub enum Comparison {
 }
 
 /// Builds once more and compares with what an entry holds.
-pub fn compare(session: &Session, wish: &Wish, manifest: &Manifest) -> Result<Comparison> {
-    let Some(tree) = wish.kernel.build_tree() else {
+pub fn compare(session: &Session, request: &Request, manifest: &Manifest) -> Result<Comparison> {
+    let Some(tree) = request.kernel.build_tree() else {
         return Err(Error::Environment {
-            package: wish.package.name.clone(),
-            release: wish.kernel.release.clone(),
+            package: request.package.name.clone(),
+            release: request.kernel.release.clone(),
             reason: "without headers nothing can be built again".to_owned(),
         });
     };
-    let id = identify::identify(session, wish, tree)?;
-    let needed = resolve::have(session, wish, &id, &Options::default())?;
+    let id = identify::identify(session, request, tree)?;
+    let needed = resolve::have(session, request, &id, &Options::default())?;
     let how = How { may_launch: false };
-    let again = make(session, wish, tree, &id, &needed, how)?;
+    let again = make(session, request, tree, &id, &needed, how)?;
     let second: Vec<(String, Digest)> = match &again.result {
         Made::Outputs(outputs) => digests(session, outputs)?,
         Made::Failure(_) => Vec::new(),

@@ -8,23 +8,23 @@ use kcache_store::Manifest;
 
 use crate::inputs::identify::Identified;
 use crate::run::counters::Answered;
-use crate::run::request::Found;
+use crate::run::request::Source;
 
 /// What was had.
-pub enum Answer {
+pub enum Resolution {
     /// Modules.
     Ready {
         /// Their entry.
         manifest: Box<Manifest>,
         /// Whether they were there or were built now.
-        found: Found,
+        found: Source,
     },
     /// The package does not build.
     Fails {
         /// The entry that says so.
         manifest: Box<Manifest>,
         /// Whether that was known before.
-        found: Found,
+        found: Source,
     },
     /// The package is not meant for this kernel.
     Excluded(String),
@@ -38,23 +38,23 @@ pub enum Answer {
     Refused(Vec<Fault>),
 }
 
-impl Answer {
+impl Resolution {
     /// As it is counted.
     pub fn answered(&self) -> Answered<'_> {
         match self {
-            Answer::Ready { manifest, found } | Answer::Fails { manifest, found } => {
+            Resolution::Ready { manifest, found } | Resolution::Fails { manifest, found } => {
                 Answered::By(manifest, found)
             }
-            Answer::NoHeaders(_) | Answer::NotCached => Answered::Nothing,
-            Answer::Excluded(_) | Answer::NotAutomatic | Answer::Refused(_) => Answered::NotMeant,
+            Resolution::NoHeaders(_) | Resolution::NotCached => Answered::Nothing,
+            Resolution::Excluded(_) | Resolution::NotAutomatic | Resolution::Refused(_) => Answered::NotMeant,
         }
     }
 }
 
 /// What came of a look.
-pub enum Looked<'a> {
+pub enum Lookup<'a> {
     /// It needs no build, or there is none to be had.
-    Answered(Answer),
+    Answered(Resolution),
     /// It is to be built.
     Missing(Box<Missing<'a>>),
 }

@@ -1,4 +1,4 @@
-//! In which order a run's wishes are worked on, and how many at once.
+//! In which order a run's requests are worked on, and how many at once.
 //!
 //! First everybody looks: keys, store and shared caches. What nobody has is put aside and built when nothing is left to be looked
 //! at, the longest first, so that none is begun when all others have ended; what others are built against comes before them. As many
@@ -13,10 +13,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::resolve::resolution::{Answer, Looked, Missing};
+use crate::resolve::resolution::{Lookup, Missing, Resolution};
 use crate::resolve::{self, build_times};
 use crate::run::progress::Outlook;
-use crate::run::request::{Options, Wish};
+use crate::run::request::{Options, Request};
 use crate::run::session::Session;
 
 /// Threads beyond the jobs.
@@ -28,36 +28,36 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether there is memory again, or whether the run was cancelled.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Works on all wishes and gives what `then` makes of their answers, in their order; after a cancellation, of those that had one.
+/// Works on all requests and gives what `then` makes of their answers, in their order; after a cancellation, of those that had one.
 pub fn all<'a, T: Send>(
     session: &Session,
-    wishes: &[Wish<'a>],
+    requests: &[Request<'a>],
     options: &Options,
-    then: impl Fn(&Wish<'a>, Result<Answer>, Duration) -> T + Sync,
+    then: impl Fn(&Request<'a>, Result<Resolution>, Duration) -> T + Sync,
 ) -> Vec<T> {
     let state =
         State { next: 0, looking: 0, last_look: Instant::now(), waiting: Vec::new(), running: Vec::new() };
-    let line = Line { session, wishes, state: Mutex::new(state), changed: Condvar::new() };
+    let line = Line { session, requests, state: Mutex::new(state), changed: Condvar::new() };
     let results: Mutex<Vec<(usize, T)>> = Mutex::default();
     let end = |at: usize, answer, took| {
-        let result = then(&wishes[at], answer, took);
+        let result = then(&requests[at], answer, took);
         results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
     };
     let work = || {
         while let Some((next, turn)) = line.next() {
             let start = Instant::now();
             let (at, answer, before) = match next {
-                Next::Look(at) => match resolve::look(session, &wishes[at], options) {
-                    Ok(Looked::Missing(missing)) => {
-                        let expected = build_times::expected(session, wishes[at].package);
+                Next::Look(at) => match resolve::look(session, &requests[at], options) {
+                    Ok(Lookup::Missing(missing)) => {
+                        let expected = build_times::expected(session, requests[at].package);
                         line.put_aside(Waits { at, expected, looked: start.elapsed(), missing });
                         continue;
                     }
-                    Ok(Looked::Answered(answer)) => (at, Ok(answer), Duration::ZERO),
+                    Ok(Lookup::Answered(answer)) => (at, Ok(answer), Duration::ZERO),
                     Err(error) => (at, Err(error), Duration::ZERO),
                 },
                 Next::Build(Waits { at, looked, missing, .. }) => {
-                    (at, resolve::build(session, &wishes[at], *missing, options), looked)
+                    (at, resolve::build(session, &requests[at], *missing, options), looked)
                 }
             };
             drop(turn);
@@ -65,12 +65,12 @@ pub fn all<'a, T: Send>(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..(session.world.jobs + BESIDE).min(wishes.len()) {
+        for _ in 0..(session.context.jobs + BESIDE).min(requests.len()) {
             scope.spawn(work);
         }
     });
     // After a cancellation some are left, and no more is to be said of them.
-    session.world.progress.outlook(&Outlook { waiting: 0, left: Duration::ZERO });
+    session.context.progress.outlook(&Outlook { waiting: 0, left: Duration::ZERO });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
@@ -79,7 +79,7 @@ pub fn all<'a, T: Send>(
 /// Whose turn it is.
 struct Line<'a, 's> {
     session: &'a Session<'s>,
-    wishes: &'a [Wish<'a>],
+    requests: &'a [Request<'a>],
     state: Mutex<State<'a>>,
     changed: Condvar,
 }
@@ -137,10 +137,10 @@ impl<'a> Line<'a, '_> {
         let turn = |builds| Turn { state: &self.state, changed: &self.changed, builds };
         let mut state = self.lock();
         loop {
-            if self.session.world.cancelled() {
+            if self.session.context.cancelled() {
                 return None;
             }
-            if state.next < self.wishes.len() {
+            if state.next < self.requests.len() {
                 state.looking += 1;
                 state.next += 1;
                 state.last_look = Instant::now();
@@ -152,7 +152,7 @@ impl<'a> Line<'a, '_> {
             if let Some(at) = self.first(&state).filter(|_| self.has_room(&state)) {
                 let waits = state.waiting.swap_remove(at);
                 state.running.push(Running { at: waits.at, expected: waits.expected, since: Instant::now() });
-                self.session.world.progress.outlook(&state.outlook(self.session.world.jobs));
+                self.session.context.progress.outlook(&state.outlook(self.session.context.jobs));
                 let turn = turn(Some(waits.at));
                 return Some((Next::Build(waits), turn));
             }
@@ -166,23 +166,24 @@ impl<'a> Line<'a, '_> {
         if state.looking > 0 && state.last_look.elapsed() < GRACE {
             return false;
         }
-        let enough = || (self.session.world.available_memory)().is_none_or(|free| free >= MEMORY);
-        state.running.is_empty() || state.running.len() < self.session.world.jobs && enough()
+        let enough = || (self.session.context.available_memory)().is_none_or(|free| free >= MEMORY);
+        state.running.is_empty() || state.running.len() < self.session.context.jobs && enough()
     }
 
     /// The longest that waits for no other of the run.
     fn first(&self, state: &State) -> Option<usize> {
-        let unfinished: Vec<&Wish> = state
+        let unfinished: Vec<&Request> = state
             .waiting
             .iter()
             .map(|waits| waits.at)
             .chain(state.running.iter().map(|running| running.at))
-            .map(|at| &self.wishes[at])
+            .map(|at| &self.requests[at])
             .collect();
         let comes_first = |waits: &Waits| {
-            let release = &self.wishes[waits.at].kernel.release;
-            let is_needed =
-                |wish: &&Wish| wish.kernel.release == *release && waits.missing.needs(&wish.package.name);
+            let release = &self.requests[waits.at].kernel.release;
+            let is_needed = |request: &&Request| {
+                request.kernel.release == *release && waits.missing.needs(&request.package.name)
+            };
             !unfinished.iter().any(is_needed)
         };
         let able = state.waiting.iter().enumerate().filter(|(_, waits)| comes_first(waits));

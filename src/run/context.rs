@@ -15,8 +15,8 @@ use crate::run::progress::Progress;
 use crate::run::select::Elsewhere;
 use crate::run::signing::Signing;
 
-/// The world of one run.
-pub struct World {
+/// The context of one run.
+pub struct Context {
     /// The system that is worked on.
     pub root: Root,
     /// Where the store is.
@@ -75,7 +75,7 @@ pub struct World {
     pub progress: Arc<dyn Progress>,
 }
 
-impl World {
+impl Context {
     /// How this run waits for others.
     pub fn waiting<'a>(&self, say: &'a (dyn Fn(&str) + Sync)) -> Waiting<'a> {
         Waiting { limit: self.lock_limit, say }

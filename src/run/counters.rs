@@ -1,7 +1,7 @@
 //! Of what use the caches were: how each look-up of a run was answered, and the compiling that this spared.
 //!
 //! A key counts once a run, by its first answer: a package that others build against is looked up again for each of them.
-//! When a run is over, [`Tally::keep`] adds its numbers to the store's counters, in one write; a command that only looks has
+//! When a run is over, [`Counters::keep`] adds its numbers to the store's counters, in one write; a command that only looks has
 //! none and writes nothing. A run that is interrupted counts nothing. Counters lie in the store's index, which is derived:
 //! with it they are lost, and begin at 0 again. Their names are stored: add, never rename.
 //!
@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kcache_kernel::install::{Act, Change};
 use kcache_store::{Key, Manifest, Outcome, Store};
 
-use crate::run::request::Found;
+use crate::run::request::Source;
 
 /// Look-ups that the store answered, by a build or by the knowledge that it fails.
 pub const HITS_STORE: &str = "hits-store";
@@ -37,7 +37,7 @@ const MAX_SECONDS: f64 = 1e6;
 /// How a look-up was answered.
 pub enum Answered<'a> {
     /// By an entry, which may say that the package does not build.
-    By(&'a Manifest, &'a Found),
+    By(&'a Manifest, &'a Source),
     /// By nobody.
     Nothing,
     /// It was not one for the caches to answer.
@@ -46,7 +46,7 @@ pub enum Answered<'a> {
 
 /// What one run has counted.
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<Noted>);
+pub struct Counters(Mutex<Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
@@ -57,8 +57,8 @@ struct Noted {
     unanswered: BTreeSet<String>,
 }
 
-impl Tally {
-    /// Notes an answer to the wish called `name`; `asked` where caches were asked before anything was built.
+impl Counters {
+    /// Notes an answer to the request called `name`; `asked` where caches were asked before anything was built.
     pub fn note(&self, name: &str, answered: &Answered, asked: bool) {
         let mut noted = self.noted();
         match answered {
@@ -99,15 +99,15 @@ impl Tally {
 }
 
 impl Noted {
-    fn answer(&mut self, manifest: &Manifest, found: &Found, asked: bool) {
+    fn answer(&mut self, manifest: &Manifest, found: &Source, asked: bool) {
         if self.answered.contains_key(&manifest.key) {
             return;
         }
-        self.answered.insert(manifest.key, *found != Found::Built);
+        self.answered.insert(manifest.key, *found != Source::Built);
         match found {
-            Found::Store => self.add(HITS_STORE, 1),
-            Found::Shared(_) => self.add(HITS_SHARED, 1),
-            Found::Built => {
+            Source::Store => self.add(HITS_STORE, 1),
+            Source::Shared(_) => self.add(HITS_SHARED, 1),
+            Source::Built => {
                 let built = manifest.outcome == Outcome::Built;
                 self.add(MISSES, u64::from(asked));
                 self.add(if built { BUILT } else { FAILED }, 1);
@@ -153,20 +153,20 @@ mod tests {
         manifest(package, Outcome::Built, 1.5)
     }
 
-    fn shared() -> Found {
-        Found::Shared("https://cache.example/".to_owned())
+    fn shared() -> Source {
+        Source::Shared("https://cache.example/".to_owned())
     }
 
     /// The counters of a new store after a run.
     #[track_caller]
-    fn check(run: impl FnOnce(&Tally), expect: &[(&str, u64)]) {
+    fn check(run: impl FnOnce(&Counters), expect: &[(&str, u64)]) {
         let dir = tempfile::tempdir().unwrap();
         let waiting = kcache_store::Waiting { limit: std::time::Duration::ZERO, say: &|_| () };
         let store = Store::open(dir.path(), &waiting).unwrap();
-        let tally = Tally::default();
-        run(&tally);
-        tally.keep(&store).unwrap();
-        tally.keep(&store).unwrap(); // what is kept is not kept twice
+        let counters = Counters::default();
+        run(&counters);
+        counters.keep(&store).unwrap();
+        counters.keep(&store).unwrap(); // what is kept is not kept twice
         let expect = expect.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         assert_eq!(store.counts().unwrap(), expect);
     }
@@ -174,11 +174,11 @@ mod tests {
     #[test]
     fn a_key_counts_once_by_its_first_answer() {
         check(
-            |tally| {
-                tally.note("a", &Answered::By(&built("a"), &Found::Built), true);
-                tally.note("a", &Answered::By(&built("a"), &Found::Store), true);
-                tally.note("b", &Answered::By(&built("b"), &Found::Store), true);
-                tally.note("c", &Answered::By(&built("c"), &shared()), true);
+            |counters| {
+                counters.note("a", &Answered::By(&built("a"), &Source::Built), true);
+                counters.note("a", &Answered::By(&built("a"), &Source::Store), true);
+                counters.note("b", &Answered::By(&built("b"), &Source::Store), true);
+                counters.note("c", &Answered::By(&built("c"), &shared()), true);
             },
             &[(BUILT, 1), (COMPILED, 1500), (HITS_SHARED, 1), (HITS_STORE, 1), (MISSES, 1)],
         );
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn what_was_to_be_built_whatever_caches_have_is_no_miss() {
         check(
-            |tally| tally.note("a", &Answered::By(&built("a"), &Found::Built), false),
+            |counters| counters.note("a", &Answered::By(&built("a"), &Source::Built), false),
             &[(BUILT, 1), (COMPILED, 1500)],
         );
     }
@@ -195,12 +195,12 @@ mod tests {
     #[test]
     fn what_has_no_answer_in_the_end_is_one_miss() {
         check(
-            |tally| {
+            |counters| {
                 for name in ["a", "a", "b"] {
-                    tally.note(name, &Answered::Nothing, true);
+                    counters.note(name, &Answered::Nothing, true);
                 }
-                tally.note("b", &Answered::By(&built("b"), &shared()), true);
-                tally.note("c", &Answered::NotMeant, true);
+                counters.note("b", &Answered::By(&built("b"), &shared()), true);
+                counters.note("c", &Answered::NotMeant, true);
             },
             &[(HITS_SHARED, 1), (MISSES, 1)],
         );
@@ -211,10 +211,13 @@ mod tests {
         let failed = Outcome::Failed { status: Some(2), command: "make".into(), first_error: "no".into() };
         let failed = manifest("a", failed, 0.25);
         check(
-            |tally| tally.note("a", &Answered::By(&failed, &Found::Built), true),
+            |counters| counters.note("a", &Answered::By(&failed, &Source::Built), true),
             &[(COMPILED, 250), (FAILED, 1), (MISSES, 1)],
         );
-        check(|tally| tally.note("a", &Answered::By(&failed, &Found::Store), true), &[(HITS_STORE, 1)]);
+        check(
+            |counters| counters.note("a", &Answered::By(&failed, &Source::Store), true),
+            &[(HITS_STORE, 1)],
+        );
     }
 
     #[test]
@@ -226,19 +229,23 @@ mod tests {
             change("fetched", Act::Replace),
             change("kept", Act::Keep),
         ];
-        let founds =
-            [("built", Found::Built), ("found", Found::Store), ("fetched", shared()), ("kept", Found::Store)];
+        let founds = [
+            ("built", Source::Built),
+            ("found", Source::Store),
+            ("fetched", shared()),
+            ("kept", Source::Store),
+        ];
         // Times are binary digits: each sum has one reading.
         let mut seconds = 1.0;
         let manifests = founds.each_ref().map(|(name, _)| {
             seconds *= 2.0;
             manifest(name, Outcome::Built, seconds)
         });
-        let run = |tally: &Tally| {
+        let run = |counters: &Counters| {
             founds
                 .iter()
-                .for_each(|(name, found)| tally.note(name, &Answered::By(&built(name), found), true));
-            tally.installed(&changes, &manifests);
+                .for_each(|(name, found)| counters.note(name, &Answered::By(&built(name), found), true));
+            counters.installed(&changes, &manifests);
         };
         check(
             run,

@@ -5,7 +5,7 @@ use kcache_kernel::packages::Package;
 
 /// What is to be had of one package for one kernel.
 #[derive(Clone, Copy)]
-pub struct Wish<'a> {
+pub struct Request<'a> {
     /// The package.
     pub package: &'a Package,
     /// The kernel.
@@ -14,7 +14,7 @@ pub struct Wish<'a> {
     pub all: &'a [Package],
 }
 
-impl Wish<'_> {
+impl Request<'_> {
     /// How it is called while it is worked on.
     pub fn name(&self) -> String {
         format!("{} for {}", self.package, self.kernel.release)
@@ -34,7 +34,7 @@ pub struct Options {
 
 /// Where an answer comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Source {
     /// The store had it.
     Store,
     /// The shared cache with this URL had it.

@@ -11,11 +11,11 @@ use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{Machine, Sandbox};
 use kcache_kernel::source;
 
-use crate::run::context::World;
+use crate::run::context::Context;
 
 /// A sandbox that claims to run `kernel` on `cpus` CPUs, with the programs of `tools` and the kernel's headers in it.
 pub fn room(
-    world: &World,
+    context: &Context,
     kernel: &Kernel,
     tree: &BuildTree,
     tools: &Root,
@@ -28,7 +28,7 @@ pub fn room(
         inside: PathBuf::from(format!("/boot/config-{}", kernel.release)),
     };
     Sandbox {
-        bwrap: world.bwrap.clone(),
+        bwrap: context.bwrap.clone(),
         tools: tools.clone(),
         machine: Machine {
             release: kernel.release.clone(),
@@ -37,10 +37,10 @@ pub fn room(
             build: Some(tree.inside.clone()),
             source: Some(tree.source.clone()),
         },
-        entrance: world.entrance.clone(),
-        identity: world.identities.take(),
-        limits: world.limits,
-        groups: world.groups().cloned(),
+        entrance: context.entrance.clone(),
+        identity: context.identities.take(),
+        limits: context.limits,
+        groups: context.groups().cloned(),
         read_only: tree.mounts.iter().cloned().chain([config]).collect(),
         writable: Vec::new(),
         cpus,

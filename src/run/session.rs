@@ -17,23 +17,23 @@ use kcache_kernel::symvers::Symvers;
 use kcache_store::{Digest, Fingerprint, OnceEach, Scratch, Store, tree};
 
 use crate::error::Result;
-use crate::run::context::World;
-use crate::run::counters::Tally;
+use crate::run::context::Context;
+use crate::run::counters::Counters;
 use crate::run::large_objects::LargeObjects;
 
 /// How many kernels' symbols are kept, some 2 MB each. Packages are looked up kernel by kernel, by a few threads.
 const SYMVERS: usize = 4;
 
-/// One run: its world, its store, and what it has found out.
+/// One run: its context, its store, and what it has found out.
 pub struct Session<'w> {
-    /// The world.
-    pub world: &'w World,
+    /// The context.
+    pub context: &'w Context,
     /// The store; `None` where there is none and none is to be made.
     pub store: Option<Store>,
     /// What all builds share.
     pub jobs: Jobs,
     /// Of what use the caches were.
-    pub tally: Tally,
+    pub counters: Counters,
     /// What was read at the look-up, for the installation.
     pub large: LargeObjects,
     pub(crate) kernels: OnceEach<String, Arc<KernelFacts>>,
@@ -71,12 +71,12 @@ pub struct Tool {
 
 impl<'w> Session<'w> {
     /// A session with a store, or without.
-    pub fn new(world: &'w World, store: Option<Store>) -> Result<Session<'w>> {
+    pub fn new(context: &'w Context, store: Option<Store>) -> Result<Session<'w>> {
         Ok(Session {
-            world,
+            context,
             store,
-            jobs: Jobs::new(world.jobs),
-            tally: Tally::default(),
+            jobs: Jobs::new(context.jobs),
+            counters: Counters::default(),
             kernels: OnceEach::of_at_most(usize::MAX),
             symvers: OnceEach::of_at_most(SYMVERS),
             checked: OnceEach::of_at_most(usize::MAX),
@@ -90,27 +90,27 @@ impl<'w> Session<'w> {
     /// Says what holds for the whole run, whichever of its kernels and packages comes upon it.
     pub fn say_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
-            self.world.progress.say(message);
+            self.context.progress.say(message);
         }
     }
 
     /// The same of what only matters where something is odd.
     pub fn detail_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
-            self.world.progress.detail(message);
+            self.context.progress.detail(message);
         }
     }
 
     /// Whether there is any use in asking the shared caches. Where nobody is trusted there is none, which is said once.
     pub fn asks_caches(&self) -> bool {
-        let caches = &self.world.caches;
+        let caches = &self.context.caches;
         if caches.is_empty() {
             return false;
         }
         let trusting = caches.trust().keys().next().is_some();
         if !trusting {
             self.distrust_said.call_once(|| {
-                self.world.progress.say(
+                self.context.progress.say(
                     "warning: no key is trusted, so the shared caches are not asked; \
                      `kcache keys trust FILE` trusts a builder's public key",
                 );
@@ -123,7 +123,7 @@ impl<'w> Session<'w> {
     pub fn scratch(&self) -> Result<Scratch> {
         match self.store.as_ref().map(Store::scratch) {
             Some(Ok(scratch)) => Ok(scratch),
-            _ => Ok(Scratch::new(&self.world.temporary)?),
+            _ => Ok(Scratch::new(&self.context.temporary)?),
         }
     }
 
@@ -161,7 +161,7 @@ impl<'w> Session<'w> {
         }
         let value = make()?;
         let text = serde_json::to_vec(&value).map_err(std::io::Error::from)?;
-        store.remember(kind, signature, &text, (self.world.now)())?;
+        store.remember(kind, signature, &text, (self.context.now)())?;
         Ok(value)
     }
 }

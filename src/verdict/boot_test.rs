@@ -16,8 +16,8 @@ use crate::build::check_modules;
 use crate::error::{Error, Result};
 use crate::inputs::identify;
 use crate::resolve;
-use crate::resolve::resolution::Answer;
-use crate::run::request::{Options, Wish};
+use crate::resolve::resolution::Resolution;
+use crate::run::request::{Options, Request};
 use crate::run::select;
 use crate::run::session::Session;
 
@@ -38,7 +38,7 @@ pub enum Modules {
     /// As they were built.
     Built(Vec<Module>),
     /// There are none to be had.
-    None(Box<Answer>),
+    None(Box<Resolution>),
     /// In trying to have some.
     Error(Error),
     /// A dry run has none, and builds none.
@@ -84,47 +84,58 @@ fn as_installed(tree: &Path, generation: &Generation, package: &Set<Installed>) 
 }
 
 /// Adds the build of a package that is not installed, and of those it builds against, which it cannot do without.
-pub fn add_build(session: &Session, wish: &Wish, options: &Options, dry: bool, subjects: &mut Vec<Subject>) {
-    if subjects.iter().any(|subject| subject.package == wish.package.name) {
+pub fn add_build(
+    session: &Session,
+    request: &Request,
+    options: &Options,
+    dry: bool,
+    subjects: &mut Vec<Subject>,
+) {
+    if subjects.iter().any(|subject| subject.package == request.package.name) {
         return;
     }
-    match build(session, wish, options, dry) {
+    match build(session, request, options, dry) {
         Ok(Some((version, modules))) => {
-            let package = wish.package.name.clone();
+            let package = request.package.name.clone();
             subjects.push(Subject { package, version, modules });
-            for package in builds_against(session, wish) {
-                add_build(session, &Wish { package, ..*wish }, &Options::default(), dry, subjects);
+            for package in builds_against(session, request) {
+                add_build(session, &Request { package, ..*request }, &Options::default(), dry, subjects);
             }
         }
         Ok(None) => {}
         Err(error) => subjects.push(Subject {
-            package: wish.package.name.clone(),
-            version: wish.package.version.clone(),
+            package: request.package.name.clone(),
+            version: request.package.version.clone(),
             modules: Modules::Error(error),
         }),
     }
 }
 
 /// A package's version and modules; `None` for one that is not installed automatically and was not asked for.
-fn build(session: &Session, wish: &Wish, options: &Options, dry: bool) -> Result<Option<(String, Modules)>> {
-    let version = wish.package.version.clone();
-    let answer = match wish.kernel.build_tree() {
+fn build(
+    session: &Session,
+    request: &Request,
+    options: &Options,
+    dry: bool,
+) -> Result<Option<(String, Modules)>> {
+    let version = request.package.version.clone();
+    let answer = match request.kernel.build_tree() {
         Some(tree) if dry => {
-            let id = identify::identify(session, wish, tree)?;
+            let id = identify::identify(session, request, tree)?;
             if options.automatic_only && !id.recipe.automatic {
                 return Ok(None);
             }
-            match resolve::look_up(session, wish, tree, &id)? {
+            match resolve::look_up(session, request, tree, &id)? {
                 Some(answer) => answer,
                 None => return Ok(Some((version, Modules::Unbuilt))),
             }
         }
         None if dry => return Ok(Some((version, Modules::Unbuilt))),
-        _ => resolve::ensure(session, wish, options)?,
+        _ => resolve::obtain(session, request, options)?,
     };
     Ok(match answer {
-        Answer::NotAutomatic => None,
-        Answer::Ready { manifest, .. } => {
+        Resolution::NotAutomatic => None,
+        Resolution::Ready { manifest, .. } => {
             let version = manifest.labels.get("version").cloned().unwrap_or(version);
             let modules = check_modules::outputs(session, &manifest)?.unwrap_or_default().modules.into_iter();
             let module = |candidate: check_modules::Candidate| -> Result<Module> {
@@ -138,10 +149,10 @@ fn build(session: &Session, wish: &Wish, options: &Options, dry: bool) -> Result
 }
 
 /// The packages that a package builds against; none where that cannot be told.
-fn builds_against<'a>(session: &Session, wish: &Wish<'a>) -> Vec<&'a Package> {
-    let identified = wish.kernel.build_tree().map(|tree| identify::identify(session, wish, tree));
+fn builds_against<'a>(session: &Session, request: &Request<'a>) -> Vec<&'a Package> {
+    let identified = request.kernel.build_tree().map(|tree| identify::identify(session, request, tree));
     let Some(Ok(id)) = identified else { return Vec::new() };
-    id.dependencies.iter().filter_map(|(name, _)| select::find(wish.all, name)).collect()
+    id.dependencies.iter().filter_map(|(name, _)| select::find(request.all, name)).collect()
 }
 
 /// How to boot.
@@ -179,7 +190,7 @@ pub struct Boot {
 
 /// What booting a kernel for these packages takes.
 pub fn plan(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<Boot> {
-    let root = &session.world.root;
+    let root = &session.context.root;
     let arch = match kernel.build_tree() {
         Some(tree) => tree.arch.clone(),
         None => kernels::config(root, kernel)?
@@ -203,14 +214,14 @@ pub fn plan(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gu
 
 /// Boots. The verdicts are those of all modules of all subjects, in order.
 pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<Outcome> {
-    let world = session.world;
+    let context = session.context;
     let Boot { plan, image, qemu, machine } = plan(session, kernel, subjects, guest)?;
     let scratch = session.scratch()?;
     let test = BootTest {
         machine,
         qemu: &qemu,
         setpriv: &(guest.find)("setpriv"),
-        identity: &world.identities.take(),
+        identity: &context.identities.take(),
         kvm: guest.kvm,
         image: &image,
         release: &kernel.release,
@@ -219,13 +230,13 @@ pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gue
         sig_enforce: guest.sig_enforce,
         limit: guest.limit,
         scratch: scratch.path(),
-        cancel: &world.cancel,
+        cancel: &context.cancel,
     };
     let names = subjects.iter().flat_map(Subject::to_load).map(|module| module.name.as_str()).collect();
-    world.progress.begin(&kernel.release, DOING);
+    context.progress.begin(&kernel.release, DOING);
     let mut told = Told { session, kernel, names };
     let outcome = test.run(plan, &mut told);
-    world.progress.end(&kernel.release);
+    context.progress.end(&kernel.release);
     Ok(outcome?)
 }
 
@@ -241,16 +252,16 @@ struct Told<'a> {
 
 impl Watch for Told<'_> {
     fn console(&mut self, line: &str) {
-        self.session.world.progress.detail(line);
+        self.session.context.progress.detail(line);
     }
 
     fn testing(&mut self, number: usize) {
         if let Some(name) = self.names.get(number) {
-            self.session.world.progress.line(&self.kernel.release, &format!("loading {name}"));
+            self.session.context.progress.line(&self.kernel.release, &format!("loading {name}"));
         }
     }
 
     fn note(&mut self, text: &str) {
-        self.session.world.progress.detail(text);
+        self.session.context.progress.detail(text);
     }
 }

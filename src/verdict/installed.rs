@@ -142,7 +142,7 @@ impl Installed {
             return Ok(());
         }
         let signers = self.signers(session);
-        let Some(loader) = Loader::of(&session.world.root, kernel, signers)? else {
+        let Some(loader) = Loader::of(&session.context.root, kernel, signers)? else {
             let what = "its configuration is not found, so modules are not compared with it";
             self.warnings.push(format!("{}: {what}", kernel.release));
             return Ok(());
@@ -178,8 +178,8 @@ impl Installed {
 
     /// The certificates that signatures are checked with. One that a user may not read is no reason to suspect a module.
     fn signers(&mut self, session: &Session) -> Known {
-        let mut known = Known { enrolled: signing::enrolled(&session.world.root), ..Known::default() };
-        match session.world.signing.as_ref().map(|signing| signing.certificate()) {
+        let mut known = Known { enrolled: signing::enrolled(&session.context.root), ..Known::default() };
+        match session.context.signing.as_ref().map(|signing| signing.certificate()) {
             Some(Ok(certificate)) => known.configured.push(certificate),
             Some(Err(error)) => {
                 known.incomplete = true;
@@ -204,7 +204,7 @@ impl Installed {
     /// there, as ZFS's under a root on ZFS, is not loaded when it is needed.
     fn look_into_initramfs(&mut self, session: &Session, kernel: &Kernel) -> Result<()> {
         let Some(generation) = &self.generation else { return Ok(()) };
-        let Some(path) = initramfs::of_kernel(&session.world.root, &kernel.release) else { return Ok(()) };
+        let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(()) };
         let names: BTreeSet<String> =
             generation.modules().map(|(_, m)| m.spec.name.replace('-', "_")).collect();
         let copies = match copies(session, &path, &names) {
@@ -215,7 +215,7 @@ impl Installed {
                 return Ok(());
             }
         };
-        let wanted = match initramfs::wanted(&session.world.root, &names) {
+        let wanted = match initramfs::wanted(&session.context.root, &names) {
             Ok(wanted) => wanted,
             Err(error) => {
                 self.details.push(format!("what belongs into its initramfs was not read: {error}"));
@@ -250,7 +250,7 @@ impl Installed {
 /// What an initramfs holds of these modules; remembered, since it takes decompressing all of it.
 fn copies(session: &Session, path: &Path, names: &BTreeSet<String>) -> Result<Vec<Copy>> {
     let names_text = names.iter().map(String::as_str).collect::<Vec<_>>().join(",");
-    let is_settled = (session.world.now)() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
+    let is_settled = (session.context.now)() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
     let read = || Ok(initramfs::copies(path, names)?);
     if is_settled { session.remembered_of_file("initramfs", path, &names_text, read) } else { read() }
 }

@@ -31,7 +31,7 @@ use crate::inputs::identify;
 use crate::inputs::identify::Identified;
 use crate::resolve::local;
 use crate::run::policy::Need;
-use crate::run::request::Wish;
+use crate::run::request::Request;
 use crate::run::select::Packages;
 use crate::run::session::Session;
 use crate::verdict::state::Foreign;
@@ -107,10 +107,10 @@ fn verdict<'a>(
     installed: Installed,
 ) -> Verdict<'a> {
     let standing = |package: &Package| {
-        standing(session, &Wish { package, kernel, all: &packages.all }, &installed, packages.named)
+        standing(session, &Request { package, kernel, all: &packages.all }, &installed, packages.named)
     };
     let standings: Vec<Standing> = chosen.iter().map(standing).collect();
-    let needs_foreign = session.world.policy.needs_foreign;
+    let needs_foreign = session.context.policy.needs_foreign;
     let blocked = standings.iter().any(Standing::blocks)
         || (needs_foreign && installed.foreign.iter().any(|foreign| foreign.fault.is_some()));
     let generation = installed.generation;
@@ -128,17 +128,17 @@ fn verdict<'a>(
 
 /// How a package stands for a kernel. Where packages were not named, those that are not installed automatically are
 /// nothing to wait for.
-fn standing(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> Standing {
-    let need = session.world.policy.need(&wish.package.name, &wish.kernel.release);
+fn standing(session: &Session, request: &Request, installed: &Installed, named: bool) -> Standing {
+    let need = session.context.policy.need(&request.package.name, &request.kernel.release);
     if need == Need::Ignored && !named {
         return Standing {
             need,
             ..Standing::because(State::Excluded, "the configuration says to ignore it")
         };
     }
-    let standing = judge(session, wish, installed, named).unwrap_or_else(|error| {
+    let standing = judge(session, request, installed, named).unwrap_or_else(|error| {
         let reason = crate::error::chain(&error);
-        match installed.key(&wish.package.name) {
+        match installed.key(&request.package.name) {
             None => Standing::because(State::Fails, reason),
             Some(_) if error.lacks_tools() => {
                 Standing::because(State::Ready, format!("its inputs cannot be compared: {reason}"))
@@ -151,8 +151,8 @@ fn standing(session: &Session, wish: &Wish, installed: &Installed, named: bool) 
     Standing { need, ..standing }
 }
 
-fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> Result<Standing> {
-    let name = &wish.package.name;
+fn judge(session: &Session, request: &Request, installed: &Installed, named: bool) -> Result<Standing> {
+    let name = &request.package.name;
     if let Some(fault) = installed.fault(name) {
         return Ok(Standing::because(State::Broken, fault));
     }
@@ -160,10 +160,10 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
     if let Some(stale) = key.and_then(|_| installed.outdated(name)) {
         return Ok(stale);
     }
-    let Some(tree) = wish.kernel.build_tree().filter(|_| wish.package.has_source()) else {
-        return Ok(without_inputs(session, wish, key.is_some(), named));
+    let Some(tree) = request.kernel.build_tree().filter(|_| request.package.has_source()) else {
+        return Ok(without_inputs(session, request, key.is_some(), named));
     };
-    let id = identify::identify(session, wish, tree)?;
+    let id = identify::identify(session, request, tree)?;
     if let Some(reason) = &id.recipe.excluded {
         return Ok(Standing::because(State::Excluded, reason));
     }
@@ -179,22 +179,22 @@ fn judge(session: &Session, wish: &Wish, installed: &Installed, named: bool) -> 
         None if !named && !id.recipe.automatic => {
             Ok(Standing::because(State::Excluded, "it is not installed automatically"))
         }
-        None => not_installed(session, wish, &id, installed),
+        None => not_installed(session, request, &id, installed),
     }
 }
 
 /// A package whose key cannot be worked out, for want of headers or source.
-fn without_inputs(session: &Session, wish: &Wish, is_installed: bool, named: bool) -> Standing {
-    let has_source = wish.package.has_source();
+fn without_inputs(session: &Session, request: &Request, is_installed: bool, named: bool) -> Standing {
+    let has_source = request.package.has_source();
     let lacks = if has_source { "headers" } else { "source" };
     if is_installed {
         return Standing::because(State::Ready, format!("without {lacks} its inputs cannot be compared"));
     }
     if has_source {
-        let hint = kernels::headers_hint(&session.world.root, &wish.kernel.release);
+        let hint = kernels::headers_hint(&session.context.root, &request.kernel.release);
         return Standing::because(State::NoHeaders, format!("no headers are installed: {hint}"));
     }
-    if named || session.world.elsewhere.wanted.contains(&wish.package.name) {
+    if named || session.context.elsewhere.wanted.contains(&request.package.name) {
         return Standing::because(
             State::Missing,
             "its source is not here; `kcache install` fetches it, if a cache has it",
@@ -221,12 +221,17 @@ fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
     Standing { changed, ..Standing::because(state, reason) }
 }
 
-fn not_installed(session: &Session, wish: &Wish, id: &Identified, installed: &Installed) -> Result<Standing> {
+fn not_installed(
+    session: &Session,
+    request: &Request,
+    id: &Identified,
+    installed: &Installed,
+) -> Result<Standing> {
     let entry = match &session.store {
         Some(store) => store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest),
         None => None,
     };
-    let known = entry.filter(|known| local::fits(session, wish, id, known));
+    let known = entry.filter(|known| local::fits(session, request, id, known));
     if let Some(known) = &known
         && local::is_advice(session, known)?
     {
@@ -240,7 +245,7 @@ fn not_installed(session: &Session, wish: &Wish, id: &Identified, installed: &In
         }
         Some(Outcome::Failed { first_error, .. }) => {
             // Every path of a build begins with where it was built, which is of no interest here.
-            let Package { name, version, .. } = wish.package;
+            let Package { name, version, .. } = request.package;
             let reason = first_error.replace(&format!("/var/lib/dkms/{name}/{version}/build/"), "");
             Standing { built: true, ..Standing::because(State::Fails, reason) }
         }

@@ -61,9 +61,9 @@ fn entry(session: &Session, package: &Package<Installed>) -> Option<Entry> {
 }
 
 fn made(session: &Session, entry: &Entry) -> Made {
-    let (world, manifest) = (session.world, entry.manifest());
-    let own = world.signer.as_ref().map(|signer| signer.public());
-    let keys = world.caches.trust().keys();
+    let (context, manifest) = (session.context, entry.manifest());
+    let own = context.signer.as_ref().map(|signer| signer.public());
+    let keys = context.caches.trust().keys();
     Made {
         builder: manifest.builder.clone(),
         here: entry.envelope().signatures().is_empty() || own.is_some_and(|key| entry.is_made_by(key)),

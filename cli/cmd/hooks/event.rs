@@ -23,12 +23,12 @@ use kcache::deploy::{boot_repair, generation as flow};
 use kcache::error::Error;
 use kcache::kernel::install::{has_kernel, is_live};
 use kcache::kernel::kernels::{self, Kernel};
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
 
 use super::super::install::{self, Ran};
-use super::super::{check, has_builds, packages, running, world};
+use super::super::{check, context, has_builds, packages, running};
 use super::initramfs;
 use crate::args::{Check, Global, Kernels, Selection};
 use crate::exit::{Exit, Failure};
@@ -87,7 +87,7 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
         out.say(&format!("warning: this kcache knows no event '{word} {release}': nothing is done"));
         return Ok(Exit::Done);
     };
-    let settings = match world::settings(global) {
+    let settings = match context::settings(global) {
         Ok(settings) => settings,
         Err(failure) => {
             out.failure(&failure);
@@ -109,16 +109,16 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
 
 fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, Failure> {
     let at_boot = matches!(event, Event::Boot(_));
-    let mut world = world::world(settings, out, at_boot)?;
+    let mut context = context::context(settings, out, at_boot)?;
     let limit = if at_boot { BOOT } else { settings.build_timeout.value };
-    world.lock_limit = world.lock_limit.min(if at_boot { BOOT_LOCK } else { limit });
-    let over = end_after(&world, limit);
+    context.lock_limit = context.lock_limit.min(if at_boot { BOOT_LOCK } else { limit });
+    let over = end_after(&context, limit);
     let done = match event {
-        Event::KernelInstalled(release) => kernel_installed(&world, out, release),
-        Event::HeadersInstalled(release) => headers_installed(&world, out, release),
-        Event::KernelRemoved(release) => kernel_removed(&world, out, release),
-        Event::Boot(release) => boot(&world, out, release.unwrap_or(&running())),
-        Event::Booted => booted(&world, out),
+        Event::KernelInstalled(release) => kernel_installed(&context, out, release),
+        Event::HeadersInstalled(release) => headers_installed(&context, out, release),
+        Event::KernelRemoved(release) => kernel_removed(&context, out, release),
+        Event::Boot(release) => boot(&context, out, release.unwrap_or(&running())),
+        Event::Booted => booted(&context, out),
     };
     done.map_err(|failure| match over.load(Ordering::Relaxed) {
         true => Failure { message: format!("it took longer than {} s", limit.as_secs()), ..failure },
@@ -127,9 +127,9 @@ fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, F
 }
 
 /// Ends the run after a while, as a signal would. The flag tells that it was this.
-fn end_after(world: &World, limit: Duration) -> Arc<AtomicBool> {
+fn end_after(context: &Context, limit: Duration) -> Arc<AtomicBool> {
     let over = Arc::new(AtomicBool::new(false));
-    let (told, cancel) = (over.clone(), world.cancel.clone());
+    let (told, cancel) = (over.clone(), context.cancel.clone());
     std::thread::spawn(move || {
         std::thread::sleep(limit);
         told.store(true, Ordering::Relaxed);
@@ -138,52 +138,52 @@ fn end_after(world: &World, limit: Duration) -> Arc<AtomicBool> {
     over
 }
 
-fn kernel_installed(world: &World, out: &Out, release: &str) -> Result<Exit, Failure> {
-    let Some(kernel) = worth_it(world, out, release)? else { return Ok(Exit::Done) };
+fn kernel_installed(context: &Context, out: &Out, release: &str) -> Result<Exit, Failure> {
+    let Some(kernel) = worth_it(context, out, release)? else { return Ok(Exit::Done) };
     if !tree_is(&kernel, has_kernel)? {
         out.say(&format!(
             "{release}: no such kernel is installed, only its modules' directory: nothing to do"
         ));
         return Ok(Exit::Done);
     }
-    let ran = install::for_kernel(world, out, release, true)?;
-    conclude(world, out, &kernel, &ran)
+    let ran = install::for_kernel(context, out, release, true)?;
+    conclude(context, out, &kernel, &ran)
 }
 
-fn headers_installed(world: &World, out: &Out, release: &str) -> Result<Exit, Failure> {
-    let Some(kernel) = worth_it(world, out, release)? else { return Ok(Exit::Done) };
+fn headers_installed(context: &Context, out: &Out, release: &str) -> Result<Exit, Failure> {
+    let Some(kernel) = worth_it(context, out, release)? else { return Ok(Exit::Done) };
     // Before its package has run depmod, what is installed into a kernel's tree is not to be told from what was there.
     if !tree_is(&kernel, is_live)? {
         out.say(&format!(
             "{release}: the kernel itself is not installed yet: its modules are built, and installed with it"
         ));
-        let ran = install::for_kernel(world, out, release, false)?;
+        let ran = install::for_kernel(context, out, release, false)?;
         if ran.exit != Exit::Done {
             warn(out, release, &format!("not ready: {}", ran.failed.join(", ")));
         }
         return Ok(ran.exit);
     }
-    let ran = install::for_kernel(world, out, release, true)?;
+    let ran = install::for_kernel(context, out, release, true)?;
     if ran.changed {
-        initramfs::make_anew(world, out, release);
+        initramfs::make_anew(context, out, release);
     }
-    conclude(world, out, &kernel, &ran)
+    conclude(context, out, &kernel, &ran)
 }
 
 /// The kernel, if there is anything to be done for it. What is not there yet will have a hook of its own.
-fn worth_it(world: &World, out: &Out, release: &str) -> Result<Option<Kernel>, Failure> {
-    let Some(kernel) = kernels::of_release(&world.root, release).map_err(Error::from)? else {
+fn worth_it(context: &Context, out: &Out, release: &str) -> Result<Option<Kernel>, Failure> {
+    let Some(kernel) = kernels::of_release(&context.root, release).map_err(Error::from)? else {
         out.say(&format!("{release}: there is no /lib/modules/{release}: nothing to do"));
         return Ok(None);
     };
-    let packages = select::packages(&world.root, &[], &world.elsewhere)?;
+    let packages = select::packages(&context.root, &[], &context.elsewhere)?;
     if packages.chosen.is_empty() && packages.broken.is_empty() {
         out.detail(&format!("{release}: there are no packages to make modules of"));
         return Ok(None);
     }
-    let store = world.open_existing_store()?;
-    if kernel.build_tree().is_none() && !has_builds(store.as_ref(), &kernel) && !world.elsewhere.any {
-        wait_for_headers(world, out, release);
+    let store = context.open_existing_store()?;
+    if kernel.build_tree().is_none() && !has_builds(store.as_ref(), &kernel) && !context.elsewhere.any {
+        wait_for_headers(context, out, release);
         return Ok(None);
     }
     Ok(Some(kernel))
@@ -193,21 +193,21 @@ fn tree_is(kernel: &Kernel, what: fn(&Path) -> std::io::Result<bool>) -> Result<
     kernel.modules.as_deref().map_or(Ok(false), |tree| Ok(what(tree)?))
 }
 
-fn wait_for_headers(world: &World, out: &Out, release: &str) {
-    let command = kernels::headers_hint(&world.root, release);
+fn wait_for_headers(context: &Context, out: &Out, release: &str) {
+    let command = kernels::headers_hint(&context.root, release);
     out.say(&format!(
         "{release}: not ready: its headers are not there, nor are its modules built; this runs again when they come (`{command}`)"
     ));
 }
 
 /// The verdict, which decides. What is not there for want of headers is nobody's failure: they may come next.
-fn conclude(world: &World, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<Exit, Failure> {
+fn conclude(context: &Context, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<Exit, Failure> {
     let release = &kernel.release;
-    if verdict(world, out, std::slice::from_ref(release))? == Exit::Done {
+    if verdict(context, out, std::slice::from_ref(release))? == Exit::Done {
         return Ok(Exit::Done);
     }
     if ran.exit == Exit::NoHeaders && kernel.build_tree().is_none() {
-        wait_for_headers(world, out, release);
+        wait_for_headers(context, out, release);
         return Ok(Exit::Done);
     }
     warn(out, release, &format!("not ready: {}", ran.failed.join(", ")));
@@ -223,22 +223,22 @@ fn warn(out: &Out, release: &str, what: &str) {
 }
 
 /// Whether these kernels are ready: said, as `kcache check` says it.
-fn verdict(world: &World, out: &Out, releases: &[String]) -> Result<Exit, Failure> {
+fn verdict(context: &Context, out: &Out, releases: &[String]) -> Result<Exit, Failure> {
     let kernels = Kernels { kernels: releases.to_vec() };
     let which = Selection { packages: Vec::new(), kernels };
-    check::check(world, out, &Check { which, build: false, mark: true }, false)
+    check::check(context, out, &Check { which, build: false, mark: true }, false)
 }
 
-fn kernel_removed(world: &World, out: &Out, release: &str) -> Result<Exit, Failure> {
-    if flow::retire(world, release)? {
+fn kernel_removed(context: &Context, out: &Out, release: &str) -> Result<Exit, Failure> {
+    if flow::retire(context, release)? {
         out.say(&format!("{release}: kcache's modules are gone with the kernel"));
     }
     Ok(Exit::Done)
 }
 
-fn boot(world: &World, out: &Out, running: &str) -> Result<Exit, Failure> {
+fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
-    for (release, error) in boot_repair::settle(world)? {
+    for (release, error) in boot_repair::settle(context)? {
         let failure = Failure::of(&error);
         out.say(&format!(
             "warning: {release}: what an interrupted run left could not be put right: {}",
@@ -246,14 +246,14 @@ fn boot(world: &World, out: &Out, running: &str) -> Result<Exit, Failure> {
         ));
         exit = exit.or(failure.exit);
     }
-    let Some(kernel) = kernels::of_release(&world.root, running).map_err(Error::from)? else {
+    let Some(kernel) = kernels::of_release(&context.root, running).map_err(Error::from)? else {
         return Ok(exit);
     };
     if !tree_is(&kernel, is_live)? {
         return Ok(exit);
     }
-    let packages = packages(world, out, &[])?;
-    let session = Session::new(world, world.open_existing_store()?)?;
+    let packages = packages(context, out, &[])?;
+    let session = Session::new(context, context.open_existing_store()?)?;
     let start = Instant::now();
     match boot_repair::complete(&session, &kernel, &packages)? {
         Some(done) => install::report_done(out, &kernel, &done, start.elapsed().as_secs_f64()),
@@ -263,12 +263,12 @@ fn boot(world: &World, out: &Out, running: &str) -> Result<Exit, Failure> {
 }
 
 /// Directories without a kernel are left out: headers alone are nothing that could be booted.
-fn booted(world: &World, out: &Out) -> Result<Exit, Failure> {
+fn booted(context: &Context, out: &Out) -> Result<Exit, Failure> {
     let mut releases = Vec::new();
-    for (release, tree) in kernels::trees(&world.root).map_err(Error::from)? {
+    for (release, tree) in kernels::trees(&context.root).map_err(Error::from)? {
         if has_kernel(&tree)? {
             releases.push(release);
         }
     }
-    if releases.is_empty() { Ok(Exit::Done) } else { verdict(world, out, &releases) }
+    if releases.is_empty() { Ok(Exit::Done) } else { verdict(context, out, &releases) }
 }

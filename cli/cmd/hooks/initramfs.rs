@@ -7,17 +7,17 @@ use std::process::{Command, Stdio};
 
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::{initramfs, sandbox};
-use kcache::run::context::World;
+use kcache::run::context::Context;
 
 use crate::out::Out;
 use crate::visible::word;
 
 /// Makes the initramfs of a kernel anew, if it has one already.
-pub fn make_anew(world: &World, out: &Out, release: &str) {
-    let Some(command) = command(&world.root, release) else { return };
+pub fn make_anew(context: &Context, out: &Out, release: &str) {
+    let Some(command) = command(&context.root, release) else { return };
     let words: Vec<_> = command.iter().map(|text| word(text)).collect();
     let line = words.join(" ");
-    if !world.root.is_host() {
+    if !context.root.is_host() {
         return out.say(&format!(
             "hint: {release}: its initramfs is older than its modules; in that system, run `{line}`"
         ));

@@ -1,4 +1,4 @@
-//! The world of a run, made of its settings and of this process.
+//! The context of a run, made of its settings and of this process.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use fs_err as fs;
 use kcache::kernel::program::Program;
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox::{self, Entrance, Groups, Identities, Limits, Uids};
-use kcache::run::context::World;
+use kcache::run::context::Context;
 use kcache::run::policy::Policy;
 use kcache::run::progress::Progress;
 use kcache::run::select::Elsewhere;
@@ -51,7 +51,7 @@ fn process() -> Process<'static> {
     }
 }
 
-pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World, Failure> {
+pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Context, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         // The second one ends the process at once.
@@ -71,7 +71,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         // An imported set may hold what no cache here has.
         any: !caches.is_empty() || store.join("by-kernel").is_dir(),
     };
-    Ok(World {
+    Ok(Context {
         root: Root::new(&settings.root.value),
         store,
         temporary: temporary(&std::env::temp_dir(), out)?,
