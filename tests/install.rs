@@ -1,6 +1,6 @@
 //! Installation and its undoing, alone and in company.
 
-use crate::host::{FIXTURES, Host, Run};
+use crate::host::{FIXTURES, Host, Record, Run};
 use crate::packages::{TRIO, hello, plain, trio};
 use fs_err as fs;
 use std::process::Stdio;
@@ -144,6 +144,34 @@ fn two_kernels_in_one_run_each_get_their_own() {
             assert!(host.modinfo(kernel, module, "vermagic").starts_with(&format!("{kernel} ")));
         }
     }
+}
+
+#[test]
+fn a_kernel_that_cannot_be_changed_keeps_no_other_from_it() {
+    let (first, second) = (FIXTURES.old.as_str(), FIXTURES.new.as_str());
+    let host = Host::new(&[first, second]);
+    for text in ["before", "now"] {
+        hello(&host, text);
+        host.kcache(&["install", "-k", "all"]).exits(0);
+    }
+    let held = std::fs::File::create(host.root().join(format!("lib/modules/.kcache-{first}.lock"))).unwrap();
+    held.lock().unwrap();
+    fs::create_dir_all(host.root().join("etc/kcache")).unwrap();
+    fs::write(host.root().join("etc/kcache/config.toml"), "lock-timeout = 1\n").unwrap();
+    let told = |run: &Run| {
+        let of = |record| match record {
+            Record::Generation { kernel, changed, .. } => Some((kernel, !changed)),
+            _ => None,
+        };
+        run.records().into_iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let each = [(first.to_owned(), true), (second.to_owned(), false)];
+    for command in [&["rollback"][..], &["remove", "hello"]] {
+        let run = host.kcache(&[command, &["-k", "all", "--json"]].concat()).exits(8);
+        assert_eq!(told(&run), each, "{command:?}: {}", run.shown());
+    }
+    assert_eq!(host.modules(first).len(), 1);
+    assert!(host.modules(second).is_empty());
 }
 
 /// Runs kcache with each of these argument lists at the same time.

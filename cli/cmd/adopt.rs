@@ -13,12 +13,14 @@ use kcache::run::select::Packages;
 use kcache::run::session::Session;
 use kcache::store::Manifest;
 
-use super::install::{Had, have, may_install, report, report_done, report_plan};
 use super::remove::meant;
+use super::run_report::{report, report_done, report_plan};
 use crate::args::Adopt;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
+use kcache::deploy::may_install;
+use kcache::resolve::batch::{PackageResult, obtain_all};
 
 pub fn adopt(context: &Context, out: &Out, args: &Adopt, dry: bool) -> Result<Exit, Failure> {
     let kernels = meant(context, &args.kernels)?;
@@ -90,15 +92,17 @@ fn build(
         .collect();
     let requests: Vec<Request> =
         meant.iter().map(|(_, package)| Request { package, kernel, all: &packages.all }).collect();
-    for ((candidate, _), had) in meant.iter().zip(have(session, &requests, &Options::default(), false)) {
-        match stands_in(&had, candidate) {
+    for ((candidate, _), result) in
+        meant.iter().zip(obtain_all(session, &requests, &Options::default(), false))
+    {
+        match stands_in(&result, candidate) {
             Ok(manifest) => {
-                report(out, &had, true, false, None);
+                report(out, &result, true, false, None);
                 manifests.push(manifest.clone());
                 files.extend(candidate.files.iter().cloned());
             }
             Err(None) => {
-                let told = report(out, &had, true, false, None);
+                let told = report(out, &result, true, false, None);
                 let why = if told == Exit::Done {
                     "it is not meant for this kernel"
                 } else {
@@ -113,8 +117,8 @@ fn build(
 }
 
 /// The build that takes DKMS's place; or why it cannot, where the answer itself does not say so.
-fn stands_in<'a>(had: &'a Had, candidate: &Candidate) -> Result<&'a Manifest, Option<String>> {
-    let manifest = had.manifest().ok_or(None)?;
+fn stands_in<'a>(result: &'a PackageResult, candidate: &Candidate) -> Result<&'a Manifest, Option<String>> {
+    let manifest = result.manifest().ok_or(None)?;
     match adopt::lacks(manifest, &candidate.files) {
         Some(reason) => Err(Some(reason)),
         None => Ok(manifest),

@@ -10,17 +10,19 @@ use kcache::verdict::state::{Foreign, Standing, State};
 use kcache::verdict::{self, Survey, Verdict, ready_file};
 
 use super::status::{document, painted};
-use super::{install, interrupted, looking, say_oddities};
+use super::{interrupted, looking, say_oddities};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
 use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
+use kcache::deploy;
+use kcache::resolve::batch;
 
 pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Exit, Failure> {
     let (mut session, packages, kernels) = looking(context, out, &args.which)?;
     let mut survey = verdict::survey(&session, &packages, &kernels)?;
     if args.build && !dry {
         session = Session::new(context, Some(context.open_store()?))?;
-        try_missing(&session, out, &packages, &survey, &kernels);
+        try_missing(&session, &packages, &survey, &kernels);
         survey = verdict::survey(&session, &packages, &kernels)?;
     }
     interrupted(context)?;
@@ -41,7 +43,7 @@ pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Ex
 }
 
 /// Builds what is not built yet, into the store only. What does not build is remembered there, which the next look finds.
-fn try_missing(session: &Session, out: &Out, packages: &Packages, survey: &Survey, kernels: &[Kernel]) {
+fn try_missing(session: &Session, packages: &Packages, survey: &Survey, kernels: &[Kernel]) {
     let is_open = |standing: &Standing| {
         matches!(standing.state, State::Missing | State::Stale)
             && !standing.built
@@ -53,8 +55,8 @@ fn try_missing(session: &Session, out: &Out, packages: &Packages, survey: &Surve
     };
     let requests: Vec<Request> = kernels.iter().zip(&survey.verdicts).flat_map(of_kernel).collect();
     let options = Options { automatic_only: !packages.named, ..Options::default() };
-    install::attempt(session, out, &requests, &options);
-    install::keep_counters(session, out);
+    batch::attempt(session, &requests, &options);
+    deploy::keep_counters(session);
 }
 
 /// One kernel's verdict: a line, and below it a table of what it is made of.

@@ -13,7 +13,7 @@ use kcache::run::request::Request;
 use kcache::run::select;
 use kcache::run::session::Session;
 
-use super::install::{report_done, report_plan};
+use super::run_report::{report_plan, report_transaction};
 use crate::args::{Kernels, Remove};
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -29,25 +29,22 @@ pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Resul
         }
     };
     let mut kernels = meant(context, &remove.kernels)?;
-    if !dry {
-        // A removal that was killed after its commit leaves nothing to remove, and a transaction to be finished.
-        settle(context, &kernels)?;
-    }
-    if let Some(unknown) =
-        remove.packages.iter().find(|name| !kernels.iter().any(|k| names(k).contains(name)))
-    {
+    // A removal that was killed after its commit leaves nothing to remove, and a transaction to be finished.
+    let settled = if dry { Exit::Done } else { settle(context, out, &mut kernels) };
+    let is_unknown = |name: &&String| !kernels.iter().any(|kernel| names(kernel).contains(name));
+    if let Some(unknown) = remove.packages.iter().find(is_unknown).filter(|_| settled == Exit::Done) {
         let known: Vec<String> = kernels.iter().flat_map(names).collect();
-        let nearest = kcache::run::select::nearest(unknown, known.iter().map(String::as_str));
+        let nearest = select::nearest(unknown, known.iter().map(String::as_str));
         let message = format!("package '{unknown}' is not installed for any of the kernels that are meant");
         return Err(Failure::usage(message, nearest.map(|name| format!("did you mean {name}?"))));
     }
     kernels.retain(|kernel| !present(kernel).is_empty());
-    if kernels.is_empty() {
+    if kernels.is_empty() && settled == Exit::Done {
         out.say("nothing is installed: there is nothing to remove");
     }
     let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
     let changes: Vec<Change> = removed.iter().map(|names| Change::Remove(names)).collect();
-    transact(context, out, &kernels, &changes, dry)
+    transact(context, out, &kernels, &changes, settled, dry)
 }
 
 pub fn rollback(context: &Context, out: &Out, asked: &Kernels, dry: bool) -> Result<Exit, Failure> {
@@ -59,7 +56,7 @@ pub fn rollback(context: &Context, out: &Out, asked: &Kernels, dry: bool) -> Res
         return Err(Failure::usage("no kernel has an earlier set of modules to go back to", None));
     }
     let changes: Vec<Change> = kernels.iter().map(|_| Change::RollBack).collect();
-    transact(context, out, &kernels, &changes, dry)
+    transact(context, out, &kernels, &changes, Exit::Done, dry)
 }
 
 /// Kernels that were named, else every installed one, headers or not.
@@ -70,12 +67,17 @@ pub fn meant(context: &Context, asked: &Kernels) -> Result<Vec<Kernel>, Failure>
     super::kernels(context, asked, None)
 }
 
-fn settle(context: &Context, kernels: &[Kernel]) -> Result<(), Failure> {
-    let trees = kernels.iter().filter_map(|kernel| Some((&kernel.release, kernel.modules.as_deref()?)));
-    for (release, tree) in trees {
-        generation::recover(context, release, tree)?;
-    }
-    Ok(())
+/// Finishes or undoes what interrupted runs left. A kernel for which that is impossible is said, and left out.
+fn settle(context: &Context, out: &Out, kernels: &mut Vec<Kernel>) -> Exit {
+    let mut exit = Exit::Done;
+    kernels.retain(|kernel| {
+        let Some(tree) = kernel.modules.as_deref() else { return true };
+        let settled = generation::recover(context, &kernel.release, tree);
+        let Err(error) = settled else { return true };
+        exit = exit.or(report_transaction(out, kernel, &Err(error), 0.0));
+        false
+    });
+    exit
 }
 
 fn generation(kernel: &Kernel) -> Option<Generation> {
@@ -90,7 +92,7 @@ fn names(kernel: &Kernel) -> Vec<String> {
 }
 
 /// Runs the scripts of packages that are gone, as far as their source is still there.
-fn after_remove(session: &Session, kernel: &Kernel, done: &Done) -> Result<(), Failure> {
+fn after_remove(session: &Session, kernel: &Kernel, done: &Done) -> Result<(), Error> {
     let gone = done.plan.changes.iter().filter(|change| change.act == Act::Remove);
     let (all, _) = packages::installed(&session.context.root)?;
     for change in gone {
@@ -107,22 +109,43 @@ fn transact(
     out: &Out,
     kernels: &[Kernel],
     changes: &[Change],
+    before: Exit,
     dry: bool,
 ) -> Result<Exit, Failure> {
     let session = Session::new(context, context.open_existing_store()?)?;
+    let mut exit = before;
     for (kernel, change) in kernels.iter().zip(changes) {
         super::interrupted(context)?;
-        if dry {
-            report_plan(out, &generation::plan(&session, kernel, change)?);
-            continue;
-        }
-        let start = Instant::now();
-        let done = generation::apply(&session, kernel, change)?;
-        report_done(out, kernel, &done, start.elapsed().as_secs_f64());
-        after_remove(&session, kernel, &done)?;
+        // A kernel that stays as it is keeps no other from being changed.
+        exit = exit.or(match dry {
+            true => planned(&session, out, kernel, change),
+            false => transact_one(&session, out, kernel, change),
+        });
     }
     if out.json {
-        out.record(&json::Summary { r#type: "summary", exit: Exit::Done as u8 });
+        out.record(&json::Summary { r#type: "summary", exit: exit as u8 });
     }
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+fn planned(session: &Session, out: &Out, kernel: &Kernel, change: &Change) -> Exit {
+    match generation::plan(session, kernel, change) {
+        Ok(plan) => {
+            report_plan(out, &plan);
+            Exit::Done
+        }
+        Err(error) => report_transaction(out, kernel, &Err(error), 0.0),
+    }
+}
+
+fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &Change) -> Exit {
+    let start = Instant::now();
+    let done = generation::apply(session, kernel, change);
+    let exit = report_transaction(out, kernel, &done, start.elapsed().as_secs_f64());
+    if let Ok(done) = &done
+        && let Err(error) = after_remove(session, kernel, done)
+    {
+        return exit.or(report_transaction(out, kernel, &Err(error), 0.0));
+    }
+    exit
 }

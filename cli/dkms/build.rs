@@ -15,8 +15,10 @@ use super::Trouble;
 use super::place::{Place, of_dkms, session};
 use super::say::{answer, warn};
 use super::source::{add_version, copy_source};
-use crate::cmd::install as cmd;
+use crate::cmd::install::for_kernel;
 use crate::exit::{Exit, Failure};
+use kcache::deploy;
+use kcache::resolve::batch;
 
 pub fn add(place: &Place) -> Result<u8, Trouble> {
     let what = match (&place.typed.source, &place.typed.archive, &place.typed.module) {
@@ -76,8 +78,8 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
             &[&directory, "You cannot install a module onto a non-existant kernel."],
         ));
     }
-    cmd::may_sign(&place.context, &place.out)?;
-    cmd::may_install(session, &kernel)?;
+    deploy::may_sign(&place.context)?;
+    deploy::may_install(session, &kernel)?;
     let (package, all) = place.package(what)?;
     let request = Request { package: &package, kernel: &kernel, all: &all };
     let manifest = had(place, session, &request)?;
@@ -138,9 +140,9 @@ fn no_headers(release: &str) -> Trouble {
 fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, Trouble> {
     let Request { package, kernel, .. } = *request;
     let options = Options { rebuild: place.typed.force, ..Options::default() };
-    let had = cmd::have(session, std::slice::from_ref(request), &options, false).remove(0);
-    cmd::keep_counters(session, &place.out);
-    match had.answer {
+    let result = batch::obtain_all(session, std::slice::from_ref(request), &options, false).remove(0);
+    deploy::keep_counters(session);
+    match result.answer {
         Ok(Resolution::Ready { manifest, .. }) => Ok(*manifest),
         Ok(Resolution::Fails { manifest, .. }) => Err(failed(package, kernel, place, &manifest)),
         Ok(Resolution::Excluded(reason)) => Err(Trouble::new(
@@ -206,7 +208,7 @@ fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manife
 pub fn autoinstall(place: &Place) -> Result<u8, Trouble> {
     let mut exit = Exit::Done;
     for release in place.releases() {
-        let ran = cmd::for_kernel(&place.context, &place.out, &release, true)?;
+        let ran = for_kernel(&place.context, &place.out, &release, true)?;
         exit = exit.or(ran.exit);
     }
     match exit {

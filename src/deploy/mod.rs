@@ -1,4 +1,14 @@
-//! Builds put into a kernel's tree.
+//! Builds put into kernels' trees: the use case behind `install`, `build`, `pull`, the hooks and `dkms autoinstall`.
+//!
+//! ```text
+//! may it be signed and installed?   for each kernel, before anything is built
+//! obtain                            every package for every kernel: found, fetched or built
+//! before_install                    the packages' own scripts; one that fails takes its package out
+//! one transaction a kernel          side by side; a kernel that fails keeps no other from being installed
+//! after_install                     the packages' own scripts
+//! ```
+//!
+//! What came of it is plain data, a [`RunReport`]; nothing is printed here.
 
 pub mod adopt;
 pub mod boot_repair;
@@ -8,3 +18,170 @@ pub mod gc;
 pub mod generation;
 pub mod scripts;
 pub mod verify;
+
+use std::time::Instant;
+
+use kcache_kernel::at_once::each;
+use kcache_kernel::kernels::Kernel;
+use kcache_store::Manifest;
+
+use crate::error::{Error, Result};
+use crate::resolve::batch::{self, PackageResult};
+use crate::run::context::Context;
+use crate::run::policy::Need;
+use crate::run::request::{Options, Request};
+use crate::run::select::Packages;
+use crate::run::session::Session;
+use generation::{Change, Done};
+
+/// What is to be done.
+pub struct Job<'a> {
+    /// The packages.
+    pub packages: &'a Packages,
+    /// The kernels.
+    pub kernels: &'a [Kernel],
+    /// How far to go for a build.
+    pub options: Options,
+    /// Build each once more and compare.
+    pub check: bool,
+    /// Install, and not only obtain.
+    pub install: bool,
+}
+
+/// What came of a run.
+pub struct RunReport<'a> {
+    /// Each kernel, in the order of the job.
+    pub kernels: Vec<KernelReport<'a>>,
+}
+
+/// What came of one kernel.
+pub struct KernelReport<'a> {
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// Each package that was asked for.
+    pub packages: Vec<PackageResult<'a>>,
+    /// What came of its transaction, where there was anything to install.
+    pub transaction: Option<Result<Done>>,
+    /// How long that took.
+    pub seconds: f64,
+}
+
+impl RunReport<'_> {
+    /// Whether any kernel has other modules now.
+    pub fn changed(&self) -> bool {
+        let done = self.kernels.iter().filter_map(|report| report.transaction.as_ref()?.as_ref().ok());
+        done.into_iter().any(|done| done.changed)
+    }
+}
+
+/// Does a job. Fails before anything was built where modules could not be installed in the end.
+pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
+    let context = session.context;
+    if job.install {
+        may_sign(context)?;
+        job.kernels.iter().try_for_each(|kernel| may_install(session, kernel))?;
+    }
+    let mut results = batch::obtain_all(session, &requests(context, job), &job.options, job.check);
+    if context.cancelled() {
+        return Err(Error::Cancelled);
+    }
+    let mut kernels: Vec<KernelReport> = job
+        .kernels
+        .iter()
+        .map(|kernel| KernelReport { kernel, packages: Vec::new(), transaction: None, seconds: 0.0 })
+        .collect();
+    for report in &mut kernels {
+        report.packages =
+            results.extract_if(.., |result| result.request.kernel.release == report.kernel.release).collect();
+    }
+    if job.install {
+        kernels.iter_mut().for_each(|report| before_install(session, report));
+        let transactions = each(&kernels, context.jobs, |report| transaction(session, report));
+        for (report, transaction) in kernels.iter_mut().zip(transactions) {
+            (report.transaction, report.seconds) = transaction;
+            after_install(session, report);
+        }
+    }
+    keep_counters(session);
+    Ok(RunReport { kernels })
+}
+
+/// Keeps what was counted, for `kcache metrics`. The run has done what it was for, whatever comes of this.
+pub fn keep_counters(session: &Session) {
+    let Some(store) = &session.store else { return };
+    if let Err(error) = session.counters.keep(store) {
+        session.context.progress.detail(&format!("not counted: {}", crate::error::chain(&error)));
+    }
+}
+
+/// Refuses early what could not be installed in the end.
+pub fn may_install(session: &Session, kernel: &Kernel) -> Result<()> {
+    generation::tree(session, kernel)?;
+    generation::signer(session, kernel).map(drop)
+}
+
+/// Refuses early where modules are to be signed and cannot be.
+pub fn may_sign(context: &Context) -> Result<()> {
+    let Some(signing) = &context.signing else { return Ok(()) };
+    if let Some(warning) = signing.try_out((context.now)())? {
+        context.progress.say(&format!("warning: {warning}"));
+    }
+    Ok(())
+}
+
+/// What the configuration asks of a package for a kernel.
+pub fn need(context: &Context, request: &Request) -> Need {
+    context.policy.need(&request.package.name, &request.kernel.release)
+}
+
+/// Every package for every kernel, but for those that nobody asked for and the configuration says to ignore.
+fn requests<'a>(context: &Context, job: &Job<'a>) -> Vec<Request<'a>> {
+    let packages = job.packages;
+    let is_wanted = |request: &Request| packages.named || need(context, request) != Need::Ignored;
+    let of_kernel = |kernel: &'a Kernel| {
+        packages.chosen.iter().map(move |package| Request { package, kernel, all: &packages.all })
+    };
+    job.kernels.iter().flat_map(of_kernel).filter(is_wanted).collect()
+}
+
+/// Runs the packages' own scripts that come before a transaction; one that fails takes its package out of it.
+fn before_install(session: &Session, report: &mut KernelReport) {
+    if !report.packages.iter().any(|result| scripts::are_allowed(session, &result.request)) {
+        return;
+    }
+    // What stands in the way of the plan stands in the way of the transaction, which says so.
+    let Ok(plan) = generation::plan(session, report.kernel, &Change::Add(&ready(report))) else { return };
+    let arriving: Vec<&str> = scripts::arriving(&plan).collect();
+    for result in &mut report.packages {
+        let arrives = arriving.contains(&result.request.package.name.as_str());
+        if arrives && let Err(error) = scripts::before_install(session, &result.request) {
+            result.answer = Err(error);
+        }
+    }
+}
+
+/// One transaction for a kernel, where there is anything to install, and how long it took.
+fn transaction(session: &Session, report: &KernelReport) -> (Option<Result<Done>>, f64) {
+    let ready = ready(report);
+    if ready.is_empty() {
+        return (None, 0.0);
+    }
+    let start = Instant::now();
+    let done = generation::apply(session, report.kernel, &Change::Add(&ready));
+    (Some(done), start.elapsed().as_secs_f64())
+}
+
+fn after_install(session: &Session, report: &KernelReport) {
+    let Some(Ok(done)) = &report.transaction else { return };
+    let arriving: Vec<&str> = scripts::arriving(&done.plan).collect();
+    for result in &report.packages {
+        if arriving.contains(&result.request.package.name.as_str()) {
+            scripts::after_install(session, &result.request);
+        }
+    }
+}
+
+/// The entries of what is to be installed.
+fn ready(report: &KernelReport) -> Vec<Manifest> {
+    report.packages.iter().filter_map(|result| result.manifest().cloned()).collect()
+}

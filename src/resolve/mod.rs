@@ -13,6 +13,7 @@
 //! others have signed of it is advice, which is said, and tried once. Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
 //! the store is said aloud, deleted and built again. A crash leaves scratch that the next build clears away.
 
+pub mod batch;
 mod build_times;
 pub mod by_key;
 pub mod by_pointer;

@@ -27,8 +27,9 @@ use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
 
-use super::super::install::{self, Ran};
+use super::super::task::Ran;
 use super::super::{check, context, has_builds, packages, running};
+use super::super::{install, run_report};
 use super::initramfs;
 use crate::args::{Check, Global, Kernels, Selection};
 use crate::exit::{Exit, Failure};
@@ -256,7 +257,7 @@ fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
     let session = Session::new(context, context.open_existing_store()?)?;
     let start = Instant::now();
     match boot_repair::complete(&session, &kernel, &packages)? {
-        Some(done) => install::report_done(out, &kernel, &done, start.elapsed().as_secs_f64()),
+        Some(done) => run_report::report_done(out, &kernel, &done, start.elapsed().as_secs_f64()),
         None => out.detail(&format!("{running}: nothing that the store has is missing")),
     }
     Ok(exit)

@@ -1,0 +1,302 @@
+//! What came of a run, a line a package and a line a kernel.
+
+use kcache::deploy::generation::Done;
+use kcache::deploy::{self, KernelReport};
+use kcache::error::Error;
+use kcache::kernel::install::{Act, Indexed, Plan};
+use kcache::kernel::kernels::Kernel;
+use kcache::resolve::batch::PackageResult;
+use kcache::resolve::reproduce::Comparison;
+use kcache::resolve::resolution::Resolution;
+use kcache::run::policy::Need;
+use kcache::run::request::Source;
+use kcache::run::session::Session;
+use kcache::store::Outcome;
+
+use super::task::{Ran, Task};
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::out::{BAD, GOOD, ODD, Out, paint};
+use crate::visible::word;
+/// A line for each package of a kernel, and what came of its transaction.
+pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ran: &mut Ran) {
+    let failure = match &kernel.transaction {
+        Some(Err(error)) => Some(kcache::error::chain(error)),
+        _ => None,
+    };
+    for result in &kernel.packages {
+        // Who names a package wants it, whatever the configuration says.
+        let is_optional = task.which.packages.is_empty()
+            && deploy::need(session.context, &result.request) == Need::Optional;
+        let exit = report(out, result, task.install, is_optional, failure.as_deref());
+        if exit != Exit::Done {
+            ran.failed.push(result.request.package.name.clone());
+        }
+        ran.exit = ran.exit.or(exit);
+    }
+    if let Some(transaction) = &kernel.transaction {
+        ran.exit = ran.exit.or(report_transaction(out, kernel.kernel, transaction, kernel.seconds));
+    }
+}
+
+/// Says what came of a kernel's transaction, which is no other kernel's matter; its exit code.
+pub fn report_transaction(
+    out: &Out,
+    kernel: &Kernel,
+    transaction: &Result<Done, Error>,
+    seconds: f64,
+) -> Exit {
+    let error = match transaction {
+        Ok(done) => {
+            report_done(out, kernel, done, seconds);
+            return Exit::Done;
+        }
+        Err(error) => error,
+    };
+    let failure = Failure::of(error);
+    if out.json {
+        out.record(&generation_failed(kernel, &failure));
+    }
+    let message = format!("kernel {}: {}", kernel.release, failure.message);
+    out.failure(&Failure { message, ..failure });
+    failure.exit
+}
+
+/// Prints one result; the exit code it alone would have. `not_installed` says why nothing of this kernel was installed.
+pub fn report(
+    out: &Out,
+    result: &PackageResult,
+    install: bool,
+    optional: bool,
+    not_installed: Option<&str>,
+) -> Exit {
+    let mut record = json::Record {
+        r#type: "result",
+        package: result.request.package.name.clone(),
+        version: result.request.package.version.clone(),
+        kernel: result.request.kernel.release.clone(),
+        state: "built",
+        how: None,
+        cache: None,
+        key: None,
+        seconds: result.seconds,
+        modules: Vec::new(),
+        error: None,
+    };
+    let mut hint = None;
+    let exit = match &result.answer {
+        Ok(Resolution::Ready { manifest, found }) => {
+            record.how = Some(how(found, "store"));
+            record.cache = cache(found);
+            record.key = Some(manifest.key.to_string());
+            record.version = manifest.labels.get("version").cloned().unwrap_or(record.version);
+            record.modules =
+                manifest.outputs.iter().filter(|o| o.name.ends_with(".ko")).map(|o| o.name.clone()).collect();
+            record.state = match found {
+                _ if install => "installed",
+                Source::Shared(_) => "fetched",
+                Source::Store | Source::Built => "built",
+            };
+            ready(&mut record, result, not_installed)
+        }
+        Ok(Resolution::Fails { manifest, found }) => {
+            record.how = Some(how(found, "failure-remembered"));
+            record.cache = cache(found);
+            record.key = Some(manifest.key.to_string());
+            if let Outcome::Failed { first_error, .. } = &manifest.outcome {
+                record.error = Some(first_error.clone());
+            }
+            hint = Some(where_the_log_is(result, found));
+            ended(&mut record, "failed", Exit::BuildFailed)
+        }
+        Ok(Resolution::Excluded(reason)) => {
+            record.error = Some(reason.clone());
+            ended(&mut record, "excluded", Exit::Done)
+        }
+        Ok(Resolution::NotAutomatic) => return Exit::Done,
+        Ok(Resolution::NoHeaders(package)) => {
+            let lacks = if result.request.package.has_source() { "headers" } else { "source" };
+            record.error = Some(format!("neither {lacks} nor a cached build are there"));
+            hint = Some(package.clone());
+            ended(&mut record, "no-headers", Exit::NoHeaders)
+        }
+        Ok(Resolution::NotCached) => {
+            record.error = Some("no cache has a build of it, and none was to be made".to_owned());
+            ended(&mut record, "missing", Exit::NotReady)
+        }
+        Ok(Resolution::Refused(faults)) => {
+            record.error = Some(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+            ended(&mut record, "refused", Exit::Refused)
+        }
+        Err(error) => {
+            let failure = Failure::of(error);
+            record.error = Some(failure.message);
+            hint = failure.hint;
+            let state = if failure.exit == Exit::BuildFailed { "failed" } else { "error" };
+            ended(&mut record, state, failure.exit)
+        }
+    };
+    if out.json {
+        out.record(&record)
+    } else {
+        out.data(&line(&record))
+    }
+    let error = record.error.unwrap_or_default();
+    if exit != Exit::Done && optional && exit != Exit::Interrupted {
+        out.say(&format!("warning: {}: {error} (optional)", result.request.name()));
+        return Exit::Done;
+    }
+    if exit != Exit::Done {
+        out.failure(&Failure { exit, message: format!("{}: {error}", result.request.name()), hint });
+    }
+    exit
+}
+
+fn ended(record: &mut json::Record, state: &'static str, exit: Exit) -> Exit {
+    record.state = state;
+    exit
+}
+
+/// Modules are there; were they installed, and are they the same when built again?
+fn ready(record: &mut json::Record, result: &PackageResult, not_installed: Option<&str>) -> Exit {
+    if let Some(reason) = not_installed {
+        record.state = "error";
+        record.error = Some(reason.to_owned());
+        return Exit::Done; // the transaction's own error decides
+    }
+    match &result.comparison {
+        Some(Comparison::Different(files)) => {
+            record.state = "not-reproducible";
+            record.error = Some(format!("built again, these came out otherwise: {}", files.join(", ")));
+            Exit::NotReproducible
+        }
+        _ => Exit::Done,
+    }
+}
+
+fn how(found: &Source, known: &'static str) -> &'static str {
+    match found {
+        Source::Store => known,
+        Source::Shared(_) => "shared-cache",
+        Source::Built => "built",
+    }
+}
+
+fn cache(found: &Source) -> Option<String> {
+    match found {
+        Source::Shared(url) => Some(url.clone()),
+        Source::Store | Source::Built => None,
+    }
+}
+
+fn where_the_log_is(result: &PackageResult, found: &Source) -> String {
+    let (package, kernel) = (word(&result.request.package.name), &result.request.kernel.release);
+    let again = if *found == Source::Built { "" } else { "; `--rebuild` tries again" };
+    format!("`kcache log {package} -k {kernel}` shows the whole log{again}")
+}
+
+/// One result for people.
+fn line(record: &json::Record) -> String {
+    let style = match record.state {
+        "installed" | "built" | "fetched" => GOOD,
+        "excluded" | "no-headers" => ODD,
+        _ => BAD,
+    };
+    let how = match (record.state, record.how) {
+        (_, Some("store")) => "from the store".to_owned(),
+        ("fetched", Some(_)) => format!("in {:.1} s", record.seconds),
+        ("failed", Some("shared-cache")) => "as elsewhere".to_owned(),
+        (_, Some("shared-cache")) => format!("fetched in {:.1} s", record.seconds),
+        (_, Some("failure-remembered")) => "as before".to_owned(),
+        ("failed", Some(_)) => format!("after {:.1} s", record.seconds),
+        ("built", Some(_)) => format!("in {:.1} s", record.seconds),
+        ("excluded", _) => record.error.clone().unwrap_or_default(),
+        (_, Some(_)) => format!("built in {:.1} s", record.seconds),
+        _ => String::new(),
+    };
+    let state = paint(style, record.state);
+    let version = if record.version.is_empty() { "" } else { &format!("/{}", record.version) };
+    format!("{}  {}{version}  {state}  {how}", record.kernel, record.package).trim_end().to_owned()
+}
+
+/// Says what a transaction did.
+pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
+    match &done.indexed {
+        Some(Indexed::Here { read }) => {
+            out.detail(&format!("{}: indexes updated without depmod, {read} modules read", kernel.release));
+        }
+        Some(Indexed::ByDepmod { reason }) => {
+            out.detail(&format!("{}: indexes made by depmod: {reason}", kernel.release));
+        }
+        None => {}
+    }
+    for warning in &done.warnings {
+        // What depmod remarks is for whoever wants to know more; what is left undone after the commit is for all.
+        if warning.starts_with("depmod: ") {
+            out.detail(warning);
+        } else {
+            out.say(&format!("warning: {}: {warning}", kernel.release));
+        }
+    }
+    if out.json {
+        return out.record(&json::Generation {
+            r#type: "generation",
+            kernel: kernel.release.clone(),
+            generation: done.generation.clone(),
+            changed: done.changed,
+            seconds,
+            error: None,
+        });
+    }
+    let release = &kernel.release;
+    let signed: Vec<&str> = done.signed().collect();
+    if !signed.is_empty() {
+        let by = done.signer.as_ref().map_or("nobody", |signer| &signer.subject);
+        out.say(&format!("{release}: re-signed by {by}: {}", signed.join(", ")));
+    }
+    match (&done.generation, done.changed) {
+        (_, false) => out.say(&format!("{release}: nothing to change")),
+        (Some(generation), true) => {
+            out.say(&format!("{release}: generation {generation} is in place ({seconds:.1} s)"))
+        }
+        (None, true) => out.say(&format!("{release}: no module of kcache is left ({seconds:.1} s)")),
+    }
+}
+
+fn generation_failed(kernel: &Kernel, failure: &Failure) -> json::Generation {
+    json::Generation {
+        r#type: "generation",
+        kernel: kernel.release.clone(),
+        generation: None,
+        changed: false,
+        seconds: 0.0,
+        error: Some(failure.message.clone()),
+    }
+}
+
+/// Prints a plan, one line a change.
+pub fn report_plan(out: &Out, plan: &Plan) {
+    for change in plan.changes.iter().filter(|change| change.act != Act::Keep) {
+        let verb = match change.act {
+            Act::Add => "would add",
+            Act::Replace => "would replace",
+            Act::Remove => "would remove",
+            Act::Sign => "would sign anew",
+            Act::Keep => continue,
+        };
+        let version = change.to.as_ref().or(change.from.as_ref()).map_or("", String::as_str);
+        if out.json {
+            out.record(&serde_json::json!({
+                "type": "change", "kernel": plan.kernel, "package": change.package, "version": version, "act": verb,
+            }));
+        } else {
+            out.data(&format!("{}  {}/{version}  {verb}", plan.kernel, change.package));
+        }
+    }
+    for fault in &plan.faults {
+        out.say(&format!("{}: would put right: {fault}", plan.kernel));
+    }
+    if plan.is_nothing() {
+        out.say(&format!("{}: nothing to change", plan.kernel));
+    }
+}

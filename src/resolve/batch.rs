@@ -1,0 +1,95 @@
+//! Everything that a run asks for, obtained: as many at once as there are jobs, and asked for again where a cache was too slow.
+
+use std::time::{Duration, Instant};
+
+use kcache_store::Manifest;
+
+use crate::error::Result;
+use crate::resolve;
+use crate::resolve::reproduce::{self, Comparison};
+use crate::resolve::resolution::Resolution;
+use crate::resolve::schedule;
+use crate::run::request::{Options, Request};
+use crate::run::session::Session;
+
+/// What came of one request.
+pub struct PackageResult<'a> {
+    /// The request.
+    pub request: Request<'a>,
+    /// What was obtained.
+    pub answer: Result<Resolution>,
+    /// What building again showed, where that was asked for.
+    pub comparison: Option<Comparison>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl PackageResult<'_> {
+    /// The entry of its modules, if there are any.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match &self.answer {
+            Ok(Resolution::Ready { manifest, .. }) => Some(manifest),
+            _ => None,
+        }
+    }
+}
+
+/// Obtains all of them; with `check` each is built once more and compared. Where a host cannot build, and a shared cache was too
+/// slow, it is asked again, after a pause that differs from host to host: a whole fleet may have asked at once, and the
+/// alternative is to give up. That ends with the first round that was of no use, or, where a cache has answered before, with the
+/// sixth.
+pub fn obtain_all<'a>(
+    session: &Session,
+    requests: &[Request<'a>],
+    options: &Options,
+    check: bool,
+) -> Vec<PackageResult<'a>> {
+    let caches = &session.context.caches;
+    let mut results = work(session, requests, options, check);
+    let is_lacking = |result: &PackageResult| matches!(result.answer, Ok(Resolution::NoHeaders(_)));
+    let (mut before, mut useless) = (usize::MAX, 0);
+    loop {
+        let lacking = results.iter().filter(|result| is_lacking(result)).count();
+        useless = if lacking < before { 0 } else { useless + 1 };
+        let too_often = useless >= if caches.have_answered() { 6 } else { 1 };
+        if lacking == 0 || too_often || session.context.cancelled() || !caches.forgive() {
+            return results;
+        }
+        before = lacking;
+        let pause = Duration::from_millis(1000 + u64::from(std::process::id()) % 4000);
+        session.context.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
+        std::thread::sleep(pause);
+        for result in results.iter_mut().filter(|result| is_lacking(result)) {
+            result.answer = resolve::obtain(session, &result.request, options);
+        }
+    }
+}
+
+/// Tries to have these built, and says only what stands in the way of finding out whether they build.
+pub fn attempt(session: &Session, requests: &[Request], options: &Options) {
+    for result in obtain_all(session, requests, options, false) {
+        if let Err(error) = &result.answer {
+            let why = crate::error::chain(error);
+            session.context.progress.say(&format!("warning: {}: {why}", result.request.name()));
+        }
+    }
+}
+
+fn work<'a>(
+    session: &Session,
+    requests: &[Request<'a>],
+    options: &Options,
+    check: bool,
+) -> Vec<PackageResult<'a>> {
+    schedule::all(session, requests, options, |request, mut answer, took| {
+        let (start, mut comparison) = (Instant::now(), None);
+        if check && let Ok(Resolution::Ready { manifest, .. }) = &answer {
+            match reproduce::compare(session, request, manifest) {
+                Ok(compared) => comparison = Some(compared),
+                Err(error) => answer = Err(error),
+            }
+        }
+        let seconds = (took + start.elapsed()).as_secs_f64();
+        PackageResult { request: *request, answer, comparison, seconds }
+    })
+}
