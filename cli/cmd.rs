@@ -47,7 +47,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         return hooks::run(args, &hooks.command, out);
     }
     let mut settings = context::settings(&args.global)?;
-    settings.warnings.iter().for_each(|warning| out.say(warning));
+    settings.warnings.iter().for_each(|warning| out.warn(warning));
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
     }
@@ -110,7 +110,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
 fn packages(context: &Context, out: &Out, words: &[String]) -> Result<Packages, Failure> {
     let packages = select::packages(&context.root, words, &context.elsewhere)?;
     for broken in &packages.broken {
-        out.say(&format!("warning: {}", kcache::error::chain(broken)));
+        out.warn(&format!("{}", kcache::error::chain(broken)));
     }
     Ok(packages)
 }
@@ -176,18 +176,20 @@ fn looking<'w>(
 fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
     let root = context.root.dir().display();
     if kernels.is_empty() {
-        out.say(&format!("warning: no kernel that modules could be built for is installed under {root}"));
+        out.warn(&format!("no kernel that modules could be built for is installed under {root}"));
     }
     for kernel in kernels {
         if let Some((image, headers)) = kernel.builds_differ() {
-            out.say(&format!(
-                "warning: {}: the image is build '{image}', the headers are of '{headers}'; install matching packages",
+            out.warn(&format!(
+                "{}: the image is build '{image}', the headers are of '{headers}'; install matching packages",
                 kernel.release
             ));
         }
     }
     if packages.chosen.is_empty() {
-        out.say(&format!("warning: no package is found under {root}: neither in /usr/src/*/dkms.conf nor in /etc/kcache/packages.d"));
+        out.warn(&format!(
+            "no package is found under {root}: neither in /usr/src/*/dkms.conf nor in /etc/kcache/packages.d"
+        ));
     }
 }
 

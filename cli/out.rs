@@ -99,15 +99,25 @@ impl Out {
         }
     }
 
-    /// A line of conversation. `warning:` and `hint:` at its beginning are coloured.
+    /// A line of conversation.
     pub fn say(&self, line: &str) {
-        let styled = [("warning:", ODD), ("hint:", HINT), ("error:", BAD)]
-            .iter()
-            .find_map(|(word, style)| Some(paint(*style, word) + line.strip_prefix(word)?));
-        let priority = if line.starts_with("warning:") { Priority::Warning } else { Priority::Info };
-        self.journal(priority, line);
-        if !self.quiet || line.starts_with("warning:") {
-            self.err(styled.as_deref().unwrap_or(line));
+        self.journal(Priority::Info, line);
+        if !self.quiet {
+            self.err(line);
+        }
+    }
+
+    /// What is not as it should be, and does not end the run. `--quiet` does not hide it.
+    pub fn warn(&self, line: &str) {
+        self.journal(Priority::Warning, &format!("warning: {line}"));
+        self.err(&format!("{} {line}", paint(ODD, "warning:")));
+    }
+
+    /// What to do next.
+    pub fn hint(&self, line: &str) {
+        self.journal(Priority::Notice, &format!("hint: {line}"));
+        if !self.quiet {
+            self.err(&format!("{} {line}", paint(HINT, "hint:")));
         }
     }
 
@@ -238,7 +248,7 @@ mod tests {
         let out = Out { quiet: true, ..Out::default() };
         out.tell_journal(Journal::at(&dir.path().join("socket")).unwrap());
         out.data(&paint(GOOD, "ready"));
-        out.say("warning: not ready");
+        out.warn("not ready");
         out.detail("only with -v");
         out.failure(&Failure {
             exit: Exit::Unexpected,

@@ -53,6 +53,10 @@ impl Progress for Reporter {
         self.out.say(message);
     }
 
+    fn warn(&self, message: &str) {
+        self.out.warn(message);
+    }
+
     fn detail(&self, message: &str) {
         self.out.detail(message);
     }

@@ -332,7 +332,7 @@ fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<V
     for directory in [etc, &etc.join("config.d")] {
         let Some(there) = root.find(directory) else { continue };
         if let Some(exposed) = Exposed::find(&there, &fs::metadata(&there)?).filter(|_| !of_image) {
-            warnings.push(format!("warning: {exposed}: no file in it is used"));
+            warnings.push(format!("{exposed}: no file in it is used"));
             break;
         }
         let names = if directory == etc { vec!["config.toml".into()] } else { parts(&there)? };
@@ -343,7 +343,7 @@ fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<V
                 file => file?,
             };
             match Exposed::find(&path, &file.metadata()?).filter(|_| !of_image) {
-                Some(exposed) => warnings.push(format!("warning: {exposed}: it is not used")),
+                Some(exposed) => warnings.push(format!("{exposed}: it is not used")),
                 None => found.push(Source { path, file, of_image }),
             }
         }

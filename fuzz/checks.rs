@@ -110,8 +110,9 @@ impl Host {
     /// Imports a bundle, looks at what is in the store then, and empties it. How many entries were taken.
     pub fn bundle(&self, bytes: &[u8]) -> u64 {
         let origin = Path::new("bundle.tar");
-        let done =
-            kcache_store::import(&self.store, origin, &mut &bytes[..], &TRUST, false, 1, &check_message);
+        let done = kcache_store::import(&self.store, origin, &mut &bytes[..], &TRUST, false, 1, &|notice| {
+            check_message(&notice.text)
+        });
         if let Err(error) = &done {
             check_message(&error.to_string());
         }

@@ -127,8 +127,8 @@ fn stands_in<'a>(result: &'a PackageResult, candidate: &Candidate) -> Result<&'a
 
 fn left(out: &Out, kernel: &Kernel, candidate: &Candidate, reason: &str) -> Exit {
     let what = &candidate.built.what;
-    out.say(&format!(
-        "warning: {}: {}/{} is left to DKMS, as it is: {reason}",
+    out.warn(&format!(
+        "{}: {}/{} is left to DKMS, as it is: {reason}",
         kernel.release, what.name, what.version
     ));
     Exit::NotReady

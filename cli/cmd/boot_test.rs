@@ -36,7 +36,7 @@ pub fn run(context: &Context, out: &Out, args: &BootTest, dry: bool) -> Result<E
         ));
     }
     if kernels.is_empty() {
-        out.say(&format!("warning: no kernel is installed under {}", context.root.dir().display()));
+        out.warn(&format!("no kernel is installed under {}", context.root.dir().display()));
     }
     let own = own_program()?;
     let guest = Guest {
@@ -90,7 +90,7 @@ fn subjects(
         }
     }
     if subjects.is_empty() {
-        out.say(&format!("warning: {}: there is no package to be tested", kernel.release));
+        out.warn(&format!("{}: there is no package to be tested", kernel.release));
     }
     let exit = subjects.iter().fold(Exit::Done, |exit, subject| exit.or(lacking(out, kernel, subject)));
     Ok((subjects, exit))

@@ -7,7 +7,7 @@ use fs_err as fs;
 use kcache::resolve::publish;
 use kcache::run::context::Context;
 use kcache::run::progress::size;
-use kcache::store::{self, Key};
+use kcache::store::{self, Key, Notice};
 
 use super::share::{Choice, choices, say_missing, sign};
 use crate::args::{Export, Import};
@@ -72,7 +72,7 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
         false => Box::new(BufReader::new(fs::File::open(&args.file)?)),
     };
     let trust = context.caches.trust();
-    let say = |message: &str| context.progress.say(message);
+    let say = |notice: &Notice| context.progress.notice(notice);
     let (roll_back, now) = (args.allow_rollback, (context.now)());
     let imported = match store::import(&store, &args.file, &mut *from, trust, roll_back, now, &say) {
         Err(error @ (store::Error::Damaged { .. } | store::Error::Entry { .. })) => {

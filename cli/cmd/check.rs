@@ -75,7 +75,7 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
         out.data(&columns(&rows));
     }
     for warning in &verdict.warnings {
-        out.say(&format!("warning: {release}: {warning}"));
+        out.warn(&format!("{release}: {warning}"));
     }
     for detail in &verdict.details {
         out.detail(&format!("{release}: {detail}"));

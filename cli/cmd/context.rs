@@ -127,7 +127,7 @@ fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
         match (exposed, &first) {
             (None, None) => return Ok(dir.to_owned()),
             (None, Some(reason)) => {
-                out.say(&format!("warning: temporary files are made in {}: {reason}", dir.display()));
+                out.warn(&format!("temporary files are made in {}: {reason}", dir.display()));
                 return Ok(dir.to_owned());
             }
             (Some(exposed), _) => first = first.or(Some(exposed.to_string())),
@@ -165,7 +165,7 @@ fn caches(
     }
     let say: Say = {
         let progress = progress.clone();
-        Arc::new(move |message| progress.say(message))
+        Arc::new(move |notice| progress.notice(notice))
     };
     let root = Root::new(&settings.root.value);
     let open = |cache: &crate::settings::caches::Cache| {
@@ -194,8 +194,8 @@ fn signer(
     };
     if trust.revoked().any(|revoked| revoked.key.id() == key.public().id()) {
         let path = setting.value.display();
-        progress.say(&format!(
-            "warning: this host's own key is revoked, so nothing is signed; delete {path}, then `kcache keys generate`"
+        progress.warn(&format!(
+            "this host's own key is revoked, so nothing is signed; delete {path}, then `kcache keys generate`"
         ));
         return Ok(None);
     }

@@ -4,8 +4,8 @@ use chrono::DateTime;
 use kcache::deploy::gc;
 use kcache::run::context::Context;
 use kcache::run::progress::size;
-use kcache::store::Scratch;
 use kcache::store::gc::{Caps, Going, Plan, Reason, Rules, Totals, plan};
+use kcache::store::{Notice, Scratch};
 
 use super::bundle::count;
 use crate::args::Gc;
@@ -26,9 +26,9 @@ pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) ->
     let keep = gc::keep(context, table.keep_previous, &table.pins)?;
     if keep.releases.is_empty() {
         let root = context.root.dir().display();
-        out.say(&format!("warning: no kernel is installed under {root}, so nothing stays for one"));
+        out.warn(&format!("no kernel is installed under {root}, so nothing stays for one"));
     }
-    let (say, now) = (|message: &str| out.say(message), (context.now)());
+    let (say, now) = (|notice: &Notice| context.progress.notice(notice), (context.now)());
     let rules = Rules { caps, keep: &keep, now, grace: args.grace, cancel: &context.cancel, say: &say };
     let scratch = if dry { Scratch::new(&context.temporary)? } else { store.scratch()? };
     let plan = plan(&store, &rules, scratch)?;
@@ -100,7 +100,7 @@ fn summary(out: &Out, plan: &Plan, gone: &Totals, dry: bool) {
         stays.young
     ));
     if let Some(cap) = stays.exceeds {
-        out.say(&format!("warning: {cap} does not hold: what stays is installed, pinned or too young to go"));
+        out.warn(&format!("{cap} does not hold: what stays is installed, pinned or too young to go"));
     }
     if out.json {
         out.record(&json::Collection {

@@ -22,7 +22,7 @@ pub fn run(args: &Args, command: &HooksCommand, out: &Arc<Out>) -> Result<Exit, 
         return event::run(&args.global, event, release.as_deref(), out);
     }
     let settings = context::settings(&args.global)?;
-    settings.warnings.iter().for_each(|warning| out.say(warning));
+    settings.warnings.iter().for_each(|warning| out.warn(warning));
     let root = Root::new(settings.root.value);
     if !root.dir().is_dir() {
         return Err(Failure::usage(format!("{} is not a directory", root.dir().display()), None));

@@ -84,7 +84,7 @@ impl Keys<'_> {
             self.out.say("no key is trusted: nothing of any shared cache is used");
         }
         if own.is_some_and(|own| !self.trust.keys().any(|key| key.key.id() == own)) {
-            self.out.say("warning: this host's own key is not among those that it trusts");
+            self.out.warn("this host's own key is not among those that it trusts");
         }
         Ok(Exit::Done)
     }
@@ -133,8 +133,8 @@ impl Keys<'_> {
         self.out.say(&format!("entries of the store that it has signed: {signed}; those that no other trusted key has signed are not used any more"));
         if self.own() == Some(key.id()) {
             let path = self.settings.signing_key.value.display();
-            self.out.say(&format!(
-                "warning: it is this host's own: delete {path}, then `kcache keys generate` makes another"
+            self.out.warn(&format!(
+                "it is this host's own: delete {path}, then `kcache keys generate` makes another"
             ));
         }
         Ok(Exit::Done)

@@ -20,7 +20,7 @@ pub fn run(context: &Context, out: &Out, args: &Lint) -> Result<Exit, Failure> {
     let packages = packages(context, out, &words(args))?;
     let kernels = kernels_with_headers(context, &args.kernels)?;
     if kernels.is_empty() {
-        out.say("warning: no kernel with headers is installed: what commands do was not looked at");
+        out.warn("no kernel with headers is installed: what commands do was not looked at");
     }
     let session = Session::new(context, context.open_existing_store()?)?;
     let mut exit = Exit::Done;

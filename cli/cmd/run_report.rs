@@ -3,7 +3,7 @@
 use kcache::deploy::generation::Done;
 use kcache::deploy::{self, KernelReport};
 use kcache::error::Error;
-use kcache::kernel::install::{Act, Indexed, Plan};
+use kcache::kernel::install::{Act, Indexed, Plan, Remark};
 use kcache::kernel::kernels::Kernel;
 use kcache::resolve::batch::PackageResult;
 use kcache::resolve::reproduce::Comparison;
@@ -143,7 +143,7 @@ pub fn report(
     }
     let error = record.error.unwrap_or_default();
     if exit != Exit::Done && optional && exit != Exit::Interrupted {
-        out.say(&format!("warning: {}: {error} (optional)", result.request.name()));
+        out.warn(&format!("{}: {error} (optional)", result.request.name()));
         return Exit::Done;
     }
     if exit != Exit::Done {
@@ -230,12 +230,10 @@ pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
         }
         None => {}
     }
-    for warning in &done.warnings {
-        // What depmod remarks is for whoever wants to know more; what is left undone after the commit is for all.
-        if warning.starts_with("depmod: ") {
-            out.detail(warning);
-        } else {
-            out.say(&format!("warning: {}: {warning}", kernel.release));
+    for remark in &done.remarks {
+        match remark {
+            Remark::Depmod(line) => out.detail(line),
+            Remark::Undone(what) => out.warn(&format!("{}: {what}", kernel.release)),
         }
     }
     if out.json {

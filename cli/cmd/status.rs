@@ -53,7 +53,7 @@ fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
     if let Some(signer) = &verdict.signer {
         out.detail(&format!("{release}: its modules are signed by {}", signer.subject));
     }
-    verdict.warnings.iter().for_each(|warning| out.say(&format!("warning: {release}: {warning}")));
+    verdict.warnings.iter().for_each(|warning| out.warn(&format!("{release}: {warning}")));
     verdict.details.iter().for_each(|detail| out.detail(&format!("{release}: {detail}")));
 }
 

@@ -29,7 +29,7 @@ pub fn run(context: &Context, out: &Out, repair: bool) -> Result<Exit, Failure> 
     let exit = if counters.damaged > counters.repaired { Exit::Refused } else { Exit::Done };
     summary(out, seen, kernels, &counters, exit);
     if exit == Exit::Refused && !repair {
-        out.say("hint: `kcache verify --repair` puts right what can be");
+        out.hint("`kcache verify --repair` puts right what can be");
     }
     Ok(exit)
 }
@@ -85,7 +85,7 @@ fn kernel(
         line(out, "kernel", &damage.release, wrong, done, counters);
     }
     if !left.is_empty() {
-        out.say(&format!("hint: `kcache install -k {}` installs its modules anew", damage.release));
+        out.hint(&format!("`kcache install -k {}` installs its modules anew", damage.release));
     }
     Ok(())
 }
@@ -98,7 +98,7 @@ fn put_back(context: &Context, damage: &Damage) -> Result<Vec<String>, Failure> 
         Ok(left) => Ok(left),
         Err(error @ (Error::Cancelled | Error::Unsigned { .. })) => Err(error.into()),
         Err(error) => {
-            context.progress.say(&format!("warning: {}: {}", damage.release, kcache::error::chain(&error)));
+            context.progress.warn(&format!("{}: {}", damage.release, kcache::error::chain(&error)));
             Ok(damage.wrong.clone())
         }
     }

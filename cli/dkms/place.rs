@@ -61,7 +61,7 @@ impl<'a> Place<'a> {
         let global = Args::try_parse_from(words).map_err(|e| Trouble::new(1, &[&e.to_string()]))?.global;
         let out = Arc::new(Out::new(&global));
         let settings = cmd::context::settings(&global)?;
-        settings.warnings.iter().for_each(|warning| out.say(warning));
+        settings.warnings.iter().for_each(|warning| out.warn(warning));
         let mut context = cmd::context::context(&settings, &out, false)?;
         context.directives.clone_from(&typed.directives);
         let records = match &typed.dkms_tree {

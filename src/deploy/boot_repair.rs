@@ -84,7 +84,7 @@ fn missing(
             // One that cannot even be read keeps no other from being installed.
             Err(error) => {
                 let progress = &session.context.progress;
-                progress.say(&format!("warning: {}: {}", request.name(), crate::error::chain(&error)));
+                progress.warn(&format!("{}: {}", request.name(), crate::error::chain(&error)));
             }
         }
     }

@@ -44,9 +44,7 @@ pub fn find(
     {
         match fits(&bytes) {
             Ok(()) => return Ok(Some(bytes)),
-            Err(why) => {
-                session.context.progress.say(&format!("warning: signature of {digest} in the store: {why}"))
-            }
+            Err(why) => session.context.progress.warn(&format!("signature of {digest} in the store: {why}")),
         }
     }
     let found = session.context.caches.signature(&by, digest, &fits);

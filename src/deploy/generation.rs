@@ -10,7 +10,7 @@ use std::path::Path;
 use kcache_kernel::compress::Compression;
 use kcache_kernel::install::{
     self, Act, Base, BoxError, Fault, Generation, Indexed, ModuleSpec, Others, Outcome, Package, Plan,
-    Recovery, Set, Site, Transaction,
+    Recovery, Remark, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
@@ -44,8 +44,8 @@ pub struct Done {
     pub changed: bool,
     /// Who signed its modules.
     pub signer: Option<Identity>,
-    /// What depmod remarked, each line after `depmod: `, and what could not be done after the commit.
-    pub warnings: Vec<String>,
+    /// What is to be said of it.
+    pub remarks: Vec<Remark>,
     /// Who made the indexes.
     pub indexed: Option<Indexed>,
 }
@@ -111,8 +111,8 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
 /// The same, with files of others taken, dropped or given back in the same transaction.
 pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Done> {
     if let Some(plan) = nothing(session, kernel, change, others)? {
-        let (generation, warnings) = (plan.to.clone(), Vec::new());
-        let outcome = Outcome { generation, changed: false, warnings, indexed: None };
+        let (generation, remarks) = (plan.to.clone(), Vec::new());
+        let outcome = Outcome { generation, changed: false, remarks, indexed: None };
         return Ok(done(session, change, plan, outcome));
     }
     let context = session.context;
@@ -157,9 +157,9 @@ fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Don
     if let Change::Add(manifests) = change {
         session.counters.installed(&plan.changes, manifests);
     }
-    let Outcome { generation, changed, warnings, indexed } = outcome;
+    let Outcome { generation, changed, remarks, indexed } = outcome;
     let signer = plan.signer().cloned();
-    Done { plan, generation, changed, signer, warnings, indexed }
+    Done { plan, generation, changed, signer, remarks, indexed }
 }
 
 /// Finishes or undoes what an interrupted run left in a kernel's tree.

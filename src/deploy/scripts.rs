@@ -81,7 +81,7 @@ fn afterwards(session: &Session, request: &Request, when: When, not_run: &[When]
         hooks.iter().filter(|hook| hook.when == when).try_for_each(|hook| run(session, request, hook, source))
     });
     if let Err(error) = outcome {
-        progress.say(&format!("warning: {}: {}", request.name(), chain(&error)));
+        progress.warn(&format!("{}: {}", request.name(), chain(&error)));
     }
 }
 

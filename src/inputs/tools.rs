@@ -28,7 +28,7 @@ impl Session<'_> {
             Ok(toolchain::programs(&room, tree, &self.context.cancel)?)
         })?;
         if let Some(difference) = toolchain::stands_in(tree, &programs) {
-            self.say_once(&format!("warning: kernel {} {difference}", kernel.release));
+            self.warn_once(&format!("kernel {} {difference}", kernel.release));
         }
         programs.into_iter().map(|program| self.tool(tools_root, program)).collect()
     }

@@ -70,7 +70,7 @@ pub fn attempt(session: &Session, requests: &[Request], options: &Options) {
     for result in obtain_all(session, requests, options, false) {
         if let Err(error) = &result.answer {
             let why = crate::error::chain(error);
-            session.context.progress.say(&format!("warning: {}: {why}", result.request.name()));
+            session.context.progress.warn(&format!("{}: {why}", result.request.name()));
         }
     }
 }

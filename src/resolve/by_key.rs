@@ -86,8 +86,8 @@ pub(super) fn refuse(
     faults: &[Fault],
 ) -> Result<()> {
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    session.context.progress.say(&format!(
-        "warning: {}: what {from} has is refused: {}",
+    session.context.progress.warn(&format!(
+        "{}: what {from} has is refused: {}",
         request.name(),
         faults.join("; ")
     ));

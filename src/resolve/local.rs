@@ -41,7 +41,7 @@ pub fn stored(session: &Session, request: &Request, key: &Key) -> Result<Option<
                 session
                     .context
                     .progress
-                    .say(&format!("warning: the store's entry of {what} is not used: {distrust}"));
+                    .warn(&format!("the store's entry of {what} is not used: {distrust}"));
                 store.forget(key)?;
                 Ok(None)
             }
@@ -80,7 +80,7 @@ pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Resul
 
 fn say_damage(session: &Session, request: &Request, error: &kcache_store::Error) {
     let what = request.name();
-    session.context.progress.say(&format!("warning: {error}; {what} is fetched or built again"));
+    session.context.progress.warn(&format!("{error}; {what} is fetched or built again"));
 }
 
 /// Whether something of the store is broken, rather than not to be reached.

@@ -266,7 +266,7 @@ fn have_once(
         Made::Failure(outcome) => outcome.clone(),
     };
     for fault in &made.left_out {
-        context.progress.say(&format!("warning: {}: left out: {fault}", request.name()));
+        context.progress.warn(&format!("{}: left out: {fault}", request.name()));
     }
     build_times::remember(session, request.package, made.seconds)?;
     let entry = build::publish(session, store, request, id, made, outcome, options.rebuild)?;
@@ -274,8 +274,8 @@ fn have_once(
         publish::write_through(session, store, &entry)?;
     } else {
         let what = request.name();
-        context.progress.say(&format!(
-            "warning: {what}: its build opened more files than can be watched: it is used now, not shared, and built again next time"
+        context.progress.warn(&format!(
+            "{what}: its build opened more files than can be watched: it is used now, not shared, and built again next time"
         ));
     }
     let manifest = Box::new(entry.into_manifest());

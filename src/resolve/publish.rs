@@ -62,7 +62,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     for cache in context.caches.writable() {
         match push(session, store, cache, entry, sign, true) {
             Ok(pushed) => say(session, cache, entry, &pushed),
-            Err(error) => context.progress.say(&format!("warning: not pushed: {error}")),
+            Err(error) => context.progress.warn(&format!("not pushed: {error}")),
         }
     }
     Ok(())
@@ -131,8 +131,8 @@ fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
         Pushed::New => progress.say(&format!("pushed {what} to {url}")),
         Pushed::Present => progress.detail(&format!("{what} is in {url} already")),
         Pushed::Cosigned(builder) => progress.say(&format!("signed {builder}'s {what} in {url}")),
-        Pushed::Conflict(builder) => progress.say(&format!(
-            "warning: {what} in {url}, built by {builder}, is not what was built here: the build is not reproducible, or one of the two is not to be trusted; theirs stays"
+        Pushed::Conflict(builder) => progress.warn(&format!(
+            "{what} in {url}, built by {builder}, is not what was built here: the build is not reproducible, or one of the two is not to be trusted; theirs stays"
         )),
     }
 }

@@ -123,6 +123,6 @@ impl Context {
 
     fn listen(&self, store: &Store) {
         let progress = self.progress.clone();
-        store.hear(Arc::new(move |message| progress.say(message)));
+        store.hear(Arc::new(move |notice| progress.notice(notice)));
     }
 }

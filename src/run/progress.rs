@@ -2,10 +2,21 @@
 
 use std::time::Duration;
 
+use kcache_store::{Notice, Severity};
+
 /// What is going on, as it happens. Called from several threads.
 pub trait Progress: Send + Sync {
     /// Something a person should know now.
     fn say(&self, message: &str);
+    /// Something that is not as it should be, and that the run goes on without.
+    fn warn(&self, message: &str);
+    /// Either of the two.
+    fn notice(&self, notice: &Notice) {
+        match notice.severity {
+            Severity::Info => self.say(&notice.text),
+            Severity::Warning => self.warn(&notice.text),
+        }
+    }
     /// Something that is only interesting when something is odd.
     fn detail(&self, _message: &str) {}
     /// A piece of work begins; `what` is a package and a kernel.

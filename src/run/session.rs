@@ -94,6 +94,13 @@ impl<'w> Session<'w> {
         }
     }
 
+    /// The same of what is not as it should be.
+    pub fn warn_once(&self, message: &str) {
+        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+            self.context.progress.warn(message);
+        }
+    }
+
     /// The same of what only matters where something is odd.
     pub fn detail_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
@@ -110,8 +117,8 @@ impl<'w> Session<'w> {
         let trusting = caches.trust().keys().next().is_some();
         if !trusting {
             self.distrust_said.call_once(|| {
-                self.context.progress.say(
-                    "warning: no key is trusted, so the shared caches are not asked; \
+                self.context.progress.warn(
+                    "no key is trusted, so the shared caches are not asked; \
                      `kcache keys trust FILE` trusts a builder's public key",
                 );
             });

@@ -36,7 +36,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{Digest, Error, Key, Result, Scratch, Store};
+use crate::{Digest, Error, Key, Notice, Result, Scratch, Store};
 use ledger::Ledger;
 
 /// Files that change within this many seconds before a plan could change again without their time showing it. ext4 counts
@@ -79,7 +79,7 @@ pub struct Rules<'a> {
     /// Set to end it.
     pub cancel: &'a AtomicBool,
     /// Hears of what is damaged.
-    pub say: &'a dyn Fn(&str),
+    pub say: &'a dyn Fn(&Notice),
 }
 
 /// Which cap an entry goes for.

@@ -19,7 +19,7 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
-use crate::{Digest, Error, Key, Manifest, Outcome, Result, Say};
+use crate::{Digest, Error, Key, Manifest, Notice, Outcome, Result, Say};
 
 const SCHEMA: &str = include_str!("../../schema.sql");
 /// Of the last chapter of the schema. Stored as `user_version`: add, never change.
@@ -309,7 +309,10 @@ impl Index {
             match self.db.transaction_with_behavior(TransactionBehavior::Immediate) {
                 Err(e) if is_busy(&e) && started.elapsed() < self.patience => {
                     if let Some(say) = self.say.as_deref().filter(|_| !said) {
-                        say(&format!("waiting for another kcache to finish with {}", self.path.display()));
+                        say(&Notice::info(format!(
+                            "waiting for another kcache to finish with {}",
+                            self.path.display()
+                        )));
                     }
                     said = true;
                 }

@@ -8,14 +8,10 @@
 use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::publish::open_as;
 use crate::{Error, Result};
-
-/// Hears what a person should know.
-pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How long to wait for another process, and how to say that one does.
 #[derive(Clone, Copy)]

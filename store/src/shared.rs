@@ -28,7 +28,7 @@ use std::time::Duration;
 use breaker::Breaker;
 
 use crate::transport::{Name, Transport, Trouble};
-use crate::{Distrust, Error, Result, Say, Trust};
+use crate::{Distrust, Error, Notice, Result, Say, Trust};
 
 pub use fetch::Fetched;
 pub use point::point_here;
@@ -119,14 +119,14 @@ impl SharedCache {
     fn call<T>(&self, act: impl Fn(&dyn Transport) -> Result<T, Trouble>) -> Result<T, Trouble> {
         let (result, broke) = self.breaker.call(|| self.patiently(|| act(&*self.transport)));
         match (&result, broke) {
-            (Err(trouble), true) => (self.say)(&format!(
-                "warning: shared cache {} {trouble}; it is not asked again in this run",
+            (Err(trouble), true) => (self.say)(&Notice::warning(format!(
+                "shared cache {} {trouble}; it is not asked again in this run",
                 self.url
-            )),
+            ))),
             (Err(trouble @ (Trouble::Odd(_) | Trouble::Busy(_) | Trouble::TooLong(_))), false)
                 if !self.breaker.is_broken() =>
             {
-                (self.say)(&format!("warning: shared cache {} {trouble}", self.url));
+                (self.say)(&Notice::warning(format!("shared cache {} {trouble}", self.url)));
             }
             _ => {}
         }
@@ -151,7 +151,11 @@ impl SharedCache {
     fn lied(&self, name: &Name, why: &dyn std::fmt::Display) {
         let closed = self.breaker.lied();
         let then = if closed { "; it is not asked again in this run" } else { "" };
-        (self.say)(&format!("warning: shared cache {}: {} is not used: {why}{then}", self.url, name.path()));
+        (self.say)(&Notice::warning(format!(
+            "shared cache {}: {} is not used: {why}{then}",
+            self.url,
+            name.path()
+        )));
     }
 
     /// It held something that too few have signed whose word counts.
@@ -160,11 +164,11 @@ impl SharedCache {
         match distrust {
             // It may be on its way: the second builder is not done yet.
             Distrust::TooFew { .. } => {
-                (self.say)(&format!("shared cache {url}: {path} is not used yet: {distrust}"))
+                (self.say)(&Notice::info(format!("shared cache {url}: {path} is not used yet: {distrust}")))
             }
             // Nor can the cache help that it was signed by what was a good key then.
             Distrust::Revoked(_) => {
-                (self.say)(&format!("warning: shared cache {url}: {path} is not used: {distrust}"))
+                (self.say)(&Notice::warning(format!("shared cache {url}: {path} is not used: {distrust}")))
             }
             _ => self.lied(name, distrust),
         }

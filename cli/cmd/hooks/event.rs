@@ -85,18 +85,18 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
     }
     let Some(event) = Event::of(word, release) else {
         let release = release.unwrap_or_default();
-        out.say(&format!("warning: this kcache knows no event '{word} {release}': nothing is done"));
+        out.warn(&format!("this kcache knows no event '{word} {release}': nothing is done"));
         return Ok(Exit::Done);
     };
     let settings = match context::settings(global) {
         Ok(settings) => settings,
         Err(failure) => {
             out.failure(&failure);
-            out.say("warning: without valid settings nothing is done; `kcache config` shows them");
+            out.warn("without valid settings nothing is done; `kcache config` shows them");
             return Ok(Exit::Done);
         }
     };
-    settings.warnings.iter().for_each(|warning| out.say(warning));
+    settings.warnings.iter().for_each(|warning| out.warn(warning));
     let exit = happened(event, &settings, out).unwrap_or_else(|failure| {
         out.failure(&failure);
         if let Event::KernelInstalled(release) | Event::HeadersInstalled(release) = event {
@@ -217,8 +217,8 @@ fn conclude(context: &Context, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<
 
 /// The one line that must not be overlooked.
 fn warn(out: &Out, release: &str, what: &str) {
-    out.say(&format!(
-        "warning: do not reboot into {release} ({}): `kcache check -k {release}` says why, `kcache log PACKAGE -k {release}` shows a build's log",
+    out.warn(&format!(
+        "do not reboot into {release} ({}): `kcache check -k {release}` says why, `kcache log PACKAGE -k {release}` shows a build's log",
         what.trim_end_matches([' ', ':'])
     ));
 }
@@ -241,8 +241,8 @@ fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
     for (release, error) in boot_repair::settle(context)? {
         let failure = Failure::of(&error);
-        out.say(&format!(
-            "warning: {release}: what an interrupted run left could not be put right: {}",
+        out.warn(&format!(
+            "{release}: what an interrupted run left could not be put right: {}",
             failure.message
         ));
         exit = exit.or(failure.exit);

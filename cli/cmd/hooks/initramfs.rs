@@ -18,8 +18,8 @@ pub fn make_anew(context: &Context, out: &Out, release: &str) {
     let words: Vec<_> = command.iter().map(|text| word(text)).collect();
     let line = words.join(" ");
     if !context.root.is_host() {
-        return out.say(&format!(
-            "hint: {release}: its initramfs is older than its modules; in that system, run `{line}`"
+        return out.hint(&format!(
+            "{release}: its initramfs is older than its modules; in that system, run `{line}`"
         ));
     }
     out.say(&format!("{release}: its initramfs is made anew: {line}"));
@@ -30,7 +30,9 @@ pub fn make_anew(context: &Context, out: &Out, release: &str) {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };
-    out.say(&format!("warning: {release}: its initramfs could not be made anew ({failed}): it has no, or old, modules of kcache's"));
+    out.warn(&format!(
+        "{release}: its initramfs could not be made anew ({failed}): it has no, or old, modules of kcache's"
+    ));
 }
 
 /// The call, as at a login of root's: a package manager's variables name descriptors that are its own (debconf), and some

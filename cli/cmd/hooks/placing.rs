@@ -47,9 +47,7 @@ impl Placing<'_> {
         }
         if self.root.find(&program).is_none() {
             let place = self.root.dir().display();
-            self.out.say(&format!(
-                "warning: there is no {program} under {place}: until there is, hooks do nothing"
-            ));
+            self.out.warn(&format!("there is no {program} under {place}: until there is, hooks do nothing"));
         }
         Ok(if left { Exit::Refused } else { Exit::Done })
     }
@@ -149,12 +147,12 @@ impl Placing<'_> {
 
     fn leave(&self, found: &Found) -> bool {
         let path = found.inside.display();
-        self.out.say(&match found.state {
+        self.out.warn(&match found.state {
             State::Changed => {
-                format!("warning: {path} was changed and is left as it is; --force takes it all the same")
+                format!("{path} was changed and is left as it is; --force takes it all the same")
             }
             _ => {
-                format!("warning: {path} is not kcache's and is left as it is; --force takes it all the same")
+                format!("{path} is not kcache's and is left as it is; --force takes it all the same")
             }
         });
         self.tell(found, "left");

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use super::generation::DIR_PREFIX;
 use super::others::{Others, module_of};
 use super::tree::{DEP_BIN, Tree};
-use super::{Error, Indexed, Site, disk, reindex};
+use super::{Error, Indexed, Remark, Site, disk, reindex};
 use crate::index::{self, DepIndex};
 use crate::source::{self, MOST_DATA};
 
@@ -31,14 +31,14 @@ pub(super) struct Made {
     /// The digest of the same.
     pub(super) digest: blake3::Hash,
     /// What depmod had to say.
-    pub(super) warnings: Vec<String>,
+    pub(super) remarks: Vec<Remark>,
     /// Who made them.
     pub(super) by: Indexed,
 }
 
 /// Makes the indexes of the staged base, with depmod where that has to be, and reads everything again.
 pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made, Error> {
-    let (by, warnings) = match reindex::reindex(site, tree)? {
+    let (by, remarks) = match reindex::reindex(site, tree)? {
         Ok(read) => (Indexed::Here { read }, Vec::new()),
         Err(reason) => (Indexed::ByDepmod { reason }, call(site, tree)?),
     };
@@ -54,10 +54,10 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made,
     check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
     check_others(tree, &index, others)?;
     others.check_index(&index)?;
-    Ok(Made { names, index, digest: blake3::hash(&bytes), warnings, by })
+    Ok(Made { names, index, digest: blake3::hash(&bytes), remarks, by })
 }
 
-pub(super) fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<String>, Error> {
+pub(super) fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<Remark>, Error> {
     let mut command = Command::new(site.depmod);
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
     for dir in configuration(site.root, tree)? {
@@ -70,7 +70,7 @@ pub(super) fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<String>, Error> {
     if !output.status.success() || stderr.lines().any(is_fatal) {
         return Err(Error::Depmod { status: output.status, stderr });
     }
-    Ok(stderr.lines().map(str::to_owned).collect())
+    Ok(stderr.lines().map(|line| Remark::Depmod(line.to_owned())).collect())
 }
 
 /// depmod can end with 0 although an index is incomplete. Other errors, such as a dangling link among the modules of

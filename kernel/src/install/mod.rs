@@ -68,6 +68,7 @@ mod reachable;
 mod record;
 mod recover;
 mod reindex;
+mod remark;
 mod retire;
 mod ruins;
 mod stage;
@@ -89,6 +90,7 @@ pub use indexes::verify_indexes;
 pub use others::{OtherFile, Others, forget_kept, kept, module_of};
 pub use plan::{Act, Change, Plan, plan, plan_upon};
 pub use reachable::generations;
+pub use remark::Remark;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Base, Fault, base, current, interrupted, verify};
 
@@ -137,7 +139,7 @@ pub struct Outcome {
     /// Whether anything was changed.
     pub changed: bool,
     /// What depmod had to say.
-    pub warnings: Vec<String>,
+    pub remarks: Vec<Remark>,
     /// Who made the indexes; `None` where they stayed or went.
     pub indexed: Option<Indexed>,
 }
@@ -212,12 +214,12 @@ impl<'a> Transaction<'a> {
             return Err(Error::Changed { kernel: self.tree.release.clone() });
         }
         if plan.is_nothing() {
-            let (generation, warnings) = (plan.to.clone(), Vec::new());
-            return Ok(Outcome { generation, changed: false, warnings, indexed: None });
+            let (generation, remarks) = (plan.to.clone(), Vec::new());
+            return Ok(Outcome { generation, changed: false, remarks, indexed: None });
         }
         let done = self.replace(installed.as_ref(), &plan.wanted, &plan.others, source, step)?;
-        let Replaced { warnings, indexed, .. } = self.settle(done, step)?;
-        Ok(Outcome { generation: plan.to.clone(), changed: true, warnings, indexed })
+        let Replaced { remarks, indexed, .. } = self.settle(done, step)?;
+        Ok(Outcome { generation: plan.to.clone(), changed: true, remarks, indexed })
     }
 
     /// Makes the indexes again for what is installed, by depmod alone.
@@ -225,8 +227,8 @@ impl<'a> Transaction<'a> {
         self.site.always_depmod = true;
         let installed = current(&self.tree.path)?;
         let done = self.reindex(&|_| Ok(()))?;
-        let Replaced { warnings, indexed, .. } = self.settle(done, &|_| Ok(()))?;
-        Ok(Outcome { generation: installed.map(|g| g.generation), changed: true, warnings, indexed })
+        let Replaced { remarks, indexed, .. } = self.settle(done, &|_| Ok(()))?;
+        Ok(Outcome { generation: installed.map(|g| g.generation), changed: true, remarks, indexed })
     }
 
     /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.
@@ -249,7 +251,7 @@ impl<'a> Transaction<'a> {
                 Err(Error::Crowded { .. }) => break,
                 Err(error) => {
                     let what = "the indexes lack what others have changed meanwhile";
-                    done.warnings.push(format!("{what}: {error}"));
+                    done.remarks.push(Remark::Undone(format!("{what}: {error}")));
                     break;
                 }
             };
@@ -269,7 +271,7 @@ impl<'a> Transaction<'a> {
         let tree = &self.tree;
         let prepared = self.prepare(installed, wanted, others, source, step);
         // Should the litter stay, the next run deletes it; the first error is the one to be told.
-        let Prepared { journal, warnings, indexed, staged, seen } =
+        let Prepared { journal, remarks, indexed, staged, seen } =
             prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
         if let Err(error) = self.commit(&journal, step) {
             return match commit::back(tree, &journal, &|_| Ok(())) {
@@ -288,7 +290,11 @@ impl<'a> Transaction<'a> {
                 Some(format!("what was replaced is not cleared away yet, the next run does that: {error}")),
             ),
         };
-        Ok(Replaced { warnings: warnings.into_iter().chain(trouble).collect(), indexed, undisturbed })
+        Ok(Replaced {
+            remarks: remarks.into_iter().chain(trouble.map(Remark::Undone)).collect(),
+            indexed,
+            undisturbed,
+        })
     }
 
     /// Whether the indexes are those that were published, and of what is in the tree.
@@ -372,8 +378,8 @@ impl<'a> Transaction<'a> {
             new,
         };
         let staged = Indexes::staged(tree, &journal.indexes)?;
-        let (warnings, indexed) = made.map(|made| (made.warnings, Some(made.by))).unwrap_or_default();
-        Ok(Prepared { journal, warnings, indexed, staged, seen: seen.clone() })
+        let (remarks, indexed) = made.map(|made| (made.remarks, Some(made.by))).unwrap_or_default();
+        Ok(Prepared { journal, remarks, indexed, staged, seen: seen.clone() })
     }
 
     /// The indexes for the next generation, made and checked, or their removal.
@@ -456,7 +462,7 @@ impl<'a> Transaction<'a> {
 
 struct Prepared {
     journal: Journal,
-    warnings: Vec<String>,
+    remarks: Vec<Remark>,
     indexed: Option<Indexed>,
     staged: Indexes,
     /// The tree that the indexes were made for.
@@ -464,7 +470,7 @@ struct Prepared {
 }
 
 struct Replaced {
-    warnings: Vec<String>,
+    remarks: Vec<Remark>,
     indexed: Option<Indexed>,
     /// The indexes are ours, and of what is in the tree.
     undisturbed: bool,

@@ -493,7 +493,7 @@ fn an_error_at_any_step_before_the_commit_undoes_everything_at_once_and_one_afte
             let step = last.into_inner();
             if ["old generation moved out", "old generation gone", "journal closed"].contains(&step.as_str())
             {
-                let told = done.unwrap().warnings.pop().unwrap();
+                let Some(Remark::Undone(told)) = done.unwrap().remarks.pop() else { panic!("{step}") };
                 assert!(told.ends_with("the next run does that: the disk is gone"), "{step}: {told}");
                 assert!(interrupted(&host.tree()).unwrap() && host.is_whole(), "{step}");
                 assert_ne!(host.recover(), Recovery::Nothing, "{step}");

@@ -12,7 +12,7 @@ use crate::envelope::MAX_FILE;
 use crate::pointer::MAX_POINTER;
 use crate::shared::{Accepted, accept};
 use crate::transport::Name;
-use crate::{Digest, Entry, Error, FORMAT, Inserted, Key, Pointer, Result, Store, Trust, object};
+use crate::{Digest, Entry, Error, FORMAT, Inserted, Key, Notice, Pointer, Result, Store, Trust, object};
 
 /// A number and a line feed.
 const MAX_FORMAT: u64 = 16;
@@ -42,7 +42,7 @@ pub fn import(
     trust: &Trust,
     roll_back: bool,
     now: u64,
-    say: &dyn Fn(&str),
+    say: &dyn Fn(&Notice),
 ) -> Result<Imported> {
     let (done, objects, waiting) = (Imported::default(), BTreeMap::new(), Vec::new());
     let mut import = Import { store, origin, trust, roll_back, now, say, done, objects, waiting };
@@ -64,7 +64,7 @@ struct Import<'a> {
     trust: &'a Trust,
     roll_back: bool,
     now: u64,
-    say: &'a dyn Fn(&str),
+    say: &'a dyn Fn(&Notice),
     done: Imported,
     /// What believed entries speak of.
     objects: BTreeMap<Digest, Object>,
@@ -149,7 +149,7 @@ impl Import<'_> {
                 Ok(()) => self.done.objects += 1,
                 // Its entries are refused at the end, when it is known that it does not come.
                 Err(error @ Error::Damaged { .. }) => {
-                    (self.say)(&format!("warning: {error}"));
+                    (self.say)(&Notice::warning(format!("{error}")));
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
@@ -199,12 +199,12 @@ impl Import<'_> {
 
     fn refuse(&mut self, path: &str, why: &dyn Display) {
         self.done.refused += 1;
-        (self.say)(&format!("warning: {}/{path} is not used: {why}", self.origin.display()));
+        (self.say)(&Notice::warning(format!("{}/{path} is not used: {why}", self.origin.display())));
     }
 
     /// The same for an error that names the path itself.
     fn refuse_damaged(&mut self, error: &Error) {
         self.done.refused += 1;
-        (self.say)(&format!("warning: {error}; it is not used"));
+        (self.say)(&Notice::warning(format!("{error}; it is not used")));
     }
 }

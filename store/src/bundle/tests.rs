@@ -73,7 +73,7 @@ impl Host {
     }
 
     fn import_with(&self, bundle: &[u8], trust: &Trust, roll_back: bool) -> Result<Imported> {
-        let say = |message: &str| *self.said.borrow_mut() += &format!("{message}\n");
+        let say = |notice: &crate::Notice| *self.said.borrow_mut() += &format!("{notice}\n");
         let done = import(&self.store, Path::new("/b.tar"), &mut &bundle[..], trust, roll_back, NOW, &say);
         self.check_whole(trust);
         done

@@ -8,7 +8,9 @@ use super::ledger::{File, Hold, Ledger, Stamp};
 use super::{RACY, Rules, Useless, must_go_on, under};
 use crate::disk::{files, if_there};
 use crate::transport::Name;
-use crate::{Digest, Entry, Error, Key, Manifest, Pointer, Result, SignerId, Store, entry, object, shards};
+use crate::{
+    Digest, Entry, Error, Key, Manifest, Notice, Pointer, Result, SignerId, Store, entry, object, shards,
+};
 
 /// A draft is written within minutes, but its writer may have been stopped, or its machine have slept.
 const DRAFT_AGE: u64 = 86400;
@@ -43,9 +45,9 @@ pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<(
             }
             Ok(None) => Ok(()),
             Err(error @ (Error::Damaged { .. } | Error::Entry { .. })) => {
-                (rules.say)(&format!(
-                    "warning: {error}; it is left as it is, and what it may have named is not"
-                ));
+                (rules.say)(&Notice::warning(format!(
+                    "{error}; it is left as it is, and what it may have named is not"
+                )));
                 Ok(())
             }
             Err(error) => Err(error),

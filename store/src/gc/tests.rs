@@ -254,7 +254,7 @@ fn a_damaged_entry_is_told_and_left_and_names_nothing() {
     let path = entry::path(&store.entries(), &key(1));
     fs_err::write(&path, "{}").unwrap();
     let said = std::cell::RefCell::new(String::new());
-    let say = |text: &str| said.borrow_mut().push_str(text);
+    let say = |notice: &crate::Notice| said.borrow_mut().push_str(&notice.text);
     let keep = Keep::default();
     let rules = Rules { caps: Caps::default(), keep: &keep, now: NOW, grace: 0, cancel: &GO_ON, say: &say };
     let plan = plan(&store, &rules, store.scratch().unwrap()).unwrap();

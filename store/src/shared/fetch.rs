@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::Name;
-use crate::{Entry, Error, Key, Manifest, Output, Result, Store, object};
+use crate::{Entry, Error, Key, Manifest, Notice, Output, Result, Store, object};
 
 /// An entry that is now in the store, with all its objects.
 #[derive(Debug)]
@@ -35,7 +35,10 @@ impl SharedCaches {
             if let Err(reason) = fits(entry.manifest()) {
                 let cache = &self.caches[at];
                 let path = Name::Entry(*key).path();
-                (cache.say)(&format!("shared cache {}: {path} is not used: {reason}", cache.url));
+                (cache.say)(&Notice::info(format!(
+                    "shared cache {}: {path} is not used: {reason}",
+                    cache.url
+                )));
                 continue;
             }
             let bytes = AtomicU64::new(size);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::{SharedCache, SharedCaches};
 use crate::pointer::MAX_POINTER;
 use crate::transport::{IfTaken, Name};
-use crate::{Error, Key, Pointer, Result, SigningKey, Store, Trust};
+use crate::{Error, Key, Notice, Pointer, Result, SigningKey, Store, Trust};
 
 /// How far ahead of this host's clock an epoch may lie, in seconds: a builder's clock is not further off, and who has its key
 /// holds others up no longer.
@@ -112,7 +112,11 @@ impl SharedCaches {
 }
 
 fn not_followed(cache: &SharedCache, name: &Name, why: &str) {
-    (cache.say)(&format!("warning: shared cache {}: {} is not followed: {why}", cache.url, name.path()));
+    (cache.say)(&Notice::warning(format!(
+        "shared cache {}: {} is not followed: {why}",
+        cache.url,
+        name.path()
+    )));
 }
 
 /// Why an epoch cannot be one; `None` of one that can.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
-use crate::{Entry, Error, ON_DEMAND, Output, Result, SigningKey, Store};
+use crate::{Entry, Error, Notice, ON_DEMAND, Output, Result, SigningKey, Store};
 
 /// Who signs what is pushed.
 #[derive(Clone, Copy)]
@@ -107,7 +107,11 @@ impl SharedCaches {
             .map_err(|trouble| cache.failed(trouble))?;
         let Some(bytes) = bytes else { return Ok(There::Nothing) };
         let worthless = |why: &dyn std::fmt::Display| {
-            (cache.say)(&format!("shared cache {}: {} is replaced: {why}", cache.url, name.path()));
+            (cache.say)(&Notice::info(format!(
+                "shared cache {}: {} is replaced: {why}",
+                cache.url,
+                name.path()
+            )));
             Ok(There::Worthless)
         };
         let there = match Entry::parse(&cache.origin(name), &entry.manifest().key, &bytes) {

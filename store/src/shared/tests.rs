@@ -66,7 +66,7 @@ fn host(memories: &[&Arc<Memory>], trust: Trust) -> Host {
     let said: Arc<Mutex<Vec<String>>> = Arc::default();
     let say: Say = {
         let said = said.clone();
-        Arc::new(move |message| said.lock().unwrap().push(message.to_owned()))
+        Arc::new(move |notice| said.lock().unwrap().push(notice.to_string()))
     };
     let caches = memories
         .iter()
