@@ -1,54 +1,55 @@
-# make          builds kcache
-# make test-indexes module indexes that kcache makes without depmod, beside depmod's, on whole kernels with real packages;
-#               KCACHE_MODULES=DIR takes modules from DIR/RELEASE/PACKAGE/*.ko, too
-# make demo     the main job on real kernels and packages, in a scratch directory, explained line by line
-# make test     formatting, clippy, all tests, licences; .ci/run calls exactly this
-# make test-all the same, with every package on every kernel
-# make fleet    200 hosts fetch at once what one has built, and a table of it
-# make verdicts ten packages on three kernels: what `check` says, beside what each kernel says when it is booted
-# make corpus   every -dkms package of Debian, contrib and non-free too, built by dkms and by kcache, side by side; needs root and hours;
-#               CORPUS_RELEASE=trixie for another release than bookworm
-# make test-large the same for ZFS and one driver of NVIDIA's, the newest kernel; ZFS in an initramfs, by apt; needs root, after
-#               make test-apt, and half an hour
-# make torture  kcache killed, cut off from power and failed at every system call, on full disks; rot, many at once, forged times; needs root
-#               and two hours
-# make fuzz     every fuzz target for an hour (FUZZ_SECONDS=3600), two at a time, and a table of it; needs nightly and cargo-fuzz
-# make bench    kcache beside plain tools and dkms, into docs/performance.md; needs root and time
-# make test-apt hooks in a Debian system of its own, with its own apt, in every order; needs root and eight minutes
-# make test-secureboot a kernel under Secure Boot, in a virtual machine, takes what kcache signed and nothing else; three minutes
-# make test-apt-dkms Debian's -dkms packages with kcache for dkms, in two such systems; needs root and five minutes
-# make test-adopt kcache adopt on a host where Debian's dkms script has installed modules; needs root and a few minutes
-# make screenshot the figure of docs/report.md, as root and with chromium
-# make install  the program and the hooks that this system calls; PREFIX=/usr/local, DESTDIR= for packagers, HOOKS=none
-# make deb      a Debian package of both, in target/
+# make                  build kcache
+# make demo             demonstrate kcache on real kernels and packages, in a scratch directory
+# make test             formatting, clippy, all tests, licences; .ci/run calls exactly this
+# make test-all         the same, with every package on every kernel
+# make test-indexes     compare kcache's module indexes with depmod's, on whole kernels with real packages; KCACHE_MODULES=DIR
+#                       adds modules from DIR/RELEASE/PACKAGE/*.ko
+# make test-apt         hooks in a Debian system of its own, with its own apt, in every order; root, eight minutes
+# make test-apt-dkms    Debian's -dkms packages with kcache as dkms, in two such systems; root, five minutes, after test-apt
+# make test-adopt       kcache adopt on a host where Debian's dkms script has installed modules; root, a few minutes
+# make test-secureboot  a kernel under Secure Boot, in a VM, loads what kcache signed and nothing else; three minutes
+# make test-large       ZFS and one of NVIDIA's drivers on the newest kernel; ZFS in an initramfs, by apt; root, half an hour,
+#                       after test-apt
+# make corpus           build every -dkms package of Debian, including contrib and non-free, with dkms and with kcache; root,
+#                       hours; CORPUS_RELEASE=trixie for another release than bookworm
+# make verdicts         compare the verdicts of `kcache check` for ten packages with what three booted kernels load
+# make fleet            200 hosts fetch at once what one has built, and a table of the results
+# make torture          kill kcache, cut its power and fail its calls at every system call, on full disks; corruption,
+#                       concurrency, forged times; root, two hours
+# make fuzz             run every fuzz target for an hour (FUZZ_SECONDS=3600), two at a time; nightly and cargo-fuzz
+# make bench            compare kcache with plain tools and dkms, into docs/performance.md; root, hours
+# make screenshot       the figure in docs/report.md; root, chromium
+# make install          install the program and the hooks that this system calls; PREFIX=/usr/local, DESTDIR= for packagers,
+#                       HOOKS=none
+# make deb              build a Debian package of both, in target/
 #
-# demo, test and bench first get what they need: tests/fixtures.sh says what and where.
+# demo, test and bench first install and download what they need, as tests/fixtures.sh describes.
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 
-# Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it makes
-# do with target/fixtures where no test run has filled the other place.
+# Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
+# target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
 test test-all test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
-# Tests copy kernels' headers, some 6,000 small files a time, which memory takes several times as fast as a disk. Memory
-# it is where there are 6 GiB of it to be had, and where programs may be run from it.
+# Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
+# /dev/shm if it has 6 GiB free and programs may be run from it.
 ifeq ($(origin TMPDIR),undefined)
 memory := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 6000000 2>/dev/null \
     && ! grep -q ' /dev/shm .*noexec' /proc/mounts && echo /dev/shm)
 test test-all test-indexes torture: export TMPDIR = $(or $(memory),/tmp)
 endif
 
-# The crates that tests are built with are shared too: a fresh checkout compiles only what is its own.
+# Compiled dependencies are shared too, so a fresh checkout compiles only its own crates.
 ifeq ($(origin CARGO_TARGET_DIR),undefined)
 test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-# Most of a test's time is spent on waiting for others: servers that hang, locks, guests.
+# Tests spend most of their time waiting: for servers that hang, locks, guests.
 test test-all: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
 .PHONY: build demo test test-all test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
@@ -130,7 +131,7 @@ screenshot: fixtures
 	$(CARGO) build --locked
 	tests/screenshot.sh $(CARGO_TARGET_DIR)
 
-# The families of hooks, as `kcache hooks install` knows them; without a word here those that the system calls, or none.
+# Families of hooks for `kcache hooks install`; empty: those that the system calls; none: no hooks.
 HOOKS ?=
 install: build
 	install -D -m 0755 $(CARGO_TARGET_DIR)/release/kcache $(DESTDIR)$(PREFIX)/bin/kcache

@@ -1,25 +1,25 @@
 -- The index of a store (index.sqlite), version by version.
 --
--- Everything here is derived. The truth about entries lies in the files under entries/, and a memo only saves
--- hashing again what was hashed before. Delete the file and it is built again; so it may be wrong by omission
--- (a crash between an entry's file and its row), and a row promises nothing about the file it speaks of.
+-- Everything here is derived. The files under entries/ are the truth about entries, and a memo only saves hashing
+-- the same files again. If index.sqlite is deleted, it is recreated; so rows may be missing (after a crash between
+-- writing an entry's file and its row), and a row guarantees nothing about the file it describes.
 --
 -- The database is in WAL mode with synchronous=FULL. Its version is PRAGMA user_version, set in the same
--- transaction that makes the tables. A later version is a chapter at the end, taken from the version before it;
--- what stands above it is never changed. A chapter begins with a line `-- Version N`.
+-- transaction that creates the tables. A later version is a chapter at the end that upgrades the version before it;
+-- the statements above it are never changed. A chapter begins with a line `-- Version N`.
 
 -- Version 1
 
--- What is in the store, one row for each entry.
+-- The entries of the store, one row each.
 CREATE TABLE entry (
     key      BLOB    NOT NULL PRIMARY KEY CHECK (length(key) = 32),
-    built    INTEGER NOT NULL CHECK (built IN (0, 1)),  -- 0: a failure that is remembered
-    size     INTEGER NOT NULL,                          -- of all outputs in bytes, uncompressed
+    built    INTEGER NOT NULL CHECK (built IN (0, 1)),  -- 0: a remembered failure
+    size     INTEGER NOT NULL,                          -- total size of the outputs in bytes, uncompressed
     created  INTEGER NOT NULL,                          -- seconds since 1970, from the entry
-    used     INTEGER NOT NULL                           -- seconds since 1970, to the hour; lost with the index
+    used     INTEGER NOT NULL                           -- last use: seconds since 1970, to the hour; lost with the index
 ) STRICT, WITHOUT ROWID;
 
--- What an entry is about, in its maker's words. Found by name and value; read back by key.
+-- Labels of entries, chosen by the caller. Looked up by name and value, and read back by key.
 CREATE TABLE label (
     name     TEXT    NOT NULL,
     value    TEXT    NOT NULL,
@@ -29,8 +29,8 @@ CREATE TABLE label (
 
 CREATE INDEX label_of_key ON label (key);
 
--- What was computed once and would come out the same: a signature of cheap facts (names, sizes and times of
--- files) -> the costly answer (their digest).
+-- Remembered results of costly computations: from a signature of data that is cheap to obtain (names, sizes and
+-- times of files) to the result (their digest).
 CREATE TABLE memo (
     kind       TEXT    NOT NULL,
     signature  BLOB    NOT NULL CHECK (length(signature) = 32),
@@ -41,8 +41,8 @@ CREATE TABLE memo (
 
 -- Version 2
 
--- How often something happened, under its counter's name in the words of whoever counts. Lost with the index, which
--- is why nothing depends on them: they begin at 0 again.
+-- Counters, named by the caller. They are lost with the index and then restart at 0, so nothing may depend on
+-- them.
 CREATE TABLE counter (
     name   TEXT    NOT NULL PRIMARY KEY,
     value  INTEGER NOT NULL CHECK (value >= 0)

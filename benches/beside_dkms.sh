@@ -1,12 +1,12 @@
 #!/bin/bash
-# kcache beside Debian's dkms: every package of this Debian release that builds for the newest 6.1 kernel in some minutes, for
-# two kernels, in one and the same system (tests/corpus/room.sh), as root. Takes half an hour. Prints a line for each thing that
-# was measured: its name, and seconds.
+# Compares kcache with Debian's dkms: every package of this Debian release that builds for the newest 6.1 kernel within minutes, for
+# two kernels, in the same system (tests/corpus/room.sh). Needs root and half an hour. Prints a line for each measurement: its name,
+# and seconds.
 #
-#   benches/beside_dkms.sh KCACHE [PACKAGE]...      a kcache binary; other packages than all
+#   benches/beside_dkms.sh KCACHE [PACKAGE]...      a kcache binary; only these packages
 #
-# dkms is run as its hook for a new kernel runs it (`dkms autoinstall`). Its state for two more kernels, which only `dkms status`
-# is asked about, is a copy of that for the first.
+# dkms is run as its hook for a new kernel runs it (`dkms autoinstall`). Its state for two more kernels, used only by `dkms status`,
+# is a copy of the first kernel's.
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$KCACHE_FIXTURES/env"

@@ -1,9 +1,8 @@
 # shellcheck shell=bash
-# A system to time kcache and dkms in, each with a layer of its own (tests/corpus/room.sh), for scripts that are called as root with a
-# kcache binary first. Sourced, after $kernels was set.
+# A system for timing kcache and dkms, each with a layer of its own (tests/corpus/room.sh), for scripts that run as root with a kcache
+# binary as first argument. Sourced, after $kernels is set.
 #
-# What is written lies on a file system in an image on this machine's disk, for dkms and for kcache, so that fsync costs both what it
-# does there.
+# dkms and kcache both write to a file system in an image on this machine's disk, so that fsync costs both the same.
 export LC_ALL=C
 
 here=$(dirname "$(realpath "$0")")

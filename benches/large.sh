@@ -1,10 +1,10 @@
 #!/bin/bash
-# The packages that most people have, one by one, for a new kernel: Debian's dkms, kcache with nothing in its store, kcache with a hit, and a
-# second host that fetches over HTTP. As root; takes ten minutes. Prints a line for each thing that was measured: its name, and seconds.
+# Times the most common packages, one by one, for a new kernel: Debian's dkms, kcache with an empty store, kcache with a hit, and a second
+# host that fetches over HTTP. Needs root and ten minutes. Prints a line for each measurement: its name, and seconds.
 #
 #   benches/large.sh KCACHE
 #
-# dkms installs one package as its own script for maintainers does (`dkms install`). The second host has an empty store and compiles
+# dkms installs one package as its own maintainer script does (`dkms install`). The second host has an empty store and compiles
 # nothing; the cache is served by python3's http.server on a port of the loopback interface.
 set -euo pipefail
 # shellcheck source=/dev/null

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fuzzes: every target, or those that are named, two at a time, FUZZ_SECONDS each (3600), then prints a table of it.
+# Runs every fuzz target, or those named, two at a time, FUZZ_SECONDS each (3600), then prints a table of the results.
 #
 #   fuzz/run.sh [TARGET]...
 #
-# What the fuzzer finds interesting is kept in fuzz/target/corpus, where the next run goes on; what breaks something, in
-# fuzz/artifacts. The exit status is 1 if anything did.
+# Interesting inputs are kept in fuzz/target/corpus, where the next run continues; failing inputs in fuzz/artifacts. The exit status
+# is 1 if there were any.
 set -eu
 cd "$(dirname "$0")/.."
 export FUZZ_SECONDS="${FUZZ_SECONDS:-3600}"

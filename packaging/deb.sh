@@ -1,10 +1,10 @@
 #!/bin/bash
-# Makes the Debian package of kcache from a built binary:
+# Builds the Debian package of kcache from a compiled binary:
 #
 #   packaging/deb.sh BINARY DIRECTORY        writes DIRECTORY/kcache_VERSION_ARCH.deb and prints its path
 #
-# What is in it: the program, also under the names of dkms, its hooks and units where packages have theirs, and the documentation. The hooks are written
-# by the program itself, so the package cannot differ from `kcache hooks install`.
+# The package contains the program, links to it under dkms's names, the hooks and units in the directories for packages, and the
+# documentation. The program itself writes the hooks, so the package cannot differ from `kcache hooks install`.
 set -euo pipefail
 export LC_ALL=C
 umask 022
@@ -14,7 +14,7 @@ directory=$2
 top=$(realpath "$(dirname "$0")/..")
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$top/Cargo.toml" | head -n 1)
 arch=$(dpkg --print-architecture)
-# Two runs of one commit give the same bytes.
+# Two runs on one commit give the same bytes.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$top" log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
 
@@ -26,17 +26,20 @@ chmod 755 "$stage"
 install -D -m 0755 "$binary" "$stage/usr/bin/kcache"
 "$binary" --root "$stage" --quiet hooks install --vendor --program /usr/bin/kcache debian kernel-install boot >/dev/null
 
-# kcache under dkms's names; preinst and postrm divert dkms's own.
+# Links under dkms's names; preinst and postrm divert dkms's own files.
 mkdir -p "$stage/usr/sbin" "$stage/usr/lib/dkms"
 ln -s ../bin/kcache "$stage/usr/sbin/dkms"
 ln -s ../../bin/kcache "$stage/usr/lib/dkms/common.postinst"
 
 doc=$stage/usr/share/doc/kcache
-install -D -m 0644 -t "$doc" "$top/README.md" "$top"/docs/*.md "$top/docs/kcache.schema.json" "$top/LICENSE-MIT" "$top/LICENSE-APACHE"
+install -D -m 0644 -t "$doc" "$top/README.md" "$top/docs/kcache.schema.json" "$top/LICENSE-MIT" "$top/LICENSE-APACHE"
+# In a directory of its own as in the source, so that links between the pages resolve and the two README.md do not collide.
+install -D -m 0644 -t "$doc/docs" "$top"/docs/*.md "$top/docs/report.png"
+ln -s ../kcache.schema.json "$doc/docs/kcache.schema.json"
 gzip -9n <"$top/CHANGELOG.md" >"$doc/changelog.gz"
 cat "$top/LICENSE-MIT" >"$doc/copyright"
 
-# The newest symbol version of the C library that the program asks for.
+# The newest symbol version of the C library that the program needs.
 libc=$(objdump -T "$binary" | grep -oE 'GLIBC_[0-9.]+' | sort -Vu | tail -n 1)
 mkdir "$stage/DEBIAN"
 cat >"$stage/DEBIAN/control" <<END

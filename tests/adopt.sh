@@ -1,12 +1,12 @@
 #!/bin/bash
-# `kcache adopt` on a host where DKMS itself, Debian's script, has built and installed modules.
+# Tests `kcache adopt` on a host where DKMS itself, Debian's script, has built and installed modules.
 #
 #   tests/adopt.sh TARGET        TARGET: cargo's target directory, with a release build; needs root, downloads the package dkms
 #
 # The host is this machine's own system with two kernels, DKMS, kcache and two packages laid over it (overlayfs), in a mount
-# namespace of its own: nothing of it reaches /usr/src, /lib/modules or /var here, or is left when it is over. DKMS installs,
-# kcache takes over and gives back; after that every file and link must be as DKMS had left it, but for the indexes, which
-# must say the same. At each point modprobe must find what it ought to.
+# namespace of its own: nothing of it reaches /usr/src, /lib/modules or /var here, or is left afterwards. DKMS installs, kcache
+# takes over and gives back; then every file and link must be as DKMS left it, and the indexes must have the same content. At each
+# step modprobe must find the expected modules.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin

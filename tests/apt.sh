@@ -1,19 +1,19 @@
 #!/bin/bash
-# The hooks where they belong: in a Debian system of its own, with its own apt and dpkg, and Debian's own kernel packages.
+# Tests the hooks in a Debian system of its own, with its own apt and dpkg, and Debian's own kernel packages.
 #
 #   tests/apt.sh DEB        DEB: the package of kcache; needs root
 #
-# Kernels are installed, upgraded and removed in every order of image and headers, and the system is looked at after each
-# step: are the modules in place, and were they before the initramfs was made; what does apt's exit code say; what is left.
+# Kernels are installed, upgraded and removed in every order of image and headers. After each step the script checks whether the
+# modules are installed, whether they were before the initramfs was generated, apt's exit code, and what files are left.
 #
-# In ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}/debootstrap, made once:
+# Created once in ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}/debootstrap:
 #
 #   bookworm/          the system: Debian 12 with initramfs-tools, a compiler and what kcache depends on
-#   debs/              the kernel's packages without compression, which saves half a minute a test, and again as a later version
+#   debs/              the kernel's packages without compression, which saves half a minute per test, and a copy as a later version
 #   stamp              written last
 #
-# Each test works on an overlay of the system, in a mount and pid namespace of its own: nothing is mounted or running when
-# it is over, whatever happened in it.
+# Each test works on an overlay of the system, in a mount and pid namespace of its own, so that nothing stays mounted or running
+# afterwards, whatever happened.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin

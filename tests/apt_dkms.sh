@@ -1,13 +1,13 @@
 #!/bin/bash
-# kcache in the place of dkms: Debian's own -dkms packages, installed by apt in systems of their own that have no dkms.
+# Tests kcache as dkms: Debian's own -dkms packages, installed by apt in systems of their own without dkms.
 #
-#   tests/apt_dkms.sh DEB        DEB: the package of kcache; needs root, and the system that tests/apt.sh has made
+#   tests/apt_dkms.sh DEB        DEB: the package of kcache; needs root, and the system that tests/apt.sh created
 #
-# The first system compiles and shares what it has built; the second, as fresh, fetches all of it and compiles nothing. Then
-# packages go again, and dkms itself comes and gets its place back.
+# The first system compiles and pushes its builds; the second, equally fresh, fetches all of them and compiles nothing. Then the
+# packages are removed, and dkms itself is installed and gets its files back.
 #
-# Each system is an overlay of the one in ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}/debootstrap, in a mount and pid
-# namespace of its own: nothing is mounted or running when it is over, whatever happened in it.
+# Each system is an overlay of the one in ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}/debootstrap, in a mount and pid namespace of
+# its own, so that nothing stays mounted or running afterwards, whatever happened.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin

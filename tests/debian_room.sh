@@ -1,5 +1,5 @@
-# A Debian system of one's own to break: an overlay of the one that tests/apt.sh has made, until the shell ends.
-# Sourced by tests that are in a mount and pid namespace of their own. Wants $base and $deb; sets $work and $root.
+# A disposable Debian system: an overlay of the one that tests/apt.sh created, until the shell ends.
+# Sourced by tests that run in a mount and pid namespace of their own. Needs $base and $deb; sets $work and $root.
 # shellcheck shell=bash
 
 say() { printf '%s\n' "$*"; }

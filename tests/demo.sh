@@ -1,6 +1,6 @@
 #!/bin/bash
-# The main job, to be watched: third-party packages become installed modules for two kernels that this machine does not
-# run. `make demo` calls it with cargo's target directory; it writes under TARGET/demo and nowhere else.
+# Demonstrates kcache: installs the modules of third-party packages for two kernels that this machine does not run.
+# `make demo` calls it with cargo's target directory; it writes only under TARGET/demo.
 set -euo pipefail
 
 target=$1

@@ -1,22 +1,22 @@
 #!/bin/bash
-# The real input of the tests, the demo and the benchmarks: kernels that this machine does not run, and third-party
+# Downloads the input of the tests, the demo and the benchmarks: kernels that this machine does not run, and third-party
 # module packages, both from Debian's own archive.
 #
-#   tests/fixtures.sh             get what is missing; a second run costs nothing and needs no network
-#   tests/fixtures.sh --refresh   look in the archive again, for newer kernels
-#   tests/fixtures.sh --kernels   leave out what only the tests need: servers of shared caches, QEMU
+#   tests/fixtures.sh             get what is missing; a second run takes no time and needs no network
+#   tests/fixtures.sh --refresh   look for newer kernels in the archive
+#   tests/fixtures.sh --kernels   skip what only the tests need: servers for shared caches, QEMU
 #
-# What it leaves in ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
+# It writes to ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
 #
 #   debs/NAME_VERSION_ARCH.deb    as downloaded; apt has checked them against the archive's signatures
 #   root/                         the kernels, unpacked: /lib/modules/*, /usr/src/linux-headers-*, /usr/lib/linux-kbuild-*, /boot/*
 #   packages/usr/src/*            the module packages' sources, unpacked
-#   garage/bin/garage             an S3 engine, compiled from crates.io
+#   garage/bin/garage             an S3 store, compiled from crates.io
 #   env                           K61_OLD=, K61_NEW=, K61_CLOUD=, K612=: which releases those are today
-#   stamp                         written last; its absence means that the rest is not to be trusted
+#   stamp                         written last; without it the rest may be incomplete
 #
-# Two runs at once wait for each other. A run that is killed leaves no stamp, and the next one starts again from the debs
-# that are there. Nothing else on the machine changes, but for packages that apt installs.
+# Concurrent runs wait for each other. A killed run leaves no stamp, and the next one starts again from the debs that exist.
+# Nothing else on the machine changes, except for packages that apt installs.
 set -euo pipefail
 export LC_ALL=C
 

@@ -1,10 +1,10 @@
 #!/bin/bash
-# The figure of docs/report.md, made anew: `make screenshot` calls it with cargo's target directory. It writes under
-# TARGET/screenshot and docs/report.png, and nowhere else.
+# Recreates the figure in docs/report.md. `make screenshot` calls it with cargo's target directory; it writes only TARGET/screenshot
+# and docs/report.png.
 #
-# The page is that of a host "web1", whose modules a host "builder1" has compiled on real kernels' headers. Both are this
-# machine in namespaces of their own (mounts, host name), so that the page shows paths and names that mean something. What was
-# compiled is kept under TARGET/screenshot: the first run takes a quarter of an hour on two cores, another one two minutes.
+# It shows the report of a host "web1", whose modules a host "builder1" compiled with real kernels' headers. Both are this machine in
+# namespaces of their own (mounts, host name), so that the page shows realistic paths and names. Builds are kept under
+# TARGET/screenshot: the first run takes a quarter of an hour on two cores, later ones two minutes.
 set -euo pipefail
 
 target=$1

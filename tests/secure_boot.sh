@@ -1,11 +1,10 @@
 #!/bin/bash
-# A real kernel under Secure Boot, and what it says of modules: one that kcache signed with a key that the firmware knows, one
-# that nobody signed, one that another key signed, and one that was changed after it was signed. Only the first may load.
-# `make test-secureboot` calls it with the kcache to test and a directory that is its own.
+# Tests which modules a real kernel loads under Secure Boot: one that kcache signed with a key that the firmware knows, an unsigned
+# one, one signed with another key, and one that was changed after signing. Only the first may load. `make test-secureboot` calls it
+# with the kcache to test and a directory of its own.
 #
-# OVMF comes with a key of its own for tests, which is in its `db`. With it the kernel's image is signed, so that the firmware
-# starts it, and a module, by kcache. Debian's kernels lock themselves down then and take `db` for modules, too. No KVM is
-# needed: it takes three minutes.
+# OVMF comes with a key for tests, which is in its `db`. The test signs the kernel's image with it, so that the firmware boots it, and
+# has kcache sign a module. Debian's kernels then lock down and trust `db` for modules too. It needs no KVM and takes three minutes.
 set -euo pipefail
 
 kcache=$1

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Ten real packages on three real kernels: what `kcache check` says of each, and what the kernel itself says when it is
-# booted and loads the modules. `make verdicts` calls it with cargo's target directory; it writes under TARGET/verdicts and
-# nowhere else. It prints one line a package and kernel, and fails where the two contradict each other.
+# Compares the verdicts of `kcache check` for ten real packages on three real kernels with what each kernel does when it is booted and
+# loads the modules. `make verdicts` calls it with cargo's target directory; it writes only under TARGET/verdicts. It prints one line
+# per package and kernel, and fails if the two contradict each other.
 set -euo pipefail
 
 target=$1

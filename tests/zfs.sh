@@ -1,13 +1,13 @@
 #!/bin/bash
-# ZFS as hosts have it whose root file system lies on it: Debian's zfs-dkms and zfs-initramfs, installed by apt in systems of their
-# own, with kcache for dkms. Kernel and ZFS come in one run of apt or one after the other, in both orders, and the initramfs that
-# comes out of it must hold the very module that kcache has installed.
+# Tests ZFS as on hosts with a root file system on ZFS: Debian's zfs-dkms and zfs-initramfs, installed by apt in systems of their own,
+# with kcache as dkms. Kernel and ZFS are installed in one run of apt or one after the other, in both orders, and the resulting
+# initramfs must contain the very module that kcache installed.
 #
-#   tests/zfs.sh DEB        DEB: the package of kcache; needs root, the system that tests/apt.sh has made, and the archive
+#   tests/zfs.sh DEB        DEB: the package of kcache; needs root, the system that tests/apt.sh created, and the archive
 #
 # ZFS is compiled in the first system; the others find that build in the store. Each system is an overlay of the one in
-# ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}/debootstrap, in a mount and pid namespace of its own: nothing is mounted or running
-# when it is over, whatever happened in it.
+# ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}/debootstrap, in a mount and pid namespace of its own, so that nothing stays mounted or
+# running afterwards, whatever happened.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin

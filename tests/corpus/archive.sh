@@ -1,7 +1,6 @@
 # shellcheck shell=bash
-# Debian's archive, looked at through package lists of our own: the machine's may leave out contrib and non-free, and other
-# releases. Sourced; wants say(), $release, $cache, where lists and what is downloaded stay, and $debs, where others may have
-# downloaded it.
+# Access to Debian's archive with package lists of our own, because the machine's may lack contrib, non-free and other releases.
+# Sourced; needs say(), $release, $cache (for lists and downloads) and $debs (earlier downloads of others).
 
 mirror=${KCACHE_MIRROR:-http://deb.debian.org/debian}
 components='main contrib non-free non-free-firmware'

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# A system to build in: this machine's own, or another, with kernels, dkms, kcache and packages laid over it (overlayfs), for
-# scripts that are in a mount namespace of their own. They set these:
+# A system to build in: this machine's own, or another, with kernels, dkms, kcache and packages laid over it (overlayfs). For
+# scripts that run in a mount namespace of their own. They set these variables:
 #
 #   $base        the system below
 #   $unpacked    holds the kernels, unpacked: lib/modules/*, usr/src/*, usr/lib/linux-kbuild-*, boot/*
 #   $room        an empty file system
 #   $kernels     an array of releases
-#   $dkms        Debian's package of it
+#   $dkms        Debian's package of dkms
 #   $kcache      the program
 
 # make_room PART...: of each kernel's tree these parts, its headers, configuration and image.

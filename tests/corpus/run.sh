@@ -1,22 +1,22 @@
 #!/bin/bash
-# Every -dkms package of a Debian release, contrib and non-free with it, built for each kernel series with dkms itself and with
-# kcache, side by side. As root. `make corpus` takes hours, half of them dkms; `make test` does the same with three small packages
-# and one kernel.
+# Builds every -dkms package of a Debian release, including contrib and non-free, for each kernel series with dkms itself and with
+# kcache, and compares. Needs root. `make corpus` takes hours, half of them in dkms; `make test` does the same with three small
+# packages and one kernel.
 #
-#   tests/corpus/run.sh KCACHE [PACKAGE]...     a kcache binary; some packages only, by Debian's names
+#   tests/corpus/run.sh KCACHE [PACKAGE]...     a kcache binary; only these packages, by Debian's names
 #   CORPUS_RELEASE=trixie                       another release than bookworm, with its own compiler and dkms
 #   CORPUS_KERNELS="R..."                       other kernels than the newest of each series
-#   CORPUS_BOOT="zfs ..."                       the modules of these are loaded in `kcache boot-test`, too; by dkms.conf's names
+#   CORPUS_BOOT="zfs ..."                       load the modules of these in `kcache boot-test` too; by dkms.conf's names
 #
-# Both run in one and the same system: this machine's, or one that debootstrap makes once of the release, with the kernels, the
-# packages and dkms laid over it (overlayfs), in a mount namespace of its own, so that nothing of it is left behind or reaches
-# /usr/src, /lib/modules or /var here. kcache builds each package once, and once more with `--check`, in another directory and as
-# another user. Packages that one depends on are there with it, for dkms built and installed.
+# Both run in the same system: this machine's, or one that debootstrap creates once for the release, with the kernels, the packages
+# and dkms laid over it (overlayfs), in a mount namespace of its own, so that nothing of it is left behind or reaches /usr/src,
+# /lib/modules or /var here. kcache builds each package once, and once more with `--check`, in another directory and as another user.
+# A package's dependencies are present too, built and installed for dkms.
 #
-# What a tool made of a package is kept in ~/.cache/kcache-corpus/results, and not made again while package, kernel and tool
-# stay the same; kcache counts as the same while its binary does. A run that was ended goes on where it was. Prints the table
-# that is kept in tests/corpus/table.md; fails where dkms builds and kcache does not, or where they made different modules,
-# those aside that kcache leaves out, and says so, because nothing exports what they need.
+# Results are kept in ~/.cache/kcache-corpus/results, and reused while package, kernel and tool (for kcache, its binary) stay the
+# same. An interrupted run continues where it stopped. Prints the table that is kept in tests/corpus/table.md; fails if dkms builds
+# and kcache does not, or if their modules differ, except for modules that kcache leaves out, with a warning, because nothing
+# exports a symbol they need.
 set -euo pipefail
 export LC_ALL=C
 
