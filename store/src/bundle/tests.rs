@@ -73,7 +73,8 @@ impl Host {
     }
 
     fn import_with(&self, bundle: &[u8], trust: &Trust, roll_back: bool) -> Result<Imported> {
-        let say = |notice: &crate::Notice| *self.said.borrow_mut() += &format!("{notice}\n");
+        let say =
+            |notice: &crate::Notice| *self.said.borrow_mut() += &format!("{:?} {notice}\n", notice.severity);
         let done = import(&self.store, Path::new("/b.tar"), &mut &bundle[..], trust, roll_back, NOW, &say);
         self.check_whole(trust);
         done
@@ -375,7 +376,7 @@ fn an_entry_or_pointer_that_breaks_a_rule_is_refused_and_the_rest_is_not() {
         let done = host.import(&changed(|files| files[at].1 = content.to_vec())).unwrap();
         assert_eq!((done.entries, done.refused, done.pointers), (entries, 1, pointers));
         let said = host.said();
-        assert!(said.starts_with("warning: /b.tar/") && said.contains(words), "{said}");
+        assert!(said.starts_with("Warning /b.tar/") && said.contains(words), "{said}");
     };
     let files = files(&full().export(&[A, B], &["a"]));
     check(1, b"<html>", "is not a valid entry", 1, 1);
