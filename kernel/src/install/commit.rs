@@ -9,8 +9,10 @@ use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::generation::{Generation, dir_name};
+use super::disk::remove_if_empty;
+use super::generation::Generation;
 use super::journal::{IndexChange, Journal};
+use super::names::dir_name;
 use super::tree::Tree;
 use super::verify::verify_files;
 use super::{Error, Step, disk, others, record};
@@ -157,13 +159,6 @@ fn restore(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
         fs_err::remove_file(live)
     })?;
     Ok(())
-}
-
-pub(super) fn remove_if_empty(dir: &Path) -> io::Result<()> {
-    match disk::if_found(fs_err::remove_dir(dir)) {
-        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        other => other.map(|_| ()),
-    }
 }
 
 /// `updates/` itself, if it is there, and the name it has in the tree.

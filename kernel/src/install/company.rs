@@ -14,8 +14,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::disk;
-use super::generation::DIR_PREFIX;
 use super::journal::IndexChange;
+use super::names::DIR_PREFIX;
 use super::tree::Tree;
 
 /// Each costs a depmod, which takes seconds where modules are compressed; who goes on for longer will run one at the end.

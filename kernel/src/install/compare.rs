@@ -7,8 +7,8 @@ use std::path::Path;
 
 use fs_err::os::unix::fs::symlink;
 
+use super::fault::Fault;
 use super::tree::Tree;
-use super::verify::Fault;
 use super::{Error, Site, depmod, disk, stage};
 
 /// The indexes that are not as depmod would write them. `scratch` is an empty directory that nobody else may write to.

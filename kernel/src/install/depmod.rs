@@ -10,8 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::generation::DIR_PREFIX;
-use super::others::{Others, module_of};
+use super::names::DIR_PREFIX;
+use super::names::module_of;
+use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Indexed, Remark, Site, disk, reindex};
 use crate::index::{self, DepIndex};

@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
+use fs_err::os::unix::fs::symlink;
+
 const FILE_MODE: u32 = 0o644;
 const DIR_MODE: u32 = 0o755;
 
@@ -74,4 +76,18 @@ pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+pub(super) fn remove_if_empty(dir: &Path) -> io::Result<()> {
+    match if_found(fs_err::remove_dir(dir)) {
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+pub(super) fn link_children(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
+    for name in names(from)?.iter().filter(|name| wanted(name)) {
+        symlink(from.join(name), to.join(name))?;
+    }
+    Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{BoxError, Fault};
+use super::BoxError;
+use super::fault::Fault;
 use crate::index;
 
 /// What keeps modules from being installed.

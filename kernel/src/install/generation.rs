@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::names::dir_name;
+use super::record::hex;
 use super::record::{self, Record, Unreadable};
 use super::tree::Tree;
 use crate::compress::Compression;
@@ -32,8 +34,7 @@ use crate::signing::Identity;
 
 /// The name of the file within its generation.
 pub(super) const FILE: &str = "generation.json";
-/// What a generation's directory begins with, under `updates/`.
-pub(super) const DIR_PREFIX: &str = "kcache-";
+
 /// Names become file names on every file system, and parts of lines: nothing else may be in them.
 const NAME_MAX: usize = 128;
 
@@ -284,10 +285,6 @@ impl<M> Set<M> {
     }
 }
 
-pub(super) fn dir_name(generation: &str) -> String {
-    format!("{DIR_PREFIX}{generation}")
-}
-
 pub(super) fn check_name(name: &str) -> Result<(), Error> {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"._+-".contains(&c);
     let good = (1..=NAME_MAX).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain);
@@ -302,24 +299,6 @@ pub(super) fn is_index(name: &str) -> bool {
 fn is_inside(path: &str) -> bool {
     use std::path::Component;
     !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
-}
-
-/// A BLAKE3 hash as 64 hex digits.
-pub(super) mod hex {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(in crate::install) fn serialize<S: Serializer>(
-        hash: &blake3::Hash,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        hash.to_hex().as_str().serialize(to)
-    }
-
-    pub(in crate::install) fn deserialize<'a, D: Deserializer<'a>>(
-        from: D,
-    ) -> Result<blake3::Hash, D::Error> {
-        blake3::Hash::from_hex(String::deserialize(from)?).map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use crate::source::{self, MOST_DATA};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::others::module_of;
+use super::fault::Fault;
+use super::names::module_of;
 use super::tree::{DEP_BIN, Tree};
-use super::verify::Fault;
 use super::{Error, disk};
 use crate::index::{self, DepIndex};
 

@@ -5,8 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::generation::{DIR_PREFIX, hex, is_index};
+use super::generation::is_index;
+use super::names::DIR_PREFIX;
 use super::others::Others;
+use super::record::hex;
 use super::record::{self, Record, Unreadable};
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};

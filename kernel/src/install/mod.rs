@@ -58,10 +58,12 @@ mod compare;
 mod depmod;
 mod disk;
 mod error;
+mod fault;
 mod generation;
 mod indexes;
 mod journal;
 mod lock;
+mod names;
 mod others;
 mod plan;
 mod reachable;
@@ -87,12 +89,14 @@ pub use error::Error;
 pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
 pub use indexes::verify_indexes;
 
-pub use others::{OtherFile, Others, forget_kept, kept, module_of};
+pub use fault::Fault;
+pub use names::module_of;
+pub use others::{OtherFile, Others, forget_kept, kept};
 pub use plan::{Act, Change, Plan, plan, plan_upon};
 pub use reachable::generations;
 pub use remark::Remark;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
-pub use verify::{Base, Fault, base, current, interrupted, verify};
+pub use verify::{Base, base, current, interrupted, verify};
 
 use crate::at_once::both;
 pub use crate::index::Reason;
@@ -449,7 +453,7 @@ impl<'a> Transaction<'a> {
     /// The directories of all generations but the new one: the old one, and what others left.
     fn leaving(&self, new: Option<&str>) -> io::Result<Vec<String>> {
         let mut dirs = self.tree.generations()?;
-        dirs.retain(|dir| Some(dir) != new.map(generation::dir_name).as_ref());
+        dirs.retain(|dir| Some(dir) != new.map(names::dir_name).as_ref());
         Ok(dirs)
     }
 

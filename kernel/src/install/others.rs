@@ -28,10 +28,11 @@ use std::path::{Component, Path, PathBuf};
 use fs_err::os::unix::fs::symlink;
 use serde::{Deserialize, Serialize};
 
-use super::generation::{DIR_PREFIX, Set, check_name};
+use super::generation::{Set, check_name};
+use super::names::DIR_PREFIX;
+use super::names::module_of;
 use super::tree::{Tree, check_real};
-use super::{Error, Site, Step, commit, disk, lock, stage};
-use crate::compress::Compression;
+use super::{Error, Site, Step, disk, lock};
 use crate::index::DepIndex;
 
 /// One file that is not kcache's.
@@ -335,15 +336,9 @@ pub fn forget_kept(site: Site<'_>, package: &str) -> Result<bool, Error> {
 /// Takes away directories of the kept place in which nothing is.
 pub(super) fn prune(tree: &Tree) -> io::Result<()> {
     for dir in dirs_below(&tree.kept())?.iter().rev() {
-        commit::remove_if_empty(dir)?;
+        disk::remove_if_empty(dir)?;
     }
-    commit::remove_if_empty(&tree.kept())
-}
-
-/// The module that a file of this name is.
-pub fn module_of(path: &Path) -> Option<String> {
-    let (name, _) = Compression::of_file_name(path.file_name()?.to_str()?)?;
-    Some(name.replace('-', "_"))
+    disk::remove_if_empty(&tree.kept())
 }
 
 /// Whether a path may be touched here: inside the tree, a module, and not one of a generation.
@@ -374,7 +369,7 @@ fn unfold(tree: &Tree, path: &Path) -> io::Result<()> {
             None => {}
         }
         fs_err::create_dir(&staged)?;
-        stage::link_children(&tree.path.join(dir), &staged, |_| true)?;
+        disk::link_children(&tree.path.join(dir), &staged, |_| true)?;
     }
     Ok(())
 }
@@ -402,7 +397,7 @@ fn sync_upwards(tree: &Tree, file: &Path) -> io::Result<()> {
 
 fn drop_empty_above(top: &Path, file: &Path) -> io::Result<()> {
     for dir in file.ancestors().skip(1).take_while(|dir| *dir != top) {
-        commit::remove_if_empty(dir)?;
+        disk::remove_if_empty(dir)?;
     }
     Ok(())
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::fault::Fault;
 use super::generation::{Generation, Installed, Package, Set};
 use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
-use super::verify::{Base, Fault, base, verify};
+use super::verify::{Base, base, verify};
 use super::{Error, disk};
 use crate::signing::Identity;
 

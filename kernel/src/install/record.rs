@@ -22,7 +22,6 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::generation::hex;
 use super::{Error, disk};
 
 /// Stored: add, never rename.
@@ -223,5 +222,23 @@ mod tests {
         ];
         let sums = texts.map(|text| *checksum::<Note>(&serde_json::from_str(text).unwrap()).as_bytes());
         assert_eq!(std::collections::BTreeSet::from(sums).len(), texts.len());
+    }
+}
+
+/// A BLAKE3 hash as 64 hex digits.
+pub(super) mod hex {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(in crate::install) fn serialize<S: Serializer>(
+        hash: &blake3::Hash,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        hash.to_hex().as_str().serialize(to)
+    }
+
+    pub(in crate::install) fn deserialize<'a, D: Deserializer<'a>>(
+        from: D,
+    ) -> Result<blake3::Hash, D::Error> {
+        blake3::Hash::from_hex(String::deserialize(from)?).map_err(D::Error::custom)
     }
 }

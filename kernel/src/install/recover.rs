@@ -2,15 +2,9 @@
 
 use super::commit::{back, displace, finish, forward, sweep};
 use super::journal::{Hash, Journal};
+use super::ruins::Recovered;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Recovery, Step, disk, ruins};
-
-/// What recovery came to, and whether the indexes have to be made again.
-pub(super) struct Recovered {
-    pub(super) recovery: Recovery,
-    /// Somebody has run depmod on the tree in the meantime: its indexes are neither the old nor the new ones.
-    pub(super) reindex: bool,
-}
 
 /// Puts the tree right. Needs the lock.
 pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> {

@@ -14,7 +14,8 @@
 use std::io;
 use std::path::Path;
 
-use super::generation::{DIR_PREFIX, Set};
+use super::generation::Set;
+use super::names::DIR_PREFIX;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, ModuleSpec, Recovery, Site, Step, Transaction, commit, disk, lock, plan};
 use crate::compress::Compression;
@@ -101,8 +102,8 @@ fn clear(tree: &Tree, step: &Step<'_>) -> Result<bool, Error> {
     disk::if_found(fs_err::remove_dir_all(tree.kept()))?;
     // A transaction on a kernel that is gone is neither finished nor undone.
     commit::sweep(tree)?;
-    commit::remove_if_empty(&tree.updates())?;
-    commit::remove_if_empty(&tree.path)?;
+    disk::remove_if_empty(&tree.updates())?;
+    disk::remove_if_empty(&tree.path)?;
     disk::sync_dir(tree.parent())?;
     Ok(ours)
 }

@@ -8,14 +8,21 @@
 //! one file, which taking over and giving back leave, the one that the index does not lead to goes. No other file of others is
 //! touched, and no file is deleted that has no second name, indexes aside.
 
-use super::commit::{close, remove_if_empty, sync_updates};
+use super::commit::{close, sync_updates};
+use super::disk::remove_if_empty;
 use super::generation::{Generation, is_index};
 use super::others::settle;
-use super::recover::Recovered;
 use super::retire::INDEXES;
 use super::tree::{DEP_BIN, Tree};
 use super::verify::is_in_use;
 use super::{Error, Recovery, Step, disk};
+
+/// What recovery came to, and whether the indexes have to be made again.
+pub(super) struct Recovered {
+    pub(super) recovery: Recovery,
+    /// Somebody has run depmod on the tree in the meantime: its indexes are neither the old nor the new ones.
+    pub(super) reindex: bool,
+}
 
 /// Puts the tree right. Each step may be repeated.
 pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> {

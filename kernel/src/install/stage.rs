@@ -11,7 +11,8 @@ use fs_err::os::unix::fs::symlink;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::generation::{DIR_PREFIX, Generation, Installed, ModuleSpec, Package, Set, dir_name};
+use super::generation::{Generation, Installed, ModuleSpec, Package, Set};
+use super::names::{DIR_PREFIX, dir_name};
 use super::tree::Tree;
 use super::{Error, Sign, Site, Source, disk, generation, record};
 use crate::compress::Compression;
@@ -171,10 +172,10 @@ pub(super) fn stage_base(tree: &Tree, new: Option<&str>) -> io::Result<()> {
     fs_err::create_dir_all(&base)?;
     // depmod looks into lib/modules or usr/lib/modules, as it was configured when it was built.
     symlink("usr/lib", tree.base().join("lib"))?;
-    link_children(&tree.path, &base, |name| name != "updates" && is_read_by_depmod(name))?;
+    disk::link_children(&tree.path, &base, |name| name != "updates" && is_read_by_depmod(name))?;
     let updates = base.join("updates");
     fs_err::create_dir(&updates)?;
-    link_children(&tree.updates(), &updates, |name| !name.starts_with(DIR_PREFIX))?;
+    disk::link_children(&tree.updates(), &updates, |name| !name.starts_with(DIR_PREFIX))?;
     if let Some(new) = new {
         symlink(tree.new_generation(new), updates.join(dir_name(new)))?;
     }
@@ -202,13 +203,6 @@ fn is_read_by_depmod(name: &str) -> bool {
         "modules.order" | "modules.builtin" | "modules.builtin.modinfo" => true,
         _ => !name.starts_with("modules.") || Compression::of_file_name(name).is_some(),
     }
-}
-
-pub(super) fn link_children(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
-    for name in disk::names(from)?.iter().filter(|name| wanted(name)) {
-        symlink(from.join(name), to.join(name))?;
-    }
-    Ok(())
 }
 
 /// Keeps the live indexes of these names for the way back.

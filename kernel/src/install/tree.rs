@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::generation::{DIR_PREFIX, dir_name};
+use super::names::{DIR_PREFIX, dir_name};
 use super::{Error, disk};
 use crate::index::{self, DepIndex};
 

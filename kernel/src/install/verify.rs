@@ -6,8 +6,9 @@
 use crate::source::{self, MOST_DATA};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::fault::Fault;
 use super::generation::{Generation, Installed};
 use super::record::{self, Unreadable};
 use super::tree::{DEP_BIN, Tree};
@@ -16,81 +17,6 @@ use crate::index::DepIndex;
 
 /// A transaction changes a tree twice, and takes longer than looking at it.
 const ATTEMPTS: u32 = 10;
-
-/// What is wrong with an installed generation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// A file is gone.
-    #[error("{path} is missing")]
-    Missing {
-        /// The module file.
-        path: PathBuf,
-    },
-    /// A file has other bytes than were installed.
-    #[error("{path} has the digest {found}, expected {expected}")]
-    Changed {
-        /// The module file.
-        path: PathBuf,
-        /// What was installed.
-        expected: blake3::Hash,
-        /// What is there.
-        found: blake3::Hash,
-    },
-    /// `modules.dep.bin` is missing or damaged: nothing can be loaded.
-    #[error("{path} cannot be read: {why}")]
-    NoIndex {
-        /// `modules.dep.bin`.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// An index is another than depmod would make of the tree ([`super::compare()`]).
-    #[error("{path} is not what depmod makes of the tree")]
-    Unlike {
-        /// The index.
-        path: PathBuf,
-    },
-    /// One of kmod's indexes is not what depmod writes.
-    #[error("{path} is damaged: {why}")]
-    Index {
-        /// The index.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// `generation.json` or its copy is not as it was written.
-    #[error("{path} is damaged: {why}")]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The index does not know a module.
-    #[error("modprobe does not find {module}: modules.dep.bin does not list it")]
-    Unlisted {
-        /// The module's name.
-        module: String,
-    },
-    /// A module it depends on is listed, and not there.
-    #[error("{module} depends on {path}, which is missing")]
-    NoDependency {
-        /// The module's name.
-        module: String,
-        /// The file, as the index names it.
-        path: PathBuf,
-    },
-    /// The index gives another file for a module.
-    #[error("modprobe loads {winner} for {module}, not kcache's {ours}")]
-    Shadowed {
-        /// The module's name.
-        module: String,
-        /// Our file, relative to the tree.
-        ours: String,
-        /// The file that modprobe takes, relative to the tree.
-        winner: String,
-    },
-}
 
 /// The generation that is installed in a tree. Takes no lock: during a transaction the answer is the old or the new one.
 ///

@@ -16,7 +16,7 @@ fn of_depmod(tree: &Path) -> BTreeMap<String, Vec<u8>> {
     fs_err::create_dir_all(&base).unwrap();
     let brought = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
     let wanted = |name: &str| brought.contains(&name) || !name.starts_with("modules.");
-    stage::link_children(tree, &base, wanted).unwrap();
+    disk::link_children(tree, &base, wanted).unwrap();
     let mut depmod = Command::new("/sbin/depmod");
     // The configuration of the made-up root, which has none, or has its own.
     let root = tree.ancestors().nth(3).unwrap();
