@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fs_err as fs;
 use kcache_store::tree::{self, Root};
 use kcache_store::{
-    Digest, Entry, FORMAT, Field, Key, Manifest, Outcome, Output, SigningKey, Store, Trust, Waiting,
+    Digest, Entry, FORMAT, Field, Key, Manifest, Outcome, Output, Role, SigningKey, Store, Trust, Waiting,
 };
 
 /// Files of the tree that is walked, as many as a kernel's headers have.
@@ -32,7 +32,7 @@ fn entry() -> Entry {
     let field = |n: usize| Field { name: format!("input-{n}"), value: "x".repeat(64), note: None };
     let output = |n: u8| Output {
         name: format!("module-{n}.ko"),
-        role: "module".to_owned(),
+        role: Role::Module,
         size: MODULE as u64,
         digest: Digest::of(&[n]),
     };

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
+use kcache::store::Role;
 use kcache_store::tree::{self, Root};
 use kcache_store::{Digest, Entry, FORMAT, Field, Key, Manifest, Outcome, Output, Store, Waiting};
 
@@ -149,7 +150,7 @@ fn outputs(n: u32) -> Vec<(Output, Vec<u8>)> {
     let output = |at: u32| {
         let bytes = format!("object {at} of {n}").into_bytes();
         let (size, digest) = (bytes.len() as u64, Digest::of(&bytes));
-        (Output { name: format!("module-{at}.ko"), role: "module".to_owned(), size, digest }, bytes)
+        (Output { name: format!("module-{at}.ko"), role: Role::Module, size, digest }, bytes)
     };
     (0..3).map(output).collect()
 }

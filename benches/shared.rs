@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fs_err as fs;
+use kcache::store::Role;
 use kcache_store::transport::{Location, open};
 use kcache_store::{
     Entry, FORMAT, Key, Manifest, Outcome, Output, Say, SharedCache, SharedCaches, Sign, SigningKey, Store,
@@ -60,7 +61,7 @@ fn entry(store: &Store, modules: &Path, key: Key) -> Entry {
         let bytes = fs::read(&file).expect("a module");
         let stored = store.put_object(&mut &bytes[..]).expect("room");
         let name = format!("{}.ko", stored.digest.short());
-        outputs.push(Output { name, role: "module".to_owned(), size: stored.size, digest: stored.digest });
+        outputs.push(Output { name, role: Role::Module, size: stored.size, digest: stored.digest });
         size += stored.size;
         if size > MODULES {
             break;

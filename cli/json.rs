@@ -1,5 +1,6 @@
 //! What `--json` prints. These types are an API: fields are added, never renamed or removed. docs/json.md describes them.
 
+use kcache::inputs::change::InputChange;
 use serde::Serialize;
 
 /// `install` and `build`: one line a package and kernel.
@@ -159,7 +160,7 @@ pub struct Standing {
     pub state: &'static str,
     pub reason: Option<String>,
     /// The inputs that have changed since it was installed: fields of the key, or initramfs.
-    pub changed: Vec<String>,
+    pub changed: Vec<InputChange>,
     /// The store has a build of it, or knows that it fails.
     pub built: bool,
     /// required, optional, ignore.
@@ -199,7 +200,7 @@ pub struct Nearest {
 
 #[derive(Debug, Serialize)]
 pub struct Difference {
-    pub field: String,
+    pub field: InputChange,
     pub before: Option<String>,
     pub now: Option<String>,
 }

@@ -8,7 +8,7 @@ use crate::host::{FIXTURES, Host, Run, run};
 use crate::packages;
 use crate::sharing::entry_of;
 use fs_err as fs;
-use kcache::store::{Digest, Pointer, SigningKey};
+use kcache::store::{Digest, Pointer, Role, SigningKey};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -423,7 +423,7 @@ fn spoil_vermagic(builder: &Builder) {
     let path = file(&store.dir().join("entries"), ".json");
     let key = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
     let mut manifest = store.lookup(&key).unwrap().unwrap().into_manifest();
-    let output = manifest.outputs.iter_mut().find(|output| output.role == "module").unwrap();
+    let output = manifest.outputs.iter_mut().find(|output| output.role == Role::Module).unwrap();
     let mut module = store.read_object(&output.digest, output.size).unwrap().unwrap();
     let at = module.windows(10).position(|window| window == b"vermagic=6").unwrap() + 9;
     module[at] = b'5';

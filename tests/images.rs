@@ -5,6 +5,7 @@ use crate::builder::{Builder, file, url};
 use crate::host::{FIXTURES, Host, Run, run};
 use crate::packages;
 use fs_err as fs;
+use kcache::store::Role;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -198,7 +199,7 @@ fn a_module_that_the_recipe_does_not_promise_is_not_installed_whoever_signed_it(
     fs::create_dir(builder.cache()).unwrap();
     builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
     forge(&builder, |outputs| {
-        let mut other = outputs.iter().find(|output| output.role == "module").unwrap().clone();
+        let mut other = outputs.iter().find(|output| output.role == Role::Module).unwrap().clone();
         other.name = "ext4.ko".to_owned();
         outputs.push(other);
     });

@@ -4,6 +4,7 @@ use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, decode, file, payload, u
 use crate::host::{FIXTURES, Host, run};
 use crate::packages::with_makefile;
 use fs_err as fs;
+use kcache::store::Role;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -175,7 +176,7 @@ fn tamper(host: &Host) {
     let key = entry_name(host).trim_end_matches(".json").parse().unwrap();
     let mut manifest = store.lookup(&key).unwrap().unwrap().into_manifest();
     let stored = store.put_object(&mut &b"other bytes"[..]).unwrap();
-    for output in manifest.outputs.iter_mut().filter(|output| output.role == "module") {
+    for output in manifest.outputs.iter_mut().filter(|output| output.role == Role::Module) {
         (output.digest, output.size) = (stored.digest, stored.size);
     }
     let mut entry = kcache::store::Entry::new(manifest).unwrap();

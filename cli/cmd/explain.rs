@@ -89,7 +89,7 @@ fn print_nearest(out: &Out, nearest: &Nearest) {
     ));
     for difference in &nearest.differences {
         let text = |side: &Option<String>| one_line(side.as_deref().unwrap_or("(none)"));
-        out.data(&format!("  {:<18}  was  {}", difference.field, text(&difference.before)));
+        out.data(&format!("  {:<18}  was  {}", difference.field.to_string(), text(&difference.before)));
         out.data(&format!("  {:<18}  now  {}", "", text(&difference.now)));
     }
 }

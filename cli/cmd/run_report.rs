@@ -11,7 +11,7 @@ use kcache::resolve::resolution::Resolution;
 use kcache::run::policy::Need;
 use kcache::run::request::Source;
 use kcache::run::session::Session;
-use kcache::store::Outcome;
+use kcache::store::{Outcome, Role};
 
 use super::task::{Ran, Task};
 use crate::exit::{Exit, Failure};
@@ -91,7 +91,7 @@ pub fn report(
             record.key = Some(manifest.key.to_string());
             record.version = manifest.labels.get("version").cloned().unwrap_or(record.version);
             record.modules =
-                manifest.outputs.iter().filter(|o| o.name.ends_with(".ko")).map(|o| o.name.clone()).collect();
+                manifest.outputs.iter().filter(|o| o.role == Role::Module).map(|o| o.name.clone()).collect();
             record.state = match found {
                 _ if install => "installed",
                 Source::Shared(_) => "fetched",

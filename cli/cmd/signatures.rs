@@ -11,13 +11,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kcache::build::check_modules::MODULE;
 use kcache::deploy::detached_signature;
 use kcache::error::Error;
 use kcache::kernel::signing::Certificate;
 use kcache::run::context::Context;
 use kcache::run::session::Session;
-use kcache::store::{Digest, Store};
+use kcache::store::{Digest, Role, Store};
 
 use super::share::{self, Choice};
 use crate::args::{Selection, SignaturesCommand};
@@ -56,7 +55,7 @@ fn export(
     for choice in &choices {
         match (choice, &session.store) {
             (Choice::Entry { entry, .. }, Some(store)) => {
-                for output in entry.manifest().outputs.iter().filter(|output| output.role == MODULE) {
+                for output in entry.manifest().outputs.iter().filter(|output| output.role == Role::Module) {
                     let module = object(store, &output.digest, output.size)?;
                     if detached_signature::find(&session, certificate, &output.digest, &module)?.is_none() {
                         lacking.insert(output.digest, module);
@@ -147,7 +146,7 @@ fn sizes(store: &Store) -> Result<BTreeMap<Digest, u64>, Failure> {
     let mut sizes = BTreeMap::new();
     for row in store.find(&[])?.iter().filter(|row| row.built) {
         let Some(entry) = store.lookup(&row.key)? else { continue };
-        let modules = entry.manifest().outputs.iter().filter(|output| output.role == MODULE);
+        let modules = entry.manifest().outputs.iter().filter(|output| output.role == Role::Module);
         sizes.extend(modules.map(|output| (output.digest, output.size)));
     }
     Ok(sizes)

@@ -9,7 +9,7 @@ use kcache::kernel::packages::Package;
 use kcache::resolve::resolution::Resolution;
 use kcache::run::request::{Options, Request};
 use kcache::run::session::Session;
-use kcache::store::{Manifest, Outcome};
+use kcache::store::{Manifest, Outcome, Role};
 
 use super::Trouble;
 use super::place::{Place, of_dkms, session};
@@ -195,7 +195,7 @@ fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manife
     for (built, _) in theirs {
         place.records.forget_build(&built)?;
     }
-    for output in manifest.outputs.iter().filter(|output| output.name.ends_with(".ko")) {
+    for output in manifest.outputs.iter().filter(|output| output.role == Role::Module) {
         place.say(&format!(
             "{}:\n - Installation\n   - Installing to /lib/modules/{}/updates/",
             output.name, kernel.release

@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 use fs_err as fs;
 use kcache::error::Error;
 use kcache::kernel::dkms::Version;
-use kcache::store::{LOG, ON_DEMAND, Scratch, Store};
+use kcache::store::{Role, Scratch, Store};
 
 use super::Trouble;
 use super::place::Place;
@@ -110,9 +110,12 @@ fn put_modules(place: &Place, what: &Version, kernel: &str, scratch: &Path) -> R
     let own = scratch.join("dkms_main_tree").join(kernel).join(place.arch());
     fs::create_dir_all(own.join("module"))?;
     fs::create_dir_all(own.join("log"))?;
-    for output in manifest.outputs.iter().filter(|output| output.role != ON_DEMAND) {
-        let to =
-            if output.role == LOG { own.join("log/make.log") } else { own.join("module").join(&output.name) };
+    for output in manifest.outputs.iter().filter(|output| output.role != Role::Debug) {
+        let to = if output.role == Role::Log {
+            own.join("log/make.log")
+        } else {
+            own.join("module").join(&output.name)
+        };
         fs::write(to, object(&store, output)?.ok_or_else(none)?)?;
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Why each cell is what it is, by kernel: what is in the way first and unfolded, what is well folded up.
 
+use kcache::inputs::change::listed;
 use kcache::kernel::packages::Package;
 use kcache::verdict::Verdict;
 use kcache::verdict::provenance::{Made, Origin};
@@ -47,7 +48,7 @@ fn row(
 ) -> Element {
     let reason = standing.reason.as_deref().unwrap_or(plain_reason(standing.state));
     // The list below it says the rest.
-    let is_list = reason.strip_prefix("changed: ") == Some(&standing.changed.join(", "));
+    let is_list = reason.strip_prefix("changed: ") == Some(listed(&standing.changed).as_str());
     let reason = if is_list { "Inputs have changed since it was built." } else { reason };
     let origin = origin.and_then(|origin| Some(made(origin.made.as_ref()?)));
     element("article")
@@ -82,7 +83,8 @@ fn made(made: &Made) -> String {
 }
 
 fn changed(standing: &Standing) -> Option<Element> {
-    let items = standing.changed.iter().map(|field| element("li").child(element("code").text(field)));
+    let items =
+        standing.changed.iter().map(|field| element("li").child(element("code").text(&field.to_string())));
     (!standing.changed.is_empty())
         .then(|| element("ul").class("changed").with("aria-label", "What has changed").children(items))
 }

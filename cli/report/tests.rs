@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use kcache::inputs::change::InputChange;
 use kcache::kernel::kernels::{Headers, Kernel};
 use kcache::kernel::packages::Package;
 use kcache::run::policy::Need;
@@ -122,7 +123,10 @@ fn no_text_from_elsewhere_becomes_markup_wherever_it_stands() {
             warnings: vec![HOSTILE.to_owned()],
             ..verdict(
                 &kernel,
-                &[Standing { changed: vec![HOSTILE.to_owned()], ..standing(State::Fails, Some(HOSTILE)) }],
+                &[Standing {
+                    changed: vec![InputChange::Other(HOSTILE.to_owned())],
+                    ..standing(State::Fails, Some(HOSTILE))
+                }],
             )
         }],
     };
@@ -171,7 +175,7 @@ fn a_host_without_anything_has_a_page() {
 
 #[test]
 fn what_has_changed_is_a_list_and_a_failure_has_its_log() {
-    let changed = vec!["source".to_owned(), "kernel.headers".to_owned()];
+    let changed = vec![InputChange::Source, InputChange::Headers];
     let stale = Standing { changed, ..standing(State::Stale, Some("changed: source, kernel.headers")) };
     let html = drawn(&[stale, standing(State::Fails, Some("error: no"))], |page| {
         let failure = Failure { command: "make".into(), status: Some(2), log: "a < b".into(), left_out: 7 };

@@ -14,19 +14,13 @@ use kcache_kernel::ko::{self, BuildId, Defect, Expect, Export, Fault, Flags, Ko,
 use kcache_kernel::modules::in_tree;
 use kcache_kernel::recipe::Modules;
 use kcache_kernel::symvers::Symvers;
-use kcache_store::{Digest, Field, Manifest};
+use kcache_store::{Digest, Field, Manifest, Role};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::run::session::Session;
 
-/// The role of a module among an entry's outputs.
-pub const MODULE: &str = "module";
-
-/// The role of what a build leaves for the packages that build against it.
-pub const KEPT: &str = "kept";
-
-/// What that output is called.
+/// What the output is called that a build leaves for the packages that are built against it.
 pub const KEPT_NAME: &str = "kept.tar";
 
 /// Most symbols that the modules of one package need, export and have CRCs of, of which each takes some 100 bytes of memory. The
@@ -197,7 +191,7 @@ pub fn faults(
 /// recipe takes whatever is built, of one that the kernel's own modules have. Whoever signs entries could else put an
 /// `ext4.ko` beside what was asked for. The recipe is the one that the entry's key is made of.
 pub fn undeclared(kernel: &Kernel, manifest: &Manifest) -> Result<Vec<Fault>> {
-    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
     undeclared_among(kernel, &promised(&manifest.fields), modules.map(|output| output.name.as_str()))
 }
 
@@ -261,11 +255,11 @@ pub fn leave_out(
 pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>> {
     let Some(store) = &session.store else { return Ok(None) };
     let mut outputs = Outputs::default();
-    for output in manifest.outputs.iter().filter(|output| [MODULE, KEPT].contains(&output.role.as_str())) {
+    for output in manifest.outputs.iter().filter(|output| [Role::Module, Role::Kept].contains(&output.role)) {
         let Some(bytes) = store.read_object(&output.digest, output.size)? else { return Ok(None) };
         let content = Content::Stored { digest: output.digest, size: output.size };
-        match output.role.as_str() {
-            KEPT => outputs.kept = Some(content),
+        match output.role {
+            Role::Kept => outputs.kept = Some(content),
             _ => {
                 outputs.modules.push(Candidate::new(output.name.clone(), &bytes, content));
                 session.large.keep(&output.digest, bytes);

@@ -15,9 +15,9 @@ use kcache_kernel::build::{self, Outcome as BuildOutcome};
 use kcache_kernel::kernels::{BuildTree, Mount};
 use kcache_kernel::ko::Fault;
 use kcache_kernel::sandbox::{self, Opened, Sandbox};
-use kcache_store::{Entry, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output, Scratch, Store, tree};
+use kcache_store::{Entry, Manifest, Observed, Outcome, Output, Role, Scratch, Store, tree};
 
-use crate::build::check_modules::{Content, KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::build::check_modules::{Content, KEPT_NAME, Outputs};
 use crate::build::dependencies::Dependency;
 use crate::error::{Error, Result};
 use crate::inputs::identify::Identified;
@@ -26,6 +26,9 @@ use crate::inputs::undeclared;
 use crate::run::request::Request;
 use crate::run::sandbox::{overrides_dir, room, show_source};
 use crate::run::session::Session;
+
+/// What the log is called among the outputs.
+const LOG_NAME: &str = "log";
 
 /// How a build is run.
 #[derive(Clone, Copy, Debug)]
@@ -173,26 +176,26 @@ pub(crate) fn publish(
     replace: bool,
 ) -> Result<Entry> {
     let mut outputs = Vec::new();
-    let mut put = |name: &str, role: &str, content: &Content| {
+    let mut put = |name: &str, role: Role, content: &Content| {
         content.pass_on(session, &mut |from| {
             let stored = store.put_object(from)?;
-            let (name, role) = (name.to_owned(), role.to_owned());
+            let (name, role) = (name.to_owned(), role.clone());
             outputs.push(Output { name, role, size: stored.size, digest: stored.digest });
             Ok(())
         })
     };
     if let Made::Outputs(made) = &made.result {
         for module in &made.modules {
-            put(&module.name, MODULE, &module.content)?;
+            put(&module.name, Role::Module, &module.content)?;
         }
         for (name, debug) in &made.debug {
-            put(name, ON_DEMAND, debug)?;
+            put(name, Role::Debug, debug)?;
         }
         if let Some(kept) = &made.kept {
-            put(KEPT_NAME, KEPT, kept)?;
+            put(KEPT_NAME, Role::Kept, kept)?;
         }
     }
-    put(LOG, LOG, &made.log)?;
+    put(LOG_NAME, Role::Log, &made.log)?;
     outputs.sort_by(|a, b| a.name.cmp(&b.name));
     let now = (session.context.now)();
     let manifest = Manifest {

@@ -13,9 +13,8 @@ use kcache_kernel::install::{self as tree, OtherFile, Others};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::packages::{self, Package};
 use kcache_kernel::rootfs::Root;
-use kcache_store::Manifest;
+use kcache_store::{Manifest, Role};
 
-use crate::build::check_modules::MODULE;
 use crate::deploy::generation::{self, Change};
 use crate::error::{Error, Result};
 use crate::run::select;
@@ -83,7 +82,7 @@ pub fn lacks(manifest: &Manifest, files: &[OtherFile]) -> Option<String> {
     let ours: BTreeSet<String> = manifest
         .outputs
         .iter()
-        .filter(|output| output.role == MODULE)
+        .filter(|output| output.role == Role::Module)
         .map(|output| name(&output.name))
         .collect();
     let lost = files.iter().find(|file| file.module().is_none_or(|module| !ours.contains(&module)))?;

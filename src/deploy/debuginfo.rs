@@ -15,9 +15,9 @@
 
 use kcache_kernel::install::{Installed, Package};
 use kcache_kernel::ko::BuildId;
-use kcache_store::{Digest, Key, Manifest, ON_DEMAND, Output};
+use kcache_store::{Digest, Key, Manifest, Output, Role};
 
-use crate::build::check_modules::{MODULE, debug_file};
+use crate::build::check_modules::debug_file;
 use crate::error::{Error, Lack, Result};
 use crate::resolve::publish::{self, Known};
 use crate::resolve::{by_key, local};
@@ -104,18 +104,18 @@ fn file_and_digest(module: &Installed) -> (String, Digest) {
 }
 
 fn modules(manifest: &Manifest) -> Vec<(String, Digest)> {
-    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
     modules.map(|output| (output.name.clone(), output.digest)).collect()
 }
 
 fn one(session: &Session, manifest: &Manifest, name: &str, digest: &Digest) -> Result<DebugInfo> {
     let lacking = |lack| lacking(name, lack);
-    let output = |role: &str, name: &str| {
+    let output = |role: Role, name: &str| {
         manifest.outputs.iter().find(|output| output.role == role && output.name == name)
     };
-    let module = output(MODULE, name).filter(|module| module.digest == *digest);
+    let module = output(Role::Module, name).filter(|module| module.digest == *digest);
     let module = module.ok_or_else(|| lacking(Lack::OtherBuild))?;
-    let debug = output(ON_DEMAND, &debug_file(name)).ok_or_else(|| lacking(Lack::NotMade))?;
+    let debug = output(Role::Debug, &debug_file(name)).ok_or_else(|| lacking(Lack::NotMade))?;
     let bytes = object(session, &manifest.key, module)?.ok_or_else(|| lacking(Lack::NoObject))?;
     Ok(DebugInfo {
         version: manifest.labels.get("version").cloned().unwrap_or_default(),

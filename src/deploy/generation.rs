@@ -15,9 +15,8 @@ use kcache_kernel::install::{
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
 use kcache_kernel::{enforcement, release};
-use kcache_store::{Digest, Manifest, Store};
+use kcache_store::{Digest, Manifest, Role, Store};
 
-use crate::build::check_modules::MODULE;
 use crate::deploy::detached_signature;
 use crate::error::{Error, Result};
 use crate::run::context::Context;
@@ -293,7 +292,7 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
 
 fn package(manifest: &Manifest) -> Package {
     let label = |name: &str| manifest.labels.get(name).cloned().unwrap_or_default();
-    let modules = manifest.outputs.iter().filter(|output| output.role == MODULE);
+    let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
     Package {
         name: label("package"),
         version: label("version"),

@@ -4,6 +4,7 @@ use kcache_kernel::kernels::BuildTree;
 use kcache_store::{Field, Key, Manifest, Observed, Store};
 
 use crate::error::Result;
+use crate::inputs::change::InputChange;
 use crate::inputs::{identify, undeclared};
 use crate::run::request::Request;
 use crate::run::session::Session;
@@ -39,8 +40,8 @@ pub struct Nearest {
 /// One field that differs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Its name.
-    pub field: String,
+    /// Which.
+    pub field: InputChange,
     /// There: the text for people, or the value.
     pub before: Option<String>,
     /// Here.
@@ -88,7 +89,7 @@ pub fn differences(before: &[Field], now: &[Field]) -> Vec<Difference> {
             before.as_ref().map(|field| &field.value) != now.as_ref().map(|field| &field.value)
         })
         .map(|(name, before, now)| Difference {
-            field: name.to_owned(),
+            field: InputChange::of_field(name),
             before: before.map(text),
             now: now.map(text),
         })
@@ -116,7 +117,7 @@ mod tests {
         let before = [field("source", "1"), field("recipe", "r"), field("toolchain.pahole", "p")];
         let now = [field("source", "2"), field("recipe", "r")];
         let found = differences(&before, &now);
-        let names: Vec<_> = found.iter().map(|difference| difference.field.as_str()).collect();
+        let names: Vec<_> = found.iter().map(|difference| difference.field.to_string()).collect();
         assert_eq!(names, ["source", "toolchain.pahole"]);
         assert_eq!((found[1].before.as_deref(), found[1].now.as_deref()), (Some("p"), None));
     }

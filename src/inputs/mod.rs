@@ -7,9 +7,11 @@
 //! tools      the programs that shape the bits
 //! undeclared files of the system that a build read without saying so: not in the key, compared with an entry's
 //! identify   all of them, of one package for one kernel  ->  key
+//! change     an input that is another than before
 //! explain    two keys, field by field
 //! ```
 
+pub mod change;
 pub mod explain;
 mod headers;
 pub mod identify;

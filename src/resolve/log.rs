@@ -1,6 +1,6 @@
 //! The log of a package's last build.
 
-use kcache_store::{LOG, Manifest};
+use kcache_store::{Manifest, Role};
 
 use crate::error::{Error, Result};
 use crate::inputs::identify;
@@ -25,7 +25,7 @@ pub fn last(session: &Session, request: &Request) -> Result<(Manifest, Vec<u8>)>
         },
     };
     let manifest = entry.ok_or_else(unknown)?.into_manifest();
-    let output = manifest.outputs.iter().find(|output| output.role == LOG).ok_or_else(unknown)?;
+    let output = manifest.outputs.iter().find(|output| output.role == Role::Log).ok_or_else(unknown)?;
     let log = store.read_object(&output.digest, output.size)?.ok_or_else(unknown)?;
     Ok((manifest, log))
 }

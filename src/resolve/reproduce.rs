@@ -1,8 +1,8 @@
 //! Whether a build gives the same bits again: in another scratch directory, as another user.
 
-use kcache_store::{Digest, Manifest, ON_DEMAND, Output};
+use kcache_store::{Digest, Manifest, Output, Role};
 
-use crate::build::check_modules::{Content, KEPT, KEPT_NAME, MODULE, Outputs};
+use crate::build::check_modules::{Content, KEPT_NAME, Outputs};
 use crate::build::{How, Made, make};
 use crate::error::{Error, Result};
 use crate::inputs::identify;
@@ -36,7 +36,7 @@ pub fn compare(session: &Session, request: &Request, manifest: &Manifest) -> Res
         Made::Outputs(outputs) => digests(session, outputs)?,
         Made::Failure(_) => Vec::new(),
     };
-    let compared = |output: &&Output| [MODULE, ON_DEMAND, KEPT].contains(&output.role.as_str());
+    let compared = |output: &&Output| [Role::Module, Role::Debug, Role::Kept].contains(&output.role);
     let first = manifest.outputs.iter().filter(compared);
     let first: Vec<(String, Digest)> = first.map(|output| (output.name.clone(), output.digest)).collect();
     Ok(differ(&first, &second))

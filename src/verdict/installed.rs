@@ -16,6 +16,7 @@ use kcache_kernel::source;
 
 use super::state::{Foreign, Standing, State};
 use crate::error::Result;
+use crate::inputs::change::InputChange;
 use crate::run::session::Session;
 
 /// What is installed for one kernel.
@@ -113,18 +114,18 @@ impl Installed {
 
     /// Why a package that is installed and whole is not what will be loaded all the same.
     pub(super) fn outdated(&self, package: &str) -> Option<Standing> {
-        let stale = |changed: &str, reason: String| Standing {
-            changed: vec![changed.to_owned()],
+        let stale = |changed, reason: String| Standing {
+            changed: vec![changed],
             ..Standing::because(State::Stale, reason)
         };
         if let Some((image, made_for)) = &self.other_build {
             let reason = format!(
                 "changed: kernel.version; the image is build '{image}', it was made for '{made_for}'"
             );
-            return Some(stale("kernel.version", reason));
+            return Some(stale(InputChange::KernelVersion, reason));
         }
         let (_, reason) = self.outdated.iter().find(|(name, _)| name == package)?;
-        Some(stale("initramfs", reason.clone()))
+        Some(stale(InputChange::Initramfs, reason.clone()))
     }
 
     /// Why something is not installed, where an accident explains it.

@@ -26,6 +26,7 @@ use kcache_kernel::signing::Identity;
 use kcache_store::{Entry, Manifest, Outcome};
 
 use crate::error::Result;
+use crate::inputs::change::{InputChange, listed};
 use crate::inputs::explain;
 use crate::inputs::identify;
 use crate::inputs::identify::Identified;
@@ -144,7 +145,7 @@ fn standing(session: &Session, request: &Request, installed: &Installed, named: 
                 Standing::because(State::Ready, format!("its inputs cannot be compared: {reason}"))
             }
             Some(_) => {
-                Standing { changed: vec!["recipe".to_owned()], ..Standing::because(State::Stale, reason) }
+                Standing { changed: vec![InputChange::Recipe], ..Standing::because(State::Stale, reason) }
             }
         }
     });
@@ -214,10 +215,9 @@ fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
         return Standing::because(State::Stale, reason);
     };
     let differences = explain::differences(&before.fields, &id.fields);
-    let changed: Vec<String> = differences.into_iter().map(|difference| difference.field).collect();
-    let compiler_only = changed.iter().all(|name| name.starts_with("toolchain."));
-    let state = if compiler_only { State::Ready } else { State::Stale };
-    let reason = format!("changed: {}", changed.join(", "));
+    let changed: Vec<InputChange> = differences.into_iter().map(|difference| difference.field).collect();
+    let state = if changed.iter().all(InputChange::is_tool) { State::Ready } else { State::Stale };
+    let reason = format!("changed: {}", listed(&changed));
     Standing { changed, ..Standing::because(state, reason) }
 }
 

@@ -1,5 +1,6 @@
 //! The words of a verdict.
 
+use crate::inputs::change::InputChange;
 use crate::run::policy::Need;
 
 /// How one package stands for one kernel.
@@ -59,8 +60,8 @@ pub struct Standing {
     pub state: State,
     /// In words, where there is more to say.
     pub reason: Option<String>,
-    /// The inputs that have changed since it was installed: fields of the key, or `initramfs`.
-    pub changed: Vec<String>,
+    /// The inputs that have changed since it was installed.
+    pub changed: Vec<InputChange>,
     /// The store has a build of it, or knows that it fails.
     pub built: bool,
     /// What the administrator asks of it.

@@ -24,7 +24,7 @@ use crate::disk::{if_there, make_dir, touch};
 use crate::lock::until;
 use crate::publish::Draft;
 use crate::transport::IfTaken;
-use crate::{Digest, Error, Key, Manifest, ON_DEMAND, Output, Result, Store, Waiting, entry, object};
+use crate::{Digest, Error, Key, Manifest, Output, Result, Role, Store, Waiting, entry, object};
 
 /// The right to add, or to collect, until it is dropped.
 pub(crate) struct Turn(#[expect(dead_code, reason = "the lock is let go of when it is closed")] fs_err::File);
@@ -43,7 +43,7 @@ impl Store {
         let mut missing = None;
         for output in &manifest.outputs {
             let is_there = touch(&object::path(&self.objects(), &output.digest))?;
-            if !is_there && output.role != ON_DEMAND {
+            if !is_there && output.role != Role::Debug {
                 missing = missing.or(Some(output));
             }
         }

@@ -235,7 +235,7 @@ mod tests {
         let many: Vec<String> = (0..4097).map(|n| format!("{n:04}")).collect();
         check(&many.iter().map(String::as_str).collect::<Vec<_>>(), "4097 outputs, more than 4096");
         let mut bad = manifest(KEY);
-        bad.outputs[0].role = "a role".to_owned();
+        bad.outputs[0].role = crate::Role::Other("a role".to_owned());
         assert!(Entry::new(bad).unwrap_err().to_string().contains("`a role` is not a flat name"));
     }
 }

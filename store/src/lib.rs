@@ -61,7 +61,7 @@ pub use exposed::Exposed;
 pub use index::Row;
 pub use keys::{PublicKey, SigningKey};
 pub use lock::{Lock, Waiting};
-pub use manifest::{Field, LOG, Manifest, ON_DEMAND, Observed, Outcome, Output};
+pub use manifest::{Field, Manifest, Observed, Outcome, Output, Role};
 pub use notice::{Notice, Say, Severity};
 pub use object::Stored;
 pub use once_each::OnceEach;

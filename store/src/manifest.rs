@@ -19,11 +19,47 @@ const MAX_OUTPUTS: usize = 4096;
 const MAX_OUTPUT: u64 = 1 << 30;
 const MAX_SIZE: u64 = 4 << 30;
 
-/// The role of a log. A log tells of the making, so two makings of the same outputs may differ in it.
-pub const LOG: &str = "log";
+/// What an output is for. Stored by its word: add, never rename.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Role {
+    /// The result itself.
+    Module,
+    /// What an entry can do without, such as debug information: it is fetched when somebody asks for it, not with its entry.
+    Debug,
+    /// What others need that are built against this.
+    Kept,
+    /// The log of the making, so two makings of the same outputs may differ in it.
+    Log,
+    /// What another version of kcache knows.
+    Other(String),
+}
 
-/// The role of what an entry can do without: it is fetched when somebody asks for it, not with its entry.
-pub const ON_DEMAND: &str = "debug";
+impl Role {
+    /// Its word.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Role::Module => "module",
+            Role::Debug => "debug",
+            Role::Kept => "kept",
+            Role::Log => "log",
+            Role::Other(word) => word,
+        }
+    }
+}
+
+impl From<String> for Role {
+    fn from(word: String) -> Role {
+        let known = [Role::Module, Role::Debug, Role::Kept, Role::Log];
+        known.into_iter().find(|role| role.as_str() == word).unwrap_or(Role::Other(word))
+    }
+}
+
+impl From<Role> for String {
+    fn from(role: Role) -> String {
+        role.as_str().to_owned()
+    }
+}
 
 /// Everything known about one key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,7 +123,7 @@ pub struct Output {
     /// Flat name: 1 to 128 of `A-Z a-z 0-9 . _ + -`, and not a dot or two.
     pub name: String,
     /// What it is for: [`LOG`] or a word of the caller's; a flat name too.
-    pub role: String,
+    pub role: Role,
     /// Size in bytes of what the digest names, uncompressed.
     pub size: u64,
     /// Digest of the uncompressed bytes.
@@ -106,7 +142,7 @@ pub struct Observed {
 impl Manifest {
     /// The outputs that must be there for the entry to be of use.
     pub(crate) fn needed(&self) -> impl Iterator<Item = &Output> {
-        self.outputs.iter().filter(|output| output.role != ON_DEMAND)
+        self.outputs.iter().filter(|output| output.role != Role::Debug)
     }
 
     /// Checks the rules that hold for every manifest; an error is the rule that is broken.
@@ -115,7 +151,7 @@ impl Manifest {
             return Err(format!("{} outputs, more than {MAX_OUTPUTS}", self.outputs.len()));
         }
         for output in &self.outputs {
-            for name in [&output.name, &output.role] {
+            for name in [output.name.as_str(), output.role.as_str()] {
                 if !is_flat(name) {
                     let name: String = name.escape_debug().take(MAX_WORDS).collect();
                     return Err(format!("`{name}` is not a flat name"));
@@ -135,7 +171,7 @@ impl Manifest {
     pub(crate) fn agrees_with(&self, other: &Manifest) -> bool {
         let built = |m: &Manifest| m.outcome == Outcome::Built;
         let results = |m: &Manifest| -> Vec<(String, Digest)> {
-            m.outputs.iter().filter(|o| o.role != LOG).map(|o| (o.name.clone(), o.digest)).collect()
+            m.outputs.iter().filter(|o| o.role != Role::Log).map(|o| (o.name.clone(), o.digest)).collect()
         };
         built(self) == built(other) && results(self) == results(other)
     }
@@ -158,7 +194,7 @@ pub(crate) mod tests {
 
     /// An output of role `data`.
     pub(crate) fn output(name: &str, digest: Digest) -> Output {
-        Output { name: name.to_owned(), role: "data".to_owned(), size: 3, digest }
+        Output { name: name.to_owned(), role: Role::Module, size: 3, digest }
     }
 
     /// A small manifest with one output.
@@ -187,7 +223,7 @@ pub(crate) mod tests {
     #[test]
     fn two_manifests_agree_when_their_outputs_do_logs_aside() {
         let key = Key::from_bytes([1; 32]);
-        let log = |text: &[u8]| Output { role: LOG.to_owned(), ..output("log", Digest::of(text)) };
+        let log = |text: &[u8]| Output { role: Role::Log, ..output("log", Digest::of(text)) };
         let with = |outputs: Vec<Output>| Manifest { outputs, created: 2_000_000, ..manifest(key) };
         let one = with(vec![output("a", Digest::of(b"1")), log(b"x")]);
         assert!(one.agrees_with(&with(vec![output("a", Digest::of(b"1")), log(b"y")])));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kcache_store::transport::Name;
 use kcache_store::{
-    Digest, Entry, Error, Field, Inserted, Key, Manifest, Observed, Outcome, Output, Pointer, Root,
+    Digest, Entry, Error, Field, Inserted, Key, Manifest, Observed, Outcome, Output, Pointer, Role, Root,
     SigningKey, Store, Trust, Waiting, export, import, tree_digest,
 };
 use proptest::collection::{btree_map, btree_set, vec};
@@ -38,7 +38,12 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn outputs() -> impl Strategy<Value = Vec<Output>> {
     btree_map(flat(), (flat(), 0..1u64 << 20, digest()), 0..5).prop_map(|outputs| {
-        let output = |(name, (role, size, digest))| Output { name, role, size, digest };
+        let output = |(name, (role, size, digest)): (String, (String, u64, Digest))| Output {
+            name,
+            role: Role::from(role),
+            size,
+            digest,
+        };
         outputs.into_iter().map(output).collect()
     })
 }
@@ -103,12 +108,8 @@ fn object(n: u8) -> Vec<u8> {
 /// The entry that says a key's result is this object.
 fn entry(of: u8, object_number: u8) -> Entry {
     let bytes = object(object_number);
-    let output = Output {
-        name: "a".into(),
-        role: "data".into(),
-        size: bytes.len() as u64,
-        digest: Digest::of(&bytes),
-    };
+    let output =
+        Output { name: "a".into(), role: Role::Module, size: bytes.len() as u64, digest: Digest::of(&bytes) };
     Entry::new(Manifest {
         format: kcache_store::FORMAT,
         key: key(of),

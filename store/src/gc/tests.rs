@@ -11,7 +11,7 @@ use super::*;
 use crate::manifest::tests::{manifest, output};
 use crate::pointer::tests::name as pointer_name;
 use crate::trust::tests::builder;
-use crate::{Entry, Inserted, Manifest, ON_DEMAND, Output, Pointer, Row, SignerId, Waiting, entry, object};
+use crate::{Entry, Inserted, Manifest, Output, Pointer, Role, Row, SignerId, Waiting, entry, object};
 
 /// In 2001, so that what has the time of its making is from the future, which is young.
 const NOW: u64 = 1_000_000_000;
@@ -168,7 +168,7 @@ fn what_is_kept_by_name_stays_with_all_that_it_names() {
 fn debug_information_goes_with_its_entry() {
     let (_dir, store) = new();
     let digest = object(&store, "debug", 9);
-    let debug = Output { role: ON_DEMAND.to_owned(), size: 5, ..output("a", digest) };
+    let debug = Output { role: Role::Debug, size: 5, ..output("a", digest) };
     let entry = Entry::new(Manifest { outputs: vec![debug], ..manifest(key(1)) }).unwrap();
     store.insert(&entry, 0).unwrap();
     set_time(&entry::path(&store.entries(), &key(1)), NOW - DAY);

@@ -55,7 +55,7 @@ impl SharedCaches {
         Ok(None)
     }
 
-    /// Fetches an output that did not come with its entry ([`crate::ON_DEMAND`]); false where no cache has it.
+    /// Fetches an output that did not come with its entry ([`crate::Role::Debug`]); false where no cache has it.
     pub fn fetch_output(&self, store: &Store, of: &Key, output: &Output) -> Result<bool> {
         let wanted = Wanted { store, of: *of, output, heard: &|_| () };
         for cache in &self.caches {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
-use crate::{Entry, Error, Notice, ON_DEMAND, Output, Result, SigningKey, Store};
+use crate::{Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
 
 /// Who signs what is pushed.
 #[derive(Clone, Copy)]
@@ -132,7 +132,7 @@ impl SharedCaches {
 /// The outputs that are to be pushed: all, less those on demand that this host has not.
 fn here<'e>(store: &Store, entry: &'e Entry) -> Result<Vec<&'e Output>> {
     let mut here: Vec<&Output> = entry.manifest().needed().collect();
-    for output in entry.manifest().outputs.iter().filter(|output| output.role == ON_DEMAND) {
+    for output in entry.manifest().outputs.iter().filter(|output| output.role == Role::Debug) {
         if store.has_object(&output.digest)? {
             here.push(output);
         }

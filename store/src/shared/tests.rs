@@ -142,9 +142,8 @@ fn what_is_wanted_on_demand_comes_when_it_is_asked_for() {
     let memory = Arc::new(Memory::default());
     let builder_host = host(&[&memory], trust(&[1], &[], 1));
     let mut outputs = Vec::new();
-    for (name, role, content) in [("a", "module", "needed"), ("b", crate::ON_DEMAND, "later")] {
+    for (name, role, content) in [("a", crate::Role::Module, "needed"), ("b", crate::Role::Debug, "later")] {
         let stored = builder_host.store.put_object(&mut content.as_bytes()).unwrap();
-        let role = role.to_owned();
         outputs.push(crate::Output { role, size: stored.size, ..output(name, stored.digest) });
     }
     let entry = Entry::new(Manifest { outputs, ..manifest(KEY) }).unwrap();

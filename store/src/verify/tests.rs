@@ -17,7 +17,7 @@ fn store() -> (tempfile::TempDir, Store) {
     let store = Store::open(dir.path(), &PATIENT).unwrap();
     let put = |name: &str, text: &[u8]| {
         let stored = store.put_object(&mut &text[..]).unwrap();
-        Output { name: name.into(), role: "module".into(), digest: stored.digest, size: stored.size }
+        Output { name: name.into(), role: crate::Role::Module, digest: stored.digest, size: stored.size }
     };
     let one = [put("a.ko", b"the first module"), put("b.ko", b"the second")];
     let two = [put("c.ko", b"another")];
