@@ -5,6 +5,7 @@ use kcache::inputs::undeclared::ANYTHING;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
+use kcache::run::labels::Labels;
 use kcache::run::request::Request;
 use kcache::store::{Manifest, Observed, Outcome};
 
@@ -80,12 +81,12 @@ fn print_observed(out: &Out, explanation: &Explanation) {
 
 fn print_nearest(out: &Out, nearest: &Nearest) {
     let manifest = &nearest.manifest;
-    let label = |name: &str| manifest.labels.get(name).map_or("", String::as_str);
+    let labels = Labels::of(manifest);
     out.data(&format!(
         "not in the store; the nearest is {} ({} for {}), which differs in:",
         manifest.key.short(),
-        label("version"),
-        label("kernel")
+        labels.version,
+        labels.kernel
     ));
     for difference in &nearest.differences {
         let text = |side: &Option<String>| one_line(side.as_deref().unwrap_or("(none)"));

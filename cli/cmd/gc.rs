@@ -3,6 +3,7 @@
 use chrono::DateTime;
 use kcache::deploy::gc;
 use kcache::run::context::Context;
+use kcache::run::labels::Labels;
 use kcache::run::progress::size;
 use kcache::store::gc::{Caps, Going, Plan, Reason, Rules, Totals, plan};
 use kcache::store::{Notice, Scratch};
@@ -55,16 +56,15 @@ fn caps(args: &Gc, table: &Table) -> Caps {
 }
 
 fn line(out: &Out, going: &Going) {
-    let label = |name: &str| going.labels.get(name).cloned().unwrap_or_default();
-    let (package, version, kernel) = (label("package"), label("version"), label("kernel"));
+    let Labels { package, version, kernel, .. } = Labels::read(&going.labels);
     let reason = going.reason.to_string();
     if out.json {
         return out.record(&json::Collected {
             r#type: "entry",
             key: going.key.to_string(),
-            package,
-            version,
-            kernel,
+            package: package.to_owned(),
+            version: version.to_owned(),
+            kernel: kernel.to_owned(),
             built: going.built,
             used: going.used,
             bytes: going.bytes,

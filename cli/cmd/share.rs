@@ -6,6 +6,7 @@ use kcache::inputs::undeclared;
 use kcache::resolve::by_pointer;
 use kcache::resolve::publish::{self, Known};
 use kcache::run::context::Context;
+use kcache::run::labels::Labels;
 use kcache::run::request::Request;
 use kcache::run::session::Session;
 use kcache::store::{Entry, Pushed, Sign, Store};
@@ -172,14 +173,13 @@ fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Res
             ("error", ODD, failure.exit, Some(failure))
         }
     };
-    let label = |name: &str| entry.manifest().labels.get(name).cloned().unwrap_or_default();
-    let (package, version, kernel) = (label("package"), label("version"), label("kernel"));
+    let Labels { package, version, kernel, .. } = Labels::of(entry.manifest());
     if out.json {
         out.record(&json::Push {
             r#type: "push",
-            package: package.clone(),
-            version,
-            kernel: kernel.clone(),
+            package: package.to_owned(),
+            version: version.to_owned(),
+            kernel: kernel.to_owned(),
             key: Some(entry.manifest().key.to_string()),
             cache: Some(url.to_owned()),
             state,

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::inputs::identify::Identified;
 use crate::inputs::key::ENVIRONMENT;
 use crate::inputs::undeclared;
+use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::sandbox::{overrides_dir, room, show_source};
 use crate::run::session::Session;
@@ -235,17 +236,16 @@ fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
 
 /// What an entry is found by when its key is not known.
 fn labels(request: &Request, id: &Identified) -> BTreeMap<String, String> {
-    let field =
-        |name: &str| id.fields.iter().find(|field| field.name == name).map(|field| field.value.clone());
-    [
-        ("package", request.package.name.clone()),
-        ("version", request.package.version.clone()),
-        ("kernel", request.kernel.release.clone()),
-        ("kernel-version", field("kernel.version").unwrap_or_default()),
-        ("arch", field("kernel.arch").unwrap_or_default()),
-        ("source", id.source.to_string()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
+    let field = |name: &str| {
+        id.fields.iter().find(|field| field.name == name).map_or("", |field| field.value.as_str())
+    };
+    let labels = Labels {
+        package: &request.package.name,
+        version: &request.package.version,
+        kernel: &request.kernel.release,
+        kernel_version: field("kernel.version"),
+        arch: field("kernel.arch"),
+        source: &id.source.to_string(),
+    };
+    labels.stored()
 }

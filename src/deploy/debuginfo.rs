@@ -21,6 +21,7 @@ use crate::build::check_modules::debug_file;
 use crate::error::{Error, Lack, Result};
 use crate::resolve::publish::{self, Known};
 use crate::resolve::{by_key, local};
+use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
@@ -118,7 +119,7 @@ fn one(session: &Session, manifest: &Manifest, name: &str, digest: &Digest) -> R
     let debug = output(Role::Debug, &debug_file(name)).ok_or_else(|| lacking(Lack::NotMade))?;
     let bytes = object(session, &manifest.key, module)?.ok_or_else(|| lacking(Lack::NoObject))?;
     Ok(DebugInfo {
-        version: manifest.labels.get("version").cloned().unwrap_or_default(),
+        version: Labels::of(manifest).version.to_owned(),
         module: name.to_owned(),
         build_id: BuildId::of(&bytes).ok_or_else(|| lacking(Lack::NotMade))?,
         key: manifest.key,

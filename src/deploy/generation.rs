@@ -20,6 +20,7 @@ use kcache_store::{Digest, Manifest, Role, Store};
 use crate::deploy::detached_signature;
 use crate::error::{Error, Result};
 use crate::run::context::Context;
+use crate::run::labels::Labels;
 use crate::run::session::Session;
 use crate::verdict::ready_file;
 
@@ -291,11 +292,11 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
 }
 
 fn package(manifest: &Manifest) -> Package {
-    let label = |name: &str| manifest.labels.get(name).cloned().unwrap_or_default();
+    let labels = Labels::of(manifest);
     let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
     Package {
-        name: label("package"),
-        version: label("version"),
+        name: labels.package.to_owned(),
+        version: labels.version.to_owned(),
         key: manifest.key.to_string(),
         modules: modules
             .map(|output| ModuleSpec {

@@ -19,6 +19,7 @@ use crate::build::check_modules::{self, Against};
 use crate::error::Result;
 use crate::resolve::resolution::Resolution;
 use crate::resolve::{by_key, local};
+use crate::run::labels::Labels;
 use crate::run::request::{Request, Source};
 use crate::run::select;
 use crate::run::session::Session;
@@ -69,23 +70,21 @@ impl Known {
 
     /// Whether an entry is one of this package for this kernel, of this source where there is one; else why not.
     fn fits(&self, request: &Request, manifest: &Manifest) -> Result<(), String> {
+        let found = Labels::of(manifest);
         let source = self.source.map(|source| source.to_string());
-        let wanted = [
-            ("package", Some(request.package.name.as_str())),
-            ("kernel", Some(&request.kernel.release)),
-            ("kernel-version", Some(&self.version)),
-            ("arch", Some(&self.arch)),
-            ("source", source.as_deref()),
-        ];
-        for (label, wanted) in wanted {
-            let found = manifest.labels.get(label).map_or("", String::as_str);
-            if wanted.is_some_and(|wanted| wanted != found) {
-                let version = manifest.labels.get("version").map_or("", String::as_str);
-                return Err(format!(
-                    "version {version} was built for another {label}: {}",
-                    found.escape_debug()
-                ));
-            }
+        let wanted = Labels {
+            package: &request.package.name,
+            version: found.version,
+            kernel: &request.kernel.release,
+            kernel_version: &self.version,
+            arch: &self.arch,
+            source: source.as_deref().unwrap_or(found.source),
+        };
+        let differs = |((label, found), (_, wanted)): ((&'static str, &str), (_, &str))| {
+            (found != wanted).then(|| (label, found.escape_debug().to_string()))
+        };
+        if let Some((label, other)) = found.named().into_iter().zip(wanted.named()).find_map(differs) {
+            return Err(format!("version {} was built for another {label}: {other}", found.version));
         }
         if manifest.outcome == Outcome::Built { Ok(()) } else { Err("it did not build".to_owned()) }
     }
@@ -201,8 +200,7 @@ fn lacking(session: &Session, request: &Request) -> String {
 /// Whether an entry can be pointed to, and by which name.
 pub fn pointer_name(entry: &Entry) -> Option<kcache_store::transport::Name> {
     let manifest = entry.manifest();
-    let label = |name: &str| manifest.labels.get(name).map(String::as_str);
-    let kernel = kernel_id(label("arch")?, label("kernel-version")?);
-    let built = manifest.outcome == Outcome::Built;
-    Pointer::name(label("kernel")?, kernel, label("package")?).ok().filter(|_| built)
+    let Labels { package, kernel, kernel_version, arch, .. } = Labels::of(manifest);
+    let is_known = manifest.outcome == Outcome::Built && !arch.is_empty() && !kernel_version.is_empty();
+    Pointer::name(kernel, kernel_id(arch, kernel_version), package).ok().filter(|_| is_known)
 }

@@ -12,6 +12,7 @@ use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
 use crate::error::{Error, Result};
 use crate::inputs::{identify, undeclared};
 use crate::resolve::by_pointer;
+use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
@@ -123,8 +124,8 @@ fn credible(session: &Session, entry: &Entry) -> Result<()> {
 
 /// Says what became of a push, the more loudly the odder it is.
 fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
-    let label = |name: &str| entry.manifest().labels.get(name).map_or("", String::as_str);
-    let what = format!("{}/{} for {}", label("package"), label("version"), label("kernel"));
+    let labels = Labels::of(entry.manifest());
+    let what = format!("{} for {}", labels.what(), labels.kernel);
     let url = cache.url();
     let progress = &session.context.progress;
     match pushed {

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kcache_kernel::install::{Act, Change};
 use kcache_store::{Key, Manifest, Outcome, Store};
 
+use crate::run::labels::Labels;
 use crate::run::request::Source;
 
 /// Look-ups that the store answered, by a build or by the knowledge that it fails.
@@ -76,7 +77,7 @@ impl Counters {
         let mut noted = self.noted();
         let is_new = |change: &&Change| matches!(change.act, Act::Add | Act::Replace);
         for change in changes.iter().filter(is_new) {
-            let is_it = |manifest: &&Manifest| manifest.labels.get("package") == Some(&change.package);
+            let is_it = |manifest: &&Manifest| Labels::of(manifest).package == change.package;
             let Some(manifest) = manifests.iter().find(is_it) else { continue };
             if noted.answered.get(&manifest.key) == Some(&true) {
                 noted.add(SPARED, milliseconds(manifest));

@@ -2,6 +2,7 @@
 
 pub mod context;
 pub mod counters;
+pub mod labels;
 pub mod large_objects;
 pub mod policy;
 pub mod progress;

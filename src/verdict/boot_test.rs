@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::inputs::identify;
 use crate::resolve;
 use crate::resolve::resolution::Resolution;
+use crate::run::labels::Labels;
 use crate::run::request::{Options, Request};
 use crate::run::select;
 use crate::run::session::Session;
@@ -136,7 +137,8 @@ fn build(
     Ok(match answer {
         Resolution::NotAutomatic => None,
         Resolution::Ready { manifest, .. } => {
-            let version = manifest.labels.get("version").cloned().unwrap_or(version);
+            let version =
+                Some(Labels::of(&manifest).version.to_owned()).filter(|it| !it.is_empty()).unwrap_or(version);
             let modules = check_modules::outputs(session, &manifest)?.unwrap_or_default().modules.into_iter();
             let module = |candidate: check_modules::Candidate| -> Result<Module> {
                 let name = candidate.name.strip_suffix(".ko").unwrap_or(&candidate.name).to_owned();
