@@ -9,7 +9,9 @@ use kcache::kernel::dkms::{Built, Records, Version};
 use kcache::kernel::install::{self, Generation};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
+use kcache::kernel::recipe::{is_flat_name, is_version};
 use kcache::select;
+use kcache::store::Exposed;
 use kcache::world::World;
 
 use super::Trouble;
@@ -77,6 +79,17 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
+    /// Refuses records that root would change on the word of whoever else can change them.
+    pub fn check_exposed(&self) -> Result<(), Trouble> {
+        if !self.world.root.is_host() || !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        match Exposed::above(&self.records.dir().join("record"))? {
+            Some(exposed) => Err(Trouble::new(1, &[&format!("DKMS tree is not used: {exposed}")])),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses early what could not be recorded in the end.
     pub fn check_records(&self) -> Result<(), Trouble> {
         let dir = self.records.dir();
@@ -98,7 +111,13 @@ impl<'a> Place<'a> {
     /// The one version that an action is about.
     pub fn version(&self, action: &str) -> Result<Version, Trouble> {
         match (&self.typed.module, &self.typed.version) {
-            (Some(name), Some(version)) => Ok(Version { name: name.clone(), version: version.clone() }),
+            (Some(name), Some(version)) if is_flat_name(name) && is_version(version) => {
+                Ok(Version { name: name.clone(), version: version.clone() })
+            }
+            (Some(name), Some(version)) => {
+                let line = format!("{name:?}, {version:?}: this is no name and version of a module.");
+                Err(Trouble::new(1, &[&line]))
+            }
             _ => Err(Trouble::new(
                 1,
                 &[
