@@ -435,7 +435,6 @@ fn names_that_are_none_are_refused_by_every_action() {
 #[test]
 fn records_that_others_can_write_are_not_used() {
     if !crate::host::is_root() {
-        eprintln!("skipped: only root is asked who else can write");
         return;
     }
     let host = Host::new(&[]);

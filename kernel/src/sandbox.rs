@@ -58,7 +58,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 pub use cgroup::{Groups, Limits};
 pub use enter::Entrance;
-pub use space::Excess;
+pub use space::{Excess, holds_more};
 pub use uids::{Identities, Identity, Uids};
 
 use crate::kernels::Mount;
@@ -304,6 +304,8 @@ impl Sandbox {
         if matches!(self.identity, Identity::Own) {
             args.close();
         }
+        // There are sysctls of its own namespaces, its score for being killed, pressure to be watched.
+        args.flags(&["--remount-ro", "/proc"]);
         args.flags(&["--remount-ro", "/"]);
         args.flags(&["--chdir"]);
         args.0.push(cwd.into());

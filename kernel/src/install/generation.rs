@@ -31,7 +31,7 @@ use crate::compress::Compression;
 use crate::signing::Identity;
 
 /// The name of the file within its generation.
-pub(super) const FILE: &str = "generation.json";
+pub const FILE: &str = "generation.json";
 /// What a generation's directory begins with, under `updates/`.
 pub(super) const DIR_PREFIX: &str = "kcache-";
 /// Names become file names on every file system, and parts of lines: nothing else may be in them.
@@ -139,6 +139,9 @@ impl Set {
         for package in &mut self.packages {
             package.modules.sort_by(|a, b| a.name.cmp(&b.name));
             check_name(&package.name)?;
+            if package.name.starts_with(FILE) {
+                return Err(Error::Name { name: package.name.clone() }); // it and its copy lie beside packages
+            }
             if !packages.insert(package.name.clone()) {
                 return Err(Error::SamePackage { package: package.name.clone() });
             }

@@ -60,9 +60,6 @@ const OWN_UID: &str = "own";
 /// Largest file that a build can write, in bytes, unless all that it may write is less. No object of a module comes near.
 pub(crate) const MOST_FILE: u64 = 4 << 30;
 
-/// How much sooner than others the kernel ends a build when memory is short (proc_pid_oom_score_adj(5), -1000 to 1000).
-const OOM_SCORE: &str = "500";
-
 /// This program as it is shown in sandboxes. What it consists of is found out when it is first asked for.
 pub struct Entrance {
     find: fn() -> io::Result<Program>,
@@ -253,11 +250,6 @@ fn bound(orders: &Orders) -> io::Result<()> {
         let hard = rustix::process::getrlimit(resource).maximum;
         let most = Some(hard.map_or(most, |hard| hard.min(most)));
         setrlimit(resource, Rlimit { current: most, maximum: most })?;
-    }
-    let score = Path::new("/proc/self/oom_score_adj");
-    let now: i32 = fs::read_to_string(score)?.trim().parse().unwrap_or(0);
-    if now < OOM_SCORE.parse().unwrap_or(0) {
-        fs::write(score, OOM_SCORE)?;
     }
     Ok(())
 }

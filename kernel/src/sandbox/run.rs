@@ -29,6 +29,9 @@ const CHUNK: usize = 64 << 10;
 /// So many reads may be ahead of what is done with them.
 const PIECES: usize = 4;
 
+/// How much sooner than others the kernel ends a build when memory is short (proc_pid_oom_score_adj(5), -1000 to 1000).
+const OOM_SCORE: i32 = 500;
+
 /// What [`super::enter`] prints when the sandbox stands and it waits to be let in.
 pub(super) const READY: &[u8] = b"\x06\n";
 
@@ -57,6 +60,9 @@ pub(super) fn follow(
     }
     let Bounds { group, limits, places } = bounds;
     let group = group.filter(|group| first.as_ref().is_some_and(|first| first.join(group).is_ok()));
+    if let Some(first) = &first {
+        score(&[&[first.pid][..], &children(first.pid)?].concat());
+    }
     let observer = match (&watch.opened, &first) {
         (Some(_), Some(first)) => Some(Observer::attach(first.pid, is_watched)?),
         _ => None,
@@ -145,6 +151,17 @@ impl First {
     fn join(&self, group: &Group) -> io::Result<()> {
         group.add(self.pid)?;
         children(self.pid)?.into_iter().try_for_each(|child| group.add(child))
+    }
+}
+
+/// Has the kernel end these processes, and those that they will start, before others. They see no `/proc` that they could write,
+/// and so cannot take it back.
+fn score(processes: &[Pid]) {
+    for process in processes {
+        let score = PathBuf::from(format!("/proc/{}/oom_score_adj", process.as_raw_pid()));
+        let now = fs::read_to_string(&score).ok().and_then(|text| text.trim().parse().ok());
+        // Where it cannot be had, memory is bounded by what else there is.
+        let _ = fs::write(&score, now.unwrap_or(0).max(OOM_SCORE).to_string());
     }
 }
 

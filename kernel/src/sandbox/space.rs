@@ -211,6 +211,14 @@ impl Gauge {
     }
 }
 
+/// Whether a directory that a build has left holds more than so many bytes or files, or cannot be walked to its end.
+pub fn holds_more(directory: &Path, bytes: u64, files: u64) -> bool {
+    let (most, never) = (Used { bytes, files }, AtomicBool::new(false));
+    let mut walk = Walk { most, over: &never, used: Used::default(), known: HashSet::new(), all: true };
+    walk.place(directory);
+    walk.used.over(most).is_some() || !walk.all
+}
+
 /// What is used of a file system, and what is free for all.
 fn state(of: impl AsFd) -> io::Result<(Used, Used)> {
     let state = fstatvfs(of)?;
@@ -364,6 +372,10 @@ mod tests {
         }
         assert!(!walked(dir.path(), PLENTY).1);
         assert_eq!(walked(&dir.path().join("none"), PLENTY), (Used::default(), true));
+        assert!(holds_more(dir.path(), u64::MAX, u64::MAX), "what is not seen is not known to be little");
+        fs::remove_dir_all(dir.path().join("d")).unwrap();
+        let limits = [(u64::MAX, 100), (u64::MAX, 99), (4096, u64::MAX)];
+        assert_eq!(limits.map(|(bytes, files)| holds_more(dir.path(), bytes, files)), [false, true, true]);
     }
 
     fn gauge(dir: &Path, limits: Used) -> Gauge {
