@@ -2,15 +2,26 @@
 //! remembered as a failure. What they write is bounded by themselves, to a GiB.
 
 use super::{Attack, harm, host, with_script};
-use crate::host::FIXTURES;
+use crate::host::{FIXTURES, Host};
 
 /// Holds 20 deleted files of 50 MiB open.
 const DELETED: &str = r#"perl -e 'for (1..20) { open my $f, ">", "f$_" or die; unlink "f$_"; print $f "x" x (1 << 20) for 1..50; push @f, $f } sleep 20'; exit 9"#;
 
+/// Has 20 deleted files of 50 MiB mapped, and no descriptor of them.
+const MAPPED: &str = r#"cat >map.c <<'END'
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) { char *b = calloc(1, 1 << 20); for (int n = 0; n < 20; n++) { int f = open("f", O_RDWR | O_CREAT, 0600); unlink("f");
+for (int i = 0; i < 50; i++) write(f, b, 1 << 20); mmap(0, 4096, PROT_READ, MAP_SHARED, f, 0); close(f); } sleep(20); }
+END
+gcc -w -o map map.c && ./map; exit 9"#;
+
 /// As it would be written by somebody who ignores the signal.
 const IGNORES_THE_SIGNAL: &str = r#"perl -e '$SIG{XFSZ} = "IGNORE"; open F, ">", "f" or die; truncate F, 5 << 30 or die "truncate: $!\n"'"#;
 
-const ATTACKS: [Attack; 11] = [
+const ATTACKS: [Attack; 12] = [
     (
         "h01",
         "for i in {1..20}; do head -c 50M /dev/zero >f$i; done; sleep 20; exit 9",
@@ -51,6 +62,7 @@ const ATTACKS: [Attack; 11] = [
     ("h08", "truncate -s 1T f; exit 9", 4, &["more than 64 MiB (build-disk)"]),
     ("h09", "printf 'f:\\n\\ttruncate -s 1T f\\n' >m; make -f m", 4, &["more than 64 MiB (build-disk)"]),
     ("h10", IGNORES_THE_SIGNAL, 4, &["more than 64 MiB (build-disk)"]),
+    ("h12", MAPPED, 4, &["more than 64 MiB of disk (build-disk)"]),
     // Holes are no bytes of a disk.
     ("h11", "for i in {1..100}; do truncate -s 60M f$i; done; sleep 1; exit 9", 4, &["status 9"]),
 ];
@@ -59,22 +71,31 @@ const LIMITS: &str = "build-timeout = 60\nbuild-disk = 64\nbuild-files = 3000\n"
 
 #[test]
 fn a_build_that_fills_the_disk_is_stopped_and_leaves_nothing() {
-    let host = host("60");
+    are_stopped(&host("60"), &ATTACKS);
+}
+
+/// As a user, who sees less of a sandbox than root does.
+#[test]
+fn a_users_build_that_fills_the_disk_is_stopped_and_leaves_nothing() {
+    let some: Vec<Attack> =
+        ATTACKS.into_iter().filter(|(name, ..)| ["h01", "h02", "h03", "h06", "h08"].contains(name)).collect();
+    are_stopped(&host("60").owned_by_a_user(), &some);
+}
+
+fn are_stopped(host: &Host, attacks: &[Attack]) {
     host.write_config(LIMITS);
     let mut broken = Vec::new();
-    for (name, does, exit, says) in ATTACKS {
-        with_script(&host, name, does);
+    for (name, does, exit, says) in attacks {
+        with_script(host, name, does);
         let installed = host.kcache(&["install", name, "-k", &FIXTURES.new]);
         let log = host.kcache(&["log", name, "-k", &FIXTURES.new]);
-        let mut wrong = harm(&host, &installed, &log);
+        let mut wrong = harm(host, &installed, &log);
         let errors = installed.stderr.lines().filter(|line| line.starts_with("error")).count();
-        if installed.code != Some(exit)
-            || errors != 1
-            || !says.iter().all(|words| installed.stderr.contains(words))
-        {
+        let told = says.iter().all(|words| installed.stderr.contains(words));
+        if installed.code != Some(*exit) || errors != 1 || !told {
             wrong.push(format!("expected exit {exit}, one error, and {says:?}"));
         }
-        if (log.code == Some(0)) != (name == "h11") {
+        if (log.code == Some(0)) != (*name == "h11") {
             wrong.push(format!("what is remembered: {}", log.shown()));
         }
         if !wrong.is_empty() {

@@ -61,7 +61,7 @@ pub(super) fn follow(
     let Bounds { group, limits, places } = bounds;
     let group = group.filter(|group| first.as_ref().is_some_and(|first| first.join(group).is_ok()));
     if let Some(first) = &first {
-        score(&[&[first.pid][..], &children(first.pid)?].concat());
+        score(&[&[first.pid][..], &children(first.pid).unwrap_or_default()].concat());
     }
     let observer = match (&watch.opened, &first) {
         (Some(_), Some(first)) => Some(Observer::attach(first.pid, is_watched)?),
