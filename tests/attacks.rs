@@ -175,6 +175,9 @@ fn directives_that_cannot_be_followed_are_told() {
             ("b12", "exit 0", 4, &["dkms.conf"]),
             ("b14", "printf '\\0kcache\\0name\\0forged\\0'; exit 0", 4, &["dkms.conf"]),
             ("b15", "BUILT_MODULE_NAME[1]=$(head -c 2000000 /dev/zero | tr '\\0' x)", 4, &["dkms.conf"]),
+            ("b17", "MAKE='exit 255'", 4, &["status 255"]),
+            ("b18", "MAKE='exit 193'", 4, &["status 193"]),
+            ("b19", "MAKE='exit 254'", 4, &["(build-processes)"]),
             ("b16", "unset -f take; PACKAGE_NAME='$(cat /etc/shadow)'", 4, &["dkms.conf"]),
         ],
     );

@@ -58,6 +58,9 @@ const MOST_DEBUG: u64 = 1 << 30;
 /// Most of a file of a build that is shown in its log, in bytes. NVIDIA's `conftest/functions.h` has 10 KiB.
 const MOST_SHOWN: u64 = 64 << 10;
 
+/// What bash ends with where it cannot fork (jobs.c, `make_child`), having said so on a stderr that may lead nowhere.
+const NO_FORK: i32 = 254;
+
 /// SIGXFSZ, which ends a process that writes more to a file than it may (signal(7)); the number is the same wherever there are
 /// [`crate::sandbox`]es.
 const FILE_SIZE: i32 = nix::libc::SIGXFSZ;
@@ -182,6 +185,10 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
         Ended::Signal(signal) => Outcome::Environment(format!("it was killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
         Ended::Status(_) if logged.met_file_limit => Outcome::Environment(too_large(&sandbox.limits)),
+        Ended::Status(NO_FORK) if logged.environment.is_none() => Outcome::Environment(format!(
+            "it could start no more processes, of which it may have {} (build-processes)",
+            sandbox.limits.processes
+        )),
         Ended::Status(status) => match logged.environment.clone() {
             Some(reason) => Outcome::Environment(reason),
             None => Outcome::Failed(logged.failure(Some(status))),

@@ -32,6 +32,9 @@ const PIECES: usize = 4;
 /// How much sooner than others the kernel ends a build when memory is short (proc_pid_oom_score_adj(5), -1000 to 1000).
 const OOM_SCORE: i32 = 500;
 
+/// signal(7), SIGRTMAX.
+const LAST_SIGNAL: i32 = 64;
+
 /// What [`super::enter`] prints when the sandbox stands and it waits to be let in.
 pub(super) const READY: &[u8] = b"\x06\n";
 
@@ -110,8 +113,8 @@ pub(super) fn follow(
     }
     use std::os::unix::process::ExitStatusExt;
     Ok(forced.unwrap_or(match status.code() {
-        // bash and bwrap report a child's death by signal N as 128 + N.
-        Some(code) if code > 128 => Ended::Signal(code - 128),
+        // bash and bwrap report a child's death by signal N as 128 + N. What is above was said by a program: perl dies with 255.
+        Some(code) if (1..=LAST_SIGNAL).contains(&(code - 128)) => Ended::Signal(code - 128),
         Some(code) => Ended::Status(code),
         None => Ended::Signal(status.signal().unwrap_or(0)),
     }))
