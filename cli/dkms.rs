@@ -118,6 +118,9 @@ fn typed(words: &[String]) -> Result<u8, Trouble> {
         return Err(Trouble::new(2, &lines.into_iter().flatten().collect::<Vec<_>>()));
     };
     let place = Place::new(&typed)?;
+    if action.wants_root() || action.wants_records() {
+        place.check_exposed()?;
+    }
     if action.wants_root() {
         place.check_root()?;
     } else if action.wants_records() {

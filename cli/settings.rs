@@ -28,12 +28,14 @@ use crate::exit::{Exit, Failure};
 use crate::memory;
 
 /// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 13] = [
+const KEYS: [(&str, &str); 15] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
     ("build-memory", "KCACHE_BUILD_MEMORY"),
     ("build-processes", "KCACHE_BUILD_PROCESSES"),
+    ("build-disk", "KCACHE_BUILD_DISK"),
+    ("build-files", "KCACHE_BUILD_FILES"),
     ("lock-timeout", "KCACHE_LOCK_TIMEOUT"),
     ("signing-key", "KCACHE_SIGNING_KEY"),
     ("threshold", "KCACHE_THRESHOLD"),
@@ -56,6 +58,12 @@ pub const REVOKED_KEYS: &str = "/etc/kcache/revoked-keys";
 
 /// Longest that one build may take. The slowest package of Debian takes some 3 minutes on two cores.
 const BUILD_TIMEOUT: u64 = 3600;
+
+/// MiB of disk that one build may use. NVIDIA's drivers with debug information take some 2 GiB.
+const BUILD_DISK: u64 = 32 << 10;
+
+/// Files and directories that one build may make. ZFS's configure makes some ten thousand.
+const BUILD_FILES: u64 = 1_000_000;
 
 /// MiB that no machine has: no limit.
 const MOST_MEMORY: u64 = 1 << 40;
@@ -125,6 +133,9 @@ pub struct Settings {
     /// MiB.
     pub build_memory: Setting<u64>,
     pub build_processes: Setting<u64>,
+    /// MiB.
+    pub build_disk: Setting<u64>,
+    pub build_files: Setting<u64>,
     pub lock_timeout: Setting<Duration>,
     /// A path of this machine.
     pub signing_key: Setting<PathBuf>,
@@ -276,8 +287,10 @@ impl Settings {
             store: store(&texts, &root.value, process)?,
             jobs: Setting { value: jobs.value.clamp(1, 4096) as usize, origin: jobs.origin },
             build_timeout: seconds("build-timeout", BUILD_TIMEOUT)?,
-            build_memory: build_memory(&texts, process)?,
+            build_memory: mebibytes(&texts, "build-memory", process.build_memory())?,
             build_processes: number(&texts, "build-processes", Process::build_processes(jobs.value))?,
+            build_disk: mebibytes(&texts, "build-disk", BUILD_DISK)?,
+            build_files: number(&texts, "build-files", BUILD_FILES)?,
             lock_timeout: seconds("lock-timeout", LOCK_TIMEOUT)?,
             signing_key: signing_key(&texts, &Root::new(&root.value))?,
             threshold: threshold(&texts)?,
@@ -303,9 +316,9 @@ impl Settings {
     }
 }
 
-/// What a build may have of memory. What is more than there can be is no limit.
-fn build_memory(texts: &Texts, process: &Process) -> Result<Setting<u64>, Failure> {
-    let setting = number(texts, "build-memory", process.build_memory())?;
+/// So much memory or disk. What is more than there can be is no limit.
+fn mebibytes(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {
+    let setting = number(texts, key, default)?;
     Ok(Setting { value: setting.value.min(MOST_MEMORY), origin: setting.origin })
 }
 

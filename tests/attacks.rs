@@ -16,6 +16,8 @@ use std::process::Command;
 
 mod entering;
 mod kernel;
+mod space;
+mod writable;
 
 /// What no build may read, wherever it lies.
 const SECRET: &str = "the secret of this host";
@@ -173,6 +175,9 @@ fn directives_that_cannot_be_followed_are_told() {
             ("b12", "exit 0", 4, &["dkms.conf"]),
             ("b14", "printf '\\0kcache\\0name\\0forged\\0'; exit 0", 4, &["dkms.conf"]),
             ("b15", "BUILT_MODULE_NAME[1]=$(head -c 2000000 /dev/zero | tr '\\0' x)", 4, &["dkms.conf"]),
+            ("b17", "MAKE='exit 255'", 4, &["status 255"]),
+            ("b18", "MAKE='exit 193'", 4, &["status 193"]),
+            ("b19", "MAKE='exit 254'", 4, &["(build-processes)"]),
             ("b16", "unset -f take; PACKAGE_NAME='$(cat /etc/shadow)'", 4, &["dkms.conf"]),
         ],
     );
@@ -200,6 +205,12 @@ fn outputs_are_regular_files_and_modules() {
             ("c14", "honest; head -c 1000 $NAME.ko >x; mv x $NAME.ko", 6, &["c14.ko"]),
             ("c15", "honest; rm -rf \"$PWD\" * || :", 4, &["built no c15.ko"]),
             ("c16", "honest; chmod 0 $NAME.ko; chmod 0 .; echo stuck; false", 4, &["stuck"]),
+            (
+                "c18",
+                "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => \"c18.ko\", Listen => 1) or die'",
+                4,
+                &["c18.ko is not a regular file"],
+            ),
             ("c17", "exec 3<>$NAME.ko; printf '\\177ELF' >&3; kill -9 0", 4, &["killed by signal 9"]),
         ],
     );
@@ -266,7 +277,7 @@ fn what_would_take_everything_is_bounded() {
         with_script,
         "60",
         &[
-            ("e05", "fallocate -l 5G big || head -c 5G /dev/zero >big", 4, &["signal 25"]),
+            ("e05", "fallocate -l 5G big || head -c 5G /dev/zero >big", 4, &["more than 4096 MiB"]),
             ("e06", "head -c 3G /dev/zero >/tmp/big", 4, &["No space left on device"]),
             ("e07", &survive, 4, &["status 1"]),
             ("e08", &daemon, 4, &["status 7"]),
@@ -299,6 +310,35 @@ static void lock(int pipe) { int s[2]; socketpair(AF_UNIX, SOCK_STREAM, 0, s); w
 int main(int n, char **a) { if (!fork()) lock(atoi(a[1])); if (!fork()) lock(1); sleep(1000); }
 END
 gcc -o lock lock.c && [[ $MAKEFLAGS =~ --jobserver-auth=[0-9]+,([0-9]+) ]] && exec ./lock ${BASH_REMATCH[1]}"#;
+
+/// A header of a failed test compile is shown in the log: whatever a build has put in its place, or says it is.
+#[test]
+fn what_a_build_calls_its_header_shows_no_file_of_the_host() {
+    let says = "conftest; echo \"$P:7:2: error: #error f() conftest failed!\"; exit 2";
+    let rows = [
+        ("i01", "ln -s HOST/root/etc/shadow conftest; P=$PWD/"),
+        ("i02", "mkfifo conftest; P=$PWD/"),
+        ("i03", "mkdir conftest; P=$PWD/"),
+        ("i04", "truncate -s 3G conftest; P=$PWD/"),
+        (
+            "i05",
+            "ln -s HOST/root/etc etc; ln -s shadow etc/conftest 2>/dev/null; P=$PWD/etc/../etc/shadow; : ",
+        ),
+        ("i06", "P=HOST/root/etc/shadow; : "),
+        ("i07", "P=$PWD/../../../../../../../../../HOST/root/etc/shadow; : "),
+        ("i08", "ln -s /proc/self/root/HOST/root/etc/shadow conftest; P=$PWD/"),
+        ("i09", "P=$PWD/$(printf 'x%.0s' {1..300}); : "),
+        (
+            "i10",
+            "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => \"conftest\", Listen => 1)'; P=$PWD/",
+        ),
+        ("i11", "mkdir -m 0 locked; P=$PWD/locked/"),
+    ];
+    let scripts = rows.map(|(name, does)| (name, format!("{does}{says}")));
+    let attacks: Vec<Attack> =
+        scripts.iter().map(|(name, script)| (*name, script.as_str(), 4, &["conftest failed!"][..])).collect();
+    withstand(with_script, "60", &attacks);
+}
 
 /// A listener of each kind that a build could talk to, which hears nothing.
 #[test]
@@ -383,6 +423,24 @@ fn what_modules_weigh_together_is_not_in_memory_at_once() {
     install().exits(6).says(&["large9.ko is not an ELF file"]).one_error();
     write("for i in '' {1..9}; do truncate -s 500M large$i.ko; done");
     install().exits(4).says(&["more than 1024 MiB together"]).one_error();
+}
+
+/// In a kernel's tree the record of what is installed lies beside the packages' directories, and a recipe's answer ends at a mark.
+#[test]
+fn a_package_that_is_called_as_something_of_kcaches_harms_no_other() {
+    let host = host("60");
+    for name in ["generation.json", "generation.json.copy", "modest", "kcache"] {
+        with_recipe(&host, name, "");
+    }
+    let installed = host.kcache(&["install", "-k", &FIXTURES.new]);
+    let installed = installed.says(&["generation.json-1.0/dkms.conf: its name and version cannot be told"]);
+    let modules = host.modules(&FIXTURES.new);
+    assert_eq!(
+        modules.keys().collect::<Vec<_>>(),
+        ["kcache/kcache.ko", "modest/modest.ko"],
+        "{}",
+        installed.shown()
+    );
 }
 
 /// A file in the place of a recipe that is none.

@@ -2,7 +2,10 @@
 
 use fs_err as fs;
 
-use crate::host::{FIXTURES, Host};
+use fs_err::os::unix::fs::symlink;
+use std::process::Command;
+
+use crate::host::{FIXTURES, Host, run};
 use crate::packages::{hello, insists_on_uname, module_c, with_makefile};
 
 /// What a package builds for the newest kernel: its modules' digests, by name.
@@ -126,6 +129,29 @@ fn init_replaces_nothing_unasked_and_names_what_is_missing() {
     let bare = Host::without_headers(&FIXTURES.new);
     let source = hello(&bare, "x");
     bare.kcache(&["init", source.to_str().unwrap()]).exits(5).one_error().says(&["headers"]);
+}
+
+/// A source of somebody else's, in which the recipe is a link to where only root can write.
+#[test]
+fn init_writes_to_its_directory_and_to_nothing_that_a_link_in_it_leads_to() {
+    let host = Host::new(&[]);
+    let source = host.dir().join("theirs");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("Makefile"), "obj-m := theirs.o\n").unwrap();
+    fs::write(source.join("theirs.c"), "").unwrap();
+    let device = host.dir().join("device");
+    run(Command::new("mkfifo").arg(&device));
+    // Somebody has to be at the other end, or nobody could be written to.
+    let _reader = fs::OpenOptions::new().read(true).write(true).open(&device).unwrap();
+    for target in [host.dir().join("nothing"), device.clone()] {
+        let link = source.join("kcache.toml");
+        symlink(&target, &link).unwrap();
+        host.kcache(&["init", source.to_str().unwrap()]).exits(2).says(&["is there already"]);
+        host.kcache(&["init", "--force", source.to_str().unwrap()]).exits(0);
+        assert!(!link.is_symlink() && fs::read_to_string(&link).unwrap().contains("theirs"), "{target:?}");
+        fs::remove_file(&link).unwrap();
+    }
+    assert!(!host.dir().join("nothing").exists());
 }
 
 #[test]

@@ -327,6 +327,135 @@ fn hostile_tarballs_are_refused() {
     }
 }
 
+/// Another system's records, in which directories and files are links to this machine's.
+#[test]
+fn links_in_an_images_records_lead_nowhere() {
+    let host = Host::new(&[&FIXTURES.new]);
+    plain(&host, "hello", "1.0");
+    let theirs = host.dir().join("theirs");
+    for made in ["1.0/source", "1.0/6.1/x86_64/module", "empty"] {
+        fs::create_dir_all(theirs.join(made)).unwrap();
+    }
+    fs::write(theirs.join("precious"), "precious").unwrap();
+    fs::create_dir_all(record(&host, "")).unwrap();
+    let untouched = || {
+        let listed = run(Command::new("find").arg(&theirs).args(["-printf", "%P %y %s\n"]));
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    let before = untouched();
+
+    symlink(&theirs, record(&host, "hello")).unwrap();
+    assert_eq!(dkms(&host, &["status"]).exits(0).stdout, "");
+    dkms(&host, &["remove", "hello/1.0", "--all"]).exits(3);
+    dkms(&host, &["unbuild", "hello/1.0", "-k", "6.1"]).exits(3);
+    dkms(&host, &["add", "hello/1.0"]).exits(1).says(&["hello is no directory: nothing is recorded there"]);
+    fs::remove_file(record(&host, "hello")).unwrap();
+
+    fs::create_dir(record(&host, "hello")).unwrap();
+    symlink(theirs.join("empty"), record(&host, "hello/1.0")).unwrap();
+    dkms(&host, &["add", "hello/1.0"]).exits(1).says(&["1.0 is no directory"]);
+    fs::remove_file(record(&host, "hello/1.0")).unwrap();
+
+    dkms(&host, &["add", "hello/1.0"]).exits(0);
+    symlink(theirs.join("empty"), record(&host, "hello/1.0/tarball")).unwrap();
+    let pack = ["mktarball", "hello/1.0", "--source-only"];
+    dkms(&host, &pack).exits(1).says(&["tarball is no directory"]);
+    fs::remove_file(record(&host, "hello/1.0/tarball")).unwrap();
+    fs::create_dir(record(&host, "hello/1.0/tarball")).unwrap();
+    let archive = record(&host, "hello/1.0/tarball/hello-1.0-source-only.dkms.tar.gz");
+    symlink(theirs.join("precious"), &archive).unwrap();
+    dkms(&host, &pack).exits(0);
+    assert!(!archive.is_symlink() && fs::metadata(&archive).unwrap().len() > 100);
+    assert_eq!(untouched(), before);
+}
+
+/// A source that root copies, of a user who has put into it what would be of use when it is root's.
+#[test]
+fn sources_of_others_are_copied_without_links_on_the_way_and_set_user_id_bits() {
+    let host = Host::new(&[]);
+    let theirs = host.dir().join("theirs");
+    fs::create_dir_all(theirs.join("sub")).unwrap();
+    fs::write(theirs.join("dkms.conf"), "PACKAGE_NAME=evil\nPACKAGE_VERSION=1\n").unwrap();
+    for (name, mode) in [("shell", 0o6755), ("sub/open", 0o666)] {
+        fs::write(theirs.join(name), "theirs").unwrap();
+        fs::set_permissions(theirs.join(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    // What is there already leads elsewhere.
+    let (elsewhere, place) = (host.dir().join("elsewhere"), host.root().join("usr/src/evil-1"));
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::create_dir_all(&place).unwrap();
+    fs::write(elsewhere.join("open"), "precious").unwrap();
+    symlink(&elsewhere, place.join("sub")).unwrap();
+    symlink(elsewhere.join("open"), place.join("shell")).unwrap();
+    let add = ["add", theirs.to_str().unwrap()];
+    dkms(&host, &add).exits(1);
+    assert_eq!(fs::read_to_string(elsewhere.join("open")).unwrap(), "precious");
+    fs::remove_dir_all(&place).unwrap();
+    dkms(&host, &add).exits(0);
+    let archive = host.dir().join("evil.tar");
+    run(Command::new("tar").arg("-C").arg(&theirs).arg("-cf").arg(&archive).arg("."));
+    let modes = || {
+        ["shell", "sub/open"]
+            .map(|name| fs::metadata(place.join(name)).unwrap().permissions().mode() & 0o7777)
+    };
+    assert_eq!(modes(), [0o755, 0o644]);
+    fs::remove_dir_all(&place).unwrap();
+    dkms(&host, &["ldtarball", archive.to_str().unwrap(), "--force"]).exits(0);
+    assert_eq!(modes(), [0o755, 0o644]);
+}
+
+/// Names that would be paths, or options of the programs that are called with them.
+#[test]
+fn names_that_are_none_are_refused_by_every_action() {
+    let host = Host::new(&[&FIXTURES.new]);
+    plain(&host, "hello", "1.0");
+    dkms(&host, &["add", "hello/1.0"]).exits(0);
+    let before = host.tree();
+    for (name, version) in [
+        ("..", "src"),
+        ("hello", "../hello/1.0"),
+        ("--help", "1.0"),
+        ("hello", "-rf"),
+        ("he\nllo", "1.0"),
+        ("he\x1b[2Jllo", "1"),
+    ] {
+        for action in ["add", "build", "install", "uninstall", "unbuild", "remove", "mktarball"] {
+            let ran = dkms(&host, &[action, "-m", name, "-v", version, "-k", &FIXTURES.new]).exits(1);
+            let told = ran.says(&["is no name and version of a module"]);
+            assert!(!told.stderr.contains('\x1b') && told.stderr.lines().count() == 1, "{}", told.shown());
+        }
+    }
+    for release in ["..", "../../usr", "-k", "6.1\n", "$(id)"] {
+        dkms(&host, &["install", "hello/1.0", "-k", release]).exits(1);
+    }
+    assert_eq!(before, host.tree());
+}
+
+/// What root would change, somebody else can change meanwhile.
+#[test]
+fn records_that_others_can_write_are_not_used() {
+    if !crate::host::is_root() {
+        return;
+    }
+    let host = Host::new(&[]);
+    let records = host.dir().join("records");
+    fs::create_dir_all(records.join("kcache-no-such-module/1.0")).unwrap();
+    symlink("/usr/src/kcache-no-such-module-1.0", records.join("kcache-no-such-module/1.0/source")).unwrap();
+    let remove = || {
+        let arguments =
+            ["remove", "kcache-no-such-module/1.0", "--all", "--dkmstree", records.to_str().unwrap()];
+        let mut command = command(&host, "dkms", &arguments);
+        command.env_remove("KCACHE_ROOT");
+        Run::from(command.output().unwrap())
+    };
+    fs::set_permissions(&records, PermissionsExt::from_mode(0o777)).unwrap();
+    remove().exits(1).says(&["DKMS tree is not used", "can be changed by others"]);
+    assert!(records.join("kcache-no-such-module/1.0/source").is_symlink());
+    fs::set_permissions(&records, PermissionsExt::from_mode(0o755)).unwrap();
+    remove().exits(0);
+    assert!(!records.join("kcache-no-such-module").exists());
+}
+
 /// What `sudo -E` and `su` keep: a `PATH` that begins where somebody types, and variables that programs obey.
 #[test]
 fn neither_path_nor_variables_of_the_caller_choose_what_copies_and_unpacks() {

@@ -180,3 +180,26 @@ fn a_script_before_that_fails_keeps_its_package_out() {
     assert_eq!(installed.len(), 1, "{installed:?}");
     assert!(installed[0].starts_with("other/"));
 }
+
+#[test]
+fn a_script_under_another_root_leaves_no_process() {
+    if !is_root() {
+        return;
+    }
+    let host = host();
+    add_bash(&host);
+    add_program(&host, "sleep");
+    add_program(&host, "setsid");
+    let left = format!("kcache-tests-left-{}", std::process::id());
+    let source = host.root().join("usr/src/hello-1.0");
+    let leave = format!("setsid bash -c 'trap \"\" HUP TERM; exec -a {left} sleep 300' & echo after >>/said");
+    script(&source, "after.sh", &leave);
+    allow(&host);
+    let run = host.kcache(&["install", "hello", "-k", &FIXTURES.new]);
+    assert_eq!(said(&host), "before\nafter\n", "{}", run.shown());
+    let is_left = |process: &Path| {
+        fs::read(process.join("cmdline")).is_ok_and(|line| line.starts_with(left.as_bytes()))
+    };
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    assert_eq!(processes.filter(|process| is_left(process)).count(), 0);
+}

@@ -29,6 +29,8 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
             settings.build_processes.value.to_string(),
             settings.build_processes.origin.to_string(),
         ),
+        row("build-disk", settings.build_disk.value.to_string(), settings.build_disk.origin.to_string()),
+        row("build-files", settings.build_files.value.to_string(), settings.build_files.origin.to_string()),
         row(
             "lock-timeout",
             settings.lock_timeout.value.as_secs().to_string(),

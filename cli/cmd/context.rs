@@ -85,6 +85,8 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
             memory: settings.build_memory.value << 20,
             processes: settings.build_processes.value,
             cpus: settings.jobs.value as u64,
+            disk: settings.build_disk.value << 20,
+            files: settings.build_files.value,
         },
         control_groups: LazyLock::new(control_groups),
         jobs: settings.jobs.value,

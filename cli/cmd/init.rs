@@ -19,7 +19,7 @@ pub fn run(context: &Context, out: &Out, args: &Init, dry: bool) -> Result<Exit,
     let source =
         fs::canonicalize(&args.dir).map_err(packages::Error::from).map_err(kcache::error::Error::from)?;
     let path = source.join("kcache.toml");
-    if path.exists() && !args.force && !dry {
+    if (path.exists() || path.is_symlink()) && !args.force && !dry {
         let message = format!("{} is there already", path.display());
         return Err(Failure::usage(
             message,
@@ -47,7 +47,11 @@ pub fn run(context: &Context, out: &Out, args: &Init, dry: bool) -> Result<Exit,
     Ok(Exit::Done)
 }
 
+/// The directory may be somebody else's, and a link in it lead to a device.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    if path.is_symlink() {
+        fs::remove_file(path)?;
+    }
     file::write(path, |file| file.write_all(text.as_bytes()))
 }
 

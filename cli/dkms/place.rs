@@ -10,9 +10,11 @@ use kcache::kernel::dkms::{Built, Records, Version};
 use kcache::kernel::install::{self, Generation, OtherFile};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
+use kcache::kernel::recipe::{is_flat_name, is_version};
 use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
+use kcache::store::Exposed;
 
 use super::Trouble;
 use super::args::{Typed, refused};
@@ -80,6 +82,17 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
+    /// Refuses records that root would change on the word of whoever else can change them.
+    pub fn check_exposed(&self) -> Result<(), Trouble> {
+        if !self.context.root.is_host() || !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        match Exposed::above(&self.records.dir().join("record"))? {
+            Some(exposed) => Err(Trouble::new(1, &[&format!("DKMS tree is not used: {exposed}")])),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses early what could not be recorded in the end.
     pub fn check_records(&self) -> Result<(), Trouble> {
         let dir = self.records.dir();
@@ -101,7 +114,13 @@ impl<'a> Place<'a> {
     /// The one version that an action is about.
     pub fn version(&self, action: &str) -> Result<Version, Trouble> {
         match (&self.typed.module, &self.typed.version) {
-            (Some(name), Some(version)) => Ok(Version { name: name.clone(), version: version.clone() }),
+            (Some(name), Some(version)) if is_flat_name(name) && is_version(version) => {
+                Ok(Version { name: name.clone(), version: version.clone() })
+            }
+            (Some(name), Some(version)) => {
+                let line = format!("{name:?}, {version:?}: this is no name and version of a module.");
+                Err(Trouble::new(1, &[&line]))
+            }
             _ => Err(Trouble::new(
                 1,
                 &[

@@ -33,6 +33,7 @@ pub fn run(words: &[String]) -> Result<u8, Trouble> {
         answer("autoinstall for dkms modules has been disabled.");
         return Ok(0);
     }
+    place.check_exposed()?;
     let what = place.version("install")?;
     register(&place, &what, word(2).map(Path::new))?;
     everywhere(&place, &what)

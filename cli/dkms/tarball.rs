@@ -8,9 +8,11 @@
 //!
 //! Of an archive only the source is taken: nobody vouches for the modules in it, so they are built, or fetched from a cache
 //! that signs. An archive may be hostile: what leads out of it, and what is neither file, directory nor a link inside, is
-//! refused before anything is copied.
+//! refused before anything is copied; and one that would unpack to more than any source has, before it is unpacked.
 
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
+use std::process::Stdio;
 
 use fs_err as fs;
 use kcache::error::Error;
@@ -22,9 +24,16 @@ use super::place::Place;
 use super::say::warn;
 use super::source::{add_version, copy_source};
 use crate::cmd::context;
+use crate::exit::Failure;
+use crate::file;
 
 /// Longer names of archives only say that there are many kernels in it (DKMS's number).
 const LONGEST_LIST: usize = 200;
+
+/// Most that an archive may hold: bytes, as for any source (`store/src/tree/snapshot.rs`), files, and bytes of their list.
+const MOST_BYTES: u64 = 8 << 30;
+const MOST_FILES: u64 = 200_000;
+const MOST_LISTED: u64 = 64 << 20;
 
 pub fn make(place: &Place) -> Result<u8, Trouble> {
     let what = place.version("mktarball")?;
@@ -53,11 +62,15 @@ pub fn make(place: &Place) -> Result<u8, Trouble> {
     }
     let to = destination(place, &what, &list)?;
     place.say(&format!("\nTarball location: {}", to.display()));
+    // tar would write to where a link of that name leads.
+    let aside = Scratch::new(&place.context.temporary).map_err(Error::from)?;
+    let packed = aside.path().join(to.file_name().unwrap_or_default());
     tar(
-        &["-C", &scratch.path().display().to_string(), "-caf", &to.display().to_string(), "."],
+        &["-C", &scratch.path().display().to_string(), "-caf", &packed.display().to_string(), "."],
         6,
         "Failed to make tarball.",
     )?;
+    file::write(&to, |out| io::copy(&mut fs::File::open(&packed)?, out).map_err(Failure::from))?;
     Ok(0)
 }
 
@@ -69,13 +82,19 @@ fn releases(place: &Place, what: &Version) -> Result<Vec<String>, Trouble> {
 }
 
 fn destination(place: &Place, what: &Version, list: &str) -> Result<PathBuf, Trouble> {
-    let own = place.records.place(what).join("tarball");
-    let to = match &place.typed.archive {
-        Some(path) if path.parent().is_some_and(|dir| dir != Path::new("")) => path.clone(),
-        Some(name) => own.join(name),
-        None => own.join(format!("{}-{}-{list}.dkms.tar.gz", what.name, what.version)),
+    let name = match &place.typed.archive {
+        Some(path) if path.parent().is_some_and(|dir| dir != Path::new("")) => {
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
+            return Ok(path.clone());
+        }
+        Some(name) => name.clone(),
+        None => format!("{}-{}-{list}.dkms.tar.gz", what.name, what.version).into(),
     };
-    fs::create_dir_all(to.parent().unwrap_or(&own))?;
+    // Who wrote the records may not be who writes now.
+    let to = place.records.directory_for(what, "tarball")?.join(name);
+    if to.is_symlink() {
+        fs::remove_file(&to)?;
+    }
     Ok(to)
 }
 
@@ -170,6 +189,11 @@ fn source_of(archive: &Path, to: &Path) -> Result<PathBuf, Trouble> {
     let wrong = "Tarball does not appear to be a correctly formed DKMS archive.";
     let from = archive.display().to_string();
     let flags = ["--no-same-owner", "--no-same-permissions", "--no-overwrite-dir"];
+    if is_too_large(&from)? {
+        let most =
+            format!("{from} is refused: it holds more than {MOST_FILES} files or {} GiB.", MOST_BYTES >> 30);
+        return Err(Trouble::new(7, &[&most]));
+    }
     let names = tar(&["-taf", &from], 3, wrong)?;
     if let Some(name) = names.lines().find(|name| !is_inside(Path::new(name))) {
         return Err(hostile(archive, name));
@@ -185,6 +209,34 @@ fn source_of(archive: &Path, to: &Path) -> Result<PathBuf, Trouble> {
     })?;
     check(archive, &source, &source)?;
     Ok(source)
+}
+
+/// Whether an archive says that it holds more than a source can have. Whether it is one is found out by the next who reads it.
+fn is_too_large(archive: &str) -> io::Result<bool> {
+    let mut tar = context::command("tar");
+    tar.args(["--force-local", "--numeric-owner", "-tvaf", archive])
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut tar = tar.spawn()?;
+    let Some(listed) = tar.stdout.take() else { return Ok(false) };
+    let (mut files, mut bytes, mut rest) = (0, 0u64, BufReader::new(listed.take(MOST_LISTED)));
+    let mut line = Vec::new();
+    while files <= MOST_FILES && bytes <= MOST_BYTES && rest.read_until(b'\n', &mut line)? > 0 {
+        files += 1;
+        bytes = bytes.saturating_add(size_of_member(&line));
+        line.clear();
+    }
+    let is_too_large = files > MOST_FILES || bytes > MOST_BYTES || rest.get_ref().limit() == 0;
+    let _ = tar.kill(); // it may have ended
+    tar.wait()?;
+    Ok(is_too_large)
+}
+
+/// The size in a line of tar's: `-rw-r--r-- 0/0   1234 2026-11-30 07:50 NAME`. Devices have none.
+fn size_of_member(line: &[u8]) -> u64 {
+    let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let size = words.nth(2).and_then(|size| std::str::from_utf8(size).ok()?.parse().ok());
+    size.unwrap_or(0)
 }
 
 /// Where the source lies in an unpacked archive: DKMS's place, or wherever the recipe is.
@@ -274,5 +326,22 @@ mod tests {
     fn a_colon_in_a_name_is_no_host() {
         let trouble = tar(&["-taf", "host:no-such.tar"], 3, "").unwrap_err();
         assert!(trouble.lines[1].contains("No such file or directory"), "{:?}", trouble.lines);
+    }
+
+    #[test]
+    fn what_an_archive_would_unpack_to_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().display().to_string();
+        let archive = |name: &str, file: &str, flag: &str| {
+            let path = dir.path().join(name).display().to_string();
+            tar(&["-C", &own, flag, "-caf", &path, file], 1, "").unwrap();
+            is_too_large(&path).unwrap()
+        };
+        fs::write(dir.path().join("small"), "x").unwrap();
+        assert!(!archive("small.tar.gz", "small", "-v"));
+        fs::File::create(dir.path().join("hole")).unwrap().set_len(MOST_BYTES + 1).unwrap();
+        assert!(archive("sparse.tar", "hole", "-S"));
+        assert_eq!(size_of_member(b"-rw-r--r-- 0/0         1234 2026-11-30 07:50 a 99"), 1234);
+        assert_eq!(size_of_member(b"crw-r--r-- 0/0         1,3 2026-11-30 07:50 null"), 0);
     }
 }

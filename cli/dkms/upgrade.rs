@@ -7,11 +7,14 @@
 use fs_err as fs;
 use kcache::kernel::dkms::Version;
 use kcache::kernel::rootfs::put;
+use kcache::kernel::source;
 
 use super::Trouble;
 use super::place::Place;
 
 const NOTE: &str = "rpm_safe_upgrade";
+/// Two numbers.
+const MOST_NOTE: u64 = 100;
 /// Fields of /proc/PID/stat after the program's name (proc(5)): the parent, and the time of start.
 const PARENT: usize = 1;
 const START: usize = 19;
@@ -25,7 +28,8 @@ pub fn note(place: &Place, what: &Version) -> Result<(), Trouble> {
 /// Whether this run has added a version. It is told once.
 pub fn is_upgrade(place: &Place, what: &Version) -> bool {
     let note = place.records.place(what).join(NOTE);
-    let same = fs::read_to_string(&note).is_ok_and(|noted| caller().is_some_and(|caller| caller == noted));
+    let noted = source::bytes(&note, MOST_NOTE).ok();
+    let same = noted.is_some_and(|noted| caller().is_some_and(|caller| caller.as_bytes() == noted));
     same && fs::remove_file(note).is_ok()
 }
 

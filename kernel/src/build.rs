@@ -35,8 +35,9 @@ use rustix::fs::FileType;
 
 use crate::kernels::Mount;
 use crate::recipe::{Modules, Recipe, build_dir, debug_dir, kept_dir};
+use crate::sandbox::enter::MOST_FILE;
 use crate::sandbox::jobs::Seat;
-use crate::sandbox::{self, Ended, Opened, Sandbox, Watch};
+use crate::sandbox::{self, Ended, Excess, Limits, Opened, Sandbox, Watch};
 use log::{Log, Logged};
 use tree::Tree;
 
@@ -56,6 +57,13 @@ const MOST_DEBUG: u64 = 1 << 30;
 
 /// Most of a file of a build that is shown in its log, in bytes. NVIDIA's `conftest/functions.h` has 10 KiB.
 const MOST_SHOWN: u64 = 64 << 10;
+
+/// What bash ends with where it cannot fork (jobs.c, `make_child`), having said so on a stderr that may lead nowhere.
+const NO_FORK: i32 = 254;
+
+/// SIGXFSZ, which ends a process that writes more to a file than it may (signal(7)); the number is the same wherever there are
+/// [`crate::sandbox`]es.
+const FILE_SIZE: i32 = nix::libc::SIGXFSZ;
 
 /// What is to be built, and with what.
 pub struct Request<'a> {
@@ -172,13 +180,43 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
             "it was killed: it used more than {} MiB of memory (build-memory)",
             sandbox.limits.memory >> 20
         )),
+        Ended::TookTooMuch(excess) => Outcome::Environment(too_much(excess, &sandbox.limits)),
+        Ended::Signal(FILE_SIZE) => Outcome::Environment(too_large(&sandbox.limits)),
         Ended::Signal(signal) => Outcome::Environment(format!("it was killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
+        Ended::Status(_) if logged.met_file_limit => Outcome::Environment(too_large(&sandbox.limits)),
+        Ended::Status(NO_FORK) if logged.environment.is_none() => Outcome::Environment(format!(
+            "it could start no more processes, of which it may have {} (build-processes)",
+            sandbox.limits.processes
+        )),
         Ended::Status(status) => match logged.environment.clone() {
             Some(reason) => Outcome::Environment(reason),
             None => Outcome::Failed(logged.failure(Some(status))),
         },
     })
+}
+
+/// What a build took too much of, and which setting says so.
+fn too_much(excess: Excess, limits: &Limits) -> String {
+    match excess {
+        Excess::Bytes => {
+            format!("it was stopped: it used more than {} MiB of disk (build-disk)", limits.disk >> 20)
+        }
+        Excess::Files => format!("it was stopped: it made more than {} files (build-files)", limits.files),
+        Excess::Room { bytes, files } => format!(
+            "it was stopped: the disk that builds are on is nearly full (less than {} MiB or {files} files are left)",
+            bytes >> 20
+        ),
+    }
+}
+
+fn too_large(limits: &Limits) -> String {
+    match limits.disk {
+        disk if disk < MOST_FILE => {
+            format!("it was stopped: one of its files was to have more than {} MiB (build-disk)", disk >> 20)
+        }
+        _ => format!("it was stopped: one of its files was to have more than {} MiB", MOST_FILE >> 20),
+    }
 }
 
 /// Adds a file of the build's own to its log, as far as it can be shown.

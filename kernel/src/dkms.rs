@@ -10,9 +10,12 @@
 //! Nothing else tells: there is no index, so a record is there or is not, and a crash leaves at most an empty directory,
 //! which counts as nothing. What is added here DKMS understands, and the other way round, so a host may go back to it.
 //! Which files in a kernel's tree are DKMS's is told from its copies, because no file says so of itself.
+//!
+//! Under `--root` the records are somebody else's. DKMS makes directories of them, and what is not one is no record: a link where
+//! a directory should be would lead what is added, removed and compared anywhere on this machine.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
@@ -22,6 +25,7 @@ use crate::modules;
 use crate::recipe::{is_flat_name, is_version};
 use crate::release;
 use crate::rootfs::Root;
+use crate::source::{self, MOST_DATA};
 
 /// Where DKMS keeps its records.
 pub const TREE: &str = "/var/lib/dkms";
@@ -79,15 +83,28 @@ impl Records {
 
     /// Whether a version is added.
     pub fn is_added(&self, what: &Version) -> bool {
-        let source = self.place(what).join("source");
-        source.is_symlink() || source.is_dir()
+        let place = self.directory(&[&what.name, &what.version]);
+        place.is_some_and(|place| place.join("source").is_symlink() || place.join("source").is_dir())
+    }
+
+    /// A directory of the records, if all on the way to it are directories themselves.
+    fn directory(&self, names: &[&str]) -> Option<PathBuf> {
+        let mut place = self.dir.clone();
+        for name in names {
+            place = below(&place, name)?;
+            if !fs::symlink_metadata(&place).is_ok_and(|metadata| metadata.is_dir()) {
+                return None;
+            }
+        }
+        Some(place)
     }
 
     /// Every version that is added; by name, then version.
     pub fn added(&self) -> io::Result<Vec<Version>> {
         let mut found = Vec::new();
         for name in names(&self.dir)?.into_iter().filter(|name| is_flat_name(name)) {
-            for version in names(&self.dir.join(&name))?.into_iter().filter(|version| is_version(version)) {
+            let Some(place) = self.directory(&[&name]) else { continue };
+            for version in names(&place)?.into_iter().filter(|version| is_version(version)) {
                 found.push(Version { name: name.clone(), version });
             }
         }
@@ -98,19 +115,26 @@ impl Records {
 
     /// Adds a version: its source lies there, as the system itself names it.
     pub fn add(&self, what: &Version, source: &Path) -> io::Result<()> {
-        fs::create_dir_all(self.place(what))?;
-        symlink(source, self.place(what).join("source"))
+        fs::create_dir_all(&self.dir)?;
+        let place = make_directory(&make_directory(&self.dir, &what.name)?, &what.version)?;
+        symlink(source, place.join("source"))
+    }
+
+    /// A directory for more of a version that is added, which is made where it is not there.
+    pub fn directory_for(&self, what: &Version, name: &str) -> io::Result<PathBuf> {
+        make_directory(&make_directory(&make_directory(&self.dir, &what.name)?, &what.version)?, name)
     }
 
     /// What DKMS has built of a version, oldest kernel first.
     pub fn built(&self, what: &Version) -> io::Result<Vec<Built>> {
         let mut found = Vec::new();
-        let place = self.place(what);
+        let Some(place) = self.directory(&[&what.name, &what.version]) else { return Ok(found) };
         for kernel in names(&place)?.into_iter().filter(|name| name.starts_with(|c: char| c.is_ascii_digit()))
         {
-            for arch in names(&place.join(&kernel))? {
-                let own = place.join(&kernel).join(&arch);
-                if own.join("module").is_dir() {
+            let Some(of_kernel) = self.directory(&[&what.name, &what.version, &kernel]) else { continue };
+            for arch in names(&of_kernel)? {
+                let own = of_kernel.join(&arch);
+                if self.directory(&[&what.name, &what.version, &kernel, &arch, "module"]).is_some() {
                     let installed = self.active(what, &kernel, &arch) == fs::canonicalize(&own).ok();
                     found.push(Built { what: what.clone(), kernel: kernel.clone(), arch, installed });
                 }
@@ -161,7 +185,10 @@ impl Records {
 
     /// DKMS's own copies of the modules of a build.
     fn copies(&self, built: &Built) -> io::Result<Vec<PathBuf>> {
-        let dir = self.place(&built.what).join(&built.kernel).join(&built.arch).join("module");
+        let Version { name, version } = &built.what;
+        let Some(dir) = self.directory(&[name, version, &built.kernel, &built.arch, "module"]) else {
+            return Ok(Vec::new());
+        };
         let mut copies: Vec<PathBuf> = names(&dir)?.into_iter().map(|name| dir.join(name)).collect();
         copies.retain(|copy| module_of(copy).is_some());
         Ok(copies)
@@ -169,7 +196,8 @@ impl Records {
 
     /// Forgets what DKMS has built of a version for a kernel.
     pub fn forget_build(&self, built: &Built) -> io::Result<()> {
-        let kernel = self.place(&built.what).join(&built.kernel);
+        let Version { name, version } = &built.what;
+        let Some(kernel) = self.directory(&[name, version, &built.kernel]) else { return Ok(()) };
         if built.installed {
             fs::remove_file(self.link(&built.what, &built.kernel, &built.arch))?;
         }
@@ -179,8 +207,7 @@ impl Records {
 
     /// Forgets a version altogether.
     pub fn forget(&self, what: &Version) -> io::Result<()> {
-        let place = self.place(what);
-        if place.exists() {
+        if let Some(place) = self.directory(&[&what.name, &what.version]) {
             fs::remove_dir_all(&place)?;
         }
         remove_if_empty(&self.dir.join(&what.name))
@@ -214,8 +241,40 @@ pub fn weakly_used(root: &Root, tree: &Path, files: &[OtherFile]) -> io::Result<
     Ok(None)
 }
 
+/// Whether two files are the same. What is no module, a link, a FIFO or larger than any, is the same as nothing.
 fn is_copy(file: &Path, copy: &Path) -> io::Result<bool> {
-    Ok(!file.is_symlink() && fs::read(file)? == fs::read(copy)?)
+    if file.is_symlink() || copy.is_symlink() {
+        return Ok(false);
+    }
+    match (source::bytes(file, MOST_DATA), source::bytes(copy, MOST_DATA)) {
+        (Err(e), _) | (_, Err(e)) if e.kind() != io::ErrorKind::InvalidData => Err(e),
+        (Ok(file), Ok(copy)) => Ok(file == copy),
+        _ => Ok(false),
+    }
+}
+
+/// What has this name in a directory; nothing, where the name would lead elsewhere.
+fn below(dir: &Path, name: &str) -> Option<PathBuf> {
+    let mut parts = Path::new(name).components();
+    let is_one =
+        matches!(parts.next(), Some(Component::Normal(part)) if part == name) && parts.next().is_none();
+    is_one.then(|| dir.join(name))
+}
+
+/// A directory of this name, which is there already or is made.
+fn make_directory(dir: &Path, name: &str) -> io::Result<PathBuf> {
+    let place =
+        below(dir, name).ok_or_else(|| io::Error::other(format!("{name:?} is no name of a record")))?;
+    match fs::create_dir(&place) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    match fs::symlink_metadata(&place)?.is_dir() {
+        true => Ok(place),
+        false => {
+            Err(io::Error::other(format!("{} is no directory: nothing is recorded there", place.display())))
+        }
+    }
 }
 
 fn remove_if_empty(dir: &Path) -> io::Result<()> {
@@ -291,5 +350,73 @@ mod tests {
         fs::write(tree.join("extra/a.ko"), "bytes").unwrap();
         assert_eq!(paths(&records), ["extra/a.ko", "updates/dkms/a.ko.xz"].map(PathBuf::from));
         assert!(records.is_intact(&built, &tree).unwrap());
+    }
+
+    /// Each directory of a record in turn is a link to one that is somebody else's.
+    #[test]
+    fn links_in_the_place_of_directories_are_no_records_and_lead_nowhere() {
+        for depth in ["a", "a/1.0", "a/1.0/6.1", "a/1.0/6.1/x86_64", "a/1.0/6.1/x86_64/module"] {
+            let (dir, records, tree) = host();
+            symlink("1.0/6.1/x86_64", dir.path().join("dkms/a/kernel-6.1-x86_64")).unwrap();
+            let (here, theirs) = (dir.path().join("dkms").join(depth), dir.path().join("theirs"));
+            fs::rename(&here, &theirs).unwrap();
+            symlink(&theirs, &here).unwrap();
+            let before = listing(&theirs);
+            assert_eq!(records.built(&a()).unwrap(), [], "{depth}");
+            assert_eq!(records.is_added(&a()), depth.len() > "a/1.0".len(), "{depth}");
+            let built = Built { what: a(), kernel: "6.1".into(), arch: "x86_64".into(), installed: false };
+            assert_eq!(records.files(&built, &tree).unwrap(), [], "{depth}");
+            let _ = records.forget_build(&built); // an error is as good
+            let _ = records.forget(&a());
+            let _ = records.add(&a(), Path::new("/usr/src/a-1.0"));
+            let _ = records.directory_for(&a(), "tarball");
+            assert_eq!(listing(&theirs), before, "{depth}");
+        }
+    }
+
+    fn listing(dir: &Path) -> Vec<PathBuf> {
+        let mut found = vec![dir.to_owned()];
+        for name in names(dir).unwrap() {
+            let path = dir.join(name);
+            match path.is_dir() && !path.is_symlink() {
+                true => found.extend(listing(&path)),
+                false => found.push(path),
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_none_of_a_record() {
+        let (dir, records, _) = host();
+        fs::create_dir_all(dir.path().join("b/source")).unwrap();
+        for (name, version) in
+            [("..", "b"), ("a", "../../b"), ("../b", "."), ("", "a/1.0"), ("a", ""), ("a/", "1.0")]
+        {
+            let what = Version { name: name.into(), version: version.into() };
+            assert!(!records.is_added(&what), "{what:?}");
+            records.forget(&what).ok();
+            assert!(records.add(&what, Path::new("/usr/src/x")).is_err(), "{what:?}");
+        }
+        assert!(dir.path().join("b/source").is_dir() && records.is_added(&a()));
+    }
+
+    #[test]
+    fn what_is_no_module_is_compared_with_nothing_and_not_waited_for() {
+        let (dir, records, tree) = host();
+        let copy = dir.path().join("dkms/a/1.0/6.1/x86_64/module/a.ko");
+        let built = records.built(&a()).unwrap().remove(0);
+        fs::write(tree.join("extra/a.ko"), "bytes").unwrap();
+        let extra = [OtherFile { package: "a".into(), path: "extra/a.ko".into() }];
+        assert_eq!(records.files(&built, &tree).unwrap(), extra);
+        let replace = |make: &dyn Fn(&Path)| {
+            fs::remove_file(&copy).unwrap();
+            make(&copy);
+            assert!(!records.is_intact(&built, &tree).unwrap());
+            assert_eq!(records.files(&built, &tree).unwrap(), []);
+        };
+        replace(&|at| rustix::fs::mkfifoat(rustix::fs::CWD, at, 0o600.into()).unwrap());
+        replace(&|at| symlink("/dev/zero", at).unwrap());
+        replace(&|at| fs::File::create(at).unwrap().set_len(1 << 40).unwrap());
     }
 }

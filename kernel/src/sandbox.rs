@@ -21,7 +21,7 @@
 //!
 //! Code in it is never uid 0. A root run drops to an unprivileged uid that owns nothing but the scratch tree and loses
 //! every capability before anything of the tree shown is executed ([`enter`]); a user's run is in a user namespace and stays
-//! that user. What it may ask the kernel for is bounded ([`seccomp`]), and so is what it may use ([`cgroup`], [`uids`]). When
+//! that user. What it may ask the kernel for is bounded ([`seccomp`]), and so is what it may use ([`cgroup`], [`space`], [`uids`]). When
 //! the run ends, by itself or by force, the whole pid namespace is dead before [`Sandbox::run`] returns.
 //!
 //! Places in memory that can be written are `/tmp` and `/dev/shm`, both bounded; all others are root's, or, where a user is
@@ -36,6 +36,7 @@ mod observe;
 mod programs;
 mod run;
 mod seccomp;
+mod space;
 pub mod uids;
 
 pub use observe::Opened;
@@ -57,6 +58,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 pub use cgroup::{Groups, Limits};
 pub use enter::Entrance;
+pub use space::{Excess, holds_more};
 pub use uids::{Identities, Identity, Uids};
 
 use crate::kernels::Mount;
@@ -199,6 +201,8 @@ pub enum Ended {
     Cancelled,
     /// It was killed, for it used more memory than [`Limits`] allow.
     OutOfMemory,
+    /// It was killed, for it took too much of a disk.
+    TookTooMuch(Excess),
 }
 
 impl Sandbox {
@@ -219,7 +223,8 @@ impl Sandbox {
             _ => Error::Io(e),
         })?;
         drop(command); // it holds the pipe's write end: the reader would wait for itself
-        run::follow(child, reader, watch, group, &|mount| self.shows_system_at(mount))
+        let bounds = run::Bounds { group, limits: self.limits, places: self.writable_places() };
+        run::follow(child, reader, watch, bounds, &|mount| self.shows_system_at(mount))
     }
 
     /// The words that bwrap is called with. Those that tell of this machine are in a file without a name.
@@ -233,9 +238,15 @@ impl Sandbox {
         passed.push(args);
         command.preserved_fds(passed);
         let program = ["/bin/bash", "--norc", "--noprofile", "/run/kcache/script"];
-        let orders = enter::Orders::new(&self.identity, self.limits.processes, environment, &program);
+        let orders = enter::Orders::new(&self.identity, &self.limits, environment, &program);
         command.args(self.entrance.call()?).args(orders.words());
         Ok(())
+    }
+
+    /// What of this machine's disks it can write.
+    fn writable_places(&self) -> Vec<PathBuf> {
+        let launcher = self.launcher.iter().map(|launcher| &launcher.directory);
+        self.writable.iter().map(|mount| &mount.outside).chain(launcher).cloned().collect()
     }
 
     /// Whether a path is one of the system's in a sandbox.
@@ -293,6 +304,8 @@ impl Sandbox {
         if matches!(self.identity, Identity::Own) {
             args.close();
         }
+        // There are sysctls of its own namespaces, its score for being killed, pressure to be watched.
+        args.flags(&["--remount-ro", "/proc"]);
         args.flags(&["--remount-ro", "/"]);
         args.flags(&["--chdir"]);
         args.0.push(cwd.into());

@@ -29,7 +29,7 @@ use command_fds::CommandFdExt;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::rootfs::Root;
-use crate::sandbox::{self, Ended, PATH};
+use crate::sandbox::{self, Ended, Excess, PATH};
 
 /// How often a running script is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -63,6 +63,9 @@ pub struct Script<'a> {
     pub cancel: &'a AtomicBool,
 }
 
+/// Most that a script may print, in bytes. It is read when it has ended.
+pub const MOST_OUTPUT: u64 = 16 << 20;
+
 /// As DKMS: split at white space, and skipped where it is no program.
 const RUN: &str = r#"
 run=$1/$2
@@ -90,10 +93,11 @@ pub fn run(script: Script) -> io::Result<Ended> {
 }
 
 fn start(script: Script, mut command: Command) -> io::Result<Ended> {
+    let printed = script.output.try_clone()?;
     command.args(["--norc", "--noprofile", "-c", RUN, "script"]).arg(script.directory).arg(script.command);
     command.env_clear().env("PATH", PATH).env("HOME", "/root").env("LANG", "C");
     command.stdin(Stdio::null()).stdout(script.output.try_clone()?).stderr(script.output);
-    follow(command.process_group(0).spawn()?, script.limit, script.cancel)
+    follow(command.process_group(0).spawn()?, &printed, script.limit, script.cancel)
 }
 
 /// bash in a sandbox that has another root as its own.
@@ -121,7 +125,7 @@ fn confined(script: &Script) -> io::Result<Command> {
     Ok(command)
 }
 
-fn follow(mut child: Child, limit: Duration, cancel: &AtomicBool) -> io::Result<Ended> {
+fn follow(mut child: Child, printed: &File, limit: Duration, cancel: &AtomicBool) -> io::Result<Ended> {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -129,6 +133,7 @@ fn follow(mut child: Child, limit: Duration, cancel: &AtomicBool) -> io::Result<
         }
         let forced = match cancel.load(Ordering::Relaxed) {
             true => Some(Ended::Cancelled),
+            false if printed.metadata()?.len() > MOST_OUTPUT => Some(Ended::TookTooMuch(Excess::Bytes)),
             false => (start.elapsed() > limit).then_some(Ended::TimedOut),
         };
         if let Some(forced) = forced {
@@ -188,5 +193,12 @@ mod tests {
     fn a_script_that_takes_too_long_is_ended_with_what_it_started() {
         let (ended, _) = check("sleep 987 & sleep 987", 0o755, Duration::from_millis(200));
         assert_eq!(ended, Ended::TimedOut);
+    }
+
+    #[test]
+    fn a_script_that_prints_without_end_is_ended() {
+        let text = "head -c 50000000 /dev/zero; sleep 60";
+        let (ended, said) = check(text, 0o755, Duration::from_secs(50));
+        assert_eq!(ended, Ended::TookTooMuch(Excess::Bytes), "{}", said.len());
     }
 }

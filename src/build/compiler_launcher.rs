@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use kcache_kernel::packages::Package;
 use kcache_kernel::rootfs::Root;
-use kcache_kernel::sandbox::{Launcher, Sandbox};
+use kcache_kernel::sandbox::{self, Launcher, Sandbox};
 use kcache_store::{Digest, Store};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -23,6 +23,10 @@ const CCACHE: &str = "/usr/bin/ccache";
 const ROLES: [&str; 4] = ["cc", "cc1", "as", "predef"];
 /// Most directories of one package, of 1 GiB at most (`kcache_kernel::sandbox`): as many builds of it run beside each other.
 const MOST: usize = 4;
+
+/// Most that is kept in one of them: twice what ccache is told, which it keeps to by and by.
+const MOST_BYTES: u64 = 2 << 30;
+const MOST_FILES: u64 = 200_000;
 
 /// A directory that is lent to a build.
 pub(crate) struct Lent {
@@ -46,7 +50,11 @@ impl Lent {
     }
 
     /// Puts it back, where there is a place; else it goes with the scratch directory. No process of the build may be alive.
+    /// It stays for as long as the store, so what no ccache has made, more than it is told to keep, goes as well.
     pub(crate) fn put_back(self) {
+        if sandbox::holds_more(&self.directory, MOST_BYTES, MOST_FILES) {
+            return;
+        }
         let put =
             |place: &PathBuf| renameat_with(CWD, &self.directory, CWD, place, RenameFlags::NOREPLACE).is_ok();
         self.places.iter().any(put);
@@ -90,6 +98,24 @@ fn identity(facts: &KernelFacts) -> String {
 mod tests {
     use super::*;
     use kcache_store::Waiting;
+
+    #[test]
+    fn what_is_too_much_for_ccache_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let waiting = Waiting { limit: std::time::Duration::from_secs(9), say: &|_| () };
+        let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
+        let is_kept = |leave: &dyn Fn(&Path)| {
+            let scratch = store.scratch().unwrap();
+            let lent = Lent::take(&store, "a", scratch.path()).unwrap();
+            leave(&lent.directory);
+            let places = lent.places.clone();
+            lent.put_back();
+            places.iter().any(|place| fs::remove_dir_all(place).is_ok())
+        };
+        assert!(is_kept(&|dir| fs::write(dir.join("object"), "o").unwrap()));
+        // Deeper than any of ccache's, so that not all of it can be seen.
+        assert!(!is_kept(&|dir| fs::create_dir_all(dir.join("d/".repeat(200))).unwrap()));
+    }
 
     #[test]
     fn two_builds_of_a_package_have_a_directory_each_and_later_ones_have_both() {

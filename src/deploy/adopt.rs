@@ -13,7 +13,7 @@ use kcache_kernel::install::{self as tree, OtherFile, Others};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::packages::{self, Package};
 use kcache_kernel::rootfs::Root;
-use kcache_store::{Manifest, Role};
+use kcache_store::{Exposed, Manifest, Role};
 
 use crate::deploy::generation::{self, Change};
 use crate::error::{Error, Result};
@@ -34,6 +34,11 @@ pub struct Candidate {
 pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result<Vec<Candidate>> {
     let root = &session.context.root;
     let records = Records::of(root)?;
+    if root.is_host()
+        && let Some(exposed) = Exposed::above(&records.dir().join("record"))?
+    {
+        return Err(kcache_store::Error::Exposed(exposed).into()); // they say where sources lie
+    }
     let dir = generation::tree(session, kernel)?;
     let mut found = Vec::new();
     for built in records.installed(&kernel.release)? {

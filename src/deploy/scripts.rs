@@ -17,6 +17,7 @@
 //! installed; of the others a failure is a warning, since the modules are there by then. A crash leaves the directory to
 //! the next run, and a script that was interrupted is not run again.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -151,7 +152,9 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
         limit: LIMIT,
         cancel: &context.cancel,
     })?;
-    for line in String::from_utf8_lossy(&fs::read(&output)?).lines().take(1000) {
+    let mut printed = Vec::new();
+    fs::File::open(&output)?.take(scripts::MOST_OUTPUT).read_to_end(&mut printed)?;
+    for line in String::from_utf8_lossy(&printed).lines().take(1000) {
         context.progress.detail(&format!("{}: {}", request.package.name, printable(line)));
     }
     match ended {
@@ -160,6 +163,9 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
         Ended::Status(status) => Err(failed(format!("ended with status {status}"))),
         Ended::OutOfMemory => Err(failed("was killed: it used too much memory".to_owned())),
         Ended::Signal(signal) => Err(failed(format!("was killed by signal {signal}"))),
+        Ended::TookTooMuch(_) => {
+            Err(failed(format!("was ended: it printed more than {} MiB", scripts::MOST_OUTPUT >> 20)))
+        }
         Ended::TimedOut => Err(failed(format!("was ended after {} s", LIMIT.as_secs()))),
     }
 }

@@ -23,6 +23,7 @@ use kcache::deploy::{boot_repair, generation as flow};
 use kcache::error::Error;
 use kcache::kernel::install::{has_kernel, is_live};
 use kcache::kernel::kernels::{self, Kernel};
+use kcache::kernel::release;
 use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
@@ -53,11 +54,8 @@ enum Event<'a> {
 
 impl<'a> Event<'a> {
     fn of(word: &str, release: Option<&'a str>) -> Option<Event<'a>> {
-        // It becomes part of paths.
-        let plain = |release: &&str| {
-            !release.is_empty() && !release.starts_with(['.', '-']) && !release.contains('/')
-        };
-        Some(match (word, release.filter(plain)) {
+        // It becomes part of paths, and of hints.
+        Some(match (word, release.filter(|release| release::is_plain(release))) {
             ("kernel-installed", Some(release)) => Event::KernelInstalled(release),
             ("headers-installed", Some(release)) => Event::HeadersInstalled(release),
             ("kernel-removed", Some(release)) => Event::KernelRemoved(release),
@@ -272,4 +270,41 @@ fn booted(context: &Context, out: &Out) -> Result<Exit, Failure> {
         }
     }
     if releases.is_empty() { Ok(Exit::Done) } else { verdict(context, out, &releases) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Args;
+    use clap::Parser;
+    use fs_err as fs;
+
+    #[test]
+    fn what_is_no_release_is_no_event() {
+        for release in ["..", ".", "", "../x", "-k", "6.1 x", "6.1\n", "$(id)", "\u{1b}[2J", "6.1/x"] {
+            for word in ["kernel-installed", "headers-installed", "kernel-removed"] {
+                assert!(Event::of(word, Some(release)).is_none(), "{release:?}");
+            }
+        }
+        assert!(Event::of("kernel-removed", Some("6.1.0-57-amd64")).is_some());
+    }
+
+    /// Who calls the library with what a package manager said has a tree and a file elsewhere to lose.
+    #[test]
+    fn what_is_no_release_is_not_retired() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for made in ["lib/modules", "run/kcache/ready", "elsewhere/updates/kcache-1/p"] {
+            fs::create_dir_all(at(made)).unwrap();
+        }
+        fs::write(at("run/victim"), "").unwrap();
+        let (root, store) = (dir.path().display().to_string(), at("store").display().to_string());
+        let global = Args::parse_from(["kcache", "--root", &root, "--store", &store, "config"]).global;
+        let out = Arc::new(Out::new(&global));
+        let context = context::context(&context::settings(&global).unwrap(), &out, true).unwrap();
+        for release in ["../../elsewhere", "../../victim", "..", "-x", ""] {
+            assert!(!flow::retire(&context, release).unwrap(), "{release}");
+        }
+        assert!(at("elsewhere/updates/kcache-1/p").exists() && at("run/victim").exists());
+    }
 }

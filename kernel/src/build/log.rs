@@ -36,6 +36,8 @@ pub(super) struct Logged {
     compiler: Option<String>,
     make: Option<String>,
     last: String,
+    /// A file was to be larger than a build may write.
+    pub(super) met_file_limit: bool,
     /// Why it is this machine's failure, if it is.
     pub(super) environment: Option<String>,
 }
@@ -123,6 +125,8 @@ impl Logged {
         if line.trim().is_empty() {
             return;
         }
+        let larger = ["File size limit exceeded", ": File too large"]; // SIGXFSZ, EFBIG
+        self.met_file_limit |= larger.iter().any(|sign| line.contains(sign));
         if self.environment.is_none() {
             self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
         }

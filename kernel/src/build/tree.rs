@@ -66,7 +66,13 @@ impl Tree {
         let name = path.display();
         let file: std::fs::File = match openat2(&self.0, path, flags, Mode::empty(), resolve) {
             Ok(fd) => fd.into(),
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Err(format!("built no {name}"))),
+            // No file has a longer name.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
+                return Ok(Err(format!("built no {name}")));
+            }
+            // A user's build can lock itself out, and a socket cannot be opened.
+            Err(Errno::ACCESS) => return Ok(Err(format!("{name} cannot be read"))),
+            Err(Errno::NXIO | Errno::NODEV) => return Ok(Err(format!("{name} is not a regular file"))),
             Err(Errno::LOOP | Errno::XDEV) => return Ok(Err(format!("{name} is a link or lies behind one"))),
             Err(e) => return Err(e.into()),
         };
@@ -186,6 +192,9 @@ mod tests {
         check("up/secret.ko", "is a link");
         check("dir.ko", "not a regular file");
         check("none.ko", "built no none.ko");
+        drop(std::os::unix::net::UnixListener::bind(at("tree/socket.ko")).unwrap());
+        check("socket.ko", "not a regular file");
+        check(&"x".repeat(300), "built no xxx");
     }
 
     #[test]

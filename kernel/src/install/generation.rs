@@ -33,7 +33,7 @@ use crate::compress::Compression;
 use crate::signing::Identity;
 
 /// The name of the file within its generation.
-pub(super) const FILE: &str = "generation.json";
+pub const FILE: &str = "generation.json";
 
 /// Names become file names on every file system, and parts of lines: nothing else may be in them.
 const NAME_MAX: usize = 128;
@@ -140,6 +140,9 @@ impl Set {
         for package in &mut self.packages {
             package.modules.sort_by(|a, b| a.name.cmp(&b.name));
             check_name(&package.name)?;
+            if package.name.starts_with(FILE) {
+                return Err(Error::Name { name: package.name.clone() }); // it and its copy lie beside packages
+            }
             if !packages.insert(package.name.clone()) {
                 return Err(Error::SamePackage { package: package.name.clone() });
             }

@@ -86,7 +86,7 @@ use std::time::Duration;
 use company::{ATTEMPTS, Indexes, Sight};
 pub use compare::compare;
 pub use error::Error;
-pub use generation::{Created, Generation, Installed, ModuleSpec, Package, Set};
+pub use generation::{Created, FILE as RECORD, Generation, Installed, ModuleSpec, Package, Set};
 pub use indexes::verify_indexes;
 
 pub use fault::Fault;

@@ -35,7 +35,7 @@ const MOST_OUTPUT: usize = 1 << 20;
 pub const JOBS: usize = 7919;
 
 /// What stands before the answer in the output.
-const MARK: &[u8] = b"\0kcache\0";
+const MARK: &[u8] = b"\0kcache answers\0";
 
 /// The rest of the script that evaluates a recipe.
 const EVALUATE: &str = include_str!("dkms/evaluate.bash");
@@ -85,7 +85,7 @@ pub fn recipe(conf: &Path, answer: &[u8], target: &Target) -> Result<Option<Reci
 
 /// The name and version that a `dkms.conf` assigns in so many words; most do, and finding a package then takes no bash.
 pub fn literal_name(text: &str) -> (Option<String>, Option<String>) {
-    let assigned = |variable: &str| {
+    let assigned = |variable: &str, is_good: fn(&str) -> bool| {
         text.lines().find_map(|line| {
             let value = line.trim().strip_prefix(variable)?.strip_prefix('=')?.trim_end();
             let value = value.split(" #").next().unwrap_or(value).trim_end();
@@ -93,10 +93,10 @@ pub fn literal_name(text: &str) -> (Option<String>, Option<String>) {
                 [b'"', .., b'"'] | [b'\'', .., b'\''] => &value[1..value.len() - 1],
                 _ => value,
             };
-            super::is_version(value).then(|| value.to_owned())
+            is_good(value).then(|| value.to_owned())
         })
     };
-    (assigned("PACKAGE_NAME"), assigned("PACKAGE_VERSION"))
+    (assigned("PACKAGE_NAME", super::is_flat_name), assigned("PACKAGE_VERSION", super::is_version))
 }
 
 /// The variables that recipes may use, as shell assignments (dkms(8), "dkms.conf"; evaluated here and when steps run).

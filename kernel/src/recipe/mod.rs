@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::install;
 use crate::sandbox;
 
 /// A package's build, for one kernel.
@@ -186,9 +187,10 @@ pub fn kernel_source_dir(release: &str) -> String {
     format!("/lib/modules/{release}/build")
 }
 
-/// Names become file names: letters, digits and `._+-`, not beginning with a dot or dash.
+/// Names become file names: letters, digits and `._+-`, not beginning with a dot or dash. Beside packages' directories lies
+/// what says what is installed, and no package is called so.
 pub fn is_flat_name(name: &str) -> bool {
-    !name.contains(['~', ':']) && is_version(name)
+    !name.contains(['~', ':']) && !name.starts_with(install::RECORD) && is_version(name)
 }
 
 /// Versions become parts of paths; they may hold `~` and `:`, too.

@@ -38,6 +38,10 @@ pub struct Limits {
     pub processes: u64,
     /// CPUs at a time; where control groups can be had.
     pub cpus: u64,
+    /// Bytes on disk, in all that it can write there ([`super::space`]); no file may be larger.
+    pub disk: u64,
+    /// Files and directories on disk, and in memory as many again.
+    pub files: u64,
 }
 
 /// Where groups for builds can be made.
@@ -151,7 +155,7 @@ fn mount_of_v2(mounts: &str) -> Option<(PathBuf, PathBuf)> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { memory: 1 << 30, processes: 528, cpus: 2 };
+    const LIMITS: Limits = Limits { memory: 1 << 30, processes: 528, cpus: 2, disk: 1 << 30, files: 1000 };
 
     /// Directories as the kernel would show them.
     fn hierarchy(handed_on: &[(&str, &str)]) -> (tempfile::TempDir, String) {
@@ -222,7 +226,7 @@ mod tests {
         let Some(groups) = Groups::find(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo")) else {
             return;
         };
-        let limits = Limits { memory: 64 << 20, processes: 20, cpus: 1 };
+        let limits = Limits { memory: 64 << 20, processes: 20, cpus: 1, ..LIMITS };
         let Ok(group) = groups.make(&limits) else { return };
         let mut sh = std::process::Command::new("sh");
         sh.args(["-c", "ulimit -v 400000; read -r go; exec tail /dev/zero"]);

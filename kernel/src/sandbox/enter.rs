@@ -41,7 +41,7 @@ use rustix::process::{Resource, Rlimit, getegid, geteuid, getgid, getgroups, get
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::run::READY;
-use super::{Identity, OWN};
+use super::{Identity, Limits, OWN};
 use crate::program::{DELETED, Program};
 
 /// The program's name in a sandbox, which makes it one that enters.
@@ -57,11 +57,8 @@ pub(super) const KEPT: [&str; 3] = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"];
 /// Stands in the orders for a uid, where there is none to change to.
 const OWN_UID: &str = "own";
 
-/// Largest file that a build can write, in bytes. No object of a module comes near.
-const MOST_FILE: u64 = 4 << 30;
-
-/// How much sooner than others the kernel ends a build when memory is short (proc_pid_oom_score_adj(5), -1000 to 1000).
-const OOM_SCORE: &str = "500";
+/// Largest file that a build can write, in bytes, unless all that it may write is less. No object of a module comes near.
+pub(crate) const MOST_FILE: u64 = 4 << 30;
 
 /// This program as it is shown in sandboxes. What it consists of is found out when it is first asked for.
 pub struct Entrance {
@@ -160,6 +157,8 @@ pub(super) struct Orders {
     pub uid: Option<u32>,
     /// Processes that its uid may have.
     pub processes: u64,
+    /// Bytes that a file may have.
+    pub file: u64,
     /// The environment of what comes then, `NAME=VALUE`.
     pub environment: Vec<String>,
     /// What comes then.
@@ -169,31 +168,32 @@ pub(super) struct Orders {
 impl Orders {
     pub(super) fn new(
         identity: &Identity,
-        processes: u64,
+        limits: &Limits,
         environment: Vec<String>,
         program: &[&str],
     ) -> Orders {
         let program = program.iter().map(|&word| word.to_owned()).collect();
-        Orders { uid: identity.uid(), processes, environment, program }
+        let (processes, file) = (limits.processes, limits.disk.min(MOST_FILE));
+        Orders { uid: identity.uid(), processes, file, environment, program }
     }
 
     /// As words of a command line.
     pub(super) fn words(&self) -> Vec<String> {
         let uid = self.uid.map_or(OWN_UID.to_owned(), |uid| uid.to_string());
-        let count = self.environment.len().to_string();
-        let all =
-            [vec![uid, self.processes.to_string(), count], self.environment.clone(), self.program.clone()];
-        all.concat()
+        let numbers =
+            [self.processes, self.file, self.environment.len() as u64].map(|number| number.to_string());
+        [vec![uid], numbers.into(), self.environment.clone(), self.program.clone()].concat()
     }
 
     fn parse(words: &[String]) -> Option<Orders> {
-        let [uid, processes, count, rest @ ..] = words else { return None };
+        let [uid, processes, file, count, rest @ ..] = words else { return None };
         let (environment, program) = rest.split_at_checked(count.parse().ok()?)?;
         let uid = if uid == OWN_UID { None } else { Some(uid.parse().ok().filter(|&uid| uid != 0)?) };
         let (environment, program) = (environment.to_vec(), program.to_vec());
         (!program.is_empty()).then_some(Orders {
             uid,
             processes: processes.parse().ok()?,
+            file: file.parse().ok()?,
             environment,
             program,
         })
@@ -244,17 +244,12 @@ fn doing(what: &str, error: io::Error) -> io::Error {
 /// Bounds of a process, which those it starts inherit.
 fn bound(orders: &Orders) -> io::Result<()> {
     for (resource, most) in
-        [(Resource::Nproc, orders.processes), (Resource::Core, 0), (Resource::Fsize, MOST_FILE)]
+        [(Resource::Nproc, orders.processes), (Resource::Core, 0), (Resource::Fsize, orders.file)]
     {
         // What is less already, stays.
         let hard = rustix::process::getrlimit(resource).maximum;
         let most = Some(hard.map_or(most, |hard| hard.min(most)));
         setrlimit(resource, Rlimit { current: most, maximum: most })?;
-    }
-    let score = Path::new("/proc/self/oom_score_adj");
-    let now: i32 = fs::read_to_string(score)?.trim().parse().unwrap_or(0);
-    if now < OOM_SCORE.parse().unwrap_or(0) {
-        fs::write(score, OOM_SCORE)?;
     }
     Ok(())
 }
@@ -337,12 +332,19 @@ mod tests {
         let program = ["/bin/bash".to_owned(), "script".to_owned()];
         let environment = vec!["A=1=2".to_owned(), "EMPTY=".to_owned()];
         for uid in [Some(61184), None] {
-            let orders =
-                Orders { uid, processes: 600, environment: environment.clone(), program: program.to_vec() };
+            let orders = Orders {
+                uid,
+                processes: 600,
+                file: 1 << 32,
+                environment: environment.clone(),
+                program: program.to_vec(),
+            };
             assert_eq!(Orders::parse(&orders.words()), Some(orders));
         }
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        for wrong in ["0 1 0 /bin/sh", "own 1 0", "own 1 3 A=1 /bin/sh", "root 1 0 /bin/sh", "-1 1 0 x", ""] {
+        for wrong in
+            ["0 1 1 0 /bin/sh", "own 1 1 0", "own 1 1 3 A=1 /bin/sh", "root 1 1 0 /bin/sh", "-1 1 1 0 x", ""]
+        {
             assert_eq!(Orders::parse(&words(wrong)), None, "{wrong}");
         }
     }

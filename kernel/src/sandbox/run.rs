@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -14,7 +14,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::cgroup::Group;
 use super::observe::Observer;
-use super::{Ended, Error, Watch};
+use super::space::Meter;
+use super::{Ended, Error, Limits, Watch};
 
 /// How often a running build looks whether it was cancelled or is over its time.
 const TICK: Duration = Duration::from_millis(100);
@@ -28,8 +29,22 @@ const CHUNK: usize = 64 << 10;
 /// So many reads may be ahead of what is done with them.
 const PIECES: usize = 4;
 
+/// How much sooner than others the kernel ends a build when memory is short (proc_pid_oom_score_adj(5), -1000 to 1000).
+const OOM_SCORE: i32 = 500;
+
+/// signal(7), SIGRTMAX.
+const LAST_SIGNAL: i32 = 64;
+
 /// What [`super::enter`] prints when the sandbox stands and it waits to be let in.
 pub(super) const READY: &[u8] = b"\x06\n";
+
+/// What keeps a run from taking too much.
+pub(super) struct Bounds {
+    pub(super) group: Option<Group>,
+    pub(super) limits: Limits,
+    /// Directories of this machine that it can write.
+    pub(super) places: Vec<PathBuf>,
+}
 
 /// Reads what the sandbox prints until it ends, then waits until everything in it is dead. `is_watched` says of a mount
 /// whether files that are opened there are to be noted, where the watch wants them.
@@ -37,27 +52,32 @@ pub(super) fn follow(
     child: Child,
     mut reader: io::PipeReader,
     watch: Watch,
-    group: Option<Group>,
+    bounds: Bounds,
     is_watched: &dyn Fn(&Path) -> bool,
 ) -> Result<Ended, Error> {
     let mut child = Running(child);
     let (start, first) = (Instant::now(), namespace_init(&mut child.0)?);
     match stands(&mut reader, &watch, start)? {
         Ok(before) => (watch.output)(&before),
-        Err(said) => return ended(&watch, start).ok_or_else(|| not_made(&said)),
+        Err(said) => return ended(&watch, start, None).ok_or_else(|| not_made(&said)),
     }
+    let Bounds { group, limits, places } = bounds;
     let group = group.filter(|group| first.as_ref().is_some_and(|first| first.join(group).is_ok()));
+    if let Some(first) = &first {
+        score(&[&[first.pid][..], &children(first.pid).unwrap_or_default()].concat());
+    }
     let observer = match (&watch.opened, &first) {
         (Some(_), Some(first)) => Some(Observer::attach(first.pid, is_watched)?),
         _ => None,
     };
+    let meter = first.as_ref().map(|first| Meter::start(places, &limits, first.pid)).transpose()?;
     if let Some(mut gate) = child.0.stdin.take() {
         gate.write_all(b"\n")?;
     }
     let pieces = read_apart(reader)?;
     let itself = alive(Pid::from_child(&child.0))?;
     let forced = loop {
-        if let Some(forced) = ended(&watch, start) {
+        if let Some(forced) = ended(&watch, start, meter.as_ref()) {
             break Some(forced);
         }
         match pieces.recv_timeout(TICK) {
@@ -77,6 +97,7 @@ pub(super) fn follow(
             let _ = pidfd_send_signal(alive, Signal::KILL);
         }
     }
+    drop(meter);
     let status = child.0.wait()?;
     if let Some(first) = first
         && let Some(alive) = first.alive
@@ -92,8 +113,8 @@ pub(super) fn follow(
     }
     use std::os::unix::process::ExitStatusExt;
     Ok(forced.unwrap_or(match status.code() {
-        // bash and bwrap report a child's death by signal N as 128 + N.
-        Some(code) if code > 128 => Ended::Signal(code - 128),
+        // bash and bwrap report a child's death by signal N as 128 + N. What is above was said by a program: perl dies with 255.
+        Some(code) if (1..=LAST_SIGNAL).contains(&(code - 128)) => Ended::Signal(code - 128),
         Some(code) => Ended::Status(code),
         None => Ended::Signal(status.signal().unwrap_or(0)),
     }))
@@ -136,6 +157,17 @@ impl First {
     }
 }
 
+/// Has the kernel end these processes, and those that they will start, before others. They see no `/proc` that they could write,
+/// and so cannot take it back.
+fn score(processes: &[Pid]) {
+    for process in processes {
+        let score = PathBuf::from(format!("/proc/{}/oom_score_adj", process.as_raw_pid()));
+        let now = fs::read_to_string(&score).ok().and_then(|text| text.trim().parse().ok());
+        // Where it cannot be had, memory is bounded by what else there is.
+        let _ = fs::write(&score, now.unwrap_or(0).max(OOM_SCORE).to_string());
+    }
+}
+
 /// The processes that a process of one thread has started and that are alive.
 fn children(pid: Pid) -> io::Result<Vec<Pid>> {
     let pid = pid.as_raw_pid();
@@ -174,11 +206,12 @@ impl Drop for Running {
 }
 
 /// Why a run has to end before its time, if it has.
-fn ended(watch: &Watch, start: Instant) -> Option<Ended> {
+fn ended(watch: &Watch, start: Instant, meter: Option<&Meter>) -> Option<Ended> {
     if watch.cancel.load(Ordering::Relaxed) {
         return Some(Ended::Cancelled);
     }
-    (start.elapsed() > watch.limit).then_some(Ended::TimedOut)
+    let excess = meter.and_then(Meter::excess).map(Ended::TookTooMuch);
+    excess.or((start.elapsed() > watch.limit).then_some(Ended::TimedOut))
 }
 
 /// Waits until the sandbox stands. What was said before that; the inner error is all that one said which never did.
@@ -188,7 +221,7 @@ fn stands(
     start: Instant,
 ) -> io::Result<std::result::Result<Vec<u8>, Vec<u8>>> {
     let (mut said, mut buffer) = (Vec::new(), [0; 512]);
-    while said.len() < CHUNK && ended(watch, start).is_none() {
+    while said.len() < CHUNK && ended(watch, start, None).is_none() {
         if !readable(reader, TICK)? {
             continue;
         }

@@ -7,8 +7,8 @@
 //!
 //! On an error the copy is part of a copy, and the caller's to discard.
 
-use std::fs::{FileTimes, Permissions};
-use std::io::Write;
+use std::fs::{File, FileTimes, Permissions};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,8 @@ use crate::{Digest, Error, Result};
 
 /// The largest source known is 60 MB; a disk full of somebody's checkout is no source.
 const MAX_BYTES: u64 = 8 << 30;
+/// What is shorter takes a block of the disk anyway.
+const SMALLEST_HOLE: usize = 4096;
 /// 2000-01-01: late enough for every tool, and not the 1970 that some take for "unset".
 const MTIME: u64 = 946_684_800;
 
@@ -86,13 +88,22 @@ fn copy_file(tree: &Tree, entry: &Entry, to: &Path, buffer: &mut [u8]) -> Result
         .open(to)
         .map_err(at("create", to))?;
     let digest =
-        read::pass_on(tree, entry, buffer, &mut |bytes| file.write_all(bytes).map_err(at("write", to)))?;
+        read::pass_on(tree, entry, buffer, &mut |bytes| put(&mut file, bytes).map_err(at("write", to)))?;
+    file.set_len(entry.size).map_err(at("write", to))?;
     // The umask had its say when the file was made.
     file.set_permissions(Permissions::from_mode(mode)).map_err(at("set the mode of", to))?;
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(MTIME);
     file.set_times(FileTimes::new().set_accessed(time).set_modified(time))
         .map_err(at("set the time of", to))?;
     Ok(digest)
+}
+
+/// Zeros stay a hole: a source of somebody else's may be one of gibibytes that has never taken any disk.
+fn put(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    match bytes.len() >= SMALLEST_HOLE && bytes.iter().all(|&byte| byte == 0) {
+        true => file.seek_relative(bytes.len() as i64),
+        false => file.write_all(bytes),
+    }
 }
 
 fn copy_link(tree: &Tree, entry: &Entry, to: &Path) -> Result<Vec<u8>> {
@@ -162,6 +173,22 @@ mod tests {
         check("a", 0o644);
         check("sub/run", 0o755);
         check("sub/link", 0o777);
+    }
+
+    #[test]
+    fn a_hole_stays_one_and_is_read_as_what_it_was() {
+        let (_dir, src, dst) = plant();
+        let mut sparse = File::create(src.join("sparse")).unwrap();
+        sparse.write_all(b"begin").unwrap();
+        sparse.seek_relative(300 << 20).unwrap();
+        sparse.write_all(b"middle").unwrap();
+        sparse.set_len(600 << 20).unwrap();
+        assert_eq!(snapshot(&src, &dst, &skip()).unwrap(), digest(&src));
+        assert_eq!(digest(&dst), digest(&src));
+        let copy = fs_err::metadata(dst.join("sparse")).unwrap();
+        assert_eq!(copy.len(), 600 << 20);
+        assert!(copy.blocks() * 512 < 4 << 20, "{} blocks", copy.blocks());
+        fs_err::remove_file(dst.join("sparse")).unwrap();
     }
 
     #[test]

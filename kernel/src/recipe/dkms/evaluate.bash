@@ -66,7 +66,7 @@ for ((i = 0; i < ${#MAKE[@]}; i++)); do
     [[ ${MAKE[i]} && ${MAKE_MATCH[i]} && $kernelver =~ ${MAKE_MATCH[i]} ]] && make_command=${MAKE[i]}
 done
 
-printf '\0kcache\0'
+printf '\0kcache answers\0'
 record name "$PACKAGE_NAME" version "$PACKAGE_VERSION" make "$make_command" clean "$CLEAN"
 record pre_build "$PRE_BUILD" post_build "$POST_BUILD" automatic "$AUTOINSTALL" obsolete_by "$OBSOLETE_BY"
 record pre_install "$PRE_INSTALL" post_install "$POST_INSTALL" post_add "$POST_ADD" post_remove "$POST_REMOVE"
