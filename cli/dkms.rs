@@ -44,20 +44,20 @@ const POSTINST: &str = "common.postinst";
 
 /// What went wrong, told and numbered as DKMS does.
 #[derive(Debug)]
-pub struct Trouble {
+pub struct DkmsError {
     code: u8,
     lines: Vec<String>,
 }
 
-impl Trouble {
-    fn new(code: u8, lines: &[&str]) -> Trouble {
-        Trouble { code, lines: lines.iter().map(|line| (*line).to_owned()).collect() }
+impl DkmsError {
+    fn new(code: u8, lines: &[&str]) -> DkmsError {
+        DkmsError { code, lines: lines.iter().map(|line| (*line).to_owned()).collect() }
     }
 }
 
 /// kcache's exit codes in DKMS's.
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Trouble {
+impl From<Failure> for DkmsError {
+    fn from(failure: Failure) -> DkmsError {
         let code = match failure.exit {
             Exit::Done => 0,
             Exit::BuildFailed | Exit::NotReproducible => 10,
@@ -66,18 +66,18 @@ impl From<Failure> for Trouble {
             Exit::Interrupted => 130,
         };
         let hint = failure.hint.map(|hint| format!("hint: {hint}"));
-        Trouble { code, lines: std::iter::once(failure.message).chain(hint).collect() }
+        DkmsError { code, lines: std::iter::once(failure.message).chain(hint).collect() }
     }
 }
 
-impl From<kcache::error::Error> for Trouble {
-    fn from(error: kcache::error::Error) -> Trouble {
+impl From<kcache::error::Error> for DkmsError {
+    fn from(error: kcache::error::Error) -> DkmsError {
         Failure::from(error).into()
     }
 }
 
-impl From<std::io::Error> for Trouble {
-    fn from(error: std::io::Error) -> Trouble {
+impl From<std::io::Error> for DkmsError {
+    fn from(error: std::io::Error) -> DkmsError {
         Failure::from(error).into()
     }
 }
@@ -100,7 +100,7 @@ pub fn run(name: &str, words: &[String]) -> ExitCode {
     }
 }
 
-fn typed(words: &[String]) -> Result<u8, Trouble> {
+fn typed(words: &[String]) -> Result<u8, DkmsError> {
     let typed = args::parse(words)?;
     if let Some(text) = typed.answer() {
         say::answer(&text);
@@ -115,7 +115,7 @@ fn typed(words: &[String]) -> Result<u8, Trouble> {
             word => format!("Unknown action specified: \"{word}\""),
         };
         let lines = [Some(line.as_str()), meant.as_deref(), Some(args::USAGE)];
-        return Err(Trouble::new(2, &lines.into_iter().flatten().collect::<Vec<_>>()));
+        return Err(DkmsError::new(2, &lines.into_iter().flatten().collect::<Vec<_>>()));
     };
     let place = Place::new(&typed)?;
     if action.wants_root() || action.wants_records() {
@@ -129,7 +129,7 @@ fn typed(words: &[String]) -> Result<u8, Trouble> {
     act(&place, action)
 }
 
-fn act(place: &Place, action: Action) -> Result<u8, Trouble> {
+fn act(place: &Place, action: Action) -> Result<u8, DkmsError> {
     match action {
         Action::Status => status::show(place),
         Action::Add => build::add(place),
@@ -145,7 +145,7 @@ fn act(place: &Place, action: Action) -> Result<u8, Trouble> {
         Action::Mktarball => tarball::make(place),
         Action::Ldtarball => tarball::load(place).map(|_| 0),
         Action::GenerateMok => {
-            Err(Trouble::new(1, &["DKMS's keys are not used.", "`kcache keys --help` tells of kcache's."]))
+            Err(DkmsError::new(1, &["DKMS's keys are not used.", "`kcache keys --help` tells of kcache's."]))
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::servers::{DockerRegistry, Garage, Nginx, PASSWORD, S3Key, USER, skopeo};
 use fs_err as fs;
-use kcache::store::transport::{Bounds, IfTaken, Location, Name, Transport, Trouble, open};
+use kcache::store::transport::{Bounds, IfTaken, Location, Name, Transport, TransportError, open};
 use kcache::store::{Digest, Key};
 use std::cell::Cell;
 use std::path::Path;
@@ -121,7 +121,7 @@ fn no_more_than_the_limit_is_read(here: &dyn Transport) {
     put(here, &names.object(0), &[7; 100_000], IfTaken::Keep);
     put(here, &names.entry(), &[7; 1000], IfTaken::Keep);
     for (name, size) in [(names.entry(), 1000), (names.object(0), 100_000)] {
-        assert_eq!(here.get(&name, size - 1, &|_| ()), Err(Trouble::TooLong(size - 1)));
+        assert_eq!(here.get(&name, size - 1, &|_| ()), Err(TransportError::TooLong(size - 1)));
         let heard = Cell::new(0);
         let bytes = here.get(&name, size, &|n| heard.set(heard.get() + n)).unwrap().unwrap();
         assert_eq!((bytes.len() as u64, heard.get()), (size, size));
@@ -169,7 +169,7 @@ fn eight_threads_do_not_mix(here: &dyn Transport, there: &dyn Transport) {
 /// Nobody is let in.
 fn denies(cache: &dyn Transport) {
     let name = Names::of("denied").entry();
-    let denied = |trouble| assert!(matches!(trouble, Trouble::Denied(_)), "{trouble:?}");
+    let denied = |trouble| assert!(matches!(trouble, TransportError::Denied(_)), "{trouble:?}");
     denied(cache.get(&name, 100, &|_| ()).unwrap_err());
     denied(cache.has(&name).unwrap_err());
     denied(cache.put(&name, b"bytes", IfTaken::Replace).unwrap_err());
@@ -178,7 +178,7 @@ fn denies(cache: &dyn Transport) {
 /// Nobody is there.
 fn is_unreachable(cache: &dyn Transport) {
     let names = Names::of("unreachable");
-    let unreachable = |trouble| assert!(matches!(trouble, Trouble::Unreachable(_)), "{trouble:?}");
+    let unreachable = |trouble| assert!(matches!(trouble, TransportError::Unreachable(_)), "{trouble:?}");
     for name in [names.entry(), names.object(0), pointer("6.1.0", "unreachable")] {
         unreachable(cache.get(&name, 100, &|_| ()).unwrap_err());
         unreachable(cache.has(&name).unwrap_err());
@@ -193,7 +193,7 @@ fn is_read_only(cache: &dyn Transport) {
     for name in [names.entry(), names.object(0), pointer("6.1.0", "read-only")] {
         for if_taken in [IfTaken::Keep, IfTaken::Replace] {
             let trouble = cache.put(&name, b"bytes", if_taken).unwrap_err();
-            assert!(matches!(trouble, Trouble::ReadOnly(_)), "{trouble:?}");
+            assert!(matches!(trouble, TransportError::ReadOnly(_)), "{trouble:?}");
         }
     }
 }
@@ -257,7 +257,7 @@ fn https_with_its_own_authority_and_a_password() {
     // A server may not lead from TLS to where everybody can listen.
     let plain = Location { url: format!("{}/plain", nginx.url()), ..known };
     let answer = open(&plain).unwrap().get(&Names::of("plain").entry(), 100, &|_| ());
-    assert_eq!(answer, Err(Trouble::Odd("a redirect from https to http".into())));
+    assert_eq!(answer, Err(TransportError::Odd("a redirect from https to http".into())));
 }
 
 fn bucket(garage: &Garage, key: Option<&S3Key>) -> Location {
@@ -287,7 +287,7 @@ fn s3_on_garage() {
     let names = Names::of("shared");
     assert_eq!(get(&*reader, &names.entry()).unwrap(), b"entry");
     let refused = reader.put(&names.entry(), b"bytes", IfTaken::Replace);
-    assert_eq!(refused, Err(Trouble::Denied("HTTP 403 Forbidden (AccessDenied)".into())));
+    assert_eq!(refused, Err(TransportError::Denied("HTTP 403 Forbidden (AccessDenied)".into())));
 
     drop(garage);
     is_unreachable(&*open(&cache).unwrap());

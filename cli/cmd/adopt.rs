@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use kcache::deploy::adopt::{self, Candidate};
 use kcache::deploy::generation::{self as flow, Change};
-use kcache::kernel::install::{OtherFile, Others, Plan};
+use kcache::kernel::install::{ForeignFile, ForeignFiles, Plan};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
@@ -71,7 +71,7 @@ fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result
     }
     let (manifests, files) = build(session, out, kernel, &packages, &candidates, &mut exit);
     if !manifests.is_empty() {
-        transact(session, out, kernel, &Change::Add(&manifests), &Others::Take(files), false)?;
+        transact(session, out, kernel, &Change::Add(&manifests), &ForeignFiles::Take(files), false)?;
     }
     Ok(exit)
 }
@@ -84,7 +84,7 @@ fn build(
     packages: &Packages,
     candidates: &[Candidate],
     exit: &mut Exit,
-) -> (Vec<Manifest>, Vec<OtherFile>) {
+) -> (Vec<Manifest>, Vec<ForeignFile>) {
     let (mut manifests, mut files) = (Vec::new(), Vec::new());
     let meant: Vec<(&Candidate, &Package)> = candidates
         .iter()
@@ -149,7 +149,7 @@ fn transact(
     out: &Out,
     kernel: &Kernel,
     change: &Change,
-    others: &Others,
+    others: &ForeignFiles,
     dry: bool,
 ) -> Result<(), Failure> {
     if dry {
@@ -161,17 +161,17 @@ fn transact(
         report_done(out, kernel, &done, start.elapsed().as_secs_f64());
     }
     match others {
-        Others::GiveBack(files) if dry => say_files(out, kernel, "would give back", files),
-        Others::GiveBack(files) => say_files(out, kernel, "given back", files),
-        Others::Take(files) => say_files(out, kernel, "taken over", files),
-        Others::Drop(_) | Others::Untouched => {}
+        ForeignFiles::GiveBack(files) if dry => say_files(out, kernel, "would give back", files),
+        ForeignFiles::GiveBack(files) => say_files(out, kernel, "given back", files),
+        ForeignFiles::Take(files) => say_files(out, kernel, "taken over", files),
+        ForeignFiles::Drop(_) | ForeignFiles::Untouched => {}
     }
     Ok(())
 }
 
 /// One line a file.
-fn say_files(out: &Out, kernel: &Kernel, act: &'static str, files: &[OtherFile]) {
-    for OtherFile { package, path } in files {
+fn say_files(out: &Out, kernel: &Kernel, act: &'static str, files: &[ForeignFile]) {
+    for ForeignFile { package, path } in files {
         let path = path.display().to_string();
         if out.json {
             let kernel = kernel.release.clone();

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{LIKE, Trouble};
+use super::{DkmsError, LIKE};
 
 pub const USAGE: &str = "\
 Usage: dkms [action] [options]
@@ -166,7 +166,7 @@ impl Typed {
 }
 
 /// Reads the words.
-pub fn parse(words: &[String]) -> Result<Typed, Trouble> {
+pub fn parse(words: &[String]) -> Result<Typed, DkmsError> {
     let mut typed = Typed::default();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
@@ -201,7 +201,7 @@ pub fn parse(words: &[String]) -> Result<Typed, Trouble> {
             name if WITHOUT_EFFECT_WITH_VALUE.contains(&name) => drop(value()),
             name if WITHOUT_EFFECT.contains(&name) => {}
             _ if word.starts_with('-') => {
-                return Err(Trouble::new(2, &[&format!(" Unknown option: {word}"), USAGE]));
+                return Err(DkmsError::new(2, &[&format!(" Unknown option: {word}"), USAGE]));
             }
             _ => plain(&mut typed, word)?,
         }
@@ -210,11 +210,11 @@ pub fn parse(words: &[String]) -> Result<Typed, Trouble> {
 }
 
 /// A word without a dash: an action, a source tree, an archive, or a module.
-fn plain(typed: &mut Typed, word: &str) -> Result<(), Trouble> {
+fn plain(typed: &mut Typed, word: &str) -> Result<(), DkmsError> {
     let path = Path::new(word);
     if let Some(action) = Action::of(word) {
         if typed.action.replace(action).is_some() {
-            return Err(Trouble::new(4, &["Cannot specify more than one action."]));
+            return Err(DkmsError::new(4, &["Cannot specify more than one action."]));
         }
     } else if path.is_file() && word.ends_with("dkms.conf") {
         typed.source = Some(path.parent().unwrap_or(path).join("."));
@@ -223,7 +223,7 @@ fn plain(typed: &mut Typed, word: &str) -> Result<(), Trouble> {
     } else if path.is_file() {
         typed.archive = Some(path.to_owned());
     } else if word.starts_with(['/', '.']) {
-        return Err(Trouble::new(9, &[&format!("{word} must contain a dkms.conf file!")]));
+        return Err(DkmsError::new(9, &[&format!("{word} must contain a dkms.conf file!")]));
     } else if typed.module.is_none() {
         // DKMS 3 takes NAME/VERSION; people also write NAME/VERSION/KERNEL, as `status` once printed it.
         match word.splitn(3, '/').collect::<Vec<_>>()[..] {
@@ -239,14 +239,14 @@ fn plain(typed: &mut Typed, word: &str) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn directive(text: &str) -> Result<String, Trouble> {
+fn directive(text: &str) -> Result<String, DkmsError> {
     match text.split_once('=') {
         Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
-        _ => Err(Trouble::new(2, &[&format!("--directive takes NAME=VALUE, not {text:?}.")])),
+        _ => Err(DkmsError::new(2, &[&format!("--directive takes NAME=VALUE, not {text:?}.")])),
     }
 }
 
-fn install_tree(path: &str) -> Result<(), Trouble> {
+fn install_tree(path: &str) -> Result<(), DkmsError> {
     match path.trim_end_matches('/') {
         "/lib/modules" | "/usr/lib/modules" => Ok(()),
         _ => Err(refused("--installtree", path, "Modules are installed to /lib/modules only.")),
@@ -254,37 +254,37 @@ fn install_tree(path: &str) -> Result<(), Trouble> {
 }
 
 /// An option of DKMS's with a value that is not taken here.
-pub fn refused(name: &str, value: &str, instead: &str) -> Trouble {
-    Trouble::new(2, &[&format!("The option {name} is not taken by kcache: {value}"), instead])
+pub fn refused(name: &str, value: &str, instead: &str) -> DkmsError {
+    DkmsError::new(2, &[&format!("The option {name} is not taken by kcache: {value}"), instead])
 }
 
 /// What DKMS refuses of a command line as a whole.
-fn check(typed: Typed) -> Result<Typed, Trouble> {
+fn check(typed: Typed) -> Result<Typed, DkmsError> {
     if let Some(word) = typed.stray.as_ref().filter(|_| typed.action.is_some()) {
         super::say::warn(&format!("I do not know how to handle {word}."));
     }
     if typed.binaries_only && typed.source_only {
         let lines = [" You have specified both --binaries-only and --source-only.", "You cannot do this."];
-        return Err(Trouble::new(8, &lines));
+        return Err(DkmsError::new(8, &lines));
     }
     if typed.arches.len() > 1 && typed.arches.len() != typed.kernels.len() {
         let lines = [
             " If more than one arch is specified on the command line, then there",
             "must be an equal number of kernel versions also specified (1:1 relationship).",
         ];
-        return Err(Trouble::new(1, &lines));
+        return Err(DkmsError::new(1, &lines));
     }
     if typed.all && !typed.kernels.is_empty() {
         let lines = [" You cannot specify a kernel version and also specify", "--all on the command line."];
-        return Err(Trouble::new(2, &lines));
+        return Err(DkmsError::new(2, &lines));
     }
     if typed.all && !typed.arches.is_empty() {
         let lines = [" You cannot specify an arch and also specify", "--all on the command line."];
-        return Err(Trouble::new(3, &lines));
+        return Err(DkmsError::new(3, &lines));
     }
     if let Some(name) = typed.action.and_then(Action::refuses_all).filter(|_| typed.all) {
         let line = format!("The action {name} does not support the --all parameter.");
-        return Err(Trouble::new(5, &[&line]));
+        return Err(DkmsError::new(5, &[&line]));
     }
     Ok(typed)
 }
@@ -300,7 +300,7 @@ fn split(text: &str) -> (String, Option<String>) {
 mod tests {
     use super::*;
 
-    fn typed(line: &str) -> Result<Typed, Trouble> {
+    fn typed(line: &str) -> Result<Typed, DkmsError> {
         parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 

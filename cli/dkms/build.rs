@@ -3,7 +3,7 @@
 use kcache::deploy::generation::{self as flow, Change};
 use kcache::deploy::scripts;
 use kcache::kernel::dkms::Version;
-use kcache::kernel::install::Others;
+use kcache::kernel::install::ForeignFiles;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::resolve::resolution::Resolution;
@@ -11,7 +11,7 @@ use kcache::run::request::{Options, Request};
 use kcache::run::session::Session;
 use kcache::store::{Manifest, Outcome, Role};
 
-use super::Trouble;
+use super::DkmsError;
 use super::place::{Place, of_dkms, session};
 use super::say::{answer, warn};
 use super::source::{add_version, copy_source};
@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure};
 use kcache::deploy;
 use kcache::resolve::batch;
 
-pub fn add(place: &Place) -> Result<u8, Trouble> {
+pub fn add(place: &Place) -> Result<u8, DkmsError> {
     let what = match (&place.typed.source, &place.typed.archive, &place.typed.module) {
         (Some(source), _, None) => copy_source(place, source)?,
         (None, Some(_), None) => super::tarball::unpack(place)?,
@@ -37,8 +37,8 @@ pub fn add(place: &Place) -> Result<u8, Trouble> {
 /// One action for every kernel that is meant.
 pub fn each(
     place: &Place,
-    act: fn(&Place, &Session, &Version, &str) -> Result<(), Trouble>,
-) -> Result<u8, Trouble> {
+    act: fn(&Place, &Session, &Version, &str) -> Result<(), DkmsError>,
+) -> Result<u8, DkmsError> {
     place.check_arch()?;
     let what = match &place.typed.source {
         Some(source) if place.typed.module.is_none() => copy_source(place, source)?,
@@ -52,7 +52,7 @@ pub fn each(
     Ok(0)
 }
 
-pub fn build(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+pub fn build(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), DkmsError> {
     let is_built = place.standings(what)?.iter().any(|standing| standing.kernel == release);
     if is_built && !place.typed.force {
         already(place, what, "built for", release);
@@ -63,7 +63,7 @@ pub fn build(place: &Place, session: &Session, what: &Version, release: &str) ->
     had(place, session, &Request { package: &package, kernel: &kernel, all: &all }).map(|_| ())
 }
 
-pub fn install(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+pub fn install(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), DkmsError> {
     let is_installed =
         place.standings(what)?.iter().any(|standing| standing.kernel == release && standing.installed);
     if is_installed && !place.typed.force {
@@ -73,7 +73,7 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
     let kernel = kernel_to_build_for(place, release)?;
     if kernel.modules.is_none() {
         let directory = format!("The directory /lib/modules/{release} doesn't exist.");
-        return Err(Trouble::new(
+        return Err(DkmsError::new(
             6,
             &[&directory, "You cannot install a module onto a non-existant kernel."],
         ));
@@ -93,7 +93,7 @@ fn before_install(
     session: &Session,
     request: &Request,
     manifest: &Manifest,
-) -> Result<(), Trouble> {
+) -> Result<(), DkmsError> {
     let plan = flow::plan(session, request.kernel, &Change::Add(std::slice::from_ref(manifest)))?;
     if !scripts::arriving(&plan).any(|name| name == request.package.name) {
         return Ok(());
@@ -102,7 +102,7 @@ fn before_install(
         Err(error) if place.typed.force => warn(&kcache::error::chain(&error)),
         Err(error) => {
             let lines = ["pre_install failed, aborting install.", &kcache::error::chain(&error)];
-            return Err(Trouble::new(101, &lines));
+            return Err(DkmsError::new(101, &lines));
         }
         Ok(()) => {}
     }
@@ -118,12 +118,12 @@ fn already(place: &Place, what: &Version, state: &str, release: &str) {
     ));
 }
 
-fn kernel_to_build_for(place: &Place, release: &str) -> Result<Kernel, Trouble> {
+fn kernel_to_build_for(place: &Place, release: &str) -> Result<Kernel, DkmsError> {
     place.kernel(release)?.ok_or_else(|| no_headers(release))
 }
 
-fn no_headers(release: &str) -> Trouble {
-    Trouble::new(
+fn no_headers(release: &str) -> DkmsError {
+    DkmsError::new(
         1,
         &[
             &format!(
@@ -137,7 +137,7 @@ fn no_headers(release: &str) -> Trouble {
 }
 
 /// A build of a version for a kernel: from the store, a shared cache, or made.
-fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, Trouble> {
+fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, DkmsError> {
     let Request { package, kernel, .. } = *request;
     let options = Options { rebuild: place.typed.force, ..Options::default() };
     let result = batch::obtain_all(session, std::slice::from_ref(request), &options, false).remove(0);
@@ -145,7 +145,7 @@ fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, 
     match result.answer {
         Ok(Resolution::Ready { manifest, .. }) => Ok(*manifest),
         Ok(Resolution::Fails { manifest, .. }) => Err(failed(package, kernel, place, &manifest)),
-        Ok(Resolution::Excluded(reason)) => Err(Trouble::new(
+        Ok(Resolution::Excluded(reason)) => Err(DkmsError::new(
             77,
             &[
                 &format!(
@@ -157,7 +157,7 @@ fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, 
         )),
         Ok(Resolution::Refused(faults)) => {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            Err(Trouble::new(6, &["Installation aborted.", &faults.join("; ")]))
+            Err(DkmsError::new(6, &["Installation aborted.", &faults.join("; ")]))
         }
         Ok(Resolution::NoHeaders(_) | Resolution::NotCached | Resolution::NotAutomatic) => {
             Err(no_headers(&kernel.release))
@@ -166,13 +166,13 @@ fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, 
     }
 }
 
-fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest) -> Trouble {
+fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest) -> DkmsError {
     let release = &kernel.release;
     let first = match &manifest.outcome {
         Outcome::Failed { first_error, .. } => first_error.as_str(),
         Outcome::Built => "",
     };
-    Trouble::new(
+    DkmsError::new(
         10,
         &[
             &format!("Bad return status for module build on kernel: {release} ({})", place.arch()),
@@ -183,12 +183,12 @@ fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest
 }
 
 /// Adds a build to a kernel's set. What DKMS itself has installed of the package goes in the same transaction.
-fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manifest) -> Result<(), Trouble> {
+fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manifest) -> Result<(), DkmsError> {
     let Request { package, kernel, .. } = *request;
     let theirs = of_dkms(place, &package.name, kernel)?;
     let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let change = Change::Add(std::slice::from_ref(manifest));
-    let done = flow::apply_with(session, kernel, &change, &Others::Drop(files))?;
+    let done = flow::apply_with(session, kernel, &change, &ForeignFiles::Drop(files))?;
     if scripts::arriving(&done.plan).any(|name| name == package.name) {
         scripts::after_install(session, request);
     }
@@ -205,7 +205,7 @@ fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manife
 }
 
 /// What is installed automatically, for one kernel.
-pub fn autoinstall(place: &Place) -> Result<u8, Trouble> {
+pub fn autoinstall(place: &Place) -> Result<u8, DkmsError> {
     let mut exit = Exit::Done;
     for release in place.releases() {
         let ran = for_kernel(&place.context, &place.out, &release, true)?;
@@ -213,7 +213,7 @@ pub fn autoinstall(place: &Place) -> Result<u8, Trouble> {
     }
     match exit {
         Exit::Done => Ok(0),
-        _ => Err(Trouble::new(
+        _ => Err(DkmsError::new(
             11,
             &[
                 "One or more modules failed to install during autoinstall.",
@@ -224,9 +224,9 @@ pub fn autoinstall(place: &Place) -> Result<u8, Trouble> {
 }
 
 /// What another kernel has installed.
-pub fn match_kernel(place: &Place) -> Result<u8, Trouble> {
+pub fn match_kernel(place: &Place) -> Result<u8, DkmsError> {
     let Some(template) = &place.typed.template else {
-        return Err(Trouble::new(
+        return Err(DkmsError::new(
             1,
             &[
                 "Invalid number of parameters passed.",
@@ -237,7 +237,10 @@ pub fn match_kernel(place: &Place) -> Result<u8, Trouble> {
     };
     let release = &place.one_release("match")?;
     if release == template {
-        return Err(Trouble::new(2, &["The templatekernel and the specified kernel version are the same."]));
+        return Err(DkmsError::new(
+            2,
+            &["The templatekernel and the specified kernel version are the same."],
+        ));
     }
     let mut meant = Vec::new();
     for what in place.known()? {
@@ -248,7 +251,7 @@ pub fn match_kernel(place: &Place) -> Result<u8, Trouble> {
     }
     if let Some(module) = &place.typed.module {
         if !place.known()?.iter().any(|what| what.name == *module) {
-            return Err(Trouble::new(
+            return Err(DkmsError::new(
                 3,
                 &[&format!("The module: {module} is not located in the DKMS tree.")],
             ));

@@ -7,7 +7,7 @@ use clap::Parser;
 use fs_err as fs;
 use kcache::error::Error;
 use kcache::kernel::dkms::{Built, Records, Version};
-use kcache::kernel::install::{self, Generation, OtherFile};
+use kcache::kernel::install::{self, ForeignFile, Generation};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
 use kcache::kernel::recipe::{is_flat_name, is_version};
@@ -16,7 +16,7 @@ use kcache::run::select;
 use kcache::run::session::Session;
 use kcache::store::Exposed;
 
-use super::Trouble;
+use super::DkmsError;
 use super::args::{Typed, refused};
 use super::say::answer;
 use crate::args::Args;
@@ -49,7 +49,7 @@ pub struct Standing {
 }
 
 impl<'a> Place<'a> {
-    pub fn new(typed: &'a Typed) -> Result<Place<'a>, Trouble> {
+    pub fn new(typed: &'a Typed) -> Result<Place<'a>, DkmsError> {
         let mut words = vec!["kcache".to_owned()];
         if let Some(root) = std::env::var_os(ROOT).filter(|root| !root.is_empty()) {
             words.extend(["--root".to_owned(), root.to_string_lossy().into_owned()]);
@@ -60,7 +60,7 @@ impl<'a> Place<'a> {
         words.extend(typed.quiet.then(|| "--quiet".to_owned()));
         words.extend(typed.verbose.then(|| "--verbose".to_owned()));
         words.push("config".to_owned());
-        let global = Args::try_parse_from(words).map_err(|e| Trouble::new(1, &[&e.to_string()]))?.global;
+        let global = Args::try_parse_from(words).map_err(|e| DkmsError::new(1, &[&e.to_string()]))?.global;
         let out = Arc::new(Out::new(&global));
         let settings = cmd::context::settings(&global)?;
         settings.warnings.iter().for_each(|warning| out.warn(warning));
@@ -75,30 +75,30 @@ impl<'a> Place<'a> {
     }
 
     /// Refuses what only root may do to this system; another one, under `KCACHE_ROOT`, is whoever's it is.
-    pub fn check_root(&self) -> Result<(), Trouble> {
+    pub fn check_root(&self) -> Result<(), DkmsError> {
         if self.context.root.is_host() && !rustix::process::geteuid().is_root() {
-            return Err(Trouble::new(1, &["You must be root to use this command."]));
+            return Err(DkmsError::new(1, &["You must be root to use this command."]));
         }
         Ok(())
     }
 
     /// Refuses records that root would change on the word of whoever else can change them.
-    pub fn check_exposed(&self) -> Result<(), Trouble> {
+    pub fn check_exposed(&self) -> Result<(), DkmsError> {
         if !self.context.root.is_host() || !rustix::process::geteuid().is_root() {
             return Ok(());
         }
         match Exposed::above(&self.records.dir().join("record"))? {
-            Some(exposed) => Err(Trouble::new(1, &[&format!("DKMS tree is not used: {exposed}")])),
+            Some(exposed) => Err(DkmsError::new(1, &[&format!("DKMS tree is not used: {exposed}")])),
             None => Ok(()),
         }
     }
 
     /// Refuses early what could not be recorded in the end.
-    pub fn check_records(&self) -> Result<(), Trouble> {
+    pub fn check_records(&self) -> Result<(), DkmsError> {
         let dir = self.records.dir();
         match rustix::fs::access(dir, rustix::fs::Access::WRITE_OK) {
             Err(rustix::io::Errno::ACCESS) => {
-                Err(Trouble::new(1, &[&format!("No write access to DKMS tree at {}", dir.display())]))
+                Err(DkmsError::new(1, &[&format!("No write access to DKMS tree at {}", dir.display())]))
             }
             _ => Ok(()),
         }
@@ -112,16 +112,16 @@ impl<'a> Place<'a> {
     }
 
     /// The one version that an action is about.
-    pub fn version(&self, action: &str) -> Result<Version, Trouble> {
+    pub fn version(&self, action: &str) -> Result<Version, DkmsError> {
         match (&self.typed.module, &self.typed.version) {
             (Some(name), Some(version)) if is_flat_name(name) && is_version(version) => {
                 Ok(Version { name: name.clone(), version: version.clone() })
             }
             (Some(name), Some(version)) => {
                 let line = format!("{name:?}, {version:?}: this is no name and version of a module.");
-                Err(Trouble::new(1, &[&line]))
+                Err(DkmsError::new(1, &[&line]))
             }
-            _ => Err(Trouble::new(
+            _ => Err(DkmsError::new(
                 1,
                 &[
                     "Arguments <module> and <module-version> are not specified.",
@@ -139,12 +139,12 @@ impl<'a> Place<'a> {
     }
 
     /// The same directory, as this machine names it.
-    pub fn source_here(&self, what: &Version) -> Result<PathBuf, Trouble> {
+    pub fn source_here(&self, what: &Version) -> Result<PathBuf, DkmsError> {
         Ok(self.context.root.place(self.source(what))?)
     }
 
     /// The package of a version, and all others, for what it builds against.
-    pub fn package(&self, what: &Version) -> Result<(Package, Vec<Package>), Trouble> {
+    pub fn package(&self, what: &Version) -> Result<(Package, Vec<Package>), DkmsError> {
         let all = packages::installed(&self.context.root)?.0;
         let listed = select::find(&all, &format!("{}/{}", what.name, what.version)).cloned();
         let package = match (self.named_source(what)?, listed) {
@@ -158,7 +158,7 @@ impl<'a> Place<'a> {
     }
 
     /// Where the record or the command line says that a version's source is.
-    fn named_source(&self, what: &Version) -> Result<Option<PathBuf>, Trouble> {
+    fn named_source(&self, what: &Version) -> Result<Option<PathBuf>, DkmsError> {
         let link = self.records.place(what).join("source");
         let root = &self.context.root;
         match root.inside(&link).and_then(|inside| root.find(inside)) {
@@ -168,7 +168,7 @@ impl<'a> Place<'a> {
     }
 
     /// Refuses a recipe other than the package's own: `-c` names one.
-    fn check_conf(&self, package: &Package) -> Result<(), Trouble> {
+    fn check_conf(&self, package: &Package) -> Result<(), DkmsError> {
         let Some(conf) = &self.typed.conf else { return Ok(()) };
         match self.context.root.find(conf) {
             Some(conf) if is_same(&conf, &package.source.join("dkms.conf")) => Ok(()),
@@ -182,10 +182,10 @@ impl<'a> Place<'a> {
     }
 
     /// The release that was named, else the running kernel's, where only one can be meant.
-    pub fn one_release(&self, action: &str) -> Result<String, Trouble> {
+    pub fn one_release(&self, action: &str) -> Result<String, DkmsError> {
         match &self.releases()[..] {
             [release] => Ok(release.clone()),
-            _ => Err(Trouble::new(
+            _ => Err(DkmsError::new(
                 4,
                 &[&format!(
                     "The action {action} does not support multiple kernel version parameters on the command line."
@@ -195,7 +195,7 @@ impl<'a> Place<'a> {
     }
 
     /// What is called so, installed or by its build tree.
-    pub fn kernel(&self, release: &str) -> Result<Option<Kernel>, Trouble> {
+    pub fn kernel(&self, release: &str) -> Result<Option<Kernel>, DkmsError> {
         let found = match &self.typed.kernel_source {
             Some(path) => {
                 Some(kernels::at_path(&self.context.root, path).map_err(kcache::error::Error::from)?)
@@ -203,7 +203,7 @@ impl<'a> Place<'a> {
             None => kernels::of_release(&self.context.root, release).map_err(kcache::error::Error::from)?,
         };
         match found {
-            Some(kernel) if kernel.release != release => Err(Trouble::new(
+            Some(kernel) if kernel.release != release => Err(DkmsError::new(
                 1,
                 &[&format!("--kernelsourcedir leads to kernel {}, not {release}.", kernel.release)],
             )),
@@ -212,12 +212,12 @@ impl<'a> Place<'a> {
     }
 
     /// Every installed kernel's release.
-    pub fn installed_kernels(&self) -> Result<Vec<(String, PathBuf)>, Trouble> {
+    pub fn installed_kernels(&self) -> Result<Vec<(String, PathBuf)>, DkmsError> {
         Ok(kernels::trees(&self.context.root).map_err(kcache::error::Error::from)?)
     }
 
     /// Every version that is added, or installed without that.
-    pub fn known(&self) -> Result<Vec<Version>, Trouble> {
+    pub fn known(&self) -> Result<Vec<Version>, DkmsError> {
         let mut known = self.records.added()?;
         for (_, tree) in self.installed_kernels()? {
             let generation = install::current(&tree).map_err(kcache::error::Error::from)?;
@@ -230,7 +230,7 @@ impl<'a> Place<'a> {
     }
 
     /// How a version stands for each kernel that has it built or installed, in the order of DKMS: by name.
-    pub fn standings(&self, what: &Version) -> Result<Vec<Standing>, Trouble> {
+    pub fn standings(&self, what: &Version) -> Result<Vec<Standing>, DkmsError> {
         let dkms = self.records.built(what)?;
         let store = self.context.open_existing_store().map_err(kcache::error::Error::from)?;
         let mut found = Vec::new();
@@ -263,22 +263,24 @@ impl<'a> Place<'a> {
     }
 
     /// Refuses what is to be built for another machine.
-    pub fn check_arch(&self) -> Result<(), Trouble> {
+    pub fn check_arch(&self) -> Result<(), DkmsError> {
         let own = machine();
         match self.typed.arches.iter().find(|arch| **arch != own && debian_name(&own) != Some(arch.as_str()))
         {
-            Some(arch) => Err(Trouble::new(1, &[&format!("kcache builds for {own} here, not for {arch}.")])),
+            Some(arch) => {
+                Err(DkmsError::new(1, &[&format!("kcache builds for {own} here, not for {arch}.")]))
+            }
             None => Ok(()),
         }
     }
 }
 
-fn package_at(source: &Path, what: &Version) -> Result<Package, Trouble> {
+fn package_at(source: &Path, what: &Version) -> Result<Package, DkmsError> {
     match packages::at_path(source) {
         Ok(package) if package.name == what.name && package.version == what.version => Ok(package),
         Ok(_) | Err(_) => {
             let file = format!("File: {}/dkms.conf does not exist.", source.display());
-            Err(Trouble::new(4, &["Could not locate dkms.conf file.", &file]))
+            Err(DkmsError::new(4, &["Could not locate dkms.conf file.", &file]))
         }
     }
 }
@@ -303,12 +305,16 @@ fn debian_name(machine: &str) -> Option<&'static str> {
     }
 }
 
-pub fn session<'a>(place: &'a Place) -> Result<Session<'a>, Trouble> {
+pub fn session<'a>(place: &'a Place) -> Result<Session<'a>, DkmsError> {
     Ok(Session::new(&place.context, Some(place.context.open_store().map_err(Error::from)?))?)
 }
 
 /// What DKMS has installed of a package for a kernel, in any version, and the files that are there of it.
-pub fn of_dkms(place: &Place, name: &str, kernel: &Kernel) -> Result<Vec<(Built, Vec<OtherFile>)>, Trouble> {
+pub fn of_dkms(
+    place: &Place,
+    name: &str,
+    kernel: &Kernel,
+) -> Result<Vec<(Built, Vec<ForeignFile>)>, DkmsError> {
     let Some(tree) = &kernel.modules else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for built in place.records.installed(&kernel.release)? {

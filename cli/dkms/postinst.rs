@@ -15,13 +15,13 @@ use super::build::install;
 use super::place::{Place, session};
 use super::say::{answer, complain};
 use super::source::add_version;
-use super::{Trouble, remove, tarball};
+use super::{DkmsError, remove, tarball};
 use crate::cmd;
 
 /// With this file DKMS does nothing by itself.
 const OFF: &str = "/etc/dkms/no-autoinstall";
 
-pub fn run(words: &[String]) -> Result<u8, Trouble> {
+pub fn run(words: &[String]) -> Result<u8, DkmsError> {
     let word = |at: usize| words.get(at).filter(|word| !word.is_empty());
     let (Some(name), Some(version)) = (word(0), word(1)) else {
         answer("Need NAME, and VERSION defined\nARCH is optional");
@@ -39,13 +39,13 @@ pub fn run(words: &[String]) -> Result<u8, Trouble> {
     everywhere(&place, &what)
 }
 
-fn typed(name: &str, version: &str, arch: Option<&String>) -> Result<Typed, Trouble> {
+fn typed(name: &str, version: &str, arch: Option<&String>) -> Result<Typed, DkmsError> {
     let mut words = ["-m", name, "-v", version].map(str::to_owned).to_vec();
     words.extend(arch.map(|arch| format!("--arch={arch}")));
     args::parse(&words)
 }
 
-fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<(), Trouble> {
+fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<(), DkmsError> {
     if place.known()?.contains(what) {
         answer(&format!("Removing old {}-{} DKMS files...", what.name, what.version));
         let all =
@@ -60,7 +60,7 @@ fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<()
     add_version(place, what)
 }
 
-fn everywhere(place: &Place, what: &Version) -> Result<u8, Trouble> {
+fn everywhere(place: &Place, what: &Version) -> Result<u8, DkmsError> {
     let installed = kernels::installed(&place.context.root).map_err(kcache::error::Error::from)?;
     let newest = installed.last().map(|kernel| kernel.release.clone());
     let running = cmd::running();

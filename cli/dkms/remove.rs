@@ -7,19 +7,19 @@ use std::path::Path;
 use kcache::deploy::{adopt, generation as flow, scripts};
 use kcache::error::Error;
 use kcache::kernel::dkms::{Built, Version, weakly_used};
-use kcache::kernel::install::{OtherFile, Others};
+use kcache::kernel::install::{ForeignFile, ForeignFiles};
 use kcache::run::request::Request;
 use kcache::run::session::Session;
 
 use super::place::{Place, of_dkms, session};
 use super::say::{complain, warn};
-use super::{Trouble, upgrade};
+use super::{DkmsError, upgrade};
 
 /// One action for every kernel that is meant.
 pub fn each(
     place: &Place,
-    act: fn(&Place, &Session, &Version, &str) -> Result<(), Trouble>,
-) -> Result<u8, Trouble> {
+    act: fn(&Place, &Session, &Version, &str) -> Result<(), DkmsError>,
+) -> Result<u8, DkmsError> {
     place.check_arch()?;
     let what = known(place, "uninstall")?;
     let session = session(place)?;
@@ -27,7 +27,7 @@ pub fn each(
     Ok(0)
 }
 
-pub fn remove(place: &Place) -> Result<u8, Trouble> {
+pub fn remove(place: &Place) -> Result<u8, DkmsError> {
     place.check_arch()?;
     let what = known(place, "remove")?;
     if place.typed.rpm_safe_upgrade && upgrade::is_upgrade(place, &what) {
@@ -47,17 +47,17 @@ pub fn remove(place: &Place) -> Result<u8, Trouble> {
     Ok(0)
 }
 
-fn known(place: &Place, action: &str) -> Result<Version, Trouble> {
+fn known(place: &Place, action: &str) -> Result<Version, DkmsError> {
     let what = place.version(action)?;
     if place.known()?.contains(&what) {
         return Ok(what);
     }
     let line =
         format!("The module/version combo: {}-{} is not located in the DKMS tree.", what.name, what.version);
-    Err(Trouble::new(3, &[&line]))
+    Err(DkmsError::new(3, &[&line]))
 }
 
-fn releases(place: &Place, what: &Version) -> Result<Vec<String>, Trouble> {
+fn releases(place: &Place, what: &Version) -> Result<Vec<String>, DkmsError> {
     if !place.typed.all {
         return Ok(place.releases());
     }
@@ -65,7 +65,7 @@ fn releases(place: &Place, what: &Version) -> Result<Vec<String>, Trouble> {
 }
 
 /// Out of one kernel. The package's other kernels, and the kernel's other packages, stay as they are.
-pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), DkmsError> {
     let standing = place.standings(what)?.into_iter().find(|s| s.kernel == release && s.installed);
     let (name, version, arch) = (&what.name, &what.version, place.arch());
     let (Some(standing), Some(kernel)) = (standing, place.kernel(release)?) else {
@@ -77,14 +77,14 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     place.say(&format!("Module {name}-{version} for kernel {release} ({arch})."));
     place.say("Before uninstall, this module version was ACTIVE on this kernel.");
     let names: Vec<String> = standing.by_kcache.iter().map(|_| name.clone()).collect();
-    let theirs: Vec<(Built, Vec<OtherFile>)> =
+    let theirs: Vec<(Built, Vec<ForeignFile>)> =
         of_dkms(place, name, &kernel)?.into_iter().filter(|(built, _)| built.what == *what).collect();
-    let files: Vec<OtherFile> = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
+    let files: Vec<ForeignFile> = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let dir = flow::tree(session, &kernel)?;
     if let Some(other) = weakly_used(&place.context.root, dir, &files)? {
         warn(&format!("the weak-updates of {} led to its modules.", other.display()));
     }
-    flow::apply_with(session, &kernel, &adopt::without(&names), &Others::Drop(files))?;
+    flow::apply_with(session, &kernel, &adopt::without(&names), &ForeignFiles::Drop(files))?;
     if let Ok((package, all)) = place.package(what) {
         scripts::after_remove(session, &Request { package: &package, kernel: &kernel, all: &all });
     }
@@ -96,22 +96,22 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
 }
 
 /// What was taken over from DKMS is not to come back by `kcache adopt --undo`.
-fn forget_kept(place: &Place, tree: &Path, name: &str) -> Result<(), Trouble> {
+fn forget_kept(place: &Place, tree: &Path, name: &str) -> Result<(), DkmsError> {
     flow::forget_kept(&place.context, tree, name)?;
     Ok(())
 }
 
-pub fn unbuild(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), Trouble> {
+pub fn unbuild(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), DkmsError> {
     uninstall(place, session, what, release)?;
     let labels = [("package", what.name.as_str()), ("version", what.version.as_str()), ("kernel", release)];
-    let store = session.store.as_ref().ok_or_else(|| Trouble::new(1, &["There is no store."]))?;
+    let store = session.store.as_ref().ok_or_else(|| DkmsError::new(1, &["There is no store."]))?;
     for row in store.find(&labels).map_err(Error::from)? {
         store.forget(&row.key).map_err(Error::from)?;
     }
     forget_builds(place, what, release)
 }
 
-fn forget_builds(place: &Place, what: &Version, release: &str) -> Result<(), Trouble> {
+fn forget_builds(place: &Place, what: &Version, release: &str) -> Result<(), DkmsError> {
     for built in place.records.built(what)?.into_iter().filter(|built| built.kernel == release) {
         place.records.forget_build(&built)?;
     }
@@ -119,7 +119,7 @@ fn forget_builds(place: &Place, what: &Version, release: &str) -> Result<(), Tro
 }
 
 /// Everything out of a kernel that goes. One package that stays keeps no other there.
-pub fn of_kernel(place: &Place) -> Result<u8, Trouble> {
+pub fn of_kernel(place: &Place) -> Result<u8, DkmsError> {
     let release = place.one_release("kernel_prerm")?;
     let session = session(place)?;
     let mut failed = Vec::new();
@@ -144,5 +144,5 @@ pub fn of_kernel(place: &Place) -> Result<u8, Trouble> {
         place.arch(),
         failed.join(" ")
     );
-    Err(Trouble::new(14, &[&line]))
+    Err(DkmsError::new(14, &[&line]))
 }

@@ -6,13 +6,13 @@ use fs_err as fs;
 use kcache::kernel::dkms::Version;
 use kcache::kernel::packages;
 
-use super::Trouble;
+use super::DkmsError;
 use super::place::Place;
 use crate::cmd::context;
 
-pub fn add_version(place: &Place, what: &Version) -> Result<(), Trouble> {
+pub fn add_version(place: &Place, what: &Version) -> Result<(), DkmsError> {
     if place.records.is_added(what) {
-        return Err(Trouble::new(
+        return Err(DkmsError::new(
             3,
             &[
                 &format!("DKMS tree already contains: {}-{}", what.name, what.version),
@@ -23,7 +23,7 @@ pub fn add_version(place: &Place, what: &Version) -> Result<(), Trouble> {
     let source = place.source(what);
     if !place.source_here(what)?.is_dir() {
         let directory = format!("Directory: {} does not exist.", source.display());
-        return Err(Trouble::new(2, &["Could not find module source directory.", &directory]));
+        return Err(DkmsError::new(2, &["Could not find module source directory.", &directory]));
     }
     place.package(what)?;
     let link = place.records.place(what).join("source");
@@ -32,11 +32,11 @@ pub fn add_version(place: &Place, what: &Version) -> Result<(), Trouble> {
 }
 
 /// Puts a source tree where DKMS has them.
-pub fn copy_source(place: &Place, from: &Path) -> Result<Version, Trouble> {
+pub fn copy_source(place: &Place, from: &Path) -> Result<Version, DkmsError> {
     let from = fs::canonicalize(from)?;
     let bad = |error: packages::Error| {
         let why = kcache::error::chain(&error);
-        Trouble::new(10, &["Malformed dkms.conf file. Cannot load source tree.", &why])
+        DkmsError::new(10, &["Malformed dkms.conf file. Cannot load source tree.", &why])
     };
     let package = packages::at_path(&from).map_err(bad)?;
     let what = Version { name: package.name, version: package.version };
@@ -56,7 +56,7 @@ pub fn copy_source(place: &Place, from: &Path) -> Result<Version, Trouble> {
     match copied.success() {
         true => Ok(what),
         false => {
-            Err(Trouble::new(1, &[&format!("{} could not be copied to {}.", from.display(), to.display())]))
+            Err(DkmsError::new(1, &[&format!("{} could not be copied to {}.", from.display(), to.display())]))
         }
     }
 }

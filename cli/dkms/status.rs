@@ -11,10 +11,10 @@ use kcache::error::Error;
 use kcache::kernel::dkms::Version;
 use kcache::kernel::install::{self, Fault, Generation};
 
-use super::Trouble;
+use super::DkmsError;
 use super::place::{Place, Standing};
 
-pub fn show(place: &Place) -> Result<u8, Trouble> {
+pub fn show(place: &Place) -> Result<u8, DkmsError> {
     let typed = place.typed;
     let is_meant = |request: &Option<String>, is: &str| request.as_ref().is_none_or(|request| request == is);
     let kernels =
@@ -29,7 +29,7 @@ pub fn show(place: &Place) -> Result<u8, Trouble> {
     Ok(0)
 }
 
-fn lines(place: &Place, what: &Version, kernel: Option<&String>) -> Result<Vec<String>, Trouble> {
+fn lines(place: &Place, what: &Version, kernel: Option<&String>) -> Result<Vec<String>, DkmsError> {
     let mut standings = place.standings(what)?;
     standings.retain(|standing| kernel.is_none_or(|kernel| standing.kernel == *kernel));
     if !place.typed.arches.is_empty() {
@@ -48,7 +48,7 @@ fn lines(place: &Place, what: &Version, kernel: Option<&String>) -> Result<Vec<S
     standings.iter().map(|standing| line(place, what, &name, standing)).collect()
 }
 
-fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Result<String, Trouble> {
+fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Result<String, DkmsError> {
     let arch = standing.by_dkms.as_ref().map_or_else(|| place.arch(), |built| built.arch.clone());
     let state = if standing.installed { "installed" } else { "built" };
     let warning = if is_damaged(place, what, standing)? {
@@ -60,7 +60,7 @@ fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Resul
 }
 
 /// Whether an installed file is not what it was.
-fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool, Trouble> {
+fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool, DkmsError> {
     let Some((_, tree)) =
         place.installed_kernels()?.into_iter().find(|(kernel, _)| *kernel == standing.kernel)
     else {
@@ -73,7 +73,7 @@ fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool
     }
 }
 
-fn is_faulty(tree: &Path, generation: &Generation, what: &Version) -> Result<bool, Trouble> {
+fn is_faulty(tree: &Path, generation: &Generation, what: &Version) -> Result<bool, DkmsError> {
     let faults = install::verify(tree, generation).map_err(Error::from)?;
     Ok(faults.iter().any(|fault| match fault {
         Fault::Missing { path } | Fault::Changed { path, .. } => {

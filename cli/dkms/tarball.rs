@@ -19,7 +19,7 @@ use kcache::error::Error;
 use kcache::kernel::dkms::Version;
 use kcache::store::{Role, Scratch, Store};
 
-use super::Trouble;
+use super::DkmsError;
 use super::place::Place;
 use super::say::warn;
 use super::source::{add_version, copy_source};
@@ -35,14 +35,14 @@ const MOST_BYTES: u64 = 8 << 30;
 const MOST_FILES: u64 = 200_000;
 const MOST_LISTED: u64 = 64 << 20;
 
-pub fn make(place: &Place) -> Result<u8, Trouble> {
+pub fn make(place: &Place) -> Result<u8, DkmsError> {
     let what = place.version("mktarball")?;
     if !place.records.is_added(&what) {
         let line = format!(
             "The module/version combo: {}-{} is not located in the DKMS tree.",
             what.name, what.version
         );
-        return Err(Trouble::new(3, &[&line]));
+        return Err(DkmsError::new(3, &[&line]));
     }
     let scratch = Scratch::new(&place.context.temporary).map_err(Error::from)?;
     let mut kernels = Vec::new();
@@ -74,14 +74,14 @@ pub fn make(place: &Place) -> Result<u8, Trouble> {
     Ok(0)
 }
 
-fn releases(place: &Place, what: &Version) -> Result<Vec<String>, Trouble> {
+fn releases(place: &Place, what: &Version) -> Result<Vec<String>, DkmsError> {
     if place.typed.all {
         return Ok(place.standings(what)?.into_iter().map(|standing| standing.kernel).collect());
     }
     Ok(place.releases())
 }
 
-fn destination(place: &Place, what: &Version, list: &str) -> Result<PathBuf, Trouble> {
+fn destination(place: &Place, what: &Version, list: &str) -> Result<PathBuf, DkmsError> {
     let name = match &place.typed.archive {
         Some(path) if path.parent().is_some_and(|dir| dir != Path::new("")) => {
             fs::create_dir_all(path.parent().unwrap_or(path))?;
@@ -98,7 +98,7 @@ fn destination(place: &Place, what: &Version, list: &str) -> Result<PathBuf, Tro
     Ok(to)
 }
 
-fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), Trouble> {
+fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), DkmsError> {
     let (package, _) = place.package(what)?;
     if place.typed.binaries_only {
         let own = scratch.join("dkms_binaries_only");
@@ -112,14 +112,14 @@ fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), Troub
     let own = scratch.join("dkms_source_tree");
     fs::create_dir(&own)?;
     let copied = context::command("cp").args(["-r", "--"]).arg(package.source.join(".")).arg(own).status()?;
-    if copied.success() { Ok(()) } else { Err(Trouble::new(6, &["Failed to make tarball."])) }
+    if copied.success() { Ok(()) } else { Err(DkmsError::new(6, &["Failed to make tarball."])) }
 }
 
 /// The modules that kcache has built for a kernel, out of its store.
-fn put_modules(place: &Place, what: &Version, kernel: &str, scratch: &Path) -> Result<(), Trouble> {
+fn put_modules(place: &Place, what: &Version, kernel: &str, scratch: &Path) -> Result<(), DkmsError> {
     let none = || {
         let line = format!("No modules built for {kernel} ({}).", place.arch());
-        Trouble::new(6, &[&line, "Modules must already be in the built state before using mktarball."])
+        DkmsError::new(6, &[&line, "Modules must already be in the built state before using mktarball."])
     };
     let store = place.context.open_existing_store().map_err(Error::from)?.ok_or_else(none)?;
     let labels = [("package", what.name.as_str()), ("version", what.version.as_str()), ("kernel", kernel)];
@@ -140,12 +140,12 @@ fn put_modules(place: &Place, what: &Version, kernel: &str, scratch: &Path) -> R
     Ok(())
 }
 
-fn object(store: &Store, output: &kcache::store::Output) -> Result<Option<Vec<u8>>, Trouble> {
+fn object(store: &Store, output: &kcache::store::Output) -> Result<Option<Vec<u8>>, DkmsError> {
     Ok(store.read_object(&output.digest, output.size).map_err(Error::from)?)
 }
 
 /// Unpacks an archive's source to where sources are, and adds it.
-pub fn load(place: &Place) -> Result<Version, Trouble> {
+pub fn load(place: &Place) -> Result<Version, DkmsError> {
     let what = unpack(place)?;
     if !place.records.is_added(&what) {
         add_version(place, &what)?;
@@ -154,19 +154,19 @@ pub fn load(place: &Place) -> Result<Version, Trouble> {
 }
 
 /// The same without adding it.
-pub fn unpack(place: &Place) -> Result<Version, Trouble> {
+pub fn unpack(place: &Place) -> Result<Version, DkmsError> {
     let Some(archive) = &place.typed.archive else {
-        return Err(Trouble::new(2, &[" does not exist."]));
+        return Err(DkmsError::new(2, &[" does not exist."]));
     };
     unpack_archive(place, archive)
 }
 
-pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble> {
+pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, DkmsError> {
     if !archive.exists() {
-        return Err(Trouble::new(2, &[&format!("{} does not exist.", archive.display())]));
+        return Err(DkmsError::new(2, &[&format!("{} does not exist.", archive.display())]));
     }
     if archive.extension().is_some_and(|extension| extension == "rpm") {
-        return Err(Trouble::new(9, &["kcache installs no .rpm files: use rpm."]));
+        return Err(DkmsError::new(9, &["kcache installs no .rpm files: use rpm."]));
     }
     let scratch = Scratch::new(&place.context.temporary).map_err(Error::from)?;
     let source = source_of(archive, scratch.path())?;
@@ -177,7 +177,7 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble>
     let what = Version { name: package.name, version: package.version };
     if place.records.is_added(&what) && !place.typed.force {
         let line = format!("{}-{} is already added!", what.name, what.version);
-        return Err(Trouble::new(8, &[&line, "Aborting."]));
+        return Err(DkmsError::new(8, &[&line, "Aborting."]));
     }
     place.say(&format!("\nLoading tarball for {}-{}", what.name, what.version));
     copy_source(place, &source)
@@ -185,14 +185,14 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble>
 
 /// Unpacks an archive into an empty directory; where the source in it lies, which is all that will be copied: no link in it
 /// leads to the rest.
-fn source_of(archive: &Path, to: &Path) -> Result<PathBuf, Trouble> {
+fn source_of(archive: &Path, to: &Path) -> Result<PathBuf, DkmsError> {
     let wrong = "Tarball does not appear to be a correctly formed DKMS archive.";
     let from = archive.display().to_string();
     let flags = ["--no-same-owner", "--no-same-permissions", "--no-overwrite-dir"];
     if is_too_large(&from)? {
         let most =
             format!("{from} is refused: it holds more than {MOST_FILES} files or {} GiB.", MOST_BYTES >> 30);
-        return Err(Trouble::new(7, &[&most]));
+        return Err(DkmsError::new(7, &[&most]));
     }
     let names = tar(&["-taf", &from], 3, wrong)?;
     if let Some(name) = names.lines().find(|name| !is_inside(Path::new(name))) {
@@ -202,7 +202,7 @@ fn source_of(archive: &Path, to: &Path) -> Result<PathBuf, Trouble> {
     // What the whole is searched for must not lead out of the whole either.
     check(archive, to, to)?;
     let source = source_in(to).ok_or_else(|| {
-        Trouble::new(
+        DkmsError::new(
             7,
             &["No valid dkms.conf in dkms_source_tree.", &format!("{from} is not a valid DKMS tarball.")],
         )
@@ -257,7 +257,7 @@ fn is_inside(path: &Path) -> bool {
 }
 
 /// Refuses what is neither file nor directory nor a link that stays inside.
-fn check(archive: &Path, top: &Path, dir: &Path) -> Result<(), Trouble> {
+fn check(archive: &Path, top: &Path, dir: &Path) -> Result<(), DkmsError> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.strip_prefix(top).unwrap_or(&path).display().to_string();
@@ -278,20 +278,20 @@ fn check(archive: &Path, top: &Path, dir: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn hostile(archive: &Path, name: &str) -> Trouble {
-    Trouble::new(
+fn hostile(archive: &Path, name: &str) -> DkmsError {
+    DkmsError::new(
         7,
         &[&format!("{} is refused: {name} leads out of it, or is no plain file.", archive.display())],
     )
 }
 
 /// Runs tar; what it printed. A colon in an archive's name does not make it another host's.
-fn tar(arguments: &[&str], code: u8, wrong: &str) -> Result<String, Trouble> {
+fn tar(arguments: &[&str], code: u8, wrong: &str) -> Result<String, DkmsError> {
     let output = context::command("tar").arg("--force-local").args(arguments).output()?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(Trouble::new(code, &[wrong, String::from_utf8_lossy(&output.stderr).trim_end()]))
+    Err(DkmsError::new(code, &[wrong, String::from_utf8_lossy(&output.stderr).trim_end()]))
 }
 
 #[cfg(test)]
@@ -300,7 +300,7 @@ mod tests {
     use fs::os::unix::fs::symlink;
 
     /// What becomes of an archive of a source with this link in it, beside which another directory lies.
-    fn source_with(link: &str) -> Result<PathBuf, Trouble> {
+    fn source_with(link: &str) -> Result<PathBuf, DkmsError> {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let source = from.path().join("dkms_source_tree");
         fs::create_dir_all(source.join("src")).unwrap();

@@ -5,11 +5,11 @@
 //! scriptlet's shell, by its id and its time of start. A note of another run means nothing; it goes with the record.
 
 use fs_err as fs;
+use kcache::kernel::bounded_read;
 use kcache::kernel::dkms::Version;
 use kcache::kernel::rootfs::put;
-use kcache::kernel::source;
 
-use super::Trouble;
+use super::DkmsError;
 use super::place::Place;
 
 const NOTE: &str = "rpm_safe_upgrade";
@@ -20,7 +20,7 @@ const PARENT: usize = 1;
 const START: usize = 19;
 
 /// Notes that this run has added a version.
-pub fn note(place: &Place, what: &Version) -> Result<(), Trouble> {
+pub fn note(place: &Place, what: &Version) -> Result<(), DkmsError> {
     let note = place.records.place(what).join(NOTE);
     Ok(put(&note, caller().unwrap_or_default().as_bytes())?)
 }
@@ -28,7 +28,7 @@ pub fn note(place: &Place, what: &Version) -> Result<(), Trouble> {
 /// Whether this run has added a version. It is told once.
 pub fn is_upgrade(place: &Place, what: &Version) -> bool {
     let note = place.records.place(what).join(NOTE);
-    let noted = source::bytes(&note, MOST_NOTE).ok();
+    let noted = bounded_read::bytes(&note, MOST_NOTE).ok();
     let same = noted.is_some_and(|noted| caller().is_some_and(|caller| caller.as_bytes() == noted));
     same && fs::remove_file(note).is_ok()
 }

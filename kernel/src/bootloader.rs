@@ -132,7 +132,9 @@ impl Loader {
 
     fn default_kernel(&self, root: &Root) -> Result<Option<Choice>, Error> {
         let (path, entry) = match self {
-            Loader::Grub(path) => (path, grub::default_entry(root, path, &crate::source::config(path)?)?),
+            Loader::Grub(path) => {
+                (path, grub::default_entry(root, path, &crate::bounded_read::config(path)?)?)
+            }
             Loader::SystemdBoot(path) => (path, bls::systemd_default(root, path)?),
         };
         let Some(entry) = entry else { return Ok(None) };
@@ -148,7 +150,7 @@ impl Loader {
 
     fn entries(&self, root: &Root) -> Result<Vec<Entry>, Error> {
         match self {
-            Loader::Grub(path) => grub::entries(root, &crate::source::config(path)?),
+            Loader::Grub(path) => grub::entries(root, &crate::bounded_read::config(path)?),
             Loader::SystemdBoot(path) => bls::entries(&bls::directory_of(path)),
         }
     }

@@ -20,12 +20,12 @@ use std::path::{Component, Path, PathBuf};
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 
-use crate::install::{OtherFile, module_of};
+use crate::bounded_read::{self, MOST_DATA};
+use crate::install::{ForeignFile, module_of};
 use crate::modules;
 use crate::recipe::{is_flat_name, is_version};
 use crate::release;
 use crate::rootfs::Root;
-use crate::source::{self, MOST_DATA};
 
 /// Where DKMS keeps its records.
 pub const TREE: &str = "/var/lib/dkms";
@@ -157,13 +157,13 @@ impl Records {
 
     /// The files in a kernel's tree that are those of an installed build: by name in DKMS's own directory, elsewhere only
     /// if they are the same as DKMS's copies.
-    pub fn files(&self, built: &Built, tree: &Path) -> io::Result<Vec<OtherFile>> {
+    pub fn files(&self, built: &Built, tree: &Path) -> io::Result<Vec<ForeignFile>> {
         let copies = self.copies(built)?;
         let mut found = Vec::new();
         for path in modules::foreign(tree)? {
             for copy in copies.iter().filter(|copy| module_of(copy) == module_of(&path)) {
                 if path.starts_with(OWN_DIR) || is_copy(&tree.join(&path), copy)? {
-                    found.push(OtherFile { package: built.what.name.clone(), path: path.clone() });
+                    found.push(ForeignFile { package: built.what.name.clone(), path: path.clone() });
                 }
             }
         }
@@ -224,7 +224,7 @@ impl Records {
 
 /// The tree in which another kernel's `weak-updates` lead to one of these files, if any does: without the file, that kernel
 /// would lose its module.
-pub fn weakly_used(root: &Root, tree: &Path, files: &[OtherFile]) -> io::Result<Option<PathBuf>> {
+pub fn weakly_used(root: &Root, tree: &Path, files: &[ForeignFile]) -> io::Result<Option<PathBuf>> {
     for modules in crate::kernels::modules_dirs(root) {
         for other in names(&modules)?.into_iter().map(|name| modules.join(name)).filter(|other| other != tree)
         {
@@ -246,7 +246,7 @@ fn is_copy(file: &Path, copy: &Path) -> io::Result<bool> {
     if file.is_symlink() || copy.is_symlink() {
         return Ok(false);
     }
-    match (source::bytes(file, MOST_DATA), source::bytes(copy, MOST_DATA)) {
+    match (bounded_read::bytes(file, MOST_DATA), bounded_read::bytes(copy, MOST_DATA)) {
         (Err(e), _) | (_, Err(e)) if e.kind() != io::ErrorKind::InvalidData => Err(e),
         (Ok(file), Ok(copy)) => Ok(file == copy),
         _ => Ok(false),
@@ -407,7 +407,7 @@ mod tests {
         let copy = dir.path().join("dkms/a/1.0/6.1/x86_64/module/a.ko");
         let built = records.built(&a()).unwrap().remove(0);
         fs::write(tree.join("extra/a.ko"), "bytes").unwrap();
-        let extra = [OtherFile { package: "a".into(), path: "extra/a.ko".into() }];
+        let extra = [ForeignFile { package: "a".into(), path: "extra/a.ko".into() }];
         assert_eq!(records.files(&built, &tree).unwrap(), extra);
         let replace = |make: &dyn Fn(&Path)| {
             fs::remove_file(&copy).unwrap();

@@ -54,8 +54,10 @@ pub struct Copy {
 
 /// A kernel's initramfs, where distributions put it.
 pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
-    let machine =
-        root.find("/etc/machine-id").and_then(|path| crate::source::config(&path).ok()).unwrap_or_default();
+    let machine = root
+        .find("/etc/machine-id")
+        .and_then(|path| crate::bounded_read::config(&path).ok())
+        .unwrap_or_default();
     let machine = machine.trim();
     let mut places = vec![
         format!("/boot/initrd.img-{release}"),

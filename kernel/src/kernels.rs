@@ -26,11 +26,11 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::kconfig::Kconfig;
 use crate::release;
 use crate::rootfs::Root;
-use crate::source::{self, MOST_DATA};
 
 /// What went wrong while reading a kernel.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +158,7 @@ impl BuildTree {
 
     /// `Module.symvers`: every exported symbol. `None` where the tree comes without.
     pub fn symvers(&self) -> io::Result<Option<Vec<u8>>> {
-        match source::bytes(self.outside().join("Module.symvers"), MOST_DATA) {
+        match bounded_read::bytes(self.outside().join("Module.symvers"), MOST_DATA) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -174,7 +174,7 @@ pub fn config(root: &Root, kernel: &Kernel) -> Result<Option<Kconfig>, Error> {
     let release = &kernel.release;
     let places = [format!("/boot/config-{release}"), format!("/lib/modules/{release}/config")];
     match places.iter().find_map(|path| root.find(path)) {
-        Some(path) => Ok(Some(Kconfig::new(source::config(&path)?))),
+        Some(path) => Ok(Some(Kconfig::new(bounded_read::config(&path)?))),
         None => Ok(None),
     }
 }
@@ -288,10 +288,10 @@ fn read_installed(root: &Root, release: String, modules: PathBuf) -> Result<Kern
 /// The release that a build tree was prepared for. `utsrelease.h` is what modules are compiled with, so it is believed
 /// first: Debian's `kernel.release` holds the upstream version.
 fn tree_release(dir: &Path) -> Option<String> {
-    if let Ok(header) = source::config(&dir.join("include/generated/utsrelease.h")) {
+    if let Ok(header) = bounded_read::config(&dir.join("include/generated/utsrelease.h")) {
         return define(&header, "UTS_RELEASE").map(str::to_owned);
     }
-    let text = source::config(&dir.join("include/config/kernel.release")).ok()?;
+    let text = bounded_read::config(&dir.join("include/config/kernel.release")).ok()?;
     Some(text.trim().to_owned())
 }
 
@@ -346,9 +346,9 @@ fn read_foreign_tree(path: &Path, canonical: PathBuf) -> Result<BuildTree, Error
 
 fn describe(inside: PathBuf, source: PathBuf, mounts: Vec<Mount>) -> Result<BuildTree, Error> {
     let dir = &mounts[0].outside;
-    let config = Kconfig::new(source::config(&dir.join(".config"))?);
+    let config = Kconfig::new(bounded_read::config(&dir.join(".config"))?);
     let generated =
-        |name: &str| source::config(&dir.join("include/generated").join(name)).unwrap_or_default();
+        |name: &str| bounded_read::config(&dir.join("include/generated").join(name)).unwrap_or_default();
     let (uts, compile) = (generated("utsversion.h"), generated("compile.h"));
     let version = define(&uts, "UTS_VERSION")
         .or_else(|| define(&compile, "UTS_VERSION"))
@@ -384,7 +384,7 @@ fn reaches(outside: &Path, inside: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Directories of the Makefiles that a Makefile includes by absolute path, as Debian's header packages do.
 fn included_makefiles(makefile: &Path) -> Result<Vec<PathBuf>, Error> {
-    let text = match source::config(makefile) {
+    let text = match bounded_read::config(makefile) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
@@ -479,7 +479,7 @@ fn bz_image_text(head: &[u8]) -> Option<String> {
 pub fn headers_hint(root: &Root, release: &str) -> String {
     let os = ["/etc/os-release", "/usr/lib/os-release"]
         .iter()
-        .find_map(|path| source::config(&root.find(path)?).ok())
+        .find_map(|path| bounded_read::config(&root.find(path)?).ok())
         .unwrap_or_default();
     let ids: String = os
         .lines()
@@ -490,8 +490,9 @@ pub fn headers_hint(root: &Root, release: &str) -> String {
     if is("fedora") || is("rhel") || is("centos") {
         format!("dnf install kernel-devel-{release}")
     } else if is("arch") {
-        let base =
-            root.find(format!("/lib/modules/{release}/pkgbase")).and_then(|path| source::config(&path).ok());
+        let base = root
+            .find(format!("/lib/modules/{release}/pkgbase"))
+            .and_then(|path| bounded_read::config(&path).ok());
         format!(
             "pacman -S {}-headers",
             base.as_deref().map(str::trim).filter(|base| release::is_plain(base)).unwrap_or("linux")

@@ -3,9 +3,9 @@
 //! Everything here works on what it is given: a root directory, a release, a scratch tree, a program to run. It has never
 //! heard of a cache, prints nothing, and reads neither the environment nor the clock.
 
-pub mod at_once;
 pub mod boot_test;
 pub mod bootloader;
+pub mod bounded_read;
 pub mod build;
 pub mod compress;
 pub mod csource;
@@ -21,6 +21,7 @@ pub mod lint;
 pub mod makefile;
 pub mod modules;
 pub mod packages;
+pub mod parallel;
 pub mod program;
 pub mod recipe;
 pub mod release;
@@ -28,6 +29,5 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod scripts;
 pub mod signing;
-pub mod source;
 pub mod symvers;
 pub mod toolchain;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::enforcement::{self, Enforcement};
 use crate::index::DepIndex;
@@ -27,7 +28,6 @@ use crate::kernels::{self, Kernel};
 use crate::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
 use crate::rootfs::Root;
 use crate::signing::{Known, Signed};
-use crate::source::{self, MOST_DATA};
 use crate::symvers::Symvers;
 
 /// Modules of more than this are no modules. The largest known, nvidia's, has some 100 MB with debug information.
@@ -85,7 +85,7 @@ impl Loader {
 
     /// Reads a module file of a kernel's tree.
     pub fn read(&self, tree: &Path, path: PathBuf) -> io::Result<Module> {
-        let bytes = match source::bytes(tree.join(&path), MOST_DATA) {
+        let bytes = match bounded_read::bytes(tree.join(&path), MOST_DATA) {
             Ok(bytes) => self.decompress(&path, &bytes),
             // A link that leads nowhere, as weak-updates has when its kernel is gone.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Defect::Gone),
@@ -179,7 +179,7 @@ fn beside_the_image(root: &Root, release: &str) -> io::Result<Option<Vec<u8>>> {
     {
         for place in [format!("/lib/modules/{release}/symvers"), format!("/boot/symvers-{release}")] {
             if let Some(path) = root.find(format!("{place}.{extension}")) {
-                return compression.decompress(&source::bytes(&path, MOST_DATA)?, MODULE_MAX).map(Some);
+                return compression.decompress(&bounded_read::bytes(&path, MOST_DATA)?, MODULE_MAX).map(Some);
             }
         }
     }

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use crate::bounded_read;
 use crate::recipe::{self, dkms, kbuild, toml};
 use crate::rootfs::Root;
-use crate::source;
 
 /// Most that a recipe may weigh, in bytes. The longest real one, which lists its modules, has 40 KiB.
 const MOST_RECIPE: u64 = 1 << 20;
@@ -176,7 +176,7 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
 
 /// The text of a recipe in a source tree. A link to a file of the tree is as good as the file.
 fn recipe_in(source: &Path, name: &str) -> Result<String, Error> {
-    match source::bytes_in(source, Path::new(name), MOST_RECIPE)? {
+    match bounded_read::bytes_in(source, Path::new(name), MOST_RECIPE)? {
         Some(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         None => {
             let reason = "a recipe is a regular file of the package itself, of at most 1 MiB".to_owned();
@@ -188,7 +188,7 @@ fn recipe_in(source: &Path, name: &str) -> Result<String, Error> {
 impl Package {
     /// Its `dkms.conf` as it is written; nothing, where that is no file of the package's.
     pub fn dkms_conf(&self) -> io::Result<Vec<u8>> {
-        Ok(source::bytes_in(&self.source, Path::new(DKMS_CONF), MOST_RECIPE)?.unwrap_or_default())
+        Ok(bounded_read::bytes_in(&self.source, Path::new(DKMS_CONF), MOST_RECIPE)?.unwrap_or_default())
     }
 }
 
@@ -198,7 +198,7 @@ fn recipe_text(path: &Path) -> Result<String, Error> {
         let reason = "a recipe is a regular file of at most 1 MiB".to_owned();
         recipe::Error::Bad { path: path.to_owned(), reason }
     };
-    Ok(source::text(path, MOST_RECIPE)?.ok_or_else(bad)?)
+    Ok(bounded_read::text(path, MOST_RECIPE)?.ok_or_else(bad)?)
 }
 
 fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {

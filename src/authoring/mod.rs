@@ -2,6 +2,7 @@
 //!
 //! Both ask the recipe what it says to some kernels, as a build would, in the sandbox; neither builds anything.
 
+use kcache_kernel::bounded_read;
 use kcache_kernel::csource;
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::lint::{self, Answer, Finding};
@@ -9,7 +10,6 @@ use kcache_kernel::makefile::Given;
 use kcache_kernel::packages::{self, Package, RecipeFile};
 use kcache_kernel::recipe::objects::{self, Objects};
 use kcache_kernel::recipe::{self, Recipe, draft};
-use kcache_kernel::source;
 
 use crate::error::{Error, Result};
 use crate::run::session::Session;
@@ -41,7 +41,7 @@ pub fn draft(session: &Session, package: &Package, kernels: &[Kernel]) -> Result
 fn declared_version(package: &Package, objects: &Objects) -> Result<Option<String>> {
     let mut found: Option<String> = None;
     for path in objects.modules.iter().flat_map(|object| &object.sources) {
-        let text = source::text_in(&package.source, path)?.unwrap_or_default();
+        let text = bounded_read::text_in(&package.source, path)?.unwrap_or_default();
         let code = csource::code(&text, false);
         for version in csource::uses(&code, "MODULE_VERSION").into_iter().filter_map(|it| it.text) {
             if !recipe::is_version(&version) || found.as_ref().is_some_and(|other| *other != version) {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use kcache_kernel::dkms::{self, Built, Records};
-use kcache_kernel::install::{self as tree, OtherFile, Others};
+use kcache_kernel::install::{self as tree, ForeignFile, ForeignFiles};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::packages::{self, Package};
 use kcache_kernel::rootfs::Root;
@@ -25,7 +25,7 @@ pub struct Candidate {
     /// DKMS's record.
     pub built: Built,
     /// Its files in the kernel's tree.
-    pub files: Vec<OtherFile>,
+    pub files: Vec<ForeignFile>,
     /// The same package as kcache sees it; or why it is left to DKMS.
     pub package: std::result::Result<Package, String>,
 }
@@ -56,7 +56,7 @@ pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result
 }
 
 /// Why files cannot change hands, if they cannot.
-fn obstacle(root: &Root, dir: &Path, files: &[OtherFile]) -> std::io::Result<Option<String>> {
+fn obstacle(root: &Root, dir: &Path, files: &[ForeignFile]) -> std::io::Result<Option<String>> {
     if let Some(link) = files.iter().find(|file| dir.join(&file.path).is_symlink()) {
         return Ok(Some(format!("{} is a link", link.path.display())));
     }
@@ -82,7 +82,7 @@ fn package(
 }
 
 /// Why a build cannot stand in for DKMS's modules, if it cannot: it lacks one of them.
-pub fn lacks(manifest: &Manifest, files: &[OtherFile]) -> Option<String> {
+pub fn lacks(manifest: &Manifest, files: &[ForeignFile]) -> Option<String> {
     let name = |name: &str| name.strip_suffix(".ko").unwrap_or(name).replace('-', "_");
     let ours: BTreeSet<String> = manifest
         .outputs
@@ -95,14 +95,14 @@ pub fn lacks(manifest: &Manifest, files: &[OtherFile]) -> Option<String> {
 }
 
 /// What is kept of a kernel's, and the packages it belongs to that kcache has installed: what giving it back takes.
-pub fn give_back(session: &Session, kernel: &Kernel) -> Result<(Others, Vec<String>)> {
+pub fn give_back(session: &Session, kernel: &Kernel) -> Result<(ForeignFiles, Vec<String>)> {
     let dir = generation::tree(session, kernel)?;
     let files = tree::kept(dir)?;
     let installed = installed(dir)?;
     let mut names: Vec<String> = files.iter().map(|file| file.package.clone()).collect();
     names.dedup();
     names.retain(|name| installed.contains(name));
-    Ok((Others::GiveBack(files), names))
+    Ok((ForeignFiles::GiveBack(files), names))
 }
 
 /// The change that takes these packages out, and no others.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use kcache_kernel::compress::Compression;
 use kcache_kernel::install::{
-    self, Act, Base, BoxError, Fault, Generation, Indexed, ModuleSpec, Others, Outcome, Package, Plan,
+    self, Act, Base, BoxError, Fault, ForeignFiles, Generation, Indexed, ModuleSpec, Outcome, Package, Plan,
     Recovery, Remark, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
@@ -91,11 +91,11 @@ pub fn signs_anew(session: &Session, kernel: &Kernel) -> Result<bool> {
 
 /// What a change would do. Takes no lock and writes nothing.
 pub fn plan(session: &Session, kernel: &Kernel, change: &Change) -> Result<Plan> {
-    plan_with(session, kernel, change, &Others::Untouched)
+    plan_with(session, kernel, change, &ForeignFiles::Untouched)
 }
 
 /// The same, with files of others taken, dropped or given back.
-pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Plan> {
+pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &ForeignFiles) -> Result<Plan> {
     let tree = tree(session, kernel)?;
     let base = install::base(tree)?;
     must_be_known(&base, change)?;
@@ -105,11 +105,16 @@ pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &O
 
 /// Performs a change, under the kernel's lock.
 pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done> {
-    apply_with(session, kernel, change, &Others::Untouched)
+    apply_with(session, kernel, change, &ForeignFiles::Untouched)
 }
 
 /// The same, with files of others taken, dropped or given back in the same transaction.
-pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Done> {
+pub fn apply_with(
+    session: &Session,
+    kernel: &Kernel,
+    change: &Change,
+    others: &ForeignFiles,
+) -> Result<Done> {
     if let Some(plan) = nothing(session, kernel, change, others)? {
         let (generation, remarks) = (plan.to.clone(), Vec::new());
         let outcome = Outcome { generation, changed: false, remarks, indexed: None };
@@ -137,7 +142,12 @@ pub fn apply_with(session: &Session, kernel: &Kernel, change: &Change, others: &
 }
 
 /// The plan, where it is to do nothing: that takes no lock. What an interrupted run has left is something to do.
-fn nothing(session: &Session, kernel: &Kernel, change: &Change, others: &Others) -> Result<Option<Plan>> {
+fn nothing(
+    session: &Session,
+    kernel: &Kernel,
+    change: &Change,
+    others: &ForeignFiles,
+) -> Result<Option<Plan>> {
     let tree = tree(session, kernel)?;
     if install::interrupted(tree)? {
         return Ok(None);

@@ -21,8 +21,8 @@ pub mod verify;
 
 use std::time::Instant;
 
-use kcache_kernel::at_once::each;
 use kcache_kernel::kernels::Kernel;
+use kcache_kernel::parallel::each;
 use kcache_store::Manifest;
 
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kcache_kernel::install::{self, Base, Error as Trouble, Fault};
+use kcache_kernel::install::{self, Base, Error as TransportError, Fault};
 use kcache_kernel::kernels::{self, Kernel};
 
 use crate::deploy::generation::{Change, apply};
@@ -71,7 +71,7 @@ fn examine(context: &Context, tree: &Path) -> Result<Option<(bool, Vec<String>)>
 fn indexes(context: &Context, tree: &Path) -> Result<Vec<String>> {
     match crate::deploy::generation::compare_indexes(context, tree) {
         Ok(faults) => Ok(faults.iter().map(ToString::to_string).collect()),
-        Err(Error::Install(error @ (Trouble::Depmod { .. } | Trouble::NoDepmod { .. }))) => {
+        Err(Error::Install(error @ (TransportError::Depmod { .. } | TransportError::NoDepmod { .. }))) => {
             Ok(vec![crate::error::chain(&error)])
         }
         Err(error) => Err(error),

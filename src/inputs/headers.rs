@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use kcache_kernel::at_once::both;
 use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::parallel::both;
 use kcache_kernel::symvers::Symvers;
 use kcache_kernel::toolchain;
 use kcache_store::{Fingerprint, tree};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use kcache_kernel::at_once::both;
 use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::packages::Package;
+use kcache_kernel::parallel::both;
 use kcache_kernel::recipe::Recipe;
 use kcache_store::{Digest, Field, Key};
 

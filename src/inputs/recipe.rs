@@ -1,9 +1,9 @@
 //! What a package's recipe says to a kernel.
 
+use kcache_kernel::bounded_read;
 use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
-use kcache_kernel::source;
 use kcache_store::Fingerprint;
 
 use crate::error::{Error, Result};
@@ -52,7 +52,9 @@ impl Session<'_> {
         for path in dkms::override_files(&package.name, &package.version, target.release, target.arch) {
             let outside = self.context.root.find(path);
             signature.bytes(
-                &outside.and_then(|path| source::bytes(&path, source::MOST_CONFIG).ok()).unwrap_or_default(),
+                &outside
+                    .and_then(|path| bounded_read::bytes(&path, bounded_read::MOST_CONFIG).ok())
+                    .unwrap_or_default(),
             );
         }
         signature.text(&self.context.directives.join("\0"));

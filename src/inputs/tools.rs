@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 
 use fs_err as fs;
+use kcache_kernel::bounded_read;
 use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::rootfs::Root;
-use kcache_kernel::source;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::tree;
 
@@ -20,7 +20,8 @@ impl Session<'_> {
         signature.text(if toolchain::is_llvm(tree) { "llvm" } else { "gnu" });
         signature.text(if tree.makes_btf() { "btf" } else { "" }).system(tools_root);
         signature.bytes(
-            &source::bytes(tree.outside().join(".kernelvariables"), source::MOST_CONFIG).unwrap_or_default(),
+            &bounded_read::bytes(tree.outside().join(".kernelvariables"), bounded_read::MOST_CONFIG)
+                .unwrap_or_default(),
         );
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;

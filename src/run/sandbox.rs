@@ -4,12 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use kcache_kernel::bounded_read;
 use kcache_kernel::kernels::{BuildTree, Kernel, Mount};
 use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::{dkms, kept_dir};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{Machine, Sandbox};
-use kcache_kernel::source;
 
 use crate::run::context::Context;
 
@@ -98,7 +98,7 @@ pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io:
         .filter_map(|inside| Some(Mount { outside: root.find(&inside)?, inside }))
         .collect();
     for mount in &mut recipes {
-        let text = source::text(&mount.outside, source::MOST)?.unwrap_or_default();
+        let text = bounded_read::text(&mount.outside, bounded_read::MOST)?.unwrap_or_default();
         if let Some(plain) = without_cr(text.into_bytes(), &mount.inside, &sandbox.own)? {
             mount.outside = plain;
         }

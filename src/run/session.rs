@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 
 use fs_err as fs;
+use kcache_kernel::bounded_read;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::jobs::Jobs;
-use kcache_kernel::source;
 use kcache_kernel::symvers::Symvers;
-use kcache_store::{Digest, Fingerprint, OnceEach, Scratch, Store, tree};
+use kcache_store::{Digest, Fingerprint, OnceMap, Scratch, Store, tree};
 
 use crate::error::Result;
 use crate::run::context::Context;
@@ -36,9 +36,9 @@ pub struct Session<'w> {
     pub counters: Counters,
     /// What was read at the look-up, for the installation.
     pub large: LargeObjects,
-    pub(crate) kernels: OnceEach<String, Arc<KernelFacts>>,
-    pub(crate) symvers: OnceEach<String, Option<Arc<Symvers>>>,
-    pub(crate) checked: OnceEach<PathBuf, ()>,
+    pub(crate) kernels: OnceMap<String, Arc<KernelFacts>>,
+    pub(crate) symvers: OnceMap<String, Option<Arc<Symvers>>>,
+    pub(crate) checked: OnceMap<PathBuf, ()>,
     pub(crate) seen: tree::Seen,
     distrust_said: Once,
     said: Mutex<BTreeSet<String>>,
@@ -77,9 +77,9 @@ impl<'w> Session<'w> {
             store,
             jobs: Jobs::new(context.jobs),
             counters: Counters::default(),
-            kernels: OnceEach::of_at_most(usize::MAX),
-            symvers: OnceEach::of_at_most(SYMVERS),
-            checked: OnceEach::of_at_most(usize::MAX),
+            kernels: OnceMap::of_at_most(usize::MAX),
+            symvers: OnceMap::of_at_most(SYMVERS),
+            checked: OnceMap::of_at_most(usize::MAX),
             seen: tree::Seen::default(),
             large: LargeObjects::default(),
             distrust_said: Once::new(),
@@ -221,7 +221,10 @@ impl Signature {
                 None => self.bytes(b""),
             };
         }
-        match root.find("/etc/os-release").and_then(|path| source::bytes(&path, source::MOST_CONFIG).ok()) {
+        match root
+            .find("/etc/os-release")
+            .and_then(|path| bounded_read::bytes(&path, bounded_read::MOST_CONFIG).ok())
+        {
             Some(text) => self.bytes(&text),
             None => self.bytes(b""),
         }

@@ -6,13 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use kcache_kernel::bounded_read;
 use kcache_kernel::index::DepIndex;
 use kcache_kernel::initramfs::{self, Copy};
 use kcache_kernel::install::{self, Base, Fault, Generation};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::modules::{self, Loader, Module};
 use kcache_kernel::signing::{self, Known};
-use kcache_kernel::source;
 
 use super::state::{Foreign, Standing, State};
 use crate::error::Result;
@@ -156,7 +156,7 @@ impl Installed {
         let present = paths.filter(|path| tree.join(path).symlink_metadata().is_ok());
         let modules =
             present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<Module>>>()?;
-        let index = source::bytes(tree.join("modules.dep.bin"), source::MOST_DATA)
+        let index = bounded_read::bytes(tree.join("modules.dep.bin"), bounded_read::MOST_DATA)
             .ok()
             .and_then(|bytes| DepIndex::parse(&bytes).ok());
         let package_of =

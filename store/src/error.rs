@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::transport::Trouble;
+use crate::transport::TransportError;
 use crate::{Exposed, Key};
 
 /// The result of nearly everything here.
@@ -86,7 +86,7 @@ pub enum Error {
         /// Its URL.
         url: String,
         /// Why not.
-        trouble: Trouble,
+        trouble: TransportError,
     },
 
     /// An entry that nobody has signed was to leave this host.

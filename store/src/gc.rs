@@ -17,16 +17,16 @@
 //! without its objects.
 //!
 //! **Beside others.** A plan is no promise: what was stored, named or used since ([`crate::Store::used`]) has another time
-//! than the plan noted (`claim`), and stays with all that it names. The grace is for whoever has put objects that no entry
+//! than the plan noted (`lease`), and stays with all that it names. The grace is for whoever has put objects that no entry
 //! names yet, or has found an entry and will read its objects: with none, what they have found may be gone when they come
 //! for it. They then see a miss. Two who collect at once take turns.
 //!
 //! **Memory.** A store may hold millions of objects. They are gone through shard by shard into a private SQLite database
-//! (`ledger`) in a scratch directory, some hundred bytes for each, which is the plan; nothing is ever held as a whole.
+//! (`plan_db`) in a scratch directory, some hundred bytes for each, which is the plan; nothing is ever held as a whole.
 
 mod apply;
 mod choose;
-mod ledger;
+mod plan_db;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Digest, Error, Key, Notice, Result, Scratch, Store};
-use ledger::Ledger;
+use plan_db::PlanDb;
 
 /// Files that change within this many seconds before a plan could change again without their time showing it. ext4 counts
 /// in jiffies, network file systems in their server's seconds; git's rule for its index is the same.
@@ -194,7 +194,7 @@ enum Useless {
 
 /// What is to go: a database of its own, deleted when this is dropped.
 pub struct Plan {
-    ledger: Ledger,
+    plan_db: PlanDb,
     goes: Totals,
     stays: Staying,
     _scratch: Scratch,
@@ -202,13 +202,13 @@ pub struct Plan {
 
 /// Finds out what is to go. Nothing is changed but in `scratch`, which may be anywhere.
 pub fn plan(store: &Store, rules: &Rules, scratch: Scratch) -> Result<Plan> {
-    let ledger = Ledger::new(&scratch.path().join("plan.sqlite"))?;
-    survey::objects(store, rules, &ledger)?;
-    survey::entries(store, rules, &ledger)?;
-    let exceeds = choose::entries(store, rules, &ledger)?;
-    survey::useless(store, rules, &ledger)?;
-    let (goes, stays) = ledger.totals()?;
-    Ok(Plan { ledger, goes, stays: Staying { exceeds, ..stays }, _scratch: scratch })
+    let plan_db = PlanDb::new(&scratch.path().join("plan.sqlite"))?;
+    survey::objects(store, rules, &plan_db)?;
+    survey::entries(store, rules, &plan_db)?;
+    let exceeds = choose::entries(store, rules, &plan_db)?;
+    survey::useless(store, rules, &plan_db)?;
+    let (goes, stays) = plan_db.totals()?;
+    Ok(Plan { plan_db, goes, stays: Staying { exceeds, ..stays }, _scratch: scratch })
 }
 
 impl Plan {
@@ -224,7 +224,7 @@ impl Plan {
 
     /// Tells of each entry that goes, in the order in which they go.
     pub fn entries(&self, each: &mut dyn FnMut(&Going)) -> Result<()> {
-        self.ledger.pages(Ledger::going, |page| {
+        self.plan_db.pages(PlanDb::going, |page| {
             page.iter().for_each(|(going, _)| each(going));
             Ok(())
         })

@@ -26,7 +26,6 @@
 //! - The index can be deleted at any time.
 
 mod bundle;
-mod claim;
 mod digest;
 mod disk;
 mod entry;
@@ -36,11 +35,12 @@ mod exposed;
 pub mod gc;
 mod index;
 mod keys;
+mod lease;
 mod lock;
 mod manifest;
 mod notice;
 mod object;
-mod once_each;
+mod once_map;
 mod pointer;
 mod publish;
 mod scratch;
@@ -64,7 +64,7 @@ pub use lock::{Lock, Waiting};
 pub use manifest::{Field, Manifest, Observed, Outcome, Output, Role};
 pub use notice::{Notice, Say, Severity};
 pub use object::Stored;
-pub use once_each::OnceEach;
+pub use once_map::OnceMap;
 pub use pointer::Pointer;
 pub use scratch::Scratch;
 pub use shared::{Fetched, Pushed, SharedCache, SharedCaches, Sign, point_here};

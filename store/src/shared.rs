@@ -17,7 +17,7 @@
 mod breaker;
 mod detached;
 mod fetch;
-mod point;
+mod pointers;
 mod push;
 
 use std::path::PathBuf;
@@ -27,12 +27,12 @@ use std::time::Duration;
 
 use breaker::Breaker;
 
-use crate::transport::{Name, Transport, Trouble};
+use crate::transport::{Name, Transport, TransportError};
 use crate::{Distrust, Error, Notice, Result, Say, Trust};
 
 pub use fetch::Fetched;
-pub use point::point_here;
-pub(crate) use point::{Accepted, accept};
+pub use pointers::point_here;
+pub(crate) use pointers::{Accepted, accept};
 pub use push::{Pushed, Sign};
 
 /// Objects that are moved at once. One connection leaves a fast line idle between them; more than this gain nothing.
@@ -116,16 +116,22 @@ impl SharedCache {
     }
 
     /// Does something with the cache, unless it has failed too badly before. `act` may be done more than once.
-    fn call<T>(&self, act: impl Fn(&dyn Transport) -> Result<T, Trouble>) -> Result<T, Trouble> {
+    fn call<T>(
+        &self,
+        act: impl Fn(&dyn Transport) -> Result<T, TransportError>,
+    ) -> Result<T, TransportError> {
         let (result, broke) = self.breaker.call(|| self.patiently(|| act(&*self.transport)));
         match (&result, broke) {
             (Err(trouble), true) => (self.say)(&Notice::warning(format!(
                 "shared cache {} {trouble}; it is not asked again in this run",
                 self.url
             ))),
-            (Err(trouble @ (Trouble::Odd(_) | Trouble::Busy(_) | Trouble::TooLong(_))), false)
-                if !self.breaker.is_broken() =>
-            {
+            (
+                Err(
+                    trouble @ (TransportError::Odd(_) | TransportError::Busy(_) | TransportError::TooLong(_)),
+                ),
+                false,
+            ) if !self.breaker.is_broken() => {
                 (self.say)(&Notice::warning(format!("shared cache {} {trouble}", self.url)));
             }
             _ => {}
@@ -134,10 +140,13 @@ impl SharedCache {
     }
 
     /// Tries again with a cache that has answered before: where a whole fleet asks at once, one lost answer says little.
-    fn patiently<T>(&self, act: impl Fn() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    fn patiently<T>(&self, act: impl Fn() -> Result<T, TransportError>) -> Result<T, TransportError> {
         let mut result = act();
         for pause in AGAIN {
-            let busy = matches!(result, Err(Trouble::Silent(_) | Trouble::Unreachable(_) | Trouble::Busy(_)));
+            let busy = matches!(
+                result,
+                Err(TransportError::Silent(_) | TransportError::Unreachable(_) | TransportError::Busy(_))
+            );
             if !busy || !self.breaker.works() {
                 break;
             }
@@ -179,7 +188,7 @@ impl SharedCache {
         PathBuf::from(format!("{}/{}", self.url.trim_end_matches('/'), name.path()))
     }
 
-    fn failed(&self, trouble: Trouble) -> Error {
+    fn failed(&self, trouble: TransportError) -> Error {
         Error::Shared { url: self.url.clone(), trouble }
     }
 }

@@ -10,7 +10,7 @@
 //! forget:         entries/ab/<key>.json gone -> row gone        objects stay until they are collected (`gc`)
 //! ```
 //!
-//! How those who add and the one who collects stay out of each other's way is told in `claim`.
+//! How those who add and the one who collects stay out of each other's way is told in `lease`.
 
 mod guard;
 mod indexed;

@@ -60,14 +60,14 @@ pub fn open(location: &Location) -> Result<Arc<dyn Transport>, BadLocation> {
 pub trait Transport: Send + Sync {
     /// The bytes under a name, at most `limit` of them; `None` where there are none. `heard` is told each time some
     /// bytes have come in: how many since the last time.
-    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble>;
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, TransportError>;
 
     /// Whether there is something under a name.
-    fn has(&self, name: &Name) -> Result<bool, Trouble>;
+    fn has(&self, name: &Name) -> Result<bool, TransportError>;
 
     /// Puts bytes under a name; false where something was there and was to stay. An entry is put after its objects,
     /// through the same transport: some servers want to be told what belongs together.
-    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble>;
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError>;
 }
 
 /// What to do with bytes that already have the name.
@@ -181,7 +181,7 @@ pub struct Location {
 /// Why a shared cache was of no use this time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Trouble {
+pub enum TransportError {
     /// No connection, or it broke.
     #[error("cannot be reached: {0}")]
     Unreachable(String),

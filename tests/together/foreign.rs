@@ -1,4 +1,4 @@
-//! Others who work on the same kernel: `depmod` on the live tree, and module files that come and go as DKMS's do. They know
+//! ForeignFiles who work on the same kernel: `depmod` on the live tree, and module files that come and go as DKMS's do. They know
 //! nothing of kcache's locks.
 
 use super::{Running, check_litter, is_torture, say, wait_until, with_depmod};

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::index::DepIndex;
 use crate::ko;
-use crate::source::{self, MOST_DATA};
 
 /// What a module may have in bytes when it is decompressed. A build's modules may not have more either.
 const MOST_MODULE: u64 = 512 << 20;
@@ -36,7 +36,7 @@ impl Module {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
         let (name, compression) =
             Compression::of_file_name(&file_name).unwrap_or((&file_name, Compression::None));
-        let bytes = source::bytes(path, MOST_DATA)?;
+        let bytes = bounded_read::bytes(path, MOST_DATA)?;
         // What cannot be decompressed is the kernel's to refuse.
         let bytes = compression.decompress(&bytes, MOST_MODULE).unwrap_or(bytes);
         Ok(Module { name: name.to_owned(), bytes })
@@ -166,7 +166,7 @@ fn kernel_name(name: &str) -> String {
 }
 
 fn read_index(path: &Path) -> Result<Option<DepIndex>, Error> {
-    let bytes = match source::bytes(path, MOST_DATA) {
+    let bytes = match bounded_read::bytes(path, MOST_DATA) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e.into()),

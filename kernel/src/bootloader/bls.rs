@@ -12,7 +12,7 @@ use crate::rootfs::Root;
 /// The entry that systemd-boot takes: the one the firmware's variables name, else what `default` of loader.conf names,
 /// else the newest.
 pub(super) fn systemd_default(root: &Root, loader_conf: &Path) -> Result<Option<Entry>, Error> {
-    let text = crate::source::config(loader_conf)?;
+    let text = crate::bounded_read::config(loader_conf)?;
     let configured = text
         .lines()
         .filter_map(|line| field(line, "default"))
@@ -60,7 +60,7 @@ pub(super) fn pick(entries: Vec<Entry>, wanted: Option<&str>) -> Option<Entry> {
 
 /// An entry and its version. What follows a `+` in the name counts the tries to boot it, and is no part of the id.
 fn entry(path: &Path) -> Result<(String, Entry), Error> {
-    let text = crate::source::config(path)?;
+    let text = crate::bounded_read::config(path)?;
     let last = |key: &str| text.lines().filter_map(|line| field(line, key)).next_back().map(str::to_owned);
     let options: Vec<&str> = text.lines().filter_map(|line| field(line, "options")).collect();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -90,7 +90,7 @@ fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 /// A variable that systemd-boot keeps in the firmware: four bytes of attributes, then UTF-16.
 fn variable(root: &Root, name: &str) -> Option<String> {
     let path = format!("/sys/firmware/efi/efivars/{name}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f");
-    let bytes = crate::source::bytes(&root.find(path)?, crate::source::MOST_CONFIG).ok()?;
+    let bytes = crate::bounded_read::bytes(&root.find(path)?, crate::bounded_read::MOST_CONFIG).ok()?;
     let units = bytes.get(4..)?.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
     String::from_utf16(&units.take_while(|unit| *unit != 0).collect::<Vec<_>>()).ok()
 }

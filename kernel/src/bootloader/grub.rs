@@ -30,7 +30,7 @@ pub(super) fn entries(root: &Root, text: &str) -> Result<Vec<Entry>, Error> {
 
 /// The entry that is booted without anybody's doing; `None` where the menu is empty.
 pub(super) fn default_entry(root: &Root, path: &Path, text: &str) -> Result<Option<Entry>, Error> {
-    let variables = crate::source::config(&path.with_file_name("grubenv")).unwrap_or_default();
+    let variables = crate::bounded_read::config(&path.with_file_name("grubenv")).unwrap_or_default();
     let variable = |name: &str| {
         let line = variables.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.filter(|value| !value.is_empty())

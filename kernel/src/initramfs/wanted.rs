@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use crate::bounded_read;
 use crate::rootfs::Root;
-use crate::source;
 
 /// Larger configuration is nobody's, in bytes.
 const MOST: u64 = 1 << 20;
@@ -24,7 +24,7 @@ pub fn wanted(root: &Root, names: &BTreeSet<String>) -> io::Result<BTreeMap<Stri
     let mut found = BTreeMap::new();
     let mut look = |inside: PathBuf, named: fn(&str) -> Vec<&str>| -> io::Result<()> {
         let Some(path) = root.find(&inside) else { return Ok(()) };
-        let Some(text) = source::text(&path, MOST)? else { return Ok(()) };
+        let Some(text) = bounded_read::text(&path, MOST)? else { return Ok(()) };
         for name in named(&text).into_iter().map(|name| name.replace('-', "_")) {
             if names.contains(&name) {
                 found.entry(name).or_insert_with(|| inside.clone());

@@ -3,7 +3,7 @@
 //! Every step looks whether it was done already, so both ways may be interrupted anywhere and begun again. A transaction
 //! without a crash, one that failed, and the recovery of one that was killed run the same code.
 
-use crate::source::{self, MOST_DATA};
+use crate::bounded_read::{self, MOST_DATA};
 use std::io;
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::journal::{IndexChange, Journal};
 use super::names::dir_name;
 use super::tree::Tree;
 use super::verify::verify_files;
-use super::{Error, Step, disk, others, record};
+use super::{Error, Step, checked_json, disk, foreign_files};
 
 /// Brings the new set in, up to and including the commit. On stable storage when it returns.
 pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
@@ -85,7 +85,7 @@ pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Resul
 /// Deletes the staging directory, whatever is in it. Only without a journal: then nothing needs it.
 pub(super) fn sweep(tree: &Tree) -> Result<(), Error> {
     disk::if_found(fs_err::remove_dir_all(&tree.staging))?;
-    others::prune(tree)?;
+    foreign_files::prune(tree)?;
     Ok(disk::sync_dir(tree.parent())?)
 }
 
@@ -114,9 +114,9 @@ fn place(tree: &Tree, journal: &Journal) -> Result<(), Error> {
 /// Whether the generation of this name in the tree is the one that was staged, not the damaged one it is to replace.
 fn is_placed(live: &Path, journal: &Journal) -> Result<bool, Error> {
     let path = live.join(super::generation::FILE);
-    let bytes = disk::if_found(source::bytes(&path, MOST_DATA))?.unwrap_or_default();
+    let bytes = disk::if_found(bounded_read::bytes(&path, MOST_DATA))?.unwrap_or_default();
     let expected = journal.new_manifest.map(|hash| hash.0);
-    if Some(blake3::hash(&bytes)) != expected || disk::digest(&record::copy(&path))? != expected {
+    if Some(blake3::hash(&bytes)) != expected || disk::digest(&checked_json::copy(&path))? != expected {
         return Ok(false);
     }
     let Ok(generation) = Generation::parse(&bytes) else { return Ok(false) };

@@ -10,13 +10,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::foreign_files::ForeignFiles;
 use super::names::DIR_PREFIX;
 use super::names::module_of;
-use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Indexed, Remark, Site, disk, reindex};
+use crate::bounded_read::{self, MOST_DATA};
 use crate::index::{self, DepIndex};
-use crate::source::{self, MOST_DATA};
 
 /// Where depmod looks for its configuration (`depmod.d(5)`).
 pub(super) const CONFIG_DIRS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
@@ -38,7 +38,7 @@ pub(super) struct Made {
 }
 
 /// Makes the indexes of the staged base, with depmod where that has to be, and reads everything again.
-pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made, Error> {
+pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &ForeignFiles) -> Result<Made, Error> {
     let (by, remarks) = match reindex::reindex(site, tree)? {
         Ok(read) => (Indexed::Here { read }, Vec::new()),
         Err(reason) => (Indexed::ByDepmod { reason }, call(site, tree)?),
@@ -49,7 +49,7 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made,
         disk::settle_file(&tree.base_tree().join(name))?;
     }
     disk::sync_dir(&tree.base_tree())?;
-    let bytes = source::bytes(tree.base_tree().join(DEP_BIN), MOST_DATA)?;
+    let bytes = bounded_read::bytes(tree.base_tree().join(DEP_BIN), MOST_DATA)?;
     let index =
         DepIndex::parse(&bytes).map_err(|source| Error::Index { name: DEP_BIN.to_owned(), source })?;
     check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
@@ -111,7 +111,7 @@ fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
     if !name.ends_with(".bin") {
         return Ok(());
     }
-    let bytes = source::bytes(tree.base_tree().join(name), MOST_DATA)?;
+    let bytes = bounded_read::bytes(tree.base_tree().join(name), MOST_DATA)?;
     // Of a kernel that does not list its built-in modules depmod makes empty files.
     let listed =
         if name.starts_with("modules.builtin.alias") { "modules.builtin.modinfo" } else { "modules.builtin" };
@@ -137,7 +137,7 @@ fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
 }
 
 /// A module of somebody else that is listed now and still there must be listed afterwards, unless it is to go.
-fn check_others(tree: &Tree, index: &DepIndex, others: &Others) -> Result<(), Error> {
+fn check_others(tree: &Tree, index: &DepIndex, others: &ForeignFiles) -> Result<(), Error> {
     let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
     let ours = format!("updates/{DIR_PREFIX}");
     // By the file's name: what the live index lists it under may have rotted.

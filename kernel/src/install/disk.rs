@@ -64,7 +64,8 @@ pub(super) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 /// The digest of a file; `None` if there is none.
 pub(super) fn digest(path: &Path) -> io::Result<Option<blake3::Hash>> {
-    Ok(if_found(crate::source::bytes(path, crate::source::MOST_DATA))?.map(|bytes| blake3::hash(&bytes)))
+    Ok(if_found(crate::bounded_read::bytes(path, crate::bounded_read::MOST_DATA))?
+        .map(|bytes| blake3::hash(&bytes)))
 }
 
 /// The names in a directory, sorted; none if there is no directory.

@@ -50,7 +50,7 @@ pub enum Error {
         /// The kernel's release.
         kernel: String,
     },
-    /// Others put modules in, take some away or run depmod, over and over again.
+    /// ForeignFiles put modules in, take some away or run depmod, over and over again.
     #[error("another program keeps changing the modules of {kernel}")]
     Crowded {
         /// The kernel's release.

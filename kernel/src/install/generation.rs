@@ -12,7 +12,7 @@
 //!   "created": { "updates_dir", "indexes" },
 //!   "index": "...",                           digest of the modules.dep.bin published with it
 //!   "previous": { "kernel_version", "compression", "signer", "packages" } | null,
-//!   "checksum": "..." }                       of all the above; see [`super::record`]
+//!   "checksum": "..." }                       of all the above; see [`super::checked_json`]
 //! ```
 //!
 //! It survives the loss of the cache and travels with an image. `previous` is the complete set before this one, without
@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::checked_json::hex;
+use super::checked_json::{self, Record, Unreadable};
 use super::names::dir_name;
-use super::record::hex;
-use super::record::{self, Record, Unreadable};
 use super::tree::Tree;
 use crate::compress::Compression;
 use crate::signing::Identity;
@@ -217,7 +217,7 @@ impl Generation {
         let read = Self::read_file(tree, dir, &path);
         match read {
             Ok(Some(_)) | Err(Error::Newer { .. }) => read,
-            Ok(None) | Err(_) => match Self::read_file(tree, dir, &record::copy(&path)) {
+            Ok(None) | Err(_) => match Self::read_file(tree, dir, &checked_json::copy(&path)) {
                 Ok(Some(copy)) => Ok(Some(copy)),
                 _ => read,
             },
@@ -226,7 +226,7 @@ impl Generation {
 
     /// Reads either file.
     pub(super) fn read_file(tree: &Tree, dir: &str, path: &Path) -> Result<Option<Self>, Error> {
-        record::read(path, |bytes| {
+        checked_json::read(path, |bytes| {
             let generation = Self::parse(bytes)?;
             match generation.is_elsewhere(tree, dir) {
                 Some(words) => Err(Unreadable::because(words)),
@@ -245,7 +245,7 @@ impl Generation {
 
     /// Reads the text of a `generation.json`.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let generation: Self = record::decode(bytes)?;
+        let generation: Self = checked_json::decode(bytes)?;
         match generation.stray() {
             Some(name) => Err(Unreadable::because(format_args!("{name:?} leads outside"))),
             None => Ok(generation),
@@ -329,7 +329,7 @@ mod tests {
     fn generation() -> Generation {
         let set = set(vec![package("p", &["m"])]);
         Generation {
-            format: record::FORMAT,
+            format: checked_json::FORMAT,
             generation: set.generation_name(),
             kernel: "6.1".into(),
             set: set.map(|spec| Installed {
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let text = record::encode(&generation()).unwrap();
+        let text = checked_json::encode(&generation()).unwrap();
         assert_eq!(Generation::parse(&text).unwrap(), generation());
     }
 

@@ -13,7 +13,7 @@
 //! Where somebody has taken the texts away, an index must still be whole in itself; so must one that is not known here. Bits that say
 //! nothing, such as the priority of a value that has no rival, may flip.
 
-use crate::source::{self, MOST_DATA};
+use crate::bounded_read::{self, MOST_DATA};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub(super) fn fault_of_dep(tree: &Tree, index: &DepIndex) -> Result<Option<Fault
 
 fn fault_of(tree: &Tree, name: &str) -> Result<Option<Fault>, Error> {
     let fault = |why: String| Some(Fault::Index { path: tree.index(name), why });
-    let bytes = source::bytes(tree.index(name), MOST_DATA)?;
+    let bytes = bounded_read::bytes(tree.index(name), MOST_DATA)?;
     if name == DEP_BIN {
         return match DepIndex::parse(&bytes) {
             Ok(index) => fault_of_dep(tree, &index),
@@ -86,7 +86,7 @@ fn fault_of(tree: &Tree, name: &str) -> Result<Option<Fault>, Error> {
 }
 
 fn text(tree: &Tree, name: &str) -> Result<Option<Vec<u8>>, Error> {
-    Ok(disk::if_found(source::bytes(tree.index(name), MOST_DATA))?)
+    Ok(disk::if_found(bounded_read::bytes(tree.index(name), MOST_DATA))?)
 }
 
 fn names(pairs: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Names {

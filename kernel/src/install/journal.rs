@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::checked_json::hex;
+use super::checked_json::{self, Record, Unreadable};
+use super::foreign_files::ForeignFiles;
 use super::generation::is_index;
 use super::names::DIR_PREFIX;
-use super::others::Others;
-use super::record::hex;
-use super::record::{self, Record, Unreadable};
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};
 
@@ -36,7 +36,7 @@ pub(super) struct Journal {
     pub(super) indexes: Vec<IndexChange>,
     /// What becomes of files of others.
     #[serde(default)]
-    pub(super) others: Others,
+    pub(super) others: ForeignFiles,
     /// The digest of `modules.dep.bin` before; `None`: there was none.
     pub(super) old_index: Option<Hash>,
     /// The digest of `modules.dep.bin` after; `None`: it goes.
@@ -65,11 +65,11 @@ impl Journal {
     pub(super) fn read(tree: &Tree) -> Result<Option<Self>, Error> {
         let path = tree.journal();
         let parse = |bytes: &[u8]| Self::parse(bytes, &tree.release);
-        let journal = match record::read(&path, parse) {
+        let journal = match checked_json::read(&path, parse) {
             Ok(Some(journal)) => journal,
             Ok(None) => return Ok(None),
             Err(error @ Error::Newer { .. }) => return Err(error),
-            Err(error) => match record::read(&record::copy(&path), parse) {
+            Err(error) => match checked_json::read(&checked_json::copy(&path), parse) {
                 Ok(Some(journal)) => journal,
                 _ => return Err(error),
             },
@@ -80,7 +80,7 @@ impl Journal {
     }
 
     fn parse(bytes: &[u8], release: &str) -> Result<Self, Unreadable> {
-        let journal: Self = record::decode(bytes)?;
+        let journal: Self = checked_json::decode(bytes)?;
         if let Some(kernel) = journal.kernel.as_ref().filter(|kernel| *kernel != release) {
             return Err(Unreadable::because(format_args!("it is that of kernel {kernel}")));
         }
@@ -102,8 +102,8 @@ impl Journal {
 
     /// Puts the journal on stable storage, with all names on the way to it. The copy first: it says nothing by itself.
     pub(super) fn open(&self, tree: &Tree) -> Result<(), Error> {
-        let text = record::encode(self)?;
-        disk::write_file(&record::copy(&tree.journal()), &text)?;
+        let text = checked_json::encode(self)?;
+        disk::write_file(&checked_json::copy(&tree.journal()), &text)?;
         let draft = tree.staging.join("journal.json.new");
         disk::write_file(&draft, &text)?;
         fs_err::rename(draft, tree.journal())?;

@@ -6,7 +6,7 @@
 //! the complete new one; when [`Transaction::apply`] returns, the new one is on stable storage. Nothing gets in whose
 //! digest was not checked while it was written, and what is signed is signed after that. `depmod` never runs on the live
 //! tree, and no index is published that was not read again. Modules of others are never touched, unless that is asked for
-//! in words ([`Others`]). Removing the last package leaves the tree as if kcache had never
+//! in words ([`ForeignFiles`]). Removing the last package leaves the tree as if kcache had never
 //! been there. When the kernel itself goes, so does all that kcache has in its tree ([`retire`]).
 //!
 //! # On disk
@@ -48,31 +48,31 @@
 //! code as without a crash and may themselves be interrupted.
 //!
 //! Two processes: the second waits for the lock, says so, and gives up after a while ([`Error::Busy`]). Who plans without
-//! the lock is told when the plan no longer fits ([`Error::Changed`]). Others know nothing of the lock: where they have put
-//! modules in or run depmod meanwhile, the indexes are made again ([`company`]). A full or read-only disk: everything that needs
+//! the lock is told when the plan no longer fits ([`Error::Changed`]). ForeignFiles know nothing of the lock: where they have put
+//! modules in or run depmod meanwhile, the indexes are made again ([`concurrent`]). A full or read-only disk: everything that needs
 //! space is written before the journal, into the staging directory.
 
+mod checked_json;
 mod commit;
-mod company;
 mod compare;
+mod concurrent;
 mod depmod;
 mod disk;
 mod error;
 mod fault;
+mod foreign_files;
 mod generation;
 mod indexes;
 mod journal;
 mod lock;
 mod names;
-mod others;
 mod plan;
 mod reachable;
-mod record;
 mod recover;
+mod recover_without_journal;
 mod reindex;
 mod remark;
 mod retire;
-mod ruins;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -83,23 +83,23 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use company::{ATTEMPTS, Indexes, Sight};
 pub use compare::compare;
+use concurrent::{ATTEMPTS, Indexes, TreeStamp};
 pub use error::Error;
 pub use generation::{Created, FILE as RECORD, Generation, Installed, ModuleSpec, Package, Set};
 pub use indexes::verify_indexes;
 
 pub use fault::Fault;
+pub use foreign_files::{ForeignFile, ForeignFiles, forget_kept, kept};
 pub use names::module_of;
-pub use others::{OtherFile, Others, forget_kept, kept};
 pub use plan::{Act, Change, Plan, plan, plan_upon};
 pub use reachable::generations;
 pub use remark::Remark;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Base, base, current, interrupted, verify};
 
-use crate::at_once::both;
 pub use crate::index::Reason;
+use crate::parallel::both;
 use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
 use tree::{DEP_BIN, Tree};
@@ -240,7 +240,7 @@ impl<'a> Transaction<'a> {
         let installed = base(&self.tree.path)?.generation;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
         let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is damaged".into());
-        self.replace(installed.as_ref(), &wanted, &Others::Untouched, &mut source, step)
+        self.replace(installed.as_ref(), &wanted, &ForeignFiles::Untouched, &mut source, step)
     }
 
     /// Makes the indexes again where others came in between. Gives what was done last.
@@ -268,7 +268,7 @@ impl<'a> Transaction<'a> {
         &self,
         installed: Option<&Generation>,
         wanted: &Set,
-        others: &Others,
+        others: &ForeignFiles,
         source: &mut Source<'_>,
         step: &Step<'_>,
     ) -> Result<Replaced, Error> {
@@ -302,7 +302,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Whether the indexes are those that were published, and of what is in the tree.
-    fn is_undisturbed(&self, others: &Others, staged: &Indexes, seen: &Sight) -> io::Result<bool> {
+    fn is_undisturbed(&self, others: &ForeignFiles, staged: &Indexes, seen: &TreeStamp) -> io::Result<bool> {
         // Files of others that were touched on request have changed their directories.
         let is_same = || Ok::<_, io::Error>(!others.is_nothing() || seen.is_still_but_for_ours(&self.tree)?);
         Ok(staged.are_live(&self.tree)? && is_same()?)
@@ -313,7 +313,7 @@ impl<'a> Transaction<'a> {
         &self,
         installed: Option<&Generation>,
         wanted: &Set,
-        others: &Others,
+        others: &ForeignFiles,
         source: &mut Source<'_>,
         step: &Step<'_>,
     ) -> Result<Prepared, Error> {
@@ -326,7 +326,7 @@ impl<'a> Transaction<'a> {
             Some(_) => stage::stage_modules(&self.site, tree, wanted, installed, source).map(Some),
             None => Ok(None),
         };
-        let (set, seen) = both(stage, || Sight::of(tree));
+        let (set, seen) = both(stage, || TreeStamp::of(tree));
         let (set, mut seen) = (set?, seen?);
         others.stage(tree)?;
         step("modules staged")?;
@@ -342,7 +342,7 @@ impl<'a> Transaction<'a> {
                 _ if alone || left == 0 => return prepared,
                 _ => stage::drop_indexes(tree, new.as_deref())?,
             }
-            seen = Sight::of(tree)?;
+            seen = TreeStamp::of(tree)?;
         }
     }
 
@@ -351,8 +351,8 @@ impl<'a> Transaction<'a> {
         &self,
         installed: Option<&Generation>,
         set: Option<&Set<Installed>>,
-        others: &Others,
-        seen: &Sight,
+        others: &ForeignFiles,
+        seen: &TreeStamp,
         step: &Step<'_>,
     ) -> Result<Prepared, Error> {
         let tree = &self.tree;
@@ -367,7 +367,7 @@ impl<'a> Transaction<'a> {
         stage::keep_indexes(tree, indexes.iter().filter(|change| change.before).map(|change| &change.name))?;
         step("indexes kept")?;
         let journal = Journal {
-            format: record::FORMAT,
+            format: checked_json::FORMAT,
             kernel: Some(tree.release.clone()),
             new_manifest: new_manifest.map(Hash),
             old: installed.map(|generation| generation.generation.clone()),
@@ -391,7 +391,7 @@ impl<'a> Transaction<'a> {
         &self,
         installed: Option<&Generation>,
         new: Option<&str>,
-        others: &Others,
+        others: &ForeignFiles,
     ) -> Result<(Vec<IndexChange>, Option<depmod::Made>), Error> {
         let tree = &self.tree;
         let change = |name: &String, after| {
@@ -426,7 +426,7 @@ impl<'a> Transaction<'a> {
             Ok(Created { updates_dir: !disk::exists(&self.tree.updates())?, indexes })
         };
         let generation = Generation {
-            format: record::FORMAT,
+            format: checked_json::FORMAT,
             generation: name.clone(),
             kernel: self.tree.release.clone(),
             set,
@@ -441,11 +441,11 @@ impl<'a> Transaction<'a> {
         if let Some(fault) = verify::verify_index(&made.index, &generation).into_iter().next() {
             return Err(fault.into());
         }
-        let text = record::encode(&generation)?;
+        let text = checked_json::encode(&generation)?;
         let dir = self.tree.new_generation(&name);
         let path = dir.join(generation::FILE);
         disk::write_file(&path, &text)?;
-        disk::write_file(&record::copy(&path), &text)?;
+        disk::write_file(&checked_json::copy(&path), &text)?;
         disk::sync_dir(&dir)?;
         Ok(blake3::hash(&text))
     }
@@ -470,7 +470,7 @@ struct Prepared {
     indexed: Option<Indexed>,
     staged: Indexes,
     /// The tree that the indexes were made for.
-    seen: Sight,
+    seen: TreeStamp,
 }
 
 struct Replaced {

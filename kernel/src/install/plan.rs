@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::fault::Fault;
+use super::foreign_files::ForeignFiles;
 use super::generation::{Generation, Installed, Package, Set};
-use super::others::Others;
 use super::tree::{DEP_BIN, Tree};
 use super::verify::{Base, base, verify};
 use super::{Error, disk};
@@ -27,14 +27,14 @@ pub struct Plan {
     /// Whether depmod will run.
     pub depmod: bool,
     /// What becomes of files of others.
-    pub others: Others,
+    pub others: ForeignFiles,
     /// The set to be installed, sorted.
     pub(super) wanted: Set,
 }
 
 impl Plan {
-    /// The same plan with files of others taken, dropped or given back: see [`Others`].
-    pub fn with(self, tree: &Path, others: Others) -> Result<Self, Error> {
+    /// The same plan with files of others taken, dropped or given back: see [`ForeignFiles`].
+    pub fn with(self, tree: &Path, others: ForeignFiles) -> Result<Self, Error> {
         let others = others.checked(&Tree::open(tree)?, &self.wanted)?;
         let depmod = self.depmod || !others.is_nothing();
         Ok(Self { depmod, others, ..self })
@@ -102,7 +102,7 @@ pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<Plan, Error> {
         changes: changes(installed.as_ref(), &wanted),
         faults,
         depmod: false,
-        others: Others::Untouched,
+        others: ForeignFiles::Untouched,
         wanted,
     };
     let takes_indexes_away = match &installed {

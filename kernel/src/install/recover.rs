@@ -2,9 +2,9 @@
 
 use super::commit::{back, displace, finish, forward, sweep};
 use super::journal::{Hash, Journal};
-use super::ruins::Recovered;
+use super::recover_without_journal::Recovered;
 use super::tree::{DEP_BIN, Tree};
-use super::{Error, Recovery, Step, disk, ruins};
+use super::{Error, Recovery, Step, disk, recover_without_journal};
 
 /// Puts the tree right. Needs the lock.
 pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> {
@@ -19,7 +19,7 @@ pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> 
             return Ok(done(Recovery::Litter));
         }
         // Neither it nor its copy.
-        Err(Error::Damaged { .. }) => return ruins::recover(tree, step),
+        Err(Error::Damaged { .. }) => return recover_without_journal::recover(tree, step),
         Err(error) => return Err(error),
     };
     let live = disk::digest(&tree.index(DEP_BIN))?.map(Hash);

@@ -26,11 +26,11 @@ use std::time::Duration;
 
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Site, depmod, disk};
-use crate::at_once::both;
+use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::index::{self, Facts, File, Kmod, Present, Reason, Rules, Texts, choose, update, verify};
+use crate::parallel::both;
 use crate::rootfs::Root;
-use crate::source::{self, MOST_DATA};
 use crate::symvers::Symvers;
 
 /// Longer than a depmod takes, which reads a file at some moment before it writes the indexes.
@@ -72,7 +72,7 @@ fn make(site: &Site<'_>, tree: &Tree) -> Result<index::Written, Reason> {
     let (order, builtin) = (text("modules.order")?, text("modules.builtin")?);
     let (dep, alias, softdep) = (text("modules.dep")?, text("modules.alias")?, text("modules.softdep")?);
     let symbols = text("modules.symbols")?;
-    let bin = |name: &str| source::bytes(tree.index(name), MOST_DATA);
+    let bin = |name: &str| bounded_read::bytes(tree.index(name), MOST_DATA);
     let (dep_bin, alias_bin, symbols_bin) =
         (bin(DEP_BIN)?, bin("modules.alias.bin")?, bin("modules.symbols.bin")?);
     let texts = Texts {
@@ -93,7 +93,7 @@ fn make(site: &Site<'_>, tree: &Tree) -> Result<index::Written, Reason> {
     check_built_in(&builtin, &modules)?;
     let mut made = update(&present, &modules, &mut Base { site, tree, symvers: None })?;
     for name in OF_BUILT_IN {
-        let bytes = source::bytes(tree.index(name), MOST_DATA)?;
+        let bytes = bounded_read::bytes(tree.index(name), MOST_DATA)?;
         verify(&bytes).map_err(|_| Reason::Odd { name, line: 1 })?;
         made.files.push((name, bytes));
     }
@@ -312,7 +312,7 @@ impl index::Disk for Base<'_> {
         let file = path.rsplit('/').next().unwrap_or(path);
         let (_, compression) =
             Compression::of_file_name(file).ok_or_else(|| unclear("no module".to_owned()))?;
-        let bytes = source::bytes(self.tree.base_tree().join(path), MOST_DATA)?;
+        let bytes = bounded_read::bytes(self.tree.base_tree().join(path), MOST_DATA)?;
         let module = match compression {
             Compression::None => bytes,
             compressed => compressed.decompress(&bytes, MODULE_MAX).map_err(|e| unclear(e.to_string()))?,
@@ -330,12 +330,12 @@ impl index::Disk for Base<'_> {
 fn read_symvers(site: &Site<'_>, tree: &Tree) -> Option<Symvers> {
     let inside = Path::new("/").join(tree.path.strip_prefix(site.root).ok()?);
     let headers = Root::new(site.root).find(inside.join("build/Module.symvers"));
-    if let Some(bytes) = headers.and_then(|path| source::bytes(path, MOST_DATA).ok()) {
+    if let Some(bytes) = headers.and_then(|path| bounded_read::bytes(path, MOST_DATA).ok()) {
         return Symvers::parse(&bytes).ok();
     }
     [Compression::Gz, Compression::Xz, Compression::Zst].into_iter().find_map(|compression| {
         let path = tree.index(&format!("symvers{}", compression.extension()));
-        let bytes = compression.decompress(&source::bytes(path, MOST_DATA).ok()?, MODULE_MAX).ok()?;
+        let bytes = compression.decompress(&bounded_read::bytes(path, MOST_DATA).ok()?, MODULE_MAX).ok()?;
         Symvers::parse(&bytes).ok()
     })
 }

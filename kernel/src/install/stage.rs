@@ -6,7 +6,7 @@
 //! from the source, and is hashed while it arrives. What is not taken as it is is signed, then compressed: in this order,
 //! for the kernel decompresses first.
 
-use crate::source::{self, MOST_DATA};
+use crate::bounded_read::{self, MOST_DATA};
 use fs_err::os::unix::fs::symlink;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::generation::{Generation, Installed, ModuleSpec, Package, Set};
 use super::names::{DIR_PREFIX, dir_name};
 use super::tree::Tree;
-use super::{Error, Sign, Site, Source, disk, generation, record};
+use super::{Error, Sign, Site, Source, checked_json, disk, generation};
 use crate::compress::Compression;
 use crate::ko::split_signature;
 
@@ -88,8 +88,10 @@ fn reuse(
     let Some((_, found)) = generation.modules().find(|(_, found)| found.spec == *module) else {
         return Ok(None);
     };
-    let bytes =
-        disk::if_found(source::bytes(tree.generation(&generation.generation).join(&found.path), MOST_DATA))?;
+    let bytes = disk::if_found(bounded_read::bytes(
+        tree.generation(&generation.generation).join(&found.path),
+        MOST_DATA,
+    ))?;
     let whole = bytes.filter(|bytes| blake3::hash(bytes) == found.installed_digest);
     Ok(whole.map(|bytes| (bytes, found.installed_digest)))
 }
@@ -105,7 +107,7 @@ fn unpack(
         return Ok(None);
     };
     let path = tree.generation(&generation.generation).join(&found.path);
-    let Some(file) = disk::if_found(source::bytes(path, MOST_DATA))? else { return Ok(None) };
+    let Some(file) = disk::if_found(bounded_read::bytes(path, MOST_DATA))? else { return Ok(None) };
     let most = module.size.saturating_add(SIGNATURE_MAX);
     // Whatever is wrong with the file: the source has a good one.
     let Ok(whole) = generation.set.compression.decompress(&file, most) else { return Ok(None) };
@@ -189,7 +191,7 @@ pub(super) fn drop_indexes(tree: &Tree, new: Option<&str>) -> io::Result<()> {
     }
     if let Some(new) = new {
         let path = tree.new_generation(new).join(generation::FILE);
-        for path in [record::copy(&path), path] {
+        for path in [checked_json::copy(&path), path] {
             disk::if_found(fs_err::remove_file(path))?;
         }
     }

@@ -1,10 +1,10 @@
 //! Transactions on a small tree with the real depmod: as they should go, with each step failing, and with a crash at each
 //! step.
 
-mod company;
+mod concurrent;
+mod foreign_files;
 mod indexes;
 mod model;
-mod others;
 mod prepared;
 mod retiring;
 mod rot;

@@ -1,6 +1,6 @@
 //! Where everything is: the kernel's tree and the staging directory beside it.
 
-use crate::source::{self, MOST_DATA};
+use crate::bounded_read::{self, MOST_DATA};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ impl Tree {
 
     /// The live `modules.dep.bin`; `None` if there is none.
     pub(super) fn dep_index(&self) -> io::Result<Option<Result<DepIndex, index::Error>>> {
-        let bytes = disk::if_found(source::bytes(self.index(DEP_BIN), MOST_DATA))?;
+        let bytes = disk::if_found(bounded_read::bytes(self.index(DEP_BIN), MOST_DATA))?;
         Ok(bytes.map(|bytes| DepIndex::parse(&bytes)))
     }
 
@@ -101,7 +101,7 @@ impl Tree {
         self.staging.join("old")
     }
 
-    /// What was taken over from others ([`super::others`]).
+    /// What was taken over from others ([`super::foreign_files`]).
     pub(super) fn kept(&self) -> PathBuf {
         self.path.with_file_name(format!(".kcache-{}.adopted", self.release))
     }

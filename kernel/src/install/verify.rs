@@ -3,14 +3,14 @@
 //! Both questions are answered without the lock. While a transaction runs two generations may lie in the tree; the one
 //! that counts is the one modprobe finds through `modules.dep.bin`.
 
-use crate::source::{self, MOST_DATA};
+use crate::bounded_read::{self, MOST_DATA};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::checked_json::{self, Unreadable};
 use super::fault::Fault;
 use super::generation::{Generation, Installed};
-use super::record::{self, Unreadable};
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk, indexes, lock};
 use crate::index::DepIndex;
@@ -84,7 +84,7 @@ fn look(tree: &Tree) -> Result<Option<Generation>, Error> {
 fn verify_records(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Error> {
     let path = Generation::path(tree, &generation.dir_name());
     let mut faults = Vec::new();
-    for (path, must_be) in [(record::copy(&path), false), (path, true)] {
+    for (path, must_be) in [(checked_json::copy(&path), false), (path, true)] {
         let why = match Generation::read_file(tree, &generation.dir_name(), &path) {
             Ok(Some(found)) if found == *generation => continue,
             Ok(Some(_)) => "it and its copy say different things".to_owned(),
@@ -120,7 +120,7 @@ pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error>
     let mut faults = verify_files(&tree.updates().join(generation.dir_name()), generation)?;
     faults.extend(verify_records(&tree, generation)?);
     let no_index = |why| Fault::NoIndex { path: tree.index(DEP_BIN), why };
-    let bytes = disk::if_found(source::bytes(tree.index(DEP_BIN), MOST_DATA))?;
+    let bytes = disk::if_found(bounded_read::bytes(tree.index(DEP_BIN), MOST_DATA))?;
     match bytes.as_ref().map(|bytes| DepIndex::parse(bytes)) {
         Some(Ok(index)) => {
             faults.extend(verify_index(&index, generation));

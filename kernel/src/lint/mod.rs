@@ -26,9 +26,9 @@ use std::path::{Path, PathBuf};
 
 pub use rules::{RULES, Rule, Severity};
 
+use crate::bounded_read;
 use crate::packages::{Package, RecipeFile};
 use crate::recipe::Recipe;
-use crate::source;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,12 +107,12 @@ fn recipe_findings(
 
 /// The text of a recipe that lies apart from its source.
 fn whole(path: &Path) -> io::Result<String> {
-    Ok(source::text(path, source::MOST)?.unwrap_or_default())
+    Ok(bounded_read::text(path, bounded_read::MOST)?.unwrap_or_default())
 }
 
 /// The text of a file of the source; what is left out of it is nothing.
 fn read(top: &Path, path: &Path) -> io::Result<String> {
-    Ok(source::text_in(top, path)?.unwrap_or_default())
+    Ok(bounded_read::text_in(top, path)?.unwrap_or_default())
 }
 
 #[cfg(test)]

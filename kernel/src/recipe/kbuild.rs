@@ -5,13 +5,13 @@
 use std::path::Path;
 
 use super::{Modules, Recipe, Step, StepKind, build_dir, kernel_source_dir};
-use crate::source;
+use crate::bounded_read;
 
 /// True where a `Kbuild` or `Makefile` in the directory assigns `obj-m`.
 pub fn is_kbuild(dir: &Path) -> bool {
     ["Kbuild", "Makefile"]
         .iter()
-        .filter_map(|name| source::text_in(dir, Path::new(name)).ok().flatten())
+        .filter_map(|name| bounded_read::text_in(dir, Path::new(name)).ok().flatten())
         .any(|text| text.lines().any(assigns_obj_m))
 }
 

@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::toml::join;
+use crate::bounded_read;
 use crate::makefile::{self, Given, Makefile, What};
-use crate::source;
 
 /// Deepest directory that is followed, against links that go in circles.
 const DEEPEST: usize = 16;
@@ -83,7 +83,7 @@ impl Reader<'_> {
         if self.objects.files.contains(&file) {
             return Ok(());
         }
-        let Some(text) = source::text_in(self.top, &file)? else {
+        let Some(text) = bounded_read::text_in(self.top, &file)? else {
             self.objects.complete = false;
             return Ok(());
         };

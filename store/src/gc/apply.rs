@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
-use super::ledger::{File, Ledger, Stamp};
+use super::plan_db::{File, PlanDb, Stamp};
 use super::survey::{named, read};
 use super::{Going, Plan, Totals, must_go_on, under};
-use crate::claim::Turn;
 use crate::disk::remove;
+use crate::lease::Turn;
 use crate::publish::sync_dir;
 use crate::{Digest, Error, Key, Result, Store, Waiting, entry, object};
 
@@ -40,7 +40,7 @@ impl Plan {
     ) -> Result<Totals> {
         let _lock = store.lock(LOCK, waiting)?;
         let mut gone = Totals::default();
-        let run = Run { store, waiting, cancel, ledger: &self.ledger, step };
+        let run = Run { store, waiting, cancel, plan_db: &self.plan_db, step };
         run.entries(&mut gone, each)?;
         run.objects(&mut gone)?;
         run.useless(&mut gone)?;
@@ -54,14 +54,14 @@ struct Run<'a> {
     store: &'a Store,
     waiting: &'a Waiting<'a>,
     cancel: &'a AtomicBool,
-    ledger: &'a Ledger,
+    plan_db: &'a PlanDb,
     step: &'a Step<'a>,
 }
 
 impl Run<'_> {
     fn entries(&self, gone: &mut Totals, each: &mut dyn FnMut(&Going)) -> Result<()> {
         let mut dirs = BTreeSet::new();
-        self.ledger.pages(Ledger::going, |page| {
+        self.plan_db.pages(PlanDb::going, |page| {
             let went = self.entries_of(page)?;
             let keys: Vec<Key> = went.iter().map(|(going, _)| going.key).collect();
             (self.step)("entries gone")?;
@@ -102,14 +102,14 @@ impl Run<'_> {
 
     fn stays(&self, key: &Key) -> Result<()> {
         match read(&entry::path(&self.store.entries(), key), key) {
-            Ok(Some((.., entry))) => self.ledger.name(named(entry.manifest()).iter()),
+            Ok(Some((.., entry))) => self.plan_db.name(named(entry.manifest()).iter()),
             Ok(None) | Err(Error::Damaged { .. } | Error::Entry { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
     fn objects(&self, gone: &mut Totals) -> Result<()> {
-        self.ledger.pages(Ledger::unnamed, |page: &[(Digest, Stamp)]| {
+        self.plan_db.pages(PlanDb::unnamed, |page: &[(Digest, Stamp)]| {
             let _turn = self.turn()?;
             for (digest, stamp) in page {
                 let path = object::path(&self.store.objects(), digest);
@@ -124,7 +124,7 @@ impl Run<'_> {
     }
 
     fn useless(&self, gone: &mut Totals) -> Result<()> {
-        self.ledger.pages(Ledger::useless, |page: &[File]| {
+        self.plan_db.pages(PlanDb::useless, |page: &[File]| {
             let _turn = self.turn()?;
             for File { path, kind, stamp, leads_to } in page {
                 let leads = leads_to.as_ref().is_some_and(|to| under(self.store, to).exists());
@@ -140,7 +140,7 @@ impl Run<'_> {
     }
 
     fn rows(&self, gone: &mut Totals) -> Result<()> {
-        self.ledger.pages(Ledger::rows, |page: &[Key]| {
+        self.plan_db.pages(PlanDb::rows, |page: &[Key]| {
             let _turn = self.turn()?;
             let mut keys = page.to_vec();
             keys.retain(|key| !entry::path(&self.store.entries(), key).exists());

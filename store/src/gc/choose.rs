@@ -1,6 +1,6 @@
 //! Which entries go, so that the caps hold: those unused for longest first.
 
-use super::ledger::{Candidate, Ledger};
+use super::plan_db::{Candidate, PlanDb};
 use super::survey::{named, read};
 use super::{Going, Reason, Rules, must_go_on};
 use crate::error::at;
@@ -28,18 +28,18 @@ impl Room {
 }
 
 /// Chooses entries; the cap that does not hold even so, if there is one.
-pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<Option<Reason>> {
-    let (bytes, unnamed) = ledger.bytes()?;
+pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<Option<Reason>> {
+    let (bytes, unnamed) = plan_db.bytes()?;
     let mut room = Room { bytes, free: free(store)? };
     room.gain(unnamed);
     let mut last = None;
     loop {
-        let mut page = ledger.candidates(last.as_ref())?;
+        let mut page = plan_db.candidates(last.as_ref())?;
         for candidate in &page {
             must_go_on(rules.cancel)?;
             // Of those after it none is older.
             let Some(reason) = reason(rules, &room, candidate) else { return Ok(None) };
-            if let Some(going) = go(store, ledger, candidate, reason)? {
+            if let Some(going) = go(store, plan_db, candidate, reason)? {
                 room.gain(going.bytes);
             }
         }
@@ -59,12 +59,12 @@ fn reason(rules: &Rules, room: &Room, candidate: &Candidate) -> Option<Reason> {
 }
 
 /// Puts an entry among those that go, unless it is another one by now, which has the right of the young.
-fn go(store: &Store, ledger: &Ledger, candidate: &Candidate, reason: Reason) -> Result<Option<Going>> {
+fn go(store: &Store, plan_db: &PlanDb, candidate: &Candidate, reason: Reason) -> Result<Option<Going>> {
     let key = candidate.key;
     let entry = match read(&entry::path(&store.entries(), &key), &key) {
         Ok(Some((stamp, _, entry))) if stamp == candidate.stamp => entry,
         Ok(_) | Err(Error::Damaged { .. } | Error::Entry { .. }) => {
-            ledger.stay(&key)?;
+            plan_db.stay(&key)?;
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -75,10 +75,10 @@ fn go(store: &Store, ledger: &Ledger, candidate: &Candidate, reason: Reason) -> 
         labels: manifest.labels.clone(),
         built: manifest.outcome == Outcome::Built,
         used: candidate.used,
-        bytes: candidate.stamp.size + ledger.unname(named(manifest).iter())?,
+        bytes: candidate.stamp.size + plan_db.unname(named(manifest).iter())?,
         reason,
     };
-    ledger.go(&going)?;
+    plan_db.go(&going)?;
     Ok(Some(going))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::ledger::{File, Hold, Ledger, Stamp};
+use super::plan_db::{File, Hold, PlanDb, Stamp};
 use super::{RACY, Rules, Useless, must_go_on, under};
 use crate::disk::{files, if_there};
 use crate::transport::Name;
@@ -18,19 +18,19 @@ const DRAFT_AGE: u64 = 86400;
 const DRAFT: &str = "draft-";
 
 /// Notes every object and its time. That comes before the first entry is read: see `claim`.
-pub(super) fn objects(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+pub(super) fn objects(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     shards::objects(store, &mut |digest, _, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
             return Ok(()); // somebody else's
         }
         let stays = is_young(rules, metadata.mtime()) || rules.keep.objects.contains(&digest);
-        ledger.add_object(&digest, &Stamp::of(metadata), stays)
+        plan_db.add_object(&digest, &Stamp::of(metadata), stays)
     })
 }
 
 /// Notes every entry, when it was used, and what it names.
-pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     shards::entries(store, &mut |key, path, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
@@ -40,8 +40,8 @@ pub(super) fn entries(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<(
             Ok(Some((stamp, modified, entry))) => {
                 let used = store.with_index(|index| index.last_used(&key))?.flatten().unwrap_or(0);
                 let used = used.max(u64::try_from(modified).unwrap_or(0)).min(rules.now);
-                ledger.add_entry(&key, &stamp, used, hold(rules, &key, modified))?;
-                ledger.name(named(entry.manifest()).iter())
+                plan_db.add_entry(&key, &stamp, used, hold(rules, &key, modified))?;
+                plan_db.name(named(entry.manifest()).iter())
             }
             Ok(None) => Ok(()),
             Err(error @ (Error::Damaged { .. } | Error::Entry { .. })) => {
@@ -75,14 +75,14 @@ pub(super) fn named(manifest: &Manifest) -> BTreeSet<Digest> {
 }
 
 /// Notes what leads to nothing, or will when what was chosen is gone.
-pub(super) fn useless(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
-    pointers(store, rules, ledger)?;
-    signatures(store, rules, ledger)?;
-    drafts(store, rules, ledger)?;
-    rows(store, rules, ledger)
+pub(super) fn useless(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+    pointers(store, rules, plan_db)?;
+    signatures(store, rules, plan_db)?;
+    drafts(store, rules, plan_db)?;
+    rows(store, rules, plan_db)
 }
 
-fn pointers(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+fn pointers(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     let Some(releases) = if_there(fs_err::read_dir(under(store, "by-kernel")))? else { return Ok(()) };
     for dir in releases {
         let dir = dir?;
@@ -99,8 +99,8 @@ fn pointers(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
                 return Ok(());
             };
             let leads_to = Name::Entry(key).path();
-            if ledger.goes(&key)? || !under(store, &leads_to).exists() {
-                add(ledger, Useless::Pointer, name.path(), &Stamp::of(metadata), Some(leads_to))?;
+            if plan_db.goes(&key)? || !under(store, &leads_to).exists() {
+                add(plan_db, Useless::Pointer, name.path(), &Stamp::of(metadata), Some(leads_to))?;
             }
             Ok(())
         })?;
@@ -117,7 +117,7 @@ fn target(store: &Store, name: &Name) -> Result<Option<Key>> {
     }
 }
 
-fn signatures(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+fn signatures(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     let dir = under(store, "signatures");
     if !dir.is_dir() {
         return Ok(());
@@ -130,35 +130,35 @@ fn signatures(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
         if is_young(rules, metadata.mtime()) || rules.keep.objects.contains(&of) {
             return Ok(());
         }
-        if ledger.loses(&of)? || !store.has_object(&of)? {
+        if plan_db.loses(&of)? || !store.has_object(&of)? {
             let object = object::path(Path::new("objects"), &of).display().to_string();
             let name = Name::Signature { by, of };
-            add(ledger, Useless::Signature, name.path(), &Stamp::of(metadata), Some(object))?;
+            add(plan_db, Useless::Signature, name.path(), &Stamp::of(metadata), Some(object))?;
         }
         Ok(())
     })
 }
 
 /// Drafts of processes that are gone. Scratch directories are cleared away by whoever makes the next one.
-fn drafts(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+fn drafts(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     for file in fs_err::read_dir(store.tmp())? {
         let file = file?;
         let Some(metadata) = if_there(file.metadata())? else { continue };
         let Ok(name) = file.file_name().into_string() else { continue };
         let old = u64::try_from(metadata.mtime()).is_ok_and(|at| at.saturating_add(DRAFT_AGE) <= rules.now);
         if name.starts_with(DRAFT) && metadata.is_file() && old {
-            add(ledger, Useless::Draft, format!("tmp/{name}"), &Stamp::of(&metadata), None)?;
+            add(plan_db, Useless::Draft, format!("tmp/{name}"), &Stamp::of(&metadata), None)?;
         }
     }
     Ok(())
 }
 
-fn add(ledger: &Ledger, kind: Useless, path: String, stamp: &Stamp, leads_to: Option<String>) -> Result<()> {
-    ledger.add_useless(&File { path, kind, stamp: *stamp, leads_to })
+fn add(plan_db: &PlanDb, kind: Useless, path: String, stamp: &Stamp, leads_to: Option<String>) -> Result<()> {
+    plan_db.add_useless(&File { path, kind, stamp: *stamp, leads_to })
 }
 
 /// Rows whose entries are gone: a crash came between.
-fn rows(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
+fn rows(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     let mut last: Option<Key> = None;
     loop {
         must_go_on(rules.cancel)?;
@@ -167,7 +167,7 @@ fn rows(store: &Store, rules: &Rules, ledger: &Ledger) -> Result<()> {
         last = Some(*key);
         for key in &keys {
             if !entry::path(&store.entries(), key).exists() {
-                ledger.add_row(key)?;
+                plan_db.add_row(key)?;
             }
         }
     }

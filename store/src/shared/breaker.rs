@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::LIES;
-use crate::transport::Trouble;
+use crate::transport::TransportError;
 
 /// Whether a cache may be asked.
 #[derive(Default)]
@@ -27,12 +27,15 @@ enum State {
     /// It answers; so often with something useless.
     Working { odd: u32 },
     /// It is not asked again, for this reason.
-    Broken(Trouble),
+    Broken(TransportError),
 }
 
 impl Breaker {
     /// Acts unless the cache is broken; and whether this is what broke it.
-    pub(super) fn call<T>(&self, act: impl FnOnce() -> Result<T, Trouble>) -> (Result<T, Trouble>, bool) {
+    pub(super) fn call<T>(
+        &self,
+        act: impl FnOnce() -> Result<T, TransportError>,
+    ) -> (Result<T, TransportError>, bool) {
         let mut state = self.state();
         while matches!(*state, State::Probing) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -55,7 +58,10 @@ impl Breaker {
     /// Lets a cache be asked again that was only too slow; false where there is nothing to forgive.
     pub(super) fn forgive(&self) -> bool {
         let mut state = self.state();
-        let slow = matches!(*state, State::Broken(Trouble::Silent(_) | Trouble::Slow(_) | Trouble::Busy(_)));
+        let slow = matches!(
+            *state,
+            State::Broken(TransportError::Silent(_) | TransportError::Slow(_) | TransportError::Busy(_))
+        );
         if slow {
             *state = State::Untried;
         }
@@ -79,7 +85,7 @@ impl Breaker {
 
     /// The cache sent something useless; whether that was once too often.
     pub(super) fn lied(&self) -> bool {
-        self.odd(Trouble::Odd("too often with something that cannot be used".to_owned()))
+        self.odd(TransportError::Odd("too often with something that cannot be used".to_owned()))
     }
 
     fn worked(&self) -> bool {
@@ -91,17 +97,19 @@ impl Breaker {
         false
     }
 
-    fn failed(&self, trouble: &Trouble) -> bool {
+    fn failed(&self, trouble: &TransportError) -> bool {
         match trouble {
             // The file's fault, or the request's.
-            Trouble::TooLong(_) | Trouble::Odd(_) | Trouble::Busy(_) => self.odd(trouble.clone()),
+            TransportError::TooLong(_) | TransportError::Odd(_) | TransportError::Busy(_) => {
+                self.odd(trouble.clone())
+            }
             // It can be read all the same.
-            Trouble::ReadOnly(_) | Trouble::Cancelled => self.worked(),
+            TransportError::ReadOnly(_) | TransportError::Cancelled => self.worked(),
             _ => self.breaks(trouble.clone()),
         }
     }
 
-    fn odd(&self, trouble: Trouble) -> bool {
+    fn odd(&self, trouble: TransportError) -> bool {
         let mut state = self.state();
         let odd = match *state {
             State::Working { odd } => odd + 1,
@@ -112,7 +120,7 @@ impl Breaker {
         odd >= LIES
     }
 
-    fn breaks(&self, trouble: Trouble) -> bool {
+    fn breaks(&self, trouble: TransportError) -> bool {
         let mut state = self.state();
         let first = !matches!(*state, State::Broken(_));
         if first {
@@ -146,7 +154,7 @@ mod tests {
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 
-    fn fail(breaker: &Breaker, trouble: &Trouble) -> bool {
+    fn fail(breaker: &Breaker, trouble: &TransportError) -> bool {
         breaker.call(|| Err::<(), _>(trouble.clone())).1
     }
 
@@ -157,7 +165,7 @@ mod tests {
         let dead = || {
             asked.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(50));
-            Err::<(), _>(Trouble::Silent(Duration::from_secs(3)))
+            Err::<(), _>(TransportError::Silent(Duration::from_secs(3)))
         };
         let broke: Vec<bool> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| breaker.call(dead).1)).collect();
@@ -171,14 +179,14 @@ mod tests {
     fn a_cache_that_dies_later_is_not_asked_again() {
         let breaker = Breaker::default();
         assert_eq!(breaker.call(|| Ok(1)), (Ok(1), false));
-        assert!(fail(&breaker, &Trouble::Unreachable("reset".to_owned())));
-        assert_eq!(breaker.call(|| Ok(1)), (Err(Trouble::Unreachable("reset".to_owned())), false));
+        assert!(fail(&breaker, &TransportError::Unreachable("reset".to_owned())));
+        assert_eq!(breaker.call(|| Ok(1)), (Err(TransportError::Unreachable("reset".to_owned())), false));
     }
 
     #[test]
     fn one_odd_answer_is_forgiven_three_are_not() {
         let breaker = Breaker::default();
-        let odd = Trouble::Odd("503".to_owned());
+        let odd = TransportError::Odd("503".to_owned());
         assert_eq!([(); 3].map(|()| fail(&breaker, &odd)), [false, false, true]);
         assert!(breaker.call(|| Ok(())).0.is_err());
     }
@@ -186,9 +194,9 @@ mod tests {
     #[test]
     fn slowness_can_be_forgiven_a_refusal_cannot() {
         for (trouble, forgiven) in [
-            (Trouble::Silent(Duration::from_secs(3)), true),
-            (Trouble::Denied("403".to_owned()), false),
-            (Trouble::Unreachable("refused".to_owned()), false),
+            (TransportError::Silent(Duration::from_secs(3)), true),
+            (TransportError::Denied("403".to_owned()), false),
+            (TransportError::Unreachable("refused".to_owned()), false),
         ] {
             let breaker = Breaker::default();
             assert!(!breaker.forgive());
@@ -202,7 +210,7 @@ mod tests {
     fn a_cache_that_cannot_be_written_can_be_read() {
         let breaker = Breaker::default();
         for _ in 0..5 {
-            assert!(!fail(&breaker, &Trouble::ReadOnly("405".to_owned())));
+            assert!(!fail(&breaker, &TransportError::ReadOnly("405".to_owned())));
         }
         assert!(breaker.call(|| Ok(())).0.is_ok());
     }

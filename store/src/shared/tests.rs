@@ -19,29 +19,29 @@ const KEY: Key = Key::from_bytes([7; 32]);
 #[derive(Default)]
 struct Memory {
     files: Mutex<BTreeMap<String, Vec<u8>>>,
-    trouble: Mutex<Option<Trouble>>,
+    trouble: Mutex<Option<TransportError>>,
     asked: Mutex<Vec<String>>,
 }
 
 impl Transport for Memory {
-    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, TransportError> {
         self.asked.lock().unwrap().push(name.path());
         if let Some(trouble) = self.trouble.lock().unwrap().clone() {
             return Err(trouble);
         }
         let bytes = self.files.lock().unwrap().get(&name.path()).cloned();
         if bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 > limit) {
-            return Err(Trouble::TooLong(limit));
+            return Err(TransportError::TooLong(limit));
         }
         heard(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
         Ok(bytes)
     }
 
-    fn has(&self, name: &Name) -> Result<bool, Trouble> {
+    fn has(&self, name: &Name) -> Result<bool, TransportError> {
         Ok(self.files.lock().unwrap().contains_key(&name.path()))
     }
 
-    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError> {
         let mut files = self.files.lock().unwrap();
         let new = if_taken == IfTaken::Replace || !files.contains_key(&name.path());
         if new {
@@ -300,7 +300,7 @@ fn objects_that_are_missing_or_wrong_come_from_another_cache_or_the_fetch_is_a_m
 #[test]
 fn a_cache_that_does_not_answer_is_said_once_and_asked_once() {
     let (dead, good) = (filled(1, "abc"), filled(1, "abc"));
-    *dead.trouble.lock().unwrap() = Some(Trouble::Silent(Duration::from_secs(3)));
+    *dead.trouble.lock().unwrap() = Some(TransportError::Silent(Duration::from_secs(3)));
     let host = host(&[&dead, &good], trust(&[1], &[], 1));
     assert_eq!(host.fetch().as_deref(), Some("mem://1"));
     for n in 0..5 {

@@ -34,9 +34,9 @@ use object_store::{
 use reqwest::Method;
 use url::Url;
 
-use super::runtime::{Patience, Pulse};
+use super::runtime::{Deadline, Heartbeat};
 use super::web::{self, Web};
-use super::{BadLocation, IfTaken, Location, Name, Transport, Trouble};
+use super::{BadLocation, IfTaken, Location, Name, Transport, TransportError};
 
 /// How much of an engine's explanation of an error is read. Its code stands at the beginning.
 const EXPLANATION: usize = 4 << 10;
@@ -46,7 +46,7 @@ pub(super) struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     web: Web,
-    patience: Patience,
+    deadline: Deadline,
 }
 
 impl Bucket {
@@ -63,17 +63,17 @@ impl Bucket {
             "gs" => gs(location, bucket, bound),
             _ => az(location, bucket, bound),
         }?;
-        Ok(Bucket { store, prefix, web, patience: Patience::of(location) })
+        Ok(Bucket { store, prefix, web, deadline: Deadline::of(location) })
     }
 
-    fn path(&self, name: &Name) -> Result<Path, Trouble> {
+    fn path(&self, name: &Name) -> Result<Path, TransportError> {
         let path = format!("{}/{}", self.prefix, name.path());
-        Path::parse(path).map_err(|e| Trouble::Odd(format!("nothing: {}", web::root(&e))))
+        Path::parse(path).map_err(|e| TransportError::Odd(format!("nothing: {}", web::root(&e))))
     }
 
-    async fn has(&self, path: &Path, pulse: &Pulse) -> Result<bool, Trouble> {
+    async fn has(&self, path: &Path, heartbeat: &Heartbeat) -> Result<bool, TransportError> {
         let found = self.store.head(path).await;
-        pulse.beat();
+        heartbeat.beat();
         match found {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
@@ -82,11 +82,17 @@ impl Bucket {
     }
 
     /// Puts bytes; false where the engine has kept what was there.
-    async fn send(&self, path: &Path, bytes: &[u8], mode: PutMode, pulse: &Pulse) -> Result<bool, Trouble> {
+    async fn send(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        mode: PutMode,
+        heartbeat: &Heartbeat,
+    ) -> Result<bool, TransportError> {
         let conditional = mode == PutMode::Create;
-        pulse.sending(bytes.len());
+        heartbeat.sending(bytes.len());
         let sent = self.store.put_opts(path, PutPayload::from(bytes.to_vec()), mode.into()).await;
-        pulse.beat();
+        heartbeat.beat();
         match sent {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) if conditional => Ok(false),
@@ -95,10 +101,10 @@ impl Bucket {
     }
 
     /// What went wrong, said by whichever part of the request knows it best.
-    fn trouble(&self, error: &object_store::Error) -> Trouble {
+    fn trouble(&self, error: &object_store::Error) -> TransportError {
         let mut cause: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(error) = cause {
-            if let Some(trouble) = error.downcast_ref::<Trouble>() {
+            if let Some(trouble) = error.downcast_ref::<TransportError>() {
                 return trouble.clone();
             }
             if let Some(lost) = error.downcast_ref::<reqwest::Error>() {
@@ -108,30 +114,30 @@ impl Bucket {
         }
         match error {
             object_store::Error::NotFound { .. } => {
-                Trouble::Odd("HTTP 404: there may be no such bucket".into())
+                TransportError::Odd("HTTP 404: there may be no such bucket".into())
             }
-            _ => Trouble::Odd(format!("with an error: {}", web::root(error))),
+            _ => TransportError::Odd(format!("with an error: {}", web::root(error))),
         }
     }
 }
 
 impl Transport for Bucket {
-    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, TransportError> {
         let path = self.path(name)?;
-        self.patience.run(limit, async |pulse| {
+        self.deadline.run(limit, async |heartbeat| {
             let answer = match self.store.get(&path).await {
                 Ok(answer) => answer,
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
                 Err(e) => return Err(self.trouble(&e)),
             };
-            pulse.beat();
+            heartbeat.beat();
             if answer.meta.size > limit {
-                return Err(Trouble::TooLong(limit));
+                return Err(TransportError::TooLong(limit));
             }
             let mut bytes = Vec::new();
             let mut body = answer.into_stream();
             while let Some(chunk) = body.next().await {
-                pulse.beat();
+                heartbeat.beat();
                 web::append(&mut bytes, &chunk.map_err(|e| self.trouble(&e))?, limit, heard)?;
                 tokio::task::coop::consume_budget().await;
             }
@@ -139,23 +145,25 @@ impl Transport for Bucket {
         })
     }
 
-    fn has(&self, name: &Name) -> Result<bool, Trouble> {
+    fn has(&self, name: &Name) -> Result<bool, TransportError> {
         let path = self.path(name)?;
-        self.patience.run(0, async |pulse| self.has(&path, pulse).await)
+        self.deadline.run(0, async |heartbeat| self.has(&path, heartbeat).await)
     }
 
-    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError> {
         let path = self.path(name)?;
-        self.patience.run(bytes.len() as u64, async |pulse| {
+        self.deadline.run(bytes.len() as u64, async |heartbeat| {
             if if_taken == IfTaken::Replace {
-                return self.send(&path, bytes, PutMode::Overwrite, pulse).await;
+                return self.send(&path, bytes, PutMode::Overwrite, heartbeat).await;
             }
-            if self.has(&path, pulse).await? {
+            if self.has(&path, heartbeat).await? {
                 return Ok(false);
             }
-            match self.send(&path, bytes, PutMode::Create, pulse).await {
+            match self.send(&path, bytes, PutMode::Create, heartbeat).await {
                 // Not implemented: neither may the condition be, nor writing at all.
-                Err(Trouble::ReadOnly(_)) => self.send(&path, bytes, PutMode::Overwrite, pulse).await,
+                Err(TransportError::ReadOnly(_)) => {
+                    self.send(&path, bytes, PutMode::Overwrite, heartbeat).await
+                }
                 sent => sent,
             }
         })

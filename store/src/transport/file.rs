@@ -20,8 +20,8 @@ use fs_err::{File, OpenOptions};
 use rustix::fs::OFlags;
 use url::Url;
 
-use super::runtime::{Patience, Pulse};
-use super::{BadLocation, IfTaken, Location, Name, Transport, Trouble, web};
+use super::runtime::{Deadline, Heartbeat};
+use super::{BadLocation, IfTaken, Location, Name, Transport, TransportError, web};
 use crate::publish::publish_bytes;
 
 /// Read in one call, after which the file system is known to be alive.
@@ -30,7 +30,7 @@ const PIECE: u64 = 1 << 20;
 /// A store in a directory.
 pub(super) struct Directory {
     top: PathBuf,
-    patience: Patience,
+    deadline: Deadline,
 }
 
 impl Directory {
@@ -38,32 +38,34 @@ impl Directory {
         let top = url
             .to_file_path()
             .map_err(|()| location.bad("it names a host; a directory is file:///DIR, with three slashes"))?;
-        Ok(Directory { top, patience: Patience::of(location) })
+        Ok(Directory { top, deadline: Deadline::of(location) })
     }
 
     /// What a call needs to know, so that it can outlive its caller.
-    fn place(&self, name: &Name) -> Result<Place, Trouble> {
+    fn place(&self, name: &Name) -> Result<Place, TransportError> {
         let path = name.path();
         // A release or a package called `..` would lead to another place.
         match path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            true => Err(Trouble::Odd(format!("nothing: `{path}` is not a name"))),
+            true => Err(TransportError::Odd(format!("nothing: `{path}` is not a name"))),
             false => Ok(Place { path: self.top.join(path), top: self.top.clone() }),
         }
     }
 }
 
 impl Transport for Directory {
-    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, TransportError> {
         let place = self.place(name)?;
-        self.patience.run(limit, async |pulse| {
-            let Some((mut file, size)) = apart(pulse, move || place.open()).await? else { return Ok(None) };
+        self.deadline.run(limit, async |heartbeat| {
+            let Some((mut file, size)) = apart(heartbeat, move || place.open()).await? else {
+                return Ok(None);
+            };
             if size > limit {
-                return Err(Trouble::TooLong(limit));
+                return Err(TransportError::TooLong(limit));
             }
             let mut bytes = Vec::new();
             loop {
                 let piece;
-                (file, piece) = apart(pulse, move || read_piece(file)).await?;
+                (file, piece) = apart(heartbeat, move || read_piece(file)).await?;
                 if piece.is_empty() {
                     return Ok(Some(bytes));
                 }
@@ -72,18 +74,18 @@ impl Transport for Directory {
         })
     }
 
-    fn has(&self, name: &Name) -> Result<bool, Trouble> {
+    fn has(&self, name: &Name) -> Result<bool, TransportError> {
         let place = self.place(name)?;
-        self.patience.run(0, async |pulse| apart(pulse, move || Ok(place.size()?.is_some())).await)
+        self.deadline.run(0, async |heartbeat| apart(heartbeat, move || Ok(place.size()?.is_some())).await)
     }
 
-    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError> {
         let place = self.place(name)?;
         let bytes = bytes.to_vec();
-        self.patience.run(bytes.len() as u64, async |pulse| {
+        self.deadline.run(bytes.len() as u64, async |heartbeat| {
             // A flush of a slow stick shows no sign of life, and takes with it what others have written.
-            pulse.holding();
-            apart(pulse, move || place.put(&bytes, if_taken)).await
+            heartbeat.holding();
+            apart(heartbeat, move || place.put(&bytes, if_taken)).await
         })
     }
 }
@@ -96,16 +98,19 @@ struct Place {
 
 impl Place {
     /// The file's size, where there is one.
-    fn size(&self) -> Result<Option<u64>, Trouble> {
+    fn size(&self) -> Result<Option<u64>, TransportError> {
         match fs_err::metadata(&self.path) {
             Ok(found) if found.is_file() => Ok(Some(found.len())),
-            Ok(_) => Err(Trouble::Odd(format!("with something that is not a file: {}", self.path.display()))),
+            Ok(_) => Err(TransportError::Odd(format!(
+                "with something that is not a file: {}",
+                self.path.display()
+            ))),
             Err(e) if e.kind() == ErrorKind::NotFound => self.present().map(|()| None),
             Err(e) => Err(unreadable(e)),
         }
     }
 
-    fn open(&self) -> Result<Option<(File, u64)>, Trouble> {
+    fn open(&self) -> Result<Option<(File, u64)>, TransportError> {
         let Some(size) = self.size()? else { return Ok(None) };
         // It may have become something else meanwhile; then opening it must not wait.
         let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -113,7 +118,7 @@ impl Place {
         Ok(Some((file.map_err(unreadable)?, size)))
     }
 
-    fn put(&self, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
+    fn put(&self, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError> {
         self.present()?;
         let tmp = self.top.join("tmp");
         fs_err::create_dir_all(&tmp).map_err(|e| unwritable(&e))?;
@@ -121,11 +126,11 @@ impl Place {
     }
 
     /// That the top is there.
-    fn present(&self) -> Result<(), Trouble> {
+    fn present(&self) -> Result<(), TransportError> {
         match fs_err::metadata(&self.top) {
             Ok(found) if found.is_dir() => Ok(()),
-            Ok(_) => Err(Trouble::Unreachable(format!("{} is not a directory", self.top.display()))),
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(Trouble::Unreachable(format!(
+            Ok(_) => Err(TransportError::Unreachable(format!("{} is not a directory", self.top.display()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(TransportError::Unreachable(format!(
                 "{} is not there; make it, or mount what belongs there",
                 self.top.display()
             ))),
@@ -136,31 +141,33 @@ impl Place {
 
 /// Does something on a thread that may hang.
 async fn apart<T: Send + 'static>(
-    pulse: &Pulse,
-    act: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
-) -> Result<T, Trouble> {
+    heartbeat: &Heartbeat,
+    act: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
+) -> Result<T, TransportError> {
     let done = tokio::task::spawn_blocking(act).await;
-    pulse.beat();
-    done.map_err(|e| Trouble::Unreachable(e.to_string()))?
+    heartbeat.beat();
+    done.map_err(|e| TransportError::Unreachable(e.to_string()))?
 }
 
-fn read_piece(file: File) -> Result<(File, Vec<u8>), Trouble> {
+fn read_piece(file: File) -> Result<(File, Vec<u8>), TransportError> {
     let mut piece = Vec::new();
     (&file).take(PIECE).read_to_end(&mut piece).map_err(unreadable)?;
     Ok((file, piece))
 }
 
-fn unreadable(error: io::Error) -> Trouble {
+fn unreadable(error: io::Error) -> TransportError {
     match error.kind() {
-        ErrorKind::PermissionDenied => Trouble::Denied(error.to_string()),
-        ErrorKind::NotADirectory | ErrorKind::WouldBlock => Trouble::Odd(format!("with an error: {error}")),
-        _ => Trouble::Unreachable(error.to_string()),
+        ErrorKind::PermissionDenied => TransportError::Denied(error.to_string()),
+        ErrorKind::NotADirectory | ErrorKind::WouldBlock => {
+            TransportError::Odd(format!("with an error: {error}"))
+        }
+        _ => TransportError::Unreachable(error.to_string()),
     }
 }
 
 /// No permission, no space, a read-only file system: what is being done, then why.
-fn unwritable(error: &dyn std::error::Error) -> Trouble {
-    Trouble::ReadOnly(match error.source() {
+fn unwritable(error: &dyn std::error::Error) -> TransportError {
+    TransportError::ReadOnly(match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     })
@@ -188,7 +195,7 @@ mod tests {
         Name::Entry(Key::from_bytes([7; 32]))
     }
 
-    fn get(top: &Path) -> Result<Option<Vec<u8>>, Trouble> {
+    fn get(top: &Path) -> Result<Option<Vec<u8>>, TransportError> {
         directory(top).get(&entry(), 1000, &|_| ())
     }
 
@@ -216,7 +223,7 @@ mod tests {
         assert_eq!(read, Ok(Some(bytes)));
         assert_eq!(heard.into_inner(), [PIECE, PIECE, PIECE, 17]);
         let read = directory(top.path()).get(&entry(), size - 1, &|_| ());
-        assert_eq!(read, Err(Trouble::TooLong(size - 1)));
+        assert_eq!(read, Err(TransportError::TooLong(size - 1)));
     }
 
     #[test]
@@ -236,18 +243,24 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let top = top.path().join("stick");
         let missing = format!("{} is not there; make it, or mount what belongs there", top.display());
-        assert_eq!(get(&top), Err(Trouble::Unreachable(missing.clone())));
-        assert_eq!(directory(&top).has(&entry()), Err(Trouble::Unreachable(missing.clone())));
-        assert_eq!(directory(&top).put(&entry(), b"one", IfTaken::Keep), Err(Trouble::Unreachable(missing)));
+        assert_eq!(get(&top), Err(TransportError::Unreachable(missing.clone())));
+        assert_eq!(directory(&top).has(&entry()), Err(TransportError::Unreachable(missing.clone())));
+        assert_eq!(
+            directory(&top).put(&entry(), b"one", IfTaken::Keep),
+            Err(TransportError::Unreachable(missing))
+        );
         fs_err::write(&top, "a file").unwrap();
-        assert!(matches!(directory(&top).put(&entry(), b"one", IfTaken::Keep), Err(Trouble::Unreachable(_))));
+        assert!(matches!(
+            directory(&top).put(&entry(), b"one", IfTaken::Keep),
+            Err(TransportError::Unreachable(_))
+        ));
     }
 
     #[test]
     fn what_is_not_a_file_is_not_waited_for() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join(entry().path());
-        let odd = |top: &Path| assert!(matches!(get(top), Err(Trouble::Odd(_))), "{:?}", get(top));
+        let odd = |top: &Path| assert!(matches!(get(top), Err(TransportError::Odd(_))), "{:?}", get(top));
         fs_err::create_dir_all(&path).unwrap();
         odd(top.path());
         fs_err::remove_dir(&path).unwrap();
@@ -273,8 +286,8 @@ mod tests {
             let kernel = Digest::of(b"kernel");
             let name = Name::Pointer { release: release.into(), kernel, package: package.into() };
             let directory = directory(top.path());
-            assert!(matches!(directory.put(&name, b"one", IfTaken::Keep), Err(Trouble::Odd(_))));
-            assert!(matches!(directory.get(&name, 9, &|_| ()), Err(Trouble::Odd(_))));
+            assert!(matches!(directory.put(&name, b"one", IfTaken::Keep), Err(TransportError::Odd(_))));
+            assert!(matches!(directory.get(&name, 9, &|_| ()), Err(TransportError::Odd(_))));
         };
         lead("..", "mc");
         lead("../../etc", "mc");
@@ -286,6 +299,6 @@ mod tests {
     fn a_directory_that_cannot_be_written_to_says_so() {
         // Nobody can make anything there, not even root.
         let read_only = directory(Path::new("/sys")).put(&entry(), b"one", IfTaken::Keep);
-        assert!(matches!(read_only, Err(Trouble::ReadOnly(_))), "{read_only:?}");
+        assert!(matches!(read_only, Err(TransportError::ReadOnly(_))), "{read_only:?}");
     }
 }

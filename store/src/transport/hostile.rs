@@ -97,24 +97,24 @@ fn object() -> Name {
     Name::Object { of: Key::from_bytes([7; 32]), digest: Digest::of(b"object") }
 }
 
-fn get(location: &Location) -> Result<Option<Vec<u8>>, Trouble> {
+fn get(location: &Location) -> Result<Option<Vec<u8>>, TransportError> {
     open(location).unwrap().get(&entry(), LIMIT, &|_| ())
 }
 
-fn put(location: &Location, if_taken: IfTaken) -> Result<bool, Trouble> {
+fn put(location: &Location, if_taken: IfTaken) -> Result<bool, TransportError> {
     open(location).unwrap().put(&entry(), b"bytes", if_taken)
 }
 
-fn odd(text: &str) -> Trouble {
-    Trouble::Odd(text.to_owned())
+fn odd(text: &str) -> TransportError {
+    TransportError::Odd(text.to_owned())
 }
 
-fn busy(text: &str) -> Trouble {
-    Trouble::Busy(text.to_owned())
+fn busy(text: &str) -> TransportError {
+    TransportError::Busy(text.to_owned())
 }
 
-fn is_unreachable(result: Result<Option<Vec<u8>>, Trouble>) -> bool {
-    matches!(result, Err(Trouble::Unreachable(_)))
+fn is_unreachable(result: Result<Option<Vec<u8>>, TransportError>) -> bool {
+    matches!(result, Err(TransportError::Unreachable(_)))
 }
 
 fn endless(head: &'static str, piece: &str) -> Server {
@@ -127,16 +127,16 @@ fn endless(head: &'static str, piece: &str) -> Server {
 
 #[test]
 fn an_answer_means_what_its_status_says() {
-    let check = |status: &str, expect: Result<Option<Vec<u8>>, Trouble>| {
+    let check = |status: &str, expect: Result<Option<Vec<u8>>, TransportError>| {
         let server = Server::saying(format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\nabc"));
         assert_eq!(get(&server.http(PATIENT)), expect, "{status}");
     };
     check("200 OK", Ok(Some(b"abc".to_vec())));
     check("404 Not Found", Ok(None));
     check("410 Gone", Ok(None));
-    check("401 Unauthorized", Err(Trouble::Denied("HTTP 401 Unauthorized".into())));
-    check("403 Forbidden", Err(Trouble::Denied("HTTP 403 Forbidden".into())));
-    check("407 ", Err(Trouble::Denied("HTTP 407 Proxy Authentication Required".into())));
+    check("401 Unauthorized", Err(TransportError::Denied("HTTP 401 Unauthorized".into())));
+    check("403 Forbidden", Err(TransportError::Denied("HTTP 403 Forbidden".into())));
+    check("407 ", Err(TransportError::Denied("HTTP 407 Proxy Authentication Required".into())));
     check("206 Partial Content", Err(odd("HTTP 206 Partial Content")));
     check("301 Moved Permanently", Err(odd("HTTP 301 Moved Permanently")));
     check("429 Too Many Requests", Err(busy("HTTP 429 Too Many Requests")));
@@ -179,7 +179,7 @@ fn broken_answers_are_no_answers() {
         assert!(is_unreachable(get(&Server::saying(text).oci(PATIENT))), "{text}");
         // An S3 engine always says how long a file is, so chunks are odd there.
         let s3 = get(&Server::saying(text).s3(PATIENT));
-        assert!(is_unreachable(s3.clone()) || matches!(s3, Err(Trouble::Odd(_))), "{text}");
+        assert!(is_unreachable(s3.clone()) || matches!(s3, Err(TransportError::Odd(_))), "{text}");
     }
 }
 
@@ -199,7 +199,7 @@ fn a_reset_in_the_middle_is_no_answer() {
 
 #[test]
 fn more_than_the_limit_is_not_read() {
-    let too_long = Err(Trouble::TooLong(LIMIT));
+    let too_long = Err(TransportError::TooLong(LIMIT));
     let declared = || Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n");
     let huge = || Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n");
     assert_eq!(get(&declared().http(PATIENT)), too_long);
@@ -210,7 +210,7 @@ fn more_than_the_limit_is_not_read() {
     let chunked = || endless("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &chunk);
     assert_eq!(get(&until_close().http(PATIENT)), too_long);
     assert_eq!(get(&chunked().http(PATIENT)), too_long);
-    assert_eq!(get(&chunked().oci(PATIENT)), Err(Trouble::TooLong(4 << 20)), "a manifest");
+    assert_eq!(get(&chunked().oci(PATIENT)), Err(TransportError::TooLong(4 << 20)), "a manifest");
     // An error's explanation is not read to its end either.
     let failing = endless("HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n", "<Error><Code>Bad</Code>");
     assert_eq!(get(&failing.s3(PATIENT)), Err(busy("HTTP 500 Internal Server Error (Bad)")));
@@ -218,7 +218,7 @@ fn more_than_the_limit_is_not_read() {
 
 #[test]
 fn hanging_servers_are_left() {
-    let silent = Err(Trouble::Silent(HASTY.silence));
+    let silent = Err(TransportError::Silent(HASTY.silence));
     let hang = |before: &'static str| {
         move || {
             Server::new(move |_, stream| {
@@ -250,7 +250,7 @@ fn slow_servers_are_left() {
             }
         })
     };
-    let slow = Err(Trouble::Slow(BRIEF.base));
+    let slow = Err(TransportError::Slow(BRIEF.base));
     assert_eq!(get(&drip().http(BRIEF)), slow);
     assert_eq!(get(&drip().oci(BRIEF)), slow);
     assert_eq!(get(&drip().s3(BRIEF)), slow);
@@ -265,7 +265,7 @@ fn the_end_of_the_run_ends_a_call() {
         sleep(Duration::from_millis(100));
         cancel.store(true, Ordering::Relaxed);
     });
-    assert_eq!(get(&location), Err(Trouble::Cancelled));
+    assert_eq!(get(&location), Err(TransportError::Cancelled));
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn nobody_there_is_unreachable() {
     let nobody = Server { address: listener.local_addr().unwrap().to_string(), heads: Arc::default() };
     drop(listener);
     for location in [nobody.http(PATIENT), nobody.oci(PATIENT), nobody.s3(PATIENT)] {
-        let refused = Trouble::Unreachable("Connection refused (os error 111)".into());
+        let refused = TransportError::Unreachable("Connection refused (os error 111)".into());
         assert_eq!(get(&location), Err(refused.clone()));
         assert_eq!(put(&location, IfTaken::Replace), Err(refused));
     }
@@ -314,17 +314,17 @@ fn writing_follows_no_redirect() {
 
 #[test]
 fn a_server_that_only_reads_is_read_only() {
-    let check = |status: &str, expect: Result<bool, Trouble>| {
+    let check = |status: &str, expect: Result<bool, TransportError>| {
         let server = Server::saying(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
         assert_eq!(put(&server.http(PATIENT), IfTaken::Replace), expect, "{status}");
     };
-    let read_only = |text: &str| Err(Trouble::ReadOnly(text.into()));
+    let read_only = |text: &str| Err(TransportError::ReadOnly(text.into()));
     check("201 Created", Ok(true));
     check("204 No Content", Ok(true));
     check("405 Method Not Allowed", read_only("HTTP 405 Method Not Allowed"));
     check("501 Not Implemented", read_only("HTTP 501 Not Implemented"));
     check("507 Insufficient Storage", read_only("HTTP 507 Insufficient Storage"));
-    check("403 Forbidden", Err(Trouble::Denied("HTTP 403 Forbidden".into())));
+    check("403 Forbidden", Err(TransportError::Denied("HTTP 403 Forbidden".into())));
     check("412 Precondition Failed", Err(odd("HTTP 412 Precondition Failed")));
 }
 
@@ -481,7 +481,7 @@ fn a_password_goes_to_no_login_of_another_host_port_or_that_storage_names() {
         "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{}/blob\r\nContent-Length: 0\r\n\r\n",
         storage.address
     ));
-    assert!(matches!(get(&with_password(&registry)), Err(Trouble::Denied(_))));
+    assert!(matches!(get(&with_password(&registry)), Err(TransportError::Denied(_))));
     assert_eq!((storage.heads().len(), thief.heads().len()), (1, 0));
 }
 
@@ -496,7 +496,7 @@ fn nothing_leads_to_a_clouds_metadata() {
         assert_eq!(get(&redirect.oci(PATIENT)), Err(refused));
         let login = Server::saying(challenge_of(&format!("http://{place}/token")));
         assert!(
-            matches!(get(&login.oci(PATIENT)), Err(Trouble::Odd(told)) if told.contains("may not lead to"))
+            matches!(get(&login.oci(PATIENT)), Err(TransportError::Odd(told)) if told.contains("may not lead to"))
         );
         let upload = Server::saying(format!(
             "HTTP/1.1 202 Accepted\r\nLocation: http://{place}/upload\r\nContent-Length: 0\r\n\r\n"
@@ -530,7 +530,7 @@ fn a_login_that_does_not_work_is_a_refusal() {
         let answer = format!(
             "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n"
         );
-        matches!(get(&Server::saying(answer).oci(PATIENT)), Err(Trouble::Denied(_)))
+        matches!(get(&Server::saying(answer).oci(PATIENT)), Err(TransportError::Denied(_)))
     };
     assert!(refused("Basic realm=\"a\""));
     assert!(refused("Negotiate"));

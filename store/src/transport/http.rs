@@ -12,16 +12,16 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
 use url::Url;
 
-use super::runtime::{Patience, Pulse};
+use super::runtime::{Deadline, Heartbeat};
 use super::web::{self, Web};
-use super::{BadLocation, IfTaken, Location, Name, Transport, Trouble};
+use super::{BadLocation, IfTaken, Location, Name, Transport, TransportError};
 
 /// A store behind a web server.
 pub(super) struct Server {
     top: Url,
     credentials: HeaderMap,
     web: Web,
-    patience: Patience,
+    deadline: Deadline,
 }
 
 impl Server {
@@ -29,7 +29,7 @@ impl Server {
         Ok(Server {
             credentials: web::credentials(location)?,
             web: Web::new(location, Some(&top))?,
-            patience: Patience::of(location),
+            deadline: Deadline::of(location),
             top,
         })
     }
@@ -47,9 +47,9 @@ impl Server {
         self.url(name.path().split('/'))
     }
 
-    async fn has(&self, name: &Name, pulse: &Pulse) -> Result<bool, Trouble> {
+    async fn has(&self, name: &Name, heartbeat: &Heartbeat) -> Result<bool, TransportError> {
         let request = self.web.reader.head(self.url_of(name)).headers(self.credentials.clone());
-        match self.web.ask(request, pulse).await?.status() {
+        match self.web.ask(request, heartbeat).await?.status() {
             StatusCode::OK => Ok(true),
             status if is_absent(status) => Ok(false),
             status => Err(web::refusal(status, "")),
@@ -61,20 +61,20 @@ impl Server {
         name: &Name,
         bytes: &[u8],
         if_taken: IfTaken,
-        pulse: &Pulse,
-    ) -> Result<StatusCode, Trouble> {
+        heartbeat: &Heartbeat,
+    ) -> Result<StatusCode, TransportError> {
         let mut request = self.web.writer.put(self.url_of(name)).headers(self.credentials.clone());
         // Said of an empty file too: nginx fails where it is left out, as it would be.
         request = request.header(CONTENT_LENGTH, bytes.len());
         if if_taken == IfTaken::Keep {
             request = request.header(IF_NONE_MATCH, "*");
         }
-        let answer = self.web.send(request.body(bytes.to_vec()), bytes.len(), pulse).await?;
+        let answer = self.web.send(request.body(bytes.to_vec()), bytes.len(), heartbeat).await?;
         Ok(answer.status())
     }
 
     /// Makes the collections on the way to a file, as far as it can tell; false where the server would not.
-    async fn make_collections(&self, name: &Name, pulse: &Pulse) -> Result<bool, Trouble> {
+    async fn make_collections(&self, name: &Name, heartbeat: &Heartbeat) -> Result<bool, TransportError> {
         let path = name.path();
         let parts: Vec<&str> = path.split('/').collect();
         for depth in 1..parts.len() {
@@ -82,7 +82,7 @@ impl Server {
             let url = self.url(parts[..depth].iter().copied().chain([""]));
             let method = Method::from_bytes(b"MKCOL").expect("it is a token");
             let request = self.web.writer.request(method, url).headers(self.credentials.clone());
-            match self.web.ask(request, pulse).await?.status().as_u16() {
+            match self.web.ask(request, heartbeat).await?.status().as_u16() {
                 // 405: it is there, and another writer may have made it just now.
                 201 | 405 => {}
                 _ => return Ok(false),
@@ -93,32 +93,32 @@ impl Server {
 }
 
 impl Transport for Server {
-    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
-        self.patience.run(limit, async |pulse| {
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, TransportError> {
+        self.deadline.run(limit, async |heartbeat| {
             let request = self.web.reader.get(self.url_of(name)).headers(self.credentials.clone());
-            let answer = self.web.ask(request, pulse).await?;
+            let answer = self.web.ask(request, heartbeat).await?;
             match answer.status() {
-                StatusCode::OK => self.web.read(answer, limit, pulse, heard).await.map(Some),
+                StatusCode::OK => self.web.read(answer, limit, heartbeat, heard).await.map(Some),
                 status if is_absent(status) => Ok(None),
                 status => Err(web::refusal(status, "")),
             }
         })
     }
 
-    fn has(&self, name: &Name) -> Result<bool, Trouble> {
-        self.patience.run(0, async |pulse| self.has(name, pulse).await)
+    fn has(&self, name: &Name) -> Result<bool, TransportError> {
+        self.deadline.run(0, async |heartbeat| self.has(name, heartbeat).await)
     }
 
-    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
-        self.patience.run(bytes.len() as u64, async |pulse| {
-            if if_taken == IfTaken::Keep && self.has(name, pulse).await? {
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError> {
+        self.deadline.run(bytes.len() as u64, async |heartbeat| {
+            if if_taken == IfTaken::Keep && self.has(name, heartbeat).await? {
                 return Ok(false);
             }
-            let mut status = self.send(name, bytes, if_taken, pulse).await?;
+            let mut status = self.send(name, bytes, if_taken, heartbeat).await?;
             // What WebDAV says where a collection is missing, and what nginx says.
             let misses = matches!(status, StatusCode::CONFLICT | StatusCode::INTERNAL_SERVER_ERROR);
-            if misses && self.make_collections(name, pulse).await? {
-                status = self.send(name, bytes, if_taken, pulse).await?;
+            if misses && self.make_collections(name, heartbeat).await? {
+                status = self.send(name, bytes, if_taken, heartbeat).await?;
             }
             match status.as_u16() {
                 200 | 201 | 204 => Ok(true),

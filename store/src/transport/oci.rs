@@ -25,8 +25,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use url::Url;
 
 use super::registry::{Descriptor, Manifest, Registry};
-use super::runtime::{Patience, Pulse};
-use super::{BadLocation, IfTaken, Location, Name, Transport, Trouble};
+use super::runtime::{Deadline, Heartbeat};
+use super::{BadLocation, IfTaken, Location, Name, Transport, TransportError};
 use crate::{Digest, Key};
 
 // Stored: add, never change.
@@ -41,7 +41,7 @@ const NO_CONFIG: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
 /// A store in a repository.
 pub(super) struct Repository {
     registry: Registry,
-    patience: Patience,
+    deadline: Deadline,
     /// Manifests that were read or written, by key.
     read: Mutex<BTreeMap<Key, Manifest>>,
     /// Objects that were uploaded and wait for their entry, by title.
@@ -52,16 +52,16 @@ impl Repository {
     pub(super) fn new(location: &Location, url: &Url) -> Result<Repository, BadLocation> {
         Ok(Repository {
             registry: Registry::new(location, url)?,
-            patience: Patience::of(location),
+            deadline: Deadline::of(location),
             read: Mutex::default(),
             uploaded: Mutex::default(),
         })
     }
 
     /// Where the bytes of a name are.
-    async fn layer(&self, name: &Name, pulse: &Pulse) -> Result<Option<Descriptor>, Trouble> {
+    async fn layer(&self, name: &Name, heartbeat: &Heartbeat) -> Result<Option<Descriptor>, TransportError> {
         let (Name::Entry(of) | Name::Object { of, .. }) = name else {
-            return Ok(self.registry.manifest(&tag(name), pulse).await?.and_then(first_layer));
+            return Ok(self.registry.manifest(&tag(name), heartbeat).await?.and_then(first_layer));
         };
         if let Name::Object { .. } = name {
             let title = title(name);
@@ -71,7 +71,7 @@ impl Repository {
                 return Ok(found);
             }
         }
-        let Some(manifest) = self.registry.manifest(&tag(name), pulse).await? else { return Ok(None) };
+        let Some(manifest) = self.registry.manifest(&tag(name), heartbeat).await? else { return Ok(None) };
         lock(&self.read).insert(*of, manifest.clone());
         Ok(match name {
             Name::Object { .. } => titled(&manifest, &title(name)),
@@ -85,19 +85,19 @@ impl Repository {
         of: &Key,
         bytes: &[u8],
         if_taken: IfTaken,
-        pulse: &Pulse,
-    ) -> Result<bool, Trouble> {
+        heartbeat: &Heartbeat,
+    ) -> Result<bool, TransportError> {
         let there = match if_taken {
-            IfTaken::Keep => self.layer(name, pulse).await?,
+            IfTaken::Keep => self.layer(name, heartbeat).await?,
             IfTaken::Replace => None,
         };
         let kept = match &there {
-            Some(layer) => self.registry.has_blob(layer, pulse).await?,
+            Some(layer) => self.registry.has_blob(layer, heartbeat).await?,
             None => false,
         };
         let layer = match there {
             Some(layer) if kept => layer,
-            _ => titled_as(title(name), self.registry.put_blob(OBJECT, bytes, pulse).await?),
+            _ => titled_as(title(name), self.registry.put_blob(OBJECT, bytes, heartbeat).await?),
         };
         lock(&self.uploaded).entry(*of).or_default().insert(title(name), layer);
         Ok(!kept)
@@ -109,10 +109,10 @@ impl Repository {
         name: &Name,
         bytes: &[u8],
         if_taken: IfTaken,
-        pulse: &Pulse,
-    ) -> Result<bool, Trouble> {
+        heartbeat: &Heartbeat,
+    ) -> Result<bool, TransportError> {
         let tag = tag(name);
-        if if_taken == IfTaken::Keep && self.registry.has_manifest(&tag, pulse).await? {
+        if if_taken == IfTaken::Keep && self.registry.has_manifest(&tag, heartbeat).await? {
             return Ok(false);
         }
         let media_type = match name {
@@ -120,14 +120,14 @@ impl Repository {
             Name::Pointer { .. } => POINTER,
             Name::Signature { .. } => SIGNATURE,
         };
-        let config = self.registry.put_blob(NO_CONFIG.0, NO_CONFIG.1, pulse).await?;
-        let layer = titled_as(title(name), self.registry.put_blob(media_type, bytes, pulse).await?);
+        let config = self.registry.put_blob(NO_CONFIG.0, NO_CONFIG.1, heartbeat).await?;
+        let layer = titled_as(title(name), self.registry.put_blob(media_type, bytes, heartbeat).await?);
         let mut layers = vec![layer];
         if let Name::Entry(key) = name {
-            layers.extend(self.objects(key, if_taken, pulse).await?);
+            layers.extend(self.objects(key, if_taken, heartbeat).await?);
         }
         let manifest = Manifest::new(media_type, config, layers);
-        self.registry.put_manifest(&tag, &manifest, pulse).await?;
+        self.registry.put_manifest(&tag, &manifest, heartbeat).await?;
         if let Name::Entry(key) = name {
             lock(&self.uploaded).remove(key);
             lock(&self.read).insert(*key, manifest);
@@ -136,10 +136,15 @@ impl Repository {
     }
 
     /// The objects of an entry that is about to be put: those uploaded by now, and those of the artifact it replaces.
-    async fn objects(&self, key: &Key, if_taken: IfTaken, pulse: &Pulse) -> Result<Vec<Descriptor>, Trouble> {
+    async fn objects(
+        &self,
+        key: &Key,
+        if_taken: IfTaken,
+        heartbeat: &Heartbeat,
+    ) -> Result<Vec<Descriptor>, TransportError> {
         let mut objects = BTreeMap::new();
         if if_taken == IfTaken::Replace {
-            let replaced = self.registry.manifest(&tag(&Name::Entry(*key)), pulse).await?;
+            let replaced = self.registry.manifest(&tag(&Name::Entry(*key)), heartbeat).await?;
             for layer in replaced.map(|manifest| manifest.layers).unwrap_or_default() {
                 if let (OBJECT, Some(title)) = (layer.media_type.as_str(), title_of(&layer)) {
                     objects.insert(title.to_owned(), layer);
@@ -152,24 +157,24 @@ impl Repository {
 }
 
 impl Transport for Repository {
-    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, Trouble> {
-        self.patience.run(limit, async |pulse| match self.layer(name, pulse).await? {
-            Some(layer) => self.registry.blob(&layer, limit, pulse, heard).await,
+    fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, TransportError> {
+        self.deadline.run(limit, async |heartbeat| match self.layer(name, heartbeat).await? {
+            Some(layer) => self.registry.blob(&layer, limit, heartbeat, heard).await,
             None => Ok(None),
         })
     }
 
-    fn has(&self, name: &Name) -> Result<bool, Trouble> {
-        self.patience.run(0, async |pulse| match name {
-            Name::Object { .. } => Ok(self.layer(name, pulse).await?.is_some()),
-            _ => self.registry.has_manifest(&tag(name), pulse).await,
+    fn has(&self, name: &Name) -> Result<bool, TransportError> {
+        self.deadline.run(0, async |heartbeat| match name {
+            Name::Object { .. } => Ok(self.layer(name, heartbeat).await?.is_some()),
+            _ => self.registry.has_manifest(&tag(name), heartbeat).await,
         })
     }
 
-    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, Trouble> {
-        self.patience.run(bytes.len() as u64, async |pulse| match name {
-            Name::Object { of, .. } => self.put_object(name, of, bytes, if_taken, pulse).await,
-            _ => self.put_artifact(name, bytes, if_taken, pulse).await,
+    fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError> {
+        self.deadline.run(bytes.len() as u64, async |heartbeat| match name {
+            Name::Object { of, .. } => self.put_object(name, of, bytes, if_taken, heartbeat).await,
+            _ => self.put_artifact(name, bytes, if_taken, heartbeat).await,
         })
     }
 }

@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::runtime::Pulse;
+use super::runtime::Heartbeat;
 use super::web::{self, Web};
-use super::{BadLocation, Location, Trouble};
+use super::{BadLocation, Location, TransportError};
 
 /// Registries refuse manifests above 4 MiB; ours take some 300 bytes for each object.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -126,18 +126,28 @@ impl Registry {
     }
 
     /// The manifest with a tag.
-    pub(super) async fn manifest(&self, tag: &str, pulse: &Pulse) -> Result<Option<Manifest>, Trouble> {
+    pub(super) async fn manifest(
+        &self,
+        tag: &str,
+        heartbeat: &Heartbeat,
+    ) -> Result<Option<Manifest>, TransportError> {
         let request = self.web.reader.get(self.manifest_url(tag)?).header(ACCEPT, MANIFEST);
-        let Some(answer) = self.read(request, pulse).await? else { return Ok(None) };
-        let bytes = self.web.read(answer, MAX_MANIFEST, pulse, &|_| ()).await?;
+        let Some(answer) = self.read(request, heartbeat).await? else { return Ok(None) };
+        let bytes = self.web.read(answer, MAX_MANIFEST, heartbeat, &|_| ()).await?;
         let manifest = serde_json::from_slice(&bytes);
-        manifest.map(Some).map_err(|e| Trouble::Odd(format!("with something that is not a manifest: {e}")))
+        manifest
+            .map(Some)
+            .map_err(|e| TransportError::Odd(format!("with something that is not a manifest: {e}")))
     }
 
     /// Whether there is a manifest with a tag.
-    pub(super) async fn has_manifest(&self, tag: &str, pulse: &Pulse) -> Result<bool, Trouble> {
+    pub(super) async fn has_manifest(
+        &self,
+        tag: &str,
+        heartbeat: &Heartbeat,
+    ) -> Result<bool, TransportError> {
         let request = self.web.reader.head(self.manifest_url(tag)?).header(ACCEPT, MANIFEST);
-        Ok(self.read(request, pulse).await?.is_some())
+        Ok(self.read(request, heartbeat).await?.is_some())
     }
 
     /// Gives a tag to a manifest, whatever had it before.
@@ -145,13 +155,13 @@ impl Registry {
         &self,
         tag: &str,
         manifest: &Manifest,
-        pulse: &Pulse,
-    ) -> Result<(), Trouble> {
-        let bytes = serde_json::to_vec(manifest).map_err(|e| Trouble::Odd(e.to_string()))?;
+        heartbeat: &Heartbeat,
+    ) -> Result<(), TransportError> {
+        let bytes = serde_json::to_vec(manifest).map_err(|e| TransportError::Odd(e.to_string()))?;
         let size = bytes.len();
         let request = self.web.writer.put(self.manifest_url(tag)?);
         let request = request.header(CONTENT_TYPE, MANIFEST).body(bytes);
-        written(self.send(request, Scope::Push, size, pulse).await?, StatusCode::CREATED).map(drop)
+        written(self.send(request, Scope::Push, size, heartbeat).await?, StatusCode::CREATED).map(drop)
     }
 
     /// The bytes of a blob.
@@ -159,19 +169,23 @@ impl Registry {
         &self,
         blob: &Descriptor,
         limit: u64,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
         heard: &dyn Fn(u64),
-    ) -> Result<Option<Vec<u8>>, Trouble> {
+    ) -> Result<Option<Vec<u8>>, TransportError> {
         let request = self.web.reader.get(self.blob_url(&blob.digest)?);
-        match self.read(request, pulse).await? {
-            Some(answer) => self.web.read(answer, limit, pulse, heard).await.map(Some),
+        match self.read(request, heartbeat).await? {
+            Some(answer) => self.web.read(answer, limit, heartbeat, heard).await.map(Some),
             None => Ok(None),
         }
     }
 
     /// Whether there is such a blob.
-    pub(super) async fn has_blob(&self, blob: &Descriptor, pulse: &Pulse) -> Result<bool, Trouble> {
-        Ok(self.read(self.web.reader.head(self.blob_url(&blob.digest)?), pulse).await?.is_some())
+    pub(super) async fn has_blob(
+        &self,
+        blob: &Descriptor,
+        heartbeat: &Heartbeat,
+    ) -> Result<bool, TransportError> {
+        Ok(self.read(self.web.reader.head(self.blob_url(&blob.digest)?), heartbeat).await?.is_some())
     }
 
     /// Uploads a blob, unless it is there.
@@ -179,57 +193,61 @@ impl Registry {
         &self,
         media_type: &str,
         bytes: &[u8],
-        pulse: &Pulse,
-    ) -> Result<Descriptor, Trouble> {
+        heartbeat: &Heartbeat,
+    ) -> Result<Descriptor, TransportError> {
         let blob = Descriptor::of(media_type, bytes);
-        if self.has_blob(&blob, pulse).await? {
+        if self.has_blob(&blob, heartbeat).await? {
             return Ok(blob);
         }
         let url = self.url("blobs/uploads/")?;
         let request = self.web.writer.post(url).body(Vec::new());
-        let accepted = written(self.send(request, Scope::Push, 0, pulse).await?, StatusCode::ACCEPTED)?;
+        let accepted = written(self.send(request, Scope::Push, 0, heartbeat).await?, StatusCode::ACCEPTED)?;
         let mut place = self.upload_place(&accepted)?;
         place.query_pairs_mut().append_pair("digest", &blob.digest);
         let request = self.web.writer.put(place.clone()).header(CONTENT_TYPE, "application/octet-stream");
         let request = request.body(bytes.to_vec());
         let answer = match place.origin() == self.base.origin() {
-            true => self.send(request, Scope::Push, bytes.len(), pulse).await?,
+            true => self.send(request, Scope::Push, bytes.len(), heartbeat).await?,
             // Signed storage elsewhere: the address is the permission.
-            false => self.web.send(request, bytes.len(), pulse).await?,
+            false => self.web.send(request, bytes.len(), heartbeat).await?,
         };
         written(answer, StatusCode::CREATED)?;
         Ok(blob)
     }
 
-    fn upload_place(&self, answer: &Response) -> Result<Url, Trouble> {
+    fn upload_place(&self, answer: &Response) -> Result<Url, TransportError> {
         let place = answer.headers().get(LOCATION).and_then(|place| place.to_str().ok());
         let place = place.and_then(|place| answer.url().join(place).ok());
         match place {
             Some(place) if place.scheme() == "https" || self.base.scheme() == "http" => Ok(place),
-            _ => Err(Trouble::Odd("no usable place for an upload".into())),
+            _ => Err(TransportError::Odd("no usable place for an upload".into())),
         }
     }
 
-    fn url(&self, path: &str) -> Result<Url, Trouble> {
-        self.base.join(path).map_err(|e| Trouble::Odd(e.to_string()))
+    fn url(&self, path: &str) -> Result<Url, TransportError> {
+        self.base.join(path).map_err(|e| TransportError::Odd(e.to_string()))
     }
 
-    fn manifest_url(&self, tag: &str) -> Result<Url, Trouble> {
+    fn manifest_url(&self, tag: &str) -> Result<Url, TransportError> {
         self.url(&format!("manifests/{tag}"))
     }
 
     /// The digest comes from a manifest, which may be anybody's.
-    fn blob_url(&self, digest: &str) -> Result<Url, Trouble> {
+    fn blob_url(&self, digest: &str) -> Result<Url, TransportError> {
         let hex = digest.strip_prefix("sha256:").unwrap_or_default();
         match hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             true => self.url(&format!("blobs/{digest}")),
-            false => Err(Trouble::Odd("a manifest with a digest that is none".into())),
+            false => Err(TransportError::Odd("a manifest with a digest that is none".into())),
         }
     }
 
     /// An answer to reading; `None` where there is nothing.
-    async fn read(&self, request: RequestBuilder, pulse: &Pulse) -> Result<Option<Response>, Trouble> {
-        let answer = self.send(request, Scope::Pull, 0, pulse).await?;
+    async fn read(
+        &self,
+        request: RequestBuilder,
+        heartbeat: &Heartbeat,
+    ) -> Result<Option<Response>, TransportError> {
+        let answer = self.send(request, Scope::Pull, 0, heartbeat).await?;
         match answer.status() {
             StatusCode::OK => Ok(Some(answer)),
             StatusCode::NOT_FOUND => Ok(None),
@@ -243,11 +261,11 @@ impl Registry {
         request: RequestBuilder,
         scope: Scope,
         size: usize,
-        pulse: &Pulse,
-    ) -> Result<Response, Trouble> {
+        heartbeat: &Heartbeat,
+    ) -> Result<Response, TransportError> {
         let again = request.try_clone();
         let known = self.token.clone().or_else(|| self.tickets().get(&scope).cloned());
-        let answer = self.web.send(admitted(request, known), size, pulse).await?;
+        let answer = self.web.send(admitted(request, known), size, heartbeat).await?;
         if answer.status() != StatusCode::UNAUTHORIZED || self.token.is_some() {
             return Ok(answer);
         }
@@ -256,9 +274,9 @@ impl Registry {
             return Ok(answer);
         }
         let (Some(again), Some(challenge)) = (again, challenge(answer.headers())) else { return Ok(answer) };
-        let ticket = self.ticket(&challenge, scope, pulse).await?;
+        let ticket = self.ticket(&challenge, scope, heartbeat).await?;
         self.tickets().insert(scope, ticket.clone());
-        self.web.send(admitted(again, Some(ticket)), size, pulse).await
+        self.web.send(admitted(again, Some(ticket)), size, heartbeat).await
     }
 
     fn tickets(&self) -> std::sync::MutexGuard<'_, BTreeMap<Scope, HeaderValue>> {
@@ -270,8 +288,8 @@ impl Registry {
         &self,
         challenge: &Challenge,
         scope: Scope,
-        pulse: &Pulse,
-    ) -> Result<HeaderValue, Trouble> {
+        heartbeat: &Heartbeat,
+    ) -> Result<HeaderValue, TransportError> {
         let denied = || web::refusal(StatusCode::UNAUTHORIZED, "");
         let basic = self.username.as_ref().map(|name| web::basic(name, &self.password));
         let text = match challenge {
@@ -281,17 +299,17 @@ impl Registry {
                 let basic = basic.filter(|_| is_of_one_house(&self.base, &url));
                 // Not followed: a login that is elsewhere is not the one that was named.
                 let request = admitted(self.web.writer.get(url), basic.as_deref().and_then(web::secret));
-                format!("Bearer {}", self.fetch_token(request, pulse).await?)
+                format!("Bearer {}", self.fetch_token(request, heartbeat).await?)
             }
         };
         web::secret(&text).ok_or_else(denied)
     }
 
-    fn token_url(&self, realm: &str, service: Option<&str>, scope: Scope) -> Result<Url, Trouble> {
+    fn token_url(&self, realm: &str, service: Option<&str>, scope: Scope) -> Result<Url, TransportError> {
         let mut url =
-            Url::parse(realm).map_err(|e| Trouble::Odd(format!("a login that is not a URL: {e}")))?;
+            Url::parse(realm).map_err(|e| TransportError::Odd(format!("a login that is not a URL: {e}")))?;
         if url.scheme() != "https" && self.base.scheme() == "https" {
-            return Err(Trouble::Odd("a login over plain http".into()));
+            return Err(TransportError::Odd("a login over plain http".into()));
         }
         let actions = match scope {
             Scope::Pull => "pull",
@@ -303,21 +321,25 @@ impl Registry {
         Ok(url)
     }
 
-    async fn fetch_token(&self, request: RequestBuilder, pulse: &Pulse) -> Result<String, Trouble> {
+    async fn fetch_token(
+        &self,
+        request: RequestBuilder,
+        heartbeat: &Heartbeat,
+    ) -> Result<String, TransportError> {
         #[derive(serde::Deserialize)]
         struct Token {
             token: Option<String>,
             access_token: Option<String>,
         }
-        let answer = self.web.ask(request, pulse).await?;
+        let answer = self.web.ask(request, heartbeat).await?;
         if answer.status() != StatusCode::OK {
             return Err(web::refusal(answer.status(), "login"));
         }
-        let bytes = self.web.read(answer, MAX_TOKEN, pulse, &|_| ()).await?;
+        let bytes = self.web.read(answer, MAX_TOKEN, heartbeat, &|_| ()).await?;
         let token: Option<Token> = serde_json::from_slice(&bytes).ok();
         token
             .and_then(|token| token.token.or(token.access_token))
-            .ok_or_else(|| Trouble::Odd("a login without a token".into()))
+            .ok_or_else(|| TransportError::Odd("a login without a token".into()))
     }
 }
 
@@ -345,7 +367,7 @@ fn admitted(request: RequestBuilder, ticket: Option<HeaderValue>) -> RequestBuil
     }
 }
 
-fn written(answer: Response, expected: StatusCode) -> Result<Response, Trouble> {
+fn written(answer: Response, expected: StatusCode) -> Result<Response, TransportError> {
     match answer.status() {
         status if status == expected => Ok(answer),
         status => Err(web::write_refusal(status, "")),

@@ -1,8 +1,8 @@
 //! Where asynchronous code is waited for, and what ends the wait.
 //!
-//! Clients of HTTP, S3 and the like are asynchronous; their callers here are ordinary threads. [`Patience::run`] blocks
+//! Clients of HTTP, S3 and the like are asynchronous; their callers here are ordinary threads. [`Deadline::run`] blocks
 //! its thread for one call, and comes back at the latest when
-//! - nothing was heard for `silence`: the call beats a [`Pulse`] at each sign of life;
+//! - nothing was heard for `silence`: the call beats a [`Heartbeat`] at each sign of life;
 //! - the call took longer than its size grants it;
 //! - the run is cancelled, which is looked at some twenty times a second.
 //!
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::{Bounds, Location, Trouble};
+use super::{Bounds, Location, TransportError};
 
 /// How often a call is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -36,69 +36,69 @@ static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
 
 /// How long a caller waits.
 #[derive(Debug, Clone)]
-pub(super) struct Patience {
+pub(super) struct Deadline {
     bounds: Bounds,
     cancel: Arc<AtomicBool>,
 }
 
 /// A call's signs of life.
-pub(super) struct Pulse {
+pub(super) struct Heartbeat {
     bounds: Bounds,
     end: Instant,
     due: Cell<Instant>,
     looked: Cell<Instant>,
 }
 
-impl Patience {
-    pub(super) fn of(location: &Location) -> Patience {
-        Patience { bounds: location.bounds, cancel: location.cancel.clone() }
+impl Deadline {
+    pub(super) fn of(location: &Location) -> Deadline {
+        Deadline { bounds: location.bounds, cancel: location.cancel.clone() }
     }
 
     /// Waits for a call that moves at most `size` bytes. Dropping it must end it.
     pub(super) fn run<T>(
         &self,
         size: u64,
-        call: impl AsyncFnOnce(&Pulse) -> Result<T, Trouble>,
-    ) -> Result<T, Trouble> {
+        call: impl AsyncFnOnce(&Heartbeat) -> Result<T, TransportError>,
+    ) -> Result<T, TransportError> {
         let runtime = RUNTIME
             .as_ref()
-            .map_err(|e| Trouble::Unreachable(format!("no thread can be started to do so: {e}")))?;
+            .map_err(|e| TransportError::Unreachable(format!("no thread can be started to do so: {e}")))?;
         let total = self.bounds.total(size);
-        let pulse = Pulse::new(self.bounds, total);
+        let heartbeat = Heartbeat::new(self.bounds, total);
         runtime.block_on(async {
-            let mut call = pin!(call(&pulse));
+            let mut call = pin!(call(&heartbeat));
             // Not before the call has had its first turn.
             let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
             loop {
                 // Looking comes first: what is always ready would never let it have its turn.
                 tokio::select! {
                     biased;
-                    _ = look.tick() => self.look(&pulse, total)?,
+                    _ = look.tick() => self.look(&heartbeat, total)?,
                     result = &mut call => return result,
                 }
             }
         })
     }
 
-    fn look(&self, pulse: &Pulse, total: Duration) -> Result<(), Trouble> {
+    fn look(&self, heartbeat: &Heartbeat, total: Duration) -> Result<(), TransportError> {
         let now = Instant::now();
-        pulse.forgive(now);
+        heartbeat.forgive(now);
         if self.cancel.load(Ordering::Relaxed) {
-            Err(Trouble::Cancelled)
-        } else if now >= pulse.end {
-            Err(Trouble::Slow(total))
-        } else if now >= pulse.due.get() {
-            Err(Trouble::Silent(self.bounds.silence))
+            Err(TransportError::Cancelled)
+        } else if now >= heartbeat.end {
+            Err(TransportError::Slow(total))
+        } else if now >= heartbeat.due.get() {
+            Err(TransportError::Silent(self.bounds.silence))
         } else {
             Ok(())
         }
     }
 }
 
-impl Pulse {
-    fn new(bounds: Bounds, total: Duration) -> Pulse {
+impl Heartbeat {
+    fn new(bounds: Bounds, total: Duration) -> Heartbeat {
         let now = Instant::now();
-        Pulse { bounds, end: now + total, due: Cell::new(now + bounds.silence), looked: Cell::new(now) }
+        Heartbeat { bounds, end: now + total, due: Cell::new(now + bounds.silence), looked: Cell::new(now) }
     }
 
     /// Something was heard.
@@ -130,13 +130,13 @@ mod tests {
 
     use super::*;
 
-    fn patience(silence: u64, base: u64) -> Patience {
+    fn deadline(silence: u64, base: u64) -> Deadline {
         let bounds =
             Bounds { silence: Duration::from_millis(silence), base: Duration::from_millis(base), rate: 1 };
-        Patience { bounds, cancel: Arc::default() }
+        Deadline { bounds, cancel: Arc::default() }
     }
 
-    async fn every(milliseconds: u64, beat: impl Fn()) -> Result<(), Trouble> {
+    async fn every(milliseconds: u64, beat: impl Fn()) -> Result<(), TransportError> {
         loop {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             beat();
@@ -145,49 +145,52 @@ mod tests {
 
     #[test]
     fn a_call_is_waited_for_until_it_is_done() {
-        assert_eq!(patience(100_000, 100_000).run(0, async |_| Ok(7)), Ok(7));
-        let slow = async |pulse: &Pulse| {
-            pulse.holding();
+        assert_eq!(deadline(100_000, 100_000).run(0, async |_| Ok(7)), Ok(7));
+        let slow = async |heartbeat: &Heartbeat| {
+            heartbeat.holding();
             tokio::time::sleep(Duration::from_millis(120)).await;
             Ok(7)
         };
-        assert_eq!(patience(1, 100_000).run(0, slow), Ok(7), "silence was announced");
+        assert_eq!(deadline(1, 100_000).run(0, slow), Ok(7), "silence was announced");
     }
 
     #[test]
     fn silence_ends_it() {
-        let silent = Err(Trouble::Silent(Duration::from_millis(60)));
-        assert_eq!(patience(60, 100_000).run::<()>(0, async |_| pending().await), silent);
-        let then_silent = async |pulse: &Pulse| {
-            pulse.beat();
+        let silent = Err(TransportError::Silent(Duration::from_millis(60)));
+        assert_eq!(deadline(60, 100_000).run::<()>(0, async |_| pending().await), silent);
+        let then_silent = async |heartbeat: &Heartbeat| {
+            heartbeat.beat();
             pending().await
         };
-        assert_eq!(patience(60, 100_000).run::<()>(0, then_silent), silent);
+        assert_eq!(deadline(60, 100_000).run::<()>(0, then_silent), silent);
     }
 
     #[test]
     fn slowness_ends_it() {
-        let slow = async |pulse: &Pulse| every(1, || pulse.beat()).await;
-        assert_eq!(patience(100_000, 120).run(0, slow), Err(Trouble::Slow(Duration::from_millis(120))));
+        let slow = async |heartbeat: &Heartbeat| every(1, || heartbeat.beat()).await;
+        assert_eq!(
+            deadline(100_000, 120).run(0, slow),
+            Err(TransportError::Slow(Duration::from_millis(120)))
+        );
     }
 
     #[test]
     fn what_is_always_ready_is_ended_too() {
-        let busy = async |pulse: &Pulse| {
+        let busy = async |heartbeat: &Heartbeat| {
             loop {
-                pulse.beat();
+                heartbeat.beat();
                 tokio::task::coop::consume_budget().await;
             }
         };
-        let end: Result<(), Trouble> = patience(100_000, 120).run(0, busy);
-        assert_eq!(end, Err(Trouble::Slow(Duration::from_millis(120))));
+        let end: Result<(), TransportError> = deadline(100_000, 120).run(0, busy);
+        assert_eq!(end, Err(TransportError::Slow(Duration::from_millis(120))));
     }
 
     #[test]
     fn the_end_of_the_run_ends_it() {
-        let patience = patience(100_000, 100_000);
-        let cancel = patience.cancel.clone();
+        let deadline = deadline(100_000, 100_000);
+        let cancel = deadline.cancel.clone();
         std::thread::spawn(move || cancel.store(true, Ordering::Relaxed));
-        assert_eq!(patience.run::<()>(0, async |_| pending().await), Err(Trouble::Cancelled));
+        assert_eq!(deadline.run::<()>(0, async |_| pending().await), Err(TransportError::Cancelled));
     }
 }

@@ -19,8 +19,8 @@ use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use url::Url;
 
 use super::reach::Reachable;
-use super::runtime::Pulse;
-use super::{BadLocation, Location, Trouble};
+use super::runtime::Heartbeat;
+use super::{BadLocation, Location, TransportError};
 
 /// Redirects that are followed. Real ones take one or two: to a mirror, to signed storage.
 const REDIRECTS: usize = 5;
@@ -56,15 +56,19 @@ impl Web {
     }
 
     /// Sends a request that has no body, or a small one.
-    pub(super) async fn ask(&self, request: RequestBuilder, pulse: &Pulse) -> Result<Response, Trouble> {
+    pub(super) async fn ask(
+        &self,
+        request: RequestBuilder,
+        heartbeat: &Heartbeat,
+    ) -> Result<Response, TransportError> {
         let (client, request) = request.build_split();
         let request = request.map_err(|e| self.lost(&e))?;
         if !self.reachable.allows(request.url()) {
             let host = request.url().host_str().unwrap_or_default();
-            return Err(Trouble::Odd(format!("with a way to {host}, which it may not lead to")));
+            return Err(TransportError::Odd(format!("with a way to {host}, which it may not lead to")));
         }
         let response = client.execute(request).await.map_err(|e| self.lost(&e))?;
-        pulse.beat();
+        heartbeat.beat();
         Ok(response)
     }
 
@@ -73,10 +77,10 @@ impl Web {
         &self,
         request: RequestBuilder,
         size: usize,
-        pulse: &Pulse,
-    ) -> Result<Response, Trouble> {
-        pulse.sending(size);
-        self.ask(request, pulse).await
+        heartbeat: &Heartbeat,
+    ) -> Result<Response, TransportError> {
+        heartbeat.sending(size);
+        self.ask(request, heartbeat).await
     }
 
     /// The whole body of an answer.
@@ -84,15 +88,15 @@ impl Web {
         &self,
         mut response: Response,
         limit: u64,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
         heard: &dyn Fn(u64),
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, TransportError> {
         if response.content_length().is_some_and(|length| length > limit) {
-            return Err(Trouble::TooLong(limit));
+            return Err(TransportError::TooLong(limit));
         }
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.lost(&e))? {
-            pulse.beat();
+            heartbeat.beat();
             append(&mut bytes, &chunk, limit, heard)?;
             // Chunks may be there faster than they are read, and the watch over the call wants its turn.
             tokio::task::coop::consume_budget().await;
@@ -101,13 +105,13 @@ impl Web {
     }
 
     /// Why there was no answer, or only a part of it.
-    pub(super) fn lost(&self, error: &reqwest::Error) -> Trouble {
+    pub(super) fn lost(&self, error: &reqwest::Error) -> TransportError {
         if error.is_timeout() {
-            Trouble::Silent(self.silence)
+            TransportError::Silent(self.silence)
         } else if error.is_redirect() {
-            Trouble::Odd(root(error))
+            TransportError::Odd(root(error))
         } else {
-            Trouble::Unreachable(root(error))
+            TransportError::Unreachable(root(error))
         }
     }
 }
@@ -118,9 +122,9 @@ pub(super) fn append(
     more: &[u8],
     limit: u64,
     heard: &dyn Fn(u64),
-) -> Result<(), Trouble> {
+) -> Result<(), TransportError> {
     if (bytes.len() + more.len()) as u64 > limit {
-        return Err(Trouble::TooLong(limit));
+        return Err(TransportError::TooLong(limit));
     }
     bytes.extend_from_slice(more);
     heard(more.len() as u64);
@@ -128,19 +132,19 @@ pub(super) fn append(
 }
 
 /// What an answer means that is neither the file nor its absence; `why` is the server's own word for it, if any.
-pub(super) fn refusal(status: StatusCode, why: &str) -> Trouble {
+pub(super) fn refusal(status: StatusCode, why: &str) -> TransportError {
     let text = said(status, why);
     match status.as_u16() {
-        401 | 403 | 407 => Trouble::Denied(text),
-        429 | 500 | 502..=504 => Trouble::Busy(text),
-        _ => Trouble::Odd(text),
+        401 | 403 | 407 => TransportError::Denied(text),
+        429 | 500 | 502..=504 => TransportError::Busy(text),
+        _ => TransportError::Odd(text),
     }
 }
 
 /// The same of an answer to writing.
-pub(super) fn write_refusal(status: StatusCode, why: &str) -> Trouble {
+pub(super) fn write_refusal(status: StatusCode, why: &str) -> TransportError {
     match status.as_u16() {
-        405 | 501 | 507 => Trouble::ReadOnly(said(status, why)),
+        405 | 501 | 507 => TransportError::ReadOnly(said(status, why)),
         _ => refusal(status, why),
     }
 }

@@ -3,14 +3,14 @@
 
 use super::walk::{SIGNATURE, STAMP, Tree, Walk, together};
 use super::{Fingerprint, Root, fingerprint, hashed, remembered};
-use crate::{Digest, Error, OnceEach, Result, Store};
+use crate::{Digest, Error, OnceMap, Result, Store};
 
 /// The roots that were walked.
-pub struct Seen(OnceEach<Root, Glance>);
+pub struct Seen(OnceMap<Root, Glance>);
 
 impl Default for Seen {
     fn default() -> Self {
-        Seen(OnceEach::of_at_most(usize::MAX))
+        Seen(OnceMap::of_at_most(usize::MAX))
     }
 }
 

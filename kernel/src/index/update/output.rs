@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::{Attempt, From, Module};
-use crate::at_once::both;
 use crate::index::graph::Needs;
 use crate::index::present::{ALIAS_HEAD, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of, normalize};
 use crate::index::trie::{self, Pair};
 use crate::index::{Reason, hash};
+use crate::parallel::both;
 
 const DEVNAME_HEAD: &str = "# Device nodes to trigger on-demand module loading.\n";
 

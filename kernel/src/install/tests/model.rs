@@ -49,7 +49,7 @@ prop_compose! {
         -> Generation
     {
         Generation {
-            format: record::FORMAT,
+            format: checked_json::FORMAT,
             generation: set.generation_name(),
             kernel: RELEASE.into(),
             set: set.map(|spec| Installed {
@@ -64,14 +64,14 @@ prop_compose! {
     }
 }
 
-fn others() -> impl Strategy<Value = Others> {
+fn others() -> impl Strategy<Value = ForeignFiles> {
     let file = ("[ab]{1,2}", "updates/dkms/[ab]{1,2}\\.ko")
-        .prop_map(|(package, path)| OtherFile { package, path: path.into() });
+        .prop_map(|(package, path)| ForeignFile { package, path: path.into() });
     (0..4usize, vec(file, 0..3)).prop_map(|(which, files)| match which {
-        0 => Others::Untouched,
-        1 => Others::Take(files),
-        2 => Others::Drop(files),
-        _ => Others::GiveBack(files),
+        0 => ForeignFiles::Untouched,
+        1 => ForeignFiles::Take(files),
+        2 => ForeignFiles::Drop(files),
+        _ => ForeignFiles::GiveBack(files),
     })
 }
 
@@ -84,7 +84,7 @@ prop_compose! {
         let [makes_updates, drops_updates, before, after] = flags;
         let hash = |at: usize| hashes[at].map(Hash);
         Journal {
-            format: record::FORMAT, kernel: Some(RELEASE.into()), new, new_manifest: hash(0), old, retire, makes_updates, drops_updates,
+            format: checked_json::FORMAT, kernel: Some(RELEASE.into()), new, new_manifest: hash(0), old, retire, makes_updates, drops_updates,
             indexes: vec![IndexChange { name: DEP_BIN.into(), before, after }],
             others, old_index: hash(1), new_index: hash(2),
         }
@@ -103,7 +103,7 @@ fn identity(set: &Set) -> Set {
 proptest! {
     #[test]
     fn a_generation_is_read_as_it_was_written(generation in generation()) {
-        let text = record::encode(&generation).unwrap();
+        let text = checked_json::encode(&generation).unwrap();
         prop_assert_eq!(Generation::parse(&text).unwrap(), generation);
     }
 

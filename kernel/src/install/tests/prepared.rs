@@ -2,7 +2,7 @@
 
 use fs_err::os::unix::fs::symlink;
 
-use super::others::{DKMS, crash_at, exchange, files, with_dkms};
+use super::foreign_files::{DKMS, crash_at, exchange, files, with_dkms};
 use super::*;
 
 /// A directory beside the trees, with a file of each name that could be reached.
@@ -45,7 +45,7 @@ fn begin(host: &Host) -> Result<Recovery, Error> {
 
 fn adopted() -> Host {
     let host = with_dkms();
-    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap();
     host
 }
 
@@ -76,7 +76,7 @@ fn no_name_in_a_journal_leads_outside() {
         // Whoever writes such a journal can do without the checksum.
         journal.as_object_mut().unwrap().remove("checksum");
         *journal.pointer_mut(field).unwrap() = value.clone();
-        for path in [record::copy(&path), path] {
+        for path in [checked_json::copy(&path), path] {
             fs_err::write(path, journal.to_string()).unwrap();
         }
         let tree = Tree::open(&host.tree()).unwrap();
@@ -91,7 +91,7 @@ fn a_staging_directory_with_links_in_it_is_not_used() {
     for name in ["new", "old", "base", "base/usr/lib/modules", "kept"] {
         let host = with_dkms();
         let elsewhere = elsewhere(&host);
-        let take = Others::Take(files());
+        let take = ForeignFiles::Take(files());
         crash_at(&host, &[host.package("p", "1", &["one"])], take, 4).unwrap();
         let dir = staging(&host).join(name);
         fs_err::remove_dir_all(&dir).unwrap();
@@ -134,7 +134,7 @@ fn a_package_s_place_that_is_a_link_is_not_followed() {
     let before = all_below(&elsewhere);
     let expect = format!("{} is not a directory of its own", place.display());
     assert_eq!(kept(&host.tree()).unwrap_err().to_string(), expect);
-    let error = exchange(&host, &[], Others::GiveBack(files())).unwrap_err();
+    let error = exchange(&host, &[], ForeignFiles::GiveBack(files())).unwrap_err();
     assert_eq!(error.to_string(), expect);
     assert_eq!(all_below(&elsewhere), before);
 }
@@ -146,7 +146,7 @@ fn nothing_is_given_back_through_a_link() {
     let dkms = host.tree().join("updates/dkms");
     symlink(elsewhere.join("empty"), &dkms).unwrap();
     let before = all_below(&elsewhere);
-    let error = exchange(&host, &[], Others::GiveBack(files())).unwrap_err();
+    let error = exchange(&host, &[], ForeignFiles::GiveBack(files())).unwrap_err();
     assert_eq!(error.to_string(), format!("{} is not a directory of its own", dkms.display()));
     assert_eq!(all_below(&elsewhere), before);
 }

@@ -54,7 +54,7 @@ fn rot_in_what_is_said_of_a_generation_is_noticed_and_healed_from_the_other_file
     let (whole, known) = (host.picture(), host.current());
     let path = record_path(&host);
     let text = fs_err::read(&path).unwrap();
-    for path in [record::copy(&path), path] {
+    for path in [checked_json::copy(&path), path] {
         let (mut noticed, mut harmless) = (0, 0);
         for (what, rot) in rotten(&text, every(61)) {
             fs_err::write(&path, &rot).unwrap();
@@ -82,7 +82,7 @@ fn rot_in_the_only_file_is_an_error_and_a_set_that_has_all_of_it_takes_its_place
     let host = installed();
     let path = record_path(&host);
     let (text, known) = (fs_err::read(&path).unwrap(), host.current());
-    fs_err::remove_file(record::copy(&path)).unwrap();
+    fs_err::remove_file(checked_json::copy(&path)).unwrap();
     let (mut noticed, mut harmless) = (0, 0);
     for (what, rot) in rotten(&text, every(61)) {
         fs_err::write(&path, &rot).unwrap();
@@ -102,7 +102,7 @@ fn rot_in_the_only_file_is_an_error_and_a_set_that_has_all_of_it_takes_its_place
     fs_err::write(&path, "{").unwrap();
     assert_eq!(base(&host.tree()).unwrap().lost, ["p"]);
     assert!(host.install(&packages(&host)).unwrap().changed);
-    assert!(host.is_whole() && record::copy(&path).exists());
+    assert!(host.is_whole() && checked_json::copy(&path).exists());
 }
 
 #[test]
@@ -114,8 +114,9 @@ fn what_is_said_of_another_generation_or_kernel_or_nothing_is_damage() {
     let former =
         host.install(&[host.package("p", "1", &["one"])]).map(|_| fs_err::read(record_path(&host)).unwrap());
     host.install(&packages(&host)).unwrap();
-    let elsewhere = record::encode(&Generation { kernel: "6.1.0-55-amd64".into(), ..generation }).unwrap();
-    fs_err::remove_file(record::copy(&path)).unwrap();
+    let elsewhere =
+        checked_json::encode(&Generation { kernel: "6.1.0-55-amd64".into(), ..generation }).unwrap();
+    fs_err::remove_file(checked_json::copy(&path)).unwrap();
     for (bytes, expect) in [
         (Some(former.unwrap()), "it is that of kcache-"),
         (Some(elsewhere), "it is that of kernel 6.1.0-55-amd64"),
@@ -129,12 +130,12 @@ fn what_is_said_of_another_generation_or_kernel_or_nothing_is_damage() {
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.starts_with(expect), "{source}");
         // With the copy nothing is lost.
-        fs_err::write(record::copy(&path), &text).unwrap();
+        fs_err::write(checked_json::copy(&path), &text).unwrap();
         assert!(host.install(&packages(&host)).unwrap().changed);
         assert_eq!(host.picture(), whole);
-        fs_err::remove_file(record::copy(&path)).unwrap();
+        fs_err::remove_file(checked_json::copy(&path)).unwrap();
     }
-    fs_err::write(record::copy(&path), text).unwrap();
+    fs_err::write(checked_json::copy(&path), text).unwrap();
     host.install(&packages(&host)).unwrap();
     assert_eq!(host.picture(), whole);
 }
@@ -146,10 +147,10 @@ fn files_of_before_checksums_and_copies_are_read_and_a_newer_format_is_refused()
     let mut value: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
     value.as_object_mut().unwrap().remove("checksum");
     fs_err::write(&path, value.to_string()).unwrap();
-    fs_err::remove_file(record::copy(&path)).unwrap();
+    fs_err::remove_file(checked_json::copy(&path)).unwrap();
     assert_eq!(host.current(), known);
     assert_eq!(faults(&host), []);
-    let newer = record::encode(&Generation { format: 2, ..known.unwrap() }).unwrap();
+    let newer = checked_json::encode(&Generation { format: 2, ..known.unwrap() }).unwrap();
     fs_err::write(&path, newer).unwrap();
     assert!(matches!(host.install(&packages(&host)), Err(Error::Newer { found: 2, known: 1, .. })));
     assert!(matches!(host.install(&[]), Err(Error::Newer { .. })));
@@ -265,7 +266,7 @@ fn a_damaged_journal_leads_to_the_old_set_or_the_new_one_by_its_copy() {
 fn without_any_readable_journal_the_tree_tells() {
     interrupted_journeys(|host, packages, old, step| {
         let path = journal_path(&host);
-        for path in [record::copy(&path), path] {
+        for path in [checked_json::copy(&path), path] {
             fs_err::write(path, "{").unwrap();
         }
         recovers(&host, &packages, &old, &step);
@@ -279,7 +280,7 @@ fn no_flipped_bit_of_a_journal_is_believed() {
     let tree = Tree::open(&host.tree()).unwrap();
     let (path, known) = (tree.journal(), Journal::read(&tree).unwrap().unwrap());
     let text = fs_err::read(&path).unwrap();
-    fs_err::remove_file(record::copy(&path)).unwrap();
+    fs_err::remove_file(checked_json::copy(&path)).unwrap();
     let (mut noticed, mut harmless) = (0, 0);
     for (what, rot) in rotten(&text, every(11)) {
         fs_err::write(&path, &rot).unwrap();
@@ -303,7 +304,7 @@ fn the_journal_of_another_kernel_is_damage() {
         journal.as_object_mut().unwrap().remove("checksum");
         journal["kernel"] = "6.1.0-55-amd64".into();
         journal["retire"] = serde_json::json!(["kcache-0123456789abcdef"]);
-        for path in [record::copy(&path), path] {
+        for path in [checked_json::copy(&path), path] {
             fs_err::write(path, journal.to_string()).unwrap();
         }
         recovers(&host, &packages, &old, &step);

@@ -14,11 +14,16 @@ pub(super) fn with_dkms() -> Host {
     host
 }
 
-pub(super) fn files() -> Vec<OtherFile> {
-    vec![OtherFile { package: "p".into(), path: DKMS.into() }]
+pub(super) fn files() -> Vec<ForeignFile> {
+    vec![ForeignFile { package: "p".into(), path: DKMS.into() }]
 }
 
-fn exchange_at(host: &Host, packages: &[Package], others: Others, step: &Step<'_>) -> Result<Outcome, Error> {
+fn exchange_at(
+    host: &Host,
+    packages: &[Package],
+    others: ForeignFiles,
+    step: &Step<'_>,
+) -> Result<Outcome, Error> {
     let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
         Ok(to.write_all(host.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
     };
@@ -29,12 +34,12 @@ fn exchange_at(host: &Host, packages: &[Package], others: Others, step: &Step<'_
     })
 }
 
-pub(super) fn exchange(host: &Host, packages: &[Package], others: Others) -> Result<Outcome, Error> {
+pub(super) fn exchange(host: &Host, packages: &[Package], others: ForeignFiles) -> Result<Outcome, Error> {
     exchange_at(host, packages, others, &|_| Ok(()))
 }
 
 /// Dies at the `n`th step. Gives the step's name; `None`: there are fewer steps.
-pub(super) fn crash_at(host: &Host, packages: &[Package], others: Others, n: usize) -> Option<String> {
+pub(super) fn crash_at(host: &Host, packages: &[Package], others: ForeignFiles, n: usize) -> Option<String> {
     let passed = RefCell::new(Vec::new());
     let step = |name: &str| {
         passed.borrow_mut().push(name.to_owned());
@@ -50,7 +55,7 @@ fn is_found(host: &Host) -> bool {
     host.found("one").is_some_and(|path| host.tree().join(path).is_file())
 }
 
-type Case = (Host, Vec<Package>, Others);
+type Case = (Host, Vec<Package>, ForeignFiles);
 /// What lies under the modules directory.
 type Picture = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
@@ -58,20 +63,20 @@ type Picture = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 fn cases() -> Vec<Case> {
     let p = |host: &Host| host.package("p", "1", &["one"]);
     let fresh = with_dkms();
-    let take = (vec![p(&fresh)], Others::Take(files()));
+    let take = (vec![p(&fresh)], ForeignFiles::Take(files()));
     let adopted = with_dkms();
-    exchange(&adopted, &[p(&adopted)], Others::Take(files())).unwrap();
+    exchange(&adopted, &[p(&adopted)], ForeignFiles::Take(files())).unwrap();
     let beside = with_dkms();
     let q = beside.package("q", "1", &["two"]);
-    exchange(&beside, &[p(&beside), q.clone()], Others::Take(files())).unwrap();
+    exchange(&beside, &[p(&beside), q.clone()], ForeignFiles::Take(files())).unwrap();
     let second = with_dkms();
     let q2 = second.package("q", "1", &["two"]);
     second.install(std::slice::from_ref(&q2)).unwrap();
-    let take_too = (vec![p(&second), q2], Others::Take(files()));
+    let take_too = (vec![p(&second), q2], ForeignFiles::Take(files()));
     vec![
         (fresh, take.0, take.1),
-        (adopted, vec![], Others::GiveBack(files())),
-        (beside, vec![q], Others::GiveBack(files())),
+        (adopted, vec![], ForeignFiles::GiveBack(files())),
+        (beside, vec![q], ForeignFiles::GiveBack(files())),
         (second, take_too.0, take_too.1),
     ]
 }
@@ -81,11 +86,11 @@ fn what_is_taken_over_comes_back_as_it_was() {
     let host = with_dkms();
     let before = host.picture();
     let package = host.package("p", "1", &["one"]);
-    exchange(&host, &[package], Others::Take(files())).unwrap();
+    exchange(&host, &[package], ForeignFiles::Take(files())).unwrap();
     assert!(host.found("one").unwrap().starts_with("updates/kcache-"));
     assert!(!host.tree().join("updates/dkms").exists());
     assert_eq!(kept(&host.tree()).unwrap(), files());
-    exchange(&host, &[], Others::GiveBack(files())).unwrap();
+    exchange(&host, &[], ForeignFiles::GiveBack(files())).unwrap();
     assert_eq!(host.picture(), before);
     assert_eq!(kept(&host.tree()).unwrap(), []);
 }
@@ -95,7 +100,7 @@ fn the_indexes_are_those_of_a_depmod_on_the_tree_without_what_was_taken() {
     let host = with_dkms();
     fs_err::write(host.tree().join("updates/dkms/other.ko"), Built::named("other").bytes()).unwrap();
     host.depmod();
-    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap();
     assert_eq!(host.found("other").as_deref(), Some("updates/dkms/other.ko"));
     let published = host.picture();
     host.depmod();
@@ -105,7 +110,7 @@ fn the_indexes_are_those_of_a_depmod_on_the_tree_without_what_was_taken() {
 #[test]
 fn what_is_dropped_is_gone_for_good() {
     let host = with_dkms();
-    exchange(&host, &[], Others::Drop(files())).unwrap();
+    exchange(&host, &[], ForeignFiles::Drop(files())).unwrap();
     assert_eq!(host.found("one"), None);
     assert!(!host.tree().join("updates").exists());
     assert_eq!(left_beside(&host), Vec::<PathBuf>::new());
@@ -120,27 +125,31 @@ fn left_beside(host: &Host) -> Vec<PathBuf> {
 fn a_module_without_another_in_its_place_is_not_taken() {
     let host = with_dkms();
     let before = host.picture();
-    let refused = |packages: &[Package], others: Others, expect: &str| {
+    let refused = |packages: &[Package], others: ForeignFiles, expect: &str| {
         assert_eq!(exchange(&host, packages, others).unwrap_err().to_string(), expect);
         assert_eq!(host.picture(), before);
     };
     let q = host.package("q", "1", &["two"]);
-    refused(std::slice::from_ref(&q), Others::Take(files()), "no module stands in for updates/dkms/one.ko");
+    refused(
+        std::slice::from_ref(&q),
+        ForeignFiles::Take(files()),
+        "no module stands in for updates/dkms/one.ko",
+    );
     for path in ["../one.ko", "/etc/one.ko", "updates/kcache-0/p/one.ko", "modules.dep"] {
-        let file = OtherFile { package: "p".into(), path: path.into() };
+        let file = ForeignFile { package: "p".into(), path: path.into() };
         let expect = format!("{path} is not a module of somebody else");
-        refused(std::slice::from_ref(&q), Others::Drop(vec![file]), &expect);
+        refused(std::slice::from_ref(&q), ForeignFiles::Drop(vec![file]), &expect);
     }
 }
 
 #[test]
 fn what_lies_in_the_way_is_not_replaced() {
     let host = with_dkms();
-    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap();
     fs_err::create_dir_all(host.tree().join("updates/dkms")).unwrap();
     fs_err::write(host.tree().join(DKMS), "built anew").unwrap();
     let before = host.picture();
-    let error = exchange(&host, &[], Others::GiveBack(files())).unwrap_err();
+    let error = exchange(&host, &[], ForeignFiles::GiveBack(files())).unwrap_err();
     assert!(error.to_string().contains("is there again"), "{error}");
     assert_eq!(host.picture(), before);
 }
@@ -168,7 +177,8 @@ fn nor_does_it_where_no_journal_can_be_read() {
     at_each_crash(|(host, _, others), old, step| {
         let tree = Tree::open(&host.tree()).unwrap();
         let is_open = tree.journal().exists();
-        for path in [tree.journal(), record::copy(&tree.journal())].iter().filter(|path| path.exists()) {
+        for path in [tree.journal(), checked_json::copy(&tree.journal())].iter().filter(|path| path.exists())
+        {
             fs_err::write(path, "{").unwrap();
         }
         let recovery = host.recover();
@@ -255,13 +265,13 @@ fn a_foreign_depmod_after_a_crash_leaves_no_kernel_without_the_module() {
 #[test]
 fn what_is_kept_goes_with_the_kernel_and_with_the_package() {
     let host = with_dkms();
-    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap();
     assert!(host.site_does(|site| forget_kept(site, "p")).unwrap());
     assert!(!host.site_does(|site| forget_kept(site, "p")).unwrap());
     assert_eq!(left_beside(&host), Vec::<PathBuf>::new());
 
     let host = with_dkms();
-    exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap();
+    exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap();
     fs_err::remove_dir_all(host.tree()).unwrap();
     assert!(host.site_does(retire).unwrap());
     assert_eq!(left_beside(&host), Vec::<PathBuf>::new());
@@ -294,7 +304,8 @@ fn a_link_is_not_taken_over() {
     fs_err::rename(&live, live.with_file_name("real")).unwrap();
     fs_err::os::unix::fs::symlink("real", &live).unwrap();
     let before = host.picture();
-    let error = exchange(&host, &[host.package("p", "1", &["one"])], Others::Take(files())).unwrap_err();
+    let error =
+        exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap_err();
     assert_eq!(error.to_string(), format!("{DKMS} is a link, which would lead elsewhere from another place"));
     assert_eq!(host.picture(), before);
 }

@@ -14,7 +14,7 @@
 //! both anew. A file of a newer format counts as it is. A journal is open as long as `journal.json` is there, be it damaged: its copy
 //! alone says nothing.
 
-use crate::source::{self, MOST_DATA};
+use crate::bounded_read::{self, MOST_DATA};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -104,7 +104,7 @@ pub(super) fn read<T>(
     path: &Path,
     decode: impl Fn(&[u8]) -> Result<T, Unreadable>,
 ) -> Result<Option<T>, Error> {
-    let Some(bytes) = disk::if_found(source::bytes(path, MOST_DATA))? else { return Ok(None) };
+    let Some(bytes) = disk::if_found(bounded_read::bytes(path, MOST_DATA))? else { return Ok(None) };
     decode(&bytes).map(Some).map_err(|unreadable| unreadable.at(path))
 }
 

@@ -1,4 +1,4 @@
-//! Others at the same tree.
+//! ForeignFiles at the same tree.
 //!
 //! dkms, weak-modules and people put modules into a kernel's tree and run depmod on it, and no lock keeps them out. What they
 //! do while a transaction is prepared would be missing from the indexes that it publishes. So the tree is looked at before
@@ -23,14 +23,14 @@ pub(super) const ATTEMPTS: u32 = 5;
 
 /// Where directories are and when something in them last got or lost its name.
 #[derive(Debug, Clone)]
-pub(super) struct Sight(Vec<(PathBuf, State)>);
+pub(super) struct TreeStamp(Vec<(PathBuf, State)>);
 
 /// Inode and mtime of a directory.
 type State = (u64, i64, i64);
 
-impl Sight {
+impl TreeStamp {
     /// Of a tree, without what is kcache's.
-    pub(super) fn of(tree: &Tree) -> io::Result<Sight> {
+    pub(super) fn of(tree: &Tree) -> io::Result<TreeStamp> {
         let mut seen = Vec::new();
         let mut waiting = vec![PathBuf::new()];
         while let Some(dir) = waiting.pop() {
@@ -39,7 +39,7 @@ impl Sight {
             waiting.extend(dirs_in(&path)?.into_iter().map(|name| dir.join(name)));
             seen.push((dir, state));
         }
-        Ok(Sight(seen))
+        Ok(TreeStamp(seen))
     }
 
     /// Whether the tree still looks like that. A directory that has come or gone has changed the one that it is in.

@@ -54,7 +54,7 @@ const TABLES: &str = "
 const PAGE: u32 = 256;
 
 /// A plan's database.
-pub(super) struct Ledger {
+pub(super) struct PlanDb {
     db: Connection,
     path: PathBuf,
 }
@@ -114,12 +114,12 @@ pub(super) struct File {
     pub(super) leads_to: Option<String>,
 }
 
-impl Ledger {
-    pub(super) fn new(path: &Path) -> Result<Ledger> {
+impl PlanDb {
+    pub(super) fn new(path: &Path) -> Result<PlanDb> {
         let sqlite = |source| Error::Sqlite { path: path.to_owned(), source };
         let db = Connection::open(path).map_err(sqlite)?;
-        let ledger = Ledger { db, path: path.to_owned() };
-        ledger.ask(|db| {
+        let plan_db = PlanDb { db, path: path.to_owned() };
+        plan_db.ask(|db| {
             db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
             db.pragma_update(None, "journal_mode", "OFF")?;
             db.pragma_update(None, "synchronous", "OFF")?;
@@ -128,7 +128,7 @@ impl Ledger {
             // Never committed: what does not fit into the cache goes to the file, and the rest has no need to.
             db.execute_batch("BEGIN")
         })?;
-        Ok(ledger)
+        Ok(plan_db)
     }
 
     pub(super) fn add_object(&self, digest: &Digest, stamp: &Stamp, stays: bool) -> Result<()> {
@@ -259,7 +259,7 @@ impl Ledger {
     /// Goes through one of the lists above, page by page.
     pub(super) fn pages<T>(
         &self,
-        list: impl Fn(&Ledger, Option<&T>) -> Result<Vec<T>>,
+        list: impl Fn(&PlanDb, Option<&T>) -> Result<Vec<T>>,
         mut each: impl FnMut(&[T]) -> Result<()>,
     ) -> Result<()> {
         let mut last = None;

@@ -37,7 +37,7 @@ use crate::index::DepIndex;
 
 /// One file that is not kcache's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct OtherFile {
+pub struct ForeignFile {
     /// The package it belongs to.
     pub package: String,
     /// Where it lies, relative to the kernel's tree: `updates/dkms/acpi_call.ko`.
@@ -47,19 +47,19 @@ pub struct OtherFile {
 /// What a transaction does to files of others. Stored in the journal: add, never rename.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Others {
+pub enum ForeignFiles {
     /// Nothing.
     #[default]
     Untouched,
     /// The set's modules stand in for these, which are kept.
-    Take(Vec<OtherFile>),
+    Take(Vec<ForeignFile>),
     /// These go for good.
-    Drop(Vec<OtherFile>),
+    Drop(Vec<ForeignFile>),
     /// These, which were kept, come back.
-    GiveBack(Vec<OtherFile>),
+    GiveBack(Vec<ForeignFile>),
 }
 
-impl OtherFile {
+impl ForeignFile {
     /// The module's name, as the kernel knows it.
     pub fn module(&self) -> Option<String> {
         module_of(&self.path)
@@ -78,27 +78,27 @@ impl OtherFile {
     }
 }
 
-impl Others {
+impl ForeignFiles {
     /// Whether there is nothing to do.
     pub fn is_nothing(&self) -> bool {
         self.leaving().is_empty() && self.coming().is_empty()
     }
 
-    fn leaving(&self) -> &[OtherFile] {
+    fn leaving(&self) -> &[ForeignFile] {
         match self {
-            Others::Take(files) | Others::Drop(files) => files,
-            Others::Untouched | Others::GiveBack(_) => &[],
+            ForeignFiles::Take(files) | ForeignFiles::Drop(files) => files,
+            ForeignFiles::Untouched | ForeignFiles::GiveBack(_) => &[],
         }
     }
 
-    fn coming(&self) -> &[OtherFile] {
+    fn coming(&self) -> &[ForeignFile] {
         match self {
-            Others::GiveBack(files) => files,
-            Others::Untouched | Others::Take(_) | Others::Drop(_) => &[],
+            ForeignFiles::GiveBack(files) => files,
+            ForeignFiles::Untouched | ForeignFiles::Take(_) | ForeignFiles::Drop(_) => &[],
         }
     }
 
-    fn files(&self) -> impl Iterator<Item = &OtherFile> {
+    fn files(&self) -> impl Iterator<Item = &ForeignFile> {
         self.leaving().iter().chain(self.coming())
     }
 
@@ -122,7 +122,7 @@ impl Others {
     pub(super) fn checked(self, tree: &Tree, wanted: &Set) -> Result<Self, Error> {
         self.check_names()?;
         self.check_ways(tree)?;
-        if let Others::Take(files) = &self {
+        if let ForeignFiles::Take(files) = &self {
             if let Some(link) = files.iter().find(|file| file.live(tree).is_symlink()) {
                 return Err(Error::Link { path: link.path.clone() });
             }
@@ -171,7 +171,7 @@ impl Others {
 
     /// Gives files that will be kept their second name, in the staging directory, and makes the directories of the third.
     pub(super) fn stage(&self, tree: &Tree) -> io::Result<()> {
-        let Others::Take(files) = self else { return Ok(()) };
+        let ForeignFiles::Take(files) = self else { return Ok(()) };
         make_private(&tree.kept())?;
         for file in files {
             for to in [file.staged(tree), file.kept(tree)] {
@@ -201,7 +201,7 @@ impl Others {
 
     /// What comes back must be found again.
     pub(super) fn check_index(&self, index: &DepIndex) -> Result<(), Error> {
-        let is_lost = |file: &&OtherFile| file.module().is_none_or(|name| index.lookup(&name).is_none());
+        let is_lost = |file: &&ForeignFile| file.module().is_none_or(|name| index.lookup(&name).is_none());
         match self.coming().iter().find(is_lost) {
             Some(file) => Err(Error::Lost { path: file.path.display().to_string() }),
             None => Ok(()),
@@ -232,7 +232,7 @@ impl Others {
                 step("file kept")?;
             }
             // One that has come since an interruption is not the one that was taken over.
-            if matches!(self, Others::Drop(_)) || is_same(&kept, &file.live(tree))? {
+            if matches!(self, ForeignFiles::Drop(_)) || is_same(&kept, &file.live(tree))? {
                 disk::if_found(fs_err::remove_file(file.live(tree)))?;
             }
             sync_upwards(tree, &file.live(tree))?;
@@ -246,7 +246,7 @@ impl Others {
         prune(tree)
     }
 
-    /// Undoes [`Others::place`].
+    /// Undoes [`ForeignFiles::place`].
     pub(super) fn displace(&self, tree: &Tree) -> io::Result<()> {
         for file in self.coming() {
             if is_same(&file.kept(tree), &file.live(tree))? {
@@ -262,7 +262,7 @@ impl Others {
 }
 
 /// The files that kcache keeps of a kernel's, taken over from others.
-pub fn kept(tree: &Path) -> Result<Vec<OtherFile>, Error> {
+pub fn kept(tree: &Path) -> Result<Vec<ForeignFile>, Error> {
     let tree = Tree::named(tree)?;
     let mut found = Vec::new();
     for package in disk::names(&tree.kept())? {
@@ -271,7 +271,7 @@ pub fn kept(tree: &Path) -> Result<Vec<OtherFile>, Error> {
         for path in files_below(&place)? {
             let path = path.strip_prefix(&place).unwrap_or(&path).to_owned();
             // One that is still in its old place as well was left by a transaction that was not carried out.
-            let file = OtherFile { package: package.clone(), path };
+            let file = ForeignFile { package: package.clone(), path };
             if !is_same(&file.kept(&tree), &file.live(&tree))? {
                 found.push(file);
             }
@@ -286,14 +286,14 @@ pub(super) fn settle(tree: &Tree) -> Result<(), Error> {
     let index = tree.dep_index()?.and_then(Result::ok).unwrap_or_default();
     let is_listed = |path: &Path| index.iter().any(|entry| path == Path::new(entry.path));
     for file in files_of(&tree.staging.join("kept"))? {
-        Others::Take(vec![file.clone()]).check_ways(tree)?;
+        ForeignFiles::Take(vec![file.clone()]).check_ways(tree)?;
         let kept = file.kept(tree);
         if !is_listed(&file.path) && disk::exists(kept.parent().unwrap_or(&kept))? {
             fs_err::rename(file.staged(tree), kept)?;
         }
     }
     for file in files_of(&tree.kept())? {
-        Others::Take(vec![file.clone()]).check_ways(tree)?;
+        ForeignFiles::Take(vec![file.clone()]).check_ways(tree)?;
         if is_same(&file.kept(tree), &file.live(tree))? {
             fs_err::remove_file(if is_listed(&file.path) { file.kept(tree) } else { file.live(tree) })?;
             sync_upwards(tree, &file.live(tree))?;
@@ -307,13 +307,13 @@ pub(super) fn settle(tree: &Tree) -> Result<(), Error> {
 }
 
 /// The files in a directory of packages' directories.
-fn files_of(place: &Path) -> io::Result<Vec<OtherFile>> {
+fn files_of(place: &Path) -> io::Result<Vec<ForeignFile>> {
     let mut found = Vec::new();
     for package in disk::names(place)? {
         let dir = place.join(&package);
         for path in files_below(&dir)? {
             let path = path.strip_prefix(&dir).unwrap_or(&path).to_owned();
-            found.push(OtherFile { package: package.clone(), path });
+            found.push(ForeignFile { package: package.clone(), path });
         }
     }
     found.retain(|file| check_name(&file.package).is_ok() && is_foreign(&file.path));

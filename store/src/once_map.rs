@@ -4,17 +4,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Found out by the first who asks; others wait for it. Of more than `most` names the oldest is forgotten. There are few: they are
 /// looked through.
-pub struct OnceEach<K, T> {
+pub struct OnceMap<K, T> {
     known: Mutex<Vec<(K, Slot<T>)>>,
     most: usize,
 }
 
 type Slot<T> = Arc<Mutex<Option<T>>>;
 
-impl<K: Clone + PartialEq, T: Clone> OnceEach<K, T> {
+impl<K: Clone + PartialEq, T: Clone> OnceMap<K, T> {
     /// For so many names at most.
     pub fn of_at_most(most: usize) -> Self {
-        OnceEach { known: Mutex::default(), most }
+        OnceMap { known: Mutex::default(), most }
     }
 
     /// What is known of a name, or is found out now. After an error the next who asks tries again.
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn each_is_found_out_once_and_the_oldest_forgotten() {
-        let once = OnceEach::of_at_most(2);
+        let once = OnceMap::of_at_most(2);
         let ask = |name: u8, answer| once.get(&name, || answer);
         assert_eq!(ask(1, Err("not yet")), Err("not yet"));
         assert_eq!((ask(1, Ok(10)), ask(1, Ok(11)), ask(2, Ok(20))), (Ok(10), Ok(10), Ok(20)));

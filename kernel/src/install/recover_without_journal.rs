@@ -4,14 +4,14 @@
 //! says which index was published with it. The indexes of before are in `old/`. So the kernel gets the wholly old or the wholly
 //! new set of kcache's modules all the same, and then indexes made anew for it.
 //!
-//! What cannot be seen is which files of others were to be let go for good ([`super::Others::Drop`]): they stay. Of two names of
+//! What cannot be seen is which files of others were to be let go for good ([`super::ForeignFiles::Drop`]): they stay. Of two names of
 //! one file, which taking over and giving back leave, the one that the index does not lead to goes. No other file of others is
 //! touched, and no file is deleted that has no second name, indexes aside.
 
 use super::commit::{close, sync_updates};
 use super::disk::remove_if_empty;
+use super::foreign_files::settle;
 use super::generation::{Generation, is_index};
-use super::others::settle;
 use super::retire::INDEXES;
 use super::tree::{DEP_BIN, Tree};
 use super::verify::is_in_use;
