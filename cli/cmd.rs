@@ -35,6 +35,7 @@ use kcache::store::Store;
 use kcache::world::World;
 
 use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
+use crate::confined;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
@@ -45,6 +46,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     }
     let mut settings = world::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.say(warning));
+    confined::confine(&settings, Some(&args.command), out);
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
     }

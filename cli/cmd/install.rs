@@ -270,7 +270,7 @@ pub fn have<'a>(session: &Session, wishes: &[Wish<'a>], options: &Options, check
             return results;
         }
         before = lacking;
-        let pause = Duration::from_millis(1000 + u64::from(std::process::id()) % 4000);
+        let pause = Duration::from_millis(1000 + u64::from(crate::confined::number()) % 4000);
         session.world.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
         std::thread::sleep(pause);
         for had in results.iter_mut().filter(|had| is_lacking(had)) {

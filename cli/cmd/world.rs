@@ -20,6 +20,7 @@ use kcache::store::{Exposed, Say, SharedCache, SharedCaches, SigningKey, Trust};
 use kcache::world::{Progress, World};
 
 use crate::args::Global;
+use crate::confined;
 use crate::exit::{Exit, Failure};
 use crate::memory;
 use crate::out::Out;
@@ -59,7 +60,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
         signal_hook::flag::register(signal, cancel.clone())?;
     }
     let identities = if rustix::process::geteuid().is_root() {
-        Identities::Drop(Uids::new(UIDS, std::process::id().wrapping_mul(STRIDE), Path::new(UID_LOCKS)))
+        Identities::Drop(Uids::new(UIDS, confined::number().wrapping_mul(STRIDE), Path::new(UID_LOCKS)))
     } else {
         Identities::Own
     };
@@ -221,7 +222,8 @@ pub fn own_program() -> io::Result<Program> {
 /// Where control groups for builds can be made, if anywhere.
 fn control_groups() -> Option<Groups> {
     let read = |path: &str| fs::read_to_string(path).ok();
-    Groups::find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
+    let groups = Groups::find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
+    Some(if confined::is_confined() { groups.among_unseen(confined::number()) } else { groups })
 }
 
 /// Calls a program of this machine that gets nothing of the caller's environment: `TAR_OPTIONS` runs programs.

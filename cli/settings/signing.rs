@@ -69,6 +69,11 @@ impl Table {
         Ok(matches!(self.when, When::Auto).then_some(Signing { pair, hash }))
     }
 
+    /// Whether another program or library is asked, of which nobody knows where it writes.
+    pub fn runs_others(&self) -> bool {
+        self.passphrase_command.is_some() || self.key.as_ref().is_some_and(|key| key.starts_with("pkcs11:"))
+    }
+
     /// Its lines, by name.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());

@@ -32,6 +32,7 @@ use super::super::install::{self, Ran};
 use super::super::{check, has_builds, packages, running, world};
 use super::initramfs;
 use crate::args::{Check, Global, Kernels, Selection};
+use crate::confined;
 use crate::exit::{Exit, Failure};
 use crate::journal::Journal;
 use crate::out::Out;
@@ -97,6 +98,7 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
         }
     };
     settings.warnings.iter().for_each(|warning| out.say(warning));
+    confined::confine(&settings, None, out);
     let exit = happened(event, &settings, out).unwrap_or_else(|failure| {
         out.failure(&failure);
         if let Event::KernelInstalled(release) | Event::HeadersInstalled(release) = event {
