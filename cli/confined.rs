@@ -10,6 +10,7 @@
 //!   kcache                     first process of a process namespace, with mounts of its own:
 //!     /                          all file systems read-only ...
 //!     IMG, the store, ...        ... but for these, mounted over themselves, and control groups
+//!     TMPDIR                     a scratch directory of this run's own: /tmp has files of others
 //!     /proc                      of this namespace, wherever a procfs is mounted
 //! ```
 //!
@@ -22,6 +23,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -37,7 +39,10 @@ use rustix::process::{Pid, Signal, getpid, kill_process, set_parent_process_deat
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use kcache::store::Scratch;
+
 use crate::args::{self, Args};
+use crate::cmd::world;
 use crate::out::Out;
 use crate::settings::Settings;
 
@@ -72,18 +77,20 @@ pub fn is_second(name: &str) -> bool {
 }
 
 /// Has another process do what was typed, if that is work of root's on another tree. `None`: this one is to do it.
-pub fn in_another(args: &Args, words: Vec<OsString>) -> Option<ExitCode> {
+pub fn in_another(args: &Args, words: Vec<OsString>, out: &Out) -> Option<ExitCode> {
     let root = fs::canonicalize(args.global.root.as_ref()?).ok()?;
     let admin = rustix::thread::CapabilitySet::SYS_ADMIN;
     let capable = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(admin));
     if is_confined() || root == Path::new("/") || !capable {
         return None;
     }
-    wait_for(words).ok()
+    // Where there is none the second process says so, for it may write to no other.
+    let scratch = world::temporary(&std::env::temp_dir(), out).and_then(|dir| Ok(Scratch::new(&dir)?));
+    wait_for(words, scratch.ok().as_ref()).ok()
 }
 
 /// Starts the second process and waits for it. An error: there is none.
-fn wait_for(words: Vec<OsString>) -> io::Result<ExitCode> {
+fn wait_for(words: Vec<OsString>, scratch: Option<&Scratch>) -> io::Result<ExitCode> {
     let child = Arc::new(OnceLock::new());
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let handle = signals.handle();
@@ -92,7 +99,8 @@ fn wait_for(words: Vec<OsString>) -> io::Result<ExitCode> {
     std::thread::spawn(move || signals.forever().for_each(|signal| hand_on(signal, *to.wait())));
     let started = unshare(CloneFlags::CLONE_NEWPID).map_err(io::Error::from).and_then(|()| {
         let name = format!("{NAME}{}", std::process::id());
-        Command::new("/proc/self/exe").arg0(name).args(words).spawn()
+        let temporary = scratch.map(|scratch| ("TMPDIR", scratch.path()));
+        Command::new("/proc/self/exe").arg0(name).args(words).envs(temporary).spawn()
     });
     let mut second = started.inspect_err(|_| handle.close())?;
     child.get_or_init(|| Pid::from_child(&second));
@@ -145,10 +153,14 @@ fn places(settings: &Settings, command: Option<&args::Command>) -> Vec<PathBuf> 
     let written = settings.caches.iter().filter(|cache| cache.write && !cache.of_image);
     let urls = written.map(|cache| cache.url.as_str()).chain(push.iter().map(String::as_str));
     let caches = urls.filter_map(|url| url.strip_prefix("file://")).map(Path::new);
-    let temporary = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into(), MEETING.into()];
+    let temporary = Some(std::env::temp_dir()).filter(|dir| is_private(dir));
     let store = [settings.root.value.as_path(), settings.store.value.as_path()];
     let _ = fs::create_dir_all(MEETING); // where there is no /run there are no locks either
-    store.into_iter().chain(asked).chain(caches).map(Path::to_owned).chain(temporary).collect()
+    store.into_iter().chain(asked).chain(caches).map(Path::to_owned).chain(temporary).chain([MEETING.into()]).collect()
+}
+
+fn is_private(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|found| found.uid() == 0 && found.mode() & 0o077 == 0)
 }
 
 /// What is there of a path; it is made where it has to be.

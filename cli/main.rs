@@ -69,10 +69,10 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(mistake) => return misunderstood(&mistake),
     };
-    if let Some(exit) = (!second).then(|| confined::in_another(&args, words)).flatten() {
+    let out = std::sync::Arc::new(out::Out::new(&args.global));
+    if let Some(exit) = (!second).then(|| confined::in_another(&args, words, &out)).flatten() {
         return exit;
     }
-    let out = std::sync::Arc::new(out::Out::new(&args.global));
     let exit = cmd::run(&args, &out).unwrap_or_else(|failure| {
         out.failure(&failure);
         failure.exit

@@ -114,7 +114,7 @@ pub fn world(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<World
 
 /// Where temporary files go: where the environment says, unless root would make them where somebody else can put other
 /// things in their place. A variable of a user's survives `su`, and Debian's libpam-tmpdir gives each a directory of their own.
-fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
+pub fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(wanted.to_owned());
     }
