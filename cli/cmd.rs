@@ -46,7 +46,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     }
     let mut settings = world::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.say(warning));
-    confined::confine(&settings, Some(&args.command), out);
+    confined::confine(&settings, Some(&args.command), args.global.dry_run, out);
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
     }

@@ -124,57 +124,76 @@ fn hand_on(signal: i32, child: Pid) {
 }
 
 /// From here on no file can be changed but in the places that this run is to write to. Before there are threads.
-pub fn confine(settings: &Settings, command: Option<&args::Command>, out: &Out) {
+pub fn confine(settings: &Settings, command: Option<&args::Command>, dry: bool, out: &Out) {
     if !is_confined() || settings.runs_what_may_write_anywhere() {
         return;
     }
-    if let Err(error) = enter(&places(settings, command)) {
+    if let Err(error) = enter(&places(settings, command, dry)) {
         out.detail(&format!("the rest of this machine cannot be made read-only: {error}"));
     }
 }
 
-/// The directories that a run writes to.
-fn places(settings: &Settings, command: Option<&args::Command>) -> Vec<PathBuf> {
-    let asked = match command {
-        Some(args::Command::Report(report)) => report.html.parent(),
-        Some(args::Command::Metrics(metrics)) => metrics.textfile.as_deref().and_then(Path::parent),
-        Some(args::Command::Export(export)) => export.file.parent(),
-        Some(args::Command::Signatures(args::Signatures {
-            command: args::SignaturesCommand::Export { dir, .. },
-        })) => Some(dir.as_path()),
-        Some(args::Command::DebugInfo(debuginfo)) => debuginfo.output.as_deref(),
-        Some(args::Command::Init(init)) => Some(init.dir.as_path()),
-        _ => None,
-    };
-    let push = match command {
-        Some(args::Command::Push(push)) => push.to.as_slice(),
-        _ => &[],
-    };
+/// The directories that a run writes to, as they are called without links.
+fn places(settings: &Settings, command: Option<&args::Command>, dry: bool) -> Vec<PathBuf> {
+    use args::Command::{DebugInfo, Export, Init, Metrics, Push, Report, Signatures};
+    let mut there = vec![settings.root.value.clone()];
+    let mut made = vec![PathBuf::from(MEETING)];
+    match command {
+        Some(Report(report)) => there.extend(report.html.parent().map(Path::to_owned)),
+        Some(Metrics(metrics)) => {
+            there.extend(metrics.textfile.iter().filter_map(|file| Some(file.parent()?.to_owned())))
+        }
+        Some(Export(export)) => there.extend(export.file.parent().map(Path::to_owned)),
+        Some(Init(init)) => there.push(init.dir.clone()),
+        Some(DebugInfo(debuginfo)) => made.extend(debuginfo.output.clone()),
+        Some(Signatures(signatures)) => {
+            if let args::SignaturesCommand::Export { dir, .. } = &signatures.command {
+                made.push(dir.clone());
+            }
+        }
+        Some(Push(push)) => made.extend(push.to.iter().filter_map(|url| directory(url))),
+        _ => {}
+    }
     let written = settings.caches.iter().filter(|cache| cache.write && !cache.of_image);
-    let urls = written.map(|cache| cache.url.as_str()).chain(push.iter().map(String::as_str));
-    let caches = urls.filter_map(|url| url.strip_prefix("file://")).map(Path::new);
-    let temporary = Some(std::env::temp_dir()).filter(|dir| is_private(dir));
-    let store = [settings.root.value.as_path(), settings.store.value.as_path()];
-    let _ = fs::create_dir_all(MEETING); // where there is no /run there are no locks either
-    store.into_iter().chain(asked).chain(caches).map(Path::to_owned).chain(temporary).chain([MEETING.into()]).collect()
+    made.extend(written.filter_map(|cache| directory(&cache.url)));
+    there.extend(Some(std::env::temp_dir()).filter(|dir| is_private(dir)));
+    if makes_a_store(command) { &mut made } else { &mut there }.push(settings.store.value.clone());
+    // A place that is not there yet is made: to be writable is for it alone and not for all that is beside it. What lies in the tree is
+    // writable as it is, and nothing is made there yet.
+    for dir in made {
+        if !dry && !dir.starts_with(&settings.root.value) {
+            let _ = fs::create_dir_all(&dir); // who wants to write to it will say so
+        }
+        there.push(dir);
+    }
+    let real =
+        |dir: &PathBuf| fs::canonicalize(if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    there.iter().filter_map(|dir| real(dir).ok().filter(|dir| dir.is_dir())).collect()
+}
+
+/// Where a shared cache in a directory is.
+fn directory(url: &str) -> Option<PathBuf> {
+    url.strip_prefix("file://").map(PathBuf::from)
+}
+
+/// Commands that make a store where there is none, hooks among them.
+fn makes_a_store(command: Option<&args::Command>) -> bool {
+    use args::Command::{Adopt, BootTest, Build, Check, DebugInfo, Import, Install, Pull};
+    command.is_none_or(|command| {
+        matches!(
+            command,
+            Adopt(_) | BootTest(_) | Build(_) | Check(_) | DebugInfo(_) | Import(_) | Install(_) | Pull(_)
+        )
+    })
 }
 
 fn is_private(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|found| found.uid() == 0 && found.mode() & 0o077 == 0)
 }
 
-/// What is there of a path; it is made where it has to be.
-fn existing(path: &Path) -> io::Result<PathBuf> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let path = std::path::absolute(path)?;
-    path.ancestors()
-        .find_map(|dir| fs::canonicalize(dir).ok().filter(|dir| dir.is_dir()))
-        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
-}
-
 fn enter(places: &[PathBuf]) -> io::Result<()> {
     let here = std::env::current_dir();
-    let mut writable: Vec<PathBuf> = places.iter().map(|place| existing(place)).collect::<Result<_, _>>()?;
+    let mut writable = places.to_owned();
     writable.sort();
     writable.dedup_by(|below, above| below.starts_with(above));
     unshare(CloneFlags::CLONE_NEWNS)?;

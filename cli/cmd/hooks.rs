@@ -24,7 +24,7 @@ pub fn run(args: &Args, command: &HooksCommand, out: &Arc<Out>) -> Result<Exit, 
     }
     let settings = world::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.say(warning));
-    confined::confine(&settings, None, out);
+    confined::confine(&settings, Some(&args.command), args.global.dry_run, out);
     let root = Root::new(settings.root.value);
     if !root.dir().is_dir() {
         return Err(Failure::usage(format!("{} is not a directory", root.dir().display()), None));

@@ -242,7 +242,8 @@ mod tests {
         }
         // The envelope itself says everything once, in one way.
         let file = String::from_utf8(envelope(text.as_bytes())).unwrap();
-        let twice = |name: &str| file.replacen(&format!("\"{name}\":"), &format!("\"{name}\":\"\",\"{name}\":"), 1);
+        let twice =
+            |name: &str| file.replacen(&format!("\"{name}\":"), &format!("\"{name}\":\"\",\"{name}\":"), 1);
         check_refused(twice("payload").as_bytes(), "duplicate field `payload`");
         check_refused(twice("payloadType").as_bytes(), "duplicate field `payloadType`");
         check_refused(format!("{file}{{}}").as_bytes(), "trailing characters");

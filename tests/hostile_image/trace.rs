@@ -72,7 +72,13 @@ pub fn read(dir: &Path, bounds: &Bounds) -> Seen {
     }
     let is_first = |text: &String| text.starts_with("execve(") && text.contains("[\"timeout\"");
     let first = texts.iter().find(|(_, text)| is_first(text)).expect("strace has seen the first process").0;
-    let mut pending = vec![Process { pid: *first, outside: true, privileged: true, confined: false, cwd: bounds.cwd.clone() }];
+    let mut pending = vec![Process {
+        pid: *first,
+        outside: true,
+        privileged: true,
+        confined: false,
+        cwd: bounds.cwd.clone(),
+    }];
     let mut seen = Seen::default();
     while let Some(mut process) = pending.pop() {
         let Some(text) = texts.remove(&process.pid) else { continue };

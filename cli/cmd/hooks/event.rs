@@ -98,7 +98,7 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
         }
     };
     settings.warnings.iter().for_each(|warning| out.say(warning));
-    confined::confine(&settings, None, out);
+    confined::confine(&settings, None, false, out);
     let exit = happened(event, &settings, out).unwrap_or_else(|failure| {
         out.failure(&failure);
         if let Event::KernelInstalled(release) | Event::HeadersInstalled(release) = event {
