@@ -16,7 +16,7 @@ use kcache_kernel::install::{
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::release;
 use kcache_kernel::signing::Identity;
-use kcache_store::{Digest, Manifest, Store};
+use kcache_store::{Digest, Manifest, Scratch, Store};
 
 use crate::admit::MODULE;
 use crate::error::{Error, Result};
@@ -171,7 +171,7 @@ pub fn recover(world: &World, release: &str, tree: &Path) -> Result<()> {
 
 /// Which of a tree's indexes are not what depmod makes of it.
 pub fn compare_indexes(world: &World, tree: &Path) -> Result<Vec<Fault>> {
-    let scratch = tempfile::tempdir_in(&world.temporary)?;
+    let scratch = Scratch::new(&world.temporary)?;
     let say = |message: &str| world.progress.say(message);
     Ok(install::compare(site(world, tree, &say), scratch.path())?)
 }

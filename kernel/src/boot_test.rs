@@ -43,6 +43,7 @@ pub use report::{Event, State, Verdict};
 use crate::build::printable;
 use crate::index;
 use crate::sandbox::Identity;
+use crate::source;
 use attempt::{Attempt, Ended, How, Listener};
 use machine::{Guest, IMAGE, INITRAMFS, Patience};
 
@@ -250,7 +251,7 @@ impl BootTest<'_> {
     fn prepare(&self, plan: &Plan) -> Result<u64, Error> {
         let (image, initramfs) = (self.scratch.join(IMAGE), self.scratch.join(INITRAMFS));
         if !image.exists() {
-            fs::copy(self.image, &image)?;
+            fs::write(&image, source::bytes(self.image, source::MOST_DATA)?)?;
         }
         let size = self.write_initramfs(plan, &initramfs)?;
         for (path, mode) in [(self.scratch, 0o710), (&image, 0o640), (&initramfs, 0o640)] {

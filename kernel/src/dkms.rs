@@ -22,6 +22,7 @@ use crate::modules;
 use crate::recipe::{is_flat_name, is_version};
 use crate::release;
 use crate::rootfs::Root;
+use crate::source;
 
 /// Where DKMS keeps its records.
 pub const TREE: &str = "/var/lib/dkms";
@@ -215,7 +216,8 @@ pub fn weakly_used(root: &Root, tree: &Path, files: &[OtherFile]) -> io::Result<
 }
 
 fn is_copy(file: &Path, copy: &Path) -> io::Result<bool> {
-    Ok(!file.is_symlink() && fs::read(file)? == fs::read(copy)?)
+    let read = |path| source::bytes(path, source::MOST_DATA);
+    Ok(!file.is_symlink() && read(file)? == read(copy)?)
 }
 
 fn remove_if_empty(dir: &Path) -> io::Result<()> {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use kcache::kernel::rootfs::Root;
+use kcache::kernel::source;
 
 use crate::args::Family;
 
@@ -176,7 +177,8 @@ impl Hook {
         if !metadata.is_file() {
             return Ok((State::Foreign, None));
         }
-        let (state, program) = judge(&String::from_utf8_lossy(&fs::read(path)?), template);
+        let (state, program) =
+            judge(&String::from_utf8_lossy(&source::bytes(path, source::MOST_CONFIG)?), template);
         let must_run = matches!(self.content, Content::Script(_));
         if state.is_ours() && must_run && metadata.permissions().mode() & 0o111 == 0 {
             return Ok((State::Changed, program));

@@ -51,7 +51,7 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &Others) -> Result<Made,
     let bytes = source::bytes(tree.base_tree().join(DEP_BIN), MOST_DATA)?;
     let index =
         DepIndex::parse(&bytes).map_err(|source| Error::Index { name: DEP_BIN.to_owned(), source })?;
-    check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
+    check_agreement(&index, &source::config(&tree.base_tree().join("modules.dep"))?)?;
     check_others(tree, &index, others)?;
     others.check_index(&index)?;
     Ok(Made { names, index, digest: blake3::hash(&bytes), warnings, by })

@@ -11,6 +11,7 @@ use fs_err as fs;
 
 use super::Certificate;
 use crate::rootfs::Root;
+use crate::source;
 
 const VARIABLES: &str = "/sys/firmware/efi/efivars";
 /// `EFI_IMAGE_SECURITY_DATABASE_GUID` and shim's `SHIM_LOCK_GUID`.
@@ -63,7 +64,7 @@ pub fn enrolled(root: &Root) -> Option<Enrolled> {
     names.iter().find(|name| is_mok(name))?;
     let mut found = Vec::new();
     for name in names {
-        let value = fs::read(root.outside(VARIABLES).join(name)).ok()?;
+        let value = source::bytes(root.outside(VARIABLES).join(name), source::MOST_CONFIG).ok()?;
         let lists = value.get(ATTRIBUTES..).unwrap_or_default();
         found.extend(parse_list(lists).iter().filter_map(|der| Certificate::of_der(der).ok()));
     }
