@@ -431,6 +431,42 @@ fn a_link_where_something_is_made_leads_out_of_no_command() {
     }
 }
 
+/// What is opened by path is waited for, or read to its end, unless it was looked at.
+#[test]
+fn nobody_waits_for_a_fifo_or_reads_a_file_without_end() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    assert_eq!(scene.call("install hello -k {k}"), 0);
+    for place in [
+        "boot/vmlinuz-{k}",
+        "boot/initrd.img-{k}",
+        "lib/modules/{k}/modules.order",
+        "lib/modules/{k}/modules.builtin",
+        "lib/modules/{k}/modules.alias",
+        "lib/modules/{k}/updates/x.ko",
+        "etc/depmod.d/x.conf",
+        "etc/kernel/postinst.d/dkms",
+        "etc/kernel/postinst.d/kcache",
+        "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+    ] {
+        let path = scene.place(place);
+        let before = fs::read(&path).ok();
+        for kind in ["fifo", "sparse"] {
+            scene.put(place, |path| match kind {
+                "fifo" => rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o644.into()).unwrap(),
+                _ => fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+            });
+            for words in ["check", "--depmod always install hello -k {k}", "remove --all", "hooks status"] {
+                scene.call(words);
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        before.map_or(Ok(()), |bytes| fs::write(&path, bytes)).unwrap();
+    }
+}
+
 /// Somebody at work in the tree while root is: a directory and a link to one of this machine's change places all the time.
 #[test]
 fn directories_swapped_for_links_while_root_works_change_nothing_outside() {
