@@ -82,7 +82,7 @@ impl Table {
             When::Never => "never",
         };
         let rows = [
-            ("signing.key", self.key.clone()),
+            ("signing.key", self.key.as_deref().map(without_pin)),
             ("signing.certificate", path(&self.certificate)),
             ("signing.passphrase-file", path(&self.passphrase_file)),
             ("signing.passphrase-command", self.passphrase_command.clone()),
@@ -91,6 +91,20 @@ impl Table {
         ];
         rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
+}
+
+/// A key's name without a PIN, which does not belong there: it is refused, but who looks why would show it.
+fn without_pin(name: &str) -> String {
+    let hide = |attribute: &str| match attribute.trim_start().starts_with("pin-value=") {
+        true => "pin-value=...".to_owned(),
+        false => attribute.to_owned(),
+    };
+    let parts = name.split_inclusive(['?', '&', ';']);
+    let hidden = parts.map(|part| {
+        let end = part.len() - usize::from(part.ends_with(['?', '&', ';']));
+        hide(&part[..end]) + &part[end..]
+    });
+    if name.starts_with("pkcs11:") { hidden.collect() } else { name.to_owned() }
 }
 
 /// What is configured, if anything is.
@@ -102,6 +116,15 @@ pub fn meaning(table: Option<&Setting<Table>>, root: &Root) -> Result<Option<Sig
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pin_that_stands_in_a_name_is_not_shown() {
+        let table: Table =
+            toml::from_str("key = 'pkcs11:token=x?module-path=/a.so&pin-value=1234&b=c'").unwrap();
+        assert_eq!(table.rows()[0].1, "pkcs11:token=x?module-path=/a.so&pin-value=...&b=c");
+        assert_eq!(without_pin("/etc/a?pin-value=1"), "/etc/a?pin-value=1");
+        assert_eq!(without_pin("pkcs11:pin-value=1;a=b"), "pkcs11:pin-value=...;a=b");
+    }
 
     fn meaning(text: &str) -> Result<Option<Signing>, String> {
         let table: Table = toml::from_str(text).map_err(|e| e.to_string())?;
