@@ -95,16 +95,14 @@ impl Table {
 
 /// A key's name without a PIN, which does not belong there: it is refused, but who looks why would show it.
 fn without_pin(name: &str) -> String {
-    let hide = |attribute: &str| match attribute.trim_start().starts_with("pin-value=") {
-        true => "pin-value=...".to_owned(),
-        false => attribute.to_owned(),
-    };
-    let parts = name.split_inclusive(['?', '&', ';']);
-    let hidden = parts.map(|part| {
-        let end = part.len() - usize::from(part.ends_with(['?', '&', ';']));
-        hide(&part[..end]) + &part[end..]
-    });
-    if name.starts_with("pkcs11:") { hidden.collect() } else { name.to_owned() }
+    const PIN: &str = "pin-value=";
+    match name.split_once(PIN).filter(|_| name.starts_with("pkcs11:")) {
+        None => name.to_owned(),
+        Some((before, after)) => {
+            let rest = after.find(['&', ';']).map_or("", |end| &after[end..]);
+            format!("{before}{PIN}...{rest}")
+        }
+    }
 }
 
 /// What is configured, if anything is.
@@ -123,7 +121,7 @@ mod tests {
             toml::from_str("key = 'pkcs11:token=x?module-path=/a.so&pin-value=1234&b=c'").unwrap();
         assert_eq!(table.rows()[0].1, "pkcs11:token=x?module-path=/a.so&pin-value=...&b=c");
         assert_eq!(without_pin("/etc/a?pin-value=1"), "/etc/a?pin-value=1");
-        assert_eq!(without_pin("pkcs11:pin-value=1;a=b"), "pkcs11:pin-value=...;a=b");
+        assert_eq!(without_pin("pkcs11:pin-value=1?2;a=b"), "pkcs11:pin-value=...;a=b");
     }
 
     fn meaning(text: &str) -> Result<Option<Signing>, String> {
