@@ -136,7 +136,8 @@ pub fn confine(settings: &Settings, command: Option<&args::Command>, dry: bool, 
 /// The directories that a run writes to, as they are called without links.
 fn places(settings: &Settings, command: Option<&args::Command>, dry: bool) -> Vec<PathBuf> {
     use args::Command::{DebugInfo, Export, Init, Metrics, Push, Report, Signatures};
-    let mut there = vec![settings.root.value.clone()];
+    let root = &settings.root.value;
+    let mut there = Vec::new();
     let mut made = vec![PathBuf::from(MEETING)];
     match command {
         Some(Report(report)) => there.extend(report.html.parent().map(Path::to_owned)),
@@ -158,14 +159,16 @@ fn places(settings: &Settings, command: Option<&args::Command>, dry: bool) -> Ve
     made.extend(written.filter_map(|cache| directory(&cache.url)));
     there.extend(Some(std::env::temp_dir()).filter(|dir| is_private(dir)));
     if makes_a_store(command) { &mut made } else { &mut there }.push(settings.store.value.clone());
-    // A place that is not there yet is made: to be writable is for it alone and not for all that is beside it. What lies in the tree is
-    // writable as it is, and nothing is made there yet.
-    for dir in made {
-        if !dry && !dir.starts_with(&settings.root.value) {
+    // A place that is not there yet is made: to be writable is for it alone and not for all that is beside it.
+    for dir in made.into_iter().filter(|dir| !dir.starts_with(root)) {
+        if !dry {
             let _ = fs::create_dir_all(&dir); // who wants to write to it will say so
         }
         there.push(dir);
     }
+    // What lies in the tree is writable with it. Where it really is is asked of nothing in there: a link may have come in between.
+    there.retain(|dir| !dir.starts_with(root));
+    there.push(root.clone());
     let real =
         |dir: &PathBuf| fs::canonicalize(if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
     there.iter().filter_map(|dir| real(dir).ok().filter(|dir| dir.is_dir())).collect()
