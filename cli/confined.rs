@@ -152,11 +152,11 @@ fn places(settings: &Settings, command: Option<&args::Command>, dry: bool) -> Ve
                 made.push(dir.clone());
             }
         }
-        Some(Push(push)) => made.extend(push.to.iter().filter_map(|url| directory(url))),
+        Some(Push(push)) => there.extend(push.to.iter().filter_map(|url| directory(url))),
         _ => {}
     }
     let written = settings.caches.iter().filter(|cache| cache.write && !cache.of_image);
-    made.extend(written.filter_map(|cache| directory(&cache.url)));
+    there.extend(written.filter_map(|cache| directory(&cache.url)));
     there.extend(Some(std::env::temp_dir()).filter(|dir| is_private(dir)));
     if makes_a_store(command) { &mut made } else { &mut there }.push(settings.store.value.clone());
     // A place that is not there yet is made: to be writable is for it alone and not for all that is beside it.
