@@ -38,6 +38,7 @@ use kcache::run::session::Session;
 use kcache::store::Store;
 
 use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
+use crate::confined;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
@@ -48,6 +49,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     }
     let mut settings = context::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.warn(warning));
+    confined::confine(&settings, Some(&args.command), args.global.dry_run, out);
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
     }

@@ -46,7 +46,7 @@ pub fn write<T, E: Into<Failure>>(
 /// An empty draft of this process, locked.
 fn draft(path: &Path) -> io::Result<(PathBuf, fs::File)> {
     let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}.part", std::process::id()));
+    draft.push(format!(".{}.part", crate::confined::number()));
     let draft = PathBuf::from(draft);
     loop {
         let file = open(&draft, true)?;

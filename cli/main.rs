@@ -4,6 +4,7 @@
 
 mod args;
 mod cmd;
+mod confined;
 mod dkms;
 mod exit;
 mod exposition;
@@ -18,6 +19,7 @@ mod settings;
 mod units;
 mod visible;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -61,11 +63,16 @@ fn main() -> ExitCode {
     if dkms::is_dkms(&name) {
         return dkms::run(&name, &words.collect::<Vec<_>>());
     }
-    let args = match args::Args::try_parse() {
+    let second = confined::is_second(&name);
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let args = match args::Args::try_parse_from(std::iter::once("kcache".into()).chain(words.clone())) {
         Ok(args) => args,
         Err(mistake) => return misunderstood(&mistake),
     };
     let out = std::sync::Arc::new(out::Out::new(&args.global));
+    if let Some(exit) = (!second).then(|| confined::in_another(&args, words, &out)).flatten() {
+        return exit;
+    }
     let exit = cmd::run(&args, &out).unwrap_or_else(|failure| {
         out.failure(&failure);
         failure.exit

@@ -310,6 +310,11 @@ impl Settings {
         })
     }
 
+    /// Whether modules are signed by way of a program or a library of the administrator's choice.
+    pub fn runs_what_may_write_anywhere(&self) -> bool {
+        self.signing.as_ref().is_some_and(|table| table.value.runs_others())
+    }
+
     /// How large the store may be.
     pub fn gc(&self) -> gc::Table {
         self.gc.as_ref().map(|setting| setting.value.clone()).unwrap_or_default()

@@ -7,15 +7,17 @@
 
 mod trace;
 
-use crate::host::{FIXTURES, Host, PATH, is_root};
+use crate::host::{FIXTURES, Host, PATH, is_root, run};
 use crate::packages;
 use fs_err as fs;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,8 +170,10 @@ impl Scene {
             let mut text = format!("{mode:o} {owner:?} {:?}", metadata.modified().unwrap());
             if metadata.is_dir() {
                 pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else if metadata.is_symlink() {
+                text += &fs::read_link(&path).unwrap().display().to_string();
             } else {
-                text += &fs::read_to_string(&path).unwrap();
+                text += &String::from_utf8_lossy(&fs::read(&path).unwrap());
             }
             found.insert(path, text);
         }
@@ -394,6 +398,144 @@ fn what_leaves_no_mark_is_seen_by_strace() {
     calls().for_each(|words| {
         scene.call_traced(words);
     });
+}
+
+/// What writes where, in a tree that stands in nobody's way but by one link: who takes it for a directory writes beside the tree.
+#[test]
+fn a_link_where_something_is_made_leads_out_of_no_command() {
+    if !is_root() {
+        return;
+    }
+    for (place, words) in [
+        ("etc/kcache/trusted-keys", "keys generate --name y"),
+        ("etc/kcache/revoked-keys", "keys revoke y"),
+        ("etc/kcache/mok", "keys mok"),
+        ("etc/kernel/postinst.d", "hooks install debian"),
+        ("usr/lib/systemd/system", "hooks install boot"),
+        ("etc/systemd/system", "hooks install boot"),
+        ("usr/lib/debug", "debuginfo"),
+        ("run/kcache", "hooks run booted"),
+        ("var/lib/dkms", "remove --all"),
+        ("lib/modules/{k}/updates", "install hello -k {k}"),
+        ("lib/modules/.kcache-{k}", "install hello -k {k}"),
+    ] {
+        let scene = Scene::new();
+        if words.starts_with("keys revoke") {
+            assert_eq!(scene.call("keys generate --name y"), 0);
+        }
+        assert_eq!(scene.call("install hello -k {k}"), 0);
+        scene.link(place, "beside");
+        scene.call_traced(words);
+        let beside = fs::read_dir(scene.host.dir().join("beside")).unwrap().count();
+        assert_eq!(beside, 0, "{words} has made something where {place} leads");
+    }
+}
+
+/// What is opened by path is waited for, or read to its end, unless it was looked at.
+#[test]
+fn nobody_waits_for_a_fifo_or_reads_a_file_without_end() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    assert_eq!(scene.call("install hello -k {k}"), 0);
+    for place in [
+        "boot/vmlinuz-{k}",
+        "boot/initrd.img-{k}",
+        "lib/modules/{k}/modules.order",
+        "lib/modules/{k}/modules.builtin",
+        "lib/modules/{k}/modules.alias",
+        "lib/modules/{k}/updates/x.ko",
+        "etc/depmod.d/x.conf",
+        "etc/kernel/postinst.d/dkms",
+        "etc/kernel/postinst.d/kcache",
+        "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+    ] {
+        let path = scene.place(place);
+        let before = fs::read(&path).ok();
+        for kind in ["fifo", "sparse"] {
+            scene.put(place, |path| match kind {
+                "fifo" => rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o644.into()).unwrap(),
+                _ => fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+            });
+            for words in ["check", "--depmod always install hello -k {k}", "remove --all", "hooks status"] {
+                scene.call(words);
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        before.map_or(Ok(()), |bytes| fs::write(&path, bytes)).unwrap();
+    }
+}
+
+/// Somebody at work in the tree while root is: a directory and a link to one of this machine's change places all the time.
+#[test]
+fn directories_swapped_for_links_while_root_works_change_nothing_outside() {
+    if !is_root() {
+        return;
+    }
+    for place in ["lib/modules/{k}", "lib/modules", "lib/modules/{k}/updates"] {
+        let mut scene = Scene::new();
+        assert_eq!(scene.call("install hello -k {k}"), 0);
+        // It looks like what it stands for, so that nobody stops at the first difference.
+        let victim = scene.host.dir().join("bait/victim");
+        let mut copy = Command::new("cp");
+        run(copy.args(["-a", "--no-preserve=timestamps"]).arg(scene.place(place)).arg(&victim));
+        scene.before = scene.bait();
+        let (there, link) = (scene.place(place), scene.host.root().join("link"));
+        symlink(&victim, &link).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut chance = Chance(0x9e37_79b9);
+                while !stop.load(Ordering::Relaxed) {
+                    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                    let cwd = rustix::fs::CWD;
+                    let _ = rustix::fs::renameat_with(cwd, &there, cwd, &link, exchange); // gone for a while after a removal
+                    std::thread::sleep(Duration::from_micros(chance.below(3000) as u64));
+                }
+            });
+            let looked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                for _ in 0..4 {
+                    for words in ["install hello -k {k}", "check", "rollback -k {k}", "remove --all", "gc"] {
+                        scene.call(words);
+                    }
+                }
+            }));
+            stop.store(true, Ordering::Relaxed);
+            looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+    }
+}
+
+/// The program that makes indexes works on the tree too, and outside of every sandbox.
+#[test]
+fn a_program_that_works_on_the_tree_sees_the_rest_of_the_machine_read_only() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let dir = |name: &str| scene.host.dir().join(name).display().to_string();
+    fs::create_dir(dir("programs")).unwrap();
+    // It passes over what it is not let do, and says so in the tree.
+    let script = format!(
+        "#!/bin/bash\nexec 2>>{told}\nfor bait in {bait}/file /proc/1/root{bait}/file /proc/{test}/root{bait}/file\ndo\n\
+         echo changed >$bait; touch $bait; chmod 777 $bait; chown 7:7 $bait; rm $bait; mv {root}/link $bait; touch ${{bait}}2\n\
+         done\nmount -o remount,bind,rw {bait}; touch {root}/inside {store}/stored && echo well >&2\n\
+         exec /sbin/depmod \"$@\"\n",
+        told = dir("root/told"),
+        bait = dir("bait"),
+        root = dir("root"),
+        store = dir("store"),
+        test = std::process::id(),
+    );
+    fs::write(dir("programs/depmod"), script).unwrap();
+    fs::set_permissions(dir("programs/depmod"), PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(dir("root/link"), "").unwrap();
+    let mut command = scene.host.command(&["--depmod", "always", "install", "hello", "-k", &FIXTURES.new]);
+    let output = run(command.env("PATH", format!("{}:{PATH}", dir("programs"))));
+    let told = fs::read_to_string(dir("root/told")).unwrap();
+    assert_eq!(scene.bait(), scene.before, "{told}{output:?}");
+    assert!(told.ends_with("well\n") && told.contains("Read-only file system"), "{told}");
 }
 
 /// The numbers of xorshift64: the same from the same seed, anywhere.

@@ -21,6 +21,7 @@ use kcache::store::transport::{self, Location};
 use kcache::store::{Exposed, Say, SharedCache, SharedCaches, SigningKey, Trust};
 
 use crate::args::Global;
+use crate::confined;
 use crate::exit::{Exit, Failure};
 use crate::memory;
 use crate::out::Out;
@@ -59,7 +60,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
         signal_hook::flag::register(signal, cancel.clone())?;
     }
     let identities = if rustix::process::geteuid().is_root() {
-        Identities::Drop(Uids::new(UIDS, std::process::id().wrapping_mul(STRIDE), Path::new(UID_LOCKS)))
+        Identities::Drop(Uids::new(UIDS, confined::number().wrapping_mul(STRIDE), Path::new(UID_LOCKS)))
     } else {
         Identities::Own
     };
@@ -106,6 +107,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
         directives: Vec::new(),
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
         roll_back: false,
+        number: crate::confined::number(),
         now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         available_memory: memory::available,
         cancel,
@@ -115,7 +117,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
 
 /// Where temporary files go: where the environment says, unless root would make them where somebody else can put other
 /// things in their place. A variable of a user's survives `su`, and Debian's libpam-tmpdir gives each a directory of their own.
-fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
+pub fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(wanted.to_owned());
     }
@@ -223,7 +225,8 @@ pub fn own_program() -> io::Result<Program> {
 /// Where control groups for builds can be made, if anywhere.
 fn control_groups() -> Option<Groups> {
     let read = |path: &str| fs::read_to_string(path).ok();
-    Groups::find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
+    let groups = Groups::find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
+    Some(if confined::is_confined() { groups.among_unseen(confined::number()) } else { groups })
 }
 
 /// Calls a program of this machine that gets nothing of the caller's environment: `TAR_OPTIONS` runs programs.

@@ -53,7 +53,10 @@ pub fn make(settings: &Settings, out: &Out, dir: &Path, name: Option<&str>) -> R
         }
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&there)?;
-    let desk = tempfile::Builder::new().prefix(".mok-").tempdir_in(&there)?;
+    let desk = tempfile::Builder::new()
+        .prefix(".mok-")
+        .permissions(PermissionsExt::from_mode(0o700))
+        .tempdir_in(&there)?;
     openssl(desk.path(), &REQUEST.replace("@NAME@", &name))?;
     for (file, mode) in [(CERTIFICATE, 0o644), (KEY, 0o600)] {
         let made = desk.path().join(file);

@@ -69,6 +69,11 @@ impl Table {
         Ok(matches!(self.when, When::Auto).then_some(Signing { pair, hash }))
     }
 
+    /// Whether another program or library is asked, of which nobody knows where it writes.
+    pub fn runs_others(&self) -> bool {
+        self.passphrase_command.is_some() || self.key.as_ref().is_some_and(|key| key.starts_with("pkcs11:"))
+    }
+
     /// Its lines, by name.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -77,7 +82,7 @@ impl Table {
             When::Never => "never",
         };
         let rows = [
-            ("signing.key", self.key.clone()),
+            ("signing.key", self.key.as_deref().map(without_pin)),
             ("signing.certificate", path(&self.certificate)),
             ("signing.passphrase-file", path(&self.passphrase_file)),
             ("signing.passphrase-command", self.passphrase_command.clone()),
@@ -85,6 +90,18 @@ impl Table {
             ("signing.when", Some(when.to_owned())),
         ];
         rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// A key's name without a PIN, which does not belong there: it is refused, but who looks why would show it.
+fn without_pin(name: &str) -> String {
+    const PIN: &str = "pin-value=";
+    match name.split_once(PIN).filter(|_| name.starts_with("pkcs11:")) {
+        None => name.to_owned(),
+        Some((before, after)) => {
+            let rest = after.find(['&', ';']).map_or("", |end| &after[end..]);
+            format!("{before}{PIN}...{rest}")
+        }
     }
 }
 
@@ -97,6 +114,15 @@ pub fn meaning(table: Option<&Setting<Table>>, root: &Root) -> Result<Option<Sig
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pin_that_stands_in_a_name_is_not_shown() {
+        let table: Table =
+            toml::from_str("key = 'pkcs11:token=x?module-path=/a.so&pin-value=1234&b=c'").unwrap();
+        assert_eq!(table.rows()[0].1, "pkcs11:token=x?module-path=/a.so&pin-value=...&b=c");
+        assert_eq!(without_pin("/etc/a?pin-value=1"), "/etc/a?pin-value=1");
+        assert_eq!(without_pin("pkcs11:pin-value=1?2;a=b"), "pkcs11:pin-value=...;a=b");
+    }
 
     fn meaning(text: &str) -> Result<Option<Signing>, String> {
         let table: Table = toml::from_str(text).map_err(|e| e.to_string())?;

@@ -29,20 +29,31 @@ pub const MOST_DATA: u64 = 512 << 20;
 /// `InvalidData` where it is something else or larger.
 pub fn bytes(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     let path = path.as_ref();
-    let wrong =
-        |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", path.display()));
-    let file =
-        fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(wrong("is not a regular file".to_owned()));
+    let file = open(path)?;
+    let size = file.metadata()?.len();
+    if size > most {
+        let what = format!("{} has {size} bytes, more than {most}", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    if metadata.len() > most {
-        return Err(wrong(format!("has {} bytes, more than {most}", metadata.len())));
-    }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let mut bytes = Vec::with_capacity(size as usize);
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Opens a regular file, without waiting for whoever would write to a FIFO in its place.
+///
+/// # Errors
+/// `InvalidData` where it is something else.
+pub fn open(path: &Path) -> io::Result<fs::File> {
+    let file =
+        fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => {
+            let what = format!("{} is not a regular file", path.display());
+            Err(io::Error::new(io::ErrorKind::InvalidData, what))
+        }
+    }
 }
 
 /// The same as text.

@@ -7,9 +7,8 @@
 
 use std::fmt;
 
-use fs_err as fs;
-
 use crate::bootloader;
+use crate::bounded_read;
 use crate::kconfig::Kconfig;
 use crate::rootfs::Root;
 
@@ -41,7 +40,10 @@ const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11
 /// What makes this kernel refuse unsigned modules, as far as the system under `root` tells. A kernel whose configuration is
 /// not there may insist as others do.
 pub fn of(root: &Root, release: &str, config: Option<&Kconfig>) -> Option<Enforcement> {
-    let secure_boot = root.find(SECURE_BOOT).and_then(|path| fs::read(path).ok()).is_some_and(is_on);
+    let secure_boot = root
+        .find(SECURE_BOOT)
+        .and_then(|path| bounded_read::bytes(path, bounded_read::MOST_CONFIG).ok())
+        .is_some_and(is_on);
     let command_line = bootloader::command_line(root, release);
     decide(config, command_line.as_deref().unwrap_or_default(), secure_boot)
 }

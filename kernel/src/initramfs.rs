@@ -22,7 +22,6 @@ use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use crate::compress::Compression;
@@ -75,7 +74,7 @@ pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
 
 /// The copies of the named modules in an initramfs; names have `_` for `-`.
 pub fn copies(path: &Path, names: &BTreeSet<String>) -> io::Result<Vec<Copy>> {
-    read(BufReader::with_capacity(1 << 18, fs::File::open(path)?), names)
+    read(BufReader::with_capacity(1 << 18, crate::bounded_read::open(path)?), names)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
@@ -226,6 +225,7 @@ fn invalid(what: &'static str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fs_err as fs;
     use proptest::prelude::*;
 
     /// An archive with these files, as cpio(1) writes it.

@@ -459,7 +459,7 @@ pub fn image_release(path: &Path) -> Option<String> {
 fn image_text(path: &Path) -> Option<String> {
     let mut head = Vec::new();
     // The setup code and the text lie in the first 64 KiB: the offset has 16 bits.
-    fs::File::open(path).ok()?.take(0x1_0400).read_to_end(&mut head).ok()?;
+    bounded_read::open(path).ok()?.take(0x1_0400).read_to_end(&mut head).ok()?;
     bz_image_text(&head)
 }
 

@@ -218,7 +218,7 @@ pub fn in_tree(tree: &Path, names: &BTreeSet<String>) -> io::Result<BTreeMap<Str
     let mut found = BTreeMap::new();
     for list in ["modules.order", "modules.builtin"] {
         let mut text = String::new();
-        match fs::File::open(tree.join(list)) {
+        match crate::bounded_read::open(&tree.join(list)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             file => file?.take(MOST_LISTED).read_to_string(&mut text)?,
         };

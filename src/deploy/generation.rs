@@ -15,7 +15,7 @@ use kcache_kernel::install::{
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
 use kcache_kernel::{enforcement, release};
-use kcache_store::{Digest, Manifest, Role, Store};
+use kcache_store::{Digest, Manifest, Role, Scratch, Store};
 
 use crate::deploy::detached_signature;
 use crate::error::{Error, Result};
@@ -183,7 +183,7 @@ pub fn recover(context: &Context, release: &str, tree: &Path) -> Result<()> {
 
 /// Which of a tree's indexes are not what depmod makes of it.
 pub fn compare_indexes(context: &Context, tree: &Path) -> Result<Vec<Fault>> {
-    let scratch = tempfile::tempdir_in(&context.temporary)?;
+    let scratch = Scratch::new(&context.temporary)?;
     let say = |message: &str| context.progress.say(message);
     Ok(install::compare(site(context, tree, &say), scratch.path())?)
 }

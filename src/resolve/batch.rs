@@ -56,7 +56,7 @@ pub fn obtain_all<'a>(
             return results;
         }
         before = lacking;
-        let pause = Duration::from_millis(1000 + u64::from(std::process::id()) % 4000);
+        let pause = Duration::from_millis(1000 + u64::from(session.context.number) % 4000);
         session.context.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
         std::thread::sleep(pause);
         for result in results.iter_mut().filter(|result| is_lacking(result)) {

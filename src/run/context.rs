@@ -65,6 +65,8 @@ pub struct Context {
     pub package_scripts: Vec<String>,
     /// Follow a pointer also to an older entry than before.
     pub roll_back: bool,
+    /// Another one on most hosts: what a fleet would do at once is spread by it.
+    pub number: u32,
     /// Seconds since 1970.
     pub now: fn() -> u64,
     /// How much memory builds can still get, in bytes, where that can be told.

@@ -217,6 +217,39 @@ mod tests {
     }
 
     #[test]
+    fn what_two_readers_of_json_could_take_for_different_things_is_refused() {
+        let text = serde_json::to_string(&manifest(KEY)).unwrap();
+        let with = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from} in {text}");
+            text.replacen(from, to, 1)
+        };
+        let key = format!("\"key\":\"{KEY}\"");
+        for (payload, expect) in [
+            (with("\"format\":1", "\"format\":2,\"format\":1"), "duplicate field `format`"),
+            (with(&key, &format!("\"key\":\"{}\",{key}", "1".repeat(64))), "duplicate field `key`"),
+            (with("\"outputs\":", "\"outputs\":[],\"outputs\":"), "duplicate field `outputs`"),
+            (with("\"format\":1", "\"format\":1.0"), "invalid type"),
+            (with("\"format\":1", "\"format\":1e0"), "invalid type"),
+            (with("\"format\":1", "\"format\":4294967297"), "invalid value"),
+            (with("\"created\":1000000", "\"created\":1e6"), "invalid type"),
+            (with("\"created\":1000000", "\"created\":18446744073709551617"), "invalid type"),
+            (with("\"builder\":\"test\"", "\"builder\":\"\\ud800\""), "hex escape"),
+            (format!("\u{feff}{text}"), "expected value"),
+            (format!("{text}{text}"), "trailing characters"),
+            (format!("{text}\0"), "trailing characters"),
+        ] {
+            check_refused(&envelope(payload.as_bytes()), expect);
+        }
+        // The envelope itself says everything once, in one way.
+        let file = String::from_utf8(envelope(text.as_bytes())).unwrap();
+        let twice =
+            |name: &str| file.replacen(&format!("\"{name}\":"), &format!("\"{name}\":\"\",\"{name}\":"), 1);
+        check_refused(twice("payload").as_bytes(), "duplicate field `payload`");
+        check_refused(twice("payloadType").as_bytes(), "duplicate field `payloadType`");
+        check_refused(format!("{file}{{}}").as_bytes(), "trailing characters");
+    }
+
+    #[test]
     fn every_rule_of_the_manifest_is_checked_by_writer_and_reader() {
         let check = |names: &[&str], expect: &str| {
             let mut bad = manifest(KEY);

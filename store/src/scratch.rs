@@ -10,7 +10,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
@@ -35,8 +35,9 @@ impl Scratch {
     pub fn new(parent: &Path) -> Result<Scratch> {
         sweep(parent)?;
         loop {
-            let made = tempfile::Builder::new().prefix(PREFIX).disable_cleanup(true).tempdir_in(parent);
-            let dir = made.map_err(at("make a directory in", parent))?.keep();
+            let mut made = tempfile::Builder::new();
+            made.prefix(PREFIX).disable_cleanup(true).permissions(PermissionsExt::from_mode(0o700));
+            let dir = made.tempdir_in(parent).map_err(at("make a directory in", parent))?.keep();
             // Somebody who sweeps may have come in between, and have deleted it.
             let held = match fs_err::File::open(&dir) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
@@ -189,6 +190,8 @@ mod tests {
         fs_err::create_dir_all(tmp.path().join("kcache-scratch-dead/build")).unwrap();
         fs_err::create_dir(tmp.path().join("other")).unwrap();
         let first = Scratch::new(tmp.path()).unwrap();
+        let mode = fs_err::metadata(first.path()).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o700, "nobody else looks into what is being built or worked on");
         fs_err::write(first.path().join("file"), "kept").unwrap();
         let second = Scratch::new(tmp.path()).unwrap();
         assert_eq!(count(tmp.path()), 3, "two in use, and the one that is not scratch");

@@ -1,7 +1,8 @@
 //! What the kernel was asked for during a run, as strace tells it: a file for each process, in order.
 //!
-//! A process is *outside* until it, or one it descends from, has mounts of its own. What is outside may change files of the
-//! places that are named, and none else; it executes and maps no file of the tree. What is inside gives up uid 0 before it
+//! A process is *outside* until it, or one it descends from, was made with mounts of its own. What is outside may change files of the
+//! places that are named, and none else, **nor try to**: that kcache sees the rest of the machine read-only (`EROFS`) is the
+//! second wall, and here the first one is looked at. It executes and maps no file of the tree. What is inside gives up uid 0 before it
 //! executes or maps anything but what kcache has put there for entering.
 
 use fs_err as fs;
@@ -41,6 +42,8 @@ struct Process {
     pid: u32,
     outside: bool,
     privileged: bool,
+    /// It, or one it descends from, has taken mounts of its own, over which it sees the machine read-only.
+    confined: bool,
     cwd: PathBuf,
 }
 
@@ -69,13 +72,19 @@ pub fn read(dir: &Path, bounds: &Bounds) -> Seen {
     }
     let is_first = |text: &String| text.starts_with("execve(") && text.contains("[\"timeout\"");
     let first = texts.iter().find(|(_, text)| is_first(text)).expect("strace has seen the first process").0;
-    let mut pending = vec![Process { pid: *first, outside: true, privileged: true, cwd: bounds.cwd.clone() }];
+    let mut pending = vec![Process {
+        pid: *first,
+        outside: true,
+        privileged: true,
+        confined: false,
+        cwd: bounds.cwd.clone(),
+    }];
     let mut seen = Seen::default();
     while let Some(mut process) = pending.pop() {
         let Some(text) = texts.remove(&process.pid) else { continue };
         *(if process.outside { &mut seen.outside } else { &mut seen.inside }) += 1;
         for line in text.lines() {
-            let Some(call) = parse(line).filter(|call| !call.result.starts_with("-1")) else { continue };
+            let Some(call) = parse(line).filter(Call::counts) else { continue };
             if MAKES.contains(&call.name) {
                 pending.extend(process.makes(&call));
             } else if let Some(wrong) = process.does(&call, bounds) {
@@ -88,6 +97,17 @@ pub fn read(dir: &Path, bounds: &Bounds) -> Seen {
     seen
 }
 
+impl Call<'_> {
+    /// Whether it was done, or would have been if the machine could be written.
+    fn counts(&self) -> bool {
+        !self.result.starts_with("-1") || self.is_denied()
+    }
+
+    fn is_denied(&self) -> bool {
+        self.result.starts_with("-1 EROFS")
+    }
+}
+
 fn parse(line: &str) -> Option<Call<'_>> {
     let (name, rest) = line.split_once('(')?;
     let (arguments, result) = rest.rsplit_once(" = ")?;
@@ -97,11 +117,12 @@ fn parse(line: &str) -> Option<Call<'_>> {
 impl Process {
     /// A child; or other mounts for the process itself.
     fn makes(&mut self, call: &Call<'_>) -> Option<Process> {
-        let outside = self.outside && !call.arguments.contains("CLONE_NEWNS");
+        let mounts = call.arguments.contains("CLONE_NEWNS");
         if call.name == "unshare" {
-            self.outside = outside;
+            self.confined |= mounts;
             return None;
         }
+        let outside = self.outside && !mounts;
         let translated = call.result.split_once("/* ").map(|(_, number)| number);
         let number = translated.unwrap_or(call.result).split_whitespace().next()?;
         Some(Process { pid: number.parse().ok()?, outside, ..self.clone() })
@@ -124,13 +145,15 @@ impl Process {
             }
             "mmap" => None,
             _ if !self.outside => None,
-            "mount" | "umount2" => Some("a mount outside".to_owned()),
+            "mount" | "umount2" => (!self.confined).then(|| "a mount outside".to_owned()),
             "open" | "openat" | "openat2" | "creat" => {
                 let writes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"];
                 let writes = call.name == "creat" || writes.iter().any(|flag| call.arguments.contains(flag));
-                let (_, path) = call.result.split_once('<')?;
-                let path = Path::new(path.rsplit_once('>')?.0);
-                (writes && !bounds.may_change(path)).then(|| format!("{} opened", path.display()))
+                let path = match call.is_denied() {
+                    true => real(&self.places(call).pop()?, !call.arguments.contains("O_NOFOLLOW")),
+                    false => PathBuf::from(call.result.split_once('<')?.1.rsplit_once('>')?.0),
+                };
+                (writes && !bounds.may_change(&path)).then(|| format!("{} opened", path.display()))
             }
             name => {
                 let mut places = self.places(call);
@@ -214,6 +237,8 @@ fn each_kind_of_wrong_is_found_in_a_trace() {
     for wrong in [
         r#"openat(AT_FDCWD</t/out>, "/t/root/link", O_WRONLY|O_CREAT, 0666) = 3</etc/passwd>"#,
         r#"openat(5</t/root>, "a", O_RDWR) = 3</t/beside>"#,
+        r#"openat(AT_FDCWD</t/out>, "/t/beside/a", O_WRONLY|O_CREAT, 0666) = -1 EROFS (Read-only file system)"#,
+        r#"mkdir("/t/beside/a", 0755) = -1 EROFS (Read-only file system)"#,
         r#"unlinkat(5</t/beside>, "a", 0) = 0"#,
         r#"mkdir("a", 0755) = 0"#,
         r#"chdir("/t/beside") = 0
@@ -224,6 +249,7 @@ mkdir("../root2", 0755) = 0"#,
         r#"execve("/t/root/bin/sh", ["sh", "/t/out"], 0x1 /* 1 var */) = 0"#,
         "mmap(NULL, 4096, PROT_READ|PROT_EXEC, MAP_PRIVATE, 3</t/root/lib/token.so>, 0) = 0x7f0000000000",
         r#"mount("/t/a", "/t/root/b", NULL, MS_BIND, NULL) = 0"#,
+        "unshare(CLONE_NEWNS) = 0\nmkdir(\"/t/beside/a\", 0755) = 0",
     ] {
         assert_eq!(found(wrong, entered).len(), 1, "{wrong}");
     }
@@ -231,6 +257,7 @@ mkdir("../root2", 0755) = 0"#,
         r#"openat(AT_FDCWD</t/out>, "/t/root/a", O_WRONLY|O_CREAT, 0666) = 3</t/root/a>"#,
         r#"openat(AT_FDCWD</t/out>, "/etc/passwd", O_RDONLY) = 3</etc/passwd>"#,
         r#"mkdir("/t/beside/a", 0755) = -1 EEXIST (File exists)"#,
+        "unshare(CLONE_NEWNS) = 0\nmount(\"/t/a\", \"/t/a\", NULL, MS_BIND, NULL) = 0",
         r#"symlink("/t/beside/b", "/t/root/a") = 0"#,
         r#"execve("/sbin/depmod", ["depmod", "/t/root"], 0x1 /* 1 var */) = 0"#,
         "mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, 3</t/root/lib/token.so>, 0) = 0x7f0000000000",

@@ -33,6 +33,7 @@ use super::super::{check, context, has_builds, packages, running};
 use super::super::{install, run_report};
 use super::initramfs;
 use crate::args::{Check, Global, Kernels, Selection};
+use crate::confined;
 use crate::exit::{Exit, Failure};
 use crate::journal::Journal;
 use crate::out::Out;
@@ -95,6 +96,7 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
         }
     };
     settings.warnings.iter().for_each(|warning| out.warn(warning));
+    confined::confine(&settings, None, false, out);
     let exit = happened(event, &settings, out).unwrap_or_else(|failure| {
         out.failure(&failure);
         if let Event::KernelInstalled(release) | Event::HeadersInstalled(release) = event {

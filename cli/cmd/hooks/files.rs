@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use kcache::kernel::bounded_read;
 use kcache::kernel::rootfs::Root;
 
 use crate::args::Family;
@@ -176,7 +177,8 @@ impl Hook {
         if !metadata.is_file() {
             return Ok((State::Foreign, None));
         }
-        let (state, program) = judge(&String::from_utf8_lossy(&fs::read(path)?), template);
+        let (state, program) =
+            judge(&String::from_utf8_lossy(&bounded_read::bytes(path, bounded_read::MOST_CONFIG)?), template);
         let must_run = matches!(self.content, Content::Script(_));
         if state.is_ours() && must_run && metadata.permissions().mode() & 0o111 == 0 {
             return Ok((State::Changed, program));

@@ -253,7 +253,7 @@ impl Plan {
 
 /// Which modules go by which name: lines `alias crc32c crc32c_generic`. Those that are patterns are for devices.
 fn read_aliases(path: &Path) -> Result<Aliases, Error> {
-    let text = match fs_err::read_to_string(path) {
+    let text = match bounded_read::config(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(e.into()),

@@ -6,9 +6,13 @@
 //! module of ours at its own file, and every module of others that is listed now.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 
 use super::foreign_files::ForeignFiles;
 use super::names::DIR_PREFIX;
@@ -22,6 +26,15 @@ use crate::index::{self, DepIndex};
 pub(super) const CONFIG_DIRS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
 /// For what a wrapper around depmod may call.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long it may take. Of a whole kernel on a slow disk it takes a minute.
+const LIMIT: Duration = Duration::from_secs(600);
+/// How often it is looked whether it has ended.
+const TICK: Duration = Duration::from_millis(5);
+/// How much memory it may have, in bytes. Of a whole kernel it takes less than a tenth.
+const MOST_MEMORY: u64 = 4 << 30;
+/// Bytes of its words that are kept.
+const MOST_WORDS: u64 = 1 << 20;
 
 /// The indexes of the staged base.
 pub(super) struct Made {
@@ -52,7 +65,7 @@ pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &ForeignFiles) -> Result
     let bytes = bounded_read::bytes(tree.base_tree().join(DEP_BIN), MOST_DATA)?;
     let index =
         DepIndex::parse(&bytes).map_err(|source| Error::Index { name: DEP_BIN.to_owned(), source })?;
-    check_agreement(&index, &fs_err::read_to_string(tree.base_tree().join("modules.dep"))?)?;
+    check_agreement(&index, &bounded_read::config(&tree.base_tree().join("modules.dep"))?)?;
     check_others(tree, &index, others)?;
     others.check_index(&index)?;
     Ok(Made { names, index, digest: blake3::hash(&bytes), remarks, by })
@@ -66,12 +79,41 @@ pub(super) fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<Remark>, Error> {
     }
     command.arg("-b").arg(tree.base()).arg(&tree.release);
     let failed = |source| Error::NoDepmod { program: site.depmod.to_owned(), source };
-    let output = command.output().map_err(failed)?;
-    let stderr = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-    if !output.status.success() || stderr.lines().any(is_fatal) {
-        return Err(Error::Depmod { status: output.status, stderr });
+    let (status, stderr) = bounded(command, LIMIT).map_err(failed)?;
+    if !status.success() || stderr.lines().any(is_fatal) {
+        return Err(Error::Depmod { status, stderr });
     }
     Ok(stderr.lines().map(|line| Remark::Depmod(line.to_owned())).collect())
+}
+
+/// Runs it to its end, within bounds, and gives what it said. A tree under another root can have it read what never ends, or
+/// unpack what fills all memory.
+fn bounded(mut command: Command, limit: Duration) -> io::Result<(ExitStatus, String)> {
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn()?;
+    let (pid, most) = (Pid::from_child(&child), Some(MOST_MEMORY));
+    let _ = prlimit(Some(pid), Resource::As, Rlimit { current: most, maximum: most }); // it may have ended
+    let words = child.stderr.take();
+    let listener = std::thread::spawn(move || {
+        let (mut said, mut words) = (Vec::new(), words?);
+        words.by_ref().take(MOST_WORDS).read_to_end(&mut said).ok()?;
+        io::copy(&mut words, &mut io::sink()).ok()?;
+        Some(said)
+    });
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if start.elapsed() > limit => {
+                kill_process_group(pid, Signal::KILL)?;
+                let status = child.wait()?;
+                return Ok((status, format!("it took longer than {} s", limit.as_secs())));
+            }
+            None => std::thread::sleep(TICK),
+        }
+    };
+    let said = listener.join().ok().flatten().unwrap_or_default();
+    Ok((status, String::from_utf8_lossy(&said).trim_end().to_owned()))
 }
 
 /// depmod can end with 0 although an index is incomplete. Other errors, such as a dangling link among the modules of
@@ -88,6 +130,11 @@ fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
     }
     let mut dirs: Vec<PathBuf> = CONFIG_DIRS.iter().map(|dir| root.join(dir).join("depmod.d")).collect();
     dirs.retain(|dir| dir.is_dir());
+    for dir in &dirs {
+        for name in disk::names(dir)?.iter().filter(|name| name.ends_with(".conf")) {
+            bounded_read::bytes(dir.join(name), bounded_read::MOST_CONFIG)?; // depmod would wait for a FIFO
+        }
+    }
     if dirs.is_empty() {
         // Without any -C depmod would read this machine's.
         dirs.push(tree.depmod_dir());
@@ -175,5 +222,29 @@ mod tests {
         assert!(check_agreement(&empty, "").is_ok());
         let error = check_agreement(&empty, "kernel/a.ko: kernel/b.ko\n").unwrap_err();
         assert!(error.to_string().ends_with("differ at kernel/a.ko"), "{error}");
+    }
+
+    fn call_shell(script: &str, limit: Duration) -> (ExitStatus, String) {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        bounded(command, limit).unwrap()
+    }
+
+    #[test]
+    fn what_never_ends_is_ended_with_all_that_it_has_started() {
+        let start = Instant::now();
+        let (status, said) = call_shell("sleep 600 & sleep 600", Duration::from_millis(300));
+        assert!(!status.success() && said.contains("longer than"), "{status} {said}");
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn its_words_and_its_memory_have_an_end() {
+        let (status, said) = call_shell("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo end >&2", LIMIT);
+        assert!(status.success());
+        assert_eq!(said.len() as u64, MOST_WORDS);
+        let (_, said) = call_shell("sleep 0.3; ulimit -v >&2", LIMIT);
+        assert_eq!(said.parse::<u64>().unwrap() << 10, MOST_MEMORY);
+        assert_eq!(call_shell("echo well >&2", LIMIT).1, "well");
     }
 }

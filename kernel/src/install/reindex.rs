@@ -108,7 +108,7 @@ fn check_built_in(builtin: &str, modules: &BTreeMap<String, File>) -> Result<(),
 }
 
 fn read_text(path: &Path) -> Result<String, Reason> {
-    Ok(fs_err::read_to_string(path)?)
+    Ok(crate::bounded_read::config(path)?)
 }
 
 /// What a depmod is; asked once in the life of a process.

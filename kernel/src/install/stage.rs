@@ -21,6 +21,9 @@ use crate::ko::split_signature;
 /// More than any signature has.
 const SIGNATURE_MAX: u64 = 64 << 10;
 
+/// What a kernel brings beside its modules, and depmod reads.
+const LISTS: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
+
 /// Writes the modules of a set into the staging directory. Everything but `generation.json` is on stable storage then.
 pub(super) fn stage_modules(
     site: &Site<'_>,
@@ -174,6 +177,14 @@ pub(super) fn stage_base(tree: &Tree, new: Option<&str>) -> io::Result<()> {
     fs_err::create_dir_all(&base)?;
     // depmod looks into lib/modules or usr/lib/modules, as it was configured when it was built.
     symlink("usr/lib", tree.base().join("lib"))?;
+    for list in LISTS.iter().map(|list| tree.path.join(list)) {
+        // depmod would wait for a FIFO, and read a sparse file to its end.
+        if let Some(file) = disk::if_found(bounded_read::open(&list))?
+            && file.metadata()?.len() > MOST_DATA
+        {
+            return Err(io::Error::other(format!("{} has more than {MOST_DATA} bytes", list.display())));
+        }
+    }
     disk::link_children(&tree.path, &base, |name| name != "updates" && is_read_by_depmod(name))?;
     let updates = base.join("updates");
     fs_err::create_dir(&updates)?;
@@ -202,8 +213,8 @@ pub(super) fn drop_indexes(tree: &Tree, new: Option<&str>) -> io::Result<()> {
 fn is_read_by_depmod(name: &str) -> bool {
     match name {
         "build" | "source" => false,
-        "modules.order" | "modules.builtin" | "modules.builtin.modinfo" => true,
-        _ => !name.starts_with("modules.") || Compression::of_file_name(name).is_some(),
+        name if LISTS.contains(&name) => true,
+        name => !name.starts_with("modules.") || Compression::of_file_name(name).is_some(),
     }
 }
 

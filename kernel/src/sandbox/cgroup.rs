@@ -48,6 +48,10 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub struct Groups {
     parent: PathBuf,
+    /// The number of this process, as others see it.
+    owner: u32,
+    /// Whether others are to be seen from here.
+    sees_others: bool,
 }
 
 impl Groups {
@@ -60,8 +64,17 @@ impl Groups {
         if !is_normal {
             return None; // kcache's own group is not to be seen from here
         }
-        let groups = own.ancestors().map(|group| Groups { parent: top.join(group) });
+        let groups = own.ancestors().map(|group| Groups {
+            parent: top.join(group),
+            owner: std::process::id(),
+            sees_others: true,
+        });
         groups.into_iter().find(Groups::can_be_used)
+    }
+
+    /// The same of a process in a namespace of its own, that others know by another number. It removes nobody's groups.
+    pub fn among_unseen(self, owner: u32) -> Groups {
+        Groups { owner, sees_others: false, ..self }
     }
 
     fn can_be_used(&self) -> bool {
@@ -74,9 +87,11 @@ impl Groups {
     /// A group for one sandbox.
     pub(super) fn make(&self, limits: &Limits) -> io::Result<Group> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        self.sweep();
+        if self.sees_others {
+            self.sweep();
+        }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = self.parent.join(format!("{NAME}{}-{number}", std::process::id()));
+        let path = self.parent.join(format!("{NAME}{}-{number}", self.owner));
         fs::create_dir(&path)?;
         let group = Group { path };
         group.set("memory.max", &limits.memory.to_string())?;

@@ -10,6 +10,7 @@
 use fs_err as fs;
 
 use super::Certificate;
+use crate::bounded_read;
 use crate::rootfs::Root;
 
 const VARIABLES: &str = "/sys/firmware/efi/efivars";
@@ -63,7 +64,8 @@ pub fn enrolled(root: &Root) -> Option<Enrolled> {
     names.iter().find(|name| is_mok(name))?;
     let mut found = Vec::new();
     for name in names {
-        let value = fs::read(root.outside(VARIABLES).join(name)).ok()?;
+        let value =
+            bounded_read::bytes(root.outside(VARIABLES).join(name), bounded_read::MOST_CONFIG).ok()?;
         let lists = value.get(ATTRIBUTES..).unwrap_or_default();
         found.extend(parse_list(lists).iter().filter_map(|der| Certificate::of_der(der).ok()));
     }
