@@ -42,9 +42,9 @@ use signal_hook::iterator::Signals;
 use kcache::store::Scratch;
 
 use crate::args::{self, Args};
-use crate::cmd::context;
 use crate::out::Out;
 use crate::settings::Settings;
+use crate::temporary::temporary;
 
 /// What the second process is called, up to the first one's number.
 const NAME: &str = "kcache: confined by ";
@@ -85,7 +85,7 @@ pub fn in_another(args: &Args, words: Vec<OsString>, out: &Out) -> Option<ExitCo
         return None;
     }
     // Where there is none the second process says so, for it may write to no other.
-    let scratch = context::temporary(&std::env::temp_dir(), out).and_then(|dir| Ok(Scratch::new(&dir)?));
+    let scratch = temporary(&std::env::temp_dir(), out).and_then(|dir| Ok(Scratch::new(&dir)?));
     wait_for(words, scratch.ok().as_ref()).ok()
 }
 

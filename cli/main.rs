@@ -16,6 +16,7 @@ mod out;
 mod progress;
 mod report;
 mod settings;
+mod temporary;
 mod units;
 mod visible;
 

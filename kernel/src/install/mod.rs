@@ -65,6 +65,7 @@ mod generation;
 mod indexes;
 mod journal;
 mod lock;
+mod make_indexes;
 mod names;
 mod plan;
 mod reachable;
@@ -392,7 +393,7 @@ impl<'a> Transaction<'a> {
         installed: Option<&Generation>,
         new: Option<&str>,
         others: &ForeignFiles,
-    ) -> Result<(Vec<IndexChange>, Option<depmod::Made>), Error> {
+    ) -> Result<(Vec<IndexChange>, Option<make_indexes::Made>), Error> {
         let tree = &self.tree;
         let change = |name: &String, after| {
             Ok(IndexChange { name: name.clone(), before: disk::exists(&tree.index(name))?, after })
@@ -405,7 +406,7 @@ impl<'a> Transaction<'a> {
         }
         stage::stage_base(tree, new)?;
         others.stage_base(tree)?;
-        let made = depmod::run(&self.site, tree, others)?;
+        let made = make_indexes::run(&self.site, tree, others)?;
         let changes = made.names.iter().map(|name| change(name, true)).collect::<io::Result<_>>()?;
         Ok((changes, Some(made)))
     }
@@ -417,7 +418,7 @@ impl<'a> Transaction<'a> {
         set: Set<Installed>,
         installed: Option<&Generation>,
         indexes: &[IndexChange],
-        made: &depmod::Made,
+        made: &make_indexes::Made,
     ) -> Result<blake3::Hash, Error> {
         let name = set.map(|module| module.spec.clone()).generation_name();
         let first = || -> io::Result<Created> {

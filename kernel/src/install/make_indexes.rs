@@ -1,0 +1,106 @@
+//! The indexes of the staged base, made by [`super::reindex`] or by depmod, neither of which is believed.
+//!
+//! Everything that was written, by whomever, is read again before any of it is published: each binary index as a whole,
+//! `modules.dep` against `modules.dep.bin`, every module of ours at its own file, and every module of others that is listed now.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::depmod::{self, written};
+use super::foreign_files::ForeignFiles;
+use super::names::{DIR_PREFIX, module_of};
+use super::tree::{DEP_BIN, Tree};
+use super::{Error, Indexed, Remark, Site, disk, reindex};
+use crate::bounded_read::{self, MOST_DATA};
+use crate::index::{self, DepIndex};
+
+/// The indexes of the staged base.
+pub(super) struct Made {
+    /// The files, ready to be published, `modules.dep.bin` last.
+    pub(super) names: Vec<String>,
+    /// `modules.dep.bin`, read again.
+    pub(super) index: DepIndex,
+    /// The digest of the same.
+    pub(super) digest: blake3::Hash,
+    /// What depmod had to say.
+    pub(super) remarks: Vec<Remark>,
+    /// Who made them.
+    pub(super) by: Indexed,
+}
+
+/// Makes the indexes of the staged base, with depmod where that has to be, and reads everything again.
+pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &ForeignFiles) -> Result<Made, Error> {
+    let (by, remarks) = match reindex::reindex(site, tree)? {
+        Ok(read) => (Indexed::Here { read }, Vec::new()),
+        Err(reason) => (Indexed::ByDepmod { reason }, depmod::call(site, tree)?),
+    };
+    let names = written(&tree.base_tree())?;
+    for name in &names {
+        check_whole(tree, name)?;
+        disk::settle_file(&tree.base_tree().join(name))?;
+    }
+    disk::sync_dir(&tree.base_tree())?;
+    let bytes = bounded_read::bytes(tree.base_tree().join(DEP_BIN), MOST_DATA)?;
+    let index =
+        DepIndex::parse(&bytes).map_err(|source| Error::Index { name: DEP_BIN.to_owned(), source })?;
+    check_agreement(&index, &bounded_read::config(&tree.base_tree().join("modules.dep"))?)?;
+    check_others(tree, &index, others)?;
+    others.check_index(&index)?;
+    Ok(Made { names, index, digest: blake3::hash(&bytes), remarks, by })
+}
+
+fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
+    if !name.ends_with(".bin") {
+        return Ok(());
+    }
+    let bytes = bounded_read::bytes(tree.base_tree().join(name), MOST_DATA)?;
+    // Of a kernel that does not list its built-in modules depmod makes empty files.
+    let listed =
+        if name.starts_with("modules.builtin.alias") { "modules.builtin.modinfo" } else { "modules.builtin" };
+    if bytes.is_empty() && name.starts_with("modules.builtin") && !disk::exists(&tree.path.join(listed))? {
+        return Ok(());
+    }
+    index::verify(&bytes).map_err(|source| Error::Index { name: name.to_owned(), source })
+}
+
+/// `modules.dep` and `modules.dep.bin` are written one after the other: equal, they are both whole.
+fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
+    let textual: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
+    let differs = |entry: &index::Entry<'_>| {
+        !textual.get(entry.path).is_some_and(|needs| needs.split_ascii_whitespace().eq(entry.depends()))
+    };
+    let binary: HashSet<&str> = index.iter().map(|entry| entry.path).collect();
+    let different = index.iter().find(differs).map(|entry| entry.path);
+    let only_text = || textual.keys().copied().filter(|path| !binary.contains(path)).min();
+    match different.or_else(only_text) {
+        Some(path) => Err(Error::Disagree { module: path.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// A module of somebody else that is listed now and still there must be listed afterwards, unless it is to go.
+fn check_others(tree: &Tree, index: &DepIndex, others: &ForeignFiles) -> Result<(), Error> {
+    let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
+    let ours = format!("updates/{DIR_PREFIX}");
+    // By the file's name: what the live index lists it under may have rotted.
+    let is_listed =
+        |e: &index::Entry<'_>| module_of(Path::new(e.path)).is_some_and(|m| index.lookup(&m).is_some());
+    let gone = |e: &index::Entry<'_>| !e.path.starts_with(&ours) && !is_listed(e);
+    match live.iter().find(|e| gone(e) && !others.lets_go(e.path) && tree.path.join(e.path).exists()) {
+        Some(entry) => Err(Error::Lost { path: entry.path.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_that_differ_are_named() {
+        let empty = DepIndex::default();
+        assert!(check_agreement(&empty, "").is_ok());
+        let error = check_agreement(&empty, "kernel/a.ko: kernel/b.ko\n").unwrap_err();
+        assert!(error.to_string().ends_with("differ at kernel/a.ko"), "{error}");
+    }
+}
