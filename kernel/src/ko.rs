@@ -34,7 +34,7 @@ use object::read::SectionIndex;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym, SymbolTable};
 
 pub use build_id::BuildId;
-pub use check::{Defect, Expect, Fault, Flags, Preempt, check, inspect};
+pub use check::{Defect, Expect, Fault, Flags, Preempt, check, inspect, unversioned};
 pub use machine::Machine;
 
 /// What a module file says of itself.

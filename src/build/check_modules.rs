@@ -187,6 +187,20 @@ pub fn faults(
     Ok(faults)
 }
 
+/// What to say of modules that were built against other packages without their symbols' CRCs.
+pub fn unversioned(modules: &[Candidate], needed: &BTreeMap<String, Export>) -> Vec<String> {
+    let of = |module: &Candidate| {
+        let names = ko::unversioned(module.ko.as_ref().ok()?, needed);
+        let first = names.first()?;
+        Some(format!(
+            "{}: no symbol versions for {} symbols of other packages ({first}, ...): the kernel loads it, with a warning, also if they change",
+            module.name,
+            names.len()
+        ))
+    };
+    modules.iter().filter_map(of).collect()
+}
+
 /// The modules among an entry's outputs that nobody has asked for: of names that its recipe does not promise, or, where the
 /// recipe takes whatever is built, of one that the kernel's own modules have. Whoever signs entries could else put an
 /// `ext4.ko` beside what was asked for. The recipe is the one that the entry's key is made of.

@@ -261,6 +261,9 @@ fn have_once(
             if !faults.is_empty() {
                 return Ok(Resolution::Refused(faults));
             }
+            for what in check_modules::unversioned(&outputs.modules, &dependencies::exports(needed)) {
+                context.progress.warn(&format!("{}: {what}", request.name()));
+            }
             Outcome::Built
         }
         Made::Failure(outcome) => outcome.clone(),

@@ -328,16 +328,28 @@ fn is_listed(modules: &str, name: &str) -> bool {
     })
 }
 
-/// Every symbol the module has a CRC of, and every symbol it needs one of. `module_layout` is only among the former.
+/// Every symbol the module has a CRC of, and every symbol it needs one of. `module_layout` is only among the former. Of what other
+/// packages export a CRC may be missing: the kernel says so and loads the module ("no symbol version for", `check_version` in
+/// kernel/module/version.c), and what DKMS builds against NVIDIA's driver has none either ([`unversioned`]).
 fn check_crcs(ko: &Ko, expect: &Expect<'_>) -> Vec<Defect> {
     let needed =
         ko.undefined.iter().map(|symbol| &symbol.name).filter(|name| !ko.versions.contains_key(*name));
     let wrong = |name: &String| {
         let (Some(expected), _) = exporter(name, expect)? else { return None };
         let found = ko.versions.get(name).copied();
+        if found.is_none() && expect.siblings.contains_key(name) {
+            return None;
+        }
         (found != Some(expected)).then(|| Defect::WrongCrc { symbol: name.clone(), expected, found })
     };
     ko.versions.keys().chain(needed).filter_map(wrong).collect()
+}
+
+/// The symbols of other packages that a module was built against without their CRCs: nothing will tell when they change.
+pub fn unversioned<'k>(ko: &'k Ko, others: &BTreeMap<String, Export>) -> Vec<&'k str> {
+    let has_crc = |name: &&str| others.get(*name).is_some_and(|export| export.crc.is_some());
+    let names = ko.undefined.iter().map(|symbol| symbol.name.as_str()).filter(has_crc);
+    names.filter(|name| !ko.versions.contains_key(*name)).collect()
 }
 
 /// Symbols that the loader provides or that the last link of a module resolves (`ignore_undef_symbol` in modpost.c).
@@ -521,6 +533,32 @@ mod tests {
         let mut built = needing("from_assembly", 0);
         built.versions.pop();
         check(&built, &[]);
+    }
+
+    #[test]
+    fn of_what_others_export_a_crc_may_be_missing_and_must_not_be_wrong() {
+        let siblings = BTreeMap::from([("p2p".to_owned(), Export { crc: Some(7), namespace: None })]);
+        let of = |crc: Option<u32>| {
+            let mut built = needing("p2p", crc.unwrap_or_default());
+            built.versions.truncate(built.versions.len() - usize::from(crc.is_none()));
+            let faults = faults_beside(&built, &siblings);
+            (faults.len(), unversioned(&super::super::parse(&built.bytes()).unwrap(), &siblings).len())
+        };
+        assert_eq!((of(None), of(Some(7)), of(Some(8))), ((0, 1), (0, 0), (1, 0)));
+    }
+
+    fn faults_beside(built: &Built, siblings: &BTreeMap<String, Export>) -> Vec<String> {
+        let symvers = Symvers::parse(SYMVERS.as_bytes()).unwrap();
+        let expect = Expect {
+            release: "6.1.0-56-amd64",
+            machine: Machine::of_arch("x86_64").unwrap(),
+            flags: FLAGS,
+            symvers: Some(&symvers),
+            siblings,
+            any_release: false,
+        };
+        let found = inspect("example.ko", &built.bytes(), &expect).err().unwrap_or_default();
+        found.iter().map(ToString::to_string).collect()
     }
 
     #[test]
