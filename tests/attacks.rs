@@ -369,7 +369,7 @@ fn nobody_can_be_talked_to() {
     assert!(tcp.accept().is_err() && unix.accept().is_err());
 }
 
-/// A build that takes each token that it sees has those that it was lent. ForeignFiles need not wait for its end.
+/// A build that takes each token that it sees has those that it was lent. Others need not wait for its end.
 #[test]
 fn a_build_that_keeps_all_jobs_for_itself_stops_no_other() {
     let host = host("45");

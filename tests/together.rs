@@ -77,6 +77,12 @@ impl Running {
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
+        // Where a run on another root goes on in a second process, whoever stops the run stops both.
+        let pid = pid.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), signal);
+        }
     }
 
     fn said(&self) -> String {
@@ -191,13 +197,13 @@ fn installs_of_different_packages_all_end_up_installed_and_say_whom_they_wait_fo
     // The first is in the middle of its transaction until all others have come upon it.
     let script = "touch here; while [ ! -e go ]; do sleep 0.05; done; depmod \"$@\"";
     let holder = Running::of(&host, with_depmod(&host, &install(first.as_str()), script), "the holder");
-    wait_until("the holder in its transaction", || host.dir().join("here").exists());
+    wait_until("the holder in its transaction", || host.root().join("here").exists());
     let runs: Vec<Running> =
         others.iter().map(|name| Running::start(&host, &install(name.as_str()))).collect();
     for run in &runs {
         wait_until("a word about waiting", || run.said().contains("waiting for another kcache"));
     }
-    fs::write(host.dir().join("go"), "").unwrap();
+    fs::write(host.root().join("go"), "").unwrap();
     for run in runs.into_iter().chain([holder]) {
         run.end().exits(0);
     }
@@ -330,7 +336,8 @@ fn what_many_do_at_once_is_what_some_order_of_them_would_have_done() {
     say(&format!("{processes} processes in {rounds} rounds, 2 to {most} at once"));
 }
 
-/// A program that takes depmod's place in a run's PATH; `script` may call `depmod` for the real one.
+/// A program that takes depmod's place in a run's PATH; `script` may call `depmod` for the real one. It runs in the root, for a
+/// run on another root can write nowhere else.
 fn with_depmod(host: &Host, arguments: &[&str], script: &str) -> Command {
     let programs = host.dir().join("programs");
     fs::create_dir_all(&programs).unwrap();
@@ -339,7 +346,7 @@ fn with_depmod(host: &Host, arguments: &[&str], script: &str) -> Command {
         ["/usr/sbin/depmod", "/sbin/depmod"].into_iter().find(|path| Path::new(path).exists()).unwrap();
     fs::write(
         &path,
-        format!("#!/bin/sh\ndepmod() {{ {real} \"$@\"; }}\ncd {}\n{script}\n", host.dir().display()),
+        format!("#!/bin/sh\ndepmod() {{ {real} \"$@\"; }}\ncd {}\n{script}\n", host.root().display()),
     )
     .unwrap();
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

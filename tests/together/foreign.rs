@@ -1,4 +1,4 @@
-//! ForeignFiles who work on the same kernel: `depmod` on the live tree, and module files that come and go as DKMS's do. They know
+//! Others who work on the same kernel: `depmod` on the live tree, and module files that come and go as DKMS's do. They know
 //! nothing of kcache's locks.
 
 use super::{Running, check_litter, is_torture, say, wait_until, with_depmod};
@@ -59,9 +59,9 @@ fn meanwhile(
     let (host, theirs) = host();
     before(&host, &theirs);
     let run = Running::of(&host, with_depmod(&host, &["install", "ours", "-k", k()], script), "install");
-    wait_until("kcache's depmod", || host.dir().join("here").exists());
+    wait_until("kcache's depmod", || host.root().join("here").exists());
     act(&host, &theirs);
-    fs::write(host.dir().join("go"), "").unwrap();
+    fs::write(host.root().join("go"), "").unwrap();
     let run = run.end();
     (host, run)
 }

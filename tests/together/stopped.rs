@@ -34,13 +34,13 @@ fn of_a_kernel() {
     let script = "touch here; while [ ! -e go ]; do sleep 0.05; done; depmod \"$@\"";
     let install = ["install", "first", "-k", k];
     let holder = Running::of(&host, with_depmod(&host, &install, script), "the holder");
-    wait_until("the holder in its transaction", || host.dir().join("here").exists());
+    wait_until("the holder in its transaction", || host.root().join("here").exists());
     holder.signal(Signal::STOP);
     let run = impatient(&host, &["install", "second", "-k", k]).exits(8).one_error();
     run.says(&["waiting for another kcache that works on", k, "still working on"]);
     let patient = Running::start(&host, &["install", "second", "-k", k]);
     wait_for_wait(&patient);
-    fs::write(host.dir().join("go"), "").unwrap();
+    fs::write(host.root().join("go"), "").unwrap();
     holder.signal(Signal::CONT);
     holder.end().exits(0);
     patient.end().exits(0);

@@ -1,4 +1,4 @@
-//! ForeignFiles at the same tree.
+//! Others at the same tree.
 //!
 //! dkms, weak-modules and people put modules into a kernel's tree and run depmod on it, and no lock keeps them out. What they
 //! do while a transaction is prepared would be missing from the indexes that it publishes. So the tree is looked at before

@@ -50,7 +50,7 @@ pub enum Error {
         /// The kernel's release.
         kernel: String,
     },
-    /// ForeignFiles put modules in, take some away or run depmod, over and over again.
+    /// Others put modules in, take some away or run depmod, over and over again.
     #[error("another program keeps changing the modules of {kernel}")]
     Crowded {
         /// The kernel's release.

@@ -48,7 +48,7 @@
 //! code as without a crash and may themselves be interrupted.
 //!
 //! Two processes: the second waits for the lock, says so, and gives up after a while ([`Error::Busy`]). Who plans without
-//! the lock is told when the plan no longer fits ([`Error::Changed`]). ForeignFiles know nothing of the lock: where they have put
+//! the lock is told when the plan no longer fits ([`Error::Changed`]). Others know nothing of the lock: where they have put
 //! modules in or run depmod meanwhile, the indexes are made again ([`concurrent`]). A full or read-only disk: everything that needs
 //! space is written before the journal, into the staging directory.
 

@@ -154,7 +154,7 @@ const KINDS: [libc::c_int; 2] = [libc::SOCK_STREAM, libc::SOCK_DGRAM];
 const KIND: u64 = 0xf;
 
 /// Execution domains that change nothing of note: Linux, its 32-bit `uname -m`, each also with fixed addresses; and the
-/// question which it is (personality(2)). ForeignFiles have a page at address 0, or execute data.
+/// question which it is (personality(2)). Others have a page at address 0, or execute data.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x0004_0000, 0x0004_0008, 0xffff_ffff];
 
 /// ioctl(2) that types on a terminal in another's name, or does so by way of the console's selection.

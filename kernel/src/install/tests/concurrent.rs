@@ -1,4 +1,4 @@
-//! ForeignFiles at the same tree, before each step of a transaction: they put a module in or take it away, and run depmod.
+//! Others at the same tree, before each step of a transaction: they put a module in or take it away, and run depmod.
 
 use super::*;
 
