@@ -20,7 +20,6 @@ mod visible;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use kcache::kernel::boot_test::guest;
 use kcache::kernel::sandbox::enter;
 
@@ -61,7 +60,7 @@ fn main() -> ExitCode {
     if dkms::is_dkms(&name) {
         return dkms::run(&name, &words.collect::<Vec<_>>());
     }
-    let args = match args::Args::try_parse() {
+    let args = match args::parse() {
         Ok(args) => args,
         Err(mistake) => return misunderstood(&mistake),
     };
