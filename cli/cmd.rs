@@ -174,22 +174,24 @@ fn looking<'w>(
 
 /// What is odd about the kernels and packages that are meant, before anything is done. Nothing to do is no error.
 fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
-    let root = context.root.dir().display();
+    let root = context.root.dir();
     if kernels.is_empty() {
-        out.warn(&format!("no kernel that modules could be built for is installed under {root}"));
+        let root = root.display();
+        out.warn(&format!("no kernel with headers or a cached build is installed under {root}"));
     }
     for kernel in kernels {
         if let Some((image, headers)) = kernel.builds_differ() {
             out.warn(&format!(
-                "{}: the image is build '{image}', the headers are of '{headers}'; install matching packages",
+                "{}: image and headers are from different builds: image '{image}', headers '{headers}'",
                 kernel.release
             ));
+            out.hint("install matching packages");
         }
     }
     if packages.chosen.is_empty() {
-        out.warn(&format!(
-            "no package is found under {root}: neither in /usr/src/*/dkms.conf nor in /etc/kcache/packages.d"
-        ));
+        let (usr_src, packages) = (root.join("usr/src"), root.join("etc/kcache/packages.d"));
+        let (usr_src, packages) = (usr_src.display(), packages.display());
+        out.warn(&format!("no package found in {usr_src}/*/dkms.conf or {packages}"));
     }
 }
 

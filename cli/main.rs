@@ -17,6 +17,8 @@ mod report;
 mod settings;
 mod units;
 mod visible;
+#[cfg(test)]
+mod words;
 
 use std::process::ExitCode;
 

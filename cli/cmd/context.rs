@@ -127,13 +127,13 @@ fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
         match (exposed, &first) {
             (None, None) => return Ok(dir.to_owned()),
             (None, Some(reason)) => {
-                out.warn(&format!("temporary files are made in {}: {reason}", dir.display()));
+                out.warn(&format!("using {} for temporary files: {reason}", dir.display()));
                 return Ok(dir.to_owned());
             }
             (Some(exposed), _) => first = first.or(Some(exposed.to_string())),
         }
     }
-    Err(Failure::usage(format!("no place for temporary files: {}", first.unwrap_or_default()), None))
+    Err(Failure::usage(format!("no directory for temporary files: {}", first.unwrap_or_default()), None))
 }
 
 /// This host's name.
@@ -147,7 +147,7 @@ pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
     let (trusted, revoked) = (root.place(TRUSTED_KEYS)?, root.place(REVOKED_KEYS)?);
     let open = |path: &Path| match root.inside(path) {
         Some(inside) => root.open(inside),
-        None => Err(std::io::Error::other(format!("{} lies outside the root", path.display()))),
+        None => Err(std::io::Error::other(format!("{} is outside the root", path.display()))),
     };
     Ok(Trust::read_by(&open, &trusted, &revoked, settings.threshold.value)?)
 }
@@ -194,9 +194,8 @@ fn signer(
     };
     if trust.revoked().any(|revoked| revoked.key.id() == key.public().id()) {
         let path = setting.value.display();
-        progress.warn(&format!(
-            "this host's own key is revoked, so nothing is signed; delete {path}, then `kcache keys generate`"
-        ));
+        progress.warn("this host's own key is revoked, so nothing is signed");
+        progress.hint(&format!("delete {path} and run `kcache keys generate`"));
         return Ok(None);
     }
     Ok(Some(key))

@@ -149,7 +149,7 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, Trouble>
     let scratch = Scratch::new(&place.context.temporary).map_err(Error::from)?;
     let source = source_of(archive, scratch.path())?;
     if scratch.path().join("dkms_main_tree").is_dir() {
-        warn("nobody vouches for the modules in the tarball: they are built from its source instead.");
+        warn("the modules in the tarball are unsigned; building from its source instead.");
     }
     let package = kcache::kernel::packages::at_path(&source).map_err(Error::from)?;
     let what = Version { name: package.name, version: package.version };
@@ -226,7 +226,7 @@ fn check(archive: &Path, top: &Path, dir: &Path) -> Result<(), Trouble> {
 fn hostile(archive: &Path, name: &str) -> Trouble {
     Trouble::new(
         7,
-        &[&format!("{} is refused: {name} leads out of it, or is no plain file.", archive.display())],
+        &[&format!("refusing {}: {name} is outside of it, or not a regular file.", archive.display())],
     )
 }
 

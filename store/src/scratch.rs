@@ -36,7 +36,7 @@ impl Scratch {
         sweep(parent)?;
         loop {
             let made = tempfile::Builder::new().prefix(PREFIX).disable_cleanup(true).tempdir_in(parent);
-            let dir = made.map_err(at("make a directory in", parent))?.keep();
+            let dir = made.map_err(at("create a directory in", parent))?.keep();
             // Somebody who sweeps may have come in between, and have deleted it.
             let held = match fs_err::File::open(&dir) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,

@@ -67,7 +67,7 @@ impl Tree {
         let file: std::fs::File = match openat2(&self.0, path, flags, Mode::empty(), resolve) {
             Ok(fd) => fd.into(),
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Err(format!("built no {name}"))),
-            Err(Errno::LOOP | Errno::XDEV) => return Ok(Err(format!("{name} is a link or lies behind one"))),
+            Err(Errno::LOOP | Errno::XDEV) => return Ok(Err(format!("{name} is a link or below one"))),
             Err(e) => return Err(e.into()),
         };
         let metadata = file.metadata()?;
@@ -75,7 +75,7 @@ impl Tree {
             return Ok(Err(format!("{name} is not a regular file")));
         }
         if metadata.mode() & 0o6000 != 0 {
-            return Ok(Err(format!("{name} is set-user-ID or set-group-ID, which no module is")));
+            return Ok(Err(format!("{name} is set-user-ID or set-group-ID")));
         }
         Ok(Ok((file, metadata.len())))
     }

@@ -45,13 +45,13 @@ pub enum Fault {
         why: String,
     },
     /// An index is another than depmod would make of the tree ([`super::compare()`]).
-    #[error("{path} is not what depmod makes of the tree")]
+    #[error("{path} differs from what depmod writes for the tree")]
     Unlike {
         /// The index.
         path: PathBuf,
     },
     /// One of kmod's indexes is not what depmod writes.
-    #[error("{path} is damaged: {why}")]
+    #[error("{path} is corrupt: {why}")]
     Index {
         /// The index.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum Fault {
         why: String,
     },
     /// `generation.json` or its copy is not as it was written.
-    #[error("{path} is damaged: {why}")]
+    #[error("{path} is corrupt: {why}")]
     Record {
         /// The file.
         path: PathBuf,
@@ -161,7 +161,7 @@ fn verify_records(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Er
     for (path, must_be) in [(record::copy(&path), false), (path, true)] {
         let why = match Generation::read_file(tree, &generation.dir_name(), &path) {
             Ok(Some(found)) if found == *generation => continue,
-            Ok(Some(_)) => "it and its copy say different things".to_owned(),
+            Ok(Some(_)) => "it differs from its copy".to_owned(),
             Ok(None) if must_be => "it is missing".to_owned(),
             Ok(None) => continue,
             Err(Error::Damaged { source, .. }) => source.to_string(),

@@ -79,7 +79,7 @@ impl Breaker {
 
     /// The cache sent something useless; whether that was once too often.
     pub(super) fn lied(&self) -> bool {
-        self.odd(Trouble::Odd("too often with something that cannot be used".to_owned()))
+        self.odd(Trouble::Odd("too many unusable files".to_owned()))
     }
 
     fn worked(&self) -> bool {

@@ -37,7 +37,7 @@ impl Directory {
     pub(super) fn new(location: &Location, url: &Url) -> Result<Directory, BadLocation> {
         let top = url
             .to_file_path()
-            .map_err(|()| location.bad("it names a host; a directory is file:///DIR, with three slashes"))?;
+            .map_err(|()| location.bad("file URLs must not name a host: use file:///DIR"))?;
         Ok(Directory { top, patience: Patience::of(location) })
     }
 
@@ -46,7 +46,7 @@ impl Directory {
         let path = name.path();
         // A release or a package called `..` would lead to another place.
         match path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            true => Err(Trouble::Odd(format!("nothing: `{path}` is not a name"))),
+            true => Err(Trouble::Odd(format!("`{path}` is not a name"))),
             false => Ok(Place { path: self.top.join(path), top: self.top.clone() }),
         }
     }
@@ -99,7 +99,7 @@ impl Place {
     fn size(&self) -> Result<Option<u64>, Trouble> {
         match fs_err::metadata(&self.path) {
             Ok(found) if found.is_file() => Ok(Some(found.len())),
-            Ok(_) => Err(Trouble::Odd(format!("with something that is not a file: {}", self.path.display()))),
+            Ok(_) => Err(Trouble::Odd(format!("not a regular file: {}", self.path.display()))),
             Err(e) if e.kind() == ErrorKind::NotFound => self.present().map(|()| None),
             Err(e) => Err(unreadable(e)),
         }
@@ -126,7 +126,7 @@ impl Place {
             Ok(found) if found.is_dir() => Ok(()),
             Ok(_) => Err(Trouble::Unreachable(format!("{} is not a directory", self.top.display()))),
             Err(e) if e.kind() == ErrorKind::NotFound => Err(Trouble::Unreachable(format!(
-                "{} is not there; make it, or mount what belongs there",
+                "{} does not exist; create or mount it",
                 self.top.display()
             ))),
             Err(e) => Err(unreadable(e)),
@@ -153,7 +153,7 @@ fn read_piece(file: File) -> Result<(File, Vec<u8>), Trouble> {
 fn unreadable(error: io::Error) -> Trouble {
     match error.kind() {
         ErrorKind::PermissionDenied => Trouble::Denied(error.to_string()),
-        ErrorKind::NotADirectory | ErrorKind::WouldBlock => Trouble::Odd(format!("with an error: {error}")),
+        ErrorKind::NotADirectory | ErrorKind::WouldBlock => Trouble::Odd(error.to_string()),
         _ => Trouble::Unreachable(error.to_string()),
     }
 }
@@ -235,7 +235,7 @@ mod tests {
     fn a_missing_directory_is_not_an_empty_one() {
         let top = tempfile::tempdir().unwrap();
         let top = top.path().join("stick");
-        let missing = format!("{} is not there; make it, or mount what belongs there", top.display());
+        let missing = format!("{} does not exist; create or mount it", top.display());
         assert_eq!(get(&top), Err(Trouble::Unreachable(missing.clone())));
         assert_eq!(directory(&top).has(&entry()), Err(Trouble::Unreachable(missing.clone())));
         assert_eq!(directory(&top).put(&entry(), b"one", IfTaken::Keep), Err(Trouble::Unreachable(missing)));

@@ -60,9 +60,8 @@ impl Patience {
         size: u64,
         call: impl AsyncFnOnce(&Pulse) -> Result<T, Trouble>,
     ) -> Result<T, Trouble> {
-        let runtime = RUNTIME
-            .as_ref()
-            .map_err(|e| Trouble::Unreachable(format!("no thread can be started to do so: {e}")))?;
+        let runtime =
+            RUNTIME.as_ref().map_err(|e| Trouble::Unreachable(format!("cannot start a thread: {e}")))?;
         let total = self.bounds.total(size);
         let pulse = Pulse::new(self.bounds, total);
         runtime.block_on(async {
