@@ -110,7 +110,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
 fn packages(context: &Context, out: &Out, words: &[String]) -> Result<Packages, Failure> {
     let packages = select::packages(&context.root, words, &context.elsewhere)?;
     for broken in &packages.broken {
-        out.warn(&format!("{}", kcache::error::chain(broken)));
+        out.warn(&kcache::error::chain(broken));
     }
     Ok(packages)
 }

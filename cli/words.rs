@@ -122,7 +122,7 @@ fn without_arguments(text: &str) -> String {
 }
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
+    for entry in fs_err::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let is_test = ["tests", "walls", "words", "fixture", "identity"]
             .iter()
@@ -153,7 +153,7 @@ fn messages_are_in_plain_words() {
     let (mut paths, mut found, mut read) = (Vec::new(), Vec::new(), 0);
     ["cli", "src", "store/src", "kernel/src"].iter().for_each(|dir| files(&root.join(dir), &mut paths));
     for path in &paths {
-        let texts = texts(&std::fs::read_to_string(path).unwrap());
+        let texts = texts(&fs_err::read_to_string(path).unwrap());
         read += texts.len();
         let place = path.strip_prefix(root).unwrap().display();
         let wrong =

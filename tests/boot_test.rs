@@ -211,7 +211,7 @@ fn what_is_missing_or_wrong_is_told_with_a_hint() {
 fn a_dry_run_says_what_would_be_loaded_after_what() {
     let host = Host::new(&[k()]).with_packages(&["v4l2loopback"]);
     let dry = ["boot-test", "-n", "-k", k()];
-    host.kcache(&dry).exits(0).prints(&["v4l2loopback/0.12.7  would be had first"]);
+    host.kcache(&dry).exits(0).prints(&["v4l2loopback/0.12.7  would build or fetch first"]);
     assert!(!host.store().exists());
     host.kcache(&["build", "-k", k()]).exits(0);
     let run = host.kcache(&dry).exits(0).says(&["would boot", "vmlinuz"]);

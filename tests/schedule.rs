@@ -43,5 +43,5 @@ fn what_others_are_built_against_comes_before_them() {
     let run = host.kcache(&["build", "-j", "2", "-k", &FIXTURES.new]).exits(0);
     assert_eq!(begun(&run), ["base", "a-user"]);
     // Nobody has begun with the other one and waited.
-    assert!(!run.shown().contains("waiting"), "{}", run.shown());
+    assert!(!run.shown().contains("waiting for another"), "{}", run.shown());
 }

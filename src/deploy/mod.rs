@@ -124,7 +124,7 @@ pub fn may_install(session: &Session, kernel: &Kernel) -> Result<()> {
 pub fn may_sign(context: &Context) -> Result<()> {
     let Some(signing) = &context.signing else { return Ok(()) };
     if let Some(warning) = signing.try_out((context.now)())? {
-        context.progress.warn(&format!("{warning}"));
+        context.progress.warn(&warning);
     }
     Ok(())
 }
