@@ -263,7 +263,7 @@ mod tests {
         assert!(source_with("../dkms.conf").is_ok_and(|source| source.ends_with("dkms_source_tree")));
         for link in ["../../other", "../..", "/etc", "../../../etc"] {
             let trouble = source_with(link).unwrap_err();
-            assert!(trouble.lines[0].contains("src/link leads out of it"), "{link}: {:?}", trouble.lines);
+            assert!(trouble.lines[0].contains("src/link is outside of it"), "{link}: {:?}", trouble.lines);
         }
     }
 
