@@ -1,19 +1,74 @@
 //! What can be typed. What it means is worked out in [`crate::settings`] and by each command.
 
+use std::ffi::OsString;
+use std::fmt::Write;
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kcache::kernel::boot_test::Parameter;
 
 use crate::units;
 
-/// Modules for kernels that are not running: a content-addressed build cache and installer for third-party Linux kernel
-/// modules.
+/// Widest line of the help.
+const WIDTH: usize = 80;
+
+/// The commands by task, as `kcache --help` lists them; the same order as in docs/commands.md.
+const GROUPS: [(&str, &[&str]); 5] = [
+    (
+        "Every day",
+        &[
+            "install",
+            "build",
+            "check",
+            "status",
+            "boot-test",
+            "remove",
+            "rollback",
+            "explain",
+            "log",
+            "report",
+            "metrics",
+        ],
+    ),
+    ("Caches and fleets", &["push", "pull", "export", "import", "keys"]),
+    ("Secure Boot and debugging", &["signatures", "debuginfo"]),
+    ("Upkeep", &["hooks", "adopt", "gc", "verify", "config"]),
+    ("For module authors", &["init", "lint"]),
+];
+
+/// Parses what was typed after the program's name.
+pub fn parse(words: &[OsString]) -> Result<Args, clap::Error> {
+    let mut command = command();
+    let matches =
+        command.try_get_matches_from_mut(std::iter::once("kcache".into()).chain(words.iter().cloned()))?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// The command line with its help grouped by task, for which clap has no headings.
+pub fn command() -> clap::Command {
+    let command = Args::command();
+    let header = *command.get_styles().get_header();
+    let literal = *command.get_styles().get_literal();
+    let mut list = String::new();
+    for (task, names) in GROUPS {
+        let _ = write!(list, "\n{header}{task}:{header:#}\n"); // a String takes everything
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            let about = about.map_or(String::new(), ToString::to_string);
+            let _ = writeln!(list, "  {literal}{name:<10}{literal:#}  {about}");
+        }
+    }
+    command.help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{list}\n{header}Options:{header:#}\n{{options}}{{after-help}}"
+    ))
+}
+
+/// Build cache and installer for third-party Linux kernel modules
 #[derive(Debug, Parser)]
-#[command(name = "kcache", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "kcache", version, max_term_width = WIDTH, disable_help_subcommand = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 not ready, 4 a build failed, 5 no headers and no \
-cached build, 6 refused (signature, digest, vermagic, symbols), 7 not reproducible, 8 busy, 130 interrupted."
+    after_help = "Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 not ready, 4 build failed, 5 no headers and no \
+cached build, 6 refused (signature, digest, vermagic, symbols), 7 not reproducible, 8 busy, 130 interrupted"
 )]
 pub struct Args {
     #[command(flatten)]
@@ -32,31 +87,31 @@ pub struct Global {
     /// Keep builds in DIR [default: /var/cache/kcache; for users ~/.cache/kcache]
     #[arg(long, global = true, value_name = "DIR")]
     pub store: Option<PathBuf>,
-    /// Fetch builds from the shared cache at URL too, before any other; can be repeated
+    /// Also fetch from the shared cache at URL, before any other; can be repeated
     #[arg(long, global = true, value_name = "URL")]
     pub cache: Vec<String>,
     /// Read FILE instead of /etc/kcache/config.toml and /etc/kcache/config.d
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Run N compilers at once, over all builds [default: the number of CPUs]
+    /// Run at most N compilers at once, over all builds [default: number of CPUs, limited by memory]
     #[arg(short, long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub jobs: Option<u64>,
     /// Print results as JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
-    /// Use no network: only what is in the store and what can be built
+    /// Use no shared cache: only the store and local builds
     #[arg(long, global = true)]
     pub offline: bool,
-    /// Say what would be done; change nothing
+    /// Print what would be done; change nothing
     #[arg(short = 'n', long, global = true)]
     pub dry_run: bool,
-    /// Say nothing but results and errors
+    /// Print only results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more; twice: also the logs of builds
+    /// Print more; -vv also prints build logs
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// When to run depmod instead of making module indexes from those that are there [default: auto]
+    /// When to run depmod: always, or only if the indexes cannot be updated without it [default: auto]
     #[arg(long, global = true, value_name = "WHEN")]
     pub depmod: Option<Depmod>,
     /// Use colours
@@ -67,7 +122,7 @@ pub struct Global {
 /// When depmod runs.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Depmod {
-    /// Where indexes cannot be made without it
+    // When the indexes cannot be updated without it. A help text here would make all of `--help` twice as long.
     Auto,
     Always,
 }
@@ -92,54 +147,54 @@ pub enum Color {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look modules up or build them, verify and install them
+    /// Fetch or build modules, verify and install them
     Install(Install),
-    /// Look modules up or build them, into the store only
+    /// Fetch or build modules, into the store only
     Build(Build),
-    /// Say whether kernels have all their modules: may I reboot?
+    /// Check whether kernels have all their modules and may be booted
     Check(Check),
-    /// Show packages x kernels
+    /// Show the state of each package for each kernel
     Status(Selection),
-    /// Boot a kernel in a virtual machine and load modules there
+    /// Boot a kernel in a disposable VM and load its modules there
     BootTest(BootTest),
-    /// Write a page to show: packages x kernels, why, logs of failures, where builds come from
+    /// Write an HTML report: states, reasons, failure logs, provenance
     Report(Report),
-    /// Print figures for Prometheus: readiness, cache hits, build times, sizes
+    /// Print Prometheus metrics: readiness, cache hits, times, sizes
     Metrics(Metrics),
-    /// Show what a build's key is made of, and why it is found or not
+    /// Show the fields of a build's key, and why it is found or not
     Explain(One),
-    /// Show the log of a build, failed or not
+    /// Show the log of a build
     Log(One),
-    /// Take packages' modules out of kernels again
+    /// Remove packages' modules from kernels
     Remove(Remove),
-    /// Take over the modules that DKMS has installed, or give them back
+    /// Take over modules that DKMS installed, or give them back
     Adopt(Adopt),
-    /// Go back to the modules that were installed before
+    /// Return to the previous generation of modules
     Rollback(Kernels),
-    /// Put builds into shared caches
+    /// Push builds to shared caches
     Push(Push),
     /// Fetch builds from shared caches, into the store only
     Pull(Pull),
-    /// Write builds to one file, for hosts without a network
+    /// Export builds to a file, for air-gapped hosts
     Export(Export),
-    /// Take builds from such a file into the store
+    /// Import builds from an exported file into the store
     Import(Import),
-    /// Delete from the store what is not wanted: builds unused for longest, as far as caps ask for it, and what is of no use
+    /// Garbage-collect the store
     Gc(Gc),
-    /// Look at all that is stored and installed again, byte by byte
+    /// Verify the store and installed modules, byte by byte
     Verify(Verify),
-    /// Make, list, trust and revoke the keys that builds are signed with, and a key for modules under Secure Boot
+    /// Manage builders' keys, and a module signing key for Secure Boot
     Keys(Keys),
-    /// Have modules signed by a service that alone has the key
+    /// Exchange modules and signatures with a signing service
     Signatures(Signatures),
-    /// Put modules' debug information where debuggers look for it
+    /// Install the debug information of modules for debuggers
     #[command(name = "debuginfo")]
     DebugInfo(DebugInfo),
-    /// Have kernels made ready when they are installed, and at boot
+    /// Manage the hooks that install modules with new kernels and at boot
     Hooks(Hooks),
-    /// Write a first kcache.toml for a source tree, from its Makefile or its dkms.conf
+    /// Write a first kcache.toml from a Makefile or a dkms.conf
     Init(Init),
-    /// Tell a package's author what will go wrong with it
+    /// Report problems with a package, for its author
     Lint(Lint),
     /// Show each setting and where it comes from
     Config,
@@ -148,9 +203,9 @@ pub enum Command {
 /// Which kernels.
 #[derive(Debug, ClapArgs)]
 pub struct Kernels {
-    /// A release, a glob, `all`, `newest`, `running`, `default` (what the boot loader will take), or the path of a kernel
-    /// build tree; can be repeated
-    /// [default: every kernel that has headers or a cached build; of `check` and `status` every one]
+    /// A release, a glob, `all`, `newest`, `running`, `default` (the kernel that the boot loader starts), or the path of a
+    /// kernel build tree; can be repeated
+    /// [default: every kernel with headers or a cached build; for `check`, `status` and `report`, every installed kernel]
     #[arg(short = 'k', long = "kernel", value_name = "K")]
     pub kernels: Vec<String>,
 }
@@ -169,16 +224,16 @@ pub struct Selection {
 pub struct Install {
     #[command(flatten)]
     pub which: Selection,
-    /// Build although a build, or the knowledge that it fails, is there
+    /// Build even if a build or a remembered failure exists
     #[arg(long)]
     pub rebuild: bool,
-    /// Build nothing: install only what is in the store or a shared cache
+    /// Do not build: install only what is in the store or a shared cache
     #[arg(long, conflicts_with = "rebuild")]
     pub no_build: bool,
-    /// Follow a shared cache's pointer also to an older build than the one followed before
+    /// Allow a shared cache's pointer to lead to an older build than before
     #[arg(long)]
     pub allow_rollback: bool,
-    /// A directive for every dkms.conf of this run, before all that files say; /etc/dkms/NAME.conf does it for good
+    /// Override a directive of every dkms.conf in this run; use /etc/dkms/NAME.conf for a permanent override
     #[arg(long = "directive", value_name = "NAME=VALUE", value_parser = directive)]
     pub directives: Vec<String>,
 }
@@ -187,17 +242,17 @@ pub struct Install {
 pub struct Check {
     #[command(flatten)]
     pub which: Selection,
-    /// Build what is missing first, without installing it, to know whether it builds
+    /// Build what is missing first, without installing it, to find build failures
     #[arg(long)]
     pub build: bool,
-    /// Make /run/kcache/ready/RELEASE for kernels that are ready, and take it away for those that are not
+    /// Create /run/kcache/ready/RELEASE for kernels that are ready, delete it for others
     #[arg(long, conflicts_with = "packages")]
     pub mark: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct Report {
-    /// The file to write, one page of HTML that needs no other; - for standard output
+    /// Write the report to FILE; - for standard output
     #[arg(long, value_name = "FILE")]
     pub html: PathBuf,
     #[command(flatten)]
@@ -221,10 +276,10 @@ pub struct Push {
     /// Push every entry of the store
     #[arg(long, conflicts_with_all = ["packages", "kernels"])]
     pub all: bool,
-    /// Sign also what other trusted keys have signed and this host has fetched, as when its own key was replaced
+    /// Also sign fetched entries that other trusted keys signed, after replacing this host's key
     #[arg(long)]
     pub adopt: bool,
-    /// Push also what nobody has signed: nobody will use it
+    /// Also push unsigned entries, which no host will use
     #[arg(long)]
     pub unsigned: bool,
 }
@@ -233,7 +288,7 @@ pub struct Push {
 pub struct Pull {
     #[command(flatten)]
     pub which: Selection,
-    /// Follow a shared cache's pointer also to an older build than the one followed before
+    /// Allow a shared cache's pointer to lead to an older build than before
     #[arg(long)]
     pub allow_rollback: bool,
 }
@@ -248,10 +303,10 @@ pub struct Export {
     /// Export every entry of the store
     #[arg(long, conflicts_with_all = ["packages", "kernels"])]
     pub all: bool,
-    /// Sign also what other trusted keys have signed and this host has fetched, as when its own key was replaced
+    /// Also sign fetched entries that other trusted keys signed, after replacing this host's key
     #[arg(long)]
     pub adopt: bool,
-    /// Export also what nobody has signed: nobody will use it
+    /// Also export unsigned entries, which no host will use
     #[arg(long)]
     pub unsigned: bool,
 }
@@ -261,7 +316,7 @@ pub struct Import {
     /// The file to read; - for standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Take also pointers that are older than those followed before
+    /// Accept pointers that are older than those followed before
     #[arg(long)]
     pub allow_rollback: bool,
 }
@@ -274,35 +329,35 @@ pub struct Keys {
 
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Make this host a builder: make its signing key, and trust it
+    /// Generate this host's signing key and trust it: makes this host a builder
     Generate {
-        /// What to call the key among trusted keys [default: the host's name]
+        /// Name of the key [default: the host's name]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
     },
-    /// Make a key that modules are signed with when they are installed, for kernels under Secure Boot
+    /// Generate a key for signing modules at installation, for Secure Boot
     Mok {
-        /// Where to put key and certificate
+        /// Directory for the key and the certificate
         #[arg(long, value_name = "DIR", default_value = "/etc/kcache/mok")]
         dir: PathBuf,
-        /// What to call the key [default: the host's name]
+        /// Name of the key [default: the host's name]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
     },
-    /// List the keys that are trusted, revoked, and this host's own
+    /// List trusted and revoked keys, and this host's own
     List,
-    /// Trust the builds of whoever has the private half of a public key
+    /// Trust builds signed with a key
     Trust {
         /// The public key: PEM, as `openssl pkey -pubout` writes it
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// What to call the key [default: the file's name]
+        /// Name of the key [default: the file's name]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
     },
-    /// Never use again what a key has signed
+    /// Revoke a key: never use anything signed with it
     Revoke {
-        /// The key's name, its id or the beginning of it
+        /// The key's name, its id or a prefix of the id, or a key file
         #[arg(value_name = "KEY")]
         key: String,
     },
@@ -316,7 +371,7 @@ pub struct Signatures {
 
 #[derive(Debug, Subcommand)]
 pub enum SignaturesCommand {
-    /// Write the modules that have no signature yet, each as DIGEST.ko
+    /// Export modules that have no signature yet, each as DIGEST.ko
     Export {
         /// The directory to write to
         #[arg(value_name = "DIR")]
@@ -324,7 +379,7 @@ pub enum SignaturesCommand {
         #[command(flatten)]
         which: Selection,
     },
-    /// Take signatures from files named DIGEST.p7s, or DIGEST.ko.p7s: into the store, and into shared caches
+    /// Import signatures from files named DIGEST.p7s or DIGEST.ko.p7s into the store and shared caches
     Import {
         /// A file, or a directory of such files
         #[arg(value_name = "FILE|DIR", required = true)]
@@ -337,7 +392,7 @@ pub struct DebugInfo {
     /// A package's name, or NAME/VERSION [default: all that kcache has installed for the kernel]
     #[arg(value_name = "PACKAGE")]
     pub packages: Vec<String>,
-    /// A kernel, as for `install`; can be repeated. Packages that are not installed for it are taken as the store has them
+    /// A kernel, as for `install`; can be repeated. For packages that are not installed, use the build in the store
     /// [default: every kernel for which the packages are installed]
     #[arg(short = 'k', long = "kernel", value_name = "K")]
     pub kernels: Vec<String>,
@@ -354,31 +409,31 @@ pub struct Hooks {
 
 #[derive(Debug, Subcommand)]
 pub enum HooksCommand {
-    /// Write the hooks that package managers and systemd call
+    /// Install the hooks that package managers and systemd call
     Install {
         #[command(flatten)]
         which: Families,
-        /// The path of kcache that the hooks call [default: that of this program]
+        /// Path of the kcache binary that the hooks call [default: this one]
         #[arg(long, value_name = "PATH")]
         program: Option<String>,
-        /// Write where packages have their files, under /usr, instead of /etc where there is a choice
+        /// Write to the directories for packages under /usr instead of /etc
         #[arg(long)]
         vendor: bool,
-        /// Replace also files that were changed or that are not kcache's
+        /// Also replace files that were changed or are not kcache's
         #[arg(long)]
         force: bool,
     },
-    /// Take the hooks away again
+    /// Remove the hooks
     Remove {
         #[command(flatten)]
         which: Families,
-        /// Take also files away that were changed or that are not kcache's
+        /// Also remove files that were changed or are not kcache's
         #[arg(long)]
         force: bool,
     },
-    /// Tell of each hook whether it is installed
+    /// Show whether each hook is installed
     Status(Families),
-    /// What hooks call: does what is to be done after an event. Written for them, not for people
+    /// Handle an event; called by the hooks
     #[command(hide = true)]
     Run {
         /// kernel-installed, headers-installed, kernel-removed, boot or booted
@@ -393,7 +448,7 @@ pub enum HooksCommand {
 
 #[derive(Debug, ClapArgs)]
 pub struct Families {
-    /// debian, kernel-install, pacman or boot [default: those that the system has programs for]
+    /// debian, kernel-install, pacman or boot [default: those that this system uses]
     #[arg(value_name = "FAMILY")]
     pub families: Vec<Family>,
 }
@@ -411,13 +466,13 @@ pub enum Family {
 pub struct Build {
     #[command(flatten)]
     pub which: Selection,
-    /// Build although a build, or the knowledge that it fails, is there
+    /// Build even if a build or a remembered failure exists
     #[arg(long)]
     pub rebuild: bool,
-    /// Build once more, elsewhere and as another user, and compare the bits
+    /// Build again, in another directory and as another user, and compare the bits
     #[arg(long)]
     pub check: bool,
-    /// A directive for every dkms.conf of this run, before all that files say; /etc/dkms/NAME.conf does it for good
+    /// Override a directive of every dkms.conf in this run; use /etc/dkms/NAME.conf for a permanent override
     #[arg(long = "directive", value_name = "NAME=VALUE", value_parser = directive)]
     pub directives: Vec<String>,
 }
@@ -425,7 +480,7 @@ pub struct Build {
 fn directive(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
-        _ => Err("it must be NAME=VALUE".to_owned()),
+        _ => Err("must be NAME=VALUE".to_owned()),
     }
 }
 
@@ -441,47 +496,48 @@ pub struct BootTest {
     /// Load a module with a parameter; can be repeated
     #[arg(long = "param", value_name = "MODULE.NAME=VALUE")]
     pub params: Vec<Parameter>,
-    /// Boot with module.sig_enforce=1: the kernel loads signed modules only
+    /// Boot with module.sig_enforce=1: the kernel loads only signed modules
     #[arg(long)]
     pub sig_enforce: bool,
-    /// Boot this image [default: /boot/vmlinuz-K, /lib/modules/K/vmlinuz]
+    /// Boot FILE [default: /boot/vmlinuz-K, /lib/modules/K/vmlinuz]
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// Boot it in this QEMU [default: the one for the kernel's architecture]
+    /// Use this QEMU [default: the one for the kernel's architecture]
     #[arg(long, value_name = "PROGRAM")]
     pub qemu: Option<PathBuf>,
-    /// Give the guest so many MiB of memory [default: 512, or what its modules take]
+    /// Guest memory in MiB [default: 512, or more if the modules need it]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(128..=65536))]
     pub memory: Option<u64>,
-    /// Spend no more than so many seconds on a kernel
+    /// Time limit for each kernel in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
 }
 
-/// Which caps are to hold.
+/// The limits of a garbage collection.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "What is installed for a kernel, can be gone back to, or is pinned in [gc] of the settings stays."
+    after_help = "Deletes unreferenced data and, to meet the limits, the least recently used builds. Installed builds, \
+previous generations and pinned builds ([gc] in the configuration) are kept"
 )]
 pub struct Gc {
-    /// Delete builds, those unused for longest first, until the store takes no more than SIZE, as 2G
+    /// Delete least recently used builds until the store is no larger than SIZE, such as 2G
     #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
     pub max_size: Option<u64>,
-    /// Delete builds that were not used for AGE, as 30d
+    /// Delete builds not used for AGE, such as 30d
     #[arg(long, value_name = "AGE", value_parser = units::seconds)]
     pub max_age: Option<u64>,
-    /// Delete builds, those unused for longest first, until SIZE is free on the store's file system
+    /// Delete least recently used builds until SIZE is free on the store's file system
     #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
     pub min_free: Option<u64>,
-    /// Leave alone what was stored or used within AGE: somebody may be about to use it
+    /// Grace period: keep everything stored or used within AGE
     #[arg(long, value_name = "AGE", default_value = "1h", value_parser = units::seconds)]
     pub grace: u64,
 }
 
-/// What is done about damage.
+/// What is done about corruption.
 #[derive(Debug, ClapArgs)]
 pub struct Verify {
-    /// Put right what can be: fetch it from shared caches, or delete it, so that it is built again; put installed modules back
+    /// Repair corruption: fetch from shared caches, delete so that it is rebuilt, or reinstall modules
     #[arg(long)]
     pub repair: bool,
 }
@@ -501,17 +557,17 @@ pub struct One {
 pub struct Adopt {
     #[command(flatten)]
     pub kernels: Kernels,
-    /// Give DKMS back what was taken over: the same files, in the same places
+    /// Give back the files that were taken over from DKMS
     #[arg(long)]
     pub undo: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct Remove {
-    /// Names of packages
+    /// Packages to remove
     #[arg(value_name = "PACKAGE", required_unless_present = "all")]
     pub packages: Vec<String>,
-    /// Take out everything that kcache installed
+    /// Remove everything that kcache installed
     #[arg(long, conflicts_with = "packages")]
     pub all: bool,
     #[command(flatten)]
@@ -523,10 +579,10 @@ pub struct Init {
     /// The source directory
     #[arg(value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
-    /// A kernel that dkms.conf is asked about, as for `install`; can be repeated [default: the newest with headers]
+    /// A kernel to evaluate dkms.conf for, as for `install`; can be repeated [default: the newest with headers]
     #[arg(short = 'k', long = "kernel", value_name = "K")]
     pub kernels: Vec<String>,
-    /// Replace a kcache.toml that is there
+    /// Replace an existing kcache.toml
     #[arg(long)]
     pub force: bool,
 }
@@ -536,13 +592,37 @@ pub struct Lint {
     /// A package's name, NAME/VERSION, or source directory [default: .]
     #[arg(value_name = "PACKAGE|DIR")]
     pub packages: Vec<String>,
-    /// A kernel that the recipe is asked about, as for `install`; can be repeated [default: every one with headers]
+    /// A kernel to evaluate the recipe for, as for `install`; can be repeated [default: every kernel with headers]
     #[arg(short = 'k', long = "kernel", value_name = "K")]
     pub kernels: Vec<String>,
-    /// Be silent about a rule, as `uname-r`; can be repeated
+    /// Silence RULE, such as `uname-r`; can be repeated
     #[arg(long, value_name = "RULE")]
     pub allow: Vec<String>,
-    /// End with 3 for warnings, too
+    /// Exit with 3 for warnings too
     #[arg(long)]
     pub strict: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_lists_every_command_once_under_its_task() {
+        let mut listed: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        listed.sort_unstable();
+        let command = Args::command();
+        let mut known: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        known.sort_unstable();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn help_fits_into_80_columns() {
+        let help = command().render_help().to_string();
+        let wide: Vec<&str> = help.lines().filter(|line| line.chars().count() > WIDTH).collect();
+        assert!(wide.is_empty(), "{}", wide.join("\n"));
+        let gc = "  gc          Garbage-collect the store\n";
+        assert!(help.contains("\nUpkeep:\n") && help.contains(gc), "{help}");
+    }
 }

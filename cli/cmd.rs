@@ -112,7 +112,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
 fn packages(context: &Context, out: &Out, words: &[String]) -> Result<Packages, Failure> {
     let packages = select::packages(&context.root, words, &context.elsewhere)?;
     for broken in &packages.broken {
-        out.warn(&format!("{}", kcache::error::chain(broken)));
+        out.warn(&kcache::error::chain(broken));
     }
     Ok(packages)
 }
@@ -176,22 +176,24 @@ fn looking<'w>(
 
 /// What is odd about the kernels and packages that are meant, before anything is done. Nothing to do is no error.
 fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
-    let root = context.root.dir().display();
+    let root = context.root.dir();
     if kernels.is_empty() {
-        out.warn(&format!("no kernel that modules could be built for is installed under {root}"));
+        let root = root.display();
+        out.warn(&format!("no kernel with headers or a cached build is installed under {root}"));
     }
     for kernel in kernels {
         if let Some((image, headers)) = kernel.builds_differ() {
             out.warn(&format!(
-                "{}: the image is build '{image}', the headers are of '{headers}'; install matching packages",
+                "{}: image and headers are from different builds: image '{image}', headers '{headers}'",
                 kernel.release
             ));
+            out.hint("install matching packages");
         }
     }
     if packages.chosen.is_empty() {
-        out.warn(&format!(
-            "no package is found under {root}: neither in /usr/src/*/dkms.conf nor in /etc/kcache/packages.d"
-        ));
+        let (usr_src, packages) = (root.join("usr/src"), root.join("etc/kcache/packages.d"));
+        let (usr_src, packages) = (usr_src.display(), packages.display());
+        out.warn(&format!("no package found in {usr_src}/*/dkms.conf or {packages}"));
     }
 }
 

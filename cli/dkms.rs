@@ -145,7 +145,7 @@ fn act(place: &Place, action: Action) -> Result<u8, DkmsError> {
         Action::Mktarball => tarball::make(place),
         Action::Ldtarball => tarball::load(place).map(|_| 0),
         Action::GenerateMok => {
-            Err(DkmsError::new(1, &["DKMS's keys are not used.", "`kcache keys --help` tells of kcache's."]))
+            Err(DkmsError::new(1, &["DKMS's keys are not used.", "See `kcache keys --help` for kcache's."]))
         }
     }
 }

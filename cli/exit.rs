@@ -50,7 +50,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error as it is told: in words, with what to do next.
+/// An error as it is printed: what happened, and what to do next.
 #[derive(Debug)]
 pub struct Failure {
     pub exit: Exit,
@@ -64,7 +64,7 @@ impl Failure {
         Failure { exit: Exit::Usage, message: message.into(), hint }
     }
 
-    /// An error of the flow, told.
+    /// An error of the flow, as it is printed.
     pub fn of(error: &Error) -> Failure {
         Failure { exit: exit(error), hint: hint(error), message: chain(error) }
     }
@@ -140,6 +140,7 @@ fn exit(error: &Error) -> Exit {
         | Error::Store(
             store::Error::Unsigned { .. }
             | store::Error::KeyFile { .. }
+            | store::Error::KeyReadable { .. }
             | store::Error::Exposed(_)
             | store::Error::NotStore { .. },
         )
@@ -179,33 +180,33 @@ fn hint(error: &Error) -> Option<String> {
     }
     match error {
         Error::Unsigned { .. } => Some(
-            "`kcache keys mok` makes a key, and [signing] in /etc/kcache/config.toml names it: docs/signing.md".into(),
+            "create a key with `kcache keys mok` and configure [signing] in /etc/kcache/config.toml, see docs/signing.md".into(),
         ),
         Error::Signing(error) => hint_of_key(error),
         Error::NoSignature { .. } => {
-            Some("`kcache signatures export DIR` writes what is to be signed: docs/signing.md".into())
+            Some("run `kcache signatures export DIR` to export modules for signing, see docs/signing.md".into())
         }
         Error::NoDebugInfo { lack: Lack::NoEntry | Lack::NoObject, .. } => Some(
-            "`kcache build --rebuild` makes it anew where the package is built, and `kcache push` shares it".into(),
+            "run `kcache build --rebuild` on the builder, then `kcache push`".into(),
         ),
         Error::NoDebugInfo { lack: Lack::OtherBuild, .. } => {
-            Some("`kcache install` installs the build that the store has".into())
+            Some("run `kcache install` to install the build in the store".into())
         }
         Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
-            Some(format!("did you mean {name}?"))
+            Some(format!("did you mean '{name}'?"))
         }
-        Error::NoKernel { .. } => Some("`kcache status` lists the kernels that are installed".into()),
+        Error::NoKernel { .. } => Some("run `kcache status` to list installed kernels".into()),
         Error::NoPackage { .. } => {
-            Some("packages are looked for in /usr/src/*/dkms.conf and /etc/kcache/packages.d; a directory can be given by path, as ./DIR".into())
+            Some("packages are found in /usr/src/*/dkms.conf and /etc/kcache/packages.d; give a directory as a path, such as ./DIR".into())
         }
         Error::NoDefault(_) => {
-            Some("`default-kernel` in /etc/kcache/config.toml names a release, or the path of the image that is booted".into())
+            Some("set `default-kernel` in /etc/kcache/config.toml to a release or the path of the booted image".into())
         }
-        Error::NotInstalled { .. } => Some("`kcache build` builds for a kernel that is not installed".into()),
+        Error::NotInstalled { .. } => Some("use `kcache build` for a kernel that is not installed".into()),
         error if error.lacks_bubblewrap() => Some("install the package bubblewrap".into()),
         Error::Toolchain(toolchain::Error::Missing { program, .. }) => {
             let package = toolchain::debian_package(program);
-            Some(format!("install the package {package} (Debian's name), or another that has {program}"))
+            Some(format!("install {program} (Debian package: {package})"))
         },
         Error::NoImage { release, .. } => {
             Some(format!("install the kernel's image (Debian: linux-image-{release}), or name it with --image FILE"))
@@ -219,34 +220,38 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::Install(install::Error::NoDepmod { .. }) => Some("install the package kmod".into()),
         Error::Install(install::Error::Unresolved(install::Fault::Shadowed { winner, .. })) => {
-            Some(format!("another module of the same name is installed at {winner}: remove it first"))
+            Some(format!("remove the other module of this name first: {winner}"))
         }
         Error::Store(store::Error::Unsigned { .. }) => {
-            Some("`kcache keys generate` makes a key; --unsigned pushes without, and nobody will use it".into())
+            Some("run `kcache keys generate`, or use --unsigned to push entries that no host will use".into())
         }
         Error::Store(store::Error::Exposed(exposed)) => Some(format!(
-            "if nobody else has written there, `chown root {0}` and `chmod -R go-w {0}`; else another with --store DIR",
+            "if nobody else has written there, run `chown root {0}` and `chmod -R go-w {0}`; otherwise use another store with --store DIR",
             path_word(&exposed.path)
         )),
-        Error::Store(store::Error::NotStore { .. }) => Some("delete it, or name another store with --store DIR".into()),
-        Error::Distrusted { .. } => Some("`kcache build --rebuild` builds it anew".into()),
+        Error::Store(store::Error::NetworkFs { .. }) => Some("use a store on a local disk".into()),
+        Error::Store(store::Error::KeyReadable { path, .. }) => {
+            Some(format!("run `chmod 600 {}`; if others may have read the key, create a new one", path_word(path)))
+        }
+        Error::Store(store::Error::NotStore { .. }) => Some("delete it, or use another store with --store DIR".into()),
+        Error::Distrusted { .. } => Some("run `kcache build --rebuild`".into()),
         Error::Changed { .. } => Some("run the command again".into()),
         Error::Unreachable { release, source: install::Error::Damaged { .. } } => {
-            Some(format!("`kcache install -k {release}` installs its modules anew"))
+            Some(format!("run `kcache install -k {release}` to reinstall its modules"))
         }
         Error::Install(install::Error::Damaged { .. }) => {
-            Some("`kcache verify --repair` puts right what can be".into())
+            Some("run `kcache verify --repair`".into())
         }
         Error::Install(install::Error::Forgotten { lost, .. }) => {
             let words: Vec<_> = lost.iter().map(|name| word(name)).collect();
             let words = words.join(" ");
-            Some(format!("name them, too, so that the set is complete: `kcache install {words} ...`; or `kcache remove --all`"))
+            Some(format!("name all packages of the set: `kcache install {words} ...`; or run `kcache remove --all`"))
         }
         Error::Install(install::Error::Source { .. }) => {
-            Some("`kcache install` fetches or builds again what the store has lost".into())
+            Some("run `kcache install` to fetch or rebuild missing objects".into())
         }
         Error::Install(install::Error::Crowded { .. }) => {
-            Some("run the command again when that program is done".into())
+            Some("run the command again when the other program has finished".into())
         }
         _ => None,
     }
@@ -258,9 +263,10 @@ fn path_word(path: &Path) -> String {
 
 fn hint_of_key(error: &signing::Error) -> Option<String> {
     match error {
-        signing::Error::Exposed { path, .. } => {
-            Some(format!("chmod 600 {0}; if others may have read it, make another", path_word(path)))
-        }
+        signing::Error::Exposed { path, .. } => Some(format!(
+            "run `chmod 600 {0}`; if others may have read the key, create a new one",
+            path_word(path)
+        )),
         signing::Error::NoPassphrase { .. } => {
             Some("set passphrase-file or passphrase-command in [signing]".into())
         }

@@ -3,6 +3,80 @@
 use kcache::inputs::change::InputChange;
 use serde::Serialize;
 
+/// What a dry run would do, or what was done to a file. `action` in records: identifiers, added and never renamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    Ready,
+    Excluded,
+    NoHeaders,
+    Fail,
+    AlreadyBuilt,
+    Install,
+    Build,
+    BuildAndInstall,
+    Fetch,
+    FetchAndInstall,
+    FetchOrBuild,
+    FetchOrBuildAndInstall,
+    Repair,
+    Resign,
+    Add,
+    Replace,
+    Remove,
+    TakeOver,
+    GiveBack,
+    Write,
+    Keep,
+    Load,
+    BuildRequired,
+}
+
+impl Action {
+    /// The words on a terminal.
+    pub fn words(self, dry_run: bool) -> &'static str {
+        match (self, dry_run) {
+            (Action::Ready, _) => "ready",
+            (Action::Excluded, _) => "excluded",
+            (Action::NoHeaders, _) => "no-headers",
+            (Action::Fail, _) => "would fail",
+            (Action::AlreadyBuilt, _) => "already built",
+            (Action::Install, _) => "would install",
+            (Action::Build, _) => "would build",
+            (Action::BuildAndInstall, _) => "would build and install",
+            (Action::Fetch, _) => "would fetch",
+            (Action::FetchAndInstall, _) => "would fetch and install",
+            (Action::FetchOrBuild, _) => "would fetch or build",
+            (Action::FetchOrBuildAndInstall, _) => "would fetch or build, and install",
+            (Action::Repair, _) => "would repair",
+            (Action::Resign, _) => "would re-sign",
+            (Action::Add, _) => "would add",
+            (Action::Replace, _) => "would replace",
+            (Action::Remove, false) => "removed",
+            (Action::Remove, true) => "would remove",
+            (Action::TakeOver, false) => "taken over",
+            (Action::TakeOver, true) => "would take over",
+            (Action::GiveBack, false) => "given back",
+            (Action::GiveBack, true) => "would give back",
+            (Action::Write, false) => "written",
+            (Action::Write, true) => "would write",
+            (Action::Keep, _) => "left",
+            (Action::Load, _) => "would load",
+            (Action::BuildRequired, _) => "would build or fetch first",
+        }
+    }
+
+    /// The value of the older field `act`, kept for one release.
+    pub fn act(self, dry_run: bool) -> &'static str {
+        match self {
+            Action::AlreadyBuilt => "is built",
+            Action::Resign => "would sign anew",
+            Action::BuildRequired => "would be had first",
+            other => other.words(dry_run),
+        }
+    }
+}
+
 /// `install` and `build`: one line a package and kernel.
 #[derive(Debug, Serialize)]
 pub struct Record {
@@ -51,7 +125,7 @@ pub struct Module {
     /// loads, no-device, warns, fails, untested, excluded.
     pub state: &'static str,
     pub error: Option<String>,
-    /// The kernel's own words.
+    /// Lines of the kernel's log.
     pub log: Vec<String>,
     /// Letters.
     pub taints: String,
@@ -77,8 +151,9 @@ pub struct Push {
     pub kernel: String,
     pub key: Option<String>,
     pub cache: Option<String>,
-    /// pushed, present, signed, conflict, missing, error.
+    /// pushed, present, signed, conflict, missing, error; with `--dry-run` would push.
     pub state: &'static str,
+    pub dry_run: bool,
     pub error: Option<String>,
 }
 
@@ -90,6 +165,7 @@ pub struct Signature {
     pub digest: String,
     /// exported, imported; with `--dry-run` would export, would import.
     pub state: &'static str,
+    pub dry_run: bool,
     pub path: String,
 }
 
@@ -125,7 +201,7 @@ pub struct Kernel {
     /// Nothing that is required is missing or broken.
     pub ready: bool,
     pub warnings: Vec<String>,
-    /// Other people's modules in the kernel's tree.
+    /// Modules in the kernel's tree that others installed.
     pub foreign: Vec<Foreign>,
 }
 
@@ -178,12 +254,14 @@ pub struct Explanation {
     pub excluded: Option<String>,
     /// built or failed, if there is an entry.
     pub entry: Option<&'static str>,
-    /// Of the entry.
+    /// The same as `undeclared_inputs`, kept for one release.
     pub observed: Vec<Observed>,
+    /// Files outside the declared inputs that the build of the entry read.
+    pub undeclared_inputs: Vec<Observed>,
     pub nearest: Option<Nearest>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Observed {
     pub path: String,
     pub digest: Option<String>,
@@ -231,14 +309,17 @@ pub struct Hook {
     pub program_exists: Option<bool>,
 }
 
-/// `hooks install` and `hooks remove`: one line a file that is not as it should be.
+/// `hooks install` and `hooks remove`: one line for each file that is changed or kept.
 #[derive(Debug, Serialize)]
 pub struct HookChange {
     pub r#type: &'static str,
     pub family: String,
     pub path: String,
-    /// written, removed, left; with `--dry-run` would write, would remove.
+    /// Words for `action`, kept for one release.
     pub act: &'static str,
+    /// write, remove, keep.
+    pub action: Action,
+    pub dry_run: bool,
 }
 
 /// `lint`: one line a finding.
@@ -277,8 +358,11 @@ pub struct Adopted {
     pub package: String,
     /// Relative to the kernel's tree.
     pub path: String,
-    /// taken over, given back; with `--dry-run` would take over, would give back.
+    /// Words for `action`, kept for one release.
     pub act: &'static str,
+    /// take_over, give_back.
+    pub action: Action,
+    pub dry_run: bool,
 }
 
 /// `debuginfo`: one line a module.
@@ -295,7 +379,7 @@ pub struct DebugInfo {
     pub state: &'static str,
 }
 
-/// `gc`: one line an entry that goes.
+/// `gc`: one line for each entry that is deleted.
 #[derive(Debug, Serialize)]
 pub struct Collected {
     pub r#type: &'static str,
@@ -313,7 +397,7 @@ pub struct Collected {
     pub reason: String,
 }
 
-/// The last line of `gc`: what has gone, with `--dry-run` what would go.
+/// The last line of `gc`: what was deleted, with `--dry-run` what would be.
 #[derive(Debug, Serialize)]
 pub struct Collection {
     pub r#type: &'static str,
@@ -330,13 +414,13 @@ pub struct Collection {
     pub stay_bytes: u64,
     /// Installed or pinned.
     pub stay_kept: u64,
-    /// Younger than the grace.
+    /// Within the grace period.
     pub stay_young: u64,
-    /// A cap that does not hold all the same: max-size, min-free.
+    /// A limit that was not reached: max-size, min-free.
     pub exceeds: Option<String>,
 }
 
-/// `verify`: one line for each thing that is wrong.
+/// `verify`: one line for each finding.
 #[derive(Debug, Serialize)]
 pub struct Damage {
     pub r#type: &'static str,
@@ -344,7 +428,9 @@ pub struct Damage {
     pub what: String,
     /// The file; of a kernel its release.
     pub path: String,
+    /// The same as `description`, kept for one release.
     pub wrong: String,
+    pub description: String,
     /// fetched, deleted, remade, installed; null: nothing was done.
     pub repaired: Option<&'static str>,
 }
@@ -359,7 +445,9 @@ pub struct Verified {
     pub entries: u64,
     pub pointers: u64,
     pub kernels: u64,
+    /// The same as `corrupt`, kept for one release.
     pub damaged: u64,
+    pub corrupt: u64,
     pub repaired: u64,
 }
 

@@ -19,11 +19,12 @@ mod settings;
 mod temporary;
 mod units;
 mod visible;
+#[cfg(test)]
+mod words;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use kcache::kernel::boot_test::guest;
 use kcache::kernel::sandbox::enter;
 
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
     }
     let second = confined::is_second(&name);
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let args = match args::Args::try_parse_from(std::iter::once("kcache".into()).chain(words.clone())) {
+    let args = match args::parse(&words) {
         Ok(args) => args,
         Err(mistake) => return misunderstood(&mistake),
     };

@@ -44,7 +44,7 @@ impl Reporter {
     fn left(&self) -> Option<String> {
         let outlook = self.outlook.lock().unwrap_or_else(|e| e.into_inner());
         let Outlook { waiting, left } = outlook.filter(|outlook| outlook.waiting > 0)?;
-        Some(format!("{waiting} more, about {}", about(left)))
+        Some(format!("{waiting} more waiting, about {} left", about(left)))
     }
 }
 
@@ -57,6 +57,10 @@ impl Progress for Reporter {
         self.out.warn(message);
     }
 
+    fn hint(&self, message: &str) {
+        self.out.hint(message);
+    }
+
     fn detail(&self, message: &str) {
         self.out.detail(message);
     }
@@ -67,7 +71,7 @@ impl Progress for Reporter {
             return if doing == "fetching" {
                 self.out.detail(&format!("{doing} {what}"))
             } else {
-                let left = self.left().map_or(String::new(), |left| format!("; {left}"));
+                let left = self.left().map_or(String::new(), |left| format!(" ({left})"));
                 self.out.say(&format!("{doing} {what}{left}"))
             };
         };

@@ -338,7 +338,7 @@ fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<V
                 exit: Exit::Refused,
                 message: exposed.to_string(),
                 hint: Some(format!(
-                    "chown root {0} && chmod 644 {0}, if it says what it should",
+                    "if its content is correct, run `chown root {0} && chmod 644 {0}`",
                     path.display()
                 )),
             }),
@@ -350,7 +350,7 @@ fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<V
     for directory in [etc, &etc.join("config.d")] {
         let Some(there) = root.find(directory) else { continue };
         if let Some(exposed) = Exposed::find(&there, &fs::metadata(&there)?).filter(|_| !of_image) {
-            warnings.push(format!("{exposed}: no file in it is used"));
+            warnings.push(format!("{exposed}; its files are ignored"));
             break;
         }
         let names = if directory == etc { vec!["config.toml".into()] } else { parts(&there)? };
@@ -361,7 +361,7 @@ fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<V
                 file => file?,
             };
             match Exposed::find(&path, &file.metadata()?).filter(|_| !of_image) {
-                Some(exposed) => warnings.push(format!("{exposed}: it is not used")),
+                Some(exposed) => warnings.push(format!("{exposed}; ignored")),
                 None => found.push(Source { path, file, of_image }),
             }
         }
@@ -448,7 +448,7 @@ fn read_text(file: File) -> std::io::Result<String> {
     let mut text = String::new();
     file.take(MAX_FILE + 1).read_to_string(&mut text)?;
     match text.len() as u64 > MAX_FILE {
-        true => Err(std::io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
+        true => Err(std::io::Error::other(format!("larger than {MAX_FILE} bytes"))),
         false => Ok(text),
     }
 }
@@ -466,7 +466,7 @@ fn rule(table: PolicyTable) -> Result<Rule, String> {
     let PolicyTable { package, kernel, is } = table;
     match Need::of_word(&is) {
         Some(need) => Ok(Rule { package, kernel, need }),
-        None => Err(format!("a policy is '{is}': it must be required, optional or ignore")),
+        None => Err(format!("invalid policy '{is}': must be required, optional or ignore")),
     }
 }
 
@@ -478,7 +478,7 @@ fn one_of(texts: &Texts, key: &'static str, words: [&str; 2]) -> Result<Setting<
         return Ok(setting);
     }
     let (value, origin) = (&setting.value, &setting.origin);
-    let what = format!("{key} is '{value}' ({origin}): it must be {} or {}", words[0], words[1]);
+    let what = format!("invalid {key} '{value}' ({origin}): must be {} or {}", words[0], words[1]);
     Err(Failure::usage(what, None))
 }
 
@@ -488,7 +488,7 @@ fn key(name: &str) -> Result<&'static str, String> {
     keys.into_iter().find(|key| *key == name).ok_or_else(|| {
         let known = || keys.iter().chain(&LISTS).copied();
         match select::nearest(name, known()) {
-            Some(key) => format!("did you mean {key}?"),
+            Some(key) => format!("did you mean '{key}'?"),
             None => format!("known keys: {}", known().collect::<Vec<_>>().join(", ")),
         }
     })
@@ -510,7 +510,9 @@ fn threshold(texts: &Texts) -> Result<Setting<usize>, Failure> {
     match usize::try_from(value).ok().filter(|threshold| *threshold <= MAX_THRESHOLD) {
         Some(value) => Ok(Setting { value, origin }),
         None => Err(Failure::usage(
-            format!("threshold is {value} ({origin}): an entry has at most {MAX_THRESHOLD} signatures"),
+            format!(
+                "invalid threshold '{value}' ({origin}): must be at most {MAX_THRESHOLD}, because an entry has no more signatures"
+            ),
             None,
         )),
     }
@@ -523,7 +525,7 @@ fn on_failure(texts: &Texts) -> Result<Setting<OnFailure>, Failure> {
     match [OnFailure::Warn, OnFailure::Block].into_iter().find(|known| known.word() == value) {
         Some(known) => Ok(Setting { value: known, origin: origin.clone() }),
         None => Err(Failure::usage(
-            format!("on-failure is '{value}' ({origin}): it must be \"warn\" or \"block\""),
+            format!("invalid on-failure '{value}' ({origin}): must be \"warn\" or \"block\""),
             None,
         )),
     }
@@ -536,7 +538,7 @@ fn number(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>
     match setting.value.parse() {
         Ok(value) if value > 0 => Ok(Setting { value, origin: setting.origin.clone() }),
         _ => Err(Failure::usage(
-            format!("{key} is '{}' ({}): it must be a whole number above 0", setting.value, setting.origin),
+            format!("invalid {key} '{}' ({}): must be a whole number above 0", setting.value, setting.origin),
             None,
         )),
     }
@@ -554,10 +556,9 @@ fn store(texts: &Texts, root: &Path, process: &Process) -> Result<Setting<PathBu
     let home = || (process.variable)("HOME").map(|home| PathBuf::from(home).join(".cache"));
     match cache.or_else(home) {
         Some(dir) => Ok(Setting { value: dir.join("kcache"), origin: Origin::Default }),
-        None => Err(Failure::usage(
-            "no place for the store: HOME is not set",
-            Some("give one with --store DIR".into()),
-        )),
+        None => {
+            Err(Failure::usage("cannot locate the store: HOME is not set", Some("use --store DIR".into())))
+        }
     }
 }
 
@@ -723,12 +724,12 @@ mod tests {
             let told = format!("{} {}", failure.message, failure.hint.unwrap_or_default());
             assert!(told.contains(expect) && told.contains("config.toml"), "{told}");
         };
-        check("jobz = 1\n", "did you mean jobs?");
+        check("jobz = 1\n", "did you mean 'jobs'?");
         check("colour = 1\n", "known keys: store");
         check("jobs = []\n", "cannot be a array");
         check("jobs = 0\n", "above 0");
-        check("on-failure = 'stop'\n", "it must be \"warn\" or \"block\"");
-        check("depmod = 'never'\n", "it must be auto or always");
+        check("on-failure = 'stop'\n", "must be \"warn\" or \"block\"");
+        check("depmod = 'never'\n", "must be auto or always");
         check("jobs = \n", "1");
     }
 

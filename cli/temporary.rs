@@ -24,11 +24,11 @@ pub fn temporary(wanted: &Path, out: &Out) -> Result<PathBuf, Failure> {
         match (exposed, &first) {
             (None, None) => return Ok(dir.to_owned()),
             (None, Some(reason)) => {
-                out.warn(&format!("temporary files are made in {}: {reason}", dir.display()));
+                out.warn(&format!("using {} for temporary files: {reason}", dir.display()));
                 return Ok(dir.to_owned());
             }
             (Some(exposed), _) => first = first.or(Some(exposed.to_string())),
         }
     }
-    Err(Failure::usage(format!("no place for temporary files: {}", first.unwrap_or_default()), None))
+    Err(Failure::usage(format!("no directory for temporary files: {}", first.unwrap_or_default()), None))
 }

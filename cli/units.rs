@@ -22,14 +22,13 @@ const TIMES: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86400),
 
 /// Bytes: a whole number, and a unit as GNU's coreutils have them.
 pub fn bytes(text: &str) -> Result<u64, String> {
-    number(text, &SIZES).ok_or_else(|| "it must be a size like 500M, 2G or 1TB".to_owned())
+    number(text, &SIZES).ok_or_else(|| "must be a size like 500M, 2G or 1TB".to_owned())
 }
 
 /// Seconds: a whole number and a unit.
 pub fn seconds(text: &str) -> Result<u64, String> {
     let none = (text == "0").then_some(0);
-    none.or_else(|| number(text, &TIMES))
-        .ok_or_else(|| "it must be a time like 30d, 12h, 90m or 6w".to_owned())
+    none.or_else(|| number(text, &TIMES)).ok_or_else(|| "must be a time like 30d, 12h, 90m or 6w".to_owned())
 }
 
 fn number(text: &str, units: &[(&str, u64)]) -> Option<u64> {

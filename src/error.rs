@@ -36,7 +36,7 @@ pub enum Error {
     #[error(transparent)]
     Signing(#[from] Arc<kernel::signing::Error>),
     /// A signing service has not signed a module yet.
-    #[error("no signature of {module} by {subject} is in the store or in a shared cache")]
+    #[error("no signature for {module} by {subject} in the store or a shared cache")]
     NoSignature {
         /// The module's name.
         module: String,
@@ -47,7 +47,7 @@ pub enum Error {
     #[error(transparent)]
     BootTest(#[from] kernel::boot_test::Error),
     /// There is nothing to boot.
-    #[error("no image of kernel {release} is found under {}: neither /boot/vmlinuz-{release} nor /lib/modules/{release}/vmlinuz", root.display())]
+    #[error("no image of kernel {release} under {}: tried /boot/vmlinuz-{release} and /lib/modules/{release}/vmlinuz", root.display())]
     NoImage {
         /// The release.
         release: String,
@@ -55,7 +55,7 @@ pub enum Error {
         root: PathBuf,
     },
     /// No kernel is called so.
-    #[error("no kernel '{asked}' is installed under {}", root.display())]
+    #[error("kernel '{asked}' not found under {}", root.display())]
     NoKernel {
         /// What was asked for.
         asked: String,
@@ -65,7 +65,7 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// No package is called so.
-    #[error("no package '{asked}' is found under {}", root.display())]
+    #[error("package '{asked}' not found under {}", root.display())]
     NoPackage {
         /// What was asked for.
         asked: String,
@@ -75,7 +75,7 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// A build tree was given for a kernel that is not installed.
-    #[error("kernel {release} is not installed under {}: there is no /lib/modules/{release}", root.display())]
+    #[error("kernel {release} is not installed under {}: /lib/modules/{release} does not exist", root.display())]
     NotInstalled {
         /// The release.
         release: String,
@@ -89,15 +89,13 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is no set to go back to.
-    #[error("kernel {release} has no earlier set of modules to go back to")]
+    #[error("kernel {release} has no previous generation")]
     NoPrevious {
         /// The kernel.
         release: String,
     },
     /// The kernel loads signed modules only.
-    #[error(
-        "kernel {release} loads only modules that are signed ({why}), and kcache has no key to sign with"
-    )]
+    #[error("kernel {release} enforces module signatures ({why}), and no signing key is configured")]
     Unsigned {
         /// The kernel.
         release: String,
@@ -111,16 +109,16 @@ pub enum Error {
         package: String,
     },
     /// A build needs a store to be put into.
-    #[error("there is no store to build into")]
+    #[error("no store to build into")]
     NoStore,
     /// Inputs changed while they were used.
-    #[error("{what} changed while it was being built")]
+    #[error("{what} changed during the build")]
     Changed {
         /// Which.
         what: String,
     },
     /// Nothing was built of this package for this kernel yet.
-    #[error("nothing is known of {package} for kernel {release}")]
+    #[error("no build or log of {package} for kernel {release}")]
     Unknown {
         /// The package.
         package: String,
@@ -128,7 +126,7 @@ pub enum Error {
         release: String,
     },
     /// A module's debug information is not to be had.
-    #[error("no debug information of {of}: {lack}")]
+    #[error("no debug information for {of}: {lack}")]
     NoDebugInfo {
         /// The module, or the package.
         of: String,
@@ -136,7 +134,7 @@ pub enum Error {
         lack: Lack,
     },
     /// A package's script for the system failed.
-    #[error("its {directive} ({command}) {reason}")]
+    #[error("{directive} script ({command}) {reason}")]
     Script {
         /// The directive that names it.
         directive: &'static str,
@@ -146,7 +144,7 @@ pub enum Error {
         reason: String,
     },
     /// What the build of another package left cannot be shown to those that build against it.
-    #[error("what {package} built is of no use to others")]
+    #[error("invalid build results of {package} for other packages")]
     Kept {
         /// The other package.
         package: String,
@@ -164,7 +162,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// This machine could not build.
-    #[error("{package} could not be built for kernel {release}: {reason}")]
+    #[error("cannot build {package} for kernel {release}: {reason}")]
     Environment {
         /// The package.
         package: String,
@@ -174,7 +172,7 @@ pub enum Error {
         reason: String,
     },
     /// An entry that this host would not use was to be shared.
-    #[error("entry {key} is not shared: {distrust}")]
+    #[error("refusing to push or export entry {key}: {distrust}")]
     Distrusted {
         /// The entry's key.
         key: kcache_store::Key,
@@ -185,7 +183,7 @@ pub enum Error {
     #[error(transparent)]
     NoDefault(#[from] kernel::bootloader::Error),
     /// What is installed for a kernel cannot be read, so what must stay is not known.
-    #[error("nothing is collected, because it is not known which builds kernel {release} needs")]
+    #[error("not collecting garbage: cannot determine which builds kernel {release} needs")]
     Unreachable {
         /// The kernel.
         release: String,
@@ -242,20 +240,18 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lack {
     /// Nobody knows the build.
-    #[error("neither the store nor a shared cache has its build")]
+    #[error("the store and shared caches have no entry for its build")]
     NoEntry,
     /// The entry is that of other bits.
-    #[error("the store has another build of it than the one that is installed")]
+    #[error("the store has a different build than the installed one")]
     OtherBuild,
     /// The build made none.
-    #[error(
-        "its build made none, as for kernels without CONFIG_DEBUG_INFO and for modules that are not stripped"
-    )]
+    #[error("its build produced none (kernel without CONFIG_DEBUG_INFO, or module not stripped)")]
     NotMade,
     /// Nobody has the object.
-    #[error("neither the store nor a shared cache has it")]
+    #[error("not in the store or a shared cache")]
     NoObject,
     /// What its builder has signed does not belong together.
-    #[error("what its builder calls so belongs to another module: its build-id is not {0}")]
+    #[error("it belongs to another module: the build-id is not {0}")]
     OtherModule(String),
 }

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! Each word is a folder, and imports run one way: `deploy` and `authoring` know `verdict`, that knows `resolve`, and so on down
-//! to `run`, which knows none of the others (`walls.rs` sees to that).
+//! to `run`, which knows none of the others. Tests in `walls.rs` verify that.
 //!
-//! `kcache_kernel` knows kernels and has never heard of a cache, `kcache_store` knows bytes and has never heard of a
-//! kernel; here they meet. Nothing here prints, or reads the environment or the clock: [`run::context::Context`] is passed in.
+//! `kcache_kernel` knows kernels and no cache. `kcache_store` knows bytes: kernels and packages are names to it, in paths of
+//! pointers and in labels. Here they meet. Nothing here prints, reads the environment, or reads the wall clock:
+//! [`run::context::Context`] is passed in. The monotonic clock is read for time limits, pauses and durations.
 
 pub mod authoring;
 pub mod build;

@@ -22,13 +22,13 @@ impl House {
         let mut files = BTreeMap::new();
         let mut dirs = vec![dir.clone()];
         while let Some(at) = dirs.pop() {
-            for entry in std::fs::read_dir(&at).unwrap() {
+            for entry in fs_err::read_dir(&at).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
                     dirs.push(path);
                 } else if path.extension().is_some_and(|end| end == "rs") && !is_test(&path) {
                     let module = module(path.strip_prefix(&dir).unwrap(), crate_root);
-                    files.insert(module, code(&std::fs::read_to_string(&path).unwrap()));
+                    files.insert(module, code(&fs_err::read_to_string(&path).unwrap()));
                 }
             }
         }

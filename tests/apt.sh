@@ -123,7 +123,7 @@ nothing_left() {
 
 headers_then_image() {
     install_headers
-    says "its modules are built, and installed with it"
+    says "building its modules now, to be installed with it"
     [ ! -e "$root/$tree/updates" ] || die "modules are installed for a kernel that is not there"
     install_image
     says "$release: ready"
@@ -140,11 +140,11 @@ headers_then_image() {
 
 image_then_headers() {
     install_image
-    says "not ready: its headers are not there"
+    says "not ready: no headers and no cached build"
     nothing_of_kcache=$(find "$root/lib/modules" -name '*kcache*')
     [ -z "$nothing_of_kcache" ] || die "$nothing_of_kcache"
     install_headers
-    says "its initramfs is made anew"
+    says "regenerating the initramfs"
     says "$release: ready"
     ready
     # The image goes, the headers stay, and so do their links.

@@ -265,12 +265,12 @@ fn what_would_take_everything_is_bounded() {
         with_script,
         "6",
         &[
-            ("e01", "while :; do :; done", 4, &["stopped after 6 s"]),
-            ("e02", "kill -STOP $$", 4, &["stopped after 6 s"]),
-            ("e03", "yes 'error: gigabytes of output'", 4, &["stopped after 6 s"]),
-            ("e04", "f() { f | f & }; f; sleep 1000", 4, &["stopped after 6 s"]),
-            ("e12", &opener, 4, &["stopped after 6 s"]),
-            ("e15", LOCK_THE_PIPES, 4, &["stopped after 6 s"]),
+            ("e01", "while :; do :; done", 4, &["timed out after 6 s"]),
+            ("e02", "kill -STOP $$", 4, &["timed out after 6 s"]),
+            ("e03", "yes 'error: gigabytes of output'", 4, &["timed out after 6 s"]),
+            ("e04", "f() { f | f & }; f; sleep 1000", 4, &["timed out after 6 s"]),
+            ("e12", &opener, 4, &["timed out after 6 s"]),
+            ("e15", LOCK_THE_PIPES, 4, &["timed out after 6 s"]),
         ],
     );
     withstand(

@@ -112,7 +112,7 @@ fn init_replaces_nothing_unasked_and_names_what_is_missing() {
     let own = source.join("kcache.toml");
     fs::write(&own, "name = 'mine'\nversion = '1'\n").unwrap();
     let init = ["init", source.to_str().unwrap()];
-    host.kcache(&init).exits(2).one_error().says(&["is there already", "hint: --force"]);
+    host.kcache(&init).exits(2).one_error().says(&["already exists", "hint: use --force"]);
     assert!(fs::read_to_string(&own).unwrap().contains("mine"));
     let run = host.kcache(&[&init[..], &["--force", "--json"]].concat()).exits(0).json();
     assert_eq!(
@@ -158,13 +158,13 @@ fn init_writes_to_its_directory_and_to_nothing_that_a_link_in_it_leads_to() {
 fn lint_tells_where_what_why_and_what_to_write_instead() {
     let host = Host::new(&[&FIXTURES.new]);
     let clean = hello(&host, "x");
-    host.kcache(&["lint", clean.to_str().unwrap()]).exits(0).says(&["hello/1.0: nothing to say"]);
+    host.kcache(&["lint", clean.to_str().unwrap()]).exits(0).says(&["hello/1.0: no findings"]);
     let source = insists_on_uname(&host);
     let at = source.display();
     let run = host.kcache(&["lint", "running"]).exits(0).says(&["running/1.0: 1 warning"]);
     let expect = format!(
-        "{at}/Makefile:1: warning: uname -r is asked which kernel to build for [uname-r]\n    \
-         why: it names the kernel that runs, not the one that is built for\n    \
+        "{at}/Makefile:1: warning: uses uname -r to select the kernel [uname-r]\n    \
+         why: it is the running kernel, not the target kernel\n    \
          instead: $(KERNELRELEASE) in Makefiles, $kernelver in recipes\n"
     );
     assert_eq!(run.stdout, expect);
@@ -173,7 +173,7 @@ fn lint_tells_where_what_why_and_what_to_write_instead() {
     host.kcache(&["lint", "running", "--allow", "uname"])
         .exits(2)
         .one_error()
-        .says(&["did you mean uname-r?"]);
+        .says(&["did you mean 'uname-r'?"]);
 }
 
 #[test]

@@ -183,10 +183,13 @@ fn what_is_missing_or_wrong_is_told_with_a_hint() {
     test(&["--qemu", "/nowhere/qemu"])
         .exits(1)
         .one_error()
-        .says(&["/nowhere/qemu is not there", "hint: install the package qemu-system-x86"]);
-    test(&["--param", "nobody.x=1"]).exits(2).one_error().says(&["no module nobody is to be loaded"]);
+        .says(&["/nowhere/qemu does not exist", "hint: install the package qemu-system-x86"]);
+    test(&["--param", "nobody.x=1"])
+        .exits(2)
+        .one_error()
+        .says(&["module nobody is not among the modules to load"]);
     test(&["--param", "x=1"]).exits(2).says(&["expected MODULE.NAME=VALUE"]);
-    test(&["nobody"]).exits(2).says(&["no package 'nobody' is found"]);
+    test(&["nobody"]).exits(2).says(&["package 'nobody' not found"]);
     let broken = instead_of_qemu(&host, "echo 'it is broken' >&2; exit 1");
     test(&["--qemu", broken.to_str().unwrap()])
         .exits(1)
@@ -208,7 +211,7 @@ fn what_is_missing_or_wrong_is_told_with_a_hint() {
 fn a_dry_run_says_what_would_be_loaded_after_what() {
     let host = Host::new(&[k()]).with_packages(&["v4l2loopback"]);
     let dry = ["boot-test", "-n", "-k", k()];
-    host.kcache(&dry).exits(0).prints(&["v4l2loopback/0.12.7  would be had first"]);
+    host.kcache(&dry).exits(0).prints(&["v4l2loopback/0.12.7  would build or fetch first"]);
     assert!(!host.store().exists());
     host.kcache(&["build", "-k", k()]).exits(0);
     let run = host.kcache(&dry).exits(0).says(&["would boot", "vmlinuz"]);

@@ -67,10 +67,10 @@ fn check_pair(module: &Path, debug: &Path) {
 #[test]
 fn debug_information_comes_when_it_is_asked_for_and_not_before() {
     let host = client(&BUILDER.cache_url());
-    host.kcache(&["debuginfo", "--offline"]).exits(3).one_error().says(&[
-        "no debug information of v4l2loopback.ko: neither the store nor a shared cache has it",
-        "hint:",
-    ]);
+    host.kcache(&["debuginfo", "--offline"])
+        .exits(3)
+        .one_error()
+        .says(&["no debug information for v4l2loopback.ko: not in the store or a shared cache", "hint:"]);
     host.kcache(&["debuginfo", "--dry-run"]).exits(0).prints(&["would write"]);
     assert_eq!(placed(&host.root()), Vec::<PathBuf>::new());
 
@@ -120,9 +120,9 @@ fn check_spoilt(spoil: impl FnOnce(&[PathBuf]), says: &[&str]) {
 
 #[test]
 fn what_nobody_has_or_a_cache_lies_about_is_not_written() {
-    check_spoilt(|objects| fs::remove_file(&objects[0]).unwrap(), &["neither the store nor a shared cache"]);
+    check_spoilt(|objects| fs::remove_file(&objects[0]).unwrap(), &["not in the store or a shared cache"]);
     let lie = |objects: &[PathBuf]| assert!(fs::copy(&objects[1], &objects[0]).is_ok());
-    check_spoilt(lie, &["warning:", "is not used", "neither the store nor a shared cache"]);
+    check_spoilt(lie, &["warning:", "ignoring ", "not in the store or a shared cache"]);
 }
 
 /// A package's entry in a cache, and what it says.
@@ -152,7 +152,7 @@ fn what_a_builder_has_signed_and_is_of_another_module_is_refused() {
     envelope["signatures"][0]["sig"] = openssl_sign(&BUILDER.private_key(), &signed).into();
     fs::write(path, envelope.to_string()).unwrap();
     let host = client(&format!("file://{}", cache.display()));
-    host.kcache(&["debuginfo"]).exits(6).one_error().says(&["v4l2loopback.ko", "its build-id is not"]);
+    host.kcache(&["debuginfo"]).exits(6).one_error().says(&["v4l2loopback.ko", "the build-id is not"]);
     assert_eq!(placed(&host.root()), Vec::<PathBuf>::new());
 }
 
@@ -164,7 +164,7 @@ fn the_debug_information_of_another_build_is_not_that_of_what_is_installed() {
     let text = fs::read_to_string(&generation).unwrap();
     let digest = text.split("\"digest\":").nth(1).unwrap().split('"').nth(1).unwrap();
     rewrite_generation(&generation, &text.replace(digest, &digest.chars().rev().collect::<String>()));
-    host.kcache(&["debuginfo"]).exits(3).one_error().says(&["another build"]);
+    host.kcache(&["debuginfo"]).exits(3).one_error().says(&["a different build than the installed one"]);
     assert_eq!(placed(&host.root()), Vec::<PathBuf>::new());
 }
 
@@ -173,7 +173,9 @@ fn what_is_only_built_has_its_own_and_twice_the_same() {
     let host = Host::new(&[k()]).with_packages(&[PACKAGE]);
     host.kcache(&["debuginfo", PACKAGE]).exits(3).one_error().says(&["is not installed for any kernel"]);
     host.kcache(&["debuginfo"]).exits(3).one_error().says(&["has installed nothing"]);
-    host.kcache(&["debuginfo", PACKAGE, "-k", k()]).exits(3).says(&["neither the store", "--rebuild"]);
+    host.kcache(&["debuginfo", PACKAGE, "-k", k()])
+        .exits(3)
+        .says(&["have no entry for its build", "--rebuild"]);
     host.kcache(&["build", "--check", PACKAGE, "-k", k()]).exits(0);
     host.kcache(&["debuginfo", PACKAGE, "-k", k()]).exits(0).prints(&["written"]);
     assert_eq!(placed(&host.root()).len(), 1);
@@ -199,7 +201,7 @@ fn a_module_that_is_not_stripped_or_of_a_kernel_without_any_is_told() {
         hello(&host, recipe);
         host.kcache(&["install", "hello", "-k", k()]).exits(0);
         let run = host.kcache(&["debuginfo", "hello"]).exits(3).one_error();
-        run.says(&["no debug information of hello-there.ko: its build made none"]);
+        run.says(&["no debug information for hello-there.ko: its build produced none"]);
         let sections = readelf("-S", &host.modules(k())["hello/hello-there.ko"]);
         assert_eq!((sections.contains(" .debug_info "), sections.contains("gnu_debuglink")), (has_it, false));
     };

@@ -54,7 +54,7 @@ fn a_build_sees_the_modules_symbols_headers_and_source_of_what_it_is_against() {
         " T provided",
     ]);
     let log = host.kcache(&["log", "provider", "-k", &FIXTURES.new]).exits(0);
-    log.prints(&["not kept for other packages: etc: the link leads out"]);
+    log.prints(&["not stored for other packages: etc: the link points outside"]);
     host.kcache(&["build", "user", "-k", &FIXTURES.new, "--check"]).exits(0);
     // Another header is another provider, so another user.
     provider(&host, "two");

@@ -30,8 +30,8 @@ fn a_host_without_network_compiler_and_headers_installs_from_a_file() {
     let file = dir.path().join("set.tar");
     export(&file);
     let host = Host::image_only().trusting(&BUILDER);
-    import(&host, &file).exits(0).says(&["imported 2 entries (0 here before), 4 objects and 2 pointers"]);
-    import(&host, &file).exits(0).says(&["imported 0 entries (2 here before), 0 objects and 0 pointers"]);
+    import(&host, &file).exits(0).says(&["imported 2 entries (0 already present), 4 objects and 2 pointers"]);
+    import(&host, &file).exits(0).says(&["imported 0 entries (2 already present), 0 objects and 0 pointers"]);
     host.kcache(&["install", PACKAGE, "-k", k()]).exits(0).prints(&["from the store"]);
     assert!(host.modules(k()).contains_key(MODULE));
 }
@@ -60,7 +60,7 @@ fn what_is_not_trusted_cut_off_or_no_export_is_not_imported() {
     let file = dir.path().join("set.tar");
     export(&file);
     let host = Host::image_only();
-    import(&host, &file).exits(6).says(&["not a trusted key", "kcache keys trust"]);
+    import(&host, &file).exits(6).says(&["an untrusted key", "kcache keys trust"]);
     let host = host.trusting(&BUILDER);
     import(&host, Path::new("/no/such/file")).exits(1).says(&["/no/such/file"]).one_error();
     import(&host, &BUILDER.public_key()).exits(6).one_error();
@@ -96,14 +96,14 @@ fn an_export_names_what_is_missing_and_leaves_no_half_a_file() {
     let host = Host::new(&[k()]).with_packages(&[PACKAGE]);
     let file = dir.path().join("set.tar");
     host.kcache(&["export", file.to_str().unwrap(), PACKAGE, "-k", k()]).exits(3).says(&[
-        "nothing to share",
+        "nothing to push",
         "kcache build v4l2loopback",
         "nothing to export",
     ]);
     host.kcache(&["build", PACKAGE, "-k", k()]).exits(0);
     host.kcache(&["export", file.to_str().unwrap(), PACKAGE, "-k", k()])
         .exits(6)
-        .says(&["is not signed"])
+        .says(&["is unsigned"])
         .one_error();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     host.kcache(&["export", "--unsigned", file.to_str().unwrap(), "--all"]).exits(0);

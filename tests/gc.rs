@@ -55,10 +55,8 @@ fn what_is_installed_and_what_was_before_it_stay_and_a_dry_run_tells_the_rest() 
     let planned = host.kcache(&["gc", "--max-size", "0", "--dry-run"]).exits(0);
     assert_eq!((planned.stdout.matches("spare/").count(), planned.stdout.lines().count()), (2, 2));
     assert_eq!(files(&host), before);
-    let done = host
-        .kcache(&["gc", "--max-size", "0"])
-        .exits(0)
-        .says(&["deleted 2 entries", "max-size does not hold"]);
+    let done =
+        host.kcache(&["gc", "--max-size", "0"]).exits(0).says(&["deleted 2 entries", "max-size not reached"]);
     assert_eq!(planned.stdout, done.stdout);
     let again = host.kcache(&["gc", "--max-size", "0", "--json"]).exits(0);
     assert_eq!(again.prints(&["\"entries\":0,\"objects\":0"]).stdout.lines().count(), 1);
@@ -105,9 +103,11 @@ fn without_a_cap_only_what_is_of_no_use_goes_and_what_is_young_never() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "first");
     host.kcache(&["build", "-k", &FIXTURES.new]).exits(0);
-    host.kcache(&["gc", "--max-size", "0"]).exits(0).says(&["deleted 0 entries", "1 younger than the grace"]);
+    host.kcache(&["gc", "--max-size", "0"])
+        .exits(0)
+        .says(&["deleted 0 entries", "1 within the grace period"]);
     age(&host);
-    host.kcache(&["gc"]).exits(0).says(&["no cap is set", "deleted 0 entries and 0 objects"]);
+    host.kcache(&["gc"]).exits(0).says(&["no limit is set", "deleted 0 entries and 0 objects"]);
     let entry = files(&host).into_iter().find(|path| path.extension().unwrap() == "json").unwrap();
     fs::remove_file(entry).unwrap();
     let objects = files(&host).len();
@@ -175,7 +175,7 @@ fn mistakes_are_told_before_anything_is_done() {
         host.kcache(&["gc"]).exits(2).says(&["config.toml"]).one_error();
     }
     configure(&host, "");
-    host.kcache(&["gc"]).exits(0).says(&["there is no store in"]);
+    host.kcache(&["gc"]).exits(0).says(&["no store in"]);
     assert!(!host.store().exists());
     fs::create_dir(host.store()).unwrap();
     for part in ["entries", "objects", "lock", "tmp"] {

@@ -70,8 +70,8 @@ fn a_file_that_configure_read_is_compared_before_a_build_is_used_again() {
     // Here, where nothing is mounted, the header is absent.
     host.kcache(&["explain", "curious", "-k", &FIXTURES.new]).exits(0).prints(&[
         "in the store: built\nnot used, because",
-        "read /usr/include/asm-generic/probe.h, another here",
-        "os-release, the same here",
+        "undeclared input /usr/include/asm-generic/probe.h: different here",
+        "os-release: same here",
     ]);
 }
 
@@ -99,7 +99,7 @@ fn a_build_that_opened_more_than_can_be_watched_is_used_once_and_shared_with_nob
     for _ in 0..2 {
         let install = ["--json", "install", "busy", "-k", &FIXTURES.new];
         let run = host.kcache_under(&["unshare", "--mount", "sh", "-c", &mount, "sh"], &install);
-        let run = run.exits(0).says(&["opened more files than can be watched"]);
+        let run = run.exits(0).says(&["opened more files than can be recorded"]);
         assert_eq!(run.outcome().how.as_deref(), Some("built"), "{}", run.shown());
     }
     host.kcache(&["push", "--all"]).exits(3);

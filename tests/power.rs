@@ -113,7 +113,7 @@ fn at_each(calls: &str, fault: &str) {
         }
         let of_kernel = hit.iter().any(|line| line.contains("/lib/modules"));
         // What fails after the commit, when the old set is cleared away, is told and left to the next run.
-        let is_true = found == switch.sets[0].1 && run.stderr.contains("the next run does that");
+        let is_true = found == switch.sets[0].1 && run.stderr.contains("the next run will delete it");
         assert!(
             !of_kernel || run.code != Some(0) || is_true,
             "{what}: success is claimed\n{}\n{}",
@@ -141,7 +141,7 @@ fn promise_9_a_removal_that_was_killed_after_its_commit_is_finished_by_the_next(
         ["strace", "-f", "-P", journal.to_str().unwrap(), "-e", "inject=unlink,unlinkat:signal=SIGKILL"];
     host.kcache_under(&strace, &remove);
     assert!(journal.exists(), "it was killed before it closed its journal");
-    host.kcache(&remove).exits(2).says(&["was finished", "not installed"]);
+    host.kcache(&remove).exits(2).says(&["completed an interrupted installation", "not installed"]);
     assert!(!staging.exists());
 }
 

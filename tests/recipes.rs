@@ -32,7 +32,7 @@ fn a_kcache_toml_names_its_module_its_patch_and_the_kernels_it_is_for() {
     let patched = line.replace("before", "after");
     fs::write(
         source.join("fix.patch"),
-        format!("--- a/hello.c\n+++ b/hello.c\n -{patch},1 +{patch},1 \n-{line}\n+{patched}\n"),
+        format!("--- a/hello.c\n+++ b/hello.c\n@@ -{patch},1 +{patch},1 @@\n-{line}\n+{patched}\n"),
     )
     .unwrap();
     host.kcache(&["install", source.to_str().unwrap(), "-k", &FIXTURES.new]).exits(0);
@@ -183,7 +183,7 @@ fn the_administrators_patches_and_scripts_take_the_place_of_the_packages() {
     let line = module_c("x").lines().position(|line| line.contains("\"x\"")).unwrap() + 1;
     let patch = |text: &str| {
         let change = format!("-MODULE_DESCRIPTION(\"x\");\n+MODULE_DESCRIPTION(\"{text}\");\n");
-        format!("--- a/hello.c\n+++ b/hello.c\n -{line},1 +{line},1 \n{change}")
+        format!("--- a/hello.c\n+++ b/hello.c\n@@ -{line},1 +{line},1 @@\n{change}")
     };
     script(&source, "pre.sh", "echo the script of the package");
     fs::create_dir(source.join("patches")).unwrap();
@@ -201,7 +201,7 @@ fn the_administrators_patches_and_scripts_take_the_place_of_the_packages() {
     fs::remove_file(own.join("patches/fix.patch")).unwrap();
     fs::remove_file(source.join("patches/fix.patch")).unwrap();
     let run = host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(4).one_error();
-    run.says(&["patches/fix.patch: there is no such patch"]);
+    run.says(&["patches/fix.patch: no such patch"]);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn directives_on_the_command_line_come_last() {
     install("DEST_MODULE_NAME[0]=last").exits(0);
     assert_eq!(description(&host, "last"), "x");
     install("MAKE=make 'it not").exits(4);
-    install("MAEK=true").exits(4).one_error().says(&["there is no directive MAEK"]);
+    install("MAEK=true").exits(4).one_error().says(&["unknown directive MAEK"]);
     install("MAKE").exits(2).says(&["NAME=VALUE"]);
 }
 
@@ -254,11 +254,11 @@ fn arrays_have_holes_and_modules_have_limits_of_their_own() {
 fn a_recipe_that_dkms_refuses_is_refused() {
     let host = Host::new(&[&FIXTURES.new]);
     for (conf, expect) in [
-        ("DEST_MODULE_LOCATION[1]=/updates/../..", "leads out of the kernel's directory of modules"),
+        ("DEST_MODULE_LOCATION[1]=/updates/../..", "outside the kernel's modules directory"),
         ("DEST_MODULE_LOCATION[1]=/lib", "must begin with /kernel, /updates or /extra"),
         ("unset DEST_MODULE_LOCATION[1]", "DEST_MODULE_LOCATION[1] is not assigned"),
         ("unset BUILT_MODULE_NAME[1]", "BUILT_MODULE_NAME[1] is not assigned"),
-        ("PATCH=../../etc/passwd", "leads out of the directory of patches"),
+        ("PATCH=../../etc/passwd", "is outside the patches directory"),
     ] {
         three(&host, conf);
         host.kcache(&["build", "trio", "-k", &FIXTURES.new]).exits(4).one_error().says(&[expect]);

@@ -66,18 +66,13 @@ fn check_page(host: &Host) {
         |texts: &[&str]| texts.iter().for_each(|text| assert!(html.contains(text), "no {text} in {html}"));
     tells(&[
         "Do not reboot yet",
-        &format!("The boot loader takes {}.", new()),
+        &format!("The boot loader starts {}.", new()),
         "Stale: edited; fails: broken; broken: damaged",
     ]);
-    tells(&[
-        "next boot",
-        "<li><code>source</code></li>",
-        "updates/dkms/foreign.ko",
-        "Somebody else&#39;s module",
-    ]);
+    tells(&["next boot", "<li><code>source</code></li>", "updates/dkms/foreign.ko", "Foreign module"]);
     tells(&[
         "&lt;/pre&gt;&lt;/td&gt;&lt;script&gt;alert(1)",
-        "ended with status 2",
+        "exited with status 2",
         "<details>",
         "No shared cache",
     ]);

@@ -30,7 +30,7 @@ fn what_takes_longest_is_built_first_and_the_rest_is_estimated() {
     fs::write(large.join("unused.c"), "int x;\n".repeat(30_000)).unwrap();
     let run = host.kcache(&["build", "-j", "1", "-k", &FIXTURES.new]).exits(4);
     assert_eq!(begun(&run), ["large", "later", "at-once"]);
-    run.says(&["; 2 more, about ", "; 1 more, about "]);
+    run.says(&[" (2 more waiting, about ", " (1 more waiting, about "]);
 }
 
 #[test]
@@ -43,5 +43,5 @@ fn what_others_are_built_against_comes_before_them() {
     let run = host.kcache(&["build", "-j", "2", "-k", &FIXTURES.new]).exits(0);
     assert_eq!(begun(&run), ["base", "a-user"]);
     // Nobody has begun with the other one and waited.
-    assert!(!run.shown().contains("waiting"), "{}", run.shown());
+    assert!(!run.shown().contains("waiting for another"), "{}", run.shown());
 }

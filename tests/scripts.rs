@@ -74,7 +74,7 @@ fn scripts_that_are_allowed_run_in_the_system_that_is_worked_on() {
     add_bash(&host);
     allow(&host);
     let install = host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(0);
-    install.says(&["warning: hello/1.0", "its POST_INSTALL (after.sh", "ended with status 7"]);
+    install.says(&["warning: hello/1.0", "POST_INSTALL script (after.sh", "ended with status 7"]);
     assert_eq!(said(&host), format!("before\nafter 2 {} read\n", FIXTURES.new));
     host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(0);
     host.kcache(&["remove", "hello", "-k", &FIXTURES.new]).exits(0);
@@ -156,7 +156,7 @@ fn an_image_does_not_allow_its_own_scripts() {
     let mut command = host.image(&["install", "hello", "-k", &FIXTURES.new]);
     let run = crate::host::Run::from(command.output().unwrap()).exits(0);
     run.says(&[
-        "etc/kcache: not used: package-scripts",
+        "etc/kcache: ignored settings: package-scripts",
         "PRE_INSTALL, POST_INSTALL",
         "are not run",
         "--config",
@@ -175,7 +175,7 @@ fn a_script_before_that_fails_keeps_its_package_out() {
     crate::packages::plain(&host, "other", "y");
     fs::write(host.root().join("refuse"), "").unwrap();
     let run = host.kcache(&["install", "-k", &FIXTURES.new]).exits(4).one_error();
-    run.says(&["hello/1.0", "its PRE_INSTALL (before.sh) ended with status 1"]);
+    run.says(&["hello/1.0", "PRE_INSTALL script (before.sh) ended with status 1"]);
     let installed: Vec<String> = host.modules(&FIXTURES.new).into_keys().collect();
     assert_eq!(installed.len(), 1, "{installed:?}");
     assert!(installed[0].starts_with("other/"));

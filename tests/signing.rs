@@ -153,7 +153,7 @@ fn the_same_signer_changes_nothing_and_another_signs_anew_without_a_build() {
         host.generate("two", kind);
         host.kcache(&["install"]).exits(0);
         host.with_key("two");
-        host.kcache(&["install", "--dry-run"]).exits(0).prints(&["would sign anew"]);
+        host.kcache(&["install", "--dry-run"]).exits(0).prints(&["would re-sign"]);
         let run = host.kcache(&["install"]).exits(0).says(&["re-signed by CN=two: hello"]);
         assert!(run.stdout.contains("from the store"), "{}", run.shown());
         host.openssl_accepts("two");
@@ -169,7 +169,7 @@ fn the_same_signer_changes_nothing_and_another_signs_anew_without_a_build() {
         host.openssl_accepts("one");
         // And nobody at all, again.
         host.configure("key = '/etc/keys/one.key'\ncertificate = '/etc/keys/one.crt'\nwhen = 'never'");
-        host.kcache(&["install", "second"]).exits(0).says(&["re-signed by nobody: hello, second"]);
+        host.kcache(&["install", "second"]).exits(0).says(&["signatures removed: hello, second"]);
         assert!(host.generation()["signer"].is_null());
     }
 }
@@ -194,7 +194,7 @@ fn going_back_signs_with_todays_key_and_removing_keeps_what_is_signed() {
     host.kcache(&["remove", "second"]).exits(0);
     assert_eq!(host.host.modinfo(k(), "hello", "signer"), "two");
     host.host.write_config("");
-    host.kcache(&["rollback"]).exits(6).says(&["loads only modules that are signed"]).one_error();
+    host.kcache(&["rollback"]).exits(6).says(&["enforces module signatures"]).one_error();
     assert_eq!(host.host.modinfo(k(), "hello", "signer"), "two");
 }
 
@@ -215,21 +215,25 @@ fn a_key_that_cannot_be_used_ends_it_before_anything_is_installed() {
         install().exits(code).says(says).one_error();
         assert!(host.host.modules(k()).is_empty());
     };
-    check(&pair("bare", ""), 6, &["by others than its owner (mode 0644)", "hint: chmod 600"]);
+    check(&pair("bare", ""), 6, &["by users other than its owner (mode 0644)", "hint: run `chmod 600"]);
     check(&pair("absent", ""), 2, &["absent.key"]);
-    check(&pair("two", ""), 6, &["does not belong to the certificate of CN=one"]);
+    check(&pair("two", ""), 6, &["does not match the certificate of CN=one"]);
     check(&pair("enc", ""), 2, &["is encrypted", "hint: set passphrase-file or passphrase-command"]);
-    check(&pair("enc", "passphrase-file = '/etc/keys/wrong'"), 6, &["the passphrase does not fit"]);
-    check(&pair("enc", "passphrase-file = '/etc/keys/bare'"), 6, &["by others than its owner (mode 0640)"]);
-    check(&pair("enc", "passphrase-command = 'echo sesame'"), 6, &["the passphrase does not fit"]);
+    check(&pair("enc", "passphrase-file = '/etc/keys/wrong'"), 6, &["wrong passphrase"]);
+    check(
+        &pair("enc", "passphrase-file = '/etc/keys/bare'"),
+        6,
+        &["by users other than its owner (mode 0640)"],
+    );
+    check(&pair("enc", "passphrase-command = 'echo sesame'"), 6, &["wrong passphrase"]);
     check(
         &pair("enc", "passphrase-command = 'exit 7'"),
         1,
         &["the passphrase command failed: exit status: 7"],
     );
     check(&pair("one", "passphrase = 'open'"), 2, &["unknown field `passphrase`"]);
-    check(&pair("one", "hash = 'sha1'"), 2, &["only sha256, sha384 and sha512"]);
-    check("key = '/etc/keys/one.key'", 2, &["there is no certificate in it"]);
+    check(&pair("one", "hash = 'sha1'"), 2, &["must be sha256, sha384 or sha512"]);
+    check("key = '/etc/keys/one.key'", 2, &["no certificate in the file"]);
     check("when = 'auto'", 2, &["neither key nor certificate"]);
     for right in ["passphrase-file = '/etc/keys/right'", "passphrase-command = 'echo open'"] {
         host.configure(&pair("enc", right));
@@ -240,7 +244,7 @@ fn a_key_that_cannot_be_used_ends_it_before_anything_is_installed() {
     // Only so may it run commands: of itself the system under the root does not choose them.
     let mut image = host.host.image(&["install"]);
     let run = crate::host::Run::from(image.output().unwrap()).exits(0);
-    run.says(&["etc/kcache: not used: signing;", "--config FILE"]);
+    run.says(&["etc/kcache: ignored settings: signing;", "--config FILE"]);
 }
 
 #[test]
@@ -313,7 +317,7 @@ fn a_machine_owners_key_is_made_told_of_and_used() {
     host.enforce();
     host.kcache(&["install"]).exits(0);
     assert_eq!(host.host.modinfo(k(), "hello", "signer"), "lab module signing key");
-    host.host.kcache(&["keys", "mok"]).exits(2).says(&["there is a key already", "--dir DIR"]).one_error();
+    host.host.kcache(&["keys", "mok"]).exits(2).says(&["a key already exists", "--dir DIR"]).one_error();
     host.host.kcache(&["keys", "mok", "--dir", "/etc/other", "--name", "a\nb"]).exits(2).one_error();
 }
 
@@ -341,7 +345,7 @@ fn a_service_signs_and_others_install_what_it_signed() {
     host.enforce();
     host.kcache(&["build"]).exits(0);
     let missing = host.kcache(&["install"]).exits(6).one_error();
-    missing.says(&["no signature of hello by CN=one", "`kcache signatures export DIR`"]);
+    missing.says(&["no signature for hello by CN=one", "`kcache signatures export DIR`"]);
     assert!(host.host.modules(k()).is_empty());
 
     let desk = host.host.dir().join("desk");
@@ -350,7 +354,7 @@ fn a_service_signs_and_others_install_what_it_signed() {
     assert_eq!(exported.stdout.lines().count(), 1);
     serve(&host, "one", &desk);
     host.host.kcache(&["signatures", "import", path]).exits(0).prints(&["imported"]);
-    host.kcache(&["signatures", "export", path]).exits(0).says(&["every module has its signature"]);
+    host.kcache(&["signatures", "export", path]).exits(0).says(&["every module already has a signature"]);
     host.kcache(&["install"]).exits(0);
     assert!(host.is_of_sign_file("one"));
     assert!(host.generation()["signer"].get("hash").is_none());
@@ -374,7 +378,7 @@ fn a_service_signs_and_others_install_what_it_signed() {
         fs::write(&held, lie).unwrap();
         let run = host.kcache(&["install"]).exits(6);
         assert!(!held_in(&host.host.store()));
-        run.says(&["warning: shared cache", "is not used: ", "no signature of hello by CN=one"]).one_error();
+        run.says(&["warning: shared cache", "ignoring ", "no signature for hello by CN=one"]).one_error();
         assert!(host.host.modules(k()).is_empty());
     }
 }
@@ -398,10 +402,10 @@ fn signatures_that_are_not_what_they_should_be_are_not_imported() {
     check(&desk, 6, "does not verify with the certificate of CN=one");
     let p7s = crate::builder::file(&desk, ".p7s");
     fs::write(&p7s, vec![0; 100_000]).unwrap();
-    check(&p7s, 6, "more than 65536 bytes");
+    check(&p7s, 6, "larger than 65536 bytes");
     let strange = desk.join(format!("{}.p7s", "ab".repeat(32)));
     fs::rename(&p7s, &strange).unwrap();
-    check(&strange, 3, "no module of this digest is in the store");
+    check(&strange, 3, "the store has no module with this digest");
     fs::rename(&strange, desk.join("hello.p7s")).unwrap();
-    check(&desk.join("hello.p7s"), 2, "its name is not a module's digest");
+    check(&desk.join("hello.p7s"), 2, "the file name is not DIGEST.p7s");
 }

@@ -27,8 +27,8 @@ fn one_of(host: &Host, dir: &str) -> std::path::PathBuf {
 fn what_is_whole_is_said_to_be_so_and_nothing_changes() {
     let host = installed();
     let before = host.tree();
-    host.kcache(&["verify"]).exits(0).says(&["the modules of 1 kernel: all as it should be"]);
-    host.kcache(&["verify", "--repair"]).exits(0).says(&["all as it should be"]);
+    host.kcache(&["verify"]).exits(0).says(&["modules of 1 kernel: all intact"]);
+    host.kcache(&["verify", "--repair"]).exits(0).says(&["all intact"]);
     assert_eq!(host.tree(), before);
     let summary = host.kcache(&["verify", "--json"]).exits(0).stdout.clone();
     assert!(summary.contains("\"damaged\":0") && summary.lines().count() == 1, "{summary}");
@@ -44,10 +44,10 @@ fn damage_in_the_store_is_told_and_a_repair_leaves_what_can_be_relied_on() {
         bytes[middle] ^= 1;
         fs::write(&path, bytes).unwrap();
         let shown = path.display().to_string();
-        host.kcache(&["verify"]).exits(6).prints(&[&shown]).says(&["hint: `kcache verify --repair`"]);
+        host.kcache(&["verify"]).exits(6).prints(&[&shown]).says(&["hint: run `kcache verify --repair`"]);
         host.kcache(&["verify", "--repair", "--dry-run"]).exits(6).prints(&[&shown]);
         assert!(path.exists());
-        host.kcache(&["verify", "--repair"]).exits(0).prints(&["deleted; it will be fetched or built again"]);
+        host.kcache(&["verify", "--repair"]).exits(0).prints(&["deleted; will be fetched or rebuilt"]);
         host.kcache(&["verify"]).exits(0);
         host.kcache(&["install", "-k", k()]).exits(0);
         host.kcache(&["verify"]).exits(0);
@@ -62,7 +62,7 @@ fn damage_in_a_kernels_tree_is_told_and_put_back_from_the_store() {
     fs::write(&module, "rot").unwrap();
     let shown = module.display().to_string();
     host.kcache(&["verify"]).exits(6).prints(&[&format!("kernel {}: {shown}", k()), "expected"]);
-    host.kcache(&["verify", "--repair"]).exits(0).prints(&["installed again"]);
+    host.kcache(&["verify", "--repair"]).exits(0).prints(&["reinstalled"]);
     assert_eq!(host.tree(), before);
 
     let dep = host.kernel(k()).join("modules.dep.bin");
@@ -80,9 +80,9 @@ fn indexes_that_are_not_those_of_depmod_are_told_and_made_again() {
     let before = host.tree();
     let more = format!("{}softdep videodev pre: mc\n", fs::read_to_string(&softdep).unwrap());
     fs::write(&softdep, more).unwrap();
-    let told = format!("kernel {}: {} is not what depmod makes of the tree", k(), softdep.display());
+    let told = format!("kernel {}: {} differs from what depmod writes for the tree", k(), softdep.display());
     host.kcache(&["verify"]).exits(6).prints(&[&told]);
-    host.kcache(&["verify", "--repair"]).exits(0).prints(&[&format!("{told}: installed again")]);
+    host.kcache(&["verify", "--repair"]).exits(0).prints(&[&format!("{told}: reinstalled")]);
     assert_eq!(host.tree(), before);
     host.kcache(&["verify"]).exits(0);
 }
@@ -95,7 +95,7 @@ fn what_cannot_be_put_back_is_left_with_the_command_that_does() {
     fs::remove_dir_all(host.store()).unwrap();
     host.kcache(&["verify", "--repair"])
         .exits(6)
-        .says(&["there is no store", &format!("`kcache install -k {}`", k())]);
+        .says(&["no store in", &format!("`kcache install -k {}`", k())]);
 }
 
 #[test]
@@ -113,25 +113,25 @@ fn what_is_said_of_a_generation_is_put_back_from_its_copy_and_where_both_are_dam
         let middle = bytes.len() / 2;
         bytes[middle] ^= 2;
         fs::write(path, bytes).unwrap();
-        let shown = format!("{} is damaged", path.display());
+        let shown = format!("{} is corrupt", path.display());
         host.kcache(&["verify"]).exits(6).prints(&[&shown]);
         host.kcache(&["check", "-k", k()]).exits(3).prints(&[&shown]);
-        host.kcache(&["verify", "--repair"]).exits(0).prints(&["installed again"]);
+        host.kcache(&["verify", "--repair"]).exits(0).prints(&["reinstalled"]);
         assert_eq!(host.tree(), before);
     }
     let damage = || [&generation, &copy].map(|path| fs::write(path, "{").unwrap());
     damage();
-    host.kcache(&["check", "-k", k()]).exits(3).prints(&["generation.json is damaged"]);
-    let hint = format!("hint: `kcache install -k {}`", k());
-    host.kcache(&["verify", "--repair"]).exits(6).prints(&["generation.json is damaged"]).says(&[&hint]);
+    host.kcache(&["check", "-k", k()]).exits(3).prints(&["generation.json is corrupt"]);
+    let hint = format!("hint: run `kcache install -k {}`", k());
+    host.kcache(&["verify", "--repair"]).exits(6).prints(&["generation.json is corrupt"]).says(&[&hint]);
     host.kcache(&["install", "-k", k(), "hello"])
         .exits(1)
-        .says(&["is damaged, and trio was installed as well", "hint: name them, too"]);
+        .says(&["is corrupt, and trio is also installed", "hint: name all packages"]);
     host.kcache(&["install", "-k", k()]).exits(0);
     host.kcache(&["verify"]).exits(0);
     damage();
     host.kcache(&["remove", "-k", k(), "--all"]).exits(0);
-    host.kcache(&["verify"]).exits(0).says(&["the modules of 0 kernels"]);
+    host.kcache(&["verify"]).exits(0).says(&["modules of 0 kernels"]);
     assert!(host.modules(k()).is_empty());
 }
 
@@ -146,8 +146,8 @@ fn an_index_that_rots_is_told_and_made_again() {
         let at = bytes.windows(3).rposition(|window| window.iter().all(u8::is_ascii_lowercase)).unwrap();
         bytes[at + 1] ^= 1;
         fs::write(&path, bytes).unwrap();
-        host.kcache(&["verify"]).exits(6).prints(&["is damaged: it and ", " differ at "]);
-        host.kcache(&["verify", "--repair"]).exits(0).prints(&["installed again"]);
+        host.kcache(&["verify"]).exits(6).prints(&["is corrupt: it and ", " differ at "]);
+        host.kcache(&["verify", "--repair"]).exits(0).prints(&["reinstalled"]);
         assert_eq!(host.tree(), before, "{name}");
     }
 }

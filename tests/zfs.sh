@@ -82,7 +82,7 @@ one_run() {
     rm -rf "$root/tmp/empty" && mkdir "$root/tmp/empty"
     (cd "$root/tmp/empty" && find . | cpio --quiet -o -H newc >"$root/boot/initrd.img-$kernel")
     ! in_root kcache check -k "$kernel" || die "check does not miss zfs in the initramfs: $(cat "$work/log")"
-    grep -qF 'lacks zfs, which /usr/share/initramfs-tools/hooks/zfs wants in it' "$work/log" || die "$(cat "$work/log")"
+    grep -qF 'lacks zfs, which /usr/share/initramfs-tools/hooks/zfs includes' "$work/log" || die "$(cat "$work/log")"
     must update-initramfs -u -k "$kernel"
     ready
 }

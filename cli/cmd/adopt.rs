@@ -17,7 +17,7 @@ use super::remove::meant;
 use super::run_report::{report, report_done, report_plan};
 use crate::args::Adopt;
 use crate::exit::{Exit, Failure};
-use crate::json;
+use crate::json::{self, Action};
 use crate::out::Out;
 use kcache::deploy::may_install;
 use kcache::resolve::batch::{PackageResult, obtain_all};
@@ -66,7 +66,7 @@ fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result
         candidates
             .iter()
             .filter(|c| c.package.is_ok())
-            .for_each(|c| say_files(out, kernel, "would take over", &c.files));
+            .for_each(|c| say_files(out, kernel, Action::TakeOver, &c.files, dry));
         return Ok(exit);
     }
     let (manifests, files) = build(session, out, kernel, &packages, &candidates, &mut exit);
@@ -104,7 +104,7 @@ fn build(
             Err(None) => {
                 let told = report(out, &result, true, false, None);
                 let why = if told == Exit::Done {
-                    "it is not meant for this kernel"
+                    "it is excluded for this kernel"
                 } else {
                     "kcache has no build of it"
                 };
@@ -127,10 +127,7 @@ fn stands_in<'a>(result: &'a PackageResult, candidate: &Candidate) -> Result<&'a
 
 fn left(out: &Out, kernel: &Kernel, candidate: &Candidate, reason: &str) -> Exit {
     let what = &candidate.built.what;
-    out.warn(&format!(
-        "{}: {}/{} is left to DKMS, as it is: {reason}",
-        kernel.release, what.name, what.version
-    ));
+    out.warn(&format!("{}: {}/{} stays with DKMS: {reason}", kernel.release, what.name, what.version));
     Exit::NotReady
 }
 
@@ -161,23 +158,23 @@ fn transact(
         report_done(out, kernel, &done, start.elapsed().as_secs_f64());
     }
     match others {
-        ForeignFiles::GiveBack(files) if dry => say_files(out, kernel, "would give back", files),
-        ForeignFiles::GiveBack(files) => say_files(out, kernel, "given back", files),
-        ForeignFiles::Take(files) => say_files(out, kernel, "taken over", files),
+        ForeignFiles::GiveBack(files) => say_files(out, kernel, Action::GiveBack, files, dry),
+        ForeignFiles::Take(files) => say_files(out, kernel, Action::TakeOver, files, dry),
         ForeignFiles::Drop(_) | ForeignFiles::Untouched => {}
     }
     Ok(())
 }
 
 /// One line a file.
-fn say_files(out: &Out, kernel: &Kernel, act: &'static str, files: &[ForeignFile]) {
+fn say_files(out: &Out, kernel: &Kernel, action: Action, files: &[ForeignFile], dry_run: bool) {
     for ForeignFile { package, path } in files {
         let path = path.display().to_string();
         if out.json {
             let kernel = kernel.release.clone();
-            out.record(&json::Adopted { r#type: "file", kernel, package: package.clone(), path, act });
+            let (act, package) = (action.act(dry_run), package.clone());
+            out.record(&json::Adopted { r#type: "file", kernel, package, path, act, action, dry_run });
         } else {
-            out.data(&format!("{}  {package}  {path}  {act}", kernel.release));
+            out.data(&format!("{}  {package}  {path}  {}", kernel.release, action.words(dry_run)));
         }
     }
 }

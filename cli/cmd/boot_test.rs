@@ -18,7 +18,7 @@ use kcache::verdict::boot_test::{self, Boot, Guest, Modules, Subject};
 use super::context::{own_program, program};
 use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
-use crate::json;
+use crate::json::{self, Action};
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 use crate::visible::word;
 
@@ -30,10 +30,7 @@ pub fn run(context: &Context, out: &Out, args: &BootTest, dry: bool) -> Result<E
     let session = Session::new(context, store)?;
     let kernels = super::kernels(context, &args.kernels, session.store.as_ref())?;
     if args.image.is_some() && kernels.len() != 1 {
-        return Err(Failure::usage(
-            "--image is the image of one kernel",
-            Some("name that kernel with -k".into()),
-        ));
+        return Err(Failure::usage("--image needs exactly one kernel", Some("select it with -k".into())));
     }
     if kernels.is_empty() {
         out.warn(&format!("no kernel is installed under {}", context.root.dir().display()));
@@ -90,7 +87,7 @@ fn subjects(
         }
     }
     if subjects.is_empty() {
-        out.warn(&format!("{}: there is no package to be tested", kernel.release));
+        out.warn(&format!("{}: no package to test", kernel.release));
     }
     let exit = subjects.iter().fold(Exit::Done, |exit, subject| exit.or(lacking(out, kernel, subject)));
     Ok((subjects, exit))
@@ -127,12 +124,15 @@ fn no_build(answer: &Resolution, kernel: &Kernel, subject: &Subject) -> (&'stati
                 Outcome::Failed { first_error, .. } => first_error.clone(),
                 Outcome::Built => String::new(),
             };
-            let log =
-                format!("`kcache log {} -k {}` shows the whole log", word(&subject.package), kernel.release);
+            let log = format!(
+                "run `kcache log {} -k {}` for the whole log",
+                word(&subject.package),
+                kernel.release
+            );
             untested(Exit::BuildFailed, error, Some(log))
         }
         Resolution::NoHeaders(hint) => {
-            let message = "neither a build nor what it takes to build is there".to_owned();
+            let message = "no build available, and no headers or source to build from".to_owned();
             untested(Exit::NoHeaders, message, Some(hint.clone()))
         }
         Resolution::Refused(faults) => {
@@ -140,7 +140,7 @@ fn no_build(answer: &Resolution, kernel: &Kernel, subject: &Subject) -> (&'stati
             untested(Exit::Refused, faults.join("; "), None)
         }
         Resolution::NotCached | Resolution::NotAutomatic | Resolution::Ready { .. } => {
-            untested(Exit::NotReady, "there is no build of it".to_owned(), None)
+            untested(Exit::NotReady, "no build available".to_owned(), None)
         }
     }
 }
@@ -200,7 +200,7 @@ fn print(out: &Out, record: &json::Module) {
     if style == BAD {
         record.log.iter().take(SHOWN).for_each(|line| out.data(&format!("    {line}")));
         if record.log.len() > SHOWN {
-            out.data(&format!("    ... and {} more lines: --json has them", record.log.len() - SHOWN));
+            out.data(&format!("    ... {} more lines, see --json", record.log.len() - SHOWN));
         }
     }
 }
@@ -218,11 +218,11 @@ fn say_plan(out: &Out, kernel: &Kernel, subjects: &[Subject], boot: &Boot) {
     for subject in subjects {
         let called = called(&subject.package, &subject.version);
         if matches!(subject.modules, Modules::Unbuilt) {
-            plan_line(out, kernel, subject, None, "would be had first", &[]);
+            plan_line(out, kernel, subject, None, Action::BuildRequired, &[]);
         }
         for module in subject.to_load() {
             let needs = needs(&boot.plan, number);
-            plan_line(out, kernel, subject, Some(&module.name), "would load", &needs);
+            plan_line(out, kernel, subject, Some(&module.name), Action::Load, &needs);
             number += 1;
         }
         out.detail(&format!("{called}: {}", origin(subject)));
@@ -231,9 +231,9 @@ fn say_plan(out: &Out, kernel: &Kernel, subjects: &[Subject], boot: &Boot) {
 
 fn origin(subject: &Subject) -> &'static str {
     match subject.modules {
-        Modules::Installed(_) => "as it is installed",
-        Modules::Built(_) => "as it was built, not installed",
-        Modules::None(_) | Modules::Error(_) => "there is nothing to be loaded",
+        Modules::Installed(_) => "installed modules",
+        Modules::Built(_) => "built modules, not installed",
+        Modules::None(_) | Modules::Error(_) => "no modules to load",
         Modules::Unbuilt => "neither installed nor built",
     }
 }
@@ -250,17 +250,17 @@ fn plan_line(
     kernel: &Kernel,
     subject: &Subject,
     module: Option<&str>,
-    act: &str,
+    action: Action,
     needs: &[String],
 ) {
     if out.json {
         return out.record(&serde_json::json!({
             "type": "plan", "kernel": kernel.release, "package": subject.package, "version": subject.version,
-            "module": module, "act": act, "needs": needs,
+            "module": module, "act": action.act(true), "action": action, "needs": needs,
         }));
     }
     let after = if needs.is_empty() { String::new() } else { format!(" after {}", needs.join(", ")) };
     let module = module.map_or(String::new(), |name| format!("  {name}"));
     let called = called(&subject.package, &subject.version);
-    out.data(&format!("{}  {called}{module}  {act}{after}", kernel.release));
+    out.data(&format!("{}  {called}{module}  {}{after}", kernel.release, action.words(true)));
 }

@@ -1,4 +1,4 @@
-//! `kcache export` and `import`: builds in one file, for hosts without a network.
+//! `kcache export` and `import`: builds in one file, for air-gapped hosts.
 
 use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
                     pointers.extend(publish::vouch(&session, store, entry, sign, *newest)?);
                 }
             }
-            _ => exit = exit.or(say_missing(out, choice)),
+            _ => exit = exit.or(say_missing(out, choice, dry)),
         }
     }
     let Some(store) = session.store.as_ref().filter(|_| !keys.is_empty()) else {
@@ -42,8 +42,8 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
     let exported = if args.file == Path::new("-") {
         if io::stdout().is_terminal() {
             return Err(Failure::usage(
-                "a terminal cannot take an export",
-                Some("redirect it, or give a FILE".into()),
+                "refusing to write an export to a terminal",
+                Some("redirect it, or name a FILE".into()),
             ));
         }
         write(&mut BufWriter::new(io::stdout().lock()))?
@@ -76,13 +76,13 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
     let (roll_back, now) = (args.allow_rollback, (context.now)());
     let imported = match store::import(&store, &args.file, &mut *from, trust, roll_back, now, &say) {
         Err(error @ (store::Error::Damaged { .. } | store::Error::Entry { .. })) => {
-            let hint = "what was whole is in the store; the same import of a whole file goes on from there";
+            let hint = "the intact part is in the store; import a complete file to continue";
             return Err(Failure { exit: Exit::Refused, hint: Some(hint.into()), ..error.into() });
         }
         imported => imported?,
     };
     out.say(&format!(
-        "imported {} ({} here before), {} and {}",
+        "imported {} ({} already present), {} and {}",
         count(imported.entries, "entry", "entries"),
         imported.present,
         count(imported.objects, "object", "objects"),
@@ -100,7 +100,7 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
     out.failure(&Failure {
         exit: Exit::Refused,
         message: format!("refused: {}", count(imported.refused, "entry or pointer", "entries or pointers")),
-        hint: trust.keys().next().is_none().then(|| "no key is trusted: `kcache keys trust FILE`".into()),
+        hint: trust.keys().next().is_none().then(|| "no key is trusted; run `kcache keys trust FILE`".into()),
     });
     Ok(Exit::Refused)
 }

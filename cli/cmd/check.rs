@@ -85,7 +85,7 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
 fn stranger(Foreign { path, fault }: &Foreign) -> Vec<Cell> {
     let (word, style) = if fault.is_some() { ("broken", BAD) } else { ("loads", GOOD) };
     let fault = fault.as_ref().map_or(String::new(), |fault| format!(": {fault}"));
-    vec![(format!("  {path}"), PLAIN), (word.to_owned(), style), (format!("not kcache's{fault}"), PLAIN)]
+    vec![(format!("  {path}"), PLAIN), (word.to_owned(), style), (format!("foreign module{fault}"), PLAIN)]
 }
 
 /// Everything in one line, for logs and gates.
@@ -97,7 +97,7 @@ fn one_line(survey: &Survey, ready: bool) -> String {
             .map(|(package, standing)| format!("{} {}", package.name, standing.state.word()))
             .collect();
         if words.is_empty() {
-            words.push("a module that is not kcache's is broken".to_owned());
+            words.push("a foreign module is broken".to_owned());
         }
         format!("{} ({})", verdict.kernel.release, words.join(", "))
     };
@@ -109,7 +109,7 @@ fn one_line(survey: &Survey, ready: bool) -> String {
     let parts: Vec<String> =
         survey.verdicts.iter().filter(|verdict| !verdict.ready).map(in_the_way).collect();
     match parts.is_empty() {
-        true => "not ready: there is no kernel, or a package that cannot be read".to_owned(),
+        true => "not ready: no kernel installed, or a package cannot be read".to_owned(),
         false => format!("not ready: {}", parts.join("; ")),
     }
 }

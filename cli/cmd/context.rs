@@ -18,7 +18,7 @@ use kcache::run::progress::Progress;
 use kcache::run::select::Elsewhere;
 use kcache::run::signing::Signing;
 use kcache::store::transport::{self, Location};
-use kcache::store::{Exposed, Say, SharedCache, SharedCaches, SigningKey, Trust};
+use kcache::store::{Say, SharedCache, SharedCaches, SigningKey, Trust};
 
 use crate::args::Global;
 use crate::confined;
@@ -126,7 +126,7 @@ pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
     let (trusted, revoked) = (root.place(TRUSTED_KEYS)?, root.place(REVOKED_KEYS)?);
     let open = |path: &Path| match root.inside(path) {
         Some(inside) => root.open(inside),
-        None => Err(std::io::Error::other(format!("{} lies outside the root", path.display()))),
+        None => Err(std::io::Error::other(format!("{} is outside the root", path.display()))),
     };
     Ok(Trust::read_by(&open, &trusted, &revoked, settings.threshold.value)?)
 }
@@ -173,9 +173,8 @@ fn signer(
     };
     if trust.revoked().any(|revoked| revoked.key.id() == key.public().id()) {
         let path = setting.value.display();
-        progress.warn(&format!(
-            "this host's own key is revoked, so nothing is signed; delete {path}, then `kcache keys generate`"
-        ));
+        progress.warn("this host's own key is revoked, so nothing is signed");
+        progress.hint(&format!("delete {path} and run `kcache keys generate`"));
         return Ok(None);
     }
     Ok(Some(key))

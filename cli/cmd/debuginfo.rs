@@ -82,10 +82,10 @@ fn subjects<'k>(
     let mut missing: Vec<String> =
         unknown.map(|word| format!("package '{word}' is not installed for any kernel")).collect();
     if args.packages.is_empty() && subjects.is_empty() {
-        missing.push("kcache has installed nothing for any of the kernels that are meant".to_owned());
+        missing.push("kcache has installed nothing for the selected kernels".to_owned());
     }
     for message in missing {
-        let hint = "`kcache debuginfo PACKAGE -k K` also finds what is only in the store".to_owned();
+        let hint = "use `kcache debuginfo PACKAGE -k K` for builds that are only in the store".to_owned();
         exit = exit.or(Exit::NotReady);
         out.failure(&Failure { exit: Exit::NotReady, message, hint: Some(hint) });
     }

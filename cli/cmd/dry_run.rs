@@ -10,7 +10,9 @@ use kcache::verdict::{self, state::State};
 use super::say_oddities;
 use super::task::Task;
 use crate::exit::{Exit, Failure};
+use crate::json::Action;
 use crate::out::Out;
+
 /// What `install` or `build` would do: nothing is written, not even a store is made.
 pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failure> {
     let session = Session::new(context, context.open_existing_store()?)?;
@@ -27,28 +29,31 @@ pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failur
         let kernel = verdict.kernel;
         for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
             let is_built = standing.built && !task.rebuild;
-            let state = match standing.state {
-                State::Ready if resigned.get(&kernel.release) == Some(&true) => "would sign anew",
-                State::Ready | State::Excluded | State::NoHeaders => standing.state.word(),
-                State::Fails if !task.rebuild => "would fail",
-                State::Broken if task.install => "would repair",
-                _ if is_built && task.install => "would install",
-                _ if is_built => "is built",
-                _ if task.fetch_only && !task.install => "would fetch",
-                _ if task.fetch_only || !package.has_source() => "would fetch and install",
-                _ if context.caches.is_empty() && task.install => "would build and install",
-                _ if context.caches.is_empty() => "would build",
-                _ if task.install => "would fetch or build, and install",
-                _ => "would fetch or build",
+            let action = match standing.state {
+                State::Ready if resigned.get(&kernel.release) == Some(&true) => Action::Resign,
+                State::Ready => Action::Ready,
+                State::Excluded => Action::Excluded,
+                State::NoHeaders => Action::NoHeaders,
+                State::Fails if !task.rebuild => Action::Fail,
+                State::Broken if task.install => Action::Repair,
+                _ if is_built && task.install => Action::Install,
+                _ if is_built => Action::AlreadyBuilt,
+                _ if task.fetch_only && !task.install => Action::Fetch,
+                _ if task.fetch_only || !package.has_source() => Action::FetchAndInstall,
+                _ if context.caches.is_empty() && task.install => Action::BuildAndInstall,
+                _ if context.caches.is_empty() => Action::Build,
+                _ if task.install => Action::FetchOrBuildAndInstall,
+                _ => Action::FetchOrBuild,
             };
             if out.json {
                 out.record(&serde_json::json!({
                     "type": "plan", "kernel": kernel.release, "package": package.name, "version": package.version,
-                    "act": state, "reason": standing.reason.clone(),
+                    "act": action.act(true), "action": action, "reason": standing.reason.clone(),
                 }));
             } else {
                 let reason = standing.reason.as_ref().map_or(String::new(), |reason| format!("  {reason}"));
-                out.data(&format!("{}  {package}  {state}{reason}", kernel.release));
+                let words = action.words(true);
+                out.data(&format!("{}  {package}  {words}{reason}", kernel.release));
             }
         }
     }

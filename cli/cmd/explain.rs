@@ -53,7 +53,7 @@ fn print(out: &Out, package: &Package, kernel: &Kernel, explanation: &Explanatio
         out.data(&format!("  {:<18}  {}", field.name, one_line(&value)));
     }
     if let Some(reason) = &explanation.excluded {
-        out.data(&format!("not meant for this kernel: {reason}"));
+        out.data(&format!("excluded for this kernel: {reason}"));
     }
     match (&explanation.entry, &explanation.nearest) {
         (Some(manifest), _) => {
@@ -61,20 +61,21 @@ fn print(out: &Out, package: &Package, kernel: &Kernel, explanation: &Explanatio
             print_observed(out, explanation);
         }
         (None, Some(nearest)) => print_nearest(out, nearest),
-        (None, None) => out.data("not in the store, and no other build of this package is"),
+        (None, None) => out.data("not in the store; the store has no other build of this package"),
     }
 }
 
 fn print_observed(out: &Out, explanation: &Explanation) {
     if explanation.observed.iter().any(|(_, same)| !same) {
-        out.data("not used, because its build read files that are others here");
+        out.data("not used, because files that its build read are different here");
     }
     for (file, same) in &explanation.observed {
         match file.path.as_str() {
-            ANYTHING => out.data("  read more files than could be watched"),
-            path => {
-                out.data(&format!("  read {path}, {}", if *same { "the same here" } else { "another here" }))
-            }
+            ANYTHING => out.data("  undeclared inputs: more files than could be recorded"),
+            path => out.data(&format!(
+                "  undeclared input {path}: {} here",
+                if *same { "same" } else { "different" }
+            )),
         }
     }
 }
@@ -83,7 +84,7 @@ fn print_nearest(out: &Out, nearest: &Nearest) {
     let manifest = &nearest.manifest;
     let labels = Labels::of(manifest);
     out.data(&format!(
-        "not in the store; the nearest is {} ({} for {}), which differs in:",
+        "not in the store; nearest build: {} ({} for {}); differences:",
         manifest.key.short(),
         labels.version,
         labels.kernel
@@ -115,6 +116,7 @@ fn one_line(text: &str) -> String {
 }
 
 fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> json::Explanation {
+    let undeclared_inputs: Vec<json::Observed> = explanation.observed.into_iter().map(observed).collect();
     let result = |manifest: &Manifest| if manifest.outcome == Outcome::Built { "built" } else { "failed" };
     json::Explanation {
         package: package.name.clone(),
@@ -124,7 +126,8 @@ fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> jso
         fields: explanation.fields,
         excluded: explanation.excluded,
         entry: explanation.entry.as_ref().map(result),
-        observed: explanation.observed.into_iter().map(observed).collect(),
+        observed: undeclared_inputs.clone(),
+        undeclared_inputs,
         nearest: explanation.nearest.map(|nearest| json::Nearest {
             key: nearest.manifest.key.to_string(),
             kernel: nearest.manifest.labels.get("kernel").cloned(),

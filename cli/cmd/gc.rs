@@ -1,4 +1,4 @@
-//! `kcache gc`: what of the store goes, and why.
+//! `kcache gc`: what is deleted from the store, and why.
 
 use chrono::DateTime;
 use kcache::deploy::gc;
@@ -17,17 +17,17 @@ use crate::settings::gc::Table;
 
 pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) -> Result<Exit, Failure> {
     let Some(store) = context.open_existing_store()? else {
-        out.say(&format!("there is no store in {}", context.store.display()));
+        out.say(&format!("no store in {}", context.store.display()));
         return Ok(Exit::Done);
     };
     let caps = caps(args, table);
     if caps == Caps::default() {
-        out.say("no cap is set (max-size, max-age, min-free): only what is of no use goes");
+        out.say("no limit is set (max-size, max-age, min-free): deleting unreferenced data only");
     }
     let keep = gc::keep(context, table.keep_previous, &table.pins)?;
     if keep.releases.is_empty() {
         let root = context.root.dir().display();
-        out.warn(&format!("no kernel is installed under {root}, so nothing stays for one"));
+        out.warn(&format!("no kernel is installed under {root}, so no build counts as installed"));
     }
     let (say, now) = (|notice: &Notice| context.progress.notice(notice), (context.now)());
     let rules = Rules { caps, keep: &keep, now, grace: args.grace, cancel: &context.cancel, say: &say };
@@ -71,7 +71,7 @@ fn line(out: &Out, going: &Going) {
             reason,
         });
     }
-    let failure = if going.built { "" } else { "  a failure" };
+    let failure = if going.built { "" } else { "  remembered failure" };
     let (size, day) = (size(going.bytes), day(going.used));
     out.data(&format!("{kernel}  {package}/{version}  {size}  last used {day}  {reason}{failure}"));
 }
@@ -85,22 +85,25 @@ fn summary(out: &Out, plan: &Plan, gone: &Totals, dry: bool) {
     let stays = plan.stays();
     let did = if dry { "would delete" } else { "deleted" };
     out.say(&format!(
-        "{did} {} and {}, with what led to them {}",
+        "{did} {} and {}; {} including pointers and signatures",
         count(gone.entries.files, "entry", "entries"),
         count(gone.objects.files, "object", "objects"),
         size(gone.bytes())
     ));
     let all = stays.entries.bytes + stays.objects.bytes;
+    let remain = if stays.entries.files + stays.objects.files == 1 { "remains" } else { "remain" };
     out.say(&format!(
-        "{} and {} stay, {}; of the entries {} installed or pinned and {} younger than the grace",
+        "{} and {} {remain}, {}; {} installed or pinned, {} within the grace period",
         count(stays.entries.files, "entry", "entries"),
         count(stays.objects.files, "object", "objects"),
         size(all),
-        stays.kept,
+        count(stays.kept, "entry is", "entries are"),
         stays.young
     ));
-    if let Some(cap) = stays.exceeds {
-        out.warn(&format!("{cap} does not hold: what stays is installed, pinned or too young to go"));
+    if let Some(limit) = stays.exceeds {
+        out.warn(&format!(
+            "{limit} not reached: all remaining entries are installed, pinned or within the grace period"
+        ));
     }
     if out.json {
         out.record(&json::Collection {

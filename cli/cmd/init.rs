@@ -20,10 +20,10 @@ pub fn run(context: &Context, out: &Out, args: &Init, dry: bool) -> Result<Exit,
         fs::canonicalize(&args.dir).map_err(packages::Error::from).map_err(kcache::error::Error::from)?;
     let path = source.join("kcache.toml");
     if (path.exists() || path.is_symlink()) && !args.force && !dry {
-        let message = format!("{} is there already", path.display());
+        let message = format!("{} already exists", path.display());
         return Err(Failure::usage(
             message,
-            Some("--force replaces it, --dry-run prints what would be written".into()),
+            Some("use --force to replace it, --dry-run to print the new file".into()),
         ));
     }
     let package = packages::without_toml(&source).map_err(|error| not_a_package(error.into()))?;
@@ -64,7 +64,7 @@ fn kernels(context: &Context, asked: &[String]) -> Result<Vec<Kernel>, Failure> 
     if kernels.is_empty() {
         return Err(Failure {
             exit: Exit::NoHeaders,
-            message: "what dkms.conf says can be told for a kernel with headers only, and none is installed"
+            message: "dkms.conf can be evaluated only for a kernel with headers, and none is installed"
                 .into(),
             hint: asked.first().map(|release| headers_hint(&context.root, release)),
         });
@@ -76,7 +76,8 @@ fn not_a_package(error: kcache::error::Error) -> Failure {
     use kcache::error::Error::Package;
     let mut failure = Failure::of(&error);
     if let Package(packages::Error::NoRecipe { .. }) = error {
-        failure.hint = Some("go to the directory whose Makefile or Kbuild file has obj-m := NAME.o".into());
+        failure.hint =
+            Some("run it in the directory whose Makefile or Kbuild file has `obj-m := NAME.o`".into());
     }
     failure
 }

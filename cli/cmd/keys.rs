@@ -1,4 +1,4 @@
-//! `kcache keys`: who signs here, and whose signatures count.
+//! `kcache keys`: this host's signing key, and the keys that it trusts.
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -9,6 +9,7 @@ use fs_err as fs;
 use kcache::kernel::rootfs::Root;
 use kcache::store::{PublicKey, SignerId, SigningKey, Store, Trust, TrustedKey, Waiting};
 
+use super::bundle::count;
 use super::{context, mok};
 use crate::args::KeysCommand;
 use crate::exit::{Exit, Failure};
@@ -43,8 +44,8 @@ impl Keys<'_> {
         let path = &self.settings.signing_key.value;
         if path.symlink_metadata().is_ok() {
             return Err(Failure::usage(
-                format!("this host has a signing key: {}", path.display()),
-                Some("to replace it, trust the new key everywhere first; move this file away, then run the command again".into()),
+                format!("this host already has a signing key: {}", path.display()),
+                Some("to replace it, move the file away and run this command again; distribute the new public key before you stop trusting the old one".into()),
             ));
         }
         let name = plain(&name.map_or_else(context::hostname, str::to_owned))?;
@@ -53,8 +54,10 @@ impl Keys<'_> {
         let key = SigningKey::generate()?;
         key.write_new(path)?;
         publish(&public, &key.public().to_pem())?;
-        self.out.say(&format!("this host signs what it builds with {}", path.display()));
-        self.out.say(&format!("other hosts trust it after `kcache keys trust {name}.pem`, with this file:"));
+        self.out.say(&format!("this host now signs its builds with {}", path.display()));
+        self.out.say(&format!(
+            "to trust it on other hosts, copy this file there and run `kcache keys trust {name}.pem`:"
+        ));
         self.out.data(&public.display().to_string());
         Ok(Exit::Done)
     }
@@ -81,10 +84,10 @@ impl Keys<'_> {
             self.out.data(&format!("{}  {}  {}{own}", paint(style, row.state), row.id, row.name));
         }
         if rows.is_empty() {
-            self.out.say("no key is trusted: nothing of any shared cache is used");
+            self.out.say("no key is trusted, so nothing from shared caches is used");
         }
         if own.is_some_and(|own| !self.trust.keys().any(|key| key.key.id() == own)) {
-            self.out.warn("this host's own key is not among those that it trusts");
+            self.out.warn("this host's own key is not trusted");
         }
         Ok(Exit::Done)
     }
@@ -94,12 +97,12 @@ impl Keys<'_> {
         if let Some(revoked) = self.trust.revoked().find(|revoked| revoked.key.id() == key.id()) {
             return Err(Failure {
                 exit: Exit::Refused,
-                message: format!("{} holds a key that was revoked as {}", file.display(), revoked.name),
+                message: format!("{} contains a revoked key: {}", file.display(), revoked.name),
                 hint: Some(format!("delete {} if that was a mistake", revoked.path.display())),
             });
         }
         if let Some(known) = self.trust.keys().find(|known| known.key.id() == key.id()) {
-            self.out.say(&format!("{} is trusted already, as {}", key.id(), known.name));
+            self.out.say(&format!("{} is already trusted as {}", key.id(), known.name));
             return Ok(Exit::Done);
         }
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -113,7 +116,7 @@ impl Keys<'_> {
         if let Some(revoked) = self.trust.revoked().find(|key| key.name == word)
             && !self.trust.keys().any(|key| key.name == word)
         {
-            self.out.say(&format!("{word} is revoked already: {}", revoked.key.id()));
+            self.out.say(&format!("{word} is already revoked: {}", revoked.key.id()));
             return Ok(Exit::Done);
         }
         let (name, key, trusted) = self.find(word)?;
@@ -130,12 +133,14 @@ impl Keys<'_> {
         }
         self.out.say(&format!("{name} is revoked: {}", key.id()));
         let signed = self.signed_by(key.id())?;
-        self.out.say(&format!("entries of the store that it has signed: {signed}; those that no other trusted key has signed are not used any more"));
+        let signed = count(signed as u64, "entry in the store is", "entries in the store are");
+        self.out.say(&format!(
+            "{signed} signed with it; entries without another trusted signature are no longer used"
+        ));
         if self.own() == Some(key.id()) {
             let path = self.settings.signing_key.value.display();
-            self.out.warn(&format!(
-                "it is this host's own: delete {path}, then `kcache keys generate` makes another"
-            ));
+            self.out.warn("this is this host's own key");
+            self.out.hint(&format!("delete {path} and run `kcache keys generate`"));
         }
         Ok(Exit::Done)
     }
@@ -155,10 +160,10 @@ impl Keys<'_> {
                 Ok((plain(&stem)?, key, trusted.map(|known| known.path.clone())))
             }
             [] => Err(Failure::usage(
-                format!("no trusted key is called '{word}'"),
-                Some("`kcache keys list` lists them; a key that was never trusted is given as a file".into()),
+                format!("no trusted key is named '{word}'"),
+                Some("run `kcache keys list`; give a key that was never trusted as a file".into()),
             )),
-            _ => Err(Failure::usage(format!("'{word}' is the beginning of several keys' ids"), None)),
+            _ => Err(Failure::usage(format!("'{word}' matches several keys' ids"), None)),
         }
     }
 
@@ -172,8 +177,8 @@ impl Keys<'_> {
         let path = self.root.place(TRUSTED_KEYS)?.join(format!("{name}.pem"));
         match path.symlink_metadata() {
             Ok(_) => Err(Failure::usage(
-                format!("another key is called {name}: {}", path.display()),
-                Some("--name NAME gives this one another name".into()),
+                format!("there is already a key named {name}: {}", path.display()),
+                Some("use --name NAME".into()),
             )),
             Err(_) => Ok(path),
         }
@@ -201,8 +206,8 @@ fn plain(name: &str) -> Result<String, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.starts_with('.') || name.len() > 64 || !name.chars().all(plain) {
         return Err(Failure::usage(
-            format!("'{}' cannot be a key's name", name.escape_debug()),
-            Some("--name NAME gives one of up to 64 letters, digits, dots, underscores and dashes".into()),
+            format!("invalid key name '{}'", name.escape_debug()),
+            Some("use --name NAME with up to 64 letters, digits, dots, underscores and dashes".into()),
         ));
     }
     Ok(name.to_owned())

@@ -20,7 +20,7 @@ pub fn run(context: &Context, out: &Out, args: &Lint) -> Result<Exit, Failure> {
     let packages = packages(context, out, &words(args))?;
     let kernels = kernels_with_headers(context, &args.kernels)?;
     if kernels.is_empty() {
-        out.warn("no kernel with headers is installed: what commands do was not looked at");
+        out.warn("no kernel with headers is installed; commands were not checked");
     }
     let session = Session::new(context, context.open_existing_store()?)?;
     let mut exit = Exit::Done;
@@ -52,8 +52,8 @@ fn allowed_rules_exist(names: &[String]) -> Result<(), Failure> {
     };
     let nearest = select::nearest(unknown, RULES.iter().map(|rule| rule.name));
     Err(Failure::usage(
-        format!("there is no rule '{unknown}'"),
-        nearest.map(|name| format!("did you mean {name}?")),
+        format!("unknown rule '{unknown}'"),
+        nearest.map(|name| format!("did you mean '{name}'?")),
     ))
 }
 
@@ -97,7 +97,7 @@ fn count(findings: &[Finding]) -> String {
     };
     let counts: Vec<String> =
         [Severity::Error, Severity::Warning, Severity::Note].into_iter().filter_map(of).collect();
-    if counts.is_empty() { "nothing to say".to_owned() } else { counts.join(", ") }
+    if counts.is_empty() { "no findings".to_owned() } else { counts.join(", ") }
 }
 
 fn record(package: &Package, finding: &Finding) -> json::LintFinding {

@@ -22,8 +22,8 @@ use crate::out::Out;
 
 pub fn run(context: &Context, out: &Out, args: &Metrics, dry: bool) -> Result<Exit, Failure> {
     if out.json {
-        let hint = "`kcache status --json` has the same facts for programs";
-        return Err(Failure::usage("metrics have a format of their own", Some(hint.into())));
+        let hint = "use `kcache status --json`";
+        return Err(Failure::usage("metrics has no JSON output", Some(hint.into())));
     }
     if let Some(path) = &args.textfile {
         must_be_collected(path)?;
@@ -70,20 +70,25 @@ fn about_verdicts(text: &mut Exposition, context: &Context, survey: &Survey, bro
     let of_no_use =
         |verdict: &Verdict| verdict.foreign.iter().filter(|foreign| foreign.fault.is_some()).count() as f64;
     let version = sample(1).with("version", env!("CARGO_PKG_VERSION"));
-    text.family("kcache_build_info", Kind::Gauge, "Always 1; which kcache told the rest.", [version]);
+    text.family("kcache_build_info", Kind::Gauge, "Always 1; version of kcache.", [version]);
     gauge(
         text,
         "kcache_verdict_timestamp_seconds",
-        "When all this was found out, in seconds since 1970.",
+        "When the metrics were collected, in seconds since 1970.",
         [sample((context.now)() as f64)],
     );
     gauge(
         text,
         "kcache_ready",
-        "1 where `kcache check` of the kernel would say ready.",
+        "1 if `kcache check` would report the kernel as ready.",
         of_kernel(&|verdict| f64::from(ready(verdict))),
     );
-    gauge(text, "kcache_default_kernel_ready", "The same of the kernel that the boot loader takes.", default);
+    gauge(
+        text,
+        "kcache_default_kernel_ready",
+        "The same for the kernel that the boot loader starts.",
+        default,
+    );
     gauge(text, "kcache_unreadable_packages", "Packages that cannot be read.", [sample(broken as f64)]);
     gauge(
         text,
@@ -91,22 +96,12 @@ fn about_verdicts(text: &mut Exposition, context: &Context, survey: &Survey, bro
         "1 for the state that the package has for the kernel, 0 for the others.",
         states(survey),
     );
-    gauge(
-        text,
-        "kcache_package_required",
-        "1 where the kernel is not ready without the package.",
-        required(survey),
-    );
-    gauge(
-        text,
-        "kcache_foreign_modules",
-        "Modules in the kernel's tree that are not kcache's.",
-        of_kernel(&foreign),
-    );
+    gauge(text, "kcache_package_required", "1 if the package is required.", required(survey));
+    gauge(text, "kcache_foreign_modules", "Foreign modules in the kernel's tree.", of_kernel(&foreign));
     gauge(
         text,
         "kcache_foreign_broken",
-        "Those among them that the kernel would not load.",
+        "Foreign modules that the kernel would not load.",
         of_kernel(&of_no_use),
     );
 }
@@ -157,12 +152,12 @@ fn about_installed(text: &mut Exposition, session: &Session, survey: &Survey) ->
     gauge(
         text,
         "kcache_install_interrupted",
-        "1 where an installation was interrupted and not finished or undone yet.",
+        "1 if an installation was interrupted and not yet completed or undone.",
         interrupted,
     );
     gauge(text, "kcache_installed_modules", "Modules that kcache has installed for the kernel.", modules);
     gauge(text, "kcache_installed_bytes", "Size of their files.", bytes);
-    gauge(text, "kcache_build_seconds", "How long the installed build took, wherever it was made.", seconds);
+    gauge(text, "kcache_build_seconds", "Build time of the installed build, wherever it was built.", seconds);
     Ok(())
 }
 
@@ -182,27 +177,22 @@ fn about_store(text: &mut Exposition, session: &Session) -> Result<(), Failure> 
     let mut counter = |name, help, samples: &[Sample]| {
         text.family(name, Kind::Counter, help, samples.iter().cloned());
     };
-    counter(
-        "kcache_hits_total",
-        "Look-ups that a cache answered: a build, or that it is known to fail.",
-        &hits,
-    );
+    counter("kcache_hits_total", "Look-ups answered by a build or a remembered failure.", &hits);
     counter("kcache_misses_total", "Look-ups that no cache could answer.", &[count(counters::MISSES)]);
-    counter("kcache_builds_total", "Builds that were made here.", &builds);
-    counter("kcache_compile_seconds_total", "Time that these builds took.", &[seconds(counters::COMPILED)]);
+    counter("kcache_builds_total", "Builds on this host.", &builds);
+    counter(
+        "kcache_compile_seconds_total",
+        "Compile time of builds on this host.",
+        &[seconds(counters::COMPILED)],
+    );
     counter(
         "kcache_saved_seconds_total",
-        "Time that installed builds took which were not made in the same run.",
+        "Compile time of installed builds that were compiled elsewhere or in an earlier run.",
         &[seconds(counters::SPARED)],
     );
     gauge(text, "kcache_store_entries", "Entries in the store.", [sample(usage.entries as f64)]);
     gauge(text, "kcache_store_objects", "Objects in the store.", [sample(usage.objects as f64)]);
-    gauge(
-        text,
-        "kcache_store_bytes",
-        "Size of both as they lie there, compressed.",
-        [sample(usage.bytes as f64)],
-    );
+    gauge(text, "kcache_store_bytes", "Compressed size of both.", [sample(usage.bytes as f64)]);
     Ok(())
 }
 

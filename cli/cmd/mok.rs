@@ -47,8 +47,8 @@ pub fn make(settings: &Settings, out: &Out, dir: &Path, name: Option<&str>) -> R
     for file in [KEY, CERTIFICATE] {
         if there.join(file).symlink_metadata().is_ok() {
             return Err(Failure::usage(
-                format!("there is a key already: {}", there.join(file).display()),
-                Some("--dir DIR puts another one elsewhere".into()),
+                format!("a key already exists: {}", there.join(file).display()),
+                Some("use --dir DIR for another one".into()),
             ));
         }
     }
@@ -71,12 +71,10 @@ pub fn make(settings: &Settings, out: &Out, dir: &Path, name: Option<&str>) -> R
 
 fn tell(out: &Out, dir: &Path) {
     let (key, certificate) = (dir.join(KEY), dir.join(CERTIFICATE));
-    out.say(
-        "this key is to be enrolled once, at the console, after a password was chosen and the host rebooted:",
-    );
+    out.say("enroll this key once: run this command, choose a password, reboot, and confirm at the console:");
     out.data(&format!("mokutil --import {}", certificate.display()));
     let mut lines =
-        String::from("modules are signed with it when /etc/kcache/config.toml ends in:\n\n[signing]\n");
+        String::from("to sign modules with it, append to /etc/kcache/config.toml:\n\n[signing]\n");
     let _ = writeln!(lines, "key = \"{}\"", key.display()); // a String takes everything
     let _ = write!(lines, "certificate = \"{}\"", certificate.display());
     out.say(&lines);
@@ -92,7 +90,7 @@ fn openssl(dir: &Path, request: &str) -> Result<(), Failure> {
     openssl.args(["-days", "36500", "-keyout", KEY, "-outform", "DER", "-out", CERTIFICATE]);
     let output = openssl.output().map_err(|e| Failure {
         exit: Exit::Unexpected,
-        message: format!("openssl cannot be run: {e}"),
+        message: format!("cannot run openssl: {e}"),
         hint: Some("install the package openssl".into()),
     })?;
     if output.status.success() {
@@ -112,9 +110,9 @@ fn plain(name: &str) -> Result<String, Failure> {
     let name = name.trim();
     if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(plain) {
         return Err(Failure::usage(
-            format!("'{}' cannot be a key's name", name.escape_debug()),
+            format!("invalid key name '{}'", name.escape_debug()),
             Some(format!(
-                "--name NAME gives one of up to {NAME_MAX} letters, digits, dots, underscores, dashes and spaces"
+                "use --name NAME with up to {NAME_MAX} letters, digits, dots, underscores, dashes and spaces"
             )),
         ));
     }

@@ -35,12 +35,12 @@ pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Resul
     if let Some(unknown) = remove.packages.iter().find(is_unknown).filter(|_| settled == Exit::Done) {
         let known: Vec<String> = kernels.iter().flat_map(names).collect();
         let nearest = select::nearest(unknown, known.iter().map(String::as_str));
-        let message = format!("package '{unknown}' is not installed for any of the kernels that are meant");
-        return Err(Failure::usage(message, nearest.map(|name| format!("did you mean {name}?"))));
+        let message = format!("package '{unknown}' is not installed for any selected kernel");
+        return Err(Failure::usage(message, nearest.map(|name| format!("did you mean '{name}'?"))));
     }
     kernels.retain(|kernel| !present(kernel).is_empty());
     if kernels.is_empty() && settled == Exit::Done {
-        out.say("nothing is installed: there is nothing to remove");
+        out.say("nothing to remove");
     }
     let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
     let changes: Vec<Change> = removed.iter().map(|names| Change::Remove(names)).collect();
@@ -53,7 +53,7 @@ pub fn rollback(context: &Context, out: &Out, asked: &Kernels, dry: bool) -> Res
         kernels.retain(|kernel| generation(kernel).is_some_and(|generation| generation.previous.is_some()));
     }
     if kernels.is_empty() {
-        return Err(Failure::usage("no kernel has an earlier set of modules to go back to", None));
+        return Err(Failure::usage("no kernel has a previous generation", None));
     }
     let changes: Vec<Change> = kernels.iter().map(|_| Change::RollBack).collect();
     transact(context, out, &kernels, &changes, Exit::Done, dry)

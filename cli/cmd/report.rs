@@ -34,8 +34,8 @@ pub fn run(
     dry: bool,
 ) -> Result<Exit, Failure> {
     if out.json {
-        let hint = "`kcache status --json` has the same facts for programs";
-        return Err(Failure::usage("a report is a page for people", Some(hint.into())));
+        let hint = "use `kcache status --json`";
+        return Err(Failure::usage("report has no JSON output", Some(hint.into())));
     }
     let (session, packages, kernels) = looking(context, out, &args.which)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;

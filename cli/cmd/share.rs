@@ -42,10 +42,8 @@ pub enum Choice {
 pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit, Failure> {
     if context.caches.writable().next().is_none() {
         return Err(Failure::usage(
-            "there is no shared cache to push to",
-            Some(
-                "configure one with `write = true`, or give one with --to URL; --offline leaves none".into(),
-            ),
+            "no writable shared cache",
+            Some("configure one with `write = true`, or name one with --to URL; do not use --offline".into()),
         ));
     }
     let sign = sign(context, args.adopt, args.unsigned);
@@ -57,7 +55,7 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
     }
     for choice in &choices {
         let (Choice::Entry { entry, newest }, Some(store)) = (choice, &session.store) else {
-            exit = exit.or(say_missing(out, choice));
+            exit = exit.or(say_missing(out, choice, dry));
             continue;
         };
         for cache in context.caches.writable() {
@@ -130,10 +128,9 @@ fn everything(store: &Store) -> Result<Vec<Choice>, Failure> {
     Ok(choices)
 }
 
-pub fn say_missing(out: &Out, choice: &Choice) -> Exit {
+pub fn say_missing(out: &Out, choice: &Choice, dry_run: bool) -> Exit {
     let Choice::Missing { package, version, kernel, error } = choice else { return Exit::Done };
-    let told =
-        error.as_ref().map_or("it is not built: there is nothing to share", |failure| &failure.message);
+    let told = error.as_ref().map_or("not built, so there is nothing to push", |failure| &failure.message);
     let state = if error.is_some() { "error" } else { "missing" };
     if out.json {
         out.record(&json::Push {
@@ -144,12 +141,12 @@ pub fn say_missing(out: &Out, choice: &Choice) -> Exit {
             key: None,
             cache: None,
             state,
+            dry_run,
             error: Some(told.to_owned()),
         });
     }
     let message = format!("{package} for {kernel}: {told}");
-    let hint =
-        error.is_none().then(|| format!("`kcache build {} -k {}` builds it", word(package), word(kernel)));
+    let hint = error.is_none().then(|| format!("run `kcache build {} -k {}`", word(package), word(kernel)));
     let exit = error.as_ref().map_or(Exit::NotReady, |failure| failure.exit);
     out.failure(&Failure { exit, message, hint });
     exit
@@ -157,6 +154,7 @@ pub fn say_missing(out: &Out, choice: &Choice) -> Exit {
 
 /// Prints what became of one push; `None` where it was only to be said.
 fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Result<Pushed>>) -> Exit {
+    let dry_run = result.is_none();
     let (state, style, exit, error) = match result {
         None => ("would push", GOOD, Exit::Done, None),
         Some(Ok(Pushed::New)) => ("pushed", GOOD, Exit::Done, None),
@@ -164,7 +162,7 @@ fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Res
         Some(Ok(Pushed::Cosigned(_))) => ("signed", GOOD, Exit::Done, None),
         Some(Ok(Pushed::Conflict(builder))) => {
             let told = format!(
-                "{builder} built it with other results, which stay: the build is not reproducible, or one of the two is not to be trusted"
+                "conflict: {builder} pushed different outputs, which are kept; either the build is not reproducible, or one of the two builders cannot be trusted"
             );
             ("conflict", BAD, Exit::Refused, Some(Failure { exit: Exit::Refused, message: told, hint: None }))
         }
@@ -183,6 +181,7 @@ fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Res
             key: Some(entry.manifest().key.to_string()),
             cache: Some(url.to_owned()),
             state,
+            dry_run,
             error: error.as_ref().map(|failure| failure.message.clone()),
         });
     } else {

@@ -30,8 +30,8 @@ const MAX: u64 = 64 << 10;
 pub fn run(context: &Context, out: &Out, command: &SignaturesCommand, dry: bool) -> Result<Exit, Failure> {
     let signing = context.signing.as_ref().ok_or_else(|| {
         Failure::usage(
-            "no certificate is configured that signatures could be checked with",
-            Some("[signing] in /etc/kcache/config.toml names it: docs/signing.md".into()),
+            "no certificate is configured to verify signatures with",
+            Some("set `certificate` in [signing] of /etc/kcache/config.toml, see docs/signing.md".into()),
         )
     })?;
     let certificate = signing.certificate()?;
@@ -62,7 +62,7 @@ fn export(
                     }
                 }
             }
-            _ => exit = exit.or(share::say_missing(out, choice)),
+            _ => exit = exit.or(share::say_missing(out, choice, dry)),
         }
     }
     if !dry && !lacking.is_empty() {
@@ -73,20 +73,20 @@ fn export(
         if !dry {
             fs::write(&path, module)?;
         }
-        say(out, digest, if dry { "would export" } else { "exported" }, &path);
+        say(out, digest, if dry { "would export" } else { "exported" }, &path, dry);
     }
     if lacking.is_empty() && exit == Exit::Done {
-        out.say("every module has its signature");
+        out.say("every module already has a signature");
     }
     Ok(exit)
 }
 
 /// Prints what became of one module or its signature.
-fn say(out: &Out, digest: &Digest, state: &'static str, path: &Path) {
+fn say(out: &Out, digest: &Digest, state: &'static str, path: &Path, dry_run: bool) {
     let path = path.display().to_string();
     if out.json {
         let digest = digest.to_string();
-        out.record(&json::Signature { r#type: "signature", digest, state, path });
+        out.record(&json::Signature { r#type: "signature", digest, state, dry_run, path });
     } else {
         out.data(&format!("{path}  {}", paint(GOOD, state)));
     }
@@ -127,7 +127,7 @@ fn import(
         });
         match result {
             Ok(digest) => {
-                say(out, &digest, if dry { "would import" } else { "imported" }, &path);
+                say(out, &digest, if dry { "would import" } else { "imported" }, &path, dry);
             }
             Err(failure) => {
                 exit = exit.or(failure.exit);
@@ -158,22 +158,18 @@ fn signed_module(path: &Path, sizes: &BTreeMap<Digest, u64>) -> Result<(Digest, 
     let stem = name.strip_suffix(".p7s").map(|stem| stem.strip_suffix(".ko").unwrap_or(stem));
     let digest: Digest = stem
         .and_then(|stem| stem.parse().ok())
-        .ok_or_else(|| Failure::usage("its name is not a module's digest and .p7s", None))?;
+        .ok_or_else(|| Failure::usage("the file name is not DIGEST.p7s", None))?;
     let size = sizes.get(&digest).ok_or_else(|| Failure {
         exit: Exit::NotReady,
-        message: "no module of this digest is in the store".to_owned(),
-        hint: Some("import signatures where the modules were exported".into()),
+        message: "the store has no module with this digest".to_owned(),
+        hint: Some("import signatures on the host that exported the modules".into()),
     })?;
     Ok((digest, *size))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     if fs::metadata(path)?.len() > MAX {
-        return Err(Failure {
-            exit: Exit::Refused,
-            message: format!("it has more than {MAX} bytes"),
-            hint: None,
-        });
+        return Err(Failure { exit: Exit::Refused, message: format!("larger than {MAX} bytes"), hint: None });
     }
     Ok(fs::read(path)?)
 }

@@ -46,12 +46,12 @@ fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
     }
     for foreign in &verdict.foreign {
         match &foreign.fault {
-            Some(fault) => out.say(&format!("{release}: not kcache's, and broken: {fault}")),
-            None => out.detail(&format!("{release}: not kcache's: {} will load", foreign.path)),
+            Some(fault) => out.say(&format!("{release}: foreign module is broken: {fault}")),
+            None => out.detail(&format!("{release}: foreign module will load: {}", foreign.path)),
         }
     }
     if let Some(signer) = &verdict.signer {
-        out.detail(&format!("{release}: its modules are signed by {}", signer.subject));
+        out.detail(&format!("{release}: modules are signed by {}", signer.subject));
     }
     verdict.warnings.iter().for_each(|warning| out.warn(&format!("{release}: {warning}")));
     verdict.details.iter().for_each(|detail| out.detail(&format!("{release}: {detail}")));

@@ -1,4 +1,4 @@
-//! `kcache verify`: is everything that is stored and installed still what it was?
+//! `kcache verify`: checks the store and installed modules byte by byte.
 
 use kcache::deploy::verify::{self as installed, Damage};
 use kcache::error::Error;
@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
 
-/// What was found, and what was put right.
+/// Findings and repairs.
 #[derive(Default)]
 struct Counters {
     damaged: u64,
@@ -29,14 +29,14 @@ pub fn run(context: &Context, out: &Out, repair: bool) -> Result<Exit, Failure> 
     let exit = if counters.damaged > counters.repaired { Exit::Refused } else { Exit::Done };
     summary(out, seen, kernels, &counters, exit);
     if exit == Exit::Refused && !repair {
-        out.hint("`kcache verify --repair` puts right what can be");
+        out.hint("run `kcache verify --repair` to repair what is possible");
     }
     Ok(exit)
 }
 
 fn stored(context: &Context, out: &Out, repair: bool, counters: &mut Counters) -> Result<Seen, Failure> {
     let Some(store) = context.open_existing_store()? else {
-        out.say(&format!("there is no store in {}", context.store.display()));
+        out.say(&format!("no store in {}", context.store.display()));
         return Ok(Seen::default());
     };
     let say = |message: &str| context.progress.say(message);
@@ -55,8 +55,8 @@ fn stored(context: &Context, out: &Out, repair: bool, counters: &mut Counters) -
 fn tell(out: &Out, finding: &Finding, done: Option<Repaired>, counters: &mut Counters) {
     let (word, words) = match done {
         Some(Repaired::Fetched) => (Some("fetched"), ": fetched again"),
-        Some(Repaired::Deleted) => (Some("deleted"), ": deleted; it will be fetched or built again"),
-        Some(Repaired::MadeAgain) => (Some("remade"), ": made again"),
+        Some(Repaired::Deleted) => (Some("deleted"), ": deleted; will be fetched or rebuilt"),
+        Some(Repaired::MadeAgain) => (Some("remade"), ": recreated"),
         Some(Repaired::Nothing) | None => (None, ""),
     };
     line(
@@ -81,11 +81,11 @@ fn kernel(
         false => damage.wrong.clone(),
     };
     for wrong in &damage.wrong {
-        let done = if left.contains(wrong) { (None, "") } else { (Some("installed"), ": installed again") };
+        let done = if left.contains(wrong) { (None, "") } else { (Some("installed"), ": reinstalled") };
         line(out, "kernel", &damage.release, wrong, done, counters);
     }
     if !left.is_empty() {
-        out.hint(&format!("`kcache install -k {}` installs its modules anew", damage.release));
+        out.hint(&format!("run `kcache install -k {}` to reinstall its modules", damage.release));
     }
     Ok(())
 }
@@ -116,19 +116,21 @@ fn line(
     counters.repaired += u64::from(done.0.is_some());
     if out.json {
         let (what, path, wrong) = (what.to_owned(), path.to_owned(), wrong.to_owned());
-        return out.record(&json::Damage { r#type: "damage", what, path, wrong, repaired: done.0 });
+        let description = wrong.clone();
+        let (r#type, repaired) = ("damage", done.0);
+        return out.record(&json::Damage { r#type, what, path, wrong, description, repaired });
     }
     out.data(&format!("{what} {path}: {wrong}{}", done.1));
 }
 
 fn summary(out: &Out, seen: Seen, kernels: u64, counters: &Counters, exit: Exit) {
     let verdict = match (counters.damaged, counters.repaired) {
-        (0, _) => "all as it should be".to_owned(),
-        (damaged, 0) => format!("{damaged} damaged"),
-        (damaged, repaired) => format!("{damaged} damaged, {repaired} put right"),
+        (0, _) => "all intact".to_owned(),
+        (damaged, 0) => format!("{damaged} corrupt"),
+        (damaged, repaired) => format!("{damaged} corrupt, {repaired} repaired"),
     };
     out.say(&format!(
-        "{} of {}, {}, {}, the modules of {}: {verdict}",
+        "{} ({}), {}, {}, modules of {}: {verdict}",
         count(seen.objects, "object", "objects"),
         size(seen.bytes),
         count(seen.entries, "entry", "entries"),
@@ -145,6 +147,7 @@ fn summary(out: &Out, seen: Seen, kernels: u64, counters: &Counters, exit: Exit)
             pointers: seen.pointers,
             kernels,
             damaged: counters.damaged,
+            corrupt: counters.damaged,
             repaired: counters.repaired,
         });
     }

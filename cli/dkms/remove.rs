@@ -82,7 +82,7 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     let files: Vec<ForeignFile> = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let dir = flow::tree(session, &kernel)?;
     if let Some(other) = weakly_used(&place.context.root, dir, &files)? {
-        warn(&format!("the weak-updates of {} led to its modules.", other.display()));
+        warn(&format!("weak-updates of {} linked to its modules.", other.display()));
     }
     flow::apply_with(session, &kernel, &adopt::without(&names), &ForeignFiles::Drop(files))?;
     if let Ok((package, all)) = place.package(what) {

@@ -171,7 +171,7 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, DkmsErro
     let scratch = Scratch::new(&place.context.temporary).map_err(Error::from)?;
     let source = source_of(archive, scratch.path())?;
     if scratch.path().join("dkms_main_tree").is_dir() {
-        warn("nobody vouches for the modules in the tarball: they are built from its source instead.");
+        warn("the modules in the tarball are unsigned; building from its source instead.");
     }
     let package = kcache::kernel::packages::at_path(&source).map_err(Error::from)?;
     let what = Version { name: package.name, version: package.version };
@@ -281,7 +281,7 @@ fn check(archive: &Path, top: &Path, dir: &Path) -> Result<(), DkmsError> {
 fn hostile(archive: &Path, name: &str) -> DkmsError {
     DkmsError::new(
         7,
-        &[&format!("{} is refused: {name} leads out of it, or is no plain file.", archive.display())],
+        &[&format!("refusing {}: {name} is outside of it, or not a regular file.", archive.display())],
     )
 }
 
@@ -318,7 +318,7 @@ mod tests {
         assert!(source_with("../dkms.conf").is_ok_and(|source| source.ends_with("dkms_source_tree")));
         for link in ["../../other", "../..", "/etc", "../../../etc"] {
             let trouble = source_with(link).unwrap_err();
-            assert!(trouble.lines[0].contains("src/link leads out of it"), "{link}: {:?}", trouble.lines);
+            assert!(trouble.lines[0].contains("src/link is outside of it"), "{link}: {:?}", trouble.lines);
         }
     }
 

@@ -45,15 +45,15 @@ pub fn build_time(page: &Page) -> Element {
     let share = (hits * 100).checked_div(asked).map_or("–".to_owned(), |share| format!("{share} %"));
     let unknown = installed(page).filter(|o| o.made.as_ref().and_then(|made| made.seconds).is_none()).count();
     let unknown = match unknown {
-        0 => "compiling behind what is installed".to_owned(),
-        n => format!("compiling behind what is installed; of {n} it is not known"),
+        0 => "compile time of installed builds".to_owned(),
+        n => format!("compile time of installed builds; unknown for {n}"),
     };
     let here = counted(counters::BUILT) + counted(counters::FAILED);
     section("Build time").child(tiles([
         tile(
             "Time saved",
             &duration(counted(counters::SPARED) as f64 / 1000.0),
-            "builds that were installed without being compiled for it",
+            "installed builds that were compiled elsewhere or earlier",
         ),
         tile(
             "Time spent here",
@@ -63,7 +63,7 @@ pub fn build_time(page: &Page) -> Element {
         tile(
             "Look-ups answered",
             &share,
-            &format!("{store} by the store, {shared} by shared caches, {misses} not"),
+            &format!("{store} by the store, {shared} by shared caches, {misses} misses"),
         ),
         tile("Installed builds", &duration(seconds(made(page))), &unknown),
     ]))
@@ -78,14 +78,14 @@ pub fn origins(page: &Page) -> Element {
     let unknown = installed(page).filter(|origin| origin.made.is_none()).count() as u64;
     let rows = builders.into_iter().map(|((_, builder), made)| builder_row(builder, &made));
     let unknown = (unknown > 0)
-        .then(|| row(["not known: the store no longer has the entry", "", &unknown.to_string(), ""]));
+        .then(|| row(["unknown: the store no longer has the entry", "", &unknown.to_string(), ""]));
     let head = ["Built by", "Signed by", "Builds", "Compile time"]
         .map(|text| element("th").with("scope", "col").text(text));
     let table = element("table")
         .child(element("thead").child(element("tr").children(head)))
         .child(element("tbody").children(rows).children(unknown));
     let is_any = installed(page).next().is_some();
-    section("Where builds come from")
+    section("Provenance of builds")
         .children(is_any.then(|| element("div").class("scroll").with("tabindex", "0").child(table)))
         .child(caches(page))
 }
@@ -95,7 +95,7 @@ fn builder_row(builder: &str, made: &[&Made]) -> Element {
     signers.sort_unstable();
     signers.dedup();
     let who = if made[0].here { format!("{builder} (this host)") } else { builder.to_owned() };
-    let signers = if signers.is_empty() { "nobody".to_owned() } else { signers.join(", ") };
+    let signers = if signers.is_empty() { "unsigned".to_owned() } else { signers.join(", ") };
     row([&who, &signers, &made.len().to_string(), &duration(seconds(made.iter().copied()))])
 }
 
@@ -110,7 +110,7 @@ fn caches(page: &Page) -> Element {
         return element("p").class("quiet").text("No shared cache is configured.");
     }
     let item = |cache: &super::Cache| {
-        let access = if cache.write { "read and written" } else { "read" };
+        let access = if cache.write { "read-write" } else { "read-only" };
         element("li")
             .child(element("code").text(&cache.url))
             .child(element("span").class("quiet").text(&format!(" {access}")))

@@ -17,20 +17,20 @@ pub fn headline(page: &Page) -> (&'static str, &'static str, String) {
         Ok(release) => release,
         Err(reason) => {
             let text =
-                format!("{}. Which of them will be booted is not known: {reason}.", how_many_ready(page));
-            return ("odd", "look before you reboot", text);
+                format!("{}. Cannot determine which one will be booted: {reason}.", how_many_ready(page));
+            return ("odd", "check before you reboot", text);
         }
     };
     let verdict = page.survey.verdicts.iter().find(|verdict| page.is_default(verdict));
     let ((class, words), text) = match verdict {
         Some(verdict) if page.is_ready(verdict) => {
-            (YES, format!("The boot loader takes {release}, and all that it needs is in place."))
+            (YES, format!("The boot loader starts {release}, and all its modules are ready."))
         }
-        Some(verdict) => (NO, format!("The boot loader takes {release}. {}.", obstacles(page, verdict))),
-        None if page.complete => (NO, format!("The boot loader takes {release}, which is not installed.")),
+        Some(verdict) => (NO, format!("The boot loader starts {release}. {}.", obstacles(page, verdict))),
+        None if page.complete => (NO, format!("The boot loader starts {release}, which is not installed.")),
         None => {
-            let text = format!("The boot loader takes {release}, which this page is not about.");
-            return ("odd", "look before you reboot", text);
+            let text = format!("The boot loader starts {release}, which this report does not include.");
+            return ("odd", "check before you reboot", text);
         }
     };
     (class, words, text)
@@ -92,7 +92,7 @@ fn card(page: &Page, verdict: &Verdict, origins: &[Origin]) -> Element {
 
 fn installed(origins: &[Origin]) -> String {
     if origins.is_empty() {
-        return "nothing is installed by kcache".to_owned();
+        return "kcache has installed nothing".to_owned();
     }
     let modules: u64 = origins.iter().map(|origin| origin.modules).sum();
     let bytes: u64 = origins.iter().map(|origin| origin.bytes).sum();
@@ -119,7 +119,7 @@ fn obstacles(page: &Page, verdict: &Verdict) -> String {
     };
     let mut parts: Vec<String> = State::ALL.into_iter().filter_map(of).collect();
     if parts.is_empty() && !verdict.ready {
-        parts.push("A module that is not kcache's would not load".to_owned());
+        parts.push("A foreign module would not load".to_owned());
     }
     if !page.unreadable.is_empty() {
         parts.push("A package cannot be read".to_owned());

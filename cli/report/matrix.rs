@@ -9,7 +9,7 @@ use super::{Page, place, section, state};
 /// The table, and what its words mean.
 pub fn matrix(page: &Page) -> Element {
     if page.survey.packages.is_empty() || page.survey.verdicts.is_empty() {
-        let text = "There is no package and kernel to be shown together.";
+        let text = "No package and kernel to show.";
         return section("Packages and kernels").child(element("p").class("quiet").text(text));
     }
     let table = element("table").class("matrix").child(head(page)).child(body(page));
@@ -78,12 +78,12 @@ fn legend(page: &Page) -> Element {
 
 fn meaning(state: State) -> &'static str {
     match state {
-        State::Ready => "installed, whole, and the kernel will load it",
-        State::Excluded => "not meant for this kernel",
-        State::Stale => "installed, and an input has changed since",
+        State::Ready => "installed and intact; the kernel will load it",
+        State::Excluded => "excluded for this kernel",
+        State::Stale => "installed, but an input has changed",
         State::Missing => "not installed",
-        State::NoHeaders => "not installed, and nothing to build it with",
+        State::NoHeaders => "not installed, and no headers to build it with",
         State::Fails => "does not build",
-        State::Broken => "installed, and the kernel would not load it",
+        State::Broken => "installed, but the kernel would not load it",
     }
 }

@@ -34,7 +34,7 @@ fn of_kernel(page: &Page, at: usize, verdict: &Verdict) -> Element {
         .children(ill.into_iter().map(row))
         .children(faulty.into_iter().map(stranger))
         .children((!folded.is_empty()).then(|| {
-            let text = count(well_count, "is as it should be", "are as they should be");
+            let text = count(well_count, "is ready", "are ready");
             element("details").child(element("summary").text(&text)).children(folded)
         }))
 }
@@ -69,8 +69,8 @@ fn row(
 
 fn plain_reason(state: State) -> &'static str {
     match state {
-        State::Ready => "Installed, whole, and what would be built now.",
-        State::Missing => "It is not installed, and nobody has tried to build it here.",
+        State::Ready => "Installed, intact and up to date.",
+        State::Missing => "Not installed, and not yet built here.",
         _ => "",
     }
 }
@@ -90,7 +90,7 @@ fn changed(standing: &Standing) -> Option<Element> {
 }
 
 fn log(failure: &Failure) -> Element {
-    let status = failure.status.map_or(String::new(), |status| format!(" ended with status {status}"));
+    let status = failure.status.map_or(String::new(), |status| format!(" exited with status {status}"));
     let command = element("p").class("quiet").child(element("code").text(&failure.command)).text(&status);
     let title = match failure.left_out {
         0 => "The build's log".to_owned(),
@@ -115,6 +115,6 @@ fn stranger(Foreign { path, fault }: &Foreign) -> Element {
         .child(
             element("div")
                 .child(element("h4").text(path))
-                .child(element("p").text(&format!("Somebody else's module, not kcache's{fault}"))),
+                .child(element("p").text(&format!("Foreign module{fault}"))),
         )
 }

@@ -96,21 +96,24 @@ fn each_state_has_a_sign_and_a_word_and_a_link_to_its_reason() {
 fn the_sentence_at_the_top_is_about_the_kernel_that_will_be_booted() {
     let ready = [standing(State::Ready, None)];
     let fails = standing(State::Fails, Some("error: no"));
-    has(&drawn(&ready, |_| ()), &["banner good", "You may reboot<", "The boot loader takes K, and all"]);
+    has(&drawn(&ready, |_| ()), &["banner good", "You may reboot<", "The boot loader starts K, and all"]);
     has(
         &drawn(&[ready[0].clone(), fails.clone()], |_| ()),
-        &["banner bad", "Do not reboot yet<", "takes K. Fails: b."],
+        &["banner bad", "Do not reboot yet<", "starts K. Fails: b."],
     );
     let optional = Standing { need: Need::Optional, ..fails };
     has(&drawn(&[optional], |_| ()), &["banner good", "<span class=\"need\">optional</span>"]);
     let unreadable = |page: &mut Page| page.unreadable.push("dkms.conf: no name".to_owned());
     has(&drawn(&ready, unreadable), &["banner bad", "A package cannot be read: dkms.conf: no name"]);
     let unknown = |page: &mut Page| page.default = Err("no loader".to_owned());
-    has(&drawn(&ready, unknown), &["banner odd", "1 of 1 kernel is ready", "not known: no loader"]);
+    has(
+        &drawn(&ready, unknown),
+        &["banner odd", "1 of 1 kernel is ready", "which one will be booted: no loader"],
+    );
     let gone = |page: &mut Page| page.default = Ok("L".to_owned());
-    has(&drawn(&ready, gone), &["banner bad", "takes L, which is not installed"]);
+    has(&drawn(&ready, gone), &["banner bad", "starts L, which is not installed"]);
     let elsewhere = |page: &mut Page| (page.default, page.complete) = (Ok("L".to_owned()), false);
-    has(&drawn(&ready, elsewhere), &["banner odd", "takes L, which this page is not about"]);
+    has(&drawn(&ready, elsewhere), &["banner odd", "starts L, which this report does not include"]);
 }
 
 #[test]
@@ -187,7 +190,7 @@ fn what_has_changed_is_a_list_and_a_failure_has_its_log() {
     );
     has(
         &html,
-        &["after 7 lines", "<code>make</code> ended with status 2", "<pre tabindex=\"0\">a &lt; b</pre>"],
+        &["after 7 lines", "<code>make</code> exited with status 2", "<pre tabindex=\"0\">a &lt; b</pre>"],
     );
 }
 
@@ -219,10 +222,10 @@ fn builds_are_told_apart_by_who_made_them() {
     has(
         &html,
         &[
-            "web1 (this host)</th><td>nobody</td><td>1</td><td>30 s",
+            "web1 (this host)</th><td>unsigned</td><td>1</td><td>30 s",
             "ci</th><td>fleet</td><td>2</td><td>1 min 00 s",
         ],
     );
     has(&html, &["no longer has the entry</th><td></td><td>1<", "8 modules for 1 kernel", "6.0 kB"]);
-    has(&html, &["1 min 35 s", "75 %", "1 by the store, 2 by shared caches, 1 not"]);
+    has(&html, &["1 min 35 s", "75 %", "1 by the store, 2 by shared caches, 1 misses"]);
 }

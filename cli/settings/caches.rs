@@ -218,10 +218,10 @@ fn read_credentials(path: &Path, file: File) -> Result<Credentials, Failure> {
         return Err(Failure {
             exit: crate::exit::Exit::Refused,
             message: format!(
-                "{} holds credentials, and others than its owner can read it (mode {mode:04o})",
+                "{} contains credentials but is readable by others (mode {mode:04o})",
                 path.display()
             ),
-            hint: Some(format!("chmod 600 {}", path.display())),
+            hint: Some(format!("run `chmod 600 {}`", path.display())),
         });
     }
     let mut text = String::new();
@@ -281,9 +281,7 @@ mod tests {
         let failure = |text: &str, mode| {
             location("url = 's3://b'\ncredentials = '/c'\n", &[("c", text, mode)], &[]).unwrap_err()
         };
-        assert!(
-            failure("token = 'x'\n", 0o640).message.contains("others than its owner can read it (mode 0640)")
-        );
+        assert!(failure("token = 'x'\n", 0o640).message.contains("readable by others (mode 0640)"));
         let wrong = failure("username = 'u'\npasword = 'hunter2'\n", 0o600);
         assert!(wrong.message.contains("line 2") && wrong.message.contains("pasword"), "{}", wrong.message);
         assert!(!wrong.message.contains("hunter2"), "{}", wrong.message);

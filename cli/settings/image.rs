@@ -63,10 +63,10 @@ pub fn warning(passed_over: &BTreeSet<String>, directory: &Path) -> Option<Strin
         return None;
     }
     let named: Vec<&str> = passed_over.iter().take(MOST_NAMED).map(String::as_str).collect();
-    let mut line = format!("{}: not used: {}", directory.display(), named.join(", "));
+    let mut line = format!("{}: ignored settings: {}", directory.display(), named.join(", "));
     if passed_over.len() > MOST_NAMED {
         let _ = write!(line, " and {} more", passed_over.len() - MOST_NAMED); // to a String: cannot fail
     }
-    line.push_str("; a tree under --root cannot set that, unless its file is named with --config FILE");
+    line.push_str("; a tree under --root cannot set these unless its file is named with --config FILE");
     Some(line)
 }

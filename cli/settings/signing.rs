@@ -52,7 +52,7 @@ impl Table {
         let certificate = self.certificate.as_ref().map(place).transpose()?;
         let secret = match (&self.passphrase_file, &self.passphrase_command) {
             (Some(_), Some(_)) => {
-                return Err("of passphrase-file and passphrase-command only one can be set".to_owned());
+                return Err("only one of passphrase-file and passphrase-command may be set".to_owned());
             }
             (Some(path), None) => Some(Secret::File(place(path)?)),
             (None, command) => command.clone().map(Secret::Command),
@@ -60,7 +60,7 @@ impl Table {
         match (&key, &certificate) {
             (None, None) => return Err("[signing] has neither key nor certificate".to_owned()),
             (Some(KeyPlace::Token(_)), None) => {
-                return Err("a key in a token needs a certificate beside it".to_owned());
+                return Err("a key in a token needs a `certificate`".to_owned());
             }
             _ => {}
         }
@@ -149,9 +149,9 @@ mod tests {
             assert!(told.contains(expect), "{told}");
         };
         check("", "neither key nor certificate");
-        check("key = 'pkcs11:token=a'", "needs a certificate");
+        check("key = 'pkcs11:token=a'", "needs a `certificate`");
         check("key = '/k'\npassphrase-file = '/p'\npassphrase-command = 'cat'", "only one");
-        check("key = '/k'\nhash = 'md5'", "the hash md5");
+        check("key = '/k'\nhash = 'md5'", "unsupported hash md5");
         check("key = '/k'\nwhen = 'always'", "unknown variant");
         check("key = '/k'\npassphrase = 'a'", "unknown field `passphrase`");
     }

@@ -64,7 +64,7 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// QEMU is not installed.
-    #[error("{} is not there: kernels are booted in it", program.display())]
+    #[error("{} does not exist, but boot tests need it", program.display())]
     NoQemu {
         /// The program.
         program: PathBuf,
@@ -96,7 +96,7 @@ pub enum Error {
         found: String,
     },
     /// A parameter was given for a module that is not in the plan.
-    #[error("no module {name} is to be loaded")]
+    #[error("module {name} is not among the modules to load")]
     NoModule {
         /// As it was given.
         name: String,

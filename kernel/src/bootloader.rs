@@ -35,7 +35,7 @@ pub struct Choice {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No boot loader that is known here.
-    #[error("no boot loader's configuration is found under {}: neither GRUB's nor systemd-boot's, and no link /boot/vmlinuz", root.display())]
+    #[error("no boot loader configuration found under {} (GRUB, systemd-boot, link /boot/vmlinuz)", root.display())]
     NoLoader {
         /// Where.
         root: PathBuf,
@@ -90,7 +90,7 @@ pub fn at_path(root: &Root, inside: &Path) -> Result<Choice, Error> {
         Some(release) => Ok(Choice { release, told_by: root.outside(inside) }),
         None => Err(Error::NoKernel {
             path: root.outside(inside),
-            problem: "it is no kernel image, nor named like one".to_owned(),
+            problem: "not a kernel image, nor named like one".to_owned(),
         }),
     }
 }
@@ -143,7 +143,7 @@ impl Loader {
             Some(release) => Ok(Some(Choice { release, told_by: path.clone() })),
             None => Err(Error::NoKernel {
                 path: path.clone(),
-                problem: format!("its default entry '{}' boots no kernel that is known here", entry.title),
+                problem: format!("its default entry '{}' boots an unknown kernel", entry.title),
             }),
         }
     }
@@ -212,12 +212,12 @@ mod tests {
             &[("boot/vmlinuz-6.1.0-56-amd64", ""), ("vmlinuz", "-> boot/vmlinuz-6.1.0-56-amd64")],
             Ok("6.1.0-56-amd64"),
         );
-        check(&[("boot/vmlinuz", "not an image")], Err("no kernel image"));
+        check(&[("boot/vmlinuz", "not an image")], Err("not a kernel image"));
     }
 
     #[test]
     fn nothing_to_go_by_is_an_error_that_names_what_was_looked_for() {
-        check(&[], Err("no boot loader's configuration is found"));
+        check(&[], Err("no boot loader configuration found"));
     }
 
     #[test]

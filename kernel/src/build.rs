@@ -175,14 +175,16 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     }
     Ok(match ended {
         Ended::Cancelled => Outcome::Cancelled,
-        Ended::TimedOut => Outcome::Environment(format!("it was stopped after {} s", limit.as_secs())),
+        Ended::TimedOut => {
+            Outcome::Environment(format!("timed out after {} s (build-timeout)", limit.as_secs()))
+        }
         Ended::OutOfMemory => Outcome::Environment(format!(
-            "it was killed: it used more than {} MiB of memory (build-memory)",
+            "killed: exceeded the memory limit of {} MiB (build-memory)",
             sandbox.limits.memory >> 20
         )),
         Ended::TookTooMuch(excess) => Outcome::Environment(too_much(excess, &sandbox.limits)),
         Ended::Signal(FILE_SIZE) => Outcome::Environment(too_large(&sandbox.limits)),
-        Ended::Signal(signal) => Outcome::Environment(format!("it was killed by signal {signal}")),
+        Ended::Signal(signal) => Outcome::Environment(format!("killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
         Ended::Status(_) if logged.met_file_limit => Outcome::Environment(too_large(&sandbox.limits)),
         Ended::Status(NO_FORK) if logged.environment.is_none() => Outcome::Environment(format!(
@@ -252,7 +254,7 @@ fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcom
         Err(what) => return Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what.to_string()))),
     };
     let (debug, lost) = debug(scratch, &modules)?;
-    let not_kept = packed.left_out.iter().map(|what| format!("not kept for other packages: {what}"));
+    let not_kept = packed.left_out.iter().map(|what| format!("not stored for other packages: {what}"));
     warn(scratch, not_kept.chain(lost))?;
     Ok(Outcome::Built { modules, debug, kept: packed.tar })
 }
@@ -290,14 +292,14 @@ fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, 
         Modules::Found => match found_modules(&source) {
             Ok(found) => found,
             Err(tree::Error::Io(error)) => return Err(error),
-            Err(what) => return Ok(Err(format!("left a source tree that is not searched: {what}"))),
+            Err(what) => return Ok(Err(format!("left a source tree that cannot be searched: {what}"))),
         },
     };
     if wanted.is_empty() {
-        return Ok(Err("made no module".into()));
+        return Ok(Err("built no module".into()));
     }
     if wanted.len() > MOST_MODULES {
-        return Ok(Err(format!("made {} modules, more than {MOST_MODULES}", wanted.len())));
+        return Ok(Err(format!("built {} modules, more than {MOST_MODULES}", wanted.len())));
     }
     let (mut built, mut names, mut room) = (Vec::new(), BTreeSet::new(), MOST_MODULES_SIZE);
     for (path, name) in wanted {
@@ -314,11 +316,11 @@ fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, 
             Ok((_, size)) if size > MOST_MODULE => return Ok(Err(format!("{shown} has {size} bytes"))),
             Ok((_, size)) if size > room => {
                 return Ok(Err(format!(
-                    "made modules of more than {} MiB together",
+                    "built modules of more than {} MiB together",
                     MOST_MODULES_SIZE >> 20
                 )));
             }
-            Ok(_) if !names.insert(name.clone()) => return Ok(Err(format!("made more than one {name}"))),
+            Ok(_) if !names.insert(name.clone()) => return Ok(Err(format!("built more than one {name}"))),
             Ok((_, size)) => {
                 room -= size;
                 built.push(Built { name, size, tree: tree.clone(), path: at });

@@ -92,7 +92,7 @@ fn read(mut stream: impl BufRead, names: &BTreeSet<String>) -> io::Result<Vec<Co
                 }
                 return Ok(found);
             }
-            None => return Err(invalid("neither cpio nor a compression that is known here")),
+            None => return Err(invalid("neither cpio nor a supported compression")),
         }
     }
     Ok(found)
@@ -165,7 +165,7 @@ fn archive(stream: &mut impl BufRead, names: &BTreeSet<String>, found: &mut Vec<
         stream.read_exact(&mut header)?;
         let field = |index: usize| hex(&header[6 + index * 8..14 + index * 8]);
         if !matches!(&header[..6], b"070701" | b"070702") {
-            return Err(invalid("no header where a file of the archive should begin"));
+            return Err(invalid("missing header of an archive member"));
         }
         let (mode, size, name_size) = (field(1)?, field(6)?, field(11)?);
         if name_size > NAME_MAX {
@@ -215,7 +215,7 @@ fn skip(stream: &mut impl BufRead, count: u64) -> io::Result<()> {
 fn hex(digits: &[u8]) -> io::Result<u64> {
     let text = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|c| c.is_ascii_hexdigit()));
     text.and_then(|text| u64::from_str_radix(text, 16).ok())
-        .ok_or_else(|| invalid("a header that is no number"))
+        .ok_or_else(|| invalid("invalid number in a header"))
 }
 
 fn invalid(what: &'static str) -> io::Error {
@@ -296,10 +296,10 @@ mod tests {
     #[test]
     fn what_is_no_initramfs_is_an_error() {
         let error = |bytes: &[u8]| read(bytes, &names()).unwrap_err().to_string();
-        assert_eq!(error(b"LZ4!"), "neither cpio nor a compression that is known here");
+        assert_eq!(error(b"LZ4!"), "neither cpio nor a supported compression");
         assert_eq!(
             error(&[b"07070X".as_slice(), &[b'0'; 200]].concat()),
-            "no header where a file of the archive should begin"
+            "missing header of an archive member"
         );
         assert!(read(&cpio(&FILES)[..150], &names()).is_err());
         assert_eq!(read(&b""[..], &names()).unwrap(), []);

@@ -47,7 +47,7 @@ pub enum Error {
         missing: &'static str,
     },
     /// A kernel build tree says that its kernel is called what no kernel is.
-    #[error("{} is of no kernel: its release is said to be '{}'", path.display(), text.escape_debug())]
+    #[error("{} is not a kernel build tree: invalid release '{}'", path.display(), text.escape_debug())]
     NoRelease {
         /// The directory.
         path: PathBuf,

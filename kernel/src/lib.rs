@@ -1,7 +1,8 @@
 //! Facts about Linux kernels, and acts upon them.
 //!
-//! Everything here works on what it is given: a root directory, a release, a scratch tree, a program to run. It has never
-//! heard of a cache, prints nothing, and reads neither the environment nor the clock.
+//! Everything here works on what it is given: a root directory, a release, a scratch tree, a program to run. It knows no
+//! cache, prints nothing, and reads neither the environment nor the wall clock; the monotonic clock is read for time limits and
+//! durations. One exception: [`sandbox::enter`], a process of its own, prints why it failed.
 
 pub mod boot_test;
 pub mod bootloader;

@@ -104,7 +104,7 @@ impl Loader {
         }
         if self.decompresses && compression == Compression::Xz && !compression.is_for_kernels(bytes) {
             return Err(Defect::Compressed {
-                why: "the kernel's decoder knows no check but CRC32".to_owned(),
+                why: "the kernel's decoder supports only the CRC32 check".to_owned(),
             });
         }
         compression
@@ -294,14 +294,15 @@ mod tests {
     fn where_the_kernel_decompresses_xz_must_carry_crc32() {
         let mut packed = Compression::Xz.compress(&Built::example().bytes()).unwrap();
         packed[7] = 4; // CRC64, as xz writes it without being asked
-        let expect = "example.ko.xz cannot be decompressed: the kernel's decoder knows no check but CRC32";
+        let expect =
+            "example.ko.xz cannot be decompressed: the kernel's decoder supports only the CRC32 check";
         assert_eq!(faults(&loader(), "example.ko.xz", &packed), [expect]);
     }
 
     #[test]
     fn a_kernel_that_enforces_signatures_says_why() {
         let strict = Loader { enforcement: Some(Enforcement::SecureBoot), ..loader() };
-        let expect = "example.ko is not signed, and the kernel loads only signed modules (Secure Boot)";
+        let expect = "example.ko is unsigned, and the kernel enforces signatures (Secure Boot)";
         assert_eq!(faults(&strict, "example.ko", &Built::example().bytes()), [expect]);
     }
 
@@ -330,6 +331,6 @@ mod tests {
         let found = foreign(tree.path()).unwrap();
         assert_eq!(found, ["extra/d.ko", "updates/dkms/c.ko.xz", "weak-updates/e.ko"].map(PathBuf::from));
         let module = loader().read(tree.path(), found[2].clone()).unwrap();
-        assert_eq!(module.ko.unwrap_err().to_string(), "is a link that leads nowhere");
+        assert_eq!(module.ko.unwrap_err().to_string(), "is a dangling link");
     }
 }

@@ -91,13 +91,13 @@ pub enum Error {
         path: PathBuf,
     },
     /// A recipe apart from its source does not say where that is.
-    #[error("{}: source is missing: it says where the package's source lies", path.display())]
+    #[error("{}: missing field `source` (the package's source directory)", path.display())]
     NoSource {
         /// The recipe.
         path: PathBuf,
     },
     /// Neither the recipe nor the directory's name says what the package is called.
-    #[error("{}: its name and version cannot be told", path.display())]
+    #[error("{}: cannot determine name and version", path.display())]
     NoName {
         /// The recipe.
         path: PathBuf,
@@ -248,7 +248,7 @@ mod tests {
         let (found, broken) = installed(&Root::new(dir.path())).unwrap();
         let names: Vec<_> = found.iter().map(|package| package.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
-        assert!(broken[0].to_string().contains("c.toml: source is missing"));
+        assert!(broken[0].to_string().contains("c.toml: missing field `source`"));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Root {
         let file = self.open_unnamed(inside.as_ref()).map_err(named)?;
         match file.metadata()?.is_file() {
             true => Ok(file),
-            false => Err(named(io::Error::other("it is not a regular file"))),
+            false => Err(named(io::Error::other("not a regular file"))),
         }
     }
 
@@ -119,7 +119,7 @@ impl Root {
             None => {
                 let place = self.place(parent)?.join(name);
                 match place.is_symlink() {
-                    true => Err(io::Error::other(format!("{}: the link leads nowhere", place.display()))),
+                    true => Err(io::Error::other(format!("{}: dangling link", place.display()))),
                     false => Ok(place),
                 }
             }
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(root.place("/etc/new/file").unwrap(), dir.path().join("usr/src/new/file"));
         assert_eq!(root.place("/a/b").unwrap(), dir.path().join("a/b"));
         for path in ["/gone", "/gone/file", "/../gone"] {
-            assert!(root.place(path).unwrap_err().to_string().contains("leads nowhere"), "{path}");
+            assert!(root.place(path).unwrap_err().to_string().contains("dangling link"), "{path}");
         }
     }
 

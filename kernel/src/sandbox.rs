@@ -100,16 +100,16 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// `bwrap` is not installed.
-    #[error("bubblewrap is not installed: builds run in it")]
+    #[error("bubblewrap is not installed, but builds need it")]
     NoBubblewrap,
     /// `bwrap` failed before anything ran in it.
-    #[error("the sandbox could not be made: {said}")]
+    #[error("cannot create the sandbox: {said}")]
     NotMade {
         /// The first line of what it said.
         said: String,
     },
     /// The processes in the sandbox did not die.
-    #[error("the processes of the sandbox are still alive {} s after being killed", run::DEATH.as_secs())]
+    #[error("sandbox processes are still running {} s after being killed", run::DEATH.as_secs())]
     Undead,
 }
 
@@ -331,7 +331,7 @@ impl Sandbox {
         let mut places = mounts.chain(self.links.iter().map(|(path, _)| path));
         let reserved =
             places.find(|inside| enter::is_reserved(inside) || enter::is_reserved(&self.place(inside)));
-        let said = |place: &PathBuf| format!("nothing can be shown at {}", place.display());
+        let said = |place: &PathBuf| format!("cannot mount anything at {}", place.display());
         reserved.map_or(Ok(()), |place| Err(Error::NotMade { said: said(place) }))
     }
 

@@ -105,7 +105,10 @@ fn confined(script: &Script) -> io::Result<Command> {
     for place in HIDDEN.iter().map(|place| script.root.outside(place)) {
         // What is mounted on a link is mounted elsewhere.
         if place.is_symlink() {
-            return Err(io::Error::other(format!("{} is a link: no script is run there", place.display())));
+            return Err(io::Error::other(format!(
+                "{} is a link; refusing to run scripts there",
+                place.display()
+            )));
         }
     }
     let mut command = Command::new(script.bwrap);

@@ -219,7 +219,7 @@ pub fn message_of(module: &[u8]) -> Option<Result<Message, Error>> {
     let (message, trailer) = tail?.split_at_checked(tail?.len().checked_sub(TRAILER)?)?;
     // mod_check_sig (kernel/module_signature.c) takes nothing else.
     if trailer[..INFO.len()] != INFO {
-        return Some(Err(Error::Message { reason: "it is not declared as PKCS#7".to_owned() }));
+        return Some(Err(Error::Message { reason: "not declared as PKCS#7".to_owned() }));
     }
     Some(Message::parse(message))
 }

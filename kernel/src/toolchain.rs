@@ -36,7 +36,7 @@ pub enum Error {
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
     /// The compiler that the kernel asks for is not installed.
-    #[error("{program} is not installed; kernel {release} asks for it")]
+    #[error("{program} is not installed, but kernel {release} needs it")]
     Missing {
         /// As the kernel calls it.
         program: String,
@@ -44,7 +44,7 @@ pub enum Error {
         release: String,
     },
     /// make or the compiler did not answer.
-    #[error("the toolchain for kernel {release} could not be determined: {reason}")]
+    #[error("cannot determine the toolchain for kernel {release}: {reason}")]
     Silent {
         /// The kernel.
         release: String,
@@ -81,8 +81,7 @@ fn differs(named: &str, cc: &Program) -> Option<String> {
     let (name, version) = named.split_once(' ').unwrap_or((named, ""));
     let taken = cc.path.file_name()?.to_str()?;
     let is_same = name.ends_with(taken) || (!version.is_empty() && cc.version.ends_with(version));
-    (!is_same)
-        .then(|| format!("was built by {name}; its build tree has modules built by {taken} ({})", cc.version))
+    (!is_same).then(|| format!("was built by {name}; modules for it are built by {taken} ({})", cc.version))
 }
 
 /// The package of Debian that a program of a toolchain is in.

@@ -84,7 +84,7 @@ impl Content {
             Content::Bytes(bytes) => to(&mut &bytes[..]),
             Content::Stored { digest, size } => {
                 let store = session.store.as_ref().ok_or(Error::NoStore)?;
-                let gone = || std::io::Error::other(format!("object {digest} is not in the store any more"));
+                let gone = || std::io::Error::other(format!("object {digest} is no longer in the store"));
                 to(&mut &store.read_object(digest, *size)?.ok_or_else(gone)?[..])
             }
         }
@@ -169,11 +169,9 @@ pub fn faults(
     let mut siblings = needed.clone();
     siblings.extend(parsed.iter().flat_map(|(_, ko)| ko.exports.clone()));
     let Some(machine) = Machine::of_arch(against.arch) else {
-        return Err(std::io::Error::other(format!(
-            "no module of architecture {} can be checked",
-            against.arch
-        ))
-        .into());
+        return Err(
+            std::io::Error::other(format!("cannot check modules of architecture {}", against.arch)).into()
+        );
     };
     let expect = Expect {
         release: &kernel.release,

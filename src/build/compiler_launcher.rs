@@ -71,7 +71,7 @@ pub(crate) fn attach(
 ) -> Result<Option<Lent>> {
     let (true, Some(store)) = (session.context.launches_ccache, &session.store) else { return Ok(None) };
     let Some(compiler) = compiler(facts, &sandbox.tools) else {
-        session.warn_once("ccache is configured and not installed: builds do without");
+        session.warn_once("ccache is configured but not installed; building without it");
         return Ok(None);
     };
     let lent = Lent::take(store, &package.name, scratch)?;

@@ -95,7 +95,7 @@ pub fn make(
         return Err(Error::Cancelled);
     }
     if context.groups().is_none() {
-        session.detail_once("no control group can be made here: build-memory does not bound builds");
+        session.detail_once("cannot create control groups here; build-memory has no effect");
     }
     context.progress.begin(&what, "building");
     let (start, started) = (Instant::now(), (context.now)());

@@ -61,7 +61,7 @@ fn obstacle(root: &Root, dir: &Path, files: &[ForeignFile]) -> std::io::Result<O
         return Ok(Some(format!("{} is a link", link.path.display())));
     }
     let other = dkms::weakly_used(root, dir, files)?;
-    Ok(other.map(|other| format!("the weak-updates of {} lead to its modules", other.display())))
+    Ok(other.map(|other| format!("weak-updates of {} link to its modules", other.display())))
 }
 
 fn package(
@@ -77,7 +77,7 @@ fn package(
     let root = &session.context.root;
     let link = records.place(&built.what).join("source");
     let source = root.inside(&link).and_then(|inside| root.find(inside));
-    let source = source.ok_or("its source is not on this machine any more")?;
+    let source = source.ok_or("its source is no longer on this machine")?;
     packages::at_path(&source).map_err(|error| crate::error::chain(&error))
 }
 
@@ -91,7 +91,7 @@ pub fn lacks(manifest: &Manifest, files: &[ForeignFile]) -> Option<String> {
         .map(|output| name(&output.name))
         .collect();
     let lost = files.iter().find(|file| file.module().is_none_or(|module| !ours.contains(&module)))?;
-    Some(format!("kcache's build of it has no {}", lost.path.display()))
+    Some(format!("kcache's build lacks {}", lost.path.display()))
 }
 
 /// What is kept of a kernel's, and the packages it belongs to that kcache has installed: what giving it back takes.

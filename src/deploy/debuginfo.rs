@@ -133,7 +133,7 @@ fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8
     match store.read_object(&output.digest, output.size) {
         Ok(None) => {}
         Err(error) if local::is_damage(&error) => {
-            session.context.progress.warn(&format!("{error}; it is fetched again"));
+            session.context.progress.warn(&format!("{error}; fetching it again"));
             store.discard_object(&output.digest)?;
         }
         found => return Ok(found?),

@@ -127,7 +127,7 @@ pub fn apply_with(
         Some(signing) => signing.sign(wanted, module, &|certificate| {
             detached_signature::attach(session, certificate, spec, module)
         }),
-        None => Err(format!("{} is to sign it, and no key is configured", wanted.subject).into()),
+        None => Err(format!("must be signed by {}, but no key is configured", wanted.subject).into()),
     };
     let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(context, tree, &say) })?;
     tell(context, &kernel.release, transaction.recovered());
@@ -232,9 +232,9 @@ fn site<'a>(context: &'a Context, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site
 fn tell(context: &Context, release: &str, recovery: Recovery) {
     let told = match recovery {
         Recovery::Nothing => return,
-        Recovery::Litter => "what an interrupted run had left was cleared away; it had changed nothing",
-        Recovery::Finished => "an interrupted installation was finished",
-        Recovery::Undone => "an interrupted installation was undone",
+        Recovery::Litter => "removed the remains of an interrupted run that had changed nothing",
+        Recovery::Finished => "completed an interrupted installation",
+        Recovery::Undone => "undid an interrupted installation",
     };
     context.progress.say(&format!("{release}: {told}"));
 }

@@ -110,7 +110,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
 pub fn keep_counters(session: &Session) {
     let Some(store) = &session.store else { return };
     if let Err(error) = session.counters.keep(store) {
-        session.context.progress.detail(&format!("not counted: {}", crate::error::chain(&error)));
+        session.context.progress.detail(&format!("statistics not updated: {}", crate::error::chain(&error)));
     }
 }
 

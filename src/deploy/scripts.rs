@@ -98,7 +98,7 @@ fn say_not_run<'a>(session: &Session, request: &Request, hooks: impl Iterator<It
     }
     let (package, verb) = (&request.package.name, if named.len() == 1 { "is" } else { "are" });
     session.say_once(&format!(
-        "{package}: its {} {verb} not run; `package-scripts = [\"{package}\"]` in {} allows it",
+        "{package}: {} {verb} not run (allow with `package-scripts = [\"{package}\"]` in {})",
         named.join(", "),
         if session.context.root.is_host() { "/etc/kcache/config.toml" } else { "a file named with --config" }
     ));
@@ -122,7 +122,7 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
         reason,
     };
     if !context.is_root() {
-        return Err(failed("is not run: kcache does not run as root".to_owned()));
+        return Err(failed("is not run, because kcache is not running as root".to_owned()));
     }
     let scratch = match context.root.is_host() {
         true => {
@@ -136,7 +136,7 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
         return Err(Error::Changed { what: format!("the source of {}", request.package.name) });
     }
     context.progress.say(&format!(
-        "{}: running its {} ({})",
+        "{}: running {} ({})",
         request.name(),
         hook.when.directive(),
         hook.command
@@ -161,12 +161,12 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
         Ended::Status(0) => Ok(()),
         Ended::Cancelled => Err(Error::Cancelled),
         Ended::Status(status) => Err(failed(format!("ended with status {status}"))),
-        Ended::OutOfMemory => Err(failed("was killed: it used too much memory".to_owned())),
+        Ended::OutOfMemory => Err(failed("was killed: out of memory".to_owned())),
         Ended::Signal(signal) => Err(failed(format!("was killed by signal {signal}"))),
         Ended::TookTooMuch(_) => {
-            Err(failed(format!("was ended: it printed more than {} MiB", scripts::MOST_OUTPUT >> 20)))
+            Err(failed(format!("killed: printed more than {} MiB", scripts::MOST_OUTPUT >> 20)))
         }
-        Ended::TimedOut => Err(failed(format!("was ended after {} s", LIMIT.as_secs()))),
+        Ended::TimedOut => Err(failed(format!("timed out after {} s", LIMIT.as_secs()))),
     }
 }
 

@@ -83,7 +83,7 @@ fn identify_within<'a>(
 /// The package called so that `request` builds against; `within` are those that build against it in turn.
 pub fn find<'a>(request: &Request<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
     if within.contains(&name) {
-        return Err(problem(request, name, "builds against it in turn"));
+        return Err(problem(request, name, "builds against it in turn (circular dependency)"));
     }
     select::find(request.all, name).ok_or_else(|| problem(request, name, "is not installed"))
 }

@@ -67,7 +67,9 @@ impl Session<'_> {
             let (given, cancel) = (&self.context.directives, &self.context.cancel);
             let mut recipe = dkms::evaluate(&room, &inside, name, version, target, given, cancel)?;
             if sandbox::has_cr(&package.dkms_conf()?) {
-                recipe.notes.push("dkms.conf has the line ends of Windows, on which DKMS fails".to_owned());
+                recipe
+                    .notes
+                    .push("dkms.conf has Windows line endings (CRLF), on which DKMS fails".to_owned());
             }
             self.still(package, source)?;
             self.still_headers(kernel, tree, facts.headers)?;

@@ -57,7 +57,10 @@ pub fn obtain_all<'a>(
         }
         before = lacking;
         let pause = Duration::from_millis(1000 + u64::from(session.context.number) % 4000);
-        session.context.progress.say(&format!("asking again in {:.0} s", pause.as_secs_f64()));
+        session
+            .context
+            .progress
+            .say(&format!("querying shared caches again in {:.0} s", pause.as_secs_f64()));
         std::thread::sleep(pause);
         for result in results.iter_mut().filter(|result| is_lacking(result)) {
             result.answer = resolve::obtain(session, &result.request, options);

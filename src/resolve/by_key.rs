@@ -27,7 +27,7 @@ pub(super) fn identified(
             return Err(advice);
         }
         let other = undeclared::difference(&id.facts, manifest);
-        other.map_or(Ok(()), |path| Err(format!("its build read another {}", path.escape_debug())))
+        other.map_or(Ok(()), |path| Err(format!("its build read a different {}", path.escape_debug())))
     };
     fetch(session, request, &id.key, &fits)
 }
@@ -48,7 +48,7 @@ pub(crate) fn of_key(
 /// Whether an entry's key is that of the fields it shows.
 pub(super) fn is_honest(manifest: &Manifest) -> Result<(), String> {
     let key = key::key(&manifest.fields);
-    if key == manifest.key { Ok(()) } else { Err(format!("its fields are those of key {key}")) }
+    if key == manifest.key { Ok(()) } else { Err(format!("its fields belong to key {key}")) }
 }
 
 /// Fetches an entry into the store; says from where, and returns that.
@@ -87,7 +87,7 @@ pub(super) fn refuse(
 ) -> Result<()> {
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     session.context.progress.warn(&format!(
-        "{}: what {from} has is refused: {}",
+        "{}: refusing the build from {from}: {}",
         request.name(),
         faults.join("; ")
     ));

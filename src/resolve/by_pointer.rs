@@ -135,7 +135,7 @@ fn pointed_to(
     if let Err(reason) = known.fits(request, &manifest) {
         context
             .progress
-            .say(&format!("{}: the newest build in the store is not used: {reason}", request.name()));
+            .say(&format!("{}: ignoring the newest build in the store: {reason}", request.name()));
         return Ok(None);
     }
     Ok(Some((manifest, found)))
@@ -181,16 +181,16 @@ fn lacking(session: &Session, request: &Request) -> String {
     let hint = kernels::headers_hint(&session.context.root, release);
     match &request.kernel.headers {
         Headers::Wrong { path, found } => {
-            format!("{} holds the headers of {found}: {hint}", path.display())
+            format!("{} contains headers of {found}: {hint}", path.display())
         }
         _ if !request.package.has_source() => {
             let wanted =
                 session.context.elsewhere.wanted.iter().filter(|name| **name != request.package.name);
             let names = request.all.iter().map(|package| &package.name).chain(wanted).map(String::as_str);
             let nearest = select::nearest(&request.package.name, names);
-            let nearest = nearest.map_or(String::new(), |name| format!("; did you mean {name}?"));
+            let nearest = nearest.map_or(String::new(), |name| format!("; did you mean '{name}'?"));
             format!(
-                "its source is not on this machine, and no cache has a build of it for exactly this kernel{nearest}"
+                "the source is not on this machine, and no cache has a build for exactly this kernel{nearest}"
             )
         }
         _ => hint,

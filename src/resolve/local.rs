@@ -24,8 +24,8 @@ pub fn fits(session: &Session, request: &Request, id: &Identified, manifest: &Ma
     let Some(path) = undeclared::difference(&id.facts, manifest) else { return true };
     let what = request.name();
     session.context.progress.detail(&match path {
-        undeclared::ANYTHING => format!("{what}: a build that may have read anything is known, and not used"),
-        _ => format!("{what}: a build with another {path} is known, and not used"),
+        undeclared::ANYTHING => format!("{what}: ignoring a build with incompletely recorded inputs"),
+        _ => format!("{what}: ignoring a build that read a different {path}"),
     });
     false
 }
@@ -38,10 +38,7 @@ pub fn stored(session: &Session, request: &Request, key: &Key) -> Result<Option<
             None => Ok(Some(Box::new(entry.into_manifest()))),
             Some(distrust) => {
                 let what = request.name();
-                session
-                    .context
-                    .progress
-                    .warn(&format!("the store's entry of {what} is not used: {distrust}"));
+                session.context.progress.warn(&format!("ignoring the store's entry for {what}: {distrust}"));
                 store.forget(key)?;
                 Ok(None)
             }
@@ -64,7 +61,7 @@ pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Resul
             session
                 .context
                 .progress
-                .detail(&format!("{what}: the store has the entry, but not all of its objects"));
+                .detail(&format!("{what}: the store has the entry but lacks some of its objects"));
             Ok(None)
         }
         Err(Error::Store(error)) if is_damage(&error) => {
@@ -80,7 +77,7 @@ pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Resul
 
 fn say_damage(session: &Session, request: &Request, error: &kcache_store::Error) {
     let what = request.name();
-    session.context.progress.warn(&format!("{error}; {what} is fetched or built again"));
+    session.context.progress.warn(&format!("{error}; fetching or rebuilding {what}"));
 }
 
 /// Whether something of the store is broken, rather than not to be reached.
@@ -112,10 +109,10 @@ pub fn is_advice(session: &Session, manifest: &Manifest) -> Result<bool> {
     Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.context.made(&entry)))
 }
 
-/// What an entry that says so says, for people.
+/// The message about such an entry.
 pub(crate) fn advice(manifest: &Manifest) -> Option<String> {
     let Outcome::Failed { first_error, .. } = &manifest.outcome else { return None };
     let short = |text: &str| text.escape_debug().take(200).collect::<String>();
     let (builder, why) = (short(&manifest.builder), short(first_error));
-    Some(format!("{builder} says that it does not build: {why}; it is tried here"))
+    Some(format!("build failed on {builder}: {why}; not tried on this host yet"))
 }

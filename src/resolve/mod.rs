@@ -269,7 +269,7 @@ fn have_once(
         Made::Failure(outcome) => outcome.clone(),
     };
     for fault in &made.left_out {
-        context.progress.warn(&format!("{}: left out: {fault}", request.name()));
+        context.progress.warn(&format!("{}: skipping module: {fault}", request.name()));
     }
     build_times::remember(session, request.package, made.seconds)?;
     let entry = build::publish(session, store, request, id, made, outcome, options.rebuild)?;
@@ -278,7 +278,7 @@ fn have_once(
     } else {
         let what = request.name();
         context.progress.warn(&format!(
-            "{what}: its build opened more files than can be watched: it is used now, not shared, and built again next time"
+            "{what}: the build opened more files than can be recorded; it is used in this run only and not shared"
         ));
     }
     let manifest = Box::new(entry.into_manifest());
@@ -307,7 +307,7 @@ pub fn have<'a>(
         pending.extend(&id.dependencies);
         let manifest = match obtain(session, &Request { package, ..*request }, &options)? {
             Resolution::Ready { manifest, .. } => manifest,
-            Resolution::NotCached => return Err(identify::problem(request, name, "is not in any cache")),
+            Resolution::NotCached => return Err(identify::problem(request, name, "no cache has")),
             _ => return Err(identify::problem(request, name, "does not build")),
         };
         let outputs = check_modules::outputs(session, &manifest)?.unwrap_or_default();

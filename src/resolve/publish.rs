@@ -52,9 +52,8 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     let context = session.context;
     let Some(key) = &context.signer else {
         if context.caches.writable().next().is_some() {
-            context
-                .progress
-                .say("nothing is pushed: there is no key to sign with; `kcache keys generate` makes one");
+            context.progress.say("not pushing: no signing key");
+            context.progress.hint("run `kcache keys generate`");
         }
         return Ok(());
     };
@@ -63,7 +62,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     for cache in context.caches.writable() {
         match push(session, store, cache, entry, sign, true) {
             Ok(pushed) => say(session, cache, entry, &pushed),
-            Err(error) => context.progress.warn(&format!("not pushed: {error}")),
+            Err(error) => context.progress.warn(&format!("push failed: {error}")),
         }
     }
     Ok(())
@@ -130,10 +129,10 @@ fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
     let progress = &session.context.progress;
     match pushed {
         Pushed::New => progress.say(&format!("pushed {what} to {url}")),
-        Pushed::Present => progress.detail(&format!("{what} is in {url} already")),
+        Pushed::Present => progress.detail(&format!("{url} already has {what}")),
         Pushed::Cosigned(builder) => progress.say(&format!("signed {builder}'s {what} in {url}")),
         Pushed::Conflict(builder) => progress.warn(&format!(
-            "{what} in {url}, built by {builder}, is not what was built here: the build is not reproducible, or one of the two is not to be trusted; theirs stays"
+            "conflict: {url} has {what} from {builder} with different outputs, which are kept; either the build is not reproducible, or one of the two builders cannot be trusted"
         )),
     }
 }

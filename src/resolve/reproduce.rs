@@ -25,7 +25,7 @@ pub fn compare(session: &Session, request: &Request, manifest: &Manifest) -> Res
         return Err(Error::Environment {
             package: request.package.name.clone(),
             release: request.kernel.release.clone(),
-            reason: "without headers nothing can be built again".to_owned(),
+            reason: "cannot rebuild without headers".to_owned(),
         });
     };
     let id = identify::identify(session, request, tree)?;

@@ -1,5 +1,5 @@
-//! What a run works in and with: passed in once, so that nothing further down asks the environment, the clock or the home
-//! directory, and tests need none of them.
+//! The context of a run: passed in once, so that nothing below asks the environment, the wall clock or the home directory,
+//! and tests need none of them. Time limits and durations come from the monotonic clock, wherever they are needed.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,7 +10,9 @@ pub trait Progress: Send + Sync {
     fn say(&self, message: &str);
     /// Something that is not as it should be, and that the run goes on without.
     fn warn(&self, message: &str);
-    /// Either of the two.
+    /// What to do about the last warning.
+    fn hint(&self, message: &str);
+    /// Something that the store has noticed.
     fn notice(&self, notice: &Notice) {
         match notice.severity {
             Severity::Info => self.say(&notice.text),

@@ -117,10 +117,9 @@ impl<'w> Session<'w> {
         let trusting = caches.trust().keys().next().is_some();
         if !trusting {
             self.distrust_said.call_once(|| {
-                self.context.progress.warn(
-                    "no key is trusted, so the shared caches are not asked; \
-                     `kcache keys trust FILE` trusts a builder's public key",
-                );
+                let progress = &self.context.progress;
+                progress.warn("no key is trusted, so shared caches are not used");
+                progress.hint("run `kcache keys trust FILE` with a builder's public key");
             });
         }
         trusting

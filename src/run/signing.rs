@@ -57,7 +57,7 @@ impl Signing {
         }
         let expired = certificate.not_after() < now;
         let told =
-            || format!("the certificate of {} has expired; kernels do not mind", certificate.subject());
+            || format!("the certificate of {} has expired (kernels ignore the date)", certificate.subject());
         Ok(expired.then(told))
     }
 
@@ -102,7 +102,11 @@ impl Signing {
 fn is_wanted(certificate: &Certificate, wanted: &Identity) -> Result<(), BoxError> {
     match certificate.fingerprint() == wanted.certificate {
         true => Ok(()),
-        false => Err(format!("{} is to sign it, whose key is not the one configured", wanted.subject).into()),
+        false => Err(format!(
+            "must be signed by {}, but the configured key belongs to another signer",
+            wanted.subject
+        )
+        .into()),
     }
 }
 
@@ -135,7 +139,7 @@ mod tests {
         };
         let signing = Signing::new(pair, None);
         let told = [signing.signer().unwrap_err(), signing.signer().unwrap_err()].map(|e| e.to_string());
-        assert!(told[0].contains("the passphrase does not fit") && told[0] == told[1], "{told:?}");
+        assert!(told[0].contains("wrong passphrase") && told[0] == told[1], "{told:?}");
         assert_eq!(fs::read_to_string(asked).unwrap().lines().count(), 1);
     }
 }

@@ -60,7 +60,7 @@ impl Installed {
         found.interrupted = install::interrupted(tree)?;
         if found.interrupted {
             found.warnings.push(
-                "an installation was interrupted; the next `kcache install`, or the next boot, finishes or undoes it".into(),
+                "an installation was interrupted; the next `kcache install` or the next boot will complete or undo it".into(),
             );
         }
         let Base { generation, fault, .. } = install::base(tree)?;
@@ -119,9 +119,7 @@ impl Installed {
             ..Standing::because(State::Stale, reason)
         };
         if let Some((image, made_for)) = &self.other_build {
-            let reason = format!(
-                "changed: kernel.version; the image is build '{image}', it was made for '{made_for}'"
-            );
+            let reason = format!("changed: kernel.version: image '{image}', built for '{made_for}'");
             return Some(stale(InputChange::KernelVersion, reason));
         }
         let (_, reason) = self.outdated.iter().find(|(name, _)| name == package)?;
@@ -133,7 +131,7 @@ impl Installed {
         if let Some(fault) = &self.unknown {
             return Some(fault.to_string());
         }
-        self.interrupted.then(|| "an installation was interrupted before it was complete".to_owned())
+        self.interrupted.then(|| "an installation was interrupted".to_owned())
     }
 
     fn judge_modules(&mut self, session: &Session, kernel: &Kernel, tree: &Path) -> Result<()> {
@@ -144,12 +142,12 @@ impl Installed {
         }
         let signers = self.signers(session);
         let Some(loader) = Loader::of(&session.context.root, kernel, signers)? else {
-            let what = "its configuration is not found, so modules are not compared with it";
+            let what = "kernel configuration not found; modules are not compared with it";
             self.warnings.push(format!("{}: {what}", kernel.release));
             return Ok(());
         };
         if !loader.knows_symbols() {
-            self.details.push("without headers, symbols and their versions cannot be compared".to_owned());
+            self.details.push("symbols and their versions not compared: no headers".to_owned());
         }
         let paths = own.iter().map(|(_, path)| path.clone()).chain(strange);
         // A file that is gone has been told of already.
@@ -184,7 +182,7 @@ impl Installed {
             Some(Ok(certificate)) => known.configured.push(certificate),
             Some(Err(error)) => {
                 known.incomplete = true;
-                self.details.push(format!("signatures are not checked: {}", crate::error::chain(&error)));
+                self.details.push(format!("signatures not verified: {}", crate::error::chain(&error)));
             }
             None => {}
         }
@@ -211,20 +209,19 @@ impl Installed {
         let copies = match copies(session, &path, &names) {
             Ok(copies) => copies,
             Err(error) => {
-                self.details
-                    .push(format!("its initramfs was not looked into: {}", crate::error::chain(&error)));
+                self.details.push(format!("initramfs not checked: {}", crate::error::chain(&error)));
                 return Ok(());
             }
         };
         let wanted = match initramfs::wanted(&session.context.root, &names) {
             Ok(wanted) => wanted,
             Err(error) => {
-                self.details.push(format!("what belongs into its initramfs was not read: {error}"));
+                self.details.push(format!("initramfs configuration not read: {error}"));
                 Default::default()
             }
         };
         let again = format!(
-            "make the initramfs anew, with `update-initramfs -u -k {}` or `dracut --force --kver {0}`",
+            "regenerate the initramfs with `update-initramfs -u -k {}` or `dracut --force --kver {0}`",
             kernel.release
         );
         for (package, module) in generation.modules() {
@@ -233,14 +230,14 @@ impl Installed {
                 && !copies.iter().any(|copy| copy.module == name)
             {
                 let reason =
-                    format!("{} lacks {name}, which {} wants in it: {again}", path.display(), file.display());
+                    format!("{} lacks {name}, which {} includes; {again}", path.display(), file.display());
                 self.outdated.push((package.name.clone(), reason));
             }
             let (file, body) = (module.installed_digest.to_string(), module.spec.digest.to_string());
             let is_other =
                 |copy: &&Copy| copy.module == name && copy.file != file && copy.body.as_ref() != Some(&body);
             if let Some(copy) = copies.iter().find(is_other) {
-                let reason = format!("{} holds another build of it, {}: {again}", path.display(), copy.path);
+                let reason = format!("{} contains a different build, {}; {again}", path.display(), copy.path);
                 self.outdated.push((package.name.clone(), reason));
             }
         }
@@ -259,7 +256,7 @@ fn copies(session: &Session, path: &Path, names: &BTreeSet<String>) -> Result<Ve
 /// Image and headers, or image and modules, are of two builds of one release.
 fn about_builds(kernel: &Kernel) -> Vec<String> {
     let differ = kernel.builds_differ().map(|(image, headers)| {
-        format!("the image is build '{image}', the headers are of '{headers}'; install matching packages")
+        format!("image and headers are from different builds: image '{image}', headers '{headers}'; install matching packages")
     });
     differ.into_iter().collect()
 }

@@ -132,17 +132,14 @@ fn verdict<'a>(
 fn standing(session: &Session, request: &Request, installed: &Installed, named: bool) -> Standing {
     let need = session.context.policy.need(&request.package.name, &request.kernel.release);
     if need == Need::Ignored && !named {
-        return Standing {
-            need,
-            ..Standing::because(State::Excluded, "the configuration says to ignore it")
-        };
+        return Standing { need, ..Standing::because(State::Excluded, "ignored by a policy") };
     }
     let standing = judge(session, request, installed, named).unwrap_or_else(|error| {
         let reason = crate::error::chain(&error);
         match installed.key(&request.package.name) {
             None => Standing::because(State::Fails, reason),
             Some(_) if error.lacks_tools() => {
-                Standing::because(State::Ready, format!("its inputs cannot be compared: {reason}"))
+                Standing::because(State::Ready, format!("inputs not compared: {reason}"))
             }
             Some(_) => {
                 Standing { changed: vec![InputChange::Recipe], ..Standing::because(State::Stale, reason) }
@@ -178,7 +175,7 @@ fn judge(session: &Session, request: &Request, installed: &Installed, named: boo
             Ok(Standing { built, ..compare(session, &id, key) })
         }
         None if !named && !id.recipe.automatic => {
-            Ok(Standing::because(State::Excluded, "it is not installed automatically"))
+            Ok(Standing::because(State::Excluded, "not installed automatically"))
         }
         None => not_installed(session, request, &id, installed),
     }
@@ -189,19 +186,19 @@ fn without_inputs(session: &Session, request: &Request, is_installed: bool, name
     let has_source = request.package.has_source();
     let lacks = if has_source { "headers" } else { "source" };
     if is_installed {
-        return Standing::because(State::Ready, format!("without {lacks} its inputs cannot be compared"));
+        return Standing::because(State::Ready, format!("inputs not compared: no {lacks}"));
     }
     if has_source {
         let hint = kernels::headers_hint(&session.context.root, &request.kernel.release);
-        return Standing::because(State::NoHeaders, format!("no headers are installed: {hint}"));
+        return Standing::because(State::NoHeaders, format!("no headers installed: {hint}"));
     }
     if named || session.context.elsewhere.wanted.contains(&request.package.name) {
         return Standing::because(
             State::Missing,
-            "its source is not here; `kcache install` fetches it, if a cache has it",
+            "no source on this machine; `kcache install` fetches the build if a cache has it",
         );
     }
-    Standing::because(State::Excluded, "its source is not on this machine, and nothing asks for it")
+    Standing::because(State::Excluded, "no source on this machine, and not in the setting `packages`")
 }
 
 /// The installed build has another key: which inputs have changed.
@@ -211,7 +208,7 @@ fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
         _ => None,
     };
     let Some(before) = known else {
-        let reason = "its inputs have changed; which, cannot be told without the store's entry of it";
+        let reason = "inputs have changed; which ones is unknown, because the store has no entry for the installed build";
         return Standing::because(State::Stale, reason);
     };
     let differences = explain::differences(&before.fields, &id.fields);
@@ -240,7 +237,7 @@ fn not_installed(
     let standing = match known.map(|known| known.outcome) {
         None => Standing::new(State::Missing, installed.why_missing()),
         Some(Outcome::Built) => {
-            let reason = installed.why_missing().unwrap_or_else(|| "it is built, not installed".to_owned());
+            let reason = installed.why_missing().unwrap_or_else(|| "built, not installed".to_owned());
             Standing { built: true, ..Standing::because(State::Missing, reason) }
         }
         Some(Outcome::Failed { first_error, .. }) => {

@@ -37,7 +37,7 @@ impl Versioned {
         let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
         match serde_json::from_slice(payload).map_err(|e| invalid(in_words(&e)))? {
             Versioned { format: FORMAT } => Ok(()),
-            Versioned { format: 0 } => Err(invalid("there is no format 0".to_owned())),
+            Versioned { format: 0 } => Err(invalid("format 0 does not exist".to_owned())),
             Versioned { format: found } => Err(Error::Format { path: path.to_owned(), found }),
         }
     }
@@ -203,7 +203,7 @@ mod tests {
         check_refused(&envelope(b"{}"), "format");
         check_refused(&vec![b' '; MAX_FILE as usize + 1], "larger than 4194304 bytes");
         check_refused(&forged(|m| m["format"] = 2.into()), "has format 2");
-        check_refused(&forged(|m| m["format"] = 0.into()), "no format 0");
+        check_refused(&forged(|m| m["format"] = 0.into()), "format 0 does not exist");
         check_refused(&forged(|m| m["key"] = "1".repeat(64).into()), "found key 1111");
         check_refused(&forged(|m| m["outcome"] = "built".into()), "Outcome");
         check_refused(
@@ -262,13 +262,13 @@ mod tests {
         check(&["b", "a"], "`b` does not sort before `a`");
         check(&["a", "a"], "`a` does not sort before `a`");
         for name in ["", ".", "..", "a/b", "/a", "a b", "é", "a\0", "a\n"] {
-            check(&[name], "is not a flat name");
+            check(&[name], "invalid name");
         }
-        check(&[&"a".repeat(129)], "is not a flat name");
+        check(&[&"a".repeat(129)], "invalid name");
         let many: Vec<String> = (0..4097).map(|n| format!("{n:04}")).collect();
         check(&many.iter().map(String::as_str).collect::<Vec<_>>(), "4097 outputs, more than 4096");
         let mut bad = manifest(KEY);
         bad.outputs[0].role = crate::Role::Other("a role".to_owned());
-        assert!(Entry::new(bad).unwrap_err().to_string().contains("`a role` is not a flat name"));
+        assert!(Entry::new(bad).unwrap_err().to_string().contains("invalid name `a role`"));
     }
 }

@@ -66,7 +66,7 @@ impl Envelope {
         let file: File = serde_json::from_slice(file).map_err(|e| in_words(&e))?;
         if file.payload_type != payload_type {
             let found: String = file.payload_type.escape_debug().take(MAX_WORDS).collect();
-            return Err(format!("its payload is `{found}`"));
+            return Err(format!("unexpected payload type `{found}`"));
         }
         if file.signatures.len() > MAX_SIGNATURES {
             return Err(format!("{} signatures, more than {MAX_SIGNATURES}", file.signatures.len()));
@@ -76,9 +76,7 @@ impl Envelope {
         let signatures = BTreeSet::from_iter(file.signatures).into_iter().collect();
         let envelope = Envelope { payload_type: file.payload_type, payload, signatures };
         match file.checksum {
-            Some(checksum) if checksum != envelope.checksum() => {
-                Err("its checksum is another one".to_owned())
-            }
+            Some(checksum) if checksum != envelope.checksum() => Err("checksum mismatch".to_owned()),
             _ => Ok(envelope),
         }
     }
@@ -186,7 +184,7 @@ pub(crate) fn in_words(error: &serde_json::Error) -> String {
 }
 
 fn check_size(file: &[u8]) -> Result<(), String> {
-    if file.len() as u64 > MAX_FILE { Err(format!("it is larger than {MAX_FILE} bytes")) } else { Ok(()) }
+    if file.len() as u64 > MAX_FILE { Err(format!("larger than {MAX_FILE} bytes")) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -248,7 +246,10 @@ mod tests {
         check(b"<html>Not what you wanted</html>", "expected value");
         check(b"", "EOF");
         check(b"{}", "payloadType");
-        check(&Envelope::new("text/plain", Vec::new()).encode().unwrap(), "its payload is `text/plain`");
+        check(
+            &Envelope::new("text/plain", Vec::new()).encode().unwrap(),
+            "unexpected payload type `text/plain`",
+        );
         check(&vec![b' '; MAX_FILE as usize + 1], "larger than 4194304 bytes");
         check(&[b"[".repeat(10_000), b"]".repeat(10_000)].concat(), "invalid type");
         let mut many = hello();

@@ -41,7 +41,7 @@ pub enum Error {
     },
 
     /// Stored bytes are not those their name promises. Heal by deleting, then fetch or make them again.
-    #[error("{} is damaged: expected {expected}, found {found}", path.display())]
+    #[error("{} is corrupt: expected {expected}, found {found}", path.display())]
     Damaged {
         /// The damaged file.
         path: PathBuf,
@@ -60,8 +60,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// Others could read a private key.
+    #[error("refusing key file {}: readable by others (mode {mode:04o})", path.display())]
+    KeyReadable {
+        /// The key's file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+
     /// A file does not hold the key that it should, or not as it should.
-    #[error("{} is not used as a key: {reason}", path.display())]
+    #[error("refusing key file {}: {reason}", path.display())]
     KeyFile {
         /// The key's file.
         path: PathBuf,
@@ -70,11 +79,11 @@ pub enum Error {
     },
 
     /// A store is not used, because others could have changed it.
-    #[error("the store is not used: {0}")]
+    #[error("refusing to use the store: {0}")]
     Exposed(Exposed),
 
     /// Something is in the place of a store's file or directory.
-    #[error("the store is not used: {} is no file or directory of its own: in a store nothing is a link or a device", path.display())]
+    #[error("refusing to use the store: {} is a link or special file", path.display())]
     NotStore {
         /// What.
         path: PathBuf,
@@ -90,14 +99,14 @@ pub enum Error {
     },
 
     /// An entry that nobody has signed was to leave this host.
-    #[error("entry {key} is not signed, and there is no key to sign it with")]
+    #[error("entry {key} is unsigned, and there is no signing key")]
     Unsigned {
         /// The entry's key.
         key: Key,
     },
 
     /// Made by a newer kcache.
-    #[error("{} has format {found}, but this kcache knows formats up to {known}", path.display(), known = crate::FORMAT)]
+    #[error("{} has format {found}; this kcache supports up to {known}", path.display(), known = crate::FORMAT)]
     Format {
         /// The file with the newer format.
         path: PathBuf,
@@ -106,7 +115,7 @@ pub enum Error {
     },
 
     /// Another process held on to something for longer than the caller would wait.
-    #[error("{what} is still in use by another kcache after {} s", waited.as_secs())]
+    #[error("timed out after {} s waiting for another kcache: {what}", waited.as_secs())]
     Busy {
         /// The lock's file.
         what: String,
@@ -122,7 +131,7 @@ pub enum Error {
     },
 
     /// The index would lie where its locks cannot be trusted.
-    #[error("the index cannot lie on a network file system ({kind}): {}; keep it on a local disk", path.display())]
+    #[error("the index cannot be on a network file system ({kind}): {}", path.display())]
     NetworkFs {
         /// The directory the index was to be in.
         path: PathBuf,
@@ -135,7 +144,7 @@ pub enum Error {
     Interrupted,
 
     /// A name that cannot be a file's name here.
-    #[error("`{name}` is not a name of 1 to 128 of the characters A-Z a-z 0-9 . _ + -")]
+    #[error("invalid name `{name}`: must be 1 to 128 of the characters A-Z a-z 0-9 . _ + -")]
     Name {
         /// The refused name.
         name: String,
@@ -158,7 +167,7 @@ pub enum Error {
     },
 
     /// A tree is larger than any source or header tree has reason to be.
-    #[error("{} holds more than {limit}", path.display())]
+    #[error("{} is larger than {limit}", path.display())]
     TooLarge {
         /// The tree's root.
         path: PathBuf,

@@ -28,14 +28,14 @@ pub struct Exposed {
 
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} {}", self.path.display(), self.reason().trim_start_matches("it "))
+        write!(f, "{} is {}", self.path.display(), self.reason())
     }
 }
 
 impl Exposed {
     /// What is wrong, of what is named already.
     pub fn reason(&self) -> String {
-        format!("it can be changed by others (owner uid {}, mode {:04o})", self.uid, self.mode)
+        format!("writable by others (owner uid {}, mode {:04o})", self.uid, self.mode)
     }
 
     /// Whether others could change a file or directory of which this is known.

@@ -385,8 +385,8 @@ pub(crate) fn network_fs(dir: &Path) -> Result<Option<&'static str>> {
         (0x0116_1970, "GFS2"),
         (0x7461_636f, "OCFS2"),
     ];
-    let found =
-        rustix::fs::statfs(dir).map_err(|e| crate::error::at("look at the file system of", dir)(e.into()))?;
+    let found = rustix::fs::statfs(dir)
+        .map_err(|e| crate::error::at("determine the file system of", dir)(e.into()))?;
     // The field is a long of either sign; the magic numbers have 32 bits.
     let magic = found.f_type as u32;
     Ok(KINDS.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind))

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{
@@ -32,10 +32,10 @@ impl PublicKey {
     /// Reads SPKI PEM; an error says what is wrong with it.
     pub fn from_pem(text: &str) -> Result<PublicKey, String> {
         let key = VerifyingKey::from_public_key_pem(text)
-            .map_err(|e| format!("it is no ed25519 public key in PEM (SPKI): {e}"))?;
+            .map_err(|e| format!("not an ed25519 public key in PEM (SPKI): {e}"))?;
         // A key of small order "verifies" signatures that nobody made.
         if key.is_weak() {
-            return Err("it is a weak key".to_owned());
+            return Err("weak key".to_owned());
         }
         Ok(PublicKey::of(key))
     }
@@ -47,7 +47,10 @@ impl PublicKey {
 
     /// The same, of a file that is open already.
     pub fn read_from(path: &Path, file: File) -> Result<PublicKey> {
-        let text = read_pem(path, file, 0o022, "can be changed by others")?;
+        let text = read_pem(path, file, 0o022, &|path, mode| Error::KeyFile {
+            path,
+            reason: format!("writable by others (mode {mode:04o})"),
+        })?;
         PublicKey::from_pem(&text).map_err(|reason| Error::KeyFile { path: path.to_owned(), reason })
     }
 
@@ -110,10 +113,10 @@ impl SigningKey {
 
     /// The same, of a file that is open already.
     pub fn read_from(path: &Path, file: File) -> Result<SigningKey> {
-        let text = read_pem(path, file, 0o077, "can be read by others than its owner; chmod 600 it")?;
+        let text = read_pem(path, file, 0o077, &|path, mode| Error::KeyReadable { path, mode })?;
         let key = ed25519_dalek::SigningKey::from_pkcs8_pem(&text).map_err(|e| Error::KeyFile {
             path: path.to_owned(),
-            reason: format!("it is no ed25519 private key in PEM (PKCS#8): {e}"),
+            reason: format!("not an ed25519 private key in PEM (PKCS#8): {e}"),
         })?;
         let public = PublicKey::of(key.verifying_key());
         Ok(SigningKey { key, public })
@@ -151,17 +154,17 @@ pub(crate) fn open_key(path: &Path) -> std::io::Result<File> {
 }
 
 /// A small text file whose mode has none of the bits of `mask`, owned by root or the reader.
-fn read_pem(path: &Path, file: File, mask: u32, why: &str) -> Result<String> {
+fn read_pem(path: &Path, file: File, mask: u32, open: &dyn Fn(PathBuf, u32) -> Error) -> Result<String> {
     let refuse = |reason: String| Error::KeyFile { path: path.to_owned(), reason };
     let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err(refuse("it is not a regular file".to_owned()));
+        return Err(refuse("not a regular file".to_owned()));
     }
     if meta.mode() & mask != 0 {
-        return Err(refuse(format!("it {why} (mode {:04o})", meta.mode() & 0o7777)));
+        return Err(open(path.to_owned(), meta.mode() & 0o7777));
     }
     if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
-        return Err(refuse(format!("it belongs to another user (uid {})", meta.uid())));
+        return Err(refuse(format!("owned by another user (uid {})", meta.uid())));
     }
     let mut text = String::new();
     file.take(MAX_PEM).read_to_string(&mut text)?;
@@ -216,15 +219,15 @@ mod tests {
         };
         for mode in [0o640, 0o604, 0o644, 0o660] {
             let file = file(RFC8410_PRIVATE, mode);
-            check(SigningKey::read(file.path()).map(drop), "can be read by others");
+            check(SigningKey::read(file.path()).map(drop), "readable by others");
         }
         for mode in [0o664, 0o646] {
-            check(PublicKey::read(file(RFC8410_PUBLIC, mode).path()).map(drop), "can be changed by others");
+            check(PublicKey::read(file(RFC8410_PUBLIC, mode).path()).map(drop), "writable by others");
         }
         PublicKey::read(file(RFC8410_PUBLIC, 0o644).path()).unwrap();
-        check(SigningKey::read(file(RFC8410_PUBLIC, 0o600).path()).map(drop), "no ed25519 private key");
-        check(PublicKey::read(file(RFC8410_PRIVATE, 0o600).path()).map(drop), "no ed25519 public key");
-        check(PublicKey::read(file("", 0o600).path()).map(drop), "no ed25519 public key");
+        check(SigningKey::read(file(RFC8410_PUBLIC, 0o600).path()).map(drop), "not an ed25519 private key");
+        check(PublicKey::read(file(RFC8410_PRIVATE, 0o600).path()).map(drop), "not an ed25519 public key");
+        check(PublicKey::read(file("", 0o600).path()).map(drop), "not an ed25519 public key");
         check(SigningKey::read(tempfile::tempdir().unwrap().path()).map(drop), "not a regular file");
     }
 

@@ -13,8 +13,11 @@
 //!   tmp/                     0700; what is being written, and scratch directories
 //! ```
 //!
-//! The crate knows bytes only. What a key is made of, what the outputs are for and what the labels mean is the
-//! caller's business; so is the clock: every `now` is passed in, in seconds since 1970.
+//! The crate reads and judges nothing of a kernel. It knows kernels and packages by name only: a pointer's path contains a
+//! release, the digest of architecture and `uname -v`, and a package name; a detached signature is named by the digest of a
+//! module. What a key consists of, what the outputs are for and what the labels mean is the caller's business. So is the wall
+//! clock: every `now` is passed in, in seconds since 1970. The monotonic clock is read for time limits, waits and durations.
+//! The environment is not read, except that the HTTP client reads the proxy variables.
 //!
 //! Promises:
 //! - A reader sees a whole file or none, whatever crashes (`publish` is the one way a file gets its name).

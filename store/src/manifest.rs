@@ -154,12 +154,12 @@ impl Manifest {
             for name in [output.name.as_str(), output.role.as_str()] {
                 if !is_flat(name) {
                     let name: String = name.escape_debug().take(MAX_WORDS).collect();
-                    return Err(format!("`{name}` is not a flat name"));
+                    return Err(format!("invalid name `{name}`"));
                 }
             }
         }
         if self.outputs.iter().any(|output| output.size > MAX_OUTPUT) || self.size() > MAX_SIZE {
-            return Err(format!("its outputs are larger than {MAX_OUTPUT} bytes, or {MAX_SIZE} together"));
+            return Err(format!("outputs are larger than {MAX_OUTPUT} bytes, or {MAX_SIZE} together"));
         }
         match self.outputs.windows(2).find(|pair| pair[0].name >= pair[1].name) {
             Some(pair) => Err(format!("output `{}` does not sort before `{}`", pair[0].name, pair[1].name)),

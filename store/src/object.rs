@@ -117,7 +117,7 @@ fn judge(
         Err(source) if source.raw_os_error().is_some() => {
             Err(Error::At { act: "read", path: path.to_owned(), source })
         }
-        Err(e) => damaged(format!("bytes that do not decompress ({e})")),
+        Err(e) => damaged(format!("invalid compressed data ({e})")),
     }
 }
 
@@ -217,10 +217,10 @@ mod tests {
     fn other_bytes_truncation_and_garbage_are_damage() {
         let bytes = b"some bytes that were stored";
         check_damaged(bytes, &packed(b"other bytes, as many of them"), 28, "28 bytes of digest");
-        check_damaged(bytes, &packed(bytes)[..20], 27, "do not decompress");
-        check_damaged(bytes, b"", 27, "do not decompress");
-        check_damaged(bytes, b"not zstd", 27, "do not decompress");
-        check_damaged(bytes, &[packed(bytes), b"tail".to_vec()].concat(), 27, "do not decompress");
+        check_damaged(bytes, &packed(bytes)[..20], 27, "invalid compressed data");
+        check_damaged(bytes, b"", 27, "invalid compressed data");
+        check_damaged(bytes, b"not zstd", 27, "invalid compressed data");
+        check_damaged(bytes, &[packed(bytes), b"tail".to_vec()].concat(), 27, "invalid compressed data");
         check_damaged(bytes, &packed(bytes), 99, "found 27 bytes of that digest");
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
         zstd.window_log(28).unwrap();
         zstd.write_all(&[0; 100]).unwrap();
-        check_damaged(&[0; 100], &zstd.finish().unwrap(), 100, "do not decompress");
+        check_damaged(&[0; 100], &zstd.finish().unwrap(), 100, "invalid compressed data");
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub(crate) mod tests {
         assert!(matches!(parse(&other.encode().unwrap()), Err(Error::Damaged { .. })));
         let entry = crate::Entry::new(crate::manifest::tests::manifest(KEY)).unwrap();
         let told = parse(&entry.encode().unwrap()).unwrap_err().to_string();
-        assert!(told.contains("its payload is"), "{told}");
+        assert!(told.contains("payload type"), "{told}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Scratch {
         loop {
             let mut made = tempfile::Builder::new();
             made.prefix(PREFIX).disable_cleanup(true).permissions(PermissionsExt::from_mode(0o700));
-            let dir = made.tempdir_in(parent).map_err(at("make a directory in", parent))?.keep();
+            let dir = made.tempdir_in(parent).map_err(at("create a directory in", parent))?.keep();
             // Somebody who sweeps may have come in between, and have deleted it.
             let held = match fs_err::File::open(&dir) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,

@@ -123,7 +123,7 @@ impl SharedCache {
         let (result, broke) = self.breaker.call(|| self.patiently(|| act(&*self.transport)));
         match (&result, broke) {
             (Err(trouble), true) => (self.say)(&Notice::warning(format!(
-                "shared cache {} {trouble}; it is not asked again in this run",
+                "shared cache {} {trouble}; not queried again in this run",
                 self.url
             ))),
             (
@@ -159,9 +159,9 @@ impl SharedCache {
     /// It held something that cannot be used.
     fn lied(&self, name: &Name, why: &dyn std::fmt::Display) {
         let closed = self.breaker.lied();
-        let then = if closed { "; it is not asked again in this run" } else { "" };
+        let then = if closed { "; not queried again in this run" } else { "" };
         (self.say)(&Notice::warning(format!(
-            "shared cache {}: {} is not used: {why}{then}",
+            "shared cache {}: ignoring {}: {why}{then}",
             self.url,
             name.path()
         )));
@@ -173,11 +173,11 @@ impl SharedCache {
         match distrust {
             // It may be on its way: the second builder is not done yet.
             Distrust::TooFew { .. } => {
-                (self.say)(&Notice::info(format!("shared cache {url}: {path} is not used yet: {distrust}")))
+                (self.say)(&Notice::info(format!("shared cache {url}: not yet usable: {path}: {distrust}")))
             }
             // Nor can the cache help that it was signed by what was a good key then.
             Distrust::Revoked(_) => {
-                (self.say)(&Notice::warning(format!("shared cache {url}: {path} is not used: {distrust}")))
+                (self.say)(&Notice::warning(format!("shared cache {url}: ignoring {path}: {distrust}")))
             }
             _ => self.lied(name, distrust),
         }

@@ -334,7 +334,7 @@ impl Store {
         self.must_write()?;
         if let Some(output) = self.claim_objects(entry.manifest())? {
             let path = entry::path(&self.entries(), &entry.manifest().key);
-            let reason = format!("the object of its output `{}` is missing", output.name);
+            let reason = format!("the object of output `{}` is missing", output.name);
             return Err(Error::Entry { path, reason });
         }
         entry.encode()

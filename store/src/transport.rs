@@ -52,7 +52,7 @@ pub fn open(location: &Location) -> Result<Arc<dyn Transport>, BadLocation> {
         "http" | "https" => Arc::new(http::Server::new(location, url)?),
         "s3" | "gs" | "az" => Arc::new(cloud::Bucket::new(location, &url)?),
         "oci" => Arc::new(oci::Repository::new(location, &url)?),
-        other => return Err(location.bad(format!("unknown scheme `{other}`; known are {SCHEMES}"))),
+        other => return Err(location.bad(format!("unknown scheme `{other}`; supported: {SCHEMES}"))),
     })
 }
 
@@ -189,13 +189,13 @@ pub enum TransportError {
     #[error("did not answer within {} s", .0.as_secs_f32())]
     Silent(Duration),
     /// It sent, but too slowly.
-    #[error("was not done within {} s", .0.as_secs_f32())]
+    #[error("did not finish within {} s", .0.as_secs_f32())]
     Slow(Duration),
     /// It refused; in its words.
     #[error("refused access: {0}")]
     Denied(String),
     /// It answered with something other than the file or its absence.
-    #[error("answered {0}")]
+    #[error("sent an invalid response: {0}")]
     Odd(String),
     /// It has too much to do, or is broken for a while.
     #[error("is too busy: {0}")]
@@ -225,15 +225,16 @@ impl Location {
     /// The URL in its parts; a bare path is a `file` URL.
     fn parse(&self) -> Result<Url, BadLocation> {
         let url = match self.url.strip_prefix('/') {
-            Some(_) => Url::from_file_path(&self.url).map_err(|()| self.bad("it is not a path"))?,
-            None => Url::parse(&self.url).map_err(|e| self.bad(format!("it is not a URL: {e}")))?,
+            Some(_) => Url::from_file_path(&self.url).map_err(|()| self.bad("not a path"))?,
+            None => Url::parse(&self.url).map_err(|e| self.bad(format!("not a URL: {e}")))?,
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(self
-                .bad("a user name or password in the URL would be shown to everyone; configure them apart"));
+            return Err(
+                self.bad("the URL must not contain a user name or password; use the setting `credentials`")
+            );
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(self.bad("it has a `?` or `#`, but names are to be appended to it"));
+            return Err(self.bad("the URL must not contain `?` or `#`"));
         }
         Ok(url)
     }
@@ -275,11 +276,11 @@ mod tests {
             let said = bad(Location { url: url.to_owned(), ..Location::default() });
             assert!(said.contains(expect), "{said}");
         };
-        check("cache.example", "shared cache cache.example: it is not a URL");
-        check("ftp://cache.example/", "unknown scheme `ftp`; known are file, http, https, s3, gs, az, oci");
-        check("file://server/export", "three slashes");
-        check("https://cache.example/a?b=c", "it has a `?` or `#`");
-        check("s3:///prefix", "it is not s3://BUCKET/PREFIX");
+        check("cache.example", "shared cache cache.example: not a URL");
+        check("ftp://cache.example/", "unknown scheme `ftp`; supported: file, http, https, s3, gs, az, oci");
+        check("file://server/export", "use file:///DIR");
+        check("https://cache.example/a?b=c", "must not contain `?` or `#`");
+        check("s3:///prefix", "must be s3://BUCKET/PREFIX");
         check("s3://bucket/a//b", "Path");
         check("oci://ghcr.io/team/kcache:latest", "no tag");
         check("az://container/", "Account");
@@ -326,15 +327,19 @@ mod tests {
         );
         check("s3://bucket", &[("aws_acess_key_id", "a")], "unknown option `aws_acess_key_id`");
         check("s3://bucket", &[("aws_access_key_id", "a")], "Missing SecretAccessKey");
-        check("s3://bucket", &[("aws_timeout", "1 s")], "the option `aws_timeout` is not used");
-        check("s3://bucket", &[("aws_endpoint", "127.0.0.1:3900")], "the option `aws_endpoint` is not a URL");
+        check("s3://bucket", &[("aws_timeout", "1 s")], "unsupported option `aws_timeout`");
+        check(
+            "s3://bucket",
+            &[("aws_endpoint", "127.0.0.1:3900")],
+            "the option `aws_endpoint` must be a URL",
+        );
     }
 
     #[test]
     fn certificates_must_be_some() {
         let ca =
             |pem: &str| Location { url: "https://a/".into(), ca: Some(pem.into()), ..Location::default() };
-        assert!(bad(ca("")).contains("no certificate in PEM"));
+        assert!(bad(ca("")).contains("no PEM certificate"));
         assert!(!bad(ca("-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n")).is_empty());
     }
 }

@@ -57,12 +57,12 @@ pub enum Distrust {
 impl fmt::Display for Distrust {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Distrust::Unsigned => write!(f, "it is not signed"),
-            Distrust::Forged(name) => write!(f, "its signature by {name} is not valid"),
-            Distrust::Revoked(name) => write!(f, "it is signed by {name}, a revoked key"),
-            Distrust::Stranger(id) => write!(f, "it is signed by {id}, which is not a trusted key"),
+            Distrust::Unsigned => write!(f, "unsigned"),
+            Distrust::Forged(name) => write!(f, "invalid signature by {name}"),
+            Distrust::Revoked(name) => write!(f, "signed with a revoked key: {name}"),
+            Distrust::Stranger(id) => write!(f, "signed with an untrusted key: {id}"),
             Distrust::TooFew { found, threshold } => {
-                write!(f, "it is signed by {found} of the {threshold} trusted keys that must agree")
+                write!(f, "{found} of {threshold} required trusted signatures")
             }
         }
     }
@@ -200,12 +200,12 @@ pub(crate) mod tests {
         check(&[1], &[1], &[], 1, "believed");
         check(&[1, 2, 3], &[1], &[], 1, "believed");
         check(&[1, 2], &[1, 2], &[], 2, "believed");
-        check(&[], &[1], &[], 1, "not signed");
-        check(&[], &[], &[], 0, "not signed");
-        check(&[2], &[1], &[], 1, "not a trusted key");
-        check(&[1], &[1, 2], &[], 2, "1 of the 2");
-        check(&[1], &[1], &[1], 1, "builder1, a revoked key");
-        check(&[1, 2], &[1, 2], &[2], 2, "1 of the 2");
+        check(&[], &[1], &[], 1, "unsigned");
+        check(&[], &[], &[], 0, "unsigned");
+        check(&[2], &[1], &[], 1, "an untrusted key");
+        check(&[1], &[1, 2], &[], 2, "1 of 2");
+        check(&[1], &[1], &[1], 1, "a revoked key: builder1");
+        check(&[1, 2], &[1, 2], &[2], 2, "1 of 2");
         check(&[1, 2], &[1, 2], &[2], 1, "believed");
     }
 

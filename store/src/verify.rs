@@ -146,7 +146,7 @@ fn examine(store: &Store, key: &Key) -> Result<Option<(What, String)>> {
 fn lacks(store: &Store, entry: &Entry) -> Result<Option<String>> {
     for output in entry.manifest().needed() {
         if !store.has_object(&output.digest)? {
-            return Ok(Some(format!("the object of its output `{}` is missing", output.name)));
+            return Ok(Some(format!("the object of output `{}` is missing", output.name)));
         }
     }
     Ok(None)
@@ -160,7 +160,7 @@ fn lies(store: &Store, entry: &Entry) -> Option<String> {
         Ok(Some(size)) if size != output.size => {
             let (name, said) = (&output.name, output.size);
             let more = if size > said { "more" } else { "fewer" };
-            Some(format!("its output `{name}` is said to have {said} bytes, and its object has {more}"))
+            Some(format!("output `{name}` should have {said} bytes, but its object has {more}"))
         }
         _ => None,
     })

@@ -37,7 +37,7 @@ fn of_a_kernel() {
     wait_until("the holder in its transaction", || host.root().join("here").exists());
     holder.signal(Signal::STOP);
     let run = impatient(&host, &["install", "second", "-k", k]).exits(8).one_error();
-    run.says(&["waiting for another kcache that works on", k, "still working on"]);
+    run.says(&["waiting for another kcache to finish with", k, "still working on"]);
     let patient = Running::start(&host, &["install", "second", "-k", k]);
     wait_for_wait(&patient);
     fs::write(host.root().join("go"), "").unwrap();
@@ -95,7 +95,7 @@ fn of_a_key() {
     let place = place_of(&host);
     holder.signal(Signal::STOP);
     let run = impatient(&host, &build).exits(8).one_error();
-    run.says(&["waiting for another kcache to finish with", "lock/", "still in use"]);
+    run.says(&["waiting for another kcache to finish with", "lock/", "timed out after"]);
     let patient = Running::start(&host, &build);
     wait_for_wait(&patient);
     tell(&place, "go");
@@ -119,7 +119,7 @@ fn of_the_index() {
     index.execute_batch("BEGIN IMMEDIATE").unwrap();
     let run = impatient(&host, &["build", "second", "-k", k]);
     assert!(run.code == Some(8), "{}", run.shown());
-    run.one_error().says(&["waiting for another kcache", "index.sqlite", "still in use"]);
+    run.one_error().says(&["waiting for another kcache", "index.sqlite", "timed out after"]);
     let patient = Running::start(&host, &["install", "-k", k]);
     wait_for_wait(&patient);
     index.execute_batch("ROLLBACK").unwrap();

@@ -76,22 +76,23 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
     if global.dry_run {
         return Err(Failure::usage(
             "hooks run has no dry run",
-            Some("`kcache --dry-run install -k R` has".into()),
+            Some("use `kcache --dry-run install -k R`".into()),
         ));
     }
     if let Some(journal) = Journal::open() {
         out.tell_journal(journal);
     }
     let Some(event) = Event::of(word, release) else {
-        let release = release.unwrap_or_default();
-        out.warn(&format!("this kcache knows no event '{word} {release}': nothing is done"));
+        let event = format!("{word} {}", release.unwrap_or_default());
+        out.warn(&format!("unknown event '{}'; doing nothing", event.trim_end()));
         return Ok(Exit::Done);
     };
     let settings = match context::settings(global) {
         Ok(settings) => settings,
         Err(failure) => {
             out.failure(&failure);
-            out.warn("without valid settings nothing is done; `kcache config` shows them");
+            out.warn("invalid configuration; doing nothing");
+            out.hint("run `kcache config`");
             return Ok(Exit::Done);
         }
     };
@@ -122,7 +123,7 @@ fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, F
         Event::Booted => booted(&context, out),
     };
     done.map_err(|failure| match over.load(Ordering::Relaxed) {
-        true => Failure { message: format!("it took longer than {} s", limit.as_secs()), ..failure },
+        true => Failure { message: format!("timed out after {} s", limit.as_secs()), ..failure },
         false => failure,
     })
 }
@@ -143,7 +144,7 @@ fn kernel_installed(context: &Context, out: &Out, release: &str) -> Result<Exit,
     let Some(kernel) = worth_it(context, out, release)? else { return Ok(Exit::Done) };
     if !tree_is(&kernel, has_kernel)? {
         out.say(&format!(
-            "{release}: no such kernel is installed, only its modules' directory: nothing to do"
+            "{release}: kernel is not installed, only its modules directory exists; nothing to do"
         ));
         return Ok(Exit::Done);
     }
@@ -156,7 +157,7 @@ fn headers_installed(context: &Context, out: &Out, release: &str) -> Result<Exit
     // Before its package has run depmod, what is installed into a kernel's tree is not to be told from what was there.
     if !tree_is(&kernel, is_live)? {
         out.say(&format!(
-            "{release}: the kernel itself is not installed yet: its modules are built, and installed with it"
+            "{release}: kernel is not installed yet; building its modules now, to be installed with it"
         ));
         let ran = install::for_kernel(context, out, release, false)?;
         if ran.exit != Exit::Done {
@@ -174,12 +175,12 @@ fn headers_installed(context: &Context, out: &Out, release: &str) -> Result<Exit
 /// The kernel, if there is anything to be done for it. What is not there yet will have a hook of its own.
 fn worth_it(context: &Context, out: &Out, release: &str) -> Result<Option<Kernel>, Failure> {
     let Some(kernel) = kernels::of_release(&context.root, release).map_err(Error::from)? else {
-        out.say(&format!("{release}: there is no /lib/modules/{release}: nothing to do"));
+        out.say(&format!("/lib/modules/{release} does not exist; nothing to do"));
         return Ok(None);
     };
     let packages = select::packages(&context.root, &[], &context.elsewhere)?;
     if packages.chosen.is_empty() && packages.broken.is_empty() {
-        out.detail(&format!("{release}: there are no packages to make modules of"));
+        out.detail(&format!("{release}: no packages to build"));
         return Ok(None);
     }
     let store = context.open_existing_store()?;
@@ -197,8 +198,9 @@ fn tree_is(kernel: &Kernel, what: fn(&Path) -> std::io::Result<bool>) -> Result<
 fn wait_for_headers(context: &Context, out: &Out, release: &str) {
     let command = kernels::headers_hint(&context.root, release);
     out.say(&format!(
-        "{release}: not ready: its headers are not there, nor are its modules built; this runs again when they come (`{command}`)"
+        "{release}: not ready: no headers and no cached build; modules will be installed with the headers"
     ));
+    out.hint(&command);
 }
 
 /// The verdict, which decides. What is not there for want of headers is nobody's failure: they may come next.
@@ -217,9 +219,9 @@ fn conclude(context: &Context, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<
 
 /// The one line that must not be overlooked.
 fn warn(out: &Out, release: &str, what: &str) {
-    out.warn(&format!(
-        "do not reboot into {release} ({}): `kcache check -k {release}` says why, `kcache log PACKAGE -k {release}` shows a build's log",
-        what.trim_end_matches([' ', ':'])
+    out.warn(&format!("do not reboot into {release} ({})", what.trim_end_matches([' ', ':'])));
+    out.hint(&format!(
+        "run `kcache check -k {release}`, and `kcache log PACKAGE -k {release}` for a build log"
     ));
 }
 
@@ -232,7 +234,7 @@ fn verdict(context: &Context, out: &Out, releases: &[String]) -> Result<Exit, Fa
 
 fn kernel_removed(context: &Context, out: &Out, release: &str) -> Result<Exit, Failure> {
     if flow::retire(context, release)? {
-        out.say(&format!("{release}: kcache's modules are gone with the kernel"));
+        out.say(&format!("{release}: removed kcache's modules together with the kernel"));
     }
     Ok(Exit::Done)
 }
@@ -241,10 +243,7 @@ fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
     for (release, error) in boot_repair::settle(context)? {
         let failure = Failure::of(&error);
-        out.warn(&format!(
-            "{release}: what an interrupted run left could not be put right: {}",
-            failure.message
-        ));
+        out.warn(&format!("{release}: cannot recover from an interrupted run: {}", failure.message));
         exit = exit.or(failure.exit);
     }
     let Some(kernel) = kernels::of_release(&context.root, running).map_err(Error::from)? else {
@@ -258,7 +257,7 @@ fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
     let start = Instant::now();
     match boot_repair::complete(&session, &kernel, &packages)? {
         Some(done) => run_report::report_done(out, &kernel, &done, start.elapsed().as_secs_f64()),
-        None => out.detail(&format!("{running}: nothing that the store has is missing")),
+        None => out.detail(&format!("{running}: nothing to install from the store")),
     }
     Ok(exit)
 }

@@ -18,11 +18,10 @@ pub fn make_anew(context: &Context, out: &Out, release: &str) {
     let words: Vec<_> = command.iter().map(|text| word(text)).collect();
     let line = words.join(" ");
     if !context.root.is_host() {
-        return out.hint(&format!(
-            "{release}: its initramfs is older than its modules; in that system, run `{line}`"
-        ));
+        return out
+            .hint(&format!("{release}: initramfs is older than the modules; run `{line}` in that system"));
     }
-    out.say(&format!("{release}: its initramfs is made anew: {line}"));
+    out.say(&format!("{release}: regenerating the initramfs: {line}"));
     let mut program = called(&command);
     program.stdout(std::io::stderr());
     let failed = match program.status() {
@@ -31,7 +30,7 @@ pub fn make_anew(context: &Context, out: &Out, release: &str) {
         Err(error) => error.to_string(),
     };
     out.warn(&format!(
-        "{release}: its initramfs could not be made anew ({failed}): it has no, or old, modules of kcache's"
+        "{release}: cannot regenerate the initramfs ({failed}): it lacks kcache's modules, or has old ones"
     ));
 }
 

@@ -12,7 +12,7 @@ use kcache::kernel::rootfs::Root;
 use super::files::{Found, HOOKS, Hook, State};
 use crate::args::Family;
 use crate::exit::{Exit, Failure};
-use crate::json;
+use crate::json::{self, Action};
 use crate::out::{BAD, GOOD, ODD, Out, PLAIN, columns};
 
 /// Directories that stay although the last hook left them empty: every system has them.
@@ -47,7 +47,7 @@ impl Placing<'_> {
         }
         if self.root.find(&program).is_none() {
             let place = self.root.dir().display();
-            self.out.warn(&format!("there is no {program} under {place}: until there is, hooks do nothing"));
+            self.out.warn(&format!("{program} does not exist under {place}; hooks do nothing until it does"));
         }
         Ok(if left { Exit::Refused } else { Exit::Done })
     }
@@ -91,8 +91,8 @@ impl Placing<'_> {
         let called: Vec<Family> = all.filter(|family| Hook::is_called(*family, &self.root)).collect();
         if called.is_empty() {
             let root = self.root.dir().display();
-            let message = format!("nothing under {root} calls hooks that kcache knows");
-            let hint = "name them: debian, kernel-install, pacman, boot".to_owned();
+            let message = format!("no program under {root} calls hooks that kcache knows");
+            let hint = "name a family: debian, kernel-install, pacman, boot".to_owned();
             return Err(Failure::usage(message, Some(hint)));
         }
         Ok(called)
@@ -112,15 +112,15 @@ impl Placing<'_> {
         if program.starts_with('/') && program.chars().all(plain) {
             return Ok(program);
         }
-        let hint = "--program PATH: absolute, of letters, digits and / . _ + -".to_owned();
-        Err(Failure::usage(format!("hooks cannot call '{}'", program.escape_debug()), Some(hint)))
+        let hint = "use an absolute path of letters, digits and / . _ + -".to_owned();
+        Err(Failure::usage(format!("invalid --program '{}'", program.escape_debug()), Some(hint)))
     }
 
     fn write(&self, found: &Found, program: &str) -> Result<(), Failure> {
         if !self.dry {
             found.hook.write(&found.path, program)?;
         }
-        self.tell(found, if self.dry { "would write" } else { "written" });
+        self.tell(found, Action::Write);
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl Placing<'_> {
             fs::remove_file(&found.path)?;
             self.remove_empty(&found.inside);
         }
-        self.tell(found, if self.dry { "would remove" } else { "removed" });
+        self.tell(found, Action::Remove);
         Ok(())
     }
 
@@ -148,24 +148,23 @@ impl Placing<'_> {
     fn leave(&self, found: &Found) -> bool {
         let path = found.inside.display();
         self.out.warn(&match found.state {
-            State::Changed => {
-                format!("{path} was changed and is left as it is; --force takes it all the same")
-            }
-            _ => {
-                format!("{path} is not kcache's and is left as it is; --force takes it all the same")
-            }
+            State::Changed => format!("{path} was changed, so it was left alone"),
+            _ => format!("{path} is not kcache's, so it was left alone"),
         });
-        self.tell(found, "left");
+        self.out.hint("use --force");
+        self.tell(found, Action::Keep);
         true
     }
 
-    fn tell(&self, found: &Found, act: &'static str) {
+    fn tell(&self, found: &Found, action: Action) {
+        let dry_run = self.dry;
         let path = found.inside.display().to_string();
         if self.out.json {
             let family = name(found.hook.family);
-            self.out.record(&json::HookChange { r#type: "hook", family, path, act });
+            let act = action.act(dry_run);
+            self.out.record(&json::HookChange { r#type: "hook", family, path, act, action, dry_run });
         } else {
-            self.out.data(&format!("{path}  {act}"));
+            self.out.data(&format!("{path}  {}", action.words(dry_run)));
         }
     }
 
@@ -192,7 +191,7 @@ fn table(rows: &[json::Hook]) -> String {
             _ => BAD,
         };
         let calls = match (&row.program, row.program_exists) {
-            (Some(program), Some(false)) => format!("calls {program}, which is not there"),
+            (Some(program), Some(false)) => format!("calls {program}, which does not exist"),
             (Some(program), _) => format!("calls {program}"),
             (None, _) => String::new(),
         };

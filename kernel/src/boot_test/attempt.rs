@@ -93,10 +93,10 @@ impl How {
                 (Some(code), _) => format!("QEMU ended with status {code}"),
                 (None, signal) => format!("QEMU was killed by signal {}", signal.unwrap_or(0)),
             },
-            How::Silent(limit) => format!("nothing was heard of the guest for {} s", limit.as_secs()),
-            How::TimedOut => "the time was over".to_owned(),
-            How::Garrulous => "the guest printed without end".to_owned(),
-            How::Cancelled => "it was interrupted".to_owned(),
+            How::Silent(limit) => format!("no output from the guest for {} s", limit.as_secs()),
+            How::TimedOut => "timed out".to_owned(),
+            How::Garrulous => "the guest printed too much output".to_owned(),
+            How::Cancelled => "interrupted".to_owned(),
         }
     }
 }

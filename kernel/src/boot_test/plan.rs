@@ -403,7 +403,10 @@ mod tests {
         let planned = plan(&["snd_pcm.debug=1", "snd-pcm.name=a.b=c"]).unwrap();
         assert_eq!(planned.steps[0].parameters, "debug=1 name=a.b=c");
         assert_eq!(planned.steps[1].parameters, "");
-        assert_eq!(plan(&["nobody.x=1"]).unwrap_err().to_string(), "no module nobody is to be loaded");
+        assert_eq!(
+            plan(&["nobody.x=1"]).unwrap_err().to_string(),
+            "module nobody is not among the modules to load"
+        );
         for wrong in ["", "x", ".x=1", "x."] {
             assert!(wrong.parse::<Parameter>().is_err(), "{wrong}");
         }

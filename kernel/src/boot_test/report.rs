@@ -162,10 +162,10 @@ impl Tested {
                 Ended::Errno(errno) if NO_DEVICE.contains(&errno) => State::NoDevice,
                 _ => State::Fails,
             };
-            return (state, Some(format!("{name}, which it needs, does not load: {}", words(ended))));
+            return (state, Some(format!("dependency {name} does not load: {}", words(ended))));
         }
         match self.loading {
-            None => (State::Fails, Some("it was not loaded".to_owned())),
+            None => (State::Fails, Some("not loaded".to_owned())),
             Some(Ended::Errno(errno)) if NO_DEVICE.contains(&errno) => match complaint {
                 Some(complaint) => (State::Warns, Some(complaint)),
                 None => (State::NoDevice, Some(words(Ended::Errno(errno)))),
@@ -180,11 +180,11 @@ impl Tested {
             return (State::Warns, Some(complaint));
         }
         match self.unloading {
-            _ if !self.listed => (State::Fails, Some("it was loaded and is not in /proc/modules".to_owned())),
+            _ if !self.listed => (State::Fails, Some("loaded, but not in /proc/modules".to_owned())),
             Some(Ended::Errno(errno)) if !IN_USE.contains(&errno) => {
-                (State::Warns, Some(format!("unloading it: {}", words(Ended::Errno(errno)))))
+                (State::Warns, Some(format!("unload: {}", words(Ended::Errno(errno)))))
             }
-            Some(Ended::Killed) => (State::Warns, Some(format!("unloading it: {}", words(Ended::Killed)))),
+            Some(Ended::Killed) => (State::Warns, Some(format!("unload: {}", words(Ended::Killed)))),
             _ => (State::Loads, None),
         }
     }
@@ -203,7 +203,7 @@ impl Tested {
         let tainted = self.faults().next();
         match (lines.next(), tainted) {
             (Some(line), _) => Some(line.clone()),
-            (None, Some((_, letter))) => Some(format!("the kernel is tainted since: {letter}")),
+            (None, Some((_, letter))) => Some(format!("the kernel became tainted: {letter}")),
             (None, None) => self.log.iter().find(complains).cloned(),
         }
     }
@@ -212,8 +212,8 @@ impl Tested {
 /// A system call's end in the system's words.
 fn words(ended: Ended) -> String {
     match ended {
-        Ended::Well => "it went well".to_owned(),
-        Ended::Killed => "the kernel killed the process that was in it".to_owned(),
+        Ended::Well => "success".to_owned(),
+        Ended::Killed => "the kernel killed the process inside the module".to_owned(),
         Ended::Errno(errno) => {
             let text = std::io::Error::from_raw_os_error(errno).to_string();
             text.split(" (os error").next().unwrap_or_default().to_owned()
@@ -259,7 +259,7 @@ mod tests {
         let normal = log(&["hello: loading out-of-tree module taints kernel.", "hello: no debugging"]);
         check(Tested { tainted: (0, 1 << 12 | 1 << 13), log: normal, ..well() }, State::Loads, None);
         check(Tested { unloading: Some(Ended::Errno(16)), ..well() }, State::Loads, None);
-        let unlisted = Some("it was loaded and is not in /proc/modules");
+        let unlisted = Some("loaded, but not in /proc/modules");
         check(Tested { listed: false, ..well() }, State::Fails, unlisted);
     }
 
@@ -279,11 +279,11 @@ mod tests {
         check(refused(129), State::Fails, Some("Key was rejected by service"));
         check(refused(8), State::Fails, Some("Exec format error"));
         check(refused(17), State::Fails, Some("File exists"));
-        check(Tested::default(), State::Fails, Some("it was not loaded"));
-        let killed = Some("the kernel killed the process that was in it");
+        check(Tested::default(), State::Fails, Some("not loaded"));
+        let killed = Some("the kernel killed the process inside the module");
         check(Tested { loading: Some(Ended::Killed), ..well() }, State::Fails, killed);
         let lacking = Tested { lacking: Some((0, Ended::Errno(2))), ..Tested::default() };
-        check(lacking, State::Fails, Some("?, which it needs, does not load: No such file or directory"));
+        check(lacking, State::Fails, Some("dependency ? does not load: No such file or directory"));
     }
 
     #[test]
@@ -293,11 +293,7 @@ mod tests {
         check(Tested { log: complaint(), ..well() }, State::Warns, Some(warning));
         let no_device = Tested { log: complaint(), loading: Some(Ended::Errno(19)), ..well() };
         check(no_device, State::Warns, Some(warning));
-        check(
-            Tested { tainted: (0, 1 << 9), ..well() },
-            State::Warns,
-            Some("the kernel is tainted since: W"),
-        );
+        check(Tested { tainted: (0, 1 << 9), ..well() }, State::Warns, Some("the kernel became tainted: W"));
         check(Tested { tainted: (1 << 9, 1 << 9), ..well() }, State::Loads, None);
         let killed = Tested { unloading: Some(Ended::Killed), ..well() };
         assert_eq!(killed.verdict(&Plan::default()).state, State::Warns);

@@ -137,7 +137,7 @@ fn a_kvm_that_hangs_is_ended_and_the_guest_emulated() {
     let bench = Bench::new(&format!("{hangs}{WELL}")).with_kvm();
     let run = bench.run();
     assert_eq!(run.verdicts(), BOTH);
-    assert!(run.notes[0].contains("nothing was heard of the guest for 3 s"), "{:?}", run.notes);
+    assert!(run.notes[0].contains("no output from the guest for 3 s"), "{:?}", run.notes);
     assert_eq!(run.outcome.unwrap().acceleration, Acceleration::Tcg);
     bench.nothing_is_left();
 }
@@ -205,7 +205,7 @@ fn when_the_time_is_over_everything_ends() {
     let mut bench = Bench::new("echo $$ >pid; ready; testing 0; exec sleep 600");
     bench.limit = Duration::from_secs(1);
     let run = bench.run();
-    let over = Some("the time was over");
+    let over = Some("timed out");
     assert_eq!(run.verdicts(), [(State::Fails, over), (State::Untested, over)]);
     bench.nothing_is_left();
 }
@@ -213,7 +213,7 @@ fn when_the_time_is_over_everything_ends() {
 #[test]
 fn a_guest_that_prints_without_end_is_ended() {
     let run = Bench::new("echo $$ >pid; exec yes \"$(printf '%04000d' 0)\"").run();
-    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest printed without end")); 2]);
+    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest printed too much output")); 2]);
 }
 
 #[test]

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_empty_menu_chooses_nothing() {
-        check(&[("boot/grub/grub.cfg", "set default=0\n")], Err("no boot loader's configuration"));
+        check(&[("boot/grub/grub.cfg", "set default=0\n")], Err("no boot loader configuration found"));
     }
 
     #[test]

@@ -50,16 +50,16 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// There is too much of it.
-    #[error("more than {MOST_FILES} files or {} MiB were left for other packages", MOST_BYTES >> 20)]
+    #[error("build results for other packages exceed {MOST_FILES} files or {} MiB", MOST_BYTES >> 20)]
     TooMuch,
     /// It is too deep to be walked.
     #[error(
-        "directories were left for other packages whose paths have more than {} bytes",
+        "build results for other packages have directories with paths longer than {} bytes",
         tree::LONGEST_PATH
     )]
     TooDeep,
     /// It is not what is packed here.
-    #[error("what was left for other packages is not unpacked: {0}")]
+    #[error("refusing to unpack build results for other packages: {0}")]
     Hostile(String),
 }
 
@@ -171,7 +171,7 @@ fn sorted(dir: &Tree) -> Result<Vec<Found>, Error> {
 /// Where a link leads, if it stays inside.
 fn link_target(dir: &Tree, path: &Path) -> io::Result<PathBuf> {
     let target = dir.link(path)?;
-    if stays_inside(path, &target) { Ok(target) } else { Err(odd("the link leads out")) }
+    if stays_inside(path, &target) { Ok(target) } else { Err(odd("the link points outside")) }
 }
 
 /// Whether a link at `path` leads to some place in the tree: it may climb first, as far as there are directories.
@@ -190,7 +190,7 @@ pub fn unpack(tar: &[u8], to: &Path) -> Result<(), Error> {
         let path = Path::new(OsStr::from_bytes(&member.path_bytes())).to_owned();
         let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
         if !is_plain || !path.parent().is_some_and(|parent| directories.contains(parent)) {
-            return Err(hostile(format!("a member is called '{}'", path.display())));
+            return Err(hostile(format!("a member is named '{}'", path.display())));
         }
         room.take(member.size())?;
         make(&mut member, &path, to)?;
@@ -213,7 +213,7 @@ fn make(member: &mut tar::Entry<&[u8]>, path: &Path, to: &Path) -> Result<(), Er
         EntryType::Symlink => {
             let target = member.link_name().map_err(hostile)?.unwrap_or_default();
             if !stays_inside(path, &target) {
-                return Err(hostile(format!("the link {} leads out", path.display())));
+                return Err(hostile(format!("the link {} points outside", path.display())));
             }
             return Ok(fs::os::unix::fs::symlink(target, &at)?);
         }
@@ -292,7 +292,8 @@ mod tests {
         fs::write(long.join("a"), "").unwrap();
         let packed = packed(dir.path());
         let said = packed.left_out.join("\n");
-        for name in ["secret: the link leads out", "module/up: the link", "pipe: neither a file", "xxx"] {
+        for name in ["secret: the link points outside", "module/up: the link", "pipe: neither a file", "xxx"]
+        {
             assert!(said.contains(name), "{said}");
         }
         let to = tempfile::tempdir().unwrap();

@@ -167,8 +167,8 @@ impl Logged {
     pub(super) fn failure(&self, status: Option<i32>) -> Failure {
         let said = self.error().or(Some(self.last.clone()).filter(|line| !line.is_empty()));
         let silent = || match status {
-            Some(status) => format!("`{}` ended with status {status} and said nothing", self.command),
-            None => format!("`{}` said nothing", self.command),
+            Some(status) => format!("`{}` ended with status {status} and printed nothing", self.command),
+            None => format!("`{}` printed nothing", self.command),
         };
         let first_error = said.unwrap_or_else(silent);
         Failure { status, command: self.command.clone(), first_error }
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(noticed("a\nb\n \n").failure(None).first_error, "b");
         assert_eq!(
             noticed("kcache: $ ./x\n").failure(Some(3)).first_error,
-            "`./x` ended with status 3 and said nothing"
+            "`./x` ended with status 3 and printed nothing"
         );
     }
 

@@ -27,7 +27,7 @@ run() {
     ( eval "$1" ) || { status=$?; printf 'kcache: failed with status %d\n' $status; exit $status; }
 }
 apply() {
-    [[ -e $1 ]] || { say "patch -p1 < $1"; echo "$1: there is no such patch"; exit 1; }
+    [[ -e $1 ]] || { say "patch -p1 < $1"; echo "$1: no such patch"; exit 1; }
     run "patch -p1 --no-backup-if-mismatch < '$1'"
 }
 clean() {
@@ -76,7 +76,7 @@ keep_symvers() {
     mkdir -p "$kept/module"
     [[ ! -s Module.symvers ]] || cp Module.symvers "$kept/module/" || exit
 }
-# A module under the name it is installed by; nothing that is a link or lies behind one that leads out, or is what no module is.
+# A module under the name it is installed by; nothing that is a link or below one that leads out, or is what no module is.
 keep() {
     [[ ! -f $1 || -L $1 || -u $1 || -g $1 || $(readlink -f "$1") != "$PWD"/* ]] || cp "$1" "$kept/module/$2" || exit
 }

@@ -73,7 +73,7 @@ impl Tree {
             // A user's build can lock itself out, and a socket cannot be opened.
             Err(Errno::ACCESS) => return Ok(Err(format!("{name} cannot be read"))),
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Err(format!("{name} is not a regular file"))),
-            Err(Errno::LOOP | Errno::XDEV) => return Ok(Err(format!("{name} is a link or lies behind one"))),
+            Err(Errno::LOOP | Errno::XDEV) => return Ok(Err(format!("{name} is a link or below one"))),
             Err(e) => return Err(e.into()),
         };
         let metadata = file.metadata()?;
@@ -81,7 +81,7 @@ impl Tree {
             return Ok(Err(format!("{name} is not a regular file")));
         }
         if metadata.mode() & 0o6000 != 0 {
-            return Ok(Err(format!("{name} is set-user-ID or set-group-ID, which no module is")));
+            return Ok(Err(format!("{name} is set-user-ID or set-group-ID")));
         }
         Ok(Ok((file, metadata.len())))
     }

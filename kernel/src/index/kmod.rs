@@ -86,8 +86,8 @@ mod tests {
             assert_eq!(Kmod::parse(version, program).unwrap_err().to_string(), expect);
         };
         let glibc = b"/lib/ld-linux.so.2";
-        check("kmod version 99\n+XZ\n", glibc, "what \"kmod version 99\" writes is not known");
-        check("", glibc, "what \"\" writes is not known");
-        check(DEBIAN, b"/lib/ld-musl-x86_64.so.1", "what \"kmod version 30\" writes is not known");
+        check("kmod version 99\n+XZ\n", glibc, "unknown depmod \"kmod version 99\"");
+        check("", glibc, "unknown depmod \"\"");
+        check(DEBIAN, b"/lib/ld-musl-x86_64.so.1", "unknown depmod \"kmod version 30\"");
     }
 }

@@ -172,7 +172,7 @@ pub(crate) mod tests {
         let own = [&[b'a', b'a'][..], &node.to_be_bytes()].concat();
         let bytes =
             [&MAGIC.to_be_bytes()[..], &0x0002_0001_u32.to_be_bytes(), &node.to_be_bytes(), &own].concat();
-        assert_eq!(DepIndex::parse(&bytes).unwrap_err().what, "offsets that lead in circles");
+        assert_eq!(DepIndex::parse(&bytes).unwrap_err().what, "circular offsets");
     }
 
     #[test]

@@ -4,22 +4,22 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// It is asked for.
-    #[error("it is asked for")]
+    #[error("requested by --depmod=always")]
     Asked,
     /// Another depmod than those that are known, or none.
-    #[error("what {found:?} writes is not known")]
+    #[error("unknown depmod {found:?}")]
     Version {
         /// What it says of itself.
         found: String,
     },
     /// An index, or a file that goes into one, is not there or no ordinary file.
-    #[error("there is no {name}")]
+    #[error("{name} does not exist")]
     Missing {
         /// The file's name.
         name: String,
     },
     /// An index that this depmod does not write.
-    #[error("{name} is of another depmod")]
+    #[error("{name} was written by another depmod")]
     Foreign {
         /// The file's name.
         name: String,
@@ -53,24 +53,24 @@ pub enum Reason {
         name: String,
     },
     /// Modules depend on each other in a circle.
-    #[error("modules depend on each other in a circle")]
+    #[error("circular module dependencies")]
     Circle,
     /// So many modules would have to be read that depmod may as well read all.
-    #[error("{count} modules would have to be read")]
+    #[error("{count} modules to read, too many")]
     TooMany {
         /// How many.
         count: usize,
     },
     /// Who needs or exports a symbol is in none of the indexes, and there is no `Module.symvers` to tell.
     #[error(
-        "{symbol} is exported, or is no longer, and no Module.symvers tells what that means to other modules"
+        "{symbol} is newly exported or no longer exported, and there is no Module.symvers to tell the effect"
     )]
     NoSymvers {
         /// The symbol.
         symbol: String,
     },
     /// Modules of the kernel may need a symbol that was not there before.
-    #[error("other modules may need {symbol}, which nobody exported before")]
+    #[error("other modules may need {symbol}, which was not exported before")]
     Needed {
         /// The symbol.
         symbol: String,

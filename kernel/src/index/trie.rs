@@ -128,7 +128,7 @@ impl<'a> Cursor<'a> {
         let fail = |what| Error { at: self.at, what };
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let taken = rest.get(..count).ok_or(fail("cut short"))?;
-        self.left = self.left.checked_sub(count).ok_or(fail("offsets that lead in circles"))?;
+        self.left = self.left.checked_sub(count).ok_or(fail("circular offsets"))?;
         self.at += count;
         Ok(taken)
     }

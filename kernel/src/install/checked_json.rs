@@ -55,7 +55,7 @@ pub(super) enum Unreadable {
     #[error(transparent)]
     Damaged(#[from] serde_json::Error),
     /// It is whole and not for this program.
-    #[error("format {0} is newer than this program, which reads up to {FORMAT}")]
+    #[error("format {0} is newer than this kcache supports ({FORMAT})")]
     Newer(u32),
 }
 
@@ -78,7 +78,7 @@ pub(super) fn decode<T: Record>(bytes: &[u8]) -> Result<T, Unreadable> {
     let mut value: Value = serde_json::from_slice(bytes)?;
     let stored = value.as_object_mut().and_then(|fields| fields.remove(CHECKSUM));
     if stored.is_some_and(|stored| stored != checksum::<T>(&value).to_hex().as_str()) {
-        return Err(Unreadable::because("its checksum is another one"));
+        return Err(Unreadable::because("checksum mismatch"));
     }
     #[derive(Deserialize)]
     struct Head {
@@ -183,13 +183,13 @@ mod tests {
         for (at, to) in [("/text", "y".into()), ("/list/0", false.into()), ("/list", Value::Null)] {
             let mut value = value();
             *value.pointer_mut(at).unwrap() = to;
-            assert_eq!(told(&value), "its checksum is another one", "{at}");
+            assert_eq!(told(&value), "checksum mismatch", "{at}");
             value[CHECKSUM] = Value::Null;
-            assert_eq!(told(&value), "its checksum is another one", "{at}");
+            assert_eq!(told(&value), "checksum mismatch", "{at}");
         }
         let mut value = value();
         value["later"] = true.into();
-        assert_eq!(told(&value), "its checksum is another one");
+        assert_eq!(told(&value), "checksum mismatch");
         value.as_object_mut().unwrap().remove(CHECKSUM);
         assert_eq!(decode::<Note>(value.to_string().as_bytes()).unwrap(), note());
     }
@@ -198,10 +198,10 @@ mod tests {
     fn a_newer_format_is_told_from_a_digit_that_flipped() {
         let newer = encode(&Note { format: 2, ..note() }).unwrap();
         let newer: Value = serde_json::from_slice(&newer).unwrap();
-        assert_eq!(told(&newer), "format 2 is newer than this program, which reads up to 1");
+        assert_eq!(told(&newer), "format 2 is newer than this kcache supports (1)");
         let mut flipped = value();
         flipped["format"] = 2.into();
-        assert_eq!(told(&flipped), "its checksum is another one");
+        assert_eq!(told(&flipped), "checksum mismatch");
     }
 
     #[test]

@@ -19,19 +19,19 @@ pub enum Error {
         path: PathBuf,
     },
     /// `updates`, or another directory on the way, is a link or a file: modules would end up somewhere else.
-    #[error("{path} is not a directory of its own")]
+    #[error("{path} is a link or not a directory")]
     NotADirectory {
         /// What is in its place.
         path: PathBuf,
     },
     /// Somebody else could have put there what would be installed.
-    #[error("{path} is open to others than its owner")]
+    #[error("{path} is accessible by users other than its owner")]
     NotPrivate {
         /// The staging directory, or the one of what is kept.
         path: PathBuf,
     },
     /// The same for its owner.
-    #[error("{path} belongs to user {owner}, who does not own the directory it lies in")]
+    #[error("{path} belongs to user {owner}, who does not own its parent directory")]
     NotOurs {
         /// The staging directory, or the one of what is kept.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// `generation.json` or `journal.json` cannot be understood.
-    #[error("{path} is damaged")]
+    #[error("{path} is corrupt")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -67,7 +67,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A later version of this program has written `generation.json` or `journal.json`.
-    #[error("{path} has format {found}, newer than this program, which reads up to {known}")]
+    #[error("{path} has format {found}, newer than this kcache supports ({known})")]
     Newer {
         /// The file.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum Error {
         known: u32,
     },
     /// It cannot be told any more what else was installed.
-    #[error("{path} is damaged, and {} was installed as well", lost.join(" "))]
+    #[error("{path} is corrupt, and {} is also installed", lost.join(" "))]
     Forgotten {
         /// The `generation.json`.
         path: PathBuf,
@@ -85,13 +85,13 @@ pub enum Error {
         lost: Vec<String>,
     },
     /// Not a name for a file.
-    #[error("{name:?} cannot be the name of a package or module")]
+    #[error("invalid package or module name {name:?}")]
     Name {
         /// What was given.
         name: String,
     },
     /// One package in two versions.
-    #[error("package {package} is asked for twice")]
+    #[error("package {package} was requested twice")]
     SamePackage {
         /// Its name.
         package: String,
@@ -147,7 +147,7 @@ pub enum Error {
         stderr: String,
     },
     /// depmod wrote an index that cannot be read.
-    #[error("depmod wrote a damaged {name}")]
+    #[error("depmod wrote a corrupt {name}")]
     Index {
         /// The index.
         name: String,
@@ -161,31 +161,31 @@ pub enum Error {
         module: String,
     },
     /// A module of somebody else would no longer be found.
-    #[error("depmod lost {path}, which is listed now")]
+    #[error("depmod would drop {path}, which is listed now")]
     Lost {
         /// The file, relative to the tree.
         path: String,
     },
     /// Not a module of somebody else in the kernel's tree.
-    #[error("{path} is not a module of somebody else")]
+    #[error("{path} is not a foreign module")]
     NotForeign {
         /// The file, relative to the tree.
         path: PathBuf,
     },
     /// A link cannot be kept.
-    #[error("{path} is a link, which would lead elsewhere from another place")]
+    #[error("{path} is a link, which would break if moved")]
     Link {
         /// The file, relative to the tree.
         path: PathBuf,
     },
     /// A module would be taken away without another in its place.
-    #[error("no module stands in for {path}")]
+    #[error("no module replaces {path}")]
     NoStandIn {
         /// The file, relative to the tree.
         path: PathBuf,
     },
     /// Where a file is to be given back lies another.
-    #[error("{path} is there again: what was kept of it is not put in its place")]
+    #[error("{path} exists again; its kept copy is not restored")]
     InTheWay {
         /// The file.
         path: PathBuf,
@@ -194,7 +194,7 @@ pub enum Error {
     #[error(transparent)]
     Unresolved(#[from] Fault),
     /// After an error, undoing failed too. The journal stays; the next run undoes.
-    #[error("{what}; undoing it failed as well, the next run will try again")]
+    #[error("{what}; undoing also failed, the next run will try again")]
     NotUndone {
         /// The first error's text.
         what: String,

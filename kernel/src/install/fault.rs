@@ -30,13 +30,13 @@ pub enum Fault {
         why: String,
     },
     /// An index is another than depmod would make of the tree ([`super::compare()`]).
-    #[error("{path} is not what depmod makes of the tree")]
+    #[error("{path} differs from what depmod writes for the tree")]
     Unlike {
         /// The index.
         path: PathBuf,
     },
     /// One of kmod's indexes is not what depmod writes.
-    #[error("{path} is damaged: {why}")]
+    #[error("{path} is corrupt: {why}")]
     Index {
         /// The index.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum Fault {
         why: String,
     },
     /// `generation.json` or its copy is not as it was written.
-    #[error("{path} is damaged: {why}")]
+    #[error("{path} is corrupt: {why}")]
     Record {
         /// The file.
         path: PathBuf,

@@ -236,7 +236,7 @@ impl ForeignFiles {
                 disk::if_found(fs_err::remove_file(file.live(tree)))?;
             }
             sync_upwards(tree, &file.live(tree))?;
-            step("file taken away")?;
+            step("file deleted")?;
         }
         for file in self.coming() {
             disk::if_found(fs_err::remove_file(file.kept(tree)))?;

@@ -238,16 +238,16 @@ impl Generation {
     /// Whole, and not where it belongs.
     fn is_elsewhere(&self, tree: &Tree, dir: &str) -> Option<String> {
         if self.dir_name() != dir {
-            return Some(format!("it is that of {}", self.dir_name()));
+            return Some(format!("it belongs to {}", self.dir_name()));
         }
-        (self.kernel != tree.release).then(|| format!("it is that of kernel {}", self.kernel))
+        (self.kernel != tree.release).then(|| format!("it belongs to kernel {}", self.kernel))
     }
 
     /// Reads the text of a `generation.json`.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
         let generation: Self = checked_json::decode(bytes)?;
         match generation.stray() {
-            Some(name) => Err(Unreadable::because(format_args!("{name:?} leads outside"))),
+            Some(name) => Err(Unreadable::because(format_args!("{name:?} points outside"))),
             None => Ok(generation),
         }
     }
@@ -378,14 +378,14 @@ mod tests {
     #[test]
     fn what_cannot_stand_side_by_side_is_refused() {
         let check = |set: Set, expect: &str| assert_eq!(set.checked().unwrap_err().to_string(), expect);
-        check(set(vec![package("a", &["x"]), package("a", &["y"])]), "package a is asked for twice");
+        check(set(vec![package("a", &["x"]), package("a", &["y"])]), "package a was requested twice");
         check(
             set(vec![package("a", &["s-x"]), package("b", &["s_x"])]),
             "module s_x of package b is also built by another package of the set",
         );
-        check(set(vec![package("../a", &[])]), "\"../a\" cannot be the name of a package or module");
-        check(set(vec![package("a", &[".x"])]), "\".x\" cannot be the name of a package or module");
-        check(set(vec![package("a", &[""])]), "\"\" cannot be the name of a package or module");
+        check(set(vec![package("../a", &[])]), "invalid package or module name \"../a\"");
+        check(set(vec![package("a", &[".x"])]), "invalid package or module name \".x\"");
+        check(set(vec![package("a", &[""])]), "invalid package or module name \"\"");
     }
 
     #[test]
@@ -400,7 +400,7 @@ mod tests {
         value["later"] = true.into();
         assert_eq!(Generation::parse(value.to_string().as_bytes()).unwrap(), generation());
         let error = Generation::parse(br#"{"format": 2}"#).unwrap_err().to_string();
-        assert_eq!(error, "format 2 is newer than this program, which reads up to 1");
+        assert_eq!(error, "format 2 is newer than this kcache supports (1)");
     }
 
     #[test]

@@ -82,10 +82,10 @@ impl Journal {
     fn parse(bytes: &[u8], release: &str) -> Result<Self, Unreadable> {
         let journal: Self = checked_json::decode(bytes)?;
         if let Some(kernel) = journal.kernel.as_ref().filter(|kernel| *kernel != release) {
-            return Err(Unreadable::because(format_args!("it is that of kernel {kernel}")));
+            return Err(Unreadable::because(format_args!("it belongs to kernel {kernel}")));
         }
         if let Some(name) = journal.stray() {
-            return Err(Unreadable::because(format_args!("{name:?} leads outside")));
+            return Err(Unreadable::because(format_args!("{name:?} points outside")));
         }
         journal.others.check_names().map_err(Unreadable::because)?;
         Ok(journal)

@@ -47,7 +47,7 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
             Ok(()) | Err(TryLockError::WouldBlock) => {}
         }
         if waited.is_zero() {
-            say(&format!("waiting for another kcache that works on {}", tree.display()));
+            say(&format!("waiting for another kcache to finish with {}", tree.display()));
         }
         std::thread::sleep(PAUSE);
         waited += PAUSE;

@@ -240,7 +240,7 @@ impl<'a> Transaction<'a> {
     fn reindex(&self, step: &Step<'_>) -> Result<Replaced, Error> {
         let installed = base(&self.tree.path)?.generation;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
-        let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is damaged".into());
+        let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is corrupt".into());
         self.replace(installed.as_ref(), &wanted, &ForeignFiles::Untouched, &mut source, step)
     }
 
@@ -255,7 +255,7 @@ impl<'a> Transaction<'a> {
                 // They are not done yet; what was to be installed is.
                 Err(Error::Crowded { .. }) => break,
                 Err(error) => {
-                    let what = "the indexes lack what others have changed meanwhile";
+                    let what = "the indexes lack concurrent changes by other programs";
                     done.remarks.push(Remark::Undone(format!("{what}: {error}")));
                     break;
                 }
@@ -289,10 +289,12 @@ impl<'a> Transaction<'a> {
             commit::finish(tree, &journal, step).map(|()| self.is_undisturbed(others, &staged, &seen));
         let (undisturbed, trouble) = match looked {
             Ok(Ok(undisturbed)) => (undisturbed, None),
-            Ok(Err(error)) => (true, Some(format!("the kernel's tree cannot be looked at again: {error}"))),
+            Ok(Err(error)) => (true, Some(format!("cannot recheck the kernel's tree: {error}"))),
             Err(error) => (
                 true,
-                Some(format!("what was replaced is not cleared away yet, the next run does that: {error}")),
+                Some(format!(
+                    "the replaced generation could not be deleted yet; the next run will delete it: {error}"
+                )),
             ),
         };
         Ok(Replaced {

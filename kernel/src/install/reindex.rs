@@ -127,7 +127,7 @@ fn ask(program: &Path) -> Result<Kmod, Reason> {
     // A script in its place does what it likes, and not for being asked its version.
     let bytes = fs_err::read(program)?;
     if !bytes.starts_with(b"\x7fELF") {
-        return Err(Reason::Version { found: "a program around depmod".to_owned() });
+        return Err(Reason::Version { found: "a wrapper around depmod".to_owned() });
     }
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C").current_dir("/").arg("--version").stdin(Stdio::null());
@@ -158,14 +158,14 @@ fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
     let times = kmod.indexes().iter().map(|name| Ok(mtime(&regular(name)?)));
     let times = times.collect::<Result<Vec<Time>, Reason>>()?;
     let (Some(&oldest), Some(&newest)) = (times.iter().min(), times.iter().max()) else {
-        return Err(Reason::Time { what: "there are no indexes" });
+        return Err(Reason::Time { what: "no existing indexes" });
     };
     if newest.0 - oldest.0 > TOGETHER.as_secs() as i64 {
         return Err(Reason::Time { what: "the indexes were not written together" });
     }
     // The directory was made a moment ago, so that is what this file system's clock shows.
     if newest > mtime(&fs_err::metadata(tree.base_tree())?) {
-        return Err(Reason::Time { what: "the indexes are from the future" });
+        return Err(Reason::Time { what: "the indexes have a time in the future" });
     }
     for name in OF_THE_KERNEL {
         let metadata = regular(name)?;
@@ -228,7 +228,7 @@ impl Walk<'_> {
     fn dir(&mut self, dir: &Path, inside: &str, staged: bool, depth: usize) -> Result<(), Reason> {
         let unclear = |what: &str| Reason::Unclear { path: dir.display().to_string(), what: what.to_owned() };
         if depth > DEPTH_MAX {
-            return Err(unclear("directories in directories without end"));
+            return Err(unclear("directories nested too deeply"));
         }
         for entry in fs_err::read_dir(dir)? {
             let entry = entry?;
@@ -289,7 +289,7 @@ fn configuration(root: &Path) -> Result<Vec<(String, String)>, Reason> {
                 continue;
             }
             if !path.is_file() {
-                let what = "no file among depmod's configuration".to_owned();
+                let what = "not a regular file".to_owned();
                 return Err(Reason::Unclear { path: path.display().to_string(), what });
             }
             files.insert(name, (path.display().to_string(), read_text(&path)?));

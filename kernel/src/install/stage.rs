@@ -127,11 +127,11 @@ fn signed(
 ) -> Result<Vec<u8>, Error> {
     let Some(signer) = &wanted.signer else { return Ok(built) };
     let failed = |source| Error::Sign { module: module.name.clone(), source };
-    let sign = sign.ok_or_else(|| failed(format!("the key of {} is not there", signer.subject).into()))?;
+    let sign = sign.ok_or_else(|| failed(format!("no key of {}", signer.subject).into()))?;
     let signed = sign(signer, module, &built).map_err(failed)?;
     match split_signature(&signed) {
         (body, Some(_)) if body == split_signature(&built).0 => Ok(signed),
-        _ => Err(failed("what came back is not the module with a signature".into())),
+        _ => Err(failed("the signer did not return the module with a signature".into())),
     }
 }
 

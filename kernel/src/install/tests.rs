@@ -378,14 +378,14 @@ fn a_depmod_that_fails_or_lies_changes_nothing() {
     check("exit 0", "modules.dep.bin");
     check(
         "/sbin/depmod \"$@\"; truncate -s 40 $out/modules.dep.bin",
-        "depmod wrote a damaged modules.dep.bin",
+        "depmod wrote a corrupt modules.dep.bin",
     );
     check(
         "/sbin/depmod \"$@\"; truncate -s 6 $out/modules.symbols.bin",
-        "depmod wrote a damaged modules.symbols.bin",
+        "depmod wrote a corrupt modules.symbols.bin",
     );
     check("/sbin/depmod \"$@\"; truncate -s 10 $out/modules.dep", "differ at");
-    check("rm $out/kernel; /sbin/depmod \"$@\"", "depmod lost kernel/fs/intree.ko");
+    check("rm $out/kernel; /sbin/depmod \"$@\"", "depmod would drop kernel/fs/intree.ko");
     check("rm $out/updates/*; /sbin/depmod \"$@\"", "modprobe does not find one");
 }
 
@@ -494,7 +494,7 @@ fn an_error_at_any_step_before_the_commit_undoes_everything_at_once_and_one_afte
             if ["old generation moved out", "old generation gone", "journal closed"].contains(&step.as_str())
             {
                 let Some(Remark::Undone(told)) = done.unwrap().remarks.pop() else { panic!("{step}") };
-                assert!(told.ends_with("the next run does that: the disk is gone"), "{step}: {told}");
+                assert!(told.ends_with("the next run will delete it: the disk is gone"), "{step}: {told}");
                 assert!(interrupted(&host.tree()).unwrap() && host.is_whole(), "{step}");
                 assert_ne!(host.recover(), Recovery::Nothing, "{step}");
                 assert!(!host.install(&packages).unwrap().changed, "{step}: the commit had happened");

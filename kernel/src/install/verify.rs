@@ -87,7 +87,7 @@ fn verify_records(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Er
     for (path, must_be) in [(checked_json::copy(&path), false), (path, true)] {
         let why = match Generation::read_file(tree, &generation.dir_name(), &path) {
             Ok(Some(found)) if found == *generation => continue,
-            Ok(Some(_)) => "it and its copy say different things".to_owned(),
+            Ok(Some(_)) => "it differs from its copy".to_owned(),
             Ok(None) if must_be => "it is missing".to_owned(),
             Ok(None) => continue,
             Err(Error::Damaged { source, .. }) => source.to_string(),

@@ -103,7 +103,7 @@ const WORDS: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modvers
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {
     /// Not there, though its directory names it.
-    #[error("is a link that leads nowhere")]
+    #[error("is a dangling link")]
     Gone,
     /// No bytes at all.
     #[error("is empty")]
@@ -112,7 +112,7 @@ pub enum Defect {
     #[error("is not an ELF file")]
     NotElf,
     /// An ELF file that contradicts itself.
-    #[error("is a damaged ELF file: {why}")]
+    #[error("is a corrupt ELF file: {why}")]
     Malformed {
         /// The first contradiction.
         why: String,
@@ -130,13 +130,13 @@ pub enum Defect {
         why: String,
     },
     /// Not signed, where the kernel loads only what is.
-    #[error("is not signed, and the kernel loads only signed modules ({why})")]
+    #[error("is unsigned, and the kernel enforces signatures ({why})")]
     Unsigned {
         /// What makes it so strict.
         why: String,
     },
     /// Signed, and not so that the signature could count.
-    #[error("has a signature that is not valid: {why}")]
+    #[error("has an invalid signature: {why}")]
     BadSignature {
         /// What is wrong with it.
         why: String,
@@ -148,9 +148,7 @@ pub enum Defect {
         signer: String,
     },
     /// Signed by somebody whom this machine does not trust.
-    #[error(
-        "is signed by {signer}, which is not enrolled: `mokutil --import` with its certificate enrols it"
-    )]
+    #[error("is signed by {signer}, which is not enrolled; run `mokutil --import CERTIFICATE`")]
     NotEnrolled {
         /// The certificate's subject.
         signer: String,
@@ -215,10 +213,10 @@ pub enum Defect {
         modules: String,
     },
     /// Not one of the modules that the package's recipe is to make.
-    #[error("is not among the modules that its recipe makes")]
+    #[error("is not named by its recipe")]
     NotPromised,
     /// Would be loaded in the place of a module of the kernel's own, and the recipe does not say that it is to be.
-    #[error("would take the place of the kernel's own {of}, and its recipe does not name it")]
+    #[error("would replace the in-tree module {of}, and its recipe does not name it")]
     Replaces {
         /// The kernel's module, a path below `/lib/modules/K`.
         of: String,

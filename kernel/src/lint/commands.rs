@@ -91,7 +91,7 @@ fn in_words(text: &str) -> Vec<Wrong> {
     let mut found = Vec::new();
     for words in ["uname -r", "uname --kernel-release", "/proc/version", "/proc/sys/kernel/osrelease"] {
         if text.contains(words) && !text.contains("/proc/version_signature") {
-            found.push(("uname-r", format!("{words} is asked which kernel to build for")));
+            found.push(("uname-r", format!("uses {words} to select the kernel")));
         }
     }
     let is_end = |c: char| c.is_whitespace() || "\"'`;:)=,".contains(c);
@@ -103,7 +103,7 @@ fn in_words(text: &str) -> Vec<Wrong> {
         let path = &text[at..];
         let path = &path[..path.find(is_end).unwrap_or(path.len())];
         if is_start && is_hard_coded(path) {
-            found.push(("hard-coded-path", format!("the path {path} is written out")));
+            found.push(("hard-coded-path", format!("hard-coded path {path}")));
         }
     }
     found
@@ -128,7 +128,7 @@ fn in_command(command: &Command) -> Option<Wrong> {
                 .iter()
                 .any(|word| word.starts_with("-d") || word.starts_with("--date") || word == "-r") =>
         {
-            Some(("date-command", "date asks the clock".to_owned()))
+            Some(("date-command", "calls date".to_owned()))
         }
         ("git", Some(verb)) if GIT_NETWORK.contains(&verb) => {
             Some(("network", format!("git {verb} uses the network")))
@@ -136,7 +136,7 @@ fn in_command(command: &Command) -> Option<Wrong> {
         ("git", Some(verb))
             if ["describe", "rev-parse", "rev-list", "log", "show", "status", "tag"].contains(&verb) =>
         {
-            Some(("git-command", format!("git {verb} is called")))
+            Some(("git-command", format!("calls git {verb}")))
         }
         (program, _) if NETWORK.contains(&program) => {
             Some(("network", format!("{program} uses the network")))
@@ -151,10 +151,10 @@ fn on_host(command: &Command) -> Option<Wrong> {
     if HOST.contains(&program) {
         let asks = ["-n", "-V", "--version", "-h", "--help", "-k", "status"];
         let only_asks = arguments.iter().any(|word| asks.contains(&word.as_str()));
-        return (!only_asks).then(|| ("touches-host", format!("{program} is called")));
+        return (!only_asks).then(|| ("touches-host", format!("calls {program}")));
     }
     if program == "make" && arguments.iter().any(|word| word == "modules_install") {
-        return Some(("touches-host", "make modules_install installs while building".to_owned()));
+        return Some(("touches-host", "runs make modules_install during the build".to_owned()));
     }
     let target = arguments.last().filter(|_| WRITERS.contains(&program));
     let target = target.or_else(|| {

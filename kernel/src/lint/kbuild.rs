@@ -26,9 +26,9 @@ pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
 /// What is wrong with a call of make: the rule's name, and what was found.
 pub fn wrong_call(call: &Call) -> Option<(&'static str, &'static str)> {
     if call.subdirs_alone {
-        Some(("subdirs", "the module's directory is given as SUBDIRS="))
+        Some(("subdirs", "passes the module's directory as SUBDIRS="))
     } else if call.lacks_module() {
-        Some(("missing-m", "make is called in the kernel's build tree without M="))
+        Some(("missing-m", "calls make in the kernel's build tree without M="))
     } else {
         None
     }
@@ -46,5 +46,5 @@ fn old_flags(reading: &Reading, old: &str, new: &str) -> Option<Finding> {
         matches!(&line.what, What::Assignment { name, value, .. } if name.starts_with(new.trim_end_matches('y')) && value.contains(old))
     });
     let line = assigned(old).filter(|_| !taken_over)?;
-    finding("extra-cflags", &reading.file, line, format!("{old} is set; its name is {new}"))
+    finding("extra-cflags", &reading.file, line, format!("sets {old}; use {new}"))
 }

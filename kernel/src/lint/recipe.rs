@@ -66,7 +66,7 @@ pub fn in_answers(written: &Written, answers: &[Answer]) -> Vec<Finding> {
     if !excluded.is_empty() && excluded.len() == answers.len() {
         let word = if written.is_dkms { "BUILD_EXCLUSIVE" } else { "[kernels]" };
         let releases: Vec<&str> = answers.iter().map(|answer| answer.release).collect();
-        let what = format!("no kernel is meant, of {}: {}", releases.join(", "), excluded[0]);
+        let what = format!("excludes all kernels: {}: {}", releases.join(", "), excluded[0]);
         found.extend(written.finding("matches-no-kernel", written.line_of(word), what));
     }
     found
@@ -104,7 +104,7 @@ fn outside_file(written: &Written, number: usize, line: &str) -> Option<Finding>
     let has_headers = has_headers.iter().any(|path| written.text.contains(path));
     let path =
         OUTSIDE.iter().find(|path| line.contains(*path) && !(has_headers && path.starts_with("/boot/")))?;
-    written.finding("outside-file", number, format!("{path}... is looked at"))
+    written.finding("outside-file", number, format!("reads {path}..."))
 }
 
 fn jobs(written: &Written, number: usize, line: &str) -> Option<Finding> {
@@ -117,7 +117,7 @@ fn jobs(written: &Written, number: usize, line: &str) -> Option<Finding> {
     if !counted || !line.contains("make") {
         return None;
     }
-    written.finding("jobs", number, "the number of jobs is given")
+    written.finding("jobs", number, "sets the number of jobs")
 }
 
 /// A line of a recipe without the value of `kernelver` that only counts where it is not set, which DKMS and kcache both do.
@@ -144,7 +144,7 @@ fn directive_finding(written: &Written, directive: &directives::Directive) -> Op
         return written.finding(
             "hook-not-run",
             directive.line,
-            format!("{name} is not run when modules are built"),
+            format!("{name} does not run during the build"),
         );
     }
     let place = directive.literal()?;
@@ -205,7 +205,7 @@ fn absent_patch(written: &Written, file: &str) -> Option<Finding> {
         return None;
     }
     let name = file.rsplit('/').next().unwrap_or(file);
-    written.finding("absent-patch", written.line_of(name), format!("there is no {file}"))
+    written.finding("absent-patch", written.line_of(name), format!("{file} does not exist"))
 }
 
 /// What is wrong with a script that the recipe runs, if it is one of the source tree.
@@ -256,7 +256,7 @@ pub fn in_modules(written: &Written, recipes: &[&Recipe], trees: &[Objects]) -> 
     let mut found = Vec::new();
     for object in trees.iter().flat_map(|objects| &objects.modules) {
         if object.condition.is_none() && !stems.contains(&object.name) {
-            let what = format!("module {} is built, and the recipe does not name it", object.name);
+            let what = format!("builds module {}, which the recipe does not name", object.name);
             found.extend(finding("unlisted-module", &object.file, object.line, what));
         }
     }
@@ -264,7 +264,7 @@ pub fn in_modules(written: &Written, recipes: &[&Recipe], trees: &[Objects]) -> 
         trees.iter().flat_map(|objects| &objects.modules).map(|object| object.name.as_str()).collect();
     if trees.iter().all(|objects| objects.complete) {
         for name in stems.iter().filter(|name| !built.contains(name.as_str())) {
-            let what = format!("module {name} is named, and no Kbuild file makes it");
+            let what = format!("names module {name}, which no Kbuild file builds");
             found.extend(written.finding("unbuilt-module", written.line_of(name), what));
         }
     }

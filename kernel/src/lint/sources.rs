@@ -93,7 +93,7 @@ fn clock(path: &Path, text: &str) -> Vec<Finding> {
     };
     let on_line = |(at, line): (usize, &str)| {
         let name = CLOCK.iter().find(|name| uses(line, name))?;
-        finding("date-macro", path, at + 1, format!("{name} is used"))
+        finding("date-macro", path, at + 1, format!("uses {name}"))
     };
     code.lines().enumerate().filter_map(on_line).collect()
 }
@@ -107,7 +107,7 @@ fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<Finding> {
     }
     let unknown = |(path, it): &(PathBuf, Use)| {
         let text = it.text.as_deref().filter(|text| !LICENSES.contains(text))?;
-        finding("unknown-license", path, it.line, format!("the kernel knows no licence '{text}'"))
+        finding("unknown-license", path, it.line, format!("unknown licence '{text}'"))
     };
     declared.iter().filter_map(unknown).collect()
 }

@@ -29,7 +29,7 @@ pub fn check(top: &Path) -> io::Result<Vec<Finding>> {
                     directories.push(path);
                 }
             } else if !kind.is_file() {
-                found.extend(finding("special-file", &path, 0, "it is neither file, directory nor link"));
+                found.extend(finding("special-file", &path, 0, "not a file, directory or link"));
             }
         }
     }
@@ -40,7 +40,7 @@ fn link(top: &Path, path: &Path) -> io::Result<Option<Finding>> {
     let target = fs::read_link(top.join(path))?;
     let depth = path.components().count() - 1;
     Ok(if leaves(&target, depth) {
-        finding("outside-link", path, 0, format!("it leads to {}", target.display()))
+        finding("outside-link", path, 0, format!("leads to {}", target.display()))
     } else {
         None
     })

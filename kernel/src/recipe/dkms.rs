@@ -65,7 +65,7 @@ pub fn evaluate(
         return Err(Error::Cancelled);
     }
     if ended == Ended::TimedOut {
-        return Err(bad(format!("still not evaluated after {} s", LIMIT.as_secs())));
+        return Err(bad(format!("evaluation timed out after {} s", LIMIT.as_secs())));
     }
     let answer = find_last(&output, MARK);
     let (talk, answer) = match answer {
@@ -133,10 +133,10 @@ fn complaint(output: &[u8], ended: Ended) -> String {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(5).collect();
     match (lines.is_empty(), ended) {
-        (false, Ended::Status(65)) => format!("it is not bash: {}", lines.join("; ")),
+        (false, Ended::Status(65)) => format!("bash syntax error: {}", lines.join("; ")),
         (false, _) => lines.join("; "),
-        (true, Ended::Status(status)) => format!("evaluating it ended with status {status}"),
-        (true, _) => "evaluating it ended early".to_owned(),
+        (true, Ended::Status(status)) => format!("evaluation exited with status {status}"),
+        (true, _) => "evaluation was killed".to_owned(),
     }
 }
 

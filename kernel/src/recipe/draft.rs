@@ -45,9 +45,9 @@ pub fn from_source(name: &str, version: &str, objects: &Objects) -> String {
         );
     } else if !conditional.is_empty() {
         draft.about_modules.push(
-            "Whatever is built is installed: a module listed here must be built for every kernel, and".into(),
+            "Whatever is built is installed: a module listed here must be built for every kernel.".into(),
         );
-        draft.about_modules.push(format!("these are built under a condition: {}.", conditional.join(", ")));
+        draft.about_modules.push(format!("Conditional modules: {}.", conditional.join(", ")));
     } else {
         draft.modules = objects
             .modules
@@ -112,11 +112,11 @@ impl Draft {
         };
         let Some((newest, others)) = evaluated.split_last() else { return };
         for other in others.iter().filter(|other| make(other) != make(newest)) {
-            self.remarks.push(format!("dkms.conf has other commands for {}:", other.0));
+            self.remarks.push(format!("dkms.conf has different commands for {}:", other.0));
             self.remarks.extend(make(other).into_iter().map(|command| format!("    {command}")));
         }
         for (release, _) in others.iter().filter(|(_, recipe)| recipe.depends != newest.1.depends) {
-            self.remarks.push(format!("dkms.conf has other BUILD_DEPENDS for {release}."));
+            self.remarks.push(format!("dkms.conf has different BUILD_DEPENDS for {release}."));
         }
     }
 
@@ -153,8 +153,9 @@ impl Draft {
             }
             return;
         }
-        self.about_modules
-            .push("Whatever is built is installed: dkms.conf names other modules for other kernels.".into());
+        self.about_modules.push(
+            "Whatever is built is installed: dkms.conf names different modules for other kernels.".into(),
+        );
         for (release, recipe) in evaluated {
             if let Modules::Listed(modules) = &recipe.modules {
                 let names: Vec<&str> = modules.iter().map(|module| module.built.as_str()).collect();
@@ -191,15 +192,13 @@ impl Draft {
             let name = directive.name.as_str();
             let literal = directive.literal();
             let why = match name {
-                "POST_INSTALL" | "PRE_INSTALL" | "POST_ADD" | "POST_REMOVE" => {
-                    "has no counterpart and is not run"
-                }
+                "POST_INSTALL" | "PRE_INSTALL" | "POST_ADD" | "POST_REMOVE" => "has no counterpart; not run",
                 "BUILD_EXCLUSIVE_ARCH" if literal.and_then(alternatives).is_some() => continue,
                 "BUILD_EXCLUSIVE_KERNEL" if literal.is_some() => {
-                    "is a regular expression; say it by min, max or match in [kernels]"
+                    "is a regular expression; use min, max or match in [kernels]"
                 }
                 _ if name.starts_with("BUILD_EXCLUSIVE") && literal.is_none() => {
-                    "is computed; say in [kernels] what holds"
+                    "is computed; add the condition to [kernels]"
                 }
                 "BUILD_EXCLUSIVE_ARCH" => "is a regular expression; list the architectures in [kernels]",
                 _ => continue,

@@ -203,11 +203,14 @@ pub fn is_version(text: &str) -> bool {
 fn checked(recipe: Recipe, path: &std::path::Path) -> Result<Recipe, Error> {
     let bad = |reason: String| Err(Error::Bad { path: path.to_owned(), reason });
     if !is_flat_name(&recipe.name) {
-        return bad(format!("package name '{}' is not made of letters, digits and ._+-", recipe.name));
+        return bad(format!(
+            "invalid package name '{}': must consist of letters, digits and ._+-",
+            recipe.name
+        ));
     }
     if !is_version(&recipe.version) {
         return bad(format!(
-            "package version '{}' is not made of letters, digits and ._+~:-",
+            "invalid package version '{}': must consist of letters, digits and ._+~:-",
             recipe.version
         ));
     }
@@ -219,10 +222,13 @@ fn checked(recipe: Recipe, path: &std::path::Path) -> Result<Recipe, Error> {
     }
     for module in modules {
         if !is_flat_name(&module.name) {
-            return bad(format!("module name '{}' is not made of letters, digits and ._+-", module.name));
+            return bad(format!(
+                "invalid module name '{}': must consist of letters, digits and ._+-",
+                module.name
+            ));
         }
         if module.built.split('/').any(|part| part == "..") || module.built.starts_with('/') {
-            return bad(format!("module '{}' lies outside the source tree", module.built));
+            return bad(format!("module '{}' is outside the source tree", module.built));
         }
     }
     Ok(recipe)

@@ -90,21 +90,21 @@ impl Kernels {
             && release::compare(release, min) == Ordering::Less
             && !within(min)
         {
-            return Some(format!("it is for kernels from {min} on"));
+            return Some(format!("requires kernel {min} or later"));
         }
         if let Some(max) = &self.max
             && release::compare(release, max) == Ordering::Greater
             && !within(max)
         {
-            return Some(format!("it is for kernels up to {max}"));
+            return Some(format!("requires kernel {max} or earlier"));
         }
         if let Some(glob) = &self.glob
             && !release::matches(glob, release)
         {
-            return Some(format!("it is for kernels {glob}"));
+            return Some(format!("requires a kernel matching {glob}"));
         }
         if !self.arch.is_empty() && !self.arch.iter().any(|arch| arch == target.arch) {
-            return Some(format!("it is for {}, not {}", self.arch.join(", "), target.arch));
+            return Some(format!("requires architecture {}, not {}", self.arch.join(", "), target.arch));
         }
         missing_config(&self.config, target)
     }
@@ -114,10 +114,10 @@ impl Kernels {
 pub(super) fn missing_config<S: AsRef<str>>(symbols: &[S], target: &Target) -> Option<String> {
     symbols.iter().map(AsRef::as_ref).find_map(|symbol| match symbol.strip_prefix('!') {
         Some(unwanted) if target.config.yes_or_module(unwanted) => {
-            Some(format!("the kernel is configured with {unwanted}"))
+            Some(format!("requires {unwanted} unset in the kernel configuration"))
         }
         None if !target.config.yes_or_module(symbol) => {
-            Some(format!("the kernel is configured without {symbol}"))
+            Some(format!("requires {symbol} set in the kernel configuration"))
         }
         _ => None,
     })

@@ -214,15 +214,15 @@ pub fn run(words: &[String]) -> ExitCode {
 }
 
 fn enter(words: &[String]) -> io::Result<std::convert::Infallible> {
-    let orders = Orders::parse(words).ok_or_else(|| io::Error::other("these are no orders"))?;
+    let orders = Orders::parse(words).ok_or_else(|| io::Error::other("invalid orders"))?;
     // Without keys in its kernel (CONFIG_KEYS) there is no keyring to be left.
     match keyutils::Keyring::join_anonymous_session() {
         Err(error) if error.0 != nix::libc::ENOSYS => {
-            return Err(doing("no session keyring", io::Error::from_raw_os_error(error.0)));
+            return Err(doing("cannot create a session keyring", io::Error::from_raw_os_error(error.0)));
         }
         _ => {}
     }
-    bound(&orders).map_err(|error| doing("no bounds", error))?;
+    bound(&orders).map_err(|error| doing("cannot set limits", error))?;
     if let Some(uid) = orders.uid {
         become_nobody(uid).map_err(|error| doing(&format!("cannot become uid {uid}"), error))?;
     }
@@ -278,7 +278,7 @@ fn become_nobody(uid: u32) -> io::Result<()> {
 
 /// An error unless this process is what it is to be. The kernel's own word counts, not that nothing has failed.
 fn has_no_privileges(uid: Option<u32>) -> io::Result<()> {
-    let privileged = |what: &str| Err(io::Error::other(format!("privileges are left: {what}")));
+    let privileged = |what: &str| Err(io::Error::other(format!("privileges remain: {what}")));
     if let Some(uid) = uid {
         let is_nobody = [getuid(), geteuid()] == [Uid::from_raw(uid); 2]
             && [getgid(), getegid()] == [Gid::from_raw(uid); 2]

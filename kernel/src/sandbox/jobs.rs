@@ -137,7 +137,7 @@ impl Seat {
         let auth =
             flags.and_then(|flags| flags.split(' ').find_map(|flag| flag.strip_prefix("--jobserver-auth=")));
         let ends = auth.and_then(|auth| auth.split_once(','));
-        let (read, write) = ends.ok_or_else(|| io::Error::other("a jobserver that is no pipe"))?;
+        let (read, write) = ends.ok_or_else(|| io::Error::other("the jobserver is not a pipe"))?;
         let open = |fd: &str, access| {
             let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
             rustix::fs::open(Path::new("/proc/self/fd").join(fd), flags, Mode::empty())

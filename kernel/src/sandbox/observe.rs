@@ -162,7 +162,7 @@ fn is_tool(fd: BorrowedFd) -> io::Result<bool> {
 }
 
 fn too_much() -> io::Error {
-    io::Error::other("more was opened than can be noted")
+    io::Error::other("more files were opened than can be recorded")
 }
 
 /// The places where something is mounted, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).

@@ -238,7 +238,7 @@ fn stands(
 
 fn not_made(said: &[u8]) -> Error {
     let said = String::from_utf8_lossy(said);
-    Error::NotMade { said: said.lines().next().unwrap_or("bwrap says nothing").to_owned() }
+    Error::NotMade { said: said.lines().next().unwrap_or("no message from bwrap").to_owned() }
 }
 
 fn readable(fd: &impl std::os::fd::AsFd, limit: Duration) -> io::Result<bool> {

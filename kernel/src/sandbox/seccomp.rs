@@ -175,7 +175,7 @@ pub(crate) fn filters() -> io::Result<&'static [Vec<u8>]> {
     static FILTERS: LazyLock<Result<Vec<Vec<u8>>, String>> =
         LazyLock::new(|| compile().map_err(|error| error.to_string()));
     let unfit = |error: &String| {
-        let what = format!("no filter of system calls for {}: {error}", std::env::consts::ARCH);
+        let what = format!("no system call filter for {}: {error}", std::env::consts::ARCH);
         io::Error::new(io::ErrorKind::Unsupported, what)
     };
     FILTERS.as_ref().map(Vec::as_slice).map_err(unfit)

@@ -37,12 +37,12 @@ impl Certificate {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Certificate, Error> {
         let wrong = |reason: String| Error::Malformed { path: path.to_owned(), reason };
         let Some(blocks) = pem::blocks(bytes) else {
-            return Certificate::of_der(bytes).map_err(|e| wrong(format!("it is no certificate: {e}")));
+            return Certificate::of_der(bytes).map_err(|e| wrong(format!("not a certificate: {e}")));
         };
         let blocks = blocks.map_err(wrong)?;
         match blocks.iter().find(|block| block.label == "CERTIFICATE") {
             Some(block) => Certificate::of_der(&block.der).map_err(|e| wrong(e.to_string())),
-            None => Err(wrong("there is no certificate in it".to_owned())),
+            None => Err(wrong("no certificate in the file".to_owned())),
         }
     }
 

@@ -26,13 +26,13 @@ pub enum Error {
         reason: String,
     },
     /// The key is encrypted, and no passphrase is configured.
-    #[error("{path}: the key is encrypted, and no passphrase is configured")]
+    #[error("{path}: the key is encrypted, but no passphrase is configured")]
     NoPassphrase {
         /// The key's file.
         path: PathBuf,
     },
     /// The passphrase is wrong.
-    #[error("{path}: the passphrase does not fit")]
+    #[error("{path}: wrong passphrase")]
     Passphrase {
         /// The key's file.
         path: PathBuf,
@@ -44,19 +44,19 @@ pub enum Error {
         reason: String,
     },
     /// Neither in a file of its own nor in the key's.
-    #[error("no certificate is configured for the key that modules are signed with")]
+    #[error("no certificate is configured for the module signing key")]
     NoCertificate,
     /// A certificate alone signs nothing.
-    #[error("no key to sign modules with is configured")]
+    #[error("no module signing key is configured")]
     NoKey,
     /// The certificate is another key's.
-    #[error("the key that modules are signed with does not belong to the certificate of {subject}")]
+    #[error("the module signing key does not match the certificate of {subject}")]
     Mismatch {
         /// The certificate's subject.
         subject: String,
     },
     /// A hash that is not made here.
-    #[error("modules cannot be signed with the hash {}: only sha256, sha384 and sha512 can be had", name.escape_debug())]
+    #[error("unsupported hash {}: must be sha256, sha384 or sha512", name.escape_debug())]
     Hash {
         /// Its name.
         name: String,
@@ -68,13 +68,13 @@ pub enum Error {
         subject: String,
     },
     /// Bytes that are no PKCS#7 message of the kind that kernels read.
-    #[error("the signature is not one that kernels read: {reason}")]
+    #[error("not a signature that kernels read: {reason}")]
     Message {
         /// What is wrong with it.
         reason: String,
     },
     /// A `pkcs11:` URI, or the token that it names.
-    #[error("the token of the signing key cannot be used: {reason}")]
+    #[error("cannot use the token of the signing key: {reason}")]
     Token {
         /// What is in the way.
         reason: String,

@@ -81,7 +81,7 @@ impl PrivateKey {
                 _ => {}
             }
         }
-        Err(file.wrong("there is no private key in it".to_owned()))
+        Err(file.wrong("no private key in the file".to_owned()))
     }
 }
 
@@ -106,7 +106,7 @@ impl KeyFile<'_> {
         let path = || self.path.to_owned();
         let encrypted = EncryptedPrivateKeyInfoRef::from_der(der).map_err(|e| {
             self.wrong(format!(
-                "it is encrypted in a way that is not known ({e}); `openssl pkcs8 -topk8 -v2 aes-256-cbc` makes another file of it"
+                "unsupported encryption ({e}); convert with `openssl pkcs8 -topk8 -v2 aes-256-cbc`"
             ))
         })?;
         let passphrase = self.passphrase.ok_or_else(|| Error::NoPassphrase { path: path() })?.read()?;
@@ -131,17 +131,14 @@ impl KeyFile<'_> {
                         .map(|key| PrivateKey::P384(key.into()))
                 })
                 .map_err(|_| self.wrong(OTHER_CURVE.to_owned())),
-            other => Err(self.wrong(format!("it is a key of the kind {other}; kernels read RSA and ECDSA"))),
+            other => Err(self.wrong(format!("unsupported key type {other}; kernels support RSA and ECDSA"))),
         }
     }
 
     fn of_pkcs1(&self, der: &[u8]) -> Result<PrivateKey, Error> {
         match RsaKeyPair::from_der(der) {
             Ok(key) => Ok(PrivateKey::Rsa(Box::new(key))),
-            Err(e) => {
-                Err(self
-                    .wrong(format!("it is no private key of RSA with 2048 to 4096 bits, or of ECDSA ({e})")))
-            }
+            Err(e) => Err(self.wrong(format!("not an RSA key of 2048 to 4096 bits or an ECDSA key ({e})"))),
         }
     }
 
@@ -157,7 +154,7 @@ impl KeyFile<'_> {
     }
 }
 
-const OTHER_CURVE: &str = "it is no ECDSA key on P-256 or P-384";
+const OTHER_CURVE: &str = "not an ECDSA key on P-256 or P-384";
 
 fn rsa_rule(hash: Hash) -> &'static dyn rsa::RsaEncoding {
     match hash {

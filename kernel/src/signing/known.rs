@@ -68,7 +68,7 @@ impl Known {
                 Some(Defect::BadSignature { why: why.clone() })
             }
             (Signed::Wrong(subject), enforced) if own || enforced.is_some() => Some(Defect::BadSignature {
-                why: format!("it does not verify with the certificate of {subject}"),
+                why: format!("does not verify with the certificate of {subject}"),
             }),
             (Signed::Unknown(signer), Some(_)) if own && !self.incomplete => {
                 Some(Defect::UnknownSigner { signer: signer.clone() })

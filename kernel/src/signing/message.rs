@@ -82,11 +82,11 @@ impl Message {
     pub fn parse(der: &[u8]) -> Result<Message, Error> {
         let outer = ContentInfo::from_der(der).map_err(wrong)?;
         if outer.content_type != SIGNED_DATA {
-            return Err(Error::Message { reason: "it holds no signed data".to_owned() });
+            return Err(Error::Message { reason: "no signed data".to_owned() });
         }
         let data: SignedData = outer.content.decode_as().map_err(wrong)?;
         let [signer] = data.signer_infos.0.as_slice() else {
-            return Err(Error::Message { reason: "it has not exactly one signer".to_owned() });
+            return Err(Error::Message { reason: "must have exactly one signer".to_owned() });
         };
         // crypto/asymmetric_keys/pkcs7_parser.c takes no other versions, and pkcs7_verify.c no other content.
         let versions = match &signer.sid {
@@ -94,16 +94,14 @@ impl Message {
             SignerIdentifier::SubjectKeyIdentifier(_) => (CmsVersion::V3, CmsVersion::V3),
         };
         if (data.version, signer.version) != versions {
-            return Err(Error::Message { reason: "its versions contradict its signer's name".to_owned() });
+            return Err(Error::Message { reason: "its versions contradict the signer's name".to_owned() });
         }
         if data.encap_content_info.econtent_type != DATA || data.encap_content_info.econtent.is_some() {
-            return Err(Error::Message { reason: "it is not a detached signature of plain data".to_owned() });
+            return Err(Error::Message { reason: "not a detached signature of plain data".to_owned() });
         }
         // kernel: "PKCS7 module sig has authenticatedAttrs"
         if signer.signed_attrs.is_some() {
-            return Err(Error::Message {
-                reason: "it has signed attributes (make it with -noattr)".to_owned(),
-            });
+            return Err(Error::Message { reason: "has signed attributes (sign with -noattr)".to_owned() });
         }
         let hash = Hash::ALL.into_iter().find(|hash| hash.oid() == signer.digest_alg.oid);
         let unknown = || Error::Hash { name: signer.digest_alg.oid.to_string() };

@@ -27,7 +27,7 @@ fn block(text: &str) -> Result<Block, String> {
     // OpenSSL's own encryption, older than PKCS#8, has headers within the block.
     if whole.contains("Proc-Type:") {
         return Err(format!(
-            "the block `{label}` is encrypted the old way; `openssl pkcs8 -topk8` makes a PKCS#8 file of it"
+            "the block `{label}` uses an old encryption; convert it to PKCS#8 with `openssl pkcs8 -topk8`"
         ));
     }
     let (_, der) = pem::decode_vec(whole.as_bytes()).map_err(|e| format!("the block `{label}`: {e}"))?;

@@ -41,9 +41,9 @@ impl Secret {
         };
         let not_text = || match self {
             Secret::File(path) => {
-                Error::Malformed { path: path.clone(), reason: "it is not UTF-8 text".to_owned() }
+                Error::Malformed { path: path.clone(), reason: "not UTF-8 text".to_owned() }
             }
-            Secret::Command(_) => Error::Command { reason: "it printed what is not UTF-8 text".to_owned() },
+            Secret::Command(_) => Error::Command { reason: "the output is not UTF-8 text".to_owned() },
         };
         let text = std::str::from_utf8(&bytes).map_err(|_| not_text())?;
         Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
@@ -62,7 +62,7 @@ fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
     thread::spawn(move || send.send(child.wait_with_output()));
     let Ok(output) = receive.recv_timeout(limit) else {
         let _ = kill_process(pid, Signal::KILL);
-        return Err(failed(format!("it took more than {} s", limit.as_secs())));
+        return Err(failed(format!("timed out after {} s", limit.as_secs())));
     };
     let output = output.map_err(|e| failed(e.to_string()))?;
     let printed = Zeroizing::new(output.stdout);
@@ -70,7 +70,7 @@ fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
         return Err(failed(output.status.to_string()));
     }
     if printed.is_empty() {
-        return Err(failed("it printed nothing".to_owned()));
+        return Err(failed("no output".to_owned()));
     }
     Ok(printed)
 }
@@ -86,14 +86,14 @@ pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let file = fs_err::OpenOptions::from_options(options).open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err(exposed("it is not a regular file".to_owned()));
+        return Err(exposed("not a regular file".to_owned()));
     }
     if meta.mode() & 0o077 != 0 {
         let mode = meta.mode() & 0o7777;
-        return Err(exposed(format!("it can be read or changed by others than its owner (mode {mode:04o})")));
+        return Err(exposed(format!("accessible by users other than its owner (mode {mode:04o})")));
     }
     if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
-        return Err(exposed(format!("it belongs to another user (uid {})", meta.uid())));
+        return Err(exposed(format!("owned by another user (uid {})", meta.uid())));
     }
     read_small(path, file)
 }
@@ -104,7 +104,7 @@ pub(super) fn read_small(path: &Path, file: impl Read) -> Result<Zeroizing<Vec<u
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX as usize + 1));
     file.take(MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX {
-        let reason = format!("it has more than {MAX} bytes");
+        let reason = format!("larger than {MAX} bytes");
         return Err(Error::Malformed { path: path.to_owned(), reason });
     }
     Ok(bytes)
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_command_that_does_not_answer_is_not_waited_for_for_ever() {
         let told = output("exec sleep 987", Duration::from_millis(100)).unwrap_err().to_string();
-        assert!(told.contains("it took more than"), "{told}");
+        assert!(told.contains("timed out after"), "{told}");
         assert_eq!(**output("echo open", PATIENCE).unwrap(), *b"open\n");
     }
 }

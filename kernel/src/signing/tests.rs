@@ -170,11 +170,11 @@ fn an_encrypted_key_wants_its_passphrase_from_a_file_or_a_program() {
         let with = |secret| KeyPair { secret, ..desk.pair(key, "cert.pem") }.open();
         with(Some(Secret::File(desk.write("right", "open\n")))).unwrap();
         with(Some(Secret::Command("printf open".into()))).unwrap();
-        refused(with(None), "is encrypted, and no passphrase is configured");
-        refused(with(Some(Secret::File(desk.write("wrong", "sesame\n")))), "the passphrase does not fit");
-        refused(with(Some(Secret::Command("echo sesame".into()))), "the passphrase does not fit");
+        refused(with(None), "is encrypted, but no passphrase is configured");
+        refused(with(Some(Secret::File(desk.write("wrong", "sesame\n")))), "wrong passphrase");
+        refused(with(Some(Secret::Command("echo sesame".into()))), "wrong passphrase");
         refused(with(Some(Secret::Command("exit 3".into()))), "exit status: 3");
-        refused(with(Some(Secret::Command(":".into()))), "it printed nothing");
+        refused(with(Some(Secret::Command(":".into()))), "no output");
     }
     // A passphrase that nobody asked for does no harm.
     KeyPair { secret: Some(Secret::Command("exit 3".into())), ..pair }.open().unwrap();
@@ -192,10 +192,13 @@ fn a_key_or_passphrase_that_others_can_read_is_refused() {
     };
     for mode in [0o640, 0o604, 0o660, 0o644] {
         chmod("key.pem", mode);
-        refused(pair.open(), &format!("by others than its owner (mode {mode:04o})"));
+        refused(pair.open(), &format!("by users other than its owner (mode {mode:04o})"));
         chmod("pass", mode);
         let secret = Some(Secret::File(desk.path("pass")));
-        refused(KeyPair { secret, ..desk.pair("enc.pem", "cert.pem") }.open(), "by others than its owner");
+        refused(
+            KeyPair { secret, ..desk.pair("enc.pem", "cert.pem") }.open(),
+            "by users other than its owner",
+        );
     }
     chmod("key.pem", 0o400);
     pair.open().unwrap();
@@ -203,7 +206,7 @@ fn a_key_or_passphrase_that_others_can_read_is_refused() {
     refused(desk.pair("fifo", "cert.pem").open(), "not a regular file");
     if rustix::process::geteuid().is_root() {
         desk.run("chown 65534 key.pem");
-        refused(pair.open(), "belongs to another user (uid 65534)");
+        refused(pair.open(), "owned by another user (uid 65534)");
     }
 }
 
@@ -214,20 +217,20 @@ fn what_is_no_key_is_named_with_its_file() {
     let with = |key: &str| desk.pair(key, "cert.pem").open();
     refused(with("absent.pem"), "absent.pem");
     desk.write("empty", "");
-    refused(with("empty"), "empty: it is no private key");
+    refused(with("empty"), "empty: not an RSA key");
     desk.run("umask 077; cp cert.pem only-cert; openssl genpkey -algorithm ed25519 -out ed; openssl genrsa -out small 1024
         openssl ecparam -genkey -name secp521r1 -noout -out p521; openssl genrsa -aes128 -passout pass:a -traditional -out old 2048");
-    refused(with("only-cert"), "there is no private key in it");
-    refused(with("ed"), "kernels read RSA and ECDSA");
+    refused(with("only-cert"), "no private key in the file");
+    refused(with("ed"), "kernels support RSA and ECDSA");
     refused(with("small"), "2048 to 4096 bits");
-    refused(with("p521"), "no ECDSA key on P-256 or P-384");
+    refused(with("p521"), "not an ECDSA key on P-256 or P-384");
     refused(with("old"), "openssl pkcs8 -topk8");
     let cut = fs_err::read_to_string(desk.path("key.pem")).unwrap();
     desk.write("cut", &cut[..cut.len() / 2]);
     refused(with("cut"), "has no end");
-    refused(KeyPair { certificate: None, ..pair.clone() }.open(), "there is no certificate in it");
+    refused(KeyPair { certificate: None, ..pair.clone() }.open(), "no certificate in the file");
     refused(KeyPair { certificate: Some(desk.path("key.pem")), ..pair.clone() }.open(), "no certificate");
-    refused(KeyPair { key: None, ..pair }.open(), "no key to sign");
+    refused(KeyPair { key: None, ..pair }.open(), "no module signing key");
 }
 
 #[test]
@@ -237,7 +240,7 @@ fn a_certificate_of_another_key_is_refused() {
         desk.keys(RSA_KEY);
         strange.keys(other);
         let pair = KeyPair { certificate: Some(strange.path("cert.pem")), ..desk.pair("key.pem", "") };
-        refused(pair.open(), "does not belong to the certificate of CN=modules,O=Example");
+        refused(pair.open(), "does not match the certificate of CN=modules,O=Example");
     }
 }
 
@@ -263,8 +266,8 @@ fn detached_signatures_are_attached_in_the_form_of_sign_file() {
         refused(attach(&module, &sign(""), &certificate), "signed attributes");
         refused(attach(&module, &sign("-noattr -nodetach"), &certificate), "not a detached signature");
         refused(attach(b"other", &sign("-noattr"), &certificate), "does not verify with the certificate of");
-        refused(attach(&module, b"no message", &certificate), "not one that kernels read");
-        refused(attach(&module, &sign("-noattr -md sha1"), &certificate), "only sha256, sha384 and sha512");
+        refused(attach(&module, b"no message", &certificate), "not a signature that kernels read");
+        refused(attach(&module, &sign("-noattr -md sha1"), &certificate), "must be sha256, sha384 or sha512");
     }
 }
 
@@ -388,10 +391,10 @@ fn keys_in_a_token_sign_as_those_in_files() {
             assert_eq!(signed, file.open().unwrap().sign(&module, Hash::Sha256).unwrap());
         }
         with(&format!("{uri}&pin-source=file:{}", pin.display()), None).unwrap();
-        refused(with(&uri, None), "or its PIN is needed");
-        refused(with(&uri, Some(Secret::File(wrong.clone()))), "the PIN does not fit");
-        refused(with(&uri.replace("fleet", "other"), None), "no such token");
-        refused(with(&uri.replace("softhsm", "nothing"), None), "cannot be loaded");
+        refused(with(&uri, None), "or a PIN is needed");
+        refused(with(&uri, Some(Secret::File(wrong.clone()))), "wrong PIN");
+        refused(with(&uri.replace("fleet", "other"), None), "token not found");
+        refused(with(&uri.replace("softhsm", "nothing"), None), "cannot load");
     }
 }
 
@@ -422,14 +425,14 @@ fn who_signed_a_module_is_told_and_judged() {
         }
     };
     check(&known, &good, "", "", "");
-    check(&known, &module, "is not signed", "", "is not signed");
-    let wrong = "it does not verify with the certificate of CN=modules";
+    check(&known, &module, "is unsigned", "", "is unsigned");
+    let wrong = "does not verify with the certificate of CN=modules";
     check(&known, &flipped, wrong, wrong, wrong);
     let unknown = "is signed by CN=modules,O=Example (serial ";
     check(&known, &strange, unknown, "", "");
     check(&Known::default(), &good, unknown, "", "");
     check(&Known { incomplete: true, ..Known::default() }, &good, "", "", "");
-    check(&known, &cut, "not valid", "not valid", "not valid");
+    check(&known, &cut, "invalid signature", "invalid signature", "invalid signature");
     let enrolled = |certificates: Vec<Certificate>| Known {
         enrolled: Some(Enrolled::of(certificates)),
         ..known.clone()
@@ -438,7 +441,7 @@ fn who_signed_a_module_is_told_and_judged() {
     check(
         &enrolled(vec![stranger.certificate.clone()]),
         &good,
-        "is not enrolled: `mokutil --import`",
+        "is not enrolled; run `mokutil --import",
         "",
         "",
     );

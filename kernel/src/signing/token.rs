@@ -37,19 +37,21 @@ impl Token {
     /// Finds the one key that a URI describes, and logs in.
     pub(super) fn open(uri: &str, pin: Option<&Secret>) -> Result<Token, Error> {
         let uri = Uri::parse(uri)?;
-        let context = Pkcs11::new(&uri.module).map_err(wrong(&format!("{} cannot be loaded", uri.module)))?;
+        let context = Pkcs11::new(&uri.module).map_err(wrong(&format!("cannot load {}", uri.module)))?;
         let threads = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
         match context.initialize(threads) {
             // Another key of this process, in the same library.
             Ok(()) | Err(Refused(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(e) => return Err(wrong("it cannot be initialized")(e)),
+            Err(e) => return Err(wrong("cannot initialize the library")(e)),
         }
         let slot = uri.slot(&context)?;
-        let session = context.open_ro_session(slot).map_err(wrong("it opens no session"))?;
+        let session = context.open_ro_session(slot).map_err(wrong("cannot open a session"))?;
         let pin = uri.pin.as_ref().or(pin).map(Secret::read).transpose()?;
         login(&session, pin)?;
         let key = uri.key(&session)?;
-        let kind = session.get_attributes(key, &[AttributeType::KeyType]).map_err(wrong("the key's kind"))?;
+        let kind = session
+            .get_attributes(key, &[AttributeType::KeyType])
+            .map_err(wrong("cannot read the type of the key"))?;
         Ok(Token {
             is_rsa: kind.contains(&Attribute::KeyType(KeyType::RSA)),
             session: Mutex::new(session),
@@ -60,7 +62,7 @@ impl Token {
     /// The signature of these bytes, hashed here: a token's own hashing is slow, and not all of them can.
     pub(super) fn sign(&self, hash: Hash, body: &[u8]) -> Result<Vec<u8>, Error> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = wrong("it does not sign");
+        let failed = wrong("signing failed");
         if self.is_rsa {
             return session.sign(&Mechanism::RsaPkcs, self.key, &hash.digest_info(body)?).map_err(failed);
         }
@@ -69,13 +71,13 @@ impl Token {
             64 => p256::ecdsa::Signature::from_slice(&raw).map(|s| s.to_der().as_bytes().to_owned()),
             _ => p384::ecdsa::Signature::from_slice(&raw).map(|s| s.to_der().as_bytes().to_owned()),
         };
-        der.map_err(|_| bad("it signs with neither RSA nor ECDSA on P-256 or P-384"))
+        der.map_err(|_| bad("not an RSA key, or ECDSA key on P-256 or P-384"))
     }
 }
 
 fn login(session: &Session, pin: Option<Zeroizing<String>>) -> Result<(), Error> {
     let Some(pin) = pin else { return Ok(()) };
-    session.login(UserType::User, Some(&AuthPin::from(pin.as_str()))).map_err(wrong("the PIN does not fit"))
+    session.login(UserType::User, Some(&AuthPin::from(pin.as_str()))).map_err(wrong("wrong PIN"))
 }
 
 /// What a URI says.
@@ -93,7 +95,7 @@ struct Uri {
 
 impl Uri {
     fn parse(uri: &str) -> Result<Uri, Error> {
-        let rest = uri.strip_prefix("pkcs11:").ok_or_else(|| bad("its name does not begin with pkcs11:"))?;
+        let rest = uri.strip_prefix("pkcs11:").ok_or_else(|| bad("the URI must begin with pkcs11:"))?;
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut found = Uri { module: ANY_MODULE.to_owned(), ..Uri::default() };
         for (name, value) in attributes(path, ';')? {
@@ -106,7 +108,7 @@ impl Uri {
                 "object" => found.object = Some(text()?),
                 "id" => found.id = Some(value),
                 "type" if value == b"private" => {}
-                other => return Err(bad(&format!("its name has the attribute {other}, which is not known"))),
+                other => return Err(bad(&format!("unknown attribute {other} in the URI"))),
             }
         }
         for (name, value) in attributes(query, '&')? {
@@ -118,9 +120,9 @@ impl Uri {
                     found.pin = Some(Secret::File(PathBuf::from(path)));
                 }
                 "pin-value" => {
-                    return Err(bad("a PIN stands in its name; give a pin-source or passphrase-file"));
+                    return Err(bad("the URI must not contain a PIN; use pin-source or passphrase-file"));
                 }
-                other => return Err(bad(&format!("its name has the attribute {other}, which is not known"))),
+                other => return Err(bad(&format!("unknown attribute {other} in the URI"))),
             }
         }
         Ok(found)
@@ -128,12 +130,12 @@ impl Uri {
 
     /// The one token that fits.
     fn slot(&self, context: &Pkcs11) -> Result<Slot, Error> {
-        let slots = context.get_slots_with_initialized_token().map_err(wrong("it lists no slots"))?;
+        let slots = context.get_slots_with_initialized_token().map_err(wrong("cannot list slots"))?;
         let fits = |slot: &Slot| context.get_token_info(*slot).is_ok_and(|info| self.is_of(&info));
         match slots.into_iter().filter(fits).collect::<Vec<_>>()[..] {
             [slot] => Ok(slot),
-            [] => Err(bad("no such token is there")),
-            _ => Err(bad("several tokens are described so")),
+            [] => Err(bad("token not found")),
+            _ => Err(bad("several tokens match")),
         }
     }
 
@@ -152,10 +154,10 @@ impl Uri {
         let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
         template.extend(self.object.iter().map(|label| Attribute::Label(label.clone().into_bytes())));
         template.extend(self.id.iter().map(|id| Attribute::Id(id.clone())));
-        match session.find_objects(&template).map_err(wrong("it lists no keys"))?[..] {
+        match session.find_objects(&template).map_err(wrong("cannot list keys"))?[..] {
             [key] => Ok(key),
-            [] => Err(bad("no such private key is in it, or its PIN is needed")),
-            _ => Err(bad("several private keys are described so")),
+            [] => Err(bad("no matching private key, or a PIN is needed")),
+            _ => Err(bad("several private keys match")),
         }
     }
 }
@@ -163,9 +165,9 @@ impl Uri {
 /// The attributes of one half of a URI, percent-decoded.
 fn attributes(text: &str, separator: char) -> Result<Vec<(&str, Vec<u8>)>, Error> {
     let split = |part| {
-        let (name, value) =
-            str::split_once(part, '=').ok_or_else(|| bad(&format!("its name has {part:?}")))?;
-        Ok((name, decoded(value).ok_or_else(|| bad(&format!("its name has {part:?}")))?))
+        let (name, value) = str::split_once(part, '=')
+            .ok_or_else(|| bad(&format!("invalid attribute {part:?} in the URI")))?;
+        Ok((name, decoded(value).ok_or_else(|| bad(&format!("invalid attribute {part:?} in the URI")))?))
     };
     text.split(separator).filter(|part| !part.is_empty()).map(split).collect()
 }
@@ -218,11 +220,11 @@ mod tests {
             assert!(told.contains(expect), "{told}");
         };
         check("pkcs11:token=a?pin-value=1234", "pin-source");
-        check("pkcs11:colour=red", "the attribute colour");
+        check("pkcs11:colour=red", "unknown attribute colour");
         check("pkcs11:token", "\"token\"");
         check("pkcs11:token=%4", "\"token=%4\"");
         check("pkcs11:token=%ff", "token is not UTF-8");
-        check("pkcs11:type=public", "the attribute type");
+        check("pkcs11:type=public", "unknown attribute type");
         check("/etc/key.pem", "pkcs11:");
     }
 }

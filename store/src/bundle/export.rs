@@ -71,7 +71,7 @@ fn compressed(store: &Store, entry: &Entry, output: &Output) -> Result<Vec<u8>> 
     let mut zstd = zstd::Encoder::new(Vec::new(), object::LEVEL)?;
     if !store.copy_object(&output.digest, output.size, &mut zstd)? {
         let path = store.dir().join(Name::Entry(entry.manifest().key).path());
-        let reason = format!("the object of its output `{}` is missing", output.name);
+        let reason = format!("the object of output `{}` is missing", output.name);
         return Err(Error::Entry { path, reason });
     }
     Ok(zstd.finish()?)

@@ -51,7 +51,7 @@ pub fn import(
         Err(Stop::Failed(error)) => Err(error),
         Err(Stop::Broken { expected, found }) => {
             let Imported { entries, objects, .. } = import.done;
-            let found = format!("{found} (taken before that: entries {entries}, objects {objects})");
+            let found = format!("{found} (imported so far: {entries} entries, {objects} objects)");
             Err(Error::Damaged { path: origin.to_owned(), expected, found })
         }
     }
@@ -95,7 +95,7 @@ impl Import<'_> {
         }
         for Waiting { entry, missing } in mem::take(&mut self.waiting) {
             let path = Name::Entry(entry.manifest().key).path();
-            self.refuse(&path, &format!("{} of its objects did not come whole", missing.len()));
+            self.refuse(&path, &format!("{} of its objects are missing or corrupt", missing.len()));
         }
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Import<'_> {
             Inserted::Present => self.done.present += 1,
             Inserted::Conflict => {
                 let path = Name::Entry(entry.manifest().key).path();
-                self.refuse(&path, &"the store has an entry for this key with another result, which stays");
+                self.refuse(&path, &"conflict: the store has a different entry for this key, which is kept");
             }
         }
         Ok(())
@@ -199,12 +199,12 @@ impl Import<'_> {
 
     fn refuse(&mut self, path: &str, why: &dyn Display) {
         self.done.refused += 1;
-        (self.say)(&Notice::warning(format!("{}/{path} is not used: {why}", self.origin.display())));
+        (self.say)(&Notice::warning(format!("ignoring {}/{path}: {why}", self.origin.display())));
     }
 
     /// The same for an error that names the path itself.
     fn refuse_damaged(&mut self, error: &Error) {
         self.done.refused += 1;
-        (self.say)(&Notice::warning(format!("{error}; it is not used")));
+        (self.say)(&Notice::warning(format!("{error}; ignoring it")));
     }
 }

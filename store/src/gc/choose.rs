@@ -85,6 +85,6 @@ fn go(store: &Store, plan_db: &PlanDb, candidate: &Candidate, reason: Reason) ->
 /// Bytes that are free for users on the store's file system.
 fn free(store: &Store) -> Result<u64> {
     let found = rustix::fs::statvfs(store.dir());
-    let found = found.map_err(|e| at("look at the file system of", store.dir())(e.into()))?;
+    let found = found.map_err(|e| at("determine the file system of", store.dir())(e.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }

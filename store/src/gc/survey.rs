@@ -46,7 +46,7 @@ pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
             Ok(None) => Ok(()),
             Err(error @ (Error::Damaged { .. } | Error::Entry { .. })) => {
                 (rules.say)(&Notice::warning(format!(
-                    "{error}; it is left as it is, and what it may have named is not"
+                    "{error}; keeping it, but not what it may have referenced"
                 )));
                 Ok(())
             }

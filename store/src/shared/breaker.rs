@@ -85,7 +85,7 @@ impl Breaker {
 
     /// The cache sent something useless; whether that was once too often.
     pub(super) fn lied(&self) -> bool {
-        self.odd(TransportError::Odd("too often with something that cannot be used".to_owned()))
+        self.odd(TransportError::Odd("too many unusable files".to_owned()))
     }
 
     fn worked(&self) -> bool {

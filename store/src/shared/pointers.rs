@@ -113,7 +113,7 @@ impl SharedCaches {
 
 fn not_followed(cache: &SharedCache, name: &Name, why: &str) {
     (cache.say)(&Notice::warning(format!(
-        "shared cache {}: {} is not followed: {why}",
+        "shared cache {}: ignoring pointer {}: {why}",
         cache.url,
         name.path()
     )));
@@ -123,7 +123,7 @@ fn not_followed(cache: &SharedCache, name: &Name, why: &str) {
 fn too_far(pointer: &Pointer, now: u64) -> Option<String> {
     let epoch = pointer.epoch();
     let far = epoch > now.saturating_add(AHEAD);
-    far.then(|| format!("its epoch {epoch} is more than a day ahead of this host's clock ({now})"))
+    far.then(|| format!("epoch {epoch} is more than a day ahead of this host's clock ({now})"))
 }
 
 /// What became of a pointer from elsewhere.
@@ -159,7 +159,9 @@ pub(crate) fn accept(
         Some(floor) if pointer.agrees_with(&floor) => {}
         Some(floor) if pointer.epoch() <= floor.epoch() && !roll_back => {
             let (new, old) = (pointer.epoch(), floor.epoch());
-            let why = format!("it is older than what was accepted before (epoch {new}, not {old})");
+            let why = format!(
+                "not newer than the accepted pointer (epoch {new}, accepted {old}): possible rollback attack; use --allow-rollback to accept it"
+            );
             return Ok(Accepted::Not { why });
         }
         _ => {}

@@ -79,7 +79,7 @@ impl SharedCaches {
         each(&here(store, &entry)?, |output| {
             let missing = || Error::Entry {
                 path: store.dir().join(name.path()),
-                reason: format!("the object of its output `{}` is missing", output.name),
+                reason: format!("the object of output `{}` is missing", output.name),
             };
             let zstd = store.compressed_object(&output.digest, output.size)?.ok_or_else(missing)?;
             let name = Name::Object { of: entry.manifest().key, digest: output.digest };
@@ -108,7 +108,7 @@ impl SharedCaches {
         let Some(bytes) = bytes else { return Ok(There::Nothing) };
         let worthless = |why: &dyn std::fmt::Display| {
             (cache.say)(&Notice::info(format!(
-                "shared cache {}: {} is replaced: {why}",
+                "shared cache {}: replacing {}: {why}",
                 cache.url,
                 name.path()
             )));

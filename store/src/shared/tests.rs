@@ -195,17 +195,17 @@ fn what_no_trusted_key_has_signed_is_not_used_and_the_next_cache_is() {
         let alone = super::tests::host(&[&bad], trust(&[1], &[3], 1));
         assert_eq!(alone.fetch(), None);
     };
-    check(filled(2, "abc"), "is not a trusted key");
+    check(filled(2, "abc"), "an untrusted key");
     check(filled(3, "abc"), "a revoked key");
-    check(tampered(1, |e| e["signatures"] = serde_json::json!([])), "it is not signed");
-    check(tampered(1, |e| e["signatures"][0]["sig"] = "AAAA".into()), "not valid");
+    check(tampered(1, |e| e["signatures"] = serde_json::json!([])), "unsigned");
+    check(tampered(1, |e| e["signatures"][0]["sig"] = "AAAA".into()), "invalid signature");
     check(
         tampered(2, |e| e["signatures"][0]["keyid"] = builder(1).public().id().to_string().into()),
-        "not valid",
+        "invalid signature",
     );
     check(tampered(1, |e| e["payload"] = "e30=".into()), "format");
-    check(tampered(1, |e| e["payloadType"] = "text/plain".into()), "its payload is");
-    check(tampered(1, |e| *e = "<html>".into()), "is not used");
+    check(tampered(1, |e| e["payloadType"] = "text/plain".into()), "payload type");
+    check(tampered(1, |e| *e = "<html>".into()), "ignoring");
     // Rightly signed, but the answer to another question.
     let memory = filled(1, "abc");
     let mut other = Entry::new(manifest(Key::from_bytes([8; 32]))).unwrap();
@@ -220,7 +220,7 @@ fn two_builders_must_agree_where_two_are_asked_for() {
     let strict = || host(&[&memory], trust(&[1, 2], &[], 2));
     let host = strict();
     assert_eq!(host.fetch(), None);
-    assert!(host.said().contains("1 of the 2"), "{}", host.said());
+    assert!(host.said().contains("1 of 2 required"), "{}", host.said());
     let second = strict();
     let pushed = second.push("abc", by(&builder(2))).unwrap();
     assert_eq!(pushed, Pushed::Cosigned("abc".to_owned()));
@@ -322,7 +322,7 @@ fn a_cache_that_lies_too_often_is_left_alone() {
     let host = host(&[&memory], trust(&[1], &[], 1));
     (0..10).for_each(|_| assert_eq!(host.fetch(), None));
     assert_eq!(memory.asked.lock().unwrap().len(), LIES as usize);
-    assert!(host.said().contains("not asked again"), "{}", host.said());
+    assert!(host.said().contains("not queried again"), "{}", host.said());
 }
 
 #[test]
@@ -351,7 +351,11 @@ fn pointers_are_followed_forwards_only() {
         put(&old);
         check(false, Some(to(2, 6)));
     }
-    assert!(host.said().contains("older than what was accepted before (epoch 5, not 6)"), "{}", host.said());
+    assert!(
+        host.said().contains("not newer than the accepted pointer (epoch 5, accepted 6)"),
+        "{}",
+        host.said()
+    );
     check(true, Some(to(1, 6)));
     memory.files.lock().unwrap().clear();
     check(false, Some(to(1, 6)));
@@ -456,7 +460,7 @@ fn a_pointer_needs_as_many_signatures_as_an_entry() {
     };
     point(to(1), 1);
     assert_eq!(follows(), None);
-    assert!(two.said().contains("is signed by 1 of the 2"), "{}", two.said());
+    assert!(two.said().contains("1 of 2 required"), "{}", two.said());
     point(to(1), 2);
     assert_eq!(follows(), Some(to(1)));
     // What one of them points to next waits for the other; till then the last one holds.
@@ -469,7 +473,7 @@ fn a_pointer_needs_as_many_signatures_as_an_entry() {
     let pointer = |to, epoch| Pointer::new(&name, to, epoch, &builder(1)).unwrap();
     raised.store.point(&name, &pointer(to(3), NOW + 50)).unwrap();
     assert_eq!(raised.caches.pointer(&raised.store, &name, false, NOW).unwrap(), None);
-    assert!(raised.said().contains("older than what was accepted"), "{}", raised.said());
+    assert!(raised.said().contains("not newer than the accepted pointer"), "{}", raised.said());
     let mut both = pointer(to(3), NOW + 50);
     both.sign(&builder(2));
     memory.files.lock().unwrap().insert(name.path(), both.encode().unwrap());

@@ -44,7 +44,7 @@ pub(super) fn place(dir: &Path) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let dir = std::path::absolute(dir).map_err(at("look at", dir))?;
+    let dir = std::path::absolute(dir).map_err(at("access", dir))?;
     let real = dir.ancestors().find_map(|above| std::fs::canonicalize(above).ok());
     for path in [Some(dir), real.map(|real| real.join("store"))].into_iter().flatten() {
         if let Some(exposed) = Exposed::above(&path)? {
@@ -179,10 +179,7 @@ mod tests {
                 let mode = before.mode() | bits;
                 fs_err::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
                 let told = Store::open(&dir, &WAITING).err().map(|error| error.to_string());
-                assert!(
-                    told.is_some_and(|told| told.contains("can be changed by others")),
-                    "{name} {mode:o}"
-                );
+                assert!(told.is_some_and(|told| told.contains("writable by others")), "{name} {mode:o}");
             }
             fs_err::set_permissions(&path, before).unwrap();
         }

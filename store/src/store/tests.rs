@@ -117,7 +117,7 @@ fn an_entry_without_its_objects_is_not_taken() {
     let (_dir, store) = new();
     store.discard_object(&Digest::of(b"abc")).unwrap();
     let error = store.insert(&entry(1), NOW).unwrap_err().to_string();
-    assert!(error.ends_with("the object of its output `a` is missing"), "{error}");
+    assert!(error.ends_with("the object of output `a` is missing"), "{error}");
     assert_eq!(store.lookup(&key(1)).unwrap(), None);
 }
 
@@ -252,8 +252,8 @@ fn a_newer_store_or_index_is_refused_and_a_garbled_format_told() {
         let error = open(&dir).err().unwrap().to_string();
         assert!(error.ends_with(expect), "{error}");
     };
-    check("2\n", "format has format 2, but this kcache knows formats up to 1");
-    check("", "format is damaged: expected the number 1, found ``");
+    check("2\n", "format has format 2; this kcache supports up to 1");
+    check("", "format is corrupt: expected the number 1, found ``");
     fs_err::write(dir.join("format"), "1\n").unwrap();
     let db = rusqlite::Connection::open(dir.join("index.sqlite")).unwrap();
     db.pragma_update(None, "user_version", 99).unwrap();

@@ -53,7 +53,7 @@ impl Bucket {
     pub(super) fn new(location: &Location, url: &Url) -> Result<Bucket, BadLocation> {
         let bucket = match url.host_str() {
             Some(host) if !host.is_empty() && url.port().is_none() => host,
-            _ => return Err(location.bad(format!("it is not {}://BUCKET/PREFIX", url.scheme()))),
+            _ => return Err(location.bad(format!("must be {}://BUCKET/PREFIX", url.scheme()))),
         };
         let prefix = Path::from_url_path(url.path()).map_err(|e| location.bad(web::root(&e)))?;
         let web = Web::new(location, endpoint(location)?.as_ref())?;
@@ -68,7 +68,7 @@ impl Bucket {
 
     fn path(&self, name: &Name) -> Result<Path, TransportError> {
         let path = format!("{}/{}", self.prefix, name.path());
-        Path::parse(path).map_err(|e| TransportError::Odd(format!("nothing: {}", web::root(&e))))
+        Path::parse(path).map_err(|e| TransportError::Odd(web::root(&e)))
     }
 
     async fn has(&self, path: &Path, heartbeat: &Heartbeat) -> Result<bool, TransportError> {
@@ -116,7 +116,7 @@ impl Bucket {
             object_store::Error::NotFound { .. } => {
                 TransportError::Odd("HTTP 404: there may be no such bucket".into())
             }
-            _ => TransportError::Odd(format!("with an error: {}", web::root(error))),
+            _ => TransportError::Odd(web::root(error)),
         }
     }
 }
@@ -255,7 +255,7 @@ fn options<K: FromStr>(location: &Location) -> Result<Vec<(K, &String)>, BadLoca
             Ok(ClientConfigKey::AllowHttp) => continue,
             Ok(_) => {
                 return Err(location.bad(format!(
-                    "the option `{name}` is not used: time, proxies and certificates are the same for all caches"
+                    "unsupported option `{name}`: timeouts, proxies and certificates are the same for all caches"
                 )));
             }
             Err(_) => {}
@@ -273,7 +273,8 @@ fn endpoint(location: &Location) -> Result<Option<Url>, BadLocation> {
         if name.contains("endpoint") || name.contains("base_url") {
             let url = Url::parse(value).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
             let url = url.ok_or_else(|| {
-                location.bad(format!("the option `{name}` is not a URL that begins with http:// or https://"))
+                location
+                    .bad(format!("the option `{name}` must be a URL that begins with http:// or https://"))
             })?;
             endpoint.get_or_insert(url);
         }

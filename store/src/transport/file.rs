@@ -37,7 +37,7 @@ impl Directory {
     pub(super) fn new(location: &Location, url: &Url) -> Result<Directory, BadLocation> {
         let top = url
             .to_file_path()
-            .map_err(|()| location.bad("it names a host; a directory is file:///DIR, with three slashes"))?;
+            .map_err(|()| location.bad("file URLs must not name a host: use file:///DIR"))?;
         Ok(Directory { top, deadline: Deadline::of(location) })
     }
 
@@ -46,7 +46,7 @@ impl Directory {
         let path = name.path();
         // A release or a package called `..` would lead to another place.
         match path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            true => Err(TransportError::Odd(format!("nothing: `{path}` is not a name"))),
+            true => Err(TransportError::Odd(format!("`{path}` is not a name"))),
             false => Ok(Place { path: self.top.join(path), top: self.top.clone() }),
         }
     }
@@ -101,10 +101,7 @@ impl Place {
     fn size(&self) -> Result<Option<u64>, TransportError> {
         match fs_err::metadata(&self.path) {
             Ok(found) if found.is_file() => Ok(Some(found.len())),
-            Ok(_) => Err(TransportError::Odd(format!(
-                "with something that is not a file: {}",
-                self.path.display()
-            ))),
+            Ok(_) => Err(TransportError::Odd(format!("not a regular file: {}", self.path.display()))),
             Err(e) if e.kind() == ErrorKind::NotFound => self.present().map(|()| None),
             Err(e) => Err(unreadable(e)),
         }
@@ -131,7 +128,7 @@ impl Place {
             Ok(found) if found.is_dir() => Ok(()),
             Ok(_) => Err(TransportError::Unreachable(format!("{} is not a directory", self.top.display()))),
             Err(e) if e.kind() == ErrorKind::NotFound => Err(TransportError::Unreachable(format!(
-                "{} is not there; make it, or mount what belongs there",
+                "{} does not exist; create or mount it",
                 self.top.display()
             ))),
             Err(e) => Err(unreadable(e)),
@@ -158,9 +155,7 @@ fn read_piece(file: File) -> Result<(File, Vec<u8>), TransportError> {
 fn unreadable(error: io::Error) -> TransportError {
     match error.kind() {
         ErrorKind::PermissionDenied => TransportError::Denied(error.to_string()),
-        ErrorKind::NotADirectory | ErrorKind::WouldBlock => {
-            TransportError::Odd(format!("with an error: {error}"))
-        }
+        ErrorKind::NotADirectory | ErrorKind::WouldBlock => TransportError::Odd(error.to_string()),
         _ => TransportError::Unreachable(error.to_string()),
     }
 }
@@ -242,7 +237,7 @@ mod tests {
     fn a_missing_directory_is_not_an_empty_one() {
         let top = tempfile::tempdir().unwrap();
         let top = top.path().join("stick");
-        let missing = format!("{} is not there; make it, or mount what belongs there", top.display());
+        let missing = format!("{} does not exist; create or mount it", top.display());
         assert_eq!(get(&top), Err(TransportError::Unreachable(missing.clone())));
         assert_eq!(directory(&top).has(&entry()), Err(TransportError::Unreachable(missing.clone())));
         assert_eq!(

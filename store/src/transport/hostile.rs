@@ -408,9 +408,9 @@ fn manifests_are_not_believed() {
     };
     check("<html>", "not a manifest");
     check("{}", "not a manifest");
-    check(&manifest("sha256:../../../v2/other/blobs/sha256"), "a digest that is none");
-    check(&manifest("sha256:"), "a digest that is none");
-    check(&manifest("md5:0123"), "a digest that is none");
+    check(&manifest("sha256:../../../v2/other/blobs/sha256"), "an invalid digest");
+    check(&manifest("sha256:"), "an invalid digest");
+    check(&manifest("md5:0123"), "an invalid digest");
     let no_layers =
         r#"{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:0","size":3},"layers":[]}"#;
     assert_eq!(get(&registry(no_layers).oci(PATIENT)), Ok(None));
@@ -491,12 +491,12 @@ fn nothing_leads_to_a_clouds_metadata() {
         let redirect = Server::saying(format!(
             "HTTP/1.1 302 Found\r\nLocation: http://{place}/latest/meta-data\r\nContent-Length: 0\r\n\r\n"
         ));
-        let refused = odd("a redirect to an address that it may not lead to");
+        let refused = odd("a redirect to a disallowed address");
         assert_eq!(get(&redirect.http(PATIENT)), Err(refused.clone()));
         assert_eq!(get(&redirect.oci(PATIENT)), Err(refused));
         let login = Server::saying(challenge_of(&format!("http://{place}/token")));
         assert!(
-            matches!(get(&login.oci(PATIENT)), Err(TransportError::Odd(told)) if told.contains("may not lead to"))
+            matches!(get(&login.oci(PATIENT)), Err(TransportError::Odd(told)) if told.contains("not allowed"))
         );
         let upload = Server::saying(format!(
             "HTTP/1.1 202 Accepted\r\nLocation: http://{place}/upload\r\nContent-Length: 0\r\n\r\n"

@@ -167,7 +167,7 @@ impl Resolve for Reachable {
             let (host, found) = tokio::task::spawn_blocking(look_up).await??;
             let allowed = reachable.of_name(&host, found);
             match allowed.is_empty() {
-                true => Err(format!("{host} has no address that this cache may lead to").into()),
+                true => Err(format!("{host} has no allowed address").into()),
                 false => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })

@@ -110,7 +110,7 @@ impl Registry {
     pub(super) fn new(location: &Location, url: &Url) -> Result<Registry, BadLocation> {
         let (base, repository) = address(url).ok_or_else(|| {
             location.bad(
-                "it is not oci://REGISTRY/REPOSITORY, with a repository of a-z 0-9 . _ - and /, and no tag",
+                "must be oci://REGISTRY/REPOSITORY, with a repository of a-z 0-9 . _ - and /, and no tag",
             )
         })?;
         let credentials = web::credentials(location)?;
@@ -135,9 +135,7 @@ impl Registry {
         let Some(answer) = self.read(request, heartbeat).await? else { return Ok(None) };
         let bytes = self.web.read(answer, MAX_MANIFEST, heartbeat, &|_| ()).await?;
         let manifest = serde_json::from_slice(&bytes);
-        manifest
-            .map(Some)
-            .map_err(|e| TransportError::Odd(format!("with something that is not a manifest: {e}")))
+        manifest.map(Some).map_err(|e| TransportError::Odd(format!("not a manifest: {e}")))
     }
 
     /// Whether there is a manifest with a tag.
@@ -220,7 +218,7 @@ impl Registry {
         let place = place.and_then(|place| answer.url().join(place).ok());
         match place {
             Some(place) if place.scheme() == "https" || self.base.scheme() == "http" => Ok(place),
-            _ => Err(TransportError::Odd("no usable place for an upload".into())),
+            _ => Err(TransportError::Odd("no usable upload location".into())),
         }
     }
 
@@ -237,7 +235,7 @@ impl Registry {
         let hex = digest.strip_prefix("sha256:").unwrap_or_default();
         match hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             true => self.url(&format!("blobs/{digest}")),
-            false => Err(TransportError::Odd("a manifest with a digest that is none".into())),
+            false => Err(TransportError::Odd("a manifest with an invalid digest".into())),
         }
     }
 
@@ -306,8 +304,8 @@ impl Registry {
     }
 
     fn token_url(&self, realm: &str, service: Option<&str>, scope: Scope) -> Result<Url, TransportError> {
-        let mut url =
-            Url::parse(realm).map_err(|e| TransportError::Odd(format!("a login that is not a URL: {e}")))?;
+        let mut url = Url::parse(realm)
+            .map_err(|e| TransportError::Odd(format!("a login realm that is not a URL: {e}")))?;
         if url.scheme() != "https" && self.base.scheme() == "https" {
             return Err(TransportError::Odd("a login over plain http".into()));
         }
@@ -339,7 +337,7 @@ impl Registry {
         let token: Option<Token> = serde_json::from_slice(&bytes).ok();
         token
             .and_then(|token| token.token.or(token.access_token))
-            .ok_or_else(|| TransportError::Odd("a login without a token".into()))
+            .ok_or_else(|| TransportError::Odd("a login response without a token".into()))
     }
 }
 

@@ -62,7 +62,7 @@ impl Deadline {
     ) -> Result<T, TransportError> {
         let runtime = RUNTIME
             .as_ref()
-            .map_err(|e| TransportError::Unreachable(format!("no thread can be started to do so: {e}")))?;
+            .map_err(|e| TransportError::Unreachable(format!("cannot start a thread: {e}")))?;
         let total = self.bounds.total(size);
         let heartbeat = Heartbeat::new(self.bounds, total);
         runtime.block_on(async {

@@ -65,7 +65,7 @@ impl Web {
         let request = request.map_err(|e| self.lost(&e))?;
         if !self.reachable.allows(request.url()) {
             let host = request.url().host_str().unwrap_or_default();
-            return Err(TransportError::Odd(format!("with a way to {host}, which it may not lead to")));
+            return Err(TransportError::Odd(format!("a redirect to {host}, which is not allowed")));
         }
         let response = client.execute(request).await.map_err(|e| self.lost(&e))?;
         heartbeat.beat();
@@ -164,8 +164,8 @@ pub(super) fn credentials(location: &Location) -> Result<HeaderMap, BadLocation>
         (None, Some(username)) => basic(username, location.password.as_deref().unwrap_or_default()),
         (None, None) => return Ok(HeaderMap::new()),
     };
-    let value =
-        secret(&text).ok_or_else(|| location.bad("its credentials hold characters that HTTP cannot send"))?;
+    let value = secret(&text)
+        .ok_or_else(|| location.bad("the credentials contain characters that HTTP cannot send"))?;
     Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
 }
 
@@ -221,7 +221,7 @@ fn certificates(location: &Location) -> Result<Vec<Certificate>, BadLocation> {
     let Some(pem) = &location.ca else { return Ok(Vec::new()) };
     let certificates = Certificate::from_pem_bundle(pem).map_err(|e| location.bad(root(&e)))?;
     match certificates.is_empty() {
-        true => Err(location.bad("its CA file holds no certificate in PEM")),
+        true => Err(location.bad("the CA file contains no PEM certificate")),
         false => Ok(certificates),
     }
 }
@@ -233,7 +233,7 @@ fn follow(attempt: Attempt, reachable: &Reachable) -> Action {
     } else if attempt.previous().len() > REDIRECTS {
         attempt.error("more than 5 redirects")
     } else if !reachable.allows(attempt.url()) {
-        attempt.error("a redirect to an address that it may not lead to")
+        attempt.error("a redirect to a disallowed address")
     } else {
         attempt.follow()
     }

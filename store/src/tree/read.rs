@@ -68,7 +68,7 @@ pub(super) fn pass_on(
 /// Digest and size of one file, by its path.
 pub(super) fn file(path: &Path) -> Result<(Digest, u64)> {
     let fd = rustix::fs::open(path, FILE, Mode::empty()).map_err(|e| at("open", path)(e.into()))?;
-    let mode = rustix::fs::fstat(&fd).map_err(|e| at("look at", path)(e.into()))?.st_mode;
+    let mode = rustix::fs::fstat(&fd).map_err(|e| at("access", path)(e.into()))?.st_mode;
     if FileType::from_raw_mode(mode) != FileType::RegularFile {
         return Err(Error::NotPlain { path: path.to_owned(), kind: "directory or special file" });
     }

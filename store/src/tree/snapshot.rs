@@ -226,6 +226,6 @@ mod tests {
         .unwrap();
         assert!(matches!(snapshot(&src, &dst, &skip()), Err(Error::NotPlain { kind: "fifo", .. })));
         let error = snapshot(&src.join("none"), &dst, &skip()).unwrap_err().to_string();
-        assert_eq!(error, format!("cannot look at {}/none", src.display()));
+        assert_eq!(error, format!("cannot access {}/none", src.display()));
     }
 }

@@ -132,7 +132,7 @@ pub(super) fn together<'a>(context: &str, each: impl Iterator<Item = (&'a str, D
 impl Tree {
     pub(super) fn walk(root: &Root) -> Result<Tree> {
         let path = root.path.as_path();
-        let stat = statat(CWD, path, AtFlags::empty()).map_err(|e| at("look at", path)(e.into()))?;
+        let stat = statat(CWD, path, AtFlags::empty()).map_err(|e| at("access", path)(e.into()))?;
         let mut top = Listing::default();
         let kind = top.push(path, b"", b"", &stat)?;
         let (dir, listings) = match kind {
@@ -302,7 +302,7 @@ impl Walker<'_> {
                 Ok(stat) => stat,
                 // Deleted since it was listed, as if the walk had come a moment later.
                 Err(rustix::io::Errno::NOENT) => continue,
-                Err(e) => return Err(at("look at", &full_path(root, dir).join(os(bytes)))(e.into())),
+                Err(e) => return Err(at("access", &full_path(root, dir).join(os(bytes)))(e.into())),
             };
             listing.push(root, dir, bytes, &stat)?;
         }
@@ -399,8 +399,8 @@ mod tests {
             let error = walk(&[root(dir.path())]).err().unwrap().to_string();
             assert!(error.contains(limit), "{error}");
         };
-        check(1, MAX_FILE + 1, "/0 holds more than 4 GiB");
-        check(17, MAX_FILE, "holds more than 64 GiB");
+        check(1, MAX_FILE + 1, "/0 is larger than 4 GiB");
+        check(17, MAX_FILE, "is larger than 64 GiB");
     }
 
     #[test]
@@ -467,6 +467,6 @@ mod tests {
     #[test]
     fn a_missing_root_is_an_error_with_its_path() {
         let error = walk(&[root(Path::new("/nowhere/at/all"))]).err().unwrap();
-        assert_eq!(error.to_string(), "cannot look at /nowhere/at/all");
+        assert_eq!(error.to_string(), "cannot access /nowhere/at/all");
     }
 }

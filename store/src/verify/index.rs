@@ -16,7 +16,7 @@ const PAGE: u32 = 1024;
 pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>> {
     match store.with_index(|index| Ok(index.is_sound()))? {
         None => return Ok(None),
-        Some(false) => return Ok(Some("SQLite finds its pages in disorder".to_owned())),
+        Some(false) => return Ok(Some("SQLite reports corrupt pages".to_owned())),
         Some(true) => {}
     }
     let (lost, stale) = (lost_rows(store, cancel)?, stale_rows(store, cancel)?);
@@ -26,7 +26,7 @@ pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>
         _ => (lost.min(lost_rows(store, cancel)?), stale.min(stale_rows(store, cancel)?)),
     };
     Ok((lost + stale > 0)
-        .then(|| format!("{lost} entries are not in it as they are, {stale} that are in it are gone")))
+        .then(|| format!("{lost} entries are missing or outdated in it, {stale} rows have no entry")))
 }
 
 /// Entries without a row, or with another than theirs.

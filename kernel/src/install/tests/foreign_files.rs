@@ -130,14 +130,10 @@ fn a_module_without_another_in_its_place_is_not_taken() {
         assert_eq!(host.picture(), before);
     };
     let q = host.package("q", "1", &["two"]);
-    refused(
-        std::slice::from_ref(&q),
-        ForeignFiles::Take(files()),
-        "no module stands in for updates/dkms/one.ko",
-    );
+    refused(std::slice::from_ref(&q), ForeignFiles::Take(files()), "no module replaces updates/dkms/one.ko");
     for path in ["../one.ko", "/etc/one.ko", "updates/kcache-0/p/one.ko", "modules.dep"] {
         let file = ForeignFile { package: "p".into(), path: path.into() };
-        let expect = format!("{path} is not a module of somebody else");
+        let expect = format!("{path} is not a foreign module");
         refused(std::slice::from_ref(&q), ForeignFiles::Drop(vec![file]), &expect);
     }
 }
@@ -150,7 +146,7 @@ fn what_lies_in_the_way_is_not_replaced() {
     fs_err::write(host.tree().join(DKMS), "built anew").unwrap();
     let before = host.picture();
     let error = exchange(&host, &[], ForeignFiles::GiveBack(files())).unwrap_err();
-    assert!(error.to_string().contains("is there again"), "{error}");
+    assert!(error.to_string().contains("exists again"), "{error}");
     assert_eq!(host.picture(), before);
 }
 
@@ -210,7 +206,7 @@ fn at_no_step_does_a_kernel_lack_a_module_that_is_taken_over_or_given_back() {
 
 #[test]
 fn an_error_before_the_commit_leaves_everything_as_it_was() {
-    let after = ["file kept", "file taken away", "file kept no longer", "old generation moved out"];
+    let after = ["file kept", "file deleted", "file kept no longer", "old generation moved out"];
     for n in 0.. {
         let mut reached = false;
         for (host, packages, others) in cases() {
@@ -306,6 +302,6 @@ fn a_link_is_not_taken_over() {
     let before = host.picture();
     let error =
         exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap_err();
-    assert_eq!(error.to_string(), format!("{DKMS} is a link, which would lead elsewhere from another place"));
+    assert_eq!(error.to_string(), format!("{DKMS} is a link, which would break if moved"));
     assert_eq!(host.picture(), before);
 }

@@ -415,14 +415,14 @@ fn what_others_have_done_is_in_the_indexes_whether_they_ran_depmod_or_not() {
     });
     // Nobody can tell who needs it.
     check(
-        "example_fn is exported, or is no longer, and no Module.symvers tells what that means to other modules",
+        "example_fn is newly exported or no longer exported, and there is no Module.symvers to tell the effect",
         &example,
     );
     check("2 read", &|host| {
         write(host, "TREE/build/Module.symvers", b"0x1\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n");
         example(host);
     });
-    check("other modules may need example_fn, which nobody exported before", &|host| {
+    check("other modules may need example_fn, which was not exported before", &|host| {
         write(host, "TREE/build/Module.symvers", b"0x1\texample_fn\tvmlinux\tEXPORT_SYMBOL\t\n");
         example(host);
     });
@@ -431,10 +431,10 @@ fn what_others_have_done_is_in_the_indexes_whether_they_ran_depmod_or_not() {
 #[test]
 fn depmod_runs_where_something_is_not_known() {
     let check = |expect: &str, act: &dyn Fn(&Host)| assert_eq!(after(act), expect);
-    check("there is no modules.softdep", &|host| {
+    check("modules.softdep does not exist", &|host| {
         fs_err::remove_file(host.tree().join("modules.softdep")).unwrap()
     });
-    check("there is no modules.symbols", &|host| {
+    check("modules.symbols does not exist", &|host| {
         let path = host.tree().join("modules.symbols");
         fs_err::remove_file(&path).unwrap();
         fs_err::os::unix::fs::symlink("/dev/null", path).unwrap();
@@ -511,8 +511,10 @@ fn indexes_that_are_not_those_of_depmod_are_found_and_made_again() {
         "TREE/modules.softdep",
         b"# Soft dependencies extracted from modules themselves.\nsoftdep one pre: two\n",
     );
-    let expect =
-        format!("{} is not what depmod makes of the tree", host.tree().join("modules.softdep").display());
+    let expect = format!(
+        "{} differs from what depmod writes for the tree",
+        host.tree().join("modules.softdep").display()
+    );
     assert_eq!(differing(), [expect]);
     let made = host.site_does(|site| Transaction::begin(site).unwrap().remake_indexes()).unwrap();
     assert_eq!(made.indexed, Some(Indexed::ByDepmod { reason: Reason::Asked }));

@@ -98,7 +98,7 @@ fn a_staging_directory_with_links_in_it_is_not_used() {
         symlink(&elsewhere, &dir).unwrap();
         let before = all_below(&elsewhere);
         let error = begin(&host).unwrap_err().to_string();
-        assert_eq!(error, format!("{} is not a directory of its own", dir.display()));
+        assert_eq!(error, format!("{} is a link or not a directory", dir.display()));
         assert_eq!(all_below(&elsewhere), before);
     }
 }
@@ -111,14 +111,14 @@ fn the_staging_directory_and_the_kept_place_are_real_and_private() {
         let before = all_below(&elsewhere);
         symlink(&elsewhere, place(&host)).unwrap();
         let error = begin(&host).unwrap_err().to_string();
-        assert_eq!(error, format!("{} is not a directory of its own", place(&host).display()));
+        assert_eq!(error, format!("{} is a link or not a directory", place(&host).display()));
         assert_eq!(all_below(&elsewhere), before);
 
         fs_err::remove_file(place(&host)).unwrap();
         fs_err::create_dir(place(&host)).unwrap();
         fs_err::set_permissions(place(&host), PermissionsExt::from_mode(0o777)).unwrap();
         let error = begin(&host).unwrap_err().to_string();
-        assert_eq!(error, format!("{} is open to others than its owner", place(&host).display()));
+        assert_eq!(error, format!("{} is accessible by users other than its owner", place(&host).display()));
         fs_err::set_permissions(place(&host), PermissionsExt::from_mode(0o700)).unwrap();
         begin(&host).unwrap();
     }
@@ -132,7 +132,7 @@ fn a_package_s_place_that_is_a_link_is_not_followed() {
     fs_err::remove_dir_all(&place).unwrap();
     symlink(elsewhere.join("p"), &place).unwrap();
     let before = all_below(&elsewhere);
-    let expect = format!("{} is not a directory of its own", place.display());
+    let expect = format!("{} is a link or not a directory", place.display());
     assert_eq!(kept(&host.tree()).unwrap_err().to_string(), expect);
     let error = exchange(&host, &[], ForeignFiles::GiveBack(files())).unwrap_err();
     assert_eq!(error.to_string(), expect);
@@ -147,6 +147,6 @@ fn nothing_is_given_back_through_a_link() {
     symlink(elsewhere.join("empty"), &dkms).unwrap();
     let before = all_below(&elsewhere);
     let error = exchange(&host, &[], ForeignFiles::GiveBack(files())).unwrap_err();
-    assert_eq!(error.to_string(), format!("{} is not a directory of its own", dkms.display()));
+    assert_eq!(error.to_string(), format!("{} is a link or not a directory", dkms.display()));
     assert_eq!(all_below(&elsewhere), before);
 }

@@ -92,7 +92,7 @@ fn rot_in_the_only_file_is_an_error_and_a_set_that_has_all_of_it_takes_its_place
                 harmless += 1;
             }
             Err(error) => {
-                assert!(error.to_string().ends_with("generation.json is damaged"), "{what}: {error}");
+                assert!(error.to_string().ends_with("generation.json is corrupt"), "{what}: {error}");
                 assert!(generations(&host.tree()).is_err(), "{what}: nothing may be collected");
                 noticed += 1;
             }
@@ -118,8 +118,8 @@ fn what_is_said_of_another_generation_or_kernel_or_nothing_is_damage() {
         checked_json::encode(&Generation { kernel: "6.1.0-55-amd64".into(), ..generation }).unwrap();
     fs_err::remove_file(checked_json::copy(&path)).unwrap();
     for (bytes, expect) in [
-        (Some(former.unwrap()), "it is that of kcache-"),
-        (Some(elsewhere), "it is that of kernel 6.1.0-55-amd64"),
+        (Some(former.unwrap()), "it belongs to kcache-"),
+        (Some(elsewhere), "it belongs to kernel 6.1.0-55-amd64"),
         (None, "it is missing"),
     ] {
         match bytes {

@@ -72,9 +72,9 @@ fn what_cannot_be_signed_is_not_installed() {
         assert_eq!(told, format!("module one cannot be signed: {expect}"));
         assert_eq!(host.picture(), before);
     };
-    check(None, "the key of a is not there");
+    check(None, "no key of a");
     check(Some(&|_, _, _| Err("the token is gone".into())), "the token is gone");
-    let no_signature = "what came back is not the module with a signature";
+    let no_signature = "the signer did not return the module with a signature";
     check(Some(&|_, _, module| Ok(module.to_vec())), no_signature);
     check(Some(&|by, spec, module| sign(by, spec, &module[1..])), no_signature);
 }

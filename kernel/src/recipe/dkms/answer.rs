@@ -47,13 +47,13 @@ impl Answer {
 
     pub(super) fn recipe(&self, target: &Target) -> Result<Recipe, String> {
         let required = |name: &str, directive: &str| {
-            self.package.one(name).map(str::to_owned).ok_or_else(|| format!("it assigns no {directive}"))
+            self.package.one(name).map(str::to_owned).ok_or_else(|| format!("{directive} is not assigned"))
         };
         let name = required("name", "PACKAGE_NAME")?;
         let version = required("version", "PACKAGE_VERSION")?;
         if self.modules.is_empty() {
             return Err(
-                "it names no module: neither BUILT_MODULE_NAME nor DEST_MODULE_LOCATION is assigned".into()
+                "no module named: neither BUILT_MODULE_NAME nor DEST_MODULE_LOCATION is assigned".into()
             );
         }
         // A module that is not meant for this kernel may be built or not; it is not asked for. What element 0 says holds
@@ -89,7 +89,7 @@ impl Answer {
         let clean = one("clean").map_or_else(|| format!("{plain} clean"), str::to_owned);
         let step = |kind, command: String| Step { kind, command };
         if let Some(patch) = self.package.all("patch").find(|patch| climbs(patch)) {
-            return Err(format!("PATCH '{patch}' leads out of the directory of patches"));
+            return Err(format!("PATCH '{patch}' is outside the patches directory"));
         }
         let patches = self.package.all("patch").map(|file| step(StepKind::Patch, format!("patches/{file}")));
         let hook = |name: &'static str| one(name).map(|command| step(StepKind::Hook, without_jobs(command)));
@@ -142,9 +142,9 @@ fn check_destination(index: &str, location: &str) -> Result<(), String> {
     let problem = if location.is_empty() {
         return Err(format!("DEST_MODULE_LOCATION[{index}] is not assigned"));
     } else if !["/kernel", "/updates", "/extra"].iter().any(|begin| location.starts_with(begin)) {
-        "it must begin with /kernel, /updates or /extra"
+        "must begin with /kernel, /updates or /extra"
     } else if climbs(location) {
-        "it leads out of the kernel's directory of modules"
+        "outside the kernel's modules directory"
     } else {
         return Ok(());
     };
@@ -300,7 +300,7 @@ mod tests {
         };
         check("/kernel//drivers/./net/", None);
         check("/updates", None);
-        check("/updates/../..", Some("leads out"));
+        check("/updates/../..", Some("outside the kernel's modules directory"));
         check("/lib/modules", Some("must begin with"));
         check("updates", Some("must begin with"));
         check("", Some("[0] is not assigned"));
@@ -309,7 +309,11 @@ mod tests {
     #[test]
     fn patches_stay_among_patches() {
         assert!(recipe(&[("patch", "sub/a.patch")], &[]).is_ok());
-        assert!(recipe(&[("patch", "../../a.patch")], &[]).unwrap_err().contains("leads out"));
+        assert!(
+            recipe(&[("patch", "../../a.patch")], &[])
+                .unwrap_err()
+                .contains("is outside the patches directory")
+        );
     }
 
     #[test]

@@ -54,7 +54,7 @@ done
 for _given in "${given[@]}"; do
     _name=${_given%%=*}
     if [[ ! $_name =~ ^([A-Z_]+)(\[[0-9]+\])?$ || " "$(echo $directives)" " != *" ${BASH_REMATCH[1]} "* ]]; then
-        echo "there is no directive $_name"
+        echo "unknown directive $_name"
         exit 1
     fi
     printf -v "$_name" %s "${_given#*=}"

@@ -88,10 +88,7 @@ fn patches_hooks_cleaning_and_restrictions_keep_their_meaning() {
         text.contains("config = [\"CONFIG_A\", \"!CONFIG_B\"]\narch = [\"x86_64\", \"aarch64\"]"),
         "{text}"
     );
-    assert!(
-        text.contains("# dkms.conf:3: POST_INSTALL has no counterpart and is not run: udev.sh"),
-        "{text}"
-    );
+    assert!(text.contains("# dkms.conf:3: POST_INSTALL has no counterpart; not run: udev.sh"), "{text}");
     assert!(text.contains("name = \"a\"\npath = \"src\"\n"), "{text}");
 }
 
@@ -101,7 +98,7 @@ fn what_differs_between_kernels_becomes_a_comment() {
     let new = recipe(&[(StepKind::Make, "make new")], &["a"]);
     let text = from_dkms("", &[("5.10", &old), (RELEASE, &new)]).unwrap();
     for line in [
-        "# dkms.conf has other commands for 5.10:",
+        "# dkms.conf has different commands for 5.10:",
         "#     make old",
         "# 5.10: a b",
         "# patches/old.diff is applied for 5.10",

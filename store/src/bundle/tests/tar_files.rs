@@ -131,7 +131,7 @@ fn after_the_end_there_is_nothing() {
     let end = bundle.len() - 2 * BLOCK;
     check_error(
         &[&bundle[..], b"x"].concat(),
-        "expected the end of the file, found more bytes (taken before that: entries 1, objects 2)",
+        "expected the end of the file, found more bytes (imported so far: 1 entries, 2 objects)",
     );
     check_error(&[&bundle[..], &[0; BLOCK]].concat(), "found more bytes");
     check_error(&[&bundle[..], &bundle[..]].concat(), "found more bytes");
