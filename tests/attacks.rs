@@ -224,7 +224,8 @@ fn the_rest_of_the_host_is_out_of_reach() {
         &[
             ("d01", "rm -rf --no-preserve-root / 2>/dev/null; rm -rf HOST; exit 1", 4, &["status 1"]),
             ("d02", "chmod u+w $K/Makefile; echo '#' >>$K/Makefile", 4, &["Permission denied"]),
-            ("d03", "echo x >/lib/modules/$R/x.ko", 4, &["Read-only file system"]),
+            // Read-only, or not the build's to write: as the host has modules of its own or not.
+            ("d03", "echo x >/lib/modules/$R/x.ko", 4, &["x.ko: "]),
             ("d04", "echo x >>/usr/src/$NAME-1.0/Makefile", 4, &["Permission denied"]),
             ("d05", "mkdir -p /usr/local/bin && cp /bin/sh /usr/local/bin/sh", 4, &["Permission denied"]),
             ("d06", "cat /etc/shadow", 4, &["No such file or directory"]),
