@@ -112,7 +112,7 @@ pub enum Error {
     #[error("no store to build into")]
     NoStore,
     /// Inputs changed while they were used.
-    #[error("{what} changed during the build")]
+    #[error("{what} changed during the run")]
     Changed {
         /// Which.
         what: String,

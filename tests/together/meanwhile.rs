@@ -63,11 +63,11 @@ fn headers_that_were_edited_during_a_build_and_put_back_spoil_it() {
     let was = fs::read_to_string(&header).unwrap();
     let other = format!("{was}/* edited */\n");
     let run = disturbed(&host, || overwrite(&header, &other), || overwrite(&header, &was));
-    run.exits(4).prints(&["the headers of kernel", "changed while"]);
+    run.exits(4).prints(&["the headers of kernel", "changed during the run"]);
     assert_eq!(entries(&host), 0, "something was admitted");
     // Left as edited: the same.
     let run = disturbed(&host, || overwrite(&header, &other), || ());
-    run.exits(4).prints(&["the headers of kernel", "changed while"]);
+    run.exits(4).prints(&["the headers of kernel", "changed during the run"]);
     assert_eq!(entries(&host), 0, "something was admitted");
     overwrite(&header, &was);
     undisturbed(&host, &["build", "halting", "-k", k()]).exits(0);
@@ -111,11 +111,13 @@ fn a_recipe_that_is_edited_while_it_is_read_is_not_remembered_for_the_source_as_
         fs::write(source.join("go"), "").unwrap();
         run.end()
     };
-    attempt("BUILD_EXCLUSIVE_KERNEL='^nothing'\n").exits(4).prints(&["the source of slow", "changed while"]);
+    attempt("BUILD_EXCLUSIVE_KERNEL='^nothing'\n")
+        .exits(4)
+        .prints(&["the source of slow", "changed during the run"]);
     fs::write(&more, "").unwrap();
     fs::remove_file(source.join("go")).unwrap();
     // The source as it was: nobody was ever told by it that the package is excluded. Again it changes, by the file `go`.
-    let run = attempt("").exits(4).prints(&["the source of slow", "changed while"]);
+    let run = attempt("").exits(4).prints(&["the source of slow", "changed during the run"]);
     assert_ne!(run.outcome().state, "excluded", "{}", run.shown());
     host.kcache(&["build", "slow", "-k", k()]).exits(0);
 }
