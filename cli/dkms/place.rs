@@ -88,7 +88,7 @@ impl<'a> Place<'a> {
             return Ok(());
         }
         match Exposed::above(&self.records.dir().join("record"))? {
-            Some(exposed) => Err(DkmsError::new(1, &[&format!("DKMS tree is not used: {exposed}")])),
+            Some(exposed) => Err(DkmsError::new(1, &[&format!("Cannot use the DKMS tree: {exposed}")])),
             None => Ok(()),
         }
     }
