@@ -124,7 +124,7 @@ fn without_arguments(text: &str) -> String {
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs_err::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        let is_test = ["tests", "walls", "words", "fixture", "identity"]
+        let is_test = ["tests", "layers", "words", "fixture", "identity"]
             .iter()
             .any(|name| path.file_stem().is_some_and(|stem| stem == *name));
         if path.is_dir() && !is_test {

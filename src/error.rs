@@ -1,4 +1,4 @@
-//! What can go wrong in the flow. Each variant that another room does not already word says what was being done.
+//! What can go wrong in the flow. Each variant that no other module words already says what was being done.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The flow of kcache: what joins facts about kernels with a store of bytes.
+//! The flow of kcache: what joins knowledge of kernels with a store of bytes.
 //!
 //! ```text
 //! run ── inputs ──── resolve ─┬─ found in the local store ──────────────┬── deploy ── report
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each word is a folder, and imports run one way: `deploy` and `authoring` know `verdict`, that knows `resolve`, and so on down
-//! to `run`, which knows none of the others. Tests in `walls.rs` verify that.
+//! to `run`, which knows none of the others. Tests in `layers.rs` verify that.
 //!
 //! `kcache_kernel` knows kernels and no cache. `kcache_store` knows bytes: kernels and packages are names to it, in paths of
 //! pointers and in labels. Here they meet. Nothing here prints, reads the environment, or reads the wall clock:
@@ -21,11 +21,11 @@ pub mod build;
 pub mod deploy;
 pub mod error;
 pub mod inputs;
+#[cfg(test)]
+mod layers;
 pub mod resolve;
 pub mod run;
 pub mod verdict;
-#[cfg(test)]
-mod walls;
 
 pub use kcache_kernel as kernel;
 pub use kcache_store as store;

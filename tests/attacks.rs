@@ -434,7 +434,7 @@ fn a_package_that_is_called_as_something_of_kcaches_harms_no_other() {
         with_recipe(&host, name, "");
     }
     let installed = host.kcache(&["install", "-k", &FIXTURES.new]);
-    let installed = installed.says(&["generation.json-1.0/dkms.conf: its name and version cannot be told"]);
+    let installed = installed.says(&["generation.json-1.0/dkms.conf: cannot determine name and version"]);
     let modules = host.modules(&FIXTURES.new);
     assert_eq!(
         modules.keys().collect::<Vec<_>>(),

@@ -146,7 +146,7 @@ fn init_writes_to_its_directory_and_to_nothing_that_a_link_in_it_leads_to() {
     for target in [host.dir().join("nothing"), device.clone()] {
         let link = source.join("kcache.toml");
         symlink(&target, &link).unwrap();
-        host.kcache(&["init", source.to_str().unwrap()]).exits(2).says(&["is there already"]);
+        host.kcache(&["init", source.to_str().unwrap()]).exits(2).says(&["already exists"]);
         host.kcache(&["init", "--force", source.to_str().unwrap()]).exits(0);
         assert!(!link.is_symlink() && fs::read_to_string(&link).unwrap().contains("theirs"), "{target:?}");
         fs::remove_file(&link).unwrap();

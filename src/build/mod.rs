@@ -1,7 +1,7 @@
-//! One build, from a private copy of the source to what the store is given.
+//! One build: from a private copy of the source to outputs that can be published.
 //!
-//! Nothing is published here before it was admitted: between [`make`] and [`publish`] stands [`crate::resolve`], which sees that nobody has
-//! touched headers or tools meanwhile, and has the modules checked.
+//! Between [`make`] and [`publish`] stands [`crate::resolve`]: it verifies that headers and tools did not change meanwhile, and has the
+//! modules checked ([`check_modules`]).
 
 pub mod check_modules;
 mod compiler_launcher;

@@ -13,7 +13,7 @@
 //! | `toolchain.ROLE` | digest of each program that shapes the modules' bits, with its version text for people | a patch-level upgrade is another compiler |
 //! | `dependencies` | keys of the packages it builds against | by content, not by version text |
 //! | `environment` | the closed environment that the build gets | |
-//! | `sandbox` | the version of the room that builds run in | a change to it may change bits |
+//! | `sandbox` | the version of the sandbox that builds run in | a change to it may change bits |
 //!
 //! No place on disk, host name, user, clock or number of CPUs is part of it: identical hosts compute identical keys.
 //! A new field arrives with the test that would have caught its absence.
@@ -29,7 +29,7 @@ use crate::run::session::Tool;
 /// Stored: changing it forgets every entry.
 const CONTEXT: &str = "kcache 2026-11 build key v1";
 
-/// The version of the room that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
+/// The version of the sandbox that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
 /// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the kernel's own.
 const SANDBOX: &str = "3";
 

@@ -1,13 +1,11 @@
-//! Modules that were built elsewhere.
+//! Builds for which no key can be worked out: headers, compiler or source are missing.
 //!
 //! ```text
-//! identified     the key is known           -> the key's entry, from a shared cache into the store
-//! unidentified   no headers, compiler or source to work a key out
-//!                1. the store's entry for exactly this kernel and this source
-//!                2. by-kernel/<release>/<kernel>/<package>: the entry that a builder points to
+//! 1. the store's entry for exactly this kernel and this source
+//! 2. by-kernel/<release>/<kernel>/<package>: the entry that a builder points to
 //! ```
-//! A kernel is told apart from others of its release by the `uname -v` text in the header of its image. What is fetched
-//! passes the checks that a build would, as far as this host can make them; what does not pass is left, and said.
+//! A kernel is told apart from others of its release by the `uname -v` text in the header of its image. What is fetched passes
+//! the same checks as a build, as far as this host can make them; what fails them is not used, and reported.
 
 use std::collections::BTreeMap;
 

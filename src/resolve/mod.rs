@@ -1,17 +1,18 @@
-//! A package's modules for a kernel: looked up, or built.
+//! Obtaining a package's modules for a kernel: found in the local store, fetched from a shared cache, or built.
 //!
 //! ```text
-//! identify   source, recipe, kernel, toolchain  ->  key
-//! look up    an entry for the key, its objects whole   -> hit, or the failure that is remembered
-//! fetch      the same from a shared cache, into the store
-//! build      under the key's lock: `make`; see that nobody touched headers or tools
-//! admit      every module checked against the kernel; only then objects and entry are published
+//! identify        source, recipe, kernel, tools  ->  key                    (inputs)
+//! local           an entry for the key, its objects intact, or a remembered failure
+//! by_key          the same from a shared cache, into the store
+//! by_pointer      without a key: the entry that a builder points to for exactly this kernel
+//! build           under the key's lock; headers and tools must not have changed meanwhile
+//! check_modules   every module against the kernel; only then are objects and entry published
 //! ```
 //!
-//! Where a key cannot be worked out, for want of headers, compiler or source, a pointer may still tell which entry is meant
-//! (`fetch`). That a package does not build is an answer where this host has found it out, or where nothing is to be built here; what
-//! others have signed of it is advice, which is said, and tried once. Two processes that want the same key build it once: the second waits for the lock and then finds the entry. Damage in
-//! the store is said aloud, deleted and built again. A crash leaves scratch that the next build clears away.
+//! A failure counts if this host found it out, or if nothing is to be built here. A failure that others signed is advice: it is
+//! reported, and the build is tried once. Two processes that want the same key build it once: the second waits for the lock and then
+//! finds the entry. Corrupt data in the store is reported, deleted, and fetched or built again. After a crash, the next build deletes
+//! the scratch directory.
 
 pub mod batch;
 mod build_times;

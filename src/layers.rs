@@ -1,4 +1,4 @@
-//! The walls of this house: imports run down the list of rooms in `lib.rs`, and no files import each other in a circle.
+//! Layering: imports run down the list of folders in `lib.rs`, and no files import each other in a cycle.
 //!
 //! Read from the text of each file outside its tests: paths that begin with `crate`, `super` or `self`, and in `cli/` with
 //! `kcache`. A name that a module only hands on (`pub use`) counts as one of the file that it comes from.
@@ -6,18 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The rooms of the flow, from the ground up. None imports from one that comes after it.
-const ROOMS: [&str; 8] = ["error", "run", "inputs", "build", "resolve", "verdict", "deploy", "authoring"];
+/// The folders of the flow, from the lowest layer up. None imports from one that comes after it.
+const LAYERS: [&str; 8] = ["error", "run", "inputs", "build", "resolve", "verdict", "deploy", "authoring"];
 
 type Module = Vec<String>;
 
 /// The files of a crate by their modules.
-struct House {
+struct Sources {
     files: BTreeMap<Module, String>,
 }
 
-impl House {
-    fn of(crate_root: &str, dir: &str) -> House {
+impl Sources {
+    fn of(crate_root: &str, dir: &str) -> Sources {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
         let mut files = BTreeMap::new();
         let mut dirs = vec![dir.clone()];
@@ -32,7 +32,7 @@ impl House {
                 }
             }
         }
-        House { files }
+        Sources { files }
     }
 
     /// The file that a path of this crate leads to, and what is left of it.
@@ -98,9 +98,9 @@ impl House {
     }
 
     /// Files that import each other, directly or not.
-    fn circles(&self) -> Vec<String> {
+    fn cycles(&self) -> Vec<String> {
         let imports = self.imports();
-        let mut circles = BTreeSet::new();
+        let mut cycles = BTreeSet::new();
         for start in imports.keys() {
             let mut reached: BTreeMap<&Module, &Module> = BTreeMap::new();
             let mut pending = vec![start];
@@ -122,16 +122,16 @@ impl House {
                     }
                 }
                 way.reverse();
-                circles.insert(way.join(" -> "));
+                cycles.insert(way.join(" -> "));
             }
         }
-        circles.into_iter().collect()
+        cycles.into_iter().collect()
     }
 }
 
 fn is_test(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests")
-        || path.file_stem().is_some_and(|name| name == "tests" || name == "walls")
+        || path.file_stem().is_some_and(|name| name == "tests" || name == "layers")
 }
 
 fn module(path: &Path, crate_root: &str) -> Module {
@@ -212,11 +212,11 @@ fn inline(text: &str) -> Vec<Module> {
 }
 
 #[test]
-fn rooms_of_the_flow_import_only_what_lies_below_them() {
-    let rank = |room: &String| ROOMS.iter().position(|known| known == room);
+fn folders_of_the_flow_import_only_what_lies_below_them() {
+    let rank = |folder: &String| LAYERS.iter().position(|known| known == folder);
     let mut wrong = Vec::new();
-    for (file, imports) in House::of("lib", "src").imports() {
-        let own = rank(&file[0]).unwrap_or_else(|| panic!("{} is in no room", file.join("::")));
+    for (file, imports) in Sources::of("lib", "src").imports() {
+        let own = rank(&file[0]).unwrap_or_else(|| panic!("{} is in no folder", file.join("::")));
         for import in imports.iter().filter(|import| rank(&import[0]).is_none_or(|theirs| theirs > own)) {
             wrong.push(format!("{} imports {}", file.join("::"), import.join("::")));
         }
@@ -225,19 +225,19 @@ fn rooms_of_the_flow_import_only_what_lies_below_them() {
 }
 
 #[test]
-fn no_files_import_each_other_in_a_circle() {
-    let houses = [("lib", "src"), ("main", "cli"), ("lib", "store/src"), ("lib", "kernel/src")];
-    let circles: Vec<String> = houses.iter().flat_map(|(root, dir)| House::of(root, dir).circles()).collect();
-    assert!(circles.is_empty(), "{}", circles.join("\n"));
+fn no_files_import_each_other_in_a_cycle() {
+    let crates = [("lib", "src"), ("main", "cli"), ("lib", "store/src"), ("lib", "kernel/src")];
+    let cycles: Vec<String> = crates.iter().flat_map(|(root, dir)| Sources::of(root, dir).cycles()).collect();
+    assert!(cycles.is_empty(), "{}", cycles.join("\n"));
 }
 
 #[test]
 fn the_command_line_knows_kernels_and_store_through_the_flow_only() {
-    let house = House::of("main", "cli");
+    let sources = Sources::of("main", "cli");
     let names = |text: &String| text.contains("kcache_kernel::") || text.contains("kcache_store::");
     let wrong: Vec<String> =
-        house.files.iter().filter(|(_, text)| names(text)).map(|(file, _)| file.join("::")).collect();
-    assert!(!house.files.is_empty() && wrong.is_empty(), "{}", wrong.join("\n"));
+        sources.files.iter().filter(|(_, text)| names(text)).map(|(file, _)| file.join("::")).collect();
+    assert!(!sources.files.is_empty() && wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
