@@ -449,7 +449,7 @@ fn records_that_others_can_write_are_not_used() {
         Run::from(command.output().unwrap())
     };
     fs::set_permissions(&records, PermissionsExt::from_mode(0o777)).unwrap();
-    remove().exits(1).says(&["Cannot use the DKMS tree", "can be changed by others"]);
+    remove().exits(1).says(&["Cannot use the DKMS tree", "writable by others"]);
     assert!(records.join("kcache-no-such-module/1.0/source").is_symlink());
     fs::set_permissions(&records, PermissionsExt::from_mode(0o755)).unwrap();
     remove().exits(0);
