@@ -73,7 +73,20 @@ pub fn is_second(name: &str) -> bool {
     let by = name.strip_prefix(NAME).and_then(|number| number.parse().ok());
     let Some(by) = by.filter(|_| getpid().is_init()) else { return false };
     BY.get_or_init(|| by);
-    set_parent_process_death_signal(Some(Signal::KILL)).is_ok()
+    let is_bound = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
+    if is_dead(by) {
+        std::process::exit(1); // it was killed before this one could be bound to it
+    }
+    is_bound
+}
+
+/// Whether a process is known to have ended. `/proc` is still the one that the first process has.
+fn is_dead(pid: u32) -> bool {
+    let state = |stat: String| stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => matches!(state(stat), Some('Z' | 'X')),
+        Err(e) => e.kind() == io::ErrorKind::NotFound && Path::new("/proc/stat").exists(),
+    }
 }
 
 /// Has another process do what was typed, if that is work of root's on another tree. `None`: this one is to do it.

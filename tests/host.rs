@@ -478,6 +478,18 @@ pub struct Outcome {
     pub error: Option<String>,
 }
 
+/// Waits for the second process of a run that was killed: root's run on another root has one, which the kernel kills a moment
+/// after the first.
+pub fn wait_for_second(first: u32) {
+    let name = format!("kcache: confined by {first}\0");
+    let is_it = |process: fs::DirEntry| {
+        fs::read(process.path().join("cmdline")).is_ok_and(|words| words.starts_with(name.as_bytes()))
+    };
+    while fs::read_dir("/proc").unwrap().flatten().any(is_it) {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 /// A file name that is not UTF-8.
 pub fn not_utf8() -> &'static Path {
     Path::new(OsStr::from_bytes(b"latin-\xe9.h"))

@@ -3,7 +3,7 @@
 //! The set is three modules; "old" and "new" are two builds of it, both in the store, so that a run is all installation.
 //! After each cut the kernel must have all three of one build, as modprobe sees it; the next run must give the new ones.
 
-use crate::host::{FIXTURES, Host, Run, is_root, run};
+use crate::host::{FIXTURES, Host, Run, is_root, run, wait_for_second};
 use crate::packages::{TRIO, trio};
 use fs_err as fs;
 use std::collections::BTreeMap;
@@ -80,6 +80,7 @@ fn promise_1_kill_at_ten_random_moments_leaves_old_or_new() {
             std::thread::sleep(moment);
             child.kill().unwrap();
             child.wait().unwrap();
+            wait_for_second(child.id());
         });
     }
 }
