@@ -226,16 +226,25 @@ fn never_ending(host: &Host) -> Command {
     command
 }
 
-/// The process id of its QEMU, as soon as that runs.
+/// The process id of its QEMU, as soon as that runs: kcache's child, or that of its second process.
 fn qemu_of(kcache: &Child) -> String {
-    let children = format!("/proc/{0}/task/{0}/children", kcache.id());
+    let is_it =
+        |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
     loop {
-        let pid = fs::read_to_string(&children).unwrap().trim().to_owned();
-        if fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n") {
+        let children = children(&kcache.id().to_string());
+        let grandchildren: Vec<String> = children.iter().flat_map(|pid| self::children(pid)).collect();
+        if let Some(pid) = children.into_iter().chain(grandchildren).find(is_it) {
             return pid;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The process ids of a process's children.
+fn children(pid: &str) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+    threads.flat_map(|thread| of(thread).split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 #[test]
