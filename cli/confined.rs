@@ -138,10 +138,14 @@ fn hand_on(signal: i32, child: Pid) {
 
 /// From here on no file can be changed but in the places that this run is to write to. Before there are threads.
 pub fn confine(settings: &Settings, command: Option<&args::Command>, dry: bool, out: &Out) {
-    if !is_confined() || settings.runs_what_may_write_anywhere() {
+    if !is_confined() {
         return;
     }
-    if let Err(error) = enter(&places(settings, command, dry)) {
+    let entered = match settings.runs_what_may_write_anywhere() {
+        true => enter_own_proc(),
+        false => enter(&places(settings, command, dry)),
+    };
+    if let Err(error) = entered {
         out.detail(&format!("the rest of this machine cannot be made read-only: {error}"));
     }
 }
@@ -207,17 +211,24 @@ fn is_private(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|found| found.uid() == 0 && found.mode() & 0o077 == 0)
 }
 
-fn enter(places: &[PathBuf]) -> io::Result<()> {
-    let here = std::env::current_dir();
-    let mut writable = places.to_owned();
-    writable.sort();
-    writable.dedup_by(|below, above| below.starts_with(above));
+/// Mounts of this process's own, with the `/proc` of its process namespace: in the other one its children have other numbers,
+/// and other processes theirs.
+fn enter_own_proc() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     for place in mounts()?.iter().filter(|mount| mount.kind == "proc" && mount.is_whole) {
         mount("proc", &place.at, "proc", plain, None)?;
     }
+    Ok(())
+}
+
+fn enter(places: &[PathBuf]) -> io::Result<()> {
+    let here = std::env::current_dir();
+    let mut writable = places.to_owned();
+    writable.sort();
+    writable.dedup_by(|below, above| below.starts_with(above));
+    enter_own_proc()?;
     for dir in &writable {
         let opened =
             rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;

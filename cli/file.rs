@@ -59,6 +59,12 @@ fn draft(path: &Path) -> io::Result<(PathBuf, fs::File)> {
             // Some network file systems have no locks. Then nobody takes anything away.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
+        // What it held would be lost under its other name as well.
+        let found = file.metadata()?;
+        if !found.is_file() || found.nlink() > 1 {
+            let what = format!("{} is in the way: not a file with this name alone", draft.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
         // Taken away before it was locked: once more.
         if fs::symlink_metadata(&draft).is_ok_and(|named| is_same(&named, &file)) {
             file.set_len(0)?;
@@ -139,6 +145,19 @@ mod tests {
         expected.sort();
         assert_eq!(names(dir.path()), expected);
         assert_eq!(fs::read_to_string(&path).unwrap(), "all of it");
+    }
+
+    #[test]
+    fn a_draft_that_is_another_name_of_a_file_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, precious) = (dir.path().join("set.tar"), dir.path().join("precious"));
+        fs::write(&precious, "precious").unwrap();
+        let draft = dir.path().join(format!("set.tar.{}.part", crate::confined::number()));
+        fs::hard_link(&precious, &draft).unwrap();
+        let refused = write(&path, |to| to.write_all(b"all of it").map_err(Failure::from)).unwrap_err();
+        assert!(refused.message.contains("is in the way"), "{}", refused.message);
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        assert!(!path.exists());
     }
 
     #[test]

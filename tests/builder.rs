@@ -2,10 +2,12 @@
 
 use crate::host::{FIXTURES, Host, run};
 use fs_err as fs;
+use kcache::store::{Entry, Manifest, SigningKey, Store, Waiting};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 /// The package that is built, and one that is not.
 pub const PACKAGE: &str = "v4l2loopback";
@@ -57,6 +59,20 @@ impl Builder {
         let cache = to.join("cache");
         run(Command::new("cp").arg("-r").arg(self.cache()).arg(&cache));
         cache
+    }
+
+    /// Changes the one entry in its store, and signs what comes of it.
+    pub fn forge(&self, change: impl FnOnce(&mut Manifest)) {
+        let waiting = Waiting { limit: Duration::from_secs(5), say: &|_| () };
+        let store = Store::open(&self.host.store(), &waiting).unwrap();
+        let path: PathBuf = file(&store.dir().join("entries"), ".json");
+        let key = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let mut manifest = store.lookup(&key).unwrap().unwrap().into_manifest();
+        change(&mut manifest);
+        manifest.outputs.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut entry = Entry::new(manifest).unwrap();
+        entry.sign(&SigningKey::read(&self.private_key()).unwrap());
+        store.replace(&entry).unwrap();
     }
 
     /// The file of its public key.

@@ -1,8 +1,10 @@
 //! `kcache export` and `import`: a set of builds as one file, for hosts without a network.
 
-use crate::builder::{BUILDER, MODULE, PACKAGE};
+use crate::builder::{BUILDER, Builder, MODULE, PACKAGE};
 use crate::host::{FIXTURES, Host, run};
+use crate::packages;
 use fs_err as fs;
+use kcache::store::{Manifest, Role};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -71,6 +73,25 @@ fn what_is_not_trusted_cut_off_or_no_export_is_not_imported() {
     fs::write(&file, &whole).unwrap();
     import(&host, &file).exits(0);
     host.kcache(&["install", PACKAGE, "-k", k()]).exits(0);
+}
+
+#[test]
+fn a_signed_entry_that_lies_about_its_fields_or_has_no_module_is_not_imported() {
+    let check = |change: &dyn Fn(&mut Manifest), words: &str| {
+        let builder = Builder::new("evil", &[]);
+        packages::hello(&builder.host, "text");
+        builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
+        builder.forge(change);
+        let file = builder.host.dir().join("set.tar");
+        builder.host.kcache(&["export", file.to_str().unwrap(), "--all"]).exits(0);
+        let client = Host::new(&[k()]).trusting(&builder);
+        packages::hello(&client, "text");
+        import(&client, &file).exits(6).says(&[words]).one_error();
+        client.kcache(&["install", "hello", "--no-build", "-k", k()]).exits(3);
+        assert!(client.modules(k()).is_empty());
+    };
+    check(&|manifest| manifest.fields.truncate(1), "its fields belong to key");
+    check(&|manifest| manifest.outputs.retain(|output| output.role != Role::Module), "has no module");
 }
 
 #[test]

@@ -1,16 +1,15 @@
 //! Trees under `--root` that somebody else has made, and processes that somebody else has set up: neither decides what is
 //! written on this machine, to whom the caller's secrets go, or who may write what kcache makes.
 
-use crate::builder::{Builder, file, url};
+use crate::builder::{Builder, url};
 use crate::host::{FIXTURES, Host, Run, run};
 use crate::packages;
 use fs_err as fs;
 use kcache::store::Role;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 fn k() -> &'static str {
     &FIXTURES.new
@@ -177,30 +176,16 @@ fn keys_and_settings_that_others_can_write_are_not_used() {
     host.kcache(&["status"]).exits(6).one_error().says(&["trusted-keys", "writable by others"]);
 }
 
-/// Changes the outputs of the one entry in a builder's store, and signs what comes of it.
-fn forge(builder: &Builder, change: impl FnOnce(&mut Vec<kcache::store::Output>)) {
-    let waiting = kcache::store::Waiting { limit: Duration::from_secs(5), say: &|_| () };
-    let store = kcache::store::Store::open(&builder.host.store(), &waiting).unwrap();
-    let path: PathBuf = file(&store.dir().join("entries"), ".json");
-    let key = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
-    let mut manifest = store.lookup(&key).unwrap().unwrap().into_manifest();
-    change(&mut manifest.outputs);
-    manifest.outputs.sort_by(|one, other| one.name.cmp(&other.name));
-    let mut entry = kcache::store::Entry::new(manifest).unwrap();
-    entry.sign(&kcache::store::SigningKey::read(&builder.private_key()).unwrap());
-    store.replace(&entry).unwrap();
-}
-
 #[test]
 fn a_module_that_the_recipe_does_not_promise_is_not_installed_whoever_signed_it() {
     let builder = Builder::new("evil", &[]);
     packages::hello(&builder.host, "text");
     fs::create_dir(builder.cache()).unwrap();
     builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
-    forge(&builder, |outputs| {
-        let mut other = outputs.iter().find(|output| output.role == Role::Module).unwrap().clone();
+    builder.forge(|manifest| {
+        let mut other = manifest.outputs.iter().find(|output| output.role == Role::Module).unwrap().clone();
         other.name = "ext4.ko".to_owned();
-        outputs.push(other);
+        manifest.outputs.push(other);
     });
     builder.host.kcache(&["push", "--to", &builder.cache_url(), "--all"]).exits(0);
     // One that could build it, and one that has neither headers nor source.

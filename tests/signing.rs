@@ -248,6 +248,18 @@ fn a_key_that_cannot_be_used_ends_it_before_anything_is_installed() {
 }
 
 #[test]
+fn a_passphrase_command_keeps_nothing_under_another_root_from_being_built() {
+    let host = Signing::new(k());
+    host.sh("umask 077; openssl pkcs8 -topk8 -in one.key -passout pass:open -out enc.key");
+    let pair = "key = '/etc/keys/enc.key'\ncertificate = '/etc/keys/one.crt'\n";
+    host.configure(&format!("{pair}passphrase-command = 'echo open'"));
+    let config = host.host.root().join("etc/kcache/config.toml");
+    // Nothing of it is in the store: a sandbox is made, whose processes are looked for in /proc.
+    host.kcache(&["install", "--config", config.to_str().unwrap()]).exits(0);
+    host.openssl_accepts("one");
+}
+
+#[test]
 fn a_kernel_that_insists_gets_signed_modules_or_none() {
     let host = Signing::new(k());
     host.enforce();

@@ -4,7 +4,7 @@ use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::Path;
 
 use fs_err as fs;
-use kcache::resolve::publish;
+use kcache::resolve::{by_key, publish};
 use kcache::run::context::Context;
 use kcache::run::progress::size;
 use kcache::store::{self, Key, Notice};
@@ -73,8 +73,8 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
     };
     let trust = context.caches.trust();
     let say = |notice: &Notice| context.progress.notice(notice);
-    let (roll_back, now) = (args.allow_rollback, (context.now)());
-    let imported = match store::import(&store, &args.file, &mut *from, trust, roll_back, now, &say) {
+    let believed = store::Believed { trust, fits: &by_key::is_honest, roll_back: args.allow_rollback };
+    let imported = match store::import(&store, &args.file, &mut *from, believed, (context.now)(), &say) {
         Err(error @ (store::Error::Damaged { .. } | store::Error::Entry { .. })) => {
             let hint = "the intact part is in the store; import a complete file to continue";
             return Err(Failure { exit: Exit::Refused, hint: Some(hint.into()), ..error.into() });

@@ -9,6 +9,9 @@ use serde::Deserialize;
 use super::Setting;
 use crate::exit::Failure;
 
+/// How the URI of a key in a token begins.
+const SCHEME: &str = "pkcs11:";
+
 /// The table, as it is written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -45,7 +48,7 @@ impl Table {
     pub fn meaning(&self, root: &Root) -> Result<Option<Signing>, String> {
         let place = |path: &PathBuf| root.place(path).map_err(|e| e.to_string());
         let key = match &self.key {
-            Some(uri) if uri.starts_with("pkcs11:") => Some(KeyPlace::Token(uri.clone())),
+            Some(uri) if is_token(uri) => Some(KeyPlace::Token(uri.clone())),
             Some(path) => Some(KeyPlace::File(place(&PathBuf::from(path))?)),
             None => None,
         };
@@ -71,7 +74,7 @@ impl Table {
 
     /// Whether another program or library is asked, of which nobody knows where it writes.
     pub fn runs_others(&self) -> bool {
-        self.passphrase_command.is_some() || self.key.as_ref().is_some_and(|key| key.starts_with("pkcs11:"))
+        self.passphrase_command.is_some() || self.key.as_deref().is_some_and(is_token)
     }
 
     /// Its lines, by name.
@@ -93,16 +96,27 @@ impl Table {
     }
 }
 
-/// A key's name without a PIN, which does not belong there: it is refused, but who looks why would show it.
-fn without_pin(name: &str) -> String {
-    const PIN: &str = "pin-value=";
-    match name.split_once(PIN).filter(|_| name.starts_with("pkcs11:")) {
-        None => name.to_owned(),
-        Some((before, after)) => {
-            let rest = after.find(['&', ';']).map_or("", |end| &after[end..]);
-            format!("{before}{PIN}...{rest}")
-        }
+/// Whether a key is in a token. The names of URIs' schemes have no case.
+fn is_token(key: &str) -> bool {
+    key.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
+}
+
+/// A URI up to the first attribute that is not one of those that no PIN stands in: whoever mistypes `pin-value`, or has a PIN
+/// with `&` in it, does not want to see it either.
+fn without_pin(key: &str) -> String {
+    const SHOWN: [&str; 9] =
+        ["token", "serial", "manufacturer", "model", "object", "id", "type", "module-path", "pin-source"];
+    if !is_token(key) {
+        return key.to_owned();
     }
+    let mut shown = SCHEME.len();
+    for part in key[shown..].split_inclusive([';', '?', '&']) {
+        if !part.split_once('=').is_some_and(|(name, _)| SHOWN.contains(&name)) {
+            return format!("{}...", &key[..shown]);
+        }
+        shown += part.len();
+    }
+    key.to_owned()
 }
 
 /// What is configured, if anything is.
@@ -119,9 +133,14 @@ mod tests {
     fn a_pin_that_stands_in_a_name_is_not_shown() {
         let table: Table =
             toml::from_str("key = 'pkcs11:token=x?module-path=/a.so&pin-value=1234&b=c'").unwrap();
-        assert_eq!(table.rows()[0].1, "pkcs11:token=x?module-path=/a.so&pin-value=...&b=c");
+        assert_eq!(table.rows()[0].1, "pkcs11:token=x?module-path=/a.so&...");
         assert_eq!(without_pin("/etc/a?pin-value=1"), "/etc/a?pin-value=1");
-        assert_eq!(without_pin("pkcs11:pin-value=1?2;a=b"), "pkcs11:pin-value=...;a=b");
+        assert_eq!(without_pin("pkcs11:token=x;id=%01?pin-source=/p"), "pkcs11:token=x;id=%01?pin-source=/p");
+        let hidden = ["pin-value=1?2;a=b", "PIN-VALUE=1", "pin%2Dvalue=1", "pin-value=1&2&pin-value=3", "1"];
+        for pin in hidden {
+            assert_eq!(without_pin(&format!("pkcs11:token=x?{pin}")), "pkcs11:token=x?...");
+            assert_eq!(without_pin(&format!("PKCS11:{pin}")), "PKCS11:...");
+        }
     }
 
     fn meaning(text: &str) -> Result<Option<Signing>, String> {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use kcache_kernel::ko::Fault;
-use kcache_store::{Key, Manifest};
+use kcache_store::{Key, Manifest, Outcome, Role};
 
 use crate::error::Result;
 use crate::inputs::identify::Identified;
@@ -45,10 +45,19 @@ pub(crate) fn of_key(
     }
 }
 
-/// Whether an entry's key is that of the fields it shows.
-pub(super) fn is_honest(manifest: &Manifest) -> Result<(), String> {
+/// Whether an entry can be what a build came to: its key is that of the fields it shows, by which its modules are judged, and
+/// one that was built has modules. Asked of what others have made before it is in the store.
+pub fn is_honest(manifest: &Manifest) -> Result<(), String> {
     let key = key::key(&manifest.fields);
-    if key == manifest.key { Ok(()) } else { Err(format!("its fields belong to key {key}")) }
+    if key != manifest.key {
+        return Err(format!("its fields belong to key {key}"));
+    }
+    if manifest.outcome == Outcome::Built
+        && !manifest.outputs.iter().any(|output| output.role == Role::Module)
+    {
+        return Err("it was built but has no module".to_owned());
+    }
+    Ok(())
 }
 
 /// Fetches an entry into the store; says from where, and returns that.

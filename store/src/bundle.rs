@@ -32,7 +32,7 @@ use crate::transport::Name;
 use crate::{Digest, Key, Pointer};
 
 pub use export::{Exported, export};
-pub use import::{Imported, import};
+pub use import::{Believed, Imported, import};
 
 /// The unit of a tar: headers are one, contents are filled up with zeros to the next.
 const BLOCK: usize = 512;

@@ -55,7 +55,7 @@ pub mod tree;
 mod trust;
 pub mod verify;
 
-pub use bundle::{Exported, Imported, export, import};
+pub use bundle::{Believed, Exported, Imported, export, import};
 pub use digest::{Digest, Key, NotHex, SignerId};
 pub use entry::Entry;
 pub use envelope::{Envelope, Signature};

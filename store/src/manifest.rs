@@ -161,6 +161,14 @@ impl Manifest {
         if self.outputs.iter().any(|output| output.size > MAX_OUTPUT) || self.size() > MAX_SIZE {
             return Err(format!("outputs are larger than {MAX_OUTPUT} bytes, or {MAX_SIZE} together"));
         }
+        if i64::try_from(self.created).is_err() {
+            return Err(format!("created at {}, which is no time", self.created));
+        }
+        let mut sizes = BTreeMap::new();
+        let other = |output: &&Output| *sizes.entry(output.digest).or_insert(output.size) != output.size;
+        if let Some(output) = self.outputs.iter().find(other) {
+            return Err(format!("two sizes for the object of output `{}`", output.name));
+        }
         match self.outputs.windows(2).find(|pair| pair[0].name >= pair[1].name) {
             Some(pair) => Err(format!("output `{}` does not sort before `{}`", pair[0].name, pair[1].name)),
             None => Ok(()),
@@ -218,6 +226,17 @@ pub(crate) mod tests {
         for name in ["a", "8188eu.ko", "libc++_x-1.2", ".hidden", "...", &"a".repeat(128)] {
             assert!(is_flat(name), "{name}");
         }
+    }
+
+    #[test]
+    fn an_object_has_one_size_and_an_entry_a_time_that_the_index_can_hold() {
+        let key = Key::from_bytes([1; 32]);
+        let two =
+            |size| vec![output("a", Digest::of(b"abc")), Output { size, ..output("b", Digest::of(b"abc")) }];
+        let check = |outputs, created| Manifest { outputs, created, ..manifest(key) }.check();
+        assert_eq!(check(two(3), i64::MAX as u64), Ok(()));
+        assert!(check(two(4), 1).unwrap_err().contains("two sizes for the object of output `b`"));
+        assert!(check(two(3), u64::MAX).unwrap_err().contains("no time"));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kcache_store::transport::Name;
 use kcache_store::{
-    Digest, Entry, Error, Field, Inserted, Key, Manifest, Observed, Outcome, Output, Pointer, Role, Root,
-    SigningKey, Store, Trust, Waiting, export, import, tree_digest,
+    Believed, Digest, Entry, Error, Field, Inserted, Key, Manifest, Observed, Outcome, Output, Pointer, Role,
+    Root, SigningKey, Store, Trust, Waiting, export, import, tree_digest,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -58,7 +58,7 @@ prop_compose! {
         observed in vec((any::<String>(), option::of(digest())), 0..4),
         facts in btree_map(any::<String>(), any::<String>(), 0..4),
         builder: String,
-        created: u64,
+        created in 0..=i64::MAX as u64,
     ) -> Manifest {
         Manifest {
             format: kcache_store::FORMAT,
@@ -264,7 +264,8 @@ proptest! {
         };
         let bytes = bundle(&from);
         let trust = trust(dirs[0].path(), &signer);
-        let done = import(&to, Path::new("b.tar"), &mut &bytes[..], &trust, false, 1, &|_| ()).unwrap();
+        let believed = Believed { trust: &trust, fits: &|_| Ok(()), roll_back: false };
+        let done = import(&to, Path::new("b.tar"), &mut &bytes[..], believed, 1, &|_| ()).unwrap();
         prop_assert_eq!(done.entries, entries.len() as u64);
         for k in &keys {
             prop_assert_eq!(to.lookup(k).unwrap(), from.lookup(k).unwrap());

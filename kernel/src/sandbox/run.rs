@@ -56,7 +56,8 @@ pub(super) fn follow(
     is_watched: &dyn Fn(&Path) -> bool,
 ) -> Result<Ended, Error> {
     let mut child = Running(child);
-    let (start, first) = (Instant::now(), namespace_init(&mut child.0)?);
+    let start = Instant::now();
+    let first = namespace_init(&mut child.0, &watch, start)?;
     match stands(&mut reader, &watch, start)? {
         Ok(before) => (watch.output)(&before),
         Err(said) => return ended(&watch, start, None).ok_or_else(|| not_made(&said)),
@@ -175,16 +176,26 @@ fn children(pid: Pid) -> io::Result<Vec<Pid>> {
     Ok(text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
 }
 
-/// The sandbox's first process; `None` if the sandbox could not be made.
-fn namespace_init(child: &mut Child) -> io::Result<Option<First>> {
+/// The sandbox's first process; `None` if the sandbox could not be made, or not in time.
+fn namespace_init(child: &mut Child, watch: &Watch, start: Instant) -> io::Result<Option<First>> {
     let bwrap = Pid::from_child(child);
-    while child.try_wait()?.is_none() {
+    check_proc()?;
+    while child.try_wait()?.is_none() && ended(watch, start, None).is_none() {
         if let Some(&pid) = children(bwrap)?.first() {
             return Ok(Some(First { pid, alive: alive(pid)? }));
         }
         std::thread::sleep(Duration::from_micros(500));
     }
     Ok(None)
+}
+
+/// Processes are looked up in `/proc` by number, and another process namespace's `/proc` has others under the same numbers.
+fn check_proc() -> io::Result<()> {
+    let own = rustix::process::getpid().as_raw_pid().to_string();
+    match fs::read_link("/proc/self")? {
+        there if there == Path::new(&own) => Ok(()),
+        _ => Err(io::Error::other("/proc belongs to another process namespace")),
+    }
 }
 
 /// Readable when the process is not alive any more; `None` where it is not.

@@ -4,10 +4,10 @@
 //! such a file, `$CREDENTIALS_DIRECTORY/NAME` of a systemd service among them, or from a program that asks a person or a
 //! safe. It is never an argument or a variable, which everyone on the machine can see.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -55,24 +55,36 @@ fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |reason: String| Error::Command { reason };
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let child = shell.spawn().map_err(|e| failed(e.to_string()))?;
+    let mut child = shell.spawn().map_err(|e| failed(e.to_string()))?;
     let pid = Pid::from_child(&child);
     let (send, receive) = mpsc::channel();
     // It ends with its pipe, which programs that the command started may hold longer than it lives.
-    thread::spawn(move || send.send(child.wait_with_output()));
-    let Ok(output) = receive.recv_timeout(limit) else {
+    thread::spawn(move || send.send(listen(&mut child)));
+    let Ok(listened) = receive.recv_timeout(limit) else {
         let _ = kill_process(pid, Signal::KILL);
         return Err(failed(format!("timed out after {} s", limit.as_secs())));
     };
-    let output = output.map_err(|e| failed(e.to_string()))?;
-    let printed = Zeroizing::new(output.stdout);
-    if !output.status.success() {
-        return Err(failed(output.status.to_string()));
+    let (printed, status) = listened.map_err(|e| failed(e.to_string()))?;
+    if printed.len() as u64 > MAX {
+        return Err(failed(format!("printed more than {MAX} bytes")));
+    }
+    if !status.success() {
+        return Err(failed(status.to_string()));
     }
     if printed.is_empty() {
         return Err(failed("no output".to_owned()));
     }
     Ok(printed)
+}
+
+/// What a command prints, one byte more than [`MAX`] at most, and how it ended. One that goes on is killed.
+fn listen(child: &mut Child) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
+    let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let printed = read_at_most(stdout)?;
+    if printed.len() as u64 > MAX {
+        child.kill()?;
+    }
+    Ok((printed, child.wait()?))
 }
 
 /// Reads a file that nobody but its owner can read, who is root or the reader.
@@ -100,13 +112,19 @@ pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
 
 /// The bytes of a small file.
 pub(super) fn read_small(path: &Path, file: impl Read) -> Result<Zeroizing<Vec<u8>>, Error> {
-    // In one piece from the beginning: a buffer that grew would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX as usize + 1));
-    file.take(MAX + 1).read_to_end(&mut bytes)?;
+    let bytes = read_at_most(file)?;
     if bytes.len() as u64 > MAX {
         let reason = format!("larger than {MAX} bytes");
         return Err(Error::Malformed { path: path.to_owned(), reason });
     }
+    Ok(bytes)
+}
+
+/// One byte more than [`MAX`] at most.
+fn read_at_most(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    // In one piece from the beginning: a buffer that grew would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX as usize + 1));
+    from.take(MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -119,5 +137,13 @@ mod tests {
         let told = output("exec sleep 987", Duration::from_millis(100)).unwrap_err().to_string();
         assert!(told.contains("timed out after"), "{told}");
         assert_eq!(**output("echo open", PATIENCE).unwrap(), *b"open\n");
+    }
+
+    #[test]
+    fn a_command_that_prints_without_end_is_killed_and_not_kept_in_memory() {
+        for endless in ["yes", "exec cat /dev/zero", "yes | cat"] {
+            let told = output(endless, PATIENCE).unwrap_err().to_string();
+            assert!(told.contains("printed more than 65536 bytes"), "{endless}: {told}");
+        }
     }
 }

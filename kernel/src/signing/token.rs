@@ -122,7 +122,7 @@ impl Uri {
                 "pin-value" => {
                     return Err(bad("the URI must not contain a PIN; use pin-source or passphrase-file"));
                 }
-                other => return Err(bad(&format!("unknown attribute {other} in the URI"))),
+                _ => return Err(bad("unknown attribute after the ? of the URI")),
             }
         }
         Ok(found)
@@ -164,10 +164,11 @@ impl Uri {
 
 /// The attributes of one half of a URI, percent-decoded.
 fn attributes(text: &str, separator: char) -> Result<Vec<(&str, Vec<u8>)>, Error> {
+    // Messages do not show what they are about: it may be a part of a PIN.
     let split = |part| {
-        let (name, value) = str::split_once(part, '=')
-            .ok_or_else(|| bad(&format!("invalid attribute {part:?} in the URI")))?;
-        Ok((name, decoded(value).ok_or_else(|| bad(&format!("invalid attribute {part:?} in the URI")))?))
+        let (name, value) =
+            str::split_once(part, '=').ok_or_else(|| bad("an attribute in the URI has no value"))?;
+        Ok((name, decoded(value).ok_or_else(|| bad("an attribute in the URI has an invalid % sequence"))?))
     };
     text.split(separator).filter(|part| !part.is_empty()).map(split).collect()
 }
@@ -221,8 +222,9 @@ mod tests {
         };
         check("pkcs11:token=a?pin-value=1234", "pin-source");
         check("pkcs11:colour=red", "unknown attribute colour");
-        check("pkcs11:token", "\"token\"");
-        check("pkcs11:token=%4", "\"token=%4\"");
+        check("pkcs11:token", "has no value");
+        check("pkcs11:token=%4", "invalid % sequence");
+        check("pkcs11:token=a?module-path=/a&12&34=5", "has no value");
         check("pkcs11:token=%ff", "token is not UTF-8");
         check("pkcs11:type=public", "unknown attribute type");
         check("/etc/key.pem", "pkcs11:");

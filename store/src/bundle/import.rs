@@ -12,7 +12,10 @@ use crate::envelope::MAX_FILE;
 use crate::pointer::MAX_POINTER;
 use crate::shared::{Accepted, accept};
 use crate::transport::Name;
-use crate::{Digest, Entry, Error, FORMAT, Inserted, Key, Notice, Pointer, Result, Store, Trust, object};
+use crate::{
+    Digest, Entry, Error, FORMAT, Inserted, Key, Manifest, Notice, Output, Pointer, Result, Store, Trust,
+    object,
+};
 
 /// A number and a line feed.
 const MAX_FORMAT: u64 = 16;
@@ -32,20 +35,29 @@ pub struct Imported {
     pub pointers: u64,
 }
 
-/// Takes the entries of a bundle that `trust` vouches for, their objects, and its pointers. `origin` is the bundle's file.
-/// Pointers that are older than those that were accepted before are taken only where `roll_back` says so. Where the
+/// What of a bundle is believed.
+#[derive(Clone, Copy)]
+pub struct Believed<'a> {
+    /// Whose signatures count.
+    pub trust: &'a Trust,
+    /// The caller's own rules for what is signed; an error says which one a manifest breaks.
+    pub fits: &'a dyn Fn(&Manifest) -> Result<(), String>,
+    /// Whether pointers may be older than those that were accepted before.
+    pub roll_back: bool,
+}
+
+/// Takes the entries of a bundle that are believed, their objects, and its pointers. `origin` is the bundle's file. Where the
 /// bundle is damaged what came before the damage is kept, and the error says how much that was.
 pub fn import(
     store: &Store,
     origin: &Path,
     from: &mut dyn Read,
-    trust: &Trust,
-    roll_back: bool,
+    believed: Believed<'_>,
     now: u64,
     say: &dyn Fn(&Notice),
 ) -> Result<Imported> {
     let (done, objects, waiting) = (Imported::default(), BTreeMap::new(), Vec::new());
-    let mut import = Import { store, origin, trust, roll_back, now, say, done, objects, waiting };
+    let mut import = Import { store, origin, believed, now, say, done, objects, waiting };
     match import.run(&mut Members::new(origin, from)) {
         Ok(()) => Ok(import.done),
         Err(Stop::Failed(error)) => Err(error),
@@ -61,8 +73,7 @@ pub fn import(
 struct Import<'a> {
     store: &'a Store,
     origin: &'a Path,
-    trust: &'a Trust,
-    roll_back: bool,
+    believed: Believed<'a>,
     now: u64,
     say: &'a dyn Fn(&Notice),
     done: Imported,
@@ -117,8 +128,12 @@ impl Import<'_> {
                 return Ok(());
             }
         };
-        if let Err(distrust) = self.trust.vouch(entry.envelope()) {
+        if let Err(distrust) = self.believed.trust.vouch(entry.envelope()) {
             self.refuse(&at.path, &distrust);
+            return Ok(());
+        }
+        if let Err(reason) = (self.believed.fits)(entry.manifest()).and_then(|()| self.agrees(&entry)) {
+            self.refuse(&at.path, &reason);
             return Ok(());
         }
         let mut missing = BTreeSet::new();
@@ -133,6 +148,17 @@ impl Import<'_> {
         }
         self.waiting.push(Waiting { entry, missing });
         Ok(())
+    }
+
+    /// Whether an entry gives each object the size that the entries before it have given it.
+    fn agrees(&self, entry: &Entry) -> Result<(), String> {
+        let other = |output: &&Output| {
+            self.objects.get(&output.digest).is_some_and(|object| object.size != output.size)
+        };
+        match entry.manifest().needed().find(other) {
+            Some(output) => Err(format!("another entry has another size for output `{}`", output.name)),
+            None => Ok(()),
+        }
     }
 
     fn object(&mut self, at: &Head, digest: &Digest, from: &mut Members) -> Result<(), Stop> {
@@ -180,11 +206,11 @@ impl Import<'_> {
                 return Ok(());
             }
         };
-        if let Err(distrust) = self.trust.vouch(pointer.envelope()) {
+        if let Err(distrust) = self.believed.trust.vouch(pointer.envelope()) {
             self.refuse(&at.path, &distrust);
             return Ok(());
         }
-        match accept(self.store, self.trust, name, &pointer, self.roll_back, self.now)? {
+        match accept(self.store, self.believed.trust, name, &pointer, self.believed.roll_back, self.now)? {
             Accepted::Same => {}
             Accepted::Newer => self.done.pointers += 1,
             Accepted::Not { why } => self.refuse(&at.path, &why),

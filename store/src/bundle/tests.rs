@@ -75,7 +75,12 @@ impl Host {
     fn import_with(&self, bundle: &[u8], trust: &Trust, roll_back: bool) -> Result<Imported> {
         let say =
             |notice: &crate::Notice| *self.said.borrow_mut() += &format!("{:?} {notice}\n", notice.severity);
-        let done = import(&self.store, Path::new("/b.tar"), &mut &bundle[..], trust, roll_back, NOW, &say);
+        let fits = |manifest: &Manifest| match manifest.builder.as_str() {
+            "liar" => Err("a liar made it".to_owned()),
+            _ => Ok(()),
+        };
+        let believed = Believed { trust, fits: &fits, roll_back };
+        let done = import(&self.store, Path::new("/b.tar"), &mut &bundle[..], believed, NOW, &say);
         self.check_whole(trust);
         done
     }
@@ -376,7 +381,7 @@ fn an_entry_or_pointer_that_breaks_a_rule_is_refused_and_the_rest_is_not() {
         let done = host.import(&changed(|files| files[at].1 = content.to_vec())).unwrap();
         assert_eq!((done.entries, done.refused, done.pointers), (entries, 1, pointers));
         let said = host.said();
-        assert!(said.starts_with("Warning /b.tar/") && said.contains(words), "{said}");
+        assert!(said.starts_with("Warning ") && said.contains("/b.tar/") && said.contains(words), "{said}");
     };
     let files = files(&full().export(&[A, B], &["a"]));
     check(1, b"<html>", "is not a valid entry", 1, 1);
@@ -389,6 +394,29 @@ fn an_entry_or_pointer_that_breaks_a_rule_is_refused_and_the_rest_is_not() {
     check(6, &other.encode().unwrap(), "expected by-kernel", 2, 0);
     let stranger = Pointer::new(&pointer_name("a"), A, 9, &builder(2)).unwrap();
     check(6, &stranger.encode().unwrap(), "an untrusted key", 2, 0);
+}
+
+#[test]
+fn an_entry_that_the_caller_or_an_earlier_entry_contradicts_is_refused() {
+    let check = |change: &dyn Fn(Manifest) -> Manifest, words: &str| {
+        let files = files(&full().export(&[A, B], &[]));
+        let entry = Entry::parse(Path::new("b"), &B, &files[2].1).unwrap();
+        let mut entry = Entry::new(change(entry.into_manifest())).unwrap();
+        assert!(entry.sign(&builder(1)));
+        let host = host();
+        let bundle = changed(|files| files[2].1 = entry.encode().unwrap());
+        let done = host.import(&bundle).unwrap();
+        assert_eq!((done.entries, done.refused), (1, 1), "{words}");
+        assert!(host.said().contains(words), "{}", host.said());
+        assert!(host.store.lookup(&A).unwrap().is_some() && host.store.lookup(&B).unwrap().is_none());
+    };
+    check(&|manifest| Manifest { builder: "liar".to_owned(), ..manifest }, "a liar made it");
+    let larger = |output: Output| Output { size: output.size + 1, ..output };
+    let all = |manifest: Manifest| {
+        let outputs = manifest.outputs.clone().into_iter().map(larger).collect();
+        Manifest { outputs, ..manifest }
+    };
+    check(&all, "another entry has another size for output");
 }
 
 #[test]

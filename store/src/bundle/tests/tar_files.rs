@@ -151,9 +151,8 @@ fn a_reader_that_fails_is_not_damage() {
             Err(io::Error::other("the stick was pulled out"))
         }
     }
-    let trust = trust(&[1], &[], 1);
-    let error =
-        import(&host().store, Path::new("/b.tar"), &mut Broken, &trust, false, NOW, &|_| ()).unwrap_err();
+    let believed = Believed { trust: &trust(&[1], &[], 1), fits: &|_| Ok(()), roll_back: false };
+    let error = import(&host().store, Path::new("/b.tar"), &mut Broken, believed, NOW, &|_| ()).unwrap_err();
     assert!(error.to_string().contains("cannot read /b.tar"), "{error}");
 }
 
