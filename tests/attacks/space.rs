@@ -105,7 +105,8 @@ fn are_stopped(host: &Host, attacks: &[Attack]) {
     assert!(broken.is_empty(), "{}", broken.join("\n\n"));
 }
 
-/// With more to use the same build is made.
+/// With more to use the same build is made. It holds on to its files for longer than the ten seconds after which directories are walked
+/// in any case: other tests free as much on the same file system meanwhile.
 #[test]
 fn what_was_stopped_for_its_size_is_built_where_it_may_have_more() {
     let host = host("60");
@@ -113,7 +114,7 @@ fn what_was_stopped_for_its_size_is_built_where_it_may_have_more() {
     with_script(
         &host,
         "large",
-        "for i in {1..4}; do head -c 50M /dev/zero >f$i; done; sleep 2; rm f?; honest",
+        "for i in {1..4}; do head -c 50M /dev/zero >f$i; done; sleep 12; rm f?; honest",
     );
     let install = ["install", "large", "-k", &FIXTURES.new];
     host.kcache(&install).exits(4).says(&["(build-disk)"]).one_error();
