@@ -1,4 +1,4 @@
-//! `kcache install`, `build` and `pull`: what was typed, given to the flow, and what came of it, said.
+//! `kcache install`, `build` and `pull`: arguments become a job for the flow, whose report is printed.
 
 use kcache::deploy::{self, Job, RunReport};
 use kcache::kernel::kernels::Kernel;

@@ -1,4 +1,4 @@
-//! What came of a run, a line a package and a line a kernel.
+//! The report of a run, printed: a line for each package and for each kernel.
 
 use kcache::deploy::generation::Done;
 use kcache::deploy::{self, KernelReport};
@@ -19,7 +19,7 @@ use crate::json::{self, Action};
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 use crate::visible::word;
 
-/// A line for each package of a kernel, and what came of its transaction.
+/// Prints a line for each package of a kernel, and the result of its transaction.
 pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ran: &mut Ran) {
     let failure = match &kernel.transaction {
         Some(Err(error)) => Some(kcache::error::chain(error)),

@@ -1,4 +1,4 @@
-//! What came of a request.
+//! The result of a request.
 
 use std::time::Instant;
 
