@@ -38,7 +38,7 @@ use kcache::run::session::Session;
 use kcache::store::Store;
 
 use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
-use crate::confined;
+use crate::confined::{self, Caller};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
@@ -49,7 +49,8 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     }
     let mut settings = context::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.warn(warning));
-    confined::confine(&settings, Some(&args.command), args.global.dry_run, out);
+    let caller = Caller::Command { command: &args.command, dry: args.global.dry_run };
+    confined::confine(&settings, caller, out);
     if matches!(args.command, Command::Config) {
         return Ok(config::run(&settings, out));
     }

@@ -27,7 +27,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use fs_err as fs;
 use nix::sched::{CloneFlags, unshare};
@@ -41,12 +41,12 @@ use signal_hook::iterator::Signals;
 
 use kcache::store::Scratch;
 
-use crate::args::{self, Args};
+use crate::args;
 use crate::out::Out;
 use crate::settings::Settings;
 use crate::temporary::temporary;
 
-/// What the second process is called, up to the first one's number.
+/// What the second process is called, up to the first one's number and the name that it was called by: `7 dkms`.
 const NAME: &str = "kcache: confined by ";
 /// Where this machine's kcaches meet.
 const MEETING: &str = "/run/kcache";
@@ -68,16 +68,16 @@ pub fn is_confined() -> bool {
     BY.get().is_some()
 }
 
-/// Takes note of being the second process, which has this name. It ends with the first one.
-pub fn is_second(name: &str) -> bool {
-    let by = name.strip_prefix(NAME).and_then(|number| number.parse().ok());
-    let Some(by) = by.filter(|_| getpid().is_init()) else { return false };
+/// Takes note of being the second process, and gives the name that the first was called by. It ends with the first one.
+pub fn second_of(name: &str) -> Option<&str> {
+    let (number, called) = name.strip_prefix(NAME)?.split_once(' ')?;
+    let by = number.parse().ok().filter(|_| getpid().is_init())?;
     BY.get_or_init(|| by);
     let is_bound = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
     if is_dead(by) {
         std::process::exit(1); // it was killed before this one could be bound to it
     }
-    is_bound
+    is_bound.then_some(called)
 }
 
 /// Whether a process is known to have ended. `/proc` is still the one that the first process has.
@@ -89,9 +89,10 @@ fn is_dead(pid: u32) -> bool {
     }
 }
 
-/// Has another process do what was typed, if that is work of root's on another tree. `None`: this one is to do it.
-pub fn in_another(args: &Args, words: Vec<OsString>, out: &Out) -> Option<ExitCode> {
-    let root = fs::canonicalize(args.global.root.as_ref()?).ok()?;
+/// Has another process, called by the same name, do what was typed, if that is work of root's on another tree. `None`: this
+/// one is to do it.
+pub fn in_another(root: Option<&Path>, name: &str, words: &[OsString], out: &Out) -> Option<ExitCode> {
+    let root = fs::canonicalize(root?).ok()?;
     let admin = rustix::thread::CapabilitySet::SYS_ADMIN;
     let capable = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(admin));
     if is_confined() || root == Path::new("/") || !capable {
@@ -99,11 +100,11 @@ pub fn in_another(args: &Args, words: Vec<OsString>, out: &Out) -> Option<ExitCo
     }
     // Where there is none the second process says so, for it may write to no other.
     let scratch = temporary(&std::env::temp_dir(), out).and_then(|dir| Ok(Scratch::new(&dir)?));
-    wait_for(words, scratch.ok().as_ref()).ok()
+    wait_for(name, words, scratch.ok().as_ref()).ok()
 }
 
 /// Starts the second process and waits for it. An error: there is none.
-fn wait_for(words: Vec<OsString>, scratch: Option<&Scratch>) -> io::Result<ExitCode> {
+fn wait_for(name: &str, words: &[OsString], scratch: Option<&Scratch>) -> io::Result<ExitCode> {
     let child = Arc::new(OnceLock::new());
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let handle = signals.handle();
@@ -111,7 +112,7 @@ fn wait_for(words: Vec<OsString>, scratch: Option<&Scratch>) -> io::Result<ExitC
     let to = child.clone();
     std::thread::spawn(move || signals.forever().for_each(|signal| hand_on(signal, *to.wait())));
     let started = unshare(CloneFlags::CLONE_NEWPID).map_err(io::Error::from).and_then(|()| {
-        let name = format!("{NAME}{}", std::process::id());
+        let name = format!("{NAME}{} {name}", std::process::id());
         let temporary = scratch.map(|scratch| ("TMPDIR", scratch.path()));
         Command::new("/proc/self/exe").arg0(name).args(words).envs(temporary).spawn()
     });
@@ -136,14 +137,29 @@ fn hand_on(signal: i32, child: Pid) {
     }
 }
 
+/// Who wants to write, which decides where to.
+#[derive(Debug, Clone, Copy)]
+pub enum Caller<'a> {
+    /// A command that was typed. `dry`: it makes no store.
+    Command { command: &'a args::Command, dry: bool },
+    /// A hook.
+    Hook,
+    /// DKMS's command line, and the archive that it is to write.
+    Dkms { archive: Option<&'a Path> },
+}
+
 /// From here on no file can be changed but in the places that this run is to write to. Before there are threads.
-pub fn confine(settings: &Settings, command: Option<&args::Command>, dry: bool, out: &Out) {
-    if !is_confined() {
-        return;
+pub fn confine(settings: &Settings, caller: Caller, out: &Out) {
+    static ENTERED: Once = Once::new();
+    if is_confined() {
+        ENTERED.call_once(|| enter_for(settings, caller, out));
     }
+}
+
+fn enter_for(settings: &Settings, caller: Caller, out: &Out) {
     let entered = match settings.runs_what_may_write_anywhere() {
         true => enter_own_proc(),
-        false => enter(&places(settings, command, dry)),
+        false => enter(&places(settings, caller)),
     };
     if let Err(error) = entered {
         out.detail(&format!("the rest of this machine cannot be made read-only: {error}"));
@@ -151,11 +167,19 @@ pub fn confine(settings: &Settings, command: Option<&args::Command>, dry: bool, 
 }
 
 /// The directories that a run writes to, as they are called without links.
-fn places(settings: &Settings, command: Option<&args::Command>, dry: bool) -> Vec<PathBuf> {
+fn places(settings: &Settings, caller: Caller) -> Vec<PathBuf> {
     use args::Command::{DebugInfo, Export, Init, Metrics, Push, Report, Signatures};
     let root = &settings.root.value;
     let mut there = Vec::new();
     let mut made = vec![PathBuf::from(MEETING)];
+    let (command, dry) = match caller {
+        Caller::Command { command, dry } => (Some(command), dry),
+        Caller::Hook => (None, false),
+        Caller::Dkms { archive } => {
+            made.extend(archive.and_then(|file| Some(file.parent()?.to_owned())));
+            (None, false)
+        }
+    };
     match command {
         Some(Report(report)) => there.extend(report.html.parent().map(Path::to_owned)),
         Some(Metrics(metrics)) => {
@@ -325,7 +349,8 @@ mod tests {
 
     #[test]
     fn a_name_alone_confines_nothing() {
-        assert!(!is_second("kcache: confined by 7") && !is_second("kcache"));
+        let names = ["kcache: confined by 7 dkms", "kcache: confined by 7", "kcache"];
+        assert!(names.iter().all(|name| second_of(name).is_none()));
         assert!(!is_confined());
         assert_eq!(number(), std::process::id());
     }

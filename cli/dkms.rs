@@ -28,13 +28,16 @@ mod status;
 mod tarball;
 mod upgrade;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
 use args::Action;
 use place::Place;
 
+use crate::confined;
 use crate::exit::{Exit, Failure};
+use crate::out::Out;
 
 /// The version of DKMS that this is like: what it prints of itself, and what the Debian package provides.
 const LIKE: &str = "3.0.10";
@@ -90,6 +93,10 @@ pub fn is_dkms(name: &str) -> bool {
 
 /// Does what was asked of DKMS.
 pub fn run(name: &str, words: &[String]) -> ExitCode {
+    let given: Vec<OsString> = words.iter().map(OsString::from).collect();
+    if let Some(exit) = confined::in_another(place::root().as_deref(), name, &given, &Out::default()) {
+        return exit;
+    }
     let done = if name.ends_with(POSTINST) { postinst::run(words) } else { typed(words) };
     match done {
         Ok(code) => ExitCode::from(code),

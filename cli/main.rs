@@ -62,17 +62,18 @@ fn main() -> ExitCode {
     }
     // Whoever enters a sandbox was given the ends of make's jobserver; here nothing was given that is for others.
     close_fds::set_fds_cloexec(FIRST_OTHER, &[]);
-    if dkms::is_dkms(&name) {
-        return dkms::run(&name, &words.collect::<Vec<_>>());
+    let second = confined::second_of(&name);
+    let called = second.unwrap_or(&name);
+    if dkms::is_dkms(called) {
+        return dkms::run(called, &words.collect::<Vec<_>>());
     }
-    let second = confined::is_second(&name);
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let args = match args::parse(&words) {
         Ok(args) => args,
         Err(mistake) => return misunderstood(&mistake),
     };
     let out = std::sync::Arc::new(out::Out::new(&args.global));
-    if let Some(exit) = (!second).then(|| confined::in_another(&args, words, &out)).flatten() {
+    if let Some(exit) = confined::in_another(args.global.root.as_deref(), called, &words, &out) {
         return exit;
     }
     let exit = cmd::run(&args, &out).unwrap_or_else(|failure| {

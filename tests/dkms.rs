@@ -19,19 +19,7 @@ fn dkms(host: &Host, arguments: &[&str]) -> Run {
 }
 
 fn called(host: &Host, name: &str, arguments: &[&str]) -> Run {
-    Run::from(command(host, name, arguments).output().unwrap())
-}
-
-fn command(host: &Host, name: &str, arguments: &[&str]) -> Command {
-    let link = host.dir().join(name);
-    if !link.exists() {
-        symlink("kcache", &link).unwrap();
-    }
-    let mut command = Command::new(link);
-    command.args(arguments).env_clear().env("PATH", PATH).current_dir(host.dir());
-    command.env("HOME", host.dir().join("home")).env("TMPDIR", host.dir().join("tmp"));
-    command.env("KCACHE_ROOT", host.root()).env("KCACHE_STORE", host.store());
-    command
+    Run::from(host.called(name, arguments).output().unwrap())
 }
 
 fn record(host: &Host, path: &str) -> PathBuf {
@@ -444,7 +432,7 @@ fn records_that_others_can_write_are_not_used() {
     let remove = || {
         let arguments =
             ["remove", "kcache-no-such-module/1.0", "--all", "--dkmstree", records.to_str().unwrap()];
-        let mut command = command(&host, "dkms", &arguments);
+        let mut command = host.called("dkms", &arguments);
         command.env_remove("KCACHE_ROOT");
         Run::from(command.output().unwrap())
     };
@@ -472,7 +460,7 @@ fn neither_path_nor_variables_of_the_caller_choose_what_copies_and_unpacks() {
     let archive = archive.to_str().unwrap();
     let options = format!("--checkpoint=1 --checkpoint-action=exec='echo options >>{}'", ran.display());
     let called = |arguments: &[&str]| {
-        let mut command = command(&host, "dkms", arguments);
+        let mut command = host.called("dkms", arguments);
         command.env("PATH", format!(".:{PATH}")).env("TAR_OPTIONS", &options);
         Run::from(command.output().unwrap()).exits(0)
     };
@@ -498,11 +486,8 @@ fn root_makes_no_temporary_files_where_another_user_can_change_them() {
     let archive = host.dir().join("hello.tar");
     dkms(&host, &["add", "hello/1.0"]).exits(0);
     let check = |temporary: &Path, refused: bool| {
-        let mut command = command(
-            &host,
-            "dkms",
-            &["mktarball", "hello/1.0", "--source-only", "--archive", archive.to_str().unwrap()],
-        );
+        let words = ["mktarball", "hello/1.0", "--source-only", "--archive", archive.to_str().unwrap()];
+        let mut command = host.called("dkms", &words);
         let run = Run::from(command.env("TMPDIR", temporary).output().unwrap()).exits(0);
         assert_eq!(run.stderr.contains("for temporary files"), refused, "{}", run.shown());
     };

@@ -251,6 +251,19 @@ impl Host {
         command
     }
 
+    /// The binary by another name, through a link, with this host's root told by the environment: as `dkms`.
+    pub fn called(&self, name: &str, arguments: &[&str]) -> Command {
+        let link = self.dir().join(name);
+        if !link.exists() {
+            fs_err::os::unix::fs::symlink("kcache", &link).unwrap();
+        }
+        let mut command = Command::new(link);
+        command.args(arguments).env_clear().env("PATH", PATH).current_dir(self.dir());
+        command.env("HOME", self.dir().join("home")).env("TMPDIR", self.dir().join("tmp"));
+        command.env("KCACHE_ROOT", self.root()).env("KCACHE_STORE", self.store());
+        command
+    }
+
     /// What is to be typed for kcache: the binary, or how a user runs it.
     fn program(&self) -> Vec<PathBuf> {
         let mut program: Vec<PathBuf> = Vec::new();
@@ -481,7 +494,7 @@ pub struct Outcome {
 /// Waits for the second process of a run that was killed: root's run on another root has one, which the kernel kills a moment
 /// after the first.
 pub fn wait_for_second(first: u32) {
-    let name = format!("kcache: confined by {first}\0");
+    let name = format!("kcache: confined by {first} ");
     let is_it = |process: fs::DirEntry| {
         fs::read(process.path().join("cmdline")).is_ok_and(|words| words.starts_with(name.as_bytes()))
     };

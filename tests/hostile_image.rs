@@ -510,29 +510,41 @@ fn a_program_that_works_on_the_tree_sees_the_rest_of_the_machine_read_only() {
     if !is_root() {
         return;
     }
-    let scene = Scene::new();
-    let dir = |name: &str| scene.host.dir().join(name).display().to_string();
-    fs::create_dir(dir("programs")).unwrap();
-    // It passes over what it is not let do, and says so in the tree.
-    let script = format!(
-        "#!/bin/bash\nexec 2>>{told}\nfor bait in {bait}/file /proc/1/root{bait}/file /proc/{test}/root{bait}/file\ndo\n\
-         echo changed >$bait; touch $bait; chmod 777 $bait; chown 7:7 $bait; rm $bait; mv {root}/link $bait; touch ${{bait}}2\n\
-         done\nmount -o remount,bind,rw {bait}; touch {root}/inside {store}/stored && echo well >&2\n\
-         exec /sbin/depmod \"$@\"\n",
-        told = dir("root/told"),
-        bait = dir("bait"),
-        root = dir("root"),
-        store = dir("store"),
-        test = std::process::id(),
-    );
-    fs::write(dir("programs/depmod"), script).unwrap();
-    fs::set_permissions(dir("programs/depmod"), PermissionsExt::from_mode(0o755)).unwrap();
-    fs::write(dir("root/link"), "").unwrap();
-    let mut command = scene.host.command(&["--depmod", "always", "install", "hello", "-k", &FIXTURES.new]);
-    let output = run(command.env("PATH", format!("{}:{PATH}", dir("programs"))));
-    let told = fs::read_to_string(dir("root/told")).unwrap();
-    assert_eq!(scene.bait(), scene.before, "{told}{output:?}");
-    assert!(told.ends_with("well\n") && told.contains("Read-only file system"), "{told}");
+    for (name, words) in [
+        ("kcache", ["install", "hello", "-k", &FIXTURES.new]),
+        ("dkms", ["install", "hello/1.0", "-k", &FIXTURES.new]),
+    ] {
+        let scene = Scene::new();
+        let dir = |name: &str| scene.host.dir().join(name).display().to_string();
+        fs::create_dir(dir("programs")).unwrap();
+        // It passes over what it is not let do, and says so in the tree.
+        let script = format!(
+            "#!/bin/bash\nexec 2>>{told}\nfor bait in {bait}/file /proc/1/root{bait}/file /proc/{test}/root{bait}/file\ndo\n\
+             echo changed >$bait; touch $bait; chmod 777 $bait; chown 7:7 $bait; rm $bait; mv {root}/link $bait; touch ${{bait}}2\n\
+             done\nmount -o remount,bind,rw {bait}; touch {root}/inside {store}/stored && echo well >&2\n\
+             exec /sbin/depmod \"$@\"\n",
+            told = dir("root/told"),
+            bait = dir("bait"),
+            root = dir("root"),
+            store = dir("store"),
+            test = std::process::id(),
+        );
+        fs::write(dir("programs/depmod"), script).unwrap();
+        fs::set_permissions(dir("programs/depmod"), PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(dir("root/link"), "").unwrap();
+        fs::write(dir("root/etc/kcache/config.toml"), "depmod = \"always\"\n").unwrap();
+        let mut command = match name {
+            "dkms" => scene.host.called(name, &words),
+            _ => scene.host.image(&words),
+        };
+        let output = run(command.env("PATH", format!("{}:{PATH}", dir("programs"))));
+        let told = fs::read_to_string(dir("root/told")).unwrap();
+        assert_eq!(scene.bait(), scene.before, "{name}: {told}{output:?}");
+        assert!(
+            told.ends_with("well\n") && told.contains("Read-only file system"),
+            "{name}: {told}{output:?}"
+        );
+    }
 }
 
 /// The numbers of xorshift64: the same from the same seed, anywhere.

@@ -14,7 +14,7 @@ use kcache::kernel::rootfs::Root;
 
 use super::context;
 use crate::args::{Args, HooksCommand};
-use crate::confined;
+use crate::confined::{self, Caller};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
@@ -24,7 +24,8 @@ pub fn run(args: &Args, command: &HooksCommand, out: &Arc<Out>) -> Result<Exit, 
     }
     let settings = context::settings(&args.global)?;
     settings.warnings.iter().for_each(|warning| out.warn(warning));
-    confined::confine(&settings, Some(&args.command), args.global.dry_run, out);
+    let caller = Caller::Command { command: &args.command, dry: args.global.dry_run };
+    confined::confine(&settings, caller, out);
     let root = Root::new(settings.root.value);
     if !root.dir().is_dir() {
         return Err(Failure::usage(format!("{} is not a directory", root.dir().display()), None));

@@ -21,6 +21,7 @@ use super::args::{Typed, refused};
 use super::say::answer;
 use crate::args::Args;
 use crate::cmd;
+use crate::confined::{self, Caller};
 use crate::out::Out;
 
 /// The system under another directory, for tests and images: DKMS has no option for it.
@@ -48,10 +49,15 @@ pub struct Standing {
     pub by_kcache: Option<Generation>,
 }
 
+/// The other system, if it is one.
+pub fn root() -> Option<PathBuf> {
+    std::env::var_os(ROOT).filter(|root| !root.is_empty()).map(PathBuf::from)
+}
+
 impl<'a> Place<'a> {
     pub fn new(typed: &'a Typed) -> Result<Place<'a>, DkmsError> {
         let mut words = vec!["kcache".to_owned()];
-        if let Some(root) = std::env::var_os(ROOT).filter(|root| !root.is_empty()) {
+        if let Some(root) = root() {
             words.extend(["--root".to_owned(), root.to_string_lossy().into_owned()]);
         }
         if let Some(jobs) = &typed.jobs {
@@ -64,6 +70,7 @@ impl<'a> Place<'a> {
         let out = Arc::new(Out::new(&global));
         let settings = cmd::context::settings(&global)?;
         settings.warnings.iter().for_each(|warning| out.warn(warning));
+        confined::confine(&settings, Caller::Dkms { archive: typed.archive.as_deref() }, &out);
         let mut context = cmd::context::context(&settings, &out, false)?;
         context.directives.clone_from(&typed.directives);
         let records = match &typed.dkms_tree {

@@ -158,8 +158,11 @@ impl KeyPair {
         }
     }
 
-    /// Reads key and certificate and sees that they belong together. This may ask a person for a passphrase.
+    /// Reads key and certificate and sees that they belong together. This may ask a person for a passphrase. From here on
+    /// the process leaves no core dump (`PR_SET_DUMPABLE` of prctl(2)), which would have the key in it.
     pub fn open(&self) -> Result<Signer, Error> {
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .map_err(std::io::Error::from)?;
         let certificate = self.certificate()?;
         let place = self.key.as_ref().ok_or(Error::NoKey)?;
         let key = PrivateKey::open(place, self.secret.as_ref())?;

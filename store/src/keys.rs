@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -87,9 +87,16 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+/// From here on this process leaves no core dump, which would have the key in it (`PR_SET_DUMPABLE` of prctl(2)).
+fn leave_no_core_dump() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 impl SigningKey {
     /// A new key, from the kernel's random numbers.
     pub fn generate() -> Result<SigningKey> {
+        leave_no_core_dump()?;
         let mut seed = [0; 32];
         let mut filled = 0;
         while filled < seed.len() {
@@ -113,6 +120,7 @@ impl SigningKey {
 
     /// The same, of a file that is open already.
     pub fn read_from(path: &Path, file: File) -> Result<SigningKey> {
+        leave_no_core_dump()?;
         let text = read_pem(path, file, 0o077, &|path, mode| Error::KeyReadable { path, mode })?;
         let key = ed25519_dalek::SigningKey::from_pkcs8_pem(&text).map_err(|e| Error::KeyFile {
             path: path.to_owned(),
@@ -197,6 +205,8 @@ mod tests {
         assert_eq!(private.public().id(), public.id());
         assert!(public.verifies(b"text", &private.sign(b"text")));
         assert!(!public.verifies(b"other", &private.sign(b"text")));
+        use rustix::process::{DumpableBehavior, dumpable_behavior};
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
     }
 
     #[test]

@@ -33,11 +33,12 @@ use super::super::{check, context, has_builds, packages, running};
 use super::super::{install, run_report};
 use super::initramfs;
 use crate::args::{Check, Global, Kernels, Selection};
-use crate::confined;
+use crate::confined::{self, Caller};
 use crate::exit::{Exit, Failure};
 use crate::journal::Journal;
 use crate::out::Out;
-use crate::settings::{OnFailure, Settings};
+use crate::settings::Settings;
+use crate::settings::choices::OnFailure;
 
 /// Longest that the boot may be held up: below the unit's TimeoutStartSec, so that kcache ends by itself.
 const BOOT: Duration = Duration::from_secs(45);
@@ -97,7 +98,7 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
         }
     };
     settings.warnings.iter().for_each(|warning| out.warn(warning));
-    confined::confine(&settings, None, false, out);
+    confined::confine(&settings, Caller::Hook, out);
     let exit = happened(event, &settings, out).unwrap_or_else(|failure| {
         out.failure(&failure);
         if let Event::KernelInstalled(release) | Event::HeadersInstalled(release) = event {

@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process};
 use zeroize::Zeroizing;
 
@@ -61,7 +62,7 @@ fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
     // It ends with its pipe, which programs that the command started may hold longer than it lives.
     thread::spawn(move || send.send(listen(&mut child)));
     let Ok(listened) = receive.recv_timeout(limit) else {
-        let _ = kill_process(pid, Signal::KILL);
+        kill_with_children(pid);
         return Err(failed(format!("timed out after {} s", limit.as_secs())));
     };
     let (printed, status) = listened.map_err(|e| failed(e.to_string()))?;
@@ -82,9 +83,22 @@ fn listen(child: &mut Child) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
     let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let printed = read_at_most(stdout)?;
     if printed.len() as u64 > MAX {
-        child.kill()?;
+        kill_with_children(Pid::from_child(child));
     }
     Ok((printed, child.wait()?))
+}
+
+/// Kills a process and what it has started. A process group would do, but one of its own could not read from the terminal.
+fn kill_with_children(pid: Pid) {
+    // proc_pid_task_tid_children(5): of a stopped process they are all there. Without that file only the process is killed.
+    let _ = kill_process(pid, Signal::STOP); // it may have ended
+    let number = pid.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{number}/task/{number}/children")).unwrap_or_default();
+    let _ = kill_process(pid, Signal::KILL);
+    children
+        .split_whitespace()
+        .filter_map(|child| Pid::from_raw(child.parse().ok()?))
+        .for_each(kill_with_children);
 }
 
 /// Reads a file that nobody but its owner can read, who is root or the reader.
@@ -137,6 +151,21 @@ mod tests {
         let told = output("exec sleep 987", Duration::from_millis(100)).unwrap_err().to_string();
         assert!(told.contains("timed out after"), "{told}");
         assert_eq!(**output("echo open", PATIENCE).unwrap(), *b"open\n");
+    }
+
+    #[test]
+    fn what_a_command_has_started_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let command = format!("(sleep 987 & echo $! > '{}'; wait) & wait", pids.display());
+        output(&command, Duration::from_millis(500)).unwrap_err();
+        let child = fs::read_to_string(pids).unwrap();
+        let stat = || fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+        let is_dead = |_| {
+            thread::sleep(Duration::from_millis(50)); // it dies when it is next scheduled
+            stat().is_empty() || stat().contains(") Z ")
+        };
+        assert!((0..200).any(is_dead), "{}", stat());
     }
 
     #[test]

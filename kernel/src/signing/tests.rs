@@ -176,6 +176,8 @@ fn an_encrypted_key_wants_its_passphrase_from_a_file_or_a_program() {
         refused(with(Some(Secret::Command("exit 3".into()))), "exit status: 3");
         refused(with(Some(Secret::Command(":".into()))), "no output");
     }
+    use rustix::process::{DumpableBehavior, dumpable_behavior};
+    assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
     // A passphrase that nobody asked for does no harm.
     KeyPair { secret: Some(Secret::Command("exit 3".into())), ..pair }.open().unwrap();
 }
