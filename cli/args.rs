@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kcache::kernel::boot_test::Parameter;
 
+use crate::settings::choices::Depmod;
 use crate::units;
 
 /// Widest line of the help.
@@ -117,24 +118,6 @@ pub struct Global {
     /// Use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
-}
-
-/// When depmod runs.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Depmod {
-    // When the indexes cannot be updated without it. A help text here would make all of `--help` twice as long.
-    Auto,
-    Always,
-}
-
-impl Depmod {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Depmod::Auto => "auto",
-            Depmod::Always => "always",
-        }
-    }
 }
 
 /// When to use colours.

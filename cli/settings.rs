@@ -4,50 +4,27 @@
 //! says how far it goes.
 
 pub mod caches;
+pub mod choices;
+mod files;
 pub mod gc;
 mod image;
 pub mod signing;
+mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use caches::Cache;
-use fs_err as fs;
+use choices::{CompilerLauncher, Depmod, Foreign, OnFailure, word};
+use files::{KEYS, Texts, Written, read_file, sources};
 use kcache::kernel::rootfs::Root;
-use kcache::run::policy::{Need, Rule};
-use kcache::run::select;
-use kcache::store::Exposed;
-use serde::Deserialize;
+use kcache::run::policy::Rule;
+use values::{absolute, mebibytes, number, one_of, signing_key, store, threshold};
 
 use crate::args::Global;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::memory;
-
-/// Everything that can be set, with the environment variable that also sets it.
-const KEYS: [(&str, &str); 15] = [
-    ("store", "KCACHE_STORE"),
-    ("jobs", "KCACHE_JOBS"),
-    ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
-    ("build-memory", "KCACHE_BUILD_MEMORY"),
-    ("build-processes", "KCACHE_BUILD_PROCESSES"),
-    ("build-disk", "KCACHE_BUILD_DISK"),
-    ("build-files", "KCACHE_BUILD_FILES"),
-    ("lock-timeout", "KCACHE_LOCK_TIMEOUT"),
-    ("signing-key", "KCACHE_SIGNING_KEY"),
-    ("threshold", "KCACHE_THRESHOLD"),
-    ("default-kernel", "KCACHE_DEFAULT_KERNEL"),
-    ("foreign", "KCACHE_FOREIGN"),
-    ("depmod", "KCACHE_DEPMOD"),
-    ("compiler-launcher", "KCACHE_COMPILER_LAUNCHER"),
-    ("on-failure", "KCACHE_ON_FAILURE"),
-];
-
-/// What can be set in files only, because it is more than a text or number.
-const LISTS: [&str; 6] = ["packages", "package-scripts", "cache", "policy", "signing", "gc"];
 
 /// Where this host's own key is, if it has one.
 pub const SIGNING_KEY: &str = "/etc/kcache/signing-key.pem";
@@ -70,12 +47,6 @@ const MOST_MEMORY: u64 = 1 << 40;
 
 /// Longest that another kcache is waited for: longer than a build of most packages.
 const LOCK_TIMEOUT: u64 = 600;
-
-/// No configuration has so many bytes.
-const MAX_FILE: u64 = 1 << 20;
-
-/// Signatures that an entry can have (`store/src/envelope.rs`).
-const MAX_THRESHOLD: usize = 64;
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,25 +75,6 @@ pub struct Setting<T> {
     pub origin: Origin,
 }
 
-/// What a hook does where modules could not be made ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
-    /// Says so; the package manager goes on.
-    Warn,
-    /// Fails, and the package manager's transaction with it.
-    Block,
-}
-
-impl OnFailure {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            OnFailure::Warn => "warn",
-            OnFailure::Block => "block",
-        }
-    }
-}
-
 /// All settings of a run.
 #[derive(Debug)]
 pub struct Settings {
@@ -149,12 +101,9 @@ pub struct Settings {
     pub caches: Vec<Cache>,
     /// The release, or the path of an image, that the boot loader takes, where kcache cannot read that.
     pub default_kernel: Option<Setting<String>>,
-    /// Whether other people's modules count: `report` or `require`.
-    pub foreign: Setting<String>,
-    /// When depmod runs: `auto` or `always`.
-    pub depmod: Setting<String>,
-    /// What is before the compiler: `none` or `ccache`.
-    pub compiler_launcher: Setting<String>,
+    pub foreign: Setting<Foreign>,
+    pub depmod: Setting<Depmod>,
+    pub compiler_launcher: Setting<CompilerLauncher>,
     /// Which packages matter for which kernels.
     pub policy: Vec<Setting<Rule>>,
     /// What modules are signed with.
@@ -198,46 +147,6 @@ impl Process<'_> {
     }
 }
 
-/// What the files say.
-#[derive(Default)]
-struct Written {
-    texts: BTreeMap<&'static str, Setting<String>>,
-    packages: Vec<Setting<String>>,
-    package_scripts: Vec<Setting<String>>,
-    caches: Vec<Cache>,
-    policy: Vec<Setting<Rule>>,
-    signing: Option<Setting<signing::Table>>,
-    gc: Option<Setting<gc::Table>>,
-    warnings: Vec<String>,
-    /// What the tree under `--root` set and may not.
-    passed_over: BTreeSet<String>,
-}
-
-/// A file of settings.
-struct Source {
-    path: PathBuf,
-    file: File,
-    /// It is that of the tree under `--root`, and the caller has not named it.
-    of_image: bool,
-}
-
-/// One `[[policy]]`, as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyTable {
-    #[serde(default = "all")]
-    package: String,
-    #[serde(default = "all")]
-    kernel: String,
-    is: String,
-}
-
-fn all() -> String {
-    "*".to_owned()
-}
-
-type Texts = BTreeMap<&'static str, Setting<String>>;
-
 impl Settings {
     /// Works out the settings of this process.
     pub fn resolve(global: &Global, process: &Process) -> Result<Settings, Failure> {
@@ -267,10 +176,7 @@ impl Settings {
             texts.insert("jobs", Setting { value: jobs.to_string(), origin: Origin::Flag("--jobs") });
         }
         if let Some(when) = global.depmod {
-            texts.insert(
-                "depmod",
-                Setting { value: when.word().to_owned(), origin: Origin::Flag("--depmod") },
-            );
+            texts.insert("depmod", Setting { value: word(&when), origin: Origin::Flag("--depmod") });
         }
         if let Some(urls) = (process.variable)("KCACHE_CACHE") {
             let origin = Origin::Environment("KCACHE_CACHE");
@@ -294,14 +200,14 @@ impl Settings {
             lock_timeout: seconds("lock-timeout", LOCK_TIMEOUT)?,
             signing_key: signing_key(&texts, &Root::new(&root.value))?,
             threshold: threshold(&texts)?,
-            on_failure: on_failure(&texts)?,
+            on_failure: one_of(&texts, "on-failure")?,
             packages,
             package_scripts,
             caches,
             default_kernel: texts.get("default-kernel").cloned(),
-            foreign: one_of(&texts, "foreign", ["report", "require"])?,
-            depmod: one_of(&texts, "depmod", ["auto", "always"])?,
-            compiler_launcher: one_of(&texts, "compiler-launcher", ["none", "ccache"])?,
+            foreign: one_of(&texts, "foreign")?,
+            depmod: one_of(&texts, "depmod")?,
+            compiler_launcher: one_of(&texts, "compiler-launcher")?,
             policy,
             signing,
             gc,
@@ -321,267 +227,20 @@ impl Settings {
     }
 }
 
-/// So much memory or disk. What is more than there can be is no limit.
-fn mebibytes(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {
-    let setting = number(texts, key, default)?;
-    Ok(Setting { value: setting.value.min(MOST_MEMORY), origin: setting.origin })
-}
-
-/// The configuration files that count, in order. What others could change is no word of the administrator's: a file that
-/// the caller names is refused then, one that was found is passed over.
-fn sources(global: &Global, root: &Root, warnings: &mut Vec<String>) -> Result<Vec<Source>, Failure> {
-    if let Some(path) = &global.config {
-        let file = fs::File::open(path).map_err(|e| Failure::usage(e.to_string(), None))?.into_parts().0;
-        return match Exposed::find(path, &file.metadata()?) {
-            None => Ok(vec![Source { path: path.clone(), file, of_image: false }]),
-            Some(exposed) => Err(Failure {
-                exit: Exit::Refused,
-                message: exposed.to_string(),
-                hint: Some(format!(
-                    "if its content is correct, run `chown root {0} && chmod 644 {0}`",
-                    path.display()
-                )),
-            }),
-        };
-    }
-    let of_image = !root.is_host();
-    let mut found = Vec::new();
-    let etc = Path::new("/etc/kcache");
-    for directory in [etc, &etc.join("config.d")] {
-        let Some(there) = root.find(directory) else { continue };
-        if let Some(exposed) = Exposed::find(&there, &fs::metadata(&there)?).filter(|_| !of_image) {
-            warnings.push(format!("{exposed}; its files are ignored"));
-            break;
-        }
-        let names = if directory == etc { vec!["config.toml".into()] } else { parts(&there)? };
-        for name in names {
-            let (path, inside) = (there.join(&name), directory.join(&name));
-            let file = match root.open(&inside) {
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                file => file?,
-            };
-            match Exposed::find(&path, &file.metadata()?).filter(|_| !of_image) {
-                Some(exposed) => warnings.push(format!("{exposed}; ignored")),
-                None => found.push(Source { path, file, of_image }),
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// The names of the files in `config.d`, in order.
-fn parts(directory: &Path) -> Result<Vec<std::ffi::OsString>, Failure> {
-    let mut names: Vec<_> =
-        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<_>>()?;
-    names.retain(|name| Path::new(name).extension().is_some_and(|extension| extension == "toml"));
-    names.sort();
-    Ok(names)
-}
-
-fn read_file(source: Source, written: &mut Written) -> Result<(), Failure> {
-    let Source { path, file, of_image } = source;
-    let wrong = |reason: &dyn fmt::Display| format!("{}: {reason}", path.display());
-    let text = read_text(file).map_err(|e| Failure::usage(wrong(&e), None))?;
-    // The parser's message shows the line. Of an image's file nobody wants to see more than where it is wrong.
-    let bad = |e: toml::de::Error| {
-        let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        let told = if of_image { format!("line {line}: {}", e.message()) } else { e.to_string() };
-        Failure::usage(wrong(&told.trim_end()), None)
-    };
-    let origin = Origin::File(path.to_owned());
-    for (name, value) in text.parse::<toml::Table>().map_err(bad)? {
-        if of_image && !image::may_set(&name) {
-            known(&name).map_err(|hint| unknown(&path, &name, hint))?;
-            written.passed_over.insert(name);
-            continue;
-        }
-        match name.as_str() {
-            "packages" | "package-scripts" => {
-                let names: Vec<String> = value.try_into().map_err(bad)?;
-                let list = match name.as_str() {
-                    "packages" => &mut written.packages,
-                    _ => &mut written.package_scripts,
-                };
-                list.extend(names.into_iter().map(|value| Setting { value, origin: origin.clone() }));
-            }
-            "cache" => {
-                let mut tables: Vec<caches::Table> = value.try_into().map_err(bad)?;
-                let cache = if of_image { Cache::of_image } else { Cache::of_table };
-                if of_image {
-                    tables = image::caches(tables, &mut written.passed_over);
-                }
-                written.caches.extend(tables.into_iter().map(|table| cache(table, origin.clone())));
-            }
-            "policy" => {
-                let tables: Vec<PolicyTable> = value.try_into().map_err(bad)?;
-                for table in tables {
-                    let value = rule(table).map_err(|problem| Failure::usage(wrong(&problem), None))?;
-                    written.policy.push(Setting { value, origin: origin.clone() });
-                }
-            }
-            "signing" => {
-                let value = value.try_into().map_err(bad)?;
-                written.signing = Some(Setting { value, origin: origin.clone() });
-            }
-            "gc" => {
-                let value = value.try_into().map_err(bad)?;
-                written.gc = Some(Setting { value, origin: origin.clone() });
-            }
-            _ => {
-                let key = key(&name).map_err(|hint| unknown(&path, &name, hint))?;
-                let value = match value {
-                    toml::Value::String(text) => text,
-                    toml::Value::Integer(number) => number.to_string(),
-                    other => {
-                        let kind = other.type_str();
-                        return Err(Failure::usage(wrong(&format!("{name} cannot be a {kind}")), None));
-                    }
-                };
-                written.texts.insert(key, Setting { value, origin: origin.clone() });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read_text(file: File) -> std::io::Result<String> {
-    let mut text = String::new();
-    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > MAX_FILE {
-        true => Err(std::io::Error::other(format!("larger than {MAX_FILE} bytes"))),
-        false => Ok(text),
-    }
-}
-
-fn unknown(path: &Path, name: &str, hint: String) -> Failure {
-    Failure::usage(format!("{}: unknown key '{name}'", path.display()), Some(hint))
-}
-
-/// That there is a setting of this name, in whichever form; else a hint.
-fn known(name: &str) -> Result<(), String> {
-    if LISTS.contains(&name) { Ok(()) } else { key(name).map(drop) }
-}
-
-fn rule(table: PolicyTable) -> Result<Rule, String> {
-    let PolicyTable { package, kernel, is } = table;
-    match Need::of_word(&is) {
-        Some(need) => Ok(Rule { package, kernel, need }),
-        None => Err(format!("invalid policy '{is}': must be required, optional or ignore")),
-    }
-}
-
-/// One of two words, the first of which is the default.
-fn one_of(texts: &Texts, key: &'static str, words: [&str; 2]) -> Result<Setting<String>, Failure> {
-    let default = || Setting { value: words[0].to_owned(), origin: Origin::Default };
-    let setting = texts.get(key).cloned().unwrap_or_else(default);
-    if words.contains(&setting.value.as_str()) {
-        return Ok(setting);
-    }
-    let (value, origin) = (&setting.value, &setting.origin);
-    let what = format!("invalid {key} '{value}' ({origin}): must be {} or {}", words[0], words[1]);
-    Err(Failure::usage(what, None))
-}
-
-/// The key of this name; else a hint.
-fn key(name: &str) -> Result<&'static str, String> {
-    let keys = KEYS.map(|(key, _)| key);
-    keys.into_iter().find(|key| *key == name).ok_or_else(|| {
-        let known = || keys.iter().chain(&LISTS).copied();
-        match select::nearest(name, known()) {
-            Some(key) => format!("did you mean '{key}'?"),
-            None => format!("known keys: {}", known().collect::<Vec<_>>().join(", ")),
-        }
-    })
-}
-
-/// A path in a file is one of the system that is worked on, one in a variable is this machine's.
-fn signing_key(texts: &Texts, root: &Root) -> Result<Setting<PathBuf>, Failure> {
-    Ok(match texts.get("signing-key") {
-        Some(Setting { value, origin: origin @ Origin::File(_) }) => {
-            Setting { value: root.place(value)?, origin: origin.clone() }
-        }
-        Some(Setting { value, origin }) => Setting { value: PathBuf::from(value), origin: origin.clone() },
-        None => Setting { value: root.place(SIGNING_KEY)?, origin: Origin::Default },
-    })
-}
-
-fn threshold(texts: &Texts) -> Result<Setting<usize>, Failure> {
-    let Setting { value, origin } = number(texts, "threshold", 1)?;
-    match usize::try_from(value).ok().filter(|threshold| *threshold <= MAX_THRESHOLD) {
-        Some(value) => Ok(Setting { value, origin }),
-        None => Err(Failure::usage(
-            format!(
-                "invalid threshold '{value}' ({origin}): must be at most {MAX_THRESHOLD}, because an entry has no more signatures"
-            ),
-            None,
-        )),
-    }
-}
-
-fn on_failure(texts: &Texts) -> Result<Setting<OnFailure>, Failure> {
-    let Some(Setting { value, origin }) = texts.get("on-failure") else {
-        return Ok(Setting { value: OnFailure::Warn, origin: Origin::Default });
-    };
-    match [OnFailure::Warn, OnFailure::Block].into_iter().find(|known| known.word() == value) {
-        Some(known) => Ok(Setting { value: known, origin: origin.clone() }),
-        None => Err(Failure::usage(
-            format!("invalid on-failure '{value}' ({origin}): must be \"warn\" or \"block\""),
-            None,
-        )),
-    }
-}
-
-fn number(texts: &Texts, key: &'static str, default: u64) -> Result<Setting<u64>, Failure> {
-    let Some(setting) = texts.get(key) else {
-        return Ok(Setting { value: default, origin: Origin::Default });
-    };
-    match setting.value.parse() {
-        Ok(value) if value > 0 => Ok(Setting { value, origin: setting.origin.clone() }),
-        _ => Err(Failure::usage(
-            format!("invalid {key} '{}' ({}): must be a whole number above 0", setting.value, setting.origin),
-            None,
-        )),
-    }
-}
-
-fn store(texts: &Texts, root: &Path, process: &Process) -> Result<Setting<PathBuf>, Failure> {
-    if let Some(setting) = texts.get("store") {
-        return Ok(Setting { value: absolute(Path::new(&setting.value))?, origin: setting.origin.clone() });
-    }
-    if process.is_root {
-        let value = Root::new(root).place("/var/cache/kcache")?;
-        return Ok(Setting { value, origin: Origin::Default });
-    }
-    let cache = (process.variable)("XDG_CACHE_HOME").filter(|dir| dir.starts_with('/')).map(PathBuf::from);
-    let home = || (process.variable)("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    match cache.or_else(home) {
-        Some(dir) => Ok(Setting { value: dir.join("kcache"), origin: Origin::Default }),
-        None => {
-            Err(Failure::usage("cannot locate the store: HOME is not set", Some("use --store DIR".into())))
-        }
-    }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    match fs::canonicalize(path) {
-        Ok(path) => Ok(path),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !path.as_os_str().is_empty() => {
-            Ok(std::path::absolute(path)?)
-        }
-        Err(e) => Err(Failure::usage(e.to_string(), None)),
-    }
-}
-
 #[cfg(test)]
 #[path = "../fuzz/mutate.rs"]
 mod mutate;
 
 #[cfg(test)]
 mod tests {
+    use super::values::MAX_THRESHOLD;
     use super::*;
     use crate::args::Args;
+    use crate::exit::Exit;
     use clap::Parser;
+    use fs_err as fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     /// What a file that the caller names comes to.
     fn resolve(config: &str, variables: &[(&str, &str)], flags: &[&str]) -> Result<Settings, Failure> {
@@ -649,15 +308,10 @@ mod tests {
             [[cache]]\nurl = '/host/cache'\n[[cache]]\nurl = 'S3://b'\n\
             [signing]\nkey = 'pkcs11:token=a?module-path=/x.so'\ncertificate = '/c'\npassphrase-command = 'id'\n[gc]\nmax-size = '1G'\n";
         let image = resolve_image(config, &[]).unwrap();
-        let taken = (
-            image.packages.len(),
-            image.policy.len(),
-            image.foreign.value.as_str(),
-            image.depmod.value.as_str(),
-        );
-        assert_eq!(taken, (1, 1, "require", "always"));
+        let taken = (image.packages.len(), image.policy.len(), image.foreign.value, image.depmod.value);
+        assert_eq!(taken, (1, 1, Foreign::Require, Depmod::Always));
         assert!(image.package_scripts.is_empty() && image.signing.is_none() && image.gc.is_none());
-        assert!(image.default_kernel.is_none() && image.compiler_launcher.value == "none");
+        assert!(image.default_kernel.is_none() && image.compiler_launcher.value == CompilerLauncher::None);
         assert!(image.store.origin == Origin::Default && image.jobs.value == 3);
         assert!(
             image.build_timeout.value.as_secs() == BUILD_TIMEOUT && image.on_failure.value == OnFailure::Warn
@@ -728,7 +382,7 @@ mod tests {
         check("colour = 1\n", "known keys: store");
         check("jobs = []\n", "cannot be a array");
         check("jobs = 0\n", "above 0");
-        check("on-failure = 'stop'\n", "must be \"warn\" or \"block\"");
+        check("on-failure = 'stop'\n", "must be warn or block");
         check("depmod = 'never'\n", "must be auto or always");
         check("jobs = \n", "1");
     }

@@ -18,6 +18,7 @@ use kcache_kernel::install::{self, Generation, Site, Transaction};
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::ko::{self, BuildId, Expect, Flags, Ko, ModInfo};
 use kcache_kernel::makefile::{self, Given};
+use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::recipe::{Recipe, Target};
 use kcache_kernel::signing::{self, Certificate, Hash, Known, Message, Signed};
 use kcache_kernel::symvers::{Kind, Symvers};
@@ -355,9 +356,9 @@ pub fn initramfs(bytes: &[u8]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("initrd");
     fs::write(&file, bytes).expect("a file");
-    let names = BTreeSet::from(["example".to_owned()]);
+    let names = BTreeSet::from([ModuleName::new("example")]);
     if let Ok(copies) = initramfs::copies(&file, &names) {
-        assert!(copies.iter().all(|copy| copy.module == "example" && copy.path.len() <= 3 * 4096));
+        assert!(copies.iter().all(|copy| names.contains(&copy.module) && copy.path.len() <= 3 * 4096));
     }
 }
 

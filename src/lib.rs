@@ -25,6 +25,7 @@ pub mod inputs;
 mod layers;
 pub mod resolve;
 pub mod run;
+pub mod shell;
 pub mod verdict;
 
 pub use kcache_kernel as kernel;

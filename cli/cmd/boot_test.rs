@@ -12,6 +12,7 @@ use kcache::run::context::Context;
 use kcache::run::policy::Need;
 use kcache::run::request::{Options, Request};
 use kcache::run::session::Session;
+use kcache::shell::word;
 use kcache::store::Outcome;
 use kcache::verdict::boot_test::{self, Boot, Guest, Modules, Subject};
 
@@ -20,7 +21,6 @@ use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
 use crate::out::{BAD, GOOD, ODD, Out, paint};
-use crate::visible::word;
 
 /// Lines of the kernel's log below a module that is not good; `--json` has all.
 const SHOWN: usize = 12;

@@ -1,92 +1,58 @@
 //! `kcache config`: each setting with where it comes from.
 
+use std::fmt::Display;
+
 use kcache::run::policy::Rule;
 use kcache::store::transport::without_credentials;
 
 use crate::exit::Exit;
 use crate::json;
 use crate::out::Out;
-use crate::settings::Settings;
+use crate::settings::choices::word;
+use crate::settings::{Origin, Setting, Settings};
 
 pub fn run(settings: &Settings, out: &Out) -> Exit {
-    let row = |name, value: String, origin: String| json::Setting { name, value, origin };
+    let row = |name, value: &dyn Display, origin: &Origin| json::Setting {
+        name,
+        value: value.to_string(),
+        origin: origin.to_string(),
+    };
+    let s = settings;
     let mut rows = vec![
-        row("root", settings.root.value.display().to_string(), settings.root.origin.to_string()),
-        row("store", settings.store.value.display().to_string(), settings.store.origin.to_string()),
-        row("jobs", settings.jobs.value.to_string(), settings.jobs.origin.to_string()),
-        row(
-            "build-timeout",
-            settings.build_timeout.value.as_secs().to_string(),
-            settings.build_timeout.origin.to_string(),
-        ),
-        row(
-            "build-memory",
-            settings.build_memory.value.to_string(),
-            settings.build_memory.origin.to_string(),
-        ),
-        row(
-            "build-processes",
-            settings.build_processes.value.to_string(),
-            settings.build_processes.origin.to_string(),
-        ),
-        row("build-disk", settings.build_disk.value.to_string(), settings.build_disk.origin.to_string()),
-        row("build-files", settings.build_files.value.to_string(), settings.build_files.origin.to_string()),
-        row(
-            "lock-timeout",
-            settings.lock_timeout.value.as_secs().to_string(),
-            settings.lock_timeout.origin.to_string(),
-        ),
-        row(
-            "signing-key",
-            settings.signing_key.value.display().to_string(),
-            settings.signing_key.origin.to_string(),
-        ),
-        row("threshold", settings.threshold.value.to_string(), settings.threshold.origin.to_string()),
-        row("depmod", settings.depmod.value.clone(), settings.depmod.origin.to_string()),
-        row(
-            "compiler-launcher",
-            settings.compiler_launcher.value.clone(),
-            settings.compiler_launcher.origin.to_string(),
-        ),
-        row("foreign", settings.foreign.value.clone(), settings.foreign.origin.to_string()),
-        row(
-            "on-failure",
-            settings.on_failure.value.word().to_owned(),
-            settings.on_failure.origin.to_string(),
-        ),
+        row("root", &s.root.value.display(), &s.root.origin),
+        row("store", &s.store.value.display(), &s.store.origin),
+        row("jobs", &s.jobs.value, &s.jobs.origin),
+        row("build-timeout", &s.build_timeout.value.as_secs(), &s.build_timeout.origin),
+        row("build-memory", &s.build_memory.value, &s.build_memory.origin),
+        row("build-processes", &s.build_processes.value, &s.build_processes.origin),
+        row("build-disk", &s.build_disk.value, &s.build_disk.origin),
+        row("build-files", &s.build_files.value, &s.build_files.origin),
+        row("lock-timeout", &s.lock_timeout.value.as_secs(), &s.lock_timeout.origin),
+        row("signing-key", &s.signing_key.value.display(), &s.signing_key.origin),
+        row("threshold", &s.threshold.value, &s.threshold.origin),
+        row("depmod", &word(&s.depmod.value), &s.depmod.origin),
+        row("compiler-launcher", &word(&s.compiler_launcher.value), &s.compiler_launcher.origin),
+        row("foreign", &word(&s.foreign.value), &s.foreign.origin),
+        row("on-failure", &word(&s.on_failure.value), &s.on_failure.origin),
     ];
-    rows.extend(
-        settings
-            .default_kernel
-            .iter()
-            .map(|kernel| row("default-kernel", kernel.value.clone(), kernel.origin.to_string())),
-    );
-    rows.extend(
-        settings.packages.iter().map(|name| row("packages", name.value.clone(), name.origin.to_string())),
-    );
-    rows.extend(
-        settings
-            .package_scripts
-            .iter()
-            .map(|glob| row("package-scripts", glob.value.clone(), glob.origin.to_string())),
-    );
-    rows.extend(settings.caches.iter().map(|cache| {
+    let texts = |name, list: &[Setting<String>]| {
+        list.iter().map(|setting| row(name, &setting.value, &setting.origin)).collect::<Vec<_>>()
+    };
+    rows.extend(texts("default-kernel", s.default_kernel.as_slice()));
+    rows.extend(texts("packages", &s.packages));
+    rows.extend(texts("package-scripts", &s.package_scripts));
+    rows.extend(s.caches.iter().map(|cache| {
         let write = if cache.write { " (written to)" } else { "" };
-        row("cache", format!("{}{write}", without_credentials(&cache.called())), cache.origin.to_string())
+        row("cache", &format!("{}{write}", without_credentials(&cache.called())), &cache.origin)
     }));
-    rows.extend(settings.policy.iter().map(|rule| {
+    rows.extend(s.policy.iter().map(|rule| {
         let Rule { package, kernel, need } = &rule.value;
-        row("policy", format!("{package} on {kernel} is {}", need.word()), rule.origin.to_string())
+        row("policy", &format!("{package} on {kernel} is {}", need.word()), &rule.origin)
     }));
-    if let Some(table) = &settings.signing {
-        rows.extend(
-            table.value.rows().into_iter().map(|(name, value)| row(name, value, table.origin.to_string())),
-        );
-    }
-    if let Some(table) = &settings.gc {
-        rows.extend(
-            table.value.rows().into_iter().map(|(name, value)| row(name, value, table.origin.to_string())),
-        );
+    let signing = s.signing.iter().map(|table| (table.value.rows(), &table.origin));
+    let gc = s.gc.iter().map(|table| (table.value.rows(), &table.origin));
+    for (table, origin) in signing.chain(gc) {
+        rows.extend(table.into_iter().map(|(name, value)| row(name, &value, origin)));
     }
     if out.json {
         out.document(&rows);

@@ -26,6 +26,7 @@ use crate::exit::{Exit, Failure};
 use crate::memory;
 use crate::out::Out;
 use crate::progress::Reporter;
+use crate::settings::choices::{CompilerLauncher, Depmod, Foreign};
 use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS, signing};
 
 /// Builds run under a uid that belongs to nobody: of the range that systemd keeps for dynamic users (61184 to 65519),
@@ -78,8 +79,8 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
         temporary: crate::temporary::temporary(&std::env::temp_dir(), out)?,
         bwrap: program("bwrap"),
         depmod: program("depmod"),
-        always_depmod: settings.depmod.value == "always",
-        launches_ccache: settings.compiler_launcher.value == "ccache",
+        always_depmod: settings.depmod.value == Depmod::Always,
+        launches_ccache: settings.compiler_launcher.value == CompilerLauncher::Ccache,
         identities,
         entrance: Arc::new(Entrance::new(own_program)),
         limits: Limits {
@@ -101,7 +102,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
         elsewhere,
         policy: Policy {
             rules: settings.policy.iter().map(|rule| rule.value.clone()).collect(),
-            needs_foreign: settings.foreign.value == "require",
+            needs_foreign: settings.foreign.value == Foreign::Require,
         },
         default_kernel: settings.default_kernel.as_ref().map(|setting| setting.value.clone()),
         directives: Vec::new(),

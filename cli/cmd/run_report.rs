@@ -11,13 +11,13 @@ use kcache::resolve::resolution::Resolution;
 use kcache::run::policy::Need;
 use kcache::run::request::Source;
 use kcache::run::session::Session;
+use kcache::shell::word;
 use kcache::store::{Outcome, Role};
 
 use super::task::{Ran, Task};
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
 use crate::out::{BAD, GOOD, ODD, Out, paint};
-use crate::visible::word;
 
 /// Prints a line for each package of a kernel, and the result of its transaction.
 pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ran: &mut Ran) {

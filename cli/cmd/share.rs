@@ -9,6 +9,7 @@ use kcache::run::context::Context;
 use kcache::run::labels::Labels;
 use kcache::run::request::Request;
 use kcache::run::session::Session;
+use kcache::shell::word;
 use kcache::store::{Entry, Pushed, Sign, Store};
 
 use super::{interrupted, looking};
@@ -18,7 +19,6 @@ use crate::json;
 use crate::out::{BAD, GOOD, ODD, Out, paint};
 use crate::settings::caches::Cache;
 use crate::settings::{Origin, Settings};
-use crate::visible::word;
 
 /// Makes the caches at these URLs the ones that are written to; none given: those that are configured so.
 pub fn aim(settings: &mut Settings, to: &[String]) {

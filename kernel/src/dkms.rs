@@ -21,7 +21,8 @@ use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 
 use crate::bounded_read::{self, MOST_DATA};
-use crate::install::{ForeignFile, module_of};
+use crate::install::ForeignFile;
+use crate::module_name::ModuleName;
 use crate::modules;
 use crate::recipe::{is_flat_name, is_version};
 use crate::release;
@@ -161,7 +162,7 @@ impl Records {
         let copies = self.copies(built)?;
         let mut found = Vec::new();
         for path in modules::foreign(tree)? {
-            for copy in copies.iter().filter(|copy| module_of(copy) == module_of(&path)) {
+            for copy in copies.iter().filter(|copy| ModuleName::of_file(copy) == ModuleName::of_file(&path)) {
                 if path.starts_with(OWN_DIR) || is_copy(&tree.join(&path), copy)? {
                     found.push(ForeignFile { package: built.what.name.clone(), path: path.clone() });
                 }
@@ -175,7 +176,8 @@ impl Records {
     pub fn is_intact(&self, built: &Built, tree: &Path) -> io::Result<bool> {
         let foreign = modules::foreign(tree)?;
         for copy in self.copies(built)? {
-            let mut alike = foreign.iter().filter(|path| module_of(path) == module_of(&copy));
+            let mut alike =
+                foreign.iter().filter(|path| ModuleName::of_file(path) == ModuleName::of_file(&copy));
             if !alike.any(|path| is_copy(&tree.join(path), &copy).unwrap_or(false)) {
                 return Ok(false);
             }
@@ -190,7 +192,7 @@ impl Records {
             return Ok(Vec::new());
         };
         let mut copies: Vec<PathBuf> = names(&dir)?.into_iter().map(|name| dir.join(name)).collect();
-        copies.retain(|copy| module_of(copy).is_some());
+        copies.retain(|copy| ModuleName::of_file(copy).is_some());
         Ok(copies)
     }
 

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compress::Compression;
 use crate::ko;
+use crate::module_name::ModuleName;
 use crate::rootfs::Root;
 
 /// Contents of more than this are no module's.
@@ -43,8 +44,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 28;
 pub struct Copy {
     /// Its path there.
     pub path: String,
-    /// The module's name, with `_` for `-`.
-    pub module: String,
+    /// The module that it is of.
+    pub module: ModuleName,
     /// Digest of the file as it lies there, in hex.
     pub file: String,
     /// Digest of the module without compression and signature, in hex; `None` where it cannot be decompressed.
@@ -72,14 +73,14 @@ pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
     places.iter().find_map(|place| root.find(place)).filter(|path| path.is_file())
 }
 
-/// The copies of the named modules in an initramfs; names have `_` for `-`.
-pub fn copies(path: &Path, names: &BTreeSet<String>) -> io::Result<Vec<Copy>> {
+/// The copies of these modules in an initramfs.
+pub fn copies(path: &Path, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
     read(BufReader::with_capacity(1 << 18, crate::bounded_read::open(path)?), names)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 /// Reads archive after archive. A compressed one is the last: what its decoder has read ahead is not given back.
-fn read(mut stream: impl BufRead, names: &BTreeSet<String>) -> io::Result<Vec<Copy>> {
+fn read(mut stream: impl BufRead, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
     let mut found = Vec::new();
     while skip_zeros(&mut stream)? {
         let head = stream.fill_buf()?;
@@ -159,7 +160,7 @@ fn skip_zeros(stream: &mut impl BufRead) -> io::Result<bool> {
 }
 
 /// One cpio archive, to its trailer.
-fn archive(stream: &mut impl BufRead, names: &BTreeSet<String>, found: &mut Vec<Copy>) -> io::Result<()> {
+fn archive(stream: &mut impl BufRead, names: &BTreeSet<ModuleName>, found: &mut Vec<Copy>) -> io::Result<()> {
     loop {
         let mut header = [0; HEADER];
         stream.read_exact(&mut header)?;
@@ -191,13 +192,13 @@ fn archive(stream: &mut impl BufRead, names: &BTreeSet<String>, found: &mut Vec<
 }
 
 /// The name and compression of a module, if an entry is one.
-fn module(path: &str, mode: u64, size: u64) -> Option<(String, Compression)> {
+fn module(path: &str, mode: u64, size: u64) -> Option<(ModuleName, Compression)> {
     let is_file = mode & 0o170_000 == 0o100_000;
     let (name, compression) = Compression::of_file_name(path.rsplit('/').next()?)?;
-    (is_file && size <= MODULE_MAX).then(|| (name.replace('-', "_"), compression))
+    (is_file && size <= MODULE_MAX).then(|| (ModuleName::new(name), compression))
 }
 
-fn copy(path: String, module: String, compression: Compression, bytes: &[u8]) -> Copy {
+fn copy(path: String, module: ModuleName, compression: Compression, bytes: &[u8]) -> Copy {
     let plain = compression.decompress(bytes, MODULE_MAX).ok();
     let body = plain.map(|plain| blake3::hash(ko::split_signature(&plain).0).to_string());
     Copy { path, module, file: blake3::hash(bytes).to_string(), body }
@@ -242,8 +243,8 @@ mod tests {
         archive
     }
 
-    fn names() -> BTreeSet<String> {
-        ["snd_pcm", "jool"].map(str::to_owned).into()
+    fn names() -> BTreeSet<ModuleName> {
+        ["snd_pcm", "jool"].map(ModuleName::new).into()
     }
 
     #[track_caller]

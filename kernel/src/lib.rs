@@ -20,6 +20,7 @@ pub mod kernels;
 pub mod ko;
 pub mod lint;
 pub mod makefile;
+pub mod module_name;
 pub mod modules;
 pub mod packages;
 pub mod parallel;

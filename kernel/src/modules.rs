@@ -23,9 +23,9 @@ use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::enforcement::{self, Enforcement};
 use crate::index::DepIndex;
-use crate::install::module_of;
 use crate::kernels::{self, Kernel};
 use crate::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use crate::module_name::ModuleName;
 use crate::rootfs::Root;
 use crate::signing::{Known, Signed};
 use crate::symvers::Symvers;
@@ -212,9 +212,9 @@ pub fn foreign(tree: &Path) -> io::Result<Vec<PathBuf>> {
 const MOST_LISTED: u64 = 16 << 20;
 
 /// The kernel's own modules of these names, built in or not: `modprobe` would take a file of that name in their place.
-/// Given and returned are names without `-`, and paths below the tree (`modules.order` and `modules.builtin`,
+/// Returned with their paths below the tree (`modules.order` and `modules.builtin`,
 /// Documentation/kbuild/kbuild.rst).
-pub fn in_tree(tree: &Path, names: &BTreeSet<String>) -> io::Result<BTreeMap<String, String>> {
+pub fn in_tree(tree: &Path, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<ModuleName, String>> {
     let mut found = BTreeMap::new();
     for list in ["modules.order", "modules.builtin"] {
         let mut text = String::new();
@@ -223,7 +223,7 @@ pub fn in_tree(tree: &Path, names: &BTreeSet<String>) -> io::Result<BTreeMap<Str
             file => file?.take(MOST_LISTED).read_to_string(&mut text)?,
         };
         for path in text.lines() {
-            let name = module_of(Path::new(path)).filter(|name| names.contains(name));
+            let name = ModuleName::of_file(Path::new(path)).filter(|name| names.contains(name));
             found.extend(name.map(|name| (name, path.to_owned())));
         }
     }
@@ -260,8 +260,8 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         fs::write(tree.path().join("modules.order"), "kernel/fs/ext4/ext4.ko\nkernel/sound/snd-a.ko\n")
             .unwrap();
-        let names = ["ext4", "snd_a", "loop", "p"].map(str::to_owned).into();
-        let of = |name: &str, path: &str| (name.to_owned(), path.to_owned());
+        let names = ["ext4", "snd_a", "loop", "p"].map(ModuleName::new).into();
+        let of = |name: &str, path: &str| (ModuleName::new(name), path.to_owned());
         let listed = [of("ext4", "kernel/fs/ext4/ext4.ko"), of("snd_a", "kernel/sound/snd-a.ko")];
         assert_eq!(in_tree(tree.path(), &names).unwrap(), BTreeMap::from(listed.clone()));
         fs::write(tree.path().join("modules.builtin"), "kernel/drivers/block/loop.ko\n").unwrap();

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kcache_kernel::build::Built;
-use kcache_kernel::install::module_of;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
 use kcache_kernel::ko::{self, BuildId, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::modules::in_tree;
 use kcache_kernel::recipe::Modules;
 use kcache_kernel::symvers::Symvers;
@@ -221,8 +221,8 @@ pub fn undeclared_among<'a>(
             .map(|file| fault(file, Defect::NotPromised))
             .collect());
     }
-    let named: BTreeMap<String, &str> =
-        files.filter_map(|file| Some((module_of(Path::new(file))?, file))).collect();
+    let named: BTreeMap<ModuleName, &str> =
+        files.filter_map(|file| Some((ModuleName::of_file(Path::new(file))?, file))).collect();
     let Some(tree) = kernel.modules.as_deref().filter(|_| !named.is_empty()) else { return Ok(Vec::new()) };
     let own = in_tree(tree, &named.keys().cloned().collect())?;
     Ok(own.into_iter().map(|(name, of)| fault(named[&name], Defect::Replaces { of })).collect())

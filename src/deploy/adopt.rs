@@ -11,6 +11,7 @@ use std::path::Path;
 use kcache_kernel::dkms::{self, Built, Records};
 use kcache_kernel::install::{self as tree, ForeignFile, ForeignFiles};
 use kcache_kernel::kernels::Kernel;
+use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::packages::{self, Package};
 use kcache_kernel::rootfs::Root;
 use kcache_store::{Exposed, Manifest, Role};
@@ -83,12 +84,11 @@ fn package(
 
 /// Why a build cannot stand in for DKMS's modules, if it cannot: it lacks one of them.
 pub fn lacks(manifest: &Manifest, files: &[ForeignFile]) -> Option<String> {
-    let name = |name: &str| name.strip_suffix(".ko").unwrap_or(name).replace('-', "_");
-    let ours: BTreeSet<String> = manifest
+    let ours: BTreeSet<ModuleName> = manifest
         .outputs
         .iter()
         .filter(|output| output.role == Role::Module)
-        .map(|output| name(&output.name))
+        .filter_map(|output| ModuleName::of_file(Path::new(&output.name)))
         .collect();
     let lost = files.iter().find(|file| file.module().is_none_or(|module| !ours.contains(&module)))?;
     Some(format!("kcache's build lacks {}", lost.path.display()))

@@ -11,6 +11,7 @@ use kcache_kernel::index::DepIndex;
 use kcache_kernel::initramfs::{self, Copy};
 use kcache_kernel::install::{self, Base, Fault, Generation};
 use kcache_kernel::kernels::Kernel;
+use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::modules::{self, Loader, Module};
 use kcache_kernel::signing::{self, Known};
 
@@ -204,8 +205,8 @@ impl Installed {
     fn look_into_initramfs(&mut self, session: &Session, kernel: &Kernel) -> Result<()> {
         let Some(generation) = &self.generation else { return Ok(()) };
         let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(()) };
-        let names: BTreeSet<String> =
-            generation.modules().map(|(_, m)| m.spec.name.replace('-', "_")).collect();
+        let names: BTreeSet<ModuleName> =
+            generation.modules().map(|(_, m)| ModuleName::new(&m.spec.name)).collect();
         let copies = match copies(session, &path, &names) {
             Ok(copies) => copies,
             Err(error) => {
@@ -225,7 +226,7 @@ impl Installed {
             kernel.release
         );
         for (package, module) in generation.modules() {
-            let name = module.spec.name.replace('-', "_");
+            let name = ModuleName::new(&module.spec.name);
             if let Some(file) = wanted.get(&name)
                 && !copies.iter().any(|copy| copy.module == name)
             {
@@ -246,8 +247,8 @@ impl Installed {
 }
 
 /// What an initramfs holds of these modules; remembered, since it takes decompressing all of it.
-fn copies(session: &Session, path: &Path, names: &BTreeSet<String>) -> Result<Vec<Copy>> {
-    let names_text = names.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+fn copies(session: &Session, path: &Path, names: &BTreeSet<ModuleName>) -> Result<Vec<Copy>> {
+    let names_text = names.iter().map(|name| &**name).collect::<Vec<_>>().join(",");
     let is_settled = (session.context.now)() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
     let read = || Ok(initramfs::copies(path, names)?);
     if is_settled { session.remembered_of_file("initramfs", path, &names_text, read) } else { read() }

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::{initramfs, sandbox};
 use kcache::run::context::Context;
+use kcache::shell::word;
 
 use crate::out::Out;
-use crate::visible::word;
 
 /// Makes the initramfs of a kernel anew, if it has one already.
 pub fn make_anew(context: &Context, out: &Out, release: &str) {

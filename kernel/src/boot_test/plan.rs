@@ -17,6 +17,7 @@ use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::index::DepIndex;
 use crate::ko;
+use crate::module_name::ModuleName;
 
 /// What a module may have in bytes when it is decompressed. A build's modules may not have more either.
 const MOST_MODULE: u64 = 512 << 20;
@@ -160,9 +161,9 @@ impl Plan {
     }
 }
 
-/// `snd-pcm.ko` is the module `snd_pcm`.
+/// A module's name, or an alias, as `modules.alias` and `modules.dep` are asked for it.
 fn kernel_name(name: &str) -> String {
-    name.replace('-', "_")
+    ModuleName::new(name).into()
 }
 
 fn read_index(path: &Path) -> Result<Option<DepIndex>, Error> {

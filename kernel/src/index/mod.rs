@@ -39,6 +39,8 @@ pub use update::{Disk, File, Written, update};
 
 use std::collections::BTreeMap;
 
+use crate::module_name::ModuleName;
+
 /// A module's name is the name of a file.
 const NAME_MAX: usize = 255;
 
@@ -86,7 +88,7 @@ impl DepIndex {
 
     /// What modprobe finds for a module's name; `-` and `_` are the same.
     pub fn lookup(&self, module_name: &str) -> Option<Entry<'_>> {
-        let (name, value) = self.0.get_key_value(&module_name.replace('-', "_"))?;
+        let (name, value) = self.0.get_key_value(&*ModuleName::new(module_name))?;
         entry(name, value)
     }
 

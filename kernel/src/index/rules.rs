@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 
 use super::{Kmod, Reason};
+use crate::module_name::ModuleName;
 
 /// What depmod's configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +140,7 @@ fn without_suffix(path: &str) -> &str {
 /// A module's name, as the kernel knows it, of the path of its file.
 pub fn module_name(path: &str) -> String {
     let stem = without_suffix(path);
-    stem[stem.rfind('/').map_or(0, |slash| slash + 1)..].replace('-', "_")
+    ModuleName::new(&stem[stem.rfind('/').map_or(0, |slash| slash + 1)..]).into()
 }
 
 /// The file that depmod takes for each module, by the module's name.

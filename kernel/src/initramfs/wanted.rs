@@ -14,18 +14,19 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use crate::bounded_read;
+use crate::module_name::ModuleName;
 use crate::rootfs::Root;
 
 /// Larger configuration is nobody's, in bytes.
 const MOST: u64 = 1 << 20;
 
-/// Of the named modules (with `_` for `-`) those that belong into an initramfs, and the file that says so.
-pub fn wanted(root: &Root, names: &BTreeSet<String>) -> io::Result<BTreeMap<String, PathBuf>> {
+/// Of these modules those that belong into an initramfs, and the file that says so.
+pub fn wanted(root: &Root, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<ModuleName, PathBuf>> {
     let mut found = BTreeMap::new();
     let mut look = |inside: PathBuf, named: fn(&str) -> Vec<&str>| -> io::Result<()> {
         let Some(path) = root.find(&inside) else { return Ok(()) };
         let Some(text) = bounded_read::text(&path, MOST)? else { return Ok(()) };
-        for name in named(&text).into_iter().map(|name| name.replace('-', "_")) {
+        for name in named(&text).into_iter().map(ModuleName::new) {
             if names.contains(&name) {
                 found.entry(name).or_insert_with(|| inside.clone());
             }
@@ -103,7 +104,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let names = ["zfs", "spl", "my_disk"].map(str::to_owned).into();
+        let names = ["zfs", "spl", "my_disk"].map(ModuleName::new).into();
         let found = wanted(&Root::new(dir.path()), &names).unwrap();
         let found: Vec<_> = found.iter().map(|(name, file)| (&name[..], file.to_str().unwrap())).collect();
         assert_eq!(found, expect, "{files:?}");

@@ -30,10 +30,10 @@ use serde::{Deserialize, Serialize};
 
 use super::generation::{Set, check_name};
 use super::names::DIR_PREFIX;
-use super::names::module_of;
 use super::tree::{Tree, check_real};
 use super::{Error, Site, Step, disk, lock};
 use crate::index::DepIndex;
+use crate::module_name::ModuleName;
 
 /// One file that is not kcache's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,8 +61,8 @@ pub enum ForeignFiles {
 
 impl ForeignFile {
     /// The module's name, as the kernel knows it.
-    pub fn module(&self) -> Option<String> {
-        module_of(&self.path)
+    pub fn module(&self) -> Option<ModuleName> {
+        ModuleName::of_file(&self.path)
     }
 
     fn kept(&self, tree: &Tree) -> PathBuf {
@@ -126,11 +126,11 @@ impl ForeignFiles {
             if let Some(link) = files.iter().find(|file| file.live(tree).is_symlink()) {
                 return Err(Error::Link { path: link.path.clone() });
             }
-            let names: BTreeSet<String> = wanted
+            let names: BTreeSet<ModuleName> = wanted
                 .packages
                 .iter()
                 .flat_map(|package| &package.modules)
-                .map(|module| module.name.replace('-', "_"))
+                .map(|module| ModuleName::new(&module.name))
                 .collect();
             if let Some(file) = files.iter().find(|f| f.module().is_none_or(|name| !names.contains(&name))) {
                 return Err(Error::NoStandIn { path: file.path.clone() });
@@ -345,7 +345,7 @@ pub(super) fn prune(tree: &Tree) -> io::Result<()> {
 fn is_foreign(path: &Path) -> bool {
     let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
     let ours = path.strip_prefix("updates").is_ok_and(|rest| rest.to_string_lossy().starts_with(DIR_PREFIX));
-    inside && !ours && module_of(path).is_some()
+    inside && !ours && ModuleName::of_file(path).is_some()
 }
 
 /// Whether two names are of one file.

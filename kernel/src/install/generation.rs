@@ -30,6 +30,7 @@ use super::checked_json::{self, Record, Unreadable};
 use super::names::dir_name;
 use super::tree::Tree;
 use crate::compress::Compression;
+use crate::module_name::ModuleName;
 use crate::signing::Identity;
 
 /// The name of the file within its generation.
@@ -149,7 +150,7 @@ impl Set {
             for module in &package.modules {
                 check_name(&module.name)?;
                 // The kernel knows `snd-pcm.ko` as `snd_pcm`: two spellings are one module.
-                if !modules.insert(module.name.replace('-', "_")) {
+                if !modules.insert(ModuleName::new(&module.name)) {
                     return Err(Error::SameModule {
                         module: module.name.clone(),
                         package: package.name.clone(),

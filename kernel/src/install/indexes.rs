@@ -18,10 +18,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::fault::Fault;
-use super::names::module_of;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};
 use crate::index::{self, DepIndex};
+use crate::module_name::ModuleName;
 
 /// Names with what is found under each, the preferred one first.
 type Names = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
@@ -112,7 +112,7 @@ fn of_dep(text: &[u8]) -> Names {
     let module = |line: &str| {
         let (path, depends) = line.split_once(':')?;
         let words: Vec<&str> = std::iter::once(path).chain(depends.split_ascii_whitespace()).collect();
-        Some((module_of(Path::new(path))?.into_bytes(), words.join(" ").into_bytes()))
+        Some((String::from(ModuleName::of_file(Path::new(path))?).into_bytes(), words.join(" ").into_bytes()))
     };
     names(text.lines().map(|line| module(line).unwrap_or_else(|| (line.into(), Vec::new()))))
 }
@@ -128,8 +128,9 @@ fn of_aliases(text: &[u8]) -> Names {
 
 /// `kernel/lib/crc16.ko`
 fn of_builtin(text: &[u8]) -> Names {
-    let name = |line: &[u8]| module_of(Path::new(&*String::from_utf8_lossy(line))).unwrap_or_default();
-    names(lines(text).map(|line| (name(line).into_bytes(), Vec::new())))
+    let name =
+        |line: &[u8]| ModuleName::of_file(Path::new(&*String::from_utf8_lossy(line))).unwrap_or_default();
+    names(lines(text).map(|line| (String::from(name(line)).into_bytes(), Vec::new())))
 }
 
 /// `crc16.alias=...`, NUL; sorted by module, which is the order in which depmod takes them.

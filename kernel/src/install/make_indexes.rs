@@ -8,11 +8,12 @@ use std::path::Path;
 
 use super::depmod::{self, written};
 use super::foreign_files::ForeignFiles;
-use super::names::{DIR_PREFIX, module_of};
+use super::names::DIR_PREFIX;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Indexed, Remark, Site, disk, reindex};
 use crate::bounded_read::{self, MOST_DATA};
 use crate::index::{self, DepIndex};
+use crate::module_name::ModuleName;
 
 /// The indexes of the staged base.
 pub(super) struct Made {
@@ -83,8 +84,9 @@ fn check_others(tree: &Tree, index: &DepIndex, others: &ForeignFiles) -> Result<
     let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
     let ours = format!("updates/{DIR_PREFIX}");
     // By the file's name: what the live index lists it under may have rotted.
-    let is_listed =
-        |e: &index::Entry<'_>| module_of(Path::new(e.path)).is_some_and(|m| index.lookup(&m).is_some());
+    let is_listed = |e: &index::Entry<'_>| {
+        ModuleName::of_file(Path::new(e.path)).is_some_and(|m| index.lookup(&m).is_some())
+    };
     let gone = |e: &index::Entry<'_>| !e.path.starts_with(&ours) && !is_listed(e);
     match live.iter().find(|e| gone(e) && !others.lets_go(e.path) && tree.path.join(e.path).exists()) {
         Some(entry) => Err(Error::Lost { path: entry.path.to_owned() }),

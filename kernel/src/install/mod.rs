@@ -92,7 +92,6 @@ pub use indexes::verify_indexes;
 
 pub use fault::Fault;
 pub use foreign_files::{ForeignFile, ForeignFiles, forget_kept, kept};
-pub use names::module_of;
 pub use plan::{Act, Change, Plan, plan, plan_upon};
 pub use reachable::generations;
 pub use remark::Remark;

@@ -11,6 +11,7 @@ use object::elf;
 
 use super::{Export, Ko, Machine, Undefined, parse};
 use crate::kconfig::Kconfig;
+use crate::module_name::ModuleName;
 use crate::symvers::Symvers;
 
 /// What a module must agree with.
@@ -316,9 +317,9 @@ fn check_symbol(ko: &Ko, symbol: &Undefined, expect: &Expect<'_>) -> Option<Defe
 
 /// `verify_module_namespace`: names separated by commas, a trailing `*` matches any rest, `-` and `_` are one.
 fn is_listed(modules: &str, name: &str) -> bool {
-    let name = name.replace('-', "_");
+    let name = ModuleName::new(name);
     modules.split(',').any(|listed| {
-        let listed = listed.replace('-', "_");
+        let listed = ModuleName::new(listed);
         match listed.strip_suffix('*') {
             Some(prefix) => name.starts_with(prefix),
             None => name == listed,

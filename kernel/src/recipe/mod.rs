@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::install;
+use crate::module_name::ModuleName;
 use crate::sandbox;
 
 /// A package's build, for one kernel.
@@ -215,7 +216,7 @@ fn checked(recipe: Recipe, path: &std::path::Path) -> Result<Recipe, Error> {
         ));
     }
     let Modules::Listed(modules) = &recipe.modules else { return Ok(recipe) };
-    let mut names: Vec<_> = modules.iter().map(|module| module.name.replace('-', "_")).collect();
+    let mut names: Vec<_> = modules.iter().map(|module| ModuleName::new(&module.name)).collect();
     names.sort();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         return bad(format!("module '{}' is named twice", twice[0]));

@@ -1,5 +1,9 @@
 //! What can go wrong in the flow. Each variant that no other module words already says what was being done.
 
+mod advice;
+
+pub use advice::{Advice, Kind};
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -202,6 +206,11 @@ impl From<kernel::signing::Error> for Error {
 }
 
 impl Error {
+    /// Of what kind it is, and what to do next.
+    pub fn advice(&self) -> Advice {
+        advice::of(self)
+    }
+
     /// Bubblewrap is not installed.
     pub fn lacks_bubblewrap(&self) -> bool {
         use kernel::sandbox::Error::NoBubblewrap;

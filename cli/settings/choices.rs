@@ -1,0 +1,40 @@
+//! Settings that are one of a few words, the default first.
+
+use clap::ValueEnum;
+
+/// Whether other people's modules count for whether a kernel is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Foreign {
+    /// They are shown.
+    Report,
+    Require,
+}
+
+/// When depmod runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Depmod {
+    // When the indexes cannot be updated without it. A help text here would make all of `--help` twice as long.
+    Auto,
+    Always,
+}
+
+/// What is before the compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompilerLauncher {
+    None,
+    Ccache,
+}
+
+/// What a hook does where modules could not be made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnFailure {
+    /// Says so; the package manager goes on.
+    Warn,
+    /// Fails, and the package manager's transaction with it.
+    Block,
+}
+
+/// The word for a choice.
+pub fn word(choice: &impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
