@@ -18,8 +18,9 @@
 //! written, and a link may lead there. For the same reason this is another process and not a thread: descriptors that were
 //! opened before would lead there too.
 //!
-//! Where it cannot be (no `CAP_SYS_ADMIN`: most containers) the run goes on without, which `-v` says. So it does where the
-//! caller's settings have a program or a library run of which nobody knows where it writes: `passphrase-command`, `pkcs11:`.
+//! Without `CAP_SYS_ADMIN` (most containers) or a PID namespace the run continues unconfined, without a message. If the kernel
+//! refuses the mounts, `-v` reports it. If the caller's settings run a program or library that may write anywhere
+//! (`passphrase-command`, `pkcs11:`), only `/proc` is replaced.
 
 use std::ffi::OsString;
 use std::io;
