@@ -1,4 +1,4 @@
-//! Exit codes, and whose fault it was: the one place that decides blame, code and hint.
+//! Exit codes: the one place that maps an error to its code and hint.
 
 use std::path::Path;
 use std::process::ExitCode;
