@@ -1,4 +1,4 @@
-//! What can be typed. What it means is worked out in [`crate::settings`] and by each command.
+//! The command line as it is typed. [`crate::settings`] and the commands determine what it means.
 
 use std::ffi::OsString;
 use std::fmt::Write;

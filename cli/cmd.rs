@@ -1,4 +1,4 @@
-//! The commands. Each takes what was typed, asks the flow, and says what came of it.
+//! The commands. Each takes the parsed arguments, calls the flow, and prints the result.
 
 mod adopt;
 mod boot_test;

@@ -1,25 +1,26 @@
-//! A run of root's on a tree under `--root` sees everything else of this machine read-only.
+//! A root run on a tree under `--root` sees the rest of this machine read-only.
 //!
-//! Somebody who owns a part of that tree may be at work in it meanwhile, and put a link to `/lib/modules` or `/etc` in the place of a
-//! directory between kcache's look and kcache's act. Links are looked for all the same; this is for those that come too late, for
-//! whatever is called by path, and for the programs that kcache starts on the tree (`depmod`, `bwrap`). The kernel itself then says
-//! no: `EROFS`, for a new file, a rename, a deletion, an owner, a mode, an attribute alike.
+//! The owner of a part of that tree may change it meanwhile, and replace a directory by a link to `/lib/modules` or `/etc`
+//! between kcache's check and its use. kcache looks for links anyway; this protects against those that come too late, for
+//! everything that is accessed by path, and for the programs that kcache starts on the tree (`depmod`, `bwrap`). The kernel
+//! refuses with `EROFS`: new files, renames, deletions, owners, modes and attributes.
 //!
 //! ```text
-//! kcache --root IMG ...        waits, and hands signals on
-//!   kcache                     first process of a process namespace, with mounts of its own:
+//! kcache --root IMG ...        waits, and forwards signals
+//!   kcache                     first process of a PID namespace, with a mount namespace of its own:
 //!     /                          all file systems read-only ...
-//!     IMG, the store, ...        ... but for these, mounted over themselves, and control groups
-//!     TMPDIR                     a scratch directory of this run's own: /tmp has files of others
+//!     IMG, the store, ...        ... except these, bind-mounted over themselves, and control groups
+//!     TMPDIR                     a private scratch directory: /tmp contains other users' files
 //!     /proc                      of this namespace, wherever a procfs is mounted
 //! ```
 //!
-//! The process namespace is what makes it tight: `/proc/1/root` of the machine's own `/proc` leads to the same files by mounts that can be
-//! written, and a link may lead there. For the same reason this is another process and not a thread: descriptors that were
-//! opened before would lead there too.
+//! The PID namespace is essential: in the machine's own `/proc`, `/proc/1/root` leads to the same files through writable mounts,
+//! and a link may lead there. For the same reason this is another process, not a thread: descriptors that were opened earlier
+//! would lead there too.
 //!
-//! Where it cannot be (no `CAP_SYS_ADMIN`: most containers) the run goes on without, which `-v` says. So it does where the
-//! caller's settings have a program or a library run of which nobody knows where it writes: `passphrase-command`, `pkcs11:`.
+//! Without `CAP_SYS_ADMIN` (most containers) or a PID namespace the run continues unconfined, without a message. If the kernel
+//! refuses the mounts, `-v` reports it. If the caller's settings run a program or library that may write anywhere
+//! (`passphrase-command`, `pkcs11:`), only `/proc` is replaced.
 
 use std::ffi::OsString;
 use std::io;

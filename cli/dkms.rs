@@ -1,8 +1,8 @@
-//! kcache under the name `dkms`: what maintainer scripts and people type for DKMS 3 is understood, and done kcache's way.
+//! kcache under the name `dkms`: accepts the command lines of DKMS 3 and carries them out in kcache's way.
 //!
 //! ```text
-//! args      what was typed, as DKMS reads it: options and actions in any order
-//! place     where all of it happens: the context, DKMS's records, the kernels and packages that are meant
+//! args      the command line, as DKMS reads it: options and actions in any order
+//! place     the context, DKMS's records, the selected kernels and packages
 //! status    added, built, installed
 //! build     add, build, install, match, autoinstall
 //! source    source trees and DKMS's records of them
@@ -12,10 +12,10 @@
 //! postinst  /usr/lib/dkms/common.postinst, which the scripts of -dkms packages call
 //! ```
 //!
-//! What DKMS calls *added* is DKMS's own record, a link under `/var/lib/dkms`; *built* is a build in the store; *installed*
-//! is in the kernel's generation. What DKMS itself had built and installed before counts as such until it is removed or
-//! taken over (`kcache adopt`). Text and exit codes are DKMS 3.0.10's where scripts may look at them; docs/dkms.md has the
-//! table. Conversation of kcache's own goes to stderr, so that `$(dkms status)` holds nothing else.
+//! *Added*, in DKMS's terms, is its own record, a link under `/var/lib/dkms`; *built* is a build in the store; *installed* is
+//! part of the kernel's generation. What DKMS itself had built and installed before counts too, until it is removed or taken
+//! over (`kcache adopt`). Output and exit codes are those of DKMS 3.0.10 where scripts may depend on them; docs/dkms.md has the
+//! table. kcache's own messages go to stderr, so that `$(dkms status)` contains nothing else.
 
 mod args;
 mod build;

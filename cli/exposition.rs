@@ -1,7 +1,7 @@
-//! Prometheus' text format, version 0.0.4: families of samples, each with what it means and what kind it is.
+//! Prometheus' text format, version 0.0.4: metric families with type, help and samples.
 //!
-//! <https://prometheus.io/docs/instrumenting/exposition_formats/>. Names and help texts are kcache's own; label values come from
-//! anywhere and are escaped.
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>. Names and help texts are kcache's own; label values are
+//! untrusted and escaped.
 
 use std::fmt::Write;
 

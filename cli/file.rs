@@ -1,8 +1,8 @@
-//! Files that are written for others to read: they have their name when they are whole, and are on stable storage.
+//! Output files: they appear complete, under their final name, and on stable storage.
 //!
-//! A draft lies beside the file until then, as `FILE.PID.part`, locked by whoever writes it. What is interrupted leaves the old file,
-//! and, killed, a draft that nobody locks: the next one that writes the same file takes it away. Of two runs at once the later one's
-//! file stays.
+//! Until then a draft `FILE.PID.part` is beside the file, locked by its writer. An interrupted run leaves the old file; a killed
+//! one also leaves a draft that nobody has locked, which the next writer of the same file deletes. Of two concurrent runs, the
+//! later one's file stays.
 
 use std::fs::TryLockError;
 use std::io::{self, BufWriter, Write};

@@ -1,8 +1,8 @@
-//! The system's journal, for what hooks say: at boot, or under a package manager whose output nobody keeps.
+//! The systemd journal, for messages of hooks: at boot, or under a package manager whose output is not kept.
 //!
-//! Each line is one datagram of journald's native protocol (systemd's docs/JOURNAL_NATIVE_PROTOCOL.md): a field a line, and
-//! for values that may hold a line break the name, the length as a little-endian 64-bit number, and the bytes. Where no
-//! journald listens, or it does not take the datagram, nothing happens: the lines went to stderr already.
+//! Each line is one datagram of journald's native protocol (systemd's docs/JOURNAL_NATIVE_PROTOCOL.md): one field per line, and
+//! for values that may contain a line break the name, the length as a little-endian 64-bit number, and the bytes. If no journald
+//! listens, or it does not accept the datagram, nothing is lost: the lines went to stderr already.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};

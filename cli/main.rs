@@ -1,6 +1,6 @@
-//! `kcache`: what was typed ([`args`]), what it means ([`settings`], [`cmd`]), what is printed ([`out`], [`progress`]),
-//! and which exit code says so ([`exit`]). As the first process of a guest of `boot-test`, or of a
-//! sandbox, it is none of that, and under the name `dkms` it is [`dkms`].
+//! `kcache`: parses the command line ([`args`]), resolves settings ([`settings`]), runs a command ([`cmd`]), prints ([`out`],
+//! [`progress`]) and sets the exit code ([`exit`]). As the first process of a `boot-test` guest or of a sandbox it does
+//! something else, and under the name `dkms` it is [`dkms`].
 
 mod args;
 mod cmd;

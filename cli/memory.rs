@@ -1,4 +1,4 @@
-//! How much memory builds may take.
+//! How much memory builds may use.
 
 use std::path::Path;
 

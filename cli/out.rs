@@ -1,8 +1,8 @@
-//! The one writer. stdout is data, stderr is conversation; while progress bars are drawn, lines go above them.
+//! The only writer. stdout is data, stderr is conversation; while progress bars are shown, lines are printed above them.
 //!
-//! What is printed quotes what others wrote, so it passes [`crate::visible`] here, and no caller need think of it. Colours
-//! are kcache's own: [`paint`] marks words with a sign that is made up anew in each process, which nobody else's text can
-//! have, and the escape sequences are put in after the rest was made harmless.
+//! Printed text quotes untrusted text, so everything passes through [`crate::visible`] here, and callers need not think of it.
+//! Colours are kcache's own: [`paint`] marks words with a random sign of this process, which no untrusted text can contain, and
+//! the escape sequences are inserted after everything else was made safe.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{IsTerminal, Write};

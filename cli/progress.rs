@@ -1,4 +1,4 @@
-//! What is going on: bars on a terminal, plain lines elsewhere.
+//! Progress: bars on a terminal, plain lines elsewhere.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;

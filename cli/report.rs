@@ -1,14 +1,14 @@
-//! The page of `kcache report`: one file that can be kept, mailed and printed. It has no script and loads nothing; what
-//! unfolds is `<details>`, colours are the reader's choice of light or dark, and no colour is the only sign of anything.
+//! The page of `kcache report`: a single file to keep, mail or print. It has no scripts and loads nothing; `<details>` unfolds,
+//! colours follow the reader's light or dark mode, and colour is never the only indication.
 //!
 //! ```text
-//! verdict    the kernel that will be booted, in a sentence          html      elements, and what escapes all text
+//! verdict    the kernel that will be booted, in a sentence          html      elements, and escaping of all text
 //! kernels    a card for each                                        words     times and counts
-//! matrix     packages x kernels; each cell leads to its reason      style.css
+//! matrix     packages x kernels; each cell links to its reason      style.css
 //! reasons    why, by kernel; logs of failures
-//! figures    build time, where builds come from, sizes
+//! figures    build time, provenance, sizes
 //! ```
-//! Rendering is a pure function of [`Page`]; `cli/cmd/report.rs` finds out what is in one.
+//! Rendering is a pure function of [`Page`]; `cli/cmd/report.rs` collects its content.
 
 mod figures;
 mod html;

@@ -1,7 +1,6 @@
-//! Settings, each with where it comes from: defaults < `/etc/kcache/config.toml` < `config.d/*.toml` < `KCACHE_*` < flags.
+//! Settings, each with its origin: defaults < `/etc/kcache/config.toml` < `config.d/*.toml` < `KCACHE_*` < options.
 //!
-//! Files that others could change are not obeyed. Those of a tree under `--root` are that tree's word, of which [`image`]
-//! says how far it goes.
+//! Files that other users could change are not used. [`image`] defines what the files of a tree under `--root` may set.
 
 pub mod caches;
 pub mod choices;

@@ -1,4 +1,4 @@
-//! Where temporary files go.
+//! Where temporary files are created.
 
 use std::path::{Path, PathBuf};
 

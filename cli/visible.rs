@@ -1,11 +1,10 @@
-//! Text of others, so that it steers no terminal.
+//! Makes untrusted text safe to print on a terminal.
 //!
-//! Names, versions, logs, fields of entries and errors that quote them come from packages, caches and trees that nobody
-//! vouches for. A terminal obeys what is in them: escape sequences change its title, its colours and what was printed
-//! before, a carriage return writes over the beginning of a line, and Unicode's bidirectional controls show it in another
-//! order. So everything that is printed goes through here, in the one writer ([`crate::out`]): each such character is
-//! shown as Rust writes it, `\u{1b}`; in JSON as JSON does, `\u001b`, which means the same text to whoever parses it.
-//! Line feeds and tabs stay.
+//! Names, versions, logs, fields of entries, and errors that quote them come from packages, caches and trees. A terminal obeys
+//! what they contain: escape sequences change its title, its colours and earlier output, a carriage return overwrites the line,
+//! and Unicode's bidirectional controls reorder it. So everything that is printed passes through here, in the only writer
+//! ([`crate::out`]): each such character is shown as Rust writes it, `\u{1b}`; in JSON as `\u001b`, which a parser reads as the
+//! same text. Line feeds and tabs stay.
 
 use std::borrow::Cow;
 use std::fmt::Write;

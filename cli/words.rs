@@ -1,7 +1,7 @@
-//! Help and messages in plain words: the words of docs/style.md that people know, and none of those beside them.
+//! Tests that help and messages avoid the words that docs/style.md lists.
 //!
-//! Read from clap's own description of the command line, and from every text in the code that has a space in it, which is a
-//! message or may become a part of one. Matched as whole words, so the list has only what means the same everywhere.
+//! They read clap's description of the command line, and every string in the code that contains a space, because it is a message
+//! or may become part of one. Whole words are matched, so the list has only words with one meaning everywhere.
 
 use std::path::{Path, PathBuf};
 

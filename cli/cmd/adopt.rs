@@ -1,4 +1,4 @@
-//! `kcache adopt`: what DKMS has installed becomes kcache's, one transaction a kernel, and with `--undo` DKMS's again.
+//! `kcache adopt`: take over the modules that DKMS installed, in one transaction per kernel; `--undo` gives them back.
 
 use std::time::Instant;
 

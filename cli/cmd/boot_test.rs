@@ -1,4 +1,4 @@
-//! `kcache boot-test`: modules are loaded into their kernel, in a virtual machine. A line for each.
+//! `kcache boot-test`: load modules into their kernel in a VM, and print one line for each.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `kcache config`: each setting with where it comes from.
+//! `kcache config`: show each setting and where it comes from.
 
 use std::fmt::Display;
 

@@ -1,4 +1,4 @@
-//! The context of a run, made of its settings and of this process.
+//! Makes the context of a run from its settings and this process.
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,8 @@
-//! `kcache debuginfo`: the debug information of modules, where debuggers look for it.
+//! `kcache debuginfo`: write the debug information of modules where debuggers look for it.
 //!
-//! That is `DIR/.build-id/ab/cdef....debug`, by the module's build-id, with DIR `/usr/lib/debug`: gdb ("Debugging Information in
-//! Separate Files" in its manual), perf (perf-buildid-cache(1)) and elfutils' programs find it there by themselves. A file is
-//! there when it is whole; two runs at once write the same bytes.
+//! That is `DIR/.build-id/ab/cdef....debug`, named by the module's build-id, with DIR `/usr/lib/debug`. gdb ("Debugging
+//! Information in Separate Files" in its manual), perf (perf-buildid-cache(1)) and the elfutils programs look there. Files
+//! appear complete or not at all; concurrent runs write the same bytes.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;

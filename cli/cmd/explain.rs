@@ -1,4 +1,4 @@
-//! `kcache explain`: what a key is made of, and why its build is found or not.
+//! `kcache explain`: show what a key consists of, and why a build is found or not.
 
 use kcache::inputs::explain::{self, Explanation, Nearest};
 use kcache::inputs::undeclared::ANYTHING;

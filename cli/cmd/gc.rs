@@ -1,4 +1,4 @@
-//! `kcache gc`: what is deleted from the store, and why.
+//! `kcache gc`: garbage-collect the store, and print what is deleted and why.
 
 use chrono::DateTime;
 use kcache::deploy::gc;

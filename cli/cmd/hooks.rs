@@ -1,7 +1,7 @@
-//! `kcache hooks`: what others call when kernels come and go and when the machine boots.
+//! `kcache hooks`: the hooks that package managers call when kernels are installed or removed, and systemd at boot.
 //!
-//! [`files`] knows the hooks and what became of them on a system, [`placing`] writes and deletes them, [`event`] is what
-//! they call. The hooks themselves are in `cli/hooks/`, each a file that can be read on its own.
+//! [`files`] knows the hooks and their state on a system, [`placing`] writes and deletes them, [`event`] is what they call.
+//! The hooks themselves are in `cli/hooks/`, one file each.
 
 mod event;
 mod files;

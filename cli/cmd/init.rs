@@ -1,4 +1,4 @@
-//! `kcache init`: a first kcache.toml.
+//! `kcache init`: write a first kcache.toml.
 
 use std::path::Path;
 

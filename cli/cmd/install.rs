@@ -1,4 +1,4 @@
-//! `kcache install`, `build` and `pull`: arguments become a job for the flow, whose report is printed.
+//! `kcache install`, `build` and `pull`: turn arguments into a job for the flow, and print its report.
 
 use kcache::deploy::{self, Job, RunReport};
 use kcache::kernel::kernels::Kernel;

@@ -1,4 +1,4 @@
-//! `kcache lint`: what will go wrong with a package, told to who writes it.
+//! `kcache lint`: report to a package's author what will go wrong with it.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! `kcache log`: the log of a build, failed or not.
+//! `kcache log`: show the log of a build, whether it failed or not.
 
 use kcache::resolve::log;
 use kcache::run::context::Context;

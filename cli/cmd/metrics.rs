@@ -1,4 +1,4 @@
-//! `kcache metrics`: the verdict and the store in figures, for Prometheus. docs/metrics.md tells each of them.
+//! `kcache metrics`: Prometheus metrics of the verdict and the store. docs/metrics.md describes each.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,9 +1,10 @@
-//! `kcache keys mok`: a key that a machine's owner enrols with shim, and that modules are signed with.
+//! `kcache keys mok`: create a machine owner's key (MOK) that signs modules and is enrolled with shim.
 //!
-//! RSA, which every kernel verifies, and a self-signed certificate for kernel modules alone: with the object identifier that
-//! shim looks for, the key boots no kernel and no loader. `openssl` makes both, in a directory that only their owner can
-//! enter, before they get their names; the key comes last but one, so that a certificate without a key is all that a crash
-//! leaves. Enrolling is for a person at the console, after a reboot: `mokutil` is named and never run.
+//! An RSA key, which every kernel can verify, with a self-signed certificate for kernel modules only: with the object
+//! identifier that shim looks for, the key can boot no kernel and no boot loader. `openssl` makes both in a directory that only
+//! their owner can enter; then the certificate is renamed into place, and the key last, so that a crash leaves at most a
+//! certificate without a key. Enrolling needs a person at the console after a reboot: kcache prints the `mokutil` command and
+//! never runs it.
 
 use std::fmt::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

@@ -1,4 +1,4 @@
-//! `kcache remove` and `kcache rollback`: less, or what was there before.
+//! `kcache remove` and `kcache rollback`: remove modules; return to the previous generation.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! `kcache report`: what a page tells, found out. `crate::report` draws it.
+//! `kcache report`: collect the content of the HTML page. `crate::report` renders it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The report of a run, printed: a line for each package and for each kernel.
+//! Prints the report of a run: one line for each package and each kernel.
 
 use kcache::deploy::generation::Done;
 use kcache::deploy::{self, KernelReport};

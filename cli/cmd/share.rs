@@ -1,4 +1,4 @@
-//! `kcache push`: builds on their way to other hosts.
+//! `kcache push`: push builds to shared caches.
 
 use std::collections::BTreeSet;
 

@@ -1,10 +1,10 @@
-//! `kcache signatures`: modules to be signed by a service that alone has the key, and its signatures back.
+//! `kcache signatures`: export modules for a signing service that alone has the key, and import its signatures.
 //!
-//! Both ways are plain files in a directory, so that any service can be between them:
+//! Both directions use plain files in a directory, so any service can be between them:
 //!
 //! ```text
 //! DIR/<digest>.ko        the module as it was built, unsigned; the digest is its BLAKE3
-//! DIR/<digest>.p7s       its PKCS#7 signature, detached, in DER; also <digest>.ko.p7s, as sign-file calls it
+//! DIR/<digest>.p7s       its PKCS#7 signature, detached, in DER; also <digest>.ko.p7s, as sign-file names it
 //! ```
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What `install`, `build` and `pull` have in common.
+//! The common part of `install`, `build` and `pull`.
 
 use crate::args::Selection;
 use crate::exit::Exit;

@@ -1,5 +1,5 @@
-//! What was typed for DKMS. Its options may stand anywhere, take `=` or the next word, and match by their beginning; none
-//! of which a declarative parser does, so this is one of its own, in the order of DKMS's.
+//! DKMS's command line. Its options may stand anywhere, take `=` or the next word, and can be abbreviated. No declarative
+//! parser does all that, so this is a separate one, in the order of DKMS's own.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's own flow, for one package and kernel after another.
+//! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's flow, for one package and kernel at a time.
 
 use kcache::deploy::generation::{self as flow, Change};
 use kcache::deploy::scripts;

@@ -1,4 +1,4 @@
-//! Where all of it happens: the context and its session, DKMS's records, and the packages and kernels that are meant.
+//! What the actions work on: the context and its session, DKMS's records, and the selected packages and kernels.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

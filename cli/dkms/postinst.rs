@@ -1,9 +1,9 @@
-//! `/usr/lib/dkms/common.postinst NAME VERSION [TARBALL_ROOT [ARCH [UPGRADE]]]`: what the postinst of every `-dkms` package
+//! `/usr/lib/dkms/common.postinst NAME VERSION [TARBALL_ROOT [ARCH [UPGRADE]]]`, which the postinst of every `-dkms` package
 //! calls.
 //!
-//! The old record of the version goes, the source is added, and its modules are installed for every kernel that they can be
-//! had for: DKMS does so for the running and the newest kernel only, and the others boot without. Those two decide the exit
-//! code all the same; that an older kernel is left without is a warning, and no reason to break an upgrade.
+//! It deletes the old record of the version, adds the source, and installs the modules for every kernel that has headers or a
+//! build. DKMS does so for the running and the newest kernel only, and the others boot without the modules. Only those two
+//! decide the exit code: a failure for an older kernel is a warning, so that it does not break an upgrade.
 
 use std::path::Path;
 

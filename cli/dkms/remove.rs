@@ -1,6 +1,6 @@
-//! `dkms uninstall`, `unbuild` and `remove`: out of kernels, out of the store, out of the records.
+//! `dkms uninstall`, `unbuild` and `remove`: remove modules from kernels, builds from the store, and records.
 //!
-//! What DKMS itself has installed is taken out in the same way, by a transaction; its records go with it.
+//! Modules that DKMS itself installed are removed by a transaction too, and its records with them.
 
 use std::path::Path;
 

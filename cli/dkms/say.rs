@@ -1,4 +1,4 @@
-//! What is printed under the name of `dkms`: its own answers on stdout, everything else on stderr.
+//! Output under the name `dkms`: its own results on stdout, everything else on stderr.
 
 use crate::out;
 

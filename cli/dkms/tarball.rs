@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! dkms_source_tree/                            the source
-//! dkms_main_tree/KERNEL/ARCH/module/*.ko       what was built of it, and
+//! dkms_main_tree/KERNEL/ARCH/module/*.ko       its modules, and
 //! dkms_main_tree/KERNEL/ARCH/log/make.log      the log
 //! ```
 //!
-//! Of an archive only the source is taken: nobody vouches for the modules in it, so they are built, or fetched from a cache
-//! that signs. An archive may be hostile: what leads out of it, and what is neither file, directory nor a link inside, is
-//! refused before anything is copied; and one that would unpack to more than any source has, before it is unpacked.
+//! Only the source is taken from an archive. Its modules are not trusted, so they are built, or fetched from a cache with
+//! signatures. An archive may be hostile: paths that lead out of it, and anything but files, directories and links inside it,
+//! are refused before anything is copied; an archive that is larger than any source is refused before it is unpacked.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Component, Path, PathBuf};

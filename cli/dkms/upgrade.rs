@@ -1,8 +1,9 @@
-//! `--rpm_safe_upgrade`: a package that is upgraded to another release of the same version adds the module (its new `%post`)
-//! before it removes it (its old `%preun`). That removal is not meant.
+//! `--rpm_safe_upgrade`: if a package is upgraded to another release of the same version, its new `%post` adds the module
+//! before its old `%preun` removes it. That removal must do nothing.
 //!
-//! `add` notes beside the record who called it, `remove` looks whether that was the same run of rpm: the process above the
-//! scriptlet's shell, by its id and its time of start. A note of another run means nothing; it goes with the record.
+//! `add` records its caller beside the DKMS record, and `remove` checks whether it has the same one, the same run of rpm: the
+//! parent of the scriptlet's shell, by process id and start time. A note of another run is ignored, and is deleted with the
+//! record.
 
 use fs_err as fs;
 use kcache::kernel::bounded_read;

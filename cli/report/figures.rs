@@ -1,4 +1,4 @@
-//! Build time, where builds come from, and sizes.
+//! Build time, provenance of builds, and sizes.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! HTML that cannot be broken from inside: text and attributes' values are escaped on their way in, and there is no other way
-//! in. Names of elements and attributes, and the style, are kcache's own words.
+//! HTML that untrusted text cannot break: text and attribute values are escaped when they are inserted, and there is no other
+//! way to insert any. Names of elements and attributes, and the style, are kcache's own.
 
 use std::fmt::{self, Write};
 

@@ -1,4 +1,4 @@
-//! May I reboot? In one sentence for the kernel that will be booted, and for each kernel.
+//! "May I reboot?", in one sentence for the kernel that will be booted, and for each kernel.
 
 use kcache::run::progress::size;
 use kcache::verdict::Verdict;

@@ -1,4 +1,4 @@
-//! Packages x kernels, as a table. It scrolls in a box of its own where the page is narrower.
+//! Packages x kernels, as a table. It scrolls in a box if the page is narrower.
 
 use kcache::run::policy::Need;
 use kcache::verdict::state::{Standing, State};

@@ -1,4 +1,4 @@
-//! Why each cell is what it is, by kernel: what is in the way first and unfolded, what is well folded up.
+//! The reason for each cell, by kernel: problems first and unfolded, everything else folded.
 
 use kcache::inputs::change::listed;
 use kcache::kernel::packages::Package;

@@ -1,4 +1,4 @@
-//! Figures and lists as people write them.
+//! Numbers and lists as people write them.
 
 use chrono::DateTime;
 

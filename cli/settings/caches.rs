@@ -1,7 +1,7 @@
-//! `[[cache]]`: where shared caches are, and how this host is let in.
+//! `[[cache]]`: the shared caches, and the credentials for them.
 //!
-//! Credentials come from a file that only its owner can read, or from the environment; never from the command line, which
-//! everybody can read, and never from a URL, which ends up in logs.
+//! Credentials come from a file that only its owner can read, or from the environment; never from the command line, which all
+//! users can read, and never from a URL, which ends up in logs.
 
 use std::collections::BTreeMap;
 use std::fs::File;

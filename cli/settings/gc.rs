@@ -1,4 +1,4 @@
-//! `[gc]`: how large the store may be, and what stays in it whatever happens.
+//! `[gc]`: limits of the store, and pins.
 
 use kcache::store::Key;
 use kcache::store::gc::Caps;

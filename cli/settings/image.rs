@@ -1,18 +1,18 @@
-//! What the tree under `--root DIR` may set by its own `/etc/kcache`.
+//! What the `/etc/kcache` of a tree under `--root DIR` may set.
 //!
-//! Such a tree is somebody else's until the caller says otherwise: an image that was downloaded, a disk that was taken out
-//! of a machine. Its files may say what belongs to that system alone. All else that can be set decides something about
-//! this machine: what is written where, which of the caller's secrets go to whom, what runs and how much it takes. That
-//! is the caller's to say, by flags, by `KCACHE_*`, or by `--config FILE`, which may be the tree's own file. So the list
-//! is closed, a setting that is not on it is passed over, and one line names all that were.
+//! Such a tree is untrusted unless the caller says otherwise: a downloaded image, or a disk from another machine. Its files may
+//! set what concerns that system only. Everything else concerns this machine: what is written where, which of the caller's
+//! secrets are sent where, what runs, and how much it uses. The caller sets that, by options, by `KCACHE_*`, or by
+//! `--config FILE`, which may be the tree's own file. So the list is closed; a setting that is not on it is ignored, and one
+//! line names all that were.
 //!
 //! | setting | what it decides |
 //! |---|---|
-//! | `packages` | what that system wants to have |
+//! | `packages` | which packages that system wants |
 //! | `[[policy]]`, `foreign` | what its kernels need to be ready |
-//! | `depmod` | who makes its indexes |
+//! | `depmod` | how its indexes are generated |
 //! | `threshold` | how many of the keys that it trusts must agree |
-//! | `[[cache]]` `url`, `priority` | where builds for it are looked for: `http`, `https` or `oci`, without credentials, read-only, and nowhere on this machine ([`Location::stranger`]) |
+//! | `[[cache]]` `url`, `priority` | up to 8 caches: `http`, `https` or `oci`, without credentials, read-only, not on this machine or its links ([`Location::stranger`]) |
 //!
 //! [`Location::stranger`]: kcache::store::transport::Location::stranger
 

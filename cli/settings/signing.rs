@@ -1,4 +1,4 @@
-//! `[signing]`: what modules are signed with when they are installed.
+//! `[signing]`: the key or certificate that modules are signed with at installation.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
-//! For who writes a package: a first `kcache.toml`, and what will go wrong with it.
+//! For a package's author: a first `kcache.toml` (`init`), and what will go wrong with a package (`lint`).
 //!
-//! Both ask the recipe what it says to some kernels, as a build would, in the sandbox; neither builds anything.
+//! Both evaluate the recipe for some kernels in the sandbox, as a build would. Neither builds anything.
 
 use kcache_kernel::bounded_read;
 use kcache_kernel::csource;

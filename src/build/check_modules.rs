@@ -1,5 +1,4 @@
-//! Whether modules may be believed: what every module must pass before it enters the store and again before it is
-//! installed.
+//! The checks that every module must pass before it enters the store and again before it is installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;

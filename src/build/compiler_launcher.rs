@@ -1,9 +1,8 @@
-//! A compiler launcher: ccache in front of the compiler, so that a build after a small change compiles only what has changed.
+//! The compiler launcher: ccache in front of the compiler, so that a build after a small change compiles only what changed.
 //!
-//! Which objects may be taken again is ccache's to say, from the preprocessed text or all that is included, the arguments, the
-//! directory, and the digests of the compiler and its `cc1` and `as`, which are those of the key. So the modules have the bits that
-//! they have without it, and the key is the same. Its directory is the package's own: what is in it was put there by builds of that
-//! package, which anyway decide what is in its modules, and no other package reads it.
+//! ccache decides which objects can be reused: by the preprocessed text or all included files, the arguments, the directory, and
+//! the digests of the compiler and its `cc1` and `as`, which are those of the key. So modules have the same bits as without it,
+//! and the same key. Each package has its own directory, which only builds of that package read and write.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
-//! The packages that a package builds against (`BUILD_DEPENDS`, `depends`).
+//! Build dependencies: the packages that a package builds against (`BUILD_DEPENDS`, `depends`).
 //!
-//! Their keys are part of its key, so whatever shapes them shapes it. They are had before it is built, and then its build
-//! sees them as on a host on which DKMS has installed them: their source, their modules and `Module.symvers`, and whatever
-//! else their builds left in their own directory. What those are against is seen too.
+//! Their keys are part of its key. They are resolved first, and its build sees them as on a host where DKMS installed them: their
+//! source, their modules and `Module.symvers`, and whatever else their builds left in their own directory. Indirect dependencies
+//! are shown too.
 //!
 //! ```text
 //! scratch/dependencies/NAME/source     the source, as it was hashed; seen at /usr/src/NAME-VERSION

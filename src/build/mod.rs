@@ -1,7 +1,7 @@
 //! One build: from a private copy of the source to outputs that can be published.
 //!
-//! Between [`make`] and [`publish`] stands [`crate::resolve`]: it verifies that headers and tools did not change meanwhile, and has the
-//! modules checked ([`check_modules`]).
+//! [`crate::resolve`] works between [`make`] and [`publish`]: it verifies that headers and tools did not change meanwhile, and
+//! has the modules checked ([`check_modules`]).
 
 pub mod check_modules;
 mod compiler_launcher;

@@ -1,9 +1,9 @@
-//! Taking over what DKMS has installed, and giving it back.
+//! Takes over the modules that DKMS installed, and gives them back.
 //!
-//! For each kernel: DKMS's records say which packages it has installed and which files in the kernel's tree are theirs. Of
-//! the same source kcache builds, or fetches, its own; where it can, its modules stand in for DKMS's from one transaction
-//! on. A package that kcache has no build of stays DKMS's, untouched. DKMS's records are not changed at all: to it
-//! everything is installed as it was, so it does not build again, and after [`give_back`] all is as before.
+//! DKMS's records say, for each kernel, which packages it installed and which files in the kernel's tree belong to them. kcache
+//! builds or fetches its own modules from the same source, which replace DKMS's in one transaction. Packages that kcache has no
+//! build of are left to DKMS, untouched. DKMS's records are not changed: to DKMS everything is still installed, so it does not
+//! build again, and after [`give_back`] everything is as before.
 
 use std::collections::BTreeSet;
 use std::path::Path;

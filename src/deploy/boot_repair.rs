@@ -1,13 +1,11 @@
-//! What a boot puts right before modules are loaded.
+//! Repairs at boot, before modules are loaded. It uses no network and builds nothing.
 //!
-//! Two things, both bounded by what is on this host: no network is used and nothing is built.
+//! - Every kernel's tree: completes or undoes an interrupted installation, and deletes kcache's files of a kernel that was
+//!   removed. On a healthy host this looks for a few names and writes nothing.
+//! - The running kernel: installs wanted modules that are missing or corrupt, if the store has them. Others stay as they are: a
+//!   package that does not build must not delay a boot.
 //!
-//! - Every kernel's tree: an installation that a crash interrupted is finished or undone; what kcache had in the tree of a
-//!   kernel that was removed goes. On a host where nothing happened this looks for a few names and writes nothing.
-//! - The running kernel: what is wanted, lies in the store, and is not installed or is damaged, is installed. What is
-//!   neither stays as it is: a package that does not build does not hold up a boot.
-//!
-//! Killed at any moment, the next boot goes on.
+//! If it is killed at any moment, the next boot continues.
 
 use std::collections::BTreeSet;
 

@@ -1,17 +1,17 @@
-//! Debug information of modules: kept apart from them, and fetched when somebody asks for it.
+//! Debug information of modules: stored apart from them, and fetched on request.
 //!
-//! A build takes the debug information out of each module that it strips (`kcache_kernel::build`) and leaves it as an output
-//! `NAME.ko.debug` of its own, which weighs many times what the module does. Hosts that fetch an entry do not fetch that; who
-//! has a crash to look into asks for it, and gets what belongs to the very module that is installed:
+//! A build extracts the debug information of each module that it strips (`kcache_kernel::build`) into a separate output
+//! `NAME.ko.debug`, which is many times larger than the module. It is not fetched with its entry. `kcache debuginfo` fetches the
+//! one that belongs to exactly the installed module:
 //!
 //! ```text
-//! which build     that whose key the kernel's generation.json has; of what is not installed, the one the store has
+//! which build     the one whose key is in the kernel's generation.json; for a package that is not installed, the store's
 //! which module    the digest must be that of the installed module: a rebuilt entry is another
-//! which object    from the store, else from a shared cache, verified by the digest that a signed entry gives it
-//! build-id        that of the module and that of its debug information must be one
+//! which object    from the store, else from a shared cache, verified by the digest in a signed entry
+//! build-id        that of the module and that of its debug information must be equal
 //! ```
 //!
-//! What is fetched stays in the store as any object does. Nothing else is written here.
+//! Fetched objects stay in the store like any other. Nothing else is written here.
 
 use kcache_kernel::install::{Installed, Package};
 use kcache_kernel::ko::BuildId;

@@ -1,13 +1,12 @@
-//! Signatures of modules that a signing service makes, which alone has the key.
+//! Detached signatures of modules, made by a signing service that alone has the key.
 //!
 //! ```text
 //! export   the modules that are to be installed and have no signature yet, as files named by their digest
-//! import   the signatures that came back, each verified against the certificate: into the store, and into the caches
-//!            that are written to
-//! attach   when a module is installed: from the store, else from a shared cache, verified again
+//! import   the service's signatures, each verified with the certificate: into the store, and into the writable caches
+//! attach   at installation: a signature from the store, else from a shared cache, verified again
 //! ```
-//! A signature is named by the certificate's fingerprint and by the digest of the module as it was built. One that does not
-//! verify is as good as none: whoever holds them can make a module missing, and never put another one in its place.
+//! A signature is named by the certificate's fingerprint and the digest of the module as it was built. One that does not verify
+//! is ignored, so an untrusted cache can withhold a signature but cannot have another module installed.
 
 use kcache_kernel::install::ModuleSpec;
 use kcache_kernel::signing::{self, Certificate};

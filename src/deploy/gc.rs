@@ -1,14 +1,14 @@
-//! What is to stay when the store is collected: what is installed, what can be gone back to, and what is pinned.
+//! The roots of garbage collection: installed builds, the previous generations, and pinned builds.
 //!
 //! ```text
-//! every kernel under the root:  generation.json -> keys and digests of the installed set, and of the set before it
+//! every kernel under the root:  generation.json -> keys and digests of the installed set, and of the previous one
 //! the settings:                 pins, keys
 //! ```
-//! The digests count besides the keys: where a package was built again, the entry names other modules than are installed, and
-//! going back still takes the old ones. Which builds an image under another root holds is known only when that root is named;
-//! for those there are pins. Where one set cannot be read, its builds are not known, and nothing is collected.
+//! Digests are roots as well as keys: after a rebuild, the entry names other modules than the installed ones, and a rollback
+//! still needs the old ones. Builds installed in an image are known only if `--root` names that image; pins are for those. If
+//! one set cannot be read, its builds are unknown, and nothing is collected.
 //!
-//! An install that runs meanwhile is safe by the grace: what it finds it also uses (`kcache_store::gc`).
+//! The grace period protects a concurrent install: whatever it finds, it also claims (`kcache_store::gc`).
 
 use kcache_kernel::install::{self, ModuleSpec, Set};
 use kcache_kernel::kernels;

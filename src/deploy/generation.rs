@@ -1,8 +1,8 @@
-//! What is to be installed for a kernel: from entries to a set of modules, and back to an earlier set.
+//! Assembles the set of modules for a kernel: from entries, or from an earlier generation.
 //!
-//! The transaction itself is `kcache_kernel::install`'s. Here it gets its set and its bytes: objects of the store, verified
-//! as they leave it, and signed as [`crate::run::signing`] says. What is added is signed with today's key, and so is the rest
-//! of the set then; an earlier set that is gone back to, too. What stays when something is removed stays as it is.
+//! The transaction itself is in `kcache_kernel::install`. Here it gets its set and the bytes: objects of the store, verified as
+//! they are read, and signed as [`crate::run::signing`] says. When modules are added, or an earlier set is restored, the whole
+//! set is signed with the current key. When modules are removed, the rest stays as it is.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,14 +1,14 @@
-//! Builds put into kernels' trees: the use case behind `install`, `build`, `pull`, the hooks and `dkms autoinstall`.
+//! Installs builds into kernels' trees: the use case behind `install`, `build`, `pull`, the hooks and `dkms autoinstall`.
 //!
 //! ```text
 //! may it be signed and installed?   for each kernel, before anything is built
-//! obtain                            every package for every kernel: found, fetched or built
-//! before_install                    the packages' own scripts; one that fails takes its package out
-//! one transaction a kernel          side by side; a kernel that fails keeps no other from being installed
+//! resolve                           every package for every kernel: found, fetched or built
+//! before_install                    the packages' own scripts; if one fails, its package is left out
+//! one transaction per kernel        in parallel; a kernel that fails does not stop the others
 //! after_install                     the packages' own scripts
 //! ```
 //!
-//! What came of it is plain data, a [`RunReport`]; nothing is printed here.
+//! The result is plain data, a [`RunReport`]; nothing is printed here.
 
 pub mod adopt;
 pub mod boot_repair;

@@ -1,21 +1,21 @@
-//! The scripts that packages have for the system they are installed on: `PRE_INSTALL`, `POST_INSTALL`, `POST_REMOVE`.
+//! Packages' scripts for the system that they are installed on: `PRE_INSTALL`, `POST_INSTALL`, `POST_REMOVE`.
 //!
-//! A build is confined; these change the system, and can be nothing but root's: a udev rule, a service, a file in
-//! `modprobe.d`. So they are run only for packages that the caller's setting `package-scripts` names (a tree under `--root`
-//! has no say in it), and one line says what was not run. What runs is a copy of the source that nobody but root can
-//! change and whose bytes are those that were hashed:
+//! A build is confined, but these scripts change the system and need root: they add a udev rule, a service, a file in
+//! `modprobe.d`. So they run only for packages that the caller's setting `package-scripts` names (a tree under `--root` cannot
+//! set it), and one line says what was not run. They run from a copy of the source that only root can change, and whose bytes
+//! are those that were hashed:
 //!
 //! ```text
 //! /var/lib/kcache/kcache-scratch-*/source     the copy; the script's directory
-//! /var/lib/kcache/kcache-scratch-*/output     what it prints
+//! /var/lib/kcache/kcache-scratch-*/output     its output
 //! ```
 //!
-//! Under `--root` the same lies among the scratch directories of this machine, and the script runs in a sandbox that can
-//! write the tree and nothing else (`kernel/src/scripts.rs`).
+//! Under `--root` both are among this machine's scratch directories, and the script runs in a sandbox that can write only the
+//! tree and the copy (`kernel/src/scripts.rs`).
 //!
-//! They run where a package's modules change, not on every run. A `PRE_INSTALL` that fails keeps its package from being
-//! installed; of the others a failure is a warning, since the modules are there by then. A crash leaves the directory to
-//! the next run, and a script that was interrupted is not run again.
+//! Scripts run when a package's modules change, not on every run. If a `PRE_INSTALL` fails, its package is not installed; a
+//! failure of the others is a warning, because the modules are already installed. After a crash, the next run deletes the
+//! directory; an interrupted script is not run again.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

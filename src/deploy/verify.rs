@@ -1,7 +1,7 @@
-//! What is installed, looked at again, byte by byte; and put back from the store as it was.
+//! Verifies installed modules byte by byte, and restores them from the store.
 //!
-//! No key is worked out and nothing is built: the question is not whether modules are what they should be today
-//! ([`crate::verdict`]), but whether they are what was installed.
+//! It computes no key and builds nothing. It does not ask whether modules are up to date ([`crate::verdict`]), only whether they
+//! are what was installed.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What can go wrong in the flow. Each variant that no other module words already says what was being done.
+//! The errors of the flow. Variants that wrap no other module's error say what was being done.
 
 mod advice;
 

@@ -1,4 +1,4 @@
-//! One input of a build that is another than before.
+//! A change of one input of a build.
 
 use std::fmt;
 

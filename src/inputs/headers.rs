@@ -1,4 +1,4 @@
-//! A kernel's side of a key: its headers, its configuration and the symbols that it exports.
+//! The kernel's part of a key: its headers, its configuration, and the symbols that it exports.
 
 use std::sync::Arc;
 

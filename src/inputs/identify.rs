@@ -1,4 +1,4 @@
-//! What one build depends on, found out, and its key. Nothing is built.
+//! Determines all inputs of one build, and its key. Builds nothing.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a package's recipe says to a kernel.
+//! Evaluates a package's recipe for a kernel.
 
 use kcache_kernel::bounded_read;
 use kcache_kernel::kernels::{BuildTree, Kernel};

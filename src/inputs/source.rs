@@ -1,4 +1,4 @@
-//! A package's side of a key: its source, and what the administrator puts in place of parts of it.
+//! The package's part of a key: its source, and the administrator's overrides.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The programs that shape a module's bits: found out in the sandbox, once, and told apart by their bytes.
+//! The programs that determine a module's bits: found once, in the sandbox, and identified by their bytes.
 
 use std::os::unix::fs::MetadataExt;
 

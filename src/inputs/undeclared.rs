@@ -1,15 +1,15 @@
-//! What builds read beyond what their keys are made of.
+//! Undeclared inputs: files that a build read although the key does not cover them.
 //!
-//! A key covers what a build is given: source, headers, toolchain, environment. Around that lies the system with its tools,
-//! and a `./configure` may look into `/usr/include` or at `/etc/os-release`. Which files it opened is known after the build
-//! (`kcache_kernel::sandbox`), so they are kept with the entry, path and digest, and the entry is an answer only where these
-//! files are the same: one more question at each look-up, as in ccache's manifests. Where they are not, it is a miss, and what
-//! is built then takes the entry's place here. In a shared cache the first stays.
+//! A key covers what a build is given: source, headers, toolchain, environment. Around that is the system with its tools, and a
+//! `./configure` may look into `/usr/include` or at `/etc/os-release`. Which files a build opened is known afterwards
+//! (`kcache_kernel::sandbox`). Path and digest of each are stored in the entry, which is used only if all of these files are the
+//! same: one more comparison at each look-up, like ccache's manifests. If they differ, it is a miss, and the new build replaces
+//! the entry in the local store. In a shared cache the first entry stays.
 //!
-//! A build that opened more than could be watched ([`Opened::missed`]) may have read anything. Its modules are as good as others,
-//! once; its entry says [`ANYTHING`], which is the same nowhere, and leaves this host by no way.
+//! A build that opened more files than can be recorded ([`Opened::missed`]) may have read anything. Its modules are used once;
+//! its entry contains [`ANYTHING`], which matches nowhere, and is never shared.
 //!
-//! Files that were not there when the build looked for them are not seen, and a user's builds are not observed at all.
+//! Files that were missing when the build looked for them are not recorded, nor are any files of a user's builds.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;

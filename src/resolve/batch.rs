@@ -1,4 +1,4 @@
-//! Everything that a run asks for, obtained: as many at once as there are jobs, and asked for again where a cache was too slow.
+//! Resolves all requests of a run: as many at once as there are jobs, and again if a cache was too slow.
 
 use std::time::{Duration, Instant};
 

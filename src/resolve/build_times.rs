@@ -1,5 +1,5 @@
-//! How long builds take: what the package's last one took here, whatever the kernel; of one that is new, what its amount of
-//! source makes likely.
+//! Expected build times: the time that the package's last build took here, for whatever kernel; for a new package, an estimate
+//! from the size of its source.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! An entry from a shared cache into the store, by its key.
+//! Fetches an entry from a shared cache into the store, by its key.
 
 use std::time::Instant;
 

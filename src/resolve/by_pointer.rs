@@ -1,11 +1,11 @@
-//! Builds for which no key can be worked out: headers, compiler or source are missing.
+//! Builds whose key cannot be computed, because headers, compiler or source are missing.
 //!
 //! ```text
 //! 1. the store's entry for exactly this kernel and this source
-//! 2. by-kernel/<release>/<kernel>/<package>: the entry that a builder points to
+//! 2. by-kernel/<release>/<kernel>/<package>: the entry that a builder's pointer names
 //! ```
-//! A kernel is told apart from others of its release by the `uname -v` text in the header of its image. What is fetched passes
-//! the same checks as a build, as far as this host can make them; what fails them is not used, and reported.
+//! Kernels of the same release are distinguished by the `uname -v` text in the header of the image. A fetched build passes the
+//! same checks as a local one, as far as this host can make them; one that fails a check is reported and not used.
 
 use std::collections::BTreeMap;
 

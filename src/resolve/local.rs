@@ -1,6 +1,7 @@
-//! What this host's own store has: an entry is used where it is trusted, whole, and was built from what would be read here.
+//! Look-ups in this host's own store. An entry is used only if it is trusted and intact, and its build read the same undeclared
+//! inputs as are found here.
 //!
-//! Damage is said aloud and deleted, so that the build is fetched or made again.
+//! Corrupt data is reported and deleted, so that the build is fetched or built again.
 
 use kcache_store::{Key, Lock, Manifest, Outcome, Store};
 

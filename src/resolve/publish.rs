@@ -1,8 +1,8 @@
-//! What this host builds, for others: signed, pointed to, pushed.
+//! Shares this host's builds: signs them, points to them, pushes them.
 //!
-//! Whoever has a signing key is a builder: its entries are signed and pointed to in its own store as they are made, so
-//! that the store can be served as it is, and written through to the shared caches that it may write to. Everybody else
-//! may push on what others have signed.
+//! A host with a signing key is a builder. It signs its entries and creates pointers to them in its own store as it builds, so
+//! that the store can be served as it is, and pushes them to the shared caches that it may write to. Other hosts can push
+//! entries that builders signed.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whether a build gives the same bits again: in another scratch directory, as another user.
+//! Checks whether a build is reproducible: it builds again in another scratch directory, as another user, and compares the bits.
 
 use kcache_store::{Digest, Manifest, Output, Role};
 

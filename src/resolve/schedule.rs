@@ -1,12 +1,11 @@
-//! In which order a run's requests are worked on, and how many at once.
+//! The order of a run's requests, and how many run at once.
 //!
-//! First everybody looks: keys, store and shared caches. What nobody has is put aside and built when nothing is left to be looked
-//! at, the longest first, so that none is begun when all others have ended; what others are built against comes before them. As many
-//! builds run as there are jobs. How many compilers they run is the jobserver's business: while the results of one are checked
-//! and compressed, the others have them all. A few threads more look at what is left while all jobs are building already.
+//! First all requests are looked up: key, store, shared caches. Misses are queued, and built when nothing is left to look up: the
+//! longest first, so that none starts when all others have ended, but build dependencies before their dependents. As many builds
+//! run as there are jobs; the jobserver limits the compilers that they run. While the results of one build are checked and
+//! compressed, the other builds have all its jobs. A few extra threads continue with look-ups while all jobs are building.
 //!
-//! How long a build takes is what the package's last one took here, whatever the kernel; of one that is new, what its amount
-//! of source makes likely.
+//! Expected build times are those of `build_times`.
 
 use std::cmp::Reverse;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

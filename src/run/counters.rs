@@ -1,12 +1,12 @@
-//! Of what use the caches were: how each look-up of a run was answered, and the compiling that this spared.
+//! Cache statistics: how each look-up of a run was answered, and the build time that this saved.
 //!
-//! A key counts once a run, by its first answer: a package that others build against is looked up again for each of them.
-//! When a run is over, [`Counters::keep`] adds its numbers to the store's counters, in one write; a command that only looks has
-//! none and writes nothing. A run that is interrupted counts nothing. Counters lie in the store's index, which is derived:
-//! with it they are lost, and begin at 0 again. Their names are stored: add, never rename.
+//! A key counts once per run, by its first answer: a build dependency is looked up again for each of its dependents. At the end
+//! of a run, [`Counters::keep`] adds its numbers to the store's counters in one write; a command that only looks has none and
+//! writes nothing. An interrupted run counts nothing. Counters are in the store's index, which is derived: if it is lost, they
+//! restart at 0. Their names are stored: add, never rename.
 //!
-//! Time is spared where modules are put into a kernel's tree that were not compiled in the same run. Installing again what
-//! is in place spares nothing. What an earlier `kcache build` made counts: it was paid for before the update, not in it.
+//! Time counts as saved if modules are installed that were not compiled in the same run. Reinstalling saves nothing. A build by
+//! an earlier `kcache build` counts: its time was spent before the update.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What entries are found by: `labels` of the store, by the names that the flow gives them.
+//! The labels by which the flow finds entries, under the names that the store has for them.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! Large objects between look-up and installation.
+//! Keeps large objects in memory between look-up and installation.
 //!
-//! The look-up reads every module, verifies and checks it; the installation writes the same bytes a moment later. To unpack and
-//! hash 65 MB once more takes longer than to write them, so what is large stays in memory until then, within a limit.
+//! The look-up reads, verifies and checks every module; the installation writes the same bytes a moment later. Decompressing and
+//! hashing 65 MB again takes longer than writing them, so large objects stay in memory until then, within a limit.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

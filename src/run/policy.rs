@@ -1,5 +1,4 @@
-//! What the administrator wants of packages: which must be there before a kernel may be booted, which may be missing, and
-//! which are none of kcache's business.
+//! The administrator's policy: which packages are required for which kernels, which are optional, and which are ignored.
 
 use kcache_kernel::release;
 

@@ -1,4 +1,4 @@
-//! What a run is asked for, and where a build may come from.
+//! Requests of a run, and the sources that a build may come from.
 
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::packages::Package;

@@ -1,4 +1,4 @@
-//! Which sandbox a kernel's recipes, questions and builds run in.
+//! Sets up the sandbox for a kernel's recipes, toolchain queries and builds.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Which kernels and packages are meant by what was typed.
+//! Selects kernels and packages from the arguments.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
-//! What a run knows of kernels and packages, each thing found out once.
+//! What a run knows of kernels and packages, each determined once.
 //!
-//! Digests of header trees, sources and programs come from the store's memo where the files' stat signatures are still
-//! the same; recipes and toolchains, which take a sandbox to find out, are remembered under everything they can depend on.
-//! Without a store, or with one that cannot be written, the same answers only take longer.
+//! Digests of header trees, sources and programs come from the store's memo if the files' stat signatures are unchanged. Recipes
+//! and toolchains, which need a sandbox, are remembered under everything that they can depend on. Without a store, or with a
+//! read-only one, the same results only take longer.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

@@ -1,9 +1,9 @@
-//! Who signs the modules that are installed here.
+//! Signs the modules that are installed on this host.
 //!
-//! What the store holds is unsigned: one build serves every host, and each signs what it installs with a key of its own.
-//! That key is opened once a run, when the first module is to be signed, so that an installation that changes nothing asks
-//! nobody for a passphrase, and one that is mistyped is not asked for again for every kernel. Where only a certificate is configured, a signing service has the key, and what it has signed
-//! is looked for in the store and in the shared caches (`deploy::detached_signature`).
+//! The store holds unsigned modules: one build serves every host, and each signs what it installs with its own key. The key is
+//! opened once per run, when the first module is to be signed. So an installation that changes nothing asks for no passphrase,
+//! and a mistyped one is not requested again for every kernel. If only a certificate is configured, a signing service has the
+//! key, and its signatures are looked up in the store and in the shared caches (`deploy::detached_signature`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 

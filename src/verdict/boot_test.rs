@@ -1,8 +1,8 @@
-//! Modules are loaded into the kernel they are for, in a virtual machine, before anybody reboots into it.
+//! Loads modules into the kernel that they are for, in a VM, before anybody reboots into it.
 //!
-//! The machine is `kcache_kernel::boot_test`'s. Here it gets its modules: of a package that is installed, the very files that
-//! `modprobe` would load; of one that is not, the build that `install` would install, from the store, a shared cache or
-//! made now. Nothing is installed.
+//! The VM is `kcache_kernel::boot_test`'s. Here it gets its modules: for an installed package, the files that `modprobe` would
+//! load; for any other, the build that `install` would install, from the store, a shared cache, or built now. Nothing is
+//! installed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

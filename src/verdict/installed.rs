@@ -1,5 +1,5 @@
-//! What is installed for one kernel, judged file by file: kcache's generation, other people's modules, and the copies of
-//! either that the initramfs holds.
+//! The state of what is installed for one kernel, file by file: kcache's generation, foreign modules, and copies of either in
+//! the initramfs.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

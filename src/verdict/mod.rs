@@ -1,18 +1,18 @@
-//! "May I reboot into K?": each wanted package for each kernel, judged by what is on disk.
+//! "May I reboot into K?": the state of each wanted package for each kernel, from what is on disk.
 //!
 //! ```text
-//! ready        installed, whole, loadable, and what would be built now; or would be but for another compiler
+//! ready        installed, intact, loadable, and up to date; or up to date except for another compiler
 //! missing      not installed, though perhaps built
 //! stale        installed, but an input has changed since; or the initramfs holds another build of it
-//! fails        does not build, or nobody can tell how to build it
+//! fails        does not build, or its recipe or compiler cannot be read
 //! excluded     not meant for this kernel
 //! broken       installed, and the kernel would not load it: bytes, indexes, vermagic, symbols, signature
-//! no-headers   not installed, and without headers nothing can be built
+//! no-headers   not installed, and cannot be built without headers
 //! ```
 //!
-//! What is installed is judged as it lies there (`installed`); what would be built now is worked out as for an install,
-//! and compared. Nothing is built, fetched or changed. Whether a package counts is the policy's matter: a kernel is ready
-//! if no required package is in a state that is worse than a reboot without kcache.
+//! Installed files are checked as they are (`installed`); the inputs are computed as for an install, and compared. Nothing is
+//! built, fetched or changed. The policy decides whether a package counts: a kernel is ready if no required package is in a
+//! state that is worse than a reboot without kcache.
 
 pub mod boot_test;
 mod installed;

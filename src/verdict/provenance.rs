@@ -1,7 +1,7 @@
-//! Where what is installed for a kernel came from: who built it, who vouches for it, and how long it took.
+//! Provenance of what is installed for a kernel: who built it, which keys signed it, and how long it took.
 //!
-//! The generation in the kernel's tree says what is installed; the rest stands in the store's entries. An entry may be gone
-//! by now (collected, or the whole store lost), which changes nothing about the modules: then their origin is not known.
+//! The generation in the kernel's tree says what is installed; the rest is in the store's entries. An entry may have been
+//! deleted (collected, or with the whole store). The modules are not affected, but their provenance is then unknown.
 
 use kcache_kernel::install::{self, Installed, Package};
 use kcache_kernel::kernels::Kernel;

@@ -1,9 +1,9 @@
-//! `/run/kcache/ready/RELEASE`: a file whose presence says that the last verdict on a kernel was "ready".
+//! `/run/kcache/ready/RELEASE`: a ready file exists if the last verdict on a kernel was "ready".
 //!
-//! It is for those who only want to look, without running anything: an orchestration's reboot gate, a shell's `test -e`. It
-//! is made and taken away with a verdict (`check --mark`, which the hooks call), and taken away before kcache changes
-//! anything for that kernel. What others change since is not noticed before the next verdict; the directory is in memory,
-//! so no mark outlives a reboot. The file holds the name of the generation that was judged.
+//! It is for gates that cannot run a command: an orchestrator's reboot gate, a shell's `test -e`. It is created or deleted with
+//! each verdict (`check --mark`, which the hooks call), and deleted before kcache changes anything for that kernel. Changes by
+//! others are not noticed before the next verdict. The directory is in memory, so no ready file survives a reboot. The file
+//! contains the name of the generation that was checked.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The words of a verdict.
+//! The states of a verdict.
 
 use crate::inputs::change::InputChange;
 use crate::run::policy::Need;

@@ -1,18 +1,18 @@
 //! `kcache hooks run EVENT [RELEASE]`: what hooks call.
 //!
-//! The names of events stand in files that outlive this version: they are added to, never changed.
+//! The names of events are in files that outlive this version: names are added, never changed.
 //!
-//! | event | who calls it | what is done |
+//! | event | caller | action |
 //! |---|---|---|
-//! | `kernel-installed R` | package managers, before R's initramfs is made | install for R; verdict |
-//! | `headers-installed R` | package managers | the same, or only build where R is not there yet; initramfs anew |
-//! | `kernel-removed R` | package managers | what kcache had for R goes |
-//! | `boot` | kcache-boot.service | interrupted installations; what the running kernel lacks, from the store |
+//! | `kernel-installed R` | package managers, before R's initramfs is generated | install for R; verdict |
+//! | `headers-installed R` | package managers | the same, or only build if R is not installed yet; regenerate the initramfs |
+//! | `kernel-removed R` | package managers | remove kcache's modules for R |
+//! | `boot` | kcache-boot.service | recover interrupted installations; install what the running kernel lacks from the store |
 //! | `booted` | kcache-ready.service | the verdict for every kernel |
 //!
-//! A package manager is in the middle of its transaction. So: nothing waits for input, all is over within the time that one
-//! build may take (`build-timeout`), everything goes to the journal too, and a failure is said and forgiven, unless
-//! `on-failure = "block"`. An event that this version does not know, or settings that cannot be read, break nothing either.
+//! Package managers call in the middle of a transaction. So hooks never wait for input; a whole run is limited to the time of
+//! one build (`build-timeout`); everything is also logged to the journal; and a failure is a warning unless
+//! `on-failure = "block"`. An unknown event and unreadable settings are warnings too.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,14 +1,13 @@
-//! The hooks as files: where each belongs, what is in it, and what became of it.
+//! The hooks as files: where each belongs, its content, and its state.
 //!
-//! The last line of a hook tells which kcache it calls and the digest of all above it:
+//! The last line of a hook names the kcache that it calls, and the digest of everything above the line:
 //!
 //! ```text
 //! # kcache-hook /usr/bin/kcache 1f0c...      16 hex digits of BLAKE3
 //! ```
 //!
-//! So a hook that an older kcache wrote can be told from one that the administrator changed, and either from a file that
-//! only has the same name. A hook in `/etc` counts before one of the same name under `/usr`, as it does for those who call
-//! it.
+//! This distinguishes a hook written by an older kcache from one that the administrator changed, and both from an unrelated
+//! file of the same name. A hook in `/etc` takes precedence over one of the same name under `/usr`, as it does for its callers.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

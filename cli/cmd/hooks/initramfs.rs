@@ -1,7 +1,7 @@
-//! A kernel's initramfs, made anew where its modules came after it.
+//! Regenerates a kernel's initramfs if its modules changed after it was generated.
 //!
-//! Only the program that makes an initramfs knows what belongs into it. So it is called whenever modules changed, and not
-//! when they are in place before the kernel's own hooks make the first one.
+//! Only the initramfs generator knows which modules belong in it. So it is called whenever modules changed, but not if they are
+//! installed before the kernel's own hooks generate the first one.
 
 use std::process::{Command, Stdio};
 

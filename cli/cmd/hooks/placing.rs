@@ -1,7 +1,7 @@
-//! `kcache hooks install`, `remove` and `status`: the hooks' files, under the root and nowhere else.
+//! `kcache hooks install`, `remove` and `status`: manage the hooks' files, under the root only.
 //!
-//! What was changed, or is somebody else's, is left alone and said so. Each file is written beside its place and renamed;
-//! a crash leaves some hooks and not others, and the next call does the rest.
+//! Files that were changed, or that are not kcache's, are left alone and reported. Each file is written under a temporary name
+//! and renamed. A crash can leave some hooks installed and others not; the next call completes the work.
 
 use std::path::Path;
 
