@@ -18,8 +18,8 @@
 //! and a link may lead there. For the same reason this is another process, not a thread: descriptors that were opened earlier
 //! would lead there too.
 //!
-//! Without `CAP_SYS_ADMIN` (most containers) or a PID namespace the run continues unconfined, without a message. If the kernel
-//! refuses the mounts, `-v` reports it. If the caller's settings run a program or library that may write anywhere
+//! Without `CAP_SYS_ADMIN` (most containers) or a PID namespace, or if the kernel refuses the mounts, the run continues
+//! unconfined, and `-v` reports it. If the caller's settings run a program or library that may write anywhere
 //! (`passphrase-command`, `pkcs11:`), only `/proc` is replaced.
 
 use std::ffi::OsString;
@@ -96,12 +96,21 @@ pub fn in_another(root: Option<&Path>, name: &str, words: &[OsString], out: &Out
     let root = fs::canonicalize(root?).ok()?;
     let admin = rustix::thread::CapabilitySet::SYS_ADMIN;
     let capable = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(admin));
-    if is_confined() || root == Path::new("/") || !capable {
+    let is_roots = rustix::process::geteuid().is_root() && root != Path::new("/");
+    if is_confined() || !is_roots {
+        return None;
+    }
+    if !capable {
+        out.detail(&unconfined(&"no CAP_SYS_ADMIN"));
         return None;
     }
     // Where there is none the second process says so, for it may write to no other.
     let scratch = temporary(&std::env::temp_dir(), out).and_then(|dir| Ok(Scratch::new(&dir)?));
-    wait_for(name, words, scratch.ok().as_ref()).ok()
+    wait_for(name, words, scratch.ok().as_ref()).inspect_err(|error| out.detail(&unconfined(error))).ok()
+}
+
+fn unconfined(reason: &dyn std::fmt::Display) -> String {
+    format!("the rest of this machine is not read-only to this run: {reason}")
 }
 
 /// Starts the second process and waits for it. An error: there is none.
@@ -163,7 +172,7 @@ fn enter_for(settings: &Settings, caller: Caller, out: &Out) {
         false => enter(&places(settings, caller)),
     };
     if let Err(error) = entered {
-        out.detail(&format!("the rest of this machine cannot be made read-only: {error}"));
+        out.detail(&unconfined(&error));
     }
 }
 

@@ -97,6 +97,7 @@ pub fn run(name: &str, words: &[String]) -> ExitCode {
     if let Some(exit) = confined::in_another(place::root().as_deref(), name, &given, &Out::default()) {
         return exit;
     }
+    upgrade::see_caller();
     let done = if name.ends_with(POSTINST) { postinst::run(words) } else { typed(words) };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -48,7 +48,7 @@ Version: $version
 Architecture: $arch
 Maintainer: ${DEB_MAINTAINER:-kcache <kcache@localhost>}
 Installed-Size: $(du -sk --apparent-size "$stage" | cut -f1)
-Depends: libc6 (>= ${libc#GLIBC_}), libgcc-s1, kmod, bubblewrap, patch, make, util-linux
+Depends: libc6 (>= ${libc#GLIBC_}), libgcc-s1, kmod, bubblewrap (>= 0.7), patch, make, util-linux
 Recommends: build-essential
 Provides: dkms (= 3.0.10-8+kcache)
 Section: kernel

@@ -532,6 +532,7 @@ fn a_program_that_works_on_the_tree_sees_the_rest_of_the_machine_read_only() {
         fs::write(dir("programs/depmod"), script).unwrap();
         fs::set_permissions(dir("programs/depmod"), PermissionsExt::from_mode(0o755)).unwrap();
         fs::write(dir("root/link"), "").unwrap();
+        fs::create_dir_all(dir("root/etc/kcache")).unwrap();
         fs::write(dir("root/etc/kcache/config.toml"), "depmod = \"always\"\n").unwrap();
         let mut command = match name {
             "dkms" => scene.host.called(name, &words),

@@ -5,6 +5,8 @@
 //! parent of the scriptlet's shell, by process id and start time. A note of another run is ignored, and is deleted with the
 //! record.
 
+use std::sync::OnceLock;
+
 use fs_err as fs;
 use kcache::kernel::bounded_read;
 use kcache::kernel::dkms::Version;
@@ -12,6 +14,7 @@ use kcache::kernel::rootfs::put;
 
 use super::DkmsError;
 use super::place::Place;
+use crate::confined;
 
 const NOTE: &str = "rpm_safe_upgrade";
 /// Two numbers.
@@ -23,20 +26,26 @@ const START: usize = 19;
 /// Notes that this run has added a version.
 pub fn note(place: &Place, what: &Version) -> Result<(), DkmsError> {
     let note = place.records.place(what).join(NOTE);
-    Ok(put(&note, caller().unwrap_or_default().as_bytes())?)
+    Ok(put(&note, see_caller().unwrap_or_default().as_bytes())?)
 }
 
 /// Whether this run has added a version. It is told once.
 pub fn is_upgrade(place: &Place, what: &Version) -> bool {
     let note = place.records.place(what).join(NOTE);
     let noted = bounded_read::bytes(&note, MOST_NOTE).ok();
-    let same = noted.is_some_and(|noted| caller().is_some_and(|caller| caller.as_bytes() == noted));
+    let same = noted.is_some_and(|noted| see_caller().is_some_and(|caller| caller.as_bytes() == noted));
     same && fs::remove_file(note).is_ok()
 }
 
-/// The process above the one that has called us.
-fn caller() -> Option<String> {
-    let shell = field("self", PARENT)?;
+/// Finds out who has called us, while `/proc` is still this machine's: later it may be a namespace's of its own.
+pub fn see_caller() -> Option<&'static str> {
+    static CALLER: OnceLock<Option<String>> = OnceLock::new();
+    CALLER.get_or_init(|| caller(&confined::number().to_string())).as_deref()
+}
+
+/// The process above the one that has started this one.
+fn caller(process: &str) -> Option<String> {
+    let shell = field(process, PARENT)?;
     let rpm = field(&shell, PARENT)?;
     Some(format!("{rpm} {}\n", field(&rpm, START)?))
 }

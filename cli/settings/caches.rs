@@ -213,16 +213,18 @@ fn open(root: &Root, path: &Path) -> Result<File, Failure> {
 }
 
 fn read_credentials(path: &Path, file: File) -> Result<Credentials, Failure> {
-    let mode = file.metadata()?.mode() & 0o7777;
+    let meta = file.metadata()?;
+    let mode = meta.mode() & 0o7777;
+    let refused = |reason: String, command: &str| Failure {
+        exit: crate::exit::Exit::Refused,
+        message: format!("{} contains credentials but is {reason}", path.display()),
+        hint: Some(format!("run `{command} {}`", path.display())),
+    };
     if mode & 0o077 != 0 {
-        return Err(Failure {
-            exit: crate::exit::Exit::Refused,
-            message: format!(
-                "{} contains credentials but is readable by others (mode {mode:04o})",
-                path.display()
-            ),
-            hint: Some(format!("run `chmod 600 {}`", path.display())),
-        });
+        return Err(refused(format!("readable by others (mode {mode:04o})"), "chmod 600"));
+    }
+    if ![0, rustix::process::geteuid().as_raw()].contains(&meta.uid()) {
+        return Err(refused(format!("owned by another user (uid {})", meta.uid()), "chown root"));
     }
     let mut text = String::new();
     file.take(MAX_CREDENTIALS).read_to_string(&mut text)?;

@@ -568,7 +568,6 @@ fn environment(command: &Command) -> Vec<String> {
     set.map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// A file in memory, without a name, that is read from its beginning.
 /// The filters of system calls, for bwrap to read.
 pub(crate) fn filters() -> io::Result<Vec<OwnedFd>> {
     seccomp::filters()?.iter().map(|filter| nameless(filter)).collect()
@@ -579,6 +578,7 @@ pub(crate) fn with_filters(filters: &[OwnedFd]) -> impl Iterator<Item = String> 
     filters.iter().flat_map(|filter| ["--add-seccomp-fd".to_owned(), filter.as_raw_fd().to_string()])
 }
 
+/// A file in memory, without a name, that is read from its beginning.
 fn nameless(content: &[u8]) -> io::Result<OwnedFd> {
     // A hardened machine has no other (vm.memfd_noexec), an old one has not got these (before Linux 6.3).
     let file = memfd_create("kcache", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);

@@ -169,8 +169,8 @@ pub struct Location {
     /// `aws_access_key_id`: from the configuration, a credentials file, or the usual environment variables. Where none
     /// is a credential, requests are not signed, and public buckets can be read.
     pub options: BTreeMap<String, String>,
-    /// Somebody chose it whom the caller need not trust. It is then asked nowhere but on hosts that all the world can
-    /// reach: not on this machine, its links or its private networks.
+    /// Somebody chose it whom the caller need not trust. It is then asked nowhere on this machine (loopback) and nowhere on its
+    /// links (link-local, where clouds answer with credentials). Private networks are allowed: fleets have their caches there.
     pub stranger: bool,
     /// How long a call may take.
     pub bounds: Bounds,
