@@ -1,23 +1,23 @@
-//! A kernel is booted in a virtual machine that exists for a few seconds, and modules are loaded there.
+//! Boot tests: booting a kernel in a disposable virtual machine, and loading modules there.
 //!
 //! ```text
-//! host                                              guest: K's own image, nothing else of this host
-//!   plan       modules, and what they need of K's     init = kcache itself (`guest`)
-//!   initramfs  kcache, its libraries, the modules       loads each module, looks, unloads it
-//!   QEMU       KVM if it proves to work, else TCG        reports on a serial port, reboots
-//!   verdicts   <──────────────────────────────────────  events
+//! host                                              guest: the kernel's own image, nothing else of this host
+//!   plan       modules and their in-tree needs        init = kcache itself (`guest`)
+//!   initramfs  kcache, its libraries, the modules     loads each module, checks, unloads it
+//!   QEMU       KVM if it proves to work, else TCG     reports on a serial port, reboots
+//!   verdicts   <──────────────────────────────────  events
 //! ```
 //!
-//! What it promises: the kernel that runs is not touched. The guest has no network, no disk and no file of this host; QEMU
-//! works unprivileged. It takes no longer than its limit and no more memory than the guest is given. Whichever way this
+//! Guarantees: the running kernel is not affected. The guest has no network, no disk and no file of this host; QEMU
+//! runs unprivileged. A test takes no longer than its limit and no more memory than the guest has. However this
 //! process ends, QEMU ends with it.
 //!
-//! A kernel that panics, oopses or hangs is a verdict on the module that was loaded then; another guest tests the rest. A KVM that
-//! is there and does not work costs seconds: a guest that gives no sign of life, or does not get as far as its first process, is
-//! ended, and emulated.
+//! A kernel that panics, oopses or hangs is a verdict on the module that was being loaded; another guest tests the
+//! others. A KVM that does not work costs only seconds: a guest that gives no sign of life, or does not reach its
+//! first process, is killed and emulated instead.
 //!
-//! On disk there is only the scratch directory that is passed in: a copy of the image, the initramfs, a named pipe. A full
-//! disk is an error before anything runs. Two runs do not know of each other.
+//! The only files are in the scratch directory that is passed in: a copy of the image, the initramfs, a named pipe. A
+//! full disk is an error before anything runs. Concurrent tests are independent.
 
 mod attempt;
 mod cpio;
@@ -47,130 +47,130 @@ use crate::sandbox::Identity;
 use attempt::{Attempt, Ended, How, Listener};
 use machine::{Guest, IMAGE, INITRAMFS, Patience};
 
-/// The guest's first process, and the name by which it knows itself.
+/// Path of the guest's first process, by which it recognizes itself.
 const INIT: &str = "/init";
-/// How often what the kernel asked for in vain is added and asked for again: what is loaded then may ask for more, as `hmac(sha256)`
-/// asks for both of its parts.
+/// Rounds of adding what the kernel requested in vain. A module loaded in one round may request more, as
+/// `hmac(sha256)` requests both of its parts.
 const ROUNDS: usize = 3;
-/// How many requests of one module are looked into.
+/// Requests of one module that are considered.
 const MOST_REQUESTS: usize = 32;
-/// Where KVM is to be had.
+/// KVM's device.
 pub const KVM: &str = "/dev/kvm";
 
-/// What stands in the way of a boot test.
+/// Why a boot test could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file.
+    /// A file operation failed.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// QEMU is not installed.
     #[error("{} does not exist, but boot tests need it", program.display())]
     NoQemu {
-        /// The program.
+        /// Path of the missing program.
         program: PathBuf,
-        /// The package that has it.
+        /// The distributions' package with this program.
         package: &'static str,
     },
-    /// QEMU did not run.
+    /// QEMU failed to run.
     #[error("{how}: {words}")]
     Qemu {
         /// How it ended.
         how: String,
-        /// What it said.
+        /// What it printed on stderr.
         words: String,
     },
-    /// No machine for kernels of this architecture is known, or kcache itself could not run there.
+    /// The kernel's architecture has no known machine, or kcache itself could not run there.
     #[error("kernels for {arch} cannot be booted here")]
     NoMachine {
-        /// `uname -m`.
+        /// The architecture as `uname -m` prints it.
         arch: String,
     },
-    /// The image is another kernel's.
+    /// The image belongs to another kernel.
     #[error("{} is kernel {found}, not {expected}", image.display())]
     OtherKernel {
-        /// The image.
+        /// Path of the image.
         image: PathBuf,
-        /// The release that was to be booted.
+        /// The release to boot.
         expected: String,
-        /// The release that was.
+        /// The release in the image.
         found: String,
     },
-    /// A parameter was given for a module that is not in the plan.
+    /// A parameter names a module that is not in the plan.
     #[error("module {name} is not among the modules to load")]
     NoModule {
-        /// As it was given.
+        /// The module's name as given.
         name: String,
     },
-    /// The index of the kernel's modules is damaged.
+    /// The kernel's module index is corrupt.
     #[error("{} cannot be read", path.display())]
     Index {
-        /// `modules.dep.bin`.
+        /// Path of `modules.dep.bin`.
         path: PathBuf,
-        /// Where.
+        /// The position and kind of corruption.
         source: index::Error,
     },
-    /// The guest's first process could not do its work.
+    /// The guest's first process failed.
     #[error("in the guest: {what}")]
     Guest {
-        /// Why.
+        /// The error as the guest reported it.
         what: String,
     },
-    /// The run was ended from outside.
+    /// The caller's cancel flag was set.
     #[error("interrupted")]
     Cancelled,
 }
 
-/// A boot test.
+/// A boot test of one kernel.
 pub struct BootTest<'a> {
-    /// The virtual machine.
+    /// The machine for the kernel's architecture.
     pub machine: &'a Machine,
-    /// QEMU.
+    /// Path of QEMU.
     pub qemu: &'a Path,
-    /// `setpriv`, of util-linux.
+    /// Path of `setpriv` (util-linux).
     pub setpriv: &'a Path,
-    /// As whom QEMU runs.
+    /// The user to run QEMU as.
     pub identity: &'a Identity,
-    /// Whether to try KVM.
+    /// Whether to try KVM before emulation.
     pub kvm: bool,
-    /// The kernel to be booted.
+    /// Path of the kernel's image.
     pub image: &'a Path,
-    /// Its release.
+    /// The image's release.
     pub release: &'a str,
-    /// This program, which becomes the guest's first process.
+    /// This program with its libraries, which becomes the guest's first process.
     pub program: &'a Program,
-    /// MiB of the guest's memory, if not as many as it takes.
+    /// Memory of the guest in MiB; by default as much as the modules need.
     pub memory: Option<u64>,
-    /// Boot with `module.sig_enforce=1`.
+    /// Boot with `module.sig_enforce=1`, so that unsigned modules are refused.
     pub sig_enforce: bool,
-    /// The longest that it may take, over all guests.
+    /// Time limit of all guests together.
     pub limit: Duration,
-    /// An empty private directory.
+    /// An empty private directory for QEMU's files.
     pub scratch: &'a Path,
-    /// Set from outside to end it at once.
+    /// Cancels the test when set.
     pub cancel: &'a AtomicBool,
 }
 
-/// Hears what happens in a guest. Nothing of it is to be believed.
+/// Receives events of a guest, which are untrusted.
 pub trait Watch {
-    /// A line of its console.
+    /// A line of the guest's console.
     fn console(&mut self, _line: &str) {}
-    /// A module is being loaded; its number among those to be tested.
+    /// A module is about to be loaded; its number among those to be tested.
     fn testing(&mut self, _number: usize) {}
-    /// Something a person may want to know.
+    /// A message for the user.
     fn note(&mut self, _text: &str) {}
 }
 
-/// What came of a boot test.
+/// Result of a boot test.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What ran the guest that came furthest.
+    /// What ran the guest that got furthest.
     pub acceleration: Acceleration,
-    /// Of each module to be tested, in the order in which they were given.
+    /// Verdicts on the tested modules, in the order in which they were given.
     pub verdicts: Vec<Verdict>,
 }
 
-/// Lets the user whom QEMU runs as use a file or directory, as its group. What a guest that has broken out of QEMU could put
-/// into a directory of its own would be written over, and given away, in the next round.
+/// Lets QEMU's user access a file or directory through its group. A directory owned by that user would be unsafe: a
+/// guest that broke out of QEMU could prepare links there, which the next round would follow.
 fn share(path: &Path, identity: &Identity, mode: u32) -> io::Result<()> {
     let Some(uid) = identity.uid() else { return Ok(()) };
     std::os::unix::fs::lchown(path, None, Some(uid))?;
@@ -178,7 +178,7 @@ fn share(path: &Path, identity: &Identity, mode: u32) -> io::Result<()> {
 }
 
 impl BootTest<'_> {
-    /// Boots as many guests as it takes to test every module of a plan.
+    /// Boots as many guests as needed to test every module of a plan.
     pub fn run(&self, mut plan: Plan, watch: &mut dyn Watch) -> Result<Outcome, Error> {
         if !self.qemu.is_file() {
             return Err(Error::NoQemu { program: self.qemu.to_owned(), package: self.machine.package });
@@ -199,7 +199,7 @@ impl BootTest<'_> {
         Ok(Outcome { acceleration: runner.acceleration, verdicts })
     }
 
-    /// Boots guests until every module has a verdict. Gives what the kernel asked for in vain while it loaded which.
+    /// Boots guests until every module has a verdict. Returns what the kernel requested in vain, by module.
     fn round(
         &self,
         runner: &mut Runner,
@@ -247,7 +247,7 @@ impl BootTest<'_> {
         }
     }
 
-    /// Lays out QEMU's files; gives the size of the initramfs.
+    /// Creates QEMU's files; returns the size of the initramfs in bytes.
     fn prepare(&self, plan: &Plan) -> Result<u64, Error> {
         let (image, initramfs) = (self.scratch.join(IMAGE), self.scratch.join(INITRAMFS));
         if !image.exists() {
@@ -265,7 +265,7 @@ impl BootTest<'_> {
         for directory in ["/proc", "/sys", "/dev", crate::program::LIBRARIES] {
             cpio.directory(directory)?;
         }
-        // The kernel opens it for the first process, before that can make its own.
+        // The kernel opens /dev/console for the first process, which cannot create it before that.
         cpio.device("/dev/console", (5, 1))?;
         for (inside, bytes) in self.program.files(INIT)? {
             cpio.file(&inside, &bytes)?;
@@ -282,7 +282,7 @@ impl BootTest<'_> {
         Ok(cpio.finish()?)
     }
 
-    /// What the end of a guest, which began with step `from`, means for the modules that it has not reported on.
+    /// Derives verdicts from the end of a guest that began with step `from`, for modules it did not report on.
     fn conclude(&self, results: &mut Results, from: usize, ended: Ended) -> Result<(), Error> {
         if let Some(what) = results.trouble.take() {
             return Err(Error::Guest { what: printable(&what) });
@@ -297,7 +297,7 @@ impl BootTest<'_> {
         if let Some(step) = results.testing.take() {
             results.blame(step, &ended);
         }
-        // After an oops the rest is for another guest; but one that has come no further would not be the last.
+        // After an oops another guest tests the others; but a guest that made no progress would not be the last.
         if ended.how == How::TimedOut || results.next_step() == Some(from) {
             results.give_up(&ended);
         }
@@ -305,8 +305,8 @@ impl BootTest<'_> {
     }
 }
 
-/// Takes back the verdicts on modules that may have failed for want of what the kernel asked for, where the plan can be
-/// completed by that. False: there is none.
+/// Withdraws verdicts on modules that may have failed because a request of the kernel was not answered, if the plan
+/// can be completed with what was requested. False if there are none.
 fn reconsider(
     plan: &mut Plan,
     verdicts: &mut [Option<Verdict>],
@@ -330,24 +330,24 @@ fn reconsider(
     Ok(any)
 }
 
-/// What guests run on, as far as that is known.
+/// What is known about running guests.
 struct Runner {
     acceleration: Acceleration,
-    /// A guest has come up with it, or there is nothing else to be tried.
+    /// A guest started with this acceleration, or there is no alternative.
     proven: bool,
-    /// QEMU may have been built without.
+    /// Run QEMU with its seccomp filter, which it may have been built without.
     seccomp: bool,
     deadline: Instant,
 }
 
-/// What is known so far.
+/// Results so far.
 struct Results<'a> {
     plan: &'a Plan,
-    /// Of each module to be tested.
+    /// Verdict of each module to be tested.
     verdicts: &'a mut [Option<Verdict>],
-    /// What the kernel asked for in vain while it loaded which module.
+    /// Requests of the kernel that were not answered, by module.
     requests: Vec<(usize, Vec<String>)>,
-    /// The step whose end has not been reported.
+    /// The step that began and was not reported as finished.
     testing: Option<usize>,
     release: Option<String>,
     trouble: Option<String>,
@@ -359,7 +359,7 @@ impl<'a> Results<'a> {
         Self { plan, verdicts, requests: Vec::new(), testing: None, release: None, trouble: None, watch }
     }
 
-    /// The first step that is to be tested and has no verdict.
+    /// The first step to test that has no verdict.
     fn next_step(&self) -> Option<usize> {
         self.plan
             .steps
@@ -371,7 +371,7 @@ impl<'a> Results<'a> {
         self.plan.steps.get(step)?.tested
     }
 
-    /// The guest ended while it was loading a module.
+    /// Records that the guest ended while it loaded this step's module.
     fn blame(&mut self, step: usize, ended: &Ended) {
         let Some(number) = self.number(step) else { return };
         let panic = ended.console.iter().find(|line| line.contains("Kernel panic"));
@@ -379,7 +379,7 @@ impl<'a> Results<'a> {
         self.verdicts[number] = Some(Verdict::of_nothing(State::Fails, error, ended.console.clone()));
     }
 
-    /// No other guest would do better.
+    /// Marks all others as untested, because another guest would not get further.
     fn give_up(&mut self, ended: &Ended) {
         let log = if ended.ready { Vec::new() } else { ended.console.clone() };
         for verdict in self.verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
@@ -414,7 +414,7 @@ impl Listener for Results<'_> {
     }
 }
 
-/// A line of the console without the time at its beginning: `[    3.695472] text`.
+/// Removes the time at the beginning of a console line: `[    3.695472] text`.
 fn without_time(line: &str) -> &str {
     match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((time, text)) if time.trim().parse::<f64>().is_ok() => text,

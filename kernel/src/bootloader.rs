@@ -1,4 +1,4 @@
-//! Which kernel the boot loader will take next, and with which command line: asked of its own files.
+//! The kernel that the boot loader will start, and its command line, as the boot loader's files say.
 //!
 //! ```text
 //! GRUB            /boot/grub{,2}/grub.cfg, and grubenv beside it: next_entry, saved_entry
@@ -7,12 +7,13 @@
 //! a link          /boot/vmlinuz or /vmlinuz, as Debian keeps them for simple loaders
 //! ```
 //!
-//! An image's release is read from the image where it says so, else taken from its name. What somebody chooses in the menu,
-//! and what the firmware does before any loader runs, cannot be known here; a loader that is none of these can be stood in
-//! for by a path (`default-kernel` of the configuration).
+//! The release is read from the image if possible, and otherwise taken from its name. What a user selects in the menu,
+//! and what the firmware does before a loader runs, is not known; for other boot loaders, the configuration can name a
+//! path (`default-kernel`).
 //!
-//! Sources: grub.cfg as grub-mkconfig writes it and GRUB's manual (`default`, `grubenv`, `blscfg`), loader.conf(5), and the
-//! Boot Loader Specification, type 1.
+//! Sources: grub.cfg as grub-mkconfig writes it and GRUB's manual (`default`, `grubenv`, `blscfg`), loader.conf(5),
+//! and the Boot Loader Specification, type 1
+//! (<https://uapi-group.org/specifications/specs/boot_loader_specification/>).
 
 mod bls;
 mod grub;
@@ -25,25 +26,25 @@ use crate::rootfs::Root;
 /// The kernel that will be booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Its release.
+    /// The kernel's release.
     pub release: String,
-    /// Which file says so.
+    /// The file that selects it.
     pub told_by: PathBuf,
 }
 
-/// Why it cannot be told.
+/// Why the kernel cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No boot loader that is known here.
+    /// No supported boot loader is installed.
     #[error("no boot loader configuration found under {} (GRUB, systemd-boot, link /boot/vmlinuz)", root.display())]
     NoLoader {
-        /// Where.
+        /// The root that was searched.
         root: PathBuf,
     },
-    /// The loader's own files lead to no kernel.
+    /// The boot loader's files select no existing kernel.
     #[error("{}: {problem}", path.display())]
     NoKernel {
-        /// The file.
+        /// The file that selects it.
         path: PathBuf,
         /// What is wrong.
         problem: String,
@@ -53,24 +54,29 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
-/// One entry of a loader's menu.
+/// An entry of a boot loader's menu.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Entry {
-    /// What it is called.
+    /// Title in the menu.
     title: String,
-    /// What it is called by programs.
+    /// Identifier for configuration files.
     id: String,
-    /// The image, as the loader sees it.
+    /// Path of the image, as the loader sees it.
     image: Option<String>,
     /// The kernel's command line.
     arguments: String,
 }
 
-/// systemd-boot says so in a variable when it was the one that booted this machine (systemd's boot loader interface).
+/// Variable in which systemd-boot records that it booted this machine (Boot Loader Interface).
 const BOOTED_BY: &str = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 const LINKS: [&str; 2] = ["/boot/vmlinuz", "/vmlinuz"];
 
-/// The kernel that will be booted if nobody interferes.
+/// The kernel that will be booted without user interaction.
+///
+/// # Errors
+///
+/// [`Error::NoLoader`] if there is no supported boot loader, [`Error::NoKernel`] if its files select no existing
+/// kernel.
 pub fn default_kernel(root: &Root) -> Result<Choice, Error> {
     for loader in Loader::all(root) {
         if let Some(choice) = loader.default_kernel(root)? {
@@ -95,7 +101,7 @@ pub fn at_path(root: &Root, inside: &Path) -> Result<Choice, Error> {
     }
 }
 
-/// The command line that a kernel will be booted with; `None` where no entry of a loader's menu is for it.
+/// The command line that a kernel will be booted with; `None` if no menu entry is for it.
 pub fn command_line(root: &Root, release: &str) -> Option<String> {
     let is_for = |entry: &Entry| {
         entry.image.as_deref().and_then(|image| release_of_image(root, image)).as_deref() == Some(release)
@@ -107,14 +113,14 @@ pub fn command_line(root: &Root, release: &str) -> Option<String> {
         .map(|entry| entry.arguments)
 }
 
-/// A loader that is installed, by the file that configures it.
+/// An installed boot loader, with its configuration file.
 enum Loader {
     Grub(PathBuf),
     SystemdBoot(PathBuf),
 }
 
 impl Loader {
-    /// Those that are there, the one to be believed first.
+    /// The installed boot loaders, in order of preference.
     fn all(root: &Root) -> Vec<Loader> {
         let grub = ["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/efi/EFI/fedora/grub.cfg"]
             .iter()
@@ -156,8 +162,8 @@ impl Loader {
     }
 }
 
-/// The release of an image as a loader names it: a path from the top of the file system that holds it, which may be that of
-/// `/boot` or of the ESP.
+/// The release of an image as a loader names it: a path from the top of its file system, which may be that of `/boot`
+/// or of the ESP.
 fn release_of_image(root: &Root, image: &str) -> Option<String> {
     let image = image.trim_start_matches('/');
     let file = ["/", "/boot", "/efi", "/boot/efi"]
@@ -167,7 +173,7 @@ fn release_of_image(root: &Root, image: &str) -> Option<String> {
     file.and_then(|path| kernels::image_release(&path)).or_else(|| release_of_name(image))
 }
 
-/// `vmlinuz-RELEASE`, or `RELEASE/linux` as kernel-install lays it out.
+/// The release in a name: `vmlinuz-RELEASE`, or `RELEASE/linux` as in kernel-install's layout.
 fn release_of_name(image: &str) -> Option<String> {
     let path = Path::new(image);
     let name = path.file_name()?.to_str()?;
@@ -186,7 +192,7 @@ mod tests {
     use super::*;
     use fs_err as fs;
 
-    /// What is chosen in a root with these files; a file whose text is `-> X` is a link to X.
+    /// Checks the kernel selected in a root with these files; a file with text `-> X` is a link to X.
     #[track_caller]
     pub(super) fn check(files: &[(&str, &str)], expect: Result<&str, &str>) {
         let dir = tempfile::tempdir().unwrap();

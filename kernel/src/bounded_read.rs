@@ -1,9 +1,9 @@
-//! Files of a package's source, which may be anything: read, without being waited for and up to a bound.
+//! Reading files of untrusted trees, without blocking and with a size limit.
 //!
-//! A FIFO would be waited for, a device never ends, a sparse file is larger than memory, and a link may lead to what is
-//! none of the package's business: kcache may be root, and whoever wrote the package is not. What is left out for that is
-//! `None`; that nothing is there is an error, as ever. Links are followed as far as they stay in the package, by the kernel,
-//! so that nobody can put one there between a look and the opening (openat2(2)).
+//! Reading a FIFO may block, a device never ends, a sparse file is larger than memory, and a link may lead to files
+//! that are not the package's: kcache may be root, and the package's author is not. Files that are refused for such a
+//! reason are `None`; a missing file is an error as usual. Links are followed as long as they stay inside the package.
+//! The kernel resolves them (openat2(2)), so they cannot be changed between a check and the opening.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -13,20 +13,21 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
-/// Largest file that is read, in bytes; sources of modules have some hundred KiB.
+/// Limit in bytes on source files. Sources of modules have some hundred KiB.
 pub const MOST: u64 = 8 << 20;
 
-/// Most of a configuration or generated header that is read, in bytes. A kernel's `.config` has 300 KiB, `grub.cfg` some tens.
+/// Limit in bytes on configurations and generated headers. A kernel's `.config` has 300 KiB, `grub.cfg` some tens.
 pub const MOST_CONFIG: u64 = 8 << 20;
 
-/// Most of an index, a module or a list of symbols that is read, in bytes. `Module.symvers` has 2 MiB, the largest module 100 MiB.
+/// Limit in bytes on indexes, modules and symbol lists. `Module.symvers` has 2 MiB, the largest module 100 MiB.
 pub const MOST_DATA: u64 = 512 << 20;
 
-/// A regular file of at most `most` bytes. Who can write a tree under `--root` could else have all of memory taken by a sparse
-/// file, or kcache wait for ever for a FIFO.
+/// Reads a regular file of at most `most` bytes. Without the limits, whoever can write a tree under `--root` could
+/// exhaust memory with a sparse file, or make kcache wait forever for a FIFO.
 ///
 /// # Errors
-/// `InvalidData` where it is something else or larger.
+///
+/// `InvalidData` if it is not a regular file, or larger.
 pub fn bytes(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     let path = path.as_ref();
     let file = open(path)?;
@@ -40,10 +41,11 @@ pub fn bytes(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens a regular file, without waiting for whoever would write to a FIFO in its place.
+/// Opens a regular file, without blocking on a FIFO in its place.
 ///
 /// # Errors
-/// `InvalidData` where it is something else.
+///
+/// `InvalidData` if it is not a regular file.
 pub fn open(path: &Path) -> io::Result<fs::File> {
     let file =
         fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
@@ -56,25 +58,26 @@ pub fn open(path: &Path) -> io::Result<fs::File> {
     }
 }
 
-/// The same as text.
+/// Reads a text file of at most [`MOST_CONFIG`] bytes.
 pub fn config(path: &Path) -> io::Result<String> {
     let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} is not UTF-8", path.display()));
     String::from_utf8(bytes(path, MOST_CONFIG)?).map_err(invalid)
 }
 
-/// The text of a regular file of at most `most` bytes. What is not UTF-8 in it is replaced.
+/// Reads a regular file of at most `most` bytes as text; `None` if it is something else or larger. Invalid UTF-8 is
+/// replaced.
 pub fn text(path: &Path, most: u64) -> io::Result<Option<String>> {
     let file =
         fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     Ok(read(&file.into_parts().0, most)?.map(readable))
 }
 
-/// The same of a file, `path`, of the tree `top`: what a link leads to outside is left out.
+/// Like [`text`], for a file of the tree `top`; links that lead out of the tree are refused.
 pub fn text_in(top: &Path, path: &Path) -> io::Result<Option<String>> {
     Ok(bytes_in(top, path, MOST)?.map(readable))
 }
 
-/// The same as bytes, and at most so many.
+/// Like [`text_in`], as bytes, with a limit.
 pub fn bytes_in(top: &Path, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let inside = path.strip_prefix(top).unwrap_or(path);
     let at = |errno: Errno| {

@@ -1,20 +1,22 @@
-//! One build: a private copy of a package's source, a sandbox, a script made from the recipe; out come modules or a log.
+//! Builds: a private copy of a package's source, a sandbox, and a script made from the recipe; the result is modules
+//! or a log.
 //!
 //! ```text
-//! scratch/build    the source copy, put there by the caller; seen at /var/lib/dkms/NAME/VERSION/build
-//! scratch/kept     what it leaves for other packages (`kept`); seen at /var/lib/dkms/NAME/VERSION/KERNEL/ARCH
-//! scratch/debug    the modules' debug information, NAME.ko.debug; seen at /var/lib/dkms/NAME/VERSION/debug
-//! scratch/log      what it printed
+//! scratch/build    the source copy, put there by the caller; in the sandbox /var/lib/dkms/NAME/VERSION/build
+//! scratch/kept     results for other packages (`kept`); in the sandbox /var/lib/dkms/NAME/VERSION/KERNEL/ARCH
+//! scratch/debug    the modules' debug information, NAME.ko.debug; in the sandbox /var/lib/dkms/NAME/VERSION/debug
+//! scratch/log      the build's output
 //! ```
 //!
-//! Everything the build writes stays under `scratch`, a directory that only kcache's own user can enter from outside.
-//! Outputs are read when every process of the sandbox is dead, and only regular files reached without leaving the tree are
-//! taken, so that nothing can be swapped or linked in. A module is the one that DKMS would install: as it was when the last
-//! command that builds had ended, or, where it came later, as it is in the end. What `strip` would throw away of it is kept
-//! in a file beside it, which the module names (`.gnu_debuglink`). That it cannot be had fails no build.
+//! Everything that a build writes stays under `scratch`, a directory that only kcache's own user can enter from
+//! outside. Outputs are read after every process of the sandbox is dead, and only regular files reached without
+//! leaving the tree are taken, so nothing can be swapped or linked in. The modules are those that DKMS would install:
+//! as they were after the last build command, or, if created later, at the end. The debug information that `strip`
+//! removes from a module is kept in a file beside it, which the module names (`.gnu_debuglink`). A build does not fail
+//! for lack of it.
 //!
-//! A failure is one of two kinds. [`Outcome::Failed`] is the package's own: the same inputs will fail again, anywhere, so
-//! it is worth remembering. [`Outcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
+//! There are two kinds of failure. [`Outcome::Failed`] is the package's fault: equal inputs will fail again, anywhere,
+//! so it is remembered. [`Outcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
 
 pub mod kept;
 mod log;
@@ -41,85 +43,86 @@ use crate::sandbox::{self, Ended, Excess, Limits, Opened, Sandbox, Watch};
 use log::{Log, Logged};
 use tree::Tree;
 
-/// Most of a build's output that is kept, in bytes. The longest log of a real package is below 1 MiB.
+/// Limit in bytes on a log; the rest is dropped. The longest log of a real package is below 1 MiB.
 const MOST_LOG: u64 = 16 << 20;
 
-/// Most that one module may weigh, in bytes. The largest unstripped ones (nvidia) have about 100 MiB.
+/// Limit in bytes on a module. The largest unstripped ones (nvidia) have about 100 MiB.
 const MOST_MODULE: u64 = 512 << 20;
 
-/// Most modules of one build, and most that they may weigh together, in bytes. The largest sets known have some hundred modules,
-/// nvidia's five of 65 MiB when they are stripped.
+/// Limits on the number of modules of a build, and on their total size in bytes. The largest known sets have some
+/// hundred modules; nvidia's five have 65 MiB when stripped.
 const MOST_MODULES: usize = 1024;
 const MOST_MODULES_SIZE: u64 = 1 << 30;
 
-/// Most that the debug information of one build may weigh, in bytes. jool's three modules have 21 MiB.
+/// Limit in bytes on the debug information of a build. jool's three modules have 21 MiB.
 const MOST_DEBUG: u64 = 1 << 30;
 
-/// Most of a file of a build that is shown in its log, in bytes. NVIDIA's `conftest/functions.h` has 10 KiB.
+/// Limit in bytes on a build's file that is shown in its log. NVIDIA's `conftest/functions.h` has 10 KiB.
 const MOST_SHOWN: u64 = 64 << 10;
 
-/// What bash ends with where it cannot fork (jobs.c, `make_child`), having said so on a stderr that may lead nowhere.
+/// bash's exit status if it cannot fork (jobs.c, `make_child`). Its message about that goes to a stderr that may be
+/// redirected.
 const NO_FORK: i32 = 254;
 
-/// SIGXFSZ, which ends a process that writes more to a file than it may (signal(7)); the number is the same wherever there are
-/// [`crate::sandbox`]es.
+/// SIGXFSZ, which kills a process that exceeds the file size limit (signal(7)). The number is the same on all
+/// architectures with [`crate::sandbox`].
 const FILE_SIZE: i32 = nix::libc::SIGXFSZ;
 
-/// What is to be built, and with what.
+/// Input of [`build`].
 pub struct Request<'a> {
-    /// The sandbox, headers mounted.
+    /// The sandbox, with the headers mounted.
     pub sandbox: Sandbox,
-    /// What to do.
+    /// The commands and the modules they produce.
     pub recipe: &'a Recipe,
-    /// Holds `build`, the private source copy.
+    /// Directory that contains `build`, the private source copy.
     pub scratch: &'a Path,
-    /// The closed environment.
+    /// The complete environment of the build.
     pub environment: &'a [(&'a str, &'a str)],
-    /// The longest it may take.
+    /// Time limit of the build.
     pub limit: Duration,
-    /// Set from outside to end it at once.
+    /// Cancels the build when set.
     pub cancel: &'a AtomicBool,
-    /// Its place among the builds of the run, which has begun.
+    /// The build's seat in the run's job server, already taken.
     pub jobs: Option<&'a Seat>,
-    /// Receives which files of the system were opened; only root may ask.
+    /// Receives the system's files that the build opened; only root can observe them.
     pub opened: Option<&'a mut Opened>,
-    /// Is told each line of the log.
+    /// Receives each line of the log.
     pub line: &'a mut dyn FnMut(&str),
 }
 
-/// How a build ended. The log is at `scratch/log` in every case.
+/// Result of a build. The log is at `scratch/log` in every case.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every promised module is there.
+    /// All modules of the recipe exist.
     Built {
-        /// The modules.
+        /// The modules, by name.
         modules: Vec<Built>,
-        /// Debug information that was taken out of them, `NAME.ko.debug`.
+        /// Debug information split off them, `NAME.ko.debug`.
         debug: Vec<Built>,
-        /// What is kept for other packages, as a tar, where there is any.
+        /// Results for other packages, as a tar; `None` if there are none.
         kept: Option<Vec<u8>>,
     },
-    /// The package does not build.
+    /// The package does not build; worth remembering.
     Failed(Failure),
-    /// This machine could not build it.
+    /// This machine failed, with the reason; not to be remembered.
     Environment(String),
-    /// It was cancelled.
+    /// The cancel flag was set.
     Cancelled,
 }
 
-/// One file that was built. No process of the build is there any more, so it stays what it is.
+/// A file that was built. All processes of the build are dead, so it does not change.
 #[derive(Debug)]
 pub struct Built {
-    /// Its file name, `.ko` included, or `.ko.debug`.
+    /// File name, including `.ko` or `.ko.debug`.
     pub name: String,
-    /// Size in bytes.
+    /// Size in bytes, not compressed.
     pub size: u64,
     tree: Arc<Tree>,
     path: PathBuf,
 }
 
 impl Built {
-    /// Its bytes, to be read once more each time; never more than its size.
+    /// Opens the file for reading; reads at most its size.
     pub fn open(&self) -> io::Result<impl Read + use<>> {
         let (file, _) = self.tree.file(&self.path)?.map_err(io::Error::other)?;
         Ok(file.take(self.size))
@@ -129,20 +132,24 @@ impl Built {
 /// Why a package does not build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Exit status of the command that failed.
+    /// Exit status of the failed command; `None` if a signal killed it, or if it succeeded without producing a module.
     pub status: Option<i32>,
-    /// That command.
+    /// The failed command.
     pub command: String,
-    /// The first thing the compiler complained about.
+    /// The first line of the log that states the cause.
     pub first_error: String,
 }
 
-/// Where a build's log is.
+/// Path of a build's log.
 pub fn log_path(scratch: &Path) -> PathBuf {
     scratch.join("log")
 }
 
-/// Builds.
+/// Runs a build and waits for its end.
+///
+/// # Errors
+///
+/// Errors of starting or ending the sandbox. A failed build is an [`Outcome`].
 pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobs, opened, line } = request;
     fs::create_dir(scratch.join("kept"))?;
@@ -161,7 +168,7 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     if let (Some(launcher), Some(uid)) = (&sandbox.launcher, sandbox.identity.uid())
         && give(&launcher.directory, uid).is_err()
     {
-        // An earlier build has made of it what is none of ccache's.
+        // An earlier build has replaced it with something that is not ccache's.
         fs::rename(&launcher.directory, scratch.join("not-ccache"))?;
         fs::create_dir(&launcher.directory)?;
         give(&launcher.directory, uid)?;
@@ -198,7 +205,7 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
     })
 }
 
-/// What a build took too much of, and which setting says so.
+/// Describes the limit that a build exceeded, and the setting for it.
 fn too_much(excess: Excess, limits: &Limits) -> String {
     match excess {
         Excess::Bytes => {
@@ -221,7 +228,7 @@ fn too_large(limits: &Limits) -> String {
     }
 }
 
-/// Adds a file of the build's own to its log, as far as it can be shown.
+/// Appends a build's file to its log, up to [`MOST_SHOWN`].
 fn append(scratch: &Path, file: &Path) -> io::Result<()> {
     let Ok((found, _)) = Tree::open(&scratch.join("build"))?.file(file)? else { return Ok(()) };
     let mut bytes = Vec::new();
@@ -232,7 +239,7 @@ fn append(scratch: &Path, file: &Path) -> io::Result<()> {
     text.lines().try_for_each(|line| writeln!(log, "{}", printable(line)))
 }
 
-/// Makes the build's user the owner of a tree that no build has yet.
+/// Makes the build's user the owner of a tree that no build has used yet.
 fn give(path: &Path, uid: u32) -> io::Result<()> {
     Tree::open(path)?.give(uid).map_err(|error| match error {
         tree::Error::Io(error) => error,
@@ -240,7 +247,7 @@ fn give(path: &Path, uid: u32) -> io::Result<()> {
     })
 }
 
-/// What was built, or what of it is not there.
+/// The outputs, or which of them is missing.
 fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome> {
     let modules = match modules(scratch, &recipe.modules)? {
         Ok(modules) => modules,
@@ -259,7 +266,7 @@ fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcom
     Ok(Outcome::Built { modules, debug, kept: packed.tar })
 }
 
-/// The debug information of these modules, where there is any; and a line each for what is lost.
+/// The debug information of these modules, if any, and a warning for each that is lost.
 fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<String>)> {
     let tree = Arc::new(Tree::open(&scratch.join("debug"))?);
     let (mut found, mut lost, mut room) = (Vec::new(), Vec::new(), MOST_DEBUG);
@@ -281,7 +288,7 @@ fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<Strin
     Ok((found, lost))
 }
 
-/// The promised modules; the inner error says which of them is not there.
+/// The modules of the recipe; the inner error says which one is missing.
 fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, String>> {
     let source = Arc::new(Tree::open(&scratch.join("build"))?);
     let kept = Arc::new(Tree::open(&scratch.join("kept"))?);
@@ -331,7 +338,7 @@ fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, 
     Ok(Ok(built))
 }
 
-/// Adds to the log what is lost of a build that has succeeded.
+/// Appends warnings about a successful build to its log.
 fn warn(scratch: &Path, mut lost: impl Iterator<Item = String>) -> io::Result<()> {
     let mut log = fs::OpenOptions::new().append(true).open(log_path(scratch))?;
     lost.try_for_each(|line| writeln!(log, "kcache: warning: {}", printable(&line)))
@@ -352,7 +359,7 @@ fn found_modules(source: &Tree) -> Result<Vec<(PathBuf, String)>, tree::Error> {
     Ok(found)
 }
 
-/// The whole of a log, for showing or storing.
+/// Reads a whole log, for printing or storing.
 pub fn read_log(scratch: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(log_path(scratch))?.take(2 * MOST_LOG).read_to_end(&mut bytes)?;

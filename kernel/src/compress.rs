@@ -1,28 +1,30 @@
-//! Compressed modules, in the three forms that kernels and kmod read.
+//! Compressed modules, in the three formats that kernels and kmod read.
 //!
-//! A kernel that decompresses modules itself (`CONFIG_MODULE_DECOMPRESS`) has small decoders: its xz knows only CRC32
-//! and a bounded dictionary, so `xz`'s own defaults (CRC64, 8 MiB) give files that it refuses. The parameters here are
-//! those of the kernel's own `modules_install` (`scripts/Makefile.modinst`).
+//! A kernel that decompresses modules itself (`CONFIG_MODULE_DECOMPRESS`) has limited decoders: its xz supports only
+//! CRC32 and a small dictionary, so it refuses files made with `xz`'s defaults (CRC64, 8 MiB). The parameters here are
+//! those of the kernel's `modules_install` (`scripts/Makefile.modinst`).
 //!
-//! Equal bytes in give equal bytes out on one host: nothing here knows a name, a time or a number of threads. Between
-//! versions of the libraries the bytes may differ, which is why digests are taken before compression as well.
+//! On one host, equal input gives equal output: there are no names, times or thread counts in it. Output may differ
+//! between versions of the libraries, so digests are computed before compression.
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-/// `scripts/Makefile.modinst` passes `--check=crc32 --lzma2=dict=1MiB`; the kernel's decoder allocates the dictionary.
+/// Dictionary size in bytes. `scripts/Makefile.modinst` passes `--check=crc32 --lzma2=dict=1MiB`; the kernel's decoder
+/// allocates the dictionary.
 const XZ_DICTIONARY: u32 = 1 << 20;
-/// liblzma's default preset.
+/// xz preset, liblzma's default.
 const XZ_PRESET: u32 = 6;
-/// Modules are installed far more often than anyone counts their bytes: level 19 saves 17 % for 30 times the time.
+/// zstd level. Level 19 saves 17 % for 30 times the time.
 const ZSTD_LEVEL: i32 = 3;
-/// A decoder must not be told by its input how much memory to take. 128 MiB of window, as `zstd -d` allows.
+/// Limit on zstd's window as a power of two: 128 MiB, as in `zstd -d`. Input must not decide how much memory a decoder
+/// takes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-/// Enough for any xz preset (-9 needs 65 MiB).
+/// Memory limit in bytes of the xz decoder, enough for any preset (-9 needs 65 MiB).
 const XZ_MEMORY_MAX: u64 = 128 << 20;
 
-/// How a module file is compressed. Stored in `generation.json`: add, never rename.
+/// Compression of a module's file. Stored in `generation.json`: add, never rename.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
@@ -38,7 +40,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What is appended to `.ko`: empty, `.gz`, `.xz` or `.zst`.
+    /// The suffix after `.ko`: empty, `.gz`, `.xz` or `.zst`.
     pub fn extension(self) -> &'static str {
         match self {
             Self::None => "",
@@ -48,7 +50,7 @@ impl Compression {
         }
     }
 
-    /// The module's name and compression, if this is the name of a module file: `snd-pcm.ko.xz` is `("snd-pcm", Xz)`.
+    /// Splits a module's file name: `snd-pcm.ko.xz` is `("snd-pcm", Xz)`. `None` for other files.
     pub fn of_file_name(name: &str) -> Option<(&str, Self)> {
         [Self::None, Self::Gz, Self::Xz, Self::Zst].into_iter().find_map(|compression| {
             let stem = name.strip_suffix(compression.extension())?.strip_suffix(".ko")?;
@@ -56,13 +58,13 @@ impl Compression {
         })
     }
 
-    /// Whether the kernel's own decoder would read a file, as far as the file's header tells: of xz only CRC32, or no check
-    /// at all (`lib/xz/xz_dec_stream.c`; the check's number is the eighth byte, xz-file-format.txt).
+    /// Whether the kernel's own decoder can read a file, as far as its header tells: for xz only with CRC32 or without
+    /// a check (`lib/xz/xz_dec_stream.c`; the check's id is the eighth byte, xz-file-format.txt section 2.1.1.2).
     pub fn is_for_kernels(self, bytes: &[u8]) -> bool {
         self != Self::Xz || bytes.get(7).is_none_or(|check| matches!(check, 0 | 1))
     }
 
-    /// Compresses a whole module.
+    /// Compresses a module.
     pub fn compress(self, module: &[u8]) -> io::Result<Vec<u8>> {
         match self {
             Self::None => Ok(module.to_vec()),
@@ -72,7 +74,7 @@ impl Compression {
         }
     }
 
-    /// Decompresses a whole module; more than `max` bytes are an error, and are never held.
+    /// Decompresses a module. More than `max` bytes are an error; they are never in memory.
     pub fn decompress(self, bytes: &[u8], max: u64) -> io::Result<Vec<u8>> {
         match self {
             Self::None => read_at_most(bytes, max),
@@ -90,7 +92,7 @@ impl Compression {
     }
 }
 
-/// `gzip -n`: neither name nor time in the header.
+/// Like `gzip -n`: no name and no time in the header.
 fn gzip(module: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::default());
     encoder.write_all(module)?;

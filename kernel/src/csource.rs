@@ -1,8 +1,8 @@
-//! C sources, as far as their text tells what they declare: `MODULE_LICENSE("GPL");` and its kin.
+//! Parsing C sources for macros such as `MODULE_LICENSE("GPL");`, textually.
 
 use std::collections::BTreeMap;
 
-/// Longest argument that is read, in characters; a licence or version has some tens.
+/// Limit in characters on an argument; a licence or version has some tens.
 const LONGEST: usize = 1024;
 
 /// A use of a macro.
@@ -10,11 +10,11 @@ const LONGEST: usize = 1024;
 pub struct Use {
     /// Line number, from 1.
     pub line: usize,
-    /// The text between the quotes of its first argument; `None` where that is no literal.
+    /// The string literal of its first argument; `None` if that is not a literal.
     pub text: Option<String>,
 }
 
-/// Every use of a macro outside comments, with what it is given: a literal, or a name that the same text defines as one.
+/// Every use of a macro outside comments, with its argument: a literal, or a name that the same text defines as one.
 pub fn uses(code: &str, wanted: &str) -> Vec<Use> {
     let definitions = definitions(code);
     let mut found = Vec::new();
@@ -37,7 +37,7 @@ pub fn uses(code: &str, wanted: &str) -> Vec<Use> {
     found
 }
 
-/// The argument that a text begins with; nothing where its end is too far to be looked for.
+/// The argument at the beginning of a text; empty if it is longer than the limit.
 fn argument(text: &str) -> &str {
     let end = text.char_indices().take(LONGEST).find(|(_, c)| matches!(c, ')' | ';'));
     end.map_or("", |(at, _)| text[..at].trim())
@@ -48,7 +48,7 @@ fn literal(text: &str) -> Option<String> {
     (!inner.contains('"')).then(|| inner.to_owned())
 }
 
-/// The files that a text includes, by whichever brackets.
+/// The files that a text includes, with either kind of brackets.
 pub fn included(code: &str) -> impl Iterator<Item = &str> {
     code.lines().filter_map(|line| {
         let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
@@ -66,7 +66,7 @@ fn definition(line: &str) -> Option<(&str, &str)> {
     rest.split_once(char::is_whitespace).map(|(name, value)| (name, value.trim()))
 }
 
-/// A text with its comments blanked out, and, where `strings` is set, what stands between quotes. Lines stay where they are.
+/// Blanks out comments, and strings if `strings` is set. Line numbers do not change.
 pub fn code(text: &str, strings: bool) -> String {
     let mut blank = Blank::Nothing;
     let mut out = String::with_capacity(text.len());
@@ -110,7 +110,7 @@ pub fn code(text: &str, strings: bool) -> String {
     out
 }
 
-/// What is being blanked out.
+/// The kind of text that is being blanked out.
 #[derive(Clone, Copy)]
 enum Blank {
     Nothing,

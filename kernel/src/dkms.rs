@@ -1,4 +1,4 @@
-//! DKMS's own records: what it has added, built and installed.
+//! DKMS's records of modules that are added, built and installed.
 //!
 //! ```text
 //! /var/lib/dkms/NAME/
@@ -7,12 +7,12 @@
 //!   kernel-KERNEL-ARCH -> VERSION/KERNEL/ARCH      installed
 //! ```
 //!
-//! Nothing else tells: there is no index, so a record is there or is not, and a crash leaves at most an empty directory,
-//! which counts as nothing. What is added here DKMS understands, and the other way round, so a host may go back to it.
-//! Which files in a kernel's tree are DKMS's is told from its copies, because no file says so of itself.
+//! There is no index, so a record exists or not, and a crash leaves at most an empty directory, which is ignored. DKMS
+//! understands the records that kcache writes, and vice versa, so a host can return to DKMS. Files in a kernel's tree
+//! are identified as DKMS's by comparison with its copies, because they contain no mark.
 //!
-//! Under `--root` the records are somebody else's. DKMS makes directories of them, and what is not one is no record: a link where
-//! a directory should be would lead what is added, removed and compared anywhere on this machine.
+//! Under `--root` the records are untrusted. DKMS creates directories, so anything else is not a record: a link in the
+//! place of a directory could redirect writes, deletions and comparisons to any path on this machine.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -28,41 +28,41 @@ use crate::recipe::{is_flat_name, is_version};
 use crate::release;
 use crate::rootfs::Root;
 
-/// Where DKMS keeps its records.
+/// DKMS's directory for records.
 pub const TREE: &str = "/var/lib/dkms";
-/// Where DKMS installs to on Debian and Arch: a directory of its own.
+/// Directory in a kernel's tree into which DKMS installs on Debian and Arch.
 const OWN_DIR: &str = "updates/dkms";
 
-/// The tree of records.
+/// DKMS's records on one system.
 #[derive(Clone, Debug)]
 pub struct Records {
     dir: PathBuf,
 }
 
-/// One version of one module, in DKMS's words; a package in kcache's.
+/// A version of a DKMS module, which is a package in kcache's terms.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// The package's name.
+    /// PACKAGE_NAME in `dkms.conf`.
     pub name: String,
-    /// Its version.
+    /// PACKAGE_VERSION in `dkms.conf`.
     pub version: String,
 }
 
 /// A version that DKMS has built for a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Built {
-    /// What.
+    /// The package's version.
     pub what: Version,
-    /// The kernel's release.
+    /// Release of the kernel.
     pub kernel: String,
-    /// As DKMS calls the architecture: `uname -m`.
+    /// The architecture as DKMS names it: `uname -m`.
     pub arch: String,
-    /// It is installed, too.
+    /// Whether it is also installed.
     pub installed: bool,
 }
 
 impl Records {
-    /// The records of a system, also where there are none.
+    /// The records of a system; empty if DKMS was never used.
     pub fn of(root: &Root) -> io::Result<Records> {
         Ok(Records { dir: root.place(TREE)? })
     }
@@ -72,23 +72,23 @@ impl Records {
         Records { dir: dir.into() }
     }
 
-    /// Where they are.
+    /// The directory of all records.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Where records of a version are.
+    /// The directory for records of a version.
     pub fn place(&self, what: &Version) -> PathBuf {
         self.dir.join(&what.name).join(&what.version)
     }
 
-    /// Whether a version is added.
+    /// Whether a version has been added.
     pub fn is_added(&self, what: &Version) -> bool {
         let place = self.directory(&[&what.name, &what.version]);
         place.is_some_and(|place| place.join("source").is_symlink() || place.join("source").is_dir())
     }
 
-    /// A directory of the records, if all on the way to it are directories themselves.
+    /// A directory of the records, if all of its parents are directories and not links.
     fn directory(&self, names: &[&str]) -> Option<PathBuf> {
         let mut place = self.dir.clone();
         for name in names {
@@ -100,7 +100,7 @@ impl Records {
         Some(place)
     }
 
-    /// Every version that is added; by name, then version.
+    /// All added versions, sorted by name and version.
     pub fn added(&self) -> io::Result<Vec<Version>> {
         let mut found = Vec::new();
         for name in names(&self.dir)?.into_iter().filter(|name| is_flat_name(name)) {
@@ -114,19 +114,19 @@ impl Records {
         Ok(found)
     }
 
-    /// Adds a version: its source lies there, as the system itself names it.
+    /// Adds a version with this source directory, given as a path inside the system.
     pub fn add(&self, what: &Version, source: &Path) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         let place = make_directory(&make_directory(&self.dir, &what.name)?, &what.version)?;
         symlink(source, place.join("source"))
     }
 
-    /// A directory for more of a version that is added, which is made where it is not there.
+    /// Creates a subdirectory in the records of an added version, if missing.
     pub fn directory_for(&self, what: &Version, name: &str) -> io::Result<PathBuf> {
         make_directory(&make_directory(&make_directory(&self.dir, &what.name)?, &what.version)?, name)
     }
 
-    /// What DKMS has built of a version, oldest kernel first.
+    /// The builds of a version, oldest kernel first.
     pub fn built(&self, what: &Version) -> io::Result<Vec<Built>> {
         let mut found = Vec::new();
         let Some(place) = self.directory(&[&what.name, &what.version]) else { return Ok(found) };
@@ -145,7 +145,7 @@ impl Records {
         Ok(found)
     }
 
-    /// Everything that DKMS has installed for a kernel.
+    /// All builds that DKMS has installed for a kernel.
     pub fn installed(&self, kernel: &str) -> io::Result<Vec<Built>> {
         let mut found = Vec::new();
         for what in self.added()? {
@@ -156,8 +156,8 @@ impl Records {
         Ok(found)
     }
 
-    /// The files in a kernel's tree that are those of an installed build: by name in DKMS's own directory, elsewhere only
-    /// if they are the same as DKMS's copies.
+    /// The files in a kernel's tree that belong to an installed build: in DKMS's own directory by name, elsewhere only
+    /// if their bytes equal DKMS's copies.
     pub fn files(&self, built: &Built, tree: &Path) -> io::Result<Vec<ForeignFile>> {
         let copies = self.copies(built)?;
         let mut found = Vec::new();
@@ -172,7 +172,7 @@ impl Records {
         Ok(found)
     }
 
-    /// Whether everything that was built is in the kernel's tree, with the same bytes.
+    /// Whether all modules of a build are in the kernel's tree with the same bytes.
     pub fn is_intact(&self, built: &Built, tree: &Path) -> io::Result<bool> {
         let foreign = modules::foreign(tree)?;
         for copy in self.copies(built)? {
@@ -185,7 +185,7 @@ impl Records {
         Ok(true)
     }
 
-    /// DKMS's own copies of the modules of a build.
+    /// Paths of DKMS's copies of a build's modules.
     fn copies(&self, built: &Built) -> io::Result<Vec<PathBuf>> {
         let Version { name, version } = &built.what;
         let Some(dir) = self.directory(&[name, version, &built.kernel, &built.arch, "module"]) else {
@@ -196,7 +196,7 @@ impl Records {
         Ok(copies)
     }
 
-    /// Forgets what DKMS has built of a version for a kernel.
+    /// Deletes the record of a build for a kernel.
     pub fn forget_build(&self, built: &Built) -> io::Result<()> {
         let Version { name, version } = &built.what;
         let Some(kernel) = self.directory(&[name, version, &built.kernel]) else { return Ok(()) };
@@ -207,7 +207,7 @@ impl Records {
         remove_if_empty(&kernel)
     }
 
-    /// Forgets a version altogether.
+    /// Deletes all records of a version.
     pub fn forget(&self, what: &Version) -> io::Result<()> {
         if let Some(place) = self.directory(&[&what.name, &what.version]) {
             fs::remove_dir_all(&place)?;
@@ -224,7 +224,7 @@ impl Records {
     }
 }
 
-/// The tree in which another kernel's `weak-updates` lead to one of these files, if any does: without the file, that kernel
+/// The tree of another kernel whose `weak-updates` link to one of these files, if any: without the file, that kernel
 /// would lose its module.
 pub fn weakly_used(root: &Root, tree: &Path, files: &[ForeignFile]) -> io::Result<Option<PathBuf>> {
     for modules in crate::kernels::modules_dirs(root) {
@@ -243,7 +243,8 @@ pub fn weakly_used(root: &Root, tree: &Path, files: &[ForeignFile]) -> io::Resul
     Ok(None)
 }
 
-/// Whether two files are the same. What is no module, a link, a FIFO or larger than any, is the same as nothing.
+/// Whether two files have equal bytes. False for anything that cannot be a module: a link, a FIFO, a file above the
+/// limit.
 fn is_copy(file: &Path, copy: &Path) -> io::Result<bool> {
     if file.is_symlink() || copy.is_symlink() {
         return Ok(false);
@@ -255,7 +256,7 @@ fn is_copy(file: &Path, copy: &Path) -> io::Result<bool> {
     }
 }
 
-/// What has this name in a directory; nothing, where the name would lead elsewhere.
+/// Path of a name in a directory; `None` if the name would lead elsewhere.
 fn below(dir: &Path, name: &str) -> Option<PathBuf> {
     let mut parts = Path::new(name).components();
     let is_one =
@@ -263,7 +264,7 @@ fn below(dir: &Path, name: &str) -> Option<PathBuf> {
     is_one.then(|| dir.join(name))
 }
 
-/// A directory of this name, which is there already or is made.
+/// Creates a directory, or returns the existing one.
 fn make_directory(dir: &Path, name: &str) -> io::Result<PathBuf> {
     let place =
         below(dir, name).ok_or_else(|| io::Error::other(format!("{name:?} is no name of a record")))?;
@@ -286,7 +287,7 @@ fn remove_if_empty(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The names in a directory, sorted; none where there is no directory.
+/// The names in a directory, sorted; empty if it does not exist.
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -354,7 +355,7 @@ mod tests {
         assert!(records.is_intact(&built, &tree).unwrap());
     }
 
-    /// Each directory of a record in turn is a link to one that is somebody else's.
+    /// Replaces each directory of a record in turn by a link to another directory.
     #[test]
     fn links_in_the_place_of_directories_are_no_records_and_lead_nowhere() {
         for depth in ["a", "a/1.0", "a/1.0/6.1", "a/1.0/6.1/x86_64", "a/1.0/6.1/x86_64/module"] {

@@ -1,8 +1,8 @@
-//! Whether a kernel will refuse modules that are not signed, and why it would.
+//! Whether a kernel will refuse unsigned modules, and why.
 //!
-//! Three things make a kernel so strict (`kernel/module/signing.c`, `security/lockdown/`): its configuration, its command
-//! line, and, where the distribution's kernel locks itself down then, Secure Boot. The command line is that of the boot
-//! loader's entry for the kernel, for what runs now says nothing about the next boot, and what is built into the kernel
+//! A kernel does so (`kernel/module/signing.c`, `security/lockdown/`) because of its configuration, its command line,
+//! or Secure Boot, if the distribution's kernel locks itself down then. The command line is that of the boot loader's
+//! entry for the kernel, because the running one says nothing about the next boot, plus the built-in one
 //! (`CONFIG_CMDLINE`).
 
 use std::fmt;
@@ -12,14 +12,14 @@ use crate::bounded_read;
 use crate::kconfig::Kconfig;
 use crate::rootfs::Root;
 
-/// What makes a kernel refuse unsigned modules.
+/// Why a kernel refuses unsigned modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enforcement {
-    /// A configuration symbol.
+    /// A configuration symbol, such as `CONFIG_MODULE_SIG_FORCE`.
     Config(&'static str),
     /// A word of the kernel's command line.
     CommandLine(String),
-    /// The firmware has Secure Boot switched on, and this kernel locks itself down then.
+    /// Secure Boot is enabled, and this kernel locks itself down then.
     SecureBoot,
 }
 
@@ -33,12 +33,12 @@ impl fmt::Display for Enforcement {
     }
 }
 
-/// The variable `SecureBoot` of the firmware, as efivarfs shows it: four bytes of attributes, then one of value (UEFI
-/// specification, 3.3).
+/// The firmware's variable `SecureBoot` in efivarfs: four bytes of attributes, then one byte of value (UEFI
+/// specification, section 3.3).
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
-/// What makes this kernel refuse unsigned modules, as far as the system under `root` tells. A kernel whose configuration is
-/// not there may insist as others do.
+/// Why this kernel refuses unsigned modules, as far as the system under `root` tells; `None` if it accepts them. A
+/// kernel whose configuration is missing is assumed to lock itself down under Secure Boot.
 pub fn of(root: &Root, release: &str, config: Option<&Kconfig>) -> Option<Enforcement> {
     let secure_boot = root
         .find(SECURE_BOOT)
@@ -62,19 +62,19 @@ fn decide(config: Option<&Kconfig>, command_line: &str, secure_boot: bool) -> Op
     if let Some(symbol) = forced.into_iter().find(|symbol| says(symbol)) {
         return Some(Enforcement::Config(symbol));
     }
-    // Which of the two a kernel with both takes depends on the architecture; here either counts.
+    // Which of the two applies if a kernel has both depends on the architecture; here either counts.
     let built_in = config.and_then(|config| config.value("CONFIG_CMDLINE")).unwrap_or_default();
     let mut words = built_in.split_ascii_whitespace().chain(command_line.split_ascii_whitespace());
     if let Some(word) = words.find(|word| enforces(word)) {
         return Some(Enforcement::CommandLine(word.to_owned()));
     }
-    // Not upstream's: a patch that Debian, Ubuntu, Fedora and SUSE have in common.
+    // Not upstream: a patch that Debian, Ubuntu, Fedora and SUSE share.
     let locks_down = config.is_none() || says("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT");
     (secure_boot && locks_down).then_some(Enforcement::SecureBoot)
 }
 
-/// A boolean parameter without a value is true, `-` and `_` are one, and quotes do not count
-/// (Documentation/admin-guide/kernel-parameters.rst).
+/// Whether a word enables enforcement. A boolean parameter without a value is true, `-` and `_` are equal, and quotes
+/// do not count (Documentation/admin-guide/kernel-parameters.rst).
 fn enforces(word: &str) -> bool {
     let word = word.replace('"', "");
     let (name, value) = word.split_once('=').unwrap_or((&word, "1"));
@@ -85,7 +85,7 @@ fn enforces(word: &str) -> bool {
     }
 }
 
-/// What the kernel takes for true: the first character says so, or the first two (kstrtobool, lib/kstrtox.c).
+/// Whether the kernel takes a value as true: the first one or two characters decide (kstrtobool, lib/kstrtox.c).
 fn is_true(value: &str) -> bool {
     let mut first = value.chars().map(|c| c.to_ascii_lowercase());
     match first.next() {

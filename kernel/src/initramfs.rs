@@ -1,9 +1,9 @@
-//! The modules inside a kernel's initramfs: a copy there is loaded before the one in the kernel's tree can be, so a stale
-//! copy undoes an installation.
+//! Modules in an initramfs. The kernel loads a copy there before it can load one from its tree, so a stale copy undoes
+//! an installation.
 //!
-//! An initramfs is one or more cpio archives one behind the other, padded with zeros, each plain or compressed
-//! (Documentation/driver-api/early-userspace/buffer-format.rst): often a plain one with microcode, then a compressed one
-//! with all the rest.
+//! An initramfs consists of one or more cpio archives in sequence, padded with zeros, each plain or compressed
+//! (Documentation/driver-api/early-userspace/buffer-format.rst): often a plain one with microcode, then a compressed
+//! one with everything else.
 //!
 //! ```text
 //! "070701" or "070702"   magic; 13 fields of 8 hex digits: ino mode uid gid nlink mtime filesize
@@ -12,7 +12,7 @@
 //! contents               padded to a multiple of 4; an entry "TRAILER!!!" ends the archive
 //! ```
 //!
-//! The archive is read as a stream: however large it is, one module of it is held at a time.
+//! Archives are read as streams; at most one module is in memory.
 
 mod wanted;
 
@@ -29,30 +29,31 @@ use crate::ko;
 use crate::module_name::ModuleName;
 use crate::rootfs::Root;
 
-/// Contents of more than this are no module's.
+/// Limit in bytes on a module; larger files are skipped.
 const MODULE_MAX: u64 = 1 << 28;
-/// A path in an archive (`PATH_MAX`, include/uapi/linux/limits.h).
+/// Limit in bytes on a path (`PATH_MAX`, include/uapi/linux/limits.h).
 const NAME_MAX: u64 = 4096;
-/// `sizeof` a newc header: 6 + 13 * 8.
+/// Size in bytes of a newc header: 6 + 13 * 8.
 const HEADER: usize = 110;
-/// Enough for any preset of xz, and for what `zstd --ultra` makes: a decoder is not told by its input how much to take.
+/// Memory limit in bytes for decoders: enough for any preset of xz, and for `zstd --ultra`. Input must not decide how
+/// much memory a decoder takes.
 const XZ_MEMORY_MAX: u64 = 256 << 20;
 const ZSTD_WINDOW_LOG_MAX: u32 = 28;
 
 /// A copy of a module in an initramfs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copy {
-    /// Its path there.
+    /// Path in the archive.
     pub path: String,
-    /// The module that it is of.
+    /// The module's name.
     pub module: ModuleName,
-    /// Digest of the file as it lies there, in hex.
+    /// BLAKE3 digest of the file as it is in the archive, in hex.
     pub file: String,
-    /// Digest of the module without compression and signature, in hex; `None` where it cannot be decompressed.
+    /// BLAKE3 digest of the module without compression and signature, in hex; `None` if it cannot be decompressed.
     pub body: Option<String>,
 }
 
-/// A kernel's initramfs, where distributions put it.
+/// Path of a kernel's initramfs, in the places of the known distributions.
 pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
     let machine = root
         .find("/etc/machine-id")
@@ -73,13 +74,17 @@ pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
     places.iter().find_map(|place| root.find(place)).filter(|path| path.is_file())
 }
 
-/// The copies of these modules in an initramfs.
+/// The copies of the named modules in an initramfs.
+///
+/// # Errors
+///
+/// `InvalidData` if the file is not an initramfs or is corrupt.
 pub fn copies(path: &Path, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
     read(BufReader::with_capacity(1 << 18, crate::bounded_read::open(path)?), names)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-/// Reads archive after archive. A compressed one is the last: what its decoder has read ahead is not given back.
+/// Reads all archives. A compressed one is the last, because its decoder reads ahead.
 fn read(mut stream: impl BufRead, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
     let mut found = Vec::new();
     while skip_zeros(&mut stream)? {
@@ -99,7 +104,7 @@ fn read(mut stream: impl BufRead, names: &BTreeSet<ModuleName>) -> io::Result<Ve
     Ok(found)
 }
 
-/// How an archive is compressed, by its first bytes.
+/// Compression of an archive, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Packing {
     None,
@@ -143,7 +148,7 @@ impl Packing {
     }
 }
 
-/// Passes over padding; false at the end.
+/// Skips padding; false at the end.
 fn skip_zeros(stream: &mut impl BufRead) -> io::Result<bool> {
     loop {
         let buffer = stream.fill_buf()?;
@@ -159,7 +164,7 @@ fn skip_zeros(stream: &mut impl BufRead) -> io::Result<bool> {
     }
 }
 
-/// One cpio archive, to its trailer.
+/// Reads one cpio archive up to its trailer.
 fn archive(stream: &mut impl BufRead, names: &BTreeSet<ModuleName>, found: &mut Vec<Copy>) -> io::Result<()> {
     loop {
         let mut header = [0; HEADER];
@@ -191,7 +196,7 @@ fn archive(stream: &mut impl BufRead, names: &BTreeSet<ModuleName>, found: &mut 
     }
 }
 
-/// The name and compression of a module, if an entry is one.
+/// The name and compression of a module; `None` for other entries.
 fn module(path: &str, mode: u64, size: u64) -> Option<(ModuleName, Compression)> {
     let is_file = mode & 0o170_000 == 0o100_000;
     let (name, compression) = Compression::of_file_name(path.rsplit('/').next()?)?;
@@ -229,7 +234,7 @@ mod tests {
     use fs_err as fs;
     use proptest::prelude::*;
 
-    /// An archive with these files, as cpio(1) writes it.
+    /// An archive of these files, as cpio(1) writes it.
     fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = Vec::new();
         for (name, bytes) in files.iter().chain(&[("TRAILER!!!", &b""[..])]) {

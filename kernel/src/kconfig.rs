@@ -2,19 +2,19 @@
 
 use memchr::memmem;
 
-/// The text of a `.config`, asked by symbol.
+/// The text of a `.config`, queried by symbol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kconfig {
     text: String,
 }
 
 impl Kconfig {
-    /// Takes the text as it is: lines `CONFIG_X=value` and comments.
+    /// Wraps the text of a `.config`: lines `CONFIG_X=value` and comments.
     pub fn new(text: String) -> Kconfig {
         Kconfig { text }
     }
 
-    /// The value of a symbol, `CONFIG_` included, without quotes; `None` where it is not set.
+    /// The value of a symbol, given with `CONFIG_`, without quotes; `None` if it is not set.
     pub fn value(&self, symbol: &str) -> Option<&str> {
         let found = memmem::find_iter(self.text.as_bytes(), symbol).find_map(|at| {
             let begins_line = at == 0 || self.text.as_bytes()[at - 1] == b'\n';
@@ -24,22 +24,22 @@ impl Kconfig {
         found.map(|value| value.trim_matches('"'))
     }
 
-    /// True for `=y`.
+    /// Whether a symbol is `=y`.
     pub fn yes(&self, symbol: &str) -> bool {
         self.value(symbol) == Some("y")
     }
 
-    /// True where the kernel was built by clang; its modules must be, too.
+    /// Whether clang compiled the kernel; then it must compile modules, too.
     pub fn is_clang(&self) -> bool {
         self.yes("CONFIG_CC_IS_CLANG")
     }
 
-    /// True where the symbol is known, also as `# CONFIG_X is not set`.
+    /// Whether the symbol occurs, even as `# CONFIG_X is not set`.
     pub fn mentions(&self, symbol: &str) -> bool {
         self.value(symbol).is_some() || self.text.contains(&format!("# {symbol} is not set"))
     }
 
-    /// True for `=y` or `=m`.
+    /// Whether a symbol is `=y` or `=m`.
     pub fn yes_or_module(&self, symbol: &str) -> bool {
         matches!(self.value(symbol), Some("y" | "m"))
     }

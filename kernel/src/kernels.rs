@@ -1,7 +1,7 @@
-//! The kernels of a system: what is installed under a root, or one build tree given by path.
+//! The kernels of a system: those installed under a root, or a build tree given by path.
 //!
-//! A kernel is a directory `/lib/modules/R` (or `/usr/lib/modules/R`), and, where its headers are installed, a build tree:
-//! `build` leads there. A build tree is rarely one directory. Debian's is three:
+//! A kernel is a directory `/lib/modules/R` (or `/usr/lib/modules/R`), and, if its headers are installed, a build tree
+//! to which `build` leads. A build tree is rarely one directory. Debian's consists of three:
 //!
 //! ```text
 //! /lib/modules/6.1.0-56-amd64/build -> /usr/src/linux-headers-6.1.0-56-amd64     .config, generated headers, Module.symvers
@@ -9,16 +9,16 @@
 //!     scripts   -> ../../lib/linux-kbuild-6.1/scripts                            programs, shared by all 6.1 kernels
 //! ```
 //!
-//! `source` leads to the kernel's source, or what a package has of it. Debian's and SUSE's is another directory than the
-//! build tree, and it is there that the `configure` scripts of ZFS and NVIDIA look for headers:
+//! `source` leads to the kernel's source, or to the part of it that a package contains. On Debian and SUSE that is
+//! another directory than the build tree, and the `configure` scripts of ZFS and NVIDIA look for headers there:
 //!
 //! ```text
 //! /lib/modules/6.1.0-56-amd64/source -> /usr/src/linux-headers-6.1.0-56-common
 //! ```
 //!
-//! [`BuildTree::mounts`] names all of it: what a build must see and what a build's key must cover are the same list.
-//! Links are followed where they stand at most one directory deep, where kernel packages put them; a build sees nothing
-//! of what deeper links out of the tree point at, so nothing unnamed can shape it.
+//! [`BuildTree::mounts`] lists all of them: what a build sees and what a build's key covers are the same list. Links
+//! are followed at most one directory deep, where kernel packages have them; targets of deeper links out of the tree
+//! are not visible to builds, so nothing unlisted can affect one.
 
 use std::io;
 use std::io::Read;
@@ -32,87 +32,87 @@ use crate::kconfig::Kconfig;
 use crate::release;
 use crate::rootfs::Root;
 
-/// What went wrong while reading a kernel.
+/// Why a kernel could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A path was given as a kernel build tree, but is none.
+    /// The path is not a kernel build tree.
     #[error("{} is not a kernel build tree: it has no {missing}", path.display())]
     NotABuildTree {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// The file that every prepared build tree has.
+        /// A file that every prepared build tree has.
         missing: &'static str,
     },
-    /// A kernel build tree says that its kernel is called what no kernel is.
+    /// A build tree contains a release that cannot be one.
     #[error("{} is not a kernel build tree: invalid release '{}'", path.display(), text.escape_debug())]
     NoRelease {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// What it says.
+        /// The invalid release.
         text: String,
     },
 }
 
-/// One kernel.
+/// A kernel of the system, or a build tree.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// `uname -r` of it.
+    /// Release, as `uname -r` prints it.
     pub release: String,
-    /// `/lib/modules/R`, as this machine names it; `None` for a build tree of a kernel that is not installed here.
+    /// Path of `/lib/modules/R` on this machine; `None` for a build tree of a kernel that is not installed.
     pub modules: Option<PathBuf>,
     /// The build tree, or why there is none.
     pub headers: Headers,
-    /// The `uname -v` text of the bootable image, where there is one that says so.
+    /// The image's build, as `uname -v` prints it, if there is an image that contains it.
     pub image_version: Option<String>,
 }
 
 /// Whether modules can be compiled for a kernel.
 #[derive(Clone, Debug)]
 pub enum Headers {
-    /// They can.
+    /// They can, against this build tree.
     Present(Box<BuildTree>),
     /// No build tree is installed.
     Missing,
-    /// A build tree is there, but it is not this kernel's.
+    /// The build tree belongs to another kernel.
     Wrong {
-        /// The directory.
+        /// Path of the build tree.
         path: PathBuf,
         /// The release it was prepared for.
         found: String,
     },
 }
 
-/// A prepared kernel build tree, with all that it reaches.
+/// A prepared kernel build tree, with all directories it refers to.
 #[derive(Clone, Debug)]
 pub struct BuildTree {
-    /// The path builds see it at.
+    /// Path in the sandbox.
     pub inside: PathBuf,
-    /// Where `/lib/modules/R/source` leads, as builds see it: the tree itself where the kernel has no source of its own.
+    /// Target of `/lib/modules/R/source` in the sandbox: the tree itself if the kernel has no separate source.
     pub source: PathBuf,
     /// Every directory that belongs to it, the tree itself first.
     pub mounts: Vec<Mount>,
     /// `.config`.
     pub config: Kconfig,
-    /// `uname -m`, in the kernel's words (`x86_64`, `aarch64`).
+    /// The architecture, as `uname -m` prints it (`x86_64`, `aarch64`).
     pub arch: String,
     /// `uname -v`.
     pub version: String,
 }
 
-/// A directory of this machine, and the path that a build sees it at.
+/// A directory of this machine, with its path in the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// On this machine.
+    /// Path on this machine.
     pub outside: PathBuf,
-    /// In the sandbox.
+    /// Path in the sandbox.
     pub inside: PathBuf,
 }
 
 impl Kernel {
-    /// The build tree, if there is a right one.
+    /// The build tree, if it belongs to this kernel.
     pub fn build_tree(&self) -> Option<&BuildTree> {
         match &self.headers {
             Headers::Present(tree) => Some(tree),
@@ -120,7 +120,7 @@ impl Kernel {
         }
     }
 
-    /// The versions of image and headers, where they are of two builds of one release: distributions rebuild kernels
+    /// The versions of image and headers, if they are from two builds of one release: distributions rebuild kernels
     /// without renaming them.
     pub fn builds_differ(&self) -> Option<(&str, &str)> {
         let (image, headers) = (self.image_version.as_deref()?, self.build_tree()?.version.as_str());
@@ -129,34 +129,35 @@ impl Kernel {
 }
 
 impl BuildTree {
-    /// The tree's own directory on this machine.
+    /// Path of the tree's own directory on this machine.
     pub fn outside(&self) -> &Path {
         &self.mounts[0].outside
     }
 
-    /// Whether the tree's own files still say what was read of them.
+    /// Whether the tree's own files are unchanged since they were read.
     pub fn is_current(&self) -> Result<bool, Error> {
         let now = describe(self.inside.clone(), self.source.clone(), self.mounts.clone())?;
         Ok((now.config, now.arch, now.version)
             == (self.config.clone(), self.arch.clone(), self.version.clone()))
     }
 
-    /// Symbol versions are compared when modules are loaded (`CONFIG_MODVERSIONS`).
+    /// Whether symbol versions are compared when modules are loaded (`CONFIG_MODVERSIONS`).
     pub fn modversions(&self) -> bool {
         self.config.yes("CONFIG_MODVERSIONS")
     }
 
-    /// The compiler that the kernel was built with, as it introduced itself (`CONFIG_CC_VERSION_TEXT`).
+    /// The compiler that built the kernel: the first line of its `--version` (`CONFIG_CC_VERSION_TEXT`).
     pub fn compiler(&self) -> Option<&str> {
         self.config.value("CONFIG_CC_VERSION_TEXT")
     }
 
-    /// Type information will be generated for modules: that takes `pahole` and the kernel's own, from `vmlinux`.
+    /// Whether BTF type information is generated for modules, which needs `pahole` and the kernel's own BTF from
+    /// `vmlinux`.
     pub fn makes_btf(&self) -> bool {
         self.config.yes("CONFIG_DEBUG_INFO_BTF_MODULES") && self.outside().join("vmlinux").exists()
     }
 
-    /// `Module.symvers`: every exported symbol. `None` where the tree comes without.
+    /// Contents of `Module.symvers`, which lists every exported symbol; `None` if the tree has none.
     pub fn symvers(&self) -> io::Result<Option<Vec<u8>>> {
         match bounded_read::bytes(self.outside().join("Module.symvers"), MOST_DATA) {
             Ok(text) => Ok(Some(text)),
@@ -166,7 +167,7 @@ impl BuildTree {
     }
 }
 
-/// A kernel's configuration: of its build tree, else as it was installed beside its image.
+/// A kernel's configuration: from its build tree, else the one installed beside its image.
 pub fn config(root: &Root, kernel: &Kernel) -> Result<Option<Kconfig>, Error> {
     if let Some(tree) = kernel.build_tree() {
         return Ok(Some(tree.config.clone()));
@@ -179,8 +180,8 @@ pub fn config(root: &Root, kernel: &Kernel) -> Result<Option<Kconfig>, Error> {
     }
 }
 
-/// How the kernel's own modules are compressed (kernel/module/Kconfig). Since 6.12 a kernel may be able to read a
-/// compression without using it for its own modules; `CONFIG_MODULE_COMPRESS_ALL` tells.
+/// The compression of in-tree modules (kernel/module/Kconfig). Since 6.12 a kernel may support a compression without
+/// using it for its own modules; `CONFIG_MODULE_COMPRESS_ALL` shows that.
 pub fn compression(config: &Kconfig) -> Compression {
     let all = "CONFIG_MODULE_COMPRESS_ALL";
     if config.mentions(all) && !config.yes(all) {
@@ -203,8 +204,8 @@ pub fn of_release(root: &Root, release: &str) -> Result<Option<Kernel>, Error> {
     found.map(|(release, dir)| read_installed(root, release, dir)).transpose()
 }
 
-/// The directories that hold, or held, installed kernels' modules, with their releases; oldest first. One whose name is no
-/// release's is no kernel's.
+/// The directories of installed or removed kernels' modules, with their releases, oldest first. Directories whose name
+/// cannot be a release are ignored.
 pub fn trees(root: &Root) -> Result<Vec<(String, PathBuf)>, Error> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for parent in modules_dirs(root) {
@@ -221,7 +222,7 @@ pub fn trees(root: &Root) -> Result<Vec<(String, PathBuf)>, Error> {
     Ok(found)
 }
 
-/// The root's `/lib/modules` and `/usr/lib/modules`, as this machine names them: mostly one directory.
+/// Paths on this machine of the root's `/lib/modules` and `/usr/lib/modules`, usually one directory.
 pub fn modules_dirs(root: &Root) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> =
         ["/lib/modules", "/usr/lib/modules"].iter().filter_map(|dir| root.find(dir)).collect();
@@ -229,7 +230,12 @@ pub fn modules_dirs(root: &Root) -> Vec<PathBuf> {
     dirs
 }
 
-/// A kernel build tree given by path. Where the kernel is also installed under the root, that is where it installs to.
+/// Reads a kernel build tree given by path. If the kernel is installed under the root, its modules are installed
+/// there.
+///
+/// # Errors
+///
+/// [`Error::NotABuildTree`] or [`Error::NoRelease`] if the path is not a prepared build tree.
 pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
     let path = fs::canonicalize(path)?;
     let release = tree_release(&path).ok_or_else(|| Error::NotABuildTree {
@@ -259,7 +265,7 @@ pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
     Ok(Kernel { release, modules, headers: Headers::Present(Box::new(tree)), image_version })
 }
 
-/// True where packages put build trees: there a tree keeps its own path in the sandbox.
+/// Whether a path is where packages install build trees: there a tree keeps its own path in the sandbox.
 fn packaged(root: &Root, path: &Path) -> bool {
     ["/usr/src", "/usr/lib", "/lib"].iter().filter_map(|dir| root.find(dir)).any(|dir| path.starts_with(dir))
 }
@@ -285,8 +291,8 @@ fn read_installed(root: &Root, release: String, modules: PathBuf) -> Result<Kern
     Ok(Kernel { release, modules: Some(modules), headers, image_version })
 }
 
-/// The release that a build tree was prepared for. `utsrelease.h` is what modules are compiled with, so it is believed
-/// first: Debian's `kernel.release` holds the upstream version.
+/// The release that a build tree was prepared for. Modules are compiled with `utsrelease.h`, so it takes precedence:
+/// Debian's `kernel.release` contains the upstream version.
 fn tree_release(dir: &Path) -> Option<String> {
     if let Ok(header) = bounded_read::config(&dir.join("include/generated/utsrelease.h")) {
         return define(&header, "UTS_RELEASE").map(str::to_owned);
@@ -295,16 +301,16 @@ fn tree_release(dir: &Path) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// Where the link, or the directory, `source` in a directory leads: `/lib/modules/R` (Makefile, `modules_install`), or a build
-/// tree that lies apart from its source (`O=`). `None` where no kernel source is there, as when the link came along to
-/// another machine than the one that the kernel was built on.
+/// Target of the link or directory `source` in a directory: `/lib/modules/R` (Makefile, `modules_install`), or a build
+/// tree separate from its source (`O=`). `None` if it contains no kernel source, as when the link was copied to
+/// another machine than the one that built the kernel.
 fn source_in(root: &Root, dir: &Path) -> Option<PathBuf> {
     let source = root.resolve(dir.join("source")).ok()?;
     let has = |name: &str| root.find(source.join(name)).is_some();
     (has("Makefile") && has("include")).then_some(source)
 }
 
-/// A tree that lies under the root, at its own path `inside`, and the kernel's source, where that is another directory.
+/// Reads a tree under the root, at its own path `inside`, with the kernel's source if that is another directory.
 fn read_tree(root: &Root, inside: PathBuf, source: Option<PathBuf>) -> Result<BuildTree, Error> {
     let source = source.unwrap_or_else(|| inside.clone());
     let mut mounts = Vec::new();
@@ -317,7 +323,7 @@ fn read_tree(root: &Root, inside: PathBuf, source: Option<PathBuf>) -> Result<Bu
     let mut next = 0;
     loop {
         if next == mounts.len() {
-            // Last, so that it is there once where the build tree reaches it by itself.
+            // Last, so that it is listed once if the build tree refers to it, too.
             add(&mut mounts, source.clone());
         }
         let Some(mount) = mounts.get(next) else { break };
@@ -330,8 +336,8 @@ fn read_tree(root: &Root, inside: PathBuf, source: Option<PathBuf>) -> Result<Bu
     describe(inside, source, mounts)
 }
 
-/// A tree somewhere else, mounted at a canonical path, unless it reaches outside itself: then paths in it are absolute or
-/// relative to where it lies, and it keeps its own.
+/// Reads a tree elsewhere. It is mounted at a canonical path, unless it refers to directories outside itself: then its
+/// paths are absolute or relative to its location, and it keeps its own path.
 fn read_foreign_tree(path: &Path, canonical: PathBuf) -> Result<BuildTree, Error> {
     if reaches(path, path)?.iter().any(|reached| !reached.starts_with(path)) {
         let root = Root::new("/");
@@ -358,8 +364,8 @@ fn describe(inside: PathBuf, source: PathBuf, mounts: Vec<Mount>) -> Result<Buil
     Ok(BuildTree { inside, source, mounts, config, arch, version })
 }
 
-/// Directories that a build tree leads to: where its links point and whose Makefile its own includes. Paths are as seen
-/// from inside; they need not exist.
+/// Directories that a build tree refers to: targets of its links, and directories of the Makefiles that its own
+/// includes. Paths are as in the sandbox; they need not exist.
 fn reaches(outside: &Path, inside: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = included_makefiles(&outside.join("Makefile"))?;
     let mut directories = vec![(outside.to_owned(), inside.to_owned())];
@@ -382,7 +388,7 @@ fn reaches(outside: &Path, inside: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// Directories of the Makefiles that a Makefile includes by absolute path, as Debian's header packages do.
+/// Directories of the Makefiles that a Makefile includes by absolute path, as in Debian's header packages.
 fn included_makefiles(makefile: &Path) -> Result<Vec<PathBuf>, Error> {
     let text = match bounded_read::config(makefile) {
         Ok(text) => text,
@@ -396,7 +402,7 @@ fn included_makefiles(makefile: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(text.lines().filter_map(included).collect())
 }
 
-/// A path without `.` and `..`, by its text alone.
+/// Removes `.` and `..` from a path, textually.
 fn lexical(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -409,7 +415,7 @@ fn lexical(path: &Path) -> PathBuf {
     plain
 }
 
-/// The string that a generated header defines a name as.
+/// The string that a generated header defines for a name.
 fn define<'a>(header: &'a str, name: &str) -> Option<&'a str> {
     header
         .lines()
@@ -419,7 +425,8 @@ fn define<'a>(header: &'a str, name: &str) -> Option<&'a str> {
         .and_then(|rest| rest.strip_suffix('"'))
 }
 
-/// `uname -m` by a configuration alone, where no `compile.h` says it (arch/*/Makefile, UTS_MACHINE).
+/// The architecture as `uname -m` prints it, from a configuration alone, if there is no `compile.h` (arch/*/Makefile,
+/// UTS_MACHINE).
 pub fn arch(config: &Kconfig) -> &'static str {
     let known = [
         ("CONFIG_X86_64", "x86_64"),
@@ -434,37 +441,37 @@ pub fn arch(config: &Kconfig) -> &'static str {
     known.iter().find(|(symbol, _)| config.yes(symbol)).map_or("unknown", |(_, arch)| arch)
 }
 
-/// A kernel's bootable image, where one is installed.
+/// Path of a kernel's bootable image, if installed.
 pub fn image(root: &Root, release: &str) -> Option<PathBuf> {
     images(release).iter().find_map(|path| root.find(path))
 }
 
-/// Where packages put a kernel's image.
+/// Paths at which packages install a kernel's image.
 pub fn images(release: &str) -> [String; 2] {
     [format!("/boot/vmlinuz-{release}"), format!("/lib/modules/{release}/vmlinuz")]
 }
 
-/// The `uname -v` text of an image.
+/// The build of an image, as `uname -v` prints it.
 fn image_version(root: &Root, release: &str) -> Option<String> {
     let text =
         images(release).iter().filter_map(|path| root.find(path)).find_map(|path| image_text(&path))?;
     text.find('#').map(|start| text[start..].to_owned())
 }
 
-/// The release that a bootable image says it is.
+/// The release in a bootable image.
 pub fn image_release(path: &Path) -> Option<String> {
     image_text(path)?.split_ascii_whitespace().next().map(str::to_owned)
 }
 
 fn image_text(path: &Path) -> Option<String> {
     let mut head = Vec::new();
-    // The setup code and the text lie in the first 64 KiB: the offset has 16 bits.
+    // The setup code and the text are in the first 64 KiB, because the offset has 16 bits.
     bounded_read::open(path).ok()?.take(0x1_0400).read_to_end(&mut head).ok()?;
     bz_image_text(&head)
 }
 
-/// The text in the header of an x86 kernel image (Documentation/arch/x86/boot.rst: `kernel_version`, a 16-bit offset at
-/// 0x20e, counted from 0x200). It reads `RELEASE (BUILDER) #1 SMP ...`; `uname -v` begins at the `#`.
+/// The version text in the header of an x86 kernel image (Documentation/arch/x86/boot.rst: `kernel_version`, a 16-bit
+/// offset at 0x20e, counted from 0x200). It is `RELEASE (BUILDER) #1 SMP ...`; `uname -v` begins at the `#`.
 fn bz_image_text(head: &[u8]) -> Option<String> {
     if head.get(0x202..0x206)? != b"HdrS" {
         return None;
@@ -475,7 +482,7 @@ fn bz_image_text(head: &[u8]) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// What to type to get the headers of a kernel, on the distribution that the root holds (os-release(5)).
+/// The command that installs a kernel's headers, on the root's distribution (os-release(5)).
 pub fn headers_hint(root: &Root, release: &str) -> String {
     let os = ["/etc/os-release", "/usr/lib/os-release"]
         .iter()
@@ -523,7 +530,7 @@ mod tests {
         check(&format!("{since_6_12}# CONFIG_MODULE_COMPRESS_ALL is not set\n"), Compression::None);
     }
 
-    /// A root with one Debian-like kernel, headers in three places.
+    /// A root with one Debian kernel, whose headers are in three directories.
     fn debian() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
@@ -555,7 +562,7 @@ mod tests {
         assert_eq!(compression(&tree.config), Compression::Xz);
     }
 
-    /// Where `source` leads, and what is mounted.
+    /// Target of `source`, and the mounts.
     fn source_of(root: &Root) -> (String, Vec<String>) {
         let kernel = installed(root).unwrap().remove(0);
         let tree = kernel.build_tree().unwrap();
@@ -584,7 +591,7 @@ mod tests {
         check("/usr/src/h-common", "/usr/src/h-common", &[]);
         check("../../../usr/src/h-common", "/usr/src/h-common", &[]);
         check("/home/me/linux", "/home/me/linux", &["/home/me/linux", "/opt/tools"]);
-        // As `make modules_install` leaves it, and what that leaves on a machine that the kernel was not built on.
+        // As `make modules_install` leaves it, and what remains on a machine that did not build the kernel.
         check("build", "/usr/src/h-x", &[]);
         check("/build/elsewhere", "/usr/src/h-x", &[]);
         check("/opt", "/usr/src/h-x", &[]);
@@ -611,7 +618,7 @@ mod tests {
         let source = |path: &str| at_path(&root, &at(path)).unwrap().build_tree().unwrap().source.clone();
         assert_eq!(source("usr/src/h-x"), Path::new("/usr/src/h-common"));
 
-        // Built with O=: `source` lies in the tree itself.
+        // Built with O=: `source` is in the tree itself.
         fs::create_dir_all(at("usr/src/out/include/config")).unwrap();
         fs::write(at("usr/src/out/include/config/kernel.release"), "6.1.0-9-x\n").unwrap();
         fs::write(at("usr/src/out/.config"), "").unwrap();
@@ -661,7 +668,7 @@ mod tests {
         assert_eq!(bz_image_text(&image[..0x204]), None);
     }
 
-    /// A tree under `--root`, and a kernel build tree given by path, may be anybody's.
+    /// A tree under `--root`, and a kernel build tree given by path, are untrusted.
     #[test]
     fn what_cannot_be_a_release_is_no_kernel() {
         let (dir, root) = debian();
@@ -682,7 +689,7 @@ mod tests {
         }
     }
 
-    /// What Arch's kernels call themselves is a file of the tree.
+    /// The release of Arch's kernels comes from a file of the tree.
     #[test]
     fn a_hint_holds_one_command() {
         let dir = tempfile::tempdir().unwrap();

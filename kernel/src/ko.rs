@@ -1,6 +1,6 @@
-//! A module file, `.ko`: what it says of itself, and whether a kernel will take it.
+//! Module files, `.ko`: parsing them, and checking whether a kernel will load them.
 //!
-//! A module is a relocatable ELF object. What matters before it is loaded is in a few places:
+//! A module is a relocatable ELF object. These parts matter before it is loaded:
 //!
 //! ```text
 //! ELF header           class, byte order, machine; ET_REL
@@ -8,14 +8,13 @@
 //! __versions           under CONFIG_MODVERSIONS: 64-byte entries, an unsigned long CRC and a name
 //! __version_ext_crcs,  the same with names of any length (6.14, EXTENDED_MODVERSIONS):
 //! __version_ext_names    u32 CRCs, and as many NUL-terminated names
-//! .symtab              undefined symbols are what it needs; __ksymtab_NAME is what it exports, its CRC at
-//!                        __crc_NAME, its namespace at __kstrtabns_NAME
-//! <end of the ELF>     perhaps a signature: PKCS#7, 12 bytes of struct module_signature, a magic line
+//! .symtab              undefined symbols are needed; __ksymtab_NAME is exported, its CRC is at __crc_NAME,
+//!                        its namespace at __kstrtabns_NAME
+//! <end of the ELF>     optionally a signature: PKCS#7, 12 bytes of struct module_signature, a magic line
 //! ```
 //!
-//! [`parse`] reads that, [`check`] compares it with a kernel. Both are pure, and [`parse`] is made for hostile input: any
-//! bytes give a [`Ko`] or a [`Defect`]. A compressed module is to be decompressed first
-//! ([`crate::compress::Compression`]).
+//! [`parse`] reads this, [`check`] compares it with a kernel. Both are pure, and [`parse`] accepts untrusted input:
+//! any bytes give a [`Ko`] or a [`Defect`]. Decompress a compressed module first ([`crate::compress::Compression`]).
 //!
 //! Sources: `kernel/module/main.c`, `kernel/module/version.c`, `include/linux/module_signature.h`,
 //! `include/linux/export-internal.h`, `scripts/mod/modpost.c`.
@@ -37,26 +36,26 @@ pub use build_id::BuildId;
 pub use check::{Defect, Expect, Fault, Flags, Preempt, check, inspect, unversioned};
 pub use machine::Machine;
 
-/// What a module file says of itself.
+/// The parsed contents of a module file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ko {
     /// Class, byte order and machine of the ELF header.
     pub machine: Machine,
-    /// `.modinfo`.
+    /// The strings of `.modinfo`.
     pub modinfo: ModInfo,
-    /// `__versions`: the CRC of each symbol as it was when the module was built, `module_layout` among them. Empty
-    /// without `CONFIG_MODVERSIONS`.
+    /// `__versions`: the CRC of each symbol, including `module_layout`, at the time of the build. Empty without
+    /// `CONFIG_MODVERSIONS`.
     pub versions: BTreeMap<String, u32>,
     /// The symbols it needs.
     pub undefined: Vec<Undefined>,
-    /// The symbols it exports.
+    /// The symbols that it exports, by name.
     pub exports: BTreeMap<String, Export>,
-    /// Whether a signature is appended. Says nothing about its worth.
+    /// Whether a signature is appended, which is not verified.
     pub signed: bool,
 }
 
 impl Ko {
-    /// How many names are remembered of it, values of `.modinfo` among them.
+    /// Number of names in it, including values of `.modinfo`.
     pub fn names(&self) -> usize {
         self.undefined.len() + self.exports.len() + self.versions.len() + self.modinfo.0.len()
     }
@@ -65,18 +64,18 @@ impl Ko {
 /// A symbol that a module needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undefined {
-    /// Its name.
+    /// Name of the symbol.
     pub name: String,
-    /// A weak one may stay unresolved.
+    /// Whether it may stay unresolved (a weak symbol).
     pub weak: bool,
 }
 
 /// A symbol that a module exports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Export {
-    /// CRC of its type; `None` without `CONFIG_MODVERSIONS`.
+    /// CRC of its type (genksyms); `None` without `CONFIG_MODVERSIONS`.
     pub crc: Option<u32>,
-    /// The namespace an importer must name.
+    /// The namespace that an importer must name (`MODULE_IMPORT_NS`).
     pub namespace: Option<String>,
 }
 
@@ -85,7 +84,7 @@ pub struct Export {
 pub struct ModInfo(Vec<(String, String)>);
 
 impl ModInfo {
-    /// Reads the section: strings between any number of NULs. Strings without `=` are passed over, as the kernel does.
+    /// Parses the section: strings separated by any number of NULs. Strings without `=` are ignored, as in the kernel.
     pub fn parse(section: &[u8]) -> Self {
         let entry = |text: &[u8]| {
             let (key, value) = text.split_at(text.iter().position(|&c| c == b'=')?);
@@ -109,21 +108,20 @@ impl ModInfo {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// The modules that must be loaded before: `depends`, split at its commas.
+    /// Names of the modules that must be loaded before it: `depends`, split at commas.
     pub fn depends(&self) -> impl Iterator<Item = &str> {
         self.get("depends").unwrap_or_default().split(',').filter(|name| !name.is_empty())
     }
 }
 
-/// `MODULE_SIG_STRING`, the last bytes of a signed module.
+/// `MODULE_SIG_STRING` (include/linux/module_signature.h): the last bytes of a signed module.
 pub(crate) const SIGNATURE_MAGIC: &[u8] = b"~Module signature appended~\n";
-/// `sizeof(struct module_signature)`; its last four bytes are the signature's length, big-endian.
+/// Size in bytes of `struct module_signature`; its last four bytes are the signature's length, big-endian.
 pub(crate) const SIGNATURE_INFO: usize = 12;
 
-/// Divides a module from the signature appended to it: the ELF object, and everything behind it if that is a signature.
+/// Splits a file into the ELF object and the appended signature, if there is one.
 ///
-/// A file that ends in the magic line but whose length field points before its beginning is left whole, and will be
-/// refused by the kernel.
+/// A file that ends in the magic line but whose length field exceeds the file is not split; the kernel will refuse it.
 pub fn split_signature(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
     let body = || {
         let rest = bytes.strip_suffix(SIGNATURE_MAGIC)?;
@@ -137,15 +135,15 @@ pub fn split_signature(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// As many bytes of a file tell whether it begins as a module does: the longest ELF header.
+/// Number of bytes needed by [`starts`]: size of the longest ELF header.
 pub const START: u64 = 64;
 
-/// Most symbols that a module may need, export or have CRCs of: forged ones fill memory with names. The largest have some thousand.
+/// Limit on symbols that a module may need, export or have CRCs of. The largest have some thousand.
 const MOST_NAMES: usize = 1 << 20;
-/// Most bytes of `.modinfo`. Drivers of many devices have some 100 KB.
+/// Limit in bytes on `.modinfo`. Drivers of many devices have some 100 KB.
 const MOST_MODINFO: usize = 4 << 20;
 
-/// Whether a file that begins with these bytes can be a module, before any more of it is read.
+/// Checks from a file's first bytes whether it can be a module.
 pub fn starts(bytes: &[u8]) -> Result<(), Defect> {
     match class(bytes)? {
         elf::ELFCLASS32 => relocatable::<elf::FileHeader32<Endianness>>(bytes).map(drop),
@@ -173,7 +171,11 @@ fn relocatable<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<(&El
     }
 }
 
-/// Reads a module file.
+/// Parses a decompressed module file.
+///
+/// # Errors
+///
+/// The [`Defect`] that makes the file unusable as a module.
 pub fn parse(bytes: &[u8]) -> Result<Ko, Defect> {
     let (body, signature) = split_signature(bytes);
     let mut ko = match class(body)? {
@@ -205,7 +207,7 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
     })
 }
 
-/// What stands before an exported symbol's name in the name of its namespace's place.
+/// Prefix of the symbol whose value is a namespace's name.
 const NAMESPACE: &[u8] = b"__kstrtabns_";
 
 struct Object<'data, Elf: FileHeader<Endian = Endianness>> {
@@ -240,20 +242,20 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         let word = usize::from(machine.bits / 8);
         for entry in self.section("__versions")?.unwrap_or_default().chunks_exact(64) {
             let (crc, name) = entry.split_at(word);
-            // The CRC has 32 bits: the low half of the word, wherever the byte order puts it.
+            // The CRC has 32 bits: the low half of the word, in the file's byte order.
             let low = if machine.big_endian { &crc[word - 4..] } else { &crc[..4] };
             versions.insert(lossy(until_nul(name)), self.u32(low));
         }
-        // Present as well as the table above, for the names that do not fit into it.
+        // Exists in addition to the table above, for longer names.
         let crcs = self.section("__version_ext_crcs")?.unwrap_or_default().chunks_exact(4);
         let names = self.section("__version_ext_names")?.unwrap_or_default().split(|&c| c == 0);
         versions.extend(crcs.zip(names).map(|(crc, name)| (lossy(name), self.u32(crc))));
         Ok(versions)
     }
 
-    /// Sees that every symbol has a name, and that all names and namespaces together are no longer than the file. Linkers let
-    /// names share bytes, yet each has a symbol beside it; only a forged file names one long text again and again, until it
-    /// is larger than memory. Stops as soon as that is known.
+    /// Checks that every symbol has a name, and that all names and namespaces together are not longer than the file.
+    /// Names may share bytes, but each has a symbol beside it; only a forged file refers to one long text again and
+    /// again, to exhaust memory. Stops as soon as that is certain.
     fn check_names(&self) -> Result<(), Defect> {
         let (mut left, mut names) = (self.data.len(), 0);
         for (index, symbol) in self.symbols.enumerate() {
@@ -301,7 +303,7 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         exports
     }
 
-    /// Where genksyms' result is: until 5.18 it could be the value of an absolute symbol.
+    /// The CRC computed by genksyms. Until 5.18 it could be the value of an absolute symbol.
     fn crc(&self, index: object::SymbolIndex, symbol: &Elf::Sym) -> Option<u32> {
         if symbol.is_absolute(self.endian) {
             let value: u64 = symbol.st_value(self.endian).into();
@@ -310,14 +312,14 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         self.bytes_at(index, symbol)?.get(..4).map(|crc| self.u32(crc))
     }
 
-    /// The bytes from a symbol on to the end of its section.
+    /// The bytes from a symbol to the end of its section.
     fn bytes_at(&self, index: object::SymbolIndex, symbol: &Elf::Sym) -> Option<&'data [u8]> {
         let section: SectionIndex = self.symbols.symbol_section(self.endian, symbol, index).ok()??;
         let bytes = self.sections.section(section).ok()?.data(self.endian, self.data).ok()?;
         bytes.get(usize::try_from(symbol.st_value(self.endian).into()).ok()?..)
     }
 
-    /// That there is one was checked.
+    /// Its existence was checked before.
     fn name(&self, symbol: &Elf::Sym) -> &'data [u8] {
         self.symbols.symbol_name(self.endian, symbol).unwrap_or_default()
     }
@@ -336,7 +338,7 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&c| c == 0).next().unwrap_or_default()
 }
 
-/// Symbols and modinfo are ASCII but for authors' names, some of which are in Latin-1.
+/// Symbols and modinfo are ASCII except for authors' names, some of which are Latin-1.
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,8 +1,8 @@
-//! Facts about Linux kernels, and acts upon them.
+//! Linux kernels and third-party modules: reading, building, checking, signing and installing them.
 //!
-//! Everything here works on what it is given: a root directory, a release, a scratch tree, a program to run. It knows no
-//! cache, prints nothing, and reads neither the environment nor the wall clock; the monotonic clock is read for time limits and
-//! durations. One exception: [`sandbox::enter`], a process of its own, prints why it failed.
+//! Everything works on its arguments: a root directory, a release, a scratch directory, a program to run. The crate
+//! knows no cache, prints nothing, and reads neither the environment nor the wall clock; the monotonic clock is read
+//! for time limits and durations. One exception: [`sandbox::enter`], a process of its own, prints why it failed.
 
 pub mod boot_test;
 pub mod bootloader;

@@ -1,17 +1,18 @@
-//! Makefiles, read without running make.
+//! Parsing makefiles without running make.
 //!
-//! What is found here is what the text says in so many words: assignments, rules, and the commands below them, each with its
-//! line. Functions are not evaluated. Of conditions only those are decided that ask whether a variable is empty, and only
-//! where that is known: `ifneq ($(KERNELRELEASE),)` is how one file serves both people and Kbuild. A line in a branch that is
-//! not taken is left out; one in a branch that cannot be told is kept, and not [`Line::sure`].
+//! The result contains what the text literally says: assignments, rules, and their commands, each with its line.
+//! Functions are not evaluated. Conditions are decided only if they test whether a variable is empty and that is
+//! known: `ifneq ($(KERNELRELEASE),)` is how one file serves both users and Kbuild. A line in a branch that is not
+//! taken is left out; one in an undecided branch is kept, and not [`Line::sure`].
 //!
-//! Reading never fails. What is no makefile gives lines that mean nothing.
+//! Parsing never fails. A text that is not a makefile gives meaningless lines.
 
 use std::collections::BTreeSet;
 
-/// Deepest that a variable's value may name another one. Real files nest three or four.
+/// Limit on nested references to variables. Real files nest three or four.
 const DEEPEST: usize = 8;
-/// Most values that one text may take in: a hundred names in each of a hundred values, eight deep, would take for ever.
+/// Limit on values substituted into one text: a hundred names in each of a hundred values, eight levels deep, would
+/// not end.
 const MOST_VALUES: usize = 4096;
 
 /// Variables that make itself or every environment sets.
@@ -37,23 +38,23 @@ const OF_MAKE: [&str; 16] = [
 /// Variables that have a value before the first line is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Given {
-    /// From make's command line: assignments in the file do not count.
+    /// From make's command line: assignments in the file have no effect.
     pub words: BTreeSet<String>,
-    /// From the environment: `?=` does not count.
+    /// From the environment: `?=` has no effect.
     pub environment: BTreeSet<String>,
-    /// Kbuild reads the file, and has variables of its own; else what is not given is empty.
+    /// Kbuild reads the file and sets its own variables; otherwise every other variable is empty.
     by_kbuild: bool,
 }
 
 impl Given {
-    /// As Kbuild reads a module's files.
+    /// Variables as Kbuild sets them when it reads a module's files.
     pub fn kbuild(mut self) -> Given {
         self.environment.insert("KERNELRELEASE".into());
         self.by_kbuild = true;
         self
     }
 
-    /// Whether a variable that the file has not assigned is known to be empty, or known not to be.
+    /// Whether a variable that the file has not assigned is empty, if known.
     fn is_empty(&self, name: &str) -> Option<bool> {
         if self.words.contains(name) || self.environment.contains(name) {
             return Some(false);
@@ -62,55 +63,55 @@ impl Given {
     }
 }
 
-/// A makefile.
+/// A parsed makefile.
 #[derive(Clone, Debug, Default)]
 pub struct Makefile {
-    /// Its lines, in order; those that were continued are one.
+    /// Its lines in order; continued lines are joined.
     pub lines: Vec<Line>,
 }
 
-/// One line that counts.
+/// A line with an effect.
 #[derive(Clone, Debug)]
 pub struct Line {
     /// Number of its first line in the file, from 1.
     pub number: usize,
-    /// It counts whatever the kernel's configuration or the machine is.
+    /// Whether it has an effect whatever the kernel's configuration or the machine is.
     pub sure: bool,
-    /// What it says.
+    /// The parsed line.
     pub what: What,
 }
 
-/// What a line says.
+/// Kinds of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// `NAME = VALUE`, with any of make's operators.
     Assignment {
-        /// The variable; may hold a reference, as `obj-$(CONFIG_X)`.
+        /// Name of the variable; may contain a reference, as in `obj-$(CONFIG_X)`.
         name: String,
-        /// What stands behind the operator.
+        /// The text after the operator.
         value: String,
-        /// The operator is `+=`.
+        /// Whether the operator is `+=`.
         adds: bool,
     },
     /// `TARGETS: PREREQUISITES`.
     Rule {
-        /// What is made.
+        /// The targets.
         targets: Vec<String>,
-        /// What must be made before.
+        /// The prerequisites.
         needs: Vec<String>,
     },
     /// A line of shell below a rule.
     Command {
         /// The rule's targets.
         targets: Vec<String>,
-        /// As written, without the tab.
+        /// The text without the tab.
         text: String,
     },
-    /// A condition, `include`, `export`, or what is not known here.
+    /// A condition, `include`, `export`, or anything else.
     Other(String),
 }
 
-/// What is known of variables at some line.
+/// What is known about variables at a line.
 struct Known<'a> {
     given: &'a Given,
     assigned: BTreeSet<String>,
@@ -122,13 +123,13 @@ impl Known<'_> {
     }
 }
 
-/// A condition that is open: whether an earlier branch was taken, and whether this one is.
+/// An open condition: whether an earlier branch was taken, and whether this one is.
 struct Branch {
     taken: Option<bool>,
     now: Option<bool>,
 }
 
-/// Reads a makefile.
+/// Parses a makefile.
 pub fn read(text: &str, given: &Given) -> Makefile {
     let mut lines = Vec::new();
     let mut branches: Vec<Branch> = Vec::new();
@@ -169,7 +170,7 @@ pub fn read(text: &str, given: &Given) -> Makefile {
     Makefile { lines }
 }
 
-/// Lines of a makefile or shell script with their numbers; what is continued by a backslash is one.
+/// Lines of a makefile or shell script with their numbers; lines continued by a backslash are joined.
 pub fn joined(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     let mut open = false;
@@ -191,7 +192,7 @@ pub fn joined(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// Opens, turns or closes a branch; whether the line is a condition at all.
+/// Opens, switches or closes a branch; false if the line is not a condition.
 fn condition(line: &str, known: &Known, branches: &mut Vec<Branch>) -> bool {
     let line = without_comment(line);
     let (word, rest) = line
@@ -224,7 +225,7 @@ fn condition(line: &str, known: &Known, branches: &mut Vec<Branch>) -> bool {
     true
 }
 
-/// Whether a condition holds, where that is known.
+/// Whether a condition holds, if known.
 fn holds(word: &str, rest: &str, known: &Known) -> Option<bool> {
     match word {
         "ifdef" => known.is_empty(rest.trim()).map(|empty| !empty),
@@ -235,7 +236,7 @@ fn holds(word: &str, rest: &str, known: &Known) -> Option<bool> {
     }
 }
 
-/// The variable of `($(X),)`, `(,$(X))` or `"$(X)" ""`.
+/// The variable that a condition compares with the empty string: `($(X),)`, `(,$(X))` or `"$(X)" ""`.
 fn compared_with_nothing(rest: &str) -> Option<&str> {
     let rest = rest.trim();
     let (left, right) = match rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
@@ -251,7 +252,7 @@ fn compared_with_nothing(rest: &str) -> Option<&str> {
     name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then_some(name)
 }
 
-/// What a line that is neither condition nor command says; `None` where it says nothing, or nothing that counts.
+/// Parses a line that is neither condition nor command; `None` if it has no effect.
 fn statement(text: &str, given: &Given) -> Option<What> {
     let text = without_comment(text).trim();
     if text.is_empty() {
@@ -272,7 +273,7 @@ fn statement(text: &str, given: &Given) -> Option<What> {
         Some(at) => {
             let needs = text[at + 1..].trim_start_matches(':');
             let needs = needs.split_once(';').map_or(needs, |(needs, _)| needs);
-            // `target: VARIABLE = value`
+            // A target-specific variable: `target: VARIABLE = value`.
             let needs = if needs.contains('=') { Vec::new() } else { words(needs) };
             Some(What::Rule { targets: words(&text[..at]), needs })
         }
@@ -294,7 +295,7 @@ fn assignment(text: &str) -> Option<(&str, &str, &str)> {
     Some((name, &text[at - mark.len()..=at], &text[at + 1..]))
 }
 
-/// Where a character stands first that is in no `$(...)`.
+/// Position of the first occurrence of a character outside `$(...)`.
 fn outside_references(text: &str, wanted: char) -> Option<usize> {
     let mut depth = 0usize;
     text.char_indices()
@@ -309,14 +310,14 @@ fn outside_references(text: &str, wanted: char) -> Option<usize> {
         .map(|(at, _)| at)
 }
 
-/// A line up to its comment.
+/// A line without its comment.
 fn without_comment(line: &str) -> &str {
     let comment = |(at, _): &(usize, &str)| !line[..*at].ends_with('\\');
     line.match_indices('#').find(comment).map_or(line, |(at, _)| &line[..at])
 }
 
 impl Makefile {
-    /// What `make` makes where it is told nothing.
+    /// The goal that `make` builds without arguments.
     pub fn default_goal(&self) -> Option<&str> {
         let targets = self.lines.iter().filter_map(|line| match &line.what {
             What::Rule { targets, .. } => Some(targets),
@@ -328,7 +329,7 @@ impl Makefile {
         targets.flatten().find(is_goal).map(String::as_str)
     }
 
-    /// The targets that are made on the way to some goals, these among them.
+    /// All targets that are built for these goals, including them.
     pub fn reached(&self, goals: &[String]) -> BTreeSet<String> {
         let mut reached = BTreeSet::new();
         let mut open: Vec<String> = goals.to_vec();
@@ -352,7 +353,7 @@ impl Makefile {
         reached
     }
 
-    /// Every value that is assigned to a variable, joined.
+    /// All values assigned to a variable, joined.
     pub fn value(&self, wanted: &str) -> Option<String> {
         let mut values: Vec<&str> = Vec::new();
         for line in &self.lines {
@@ -368,7 +369,7 @@ impl Makefile {
         (!values.is_empty()).then(|| values.join(" "))
     }
 
-    /// A text with the variables that this file assigns in place of their names. What is not known stays.
+    /// Expands the variables that this file assigns. Others are kept.
     pub fn expanded(&self, text: &str) -> String {
         let mut left = MOST_VALUES;
         self.expanded_to(text, DEEPEST, &mut left)
@@ -391,7 +392,7 @@ impl Makefile {
         whole
     }
 
-    /// The names of variables that a text refers to.
+    /// Names of the variables that a text refers to.
     pub fn references(text: &str) -> impl Iterator<Item = &str> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         text.match_indices('$').filter_map(move |(at, _)| {
@@ -402,7 +403,7 @@ impl Makefile {
     }
 }
 
-/// The first `$(NAME)` or `${NAME}` of a text: what is before it, the name, what is behind it.
+/// Splits a text at the first `$(NAME)` or `${NAME}`: text before, name, text after.
 fn next_reference(text: &str) -> Option<(&str, &str, &str)> {
     text.match_indices('$').find_map(|(at, _)| {
         let inner = text[at + 1..].strip_prefix(['(', '{'])?;
@@ -429,7 +430,7 @@ mod tests {
         Given { words: words.iter().map(|word| (*word).to_owned()).collect(), ..Given::default() }
     }
 
-    /// Assignments that count, as `NAME=VALUE`, with `?` where it is not sure that they do.
+    /// Checks the assignments with an effect, as `NAME=VALUE`, with `?` if that is not certain.
     fn check(text: &str, words: &[&str], expect: &[&str]) {
         let makefile = read(text, &given(words));
         let found: Vec<String> = makefile

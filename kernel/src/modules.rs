@@ -1,17 +1,17 @@
-//! The modules that lie in a kernel's tree, and whether that kernel will load them.
+//! The modules in a kernel's tree, and whether the kernel will load them.
 //!
-//! What is judged is the file on disk: decompressed as the kernel or kmod would, parsed, and compared with what the kernel
-//! exports and enforces. In-tree modules came with the kernel and are never opened; all else in the tree is, whoever put it
+//! The file on disk is checked: decompressed as the kernel or kmod would, parsed, and compared with what the kernel
+//! exports and enforces. In-tree modules belong to the kernel and are never opened; all others are, whoever put them
 //! there:
 //!
 //! ```text
 //! kernel/                            in-tree: not opened
-//! updates/kcache-<generation>/       kcache's own
-//! updates/dkms/, updates/, extra/,   other people's. The links of weak-updates/ lead to modules of other kernels, which
-//!   weak-updates/, ...               load here where every symbol's CRC is the same
+//! updates/kcache-<generation>/       kcache's
+//! updates/dkms/, updates/, extra/,   foreign modules. The links of weak-updates/ refer to modules of other kernels, which
+//!   weak-updates/, ...               load here if the CRCs of all symbols are equal
 //! ```
 //!
-//! A strange module is judged as the loader does it, our own more strictly: it names this very release.
+//! A foreign module is checked as the loader does, kcache's own more strictly: it must name this release.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -30,21 +30,21 @@ use crate::rootfs::Root;
 use crate::signing::{Known, Signed};
 use crate::symvers::Symvers;
 
-/// Modules of more than this are no modules. The largest known, nvidia's, has some 100 MB with debug information.
+/// Limit in bytes on a module. The largest known, nvidia's, has some 100 MB with debug information.
 const MODULE_MAX: u64 = 1 << 30;
 
-/// A module file, read.
+/// A module file that was read.
 #[derive(Debug)]
 pub struct Module {
-    /// Where it lies, relative to the kernel's tree.
+    /// Path relative to the kernel's tree.
     pub path: PathBuf,
-    /// What it says of itself, or why it says nothing.
+    /// The parsed module, or why it cannot be parsed.
     pub ko: Result<Ko, Defect>,
-    /// Who signed it.
+    /// Its signature, as the kernel would judge it.
     pub signed: Signed,
 }
 
-/// What of a kernel decides about its modules.
+/// Everything about a kernel that decides whether it loads a module.
 #[derive(Debug)]
 pub struct Loader {
     release: String,
@@ -53,13 +53,13 @@ pub struct Loader {
     symvers: Option<Symvers>,
     enforcement: Option<Enforcement>,
     signers: Known,
-    /// xz files must be such as the kernel's own decoder reads.
+    /// Whether the kernel decompresses modules itself, so that xz files must suit its decoder.
     decompresses: bool,
 }
 
 impl Loader {
-    /// All that the system tells of a kernel; `None` where not even its configuration is there. Signatures are checked with
-    /// the certificates of `signers`.
+    /// Collects what the system knows about a kernel; `None` if not even its configuration exists. Signatures are
+    /// verified with the certificates of `signers`.
     pub fn of(root: &Root, kernel: &Kernel, signers: Known) -> Result<Option<Loader>, kernels::Error> {
         let Some(config) = kernels::config(root, kernel)? else { return Ok(None) };
         let Some(machine) =
@@ -78,7 +78,7 @@ impl Loader {
         }))
     }
 
-    /// Whether the kernel's exported symbols are known. If not, modules are not judged by them.
+    /// Whether the kernel's exported symbols are known. If not, modules are not checked against them.
     pub fn knows_symbols(&self) -> bool {
         self.symvers.is_some()
     }
@@ -87,7 +87,7 @@ impl Loader {
     pub fn read(&self, tree: &Path, path: PathBuf) -> io::Result<Module> {
         let bytes = match bounded_read::bytes(tree.join(&path), MOST_DATA) {
             Ok(bytes) => self.decompress(&path, &bytes),
-            // A link that leads nowhere, as weak-updates has when its kernel is gone.
+            // A dangling link, as in weak-updates when its kernel was removed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Defect::Gone),
             Err(e) => return Err(e),
         };
@@ -112,8 +112,8 @@ impl Loader {
             .map_err(|error| Defect::Compressed { why: error.to_string() })
     }
 
-    /// What is wrong with modules that lie side by side in one tree, in their order: an empty list each, if all is well.
-    /// `is_own` tells kcache's from other people's; `index` is the kernel's, which knows the modules that are installed.
+    /// Checks modules of one tree; returns a list of defects for each, in order, empty if it will load. `is_own`
+    /// distinguishes kcache's modules from foreign ones; `index` is the kernel's, which lists the installed modules.
     pub fn judge(
         &self,
         modules: &[Module],
@@ -148,7 +148,7 @@ impl Loader {
         modules.iter().map(judge).collect()
     }
 
-    /// In-tree modules it needs that are not installed: distributions divide them among packages.
+    /// A needed in-tree module that is not installed: distributions split them among packages.
     fn missing(&self, ko: &Ko, exports: &BTreeMap<String, Export>, index: &DepIndex) -> Option<Defect> {
         let symvers = self.symvers.as_ref()?;
         let needed = ko.undefined.iter().filter(|symbol| !exports.contains_key(&symbol.name));
@@ -163,7 +163,7 @@ impl Loader {
     }
 }
 
-/// What a kernel exports: of its headers, else as some distributions install it beside the kernel.
+/// A kernel's exported symbols: from its headers, else from where some distributions install them beside the kernel.
 fn symvers(root: &Root, kernel: &Kernel) -> Result<Option<Symvers>, kernels::Error> {
     let text = match kernel.build_tree() {
         Some(tree) => tree.symvers()?,
@@ -172,7 +172,7 @@ fn symvers(root: &Root, kernel: &Kernel) -> Result<Option<Symvers>, kernels::Err
     Ok(text.map(|text| Symvers::parse(&text).map_err(io::Error::other)).transpose()?)
 }
 
-/// `/boot/symvers-R.gz` of Fedora and RHEL, `/lib/modules/R/symvers.xz` of their newer kernels, and the like.
+/// Reads `/boot/symvers-R.gz` (Fedora, RHEL), `/lib/modules/R/symvers.xz` (their newer kernels), and the like.
 fn beside_the_image(root: &Root, release: &str) -> io::Result<Option<Vec<u8>>> {
     for (extension, compression) in
         [("gz", Compression::Gz), ("xz", Compression::Xz), ("zst", Compression::Zst)]
@@ -186,7 +186,7 @@ fn beside_the_image(root: &Root, release: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-/// Every module file of a tree that is neither in-tree nor kcache's, relative to the tree and sorted.
+/// Every module file of a tree that is neither in-tree nor kcache's, relative to the tree, sorted.
 pub fn foreign(tree: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::new()];
@@ -208,11 +208,11 @@ pub fn foreign(tree: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Longer than any kernel's list of its modules, which has some 200 kB.
+/// Limit in bytes on a kernel's list of its modules, which has some 200 kB.
 const MOST_LISTED: u64 = 16 << 20;
 
-/// The kernel's own modules of these names, built in or not: `modprobe` would take a file of that name in their place.
-/// Returned with their paths below the tree (`modules.order` and `modules.builtin`,
+/// The in-tree modules of these names, built in or not: `modprobe` would prefer an installed file of that name. Names
+/// are given and returned without `-`, with paths relative to the tree (`modules.order` and `modules.builtin`,
 /// Documentation/kbuild/kbuild.rst).
 pub fn in_tree(tree: &Path, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<ModuleName, String>> {
     let mut found = BTreeMap::new();
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(in_tree(tree.path(), &names).unwrap(), listed.into_iter().chain([built_in]).collect());
     }
 
-    /// The faults of one module file, of kcache's.
+    /// The defects of one of kcache's module files.
     fn faults(loader: &Loader, name: &str, bytes: &[u8]) -> Vec<String> {
         let tree = tempfile::tempdir().unwrap();
         fs::write(tree.path().join(name), bytes).unwrap();

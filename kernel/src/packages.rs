@@ -1,8 +1,8 @@
-//! The packages of a system: source trees with a recipe, found where they are installed or given by path.
+//! The packages of a system: source trees with a recipe, found in the usual places or given by path.
 //!
 //! ```text
 //! /usr/src/NAME-VERSION/dkms.conf        what distributions' -dkms packages install
-//! /etc/kcache/packages.d/NAME.toml       a kcache.toml that says where its source lies: source = "/opt/src/NAME"
+//! /etc/kcache/packages.d/NAME.toml       a kcache.toml that names its source: source = "/opt/src/NAME"
 //! /etc/kcache/packages.d/NAME/           a source tree, or a link to one
 //! ```
 
@@ -16,35 +16,35 @@ use crate::bounded_read;
 use crate::recipe::{self, dkms, kbuild, toml};
 use crate::rootfs::Root;
 
-/// Most that a recipe may weigh, in bytes. The longest real one, which lists its modules, has 40 KiB.
+/// Limit in bytes on a recipe. The longest real one, which lists its modules, has 40 KiB.
 const MOST_RECIPE: u64 = 1 << 20;
 
-/// The recipe of DKMS, in a source tree.
+/// Name of DKMS's recipe in a source tree.
 const DKMS_CONF: &str = "dkms.conf";
 
-/// One package: a source tree and the file that says how it is built.
+/// A package: a source tree and its recipe.
 #[derive(Clone, Debug)]
 pub struct Package {
-    /// Its name.
+    /// Name of the package.
     pub name: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
-    /// The source tree, on this machine.
+    /// Path of the source tree on this machine.
     pub source: PathBuf,
-    /// The recipe.
+    /// The recipe's file.
     pub recipe: RecipeFile,
 }
 
-/// Where a package's recipe is.
+/// The location of a package's recipe.
 #[derive(Clone, Debug)]
 pub enum RecipeFile {
     /// `dkms.conf` in the source tree.
     Dkms,
-    /// A `kcache.toml`, read.
+    /// A parsed `kcache.toml`, with its path.
     Toml(PathBuf, Box<toml::File>),
-    /// None: a Kbuild directory.
+    /// There is no recipe file: a Kbuild directory.
     Kbuild,
-    /// The package's source is not on this machine: it can only be installed as built elsewhere.
+    /// The package's source is not on this machine: it can only be installed from a build of another host.
     Elsewhere,
 }
 
@@ -65,7 +65,7 @@ impl Package {
     }
 }
 
-/// `NAME/VERSION`, as people call it.
+/// Prints `NAME/VERSION`.
 impl fmt::Display for Package {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.has_source() {
@@ -75,37 +75,37 @@ impl fmt::Display for Package {
     }
 }
 
-/// Why something is not a package.
+/// Why a directory or recipe is not a package.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The recipe is wrong.
+    /// The recipe is invalid.
     #[error(transparent)]
     Recipe(#[from] recipe::Error),
-    /// The directory is no package.
+    /// The directory has no recipe and is no Kbuild directory.
     #[error("{} is not a package: it has no dkms.conf, no kcache.toml and no Makefile with obj-m", path.display())]
     NoRecipe {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
     },
-    /// A recipe apart from its source does not say where that is.
+    /// A recipe outside a source tree does not name its source.
     #[error("{}: missing field `source` (the package's source directory)", path.display())]
     NoSource {
-        /// The recipe.
+        /// Path of the recipe.
         path: PathBuf,
     },
-    /// Neither the recipe nor the directory's name says what the package is called.
+    /// Neither the recipe nor the directory's name contains the package's name.
     #[error("{}: cannot determine name and version", path.display())]
     NoName {
-        /// The recipe.
+        /// Path of the recipe.
         path: PathBuf,
     },
 }
 
-/// Every package of a system, by name and then version. One that is broken does not hide the others: it is reported beside
-/// them.
+/// Every package of a system, sorted by name and version. Broken ones do not hide the others: their errors are
+/// returned separately.
 pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
     let mut found = Vec::new();
     let mut broken = Vec::new();
@@ -119,7 +119,7 @@ pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
         }
     }
     for path in children(root, "/etc/kcache/packages.d")? {
-        // A link in it leads where it would lead inside the root.
+        // Resolves links inside the root.
         let Some(path) = root.inside(&path).and_then(|inside| root.find(inside)) else { continue };
         if path.is_dir() {
             keep(at_path(&path));
@@ -139,7 +139,11 @@ fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The package in a source directory.
+/// Reads the package in a source directory.
+///
+/// # Errors
+///
+/// [`Error::NoRecipe`] if the directory is not a package.
 pub fn at_path(source: &Path) -> Result<Package, Error> {
     let own = source.join("kcache.toml");
     if !own.exists() {
@@ -150,7 +154,7 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
     Ok(Package { name, version, source: source.to_owned(), recipe: RecipeFile::Toml(own, Box::new(file)) })
 }
 
-/// The package in a source directory, as it is without a `kcache.toml`.
+/// Reads the package in a source directory, ignoring a `kcache.toml`.
 pub fn without_toml(source: &Path) -> Result<Package, Error> {
     let conf = source.join(DKMS_CONF);
     let (from_dir, version_from_dir) = name_of_directory(source);
@@ -174,7 +178,7 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
     }
 }
 
-/// The text of a recipe in a source tree. A link to a file of the tree is as good as the file.
+/// The text of a recipe in a source tree. It may be a link to another file of the tree.
 fn recipe_in(source: &Path, name: &str) -> Result<String, Error> {
     match bounded_read::bytes_in(source, Path::new(name), MOST_RECIPE)? {
         Some(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -186,13 +190,13 @@ fn recipe_in(source: &Path, name: &str) -> Result<String, Error> {
 }
 
 impl Package {
-    /// Its `dkms.conf` as it is written; nothing, where that is no file of the package's.
+    /// Contents of its `dkms.conf`; empty if that is not a file of the package.
     pub fn dkms_conf(&self) -> io::Result<Vec<u8>> {
         Ok(bounded_read::bytes_in(&self.source, Path::new(DKMS_CONF), MOST_RECIPE)?.unwrap_or_default())
     }
 }
 
-/// The text of a recipe that lies apart from its source.
+/// The text of a recipe outside its source tree.
 fn recipe_text(path: &Path) -> Result<String, Error> {
     let bad = || {
         let reason = "a recipe is a regular file of at most 1 MiB".to_owned();
@@ -209,7 +213,7 @@ fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {
     Ok(Package { name, version, source, recipe: RecipeFile::Toml(path.to_owned(), Box::new(file)) })
 }
 
-/// Name and version from a directory called `NAME-VERSION`, as DKMS lays them out.
+/// Name and version from a directory called `NAME-VERSION`, as in DKMS's layout.
 fn name_of_directory(source: &Path) -> (Option<String>, Option<String>) {
     let Some(base) = source.file_name().and_then(|name| name.to_str()) else { return (None, None) };
     let flat = |name: &str| recipe::is_flat_name(name).then(|| name.to_owned());

@@ -1,10 +1,10 @@
-//! Several things at once, on threads of their own: one of a shared pool would take up other work while it waits.
+//! Running things in parallel on threads of their own: a thread of a shared pool could run other work while it waits.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
-/// Does two things at once; a panic of either is one here.
+/// Runs two functions in parallel. A panic of either is propagated.
 pub fn both<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> (A, B) {
     thread::scope(|scope| {
         let other = scope.spawn(b);
@@ -13,7 +13,7 @@ pub fn both<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> 
     })
 }
 
-/// Does something with each of these, as many at a time as said; what came of each, in their order.
+/// Calls a function for all items, at most `at_once` in parallel; returns the results in order.
 pub fn each<'a, T: Sync, R: Send>(all: &'a [T], at_once: usize, work: impl Fn(&'a T) -> R + Sync) -> Vec<R> {
     if all.len().min(at_once) < 2 {
         return all.iter().map(work).collect();

@@ -1,11 +1,10 @@
-//! A program of this machine, taken along to another: itself, its dynamic loader, and the libraries it uses.
+//! A program of this machine that is copied elsewhere: its file, its dynamic loader, and its libraries.
 //!
-//! It is taken along to a guest of boot-test, whose files these become, and into a sandbox, which shows them
-//! ([`crate::sandbox::enter`]).
+//! It is copied into a boot test's guest, or mounted into a sandbox ([`crate::sandbox::enter`]).
 //!
-//! In a guest the loader goes where the program says (`PT_INTERP`). Libraries go into `/lib` and beside the loader, each under the name by
-//! which others ask for it (`DT_SONAME`), whatever its file is called here: of the directories that loaders look into
-//! unasked, every distribution's has one of these two. A static program is one file.
+//! In a guest, the loader is at the path in the program (`PT_INTERP`). Libraries are in `/lib` and beside the loader,
+//! each under its `DT_SONAME`, whatever its file is called here: every distribution's loader searches one of these two
+//! directories by default. A static program is one file.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,22 +15,23 @@ use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache, ReadRef, StringTable};
 
-/// Where libraries lie in the guest, beside the loader's own directory.
+/// Directory of libraries in the guest, in addition to the loader's.
 pub(crate) const LIBRARIES: &str = "/lib";
 
 type Header = FileHeader64<Endianness>;
 
-/// A program, and the files that its process has mapped as code.
+/// A program, with the files that its process has mapped as code.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The program's file.
+    /// Path of the program.
     pub path: PathBuf,
-    /// Its libraries, the loader among them.
+    /// Paths of its libraries, including the loader.
     pub libraries: Vec<PathBuf>,
 }
 
 impl Program {
-    /// A program as its own process sees it: `path`, and `/proc/PID/maps` of it; `called` is the program's name there.
+    /// A program from the view of its own process: `path`, and its `/proc/PID/maps`; `called` is the program's name
+    /// there.
     pub fn of_maps(path: &Path, called: &Path, maps: &str) -> Program {
         let mut libraries: Vec<PathBuf> = maps.lines().filter_map(mapped_code).map(PathBuf::from).collect();
         libraries.sort();
@@ -40,7 +40,7 @@ impl Program {
         Program { path: path.to_owned(), libraries }
     }
 
-    /// What is to lie where in the guest, the program at `inside` first.
+    /// The files for the guest with their paths, the program at `inside` first.
     pub(crate) fn files(&self, inside: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
         let program = fs::read(&self.path)?;
         let loader = interpreter(&program[..]).map_err(|e| unreadable(&self.path, e))?;
@@ -65,15 +65,15 @@ impl Program {
         Ok(files)
     }
 
-    /// Its loader, where it has one, and its other libraries, each with the name by which it is asked for. Of the files no
-    /// more is read than that.
+    /// Its loader, if it has one, and its other libraries with their `DT_SONAME`. Reads only the parts of the files
+    /// that contain these.
     pub(crate) fn parts(&self) -> io::Result<Parts> {
         let program = ReadCache::new(fs::File::open(&self.path)?);
         let loader = interpreter(&program).map_err(|e| unreadable(&self.path, e))?;
         let loader = loader.as_deref().and_then(|path| Some(Path::new(path).file_name()?.to_owned()));
         let mut parts = Parts { loader: None, libraries: Vec::new() };
         for mapped in &self.libraries {
-            // One that was replaced since is mapped by its old name; the new one takes its place.
+            // A file that was replaced since is mapped under its old name; the new one is used.
             let text = mapped.to_string_lossy();
             let path = text.strip_suffix(DELETED).map_or(mapped.clone(), PathBuf::from);
             let library = ReadCache::new(fs::File::open(&path)?);
@@ -91,19 +91,19 @@ impl Program {
     }
 }
 
-/// What a program consists of besides its own file.
+/// The parts of a program besides its own file.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    /// The dynamic loader; a static program has none.
+    /// Path of the dynamic loader; `None` for a static program.
     pub loader: Option<PathBuf>,
-    /// Libraries: their names and their files.
+    /// Names and paths of the libraries.
     pub libraries: Vec<(OsString, PathBuf)>,
 }
 
-/// What `/proc` puts behind the name of a file that has none any more (proc_pid_maps(5)).
+/// What `/proc` appends to the name of a deleted file (proc_pid_maps(5)).
 pub(crate) const DELETED: &str = " (deleted)";
 
-/// The file of a line of `/proc/PID/maps` (proc(5)) that is mapped as code.
+/// The file in a line of `/proc/PID/maps` (proc(5)), if it is mapped as code.
 fn mapped_code(line: &str) -> Option<&str> {
     let permissions = line.split_ascii_whitespace().nth(1)?;
     let path = &line[line.find('/')?..];
@@ -114,7 +114,7 @@ fn unreadable(path: &Path, error: object::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
 }
 
-/// The dynamic loader that a program asks for.
+/// The path of the dynamic loader in a program (`PT_INTERP`).
 fn interpreter<'data, R: ReadRef<'data>>(program: R) -> object::Result<Option<String>> {
     let header = Header::parse(program)?;
     let endian = header.endian()?;
@@ -126,7 +126,7 @@ fn interpreter<'data, R: ReadRef<'data>>(program: R) -> object::Result<Option<St
     Ok(None)
 }
 
-/// The name that a library is asked for by.
+/// The name under which a library is requested (`DT_SONAME`).
 fn soname<'data, R: ReadRef<'data>>(library: R) -> object::Result<Option<String>> {
     let header = Header::parse(library)?;
     let endian = header.endian()?;
@@ -171,7 +171,7 @@ mod tests {
         let libc = parts.libraries.iter().find(|(name, _)| name == "libc.so.6");
         assert!(libc.is_some_and(|(_, path)| path.is_absolute()), "{parts:?}");
         let loader = parts.loader.unwrap();
-        // One that an upgrade has replaced while it ran.
+        // An upgrade replaced it while it was running.
         program.libraries.retain(|library| *library != loader);
         assert!(program.parts().is_err());
         program.libraries.push(format!("{}{DELETED}", loader.display()).into());

@@ -1,25 +1,26 @@
-//! Kernel releases: which is newer, and which does a pattern mean.
+//! Kernel releases: their order, and matching them against patterns.
 //!
-//! A release is what `uname -r` prints: `6.1.0-56-amd64`, `6.12.117+deb12-amd64`, `6.13.0-rc4`, `6.12.10-200.fc41.x86_64`.
-//! There is no standard for its order. This one is what an administrator expects of a list of kernels: numbers count as
-//! numbers (`6.1.0-9` before `6.1.0-10`, both before `6.12`), a release candidate comes before its release, and a package
-//! revision (`-5`) weighs less than a further stable update (`.4`).
+//! A release is what `uname -r` prints: `6.1.0-56-amd64`, `6.12.117+deb12-amd64`, `6.13.0-rc4`,
+//! `6.12.10-200.fc41.x86_64`. There is no standard for their order. This one is what an administrator expects of a
+//! list of kernels: numbers are compared numerically (`6.1.0-9` before `6.1.0-10`, both before `6.12`), a release
+//! candidate comes before its release, and a package revision (`-5`) comes before a further stable update (`.4`).
 //!
 //! The order is total and only equal texts are equal, so a sorted list of kernels is the same on every host.
 
 use std::cmp::Ordering;
 
-/// Whether a text can be a release: it becomes part of paths, and people type it into shells. Kernels have letters, digits and
-/// some of `._+~:@,=-`; a tree that somebody else has made may say anything, `../x` and `$(x)` among it.
+/// Whether a text can be a release. Releases become part of paths, and users type them into shells. Kernels' consist
+/// of letters, digits and some of `._+~:@,=-`; a tree from an untrusted source may contain others, such as `../x` and
+/// `$(x)`.
 pub fn is_plain(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+~:@,=-".contains(c);
     !text.is_empty() && text.len() <= LONGEST && !text.starts_with(['.', '-']) && text.chars().all(good)
 }
 
-/// Longest release, in bytes: uname(2) has no room for more than 64 (`__NEW_UTS_LEN`), a file's name for 255.
+/// Limit in bytes: uname(2) has room for 64 (`__NEW_UTS_LEN`), a file name for 255.
 const LONGEST: usize = 128;
 
-/// Orders two releases, the older one first.
+/// Compares two releases; the older one is less.
 pub fn compare(a: &str, b: &str) -> Ordering {
     let mut left = Pieces(a.as_bytes());
     let mut right = Pieces(b.as_bytes());
@@ -32,14 +33,13 @@ pub fn compare(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// Whether a release matches a shell pattern: `*`, `?`, `[a-z]`, `[!a-z]`. The whole release must match.
-///
-/// An unclosed `[` stands for itself, as in a shell.
+/// Whether a release matches a shell pattern: `*`, `?`, `[a-z]`, `[!a-z]`. The whole release must match. An unclosed
+/// `[` is literal, as in a shell.
 pub fn matches(glob: &str, release: &str) -> bool {
     let (glob, text) = (glob.as_bytes(), release.as_bytes());
     let (mut g, mut t) = (0, 0);
-    // Where to go on when what follows the last `*` does not fit: only the last one ever needs another try, so the
-    // work is at most the product of the lengths.
+    // Position at which to continue when the text after the last `*` does not match. Only the last one ever needs
+    // another attempt, so the work is at most the product of the lengths.
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {
         if glob.get(g) == Some(&b'*') {
@@ -58,8 +58,8 @@ pub fn matches(glob: &str, release: &str) -> bool {
     glob[g..].iter().all(|&c| c == b'*')
 }
 
-/// One comparable piece of a release. The order of the variants is the order of the pieces: a release candidate comes
-/// before the end of the text, which comes before anything else.
+/// A comparable piece of a release. The order of the variants is the order of pieces: a release candidate precedes the
+/// end of the text, which precedes everything else.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Piece<'a> {
     Candidate(Word<'a>),
@@ -67,7 +67,7 @@ enum Piece<'a> {
     Part(Joint, Word<'a>),
 }
 
-/// What stands before a piece: `.` continues the upstream version, everything else begins a packager's suffix.
+/// The separator before a piece: `.` continues the upstream version, everything else begins a packager's suffix.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Joint {
     None,
@@ -75,8 +75,8 @@ enum Joint {
     Dot,
 }
 
-/// Letters come before numbers, so that `6.12-arch1` is older than `6.12.1-arch1`. Numbers are kept as digits without
-/// leading zeros: the longer one is greater, and no length overflows.
+/// Letters precede numbers, so `6.12-arch1` is older than `6.12.1-arch1`. Numbers are kept as digits without leading
+/// zeros: the longer one is greater, and none overflows.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Word<'a> {
     Letters(&'a [u8]),
@@ -122,7 +122,7 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// Whether the first element of a pattern accepts `c`; if so, how long that element is.
+/// Length of the first element of a pattern, if it accepts `c`.
 fn one(glob: &[u8], c: u8) -> Option<usize> {
     match *glob.first()? {
         b'?' => Some(1),
@@ -135,11 +135,11 @@ fn one(glob: &[u8], c: u8) -> Option<usize> {
     }
 }
 
-/// Reads a `[...]` at the start of a pattern: whether it accepts `c`, and its length. `None` if it is never closed.
+/// Parses a `[...]` at the start of a pattern: whether it accepts `c`, and its length. `None` if it is not closed.
 fn class(glob: &[u8], c: u8) -> Option<(bool, usize)> {
     let negated = matches!(glob.get(1), Some(b'!' | b'^'));
     let first = if negated { 2 } else { 1 };
-    // A `]` in the first place is a member, not the end.
+    // A `]` in first position is a member, not the end.
     let end = first + 1 + glob.get(first + 1..)?.iter().position(|&x| x == b']')?;
     let mut members = &glob[first..end];
     let mut found = false;

@@ -1,7 +1,7 @@
-//! A root directory, and paths as they look from inside it.
+//! A root directory, and paths as seen from inside it.
 //!
-//! Under `--root DIR` everything of the target system is read through one [`Root`]: symbolic links are followed as they
-//! would be after a `chroot`, so that an absolute link in an unpacked image never leads to a file of this machine.
+//! With `--root DIR`, everything of the target system is accessed through one [`Root`]: symbolic links are followed as
+//! after a `chroot`, so an absolute link in an unpacked image never leads to a file of this machine.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,38 +11,38 @@ use std::path::{Component, Path, PathBuf};
 use fs_err as fs;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-/// Symbolic links followed before a path counts as a loop (`MAXSYMLINKS`, include/linux/namei.h).
+/// Limit on followed symbolic links (`MAXSYMLINKS`, include/linux/namei.h).
 const MAX_LINKS: usize = 40;
 
-/// The directory that the target system calls `/`.
+/// The directory that is `/` in the target system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     dir: PathBuf,
 }
 
 impl Root {
-    /// A root; `/` is this machine's own.
+    /// Makes a root; `/` is this machine's own.
     pub fn new(dir: impl Into<PathBuf>) -> Root {
         Root { dir: dir.into() }
     }
 
-    /// True for this machine's own root.
+    /// Whether this is this machine's own root.
     pub fn is_host(&self) -> bool {
         self.dir == Path::new("/")
     }
 
-    /// The directory itself, as this machine names it.
+    /// The directory's path on this machine.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Where this machine finds the path `inside` of the target system. Follows no links: see [`Root::resolve`].
+    /// Path on this machine of `inside` in the target system. Follows no links, see [`Root::resolve`].
     pub fn outside(&self, inside: impl AsRef<Path>) -> PathBuf {
         let inside = inside.as_ref();
         self.dir.join(inside.strip_prefix("/").unwrap_or(inside))
     }
 
-    /// `inside` with every symbolic link followed, as the target system would see it; an error where nothing is there.
+    /// Follows all symbolic links in `inside` as the target system would; an error if there is no such file.
     pub fn resolve(&self, inside: impl AsRef<Path>) -> io::Result<PathBuf> {
         let mut pending = reversed(inside.as_ref());
         let mut at = PathBuf::from("/");
@@ -71,14 +71,14 @@ impl Root {
         Ok(at)
     }
 
-    /// Where this machine finds what `inside` leads to, links followed; `None` where nothing is there.
+    /// Path on this machine of the file that `inside` refers to, links followed; `None` if there is none.
     pub fn find(&self, inside: impl AsRef<Path>) -> Option<PathBuf> {
         self.resolve(inside).ok().map(|path| self.outside(path))
     }
 
-    /// Opens the regular file that `inside` leads to, for reading. Of another root the kernel itself follows the links
-    /// (`RESOLVE_IN_ROOT`, openat2(2)): whoever may write in there cannot lead it out while it looks. Nothing is waited for:
-    /// a FIFO or device is an error.
+    /// Opens the regular file that `inside` refers to. In another root the kernel follows the links (openat2(2),
+    /// `RESOLVE_IN_ROOT`), so concurrent changes cannot lead out of it. FIFOs and devices are errors, and opening them
+    /// does not block.
     pub fn open(&self, inside: impl AsRef<Path>) -> io::Result<File> {
         let path = self.outside(inside.as_ref());
         let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display()));
@@ -98,7 +98,7 @@ impl Root {
         let root = rustix::fs::open(&self.dir, way, Mode::empty())?;
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&root, inside, flags, Mode::empty(), how) {
-            // Linux 5.5 and older: looked at before it is opened.
+            // Linux 5.5 and older: resolved first and opened then.
             Err(rustix::io::Errno::NOSYS) => {
                 let found = self.outside(self.resolve(inside)?);
                 Ok(rustix::fs::open(found, flags | OFlags::NOFOLLOW, Mode::empty())?.into())
@@ -107,8 +107,8 @@ impl Root {
         }
     }
 
-    /// Where this machine finds `inside`, or would make it: links are followed as the target system would, so that nothing
-    /// is made outside of the root; an error where one leads nowhere.
+    /// Path on this machine at which `inside` is, or would be created: links are followed as in the target system, so
+    /// nothing is created outside of the root; an error for a dangling link.
     pub fn place(&self, inside: impl AsRef<Path>) -> io::Result<PathBuf> {
         let inside = inside.as_ref();
         let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else {
@@ -126,14 +126,14 @@ impl Root {
         }
     }
 
-    /// The path that the target system gives to a file of this machine, if it lies under this root.
+    /// Path in the target system of a file of this machine; `None` if it is outside this root.
     pub fn inside(&self, outside: &Path) -> Option<PathBuf> {
         outside.strip_prefix(&self.dir).ok().map(|rest| Path::new("/").join(rest))
     }
 }
 
-/// Writes a small file in the place of whatever has its name. A link that has it is not followed: it may have been put
-/// there to lead elsewhere.
+/// Writes a small file, replacing whatever has its name. An existing link is not followed, because it could lead
+/// elsewhere.
 pub fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -142,7 +142,7 @@ pub fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::File::create_new(path)?.write_all(bytes)
 }
 
-/// The names of a path, last one first; `/` and `.` are left out.
+/// The components of a path in reverse order, without `/` and `.`.
 fn reversed(path: &Path) -> Vec<OsString> {
     let name = |part| match part {
         Component::Normal(name) => Some(name.to_owned()),

@@ -1,33 +1,33 @@
-//! The room in which other people's Makefiles and recipes run.
+//! The sandbox in which untrusted Makefiles and recipes run.
 //!
-//! `bubblewrap` makes it; this module decides what is in it. It is built up from nothing, so that what is not named here
-//! is not there:
+//! `bubblewrap` creates it; this module decides its contents. It starts empty, so only this exists in it:
 //!
 //! ```text
-//! /usr /bin /lib ...       read-only, of the root whose tools are used; /usr/src, /usr/local and /lib/modules are empty
-//! /usr/src/linux-headers-K and all that it reaches, read-only; /lib/modules/K/build leads to it, and source to where
-//!                          the kernel's own link of that name leads
+//! /usr /bin /lib ...       read-only, of the root that provides the tools; /usr/src, /usr/local and /lib/modules are empty
+//! /usr/src/linux-headers-K and everything it refers to, read-only; /lib/modules/K/build leads to it, and source to the
+//!                          target of the kernel's own link of that name
 //! /boot/config-K           the .config of the headers
-//! /etc                     alternatives, ld.so.cache, os-release; passwd and group with one made-up user
+//! /etc                     alternatives, ld.so.cache, os-release; passwd and group with one fictional user
 //! /proc                    of its own pid namespace; osrelease and version are those of K
 //! /usr/bin/uname           answers for K
-//! /usr/bin/pahole          runs without -j, whose output differs from run to run
-//! /usr/bin/make            runs without -jN where a jobserver says how many may run; /usr/bin/nproc says what it is told to
-//! /var/lib/dkms            the scratch tree, and what the packages that a build is against have left there
-//! /usr/bin/gcc-N           where that is configured, runs ccache, which keeps what it knows in /run/kcache/ccache
+//! /usr/bin/pahole          runs without -j, which makes its output differ from run to run
+//! /usr/bin/make            runs without -jN under a jobserver; /usr/bin/nproc prints the configured number
+//! /var/lib/dkms            the scratch directory, and the results of packages that the build depends on
+//! /usr/bin/gcc-N           if configured, runs ccache, whose cache is at /run/kcache/ccache
 //! /tmp /dev /run           private; no /home, no /root, nothing else of /var, no network, no keys
-//! /run/kcache/enter        kcache itself, this machine's: what is executed first ([`enter`])
+//! /run/kcache/enter        this machine's kcache, which is executed first ([`enter`])
 //! ```
 //!
-//! Code in it is never uid 0. A root run drops to an unprivileged uid that owns nothing but the scratch tree and loses
-//! every capability before anything of the tree shown is executed ([`enter`]); a user's run is in a user namespace and stays
-//! that user. What it may ask the kernel for is bounded ([`seccomp`]), and so is what it may use ([`cgroup`], [`space`], [`uids`]). When
-//! the run ends, by itself or by force, the whole pid namespace is dead before [`Sandbox::run`] returns.
+//! Code in it never has uid 0. If kcache is root, it switches to an unprivileged uid that owns nothing but the scratch
+//! directory, and drops every capability, before anything of the shown tree is executed ([`enter`]); if kcache is
+//! another user, the sandbox is in a user namespace and keeps that user. System calls are filtered ([`seccomp`]), and
+//! resources are limited ([`cgroup`], [`space`], [`uids`]). When the run ends, by itself or by force, the whole pid
+//! namespace is dead before [`Sandbox::run`] returns.
 //!
-//! Places in memory that can be written are `/tmp` and `/dev/shm`, both bounded; all others are root's, or, where a user is
-//! their owner, read-only when the sandbox stands (each mount costs `bwrap` a look at all others). `bwrap`'s arguments,
-//! which name places of this machine, go by a descriptor, since its command line can be read inside;
-//! `/proc/self/mountinfo` still names what of its file system each mount shows.
+//! The writable file systems in memory are `/tmp` and `/dev/shm`, both limited; all others belong to root or, if the
+//! user owns them, are read-only once the sandbox is set up (each mount makes `bwrap` check all others). `bwrap`'s
+//! arguments contain paths of this machine, so they are passed through a descriptor, because its command line is
+//! readable inside; `/proc/self/mountinfo` still shows the source of each mount within its file system.
 
 pub mod cgroup;
 pub mod enter;
@@ -64,36 +64,38 @@ pub use uids::{Identities, Identity, Uids};
 use crate::kernels::Mount;
 use crate::rootfs::Root;
 
-/// What the tools in the sandbox are found by.
+/// `PATH` in the sandbox.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Where the sandbox's own files lie inside it.
+/// Directory in the sandbox of its own files.
 const OWN: &str = "/run/kcache";
 
-/// What is shown of the system whose tools are used: of `/etc` some files, of the others all that is not hidden.
+/// The parts of the tools' system that are shown: some files of `/etc`, and everything in the others that is not
+/// hidden.
 const SYSTEM: [&str; 10] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/gnu", "/etc"];
 
-/// Programs of the system that one of the sandbox's own scripts stands in for.
+/// Programs that are replaced by scripts of the sandbox.
 const REPLACED: [&str; 4] = ["uname", "nproc", "make", "pahole"];
 
-/// Names libraries that loaders load into every program (ld.so(8)).
+/// File with libraries that the dynamic loader loads into every program (ld.so(8)).
 const PRELOAD: &str = "/etc/ld.so.preload";
 
-/// Before a compiler stands [`LAUNCHED`], which runs the launcher, which may run [`COMPILER`], which is the real one by its own name.
+/// Names for ccache: the compiler is replaced by [`LAUNCHED`], which runs the launcher, which may run [`COMPILER`],
+/// the real one under its own name.
 const LAUNCHED: &str = "launched";
 const COMPILER: &str = "compiler";
 const REAL_COMPILER: &str = "cc";
-/// What ccache knows.
+/// Name of ccache's cache directory in [`OWN`].
 const CCACHE: &str = "ccache";
 
-/// Size of the sandbox's `/tmp`, in bytes: it is memory. Compilers keep some MiB there.
+/// Size of the sandbox's `/tmp` in bytes, which is memory. Compilers use some MiB.
 const MOST_TEMPORARY: &str = "2147483648";
 
-/// Size of its `/dev/shm`, in bytes: for semaphores and the like.
+/// Size of its `/dev/shm` in bytes, for semaphores and the like.
 const MOST_SHARED: &str = "268435456";
 
-/// What went wrong with the sandbox itself, not with what ran in it.
+/// A failure of the sandbox itself, not of the command in it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
@@ -102,111 +104,115 @@ pub enum Error {
     /// `bwrap` is not installed.
     #[error("bubblewrap is not installed, but builds need it")]
     NoBubblewrap,
-    /// `bwrap` failed before anything ran in it.
+    /// `bwrap` failed before any command ran.
     #[error("cannot create the sandbox: {said}")]
     NotMade {
-        /// The first line of what it said.
+        /// The first line of its output.
         said: String,
     },
-    /// The processes in the sandbox did not die.
+    /// Processes in the sandbox survived SIGKILL.
     #[error("sandbox processes are still running {} s after being killed", run::DEATH.as_secs())]
     Undead,
 }
 
-/// The kernel that the sandbox claims to run.
+/// The kernel that the sandbox shows as running.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// `uname -r`.
+    /// Release, as `uname -r` prints it.
     pub release: String,
-    /// `uname -v`.
+    /// Build, as `uname -v` prints it.
     pub version: String,
-    /// `uname -m`.
+    /// Architecture, as `uname -m` prints it.
     pub arch: String,
-    /// Where `/lib/modules/R/build` leads; `None` without headers.
+    /// Target of `/lib/modules/R/build`; `None` without headers.
     pub build: Option<PathBuf>,
-    /// Where `/lib/modules/R/source` leads; `None` without headers.
+    /// Target of `/lib/modules/R/source`; `None` without headers.
     pub source: Option<PathBuf>,
 }
 
-/// A sandbox to be made.
+/// Configuration of a sandbox.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
-    /// The `bwrap` program.
+    /// Path of the `bwrap` program.
     pub bwrap: PathBuf,
     /// The root whose `/usr` is shown.
     pub tools: Root,
-    /// The kernel it claims to run.
+    /// The kernel that it shows as running.
     pub machine: Machine,
-    /// The way in.
+    /// The program that is executed first in it.
     pub entrance: Arc<Entrance>,
-    /// As whom.
+    /// The user that its code runs as.
     pub identity: Identity,
-    /// What it may use.
+    /// Its resource limits.
     pub limits: Limits,
-    /// Where control groups can be made.
+    /// The control group in which to create its own; `None` if there is none.
     pub groups: Option<Groups>,
-    /// Shown read-only: headers, sources.
+    /// Read-only mounts: headers, sources.
     pub read_only: Vec<Mount>,
-    /// Shown writable: the scratch tree.
+    /// Writable mounts: the scratch directory.
     pub writable: Vec<Mount>,
-    /// The number of CPUs that `nproc` tells.
+    /// The number of CPUs that `nproc` prints.
     pub cpus: usize,
-    /// Links made inside: path, target.
+    /// Symbolic links to create in it: path, target.
     pub links: Vec<(PathBuf, PathBuf)>,
-    /// Modules that are found as installed for the kernel, where DKMS installs them; by where they lie inside.
+    /// Modules to show as installed for the kernel, in DKMS's directory; given by their paths in the sandbox.
     pub installed: Vec<PathBuf>,
-    /// What stands before the compiler.
+    /// A launcher for the compiler, such as ccache.
     pub launcher: Option<Launcher>,
     /// A private directory of this machine for the sandbox's own small files.
     pub own: PathBuf,
 }
 
-/// A program that runs the compiler, or knows what it would say: ccache.
+/// A program that runs the compiler or returns a cached result: ccache.
 #[derive(Clone, Debug)]
 pub struct Launcher {
-    /// The program, in the tools' root.
+    /// Path of the program in the tools' root.
     pub program: PathBuf,
-    /// The compiler that it stands before, in the tools' root.
+    /// Path of the compiler in the tools' root.
     pub compiler: PathBuf,
-    /// What the program is to take the compiler for.
+    /// The identity of the compiler for the launcher's cache.
     pub identity: String,
-    /// Where it keeps what it knows.
+    /// Path of the launcher's cache.
     pub directory: PathBuf,
 }
 
-/// How a run is bounded and watched.
+/// Limits and observers of a run.
 pub struct Watch<'a> {
-    /// The longest it may take.
+    /// Time limit.
     pub limit: Duration,
-    /// Set from outside to end it at once.
+    /// Cancels the run when set.
     pub cancel: &'a AtomicBool,
-    /// Receives what it prints, stdout and stderr in one, in pieces.
+    /// Receives its output in pieces, stdout and stderr combined.
     pub output: &'a mut dyn FnMut(&[u8]),
-    /// Gives the run its share of the jobs: a make jobserver.
+    /// The build's seat in the run's job server, from which it gets jobs (GNU make's jobserver).
     pub jobs: Option<&'a jobs::Seat>,
-    /// Receives which files of the system were opened. Only root may ask for it.
+    /// Receives the system's files that were opened. Only root can observe them.
     pub opened: Option<&'a mut Opened>,
 }
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With this exit status.
+    /// It exited with this status.
     Status(i32),
-    /// By this signal.
+    /// A signal killed it.
     Signal(i32),
-    /// It took longer than it may.
+    /// It reached the time limit.
     TimedOut,
-    /// It was cancelled.
+    /// The cancel flag was set.
     Cancelled,
-    /// It was killed, for it used more memory than [`Limits`] allow.
+    /// It was killed because it exceeded the memory in [`Limits`].
     OutOfMemory,
-    /// It was killed, for it took too much of a disk.
+    /// It was killed because it used too much disk space.
     TookTooMuch(Excess),
 }
 
 impl Sandbox {
-    /// Runs a bash script in the sandbox, in directory `cwd`, with nothing but `env` in its environment.
+    /// Runs a bash script in the sandbox, in directory `cwd`, with exactly the environment `env`.
+    ///
+    /// # Errors
+    ///
+    /// Failures of the sandbox itself. However the script ends, the result is an [`Ended`].
     pub fn run(&self, script: &str, cwd: &Path, env: &[(&str, &str)], watch: Watch) -> Result<Ended, Error> {
         programs::write(self, script)?;
         let mut command = Command::new(&self.bwrap);
@@ -227,7 +233,7 @@ impl Sandbox {
         run::follow(child, reader, watch, bounds, &|mount| self.shows_system_at(mount))
     }
 
-    /// The words that bwrap is called with. Those that tell of this machine are in a file without a name.
+    /// Adds bwrap's arguments to a command. Those that show paths of this machine are passed in an anonymous file.
     fn call(&self, command: &mut Command, cwd: &Path, environment: Vec<String>) -> Result<(), Error> {
         let mut args = self.arguments(cwd)?;
         let mut passed = filters()?;
@@ -243,18 +249,18 @@ impl Sandbox {
         Ok(())
     }
 
-    /// What of this machine's disks it can write.
+    /// Directories on this machine's disks that the sandbox can write.
     fn writable_places(&self) -> Vec<PathBuf> {
         let launcher = self.launcher.iter().map(|launcher| &launcher.directory);
         self.writable.iter().map(|mount| &mount.outside).chain(launcher).cloned().collect()
     }
 
-    /// Whether a path is one of the system's in a sandbox.
+    /// Whether a path in a sandbox belongs to the system and not to inputs.
     pub fn is_system(path: &Path) -> bool {
         SYSTEM.iter().any(|place| path.starts_with(place))
     }
 
-    /// Whether what is mounted at this place is the system's, not an input or the sandbox's own.
+    /// Whether a mount shows the system, and not an input or the sandbox's own files.
     fn shows_system_at(&self, mount: &Path) -> bool {
         let inputs = self.read_only.iter().chain(&self.writable).map(|input| self.place(&input.inside));
         let made = ["/etc/passwd", "/etc/group", "/etc/ld.so.cache", PRELOAD]
@@ -304,7 +310,7 @@ impl Sandbox {
         if matches!(self.identity, Identity::Own) {
             args.close();
         }
-        // There are sysctls of its own namespaces, its score for being killed, pressure to be watched.
+        // It contains sysctls of the sandbox's namespaces, the process's OOM score, and pressure monitors.
         args.flags(&["--remount-ro", "/proc"]);
         args.flags(&["--remount-ro", "/"]);
         args.flags(&["--chdir"]);
@@ -312,8 +318,8 @@ impl Sandbox {
         Ok(args.0)
     }
 
-    /// The way in, after everything else, so that nothing covers it: in a directory in which there is nothing else. Loaders obey
-    /// a file that is not to be there, so an empty one is.
+    /// Mounts the entrance last, so that nothing covers it, in a directory with nothing else. Dynamic loaders read
+    /// `ld.so.preload`, so an empty one is mounted.
     fn show_entrance(&self, args: &mut Arguments) -> io::Result<()> {
         args.tmpfs(enter::PLACE);
         args.directory(enter::LIBRARIES);
@@ -324,8 +330,8 @@ impl Sandbox {
         Ok(())
     }
 
-    /// An error where a mount or link would lie where the way in does, or what that obeys: a kernel's `build` in an image is a
-    /// link to anywhere.
+    /// An error if a mount or link would cover the entrance or a file that its loader reads: a kernel's `build` in an
+    /// image may be a link to any path.
     fn leaves_the_entrance_alone(&self) -> Result<(), Error> {
         let mounts = self.read_only.iter().chain(&self.writable).map(|mount| &mount.inside);
         let mut places = mounts.chain(self.links.iter().map(|(path, _)| path));
@@ -335,7 +341,7 @@ impl Sandbox {
         reserved.map_or(Ok(()), |place| Err(Error::NotMade { said: said(place) }))
     }
 
-    /// The tools' root, without what builds have no business with.
+    /// Shows the tools' root, without directories that builds must not see.
     fn show_system(&self, args: &mut Arguments) -> io::Result<()> {
         let missing = self.missing_mount_points();
         for inside in SYSTEM.iter().filter(|inside| **inside != "/etc") {
@@ -350,8 +356,9 @@ impl Sandbox {
         Ok(())
     }
 
-    /// One directory or link of the tools' root. A bind mount needs a place to be mounted on: where the tools' root lacks
-    /// one, the directory that should hold it is put together from its entries, which leaves room for more.
+    /// Shows a directory or link of the tools' root. A bind mount needs an existing mount point: if the tools' root
+    /// lacks one, the directory that should contain it is assembled from its entries, so that the mount point can be
+    /// added.
     fn show(&self, inside: &Path, missing: &BTreeSet<PathBuf>, args: &mut Arguments) -> io::Result<()> {
         let outside = self.tools.outside(inside);
         let Ok(metadata) = fs::symlink_metadata(&outside) else { return Ok(()) };
@@ -368,7 +375,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Existing directories of the tools' root in which something must be mounted that is not there.
+    /// Directories of the tools' root that lack a needed mount point.
     fn missing_mount_points(&self) -> BTreeSet<PathBuf> {
         let modules = self.place(&self.modules_dir());
         let wanted = self.read_only.iter().map(|mount| self.place(&mount.inside)).chain([modules]);
@@ -389,8 +396,8 @@ impl Sandbox {
         Path::new("/lib/modules").join(&self.machine.release)
     }
 
-    /// `/lib/modules/K`, of which a build sees the way to the headers and the modules of the packages that it is against: some,
-    /// such as nvidia-fs, read the versions of symbols out of them.
+    /// Shows `/lib/modules/K` with the links to the headers and the modules of the build's dependencies: some
+    /// packages, such as nvidia-fs, read symbol versions from these.
     fn show_kernel(&self, args: &mut Arguments) {
         let dir = self.place(&self.modules_dir());
         args.directory(&dir);
@@ -423,7 +430,8 @@ impl Sandbox {
         }
         args.flags(&["--proc", "/proc", "--dev", "/dev"]);
         if matches!(self.identity, Identity::Own) {
-            // The first process is bwrap. Here it has the build's uid, and its memory is not for the build.
+            // The first process is bwrap. In this case it has the build's uid, and its memory must not be accessible
+            // to the build.
             for memory in ["/proc/1/mem", "/proc/1/task/1/mem"] {
                 args.pair("--ro-bind", "/dev/null", memory);
             }
@@ -455,7 +463,7 @@ impl Sandbox {
         }
     }
 
-    /// Puts one of the sandbox's own scripts in the place of a program; the program itself stays at hand under [`OWN`].
+    /// Replaces a program by one of the sandbox's scripts; the program itself remains available in [`OWN`].
     fn replace_program(&self, args: &mut Arguments, name: &str) {
         let places: BTreeSet<PathBuf> = ["/usr/bin", "/bin"]
             .iter()
@@ -470,7 +478,7 @@ impl Sandbox {
         }
     }
 
-    /// Puts the launcher in the place of the compiler, under every name that leads to it.
+    /// Replaces the compiler by the launcher, under every name that refers to it.
     fn launch(&self, args: &mut Arguments, launcher: &Launcher) {
         let Some(place) =
             self.tools.resolve(&launcher.compiler).ok().filter(|place| !enter::is_reserved(place))
@@ -484,12 +492,12 @@ impl Sandbox {
         args.pair("--bind", &launcher.directory, inside(CCACHE));
     }
 
-    /// An empty directory and an empty file of this machine, to hide things of the sandbox behind.
+    /// Paths of an empty directory and an empty file of this machine, used to hide things.
     pub fn blanks(&self) -> (PathBuf, PathBuf) {
         (self.own.join("empty"), PathBuf::from("/dev/null"))
     }
 
-    /// `inside` as the mount point it becomes: links of the tools' root on the way are followed as far as it reaches.
+    /// `inside` as a mount point: links of the tools' root in it are followed.
     fn place(&self, inside: &Path) -> PathBuf {
         let found = inside.ancestors().find_map(|dir| self.tools.resolve(dir).ok().map(|real| (dir, real)));
         match found {
@@ -503,11 +511,11 @@ impl Sandbox {
     }
 }
 
-/// `bwrap`'s arguments, in the order in which it performs them.
+/// `bwrap`'s arguments, in order of execution.
 #[derive(Default)]
 struct Arguments(Vec<OsString>, Closed);
 
-/// File systems in memory that are read-only when all mounts have their places.
+/// File systems in memory to remount read-only after all mounts.
 type Closed = Vec<OsString>;
 
 impl Arguments {
@@ -519,7 +527,8 @@ impl Arguments {
         self.0.extend([flag.into(), from.into(), to.into()]);
     }
 
-    /// As [`Arguments::pair`], with the directories on the way: those that bwrap makes by itself only root can pass.
+    /// Like [`Arguments::pair`], creating parent directories: those that bwrap creates by itself are accessible to
+    /// root only.
     fn mount(&mut self, flag: &str, from: &Path, to: &Path) {
         let parents: Vec<&Path> = to.ancestors().skip(1).filter(|dir| dir.parent().is_some()).collect();
         for parent in parents.into_iter().rev() {
@@ -528,13 +537,13 @@ impl Arguments {
         self.pair(flag, from, to);
     }
 
-    /// An empty directory that the build's uid can pass through, whatever the umask.
+    /// Creates an empty directory that the build's uid can traverse, whatever the umask.
     fn directory(&mut self, path: impl Into<OsString>) {
         self.flags(&["--perms", "0755", "--dir"]);
         self.0.push(path.into());
     }
 
-    /// A place for mounts.
+    /// Creates a file system in memory for mount points.
     fn tmpfs(&mut self, path: impl Into<OsString>) {
         let path = path.into();
         self.flags(&["--perms", "0755", "--tmpfs"]);
@@ -542,12 +551,12 @@ impl Arguments {
         self.1.push(path);
     }
 
-    /// A place in memory that everybody can write, of at most so many bytes.
+    /// Creates a file system in memory that everybody can write, with a size limit in bytes.
     fn memory(&mut self, path: &str, most: &str) {
         self.flags(&["--perms", "1777", "--size", most, "--tmpfs", path]);
     }
 
-    /// Makes everything read-only that is in memory and not to be written, for those whose it is.
+    /// Remounts read-only the file systems in memory that belong to the user and must not be written.
     fn close(&mut self) {
         for path in std::mem::take(&mut self.1) {
             self.flags(&["--remount-ro"]);
@@ -556,31 +565,31 @@ impl Arguments {
         self.flags(&["--remount-ro", "/dev"]);
     }
 
-    /// True where something was already put at exactly this path.
+    /// Whether something was already mounted at exactly this path.
     fn holds(&self, path: &Path) -> bool {
         self.0.windows(2).any(|pair| pair[0] == "--tmpfs" && pair[1] == path.as_os_str())
     }
 }
 
-/// What a command's environment will be, as `NAME=VALUE`.
+/// The environment that a command will have, as `NAME=VALUE`.
 fn environment(command: &Command) -> Vec<String> {
     let set = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
     set.map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// The filters of system calls, for bwrap to read.
+/// The filters of system calls as anonymous files for bwrap.
 pub(crate) fn filters() -> io::Result<Vec<OwnedFd>> {
     seccomp::filters()?.iter().map(|filter| nameless(filter)).collect()
 }
 
-/// The words by which bwrap is told of them.
+/// The arguments that pass the filters to bwrap.
 pub(crate) fn with_filters(filters: &[OwnedFd]) -> impl Iterator<Item = String> {
     filters.iter().flat_map(|filter| ["--add-seccomp-fd".to_owned(), filter.as_raw_fd().to_string()])
 }
 
-/// A file in memory, without a name, that is read from its beginning.
+/// An anonymous file in memory with this content, positioned at its beginning.
 fn nameless(content: &[u8]) -> io::Result<OwnedFd> {
-    // A hardened machine has no other (vm.memfd_noexec), an old one has not got these (before Linux 6.3).
+    // A hardened machine allows only this kind (vm.memfd_noexec); kernels before Linux 6.3 do not have it.
     let file = memfd_create("kcache", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
     let file = file.or_else(|_| memfd_create("kcache", MemfdFlags::CLOEXEC))?;
     let mut file = std::fs::File::from(file);

@@ -1,19 +1,19 @@
-//! A package's script for the system: run as DKMS runs it, on the system itself.
+//! Running a package's script for the system, as DKMS does, on the system itself.
 //!
-//! It gets what DKMS gives it: the source as its directory, its arguments split at white space, nothing of kcache's
-//! environment. It may not take for ever, and what it leaves running in its process group is ended only with it by force.
+//! As in DKMS, its working directory is the source, its arguments are split at white space, and it gets nothing of
+//! kcache's environment. Its time is limited; processes that it leaves running in its group are killed only if it is.
 //!
-//! On this machine it runs as root, unconfined. Under another root a chroot would confine nobody: root leaves it as it
-//! likes. So there it runs in a sandbox made of this machine's `bwrap`, in which that root is `/`:
+//! On this machine it runs as root, unconfined. For another root, chroot would confine nobody, because root can leave
+//! it. So there it runs in a sandbox of this machine's `bwrap`, in which that root is `/`:
 //!
 //! | | |
 //! |---|---|
-//! | writable | that root, and a copy of the package's source that is deleted afterwards; nothing else is there |
+//! | writable | that root, and a copy of the package's source that is deleted afterwards; nothing else exists |
 //! | `/proc`, `/dev`, `/run`, `/sys` | its own processes, read-only, with all sysctls; harmless devices; empty; empty: whatever is mounted there in the tree, and the sockets of this machine's services with it, is out of reach |
 //! | uid 0 | in a user namespace that has no other. It owns root's files of the tree, which the script is there to change; everywhere else it is nobody. Files of other users it can neither write nor give away |
-//! | capabilities | [`CAPABILITIES`], of that namespace: none reaches this machine |
+//! | capabilities | [`CAPABILITIES`], in that namespace: none applies to this machine |
 //! | system calls, keyrings | as in builds' sandboxes: filtered, and a session keyring of its own |
-//! | namespaces | processes, network, IPC, host name, mounts, control groups of its own; it ends with its first process |
+//! | namespaces | own processes, network, IPC, host name, mounts, control groups; it ends with its first process |
 //!
 //! Device nodes and set-user-id programs of the tree have no effect in it: bwrap mounts `nodev` and `nosuid`.
 
@@ -31,42 +31,42 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::rootfs::Root;
 use crate::sandbox::{self, Ended, Excess, PATH};
 
-/// How often a running script is looked at.
+/// Interval at which a running script is checked.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What root of another root may do with its own files.
+/// Capabilities of another system's root over its own files.
 const CAPABILITIES: [&str; 4] = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID"];
 
-/// Places of another root in which something of this machine may be mounted.
+/// Directories of another root in which something of this machine may be mounted.
 const HIDDEN: [&str; 4] = ["/proc", "/dev", "/run", "/sys"];
 
-/// Where the source lies under another root.
+/// Path of the source when running in another root.
 pub const SOURCE: &str = "/run/kcache/source";
 
-/// One script to be run.
+/// A script to run.
 pub struct Script<'a> {
     /// The system that it runs on.
     pub root: &'a Root,
-    /// The `bwrap` program of this machine, for another root's scripts.
+    /// Path of this machine's `bwrap`, for scripts of another root.
     pub bwrap: &'a Path,
-    /// The copy of the source, a path of this machine.
+    /// Path on this machine of the copy of the source.
     pub source: &'a Path,
-    /// The directory that it lies and runs in, as it sees it: the copy of the source, or one of the system's.
+    /// Its working directory as the script sees it: the copy of the source, or a directory of the system.
     pub directory: &'a Path,
-    /// Its path in there, and arguments.
+    /// Its path relative to that directory, and arguments.
     pub command: &'a str,
-    /// Receives what it prints. A file, because a pipe would be waited for as long as anybody has it.
+    /// Receives its output. A file, because reading a pipe would block as long as any process has it open.
     pub output: File,
-    /// The longest it may take.
+    /// Time limit.
     pub limit: Duration,
-    /// Set from outside to end it at once.
+    /// Cancels the script when set.
     pub cancel: &'a AtomicBool,
 }
 
-/// Most that a script may print, in bytes. It is read when it has ended.
+/// Limit in bytes on a script's output, which is read after its end.
 pub const MOST_OUTPUT: u64 = 16 << 20;
 
-/// As DKMS: split at white space, and skipped where it is no program.
+/// As in DKMS: split at white space, and skipped if it is not executable.
 const RUN: &str = r#"
 run=$1/$2
 cd "$1" || exit
@@ -74,13 +74,14 @@ cd "$1" || exit
 exec $run
 "#;
 
-/// Runs a script to its end.
+/// Runs a script and waits for its end.
 pub fn run(script: Script) -> io::Result<Ended> {
     if script.root.is_host() {
         return start(script, Command::new("/bin/bash"));
     }
     let command = confined(&script)?;
-    // Who starts it has its keyrings, and is a thread: it leaves them, and stays until the script has ended, for that ends with it.
+    // The sandbox ends with the thread that starts it, so that thread waits for the end. It also leaves its keyrings
+    // first.
     let run = || {
         match keyutils::Keyring::join_anonymous_session() {
             Err(error) if error.0 != nix::libc::ENOSYS => return Err(io::Error::from_raw_os_error(error.0)),
@@ -100,10 +101,10 @@ fn start(script: Script, mut command: Command) -> io::Result<Ended> {
     follow(command.process_group(0).spawn()?, &printed, script.limit, script.cancel)
 }
 
-/// bash in a sandbox that has another root as its own.
+/// bash in a sandbox with another root as `/`.
 fn confined(script: &Script) -> io::Result<Command> {
     for place in HIDDEN.iter().map(|place| script.root.outside(place)) {
-        // What is mounted on a link is mounted elsewhere.
+        // A mount on a link would be mounted at its target.
         if place.is_symlink() {
             return Err(io::Error::other(format!(
                 "{} is a link; refusing to run scripts there",
@@ -117,7 +118,7 @@ fn confined(script: &Script) -> io::Result<Command> {
     command.args(["--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
     command.args(CAPABILITIES.iter().flat_map(|capability| ["--cap-add", capability]));
     command.arg("--bind").arg(script.root.dir()).arg("/");
-    // Its uid is the one that may write this machine's sysctls, in whichever namespace: bwrap leaves these as they are.
+    // The sandbox's uid may write this machine's sysctls in any namespace, and bwrap leaves them writable.
     command.args(["--proc", "/proc", "--remount-ro", "/proc"]);
     command.args(["--dev", "/dev", "--tmpfs", "/run", "--tmpfs", "/sys"]);
     command.arg("--bind").arg(script.source).arg(SOURCE);
@@ -161,7 +162,7 @@ mod tests {
     use fs_err as fs;
     use std::os::unix::fs::PermissionsExt;
 
-    /// Runs a script of this text; how it ended, and what it printed.
+    /// Runs a script with this text; returns how it ended, and its output.
     fn check(text: &str, mode: u32, limit: Duration) -> (Ended, String) {
         let dir = tempfile::tempdir().unwrap();
         let (script, output) = (dir.path().join("after.sh"), dir.path().join("output"));

@@ -1,10 +1,10 @@
-//! Signatures of modules: made, attached and checked as the kernel does it.
+//! Signatures of modules: making, attaching and verifying them as the kernel does.
 //!
 //! # The file
 //!
 //! ```text
-//! <ELF object>                      what was built; what is hashed
-//! <PKCS#7 message>                  DER, detached, one signer named by issuer and serial number, no certificates,
+//! <ELF object>                      the module as built; the hashed bytes
+//! <PKCS#7 message>                  DER, detached, one signer given by issuer and serial number, no certificates,
 //!                                     no signed attributes: exactly what the kernel's scripts/sign-file makes
 //! struct module_signature           12 bytes: id_type 2, the message's length, big-endian
 //! ~Module signature appended~\n
@@ -13,24 +13,24 @@
 //! An RSA signature is, byte for byte, the one that `sign-file` makes with the same key and hash. Sources:
 //! `scripts/sign-file.c`, `include/linux/module_signature.h`, `crypto/asymmetric_keys/pkcs7_parser.c`, RFC 5652.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! No signature leaves [`Signer::sign`] that does not verify with the certificate: a key and a certificate that do not
-//! belong together, a token that answers nonsense and a detached signature of something else are all found here, and not
-//! by a kernel that boots. Secrets come from files that nobody else can read, or from a program's output; never from an
-//! argument or a variable. They are wiped from memory when they have served.
+//! Every signature that [`Signer::sign`] returns verifies with the certificate: a mismatch of key and certificate, a
+//! token that returns nonsense, and a detached signature of something else are all detected here, not by the booting
+//! kernel. Secrets come from files that nobody else can read, or from a program's output; never from an argument or a
+//! variable. They are wiped from memory after use.
 //!
 //! ```text
-//! certificate    whom a signature names, and the public key that it is checked with
+//! certificate    the signer's name, and the public key for verification
 //! message        the PKCS#7 message
-//! key            private keys, and what they make: pem or DER, encrypted or not
-//! token          private keys that never leave their hardware (PKCS#11)
-//! secret         files and programs that hold what nobody else may know
-//! enrolled       the certificates that this machine's firmware and shim hand to the kernel
-//! known          whose signatures a kernel will take
+//! key            private keys and their signatures: PEM or DER, encrypted or not
+//! token          private keys in hardware (PKCS#11)
+//! secret         files and programs with secrets
+//! enrolled       certificates that this machine's firmware and shim pass to the kernel
+//! known          signers that a kernel trusts
 //! ```
 //!
-//! Nothing is cached or written here, so a crash leaves nothing behind.
+//! Nothing is cached or written here, so a crash leaves nothing.
 
 mod certificate;
 mod enrolled;
@@ -60,7 +60,7 @@ pub use secret::Secret;
 
 use key::PrivateKey;
 
-/// The hash that a signature is of. Stored in `generation.json`: add, never rename.
+/// The hash algorithm of a signature. Stored in `generation.json`: add, never rename.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hash {
@@ -75,7 +75,7 @@ pub enum Hash {
 impl Hash {
     const ALL: [Hash; 3] = [Hash::Sha256, Hash::Sha384, Hash::Sha512];
 
-    /// What the kernel calls it: `sha256`.
+    /// The kernel's name for it, such as `sha256`.
     pub fn name(self) -> &'static str {
         match self {
             Hash::Sha256 => "sha256",
@@ -84,14 +84,14 @@ impl Hash {
         }
     }
 
-    /// The hash of this name; an error for all that is not made here.
+    /// The hash of this name; an error for unsupported ones.
     pub fn of_name(name: &str) -> Result<Hash, Error> {
         let found = Hash::ALL.into_iter().find(|hash| hash.name() == name);
         found.ok_or_else(|| Error::Hash { name: name.to_owned() })
     }
 
-    /// The hash that a kernel's own modules are signed with, which is one that it has built in. `None`: this kernel reads
-    /// no signatures.
+    /// The hash with which in-tree modules are signed, which the kernel has built in. `None` if the kernel does not
+    /// verify signatures.
     pub fn of_kernel(config: &Kconfig) -> Result<Option<Hash>, Error> {
         if !config.yes("CONFIG_MODULE_SIG") {
             return Ok(None);
@@ -109,47 +109,47 @@ impl Hash {
     }
 }
 
-/// Who signed a set of modules, as it is recorded. Two that are equal make signatures that a kernel takes for the same.
+/// The signer of a set of modules, as recorded. Signatures of equal identities are equivalent for the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The certificate's subject, for people.
     pub subject: String,
     /// SHA-256 of the certificate's DER, as 64 hex digits.
     pub certificate: String,
-    /// The hash; `None` where whoever made the detached signatures chose it.
+    /// The hash; `None` if a signing service chose it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash>,
 }
 
 impl Identity {
-    /// What tells two signers apart, as one word. Stored in names of generations: never change it.
+    /// Distinguishes signers, as one word. Stored in names of generations: never change it.
     pub fn id(&self) -> String {
         format!("{}:{}", self.certificate, self.hash.map_or("detached", Hash::name))
     }
 }
 
-/// Where a private key is.
+/// The location of a private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyPlace {
-    /// A file: PEM or DER; PKCS#8, encrypted or not, PKCS#1 or SEC 1.
+    /// Path of a file: PEM or DER; PKCS#8, encrypted or not, PKCS#1 or SEC 1.
     File(PathBuf),
     /// A `pkcs11:` URI (RFC 7512).
     Token(String),
 }
 
-/// Where to find what modules are signed with.
+/// Where to find key and certificate for signing modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPair {
-    /// The private key; without one, signatures are made elsewhere and only checked here.
+    /// The private key; without one, only a signing service makes signatures, which are verified here.
     pub key: Option<KeyPlace>,
-    /// The certificate, PEM or DER; without one it is in the key's own file.
+    /// The certificate, PEM or DER; by default it is in the key's file.
     pub certificate: Option<PathBuf>,
     /// The passphrase of an encrypted key, or the PIN of a token.
     pub secret: Option<Secret>,
 }
 
 impl KeyPair {
-    /// Reads the certificate. Asks for no passphrase.
+    /// Reads the certificate. Does not need the passphrase.
     pub fn certificate(&self) -> Result<Certificate, Error> {
         match (&self.certificate, &self.key) {
             (Some(path), _) => Certificate::read(path),
@@ -158,8 +158,13 @@ impl KeyPair {
         }
     }
 
-    /// Reads key and certificate and sees that they belong together. This may ask a person for a passphrase. From here on
-    /// the process leaves no core dump (`PR_SET_DUMPABLE` of prctl(2)), which would have the key in it.
+    /// Reads key and certificate and checks that they match. This may prompt for a passphrase. After that, the process leaves
+    /// no core dump (`PR_SET_DUMPABLE`, prctl(2)), which would contain the key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] if they do not match, [`Error::NoPassphrase`] or [`Error::Passphrase`] if the key cannot be
+    /// decrypted.
     pub fn open(&self) -> Result<Signer, Error> {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .map_err(std::io::Error::from)?;
@@ -182,18 +187,18 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// The certificate that its signatures verify with.
+    /// The certificate that verifies its signatures.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
     }
 
-    /// A module with a signature appended; one that it had is taken off.
+    /// Signs a module and appends the signature, replacing an existing one.
     pub fn sign(&self, module: &[u8], hash: Hash) -> Result<Vec<u8>, Error> {
         let (body, _) = split_signature(module);
         Ok(append(body, &self.message(body, hash)?))
     }
 
-    /// The message for these bytes, in DER.
+    /// The PKCS#7 message for these bytes, in DER.
     fn message(&self, body: &[u8], hash: Hash) -> Result<Vec<u8>, Error> {
         let signature = self.key.sign(hash, body)?;
         if !self.certificate.verifies(hash, body, &signature) {
@@ -203,37 +208,41 @@ impl Signer {
     }
 }
 
-/// A module with a signature that was made elsewhere: a PKCS#7 message in DER, as `sign-file -d` and `openssl cms -sign
-/// -binary -noattr -outform DER` make it. It must verify with the certificate, and is attached in the form that
-/// [`Signer::sign`] gives it.
+/// Attaches a detached signature to a module: a PKCS#7 message in DER, as `sign-file -d` and `openssl cms -sign
+/// -binary -noattr -outform DER` make it. It must verify with the certificate, and is attached in the same form as by
+/// [`Signer::sign`].
+///
+/// # Errors
+///
+/// [`Error::Unverified`] if it does not verify, [`Error::Message`] if it is not such a message.
 pub fn attach(module: &[u8], detached: &[u8], certificate: &Certificate) -> Result<Vec<u8>, Error> {
     let (body, _) = split_signature(module);
     let message = Message::parse(detached)?;
-    // In whatever words: those are replaced.
+    // The algorithm's identifier is not checked, because it is replaced.
     if !certificate.verifies(message.hash, body, &message.signature) {
         return Err(Error::Unverified { subject: certificate.subject() });
     }
     Ok(append(body, &message::encode(certificate, message.hash, message.signature)?))
 }
 
-/// The message that is appended to a module; `None` where it is not signed.
+/// The PKCS#7 message appended to a module; `None` if it is unsigned.
 pub fn message_of(module: &[u8]) -> Option<Result<Message, Error>> {
     let (_, tail) = split_signature(module);
     let (message, trailer) = tail?.split_at_checked(tail?.len().checked_sub(TRAILER)?)?;
-    // mod_check_sig (kernel/module_signature.c) takes nothing else.
+    // mod_check_sig (kernel/module_signature.c) accepts nothing else.
     if trailer[..INFO.len()] != INFO {
         return Some(Err(Error::Message { reason: "not declared as PKCS#7".to_owned() }));
     }
     Some(Message::parse(message))
 }
 
-/// `struct module_signature` and the magic line.
+/// Size in bytes of `struct module_signature` and the magic line.
 const TRAILER: usize = crate::ko::SIGNATURE_INFO + crate::ko::SIGNATURE_MAGIC.len();
-/// `struct module_signature` before its length: `PKEY_ID_PKCS7` as its type, and nothing else.
+/// `struct module_signature` before its length: type `PKEY_ID_PKCS7`, all other fields zero.
 const INFO: [u8; 8] = [0, 0, 2, 0, 0, 0, 0, 0];
 
 fn append(body: &[u8], message: &[u8]) -> Vec<u8> {
-    // A message has some hundred bytes.
+    // A message has some hundred bytes, so its length fits.
     let length = (message.len() as u32).to_be_bytes();
     [body, message, &INFO, &length, crate::ko::SIGNATURE_MAGIC].concat()
 }

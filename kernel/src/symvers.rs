@@ -1,64 +1,64 @@
-//! `Module.symvers`: every symbol a kernel and its modules export.
+//! `Module.symvers`: the symbols that a kernel and its modules export.
 //!
-//! modpost writes one line a symbol, fields separated by tabs (`Documentation/kbuild/modules.rst`):
+//! modpost writes one line per symbol, with fields separated by tabs (`Documentation/kbuild/modules.rst`):
 //!
 //! ```text
 //! 0x4c9d28b0<TAB>phys_base<TAB>vmlinux<TAB>EXPORT_SYMBOL<TAB>
 //! 0x815f2897<TAB>cxl_probe<TAB>drivers/cxl/core/cxl_core<TAB>EXPORT_SYMBOL_GPL<TAB>CXL
 //! ```
 //!
-//! The last field, the namespace, is missing before 5.4, and stood in third place from 5.4 to 5.6; all three forms are
-//! read. A kernel without `CONFIG_MODVERSIONS` writes a CRC of zero, which is why [`Export::crc`] alone says nothing.
+//! The last field, the namespace, does not exist before 5.4, and was the third one from 5.4 to 5.6; all three formats
+//! are supported. Without `CONFIG_MODVERSIONS` the CRC is zero, so [`Export::crc`] alone means nothing.
 //!
-//! A kernel exports some 25,000 symbols. The text is kept as it is, with a hash table of where the lines begin, by symbol: about
-//! 2 MB. Every line is checked when it is parsed, none when it is looked up.
+//! A kernel exports some 25,000 symbols. The text is kept unchanged, with a hash table of the offsets of lines by
+//! symbol: about 2 MB. Every line is checked when it is parsed, none when it is looked up.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 use memchr::{memchr, memchr_iter};
 
-/// A damaged `Module.symvers`.
+/// A corrupt `Module.symvers`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// The file is not text, or is larger than any kernel's.
     #[error("not a Module.symvers: {0}")]
     NotText(&'static str),
-    /// One line is not of the documented form.
+    /// A line does not have the documented format.
     #[error("line {line} of Module.symvers: {what}")]
     Line {
-        /// Counted from one.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         what: &'static str,
     },
 }
 
-/// What a kernel, or an out-of-tree package that others build against, exports.
+/// The exported symbols of a kernel, or of a package that others build against.
 #[derive(Debug, Clone, Default)]
 pub struct Symvers {
     text: String,
-    /// Where the line of each symbol begins. Of a symbol that is listed twice the first line counts, as in modpost.
+    /// Offset of each symbol's line. If a symbol occurs twice, the first line counts, as in modpost.
     lines: HashTable<u32>,
     hasher: RandomState,
 }
 
-/// One exported symbol.
+/// An exported symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Export<'a> {
-    /// The symbol's name.
+    /// Name of the symbol.
     pub symbol: &'a str,
-    /// CRC of the symbol's type under `CONFIG_MODVERSIONS`, else zero.
+    /// CRC of the symbol's type with `CONFIG_MODVERSIONS`, else zero.
     pub crc: u32,
     /// The exporting module as a path without suffix (`drivers/cxl/core/cxl_core`), or `vmlinux`.
     pub module: &'a str,
-    /// Who may use it.
+    /// Which modules may use it.
     pub kind: Kind,
-    /// The namespace an importer must name (`MODULE_IMPORT_NS`).
+    /// The namespace that an importer must name (`MODULE_IMPORT_NS`).
     pub namespace: Option<&'a str>,
 }
 
-/// The license side of an export.
+/// Which modules may use an exported symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `EXPORT_SYMBOL`: any module.
@@ -68,7 +68,7 @@ pub enum Kind {
 }
 
 impl Symvers {
-    /// Reads a whole file.
+    /// Parses a whole file.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         if u32::try_from(bytes.len()).is_err() {
             return Err(Error::NotText("larger than 4 GiB"));
@@ -90,23 +90,23 @@ impl Symvers {
         Ok(Self { text, lines, hasher })
     }
 
-    /// The export of one symbol.
+    /// Looks up one symbol.
     pub fn get(&self, symbol: &str) -> Option<Export<'_>> {
         let is_it = |&at: &u32| symbol_at(&self.text, at) == symbol;
         self.export(*self.lines.find(self.hasher.hash_one(symbol), is_it)?)
     }
 
-    /// All exports, in no order.
+    /// All exported symbols, unordered.
     pub fn iter(&self) -> impl Iterator<Item = Export<'_>> {
         self.lines.iter().filter_map(|&at| self.export(at))
     }
 
-    /// How many symbols there are.
+    /// Number of symbols.
     pub fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// Whether nothing at all is exported.
+    /// Whether there are no symbols.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
@@ -117,12 +117,12 @@ impl Symvers {
     }
 }
 
-/// The second field of the line that begins at `at`. The line was checked: it has one.
+/// The second field of the line at `at`, which was checked to exist.
 fn symbol_at(text: &str, at: u32) -> &str {
     fields(&text[at as usize..]).nth(1).unwrap_or_default()
 }
 
-/// What stands between tabs.
+/// The fields of a line.
 fn fields(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
@@ -143,7 +143,7 @@ fn parse_line(line: &str) -> Result<Export<'_>, &'static str> {
         return Err("more than five fields");
     };
     let (module, kind, namespace) = match fifth {
-        // A namespace may be called anything, a module nothing of that kind.
+        // A namespace may have any name, but no module's looks like a kind of export.
         Some(kind) if kind.starts_with("EXPORT_") && parse_kind(fourth).is_none() => (fourth, kind, third),
         namespace => (third, fourth, namespace.unwrap_or_default()),
     };
@@ -161,7 +161,7 @@ fn parse_line(line: &str) -> Result<Export<'_>, &'static str> {
 
 fn parse_crc(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("0x")?;
-    // from_str_radix alone would take a sign.
+    // from_str_radix alone would accept a sign.
     digits.bytes().all(|c| c.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
 }
 

@@ -1,9 +1,9 @@
-//! The programs that shape a module's bits: which ones a build for a kernel will really run.
+//! The toolchain: the programs that a build for a kernel runs and that affect its modules.
 //!
-//! The kernel chooses its compiler: Debian's header packages in `.kernelvariables`, others by being what they were built
-//! with (`CONFIG_CC_VERSION_TEXT`, `CONFIG_CC_IS_CLANG`). So make is asked, with the same files that a build reads, and the
-//! compiler is asked for its `cc1` and `as`. A compiler that the kernel names and that is not installed is an error here:
-//! never is another one taken silently.
+//! The kernel determines its compiler: Debian's header packages in `.kernelvariables`, others by the one they were
+//! built with (`CONFIG_CC_VERSION_TEXT`, `CONFIG_CC_IS_CLANG`). So make is run with the same files that a build reads,
+//! and the compiler prints the paths of its `cc1` and `as`. It is an error if the kernel names a compiler that is not
+//! installed; no other one is used instead.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -15,48 +15,48 @@ use crate::kernels::BuildTree;
 use crate::rootfs::Root;
 use crate::sandbox::{self, Ended, Sandbox, Watch};
 
-/// Longest that asking may take.
+/// Time limit for determining the toolchain.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// One program of a toolchain.
+/// A program of a toolchain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// What it is in the build: `cc`, `cc1`, `as`, `ld`, `objcopy`, `strip`, `pahole`; `predef` is a header.
+    /// Its role in the build: `cc`, `cc1`, `as`, `ld`, `objcopy`, `strip`, `pahole`; `predef` is a header.
     pub role: String,
-    /// Where it was found, in the tools' root, links not followed.
+    /// Its path in the tools' root, links not followed.
     pub path: PathBuf,
-    /// How it introduces itself: the first line of `--version`.
+    /// The first line of its `--version`.
     pub version: String,
 }
 
-/// Why there is no toolchain.
+/// Why the toolchain could not be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
-    /// The compiler that the kernel asks for is not installed.
+    /// The kernel's compiler is not installed.
     #[error("{program} is not installed, but kernel {release} needs it")]
     Missing {
-        /// As the kernel calls it.
+        /// Name of the compiler as the kernel uses it.
         program: String,
-        /// The kernel.
+        /// Release of the kernel.
         release: String,
     },
-    /// make or the compiler did not answer.
+    /// make or the compiler printed no usable result.
     #[error("cannot determine the toolchain for kernel {release}: {reason}")]
     Silent {
-        /// The kernel.
+        /// Release of the kernel.
         release: String,
-        /// What was printed instead.
+        /// The output instead.
         reason: String,
     },
-    /// It was cancelled.
+    /// The cancel flag was set.
     #[error("interrupted")]
     Cancelled,
 }
 
-/// The root whose programs build for a kernel under `root`: its own where it has a compiler, else this machine's.
+/// The root whose programs build for a kernel under `root`: that root if it has a compiler, else this machine's.
 pub fn tools_root(root: &Root, tree: &BuildTree) -> Root {
     let has = |name: &str| root.find(Path::new("/usr/bin").join(name)).is_some();
     let compiler = tree.compiler().and_then(|text| text.split(' ').next()).unwrap_or("gcc");
@@ -64,19 +64,19 @@ pub fn tools_root(root: &Root, tree: &BuildTree) -> Root {
     if complete { root.clone() } else { Root::new("/") }
 }
 
-/// True where the kernel was built by clang; its modules must be, too.
+/// Whether clang compiled the kernel; then it must compile modules, too.
 pub fn is_llvm(tree: &BuildTree) -> bool {
     tree.config.is_clang()
 }
 
-/// In words, where a kernel names a compiler and its build tree takes another: what built it (`CONFIG_CC_VERSION_TEXT`), and
-/// what builds its modules. Kbuild lets such a build pass, and it mostly works.
+/// A warning if a kernel names one compiler and its build tree uses another: the one that built it
+/// (`CONFIG_CC_VERSION_TEXT`), and the one that builds its modules. Kbuild accepts that, and it usually works.
 pub fn stands_in(tree: &BuildTree, programs: &[Program]) -> Option<String> {
     let cc = programs.iter().find(|program| program.role == "cc")?;
     if is_llvm(tree) { None } else { differs(tree.compiler()?, cc) }
 }
 
-/// Neither name nor version need be the same text: `x86_64-linux-gnu-gcc-12` is `gcc-12`, and may be `gcc`.
+/// Whether they are different compilers. Names may differ: `x86_64-linux-gnu-gcc-12` is `gcc-12`, and may be `gcc`.
 fn differs(named: &str, cc: &Program) -> Option<String> {
     let (name, version) = named.split_once(' ').unwrap_or((named, ""));
     let taken = cc.path.file_name()?.to_str()?;
@@ -84,7 +84,7 @@ fn differs(named: &str, cc: &Program) -> Option<String> {
     (!is_same).then(|| format!("was built by {name}; modules for it are built by {taken} ({})", cc.version))
 }
 
-/// The package of Debian that a program of a toolchain is in.
+/// The Debian package with a program of a toolchain.
 pub fn debian_package(program: &str) -> &str {
     match program.rsplit("linux-gnu-").next().unwrap_or(program) {
         "ld.lld" => "lld",
@@ -94,7 +94,11 @@ pub fn debian_package(program: &str) -> &str {
     }
 }
 
-/// Asks make and the compiler, in the sandbox, which programs a build would run.
+/// Determines with make and the compiler, in the sandbox, which programs a build would run.
+///
+/// # Errors
+///
+/// [`Error::Missing`] if the kernel's compiler is not installed, [`Error::Silent`] if the output is not usable.
 pub fn programs(sandbox: &Sandbox, tree: &BuildTree, cancel: &AtomicBool) -> Result<Vec<Program>, Error> {
     let release = &sandbox.machine.release;
     let silent = |reason: String| Error::Silent { release: release.clone(), reason };
@@ -117,7 +121,7 @@ pub fn programs(sandbox: &Sandbox, tree: &BuildTree, cancel: &AtomicBool) -> Res
     Ok(programs)
 }
 
-/// A line of the script's answer.
+/// Parses a line of the script's output.
 fn program(line: &str) -> Option<Program> {
     let mut fields = line.strip_prefix("program\t")?.split('\t');
     let mut next = || fields.next().map(str::to_owned);
@@ -131,8 +135,8 @@ fn script(tree: &BuildTree) -> String {
     format!("tree='{inside}' llvm={llvm} btf={btf}\n{ASK}")
 }
 
-/// The Makefile part gives the kernel's own defaults (top-level Makefile: CC, LD, OBJCOPY, STRIP) before what the header
-/// package says of them.
+/// The Makefile contains the kernel's defaults (top-level Makefile: CC, LD, OBJCOPY, STRIP), which the header
+/// package's files override.
 const ASK: &str = r#"
 export LC_ALL=C
 answer=$(make -s -f - show <<END

@@ -1,26 +1,26 @@
-//! Bundles: a set of entries as one file, for hosts without a network.
+//! Bundles: a set of entries in one file, for air-gapped hosts.
 //!
-//! A plain tar, so that `tar tf` lists it, and what is unpacked from it is a store's tree, which can be served as a
-//! shared cache:
+//! A bundle is a plain tar. `tar tf` lists it, and unpacking it gives a store's tree, which can be served as a shared
+//! cache:
 //! ```text
 //! format                                         "1"
 //! entries/ab/<key>.json                          in order of key
-//! objects/ab/<digest>.zst                        those of the first entry in order of digest, then those that the
-//!                                                second needs besides, ...
+//! objects/ab/<digest>.zst                        those of the first entry in order of digest, then those that only
+//!                                                the second needs, ...
 //! by-kernel/<release>/<kernel>/<package>.json    in order of path
 //! ```
-//! All entries stand before the first object: whoever imports believes some of them and not others, and only then knows
-//! which objects it needs. An object stands once, however many entries speak of it.
+//! All entries come before the first object, because an import trusts some of them and not others, and needs to know
+//! which objects the trusted ones need. Each object is contained once, however many entries reference it.
 //!
-//! The same set makes the same bytes, whichever store it comes from: headers hold a path and a size and nothing else,
-//! and objects are compressed anew. So a bundle can be compared and signed as a file. It also makes reading strict: a
-//! header that is not, byte for byte, the one that is written here for its path and size is refused, and with it every
-//! link, device, sparse file and extended header, and all that different programs read differently.
+//! Equal sets of entries give equal bytes, whichever store they come from: headers contain only a path and a size, and
+//! objects are compressed anew. So a bundle can be compared and signed as a file. It also makes reading strict: a
+//! header must equal, byte for byte, the header that this module writes for its path and size. This refuses links,
+//! devices, sparse files, extended headers, and everything else that programs interpret differently.
 //!
-//! A bundle may come from anywhere. Entries and pointers count as far as trusted keys have signed them, objects as far as
-//! a believed entry gives their digest and size; nothing else is unpacked, and nothing is held in memory but believed
-//! entries and one object. An import that ends early, for whatever reason, leaves whole entries and objects that
-//! nothing speaks of; the next one finds both and goes on from there. Two imports at once do the same work twice.
+//! A bundle is untrusted input. Entries and pointers are used only if trusted keys signed them, objects only if a
+//! trusted entry gives their digest and size; nothing else is unpacked, and only trusted entries and one object are in
+//! memory. An import that ends early leaves intact entries and objects, which nothing references yet; the next import
+//! finds them and continues from there. Two concurrent imports do the same work twice.
 
 mod export;
 mod import;
@@ -34,12 +34,13 @@ use crate::{Digest, Key, Pointer};
 pub use export::{Exported, export};
 pub use import::{Believed, Imported, import};
 
-/// The unit of a tar: headers are one, contents are filled up with zeros to the next.
+/// Size in bytes of a tar block (POSIX.1 pax, "ustar Interchange Format"): a header is one, contents are padded with
+/// zeros to a multiple.
 const BLOCK: usize = 512;
-/// Where the file says which format it has.
+/// Path of the first member, which contains the format's version.
 const FORMAT_PATH: &str = "format";
 
-/// What a bundle may hold.
+/// The members that a bundle may contain.
 #[derive(Debug, Clone, PartialEq)]
 enum Member {
     Format,
@@ -49,7 +50,7 @@ enum Member {
 }
 
 impl Member {
-    /// What lies at this path; none where nothing can.
+    /// Parses a member's path; `None` for a path that no bundle contains.
     fn parse(path: &str) -> Option<Member> {
         match *path.split('/').collect::<Vec<_>>() {
             [FORMAT_PATH] => Some(Member::Format),
@@ -67,7 +68,7 @@ impl Member {
         }
     }
 
-    /// The kinds follow one another in this order.
+    /// Position of the member's kind in a bundle; sections are in ascending order.
     fn section(&self) -> u8 {
         match self {
             Member::Format => 0,
@@ -78,7 +79,7 @@ impl Member {
     }
 }
 
-/// All that stands before the contents of a file: one block, or three where the path is too long for one.
+/// The header of a member: one block, or three if the path is too long for one (GNU's `L` extension).
 fn head(path: &str, size: u64) -> io::Result<Vec<u8>> {
     let plain = |mut header: tar::Header| {
         header.set_entry_type(tar::EntryType::Regular);
@@ -89,8 +90,8 @@ fn head(path: &str, size: u64) -> io::Result<Vec<u8>> {
         header.set_size(size);
         header
     };
-    // ustar's two fields hold the path of every package whose name has less than 96 characters. GNU's extension for the
-    // others is older than pax headers and read by as many programs.
+    // ustar's two fields hold the path of every package whose name has less than 96 characters. For longer ones, GNU's
+    // extension is older than pax headers and read by as many programs.
     let mut header = plain(tar::Header::new_ustar());
     if header.set_path(path).is_err() {
         header = plain(tar::Header::new_gnu());
@@ -100,7 +101,7 @@ fn head(path: &str, size: u64) -> io::Result<Vec<u8>> {
     Ok(builder.get_ref().clone())
 }
 
-/// How many zeros fill contents of this size up.
+/// Number of zero bytes that pad contents of this size to a whole block.
 fn padding(size: u64) -> usize {
     (BLOCK - (size % BLOCK as u64) as usize) % BLOCK
 }

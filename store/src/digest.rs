@@ -1,13 +1,13 @@
-//! The names of things, each 32 bytes of a hash and never the same type.
+//! Three kinds of identifiers, each a hash of 32 bytes and a type of its own.
 //!
-//! A [`Key`] is what was asked: the BLAKE3 hash of everything that goes into a build. A [`Digest`] is what came out:
-//! the BLAKE3 hash of bytes. A [`SignerId`] is who says so: the SHA-256 hash of a public key. They are written as 64
-//! lower-case hexadecimal digits, and only so: a name has one spelling, or one object would have two files.
+//! A [`Key`] is what was asked: the BLAKE3 hash of all inputs of a build. A [`Digest`] is what came out: the BLAKE3
+//! hash of bytes. A [`SignerId`] identifies a public key: the SHA-256 hash of its SPKI DER. Their only spelling is 64
+//! lower-case hexadecimal digits; with a second spelling, one object could have two files.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Text that is not the one spelling of 32 bytes: 64 lower-case hexadecimal digits.
+/// The error of parsing an identifier that is not 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not 64 lower-case hexadecimal digits")]
 pub struct NotHex(String);
@@ -19,17 +19,17 @@ macro_rules! name_of_32_bytes {
         pub struct $name([u8; 32]);
 
         impl $name {
-            /// The name with these bytes.
+            /// Makes an identifier from the raw bytes of a hash.
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
                 Self(bytes)
             }
 
-            /// The 32 bytes themselves.
+            /// The raw bytes of the hash.
             pub const fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
             }
 
-            /// The first 12 digits: enough for a person to tell two apart.
+            /// The first 12 hexadecimal digits, for people who tell two apart.
             pub fn short(&self) -> String {
                 hex(&self.0[..6])
             }
@@ -70,23 +70,23 @@ macro_rules! name_of_32_bytes {
 }
 
 name_of_32_bytes! {
-    /// What came out: the BLAKE3 hash of bytes.
+    /// What came out of a build: the BLAKE3 hash of bytes.
     Digest
 }
 
 name_of_32_bytes! {
-    /// What was asked: the hash of everything that shapes a result, made by whoever asks.
+    /// What was asked: the hash of everything that determines a result. The caller computes it.
     Key
 }
 
 name_of_32_bytes! {
-    /// Who vouches: the SHA-256 hash of a public key's SPKI DER, as openssl can tell it:
-    /// `openssl pkey -pubin -in KEY.pem -outform DER | sha256sum`.
+    /// Identifies who signed: the SHA-256 hash of a public key's SPKI DER (RFC 5280, section 4.1). openssl prints it
+    /// with `openssl pkey -pubin -in KEY.pem -outform DER | sha256sum`.
     SignerId
 }
 
 impl Digest {
-    /// The digest of these bytes.
+    /// The BLAKE3 hash of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         blake3::hash(bytes).into()
     }

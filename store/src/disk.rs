@@ -1,4 +1,4 @@
-//! Small acts on files and directories that the whole store needs.
+//! Operations on files and directories that the whole store uses.
 
 use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io::{self, ErrorKind};
@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use crate::Result;
 use crate::error::at;
 
-/// Tells of each file with this ending in the directories of `dir`: its name without the ending, its path, and what the
-/// file system says of it. Links are not followed.
+/// Calls back for each file with this suffix in the directories directly below `dir`: with its name without the
+/// suffix, its path, and its metadata. Links are not followed.
 pub(crate) fn files(
     dir: &Path,
     ending: &str,
@@ -36,7 +36,7 @@ pub(crate) fn files(
     Ok(())
 }
 
-/// What was deleted meanwhile is none.
+/// Turns "not found" into `None`, for files that another process may have deleted.
 pub(crate) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -45,7 +45,7 @@ pub(crate) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Makes a directory, and those above it that are missing, unless it is there. Its mode is not the umask's business.
+/// Creates a directory and its missing parents. The mode is set explicitly, so the umask has no effect.
 pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -62,7 +62,7 @@ pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<()> {
     }
 }
 
-/// Deletes a file, if it is there.
+/// Deletes a file if it exists.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs_err::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
@@ -70,8 +70,8 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives a file the present time; false where there is none. The clock's own time, not a caller's: it is only ever compared
-/// with what the file system says.
+/// Sets a file's modification time to now; false if there is no such file. Uses the clock directly instead of a `now`
+/// passed in, because the time is only ever compared with other times from the file system.
 pub(crate) fn touch(path: &Path) -> Result<bool> {
     let time = |nsec| Timespec { tv_sec: 0, tv_nsec: nsec };
     let times = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };

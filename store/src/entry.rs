@@ -1,8 +1,8 @@
-//! Entries: what is kept under a key, `entries/ab/<key>.json`.
+//! Entries: the documents stored under keys, `entries/ab/<key>.json`.
 //!
-//! The file is an [`Envelope`] around a manifest. What was made here has no signature, or this host's; what came from a
-//! shared cache has others'. A file may come from anywhere, so its key is compared with the key that was asked for, and
-//! every rule of a manifest is checked again.
+//! The file is an [`Envelope`] around a manifest. An entry built here is unsigned or has this host's signature; an
+//! entry from a shared cache has other hosts'. A file is untrusted input, so reading it compares its key with the key
+//! that was asked for, and checks every rule of a manifest again.
 
 use std::fs::Metadata;
 use std::io::Read;
@@ -15,24 +15,24 @@ use crate::envelope::{MAX_FILE, in_words};
 use crate::publish::open_plain;
 use crate::{Envelope, Error, FORMAT, Key, Manifest, PublicKey, Result, SigningKey};
 
-/// Stored, and part of what is signed: add, never change.
+/// Stored, and covered by the signature: add another, never change this one.
 const PAYLOAD_TYPE: &str = "application/vnd.kcache.entry.v1+json";
 
-/// What is known about a key, and who vouches for it.
+/// The result for a key, with its signatures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     manifest: Manifest,
     envelope: Envelope,
 }
 
-/// The part of a manifest that every format has.
+/// The field that manifests of every format version have.
 #[derive(Deserialize)]
 pub(crate) struct Versioned {
     format: u32,
 }
 
 impl Versioned {
-    /// Refuses formats that are not known here.
+    /// Refuses formats newer than this kcache.
     pub(crate) fn check(payload: &[u8], path: &Path) -> Result<()> {
         let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
         match serde_json::from_slice(payload).map_err(|e| invalid(in_words(&e)))? {
@@ -44,7 +44,11 @@ impl Versioned {
 }
 
 impl Entry {
-    /// An unsigned entry; an error where the manifest breaks a rule.
+    /// Makes an unsigned entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Entry`] if the manifest breaks a rule of the format.
     pub fn new(manifest: Manifest) -> Result<Entry> {
         let invalid = |reason| Error::Entry { path: path(Path::new("entries"), &manifest.key), reason };
         manifest.check().map_err(invalid)?;
@@ -54,7 +58,13 @@ impl Entry {
         Ok(Entry { manifest, envelope })
     }
 
-    /// Reads the entry that came from `path` and is to be that of `key`.
+    /// Parses the entry of `key` from a file's bytes. `path` is where they came from, for messages. Signatures are not
+    /// verified; [`crate::Trust`] does that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if the file is no valid envelope or belongs to another key, [`Error::Entry`] if the manifest
+    /// breaks a rule, and [`Error::Format`] if a newer kcache wrote it.
     pub fn parse(path: &Path, key: &Key, file: &[u8]) -> Result<Entry> {
         let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
         let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
@@ -69,50 +79,51 @@ impl Entry {
         Ok(Entry { manifest, envelope })
     }
 
-    /// What is known.
+    /// The document inside the envelope.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The same, without who says so.
+    /// Takes the document out of the envelope, dropping the signatures.
     pub fn into_manifest(self) -> Manifest {
         self.manifest
     }
 
-    /// Who says so, and over which bytes.
+    /// The signatures, and the bytes they cover.
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
     }
 
-    /// Signs the entry; false where the key has signed it before.
+    /// Signs the entry; false if the key already signed it.
     pub fn sign(&mut self, key: &SigningKey) -> bool {
         self.envelope.sign(key)
     }
 
-    /// Whether it was made by who has this key: it has no signature, or that key's. What was fetched has others'.
+    /// Whether the holder of this key built it: it is unsigned, or has this key's signature. Fetched entries have
+    /// other signatures.
     pub fn is_made_by(&self, key: &PublicKey) -> bool {
         self.envelope.signatures().is_empty() || self.envelope.is_signed_by(key)
     }
 
-    /// Takes over the signatures of the same entry from elsewhere; false where it has none to add.
+    /// Adds the signatures of the same entry from elsewhere; false if there are no new ones.
     pub(crate) fn merge(&mut self, other: &Entry) -> bool {
         self.envelope.merge(&other.envelope)
     }
 
-    /// Its file.
+    /// The bytes of the entry's file.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let path = || path(Path::new("entries"), &self.manifest.key);
         self.envelope.encode().map_err(|reason| Error::Entry { path: path(), reason })
     }
 }
 
-/// Where a key's entry lies in a store's `entries` directory.
+/// Path of a key's entry in a store's `entries` directory.
 pub(crate) fn path(entries: &Path, key: &Key) -> PathBuf {
     let name = key.to_string();
     entries.join(&name[..2]).join(name + ".json")
 }
 
-/// The key's entry, or none.
+/// Reads a key's entry; `None` if there is no file.
 pub(crate) fn read(entries: &Path, key: &Key) -> Result<Option<Entry>> {
     let path = path(entries, key);
     match read_file(&path)? {
@@ -121,12 +132,12 @@ pub(crate) fn read(entries: &Path, key: &Key) -> Result<Option<Entry>> {
     }
 }
 
-/// The bytes of a file that should hold an envelope; no more than prove that it is too large.
+/// Reads a file that should contain an envelope. Reads at most one byte above the limit, which is enough to refuse it.
 pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(read_with_metadata(path)?.map(|(_, bytes)| bytes))
 }
 
-/// The same with what the file system says of the file that was read.
+/// Like [`read_file`], with the metadata of the file that was read.
 pub(crate) fn read_with_metadata(path: &Path) -> Result<Option<(Metadata, Vec<u8>)>> {
     let Some(file) = if_there(open_plain(path))? else { return Ok(None) };
     let metadata = file.metadata()?;
@@ -135,7 +146,7 @@ pub(crate) fn read_with_metadata(path: &Path) -> Result<Option<(Metadata, Vec<u8
     Ok(Some((metadata, bytes)))
 }
 
-/// All keys that have a file here, in no order.
+/// All keys that have a file here, unordered.
 #[cfg(test)]
 pub(crate) fn keys(entries: &Path) -> Result<Vec<Key>> {
     let mut keys = Vec::new();
@@ -161,7 +172,7 @@ mod tests {
         Envelope::new(PAYLOAD_TYPE, payload.to_owned()).encode().unwrap()
     }
 
-    /// The file of a manifest that was changed as JSON, past all checks of the writer.
+    /// The file of a manifest that was changed as JSON, bypassing the checks of the writer.
     fn forged(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
         let mut json = serde_json::to_value(manifest(KEY)).unwrap();
         change(&mut json);
@@ -240,7 +251,7 @@ mod tests {
         ] {
             check_refused(&envelope(payload.as_bytes()), expect);
         }
-        // The envelope itself says everything once, in one way.
+        // The envelope itself is strict as well: no field twice, no unknown field.
         let file = String::from_utf8(envelope(text.as_bytes())).unwrap();
         let twice =
             |name: &str| file.replacen(&format!("\"{name}\":"), &format!("\"{name}\":\"\",\"{name}\":"), 1);

@@ -1,14 +1,14 @@
-//! DSSE envelopes (<https://github.com/secure-systems-lab/dsse>): bytes, what they are, and who vouches for them.
+//! DSSE envelopes (<https://github.com/secure-systems-lab/dsse>): bytes, their type, and signatures over both.
 //!
 //! ```json
 //! {"payloadType":"application/vnd.kcache.entry.v1+json","payload":"<base64>","signatures":[{"keyid":"<hex>","sig":"<base64>"}],"checksum":"<hex>"}
 //! ```
-//! The checksum is not DSSE's, whose readers ignore what they do not know. It says nothing of who wrote the file, only that it is
-//! as it was written: an entry that nobody has signed may rot as others do.
+//! The checksum is not part of DSSE, whose readers ignore fields that they do not know. It detects corruption of
+//! unsigned entries, and proves nothing about who wrote the file.
 //!
-//! A signature covers the payload's bytes as they are, and its type, so nobody has to agree on canonical JSON and no
-//! signed entry can be passed off as a signed pointer. An envelope may come from anywhere: it is bounded before it is
-//! read, and what is inside is looked at only by whoever has asked [`crate::Trust`] first, or owns the file.
+//! A signature covers the payload's bytes unchanged, and its type. So no canonical JSON is needed, and a signed entry
+//! cannot be passed off as a signed pointer. An envelope is untrusted input: its size is limited before it is read,
+//! and the payload is used only after [`crate::Trust`] verified it, or if the file is the store's own.
 
 use std::collections::BTreeSet;
 
@@ -18,14 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, PublicKey, SigningKey};
 
-/// An entry of a hundred outputs takes 100 KB.
+/// Size limit of an envelope's file in bytes. An entry of a hundred outputs has 100 KB.
 pub(crate) const MAX_FILE: u64 = 4 << 20;
-/// Builders that sign one entry. Each costs a verification.
+/// Limit on signatures, each of which costs a verification.
 const MAX_SIGNATURES: usize = 64;
-/// Characters of hostile text in a message.
+/// Limit on characters of untrusted text in a message.
 pub(crate) const MAX_WORDS: usize = 512;
 
-/// A payload with its signatures, none of them checked.
+/// A payload with its signatures, which are not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     payload_type: String,
@@ -33,34 +33,34 @@ pub struct Envelope {
     signatures: Vec<Signature>,
 }
 
-/// One signature.
+/// A signature as DSSE stores it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Signature {
-    /// Which key made it: [`crate::SignerId`] in hexadecimal.
+    /// Key id: [`crate::SignerId`] in hexadecimal.
     pub keyid: String,
-    /// The signature itself, base64.
+    /// The 64 bytes of an ed25519 signature, in base64.
     pub sig: String,
 }
 
-/// The envelope as it is stored.
+/// The envelope's JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct File {
     payload_type: String,
     payload: String,
     signatures: Vec<Signature>,
-    /// Of all the above. Files of before it have none.
+    /// BLAKE3 of the fields above. Files written before the checksum was introduced have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<Digest>,
 }
 
 impl Envelope {
-    /// An unsigned envelope.
+    /// Makes an unsigned envelope.
     pub(crate) fn new(payload_type: &str, payload: Vec<u8>) -> Envelope {
         Envelope { payload_type: payload_type.to_owned(), payload, signatures: Vec::new() }
     }
 
-    /// Reads an envelope of this type; an error is the rule that the file breaks.
+    /// Parses an envelope of this payload type. An error says which rule the file breaks.
     pub fn parse(file: &[u8], payload_type: &str) -> Result<Envelope, String> {
         check_size(file)?;
         let file: File = serde_json::from_slice(file).map_err(|e| in_words(&e))?;
@@ -72,7 +72,7 @@ impl Envelope {
             return Err(format!("{} signatures, more than {MAX_SIGNATURES}", file.signatures.len()));
         }
         let payload = BASE64.decode(&file.payload).map_err(|e| e.to_string())?;
-        // In order, so that one set of signatures makes one file.
+        // Sorted, so that equal sets of signatures give equal files.
         let signatures = BTreeSet::from_iter(file.signatures).into_iter().collect();
         let envelope = Envelope { payload_type: file.payload_type, payload, signatures };
         match file.checksum {
@@ -81,7 +81,7 @@ impl Envelope {
         }
     }
 
-    /// The file's bytes.
+    /// The envelope's JSON, with its checksum.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
         let file = File {
             payload_type: self.payload_type.clone(),
@@ -95,17 +95,17 @@ impl Envelope {
         Ok(bytes)
     }
 
-    /// What is inside.
+    /// The bytes inside, unverified.
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// Who says so.
+    /// The signatures, unverified, sorted.
     pub fn signatures(&self) -> &[Signature] {
         &self.signatures
     }
 
-    /// Signs with a key; false where the key has signed before. What others put under the key's name makes room.
+    /// Signs the payload; false if the key already signed it. Replaces invalid signatures under the key's id.
     pub fn sign(&mut self, key: &SigningKey) -> bool {
         if self.is_signed_by(key.public()) {
             return false;
@@ -117,14 +117,14 @@ impl Envelope {
         true
     }
 
-    /// Whether this key has signed.
+    /// Whether there is a valid signature of this key.
     pub fn is_signed_by(&self, key: &PublicKey) -> bool {
         let (keyid, bytes) = (key.id().to_string(), self.signed_bytes());
         let mut own = self.signatures.iter().filter(|signature| signature.keyid == keyid);
         own.any(|signature| signature.bytes().is_some_and(|sig| key.verifies(&bytes, &sig)))
     }
 
-    /// Takes over the signatures of another envelope around the same payload; false where it has none to add.
+    /// Adds the signatures of another envelope with the same payload; false if there are no new ones.
     pub(crate) fn merge(&mut self, other: &Envelope) -> bool {
         let before = self.signatures.len();
         if self.payload == other.payload {
@@ -133,14 +133,14 @@ impl Envelope {
         self.signatures.len() > before
     }
 
-    /// In order, so that the same signatures make the same file.
+    /// Inserts in order, so that equal sets of signatures give equal files.
     fn add(&mut self, signature: Signature) {
         if let Err(at) = self.signatures.binary_search(&signature) {
             self.signatures.insert(at, signature);
         }
     }
 
-    /// DSSE's pre-authentication encoding: what is signed.
+    /// DSSE's pre-authentication encoding (PAE): the bytes that are signed.
     pub(crate) fn signed_bytes(&self) -> Vec<u8> {
         let (kind, payload) = (&self.payload_type, &self.payload);
         let mut bytes = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
@@ -150,7 +150,7 @@ impl Envelope {
 }
 
 impl Envelope {
-    /// Of everything, each part after its length. Stored: never change it.
+    /// BLAKE3 of all fields, each after its length. Stored: never change it.
     fn checksum(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("kcache 2026-11 envelope checksum v1");
         let mut part = |bytes: &[u8]| {
@@ -167,14 +167,14 @@ impl Envelope {
 }
 
 impl Signature {
-    /// The signature's bytes; none where they are not 64 in base64.
+    /// The raw signature; `None` unless it is 64 bytes in base64.
     pub(crate) fn bytes(&self) -> Option<[u8; 64]> {
         BASE64.decode(&self.sig).ok()?.try_into().ok()
     }
 }
 
-/// What serde says about hostile bytes. It quotes them, all of them, as they are; a person is shown a few, and no terminal
-/// any command.
+/// Formats an error of serde for a message. serde quotes the input in full and unescaped, so the text is shortened and
+/// control characters are escaped.
 pub(crate) fn in_words(error: &serde_json::Error) -> String {
     let shown = |c: char| match c {
         '\'' | '"' | '\\' => c.to_string(),

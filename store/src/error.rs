@@ -1,4 +1,4 @@
-//! What can go wrong with bytes, each told once and with its path.
+//! Errors of the store. Each message has the path once, and the cause is in the chain.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,176 +7,176 @@ use std::time::Duration;
 use crate::transport::TransportError;
 use crate::{Exposed, Key};
 
-/// The result of nearly everything here.
+/// Result of the store's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure of the store. A miss is none: that is `None` or `false`.
+/// A failure of the store. A miss is not one: it is `None` or `false`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file operation failed; the error names path and cause.
+    /// A file operation failed. The error contains the path and the cause (`fs_err`).
     #[error(transparent)]
     Io(#[from] io::Error),
 
-    /// A file operation that names no path by itself.
+    /// A file operation failed whose error contains no path.
     #[error("cannot {act} {}", path.display())]
     At {
-        /// What was being done: "open", "read", ...
+        /// The verb of the failed operation: "open", "read", ...
         act: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 
-    /// The index could not be used.
+    /// SQLite failed on the index.
     #[error("cannot use the index {}", path.display())]
     Sqlite {
         /// The database file.
         path: PathBuf,
-        /// SQLite's own words.
+        /// SQLite's error.
         #[source]
         source: rusqlite::Error,
     },
 
-    /// Stored bytes are not those their name promises. Heal by deleting, then fetch or make them again.
+    /// Corruption: stored bytes do not match their name. To repair it, delete the file, then fetch or build again.
     #[error("{} is corrupt: expected {expected}, found {found}", path.display())]
     Damaged {
-        /// The damaged file.
+        /// The corrupt file.
         path: PathBuf,
-        /// What its name or its entry promises.
+        /// The digest, size or content that its name or entry requires.
         expected: String,
-        /// What it holds.
+        /// What the file contains.
         found: String,
     },
 
-    /// An entry breaks a rule of its format.
+    /// An entry, pointer or manifest breaks a rule of its format.
     #[error("{} is not a valid entry: {reason}", path.display())]
     Entry {
         /// The entry's file.
         path: PathBuf,
-        /// Which rule, and how.
+        /// The rule, and how it is broken.
         reason: String,
     },
 
-    /// Others could read a private key.
+    /// A private key's file is readable by group or others.
     #[error("refusing key file {}: readable by others (mode {mode:04o})", path.display())]
     KeyReadable {
         /// The key's file.
         path: PathBuf,
-        /// Its permissions.
+        /// The file's permission bits.
         mode: u32,
     },
 
-    /// A file does not hold the key that it should, or not as it should.
+    /// A key's file is not one, or others can change it.
     #[error("refusing key file {}: {reason}", path.display())]
     KeyFile {
         /// The key's file.
         path: PathBuf,
-        /// Why not.
+        /// What is wrong with the file.
         reason: String,
     },
 
-    /// A store is not used, because others could have changed it.
+    /// The store could have been changed by other users.
     #[error("refusing to use the store: {0}")]
     Exposed(Exposed),
 
-    /// Something is in the place of a store's file or directory.
+    /// A link or special file is in the place of one of the store's files or directories.
     #[error("refusing to use the store: {} is a link or special file", path.display())]
     NotStore {
-        /// What.
+        /// The link or special file.
         path: PathBuf,
     },
 
-    /// A shared cache could not be used.
+    /// A request to a shared cache failed.
     #[error("shared cache {url} {trouble}")]
     Shared {
-        /// Its URL.
+        /// The cache's URL, without credentials.
         url: String,
-        /// Why not.
+        /// What failed.
         trouble: TransportError,
     },
 
-    /// An entry that nobody has signed was to leave this host.
+    /// An unsigned entry was to be pushed or exported.
     #[error("entry {key} is unsigned, and there is no signing key")]
     Unsigned {
         /// The entry's key.
         key: Key,
     },
 
-    /// Made by a newer kcache.
+    /// A newer kcache wrote the store or the file.
     #[error("{} has format {found}; this kcache supports up to {known}", path.display(), known = crate::FORMAT)]
     Format {
         /// The file with the newer format.
         path: PathBuf,
-        /// Its format.
+        /// The version found.
         found: u32,
     },
 
-    /// Another process held on to something for longer than the caller would wait.
+    /// Another process held a lock for longer than the caller was willing to wait.
     #[error("timed out after {} s waiting for another kcache: {what}", waited.as_secs())]
     Busy {
-        /// The lock's file.
+        /// The lock, as text for the message.
         what: String,
-        /// How long it was waited for.
+        /// How long this process waited.
         waited: Duration,
     },
 
-    /// The store was opened where nothing can be written.
+    /// A write to a store that was opened read-only.
     #[error("the store {} is read-only", path.display())]
     ReadOnly {
         /// The store's directory.
         path: PathBuf,
     },
 
-    /// The index would lie where its locks cannot be trusted.
+    /// The index's directory is on a network file system, where SQLite's locks are unreliable.
     #[error("the index cannot be on a network file system ({kind}): {}", path.display())]
     NetworkFs {
-        /// The directory the index was to be in.
+        /// The directory for the index.
         path: PathBuf,
-        /// The file system's name.
+        /// Name of the file system's type.
         kind: &'static str,
     },
 
-    /// The run was ended.
+    /// The caller's cancel flag was set.
     #[error("interrupted")]
     Interrupted,
 
-    /// A name that cannot be a file's name here.
+    /// A name that cannot be a file name in the store.
     #[error("invalid name `{name}`: must be 1 to 128 of the characters A-Z a-z 0-9 . _ + -")]
     Name {
         /// The refused name.
         name: String,
     },
 
-    /// A tree holds something that is neither file, directory nor symbolic link.
+    /// A tree contains a device, socket or FIFO.
     #[error("{} is a {kind}, not a file, directory or symbolic link", path.display())]
     NotPlain {
-        /// Where it lies.
+        /// The special file.
         path: PathBuf,
-        /// What it is.
+        /// Its type, as text for the message.
         kind: &'static str,
     },
 
-    /// A tree changed under the eyes of its reader.
+    /// A tree changed while it was read.
     #[error("{} changed while it was being read", path.display())]
     Changed {
         /// The first file that differs.
         path: PathBuf,
     },
 
-    /// A tree is larger than any source or header tree has reason to be.
+    /// A tree exceeds the limits for sources and headers.
     #[error("{} is larger than {limit}", path.display())]
     TooLarge {
         /// The tree's root.
         path: PathBuf,
-        /// The bound that was passed.
+        /// The limit that was exceeded.
         limit: &'static str,
     },
 }
 
-/// Names act and path of an error that names neither, as those of bare system calls do.
+/// Adds operation and path to an error that has neither, such as one of a bare system call.
 pub(crate) fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::At { act, path: path.to_owned(), source }
 }

@@ -1,28 +1,28 @@
-//! Files and directories that somebody else could change.
+//! Files and directories that other users could change.
 //!
-//! Whoever can write a file that root obeys is root. So of what decides what is installed, run or believed nothing counts
-//! that is not owned by root or by whoever runs this, or that group or others can write. An access control list that lets
-//! others write shows in the group's bits (acl(5)), so it needs no look of its own.
+//! Whoever can write a file that root obeys is effectively root. So files that decide what is installed, run or
+//! trusted are used only if their owner is root or the current user, and group and others cannot write them. An access
+//! control list that lets others write shows in the group's bits (acl(5)), so it needs no check of its own.
 
 use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Bits of a mode that let others than the owner write.
+/// Mode bits for writing by group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Lets nobody but its owner delete or rename what lies in a directory (inode(7)).
+/// The sticky bit: in such a directory, only its owner can delete or rename a file (inode(7)).
 const STICKY: u32 = 0o1000;
 
-/// Something that others could change.
+/// A file or directory that other users could change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposed {
-    /// What.
+    /// The file or directory.
     pub path: PathBuf,
-    /// Its owner.
+    /// Uid of its owner.
     pub uid: u32,
-    /// Its mode: permissions alone.
+    /// Its permission bits.
     pub mode: u32,
 }
 
@@ -33,12 +33,12 @@ impl fmt::Display for Exposed {
 }
 
 impl Exposed {
-    /// What is wrong, of what is named already.
+    /// The reason alone, for messages that already contain the path.
     pub fn reason(&self) -> String {
         format!("writable by others (owner uid {}, mode {:04o})", self.uid, self.mode)
     }
 
-    /// Whether others could change a file or directory of which this is known.
+    /// `Some` if other users could change a file or directory with this metadata.
     pub fn find(path: &Path, metadata: &Metadata) -> Option<Exposed> {
         let (uid, mode) = (metadata.uid(), metadata.mode() & 0o7777);
         let is_own = uid == 0 || uid == rustix::process::geteuid().as_raw();
@@ -46,8 +46,8 @@ impl Exposed {
         exposed.then(|| Exposed { path: path.to_owned(), uid, mode })
     }
 
-    /// The first directory above a path in which others could put something else in its place: one of theirs, or one that
-    /// they can write and that is not sticky.
+    /// The first directory above `path` in which other users could replace the next component: because it belongs to
+    /// them, or because they can write it and it is not sticky.
     pub fn above(path: &Path) -> std::io::Result<Option<Exposed>> {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             let metadata = match fs_err::metadata(parent) {

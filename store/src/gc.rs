@@ -1,28 +1,28 @@
-//! Collecting what is not wanted: a plan of what goes, and its performance.
+//! Garbage collection: a plan of what to delete, and its execution.
 //!
 //! ```text
-//! goes always       objects that no entry names; pointers and detached signatures that lead to nothing; rows without an
-//!                   entry; drafts that a crash left
-//! goes for a cap    entries, those unused for longest first, and with each the objects that no other names
-//! stays             what is kept by name ([`Keep`]), what is younger than the grace, and all that is not known here
+//! always deleted       objects that no entry references; dangling pointers and detached signatures; rows without an entry;
+//!                      drafts that a crash left
+//! deleted for a limit  entries, least recently used first, and with each the objects that no other entry references
+//! kept                 roots ([`Keep`]), everything within the grace period, and unknown files
 //! ```
-//! **What names an object** is read from the entries' own files, all of them, each time: the index says only when an entry
-//! was last used, and is not even asked where its file is younger. Debug information goes with its entry, not before: it
-//! cannot be had again but by building. A damaged entry is of use to nobody and names nothing; it is told of and left to
-//! be mended. One that a newer kcache has written, or that cannot be read for another reason, ends the plan: what it
-//! names is not known, so nothing goes.
+//! **References to objects** are read from the files of all entries, each time; the index only says when an entry was
+//! last used, and only if its file is not younger. Debug information is deleted with its entry, not earlier, because
+//! only a rebuild could restore it. A corrupt entry references nothing: there is a warning, and it is kept for repair.
+//! An entry that a newer kcache wrote, or that cannot be read for another reason, fails the plan: its references are
+//! unknown, so nothing is deleted.
 //!
-//! **Order.** Entries' files, then their rows; when those deletions are on the disk, objects; then what led to either. So
-//! a crash leaves objects without a name, or a row without an entry, which the next plan finds, and never an entry
-//! without its objects.
+//! **Order.** Entries' files, then their rows; when these deletions are durable, objects; then pointers and
+//! signatures. So a crash leaves unreferenced objects or rows without an entry, which the next plan finds, and never
+//! an entry without its objects.
 //!
-//! **Beside others.** A plan is no promise: what was stored, named or used since ([`crate::Store::used`]) has another time
-//! than the plan noted (`lease`), and stays with all that it names. The grace is for whoever has put objects that no entry
-//! names yet, or has found an entry and will read its objects: with none, what they have found may be gone when they come
-//! for it. They then see a miss. Two who collect at once take turns.
+//! **Concurrent processes.** Whatever was stored, referenced or used since the plan was made ([`crate::Store::used`])
+//! has another time than the plan recorded (`lease`), and is kept together with everything it references. The grace
+//! period protects processes that stored objects which no entry references yet, or looked up an entry whose objects
+//! they will read: without it, they may see a miss. Concurrent collections take turns.
 //!
-//! **Memory.** A store may hold millions of objects. They are gone through shard by shard into a private SQLite database
-//! (`plan_db`) in a scratch directory, some hundred bytes for each, which is the plan; nothing is ever held as a whole.
+//! **Memory.** A store may have millions of objects. The plan is a private SQLite database (`plan_db`) in a scratch
+//! directory, with some hundred bytes for each, filled shard by shard; memory use is constant.
 
 mod apply;
 mod choose;
@@ -39,50 +39,50 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Digest, Error, Key, Notice, Result, Scratch, Store};
 use plan_db::PlanDb;
 
-/// Files that change within this many seconds before a plan could change again without their time showing it. ext4 counts
-/// in jiffies, network file systems in their server's seconds; git's rule for its index is the same.
+/// Files that change within this many seconds before a plan could change again without a new timestamp: ext4 stamps in
+/// jiffies, network file systems in seconds of their server. git's index has the same rule.
 const RACY: u64 = 2;
 
-/// How much there may be. What is `None` is not limited.
+/// Limits for a store. `None` is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Caps {
-    /// Bytes that entries and objects take together, as they lie there.
+    /// Limit in bytes on entries and objects together, compressed as stored.
     pub max_size: Option<u64>,
-    /// Seconds since an entry was last used.
+    /// Limit in seconds since an entry was last used.
     pub max_age: Option<u64>,
-    /// Bytes that are to be free on the store's file system.
+    /// Bytes to keep free on the store's file system.
     pub min_free: Option<u64>,
 }
 
-/// What stays whatever the caps say.
+/// Roots: entries and objects that are kept whatever the limits say.
 #[derive(Debug, Clone, Default)]
 pub struct Keep {
-    /// Entries, and all that they name.
+    /// Entries, with all objects that they reference.
     pub keys: BTreeSet<Key>,
-    /// Objects, whether an entry names them or not.
+    /// Objects, whether an entry references them or not.
     pub objects: BTreeSet<Digest>,
-    /// Releases whose pointers stay also where they lead to nothing: they are the memory of how new a pointer was.
+    /// Releases whose dangling pointers are kept: a pointer's epoch is the protection against rollback attacks.
     pub releases: BTreeSet<String>,
 }
 
-/// What a plan is made by.
+/// Input of [`plan`].
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
-    /// How much there may be.
+    /// The limits to meet.
     pub caps: Caps,
-    /// What stays.
+    /// The roots.
     pub keep: &'a Keep,
-    /// Seconds since 1970.
+    /// The current time, in seconds since 1970.
     pub now: u64,
-    /// What is younger than so many seconds stays. What is from the future is young.
+    /// Grace period in seconds: younger files are kept. Files with a time in the future count as young.
     pub grace: u64,
-    /// Set to end it.
+    /// Cancels the plan when set.
     pub cancel: &'a AtomicBool,
-    /// Hears of what is damaged.
+    /// Receives warnings about corrupt files.
     pub say: &'a dyn Fn(&Notice),
 }
 
-/// Which cap an entry goes for.
+/// The limit for which an entry is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// [`Caps::max_age`].
@@ -103,29 +103,29 @@ impl fmt::Display for Reason {
     }
 }
 
-/// An entry that goes.
+/// An entry that the plan deletes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Going {
-    /// Its key.
+    /// The entry's key.
     pub key: Key,
-    /// Its labels.
+    /// The manifest's labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether it is a result; else it is a remembered failure.
+    /// True for a build, false for a remembered failure.
     pub built: bool,
-    /// When it was last used, in seconds since 1970.
+    /// Time of its last use, in seconds since 1970.
     pub used: u64,
-    /// Bytes that go with it: its file, and the objects that no other entry names.
+    /// Bytes that this frees: its file, and the objects that no other entry references.
     pub bytes: u64,
-    /// Why it goes.
+    /// The limit that requires it.
     pub reason: Reason,
 }
 
-/// So many files, of so many bytes.
+/// A number of files and their total size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Files.
+    /// Number of files.
     pub files: u64,
-    /// Their bytes.
+    /// Their size in bytes, as stored.
     pub bytes: u64,
 }
 
@@ -136,25 +136,25 @@ impl Count {
     }
 }
 
-/// What goes, or has gone.
+/// What a plan deletes, or [`Plan::apply`] deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Entries.
+    /// Entries, least recently used first.
     pub entries: Count,
-    /// Objects, those of these entries among them.
+    /// Unreferenced objects, including those of the deleted entries.
     pub objects: Count,
-    /// Pointers that lead to nothing.
+    /// Dangling pointers.
     pub pointers: Count,
-    /// Detached signatures of objects that are not there.
+    /// Detached signatures of missing objects.
     pub signatures: Count,
-    /// Drafts that a crash left.
+    /// Drafts that a crash left in `tmp/`.
     pub drafts: Count,
-    /// Rows of the index without an entry.
+    /// Number of rows in the index without an entry.
     pub rows: u64,
 }
 
 impl Totals {
-    /// Bytes of it all.
+    /// Total size of all files, in bytes.
     pub fn bytes(&self) -> u64 {
         let counts = [self.entries, self.objects, self.pointers, self.signatures, self.drafts];
         counts.iter().map(|count| count.bytes).sum()
@@ -169,22 +169,22 @@ impl Totals {
     }
 }
 
-/// What stays.
+/// What a plan keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Staying {
-    /// Entries.
+    /// Entries that remain.
     pub entries: Count,
-    /// Objects.
+    /// Objects that remain.
     pub objects: Count,
-    /// Those of the entries that are kept by name.
+    /// Number of entries that are roots.
     pub kept: u64,
-    /// Those that are younger than the grace, and not kept by name.
+    /// Number of entries within the grace period that are not roots.
     pub young: u64,
-    /// Caps that this exceeds all the same.
+    /// A limit that is exceeded nevertheless.
     pub exceeds: Option<Reason>,
 }
 
-/// Files that nobody needs, entries and objects aside.
+/// Unneeded files other than entries and objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Useless {
     Pointer,
@@ -192,7 +192,7 @@ enum Useless {
     Draft,
 }
 
-/// What is to go: a database of its own, deleted when this is dropped.
+/// A garbage collection plan: a database in a scratch directory, deleted on drop.
 pub struct Plan {
     plan_db: PlanDb,
     goes: Totals,
@@ -200,7 +200,12 @@ pub struct Plan {
     _scratch: Scratch,
 }
 
-/// Finds out what is to go. Nothing is changed but in `scratch`, which may be anywhere.
+/// Determines what to delete. Changes nothing outside `scratch`, which may be on any file system.
+///
+/// # Errors
+///
+/// [`Error::Format`] or a read error if an entry's references cannot be determined, and [`Error::Interrupted`] after
+/// `cancel`.
 pub fn plan(store: &Store, rules: &Rules, scratch: Scratch) -> Result<Plan> {
     let plan_db = PlanDb::new(&scratch.path().join("plan.sqlite"))?;
     survey::objects(store, rules, &plan_db)?;
@@ -212,17 +217,17 @@ pub fn plan(store: &Store, rules: &Rules, scratch: Scratch) -> Result<Plan> {
 }
 
 impl Plan {
-    /// How much goes.
+    /// Counts of what [`Plan::apply`] will delete.
     pub fn goes(&self) -> &Totals {
         &self.goes
     }
 
-    /// How much stays.
+    /// Counts of what will remain.
     pub fn stays(&self) -> &Staying {
         &self.stays
     }
 
-    /// Tells of each entry that goes, in the order in which they go.
+    /// Calls back for each entry to be deleted, in order of deletion.
     pub fn entries(&self, each: &mut dyn FnMut(&Going)) -> Result<()> {
         self.plan_db.pages(PlanDb::going, |page| {
             page.iter().for_each(|(going, _)| each(going));
@@ -231,7 +236,7 @@ impl Plan {
     }
 }
 
-/// Where something of the store lies.
+/// A path relative to the store's directory, made absolute.
 fn under(store: &Store, path: &str) -> PathBuf {
     store.dir().join(path)
 }

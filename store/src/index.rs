@@ -1,12 +1,12 @@
-//! The index: entries by label, last uses, memos and counters. All SQL about it is here and in `schema.sql`.
+//! The index: entries by label, last uses, memos and counters. All of its SQL is here and in `schema.sql`.
 //!
-//! It is derived, and treated so. Missing, half made or damaged, it is set aside and built again from the entries,
-//! under a lock, by whoever notices first. Where it cannot be opened (a read-only store, a network file system, a
-//! full disk) there is none, and the store does without.
+//! The index is derived data. If it is missing, incomplete or corrupt, the process that notices first sets it aside
+//! and rebuilds it from the entries, under a lock. If it cannot be opened (a read-only store, a network file system, a
+//! full disk), the store works without it.
 //!
-//! A store is opened often and mostly for one look-up, so opening costs one query: the version. An index of an older
-//! version goes through the steps that it lacks, in one transaction with its new version; where it cannot be written the
-//! store does without it. Nothing is checked that SQLite does not notice by itself.
+//! A store is opened often and mostly for one look-up, so opening costs one query, for the schema's version. An index
+//! of an older version is upgraded in one transaction together with its version number; if it cannot be written, the
+//! store works without it. Corruption is detected only if SQLite itself detects it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,41 +22,43 @@ use rusqlite::{
 use crate::{Digest, Error, Key, Manifest, Notice, Outcome, Result, Say};
 
 const SCHEMA: &str = include_str!("../../schema.sql");
-/// Of the last chapter of the schema. Stored as `user_version`: add, never change.
+/// Version of the last chapter of the schema. Stored as `user_version`: add, never change.
 const VERSION: u32 = 2;
 
-/// Steps from each version to the next: the chapters of the schema.
+/// SQL that upgrades each version to the next: the chapters of the schema.
 fn steps() -> impl Iterator<Item = &'static str> {
     SCHEMA.split("\n-- Version ").skip(1).filter_map(|chapter| Some(chapter.split_once('\n')?.1))
 }
 
-/// A last use is for deciding what to drop, in days; writing it on every look-up would make readers wait on fsync.
+/// Resolution of last uses in seconds. They decide about garbage collection in days; writing at every look-up would
+/// make readers wait for fsync.
 const USED_WITHIN: u64 = 3600;
-/// Memos of trees that are long gone; one that is still wanted costs a hashing every half year.
+/// Age in seconds at which memos are deleted. Most are of trees that no longer exist; recomputing another costs one
+/// hashing in half a year.
 const MEMO_AGE: u64 = 180 * 86400;
 
-/// One entry as the index knows it.
+/// An entry's row in the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Its key.
+    /// The entry's key.
     pub key: Key,
-    /// Whether there is a result; else it is a remembered failure.
+    /// True for a build, false for a remembered failure.
     pub built: bool,
-    /// When it was made, in seconds since 1970.
+    /// When it was built, in seconds since 1970.
     pub created: u64,
-    /// When it was last used, in seconds since 1970, to the hour.
+    /// When it was last used, in seconds since 1970, with a resolution of an hour.
     pub used: u64,
-    /// Its labels.
+    /// The manifest's labels.
     pub labels: BTreeMap<String, String>,
     /// Size in bytes of all its outputs, uncompressed.
     pub size: u64,
 }
 
-/// Gives rows, one at a time, to whoever takes them.
+/// Passes rows to a callback, one at a time.
 pub(crate) type Rows<'a> = dyn FnMut(&mut dyn FnMut(&Row) -> Result<()>) -> Result<()> + 'a;
 
 impl Row {
-    /// The row that an entry has when the index is made from the entries.
+    /// The row of an entry when the index is rebuilt.
     pub(crate) fn of(manifest: &Manifest) -> Row {
         Row {
             key: manifest.key,
@@ -69,33 +71,33 @@ impl Row {
     }
 }
 
-/// SQLite waits for so long by itself before it says anything; shorter waits are nobody's business.
+/// SQLite's own busy timeout, within which a wait is not reported.
 const QUIETLY: Duration = Duration::from_secs(1);
 
-/// An open index.
+/// An open connection to the index.
 pub(crate) struct Index {
     db: Connection,
     path: PathBuf,
-    /// How long to wait for others; nothing more once somebody has used it up.
+    /// How long to wait for other processes; zero after one wait has used it up.
     patience: Duration,
-    /// Told whom it waits for.
+    /// Receives a notice when a wait is long.
     say: Option<Say>,
 }
 
-/// What is found where an index should be.
+/// Result of opening an index.
 pub(crate) enum Found {
-    /// One that can be used.
+    /// A usable index.
     Index(Index),
-    /// None, or one whose making was interrupted.
+    /// No index, or one whose creation was interrupted.
     Nothing,
-    /// A file that is no database, or a broken one.
+    /// A file that is not a database, or a corrupt one.
     Damaged,
-    /// Something that cannot be opened here.
+    /// A file that cannot be opened here.
     Unreachable,
 }
 
 impl Index {
-    /// Opens what is there, making nothing.
+    /// Opens an existing index; creates nothing.
     pub(crate) fn open(path: &Path, writable: bool, patience: Duration) -> Result<Found> {
         match fs_err::metadata(path) {
             Ok(_) => {}
@@ -120,7 +122,7 @@ impl Index {
         }
     }
 
-    /// Makes the index and its rows in one transaction. `rows` gives them, one at a time.
+    /// Creates the index with its rows in one transaction. `rows` passes them one at a time.
     pub(crate) fn create(path: &Path, rows: &mut Rows, patience: Duration) -> Result<Index> {
         let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let mut index = Index::connect(path, access, patience)?;
@@ -144,8 +146,8 @@ impl Index {
         }
     }
 
-    /// Takes the steps that are lacking, and those of `more` after them. The version is looked at inside the transaction:
-    /// another process may have taken them meanwhile.
+    /// Runs the missing upgrades, and `more` after them, in one transaction. The version is read inside it, because
+    /// another process may have upgraded meanwhile.
     fn upgrade(&mut self, more: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
         self.write(|change| {
             let version: u32 = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -157,9 +159,9 @@ impl Index {
         })
     }
 
-    /// Moves a damaged index out of the way, for whoever wants to look at it.
+    /// Renames a corrupt index, to keep it for analysis.
     pub(crate) fn set_aside(path: &Path) -> Result<()> {
-        // Its journal must not be taken for that of the next index.
+        // Its journal must not be used for the new index.
         for suffix in ["-wal", "-shm"] {
             match fs_err::remove_file(with_suffix(path, suffix)) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
@@ -169,18 +171,18 @@ impl Index {
         Ok(fs_err::rename(path, with_suffix(path, ".damaged"))?)
     }
 
-    /// Whether SQLite finds all pages in order, and each table and its indexes of one mind. Reads everything.
+    /// Runs SQLite's integrity check, which reads everything.
     pub(crate) fn is_sound(&self) -> bool {
         let told = self.db.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
         told.is_ok_and(|told| told == "ok")
     }
 
-    /// Adds an entry's row; a row that is there keeps its last use.
+    /// Inserts or updates an entry's row, keeping the time of its last use.
     pub(crate) fn put(&mut self, row: &Row) -> Result<()> {
         self.write(|change| put_row(change, row))
     }
 
-    /// Drops entries' rows.
+    /// Deletes entries' rows.
     pub(crate) fn remove(&mut self, keys: &[Key]) -> Result<()> {
         self.write(|change| {
             let mut delete = change.prepare_cached("DELETE FROM entry WHERE key = ?1")?;
@@ -188,12 +190,12 @@ impl Index {
         })
     }
 
-    /// When an entry was last used, as far as there is a row.
+    /// When an entry was last used; `None` if it has no row.
     pub(crate) fn last_used(&self, key: &Key) -> Result<Option<u64>> {
         self.ask(|db| last_used(db, key))
     }
 
-    /// The keys of up to `many` rows after this one, in order; the first ones after none.
+    /// Up to `many` keys that follow `key` in order, or the first ones.
     pub(crate) fn keys_after(&self, key: Option<&Key>, many: u32) -> Result<Vec<Key>> {
         const QUERY: &str = "SELECT key FROM entry WHERE key > ?1 ORDER BY key LIMIT ?2";
         self.ask(|db| {
@@ -203,12 +205,12 @@ impl Index {
         })
     }
 
-    /// The same with many rows, in one transaction.
+    /// Like [`Index::put`] for many rows, in one transaction.
     pub(crate) fn put_all(&mut self, rows: &[Row]) -> Result<()> {
         self.write(|change| rows.iter().try_for_each(|row| put_row(change, row)))
     }
 
-    /// The entries that have all these labels, newest first.
+    /// Rows of the entries that have all these labels, newest first.
     pub(crate) fn find(&self, labels: &[(&str, &str)]) -> Result<Vec<Row>> {
         const HAS: &str = " AND key IN (SELECT key FROM label WHERE name = ? AND value = ?)";
         const ORDER: &str = " ORDER BY created DESC, key";
@@ -223,7 +225,7 @@ impl Index {
         })
     }
 
-    /// An entry's row.
+    /// The row of one entry.
     pub(crate) fn row(&self, key: &Key) -> Result<Option<Row>> {
         const QUERY: &str = "SELECT key, built, created, used, size FROM entry WHERE key = ?1";
         self.ask(|db| {
@@ -232,7 +234,7 @@ impl Index {
         })
     }
 
-    /// Notes a use, unless one was noted within the hour.
+    /// Records a use, unless one was recorded within the last hour.
     pub(crate) fn used(&mut self, key: &Key, now: u64) -> Result<()> {
         let known = self.last_used(key)?;
         if known.is_none_or(|used| now < used.saturating_add(USED_WITHIN)) {
@@ -242,7 +244,7 @@ impl Index {
         self.write(|change| change.execute(set, params![key.as_bytes(), whole(now)]).map(drop))
     }
 
-    /// What was remembered.
+    /// The value remembered under a signature, sealed.
     pub(crate) fn memo(&self, kind: &str, signature: &Digest) -> Result<Option<Vec<u8>>> {
         let query = "SELECT value FROM memo WHERE kind = ?1 AND signature = ?2";
         self.ask(|db| {
@@ -252,7 +254,7 @@ impl Index {
         })
     }
 
-    /// Remembers, and forgets what is very old.
+    /// Remembers a value, and deletes very old ones.
     pub(crate) fn remember(&mut self, kind: &str, signature: &Digest, value: &[u8], now: u64) -> Result<()> {
         self.write(|change| {
             change.execute("DELETE FROM memo WHERE made < ?1", [whole(now.saturating_sub(MEMO_AGE))])?;
@@ -261,7 +263,7 @@ impl Index {
         })
     }
 
-    /// Adds to counters, making those that are new.
+    /// Adds to counters, creating them as needed.
     pub(crate) fn count(&mut self, more: &BTreeMap<&str, u64>) -> Result<()> {
         const ADD: &str = "INSERT INTO counter (name, value) VALUES (?1, ?2) \
                            ON CONFLICT (name) DO UPDATE SET value = value + excluded.value";
@@ -271,7 +273,7 @@ impl Index {
         })
     }
 
-    /// Every counter.
+    /// All counters.
     pub(crate) fn counts(&self) -> Result<BTreeMap<String, u64>> {
         self.ask(|db| {
             let mut select = db.prepare_cached("SELECT name, value FROM counter")?;
@@ -280,13 +282,13 @@ impl Index {
     }
 
     fn connect(path: &Path, access: OpenFlags, patience: Duration) -> Result<Index> {
-        // The store's own mutex keeps threads apart.
+        // The mutex in [`crate::Store`] serializes threads, so SQLite's own is not needed.
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sqlite = |source| Error::Sqlite { path: path.to_owned(), source };
         let db = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         let index = Index { db, path: path.to_owned(), patience, say: None };
         index.ask(|db| {
-            // Before anything that takes a lock, journal_mode included.
+            // Set before any statement that takes a lock, such as `PRAGMA journal_mode`.
             db.busy_timeout(patience.min(QUIETLY))?;
             db.pragma_update(None, "synchronous", "FULL")?;
             db.pragma_update(None, "foreign_keys", true)
@@ -303,7 +305,7 @@ impl Index {
     }
 
     fn write(&mut self, change: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
-        // Immediate: a transaction that begins by reading cannot wait for its turn to write.
+        // BEGIN IMMEDIATE: a transaction that begins by reading could not wait for the write lock.
         let (started, mut said) = (Instant::now(), false);
         let begun = loop {
             match self.db.transaction_with_behavior(TransactionBehavior::Immediate) {
@@ -329,18 +331,18 @@ impl Index {
         done.map_err(|source| error(&self.path, started.elapsed(), source))
     }
 
-    /// From now on waits are said.
+    /// Reports waits to `say` from now on.
     pub(crate) fn hear(&mut self, say: Say) {
         self.say = Some(say);
     }
 }
 
 impl Error {
-    /// Whether the index has to be built again.
+    /// Whether this error means that the index must be rebuilt.
     pub(crate) fn is_index_damage(&self) -> bool {
         let Error::Sqlite { source, .. } = self else { return false };
         match source.sqlite_error_code() {
-            // `Unknown` is what SQLite says of statements that do not fit the tables; ours do.
+            // `Unknown` is what SQLite reports for statements that do not match the tables; kcache's statements do.
             Some(code) => matches!(
                 code,
                 ErrorCode::NotADatabase
@@ -349,28 +351,29 @@ impl Error {
                     | ErrorCode::TooBig
                     | ErrorCode::ConstraintViolation
             ),
-            // A column that holds what no row of ours has.
+            // A column with a value that kcache never writes.
             None => !matches!(source, rusqlite::Error::ExecuteReturnedResults),
         }
     }
 
-    /// Whether the index is whole but cannot be opened or written here and now.
+    /// Whether the index is intact, but cannot be opened or written here and now.
     pub(crate) fn is_unreachable_index(&self) -> bool {
         let Error::Sqlite { source, .. } = self else { return false };
         match source.sqlite_error_code() {
             Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::DiskFull) => true,
-            // What a full disk says to a new connection, which wants 32 KB of shared memory beside the database.
+            // SQLite reports this on a full disk, because a new connection needs 32 KB of shared memory beside the
+            // database.
             _ => source.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE),
         }
     }
 }
 
-/// The kind of network file system that `dir` lies on, if any.
+/// The type of network file system that `dir` is on, if any.
 ///
-/// WAL mode shares memory between processes, which two hosts cannot; these also lie about locks. FUSE is let pass:
-/// containers and virtual machines run on it, and SQLite itself refuses where memory cannot be mapped.
+/// WAL mode shares memory between processes, which two hosts cannot do, and locks on these file systems are
+/// unreliable. FUSE is allowed: containers and virtual machines use it, and SQLite refuses if memory cannot be mapped.
 pub(crate) fn network_fs(dir: &Path) -> Result<Option<&'static str>> {
-    // statfs(2) and the file systems' own headers.
+    // Magic numbers from statfs(2) and the file systems' headers.
     const KINDS: [(u32, &str); 12] = [
         (0x0000_6969, "NFS"),
         (0x0000_517b, "SMB"),
@@ -387,7 +390,7 @@ pub(crate) fn network_fs(dir: &Path) -> Result<Option<&'static str>> {
     ];
     let found = rustix::fs::statfs(dir)
         .map_err(|e| crate::error::at("determine the file system of", dir)(e.into()))?;
-    // The field is a long of either sign; the magic numbers have 32 bits.
+    // The field is a long of either sign; magic numbers have 32 bits.
     let magic = found.f_type as u32;
     Ok(KINDS.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind))
 }
@@ -436,7 +439,7 @@ fn labels_of(db: &Connection, key: &Key) -> rusqlite::Result<BTreeMap<String, St
     select.query_map([key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
-/// SQLite's integers are signed. What does not fit is nonsense that need not be kept exactly.
+/// SQLite's integers are signed. Larger numbers are meaningless, so they are clamped.
 fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,8 @@
-//! ed25519 keys, as `openssl genpkey -algorithm ed25519` writes them: private ones as PKCS#8 PEM, public ones as SPKI PEM.
+//! ed25519 keys in the files that `openssl genpkey -algorithm ed25519` writes: private ones as PKCS#8 PEM, public ones
+//! as SPKI PEM (RFC 8410).
 //!
-//! A private key is read only from a file that nobody but its owner can read, as ssh does: a key that others may have
-//! copied vouches for nothing.
+//! A private key is read only from a file that nobody but its owner can read, as in ssh: signatures with a key that
+//! others may have copied prove nothing.
 
 use std::fmt;
 use std::fs::File;
@@ -18,10 +19,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{Error, Result, SignerId};
 
-/// A PEM file of a key has three lines; with comments in front it may have more.
+/// Size limit of a key's file in bytes. PEM of a key has three lines; comments may precede it.
 const MAX_PEM: u64 = 64 << 10;
 
-/// A key that signatures are checked with.
+/// A public key that verifies signatures.
 #[derive(Debug, Clone)]
 pub struct PublicKey {
     key: VerifyingKey,
@@ -29,23 +30,27 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// Reads SPKI PEM; an error says what is wrong with it.
+    /// Parses SPKI PEM. An error says what is wrong with it.
     pub fn from_pem(text: &str) -> Result<PublicKey, String> {
         let key = VerifyingKey::from_public_key_pem(text)
             .map_err(|e| format!("not an ed25519 public key in PEM (SPKI): {e}"))?;
-        // A key of small order "verifies" signatures that nobody made.
+        // A key of small order would accept signatures that nobody made.
         if key.is_weak() {
             return Err("weak key".to_owned());
         }
         Ok(PublicKey::of(key))
     }
 
-    /// Reads a file of SPKI PEM that nobody but root and the reader can change.
+    /// Reads a file of SPKI PEM, which only root and the current user may be able to change.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyFile`] if others could have changed the file, or it is no ed25519 public key.
     pub fn read(path: &Path) -> Result<PublicKey> {
         PublicKey::read_from(path, open_key(path)?)
     }
 
-    /// The same, of a file that is open already.
+    /// Like [`PublicKey::read`], from an open file.
     pub fn read_from(path: &Path, file: File) -> Result<PublicKey> {
         let text = read_pem(path, file, 0o022, &|path, mode| Error::KeyFile {
             path,
@@ -54,17 +59,18 @@ impl PublicKey {
         PublicKey::from_pem(&text).map_err(|reason| Error::KeyFile { path: path.to_owned(), reason })
     }
 
-    /// As SPKI PEM.
+    /// Encodes the key as SPKI PEM.
     pub fn to_pem(&self) -> String {
         self.key.to_public_key_pem(LineEnding::LF).unwrap_or_default()
     }
 
-    /// What it is called.
+    /// The SHA-256 hash of the key's SPKI DER.
     pub fn id(&self) -> SignerId {
         self.id
     }
 
-    /// Whether the key made this signature of these bytes. Strict: no second signature can be made from a first.
+    /// Whether the key made this signature over these bytes. Uses strict verification, so signatures are not
+    /// malleable.
     pub(crate) fn verifies(&self, bytes: &[u8], signature: &[u8; 64]) -> bool {
         self.key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
     }
@@ -75,7 +81,7 @@ impl PublicKey {
     }
 }
 
-/// A key that signs. Its bytes are wiped when it is dropped, and never shown.
+/// A private key that signs. Its bytes are wiped on drop, and never printed.
 pub struct SigningKey {
     key: ed25519_dalek::SigningKey,
     public: PublicKey,
@@ -94,7 +100,7 @@ fn leave_no_core_dump() -> io::Result<()> {
 }
 
 impl SigningKey {
-    /// A new key, from the kernel's random numbers.
+    /// Generates a key from the kernel's random numbers (getrandom(2)).
     pub fn generate() -> Result<SigningKey> {
         leave_no_core_dump()?;
         let mut seed = [0; 32];
@@ -106,19 +112,23 @@ impl SigningKey {
         Ok(SigningKey::from_seed(seed))
     }
 
-    /// The key with this seed.
+    /// Makes the key with this seed (RFC 8032, section 5.1.5).
     pub(crate) fn from_seed(seed: [u8; 32]) -> SigningKey {
         let key = ed25519_dalek::SigningKey::from_bytes(&seed);
         let public = PublicKey::of(key.verifying_key());
         SigningKey { key, public }
     }
 
-    /// Reads a file of PKCS#8 PEM that only its owner can read, who is root or the reader.
+    /// Reads a file of PKCS#8 PEM that belongs to root or the current user, and that nobody else can read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyReadable`] if others can read it, [`Error::KeyFile`] if it is no ed25519 private key.
     pub fn read(path: &Path) -> Result<SigningKey> {
         SigningKey::read_from(path, open_key(path)?)
     }
 
-    /// The same, of a file that is open already.
+    /// Like [`SigningKey::read`], from an open file.
     pub fn read_from(path: &Path, file: File) -> Result<SigningKey> {
         leave_no_core_dump()?;
         let text = read_pem(path, file, 0o077, &|path, mode| Error::KeyReadable { path, mode })?;
@@ -130,9 +140,9 @@ impl SigningKey {
         Ok(SigningKey { key, public })
     }
 
-    /// Writes the key to a new file that only its owner can read.
+    /// Writes the key to a new file with mode 0600. Fails if the file exists.
     pub fn write_new(&self, path: &Path) -> Result<()> {
-        // Without the public half, which would make it a PKCS#8 of version 2: OpenSSL 3.0 reads only version 1.
+        // The public half is left out: it would make this PKCS#8 version 2, and OpenSSL 3.0 reads only version 1.
         let pair = KeypairBytes { secret_key: self.key.to_bytes(), public_key: None };
         let text = pair.to_pkcs8_pem(LineEnding::LF).map_err(std::io::Error::other)?;
         let mut file = fs_err::OpenOptions::from_options(
@@ -144,7 +154,7 @@ impl SigningKey {
         Ok(file.sync_all()?)
     }
 
-    /// Its public half.
+    /// The public half of the key.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
@@ -154,14 +164,14 @@ impl SigningKey {
     }
 }
 
-/// Opens a key's file. A FIFO in its place is not waited for.
+/// Opens a key's file without blocking on a FIFO in its place.
 pub(crate) fn open_key(path: &Path) -> std::io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let options = std::fs::OpenOptions::new().read(true).custom_flags(flags).to_owned();
     Ok(fs_err::OpenOptions::from_options(options).open(path)?.into_parts().0)
 }
 
-/// A small text file whose mode has none of the bits of `mask`, owned by root or the reader.
+/// Reads a small text file that root or the current user owns, and whose mode has none of the bits of `mask`.
 fn read_pem(path: &Path, file: File, mask: u32, open: &dyn Fn(PathBuf, u32) -> Error) -> Result<String> {
     let refuse = |reason: String| Error::KeyFile { path: path.to_owned(), reason };
     let meta = file.metadata()?;
@@ -184,7 +194,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// RFC 8410, section 10.1 and 10.3: a public key, and a private key, made by others.
+    /// Keys of RFC 8410, sections 10.1 and 10.3, that other programs generated.
     const RFC8410_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\n\
         MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
     const RFC8410_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\n\
@@ -243,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_weak_key_is_refused() {
-        // The neutral element: y = 1.
+        // The neutral element of the group: y = 1.
         let mut raw = [0; 32];
         raw[0] = 1;
         let weak = VerifyingKey::from_bytes(&raw).unwrap().to_public_key_pem(LineEnding::LF).unwrap();

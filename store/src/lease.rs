@@ -1,22 +1,22 @@
-//! How those who add to a store and the one who collects what is not wanted stay out of each other's way.
+//! Leases: how adding to a store and concurrent garbage collection exclude each other.
 //!
-//! An object goes when no entry names it. But whoever makes an entry finds some of its objects in the store already, of which
-//! some may be those that are about to go. So each time that an object is stored, found there, or named by a new entry, it
-//! gets the present time: it is claimed. The collector has noted every object's time *before* it reads the first entry, and
-//! deletes only those that still have that time.
+//! The collector deletes objects that no entry references. But a process that makes an entry finds some of its objects
+//! in the store already, and these may be about to be deleted. So storing an object, finding it, or referencing it
+//! from a new entry sets its modification time to now: this is a claim. The collector records every object's time
+//! *before* it reads the first entry, and deletes only objects that still have that time.
 //!
 //! ```text
-//! add       lock shared:     claim all objects, refused if one is missing; publish the entry
-//! collect   note objects' times; read all entries;
-//!           lock exclusive:  delete what was not named and has the time that was noted
+//! add       lock shared:     claim all objects, fail if one is missing; publish the entry
+//! collect   record objects' times; read all entries;
+//!           lock exclusive:  delete unreferenced objects that have the recorded time
 //! ```
-//! The lock is `flock` on the directory `objects/`, held for single steps only: never while something is compressed, fetched
-//! or built. An entry that was published before the collector reads entries is read. One that is published later has claimed
-//! its objects under the lock: either they are gone by then, and the entry is refused, or they stay. No clock is compared with
-//! another, so one that is set back does no harm.
+//! The lock is `flock` on the directory `objects/`, held for single steps only, never while something is compressed,
+//! fetched or built. The collector reads every entry published before it reads entries. An entry published later
+//! claimed its objects under the lock: either they are already deleted, and the entry is refused, or they are kept. No
+//! two clocks are compared, so a clock that is set back does no harm.
 //!
-//! Entries that are used are claimed in the same way, for whoever has found one will want its objects next. A store that
-//! cannot be written is not collected either: there claims do nothing.
+//! Using an entry claims it in the same way, because its objects will be read next. A store that cannot be written
+//! cannot be collected either, so claims on it do nothing.
 
 use std::fs::TryLockError;
 
@@ -26,19 +26,19 @@ use crate::publish::Draft;
 use crate::transport::IfTaken;
 use crate::{Digest, Error, Key, Manifest, Output, Result, Role, Store, Waiting, entry, object};
 
-/// The right to add, or to collect, until it is dropped.
+/// The shared right to add or the exclusive right to collect, released on drop.
 pub(crate) struct Turn(#[expect(dead_code, reason = "the lock is let go of when it is closed")] fs_err::File);
 
 impl Store {
-    /// Whether there is a file for the object. If so, it is as if it had been stored now, for an entry that will name it.
+    /// Whether the object has a file. If so, claims it for an entry that will reference it.
     pub fn claim_object(&self, digest: &Digest) -> Result<bool> {
         self.must_write()?;
         let _adding = self.adding()?;
         touch(&object::path(&self.objects(), digest))
     }
 
-    /// The same for all objects of an entry that are there, by somebody whose turn it is; an output that is needed and is
-    /// missing, if there is one.
+    /// Claims all objects of an entry that exist; returns a needed output whose object is missing. The caller holds
+    /// the lock.
     pub(crate) fn claim_objects<'m>(&self, manifest: &'m Manifest) -> Result<Option<&'m Output>> {
         let mut missing = None;
         for output in &manifest.outputs {
@@ -50,8 +50,7 @@ impl Store {
         Ok(missing)
     }
 
-    /// Whether there is a file for the entry, which is claimed as far as that is possible: a full or failing disk is no reason
-    /// not to use what is there.
+    /// Whether the entry has a file. Claims it if possible; a full or failing disk does not prevent its use.
     pub(crate) fn claim_entry(&self, key: &Key) -> Result<bool> {
         let path = entry::path(&self.entries(), key);
         let claimed = self.must_write().and_then(|()| self.adding()).and_then(|_adding| touch(&path));
@@ -61,7 +60,7 @@ impl Store {
         }
     }
 
-    /// Gives an object its name, or claims the one that has it.
+    /// Publishes an object, or claims the existing file.
     pub(crate) fn publish_object(&self, draft: Draft, digest: &Digest) -> Result<()> {
         let _adding = self.adding()?;
         let path = object::path(&self.objects(), digest);
@@ -71,12 +70,12 @@ impl Store {
         Ok(())
     }
 
-    /// One of many who may add now, while nobody collects.
+    /// Takes the lock shared, so that nobody collects meanwhile.
     pub(crate) fn adding(&self) -> Result<Turn> {
         self.turn(&self.silently(), std::fs::File::try_lock_shared)
     }
 
-    /// The only one to whom the entries and objects belong now.
+    /// Takes the lock exclusively, so that nobody adds meanwhile.
     pub(crate) fn collecting(&self, waiting: &Waiting) -> Result<Turn> {
         self.turn(waiting, std::fs::File::try_lock)
     }
@@ -89,7 +88,7 @@ impl Store {
         let dir = self.objects();
         let file = match if_there(fs_err::File::open(&dir))? {
             Some(file) => file,
-            // Somebody has emptied the cache by hand.
+            // `objects/` is missing if somebody emptied the cache by hand.
             None => {
                 make_dir(&dir, 0o755)?;
                 fs_err::File::open(&dir)?

@@ -1,4 +1,4 @@
-//! A store of bytes: objects named by what they hold, entries named by what was asked.
+//! A content-addressed store: objects named by the digest of their bytes, entries named by the key of what was asked.
 //!
 //! ```text
 //! DIR/                       0755
@@ -6,26 +6,27 @@
 //!   format                   "1"
 //!   entries/ab/<key>.json    signed envelope around a manifest; the truth
 //!   objects/ab/<digest>.zst  zstd of the bytes that the digest names
-//!   by-kernel/.../x.json     signed pointers to entries, for readers that cannot work out a key
-//!   signatures/<signer>/<digest>.p7s   detached signatures of objects, for whoever can tell what they are worth
-//!   index.sqlite             derived from the entries: finds them by label, remembers what was hashed
+//!   by-kernel/.../x.json     signed pointers to entries, for hosts that cannot compute a key
+//!   signatures/<signer>/<digest>.p7s   detached signatures of objects, which the caller verifies
+//!   index.sqlite             derived from the entries: finds them by label, remembers digests of trees
 //!   lock/                    one empty file for each lock that is held
 //!   tmp/                     0700; what is being written, and scratch directories
 //! ```
 //!
-//! The crate reads and judges nothing of a kernel. It knows kernels and packages by name only: a pointer's path contains a
-//! release, the digest of architecture and `uname -v`, and a package name; a detached signature is named by the digest of a
-//! module. What a key consists of, what the outputs are for and what the labels mean is the caller's business. So is the wall
-//! clock: every `now` is passed in, in seconds since 1970. The monotonic clock is read for time limits, waits and durations.
-//! The environment is not read, except that the HTTP client reads the proxy variables.
+//! The crate does not read or judge anything of a kernel. It knows kernels and packages by name only: a pointer's path
+//! contains a release, the digest of architecture and `uname -v`, and a package name; a detached signature is named by
+//! the digest of a module. The caller decides what a key consists of, what outputs are for, and what labels mean. It
+//! also passes in the wall clock: every `now` is in seconds since 1970. The monotonic clock is read for time limits,
+//! waits and durations. The environment is not read, except that the HTTP client reads the proxy variables.
 //!
-//! Promises:
-//! - A reader sees a whole file or none, whatever crashes (`publish` is the one way a file gets its name).
-//! - Every byte is hashed again on its way out. A miss is `None` or `false`; damage is an error that names path,
-//!   expected and found, and is healed by [`Store::forget`] or [`Store::discard_object`] and making it again.
-//! - Two processes may use one store at any time. Of two entries for one key the first stays.
-//! - What is not wanted goes only when somebody asks for it ([`gc`]), and never from under those who use the store meanwhile.
-//! - On a read-only store everything that reads works, and what would only have saved time is left out.
+//! Guarantees:
+//! - Readers see a complete file or none, whatever crashes (`publish` is the only way to create a file under its
+//!   name).
+//! - Every byte is hashed again when it is read. A miss is `None` or `false`; corruption is an error with path,
+//!   expected and found. To repair it, call [`Store::forget`] or [`Store::discard_object`], then build or fetch again.
+//! - Any number of processes may use a store concurrently. Of two entries for one key, the first is kept.
+//! - Data is deleted only on request ([`gc`]), and never while concurrent processes use it.
+//! - On a read-only store everything that reads works; whatever only saves time is left out.
 //! - The index can be deleted at any time.
 
 mod bundle;
@@ -75,5 +76,5 @@ pub use store::{Inserted, Store, Usage};
 pub use tree::{Fingerprint, Root, Walk, file_digest, fingerprint, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};
 
-/// Version of the store's layout and of its entries. Stored: a reader refuses what is newer.
+/// Version of the store's layout and of its entries. Stored: readers refuse newer versions.
 pub const FORMAT: u32 = 1;

@@ -1,9 +1,9 @@
-//! Waiting for other processes, aloud and for a bounded time.
+//! Locks between processes, with a time limit and a message while waiting.
 //!
-//! A lock is `flock` on a file under `lock/`: the system lets go of it when its holder dies, so a crash leaves an
-//! empty file and nobody waits for the dead. The holder deletes the file while still holding it. Whoever was
-//! waiting then holds a file that no longer has a name, sees that, and starts over with the one that has.
-//! Locks save work (one builder per key); nothing published depends on them for being whole.
+//! A lock is `flock` on a file under `lock/`. The kernel releases it when its holder exits, so a crash leaves only an
+//! empty file. The holder deletes the file while still holding the lock. A process that was waiting then holds a file
+//! without a name, detects that, and starts over with the new file. Locks only save work (one builder per key); no
+//! published data depends on them.
 
 use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt;
@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 use crate::publish::open_as;
 use crate::{Error, Result};
 
-/// How long to wait for another process, and how to say that one does.
+/// How long to wait for another process, and how to report it.
 #[derive(Clone, Copy)]
 pub struct Waiting<'a> {
-    /// After this long, give up with [`Error::Busy`].
+    /// Time limit; then the call fails with [`Error::Busy`].
     pub limit: Duration,
-    /// Told once per wait that lasts: "waiting for another kcache to finish with ...".
+    /// Called once per wait that takes longer than a second, with text such as "waiting for another kcache: ...".
     pub say: &'a (dyn Fn(&str) + Sync),
 }
 
-/// Shorter waits are nobody's business.
+/// Waits shorter than this are not reported.
 const SAY_AFTER: Duration = Duration::from_secs(1);
-/// A person does not notice it, and twenty system calls a second cost nothing.
+/// Interval of attempts: too short to notice, and twenty system calls per second cost nothing.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Attempts until there is something, as long as `waiting` allows; `path` is what is waited for.
+/// Calls `attempt` until it returns something, as long as `waiting` allows. `path` is what the messages name.
 pub(crate) fn until<T>(
     path: &Path,
     waiting: &Waiting,
@@ -51,7 +51,7 @@ pub(crate) fn until<T>(
     }
 }
 
-/// A held lock; dropping it lets the next one in.
+/// A held lock, released on drop.
 #[derive(Debug)]
 pub struct Lock {
     file: fs_err::File,
@@ -73,7 +73,7 @@ impl Lock {
         }
     }
 
-    /// The lock, unless its previous holder deleted the file between our opening and locking it.
+    /// The lock, unless its previous holder deleted the file between opening and locking it.
     fn if_still_named(self) -> Option<Lock> {
         if self.is_named() { Some(self) } else { None }
     }
@@ -87,7 +87,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Only a file that is ours may go; closing it afterwards is what lets go of the lock.
+        // Delete the file only if it is still ours. Closing it afterwards releases the lock.
         if self.is_named() {
             let _ = fs_err::remove_file(&self.path);
         }

@@ -1,8 +1,8 @@
-//! What is kept under a key, as data: the manifest, and the rules each manifest obeys.
+//! Manifests: the documents inside entries, and the rules that each obeys.
 //!
-//! A manifest says what was asked (key, labels, fields), what came of it (outcome, outputs), and what to compare
-//! before it counts as an answer (observed). Here it is opaque: labels and fields are text, roles are names. Its
-//! JSON is stored: add, never rename.
+//! A manifest contains what was asked (key, labels, fields), the result (outcome, outputs), and what to compare before
+//! it is used (observed). This crate does not interpret it: labels and fields are text, roles are names. Its JSON is
+//! stored: add, never rename.
 
 use std::collections::BTreeMap;
 
@@ -11,32 +11,32 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::MAX_WORDS;
 use crate::{Digest, Key};
 
-/// Outputs of one entry. The largest known set has some hundred; an entry of 4 MiB could hold no more than this
-/// with names and digests anyway.
+/// Limit on outputs of one entry. The largest known set has some hundred; 4 MiB of JSON could not contain more than
+/// this anyway.
 const MAX_OUTPUTS: usize = 4096;
-/// Bytes of one output, uncompressed, and of all of one entry: ten times those of the largest modules known, unstripped.
-/// Readers make room for what a manifest promises.
+/// Limit in bytes on one output, uncompressed, and on all outputs of one entry: ten times the largest known modules,
+/// unstripped. Readers allocate as much as a manifest says.
 const MAX_OUTPUT: u64 = 1 << 30;
 const MAX_SIZE: u64 = 4 << 30;
 
-/// What an output is for. Stored by its word: add, never rename.
+/// The purpose of an output. Stored by its name: add, never rename.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Role {
-    /// The result itself.
+    /// The result itself: a module.
     Module,
-    /// What an entry can do without, such as debug information: it is fetched when somebody asks for it, not with its entry.
+    /// Optional data such as debug information, fetched on demand and not with its entry.
     Debug,
-    /// What others need that are built against this.
+    /// Files that packages built against this one need.
     Kept,
-    /// The log of the making, so two makings of the same outputs may differ in it.
+    /// The build's log. It may differ between equal builds.
     Log,
-    /// What another version of kcache knows.
+    /// A role of another version of kcache.
     Other(String),
 }
 
 impl Role {
-    /// Its word.
+    /// The stored name.
     pub fn as_str(&self) -> &str {
         match self {
             Role::Module => "module",
@@ -66,86 +66,86 @@ impl From<Role> for String {
 pub struct Manifest {
     /// Version of this format: [`crate::FORMAT`].
     pub format: u32,
-    /// The key this answers.
+    /// The key of the build.
     pub key: Key,
-    /// What [`crate::Store::find`] finds it by.
+    /// Labels for [`crate::Store::find`].
     pub labels: BTreeMap<String, String>,
-    /// What the key was made of, in its order, so that a miss can be explained field by field.
+    /// The inputs of the key, in its order, to explain a miss field by field.
     pub fields: Vec<Field>,
-    /// Whether there is a result, or a failure worth remembering.
+    /// Whether this is a build, or a failure to remember.
     pub outcome: Outcome,
     /// The results, sorted by name.
     pub outputs: Vec<Output>,
-    /// What was read beyond what the key is made of: an answer only where these are the same.
+    /// Undeclared inputs: the entry may be used only where these files are equal.
     #[serde(default)]
     pub observed: Vec<Observed>,
-    /// What is worth knowing without opening the outputs.
+    /// The caller's summary of the outputs.
     #[serde(default)]
     pub facts: serde_json::Map<String, serde_json::Value>,
-    /// Who made it.
+    /// The building host's name for itself.
     pub builder: String,
-    /// When, in seconds since 1970.
+    /// When it was built, in seconds since 1970.
     pub created: u64,
 }
 
-/// One field of a key.
+/// One input of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
-    /// Its name, e.g. `source`.
+    /// The field's name, such as `source`.
     pub name: String,
-    /// What went into the key.
+    /// The value that was hashed into the key.
     pub value: String,
-    /// The same for people, where the value is a digest.
+    /// A readable form, if the value is a digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// What came of it.
+/// The result of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
 pub enum Outcome {
-    /// The outputs are the result.
+    /// The build succeeded; the outputs are its result.
     Built,
-    /// There is no result, and would not be one next time; the log is among the outputs.
+    /// The build failed, and would fail again; the log is among the outputs.
     Failed {
-        /// Exit status; none where a signal ended it, or where it succeeded without a result.
+        /// Exit status; `None` if a signal killed the command, or if it succeeded without producing a result.
         status: Option<i32>,
         /// The command that failed.
         command: String,
-        /// The first line of the log that says why.
+        /// The first line of the log that states the cause.
         first_error: String,
     },
 }
 
-/// One result: an object of the store, and what it is.
+/// A file that a build produced: an object in the store, with its name and role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
-    /// Flat name: 1 to 128 of `A-Z a-z 0-9 . _ + -`, and not a dot or two.
+    /// File name without directories: 1 to 128 of `A-Z a-z 0-9 . _ + -`, and not `.` or `..`.
     pub name: String,
-    /// What it is for: [`LOG`] or a word of the caller's; a flat name too.
+    /// The purpose of the file.
     pub role: Role,
-    /// Size in bytes of what the digest names, uncompressed.
+    /// Size in bytes of the uncompressed object.
     pub size: u64,
     /// Digest of the uncompressed bytes.
     pub digest: Digest,
 }
 
-/// A file that was read although the key knows nothing of it.
+/// An undeclared input: a file outside the declared inputs that the build read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Where it was looked for.
+    /// Absolute path at which the build looked for it.
     pub path: String,
-    /// What it held; none where it was missing.
+    /// Digest of its bytes; `None` if it did not exist.
     pub digest: Option<Digest>,
 }
 
 impl Manifest {
-    /// The outputs that must be there for the entry to be of use.
+    /// The outputs whose objects must exist for the entry to be usable.
     pub(crate) fn needed(&self) -> impl Iterator<Item = &Output> {
         self.outputs.iter().filter(|output| output.role != Role::Debug)
     }
 
-    /// Checks the rules that hold for every manifest; an error is the rule that is broken.
+    /// Checks the rules that hold for every manifest. An error says which one is broken.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.outputs.len() > MAX_OUTPUTS {
             return Err(format!("{} outputs, more than {MAX_OUTPUTS}", self.outputs.len()));
@@ -175,7 +175,7 @@ impl Manifest {
         }
     }
 
-    /// Whether both say the same about their key, logs aside.
+    /// Whether both have the same outcome and outputs, not counting logs.
     pub(crate) fn agrees_with(&self, other: &Manifest) -> bool {
         let built = |m: &Manifest| m.outcome == Outcome::Built;
         let results = |m: &Manifest| -> Vec<(String, Digest)> {
@@ -190,7 +190,7 @@ impl Manifest {
     }
 }
 
-/// Whether `name` can be one file's name anywhere: no separator, no dot directory, nothing to quote.
+/// Whether `name` is a valid file name: no separators, no `.` or `..`, nothing that needs quoting.
 pub(crate) fn is_flat(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
     (1..=128).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
@@ -200,7 +200,7 @@ pub(crate) fn is_flat(name: &str) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    /// An output of role `data`.
+    /// An output for tests.
     pub(crate) fn output(name: &str, digest: Digest) -> Output {
         Output { name: name.to_owned(), role: Role::Module, size: 3, digest }
     }

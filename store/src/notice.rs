@@ -1,33 +1,33 @@
-//! What a person should know of a run, beside its result.
+//! Notices: messages about a run, besides its result.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// How much it matters.
+/// Whether a notice is information or a warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// It tells what goes on.
+    /// Progress, or another fact worth knowing.
     Info,
-    /// Something is not as it should be, and the run goes on without it.
+    /// Something failed, and the run continues without it.
     Warning,
 }
 
-/// One thing to know, in a line.
+/// A one-line message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// How much it matters.
+    /// The printer chooses prefix and colour by this.
     pub severity: Severity,
-    /// What it is; without a word for the severity, which is for whoever prints it.
+    /// The message, without a prefix for its severity.
     pub text: String,
 }
 
 impl Notice {
-    /// What goes on.
+    /// Makes an informational message.
     pub fn info(text: impl Into<String>) -> Notice {
         Notice { severity: Severity::Info, text: text.into() }
     }
 
-    /// What is not as it should be.
+    /// Makes a warning.
     pub fn warning(text: impl Into<String>) -> Notice {
         Notice { severity: Severity::Warning, text: text.into() }
     }
@@ -39,5 +39,5 @@ impl fmt::Display for Notice {
     }
 }
 
-/// Hears notices, from any thread.
+/// Receives notices, from any thread.
 pub type Say = Arc<dyn Fn(&Notice) + Send + Sync>;

@@ -1,7 +1,7 @@
-//! Objects: bytes under the name of their digest, `objects/ab/<digest>.zst`.
+//! Objects: files named by the digest of their bytes, `objects/ab/<digest>.zst`.
 //!
-//! The digest is that of the uncompressed bytes, because zstd's output differs between versions and an object's
-//! name must not. So nothing here trusts a file's length: what comes out is counted, hashed and compared.
+//! The digest is of the uncompressed bytes, because zstd's output differs between versions and an object's name must
+//! not. The file's length is not trusted: decompressed bytes are counted, hashed and compared.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,28 +10,30 @@ use crate::disk::if_there;
 use crate::publish::{Draft, open_plain};
 use crate::{Digest, Error, Result};
 
-/// Ratio 4 on ELF files of some 30 KB, decoded at 440 MB/s and more; level 19 gains 17 % for 30 times the time.
+/// zstd level. 3 has ratio 4 on ELF files of some 30 KB and decodes at 440 MB/s or more; 19 gains 17 % for 30 times
+/// the time.
 pub(crate) const LEVEL: i32 = 3;
-/// 128 MiB, zstd's own default bound: a hostile frame cannot make a reader reserve more.
+/// Limit on zstd's window as a power of two: 128 MiB, zstd's default bound, so a malicious frame cannot make a reader
+/// allocate more.
 const WINDOW_LOG_MAX: u32 = 27;
 const CHUNK: usize = 128 << 10;
 
-/// An object that is now in the store.
+/// An object that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
-    /// Its name.
+    /// The object's name.
     pub digest: Digest,
     /// Its size in bytes, uncompressed.
     pub size: u64,
 }
 
-/// Where an object lies in a store's `objects` directory.
+/// Path of an object in a store's `objects` directory.
 pub(crate) fn path(objects: &Path, digest: &Digest) -> PathBuf {
     let name = digest.to_string();
     objects.join(&name[..2]).join(name + ".zst")
 }
 
-/// Compresses all of `from` into a draft in `tmp`, of what is then called so.
+/// Compresses all of `from` into a draft in `tmp`; returns it with the digest and size of the bytes.
 pub(crate) fn draft(tmp: &Path, from: &mut dyn Read) -> Result<(Draft, Stored)> {
     let mut draft = Draft::new(tmp)?;
     let stored = compress(from, &mut draft)?;
@@ -45,7 +47,7 @@ fn compress(from: &mut dyn Read, to: &mut Draft) -> io::Result<Stored> {
     Ok(Stored { digest: hash.into(), size })
 }
 
-/// Writes the object's bytes to `to`; false where there is no such object. What was written counts only on success.
+/// Writes the object's bytes to `to`; false if there is no such object. After an error, discard what was written.
 pub(crate) fn copy(objects: &Path, digest: &Digest, size: u64, to: &mut dyn Write) -> Result<bool> {
     let path = path(objects, digest);
     let file = match open_plain(&path) {
@@ -62,7 +64,7 @@ pub(crate) fn copy(objects: &Path, digest: &Digest, size: u64, to: &mut dyn Writ
     judge(&path, digest, Some(size), read).map(|()| true)
 }
 
-/// The file's compressed bytes, if there is one and they are the object's.
+/// Reads the file's compressed bytes and verifies that they are the object's; `None` if there is no file.
 pub(crate) fn read_compressed(path: &Path, digest: &Digest, size: u64) -> Result<Option<Vec<u8>>> {
     let mut zstd = Vec::new();
     match open_plain(path) {
@@ -74,24 +76,24 @@ pub(crate) fn read_compressed(path: &Path, digest: &Digest, size: u64) -> Result
     Ok(Some(zstd))
 }
 
-/// Whether a file holds the object of this digest, however large that is; one that is gone is not found wanting.
+/// Verifies that a file contains the object of this digest, of any size. A missing file is not an error.
 pub(crate) fn examine(path: &Path, digest: &Digest) -> Result<()> {
     let Some(file) = if_there(open_plain(path))? else { return Ok(()) };
     judge(path, digest, None, decompress(file.into_parts().0, u64::MAX, &mut |_| Ok(())))
 }
 
-/// The object's size, or `most` and one more where it is larger. Whether it is the object that it is named as is not looked at.
+/// The object's size in bytes, or `most + 1` if it is larger. Its digest is not verified.
 pub(crate) fn size(path: &Path, most: u64) -> io::Result<Option<u64>> {
     let Some(file) = if_there(open_plain(path))? else { return Ok(None) };
     decompress(file.into_parts().0, most, &mut |_| Ok(())).map(|(_, size)| Some(size))
 }
 
-/// Whether compressed bytes that came from `origin` are the object's.
+/// Verifies that compressed bytes are the object's. `origin` is where they came from, for messages.
 pub(crate) fn verify(origin: &Path, digest: &Digest, size: u64, zstd: &[u8]) -> Result<()> {
     judge(origin, digest, Some(size), decompress(zstd, size, &mut |_| Ok(())))
 }
 
-/// No frame of `size` bytes is larger: zstd's own bound (ZSTD_compressBound), and its header.
+/// Upper bound on the compressed size of `size` bytes: ZSTD_compressBound of zstd.h, and the frame's header.
 pub(crate) fn compressed_limit(size: u64) -> u64 {
     size + size / 256 + 4096
 }
@@ -113,7 +115,7 @@ fn judge(
         }
         Ok((_, n)) if size.is_some_and(|size| n < size) => damaged(format!("{n} bytes of that digest")),
         Ok(_) => Ok(()),
-        // An error of the disk carries its number; what zstd says about the bytes does not.
+        // Only I/O errors have an OS error number; zstd's errors about the bytes do not.
         Err(source) if source.raw_os_error().is_some() => {
             Err(Error::At { act: "read", path: path.to_owned(), source })
         }
@@ -121,7 +123,7 @@ fn judge(
     }
 }
 
-/// Passes on at most `size` bytes of what comes out; counts one more where there is more.
+/// Passes on at most `size` decompressed bytes; returns one more than `size` if there are more.
 fn decompress(
     zstd: impl Read,
     size: u64,
@@ -134,7 +136,7 @@ fn decompress(
     Ok((hash, n + more as u64))
 }
 
-/// Hashes exactly the bytes it passes on, at most `limit`.
+/// Passes on at most `limit` bytes and hashes exactly those.
 fn pass_on(
     from: &mut dyn Read,
     limit: u64,
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
     use crate::transport::IfTaken;
 
-    /// An object file with these bytes under the name of `content`'s digest.
+    /// An object file with these bytes, named by the digest of `content`.
     fn planted(content: &[u8], file: &[u8]) -> (tempfile::TempDir, Digest) {
         let dir = tempfile::tempdir().unwrap();
         let digest = Digest::of(content);
@@ -206,7 +208,7 @@ mod tests {
             bad[at] ^= 1;
             let (dir, digest) = planted(b"some bytes that were stored", &bad);
             let mut out = Vec::new();
-            // A flipped bit of the frame's header may describe the same bytes; different bytes never pass.
+            // A flipped bit in the frame's header may describe the same bytes; different bytes are never accepted.
             if copy(dir.path(), &digest, 27, &mut out).is_ok() {
                 assert_eq!(out, b"some bytes that were stored");
             }

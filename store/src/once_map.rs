@@ -1,9 +1,9 @@
-//! What is found out once for each name, however many threads ask.
+//! A map whose values are computed once per key, however many threads ask.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Found out by the first who asks; others wait for it. Of more than `most` names the oldest is forgotten. There are few: they are
-/// looked through.
+/// A bounded map of lazily computed values. The first thread that asks computes a value; others wait for it. When the
+/// map is full, the oldest value is dropped. It is searched linearly, so keep it small.
 pub struct OnceMap<K, T> {
     known: Mutex<Vec<(K, Slot<T>)>>,
     most: usize,
@@ -12,12 +12,13 @@ pub struct OnceMap<K, T> {
 type Slot<T> = Arc<Mutex<Option<T>>>;
 
 impl<K: Clone + PartialEq, T: Clone> OnceMap<K, T> {
-    /// For so many names at most.
+    /// Makes a map of at most this many values.
     pub fn of_at_most(most: usize) -> Self {
         OnceMap { known: Mutex::default(), most }
     }
 
-    /// What is known of a name, or is found out now. After an error the next who asks tries again.
+    /// The value for a name, computed by `find_out` if it is not known yet. After an error, the next call computes it
+    /// again.
     pub fn get<E>(&self, name: &K, find_out: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let slot = self.slot(name);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,12 @@
-//! Pointers: which entry is the newest of something, for readers that cannot work out its key.
+//! Pointers: the newest entry of a package for a kernel, for hosts that cannot compute its key.
 //!
 //! ```text
 //! by-kernel/<release>/<kernel>/<package>.json    an envelope around {"format":1,"path":...,"key":...,"epoch":...}
 //! ```
-//! A pointer is signed, and says where it belongs, so that no other can stand in its place. Unlike an entry it changes,
-//! and an old one is as well signed as a new one. So each has an epoch, which only grows; a reader remembers the one it
-//! accepted last, in a file of the same name in its own store, and does not go back unnoticed.
+//! A pointer is signed, and contains its own path, so no other pointer can be served in its place. Unlike an entry it
+//! changes, and an old pointer is validly signed too. So each has an epoch that only increases. A reader stores the
+//! last one it accepted, in a file of the same name in its own store, and refuses an older one, which may be a
+//! rollback attack.
 
 use std::path::{Path, PathBuf};
 
@@ -17,19 +18,19 @@ use crate::manifest::is_flat;
 use crate::transport::Name;
 use crate::{Digest, Envelope, Error, FORMAT, Key, Result, SigningKey};
 
-/// Stored, and part of what is signed: add, never change.
+/// Stored, and covered by the signature: add another, never change this one.
 const PAYLOAD_TYPE: &str = "application/vnd.kcache.pointer.v1+json";
-/// A signed pointer takes some 600 bytes, and 300 more for each further signature.
+/// Size limit in bytes. A signed pointer has some 600, and 300 more for each further signature.
 pub(crate) const MAX_POINTER: u64 = 64 << 10;
 
-/// A pointer, and who vouches for it.
+/// A pointer with its signatures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pointer {
     target: Target,
     envelope: Envelope,
 }
 
-/// Its JSON is stored: add, never rename.
+/// The signed document. Its JSON is stored: add, never rename.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Target {
     format: u32,
@@ -39,7 +40,11 @@ struct Target {
 }
 
 impl Pointer {
-    /// The name of the pointer of a package for a kernel; an error where one of them cannot be a file's name.
+    /// Makes the name of a package's pointer for a kernel. `kernel` is the digest of architecture and `uname -v`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Name`] if release or package cannot be a file name.
     pub fn name(release: &str, kernel: Digest, package: &str) -> Result<Name> {
         match [release, package].into_iter().find(|name| !is_flat(name)) {
             Some(name) => Err(Error::Name { name: name.to_owned() }),
@@ -47,7 +52,7 @@ impl Pointer {
         }
     }
 
-    /// A pointer signed by `key`.
+    /// Makes a pointer, signed with `key`.
     pub fn new(name: &Name, to: Key, epoch: u64, key: &SigningKey) -> Result<Pointer> {
         let target = Target { format: FORMAT, path: name.path(), key: to, epoch };
         let payload = serde_json::to_vec(&target).map_err(std::io::Error::other)?;
@@ -56,7 +61,12 @@ impl Pointer {
         Ok(Pointer { target, envelope })
     }
 
-    /// Reads the pointer that came from `origin` and is to be the one of this name.
+    /// Parses the pointer `name`. `origin` is where the bytes came from, for messages. Signatures are not verified.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if it is no valid envelope or belongs to another name, [`Error::Format`] if a newer kcache
+    /// wrote it.
     pub fn parse(origin: &Path, name: &Name, file: &[u8]) -> Result<Pointer> {
         let invalid = |reason: String| Error::Entry { path: origin.to_owned(), reason };
         let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
@@ -69,32 +79,32 @@ impl Pointer {
         Ok(Pointer { target, envelope })
     }
 
-    /// The key of the entry that it points to.
+    /// The key of the entry that it refers to.
     pub fn key(&self) -> Key {
         self.target.key
     }
 
-    /// Grows with each pointer of one name.
+    /// The pointer's version: it only increases. Builders use the time in seconds since 1970.
     pub fn epoch(&self) -> u64 {
         self.target.epoch
     }
 
-    /// Signs the pointer too; false where the key has signed it before.
+    /// Adds a signature; false if the key already signed it.
     pub fn sign(&mut self, key: &SigningKey) -> bool {
         self.envelope.sign(key)
     }
 
-    /// Whether both say the same, whoever has signed them.
+    /// Whether both have the same document, regardless of signatures.
     pub(crate) fn agrees_with(&self, other: &Pointer) -> bool {
         self.target == other.target
     }
 
-    /// Who says so, and over which bytes.
+    /// The signatures, and the bytes they cover.
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
     }
 
-    /// Its file.
+    /// The bytes of the pointer's file.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let path = || PathBuf::from(&self.target.path);
         self.envelope.encode().map_err(|reason| Error::Entry { path: path(), reason })
@@ -108,7 +118,7 @@ pub(crate) mod tests {
 
     const KEY: Key = Key::from_bytes([7; 32]);
 
-    /// The pointer name of a package.
+    /// Name of the pointer of a package.
     pub(crate) fn name(package: &str) -> Name {
         Pointer::name("6.1.0-1-amd64", Digest::of(b"kernel"), package).unwrap()
     }

@@ -1,10 +1,9 @@
-//! The one way a file of the store gets its name.
+//! The only way to create a file under its final name.
 //!
-//! A [`Draft`] is written in `tmp/`, on the same file system, and published under its final name when it is whole.
-//! A crash before the rename leaves a draft in `tmp/`, which nobody reads; a crash after it leaves the whole file,
-//! or nothing where the directory had not reached the disk. Copying the image of a file system without unmounting
-//! it shows that all of these steps are needed: without the file's fsync ext4 and XFS keep an empty file, without
-//! the directory's fsync btrfs forgets the rename.
+//! A [`Draft`] is written in `tmp/`, on the same file system, and renamed when it is complete. A crash before the
+//! rename leaves a draft in `tmp/`, which nobody reads; a crash after it leaves the complete file, or none if the
+//! directory was not yet on disk. Copying the image of a mounted file system shows that each step is needed: without
+//! the fsync of the file, ext4 and XFS keep an empty file; without that of the directory, btrfs loses the rename.
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind, Write};
@@ -18,22 +17,22 @@ use crate::Result;
 use crate::error::at;
 use crate::transport::IfTaken;
 
-/// A file that is being written and vanishes unless it is published.
+/// A file in `tmp/` that is deleted unless it is published.
 pub(crate) struct Draft(NamedTempFile);
 
 impl Draft {
-    /// An empty draft in `tmp`.
+    /// Creates an empty draft in `tmp`.
     pub(crate) fn new(tmp: &Path) -> Result<Draft> {
         Ok(Draft(NamedTempFile::with_prefix_in("draft-", tmp)?))
     }
 
-    /// Gives the draft its name, durably; false where the name was taken and is kept.
+    /// Renames the draft to its final name, durably; false if the name was taken and is kept.
     pub(crate) fn publish(self, to: &Path, if_taken: IfTaken) -> Result<bool> {
         let dir = to.parent().unwrap_or(Path::new("."));
         make_dir(dir)?;
-        // tempfile makes its files private; the store is for everyone to read.
+        // tempfile creates files with mode 0600, but everybody may read the store.
         self.0.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(at("set the mode of", to))?;
-        // After a failed fsync the system may call the same pages clean: the draft is dropped, never tried again.
+        // After a failed fsync the kernel may mark the same pages clean, so the draft is discarded and never retried.
         self.0.as_file().sync_all().map_err(at("write", to))?;
         let renamed = match if_taken {
             IfTaken::Replace => self.0.persist(to).map(drop),
@@ -44,7 +43,7 @@ impl Draft {
             Err(e) if if_taken == IfTaken::Keep && e.error.kind() == ErrorKind::AlreadyExists => false,
             Err(e) => return Err(at("create", to)(e.error)),
         };
-        // Also where the name was taken: its owner may not have come this far yet.
+        // Also if the name was taken: whoever created the file may not have synced the directory yet.
         sync_dir(dir)?;
         Ok(new)
     }
@@ -60,12 +59,12 @@ impl Write for Draft {
     }
 }
 
-/// Opens a file that is to be read. A link in its place is not followed, and a FIFO not waited for.
+/// Opens a file for reading. Does not follow a link, and does not block on a FIFO.
 pub(crate) fn open_plain(path: &Path) -> io::Result<fs_err::File> {
     open_as(path, std::fs::OpenOptions::new().read(true))
 }
 
-/// The same in another way than for reading.
+/// Like [`open_plain`], with other options than reading.
 pub(crate) fn open_as(path: &Path, options: &mut std::fs::OpenOptions) -> io::Result<fs_err::File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = fs_err::OpenOptions::from_options(options.custom_flags(flags).to_owned()).open(path)?;
@@ -75,15 +74,15 @@ pub(crate) fn open_as(path: &Path, options: &mut std::fs::OpenOptions) -> io::Re
     }
 }
 
-/// Publishes a small file in one go.
+/// Publishes a small file in one call.
 pub(crate) fn publish_bytes(tmp: &Path, to: &Path, bytes: &[u8], if_taken: IfTaken) -> Result<bool> {
     let mut draft = Draft::new(tmp)?;
     draft.write_all(bytes)?;
     draft.publish(to, if_taken)
 }
 
-/// Makes a directory and those above it, durably, where they are missing. Whoever may write or read the one above it may
-/// do so there, whatever the umask: in a store that is its owner, in a shared directory as those who share it have set.
+/// Creates a directory and its missing parents, durably. The new directory gets the read and write permissions of its
+/// parent, whatever the umask: in a store those of its owner, in a shared directory those that its users set.
 fn make_dir(dir: &Path) -> Result<()> {
     let above = dir.parent().unwrap_or(Path::new("."));
     match fs_err::create_dir(dir) {
@@ -92,7 +91,8 @@ fn make_dir(dir: &Path) -> Result<()> {
                 |path: &Path| Ok::<_, io::Error>(fs_err::metadata(path)?.permissions().mode() & 0o7777);
             let wanted = mode(above)?;
             if mode(dir)? != wanted {
-                // By its descriptor: where others can write, they may have put a link there by now.
+                // Changed through its descriptor, because in a directory that others can write the name may be a link
+                // by now.
                 let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::open(dir, flags, Mode::empty()).map_err(io::Error::from)?;
                 rustix::fs::fchmod(made, Mode::from_raw_mode(wanted)).map_err(io::Error::from)?;
@@ -108,7 +108,7 @@ fn make_dir(dir: &Path) -> Result<()> {
     }
 }
 
-/// Makes what was created, renamed or deleted in a directory durable.
+/// Makes creations, renames and deletions in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     Ok(fs_err::File::open(dir)?.sync_all()?)
 }

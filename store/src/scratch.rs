@@ -1,11 +1,11 @@
-//! Scratch directories: private, gone when they are dropped, and cleared away by the next process after a crash.
+//! Scratch directories: private, deleted on drop, and after a crash by the next process.
 //!
-//! Each is held by a lock on the directory itself, which the system lets go of however its process ends. Whoever makes
-//! a scratch directory first deletes those beside it that nobody holds.
+//! Each is protected by a lock on the directory itself, which the kernel releases however the process ends. Creating a
+//! scratch directory first deletes those beside it that nobody holds.
 //!
-//! What is deleted may be of a build's making: directories in directories by the thousand, of which a descriptor or a stack frame
-//! each is more than there is, or links put where directories were. So it is deleted from opened directories, one at a
-//! time: what a directory holds of others is moved up first, and comes to its turn there.
+//! A build may have created the contents: nested directories by the thousand, deeper than there are descriptors or
+//! stack frames, or links in the place of directories. So deletion works through open directories, one at a time:
+//! subdirectories are first moved to the top, and deleted from there in turn.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -20,10 +20,10 @@ use rustix::io::Errno;
 use crate::Result;
 use crate::error::at;
 
-/// What scratch directories are called by.
+/// Prefix of scratch directories' names.
 const PREFIX: &str = "kcache-scratch-";
 
-/// A private directory (0700) that vanishes when it is dropped.
+/// A private directory (mode 0700) that is deleted on drop.
 #[derive(Debug)]
 pub struct Scratch {
     dir: PathBuf,
@@ -31,14 +31,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A new one in a directory, after clearing away what crashed processes left there.
+    /// Creates one in `parent`, after deleting those of crashed processes there.
     pub fn new(parent: &Path) -> Result<Scratch> {
         sweep(parent)?;
         loop {
             let mut made = tempfile::Builder::new();
             made.prefix(PREFIX).disable_cleanup(true).permissions(PermissionsExt::from_mode(0o700));
             let dir = made.tempdir_in(parent).map_err(at("create a directory in", parent))?.keep();
-            // Somebody who sweeps may have come in between, and have deleted it.
+            // A concurrent process that sweeps may have deleted it before it was locked.
             let held = match fs_err::File::open(&dir) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 held => held?.into_parts().0,
@@ -49,7 +49,7 @@ impl Scratch {
         }
     }
 
-    /// Where it is.
+    /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.dir
     }
@@ -61,7 +61,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Deletes an opened directory that lies at this path, and all that is in it.
+/// Deletes an open directory that is at this path, with its contents.
 fn remove(path: &Path, dir: &File) -> rustix::io::Result<()> {
     let (mut numbers, mut pending) = (0..u64::MAX, Vec::new());
     empty(dir, dir, &mut numbers, &mut pending)?;
@@ -74,14 +74,14 @@ fn remove(path: &Path, dir: &File) -> rustix::io::Result<()> {
     unlinkat(CWD, path, AtFlags::REMOVEDIR)
 }
 
-/// Deletes what is in a directory, and moves directories to `top`, under numbers that are `pending` from then on.
+/// Deletes the files in a directory, and moves its subdirectories to `top`, under numbers that are added to `pending`.
 fn empty(
     dir: impl std::os::fd::AsFd,
     top: &File,
     numbers: &mut impl Iterator<Item = u64>,
     pending: &mut Vec<u64>,
 ) -> rustix::io::Result<()> {
-    // Directories of the top have been moved within it, and are met again.
+    // Subdirectories of the top are moved within it, so they are listed again.
     let mut met: Vec<std::ffi::CString> = Vec::new();
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
@@ -125,7 +125,7 @@ fn is_directory(dir: impl std::os::fd::AsFd, name: &CStr, kind: FileType) -> rus
     })
 }
 
-/// Opens a directory whose entries are to be deleted, whatever its mode.
+/// Opens a directory whose contents are to be deleted, whatever its mode.
 fn open_to_empty(
     dir: impl std::os::fd::AsFd,
     name: impl rustix::path::Arg + Copy,
@@ -155,8 +155,8 @@ fn sweep(parent: &Path) -> Result<()> {
             continue;
         }
         let Some((directory, owner)) = directory(&entry.path()) else { continue };
-        // In a place that all write to, such as /tmp, others may have planted it. In one of the caller's own a directory may
-        // have been given to the user whom something unprivileged runs as.
+        // In a directory that everybody can write, such as /tmp, others may have planted it. In a private one, a
+        // build's unprivileged user may own it.
         if shared && owner != rustix::process::geteuid().as_raw() {
             continue;
         }
@@ -167,8 +167,8 @@ fn sweep(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A directory and its owner. `None`: gone meanwhile, or something else that was planted under the name: a link, or a FIFO
-/// that would be waited for.
+/// Opens a directory, with its owner. `None` if it is gone, or if something else has the name: a link, or a FIFO on
+/// which opening would block.
 fn directory(path: &Path) -> Option<(File, u32)> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let directory = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);

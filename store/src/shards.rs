@@ -1,7 +1,7 @@
-//! What lies in a directory of shards, `entries/ab/...` or `objects/ab/...`, one file after the other.
+//! Iterating over sharded directories, `entries/ab/...` and `objects/ab/...`, one file at a time.
 //!
-//! Nothing is collected, so a store of any size is gone through in the memory of one file. Files come in no order. What is
-//! deleted meanwhile is not there, and what is added meanwhile may be.
+//! Nothing is collected, so memory use does not depend on the store's size. The order is arbitrary. Files that are
+//! deleted meanwhile are skipped; files that are added meanwhile may be missed.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::disk::files;
 use crate::{Digest, Key, Result, Store, entry, object};
 
-/// Tells of each object's file. What lies elsewhere than an object would is somebody else's.
+/// Calls back for each object's file. Ignores files that are not where an object would be.
 pub(crate) fn objects(
     store: &Store,
     each: &mut dyn FnMut(Digest, &Path, &Metadata) -> Result<()>,
@@ -21,7 +21,7 @@ pub(crate) fn objects(
     })
 }
 
-/// The same of entries.
+/// Calls back for each entry's file. Ignores files that are not where an entry would be.
 pub(crate) fn entries(
     store: &Store,
     each: &mut dyn FnMut(Key, &Path, &Metadata) -> Result<()>,

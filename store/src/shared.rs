@@ -1,18 +1,18 @@
-//! Shared caches: where other hosts' entries are fetched from, and this host's are pushed to.
+//! Shared caches: fetching other hosts' entries, and pushing this host's.
 //!
-//! A shared cache can make things slower, never wrong, and slower only within bounds. What it says is believed as far as
-//! trusted keys have signed it, and every object must have the digest and size that a signed entry gives it. What is
-//! missing, slow, broken or hostile is passed over for the next cache, and said in one line.
+//! A shared cache can slow kcache down within bounds, but cannot make it wrong. What it serves is used only if trusted
+//! keys signed it, and every object must have the digest and size from a signed entry. If a cache is slow, fails,
+//! lacks something or is malicious, the next cache is used, and there is one line of warning.
 //!
 //! ```text
-//! fetch    entry, asked of all caches at once   the first by priority that is signed well enough
-//!          objects, eight at a time             from the cache that had the entry, else from any other
-//!          into the store                       objects first, each verified, then the entry
-//! detached a signature of an object, from the first cache by priority that has one that fits
-//! push     objects, then the entry, then the pointer; what is there stays
+//! fetch      the entry from all caches at once         the first by priority with enough trusted signatures
+//!            objects, eight at a time                  from the cache that had the entry, else from any other
+//!            into the store                            objects first, each verified, then the entry
+//! signature  a detached signature of an object         from the first cache by priority whose signature is valid
+//! push       objects, then the entry, then the pointer; existing ones are kept
 //! ```
-//! A cache that does not answer is not asked again in this run (`breaker`). An interrupted fetch leaves objects that
-//! nothing speaks of; the next one finds them and goes on from there.
+//! A cache that does not answer is not queried again in this run (`breaker`). An interrupted fetch leaves unreferenced
+//! objects; the next one finds them and continues from there.
 
 mod breaker;
 mod detached;
@@ -35,12 +35,13 @@ pub use pointers::point_here;
 pub(crate) use pointers::{Accepted, accept};
 pub use push::{Pushed, Sign};
 
-/// Objects that are moved at once. One connection leaves a fast line idle between them; more than this gain nothing.
+/// Objects that are transferred concurrently. One connection leaves a fast line idle between objects; more than eight
+/// gain nothing.
 const AT_ONCE: usize = 8;
-/// Lies of one cache that are put up with in one run. Each costs a request and a line.
+/// Unusable files that one cache may serve in one run. Each costs a request and a warning.
 const LIES: u32 = 3;
 
-/// Pauses before a cache that works is asked again.
+/// Pauses before a request is repeated to a cache that has answered before.
 const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1000)];
 
 /// All shared caches of a run, in order of priority.
@@ -49,7 +50,7 @@ pub struct SharedCaches {
     trust: Trust,
 }
 
-/// One shared cache.
+/// One shared cache, with its circuit breaker.
 pub struct SharedCache {
     url: String,
     transport: Arc<dyn Transport>,
@@ -59,27 +60,27 @@ pub struct SharedCache {
 }
 
 impl SharedCaches {
-    /// Caches in order of priority, and whom to trust about what they hold.
+    /// Combines caches, in order of priority, with the keys to trust.
     pub fn new(caches: Vec<SharedCache>, trust: Trust) -> SharedCaches {
         SharedCaches { caches: caches.into_iter().map(Arc::new).collect(), trust }
     }
 
-    /// Whether there is none.
+    /// Whether no cache is configured.
     pub fn is_empty(&self) -> bool {
         self.caches.is_empty()
     }
 
-    /// Whom to trust.
+    /// The trusted keys, and the threshold.
     pub fn trust(&self) -> &Trust {
         &self.trust
     }
 
-    /// The caches that are written to.
+    /// The caches to push to.
     pub fn writable(&self) -> impl Iterator<Item = &Arc<SharedCache>> {
         self.caches.iter().filter(|cache| cache.writable)
     }
 
-    /// Lets caches be asked again that were only too slow to answer; whether there are any.
+    /// Allows caches that were only too slow to be queried again; false if there are none.
     pub fn forgive(&self) -> bool {
         self.caches.iter().filter(|cache| cache.breaker.forgive()).count() > 0
     }
@@ -89,12 +90,13 @@ impl SharedCaches {
         self.caches.iter().any(|cache| cache.breaker.has_answered())
     }
 
-    /// Asks all caches for small files at once, and hands the answers on as they come: position and bytes.
+    /// Requests a small file from all caches concurrently. Receives the cache's position and the bytes, in order of
+    /// arrival.
     fn ask(&self, name: &Name, limit: u64) -> Receiver<(usize, Option<Vec<u8>>)> {
         let (answers, receiver) = mpsc::channel();
         for (at, cache) in self.caches.iter().enumerate() {
             let (answers, cache, name) = (answers.clone(), cache.clone(), name.clone());
-            // Not joined: the answer of a slow cache may not be waited for. Each ends within the transport's bounds.
+            // Not joined, so that nobody waits for a slow cache. Each thread ends within the transport's bounds.
             std::thread::spawn(move || {
                 let bytes = cache.call(|transport| transport.get(&name, limit, &|_| ()));
                 let _ = answers.send((at, bytes.ok().flatten())); // nobody waits for it any more
@@ -105,17 +107,17 @@ impl SharedCaches {
 }
 
 impl SharedCache {
-    /// A cache that is reached by `transport` and called by its URL.
+    /// Makes a cache from its transport. `url` names it in messages.
     pub fn new(url: &str, transport: Arc<dyn Transport>, writable: bool, say: Say) -> SharedCache {
         SharedCache { url: url.to_owned(), transport, writable, breaker: Breaker::default(), say }
     }
 
-    /// Its URL, without credentials.
+    /// The cache's URL, without credentials.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Does something with the cache, unless it has failed too badly before. `act` may be done more than once.
+    /// Makes a request, unless the circuit breaker is open. `act` may be called several times.
     fn call<T>(
         &self,
         act: impl Fn(&dyn Transport) -> Result<T, TransportError>,
@@ -139,7 +141,8 @@ impl SharedCache {
         result
     }
 
-    /// Tries again with a cache that has answered before: where a whole fleet asks at once, one lost answer says little.
+    /// Retries if the cache has answered before: when a whole fleet sends requests at once, one lost answer means
+    /// little.
     fn patiently<T>(&self, act: impl Fn() -> Result<T, TransportError>) -> Result<T, TransportError> {
         let mut result = act();
         for pause in AGAIN {
@@ -156,7 +159,7 @@ impl SharedCache {
         result
     }
 
-    /// It held something that cannot be used.
+    /// Records that the cache served an unusable file, and warns.
     fn lied(&self, name: &Name, why: &dyn std::fmt::Display) {
         let closed = self.breaker.lied();
         let then = if closed { "; not queried again in this run" } else { "" };
@@ -167,15 +170,15 @@ impl SharedCache {
         )));
     }
 
-    /// It held something that too few have signed whose word counts.
+    /// Records that the cache served a document without enough trusted signatures.
     fn distrusted(&self, name: &Name, distrust: &Distrust) {
         let (url, path) = (&self.url, name.path());
         match distrust {
-            // It may be on its way: the second builder is not done yet.
+            // A second builder may still be about to sign.
             Distrust::TooFew { .. } => {
                 (self.say)(&Notice::info(format!("shared cache {url}: not yet usable: {path}: {distrust}")))
             }
-            // Nor can the cache help that it was signed by what was a good key then.
+            // The cache is not at fault: the key was trusted when this was signed.
             Distrust::Revoked(_) => {
                 (self.say)(&Notice::warning(format!("shared cache {url}: ignoring {path}: {distrust}")))
             }
@@ -183,7 +186,7 @@ impl SharedCache {
         }
     }
 
-    /// Where something of it lies, for messages.
+    /// URL of a name, for messages.
     fn origin(&self, name: &Name) -> PathBuf {
         PathBuf::from(format!("{}/{}", self.url.trim_end_matches('/'), name.path()))
     }
@@ -193,7 +196,7 @@ impl SharedCache {
     }
 }
 
-/// Works on all items, several at once, until one is not to be had or fails.
+/// Calls `act` for all items, several concurrently, until one returns false or fails.
 fn each<T: Sync>(items: &[T], act: impl Fn(&T) -> Result<bool> + Sync) -> Result<bool> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let work = || -> Result<bool> {

@@ -1,16 +1,16 @@
-//! The store itself: its layout, and the order in which things become visible.
+//! The store: its layout, and the order in which files appear and disappear.
 //!
-//! An object is published before the entry that speaks of it, and the entry's file before its row. So a reader that
-//! finds an entry finds its objects, unless somebody deleted them since, and whoever deletes goes the other way
-//! round. Two processes that make the same entry publish the same objects twice, harmlessly, and the first entry
-//! stays. A full disk fails the write and leaves what was there; only rows and memos are then left out silently.
+//! An object is published before the entry that references it, and the entry's file before its row; deletion uses the
+//! reverse order. So a reader that finds an entry finds its objects, unless somebody deleted them since. If two
+//! processes make the same entry, they publish the same objects twice, which is harmless, and the first entry is kept.
+//! On a full disk the write fails and existing files are unchanged; only rows and memos are left out silently.
 //!
 //! ```text
 //! put_object ... -> insert: entries/ab/<key>.json -> row        found by lookup() through the file alone
-//! forget:         entries/ab/<key>.json gone -> row gone        objects stay until they are collected (`gc`)
+//! forget:         delete entries/ab/<key>.json -> delete row    objects are kept until garbage collection (`gc`)
 //! ```
 //!
-//! How those who add and the one who collects stay out of each other's way is told in `lease`.
+//! `lease` describes how adding and garbage collection exclude each other.
 
 mod guard;
 mod indexed;
@@ -31,53 +31,58 @@ use crate::{
     object,
 };
 
-/// The text that makes a directory a cache (<https://bford.info/cachedir/>).
+/// Content of `CACHEDIR.TAG`, which marks a directory as a cache (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This directory is a cache of kcache: it can be deleted at any time.\n";
 
-/// No more memory is asked for at once because somebody says that an object is so large.
+/// Limit in bytes on memory that is allocated in advance because of a claimed size.
 const MOST_RESERVED: u64 = 64 << 20;
 
-/// An open store. Any number of threads may use one.
+/// An open store. Threads may share it.
 pub struct Store {
     dir: PathBuf,
     index_dir: PathBuf,
-    /// None where the store does without.
+    /// `None` if the index cannot be used.
     index: Option<Mutex<Index>>,
     writable: bool,
     patience: Duration,
 }
 
-/// What [`Store::insert`] found.
+/// What [`Store::insert`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inserted {
-    /// The key had no entry, or a damaged one; now it has this one.
+    /// The key had no entry, or a corrupt one; the new entry was added.
     New,
-    /// The key had an entry that says the same; it stays.
+    /// The key has an entry with the same result, which is kept.
     Present,
-    /// The key had an entry with another outcome or other outputs (logs aside); it stays.
+    /// The key has an entry with another outcome or other outputs (not counting logs), which is kept.
     Conflict,
 }
 
-/// How much a store holds.
+/// Counts and size of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Files of entries.
+    /// Number of entries.
     pub entries: u64,
-    /// Files of objects.
+    /// Number of objects.
     pub objects: u64,
-    /// Size in bytes of both, as they lie there: objects are compressed.
+    /// Size in bytes of both, compressed as stored.
     pub bytes: u64,
 }
 
 impl Store {
-    /// Opens the store in `dir`, making it where there is none.
+    /// Opens the store in `dir`, creating it if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exposed`] or [`Error::NotStore`] if the directory is unsafe to use, [`Error::Format`] if a newer
+    /// kcache created it, [`Error::Busy`] if another process holds the index's lock for longer than `waiting` allows.
     pub fn open(dir: &Path, waiting: &Waiting) -> Result<Store> {
         Store::open_with_index(dir, dir, waiting)
     }
 
-    /// The same with the index in another directory, for a store on a network file system. Each host then has an
-    /// index of its own, which learns of other hosts' entries by [`Store::reindex`].
+    /// Like [`Store::open`], with the index in another directory, for a store on a network file system. Each host then
+    /// has its own index, which includes other hosts' entries after [`Store::reindex`].
     pub fn open_with_index(dir: &Path, index_dir: &Path, waiting: &Waiting) -> Result<Store> {
         guard::place(dir)?;
         if dir.is_dir() {
@@ -95,7 +100,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the store in `dir` if there is one. Makes no store, and on one that cannot be written nothing at all.
+    /// Opens the store in `dir`, or returns `None` if there is none. Creates no store, and writes nothing to a
+    /// read-only one.
     pub fn open_existing(dir: &Path, waiting: &Waiting) -> Result<Option<Store>> {
         Store::open_existing_as(dir, is_writable(dir), waiting)
     }
@@ -115,26 +121,35 @@ impl Store {
         Ok(Some(store))
     }
 
-    /// The store's directory.
+    /// The directory given to [`Store::open`].
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The key's entry. It is read from its file and checked in full; the index is not asked.
+    /// Looks up a key's entry; `None` is a miss. The entry is read from its file and checked completely; the index is
+    /// not used.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] or [`Error::Entry`] if the file is corrupt: call [`Store::forget`], and treat it as a miss.
     pub fn lookup(&self, key: &Key) -> Result<Option<Entry>> {
         entry::read(&self.entries(), key)
     }
 
-    /// Adds an entry whose objects are all here. The first entry of a key stays; where it is the same one, it takes over
-    /// the new one's signatures.
+    /// Adds an entry whose objects are all in the store. An existing entry of the key is kept; if it is the same, it
+    /// gets the new one's signatures.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Entry`] if an object is missing, [`Error::ReadOnly`] if the store cannot be written.
     pub fn insert(&self, entry: &Entry, now: u64) -> Result<Inserted> {
         let (done, row) = self.insert_file(entry)?;
-        // Also where the file was there: a crash may have come between it and its row.
+        // Also if the file existed: a crash may have left it without a row.
         self.update(|index| index.put(&Row { used: now, ..row.clone() }))?;
         Ok(done)
     }
 
-    /// Adds the entry's file, and gives the row of the entry that the key has then.
+    /// Adds the entry's file. Also returns the row of the entry that the key then has.
     fn insert_file(&self, entry: &Entry) -> Result<(Inserted, Row)> {
         let _adding = self.adding()?;
         let key = &entry.manifest().key;
@@ -155,7 +170,7 @@ impl Store {
                 let done = if same { Inserted::Present } else { Inserted::Conflict };
                 Ok((done, Row::of(first.manifest())))
             }
-            // It is gone again, or says nothing that could be kept, or of objects that are lost.
+            // It was deleted meanwhile, or is corrupt, or its objects are missing.
             Ok(_) | Err(Error::Damaged { .. } | Error::Entry { .. }) => {
                 publish_bytes(&self.tmp(), &path, &file, IfTaken::Replace)?;
                 Ok((Inserted::New, row))
@@ -164,7 +179,7 @@ impl Store {
         }
     }
 
-    /// Adds an entry whose objects are all here, in place of any that the key has.
+    /// Adds an entry whose objects are all in the store, replacing an existing one.
     pub fn replace(&self, entry: &Entry) -> Result<()> {
         let path = entry::path(&self.entries(), &entry.manifest().key);
         {
@@ -174,14 +189,14 @@ impl Store {
         self.update(|index| index.put(&Row::of(entry.manifest())))
     }
 
-    /// Deletes the key's entry, if it has one. Its objects stay.
+    /// Deletes the key's entry, if any. Its objects are kept until garbage collection.
     pub fn forget(&self, key: &Key) -> Result<()> {
         self.must_write()?;
         remove(&entry::path(&self.entries(), key))?;
         self.update(|index| index.remove(&[*key]))
     }
 
-    /// Stores all bytes of `from`.
+    /// Compresses and stores all bytes of `from` as an object.
     pub fn put_object(&self, from: &mut dyn Read) -> Result<Stored> {
         self.must_write()?;
         let (draft, stored) = object::draft(&self.tmp(), from)?;
@@ -189,13 +204,17 @@ impl Store {
         Ok(stored)
     }
 
-    /// Writes an object of `size` bytes to `to`, at most that many; false where it is not there. All bytes are hashed
-    /// on their way: after an error those already written are worthless, and the caller's to discard.
+    /// Writes an object of `size` bytes to `to`; false if it is missing. All bytes are hashed on the way: after an
+    /// error, discard what was written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if the object is corrupt: call [`Store::discard_object`], then fetch or build it again.
     pub fn copy_object(&self, digest: &Digest, size: u64, to: &mut dyn Write) -> Result<bool> {
         object::copy(&self.objects(), digest, size, to)
     }
 
-    /// Whether there is a file for the object; not whether it is whole.
+    /// Whether the object has a file, which is not verified.
     pub fn has_object(&self, digest: &Digest) -> Result<bool> {
         match fs_err::metadata(object::path(&self.objects(), digest)) {
             Ok(_) => Ok(true),
@@ -204,8 +223,8 @@ impl Store {
         }
     }
 
-    /// Stores an object that is compressed already, as it came from another store, after verifying it; `origin` is where
-    /// it came from.
+    /// Stores an object that is compressed already, as another store has it, after verifying it. `origin` is where it
+    /// came from, for messages.
     pub fn put_compressed(&self, origin: &Path, digest: &Digest, size: u64, zstd: &[u8]) -> Result<()> {
         self.must_write()?;
         object::verify(origin, digest, size, zstd)?;
@@ -214,7 +233,7 @@ impl Store {
         self.publish_object(draft, digest)
     }
 
-    /// An object of `size` bytes, compressed as it is stored, verified.
+    /// Reads an object of `size` bytes, compressed as stored, and verifies it; `None` if it is missing.
     pub fn compressed_object(&self, digest: &Digest, size: u64) -> Result<Option<Vec<u8>>> {
         object::read_compressed(&object::path(&self.objects(), digest), digest, size)
     }
@@ -228,46 +247,46 @@ impl Store {
         }
     }
 
-    /// Keeps a pointer, in place of any that has the name.
+    /// Stores a pointer, replacing an earlier one of this name.
     pub fn point(&self, name: &Name, pointer: &Pointer) -> Result<()> {
         self.must_write()?;
         publish_bytes(&self.tmp(), &self.dir.join(name.path()), &pointer.encode()?, IfTaken::Replace)
             .map(drop)
     }
 
-    /// A detached signature of an object. What it is worth is for whoever asked to find out.
+    /// A detached signature of an object. It is not verified here.
     pub fn signature(&self, by: &SignerId, of: &Digest) -> Result<Option<Vec<u8>>> {
         entry::read_file(&self.dir.join(Name::Signature { by: *by, of: *of }.path()))
     }
 
-    /// Keeps a detached signature of an object, in place of any by the same signer.
+    /// Stores a detached signature of an object, replacing an earlier one by the same signer.
     pub fn keep_signature(&self, by: &SignerId, of: &Digest, bytes: &[u8]) -> Result<()> {
         self.must_write()?;
         let name = Name::Signature { by: *by, of: *of };
         publish_bytes(&self.tmp(), &self.dir.join(name.path()), bytes, IfTaken::Replace).map(drop)
     }
 
-    /// An object of `size` bytes in memory, verified.
+    /// Reads an object of `size` bytes into memory and verifies it; `None` if it is missing.
     pub fn read_object(&self, digest: &Digest, size: u64) -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::with_capacity(size.min(MOST_RESERVED) as usize);
         Ok(self.copy_object(digest, size, &mut bytes)?.then_some(bytes))
     }
 
-    /// Deletes an object, if it is there: a damaged one, before it is stored again.
+    /// Deletes an object, if it exists: a corrupt one, before it is stored again.
     pub fn discard_object(&self, digest: &Digest) -> Result<()> {
         self.must_write()?;
         remove(&object::path(&self.objects(), digest))
     }
 
-    /// Notes that the entry is used, where that can be noted: by the time of its file, and to the hour by its row. From then
-    /// on it is not collected for a while. False where the entry is gone: then so may its objects be, any moment.
+    /// Records a use of the entry: in the time of its file, and with a resolution of an hour in its row. It is then
+    /// protected by the grace period. False if the entry is gone: then its objects may be deleted at any time.
     pub fn used(&self, key: &Key, now: u64) -> Result<bool> {
         let is_there = self.claim_entry(key)?;
         self.update(|index| index.used(key, now))?;
         Ok(is_there)
     }
 
-    /// How much is in the store. Looks at every file's size.
+    /// Counts entries and objects and adds up their sizes, with one stat per file.
     pub fn usage(&self) -> Result<Usage> {
         let mut usage = Usage::default();
         files(&self.entries(), ".json", &mut |_, _, metadata| {
@@ -281,13 +300,14 @@ impl Store {
         Ok(usage)
     }
 
-    /// An empty private directory on the store's file system, deleted when it is dropped.
+    /// Creates an empty private directory on the store's file system, deleted on drop.
     pub fn scratch(&self) -> Result<Scratch> {
         self.must_write()?;
         Scratch::new(&self.tmp())
     }
 
-    /// A private directory in the store for somebody else's files, which are no part of it; made where it is missing.
+    /// A private directory inside the store for files that are not part of it, such as ccache's. It is created if
+    /// missing.
     pub fn foreign_dir(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
         self.must_write()?;
         let dir = self.dir.join(path);
@@ -295,7 +315,7 @@ impl Store {
         Ok(dir)
     }
 
-    /// Takes the lock with this flat name, waiting for another holder as long as `waiting` allows.
+    /// Takes the lock of this name, waiting for another holder as long as `waiting` allows.
     pub fn lock(&self, name: &str, waiting: &Waiting) -> Result<Lock> {
         self.must_write()?;
         if !is_flat(name) {
@@ -329,7 +349,7 @@ impl Store {
         if self.writable { Ok(()) } else { Err(Error::ReadOnly { path: self.dir.clone() }) }
     }
 
-    /// The file of an entry that may be published now.
+    /// The bytes of an entry's file, if the entry may be published now.
     fn encode(&self, entry: &Entry) -> Result<Vec<u8>> {
         self.must_write()?;
         if let Some(output) = self.claim_objects(entry.manifest())? {
@@ -340,13 +360,13 @@ impl Store {
         entry.encode()
     }
 
-    /// For waits that are too short to be told.
+    /// For waits that are too short to be reported.
     pub(crate) fn silently(&self) -> Waiting<'static> {
         Waiting { limit: self.patience, say: &|_| () }
     }
 }
 
-/// Whether there is a store, of a format that can be read.
+/// Whether `dir` contains a store of a supported format.
 fn is_store(dir: &Path) -> Result<bool> {
     let path = dir.join("format");
     let text = match if_there(open_plain(&path))? {
@@ -363,7 +383,7 @@ fn is_store(dir: &Path) -> Result<bool> {
     }
 }
 
-/// Makes the layout. `format` comes last: where it stands, all of it does.
+/// Creates the layout. `format` is written last: if it exists, so does everything else.
 fn make(dir: &Path) -> Result<()> {
     make_dir(dir, 0o755)?;
     for (name, mode) in [("entries", 0o755), ("objects", 0o755), ("lock", 0o755), ("tmp", 0o700)] {

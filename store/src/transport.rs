@@ -1,23 +1,25 @@
-//! Ways to reach a shared cache: `file://`, `http(s)://` with WebDAV, `s3://`, `gs://`, `az://` and `oci://`.
+//! Transports: ways to reach a shared cache. `file://`, `http(s)://` with WebDAV, `s3://`, `gs://`, `az://` and
+//! `oci://`.
 //!
-//! A transport moves named bytes and believes none of them: what they are worth is decided by whoever asked, from
-//! signatures and digests. What it promises is to come back: every call ends within [`Bounds`], with at most the
-//! bytes that were allowed, whatever the other side does. Nothing is retried here; the next cache is tried instead.
+//! A transport moves named bytes and trusts none of them: the caller verifies signatures and digests. It guarantees
+//! that every call ends within [`Bounds`], with at most the allowed number of bytes, whatever the server does.
+//! Transports do not retry; the caller uses the next cache instead.
 //!
-//! The tree is a store's own, so that any store can be served as it is:
+//! The layout is that of a store, so any store can be served unchanged:
 //! ```text
 //! entries/ab/<key>.json
 //! objects/ab/<digest>.zst
 //! by-kernel/<release>/<kernel>/<package>.json
 //! signatures/<signer>/<digest>.p7s
 //! ```
-//! Everything but pointers and detached signatures is written once. Two writers of one object write the same bytes, so there is nothing to
-//! lock; of two writers of one entry the first stays, as far as the other side can tell first from second.
+//! Everything except pointers and detached signatures is written once. Two writers of one object write the same bytes,
+//! so no lock is needed. Of two writers of one entry, the first is kept, as far as the server can tell which was
+//! first.
 //!
 //! ```text
-//! runtime    the only place where asynchronous code is waited for, and what ends every wait
-//! web        HTTP as all but `file` speak it: TLS, redirects, bodies with a limit
-//! file, http, cloud, oci    one file for each kind of place; oci speaks to a `registry`
+//! runtime    the only place where asynchronous code is waited for, and the time limit of every wait
+//! web        the HTTP client of all but `file`: TLS, redirects, bodies with a size limit
+//! file, http, cloud, oci    one file for each kind of cache; oci uses the protocol in `registry`
 //! ```
 
 mod cloud;
@@ -41,10 +43,14 @@ use url::Url;
 
 use crate::{Digest, Key, SignerId};
 
-/// The schemes of a location's URL.
+/// Supported URL schemes, for messages.
 const SCHEMES: &str = "file, http, https, s3, gs, az, oci";
 
-/// Gets ready to reach a shared cache. Nothing is sent yet.
+/// Makes the transport for a location. Sends nothing yet.
+///
+/// # Errors
+///
+/// [`BadLocation`] if the URL or an option is invalid. Whether the cache can be reached shows at the first call.
 pub fn open(location: &Location) -> Result<Arc<dyn Transport>, BadLocation> {
     let url = location.parse()?;
     Ok(match url.scheme() {
@@ -56,61 +62,65 @@ pub fn open(location: &Location) -> Result<Arc<dyn Transport>, BadLocation> {
     })
 }
 
-/// One way to reach one shared cache. Called from several threads, none of which may be an asynchronous runtime's.
+/// A connection to one shared cache. Threads may share it, but not those of an asynchronous runtime.
 pub trait Transport: Send + Sync {
-    /// The bytes under a name, at most `limit` of them; `None` where there are none. `heard` is told each time some
-    /// bytes have come in: how many since the last time.
+    /// Reads the bytes of a name, at most `limit`; `None` if it does not exist. `heard` is called with the number of
+    /// bytes received since the last call.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::TooLong`] above `limit`; the other variants describe the connection or the server.
     fn get(&self, name: &Name, limit: u64, heard: &dyn Fn(u64)) -> Result<Option<Vec<u8>>, TransportError>;
 
-    /// Whether there is something under a name.
+    /// Whether a name exists.
     fn has(&self, name: &Name) -> Result<bool, TransportError>;
 
-    /// Puts bytes under a name; false where something was there and was to stay. An entry is put after its objects,
-    /// through the same transport: some servers want to be told what belongs together.
+    /// Writes the bytes of a name; false if it existed and `if_taken` is [`IfTaken::Keep`]. Write an entry after its
+    /// objects, through the same transport: an OCI registry stores them as one artifact.
     fn put(&self, name: &Name, bytes: &[u8], if_taken: IfTaken) -> Result<bool, TransportError>;
 }
 
-/// What to do with bytes that already have the name.
+/// What to do if the name already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfTaken {
-    /// They stay.
+    /// Keep the existing bytes.
     Keep,
-    /// The new ones take their place.
+    /// Replace the existing bytes.
     Replace,
 }
 
-/// A name in a shared cache.
+/// The name of a file in a shared cache.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
-    /// A key's entry.
+    /// An entry, by its key.
     Entry(Key),
-    /// An object that an entry speaks of.
+    /// An object that an entry references.
     Object {
-        /// The entry's key.
+        /// Key of the entry that references it. OCI registries need it to find the artifact.
         of: Key,
-        /// The object.
+        /// The object's digest.
         digest: Digest,
     },
-    /// What is newest of a package for a kernel.
+    /// The pointer of a package for a kernel.
     Pointer {
-        /// The kernel's release.
+        /// Release of the kernel, as `uname -r` prints it.
         release: String,
-        /// Digest of what tells kernels of one release apart.
+        /// Digest of architecture and `uname -v`, which distinguishes kernels of one release.
         kernel: Digest,
-        /// The package.
+        /// Name of the package.
         package: String,
     },
-    /// A signature of an object that is kept apart from it.
+    /// A detached signature of an object.
     Signature {
-        /// Who made it.
+        /// The certificate or key that made it.
         by: SignerId,
-        /// The object that it is of.
+        /// Digest of the signed object.
         of: Digest,
     },
 }
 
 impl Name {
-    /// Where it lies, relative to the top.
+    /// The path relative to the cache's top directory.
     pub fn path(&self) -> String {
         match self {
             Name::Entry(key) => sharded("entries", &key.to_string(), "json"),
@@ -127,102 +137,102 @@ fn sharded(top: &str, name: &str, suffix: &str) -> String {
     format!("{top}/{}/{name}.{suffix}", &name[..2])
 }
 
-/// How long a call may take.
+/// Time limits of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// From the beginning of a request to the first sign of an answer; and between two signs of life after that.
+    /// Time without any sign of life: from the request to the first sign of an answer, and between two later ones.
     pub silence: Duration,
-    /// For any request; to which come as many seconds as `rate` grants for the size that is moved at most.
+    /// Time for any request. The time for the largest allowed size at `rate` is added.
     pub base: Duration,
-    /// The slowest that is still worth waiting for, in bytes a second.
+    /// The slowest acceptable speed, in bytes per second.
     pub rate: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        // A cache that does not answer costs 3 s. One that answers slower than 128 KiB/s is slower than most builds.
+        // A cache that does not answer costs 3 s. One slower than 128 KiB/s is slower than most builds.
         Bounds { silence: Duration::from_secs(3), base: Duration::from_secs(10), rate: 128 << 10 }
     }
 }
 
 impl Bounds {
-    /// The longest that moving `size` bytes may take.
+    /// Time limit of a call that moves `size` bytes.
     pub fn total(&self, size: u64) -> Duration {
         self.base + Duration::from_secs(size / self.rate.max(1))
     }
 }
 
-/// Where a shared cache is, and how to be let in. Everything is passed in: nothing here looks at the environment.
+/// A shared cache's URL, credentials and limits. Nothing is read from the environment.
 #[derive(Clone, Default)]
 pub struct Location {
     /// `file:///DIR` or `/DIR`, `http(s)://HOST/PATH`, `s3://BUCKET/PREFIX`, `gs://...`, `az://...`, `oci://REGISTRY/REPOSITORY`.
     pub url: String,
-    /// PEM certificates to be trusted for TLS besides the system's.
+    /// PEM certificates to trust for TLS in addition to the system's.
     pub ca: Option<Vec<u8>>,
-    /// User name, for `http(s)` and `oci`.
+    /// User name for `http(s)` and `oci` (HTTP Basic, RFC 7617).
     pub username: Option<String>,
-    /// Its password.
+    /// Password for `username`.
     pub password: Option<String>,
-    /// A bearer token, instead of the two above.
+    /// Bearer token (RFC 6750), instead of user name and password.
     pub token: Option<String>,
-    /// Options of the object store by the names that `object_store` gives them, e.g. `aws_endpoint`, `aws_region`,
-    /// `aws_access_key_id`: from the configuration, a credentials file, or the usual environment variables. Where none
-    /// is a credential, requests are not signed, and public buckets can be read.
+    /// Options of the object store, with the names of the `object_store` crate, such as `aws_endpoint`, `aws_region`,
+    /// `aws_access_key_id`: from the configuration, a credentials file, or the usual environment variables. Without
+    /// credentials among them, requests are not signed, so only public buckets can be read.
     pub options: BTreeMap<String, String>,
     /// Somebody chose it whom the caller need not trust. It is then asked nowhere on this machine (loopback) and nowhere on its
     /// links (link-local, where clouds answer with credentials). Private networks are allowed: fleets have their caches there.
     pub stranger: bool,
-    /// How long a call may take.
+    /// Time limits of each call.
     pub bounds: Bounds,
-    /// Set to end all calls.
+    /// Cancels all calls when set.
     pub cancel: Arc<AtomicBool>,
 }
 
-/// Why a shared cache was of no use this time.
+/// Why a request to a shared cache failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// No connection, or it broke.
+    /// No connection, or it was interrupted.
     #[error("cannot be reached: {0}")]
     Unreachable(String),
-    /// Nothing was heard for too long.
+    /// No sign of life within [`Bounds::silence`].
     #[error("did not answer within {} s", .0.as_secs_f32())]
     Silent(Duration),
-    /// It sent, but too slowly.
+    /// Too slow: the call reached [`Bounds::total`].
     #[error("did not finish within {} s", .0.as_secs_f32())]
     Slow(Duration),
-    /// It refused; in its words.
+    /// Access was denied; with the server's explanation.
     #[error("refused access: {0}")]
     Denied(String),
-    /// It answered with something other than the file or its absence.
+    /// The response is neither the file nor its absence.
     #[error("sent an invalid response: {0}")]
     Odd(String),
-    /// It has too much to do, or is broken for a while.
+    /// The server is overloaded or temporarily unavailable (HTTP 429, 5xx).
     #[error("is too busy: {0}")]
     Busy(String),
-    /// It sent more than was allowed.
+    /// The response is larger than the limit in bytes.
     #[error("sent more than {0} bytes")]
     TooLong(u64),
-    /// It cannot be written to.
+    /// The cache cannot be written.
     #[error("cannot be written to: {0}")]
     ReadOnly(String),
-    /// The run was ended.
+    /// [`Location::cancel`] was set.
     #[error("interrupted")]
     Cancelled,
 }
 
-/// A location that cannot be used as it stands.
+/// A location that cannot be used, because of its URL or options.
 #[derive(Debug, thiserror::Error)]
 #[error("shared cache {url}: {reason}")]
 pub struct BadLocation {
     /// The location's URL, without any credentials.
     pub url: String,
-    /// What is wrong with it.
+    /// What is wrong with the URL or options.
     pub reason: String,
 }
 
 impl Location {
-    /// The URL in its parts; a bare path is a `file` URL.
+    /// Parses the URL; a path is a `file` URL.
     fn parse(&self) -> Result<Url, BadLocation> {
         let url = match self.url.strip_prefix('/') {
             Some(_) => Url::from_file_path(&self.url).map_err(|()| self.bad("not a path"))?,
@@ -239,13 +249,13 @@ impl Location {
         Ok(url)
     }
 
-    /// What is wrong with it.
+    /// Makes the error for this location.
     fn bad(&self, reason: impl Into<String>) -> BadLocation {
         BadLocation { url: without_credentials(&self.url), reason: reason.into() }
     }
 }
 
-/// Whatever may be a user name or password is left out, also of what is not quite a URL.
+/// Removes whatever may be a user name or password, also from invalid URLs.
 pub fn without_credentials(url: &str) -> String {
     let host = url.find("://").map_or(0, |at| at + 3);
     let path = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
@@ -256,7 +266,7 @@ pub fn without_credentials(url: &str) -> String {
 }
 
 impl fmt::Debug for Location {
-    /// Without credentials: they must not reach a log.
+    /// Credentials are omitted, so that they do not reach a log.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Location").field("url", &self.url).finish_non_exhaustive()
     }

@@ -1,29 +1,27 @@
-//! Digests of directory trees, and copies whose digest is that of the bytes copied.
+//! Digests of directory trees, and copies whose digest is that of the copied bytes.
 //!
-//! A tree is what its names, contents, executable bits and link targets say. Times, owners, inode numbers and the
-//! place on disk are no part of its digest, so two identical hosts get identical digests:
-//! ```text
+//! A tree's digest covers names, contents, the executable bit and link targets. Times, owners, inode numbers and the
+//! location are not included, so identical hosts compute identical digests:
 //! tree digest = BLAKE3 derive_key(CONTEXT) over, for each root in the order of labels:
 //!   text(label)  number of entries, 8 bytes
 //!   for each entry in the byte order of relative paths, the root itself ("") among them:
 //!     text(path) 'f' digest | 'x' digest (executable by its owner) | 'd' | 'l' text(target)
 //! text(s) = length of s, 8 bytes, then s; numbers are little-endian
 //! ```
-//! Nothing is optional and every text has its length before it, so different trees have different inputs. Empty
-//! directories count. Fifos, devices and sockets are refused: opening one may hang or do something.
+//! Nothing is optional and every text is preceded by its length, so different trees have different inputs. Empty
+//! directories count. FIFOs, devices and sockets are refused: opening one may block or have side effects.
 //!
-//! **The memo.** Hashing 17,000 headers takes 0.2 s warm and seconds cold; asking each for its inode takes 0.04 s.
-//! So [`tree_digest`] remembers the digest under the *signature*: the digest of the same list with device, inode,
-//! size, mtime, ctime and mode in place of contents. Times of installed files prove nothing by themselves (two in a
-//! whole tree), but nobody can set a ctime. A file that changed within the last 2 s could change again without
-//! its ctime moving, so then nothing is remembered; nor when the signature is another one after hashing; nor on a file
-//! system whose ctimes come out of an image. What no file system stamps goes unseen: a store through a mapping whose page
-//! was written before and has not been written back yet, and on tmpfs every such store but the first.
+//! **The memo.** Hashing 17,000 headers takes 0.2 s warm and seconds cold; `fstatat` on each takes 0.04 s. So
+//! [`tree_digest`] remembers the digest under the *signature*: the digest of the same list with device, inode, size,
+//! mtime, ctime and mode in place of contents. An mtime proves nothing, because package managers set it, but no
+//! program can set a ctime. Nothing is remembered if a file changed within the last 2 s, because it could change again
+//! without a new ctime; if the signature differs after hashing; and on a file system whose ctimes come from an image.
+//! Undetected are changes that no file system stamps: a store through a memory mapping whose page was written before
+//! and is not yet written back, and on tmpfs every such store but the first.
 //!
-//! **Races.** A tree may change under its reader. Below a root nothing is reached through a symbolic link, so a
-//! name that was swapped leads nowhere else; a difference is [`Error::Changed`] after a few attempts. Whoever uses a tree
-//! for a while compares its [`Fingerprint`] before and after: an edit that was undone meanwhile leaves the same digest, but
-//! another [`Walk::stamp`].
+//! **Races.** A tree may change while it is read. Below a root no symbolic link is followed, so a swapped name leads
+//! nowhere else; a difference is [`Error::Changed`] after a few attempts. To use a tree for longer, compare its
+//! [`Fingerprint`] before and after: an edit that was undone leaves the same digest, but another [`Walk::stamp`].
 
 mod digest;
 mod open;
@@ -40,38 +38,44 @@ pub use walk::{Kind, Walk, walk};
 
 use crate::{Digest, Error, Result, Store};
 
-/// A directory, or one file, that takes part in a tree digest.
+/// A directory or file that is part of a tree digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
-    /// Where it lies on disk. A link here is followed, none below it is.
+    /// Path on disk. If it is a link, it is followed; links below it are not.
     pub path: PathBuf,
-    /// The name it has inside the digest, one of its own for each root.
+    /// Name inside the digest, unique among the roots.
     pub label: String,
-    /// Names of files and directories that are left out, at any depth: `.git`.
+    /// Names of files and directories to leave out at any depth, such as `.git`.
     pub skip: Vec<String>,
 }
 
-/// Stored: changes whenever the input of the digest does.
+/// Kind of the memo. Stored: changes whenever the input of the digest does.
 const MEMO: &str = "tree 1";
-/// An upgrade rewrites its files within a second or two; one that does not end is an error.
+/// Attempts to read an unchanged tree. An upgrade rewrites its files within a second or two; longer changes are an
+/// error.
 const ATTEMPTS: u32 = 3;
 
-/// What a tree is, and when it became so. Equal ones mean that nobody changed it in between.
+/// A tree's content and the time of its last change. Equal fingerprints mean that nothing changed in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// The tree digest.
+    /// Digest of the content: the tree digest.
     pub digest: Digest,
-    /// See [`Walk::stamp`].
+    /// Digest of names and ctimes, see [`Walk::stamp`].
     pub stamp: Digest,
 }
 
-/// The digest of these roots together: remembered by `store` if their signature is known, else computed, and then
-/// remembered. `now` is the time at which this is called, or an earlier one.
+/// The digest of these roots together: from the memo in `store` if their signature is known, otherwise computed and
+/// remembered. `now` must not be later than the time of the call.
+///
+/// # Errors
+///
+/// [`Error::Changed`] if the tree keeps changing, [`Error::NotPlain`] for a device, socket or FIFO,
+/// [`Error::TooLarge`] above the limits.
 pub fn tree_digest(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
     fingerprint(store, roots, now).map(|found| found.digest)
 }
 
-/// The same, with the stamp of these roots.
+/// Like [`tree_digest`], with the stamp of these roots.
 pub fn fingerprint(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
     let mut attempt = 1;
     loop {
@@ -96,7 +100,7 @@ fn remembered(store: Option<&Store>, signature: &Digest) -> Result<Option<Digest
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(Digest::from_bytes))
 }
 
-/// The digest of a walk whose roots are still as they were.
+/// Hashes the files of a walk, and checks that its roots are unchanged afterwards.
 fn hashed(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
     let digest = before.digest()?;
     if let Some(path) = before.first_difference(&walk(roots)?) {
@@ -108,7 +112,7 @@ fn hashed(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Res
     Ok(digest)
 }
 
-/// Digest and size in bytes of one file; a link is followed.
+/// Digest and size in bytes of one file. A link is followed.
 pub fn file_digest(path: &Path) -> Result<(Digest, u64)> {
     read::file(path)
 }
@@ -122,10 +126,10 @@ pub(crate) mod tests {
     use super::*;
     use crate::Waiting;
 
-    /// Later than anything a test writes, so that nothing is racy.
+    /// Later than anything a test writes, so that nothing counts as racy.
     pub(super) const LATER: u64 = 10_000_000_000;
 
-    /// A tree of a file, a program, a link and an empty directory.
+    /// Creates a tree of a file, a program, a link and an empty directory.
     fn plant(dir: &Path) {
         fs_err::create_dir_all(dir.join("sub/empty")).unwrap();
         fs_err::write(dir.join("a"), "one").unwrap();
@@ -165,7 +169,7 @@ pub(crate) mod tests {
         store.memo(MEMO, &walk(&roots(tree)).unwrap().signature()).unwrap().is_some()
     }
 
-    /// What `change` does to the tree must, or must not, change its digest.
+    /// Checks that `change` to the tree changes its digest, or does not.
     fn check(changes: bool, change: impl FnOnce(&Path)) {
         let dir = tempfile::tempdir().unwrap();
         plant(dir.path());

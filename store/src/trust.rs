@@ -1,11 +1,11 @@
-//! Whose word counts.
+//! Trusted and revoked keys, and the threshold of signatures.
 //!
 //! ```text
 //! trusted-keys/NAME.pem    public keys; NAME is for people
-//! revoked-keys/NAME.pem    keys that are never trusted again, whatever trusted-keys says
+//! revoked-keys/NAME.pem    keys that are never trusted again, even if they are in trusted-keys
 //! ```
-//! A payload is believed when at least `threshold` different trusted keys have signed it. Everything else is as good as
-//! absent: there is no fallback to unsigned.
+//! A payload is trusted if at least `threshold` different trusted keys signed it. Everything else is treated as
+//! absent: there is no fallback to unsigned data.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::keys::open_key;
 use crate::{Envelope, Error, Exposed, PublicKey, Result, SignerId};
 
-/// Keys that are trusted, and how many of them must agree.
+/// Trusted keys, revoked keys, and the number of signatures required.
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
     keys: BTreeMap<SignerId, TrustedKey>,
@@ -23,33 +23,33 @@ pub struct Trust {
     threshold: usize,
 }
 
-/// A key and the file it is in.
+/// A key with the file that contains it.
 #[derive(Debug, Clone)]
 pub struct TrustedKey {
-    /// What people call it: the file's name.
+    /// Name of the file without `.pem`, for messages.
     pub name: String,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The key.
+    /// The public key in it.
     pub key: PublicKey,
 }
 
-/// Why an envelope is not believed.
+/// Why an envelope is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Distrust {
-    /// Nobody signed it.
+    /// There is no signature.
     Unsigned,
-    /// A trusted key is said to have signed it, and has not.
+    /// A signature names a trusted key, but is invalid.
     Forged(String),
-    /// Only a revoked key signed it.
+    /// The only signatures are by revoked keys.
     Revoked(String),
-    /// Nobody who is trusted signed it; the first who did.
+    /// The only signatures are by unknown keys; this is the first.
     Stranger(String),
-    /// Too few of those who are trusted did.
+    /// Fewer trusted keys signed than the threshold requires.
     TooFew {
-        /// How many did.
+        /// Number of trusted keys that signed.
         found: usize,
-        /// How many must.
+        /// Number of trusted keys required.
         threshold: usize,
     },
 }
@@ -69,39 +69,47 @@ impl fmt::Display for Distrust {
 }
 
 impl Trust {
-    /// Reads the keys in two directories, each of which may be missing. A file that is no key is an error: a trusted key
-    /// that is silently left out is a riddle, a revoked one a hole.
+    /// Reads the keys in two directories, each of which may be missing. A file that is not a key is an error: ignoring
+    /// a trusted key would be confusing, and ignoring a revoked one a security hole.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyFile`] for such a file, or one that others can change.
     pub fn read(trusted: &Path, revoked: &Path, threshold: usize) -> Result<Trust> {
         Trust::read_by(&open_key, trusted, revoked, threshold)
     }
 
-    /// The same, of files that are opened in a way of the caller's own.
+    /// Like [`Trust::read`], opening files with a function of the caller.
     pub fn read_by(open: &Open, trusted: &Path, revoked: &Path, threshold: usize) -> Result<Trust> {
         let (keys, revoked) = (read_keys(open, trusted)?, read_keys(open, revoked)?);
         Ok(Trust { keys, revoked, threshold: threshold.max(1) })
     }
 
-    /// The keys that are trusted.
+    /// The trusted keys, by id.
     pub fn keys(&self) -> impl Iterator<Item = &TrustedKey> {
         self.keys.values().filter(|key| !self.revoked.contains_key(&key.key.id()))
     }
 
-    /// The keys that are revoked.
+    /// The revoked keys, by id.
     pub fn revoked(&self) -> impl Iterator<Item = &TrustedKey> {
         self.revoked.values()
     }
 
-    /// How many must agree.
+    /// Number of different trusted keys that must have signed.
     pub fn threshold(&self) -> usize {
         self.threshold.max(1)
     }
 
-    /// Whether enough trusted keys have signed.
+    /// Verifies that enough trusted keys signed, as [`Trust::threshold`] requires.
+    ///
+    /// # Errors
+    ///
+    /// [`Distrust`] says why the payload must not be used.
     pub fn vouch(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
         self.require(envelope, self.threshold())
     }
 
-    /// Whether any trusted key has signed.
+    /// Verifies that at least one trusted key signed.
     pub fn vouch_one(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
         self.require(envelope, 1)
     }
@@ -135,7 +143,7 @@ impl Trust {
     }
 }
 
-/// How the file of a key is opened.
+/// Opens a key's file.
 pub type Open<'a> = dyn Fn(&Path) -> std::io::Result<std::fs::File> + 'a;
 
 fn read_keys(open: &Open, dir: &Path) -> Result<BTreeMap<SignerId, TrustedKey>> {
@@ -144,7 +152,7 @@ fn read_keys(open: &Open, dir: &Path) -> Result<BTreeMap<SignerId, TrustedKey>> 
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(e) => return Err(e.into()),
     };
-    // Who can put a file beside them makes a key trusted.
+    // Whoever can create a file in the directory can make a key trusted.
     if let Some(exposed) = Exposed::find(dir, &fs_err::metadata(dir)?) {
         return Err(Error::KeyFile { path: dir.to_owned(), reason: exposed.reason() });
     }
@@ -166,7 +174,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{Signature, SigningKey};
 
-    /// The key of a test's builder.
+    /// The signing key of a test's builder.
     pub(crate) fn builder(n: u8) -> SigningKey {
         SigningKey::from_seed([n; 32])
     }

@@ -1,23 +1,23 @@
-//! Looking at all of a store again, byte by byte, and putting right what can be.
+//! Verifying a whole store, byte by byte, and repairing what is possible.
 //!
 //! ```text
-//! what              must be                                               is repaired by
-//! object            bytes of the digest that it is named by               deleting it; then as one that is missing
-//! entry             of the key that it is named by, whole by its own      fetching it again, else deleting it
-//!                   checksum, obeying the format, with all its
-//!                   objects, in the sizes that it says
-//! pointer           of the name that it has, obeying the format           deleting it: the next fetch finds another
-//! index             sound to SQLite, and what the entries say             making it again from the entries
-//! ```
-//! Objects come before entries, so that a damaged object which was deleted is missing when its entries are looked at; and
-//! the index comes last. What cannot be had back is deleted, entries before anything that would need them, and the next
-//! look-up is a miss: a build, never a wrong answer.
+//! what              requirement                                           repair
+//! object            bytes match the digest in its name                    deleted; then treated as missing
+//! entry             belongs to the key in its name, matches its own       fetched again, else deleted
+//!                   checksum, obeys the format; all its objects exist
+//!                   in the recorded sizes
+//! pointer           belongs to its name, obeys the format                 deleted; the next fetch finds another
+//! index             sound for SQLite, and equal to the entries            rebuilt from the entries
+//! Objects are verified before entries, so that a corrupt object which was deleted is missing when its entries are
+//! verified; the index comes last. What cannot be restored is deleted, and the next look-up is a miss: a build, never
+//! a wrong answer.
 //!
-//! Files that are not the store's are left alone, as are signatures of modules, of which only the holder of the certificate can
-//! tell what they are worth, and drafts, which belong to `gc`.
+//! Unknown files are left alone, and so are detached signatures, which only the holder of the certificate can verify,
+//! and drafts, which `gc` deletes.
 //!
-//! **Beside others.** What is gone when it is looked at again was deleted by somebody else, and is no finding. A damaged object
-//! is deleted while nobody can add, after it was read once more. **Memory**: one file at a time, whatever the store holds.
+//! **Concurrent processes.** A file that is gone at a second look was deleted by another process and is no finding. A
+//! corrupt object is read a second time, and deleted while nobody can add. **Memory**: one file at a time, whatever
+//! the store contains.
 
 mod index;
 mod repair;
@@ -34,31 +34,31 @@ use crate::{Digest, Entry, Error, Key, Output, Pointer, Result, Store, object, s
 
 pub use repair::{Repair, Repaired};
 
-/// Something that is not as it must be.
+/// A corrupt or missing part of a store.
 #[derive(Debug)]
 pub struct Finding {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it is.
+    /// The kind of file.
     pub what: What,
-    /// What is wrong with it, in words.
+    /// What is wrong with it, as text.
     pub wrong: String,
 }
 
-/// What a file of a store is.
+/// A part of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// An object.
+    /// An object whose bytes do not match.
     Object(Digest),
-    /// The entry of a key. Its file is damaged.
+    /// A key's entry whose file is corrupt.
     Entry(Key),
-    /// The same. Its file is whole, and an object that it needs is not there.
+    /// A key's entry that needs a missing object. Its file is intact.
     Lacking(Key),
-    /// The same. All is whole, and an object has another size than the entry says.
+    /// A key's entry with the wrong size of an object. File and object are intact.
     Untrue(Key),
-    /// A pointer.
+    /// A pointer whose file is corrupt.
     Pointer(Name),
-    /// The index.
+    /// The store's index.
     Index,
 }
 
@@ -73,20 +73,24 @@ impl fmt::Display for What {
     }
 }
 
-/// How much was looked at.
+/// Counts of what was verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
-    /// Their bytes, as they lie there.
+    /// Size in bytes of the objects, compressed as stored.
     pub bytes: u64,
-    /// Entries.
+    /// Number of entries.
     pub entries: u64,
-    /// Pointers.
+    /// Number of pointers.
     pub pointers: u64,
 }
 
-/// Looks at everything, and tells of what is wrong, each as it is found. `each` may repair it.
+/// Verifies everything, and calls `each` for each finding as it is found. `each` may repair it.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] after `cancel`, and errors of `each`. Corruption is a finding, not an error.
 pub fn verify(
     store: &Store,
     cancel: &AtomicBool,
@@ -119,7 +123,7 @@ fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each)
     shards::entries(store, &mut |key, path, _| {
         must_go_on(cancel)?;
         seen.entries += 1;
-        // Whoever collects takes entries first and then their objects: a second look sees the entry gone.
+        // Garbage collection deletes entries before their objects, so a second look shows that the entry is gone.
         if examine(store, &key)?.is_none() {
             return Ok(());
         }
@@ -130,7 +134,7 @@ fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each)
     })
 }
 
-/// What is wrong with the entry of a key, if there is one.
+/// The finding about a key's entry, if any.
 fn examine(store: &Store, key: &Key) -> Result<Option<(What, String)>> {
     match store.lookup(key) {
         Ok(Some(entry)) => match lacks(store, &entry)? {
@@ -142,7 +146,7 @@ fn examine(store: &Store, key: &Key) -> Result<Option<(What, String)>> {
     }
 }
 
-/// What an entry needs and is not there.
+/// A needed object that is missing, as text.
 fn lacks(store: &Store, entry: &Entry) -> Result<Option<String>> {
     for output in entry.manifest().needed() {
         if !store.has_object(&output.digest)? {
@@ -152,7 +156,7 @@ fn lacks(store: &Store, entry: &Entry) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// What an entry says of an object that is another. Whether an object is damaged is told of itself.
+/// A wrong size of an object in an entry, as text. Corrupt objects have a finding of their own.
 fn lies(store: &Store, entry: &Entry) -> Option<String> {
     let size_of =
         |output: &Output| object::size(&object::path(&store.objects(), &output.digest), output.size);
@@ -189,8 +193,8 @@ fn pointers(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each
     Ok(())
 }
 
-/// What an examination says is wrong with what it examined. One that cannot be read is as good as damaged. What a newer kcache has
-/// written is not for this one to judge.
+/// Turns the error of an examination into text for a finding. An unreadable file counts as corrupt. Files of a newer
+/// kcache are not judged.
 fn wrong(examined: Result<()>) -> Result<Option<String>> {
     match examined {
         Ok(()) => Ok(None),

@@ -1,5 +1,4 @@
-//! The fuzz targets' corpus, without a fuzzer: every file of it, and many that differ from one of them a little, keep what
-//! the fuzzer checks.
+//! Runs the fuzz targets' checks on their corpus without a fuzzer: on each file, and on many slightly changed copies.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +7,11 @@ mod checks;
 #[path = "../../fuzz/mutate.rs"]
 mod mutate;
 
-/// Changed files for each file of a corpus; an import takes some milliseconds.
+/// Changed copies of each file; an import takes some milliseconds.
 const MANY: u64 = 2000;
 const IMPORTS: u64 = 30;
 
-/// The corpus of a target, by path.
+/// The files of a target's corpus, with their paths.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let files: Vec<_> = fs_err::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
@@ -20,7 +19,7 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(|path| (path.clone(), fs_err::read(path).unwrap())).collect()
 }
 
-/// Their bytes, in a fixed order.
+/// The bytes of those files, in a fixed order.
 fn files(target: &str) -> Vec<Vec<u8>> {
     let mut corpus = corpus(target);
     corpus.sort();
@@ -48,7 +47,7 @@ fn every_bundle_of_the_corpus_is_taken_or_refused() {
     let mut taken = 0;
     for (path, bytes) in corpus("bundle") {
         taken += host.bundle(&bytes);
-        // A bundle's checksums are right, or it would not get far.
+        // The checksums of a bundle are correct, otherwise most would be refused early.
         assert_eq!(checks::with_checksums(&bytes), bytes, "{}", path.display());
     }
     assert!(taken > 0, "the corpus is signed by another key than the one beside it");

@@ -1,4 +1,5 @@
-//! Properties: what is written is read as the same, and a store is what its operations say, in whatever order they come.
+//! Property tests: what is written is read back equal, and a store behaves like a simple model, for operations in any
+//! order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -75,7 +76,7 @@ prop_compose! {
     }
 }
 
-/// Something that is done to a store, with small numbers for keys and objects.
+/// An operation on a store; small numbers stand for keys and objects.
 #[derive(Debug, Clone)]
 enum Act {
     Put(u8),
@@ -105,7 +106,7 @@ fn object(n: u8) -> Vec<u8> {
     vec![n; 10 + usize::from(n)]
 }
 
-/// The entry that says a key's result is this object.
+/// The entry for a key whose result is this object.
 fn entry(of: u8, object_number: u8) -> Entry {
     let bytes = object(object_number);
     let output =
@@ -125,7 +126,7 @@ fn entry(of: u8, object_number: u8) -> Entry {
     .unwrap()
 }
 
-/// What a store is, said simply.
+/// A simple model of a store.
 #[derive(Debug, Default)]
 struct Model {
     objects: BTreeSet<u8>,
@@ -133,7 +134,7 @@ struct Model {
 }
 
 impl Model {
-    /// Does the same to both, and compares what they answer.
+    /// Performs an operation on store and model, and compares the results.
     fn act(&mut self, store: &mut Store, dir: &Path, act: &Act) {
         match *act {
             Act::Put(n) => {
@@ -149,7 +150,7 @@ impl Model {
                 let expect = match self.entries.get(&k) {
                     _ if !self.objects.contains(&n) => None,
                     None => Some(Inserted::New),
-                    // An entry whose object is lost gives way.
+                    // An entry whose object is missing is replaced.
                     Some(found) if !self.objects.contains(found) => Some(Inserted::New),
                     Some(found) if *found == n => Some(Inserted::Present),
                     Some(_) => Some(Inserted::Conflict),
@@ -296,7 +297,7 @@ proptest! {
             tree_digest(None, &[root], 1).unwrap()
         };
         prop_assert_eq!(digest(dirs[0].path()), digest(dirs[1].path()));
-        // The last letter of one name, moved into what the file holds.
+        // The last letter of a name is moved into the file's content.
         let mut moved = files.clone();
         let content = moved.remove(first).unwrap();
         let (stem, last) = first.split_at(first.len() - 1);

@@ -1,7 +1,7 @@
-//! One guest, from its start to its end: QEMU is run, heard, and, whatever happens, ended.
+//! One guest from start to end: QEMU is started, read from, and always terminated.
 //!
-//! QEMU gets no path of this host: it works in a directory that holds its three files, as a user that owns nothing else, and
-//! dies with kcache. It is waited for in every case, so that nothing is left when [`run`] returns.
+//! QEMU gets no path of this host: it runs in a directory with its three files, as a user that owns nothing else, and
+//! dies with kcache. It is always waited for, so nothing is left when [`run`] returns.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,71 +21,71 @@ use super::report::{Event, parse};
 use crate::build::printable;
 use crate::sandbox::Identity;
 
-/// How often a running guest is looked at whether its time is over.
+/// Interval at which a guest's time limits are checked.
 const TICK: Duration = Duration::from_millis(100);
-/// How long one module may take. Emulated, the slowest of Debian's own take two seconds.
+/// Time for one module. Under emulation, Debian's slowest ones take two seconds.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
-/// Lines of the console that are kept: what was last to be seen.
+/// The last console lines to keep.
 const LAST_LINES: usize = 40;
-/// Bytes of a line: more is not one. A report's longest lines carry the kernel's log.
+/// Limit in bytes on a line. A report's longest lines contain the kernel's log.
 const MOST_LINE: usize = 1 << 20;
-/// Bytes that a guest may print in all. It is not believed, so it is not listened to for ever.
+/// Limit in bytes on a guest's whole output, which is untrusted.
 const MOST_OUTPUT: usize = 16 << 20;
 
-/// The streams that are listened to: QEMU's stdout, the named pipe, QEMU's stderr.
+/// Indexes of the streams that are read: QEMU's stdout, the named pipe, QEMU's stderr.
 const CONSOLE: usize = 0;
 const EVENTS: usize = 1;
 const WORDS: usize = 2;
 
-/// What runs a guest, and how.
+/// Parameters of one guest.
 pub(super) struct Attempt<'a> {
     pub machine: &'a Machine,
     pub qemu: &'a Path,
     pub setpriv: &'a Path,
     pub identity: &'a Identity,
-    /// The directory with QEMU's files.
+    /// Directory with QEMU's files, its working directory.
     pub dir: &'a Path,
     pub guest: Guest,
-    /// Not for ever, if it is not known whether the guest can run at all.
+    /// Time limits for a guest that is not known to work with this acceleration.
     pub patience: Option<Patience>,
-    /// When everything is over.
+    /// Time at which the whole test ends.
     pub deadline: Instant,
     pub cancel: &'a AtomicBool,
 }
 
-/// What is heard of a guest while it runs.
+/// Receives a guest's output.
 pub(super) trait Listener {
     fn console(&mut self, line: &str);
     fn event(&mut self, event: Event);
 }
 
-/// How it ended.
+/// How a guest ended.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub how: How,
-    /// It has said anything at all.
+    /// Whether it printed anything at all.
     pub sign: bool,
-    /// Its first process has run.
+    /// Whether its first process ran.
     pub ready: bool,
     /// The last lines of its console.
     pub console: Vec<String>,
-    /// QEMU's own words.
+    /// What QEMU printed on stderr.
     pub words: String,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum How {
     Exited(ExitStatus),
-    /// It was too long silent.
+    /// No output for too long.
     Silent(Duration),
     TimedOut,
-    /// It printed without end.
+    /// Too much output.
     Garrulous,
     Cancelled,
 }
 
 impl How {
-    /// In words, of a guest that should have gone on.
+    /// Describes how a guest ended that should have continued.
     pub(super) fn words(&self) -> String {
         match self {
             How::Exited(status) => match (status.code(), status.signal()) {
@@ -101,7 +101,7 @@ impl How {
     }
 }
 
-/// Runs a guest to its end.
+/// Runs a guest until it ends.
 pub(super) fn run(attempt: &Attempt, listener: &mut dyn Listener) -> io::Result<Ended> {
     let report = make_report(attempt)?;
     let spawned = command(attempt).spawn();
@@ -132,18 +132,18 @@ pub(super) fn run(attempt: &Attempt, listener: &mut dyn Listener) -> io::Result<
     })
 }
 
-/// A QEMU that runs; when this is dropped, one that has run.
+/// A running QEMU, which is killed and waited for on drop.
 struct Qemu(Child);
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Makes the named pipe of the report, anew for each guest, and opens its reading end.
+/// Creates the named pipe for the report, a new one for each guest, and opens its reading end.
 fn make_report(attempt: &Attempt) -> io::Result<OwnedFd> {
     let path = attempt.dir.join(REPORT);
     match fs_err::remove_file(&path) {
@@ -155,8 +155,8 @@ fn make_report(attempt: &Attempt) -> io::Result<OwnedFd> {
     Ok(open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// `setpriv` makes QEMU die with kcache, and, where kcache is root, be somebody else. The directory comes first: that user
-/// may not be able to walk there.
+/// `setpriv` makes QEMU die with kcache, and switches to another user if kcache is root. Change the directory first,
+/// because that user may not be able to reach it.
 fn command(attempt: &Attempt) -> Command {
     let mut command = Command::new(attempt.setpriv);
     command.args(["--pdeathsig", "KILL", "--no-new-privs"]);
@@ -170,13 +170,13 @@ fn command(attempt: &Attempt) -> Command {
     }
     command.arg("--").arg(attempt.qemu).args(attempt.machine.arguments(&attempt.guest));
     command.current_dir(attempt.dir).env_clear().env("PATH", crate::sandbox::PATH);
-    // Ctrl-C is kcache's to hear.
+    // Ctrl-C is handled by kcache alone.
     command.process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// The group that may use KVM, where there is one but root's.
+/// The group that may use KVM, unless that is root's.
 fn kvm_group() -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     let metadata = fs_err::metadata(super::KVM).ok()?;
@@ -212,28 +212,28 @@ fn follow(attempt: &Attempt, qemu: &mut Qemu, heard: &mut Heard) -> io::Result<H
     }
 }
 
-/// A stream of lines.
+/// Splits bytes into lines.
 struct Stream {
     file: Option<File>,
     partial: Vec<u8>,
 }
 
-/// What has been heard so far: the console, the report, and QEMU itself.
+/// The output so far: the console, the report, and QEMU's stderr.
 struct Heard<'a> {
     streams: [Stream; 3],
     bytes: usize,
     console: VecDeque<String>,
     words: String,
-    /// The guest has said something; QEMU's own words are none of its.
+    /// Whether the guest printed anything, not counting QEMU's stderr.
     sign: bool,
     ready: bool,
-    /// When something was reported last.
+    /// Time of the last report.
     last: Instant,
     listener: &'a mut dyn Listener,
 }
 
 impl Heard<'_> {
-    /// Takes what has come in, waiting for it so long; false: nothing has.
+    /// Reads available output, waiting for at most `limit`; false if there was none.
     fn listen(&mut self, limit: Duration) -> io::Result<bool> {
         let open: Vec<usize> =
             (0..self.streams.len()).filter(|&at| self.streams[at].file.is_some()).collect();
@@ -312,7 +312,7 @@ impl Heard<'_> {
     }
 }
 
-/// Which of these can be read from. A named pipe that nobody has opened yet is silent.
+/// The files that are readable. A named pipe that no process has opened yet is not.
 fn readable(files: &[BorrowedFd], limit: Duration) -> io::Result<Vec<usize>> {
     let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
     let mut polled: Vec<PollFd> = files.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();

@@ -1,5 +1,4 @@
-//! A cpio archive in the form that kernels unpack as their first file system
-//! (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! cpio archives in the format of an initramfs (Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
 //! ```text
 //! a file:  "070701" and 13 numbers of 8 hex digits: inode, mode, uid, gid, links, mtime, size, device (2), node's device (2),
@@ -7,8 +6,8 @@
 //! the end: a file called TRAILER!!!
 //! ```
 //!
-//! Everything belongs to root, has no time, and is written uncompressed: an emulated CPU takes longer to decompress it than to
-//! read it. Nothing here needs privileges, device nodes included: they are nodes in the guest alone.
+//! All entries belong to root, have time 0, and are uncompressed, because an emulated CPU takes longer to decompress
+//! than to read. Creating an archive needs no privileges, not even for device nodes, which exist in the guest only.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -18,7 +17,7 @@ const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Writes an archive, file by file.
+/// Writes an archive entry by entry.
 pub(super) struct Cpio<W: Write> {
     to: W,
     written: u64,
@@ -31,7 +30,7 @@ impl<W: Write> Cpio<W> {
         Self { to, written: 0, files: 0, directories: BTreeSet::new() }
     }
 
-    /// A directory, and those that lead to it.
+    /// Adds a directory and its missing parents.
     pub(super) fn directory(&mut self, path: &str) -> io::Result<()> {
         let mut at = PathBuf::new();
         for part in Path::new(path).components() {
@@ -44,17 +43,17 @@ impl<W: Write> Cpio<W> {
         Ok(())
     }
 
-    /// A file that may be run, and the directories that lead to it.
+    /// Adds an executable file and its missing parents.
     pub(super) fn file(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         self.place(path, PROGRAM, (0, 0), bytes)
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub(super) fn device(&mut self, path: &str, number: (u32, u32)) -> io::Result<()> {
         self.place(path, CHARACTER_DEVICE, number, &[])
     }
 
-    /// Ends the archive; gives its size in bytes.
+    /// Ends the archive; returns its size in bytes.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         self.entry(Path::new("TRAILER!!!"), 0, (0, 0), &[])?;
         self.to.flush()?;

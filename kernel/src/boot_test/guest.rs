@@ -1,14 +1,15 @@
-//! The guest's side: kcache as the first process of a machine that exists for a few seconds.
+//! The guest's side of a boot test: kcache as the first process of a disposable virtual machine.
 //!
-//! It loads each module to be tested, after what that needs, looks at what the kernel says and shows, unloads it, reports, and
-//! reboots, which ends the machine. Each system call that runs a module's code is made by a process of its own: an oops kills
-//! the process it happens in, and without the first process there is no machine to report from.
+//! It loads each module to be tested after its dependencies, checks the kernel's log and state, unloads the module,
+//! reports, and reboots, which ends the machine. Each system call that runs a module's code is made by a separate
+//! process: an oops kills the process in which it happens, and without the first process the machine could not report.
 //!
-//! The kernel asks for modules by itself, too (`request_module`: an algorithm, a protocol), and runs what it takes for modprobe.
-//! Here that is this program again, which loads what the plan has for it, and notes what it has not: the host can then
-//! plan better.
+//! The kernel also requests modules itself (`request_module`: an algorithm, a protocol) by running its modprobe
+//! program. Here that is kcache again, which loads what the plan has for the request, and records what it does not
+//! have, so that the host can complete the plan.
 //!
-//! After an oops nothing that the kernel does is worth reporting, so the machine ends there; another one tests the rest.
+//! After an oops nothing that the kernel does is meaningful, so the machine ends there; another one tests the other
+//! modules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -29,25 +30,25 @@ use super::INIT;
 use super::plan::Step;
 use super::report::{Ended, Event, Tested, kmsg_text};
 
-/// Where a guest finds what it is to do. Its presence makes this process a guest's.
+/// Path of a guest's orders. If it exists, this process runs in a guest.
 pub(super) const ORDERS: &str = "/boot-test.json";
-/// Where a guest notes what the kernel has asked for in vain.
+/// File in which a guest records requests of the kernel that it could not answer.
 const REQUESTED: &str = "/requested";
-/// Lines of the kernel's log that are kept of each module: a warning with its stack has some fifty.
+/// Lines of the kernel's log to keep for each module. A warning with its stack has some fifty.
 const MOST_LINES: usize = 200;
-/// The longest record of `/dev/kmsg` (PRINTK_MESSAGE_MAX, kernel/printk/internal.h) with its prefix.
+/// Size of the largest record of `/dev/kmsg` with its prefix (PRINTK_MESSAGE_MAX, kernel/printk/internal.h).
 const RECORD: usize = 8192;
-/// What the kernel is tainted by after an oops.
+/// TAINT_DIE (include/linux/panic.h): the kernel has oopsed.
 const DIED: u64 = 1 << 7;
 
-/// What a guest is to do.
+/// Orders for a guest.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Orders {
-    /// The serial port to report on.
+    /// Path of the serial port to report on.
     pub report: String,
-    /// What to load.
+    /// Steps of the plan.
     pub steps: Vec<Step>,
-    /// What to load when the kernel asks for it.
+    /// Steps that answer the kernel's requests, by requested name.
     pub answers: BTreeMap<String, Vec<usize>>,
 }
 
@@ -57,21 +58,21 @@ impl Orders {
     }
 }
 
-/// Whether a process that was started by this name is one of a guest's.
+/// Whether a process started under this name belongs to a guest.
 pub fn is_guest(name: &str) -> bool {
     name == INIT && Path::new(ORDERS).exists()
 }
 
-/// A guest's process: the first one, or one that makes one system call.
+/// Runs one of a guest's processes: the first one, or one that makes one system call.
 pub fn run(arguments: &[String]) -> ExitCode {
     match arguments {
         [call, file, parameters] if call == "load" => answer(load(file, parameters)),
         [call, name] if call == "unload" => answer(unload(name)),
-        // As the kernel calls modprobe (kernel/module/kmod.c).
+        // Arguments as the kernel passes them to modprobe (kernel/module/kmod.c).
         [quiet, end, name] if quiet == "-q" && end == "--" => answer(on_request(name)),
         _ => {
             let from = arguments.first().and_then(|from| from.parse().ok()).unwrap_or(0);
-            // Where even the report cannot be written to there is nobody to tell.
+            // If the report cannot be written either, there is nothing left to do.
             let _ = work(from);
             let _ = reboot(RebootCommand::Restart);
             ExitCode::FAILURE
@@ -88,7 +89,7 @@ fn unload(name: &str) -> io::Result<()> {
     Ok(delete_module(&CString::new(name)?, OFlags::NONBLOCK.bits() as i32)?)
 }
 
-/// Loads what the kernel asks for.
+/// Loads what the kernel requests.
 fn on_request(name: &str) -> io::Result<()> {
     let orders = Orders::read()?;
     let Some(steps) = orders.answers.get(name).filter(|steps| !steps.is_empty()) else {
@@ -103,7 +104,7 @@ fn on_request(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// What was asked for in vain since the last time.
+/// Requests that were not answered since the last call.
 fn requested() -> io::Result<Vec<String>> {
     match fs::read_to_string(REQUESTED) {
         Ok(text) => {
@@ -115,13 +116,13 @@ fn requested() -> io::Result<Vec<String>> {
     }
 }
 
-/// The errno as an exit code: they are all below 134.
+/// Returns an errno as the exit code: all are below 134.
 fn answer(result: io::Result<()>) -> ExitCode {
     let errno = result.map_or_else(|e| e.raw_os_error().unwrap_or(1), |()| 0);
     ExitCode::from(errno as u8)
 }
 
-/// Has a process make a call.
+/// Makes a system call in another process.
 fn call(arguments: &[&str]) -> io::Result<Ended> {
     let status = Command::new(INIT).args(arguments).status()?;
     Ok(match status.code() {
@@ -150,7 +151,7 @@ fn work(from: usize) -> io::Result<()> {
 }
 
 fn test_all(steps: &[Step], from: usize, report: &mut Report) -> io::Result<()> {
-    // From here on the console is told everything: it is what remains of a machine that hangs.
+    // From here on the console gets all messages: nothing else remains of a machine that hangs.
     fs::write("/proc/sys/kernel/printk", "8")?;
     fs::write("/proc/sys/kernel/modprobe", INIT)?;
     let mut log = Log::open()?;
@@ -186,7 +187,7 @@ fn test(steps: &[Step], at: usize, step: &Step, log: &mut Log) -> io::Result<Tes
     Ok(tested)
 }
 
-/// Loads a module, also one that is there because the kernel has asked for it.
+/// Loads a module. One that is already loaded because the kernel requested it is unloaded first.
 fn load_anew(step: &Step) -> io::Result<Ended> {
     if loaded()?.contains(&step.name) && call(&["unload", &step.name])? != Ended::Well {
         return Ok(Ended::Well); // it was loaded, and is in use
@@ -194,7 +195,7 @@ fn load_anew(step: &Step) -> io::Result<Ended> {
     call(&["load", &step.file, &step.parameters])
 }
 
-/// Loads what a step needs, as far as it is not there; gives what must be there and cannot be loaded.
+/// Loads the dependencies of a step that are not loaded; returns a required one that fails to load.
 fn load_needs(steps: &[Step], step: &Step) -> io::Result<Option<(usize, Ended)>> {
     let there = loaded()?;
     for need in &step.needs {
@@ -209,7 +210,7 @@ fn load_needs(steps: &[Step], step: &Step) -> io::Result<Option<(usize, Ended)>>
     Ok(None)
 }
 
-/// The modules that are loaded.
+/// Names of the loaded modules.
 fn loaded() -> io::Result<BTreeSet<String>> {
     let text = fs::read_to_string("/proc/modules")?;
     Ok(text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
@@ -229,7 +230,7 @@ impl Report {
     }
 }
 
-/// The kernel's log from now on.
+/// The kernel's log from the time of opening.
 struct Log(fs::File);
 
 impl Log {
@@ -241,9 +242,9 @@ impl Log {
         Ok(Log(file))
     }
 
-    /// The lines since the last time; of too many the first ones.
+    /// The lines since the last call, at most the first [`MOST_LINES`].
     fn lines(&mut self) -> io::Result<Vec<String>> {
-        // The kernel keeps a message without a newline back until there is another: here is one.
+        // The kernel holds a message without a newline back until there is another one, so print one.
         self.0.write_all(b"boot-test\n")?;
         let mut lines = Vec::new();
         let mut record = [0; RECORD];
@@ -255,7 +256,8 @@ impl Log {
                     lines.extend(kmsg_text(&record).filter(|_| lines.len() < MOST_LINES).map(str::to_owned));
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(lines),
-                // Records were overwritten before they were read; the next read gives the oldest that is left.
+                // EPIPE: records were overwritten before they were read; the next read returns the oldest that is
+                // left.
                 Err(e) if e.kind() == ErrorKind::BrokenPipe || e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }

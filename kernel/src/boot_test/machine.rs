@@ -1,38 +1,39 @@
-//! The virtual machine: which one boots a kernel of which architecture, and how QEMU is told.
+//! Virtual machines: which one boots kernels of which architecture, and QEMU's arguments.
 //!
-//! It has no disk, no network, and nothing of this host but three files. It prints on its first serial port (the console);
-//! the guest reports on its second.
+//! A machine has no disk, no network, and no files of this host but three. Its first serial port is the console; the
+//! guest reports on the second.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
-/// MiB that a guest has at least, whatever it is to load. Debian's kernels take some 150 of them.
+/// Minimum memory of a guest in MiB. Debian's kernels use some 150.
 const LEAST_MEMORY: u64 = 512;
-/// MiB for the kernel and what its modules take, beside the initramfs and what is unpacked from it.
+/// MiB for the kernel and its modules, in addition to the initramfs and its unpacked files.
 const FOR_THE_KERNEL: u64 = 320;
-/// MiB of translated code that an emulating QEMU keeps. Its default may be 1 GiB; booting uses up less than a tenth.
+/// MiB of translated code that QEMU keeps when emulating. Its default may be 1 GiB; booting uses less than a tenth.
 const TRANSLATED: u64 = 128;
 
-/// What a kernel of one architecture is booted in.
+/// The machine for kernels of one architecture.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// `uname -m`.
+    /// The architecture as `uname -m` prints it.
     pub arch: &'static str,
-    /// The QEMU that emulates it.
+    /// Name of the QEMU program.
     pub program: &'static str,
-    /// The distributions' package of that program.
+    /// The distributions' package with that program.
     pub package: &'static str,
-    /// `-M`: one with ACPI, PCI and two serial ports, since drivers look for those.
+    /// Value of `-M`: a machine with ACPI, PCI and two serial ports, which drivers look for.
     model: &'static str,
-    /// `-cpu` where it is emulated. Five levels of page tables, which nothing here needs, are four times as many walks.
+    /// Value of `-cpu` when emulating. Five levels of page tables, which nothing here needs, would make page walks
+    /// more expensive.
     emulated_cpu: &'static str,
-    /// The kernel's parameters for a console that speaks from the first moment on, and for an end that QEMU notices.
+    /// Kernel parameters for a console from the first moment on, and for an end that QEMU notices.
     parameters: &'static str,
     /// The guest's name of the second serial port.
     pub(super) report: &'static str,
 }
 
-/// One row an architecture. A new one needs its serial ports' names and a parameter for early messages.
+/// A row for each architecture. A new one needs names of its serial ports and a parameter for early messages.
 static MACHINES: [Machine; 1] = [Machine {
     arch: "x86_64",
     program: "qemu-system-x86_64",
@@ -43,22 +44,22 @@ static MACHINES: [Machine; 1] = [Machine {
     report: "/dev/ttyS1",
 }];
 
-/// The machine for an architecture as `uname -m` names it.
+/// The machine for an architecture as `uname -m` prints it.
 pub fn of_arch(arch: &str) -> Option<&'static Machine> {
     MACHINES.iter().find(|machine| machine.arch == arch)
 }
 
-/// What runs the guest's instructions.
+/// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acceleration {
-    /// This machine's CPU.
+    /// This machine's CPU, through KVM.
     Kvm,
-    /// A program.
+    /// QEMU's emulator.
     Tcg,
 }
 
 impl Acceleration {
-    /// QEMU's word for it.
+    /// QEMU's name for it.
     pub fn word(self) -> &'static str {
         match self {
             Acceleration::Kvm => "kvm",
@@ -66,9 +67,9 @@ impl Acceleration {
         }
     }
 
-    /// How long a guest may be silent from its start, and how long it may take until it is ready; `None`: as long as there
-    /// is time. A KVM that works has a kernel speak within half a second and be ready in two; one that hangs is to cost
-    /// little, and being wrong about a slow one costs nothing but the same again, emulated.
+    /// Limits on the time until the first output and until the guest is ready; `None` for no limit but that of the
+    /// whole test. With a working KVM, a kernel prints within half a second and is ready within two; a hanging KVM
+    /// must cost little, and misjudging a slow one costs only the same time again, under emulation.
     pub(super) fn patience(self) -> Option<Patience> {
         match self {
             Acceleration::Kvm => {
@@ -79,44 +80,45 @@ impl Acceleration {
     }
 }
 
-/// How long to wait for a guest.
+/// Time limits for starting a guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// For its first word.
+    /// Until its first output.
     pub sign: Duration,
-    /// Until it is ready.
+    /// Until its first process runs.
     pub ready: Duration,
 }
 
-/// What of a guest differs from run to run.
+/// Properties of one guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guest {
     pub acceleration: Acceleration,
-    /// QEMU confines itself.
+    /// Whether QEMU runs with its seccomp filter.
     pub seccomp: bool,
-    /// MiB.
+    /// Memory in MiB.
     pub memory: u64,
-    /// The kernel loads signed modules only.
+    /// Whether the kernel loads signed modules only.
     pub sig_enforce: bool,
-    /// The step of the plan to begin with.
+    /// First step of the plan to test.
     pub from: usize,
 }
 
 const SECCOMP: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// The files that QEMU is given, all in its working directory: the image, the initramfs, and a named pipe for the report.
+/// The three files that QEMU gets, all in its working directory: the image, the initramfs, and a named pipe for the
+/// report.
 pub(super) const IMAGE: &str = "image";
 pub(super) const INITRAMFS: &str = "initramfs";
 pub(super) const REPORT: &str = "report";
 
-/// MiB of memory for a guest with an initramfs of so many bytes: it is there twice while it is unpacked, and half of what is
-/// unpacked into may be used.
+/// Memory in MiB for a guest with an initramfs of this many bytes: it exists twice while it is unpacked, and tmpfs
+/// uses at most half of the memory.
 pub(super) fn memory(initramfs: u64) -> u64 {
     LEAST_MEMORY.max(FOR_THE_KERNEL + 3 * initramfs.div_ceil(1 << 20))
 }
 
 impl Machine {
-    /// QEMU's arguments.
+    /// Arguments for QEMU.
     pub(super) fn arguments(&self, guest: &Guest) -> Vec<OsString> {
         let accelerator = match guest.acceleration {
             Acceleration::Kvm => "kvm".to_owned(),
@@ -127,26 +129,26 @@ impl Machine {
             Acceleration::Tcg => self.emulated_cpu,
         };
         let memory = format!("{}M", guest.memory);
-        // Of the kind that is only written to: QEMU would read from a "pipe" as well.
+        // A file rather than a "pipe", because QEMU would also read from that.
         let report = format!("file,id=report,path={REPORT}");
         let append = self.append(guest);
         let arguments = [
-            // Nothing that is not asked for: no configuration of this host, no default devices, no display, no network.
+            // Nothing implicit: no configuration of this host, no default devices, no display, no network.
             ["-no-user-config", "-nodefaults"].as_slice(),
             &["-display", "none", "-nic", "none", "-monitor", "none"],
-            // QEMU itself may not start programs or become somebody else.
+            // QEMU must not start programs or change its user.
             if guest.seccomp { &["-sandbox", SECCOMP] } else { &[] },
             &["-M", self.model, "-accel", &accelerator, "-cpu", cpu, "-smp", "1", "-m", &memory],
             &["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"],
             &["-chardev", &report, "-serial", "chardev:report"],
-            // The guest's reboot is QEMU's end.
+            // The guest's reboot ends QEMU.
             &["-no-reboot"],
             &["-kernel", IMAGE, "-initrd", INITRAMFS, "-append", &append],
         ];
         arguments.concat().into_iter().map(OsString::from).collect()
     }
 
-    /// The kernel's command line. What stands behind `--` becomes the arguments of its first process.
+    /// The kernel's command line. Words after `--` become arguments of its first process.
     fn append(&self, guest: &Guest) -> String {
         let enforce = if guest.sig_enforce { " module.sig_enforce=1" } else { "" };
         format!("{} quiet panic=-1 rdinit={}{enforce} -- {}", self.parameters, super::INIT, guest.from)

@@ -1,11 +1,12 @@
-//! What is to be loaded in a guest, in which order: the modules to be tested, and what they need of the kernel's own.
+//! Plans: which modules a guest loads, in which order. These are the modules to be tested and the in-tree modules they
+//! need.
 //!
-//! A module names what it depends on in its `.modinfo` (`depends`, and `softdep` for what it can do without); where the kernel's
-//! own modules lie is found through `modules.dep.bin`. Soft dependencies may be names that several modules go by (`crc32c`),
-//! which `modules.alias` tells. A module to be tested comes before any other of its name, so that a build can be tested that is
-//! not installed, or is installed in another version.
+//! A module names its dependencies in `.modinfo` (`depends`, and `softdep` for optional ones); `modules.dep.bin` says
+//! where in-tree modules are. Soft dependencies may be aliases that several modules have (`crc32c`), found in
+//! `modules.alias`. A module to be tested takes precedence over others of its name, so builds can be tested that are
+//! not installed, or installed in another version.
 //!
-//! Modules are decompressed here: the kernel may not be able to, and an emulated CPU takes longer.
+//! Modules are decompressed on the host: the kernel may not be able to, and an emulated CPU takes longer.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,15 +20,15 @@ use crate::index::DepIndex;
 use crate::ko;
 use crate::module_name::ModuleName;
 
-/// What a module may have in bytes when it is decompressed. A build's modules may not have more either.
+/// Limit in bytes on a decompressed module, the same as for a build's modules.
 const MOST_MODULE: u64 = 512 << 20;
 
-/// A module to be tested: its file's name without `.ko`, and its bytes as the kernel is to get them, but decompressed.
+/// A module to be tested: file name without `.ko`, and decompressed bytes.
 #[derive(Clone, Debug)]
 pub struct Module {
-    /// `v4l2loopback`, `snd-pcm`.
+    /// File name without `.ko`, such as `v4l2loopback` or `snd-pcm`.
     pub name: String,
-    /// An ELF file.
+    /// The ELF file, not compressed.
     pub bytes: Vec<u8>,
 }
 
@@ -38,18 +39,18 @@ impl Module {
         let (name, compression) =
             Compression::of_file_name(&file_name).unwrap_or((&file_name, Compression::None));
         let bytes = bounded_read::bytes(path, MOST_DATA)?;
-        // What cannot be decompressed is the kernel's to refuse.
+        // If it cannot be decompressed, the kernel will refuse it.
         let bytes = compression.decompress(&bytes, MOST_MODULE).unwrap_or(bytes);
         Ok(Module { name: name.to_owned(), bytes })
     }
 }
 
-/// A module's parameter, as `modprobe` takes it.
+/// A module's parameter, as on modprobe's command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// The module's name.
+    /// Name of the module.
     pub module: String,
-    /// `NAME=VALUE`, or a `NAME` alone.
+    /// `NAME=VALUE`, or `NAME` alone for a boolean.
     pub setting: String,
 }
 
@@ -66,53 +67,58 @@ impl std::str::FromStr for Parameter {
     }
 }
 
-/// One module in the order of loading: what it needs comes before it.
+/// One module in the order of loading, after its dependencies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// As the kernel calls it, with `_` for `-`.
+    /// Name in the kernel, with `_` for `-`.
     pub name: String,
-    /// Its file in the guest.
+    /// Path of its file in the guest.
     pub file: String,
-    /// What it is loaded with: `NAME=VALUE NAME=VALUE`.
+    /// Parameters: `NAME=VALUE NAME=VALUE`.
     pub parameters: String,
-    /// What is loaded before it, first the first: steps.
+    /// Steps to be loaded before it, in this order.
     pub needs: Vec<Need>,
-    /// Which of the modules to be tested it is; `None`: it is only needed.
+    /// Its number among the modules to be tested; `None` for a dependency.
     pub tested: Option<usize>,
 }
 
-/// A step that another one needs.
+/// A dependency on another step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
-    /// Which.
+    /// Index of the step.
     pub step: usize,
-    /// It may fail.
+    /// Whether it may fail to load.
     pub optional: bool,
 }
 
-/// What is to be loaded.
+/// What a guest is to load.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// In order.
+    /// All modules in the order of loading.
     pub steps: Vec<Step>,
     /// The bytes of each step's file.
     pub(super) bytes: Vec<Vec<u8>>,
-    /// What the kernel may ask for while it loads a module, and the steps that answer it.
+    /// What the kernel may request while it loads a module, with the steps that answer it.
     pub(super) answers: BTreeMap<String, Vec<usize>>,
-    /// The kernel's own modules.
+    /// The kernel's modules: their directory and index.
     tree: Option<(PathBuf, DepIndex)>,
-    /// The names of the modules to be tested.
+    /// Names of the modules to be tested.
     tested: Vec<String>,
-    /// Which step a module is; `None` while what it needs is being added.
+    /// Step of each module; `None` while its dependencies are being added.
     at: BTreeMap<String, Option<usize>>,
     aliases: Option<Aliases>,
 }
 
-/// The modules that go by a name that is none's own.
+/// Modules by alias.
 type Aliases = BTreeMap<String, Vec<String>>;
 
 impl Plan {
-    /// A plan for these modules on a kernel with this tree (`/lib/modules/K`); without a tree the kernel has no modules.
+    /// Makes a plan for these modules on a kernel with this tree (`/lib/modules/K`). Without a tree the kernel has no
+    /// modules.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoModule`] for a parameter of another module, [`Error::Index`] if `modules.dep.bin` is corrupt.
     pub fn new(tested: Vec<Module>, tree: Option<&Path>, parameters: &[Parameter]) -> Result<Plan, Error> {
         let index = tree.map(|tree| read_index(&tree.join("modules.dep.bin"))).transpose()?.flatten();
         let names: Vec<String> = tested.iter().map(|module| kernel_name(&module.name)).collect();
@@ -128,13 +134,13 @@ impl Plan {
         Ok(plan)
     }
 
-    /// How many modules are to be tested.
+    /// Number of modules to be tested.
     pub(super) fn count(&self) -> usize {
         self.tested.len()
     }
 
-    /// Adds what the kernel has asked for (`request_module`), so that it is there the next time. False: that is nothing new,
-    /// or nothing that there is.
+    /// Adds what the kernel requested (`request_module`), so that it exists in the next round. False if it is known
+    /// already or does not exist.
     pub(super) fn answer(&mut self, request: &str) -> Result<bool, Error> {
         if self.answers.contains_key(request) {
             return Ok(false);
@@ -161,7 +167,7 @@ impl Plan {
     }
 }
 
-/// A module's name, or an alias, as `modules.alias` and `modules.dep` are asked for it.
+/// Name in the kernel: `snd-pcm.ko` is the module `snd_pcm`.
 fn kernel_name(name: &str) -> String {
     ModuleName::new(name).into()
 }
@@ -177,8 +183,8 @@ fn read_index(path: &Path) -> Result<Option<DepIndex>, Error> {
 }
 
 impl Plan {
-    /// Adds a module after what it needs; gives its step. `None`: there is no such module, or it needs itself. That is the
-    /// kernel's to complain of.
+    /// Adds a module after its dependencies; returns its step. `None` if there is no such module, or it depends on
+    /// itself: then loading it will fail in the kernel.
     fn add(&mut self, name: &str, tested: &mut [Option<Module>]) -> Result<Option<usize>, Error> {
         if let Some(known) = self.at.get(name) {
             return Ok(*known);
@@ -220,7 +226,7 @@ impl Plan {
         Ok(Some(step))
     }
 
-    /// The modules that a module says it needs, and whether it can do without. What cannot be read says nothing.
+    /// Names of a module's dependencies, and whether they are optional. None if it cannot be parsed.
     fn needs_of(&mut self, bytes: &[u8]) -> Result<Vec<(String, bool)>, Error> {
         let Ok(ko) = ko::parse(bytes) else { return Ok(Vec::new()) };
         let mut needs = Vec::new();
@@ -231,7 +237,7 @@ impl Plan {
         Ok(needs)
     }
 
-    /// The modules that go by a name: the one of that name, else those with such an alias.
+    /// The modules with this name: the one whose own name it is, else those with such an alias.
     fn called(&mut self, name: &str) -> Result<Vec<String>, Error> {
         let Some((tree, index)) = &self.tree else { return Ok(vec![name.to_owned()]) };
         if self.tested.iter().any(|other| other == name) || index.lookup(name).is_some() {
@@ -244,7 +250,7 @@ impl Plan {
         Ok(aliases.get(name).cloned().unwrap_or_default())
     }
 
-    /// A module of the kernel's tree.
+    /// Reads a module of the kernel's tree.
     fn find(&self, name: &str) -> Result<Option<Module>, Error> {
         let Some((tree, index)) = &self.tree else { return Ok(None) };
         let Some(entry) = index.lookup(name) else { return Ok(None) };
@@ -252,7 +258,8 @@ impl Plan {
     }
 }
 
-/// Which modules go by which name: lines `alias crc32c crc32c_generic`. Those that are patterns are for devices.
+/// Modules by alias, from lines such as `alias crc32c crc32c_generic`. Aliases with patterns are for devices and are
+/// left out.
 fn read_aliases(path: &Path) -> Result<Aliases, Error> {
     let text = match bounded_read::config(path) {
         Ok(text) => text,
@@ -271,7 +278,7 @@ fn read_aliases(path: &Path) -> Result<Aliases, Error> {
     Ok(aliases)
 }
 
-/// Of `pre: a b post: c` what comes before: `a` and `b` (modprobe.d(5)).
+/// The modules of `pre:` in a `softdep` such as `pre: a b post: c` (modprobe.d(5)).
 fn loaded_before(softdep: &str) -> Vec<&str> {
     let mut is_before = false;
     let mut names = Vec::new();
@@ -344,7 +351,7 @@ mod tests {
         assert_eq!(order(&plan), ["b", "a"]);
     }
 
-    /// A plan for module `top` on a kernel whose tree has `modules`; `modules.alias` has one line for each alias.
+    /// A plan for module `top` on a kernel whose tree has `modules`, with these lines in `modules.alias`.
     fn with_tree(modules: &[Module], aliases: &str) -> (tempfile::TempDir, Plan) {
         let dir = tempfile::tempdir().unwrap();
         let pairs: Vec<(String, String)> = modules

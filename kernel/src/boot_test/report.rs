@@ -1,58 +1,58 @@
-//! What a guest reports, and what it means.
+//! A guest's report, and the verdicts that follow from it.
 //!
-//! The guest writes one JSON object a line to its second serial port. What the kernel prints goes to the first, so the two do
-//! not mix. A guest is not believed: lines that are not events are passed over, numbers are looked up in the plan.
+//! The guest writes one JSON object per line to its second serial port; the kernel prints to the first. The report is
+//! untrusted: invalid lines are ignored, and numbers are checked against the plan.
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
 
-/// One line of a report.
+/// A line of a report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// The first process runs.
+    /// The first process has started.
     Ready {
-        /// `uname -r`.
+        /// The kernel's release, as `uname -r` prints it.
         release: String,
     },
     /// A module is about to be loaded.
     Testing {
-        /// Its step in the plan.
+        /// Index in [`Plan::steps`].
         step: usize,
     },
-    /// What came of it.
+    /// Loading and unloading a module has ended.
     Tested(Tested),
-    /// The first process could not do its work.
+    /// The first process failed.
     Trouble {
-        /// Why.
+        /// The error.
         what: String,
     },
 }
 
-/// What was seen while one module was loaded and unloaded.
+/// Observations while a module was loaded and unloaded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tested {
-    /// Its step in the plan.
+    /// Index in [`Plan::steps`].
     pub step: usize,
-    /// A module it needs that did not load, and what that ended with.
+    /// A required module that failed to load, and how.
     pub lacking: Option<(usize, Ended)>,
-    /// What loading it ended with; `None` where it was not tried.
+    /// How loading ended; `None` if it was not tried.
     pub loading: Option<Ended>,
-    /// Whether `/proc/modules` listed it then.
+    /// Whether `/proc/modules` listed the module after loading.
     pub listed: bool,
-    /// What unloading it ended with; `None` where it was not tried.
+    /// How unloading ended; `None` if it was not tried.
     pub unloading: Option<Ended>,
     /// `/proc/sys/kernel/tainted` before and after.
     pub tainted: (u64, u64),
     /// `/sys/module/NAME/taint`: letters.
     pub taints: String,
-    /// The kernel's log from before its first dependency was loaded.
+    /// Lines of the kernel's log since before its first dependency was loaded.
     pub log: Vec<String>,
-    /// What the kernel asked for meanwhile (`request_module`) and the guest did not have.
+    /// What the kernel requested meanwhile (`request_module`) that the guest did not have.
     #[serde(default)]
     pub requested: Vec<String>,
-    /// How long loading took.
+    /// Duration of loading, in seconds.
     pub seconds: f64,
 }
 
@@ -60,31 +60,31 @@ pub struct Tested {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
-    /// Well.
+    /// With success.
     Well,
     /// With this errno.
     Errno(i32),
-    /// It did not: its process was killed, as the kernel does after an oops.
+    /// Not at all: its process was killed, as the kernel does after an oops.
     Killed,
 }
 
-/// What a module is worth. The words are printed, and part of the JSON: never changed.
+/// Verdict on a module. The words are printed, and part of the JSON: never change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The kernel took it, and it runs.
+    /// It loads and runs.
     Loads,
-    /// The kernel took it, and it found none of its hardware.
+    /// It loads, but found none of its hardware.
     NoDevice,
-    /// The kernel took it and complained.
+    /// It loads, but the kernel printed a warning.
     Warns,
     /// It does not load.
     Fails,
-    /// It was not its turn.
+    /// It was not tested.
     Untested,
 }
 
 impl State {
-    /// The word for it.
+    /// The word in output and JSON.
     pub fn word(self) -> &'static str {
         match self {
             State::Loads => "loads",
@@ -95,49 +95,49 @@ impl State {
         }
     }
 
-    /// True where nothing speaks against a reboot.
+    /// Whether the kernel can be booted as far as this module is concerned.
     pub fn is_good(self) -> bool {
         matches!(self, State::Loads | State::NoDevice)
     }
 }
 
-/// What came of one module.
+/// Verdict on one module, with details.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// In a word.
+    /// The verdict itself.
     pub state: State,
-    /// In a sentence, where it is not good or there is more to say.
+    /// The reason, if it is not good or there is more to say.
     pub error: Option<String>,
-    /// The kernel's own words.
+    /// Lines of the kernel's log.
     pub log: Vec<String>,
-    /// The letters of its taints (Documentation/admin-guide/tainted-kernels.rst), with those of a warning or an oops if there
-    /// was one.
+    /// Letters of the module's taints (Documentation/admin-guide/tainted-kernels.rst), with those of a warning or an
+    /// oops if there was one.
     pub taints: String,
-    /// It could be unloaded again.
+    /// Whether unloading succeeded.
     pub unloaded: bool,
-    /// How long loading took.
+    /// Duration of loading, in seconds.
     pub seconds: f64,
 }
 
 impl Verdict {
-    /// Of a module that was not tested to its end.
+    /// The verdict on a module whose test did not complete.
     pub(super) fn of_nothing(state: State, error: String, log: Vec<String>) -> Verdict {
         Verdict { state, error: Some(error), log, taints: String::new(), unloaded: false, seconds: 0.0 }
     }
 }
 
-/// Bits of `tainted` that tell of a fault, and their letters: bad page, oops, warning, soft lockup.
+/// Bits of `tainted` for faults, and their letters: bad page, oops, warning, soft lockup.
 const FAULTS: [(u32, char); 4] = [(5, 'B'), (7, 'D'), (9, 'W'), (14, 'L')];
-/// `-ENODEV` and `-ENXIO` are what drivers return where there is nothing for them.
+/// ENODEV and ENXIO, which drivers return if their hardware is missing.
 const NO_DEVICE: [i32; 2] = [19, 6];
-/// `-EBUSY` and `-EWOULDBLOCK` are what the kernel says of a module that cannot be unloaded, or not now.
+/// EBUSY and EWOULDBLOCK, for a module that cannot be unloaded, or not now.
 const IN_USE: [i32; 2] = [16, 11];
-/// How the kernel begins to complain. The taint of a first warning stays, so that of a second one cannot be seen.
+/// Beginnings of the kernel's warnings. The taint of a first warning stays, so it does not show a second one.
 const COMPLAINTS: [&str; 7] =
     ["WARNING:", "BUG:", "kernel BUG at", "Oops:", "general protection fault", "[ cut here ]", "UBSAN:"];
 
 impl Tested {
-    /// What is to be said of it.
+    /// Derives the verdict.
     pub fn verdict(&self, plan: &Plan) -> Verdict {
         let (state, error) = self.judge(plan);
         let faults = self.faults().map(|(_, letter)| letter);
@@ -157,7 +157,7 @@ impl Tested {
         let complaint = self.complaint();
         if let Some((step, ended)) = self.lacking {
             let name = plan.steps.get(step).map_or("?", |step| step.name.as_str());
-            // Without its device what it needs does not stay, and nobody can tell what would come of it.
+            // Without its hardware a dependency does not stay loaded, so the module cannot be tested.
             let state = match ended {
                 Ended::Errno(errno) if NO_DEVICE.contains(&errno) => State::NoDevice,
                 _ => State::Fails,
@@ -189,16 +189,16 @@ impl Tested {
         }
     }
 
-    /// Faults that the kernel has been tainted by meanwhile.
+    /// Faults that have newly tainted the kernel.
     fn faults(&self) -> impl Iterator<Item = (u32, char)> {
         let new = self.tainted.1 & !self.tainted.0;
         FAULTS.into_iter().filter(move |(bit, _)| new >> bit & 1 == 1)
     }
 
-    /// The first line in which the kernel complains.
+    /// The first line of a warning in the kernel's log.
     fn complaint(&self) -> Option<String> {
         let complains = |line: &&String| COMPLAINTS.iter().any(|sign| line.contains(sign));
-        // The line that is all hyphens says only that one follows.
+        // A line of hyphens only precedes the warning.
         let mut lines = self.log.iter().filter(complains).filter(|line| !line.contains("[ cut here ]"));
         let tainted = self.faults().next();
         match (lines.next(), tainted) {
@@ -209,7 +209,7 @@ impl Tested {
     }
 }
 
-/// A system call's end in the system's words.
+/// How a system call ended, as text.
 fn words(ended: Ended) -> String {
     match ended {
         Ended::Well => "success".to_owned(),
@@ -221,13 +221,13 @@ fn words(ended: Ended) -> String {
     }
 }
 
-/// Reads a line of a report; `None` where it is none.
+/// Parses a line of a report; `None` if it is invalid.
 pub(super) fn parse(line: &[u8]) -> Option<Event> {
     serde_json::from_slice(line.trim_ascii()).ok()
 }
 
-/// The text of a record of `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), if it is the kernel's: `6,339,5140900,-;text`, and
-/// below it lines of properties, which begin with a space.
+/// The text of a record of `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), if the kernel wrote it:
+/// `6,339,5140900,-;text`, followed by lines of properties, which begin with a space.
 pub(super) fn kmsg_text(record: &str) -> Option<&str> {
     let (prefix, text) = record.split_once(';')?;
     let priority: u32 = prefix.split(',').next()?.parse().ok()?;

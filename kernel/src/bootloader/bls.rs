@@ -1,4 +1,4 @@
-//! Entries of the Boot Loader Specification, type 1: one `*.conf` file each, read by systemd-boot and by GRUB's `blscfg`.
+//! Boot Loader Specification entries of type 1: one `*.conf` file each, used by systemd-boot and by GRUB's `blscfg`.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use super::{Entry, Error};
 use crate::release;
 use crate::rootfs::Root;
 
-/// The entry that systemd-boot takes: the one the firmware's variables name, else what `default` of loader.conf names,
-/// else the newest.
+/// The entry that systemd-boot will start: the one in the firmware's variables, else the one that `default` of
+/// loader.conf names, else the newest.
 pub(super) fn systemd_default(root: &Root, loader_conf: &Path) -> Result<Option<Entry>, Error> {
     let text = crate::bounded_read::config(loader_conf)?;
     let configured = text
@@ -24,12 +24,12 @@ pub(super) fn systemd_default(root: &Root, loader_conf: &Path) -> Result<Option<
     Ok(pick(entries(&directory_of(loader_conf))?, wanted))
 }
 
-/// Where the entries lie, seen from loader.conf.
+/// The directory of the entries, relative to loader.conf.
 pub(super) fn directory_of(loader_conf: &Path) -> PathBuf {
     loader_conf.with_file_name("entries")
 }
 
-/// All entries of a directory, the one to be preferred first.
+/// All entries of a directory, in order of preference.
 pub(super) fn entries(directory: &Path) -> Result<Vec<Entry>, Error> {
     let mut found: Vec<(String, Entry)> = Vec::new();
     let names = match fs::read_dir(directory) {
@@ -47,7 +47,7 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<Entry>, Error> {
     Ok(found.into_iter().map(|(_, entry)| entry).collect())
 }
 
-/// The entry whose id matches, or at this place in the menu; without a wish, or where nothing matches, the first.
+/// The entry whose id matches `wanted`, or with this number in the menu; otherwise the first.
 pub(super) fn pick(entries: Vec<Entry>, wanted: Option<&str>) -> Option<Entry> {
     let matches = |entry: &Entry| {
         wanted.is_some_and(|glob| release::matches(glob.trim_end_matches(".conf"), &entry.id))
@@ -58,7 +58,8 @@ pub(super) fn pick(entries: Vec<Entry>, wanted: Option<&str>) -> Option<Entry> {
     entries.into_iter().nth(at)
 }
 
-/// An entry and its version. What follows a `+` in the name counts the tries to boot it, and is no part of the id.
+/// Parses an entry; returns it with its version. A suffix `+N` of the name counts boot attempts and is not part of the
+/// id.
 fn entry(path: &Path) -> Result<(String, Entry), Error> {
     let text = crate::bounded_read::config(path)?;
     let last = |key: &str| text.lines().filter_map(|line| field(line, key)).next_back().map(str::to_owned);
@@ -81,13 +82,13 @@ fn newest_first(a: &(String, Entry), b: &(String, Entry)) -> Ordering {
     release::compare(&b.0, &a.0).then_with(|| release::compare(&b.1.id, &a.1.id))
 }
 
-/// `key value`, with any white space between.
+/// The value of a line `key value`, with any white space between.
 fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let rest = line.trim_start().strip_prefix(key)?;
     rest.starts_with(char::is_whitespace).then(|| rest.trim())
 }
 
-/// A variable that systemd-boot keeps in the firmware: four bytes of attributes, then UTF-16.
+/// A firmware variable of systemd-boot: four bytes of attributes, then UTF-16.
 fn variable(root: &Root, name: &str) -> Option<String> {
     let path = format!("/sys/firmware/efi/efivars/{name}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f");
     let bytes = crate::bounded_read::bytes(&root.find(path)?, crate::bounded_read::MOST_CONFIG).ok()?;

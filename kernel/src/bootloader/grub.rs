@@ -1,18 +1,18 @@
-//! GRUB's menu: `grub.cfg`, a script of which only the entries and `set default=` are understood, and `grubenv`.
+//! GRUB's menu: `grub.cfg`, a script of which only entries and `set default=` are parsed, and `grubenv`.
 
 use std::path::Path;
 
 use super::{Entry, Error, bls};
 use crate::rootfs::Root;
 
-/// An entry, or a submenu with its own.
+/// An entry, or a submenu with its entries.
 #[derive(Debug, PartialEq, Eq)]
 struct Node {
     entry: Entry,
     children: Vec<Node>,
 }
 
-/// Every entry that boots something, those of submenus too.
+/// Every entry with an image, including those of submenus.
 pub(super) fn entries(root: &Root, text: &str) -> Result<Vec<Entry>, Error> {
     if let Some(directory) = bls_directory(root, text) {
         return bls::entries(&directory);
@@ -28,7 +28,7 @@ pub(super) fn entries(root: &Root, text: &str) -> Result<Vec<Entry>, Error> {
     Ok(entries)
 }
 
-/// The entry that is booted without anybody's doing; `None` where the menu is empty.
+/// The entry that is booted without user interaction; `None` if the menu is empty.
 pub(super) fn default_entry(root: &Root, path: &Path, text: &str) -> Result<Option<Entry>, Error> {
     let variables = crate::bounded_read::config(&path.with_file_name("grubenv")).unwrap_or_default();
     let variable = |name: &str| {
@@ -55,14 +55,14 @@ pub(super) fn default_entry(root: &Root, path: &Path, text: &str) -> Result<Opti
     }
 }
 
-/// Where the entries are, if the script leaves them to `blscfg`.
+/// The directory of BLS entries, if the script uses `blscfg`.
 fn bls_directory(root: &Root, text: &str) -> Option<std::path::PathBuf> {
     let asked = text.lines().any(|line| line.split_ascii_whitespace().next() == Some("blscfg"));
     asked.then(|| root.find("/boot/loader/entries"))?
 }
 
-/// What `set default=` says last: grub-mkconfig writes it in both branches of `if [ "${next_entry}" ]`, of which the first
-/// is taken only with a `next_entry`.
+/// The last value of `set default=`. grub-mkconfig writes it in both branches of `if [ "${next_entry}" ]`, and the
+/// first is taken only with a `next_entry`.
 fn configured(text: &str) -> Option<&str> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("set default="))
@@ -70,9 +70,9 @@ fn configured(text: &str) -> Option<&str> {
         .rfind(|value| *value != "${next_entry}")
 }
 
-/// `2`, `1>3`, a title or an id; of a submenu its first entry is meant.
+/// Finds an entry by `2`, `1>3`, title or id. For a submenu, this is its first entry.
 fn walk<'a>(menu: &'a [Node], wanted: &str) -> Option<&'a Entry> {
-    // A title may hold a `>`: whole names come first.
+    // A title may contain a `>`, so complete names are tried first.
     if let Some(node) = named(menu, wanted) {
         return first_of(node);
     }
@@ -120,7 +120,7 @@ fn menu(text: &str) -> Vec<Node> {
     top
 }
 
-/// `menuentry TITLE ... $menuentry_id_option ID {`; the option is `--id` where it is written out.
+/// Parses the head of an entry: `menuentry TITLE ... $menuentry_id_option ID {`. The variable expands to `--id`.
 fn headed(words: &[String]) -> Entry {
     let after = |option: &str| {
         let at = words.iter().position(|word| word == option)?;
@@ -132,7 +132,7 @@ fn headed(words: &[String]) -> Entry {
     Entry { title: words.get(1).cloned().unwrap_or_default(), id: id.unwrap_or_default(), ..Entry::default() }
 }
 
-/// The words of a line, quotes taken away as a shell does.
+/// Splits a line into words and removes quotes, as a shell does.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -160,7 +160,7 @@ mod tests {
     use super::super::tests::check;
     use super::*;
 
-    /// As grub-mkconfig writes it on Debian, with what does not matter here left out.
+    /// A grub.cfg as grub-mkconfig writes it on Debian, shortened.
     fn grub_cfg(default: &str) -> String {
         let entry = |kind: &str, release: &str| {
             format!(

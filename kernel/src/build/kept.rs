@@ -1,20 +1,20 @@
-//! What a build leaves for the packages that build against it.
+//! A build's results for packages that build against it.
 //!
-//! DKMS has a directory for each build, and packages lean on it: zfs copies headers there, others read the
-//! `Module.symvers` of what they use:
+//! DKMS has a directory for each build, and packages use it: zfs copies headers there, others read the
+//! `Module.symvers` of their dependencies:
 //!
 //! ```text
 //! /var/lib/dkms/NAME/VERSION/KERNEL/ARCH/
-//!   module/NAME.ko, module/Module.symvers      from DKMS, when the modules are made
-//!   ...                                        whatever the package's own scripts put there
+//!   module/NAME.ko, module/Module.symvers      from DKMS, after the modules are built
+//!   ...                                        whatever the package's own scripts copy there
 //! ```
 //!
-//! All of it but the modules, which are outputs anyway, becomes one tar: a build somewhere else must find the same.
-//! The same files make the same bytes: paths are sorted, owners and times are zero, modes 0644 or 0755.
+//! Everything in it except the modules, which are outputs anyway, becomes one tar, so that builds on other hosts have
+//! the same files. Equal files give equal bytes: paths are sorted, owners and times are zero, modes are 0644 or 0755.
 //!
-//! Neither side is believed. Who packs takes regular files, directories, and links that lead to some place within, and
-//! names the rest; too much of it is an error. Who unpacks makes files only in directories that it has just made itself,
-//! so no link can lead it elsewhere, and refuses everything that is not packed here.
+//! Neither side trusts its input. Packing includes regular files, directories, and links that stay within, and reports
+//! the others; too much is an error. Unpacking creates files only in directories that it has just created itself, so
+//! no link can lead it elsewhere, and refuses everything that packing does not produce.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -30,40 +30,41 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use super::tree::{self, Found, Tree};
 
-/// Most that may be kept, in bytes and files: zfs keeps 4 MB, and a whole source tree with its objects is no interface.
+/// Limits on size in bytes and number of files. zfs keeps 4 MB; a whole source tree with its objects is not an
+/// interface.
 const MOST_BYTES: u64 = 256 << 20;
 const MOST_FILES: usize = 20_000;
 
-/// What was packed.
+/// Result of [`pack`].
 #[derive(Debug, Default)]
 pub(super) struct Packed {
-    /// The tar; `None` where there is nothing to keep.
+    /// The tar; `None` if there is nothing to keep.
     pub(super) tar: Option<Vec<u8>>,
-    /// What cannot be kept, a line each.
+    /// A warning for each file that cannot be kept.
     pub(super) left_out: Vec<String>,
 }
 
-/// Why nothing was packed or unpacked.
+/// Why packing or unpacking failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// There is too much of it.
+    /// There are too many files, or they are too large.
     #[error("build results for other packages exceed {MOST_FILES} files or {} MiB", MOST_BYTES >> 20)]
     TooMuch,
-    /// It is too deep to be walked.
+    /// Paths are too long to be walked.
     #[error(
         "build results for other packages have directories with paths longer than {} bytes",
         tree::LONGEST_PATH
     )]
     TooDeep,
-    /// It is not what is packed here.
+    /// The tar is not one that [`super::build()`] packs.
     #[error("refusing to unpack build results for other packages: {0}")]
     Hostile(String),
 }
 
-/// Counts what may be kept.
+/// What is left of the limits.
 #[derive(Default)]
 struct Room {
     files: usize,
@@ -78,7 +79,7 @@ impl Room {
     }
 }
 
-/// Packs a directory that no process of the build has any more, without the files `outputs`.
+/// Packs a directory that no process of the build uses any more, without the files `outputs`.
 pub(super) fn pack(dir: &Tree, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Error> {
     let mut packed = Packed::default();
     let mut tar = Builder::new(Vec::new());
@@ -104,7 +105,7 @@ pub(super) fn pack(dir: &Tree, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Er
     Ok(packed)
 }
 
-/// One member of the tar, or why it cannot be one.
+/// The tar member for a file, or why it cannot be included.
 fn member(
     dir: &Tree,
     path: &Path,
@@ -152,7 +153,7 @@ fn odd(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
-/// Everything in a directory, by relative path, sorted: what holds something comes before it.
+/// Everything in a directory, by relative path, with directories before their contents.
 fn sorted(dir: &Tree) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
     let walked = dir.walk(2 * MOST_FILES, &mut |file| {
@@ -168,20 +169,24 @@ fn sorted(dir: &Tree) -> Result<Vec<Found>, Error> {
     Ok(found)
 }
 
-/// Where a link leads, if it stays inside.
+/// The target of a link, if it stays inside.
 fn link_target(dir: &Tree, path: &Path) -> io::Result<PathBuf> {
     let target = dir.link(path)?;
     if stays_inside(path, &target) { Ok(target) } else { Err(odd("the link points outside")) }
 }
 
-/// Whether a link at `path` leads to some place in the tree: it may climb first, as far as there are directories.
+/// Whether a link at `path` leads to a place in the tree. It may climb as far as there are directories.
 fn stays_inside(path: &Path, target: &Path) -> bool {
     let depth = path.components().count().saturating_sub(1);
     let climbed = target.components().take_while(|part| *part == Component::ParentDir).count();
     climbed <= depth && target.components().skip(climbed).all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Unpacks what [`super::build`] has packed, here or elsewhere, into a directory that is empty and nobody else's.
+/// Unpacks what [`super::build()`] packed, here or elsewhere, into an empty private directory.
+///
+/// # Errors
+///
+/// [`Error::Hostile`] if the tar was not packed by kcache.
 pub fn unpack(tar: &[u8], to: &Path) -> Result<(), Error> {
     let mut directories = BTreeSet::from([PathBuf::new()]);
     let mut room = Room::default();
@@ -201,7 +206,7 @@ pub fn unpack(tar: &[u8], to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes one member, in a directory that is none of somebody else's.
+/// Creates one member, in a directory that this function created.
 fn make(member: &mut tar::Entry<&[u8]>, path: &Path, to: &Path) -> Result<(), Error> {
     let at = to.join(path);
     let mode = member.header().mode().map_err(hostile)?;
@@ -219,7 +224,7 @@ fn make(member: &mut tar::Entry<&[u8]>, path: &Path, to: &Path) -> Result<(), Er
         }
         other => return Err(hostile(format!("{} is a {other:?}", path.display()))),
     }
-    // Whatever the umask: another user is to read it.
+    // Explicitly, whatever the umask: another user must be able to read it.
     let executable = at.is_dir() || mode & 0o100 != 0;
     let mode = if executable { 0o755 } else { 0o644 };
     Ok(fs::set_permissions(&at, Permissions::from_mode(mode))?)
@@ -320,7 +325,7 @@ mod tests {
         assert!(matches!(pack(&Tree::open(dir.path()).unwrap(), &BTreeSet::new()), Err(Error::TooDeep)));
     }
 
-    /// A tar of one member that nobody here would pack.
+    /// A tar of one member that packing would not produce.
     fn tar_of(path: &str, kind: EntryType, link: &str) -> Vec<u8> {
         let mut header = Header::new_ustar();
         header.as_ustar_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());

@@ -1,4 +1,4 @@
-//! A build's log while it is written: bounded, told line by line, and searched for what a person wants to know first.
+//! A build's log while it is written: limited, passed on line by line, and searched for the first error.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -7,10 +7,10 @@ use fs_err as fs;
 
 use super::{Failure, MOST_LOG};
 
-/// Begins each line that kcache writes into a log.
+/// Prefix of lines that kcache itself writes into a log.
 const OWN: &str = "kcache: ";
 
-/// The file and what was noticed so far.
+/// The log file, and the findings so far.
 pub(super) struct Log<'a> {
     file: BufWriter<fs::File>,
     written: u64,
@@ -20,30 +20,30 @@ pub(super) struct Log<'a> {
     logged: Logged,
 }
 
-/// Longest that the reason a `./configure` gives may be, in bytes. ZFS's has 300.
+/// Limit in bytes on the reason that a `./configure` prints. ZFS's has 300.
 const MOST_REASON: usize = 1024;
 
-/// What is added to the error of a build whose test compiles have failed.
+/// Text that is appended to the error of a build whose test compiles failed.
 const CONFTEST: &str =
     "a test compile of the package itself failed; what its tests found is at the end of the log";
 
-/// What was noticed in a log.
+/// Findings in a log.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Logged {
     command: String,
-    /// Why a `./configure` has given up.
+    /// The reason why a `./configure` stopped.
     configure: Option<Reason>,
     compiler: Option<String>,
     make: Option<String>,
     last: String,
-    /// A file was to be larger than a build may write.
+    /// A file exceeded the size limit of the build.
     pub(super) met_file_limit: bool,
-    /// Why it is this machine's failure, if it is.
+    /// The reason, if the failure is this machine's.
     pub(super) environment: Option<String>,
 }
 
-/// What a `./configure` says in the end (autoconf's AC_MSG_ERROR): `configure: error: TEXT`, where the text may go on in lines
-/// that begin with `***`.
+/// The last message of a `./configure` (autoconf's AC_MSG_ERROR): `configure: error: TEXT`, where the text may
+/// continue in lines that begin with `***`.
 #[derive(Clone, Debug)]
 struct Reason {
     text: String,
@@ -56,7 +56,7 @@ impl Reason {
         Some(Reason { text: format!("configure: error: {text}").trim_end().to_owned(), ended: false })
     }
 
-    /// Takes the next line, if it belongs to the text.
+    /// Adds the next line, if it belongs to the text.
     fn go_on(&mut self, line: &str) {
         let more = line.trim().strip_prefix("***").map(str::trim);
         match more.filter(|_| !self.ended && self.text.len() + line.len() < MOST_REASON) {
@@ -82,7 +82,7 @@ impl<'a> Log<'a> {
             }
         }
         for part in piece.split_inclusive(|&b| b == b'\n') {
-            // A line is for people: what is longer than this is not one.
+            // Lines are for people, so longer ones are split.
             let room = 4096usize.saturating_sub(self.partial.len()).min(part.len());
             self.partial.extend_from_slice(&part[..room]);
             if part.ends_with(b"\n") {
@@ -135,7 +135,7 @@ impl Logged {
             None => self.configure = Reason::begin(line),
         }
         let compiler = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
-        // A ./configure that shows what a failed attempt said.
+        // A ./configure that quotes the output of a failed attempt.
         let is_quoted = line.starts_with("// ") || line.starts_with("# ");
         let is_error = line.starts_with("error: ") || compiler.iter().any(|sign| line.contains(sign));
         if self.compiler.is_none() && is_error && !is_quoted {
@@ -147,7 +147,7 @@ impl Logged {
         self.last = line.to_owned();
     }
 
-    /// The first thing that somebody has called an error: what a `./configure` decides, else what a compiler or `make` says.
+    /// The first line that reports an error: the reason of a `./configure`, else an error of a compiler or `make`.
     fn error(&self) -> Option<String> {
         let configure = self.configure.as_ref().map(|reason| &reason.text);
         let error = configure.or(self.compiler.as_ref()).or(self.make.as_ref())?;
@@ -157,8 +157,8 @@ impl Logged {
         })
     }
 
-    /// The header that a package's own test compiles have made, where the first error is one that they left in it: its path as
-    /// the compiler names it (NVIDIA's conftest.sh: `#error dma_buf_export() conftest failed!`).
+    /// The header of a package's own test compiles, if the first error is one that they left in it: its path as the
+    /// compiler prints it (NVIDIA's conftest.sh: `#error dma_buf_export() conftest failed!`).
     pub(super) fn conftest(&self) -> Option<&Path> {
         let (file, error) = self.compiler.as_deref()?.split_once(':')?;
         (error.contains("#error") && error.contains("conftest failed")).then(|| Path::new(file))
@@ -174,8 +174,8 @@ impl Logged {
         Failure { status, command: self.command.clone(), first_error }
     }
 
-    /// The commands succeeded, the modules are not there. Pipelines and `;` hide a compiler's status, so its error comes
-    /// first if there was one.
+    /// The failure of commands that succeeded without producing the modules. Pipelines and `;` hide a compiler's
+    /// status, so its error comes first if there is one.
     pub(super) fn failure_in_spite_of_success(&self, what: &str) -> Failure {
         let ended = format!("the build ended with status 0, but {what}");
         let first_error = match self.error() {
@@ -186,7 +186,7 @@ impl Logged {
     }
 }
 
-/// Why a line of a log speaks of this machine and not of the package.
+/// The reason why a line of a log shows this machine's failure and not the package's.
 fn environmental(line: &str) -> Option<&'static str> {
     let signs = [
         ("No space left on device", "the disk is full"),
@@ -203,7 +203,7 @@ fn environmental(line: &str) -> Option<&'static str> {
     signs.iter().find(|(sign, _)| line.contains(sign)).map(|(_, reason)| *reason)
 }
 
-/// Text without what would steer a terminal: a build's output is somebody else's.
+/// Escapes everything that would control a terminal: a build's output is untrusted.
 pub fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
     text.trim_end_matches(['\r', '\n']).chars().map(plain).collect()

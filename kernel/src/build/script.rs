@@ -1,13 +1,13 @@
-//! A recipe's steps as a bash script.
+//! The bash script of a build, made from a recipe's steps.
 
 use crate::recipe::{Module, Modules, Recipe, StepKind, dkms};
 use crate::sandbox::Machine;
 
-/// The functions that steps are calls of.
+/// Shell functions that the steps call.
 const STEPS: &str = include_str!("steps.bash");
 
-/// The script that builds. What is kept for other packages is taken when the modules are made, before the package's own
-/// script runs: some clean up behind themselves.
+/// The script of a build. Results for other packages are copied before the package's own post-build script runs,
+/// because some clean up.
 pub(super) fn script(machine: &Machine, recipe: &Recipe) -> String {
     let mut script = dkms::variables(&recipe.name, &recipe.version, &machine.release, &machine.arch);
     script.push_str(STEPS);

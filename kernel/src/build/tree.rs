@@ -1,8 +1,8 @@
-//! A directory that a build has written, or will be given: opened once, and reached from there alone.
+//! An untrusted directory that a build writes: opened once, and accessed only through that descriptor.
 //!
-//! Nothing in it is opened by a path from outside. openat2(2) resolves below the opened directory, follows no links, and
-//! crosses into no other file system; who swaps a directory for a link meanwhile makes it an error and nothing else. A walk
-//! holds two descriptors however deep the tree is, and ends with an error where there is more than it asks for.
+//! Nothing in it is opened by a path from outside. openat2(2) resolves below the opened directory, follows no links,
+//! and does not cross into other file systems; swapping a directory for a link meanwhile causes an error and nothing
+//! else. A walk uses two descriptors however deep the tree is, and fails above its limits.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,24 +14,24 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2, statat};
 use rustix::io::Errno;
 
-/// Longest path in a tree that is followed, in bytes: the system opens none of 4096, and a tar has room for 255.
+/// Limit in bytes on paths that are followed: the kernel opens none of 4096, and a tar has room for 255.
 pub(super) const LONGEST_PATH: usize = 1024;
 
-/// How much a walk goes through, in files and directories.
+/// Limit on the files and directories of a walk.
 pub(super) const MOST: usize = 1_000_000;
 
 /// An opened directory.
 #[derive(Debug)]
 pub(super) struct Tree(OwnedFd);
 
-/// One thing in it.
+/// A file or directory in a tree.
 pub(super) struct Found {
-    /// Below the tree.
+    /// Path relative to the tree.
     pub(super) path: PathBuf,
     pub(super) kind: FileType,
 }
 
-/// Why a tree was not walked to its end.
+/// Why a walk did not complete.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
@@ -49,7 +49,7 @@ impl From<Errno> for Error {
 }
 
 impl Tree {
-    /// Opens a directory that nobody but kcache's user can have put there.
+    /// Opens a directory that only kcache's own user can have created.
     pub(super) fn open(path: &Path) -> io::Result<Tree> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let at = |errno: Errno| {
@@ -59,7 +59,7 @@ impl Tree {
         Ok(Tree(rustix::fs::open(path, flags, Mode::empty()).map_err(at)?))
     }
 
-    /// Opens a regular file; the inner error says in words why there is none. Links that stay in the tree may lead to it.
+    /// Opens a regular file; the inner error says why it is not usable. Links are followed if they stay in the tree.
     pub(super) fn file(&self, path: &Path) -> io::Result<Result<(std::fs::File, u64), String>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -70,7 +70,7 @@ impl Tree {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
                 return Ok(Err(format!("built no {name}")));
             }
-            // A user's build can lock itself out, and a socket cannot be opened.
+            // A build without privileges may have removed its own permissions, and a socket cannot be opened.
             Err(Errno::ACCESS) => return Ok(Err(format!("{name} cannot be read"))),
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Err(format!("{name} is not a regular file"))),
             Err(Errno::LOOP | Errno::XDEV) => return Ok(Err(format!("{name} is a link or below one"))),
@@ -86,12 +86,12 @@ impl Tree {
         Ok(Ok((file, metadata.len())))
     }
 
-    /// Whether there is something of this name.
+    /// Whether there is a file of any type at this path.
     pub(super) fn has(&self, path: &Path) -> bool {
         statat(&self.0, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// What a link says.
+    /// The target of a link.
     pub(super) fn link(&self, path: &Path) -> io::Result<PathBuf> {
         let (flags, resolve) = (OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, ResolveFlags::BENEATH);
         let link = openat2(&self.0, path, flags, Mode::empty(), resolve)?;
@@ -99,7 +99,7 @@ impl Tree {
         Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
     }
 
-    /// Everything in it, in any order but that what holds something comes before it. More than `most` is an error.
+    /// Everything in the tree, directories before their contents, otherwise unordered. More than `most` is an error.
     pub(super) fn walk(
         &self,
         most: usize,
@@ -108,7 +108,7 @@ impl Tree {
         self.descend(most, &mut |_, _, found| each(found))
     }
 
-    /// Makes a user the owner of it and of everything in it.
+    /// Makes a user the owner of the tree and everything in it.
     pub(super) fn give(&self, uid: u32) -> Result<(), Error> {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
         self.descend(MOST, &mut |directory, name, _| {
@@ -212,7 +212,8 @@ mod tests {
         assert!(matches!(tree.walk(MOST, &mut |_| Ok(())), Err(Error::TooDeep)));
     }
 
-    /// A tree is given away while its directories are swapped for links to somebody else's, as a build would that still runs.
+    /// Gives a tree away while its directories are swapped for links to other trees, as a build that is still running
+    /// could.
     #[test]
     fn a_tree_whose_directories_become_links_is_given_and_nothing_else_is() {
         if !rustix::process::geteuid().is_root() {

@@ -1,16 +1,16 @@
-//! What depmod reads in one module.
+//! What depmod reads from a module.
 //!
-//! Not quite what the kernel reads ([`crate::ko`]), and in the file's order, for that is the order of depmod's output
-//! (kmod, `libkmod/libkmod-elf.c`):
+//! This is not exactly what the kernel reads ([`crate::ko`]), and it is in the file's order, because that is the order
+//! of depmod's output (kmod, `libkmod/libkmod-elf.c`):
 //!
 //! ```text
-//! .modinfo            "alias=..." and "softdep=...": each is a line of an index
-//! .symtab             __crc_NAME: exported; where there is none, the strings of __ksymtab_strings are
-//!                     undefined, of whatever binding: needed
+//! .modinfo            "alias=..." and "softdep=...": each becomes a line of an index
+//! .symtab             __crc_NAME: exported symbols; without any, the strings of __ksymtab_strings;
+//!                     undefined symbols of any binding: needed
 //! __versions          names without such a symbol (module_layout): needed as well
 //! ```
 //!
-//! A file in which anything is unusual, so that it is not certain what kmod would make of it, is refused.
+//! A file with anything unusual is refused, because it is not certain how kmod would read it.
 
 use std::collections::HashSet;
 
@@ -20,26 +20,26 @@ use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
 
 use crate::ko::split_signature;
 
-/// What depmod reads in one module.
+/// What depmod reads from a module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Values of `alias`, as they stand.
+    /// Values of `alias` in `.modinfo`, unchanged.
     pub aliases: Vec<String>,
-    /// Values of `softdep`.
+    /// Values of `softdep` in `.modinfo`.
     pub softdeps: Vec<String>,
-    /// Symbols that it exports.
+    /// Names of exported symbols.
     pub exports: Vec<String>,
-    /// Symbols that it needs.
+    /// Names of needed symbols.
     pub needs: Vec<String>,
 }
 
-/// Longer ones meet limits of depmod's own (`PATH_MAX`) and of ours ([`super::trie::KEY_MAX`]).
+/// Limit in bytes on texts. Longer ones reach limits of depmod (`PATH_MAX`) and of [`super::trie::KEY_MAX`].
 const TEXT_MAX: usize = super::trie::KEY_MAX - 32;
-/// `struct modversion_info`; the CRC is an unsigned long, the rest the name.
+/// Size in bytes of `struct modversion_info` (include/linux/module.h): an unsigned long with the CRC, and the name.
 const VERSION: usize = 64;
 
 impl Facts {
-    /// Reads a module, decompressed. Errors say what is unusual about it.
+    /// Parses a decompressed module. An error says what is unusual about it.
     pub fn parse(module: &[u8]) -> Result<Self, String> {
         let (body, _) = split_signature(module);
         match body {
@@ -71,7 +71,7 @@ struct Object<'data, Elf: FileHeader<Endian = Endianness>> {
 }
 
 impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
-    /// Empty where there is none.
+    /// A section's bytes; empty if it does not exist.
     fn section(&self, name: &str) -> Result<&'data [u8], String> {
         match self.sections.section_by_name(self.endian, name.as_bytes()) {
             Some((_, section)) => section.data(self.endian, self.data).map_err(|e| e.to_string()),
@@ -79,7 +79,7 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         }
     }
 
-    /// What is exported, and what is needed.
+    /// Names of exported and of needed symbols.
     fn symbols(&self) -> Result<(Vec<String>, Vec<String>), String> {
         let table = self.sections.symbols(self.endian, self.data, elf::SHT_SYMTAB);
         let table = table.map_err(|error| error.to_string())?;
@@ -87,7 +87,7 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
             return Err("a module without symbols".to_owned());
         }
         let (mut exports, mut needs) = (Vec::new(), Vec::new());
-        // Only a forged file names one long text again and again, until it is larger than memory.
+        // Only a forged file refers to one long text again and again, which would exhaust memory.
         let mut left = self.data.len();
         let mut undefined = HashSet::new();
         for symbol in table.iter().skip(1) {
@@ -127,17 +127,17 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
     }
 }
 
-/// `.foo` on a 64-bit PowerPC is `foo`.
+/// The name of a needed symbol: `.foo` on 64-bit PowerPC is `foo`.
 fn needed(name: &[u8]) -> Result<String, String> {
     Ok(checked(name.strip_prefix(b".").unwrap_or(name))?.to_owned())
 }
 
-/// Strings between any number of NULs.
+/// Strings separated by any number of NULs.
 fn strings(section: &[u8]) -> impl Iterator<Item = &[u8]> {
     section.split(|&c| c == 0).filter(|text| !text.is_empty())
 }
 
-/// The values of a key. Only what goes into an index is looked at: authors may have umlauts.
+/// The values of a key. Other keys are not checked, because authors' names need not be ASCII.
 fn values(modinfo: &[u8], key: &str) -> Result<Vec<String>, String> {
     let value = |text| match <[u8]>::strip_prefix(text, key.as_bytes()) {
         Some([]) => Some(Ok(String::new())),
@@ -148,7 +148,7 @@ fn values(modinfo: &[u8], key: &str) -> Result<Vec<String>, String> {
     strings(modinfo).filter_map(value).collect()
 }
 
-/// What can be a key or a word of a line.
+/// Checks that a text can be a key of an index, or a word of a line.
 fn checked(text: &[u8]) -> Result<&str, String> {
     let plain = |c: &u8| matches!(c, b' '..=b'~');
     match std::str::from_utf8(text) {

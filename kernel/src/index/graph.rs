@@ -1,25 +1,27 @@
-//! Who needs whom, in the order of depmod.
+//! The dependency graph of modules, sorted as depmod does.
 //!
-//! A line of `modules.dep` lists all that a module needs, directly or not, ordered by one sort of all modules in which users
-//! stand before what they use. depmod makes it with a stack: modules that nobody uses go on it, in the order of
-//! `modules.dep`; the topmost is taken off and numbered; what it needs loses a user, and goes on the stack with the last one
-//! (tools/depmod.c, `depmod_calculate_dependencies`). A module is *freed* by the user that was its last.
+//! A line of `modules.dep` lists everything that a module needs, directly or not, ordered by one topological sort of
+//! all modules in which users precede what they use. depmod computes it with a stack: modules that nobody uses are
+//! pushed in the order of `modules.dep`; the topmost is popped and numbered; each module that it needs loses a user,
+//! and is pushed when it has none left (tools/depmod.c, `depmod_calculate_dependencies`). A module is *freed* by its
+//! last user.
 //!
-//! What a module needs directly is not in the indexes, only what it needs in all. That is enough:
+//! The indexes contain only all needs of a module, not which ones are direct. That is sufficient:
 //!
-//! - Taking from all that a module needs what those need in turn leaves direct needs ([`reduce`]). What is left out, a direct
-//!   need that is an indirect one as well, never frees anything: there is a module between, that is numbered later and still
-//!   is a user. So the sort is the same without.
-//! - Modules that were freed together went on the stack in the order in which their user names them, and came off, and are
-//!   in its line, in reverse. So the line tells that order. Of others it tells nothing: [`Sorted::freed`] is how it is noticed
-//!   that one would have to be known.
+//! - Removing from a module's needs what those need in turn leaves direct needs ([`reduce`]). What this omits, a
+//!   direct need that is also an indirect one, never frees anything: a module between them is numbered later and still
+//!   is a user. So the sort is the same without it.
+//! - Modules that were freed together were pushed in the order in which their user names them, and popped, and are in
+//!   its line, in reverse order. So the line contains that order. It says nothing about others: [`Sorted::freed`]
+//!   detects when the order of one of those would be needed.
 
-/// For each module what it needs, by its number.
+/// The modules that each module needs, by number.
 pub(super) type Needs = Vec<Vec<u32>>;
 
-/// The needs that are surely direct, the last of a line first. `whole` has all needs, in the order of the lines.
+/// The needs that are certainly direct, in reverse order of the line. `whole` contains all needs, in the order of the
+/// lines.
 pub(super) fn reduce(whole: &Needs) -> Needs {
-    // The module for which another was last seen to be needed by one that it needs.
+    // For each module, the last module for which it was found to be an indirect need.
     let mut seen = vec![u32::MAX; whole.len()];
     let direct = |(module, needs): (usize, &Vec<u32>)| {
         if needs.len() < 2 {
@@ -36,18 +38,18 @@ pub(super) fn reduce(whole: &Needs) -> Needs {
     whole.iter().enumerate().map(direct).collect()
 }
 
-/// depmod's sort.
+/// The result of depmod's sort.
 pub(super) struct Sorted {
-    /// The place of each module.
+    /// Position of each module.
     pub(super) rank: Vec<u32>,
-    /// The modules in that order.
+    /// The modules in sorted order.
     order: Vec<u32>,
-    /// By which module each was freed; none for those that nobody uses.
+    /// The module that freed each one; `None` for modules that nobody uses.
     by: Vec<Option<u32>>,
 }
 
 impl Sorted {
-    /// Sorts; `None` where modules need each other in a circle.
+    /// Sorts; `None` if modules depend on each other in a cycle.
     pub(super) fn of(direct: &Needs) -> Option<Self> {
         let mut users = vec![0_u32; direct.len()];
         for &needed in direct.iter().flatten() {
@@ -74,12 +76,12 @@ impl Sorted {
         (sorted.order.len() == direct.len()).then_some(sorted)
     }
 
-    /// Which of a module's needs it has freed.
+    /// The needs that a module has freed.
     pub(super) fn freed(&self, module: u32, needs: &[u32]) -> impl Iterator<Item = u32> {
         needs.iter().copied().filter(move |&needed| self.by[needed as usize] == Some(module))
     }
 
-    /// All that each module needs, in the order of the lines.
+    /// All needs of each module, in the order of the lines.
     pub(super) fn whole(&self, direct: &Needs) -> Needs {
         let mut whole: Needs = vec![Vec::new(); direct.len()];
         let mut seen = vec![u32::MAX; direct.len()];
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_is_needed_by_the_needed_is_no_direct_need() {
-        // 0 needs 1 and 2, 1 needs 2.
+        // 0 needs 1 and 2; 1 needs 2.
         assert_eq!(reduce(&vec![vec![1, 2], vec![2], vec![]]), [vec![1], vec![2], vec![]]);
         assert_eq!(reduce(&vec![vec![2, 1], vec![], vec![]]), [vec![1, 2], vec![], vec![]]);
     }

@@ -1,15 +1,16 @@
-//! The order in which depmod's hash tables give what they hold.
+//! The iteration order of depmod's hash tables.
 //!
-//! Modules that `modules.order` does not name, and all symbols, come out of depmod in the order of its hash tables: by
-//! bucket, in a bucket by name (kmod, `shared/hash.c`). So files that are to be the same need the same function: Paul
-//! Hsieh's SuperFastHash, started with the length, its last bits stirred as WebKit does. Two bytes at a time are taken as the
-//! machine has them, which is why the order differs between machines.
+//! Modules that `modules.order` does not list, and all symbols, are written by depmod in the order of its hash tables:
+//! by bucket, and within a bucket by name (kmod, `shared/hash.c`). So equal files need the same hash function: Paul
+//! Hsieh's SuperFastHash, seeded with the length, with WebKit's final mixing. It reads two bytes at a time in native
+//! byte order, so the order differs between machines.
 
-/// `depmod_init`, tools/depmod.c: `hash_new(512, ..)` for modules, `hash_new(2048, ..)` for symbols.
+/// Numbers of buckets in `depmod_init` (tools/depmod.c): `hash_new(512, ..)` for modules, `hash_new(2048, ..)` for
+/// symbols.
 pub(super) const MODULES: u32 = 512;
 pub(super) const SYMBOLS: u32 = 2048;
 
-/// The bucket of a name, of so many.
+/// The bucket of a name.
 pub(super) fn bucket(name: &str, buckets: u32) -> u32 {
     hash(name.as_bytes()) & (buckets - 1)
 }

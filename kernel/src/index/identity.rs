@@ -1,4 +1,4 @@
-//! Made-up trees that change, and the indexes of the real depmod.
+//! Property tests: generated trees that change, compared with indexes of the real depmod.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -14,11 +14,11 @@ use crate::symvers::Symvers;
 
 const RELEASE: &str = "6.1.0-56-amd64";
 const SEARCH: &str = "search updates extra built-in\n";
-/// Symbols by number: of these the kernel itself exports the first ones.
+/// Number of symbols, of which the kernel itself exports the first ones.
 const SYMBOLS: u8 = 12;
 const OF_VMLINUX: u8 = 2;
 
-/// One module's file. What it is called and where it lies is in the key.
+/// A generated module. Its name and directory are in the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Made {
     exports: Vec<u8>,
@@ -26,7 +26,7 @@ struct Made {
     words: Vec<u8>,
 }
 
-/// A module by number, and the directory that it lies in.
+/// Number of a module, and its directory.
 type Spot = (u8, Dir);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +66,7 @@ fn module(name: &str, made: &Made) -> Vec<u8> {
     built.bytes()
 }
 
-/// A tree as it is at one moment.
+/// The modules of a tree at one time.
 type Files = BTreeMap<Spot, Made>;
 
 struct Tree {
@@ -75,7 +75,7 @@ struct Tree {
 }
 
 impl Tree {
-    /// On disk, with what depmod makes of it.
+    /// Writes the tree to disk and runs depmod.
     fn new(files: &Files, order: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tree = Self { dir, files: files.clone() };
@@ -123,7 +123,7 @@ impl Disk for Disc<'_> {
     }
 }
 
-/// What `update` makes of the second tree, from the indexes of the first.
+/// The second tree's indexes by `update`, from those of the first.
 fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<Written, Reason> {
     let names = ["modules.order", "modules.dep", "modules.alias", "modules.softdep", "modules.symbols"];
     let [order, dep, alias, softdep, symbols] = names.map(|name| from.text(name));
@@ -155,7 +155,7 @@ fn made(exports: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Made> 
     (exports, needs, words).prop_map(|(exports, needs, words)| Made { exports, needs, words })
 }
 
-/// Modules of others, or kcache's: any number of any names, some of them those of the kernel's own.
+/// Foreign modules, or kcache's: any number with any names, some equal to in-tree ones.
 fn others() -> impl Strategy<Value = Files> {
     let spot = (0..14_u8, prop_oneof![Just(Dir::Extra), Just(Dir::Updates)]);
     let exports = prop_oneof![
@@ -166,7 +166,7 @@ fn others() -> impl Strategy<Value = Files> {
     btree_map(spot, made(exports), 0..4)
 }
 
-/// The kernel's own: every symbol has one exporter, needs are of such symbols, and mostly of those before.
+/// In-tree modules: every symbol has one exporter, and modules mostly need symbols of earlier ones.
 fn own() -> impl Strategy<Value = Files> {
     vec(made(Just(Vec::new())), 3..10).prop_map(|made| {
         let count = made.len() as u8;
@@ -185,11 +185,11 @@ fn own() -> impl Strategy<Value = Files> {
 #[derive(Debug, Clone)]
 struct Story {
     own: Files,
-    /// In which order `modules.order` has them; the first are left out of it.
+    /// The order in `modules.order`, which omits the first ones.
     order: Vec<u8>,
     before: Files,
     after: Files,
-    /// Modules of the kernel's own that are taken away, before or after.
+    /// In-tree modules that are removed, before or after.
     gone: Vec<(u8, bool)>,
     symvers: bool,
 }
@@ -198,7 +198,7 @@ fn story() -> impl Strategy<Value = Story> {
     let order = Just((0..10).collect::<Vec<u8>>()).prop_shuffle();
     let changes =
         (others(), others(), prop_oneof![4 => Just(vec![]), 1 => vec((0..10_u8, any::<bool>()), 1..2)]);
-    // Much of what was there before stays.
+    // Much of the first tree stays.
     let shared = (others(), any::<bool>());
     (own(), order, changes, shared, prop::bool::weighted(0.9)).prop_map(
         |(own, order, (mut before, mut after, gone), (shared, both), symvers)| {
@@ -216,13 +216,13 @@ fn trees(story: &Story) -> (Tree, Tree, Option<Symvers>) {
         let mut files: Files = story.own.clone();
         files.retain(|(module, _), _| !story.gone.contains(&(*module, after)));
         files.extend(others.clone());
-        // What stands in for one of the kernel's own mostly has its symbols.
+        // A replacement of an in-tree module mostly has its symbols.
         for ((module, _), made) in files.iter_mut().filter(|(_, made)| !made.words.contains(&9)) {
             if let Some(own) = story.own.get(&(*module, Dir::Kernel)) {
                 made.exports.extend(own.exports.clone());
             }
         }
-        // No circles: of these depmod takes all memory that there is, before it says that there is one.
+        // No cycles: with these, depmod exhausts memory before it reports them.
         let all = [&story.own, &story.before, &story.after];
         let lowest = |symbol: u8, below: u8| {
             let exporters = all.iter().flat_map(|files| files.iter());

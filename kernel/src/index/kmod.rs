@@ -1,23 +1,23 @@
-//! Which depmod the indexes are to be like.
+//! The version of depmod whose output is reproduced.
 //!
-//! What depmod writes, and in which order, changes a little with its version; only of versions that were compared with it
-//! byte by byte is the same made here. It also depends on the machine's C library: modules of equal rank stay in the order
-//! in which they were found only where `qsort` is stable, as glibc's is for tables that fit into memory, and musl's is not.
+//! depmod's output and its order change slightly between versions. Output is reproduced only for versions with which
+//! it was compared byte by byte. It also depends on the C library: modules of equal rank stay in the order in which
+//! they were found only if `qsort` is stable. glibc's is for tables that fit into memory, musl's is not.
 
 use super::Reason;
 
-/// The versions whose output is known. 30 is in Debian 12.
+/// Versions whose output is known. Debian 12 has 30.
 const KNOWN: [&str; 1] = ["30"];
 
-/// A depmod.
+/// A depmod whose output can be reproduced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kmod {
-    /// Suffixes of files that it takes for modules.
+    /// Suffixes of files that it treats as modules.
     suffixes: Vec<&'static str>,
 }
 
 impl Kmod {
-    /// From what `depmod --version` prints and the program itself.
+    /// Identifies a depmod by the output of `depmod --version` and the program's bytes.
     ///
     /// ```text
     /// kmod version 30
@@ -36,7 +36,7 @@ impl Kmod {
         Ok(Self { suffixes: std::iter::once(".ko").chain(compressed).collect() })
     }
 
-    /// The stem of a module file's name; `None` for a file that is no module to this depmod.
+    /// The stem of a module file's name; `None` for a file that this depmod does not treat as a module.
     pub fn stem<'a>(&self, file: &'a str) -> Option<&'a str> {
         self.suffixes.iter().find_map(|suffix| file.strip_suffix(suffix)).filter(|stem| !stem.is_empty())
     }
@@ -58,7 +58,8 @@ impl Kmod {
     }
 }
 
-/// By the name of its loader, `/lib64/ld-linux-x86-64.so.2` or `ld64.so.2` on some machines.
+/// Whether a program uses glibc, by the name of its loader: `/lib64/ld-linux-x86-64.so.2`, or `ld64.so.2` on some
+/// architectures.
 fn is_of_glibc(program: &[u8]) -> bool {
     let has = |name: &[u8]| program.windows(name.len()).any(|at| at == name);
     has(b"/ld-linux") || has(b"/ld64.so")

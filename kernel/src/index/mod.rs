@@ -1,21 +1,21 @@
-//! kmod's indexes of a kernel's modules: what is in them, and the same after a change.
+//! kmod's indexes of a kernel's modules: reading them, and updating them after a change.
 //!
 //! ```text
-//! modules.dep             a line a module: its file, and the files it needs, what is to be loaded first standing last
-//! modules.alias           from `.modinfo`: `alias PATTERN MODULE`; by these the kernel asks for drivers
-//! modules.symbols         `alias symbol:NAME MODULE`: who exports what
+//! modules.dep             a line for each module: its file, and the files it needs, the first to be loaded last
+//! modules.alias           from `.modinfo`: `alias PATTERN MODULE`, with which the kernel requests drivers
+//! modules.symbols         `alias symbol:NAME MODULE`: exported symbols
 //! modules.softdep         from `.modinfo`: `softdep MODULE pre: ...`
-//! modules.devname         nodes in /dev whose opening loads a module
-//! modules.{dep,alias,symbols,builtin,builtin.alias}.bin      tries of the same ([`trie`])
+//! modules.devname         device nodes in /dev whose opening loads a module
+//! modules.{dep,alias,symbols,builtin,builtin.alias}.bin      tries of the same data ([`trie`])
 //! ```
 //!
-//! - [`DepIndex`]: `modules.dep.bin`, read. `modprobe` finds a module through it alone: the key is the module's name, the
-//!   value its file and the files it needs, `kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko`, relative
-//!   to the kernel's tree.
-//! - [`Present`] and [`update`]: the text indexes that a tree has, and all of its indexes after some modules have come and
-//!   others gone, byte for byte those of a depmod that reads every module again ([`update`] tells how that can be).
-//! - [`Facts`]: what depmod reads in a module. [`Rules`]: which file it takes for a module (depmod.d(5)). [`Kmod`]: which
-//!   depmod is meant.
+//! - [`DepIndex`]: a parsed `modules.dep.bin`, which alone decides which module `modprobe` loads. Keys are modules'
+//!   names; values are their file and the files it needs, relative to the kernel's tree: `kernel/fs/ext4/ext4.ko:
+//!   kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko`.
+//! - [`Present`] and [`update`]: the text indexes of a tree, and all of its indexes after modules were added and
+//!   removed, byte for byte equal to those of a depmod that reads every module again ([`update`] explains how).
+//! - [`Facts`]: what depmod reads from a module. [`Rules`]: which of several files it chooses (depmod.d(5)). [`Kmod`]:
+//!   the version of depmod to reproduce.
 
 mod facts;
 mod graph;
@@ -41,32 +41,32 @@ use std::collections::BTreeMap;
 
 use crate::module_name::ModuleName;
 
-/// A module's name is the name of a file.
+/// Limit in bytes on a module's name, which is a file's name.
 const NAME_MAX: usize = 255;
 
-/// A whole `modules.dep.bin`.
+/// The contents of a `modules.dep.bin`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DepIndex(BTreeMap<String, String>);
 
-/// One module in a [`DepIndex`]; paths are relative to the kernel's tree.
+/// A module in a [`DepIndex`]. Paths are relative to the kernel's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The module's name, with `_` for `-`.
+    /// Name in the kernel, with `_` for `-`.
     pub name: &'a str,
-    /// The file that is loaded.
+    /// Path of the file that is loaded.
     pub path: &'a str,
     depends: &'a str,
 }
 
 impl<'a> Entry<'a> {
-    /// The files to be loaded before, the last one first.
+    /// Paths of the files it needs, the first to be loaded last.
     pub fn depends(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.depends.split_ascii_whitespace()
     }
 }
 
 impl DepIndex {
-    /// Reads a whole file.
+    /// Parses `modules.dep.bin`.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let mut entries = BTreeMap::new();
         trie::walk(bytes, &mut |key, value| {
@@ -79,30 +79,30 @@ impl DepIndex {
             if text.split_once(':').is_none_or(|(path, _)| path.is_empty()) {
                 return Err(fail("a value without a path"));
             }
-            // Of several values modprobe takes the first.
+            // modprobe uses the first of several values.
             entries.entry(key.to_owned()).or_insert_with(|| text.to_owned());
             Ok(())
         })?;
         Ok(Self(entries))
     }
 
-    /// What modprobe finds for a module's name; `-` and `_` are the same.
+    /// The file that modprobe loads for a module's name; `-` and `_` are equal.
     pub fn lookup(&self, module_name: &str) -> Option<Entry<'_>> {
         let (name, value) = self.0.get_key_value(&*ModuleName::new(module_name))?;
         entry(name, value)
     }
 
-    /// All modules, ordered by name.
+    /// All modules, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         self.0.iter().filter_map(|(name, value)| entry(name, value))
     }
 
-    /// How many modules there are.
+    /// Number of modules.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no modules.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

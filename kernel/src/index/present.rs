@@ -1,8 +1,8 @@
-//! The text indexes of a tree, taken apart by module.
+//! The text indexes of a tree, parsed and split by module.
 //!
-//! Every line must be one that depmod would have written there: modules in the order of `modules.order`, lines of a module
-//! together and in the order of the modules, symbols in the order of the hash table. What another program has written, or
-//! another version, or depmod with a patch, is noticed by that.
+//! Every line must be one that depmod would have written there: modules in the order of `modules.order`, lines of a
+//! module together and in the order of the modules, symbols in the order of the hash table. This detects indexes
+//! written by another program, another version, or a patched depmod.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,15 +14,16 @@ pub(super) const ALIAS_HEAD: &str = "# Aliases extracted from modules themselves
 pub(super) const SOFTDEP_HEAD: &str = "# Soft dependencies extracted from modules themselves.\n";
 pub(super) const SYMBOLS_HEAD: &str = "# Aliases for symbols, used by symbol_request().\n";
 const BINS: [&str; 3] = ["modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"];
-/// `PATH_MAX`, the length of depmod's line.
+/// `PATH_MAX`, the size of depmod's line buffer.
 const LINE_MAX: usize = 4096;
 /// depmod counts modules with 16 bits.
 pub(super) const MODULES_MAX: usize = u16::MAX as usize - 1;
 
-/// Where the kernel's own modules stand: `modules.order`.
+/// The parsed `modules.order`, which lists in-tree modules.
 pub(super) struct Order<'a>(HashMap<&'a str, u32>);
 
-/// By these depmod sorts modules: those of `modules.order` first and by it, all others by hash table.
+/// depmod's sort key of modules: those of `modules.order` first and in its order, all others in the order of the hash
+/// table.
 pub(super) type Place<'a> = (bool, u32, u32, &'a str);
 
 impl<'a> Order<'a> {
@@ -32,7 +33,7 @@ impl<'a> Order<'a> {
         {
             return Err(Reason::Odd { name: "modules.order", line: text.split('\n').count() });
         }
-        // Of one that is named twice the last place counts.
+        // If a path occurs twice, the last position counts.
         Ok(Self(text.split_terminator('\n').zip(0..).collect()))
     }
 
@@ -43,7 +44,7 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// Whether a file is a module of the kernel's own.
+    /// Whether a file is an in-tree module.
     pub(super) fn lists(&self, path: &str) -> bool {
         self.line(path).is_some()
     }
@@ -54,34 +55,34 @@ impl<'a> Order<'a> {
     }
 }
 
-/// A module that is listed.
+/// A module in the indexes.
 #[derive(Debug)]
 pub(super) struct Listed<'a> {
     pub(super) path: &'a str,
     pub(super) name: String,
-    /// Its lines in two indexes.
+    /// Its lines in `modules.alias` and `modules.softdep`.
     pub(super) alias: &'a str,
     pub(super) softdep: &'a str,
 }
 
-/// The text indexes of a tree.
+/// The parsed text indexes of a tree.
 pub struct Present<'a> {
     pub(super) order: Order<'a>,
     pub(super) modules: Vec<Listed<'a>>,
     pub(super) by_path: HashMap<&'a str, u32>,
-    /// All that each module needs, as its line has it.
+    /// All needs of each module, in the order of its line.
     pub(super) whole: Needs,
-    /// What it surely needs directly, in the order in which it names what it has freed.
+    /// Its certain direct needs, in the order in which it names those that it freed.
     pub(super) direct: Needs,
     pub(super) sorted: Sorted,
-    /// `symbol:NAME` and who exports it, in the order of the file.
+    /// `symbol:NAME` with the module that exports it, in the order of the file.
     pub(super) symbols: Vec<(&'a str, u32)>,
 }
 
-/// The text of the indexes, and of `modules.order`.
+/// Contents of the indexes and of `modules.order`.
 #[derive(Debug, Clone, Copy)]
 pub struct Texts<'a> {
-    /// `modules.order`; empty where there is none.
+    /// `modules.order`; empty if it does not exist.
     pub order: &'a str,
     /// `modules.dep`
     pub dep: &'a str,
@@ -91,13 +92,17 @@ pub struct Texts<'a> {
     pub softdep: &'a str,
     /// `modules.symbols`
     pub symbols: &'a str,
-    /// `modules.dep.bin`, `modules.alias.bin`, `modules.symbols.bin`, which say the same again: what has rotted in either, or was
-    /// cut off on a full disk, is not handed on.
+    /// `modules.dep.bin`, `modules.alias.bin`, `modules.symbols.bin`, which contain the same data: a comparison
+    /// detects corrupt or truncated ones.
     pub bins: [&'a [u8]; 3],
 }
 
 impl<'a> Present<'a> {
-    /// Takes them apart.
+    /// Parses the indexes.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Odd`] with the line that depmod would not have written.
     pub fn parse(texts: Texts<'a>) -> Result<Self, Reason> {
         let order = Order::parse(texts.order)?;
         let (modules, by_path, whole) = dependencies(texts.dep)?;
@@ -141,17 +146,17 @@ impl<'a> Present<'a> {
         Ok(present)
     }
 
-    /// Whether a file is listed.
+    /// Whether the indexes list a file.
     pub fn has(&self, path: &str) -> bool {
         self.by_path.contains_key(path)
     }
 
-    /// Whether a file is a module of the kernel's own.
+    /// Whether a file is an in-tree module.
     pub fn is_own(&self, path: &str) -> bool {
         self.order.lists(path)
     }
 
-    /// Who exports a symbol, by its number.
+    /// Number of the module that exports a symbol.
     pub(super) fn owner(&self, symbol: &str) -> Option<u32> {
         let place = |name| (hash::bucket(name, hash::SYMBOLS), name);
         let found = self.symbols.binary_search_by_key(&place(symbol), |(key, _)| place(name_of(key))).ok()?;
@@ -159,12 +164,12 @@ impl<'a> Present<'a> {
     }
 }
 
-/// `NAME` of `symbol:NAME`.
+/// The `NAME` of `symbol:NAME`.
 pub(super) fn name_of(symbol: &str) -> &str {
     &symbol["symbol:".len()..]
 }
 
-/// Keys with their values, in any order: as many, and the same ones, have the same sum.
+/// An order-independent checksum: equal sets of keys and values have equal sums.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sum {
     count: usize,
@@ -207,8 +212,8 @@ fn symbols_sum(modules: &[Listed<'_>], symbols: &[(&str, u32)]) -> Sum {
     sum
 }
 
-/// An alias as it is looked up: `-` is `_`, but in brackets. False, and anything, where brackets do not match (shared/util.c,
-/// `alias_normalize`): such an alias is in the text only.
+/// Normalizes an alias as modprobe does: `-` becomes `_` except in brackets. False if brackets do not match
+/// (shared/util.c, `alias_normalize`): such an alias is in the text index only, and `out` is meaningless.
 pub(super) fn normalize(alias: &[u8], out: &mut Vec<u8>) -> bool {
     let mut inside = false;
     for &c in alias {
@@ -252,18 +257,18 @@ fn dependencies(text: &str) -> Result<Dependencies<'_>, Reason> {
     Ok((lines.into_iter().map(listed).collect(), by_path, whole))
 }
 
-/// Only ASCII, and all lines whole.
+/// Checks that a text is ASCII and ends with a line feed.
 fn check(text: &str) -> Option<()> {
     let whole = text.is_empty() || text.ends_with('\n');
     (whole && text.is_ascii() && !text.contains('\0')).then_some(())
 }
 
-/// An index in which each module's lines are together.
+/// An index in which the lines of each module are together.
 struct Lines<'a, F> {
     name: &'static str,
     head: &'static str,
     text: &'a str,
-    /// The module that a line is of.
+    /// Extracts the module from a line.
     module: F,
 }
 

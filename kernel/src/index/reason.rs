@@ -1,84 +1,84 @@
-//! Why a depmod has to run.
+//! Reasons to run depmod.
 
-/// Why indexes cannot be made from those that are there.
+/// Why indexes cannot be updated from the existing ones.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// It is asked for.
+    /// The caller requires depmod.
     #[error("requested by --depmod=always")]
     Asked,
-    /// Another depmod than those that are known, or none.
+    /// depmod is missing, or of an unknown version.
     #[error("unknown depmod {found:?}")]
     Version {
-        /// What it says of itself.
+        /// Its output for `--version`.
         found: String,
     },
-    /// An index, or a file that goes into one, is not there or no ordinary file.
+    /// An index, or a file that determines one, is missing or not a regular file.
     #[error("{name} does not exist")]
     Missing {
-        /// The file's name.
+        /// Name of the file.
         name: String,
     },
-    /// An index that this depmod does not write.
+    /// There is an index that this depmod does not write.
     #[error("{name} was written by another depmod")]
     Foreign {
-        /// The file's name.
+        /// Name of the file.
         name: String,
     },
     /// An index is not as depmod writes it.
     #[error("line {line} of {name} is not as depmod writes it")]
     Odd {
-        /// The file's name.
+        /// Name of the file.
         name: &'static str,
-        /// Counted from one.
+        /// Line number, from 1.
         line: usize,
     },
-    /// Times do not tell what was there before the indexes.
+    /// File times do not show what is older than the indexes.
     #[error("{what}")]
     Time {
-        /// What is wrong with them.
+        /// What is wrong with the times.
         what: &'static str,
     },
-    /// Something in the tree, or in the configuration, of which it is not certain what depmod makes of it.
+    /// It is not certain how depmod treats something in the tree or its configuration.
     #[error("{path}: {what}")]
     Unclear {
-        /// What it is.
+        /// Path of the file or module.
         path: String,
         /// What is unusual about it.
         what: String,
     },
-    /// A file of the kernel's own has changed since the indexes were made.
+    /// A file of the kernel package is newer than the indexes.
     #[error("{name} is newer than the indexes")]
     Newer {
-        /// The file's name.
+        /// Name of the file.
         name: String,
     },
-    /// Modules depend on each other in a circle.
+    /// Modules depend on each other in a cycle.
     #[error("circular module dependencies")]
     Circle,
-    /// So many modules would have to be read that depmod may as well read all.
+    /// So many modules would have to be read that depmod is not slower.
     #[error("{count} modules to read, too many")]
     TooMany {
-        /// How many.
+        /// Number of modules to read.
         count: usize,
     },
-    /// Who needs or exports a symbol is in none of the indexes, and there is no `Module.symvers` to tell.
+    /// The indexes do not contain who else needs or exports a symbol, and there is no `Module.symvers`.
     #[error(
         "{symbol} is newly exported or no longer exported, and there is no Module.symvers to tell the effect"
     )]
     NoSymvers {
-        /// The symbol.
+        /// The symbol's name.
         symbol: String,
     },
-    /// Modules of the kernel may need a symbol that was not there before.
+    /// In-tree modules may need a symbol that did not exist before.
     #[error("other modules may need {symbol}, which was not exported before")]
     Needed {
-        /// The symbol.
+        /// The symbol's name.
         symbol: String,
     },
     /// A file could not be read.
     #[error("{what}")]
     Io {
-        /// The error's text, which names the file.
+        /// Text of the error, with the path.
         what: String,
     },
 }

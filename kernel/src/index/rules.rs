@@ -1,27 +1,27 @@
-//! Which file depmod takes for a module: depmod.d(5).
+//! depmod's configuration, which decides between files of one module (depmod.d(5)).
 //!
 //! ```text
-//! search updates built-in                  of two files of one module the one in the directory named first
-//! override MODULE RELEASE DIRECTORY        this one, whatever the search says
-//! exclude NAME...                          files and directories that are passed over
-//! external RELEASE DIRECTORY               modules from outside the tree
+//! search updates built-in                  of several files of one module, the one in the directory named first
+//! override MODULE RELEASE DIRECTORY        this file, whatever `search` says
+//! exclude NAME...                          files and directories to ignore
+//! external RELEASE DIRECTORY               modules outside the tree
 //! ```
 //!
-//! Without a `search` it is `search updates`. Between files of equal rank depmod takes the first or the last that the file
-//! system gives it, and nobody can know which; also external directories, patterns that are more than a release, and lines
-//! that go on are left to depmod (tools/depmod.c, `cfg_file_parse`, `depmod_module_is_higher_priority`).
+//! The default is `search updates`. Between files of equal rank, depmod takes the first or last one in the file
+//! system's order, which is not known. That case, external directories, patterns other than a literal release, and
+//! continued lines are left to depmod (tools/depmod.c, `cfg_file_parse`, `depmod_module_is_higher_priority`).
 
 use std::collections::BTreeMap;
 
 use super::{Kmod, Reason};
 use crate::module_name::ModuleName;
 
-/// What depmod's configuration says.
+/// The parsed configuration of depmod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// Each beats those before it.
+    /// Directories in ascending order of priority.
     search: Vec<Search>,
-    /// Files without a suffix; each beats those before it.
+    /// Paths without a suffix, in ascending order of priority.
     overrides: Vec<String>,
     excluded: Vec<String>,
 }
@@ -33,7 +33,11 @@ enum Search {
 }
 
 impl Rules {
-    /// From the configuration's files, path and text, in the order of their names.
+    /// Parses the configuration's files, given by path and text, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Unclear`] for a line whose effect is not certain.
     pub fn parse(files: &[(String, String)], release: &str) -> Result<Self, Reason> {
         let mut rules = Self { search: Vec::new(), overrides: Vec::new(), excluded: Vec::new() };
         for (path, text) in files {
@@ -47,7 +51,7 @@ impl Rules {
                 }
             }
         }
-        // What is named first is to win, whichever file it is in.
+        // What is named first has priority, whichever file it is in.
         rules.search.reverse();
         if rules.search.is_empty() {
             rules.search.push(Search::Directory("updates".to_owned()));
@@ -85,12 +89,12 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether a file or directory of this name is passed over, wherever it lies.
+    /// Whether a file or directory of this name is excluded, in any directory.
     pub fn passes_over(&self, name: &str) -> bool {
         matches!(name, "build" | "source") || self.excluded.iter().any(|excluded| excluded == name)
     }
 
-    /// Whether the second of two files of one module would replace the first, met in this order.
+    /// Whether the second of two files of one module would replace the first, found in this order.
     fn replaces(&self, old: &str, new: &str) -> bool {
         let (old, new) = (without_suffix(old), without_suffix(new));
         for path in self.overrides.iter().rev() {
@@ -114,7 +118,7 @@ impl Rules {
     }
 }
 
-/// A pattern is a POSIX regular expression that is to match anywhere. Only such ones are read that are a piece of text.
+/// Matches a release against a POSIX regular expression, which may match anywhere. Only literal texts are supported.
 fn matches(pattern: &str, release: &str) -> Result<bool, &'static str> {
     if pattern == "*" {
         return Ok(true);
@@ -131,19 +135,19 @@ fn is_below(path: &str, dir: &str) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// A stem has no dot: see [`module_name`].
+/// Removes the suffix. A stem has no dot, see [`module_name`].
 fn without_suffix(path: &str) -> &str {
     let name = path.rfind('/').map_or(0, |slash| slash + 1);
     path[name..].find('.').map_or(path, |dot| &path[..name + dot])
 }
 
-/// A module's name, as the kernel knows it, of the path of its file.
+/// The module's name in the kernel, from the path of its file.
 pub fn module_name(path: &str) -> String {
     let stem = without_suffix(path);
     ModuleName::new(&stem[stem.rfind('/').map_or(0, |slash| slash + 1)..]).into()
 }
 
-/// The file that depmod takes for each module, by the module's name.
+/// The file that depmod chooses for each module, by the module's name.
 pub fn choose(
     rules: &Rules,
     kmod: &Kmod,
@@ -163,7 +167,7 @@ pub fn choose(
     candidates.into_iter().map(|(name, paths)| Ok((name, best(rules, paths)?))).collect()
 }
 
-/// The one that wins against each other, met before it or after it.
+/// The file that is chosen whatever the order in which the files are found.
 fn best(rules: &Rules, paths: Vec<String>) -> Result<String, Reason> {
     let wins = |path: &&String| {
         let mut others = paths.iter().filter(|other| other != path);

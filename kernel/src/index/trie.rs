@@ -1,63 +1,67 @@
-//! The common form of kmod's binary indexes, `modules.*.bin`: read, and written.
+//! The format of kmod's binary indexes, `modules.*.bin`: reading and writing.
 //!
 //! The format (kmod, `libkmod/libkmod-index.c`; version 2.1, numbers big-endian) is a trie:
 //!
 //! ```text
 //! u32 magic = 0xB007F457, u32 version = 0x00020001, u32 root
 //!
-//! a node, at (offset & 0x0FFFFFFF); the high bits of the offset that leads to it say what it has:
+//! a node, at (offset & 0x0FFFFFFF); the high bits of the offset that refers to it say what it has:
 //!   0x80000000  prefix     bytes, NUL
 //!   0x20000000  children   u8 first, u8 last, u32 offset[last - first + 1]; zero: no child for this byte
 //!   0x40000000  values     u32 count, then count times: u32 priority, bytes, NUL
 //! ```
 //!
-//! Reading: kmod itself trusts these files: on a truncated one it reads past its mapping and dies. Here every cut and every
-//! changed byte gives an error or an answer. kmod's writer never shares bytes between nodes, so reading more bytes than
-//! the file has means that offsets lead in circles; that one rule bounds time and memory for any input.
+//! Reading: kmod trusts these files, and crashes on a truncated one by reading past its mapping. Here every truncation
+//! and every changed byte gives an error or an answer. kmod's writer never shares bytes between nodes, so reading more
+//! bytes than the file has means that offsets form a cycle; that rule limits time and memory for any input.
 //!
-//! Writing: the trie that depmod's insertions end in depends on the keys alone, not on their order. A node's prefix is as
-//! long as all keys below it agree, but the root's, which is always empty. A node comes after its children, those in the
-//! order of their bytes. So the file is written straight from the sorted keys, and no node is ever held. Values of one key
-//! are ordered by priority, and of one priority the last that was inserted comes first.
+//! Writing: the trie that results from depmod's insertions depends only on the keys, not on their order. A node's
+//! prefix is the longest common one of all keys below it, except the root's, which is always empty. A node comes after
+//! its children, which are in the order of their bytes. So the file is written directly from the sorted keys, and no
+//! node is kept in memory. Values of one key are ordered by priority; among equal ones, the last inserted comes first.
 
 pub(super) const MAGIC: u32 = 0xB007_F457;
 const VERSION: u32 = 0x0002_0001;
-/// The minor version may grow compatibly.
+/// Major version; a larger minor version is compatible.
 const VERSION_MAJOR: u32 = VERSION >> 16;
 const PREFIX: u32 = 0x8000_0000;
 const VALUES: u32 = 0x4000_0000;
 pub(super) const CHILDREN: u32 = 0x2000_0000;
 const OFFSET: u32 = 0x0FFF_FFFF;
-/// Keys are ASCII (`INDEX_CHILDMAX`).
+/// Keys are ASCII (`INDEX_CHILDMAX` in libkmod-index.h).
 const BYTE_MAX: u8 = 127;
 
-/// A damaged index.
+/// A corrupt index.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at byte {at}")]
 pub struct Error {
-    /// Offset in the file.
+    /// Offset in the file, in bytes.
     pub at: usize,
     /// What is wrong there.
     pub what: &'static str,
 }
 
-/// Whether any of kmod's binary indexes (`modules.alias.bin`, ...) is whole.
+/// Verifies that a binary index (`modules.alias.bin`, ...) can be read completely.
 pub fn verify(bytes: &[u8]) -> Result<(), Error> {
     walk(bytes, &mut |_, _| Ok(()))
 }
 
-/// A value of any of these indexes.
+/// A value in a binary index, with its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyedValue {
-    /// What it is found under.
+    /// The key.
     pub key: Vec<u8>,
-    /// Of several values of a key the lowest goes first.
+    /// Priority: of several values of a key, the lowest comes first.
     pub priority: u32,
     /// The value.
     pub bytes: Vec<u8>,
 }
 
-/// All values of any of kmod's binary indexes, as they lie there.
+/// All values of a binary index, in the order of the file.
+///
+/// # Errors
+///
+/// [`Error`] with the position of the corruption.
 pub fn values(bytes: &[u8]) -> Result<Vec<KeyedValue>, Error> {
     let mut values = Vec::new();
     walk(bytes, &mut |key, Value { priority, bytes, .. }| {
@@ -67,18 +71,18 @@ pub fn values(bytes: &[u8]) -> Result<Vec<KeyedValue>, Error> {
     Ok(values)
 }
 
-/// One value of a key.
+/// A value of a key.
 pub(super) struct Value<'a> {
-    /// Where its bytes are in the file.
+    /// Offset of its bytes in the file.
     pub(super) at: usize,
-    /// The lowest comes first.
+    /// Priority; the lowest comes first.
     pub(super) priority: u32,
     pub(super) bytes: &'a [u8],
 }
 
 pub(super) type Visit<'a> = dyn FnMut(&[u8], Value<'_>) -> Result<(), Error> + 'a;
 
-/// Shows every key with each of its values, in the order of the keys.
+/// Calls back for every key with each of its values, in the order of the keys.
 pub(super) fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
     let mut cursor = Cursor { bytes, at: 0, left: bytes.len() };
     if cursor.u32()? != MAGIC {
@@ -89,7 +93,7 @@ pub(super) fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
     }
     let root = cursor.u32()?;
     let mut key = Vec::new();
-    // What is still to be read: a node, how much of the key leads to its parent, and the byte that leads to it.
+    // Nodes still to be read: offset, length of the parent's key, and the byte that leads from the parent to it.
     let mut waiting = vec![(root, 0, None)];
     while let Some((node, parent, byte)) = waiting.pop() {
         if node & OFFSET == 0 {
@@ -119,7 +123,7 @@ pub(super) fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// How many bytes may still be read in all: no byte belongs to two nodes.
+    /// Bytes that may still be read in all: no byte belongs to two nodes.
     left: usize,
 }
 
@@ -157,7 +161,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// One key with one value, to be written. Neither may contain a NUL; keys are ASCII, and no longer than [`KEY_MAX`].
+/// A key and value to write. Neither may contain a NUL; keys are ASCII, and no longer than [`KEY_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pair<'a> {
     pub(super) key: &'a [u8],
@@ -165,14 +169,15 @@ pub(super) struct Pair<'a> {
     pub(super) value: &'a [u8],
 }
 
-/// A byte of a key can be a node, and a node is a call: this is what a thread's stack bears. Real keys have 200 bytes.
+/// Limit in bytes on keys. A node can be one byte of a key, and writing it is a recursive call, so this limits the
+/// stack. Real keys have 200 bytes.
 pub(super) const KEY_MAX: usize = 1024;
 
-/// A whole index of these pairs, in which those of one key and priority stand in the order in which depmod inserts them.
-/// `None` for more than offsets can reach.
+/// Writes an index of these pairs. Those of equal key and priority must be in the order in which depmod inserts them.
+/// `None` if the index would be larger than offsets can express.
 pub(super) fn write(mut pairs: Vec<Pair<'_>>) -> Option<Vec<u8>> {
     let order = |a: &Pair<'_>, b: &Pair<'_>| a.key.cmp(b.key).then(a.priority.cmp(&b.priority));
-    // Stable from the back to the front: of equals the last one comes first.
+    // Reversed and then sorted stably: of equal ones the last comes first.
     pairs.reverse();
     pairs.sort_by(order);
     let text: usize = pairs.iter().map(|pair| pair.value.len() + 16).sum();
@@ -185,14 +190,14 @@ pub(super) fn write(mut pairs: Vec<Pair<'_>>) -> Option<Vec<u8>> {
 
 struct Writer {
     out: Vec<u8>,
-    /// The children's of all nodes that are being written.
+    /// Children's offsets of all nodes that are being written.
     offsets: Vec<u32>,
-    /// How long a prefix the next node may have; only the root may have none.
+    /// Limit on the length of the next node's prefix; the root has none.
     prefix: usize,
 }
 
 impl Writer {
-    /// Writes the node to which the first `depth` bytes of all these keys lead, its children first. Gives its offset.
+    /// Writes the node for keys that share their first `depth` bytes, after its children. Returns its offset.
     fn node(&mut self, pairs: &[Pair<'_>], depth: usize) -> Option<u32> {
         let end = depth + common(pairs, depth).min(self.prefix);
         self.prefix = KEY_MAX;
@@ -219,7 +224,7 @@ impl Writer {
         Some(at | flags)
     }
 
-    /// Writes the children, and leaves an offset for each byte from the first to the last of those that lead to one.
+    /// Writes the children, and pushes an offset for each byte from the first to the last one that has a child.
     fn children(&mut self, mut pairs: &[Pair<'_>], end: usize) -> Option<Option<(u8, u8)>> {
         let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else { return Some(None) };
         let (first, last) = (first.key[end], last.key[end]);
@@ -243,7 +248,7 @@ impl Writer {
     }
 }
 
-/// How far these keys agree behind their first `depth` bytes: as far as the first and the last of them.
+/// Length of the prefix that these sorted keys share after `depth` bytes: that of the first and the last.
 fn common(pairs: &[Pair<'_>], depth: usize) -> usize {
     match pairs {
         [] => 0,

@@ -1,22 +1,22 @@
-//! All indexes of a tree, made from those that it has.
+//! Updating all indexes of a tree from the existing ones.
 //!
-//! depmod reads every module, and what it writes depends on nothing but what it read, `modules.order` and its configuration.
-//! Of a module whose file has not changed what it read is in the indexes it wrote; only files that have come or changed are
-//! read here. What is not in the indexes is worked out from them, or found by reading a few files more:
+//! depmod reads every module, and its output depends only on the modules, `modules.order` and its configuration. For a
+//! module whose file has not changed, the existing indexes contain what depmod read; only new and changed files are
+//! read here. What the indexes do not contain is derived from them, or found by reading a few more files:
 //!
-//! | not in the indexes | how it is known |
+//! | not in the indexes | how it is determined |
 //! |---|---|
-//! | what a module needs directly, and in which order | `graph`: as far as it matters, the lines tell; where they don't, the module is read |
+//! | direct needs of a module, and their order | `graph`: the lines tell as far as it matters; otherwise the module is read |
 //! | which symbols a module needs | it needs those it did. One whose owner is another module now: where a new module has all symbols that one which has gone had, it takes its place; else all that needed the old owner are read. One that nobody exported: `Module.symvers` lists what the kernel's own modules may need; others are read |
 //! | who else exports a symbol, and lost it to a later module | it matters when the later one goes or moves: `Module.symvers` tells the kernel's own, others are read |
 //!
-//! What needs a module that has less than it had, whatever path led there, is read too. Reading more can give rise to more
-//! reading: so all is worked out, with a list of what would have to be read; that is read, and all is worked out again,
-//! until the list stays empty. It is bounded: from [`READ_MAX`] files on depmod is no slower.
+//! A module that needs another one which lost a symbol is read too. Reading a module may require reading more: so
+//! everything is computed with a list of what must be read; that is read, and everything is computed again, until the
+//! list is empty. The number of files is limited, because above [`READ_MAX`] depmod is not slower.
 //!
-//! Wherever it could be otherwise there is a [`Reason`]. One thing is taken on trust: that a file which `modules.order` lists
-//! exports and needs only what `Module.symvers` has, that is, that nobody has put another one in its place whose symbols are
-//! those of a module that comes or goes. `kcache verify` finds that.
+//! If there is any doubt, the result is a [`Reason`]. One assumption is made: a file that `modules.order` lists
+//! exports and needs only what `Module.symvers` contains; that is, nobody replaced it by one with symbols of a module
+//! that is added or removed. `kcache verify` detects that.
 
 mod output;
 
@@ -27,38 +27,42 @@ use super::present::{Listed, MODULES_MAX, Place, Present, name_of};
 use super::{Facts, Reason};
 use crate::symvers::Symvers;
 
-/// depmod reads 600 modules of `.ko.xz` a second. The modules that are installed are among them.
+/// Limit on files to read. depmod reads 600 modules of `.ko.xz` per second. The modules to be installed are included.
 const READ_MAX: usize = 400;
-/// Each round reads more.
+/// Limit on rounds, each of which reads more files.
 const ROUNDS_MAX: usize = 12;
 
-/// What is on disk.
+/// Access to the files of a tree.
 pub trait Disk {
-    /// What a module says of itself.
+    /// What depmod would read from a module's file.
     fn facts(&mut self, path: &str) -> Result<Facts, Reason>;
-    /// What the kernel exports, and its own modules do.
+    /// Symbols that the kernel and its modules export; `None` if there is no `Module.symvers`.
     fn symvers(&mut self) -> Option<&Symvers>;
 }
 
-/// The file that depmod would take for a module.
+/// The file that depmod would choose for a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Relative to the tree.
+    /// Path relative to the tree.
     pub path: String,
-    /// Whether it is certain that it is what it was when the indexes were made.
+    /// Whether the file is certainly unchanged since the indexes were made.
     pub unchanged: bool,
 }
 
-/// The indexes.
+/// Updated indexes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Name and bytes.
+    /// Name and bytes of each index.
     pub files: Vec<(&'static str, Vec<u8>)>,
-    /// How many modules were read for them.
+    /// Number of modules that were read.
     pub read: usize,
 }
 
-/// Makes the indexes for these modules, given by their names. Those of the modules that are built in are not among them.
+/// Generates the indexes for these modules, given by their names. Indexes of built-in modules are not included.
+///
+/// # Errors
+///
+/// The reason why depmod must run instead.
 pub fn update(
     present: &Present<'_>,
     tree: &BTreeMap<String, File>,
@@ -93,7 +97,7 @@ enum Outcome {
     Unread(BTreeSet<String>),
 }
 
-/// One module of the new indexes.
+/// A module of the new indexes.
 struct Module<'a> {
     path: &'a str,
     name: &'a str,
@@ -101,27 +105,27 @@ struct Module<'a> {
 }
 
 enum From<'a> {
-    /// The indexes, by its number there.
+    /// From the old indexes; its number there.
     Index(u32),
-    /// Its file.
+    /// From its file.
     File(&'a Facts),
 }
 
-/// Everything as far as it is known with what has been read.
+/// The state of the computation with what has been read so far.
 struct Attempt<'a> {
     present: &'a Present<'a>,
-    /// In the order of the new `modules.dep`.
+    /// Modules in the order of the new `modules.dep`.
     modules: Vec<Module<'a>>,
-    /// The new number of a module of the old indexes whose lines are still good.
+    /// New number of each module of the old indexes whose lines are still valid.
     kept: Vec<Option<u32>>,
-    /// Where the old ones would stand.
+    /// Sort keys of the old modules.
     old_places: Vec<Place<'a>>,
     new_places: Vec<Place<'a>>,
-    /// Symbols whose owner is not the one of the old indexes: the new one, by its new number.
+    /// Symbols whose exporter has changed: number of the new one.
     owners: HashMap<&'a str, Option<u32>>,
-    /// For modules of the old indexes that are not kept: the new module that has all their symbols.
+    /// For modules of the old indexes that are not kept: a new module with all their symbols.
     heirs: Vec<Option<u32>>,
-    /// What has to be read before more can be known.
+    /// Modules that must be read before the computation can continue.
     unread: BTreeSet<&'a str>,
 }
 
@@ -188,7 +192,7 @@ impl<'a> Attempt<'a> {
         &self.present.modules[number as usize]
     }
 
-    /// Has every kept module read that needed one of these.
+    /// Adds every kept module that needs one of these to the modules to read.
     fn read_users(&mut self, of: &HashSet<u32>) {
         if of.is_empty() {
             return;
@@ -200,12 +204,12 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Who exports what now, as far as it is not who did.
+    /// Determines the exporters of symbols that have changed.
     fn find_owners(&mut self, disk: &mut dyn Disk) -> Result<(), Reason> {
         let mut exported: HashMap<&'a str, u32> = HashMap::new();
         for (number, module) in self.modules.iter().enumerate() {
             if let From::File(facts) = module.from {
-                // Of several the last one has it.
+                // Of several exporters the last one counts.
                 exported.extend(facts.exports.iter().map(|symbol| (symbol.as_str(), number as u32)));
             }
         }
@@ -239,7 +243,8 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Symbols that somebody else may export as well, and symbols that somebody may need whom the indexes don't know to.
+    /// Looks up symbols that another module may export as well, and symbols that a module not visible in the indexes
+    /// may need.
     fn look_up(
         &mut self,
         doubtful: &[&'a str],
@@ -269,7 +274,7 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Which new module stands where one was that is not kept.
+    /// Finds new modules that replace ones which are not kept.
     fn find_heirs(&mut self) {
         let mut heirs: HashMap<u32, Vec<Option<u32>>> = HashMap::new();
         for &(symbol, old) in &self.present.symbols {
@@ -300,7 +305,7 @@ impl<'a> Attempt<'a> {
         self.kept[old as usize].or(self.heirs[old as usize])
     }
 
-    /// Who exports a symbol now.
+    /// Number of the module that exports a symbol now.
     fn owner(&self, symbol: &str) -> Option<u32> {
         match self.owners.get(symbol) {
             Some(owner) => *owner,
@@ -308,7 +313,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What each module surely needs directly, in the order that matters.
+    /// The certain direct needs of each module, in the relevant order.
     fn direct(&self) -> Result<Needs, Reason> {
         let needs = |module: &Module<'a>| match module.from {
             From::Index(old) => {
@@ -330,8 +335,8 @@ impl<'a> Attempt<'a> {
         self.modules.iter().map(needs).collect()
     }
 
-    /// Where a module needs less than the one that it stands for did, something may have been needed by way of it that those
-    /// who need it need directly, too.
+    /// If a module needs less than the one that it replaces, its users may directly need something that was an
+    /// indirect need before.
     fn check_lines(&mut self, whole: &Needs) {
         let mut less = HashSet::new();
         for (old, heir) in self.heirs.iter().enumerate() {
@@ -345,7 +350,7 @@ impl<'a> Attempt<'a> {
         self.read_users(&less);
     }
 
-    /// Of modules that were freed together before the order is known.
+    /// The order of modules that were freed together is known only if they are.
     fn check_order(&mut self, direct: &Needs, sorted: &Sorted) {
         for (number, module) in self.modules.iter().enumerate() {
             let From::Index(old) = module.from else { continue };

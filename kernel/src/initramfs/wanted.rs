@@ -1,11 +1,11 @@
-//! Which modules belong into the initramfs, as far as the configuration of whoever makes it says so by name.
+//! Modules that belong into the initramfs because the configuration of the initramfs generator names them.
 //!
-//! | who | where |
+//! | generator | configuration |
 //! |---|---|
 //! | initramfs-tools(7) | `modules` and `modules.d/*` in `/etc/initramfs-tools` and `/usr/share/initramfs-tools`: a name a line; hooks beside them that call `manual_add_modules NAME...`, as zfs-initramfs's does |
 //! | dracut.conf(5) | `add_drivers` and `force_drivers`; `add_dracutmodules`, where the module of dracut's has the name of the kernel's, as zfs-dracut's has |
 //!
-//! What it decides by looking at the machine it makes the initramfs on (which disk holds the root file system) is not repeated here.
+//! Decisions that depend on the machine (which disk contains the root file system) are not reproduced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,10 +17,10 @@ use crate::bounded_read;
 use crate::module_name::ModuleName;
 use crate::rootfs::Root;
 
-/// Larger configuration is nobody's, in bytes.
+/// Limit in bytes on a configuration file.
 const MOST: u64 = 1 << 20;
 
-/// Of these modules those that belong into an initramfs, and the file that says so.
+/// Those of the named modules that belong into an initramfs, with the file that says so.
 pub fn wanted(root: &Root, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<ModuleName, PathBuf>> {
     let mut found = BTreeMap::new();
     let mut look = |inside: PathBuf, named: fn(&str) -> Vec<&str>| -> io::Result<()> {
@@ -57,7 +57,7 @@ pub fn wanted(root: &Root, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<
     Ok(found)
 }
 
-/// The files of a directory by their paths inside the root, sorted; none where there is no such directory.
+/// Paths inside the root of a directory's files, sorted; empty if it does not exist.
 fn files(root: &Root, dir: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(outside) = root.find(dir).filter(|path| path.is_dir()) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
@@ -68,18 +68,18 @@ fn files(root: &Root, dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A name a line, with parameters for it behind; comments begin with `#`.
+/// The names in a list: one per line, followed by parameters; comments begin with `#`.
 fn listed(text: &str) -> Vec<&str> {
     text.lines().filter_map(|line| line.split('#').next()?.split_whitespace().next()).collect()
 }
 
-/// The words behind each `manual_add_modules` that begins a line.
+/// The arguments of each `manual_add_modules` at the beginning of a line.
 fn added_by_hook(text: &str) -> Vec<&str> {
     let calls = text.lines().filter_map(|line| line.trim_start().strip_prefix("manual_add_modules "));
     calls.flat_map(|names| names.split('#').next().unwrap_or_default().split_whitespace()).collect()
 }
 
-/// The words that the lists of modules in a dracut.conf(5) are given, one assignment a line: `add_drivers+=" a b "`.
+/// The modules that a dracut.conf(5) adds, with one assignment per line: `add_drivers+=" a b "`.
 fn added_by_dracut(text: &str) -> Vec<&str> {
     let lists = ["add_drivers", "force_drivers", "add_dracutmodules"];
     let value = |line: &str| {
@@ -124,7 +124,7 @@ mod tests {
             &[TOOLS, ("usr/share/initramfs-tools/modules.d/a", "spl")],
             &[("spl", "/usr/share/initramfs-tools/modules.d/a")],
         );
-        // What an initramfs is not made with says nothing of it.
+        // The configuration of another generator has no effect.
         check(&[(hook, text)], &[]);
     }
 

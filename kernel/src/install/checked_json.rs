@@ -1,18 +1,17 @@
-//! Files that say of themselves whether they are as they were written, `generation.json` and `journal.json`, and lie there
-//! twice.
+//! JSON files with a checksum and a copy: `generation.json` and `journal.json`.
 //!
 //! ```text
 //! generation.json         { "format": 1, ..., "checksum": "<64 hex digits>" }
 //! generation.json.copy    the same bytes
 //! ```
-//! The checksum is over what the file says, not over its bytes: who lays it out anew with `jq` does not damage it. Every name
-//! and value is in it, those that only a later version knows among them, so that an earlier one can tell, too. It is the same in
-//! every format to come: a digit that flips in `format` is told from a newer file. Files of before it have none and are believed.
-//! It says nothing of who wrote the file.
+//! The checksum is over the values, not the bytes, so reformatting with `jq` does not invalidate it. It includes every
+//! name and value, also those that only a later version knows, so earlier versions can check it. It is computed in the
+//! same way for all future formats, so a flipped digit in `format` is distinguished from a newer file. Files written
+//! before the checksum was introduced have none and are accepted. It proves nothing about who wrote the file.
 //!
-//! Where the file is damaged its copy is believed; the damage is told all the same by whoever verifies, and the next installation writes
-//! both anew. A file of a newer format counts as it is. A journal is open as long as `journal.json` is there, be it damaged: its copy
-//! alone says nothing.
+//! If the file is corrupt, its copy is used; `verify` reports the corruption nevertheless, and the next installation
+//! writes both again. A file of a newer format is not replaced by its copy. A journal is open as long as
+//! `journal.json` exists, even if corrupt: its copy alone means nothing.
 
 use crate::bounded_read::{self, MOST_DATA};
 use std::io;
@@ -24,18 +23,18 @@ use serde_json::Value;
 
 use super::{Error, disk};
 
-/// Stored: add, never rename.
+/// Field of the checksum. Stored: add, never rename.
 const CHECKSUM: &str = "checksum";
 /// The newest format of either file that this program reads, and the one it writes.
 pub(super) const FORMAT: u32 = 1;
 
-/// A kind of file: each has checksums of its own, so that none is taken for another.
+/// A kind of file. Each has its own checksum context, so that one cannot be mistaken for another.
 pub(super) trait Record: Serialize + DeserializeOwned {
-    /// Stored: never change it.
+    /// BLAKE3 context. Stored: never change it.
     const CONTEXT: &'static str;
 }
 
-/// The text of a file.
+/// Encodes a record with its checksum.
 pub(super) fn encode<T: Record>(record: &T) -> io::Result<Vec<u8>> {
     #[derive(Serialize)]
     struct Sealed<'a, T> {
@@ -48,13 +47,13 @@ pub(super) fn encode<T: Record>(record: &T) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&Sealed { record, checksum })?)
 }
 
-/// Why a file is not understood.
+/// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
-    /// It is not as it was written, or not by us.
+    /// It is corrupt, or not written by kcache.
     #[error(transparent)]
     Damaged(#[from] serde_json::Error),
-    /// It is whole and not for this program.
+    /// It is intact, but of a newer format.
     #[error("format {0} is newer than this kcache supports ({FORMAT})")]
     Newer(u32),
 }
@@ -73,7 +72,7 @@ impl Unreadable {
     }
 }
 
-/// Reads the text of a file.
+/// Parses a file's bytes and verifies the checksum.
 pub(super) fn decode<T: Record>(bytes: &[u8]) -> Result<T, Unreadable> {
     let mut value: Value = serde_json::from_slice(bytes)?;
     let stored = value.as_object_mut().and_then(|fields| fields.remove(CHECKSUM));
@@ -84,7 +83,7 @@ pub(super) fn decode<T: Record>(bytes: &[u8]) -> Result<T, Unreadable> {
     struct Head {
         format: u32,
     }
-    // Looked at first: a newer format may lack the fields of this one.
+    // Checked first, because a newer format may lack fields of this one.
     let Head { format } = Head::deserialize(&value)?;
     if format > FORMAT {
         return Err(Unreadable::Newer(format));
@@ -92,14 +91,14 @@ pub(super) fn decode<T: Record>(bytes: &[u8]) -> Result<T, Unreadable> {
     Ok(T::deserialize(value)?)
 }
 
-/// Where the second one of a file lies.
+/// Path of a file's copy.
 pub(super) fn copy(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".copy");
     name.into()
 }
 
-/// Reads a file; `None`: it is not there.
+/// Reads a file; `None` if it does not exist.
 pub(super) fn read<T>(
     path: &Path,
     decode: impl Fn(&[u8]) -> Result<T, Unreadable>,
@@ -114,7 +113,7 @@ fn checksum<T: Record>(value: &Value) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// What kind of value it is, how long, and what is in it; names in order. Stored: never change it.
+/// Hashes a value: its type, length and content, with names in order. Stored: never change it.
 fn add(hasher: &mut blake3::Hasher, value: &Value) {
     let mut part = |kind: u8, length: usize, bytes: &[u8]| {
         hasher.update(&[kind]);
@@ -225,7 +224,7 @@ mod tests {
     }
 }
 
-/// A BLAKE3 hash as 64 hex digits.
+/// Serializes a BLAKE3 hash as 64 hexadecimal digits.
 pub(super) mod hex {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 

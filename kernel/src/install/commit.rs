@@ -1,7 +1,7 @@
-//! The live tree changes here and nowhere else: forward to the new set, or back to the old one.
+//! The only place where the live tree changes: forward to the new set, or back to the old one.
 //!
-//! Every step looks whether it was done already, so both ways may be interrupted anywhere and begun again. A transaction
-//! without a crash, one that failed, and the recovery of one that was killed run the same code.
+//! Each step checks whether it was already done, so both directions can be interrupted anywhere and repeated.
+//! Uninterrupted, failed and recovered transactions run the same code.
 
 use crate::bounded_read::{self, MOST_DATA};
 use std::io;
@@ -17,7 +17,7 @@ use super::tree::Tree;
 use super::verify::verify_files;
 use super::{Error, Step, checked_json, disk, foreign_files};
 
-/// Brings the new set in, up to and including the commit. On stable storage when it returns.
+/// Installs the new set, up to and including the commit. Durable when it returns.
 pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
     place(tree, journal)?;
     step("generation placed")?;
@@ -27,7 +27,7 @@ pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result
         publish(tree, change)?;
         step("index published")?;
     }
-    // With this the file system may not keep the commit and lose an index that was renamed before it.
+    // Otherwise the file system could keep the commit but lose an index that was renamed before it.
     disk::sync_dir(&tree.path)?;
     if let Some(commit) = commit {
         publish(tree, commit)?;
@@ -36,11 +36,11 @@ pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result
     Ok(disk::sync_dir(&tree.path)?)
 }
 
-/// Takes away what the commit has replaced, and closes the journal.
+/// Removes what the commit has replaced, and closes the journal.
 pub(super) fn finish(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
     journal.others.finish(tree, step)?;
     for dir in &journal.retire {
-        // Out of the tree in one piece: a depmod of somebody else sees all of an old generation or nothing.
+        // Moved out of the tree as a whole, so a concurrent depmod sees a complete old generation or none.
         let gone = tree.old_dir().join(dir);
         disk::if_found(fs_err::rename(tree.updates().join(dir), gone))?;
         step("old generation moved out")?;
@@ -53,9 +53,10 @@ pub(super) fn finish(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<
     close(tree, step)
 }
 
-/// Brings the old set back.
+/// Restores the old set.
 pub(super) fn back(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
-    // The index that commits first: from then on the old set counts, and the new one is only in the way.
+    // Restore the committing index first: from then on the old set is installed, and the new one is only to be
+    // removed.
     for change in journal.indexes.iter().rev() {
         restore(tree, change)?;
         step("index restored")?;
@@ -64,7 +65,7 @@ pub(super) fn back(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<()
     displace(tree, journal, step)
 }
 
-/// The part of [`back`] that does not touch the indexes.
+/// The part of [`back`] that does not change the indexes.
 pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
     if let Some(new) = &journal.new {
         if journal.old.as_ref() != Some(new) {
@@ -82,7 +83,7 @@ pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Resul
     close(tree, step)
 }
 
-/// Deletes the staging directory, whatever is in it. Only without a journal: then nothing needs it.
+/// Deletes the staging directory with its contents. Only call it without a journal, when nothing needs them.
 pub(super) fn sweep(tree: &Tree) -> Result<(), Error> {
     disk::if_found(fs_err::remove_dir_all(&tree.staging))?;
     foreign_files::prune(tree)?;
@@ -111,7 +112,7 @@ fn place(tree: &Tree, journal: &Journal) -> Result<(), Error> {
     sync_updates(tree)
 }
 
-/// Whether the generation of this name in the tree is the one that was staged, not the damaged one it is to replace.
+/// Whether the generation of this name in the tree is the staged one, and not a corrupt one that it replaces.
 fn is_placed(live: &Path, journal: &Journal) -> Result<bool, Error> {
     let path = live.join(super::generation::FILE);
     let bytes = disk::if_found(bounded_read::bytes(&path, MOST_DATA))?.unwrap_or_default();
@@ -123,11 +124,12 @@ fn is_placed(live: &Path, journal: &Journal) -> Result<bool, Error> {
     Ok(verify_files(live, &generation)?.is_empty())
 }
 
-/// A repaired generation has the name of the damaged one: they change places in one step.
+/// A repaired generation has the name of the corrupt one, so they are exchanged in one step.
 fn exchange(staged: &Path, live: &Path, old: &Path) -> Result<(), Error> {
     match renameat_with(CWD, staged, CWD, live, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(()),
-        // ZFS before 2.2 and network file systems can't. Between these two the damaged modules are not there.
+        // ZFS before 2.2 and network file systems do not support RENAME_EXCHANGE. Between these two renames the
+        // corrupt modules are missing.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             fs_err::rename(live, old)?;
             Ok(fs_err::rename(staged, live)?)
@@ -141,7 +143,7 @@ fn exchange(staged: &Path, live: &Path, old: &Path) -> Result<(), Error> {
 
 fn publish(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
     let live = tree.index(&change.name);
-    // What is not there was renamed, or deleted, before an interruption.
+    // If it does not exist, it was renamed or deleted before an interruption.
     disk::if_found(if change.after {
         fs_err::rename(tree.base_tree().join(&change.name), live)
     } else {
@@ -152,7 +154,7 @@ fn publish(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
 
 fn restore(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
     let live = tree.index(&change.name);
-    // Where the live file was not replaced yet, both are names of one file, and this rename does nothing.
+    // If the live file was not replaced yet, both are names of one file, and this rename does nothing.
     disk::if_found(if change.before {
         fs_err::rename(tree.old_dir().join(&change.name), live)
     } else {
@@ -161,7 +163,7 @@ fn restore(tree: &Tree, change: &IndexChange) -> Result<(), Error> {
     Ok(())
 }
 
-/// `updates/` itself, if it is there, and the name it has in the tree.
+/// Syncs `updates/` if it exists, and its parent.
 pub(super) fn sync_updates(tree: &Tree) -> Result<(), Error> {
     if disk::exists(&tree.updates())? {
         disk::sync_dir(&tree.updates())?;

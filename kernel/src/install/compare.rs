@@ -1,7 +1,7 @@
-//! The live indexes beside those that depmod would make of the tree as it is.
+//! Comparing the live indexes with those that depmod would generate.
 //!
-//! depmod runs on a base of links in a scratch directory, which may be anywhere; the live tree is only read. Who may read it
-//! may ask, and it takes no lock: where others work at the tree at the same time, a difference may be theirs.
+//! depmod runs on a base of links in a scratch directory, which may be on any file system; the live tree is only read.
+//! No lock is taken, so a difference may be caused by a concurrent change.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use super::fault::Fault;
 use super::tree::Tree;
 use super::{Error, Site, depmod, disk, stage};
 
-/// The indexes that are not as depmod would write them. `scratch` is an empty directory that nobody else may write to.
+/// The indexes that differ from what depmod would write. `scratch` is an empty directory that nobody else can write.
 ///
-/// An index that the tree has not is none of them: without `modules.dep.bin` nothing works, which [`super::verify()`] tells,
-/// and others come with newer versions of depmod.
+/// Missing indexes are not included: without `modules.dep.bin` nothing can be loaded, which [`super::verify()`]
+/// reports, and newer versions of depmod write additional ones.
 pub fn compare(site: Site<'_>, scratch: &Path) -> Result<Vec<Fault>, Error> {
     let tree = Tree { staging: scratch.to_owned(), ..Tree::open(site.tree)? };
     stage::stage_base(&tree, None)?;

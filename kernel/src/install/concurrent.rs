@@ -1,12 +1,13 @@
-//! Others at the same tree.
+//! Concurrent changes to a kernel's tree by other programs.
 //!
-//! dkms, weak-modules and people put modules into a kernel's tree and run depmod on it, and no lock keeps them out. What they
-//! do while a transaction is prepared would be missing from the indexes that it publishes. So the tree is looked at before
-//! depmod runs, after all is ready, and after the commit; if somebody was there, the indexes are made again, a few times.
+//! dkms, weak-modules and administrators add modules to a kernel's tree and run depmod on it, and no lock prevents
+//! that. Changes during the preparation of a transaction would be missing from the indexes that it publishes. So the
+//! tree is checked before depmod runs, when everything is ready, and after the commit; if it changed, the indexes are
+//! generated again, a few times.
 //!
-//! With others who are at it all the time there is no end to that: the last indexes are then published as they are, or, if they
-//! cannot even be made, nothing is ([`super::Error::Crowded`]). What cannot be helped is a depmod of theirs that read the tree
-//! before the commit and writes its indexes when everything here is over.
+//! If changes do not stop, the last indexes are published as they are; if not even they can be generated, nothing is
+//! published ([`super::Error::Crowded`]). What cannot be prevented: a concurrent depmod that read the tree before the
+//! commit and writes its indexes after the transaction's end.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,10 +19,11 @@ use super::journal::IndexChange;
 use super::names::DIR_PREFIX;
 use super::tree::Tree;
 
-/// Each costs a depmod, which takes seconds where modules are compressed; who goes on for longer will run one at the end.
+/// Attempts to find the tree unchanged. Each costs a depmod, which takes seconds if modules are compressed; a program
+/// that changes the tree for longer will run depmod at its end.
 pub(super) const ATTEMPTS: u32 = 5;
 
-/// Where directories are and when something in them last got or lost its name.
+/// Paths of directories, with the time of the last change to their entries.
 #[derive(Debug, Clone)]
 pub(super) struct TreeStamp(Vec<(PathBuf, State)>);
 
@@ -29,7 +31,7 @@ pub(super) struct TreeStamp(Vec<(PathBuf, State)>);
 type State = (u64, i64, i64);
 
 impl TreeStamp {
-    /// Of a tree, without what is kcache's.
+    /// The state of a tree, without kcache's own directories.
     pub(super) fn of(tree: &Tree) -> io::Result<TreeStamp> {
         let mut seen = Vec::new();
         let mut waiting = vec![PathBuf::new()];
@@ -42,12 +44,13 @@ impl TreeStamp {
         Ok(TreeStamp(seen))
     }
 
-    /// Whether the tree still looks like that. A directory that has come or gone has changed the one that it is in.
+    /// Whether the tree is unchanged. Adding or removing a directory changes its parent.
     pub(super) fn is_still(&self, tree: &Tree) -> io::Result<bool> {
         self.are_still(tree, |_| true)
     }
 
-    /// The same but for the two directories in which a transaction itself changes names: of those it must be other names.
+    /// Like [`TreeStamp::is_still`], but ignores the transaction's own changes in two directories: only other names
+    /// count there.
     pub(super) fn is_still_but_for_ours(&self, tree: &Tree) -> io::Result<bool> {
         let ours = [Path::new(""), Path::new("updates")];
         for dir in ours {
@@ -82,7 +85,7 @@ fn dirs_in(dir: &Path) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in disk::if_found(fs_err::read_dir(dir))?.into_iter().flatten() {
         let entry = entry?;
-        // Nothing of the kernel's or of kmod's has a name that is not text.
+        // No name of the kernel's or of kmod's is invalid UTF-8.
         let name = entry.file_name().into_string().unwrap_or_default();
         if !name.starts_with(DIR_PREFIX) && entry.file_type()?.is_dir() {
             found.push(name);
@@ -96,7 +99,7 @@ fn dirs_in(dir: &Path) -> io::Result<Vec<String>> {
 pub(super) struct Indexes(Vec<(String, u64)>);
 
 impl Indexes {
-    /// Those of the staged base.
+    /// Those in the staged base.
     pub(super) fn staged(tree: &Tree, changes: &[IndexChange]) -> io::Result<Indexes> {
         let inode = |change: &IndexChange| {
             let metadata = fs_err::symlink_metadata(tree.base_tree().join(&change.name))?;

@@ -1,8 +1,8 @@
-//! depmod, run on the staged base, where it can do no harm.
+//! Running depmod on the staged base, where it cannot do harm.
 //!
-//! It renames its outputs into place before it knows whether they were written, syncs nothing, and of two modules of
-//! one name silently lists one. So its exit status counts, it is bounded in time and memory, and what it wrote is read again
-//! ([`super::make_indexes`]).
+//! depmod renames its outputs into place before it knows whether writing succeeded, syncs nothing, and silently lists
+//! only one of two modules with the same name. So its exit status is checked, time and memory are limited, and its
+//! output is read again ([`super::make_indexes`]).
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
@@ -17,18 +17,18 @@ use super::tree::{DEP_BIN, Tree};
 use super::{Error, Remark, Site, disk};
 use crate::bounded_read::{self};
 
-/// Where depmod looks for its configuration (`depmod.d(5)`).
+/// Directories in which depmod looks for its configuration (depmod.d(5)).
 pub(super) const CONFIG_DIRS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
-/// For what a wrapper around depmod may call.
+/// `PATH` of depmod, which may be a wrapper that calls other programs.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How long it may take. Of a whole kernel on a slow disk it takes a minute.
+/// Time limit. A whole kernel on a slow disk takes a minute.
 const LIMIT: Duration = Duration::from_secs(600);
-/// How often it is looked whether it has ended.
+/// Interval at which its end is checked.
 const TICK: Duration = Duration::from_millis(5);
-/// How much memory it may have, in bytes. Of a whole kernel it takes less than a tenth.
+/// Memory limit in bytes. A whole kernel takes less than a tenth.
 const MOST_MEMORY: u64 = 4 << 30;
-/// Bytes of its words that are kept.
+/// Limit in bytes on its output that is kept.
 const MOST_WORDS: u64 = 1 << 20;
 
 pub(super) fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<Remark>, Error> {
@@ -46,8 +46,8 @@ pub(super) fn call(site: &Site<'_>, tree: &Tree) -> Result<Vec<Remark>, Error> {
     Ok(stderr.lines().map(|line| Remark::Depmod(line.to_owned())).collect())
 }
 
-/// Runs it to its end, within bounds, and gives what it said. A tree under another root can have it read what never ends, or
-/// unpack what fills all memory.
+/// Runs a command within limits of time and memory, and returns its output. An untrusted tree under `--root` can make
+/// depmod read without end, or decompress to more than the memory.
 fn bounded(mut command: Command, limit: Duration) -> io::Result<(ExitStatus, String)> {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn()?;
@@ -76,14 +76,14 @@ fn bounded(mut command: Command, limit: Duration) -> io::Result<(ExitStatus, Str
     Ok((status, String::from_utf8_lossy(&said).trim_end().to_owned()))
 }
 
-/// depmod can end with 0 although an index is incomplete. Other errors, such as a dangling link among the modules of
-/// others, concern what was there before; those are warnings.
+/// Whether a line of output means that an index is incomplete, for which depmod may exit with 0. Other errors, such as
+/// a dangling link among foreign modules, concern the state before; they are warnings.
 fn is_fatal(line: &str) -> bool {
     let error = line.contains("ERROR:") || line.contains("FATAL:");
     error && ["modules.", DIR_PREFIX, "runcated", "No space"].iter().any(|word| line.contains(word))
 }
 
-/// The directories of another root's configuration. For this machine's root depmod finds them itself.
+/// The configuration directories of another root. For the running system, depmod finds them itself.
 fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
     if root == Path::new("/") {
         return Ok(Vec::new());
@@ -96,14 +96,14 @@ fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
         }
     }
     if dirs.is_empty() {
-        // Without any -C depmod would read this machine's.
+        // Without any -C, depmod would read this machine's configuration.
         dirs.push(tree.depmod_dir());
         fs_err::create_dir(&dirs[0])?;
     }
     Ok(dirs)
 }
 
-/// What depmod wrote: links are what it was given to read.
+/// The files that depmod wrote; links in the base are its input.
 pub(super) fn written(base: &Path) -> io::Result<Vec<String>> {
     let mut names = disk::names(base)?;
     names.retain(|name| {

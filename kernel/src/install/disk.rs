@@ -1,8 +1,8 @@
-//! Writing so that it lasts.
+//! Durable writing.
 //!
-//! Of the ways to write a file only one leaves old or new on ext4, xfs and btrfs after a power cut: write, fsync, rename,
-//! fsync the directory. The pieces are here; the order is the callers'. Modes are set, not asked for: a root shell's
-//! umask of 077 must not hide modules from `modinfo`.
+//! Only one way to write a file leaves the old or the new one on ext4, XFS and btrfs after a power cut: write, fsync,
+//! rename, fsync of the directory. The steps are here; callers determine the order. Modes are set explicitly, because
+//! root's umask of 077 must not hide modules from `modinfo`.
 
 use std::fs::DirBuilder;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use fs_err::os::unix::fs::symlink;
 const FILE_MODE: u32 = 0o644;
 const DIR_MODE: u32 = 0o755;
 
-/// A new file with these bytes, on stable storage but for its name.
+/// Creates a file with these bytes and syncs it, but not its name.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs_err::File::create_new(path)?;
     file.write_all(bytes)?;
@@ -22,20 +22,20 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives a file written by another program our mode, and puts it on stable storage.
+/// Sets the mode of a file that another program wrote, and syncs it.
 pub(super) fn settle_file(path: &Path) -> io::Result<()> {
     let file = fs_err::File::open(path)?;
     file.set_permissions(PermissionsExt::from_mode(FILE_MODE))?;
     file.sync_all()
 }
 
-/// A new directory that all may enter.
+/// Creates a directory with mode 0755.
 pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     fs_err::create_dir(path)?;
     fs_err::set_permissions(path, PermissionsExt::from_mode(DIR_MODE))
 }
 
-/// A new directory for its owner alone, from its first moment on.
+/// Creates a directory with mode 0700 from the beginning.
 pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
     let named = |e: io::Error| {
         io::Error::new(e.kind(), format!("failed to create directory `{}`: {e}", path.display()))
@@ -43,17 +43,17 @@ pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path).map_err(named)
 }
 
-/// Makes the names in a directory last.
+/// Syncs a directory, so that its names are durable.
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     fs_err::File::open(path)?.sync_all()
 }
 
-/// Whether anything has this name, be it a dangling link.
+/// Whether anything has this name, even a dangling link.
 pub(super) fn exists(path: &Path) -> io::Result<bool> {
     Ok(if_found(fs_err::symlink_metadata(path))?.is_some())
 }
 
-/// `None` for what is not there.
+/// Turns "not found" into `None`.
 pub(super) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -62,17 +62,17 @@ pub(super) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The digest of a file; `None` if there is none.
+/// BLAKE3 digest of a file; `None` if it does not exist.
 pub(super) fn digest(path: &Path) -> io::Result<Option<blake3::Hash>> {
     Ok(if_found(crate::bounded_read::bytes(path, crate::bounded_read::MOST_DATA))?
         .map(|bytes| blake3::hash(&bytes)))
 }
 
-/// The names in a directory, sorted; none if there is no directory.
+/// The names in a directory, sorted; empty if it does not exist.
 pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in if_found(fs_err::read_dir(dir))?.into_iter().flatten() {
-        // Nothing of ours, of the kernel's or of kmod's has a name that is not text.
+        // No name of kcache's, the kernel's or kmod's is invalid UTF-8.
         names.extend(entry?.file_name().into_string());
     }
     names.sort();

@@ -1,4 +1,4 @@
-//! What can go wrong while modules are installed.
+//! Errors of installing modules.
 
 use std::path::PathBuf;
 
@@ -6,199 +6,199 @@ use super::BoxError;
 use super::fault::Fault;
 use crate::index;
 
-/// What keeps modules from being installed.
+/// Why an installation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file operation failed; the message names what and where.
+    /// A file operation failed. The message contains operation and path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// There is no such kernel.
+    /// The kernel's directory does not exist.
     #[error("{path} is not a directory of kernel modules")]
     NoTree {
-        /// The tree that was asked for.
+        /// Path of the directory.
         path: PathBuf,
     },
-    /// `updates`, or another directory on the way, is a link or a file: modules would end up somewhere else.
+    /// `updates` or another directory on the way is a link or a file, so modules would be installed elsewhere.
     #[error("{path} is a link or not a directory")]
     NotADirectory {
-        /// What is in its place.
+        /// Path of the link or file.
         path: PathBuf,
     },
-    /// Somebody else could have put there what would be installed.
+    /// Group or others can write a private directory, so they could replace what will be installed.
     #[error("{path} is accessible by users other than its owner")]
     NotPrivate {
-        /// The staging directory, or the one of what is kept.
+        /// The staging directory, or the kept place.
         path: PathBuf,
     },
-    /// The same for its owner.
+    /// A private directory has another owner, who could replace what will be installed.
     #[error("{path} belongs to user {owner}, who does not own its parent directory")]
     NotOurs {
-        /// The staging directory, or the one of what is kept.
+        /// The staging directory, or the kept place.
         path: PathBuf,
-        /// The owner's id.
+        /// Uid of the owner.
         owner: u32,
     },
     /// Another process holds the lock.
     #[error("another kcache is still working on {path}")]
     Busy {
-        /// The tree.
+        /// Path of the kernel's tree.
         path: PathBuf,
     },
-    /// The plan was made for another generation than is installed by now.
+    /// The plan was made for another generation than the installed one.
     #[error("the modules of {kernel} were changed by another process since this was planned")]
     Changed {
-        /// The kernel's release.
+        /// Release of the kernel.
         kernel: String,
     },
-    /// Others put modules in, take some away or run depmod, over and over again.
+    /// Other programs keep changing modules or running depmod.
     #[error("another program keeps changing the modules of {kernel}")]
     Crowded {
-        /// The kernel's release.
+        /// Release of the kernel.
         kernel: String,
-        /// What came of the last attempt.
+        /// The error of the last attempt.
         source: Box<Error>,
     },
-    /// `generation.json` or `journal.json` cannot be understood.
+    /// `generation.json` or `journal.json` is corrupt, and so is its copy.
     #[error("{path} is corrupt")]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why.
+        /// The position and kind of corruption.
         source: serde_json::Error,
     },
-    /// A later version of this program has written `generation.json` or `journal.json`.
+    /// A newer kcache wrote `generation.json` or `journal.json`.
     #[error("{path} has format {found}, newer than this kcache supports ({known})")]
     Newer {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its format.
+        /// Format of the file.
         found: u32,
-        /// The newest one that is known here.
+        /// The newest supported format.
         known: u32,
     },
-    /// It cannot be told any more what else was installed.
+    /// The installed set cannot be determined completely.
     #[error("{path} is corrupt, and {} is also installed", lost.join(" "))]
     Forgotten {
-        /// The `generation.json`.
+        /// Path of `generation.json`.
         path: PathBuf,
-        /// The packages.
+        /// Packages whose modules are lost.
         lost: Vec<String>,
     },
-    /// Not a name for a file.
+    /// A name that cannot be a file name.
     #[error("invalid package or module name {name:?}")]
     Name {
-        /// What was given.
+        /// The name as given.
         name: String,
     },
-    /// One package in two versions.
+    /// A set contains one package twice.
     #[error("package {package} was requested twice")]
     SamePackage {
-        /// Its name.
+        /// Name of the package.
         package: String,
     },
-    /// Two packages build a module of the same name; only one could ever be loaded.
+    /// Two packages build a module of the same name, of which only one could be loaded.
     #[error("module {module} of package {package} is also built by another package of the set")]
     SameModule {
-        /// The module's name.
+        /// Name of the module.
         module: String,
         /// The second of the two packages.
         package: String,
     },
-    /// The source could not give a module.
+    /// [`super::Source`] failed to deliver a module.
     #[error("module {module} cannot be fetched")]
     Source {
-        /// The module's name.
+        /// Name of the module.
         module: String,
-        /// Why.
+        /// The source's error.
         source: BoxError,
     },
-    /// The source gave other bytes than were asked for.
+    /// [`super::Source`] delivered other bytes than requested.
     #[error("module {module} has the digest {found}, expected {expected}")]
     Digest {
-        /// The module's name.
+        /// Name of the module.
         module: String,
-        /// What was asked for.
+        /// Digest of the requested bytes.
         expected: blake3::Hash,
-        /// What came.
+        /// Digest of the delivered bytes.
         found: blake3::Hash,
     },
-    /// A module could not be signed.
+    /// Signing a module failed.
     #[error("module {module} cannot be signed")]
     Sign {
-        /// The module's name.
+        /// Name of the module.
         module: String,
-        /// Why.
+        /// The signer's error.
         source: BoxError,
     },
-    /// depmod could not be run.
+    /// depmod could not be started.
     #[error("{program} cannot be run")]
     NoDepmod {
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// depmod ran and failed.
+    /// depmod failed.
     #[error("depmod failed ({status}): {stderr}")]
     Depmod {
-        /// Its exit status.
+        /// Exit status of depmod.
         status: std::process::ExitStatus,
-        /// What it said.
+        /// Output of depmod.
         stderr: String,
     },
     /// depmod wrote an index that cannot be read.
     #[error("depmod wrote a corrupt {name}")]
     Index {
-        /// The index.
+        /// Name of the index.
         name: String,
-        /// What is wrong with it.
+        /// The position and kind of corruption.
         source: index::Error,
     },
-    /// depmod's indexes contradict each other.
+    /// depmod's text and binary indexes differ.
     #[error("depmod wrote modules.dep and modules.dep.bin that differ at {module}")]
     Disagree {
-        /// The first module of which they tell different things.
+        /// The first module for which they differ.
         module: String,
     },
-    /// A module of somebody else would no longer be found.
+    /// A foreign module would no longer be found.
     #[error("depmod would drop {path}, which is listed now")]
     Lost {
-        /// The file, relative to the tree.
+        /// Path of the file, relative to the tree.
         path: String,
     },
-    /// Not a module of somebody else in the kernel's tree.
+    /// The file is not a foreign module in the kernel's tree.
     #[error("{path} is not a foreign module")]
     NotForeign {
-        /// The file, relative to the tree.
+        /// Path of the file, relative to the tree.
         path: PathBuf,
     },
-    /// A link cannot be kept.
+    /// A link cannot be taken over.
     #[error("{path} is a link, which would break if moved")]
     Link {
-        /// The file, relative to the tree.
+        /// Path of the link, relative to the tree.
         path: PathBuf,
     },
-    /// A module would be taken away without another in its place.
+    /// A module would be removed without a replacement.
     #[error("no module replaces {path}")]
     NoStandIn {
-        /// The file, relative to the tree.
+        /// Path of the file, relative to the tree.
         path: PathBuf,
     },
-    /// Where a file is to be given back lies another.
+    /// Another file exists where a file is to be given back.
     #[error("{path} exists again; its kept copy is not restored")]
     InTheWay {
-        /// The file.
+        /// Path of the existing file.
         path: PathBuf,
     },
-    /// A module would not be found, or another file in its place.
+    /// modprobe would not find a module, or find another file.
     #[error(transparent)]
     Unresolved(#[from] Fault),
-    /// After an error, undoing failed too. The journal stays; the next run undoes.
+    /// An error occurred, and undoing the transaction failed too. The journal remains, and the next run undoes it.
     #[error("{what}; undoing also failed, the next run will try again")]
     NotUndone {
-        /// The first error's text.
+        /// Text of the first error.
         what: String,
-        /// Why undoing failed.
+        /// The error of undoing.
         source: Box<Error>,
     },
 }

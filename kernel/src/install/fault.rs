@@ -1,78 +1,78 @@
-//! What can be wrong with an installed generation.
+//! Faults of an installed generation.
 
 use std::path::PathBuf;
 
-/// What is wrong with an installed generation.
+/// A fault of an installed generation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// A file is gone.
+    /// A file is missing.
     #[error("{path} is missing")]
     Missing {
-        /// The module file.
+        /// Path of the module's file.
         path: PathBuf,
     },
-    /// A file has other bytes than were installed.
+    /// A file's bytes differ from what was installed.
     #[error("{path} has the digest {found}, expected {expected}")]
     Changed {
-        /// The module file.
+        /// Path of the module's file.
         path: PathBuf,
-        /// What was installed.
+        /// Digest of the installed bytes.
         expected: blake3::Hash,
-        /// What is there.
+        /// Digest of the bytes found.
         found: blake3::Hash,
     },
-    /// `modules.dep.bin` is missing or damaged: nothing can be loaded.
+    /// `modules.dep.bin` is missing or corrupt: nothing can be loaded.
     #[error("{path} cannot be read: {why}")]
     NoIndex {
-        /// `modules.dep.bin`.
+        /// Path of `modules.dep.bin`.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
-    /// An index is another than depmod would make of the tree ([`super::compare()`]).
+    /// An index differs from what depmod would write ([`super::compare()`]).
     #[error("{path} differs from what depmod writes for the tree")]
     Unlike {
-        /// The index.
+        /// Path of the index.
         path: PathBuf,
     },
-    /// One of kmod's indexes is not what depmod writes.
+    /// An index is corrupt.
     #[error("{path} is corrupt: {why}")]
     Index {
-        /// The index.
+        /// Path of the index.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
-    /// `generation.json` or its copy is not as it was written.
+    /// `generation.json` or its copy is corrupt.
     #[error("{path} is corrupt: {why}")]
     Record {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
-    /// The index does not know a module.
+    /// `modules.dep.bin` does not list a module.
     #[error("modprobe does not find {module}: modules.dep.bin does not list it")]
     Unlisted {
-        /// The module's name.
+        /// Name of the module.
         module: String,
     },
-    /// A module it depends on is listed, and not there.
+    /// `modules.dep.bin` lists a dependency whose file is missing.
     #[error("{module} depends on {path}, which is missing")]
     NoDependency {
-        /// The module's name.
+        /// Name of the module.
         module: String,
-        /// The file, as the index names it.
+        /// Path of the missing file, from the index.
         path: PathBuf,
     },
-    /// The index gives another file for a module.
+    /// `modules.dep.bin` has another file for a module.
     #[error("modprobe loads {winner} for {module}, not kcache's {ours}")]
     Shadowed {
-        /// The module's name.
+        /// Name of the module.
         module: String,
-        /// Our file, relative to the tree.
+        /// kcache's file, relative to the tree.
         ours: String,
-        /// The file that modprobe takes, relative to the tree.
+        /// The file that modprobe loads, relative to the tree.
         winner: String,
     },
 }

@@ -1,20 +1,20 @@
-//! Files of others, where the administrator has asked for them to be touched.
+//! Foreign modules that kcache takes over, deletes or gives back on request.
 //!
-//! Modules of others stay as they are, with one exception: DKMS's own modules, which kcache takes over, lets go or gives
-//! back when it is asked to in words. All three are part of a transaction, so that no moment is without the modules:
+//! Foreign modules are never changed, with one exception: modules of DKMS, on explicit request. All three operations
+//! are part of a transaction, so the kernel has the modules at all times:
 //!
 //! ```text
-//! before the commit                                   after it
-//! take        a second name in staging/kept           that name goes to the kept place, the first one goes
-//! drop        nothing                                 the file goes
-//! give back   a second name in the kernel's tree      the name in the kept place goes
+//! before the commit                                   after the commit
+//! take        a second name in staging/kept           that name moves to the kept place, the first one is deleted
+//! drop        nothing                                 the file is deleted
+//! give back   a second name in the kernel's tree      the name in the kept place is deleted
 //! ```
 //!
-//! Until the commit the old indexes lead to files that are all there; from the commit on the new ones do. Second names are
+//! Until the commit, the old indexes list files that all exist; from the commit on, the new ones do. Second names are
 //! hard links: what is given back is the same file, with its bytes, times and owner.
 //!
-//! The kept place lies beside the tree, on its file system and out of depmod's reach. What is in it says by its path which
-//! package it belonged to and where it lay; there is no list that could be lost:
+//! The kept place is beside the tree, on its file system, where depmod does not look. The path of a file in it
+//! contains the package it belonged to and its path in the tree, so no list can be lost:
 //!
 //! ```text
 //! lib/modules/.kcache-6.1.0-56-amd64.adopted/         mode 0700
@@ -35,32 +35,32 @@ use super::{Error, Site, Step, disk, lock};
 use crate::index::DepIndex;
 use crate::module_name::ModuleName;
 
-/// One file that is not kcache's.
+/// A file in a kernel's tree that is not kcache's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ForeignFile {
     /// The package it belongs to.
     pub package: String,
-    /// Where it lies, relative to the kernel's tree: `updates/dkms/acpi_call.ko`.
+    /// Path relative to the kernel's tree: `updates/dkms/acpi_call.ko`.
     pub path: PathBuf,
 }
 
-/// What a transaction does to files of others. Stored in the journal: add, never rename.
+/// What a transaction does to foreign modules. Stored in the journal: add, never rename.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForeignFiles {
     /// Nothing.
     #[default]
     Untouched,
-    /// The set's modules stand in for these, which are kept.
+    /// Replace these by the set's modules, and keep them.
     Take(Vec<ForeignFile>),
-    /// These go for good.
+    /// Delete these.
     Drop(Vec<ForeignFile>),
-    /// These, which were kept, come back.
+    /// Restore these, which were kept.
     GiveBack(Vec<ForeignFile>),
 }
 
 impl ForeignFile {
-    /// The module's name, as the kernel knows it.
+    /// The module's name in the kernel.
     pub fn module(&self) -> Option<ModuleName> {
         ModuleName::of_file(&self.path)
     }
@@ -102,12 +102,12 @@ impl ForeignFiles {
         self.leaving().iter().chain(self.coming())
     }
 
-    /// Whether a listed file is one of those that go.
+    /// Whether a listed file will be removed.
     pub(super) fn lets_go(&self, path: &str) -> bool {
         self.leaving().iter().any(|file| file.path == Path::new(path))
     }
 
-    /// Whether every file that is to go, from the tree or from the kept place, is still there.
+    /// Whether every file that is to be removed, from the tree or from the kept place, still exists.
     pub(super) fn all_there(&self, tree: &Tree) -> io::Result<bool> {
         let going = self.leaving().iter().map(|file| file.live(tree));
         for path in going.chain(self.coming().iter().map(|file| file.kept(tree))) {
@@ -118,7 +118,7 @@ impl ForeignFiles {
         Ok(true)
     }
 
-    /// Refuses what would leave a kernel without a module that it has, or would reach out of its tree.
+    /// Refuses what would leave a kernel without one of its modules, or change files outside its tree.
     pub(super) fn checked(self, tree: &Tree, wanted: &Set) -> Result<Self, Error> {
         self.check_names()?;
         self.check_ways(tree)?;
@@ -155,7 +155,7 @@ impl ForeignFiles {
         Ok(())
     }
 
-    /// Refuses links on the way to any place of a file.
+    /// Refuses links in the parents of any path of a file.
     pub(super) fn check_ways(&self, tree: &Tree) -> Result<(), Error> {
         for file in self.files() {
             for (top, path) in [
@@ -169,7 +169,7 @@ impl ForeignFiles {
         Ok(())
     }
 
-    /// Gives files that will be kept their second name, in the staging directory, and makes the directories of the third.
+    /// Creates the second name of files to keep in the staging directory, and the directories of the third.
     pub(super) fn stage(&self, tree: &Tree) -> io::Result<()> {
         let ForeignFiles::Take(files) = self else { return Ok(()) };
         make_private(&tree.kept())?;
@@ -199,7 +199,7 @@ impl ForeignFiles {
         Ok(())
     }
 
-    /// What comes back must be found again.
+    /// Checks that restored modules will be found.
     pub(super) fn check_index(&self, index: &DepIndex) -> Result<(), Error> {
         let is_lost = |file: &&ForeignFile| file.module().is_none_or(|name| index.lookup(&name).is_none());
         match self.coming().iter().find(is_lost) {
@@ -208,12 +208,12 @@ impl ForeignFiles {
         }
     }
 
-    /// Before the commit: what comes back is in the tree.
+    /// Before the commit: restores files in the tree.
     pub(super) fn place(&self, tree: &Tree, step: &Step<'_>) -> io::Result<()> {
         for file in self.coming() {
             let (kept, live) = (file.kept(tree), file.live(tree));
             make_dirs(live.parent().unwrap_or(&tree.path), disk::make_dir)?;
-            // Not there any more: an interrupted run was past the commit.
+            // If it does not exist, an interrupted run was past the commit.
             if disk::exists(&kept)? && !disk::exists(&live)? {
                 fs_err::hard_link(kept, &live)?;
             }
@@ -223,7 +223,7 @@ impl ForeignFiles {
         Ok(())
     }
 
-    /// After the commit: what goes leaves the tree; what has come back is kept no longer.
+    /// After the commit: removes files from the tree, and restored ones from the kept place.
     pub(super) fn finish(&self, tree: &Tree, step: &Step<'_>) -> io::Result<()> {
         for file in self.leaving() {
             let kept = file.kept(tree);
@@ -231,7 +231,7 @@ impl ForeignFiles {
                 disk::sync_dir(kept.parent().unwrap_or(&tree.staging))?;
                 step("file kept")?;
             }
-            // One that has come since an interruption is not the one that was taken over.
+            // A file that was created after an interruption is not the one that was taken over.
             if matches!(self, ForeignFiles::Drop(_)) || is_same(&kept, &file.live(tree))? {
                 disk::if_found(fs_err::remove_file(file.live(tree)))?;
             }
@@ -261,7 +261,7 @@ impl ForeignFiles {
     }
 }
 
-/// The files that kcache keeps of a kernel's, taken over from others.
+/// Foreign modules of a kernel that kcache took over and keeps.
 pub fn kept(tree: &Path) -> Result<Vec<ForeignFile>, Error> {
     let tree = Tree::named(tree)?;
     let mut found = Vec::new();
@@ -270,7 +270,7 @@ pub fn kept(tree: &Path) -> Result<Vec<ForeignFile>, Error> {
         check_real(&tree.kept(), &place)?;
         for path in files_below(&place)? {
             let path = path.strip_prefix(&place).unwrap_or(&path).to_owned();
-            // One that is still in its old place as well was left by a transaction that was not carried out.
+            // One that also is in its old place was left by a transaction that was not completed.
             let file = ForeignFile { package: package.clone(), path };
             if !is_same(&file.kept(&tree), &file.live(&tree))? {
                 found.push(file);
@@ -280,8 +280,8 @@ pub fn kept(tree: &Path) -> Result<Vec<ForeignFile>, Error> {
     Ok(found)
 }
 
-/// Brings taking over and giving back to an end of which no journal tells: what was staged to be kept is kept where the live index does
-/// not lead to it, and of two names of one file the one stays that it leads to.
+/// Completes taking over and giving back without a journal: staged files are kept if the live index does not list
+/// them, and of two names of one file, the one that the index does not list is deleted.
 pub(super) fn settle(tree: &Tree) -> Result<(), Error> {
     let index = tree.dep_index()?.and_then(Result::ok).unwrap_or_default();
     let is_listed = |path: &Path| index.iter().any(|entry| path == Path::new(entry.path));
@@ -306,7 +306,7 @@ pub(super) fn settle(tree: &Tree) -> Result<(), Error> {
     Ok(prune(tree)?)
 }
 
-/// The files in a directory of packages' directories.
+/// The files in a directory that has a subdirectory for each package.
 fn files_of(place: &Path) -> io::Result<Vec<ForeignFile>> {
     let mut found = Vec::new();
     for package in disk::names(place)? {
@@ -320,7 +320,7 @@ fn files_of(place: &Path) -> io::Result<Vec<ForeignFile>> {
     Ok(found)
 }
 
-/// Deletes what is kept of a package. True where there was something.
+/// Deletes the kept modules of a package. True if there were any.
 pub fn forget_kept(site: Site<'_>, package: &str) -> Result<bool, Error> {
     check_name(package)?;
     let tree = Tree::open(site.tree)?;
@@ -333,7 +333,7 @@ pub fn forget_kept(site: Site<'_>, package: &str) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Takes away directories of the kept place in which nothing is.
+/// Removes empty directories of the kept place.
 pub(super) fn prune(tree: &Tree) -> io::Result<()> {
     for dir in dirs_below(&tree.kept())?.iter().rev() {
         disk::remove_if_empty(dir)?;
@@ -341,14 +341,14 @@ pub(super) fn prune(tree: &Tree) -> io::Result<()> {
     disk::remove_if_empty(&tree.kept())
 }
 
-/// Whether a path may be touched here: inside the tree, a module, and not one of a generation.
+/// Whether a path may be changed here: inside the tree, a module, and not in a generation.
 fn is_foreign(path: &Path) -> bool {
     let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
     let ours = path.strip_prefix("updates").is_ok_and(|rest| rest.to_string_lossy().starts_with(DIR_PREFIX));
     inside && !ours && ModuleName::of_file(path).is_some()
 }
 
-/// Whether two names are of one file.
+/// Whether two paths are names of one file.
 fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let id = |path: &Path| -> io::Result<Option<(u64, u64)>> {
@@ -357,7 +357,8 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     Ok(id(one)?.is_some() && id(one)? == id(other)?)
 }
 
-/// Makes every directory on the way to a path in the staged base one of its own, with links to what is in the real one.
+/// Replaces every parent of a path in the staged base by a directory of its own, with links to the contents of the
+/// real one.
 fn unfold(tree: &Tree, path: &Path) -> io::Result<()> {
     let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|dir| *dir != Path::new("")).collect();
     above.reverse();
@@ -374,7 +375,7 @@ fn unfold(tree: &Tree, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory and those above it that are missing, and puts their names on stable storage.
+/// Creates a directory and its missing parents, durably.
 fn make_dirs(dir: &Path, make: fn(&Path) -> io::Result<()>) -> io::Result<()> {
     if disk::exists(dir)? {
         return Ok(());
@@ -389,7 +390,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
     if disk::exists(dir)? { Ok(()) } else { disk::make_private_dir(dir) }
 }
 
-/// The directory of a file, or, where that is gone, the nearest above it.
+/// Syncs the directory of a file, or the nearest existing parent.
 fn sync_upwards(tree: &Tree, file: &Path) -> io::Result<()> {
     let dir = file.ancestors().skip(1).find(|dir| dir.is_dir());
     disk::sync_dir(dir.unwrap_or(&tree.path))
@@ -412,7 +413,7 @@ fn files_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Every directory below one, each before those inside it.
+/// Every directory below one, parents before children.
 fn dirs_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for name in disk::names(dir)? {

@@ -1,4 +1,4 @@
-//! `generation.json`: what is installed for one kernel, kept in that kernel's own tree.
+//! `generation.json`: the set installed for one kernel, stored in that kernel's own tree.
 //!
 //! ```text
 //! { "format": 1,
@@ -15,9 +15,9 @@
 //!   "checksum": "..." }                       of all the above; see [`super::checked_json`]
 //! ```
 //!
-//! It survives the loss of the cache and travels with an image. `previous` is the complete set before this one, without
-//! its own `previous`: enough to go back one step, and of bounded size. Readers ignore fields they do not know and
-//! refuse a format they do not know.
+//! It survives the loss of the cache, and is part of an image. `previous` is the complete set before this one, without
+//! its own `previous`: enough to return one step, and of bounded size. Readers ignore unknown fields and refuse
+//! unknown formats.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -33,97 +33,98 @@ use crate::compress::Compression;
 use crate::module_name::ModuleName;
 use crate::signing::Identity;
 
-/// The name of the file within its generation.
+/// Name of the file in a generation's directory.
 pub const FILE: &str = "generation.json";
 
-/// Names become file names on every file system, and parts of lines: nothing else may be in them.
+/// Limit in bytes on names. They become file names on every file system and parts of lines, so only safe characters
+/// are allowed.
 const NAME_MAX: usize = 128;
 
-/// One module as it was built.
+/// A module as it was built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleSpec {
-    /// The file's name without `.ko`: `v4l2loopback`, `snd-hda-scodec-cs35l41`.
+    /// File name without `.ko`: `v4l2loopback`, `snd-hda-scodec-cs35l41`.
     pub name: String,
-    /// Digest of the unsigned, uncompressed module, as a store keeps it.
+    /// BLAKE3 digest of the unsigned, uncompressed module, as in the store.
     #[serde(with = "hex")]
     pub digest: blake3::Hash,
-    /// Size of the same, in bytes.
+    /// Size of these bytes.
     pub size: u64,
 }
 
-/// One package with the modules it built.
+/// A package with the modules of its build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Package<M = ModuleSpec> {
-    /// The package's name; a generation holds one version of it.
+    /// Name of the package; a generation contains one version of it.
     pub name: String,
-    /// Its version, for people.
+    /// Version of the package.
     pub version: String,
-    /// The key of the build. Not interpreted here.
+    /// Key of the build, not interpreted here.
     pub key: String,
-    /// Ordered by name.
+    /// The modules, sorted by name.
     pub modules: Vec<M>,
 }
 
-/// The complete set of modules that kcache is to have installed for one kernel.
+/// The complete set of modules to be installed for one kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Set<M = ModuleSpec> {
-    /// `uname -v` of the kernel.
+    /// The kernel's build, as `uname -v` prints it.
     pub kernel_version: String,
-    /// How the files are compressed.
+    /// Compression of the module files.
     pub compression: Compression,
-    /// Who signed the modules; `None`: nobody.
+    /// The signer of the modules; `None` if they are unsigned.
     pub signer: Option<Identity>,
-    /// Ordered by name.
+    /// The packages, sorted by name.
     pub packages: Vec<Package<M>>,
 }
 
-/// One module as it lies on disk.
+/// A module as it is installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Installed {
-    /// What was built.
+    /// The module as it was built.
     #[serde(flatten)]
     pub spec: ModuleSpec,
-    /// Where the file is, relative to the generation: `v4l2loopback/v4l2loopback.ko.xz`.
+    /// Path relative to the generation's directory: `v4l2loopback/v4l2loopback.ko.xz`.
     pub path: String,
-    /// Digest of the file's bytes: signed and compressed.
+    /// BLAKE3 digest of the file's bytes, signed and compressed.
     #[serde(with = "hex")]
     pub installed_digest: blake3::Hash,
 }
 
-/// What did not exist in the kernel's tree before kcache, so that the last removal can take it away again.
+/// What kcache created in the kernel's tree, to be deleted with the last package.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Created {
-    /// `updates/` was made by us.
+    /// Whether kcache created `updates/`.
     pub updates_dir: bool,
-    /// Indexes (`modules.dep.bin`, ...) that were not there.
+    /// Indexes (`modules.dep.bin`, ...) that did not exist before.
     pub indexes: Vec<String>,
 }
 
-/// A generation: the complete set of one kernel at one moment.
+/// A generation: the complete set of modules that kcache installed for one kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
-    /// The format of this file: 1.
+    /// Format of the file: 1.
     pub format: u32,
-    /// 16 hex digits; see [`Set::generation_name`].
+    /// Name of the generation: 16 hex digits, see [`Set::generation_name`].
     pub generation: String,
-    /// The kernel's release.
+    /// Release of the kernel.
     pub kernel: String,
-    /// The set itself.
+    /// The installed set.
     #[serde(flatten)]
     pub set: Set<Installed>,
-    /// What was not there before kcache.
+    /// What did not exist before kcache.
     #[serde(default)]
     pub created: Created,
-    /// Digest of the `modules.dep.bin` that was published with this generation.
+    /// BLAKE3 digest of the `modules.dep.bin` that was published with this generation.
     #[serde(with = "hex")]
     pub index: blake3::Hash,
-    /// The set before this one.
+    /// The set before this one, for `kcache rollback`.
     #[serde(default)]
     pub previous: Option<Set>,
 }
 
 impl Set {
-    /// The set without packages.
+    /// The empty set.
     pub(super) fn nothing() -> Self {
         Self {
             kernel_version: String::new(),
@@ -133,7 +134,11 @@ impl Set {
         }
     }
 
-    /// Sorts packages and modules, and refuses what can't be installed side by side.
+    /// Sorts packages and modules.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Name`], [`Error::SamePackage`] or [`Error::SameModule`] if the set cannot be installed.
     pub fn checked(mut self) -> Result<Self, Error> {
         self.packages.sort_by(|a, b| a.name.cmp(&b.name));
         let mut packages = BTreeSet::new();
@@ -149,7 +154,7 @@ impl Set {
             }
             for module in &package.modules {
                 check_name(&module.name)?;
-                // The kernel knows `snd-pcm.ko` as `snd_pcm`: two spellings are one module.
+                // The kernel calls `snd-pcm.ko` `snd_pcm`, so both spellings are one module.
                 if !modules.insert(ModuleName::new(&module.name)) {
                     return Err(Error::SameModule {
                         module: module.name.clone(),
@@ -161,10 +166,10 @@ impl Set {
         Ok(self)
     }
 
-    /// The name of the generation that holds this set: the first 16 hex digits of a BLAKE3 over everything in it but
-    /// the texts for people. An identical set has the same name, so there is nothing to do.
+    /// The name of the generation with this set: the first 16 hex digits of a BLAKE3 over everything in it except
+    /// texts for people. Equal sets have equal names, so there is nothing to do.
     ///
-    /// Each field is preceded by its length: no two sets give the same bytes. Stored: never change the order.
+    /// Each field is preceded by its length, so no two sets give the same bytes. Stored: never change the order.
     pub fn generation_name(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("kcache 2026-11 generation v1");
         let mut field = |bytes: &[u8]| {
@@ -188,12 +193,12 @@ impl Set {
 }
 
 impl Generation {
-    /// The name of the directory under `updates/`.
+    /// Name of the directory under `updates/`.
     pub fn dir_name(&self) -> String {
         dir_name(&self.generation)
     }
 
-    /// The set as it was asked for: what to add to or take from for the next one.
+    /// The set as it was requested, from which the next one is made.
     pub fn wanted(&self) -> Set {
         self.set.map(|module| module.spec.clone())
     }
@@ -206,13 +211,13 @@ impl Generation {
             .flat_map(|package| package.modules.iter().map(move |module| (package, module)))
     }
 
-    /// Where a directory's `generation.json` lies.
+    /// Path of a generation's `generation.json`.
     pub(super) fn path(tree: &Tree, dir: &str) -> PathBuf {
         tree.updates().join(dir).join(FILE)
     }
 
-    /// Reads the generation in a directory of a tree, from the copy where `generation.json` is damaged or was taken away. `None`: there
-    /// is neither.
+    /// Reads the generation in a directory of a tree, from the copy if `generation.json` is corrupt or missing. `None`
+    /// if neither exists.
     pub(super) fn read(tree: &Tree, dir: &str) -> Result<Option<Self>, Error> {
         let path = Self::path(tree, dir);
         let read = Self::read_file(tree, dir, &path);
@@ -225,7 +230,7 @@ impl Generation {
         }
     }
 
-    /// Reads either file.
+    /// Reads `generation.json` or its copy.
     pub(super) fn read_file(tree: &Tree, dir: &str, path: &Path) -> Result<Option<Self>, Error> {
         checked_json::read(path, |bytes| {
             let generation = Self::parse(bytes)?;
@@ -236,7 +241,7 @@ impl Generation {
         })
     }
 
-    /// Whole, and not where it belongs.
+    /// Why an intact file does not belong here, if it does not.
     fn is_elsewhere(&self, tree: &Tree, dir: &str) -> Option<String> {
         if self.dir_name() != dir {
             return Some(format!("it belongs to {}", self.dir_name()));
@@ -244,7 +249,7 @@ impl Generation {
         (self.kernel != tree.release).then(|| format!("it belongs to kernel {}", self.kernel))
     }
 
-    /// Reads the text of a `generation.json`.
+    /// Parses a `generation.json`.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
         let generation: Self = checked_json::decode(bytes)?;
         match generation.stray() {
@@ -253,8 +258,7 @@ impl Generation {
         }
     }
 
-    /// A name or path with which files elsewhere would be read, listed or deleted: the generation may have come with a
-    /// foreign image.
+    /// A name or path that would lead to files elsewhere, if any: the generation may be part of an untrusted image.
     fn stray(&self) -> Option<&str> {
         let modules = || self.modules().map(|(_, module)| module);
         let mut names = std::iter::once(&self.generation)
@@ -295,7 +299,7 @@ pub(super) fn check_name(name: &str) -> Result<(), Error> {
     if good { Ok(()) } else { Err(Error::Name { name: name.to_owned() }) }
 }
 
-/// Whether a name is that of one of kmod's indexes, `modules.dep.bin`.
+/// Whether a name is that of one of kmod's indexes, such as `modules.dep.bin`.
 pub(super) fn is_index(name: &str) -> bool {
     name.starts_with("modules.") && check_name(name).is_ok()
 }

@@ -1,17 +1,17 @@
-//! kmod's indexes, looked at again: are they what depmod has written?
+//! Verifying kmod's indexes.
 //!
-//! Each binary index is made from the same facts as a text beside it. A depmod of somebody else may have written other ones than
-//! a transaction did, and that is no fault; but it has written both, so that they agree. Rot is where they don't:
+//! Each binary index contains the same data as a text file beside it. Another depmod than the transaction's may have
+//! written them, which is not a fault; but it wrote both, so they agree. If they do not, one is corrupt:
 //!
 //! ```text
 //! modules.dep.bin              modules.dep                path and dependencies, under the name of the path
-//! modules.alias.bin            modules.alias              in the order of modprobe's preference
+//! modules.alias.bin            modules.alias              in modprobe's order of preference
 //! modules.symbols.bin          modules.symbols
-//! modules.builtin.bin          modules.builtin            the names alone
-//! modules.builtin.alias.bin    modules.builtin.modinfo    what the kernel's build has put there
+//! modules.builtin.bin          modules.builtin            names only
+//! modules.builtin.alias.bin    modules.builtin.modinfo    written by the kernel's build
 //! ```
-//! Where somebody has taken the texts away, an index must still be whole in itself; so must one that is not known here. Bits that say
-//! nothing, such as the priority of a value that has no rival, may flip.
+//! If a text file is missing, the index must still be readable completely; so must unknown indexes. Flipped bits
+//! without an effect, such as in the priority of a value without a rival, are not detected.
 
 use crate::bounded_read::{self, MOST_DATA};
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use super::{Error, disk};
 use crate::index::{self, DepIndex};
 use crate::module_name::ModuleName;
 
-/// Names with what is found under each, the preferred one first.
+/// Values by key, in order of preference.
 type Names = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
-/// Checks every index of a kernel, whoever has made them.
+/// Verifies every index of a kernel, whichever program wrote it.
 pub fn verify_indexes(tree: &Path) -> Result<Vec<Fault>, Error> {
     let tree = Tree::open(tree)?;
     let mut faults = Vec::new();
@@ -38,7 +38,7 @@ pub fn verify_indexes(tree: &Path) -> Result<Vec<Fault>, Error> {
     Ok(faults)
 }
 
-/// What is wrong with a whole `modules.dep.bin`.
+/// The fault of a readable `modules.dep.bin`, if any.
 pub(super) fn fault_of_dep(tree: &Tree, index: &DepIndex) -> Result<Option<Fault>, Error> {
     let found = index.iter().map(|entry| {
         let words: Vec<&str> = std::iter::once(entry.path).chain(entry.depends()).collect();
@@ -67,14 +67,14 @@ fn fault_of(tree: &Tree, name: &str) -> Result<Option<Fault>, Error> {
     };
     let text = text(tree, beside)?;
     if bytes.is_empty() && name.starts_with("modules.builtin") && text.as_ref().is_none_or(Vec::is_empty) {
-        // Of a kernel that does not list its built-in modules depmod makes empty files.
+        // depmod writes empty files for a kernel that does not list its built-in modules.
         return Ok(None);
     }
     let mut values = match index::values(&bytes) {
         Ok(values) => values,
         Err(damage) => return Ok(fault(damage.to_string())),
     };
-    // As modprobe does; what was written first goes first among equals.
+    // modprobe's order: by priority, and among equals the first one written.
     values.sort_by_key(|value| value.priority);
     let found = names(values.into_iter().map(|value| (value.key, value.bytes)));
     let expected = text.map(|text| match beside {
@@ -106,7 +106,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&c| c == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#"))
 }
 
-/// `kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko`
+/// Parses lines such as `kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko`.
 fn of_dep(text: &[u8]) -> Names {
     let text = String::from_utf8_lossy(text);
     let module = |line: &str| {
@@ -117,7 +117,7 @@ fn of_dep(text: &[u8]) -> Names {
     names(text.lines().map(|line| module(line).unwrap_or_else(|| (line.into(), Vec::new()))))
 }
 
-/// `alias pci:v00001217d* sdhci_pci`, `alias symbol:crc16 crc16`
+/// Parses lines such as `alias pci:v00001217d* sdhci_pci` and `alias symbol:crc16 crc16`.
 fn of_aliases(text: &[u8]) -> Names {
     let alias = |line: &[u8]| {
         let mut words = line.splitn(3, |&c| c == b' ').skip(1).map(<[u8]>::to_vec);
@@ -126,14 +126,14 @@ fn of_aliases(text: &[u8]) -> Names {
     names(lines(text).map(alias))
 }
 
-/// `kernel/lib/crc16.ko`
+/// Parses lines such as `kernel/lib/crc16.ko`.
 fn of_builtin(text: &[u8]) -> Names {
     let name =
         |line: &[u8]| ModuleName::of_file(Path::new(&*String::from_utf8_lossy(line))).unwrap_or_default();
     names(lines(text).map(|line| (String::from(name(line)).into_bytes(), Vec::new())))
 }
 
-/// `crc16.alias=...`, NUL; sorted by module, which is the order in which depmod takes them.
+/// Parses strings such as `crc16.alias=...`, separated by NUL; sorted by module, the order in which depmod reads them.
 fn of_modinfo(text: &[u8]) -> Names {
     let alias = |field: &[u8]| {
         let field = String::from_utf8_lossy(field).into_owned();
@@ -143,7 +143,7 @@ fn of_modinfo(text: &[u8]) -> Names {
     names(text.split(|&c| c == 0).filter_map(alias))
 }
 
-/// As modprobe writes names: `_` for `-`, but not between brackets (kmod, `alias_normalize`).
+/// Normalizes a name as modprobe does: `_` for `-`, but not in brackets (kmod, `alias_normalize`).
 fn normal(alias: &[u8]) -> Vec<u8> {
     let mut bracketed = false;
     let one = |&c: &u8| {

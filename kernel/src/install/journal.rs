@@ -1,7 +1,7 @@
-//! `journal.json`: what is about to be done to the live tree.
+//! `journal.json`: the intended changes to the live tree.
 //!
-//! It is on stable storage before the first change and gone after the last one. It names everything that going on or
-//! going back needs; whether to go on or back is not in it but in the tree: in the live `modules.dep.bin`.
+//! It is durable before the first change and deleted after the last one. It contains everything needed to complete or
+//! undo the transaction; which of the two is decided by the live `modules.dep.bin`.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,43 +13,43 @@ use super::names::DIR_PREFIX;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};
 
-/// Stored: add fields, never rename them.
+/// The journal's document. Stored: add fields, never rename them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Journal {
     pub(super) format: u32,
-    /// The kernel whose tree it is about; earlier versions of this program did not say.
+    /// Release of the kernel; earlier versions did not record it.
     #[serde(default)]
     pub(super) kernel: Option<String>,
-    /// The generation to be renamed in; `None`: the last package goes.
+    /// Name of the generation to install; `None` if the last package is removed.
     pub(super) new: Option<String>,
-    /// The digest of its `generation.json`.
+    /// BLAKE3 digest of its `generation.json`.
     pub(super) new_manifest: Option<Hash>,
-    /// The generation that was installed.
+    /// Name of the generation that was installed.
     pub(super) old: Option<String>,
-    /// Directories under `updates/` to be taken away after the commit.
+    /// Directories under `updates/` to remove after the commit.
     pub(super) retire: Vec<String>,
-    /// `updates/` is made for this generation: going back takes it away.
+    /// `updates/` is created for this generation; undoing deletes it.
     pub(super) makes_updates: bool,
-    /// `updates/` was made for kcache and goes with the last package.
+    /// `updates/` was created by kcache and is deleted with the last package.
     pub(super) drops_updates: bool,
-    /// `modules.dep.bin` last.
+    /// Changes of indexes, `modules.dep.bin` last.
     pub(super) indexes: Vec<IndexChange>,
-    /// What becomes of files of others.
+    /// Changes of foreign modules.
     #[serde(default)]
     pub(super) others: ForeignFiles,
-    /// The digest of `modules.dep.bin` before; `None`: there was none.
+    /// BLAKE3 digest of `modules.dep.bin` before; `None` if it did not exist.
     pub(super) old_index: Option<Hash>,
-    /// The digest of `modules.dep.bin` after; `None`: it goes.
+    /// BLAKE3 digest of `modules.dep.bin` after; `None` if it is deleted.
     pub(super) new_index: Option<Hash>,
 }
 
-/// What happens to one of kmod's indexes.
+/// The change of one of kmod's indexes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct IndexChange {
     pub(super) name: String,
-    /// There is one now; it is kept in `old/`.
+    /// Whether it exists before; then `old/` has a copy.
     pub(super) before: bool,
-    /// There will be one; it lies in the staged base. If not, it is deleted.
+    /// Whether it exists after; then it is in the staged base. If not, it is deleted.
     pub(super) after: bool,
 }
 
@@ -61,7 +61,7 @@ impl Record for Journal {
 }
 
 impl Journal {
-    /// Reads the journal of an interrupted transaction, or its copy where it is damaged. `None`: there is none.
+    /// Reads the journal of an interrupted transaction, or its copy if it is corrupt. `None` if there is none.
     pub(super) fn read(tree: &Tree) -> Result<Option<Self>, Error> {
         let path = tree.journal();
         let parse = |bytes: &[u8]| Self::parse(bytes, &tree.release);
@@ -91,7 +91,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// A name with which files elsewhere would be moved or deleted: the journal may have come with a foreign image.
+    /// A name that would lead to files elsewhere, if any: the journal may be part of an untrusted image.
     fn stray(&self) -> Option<&str> {
         let is_dir = |name: &str| name.starts_with(DIR_PREFIX) && !name.contains('/');
         let mut generations = [&self.new, &self.old].into_iter().flatten();
@@ -100,7 +100,7 @@ impl Journal {
         stray.or_else(|| generations.find(|name| name.contains('/'))).map(String::as_str)
     }
 
-    /// Puts the journal on stable storage, with all names on the way to it. The copy first: it says nothing by itself.
+    /// Writes the journal durably. The copy is written first, because it means nothing by itself.
     pub(super) fn open(&self, tree: &Tree) -> Result<(), Error> {
         let text = checked_json::encode(self)?;
         disk::write_file(&checked_json::copy(&tree.journal()), &text)?;
@@ -111,13 +111,13 @@ impl Journal {
         Ok(disk::sync_dir(tree.parent())?)
     }
 
-    /// Declares the transaction finished or undone; what is left in the staging directory is litter then.
+    /// Ends the transaction; what remains in the staging directory is garbage.
     pub(super) fn close(tree: &Tree) -> Result<(), Error> {
         disk::if_found(fs_err::remove_file(tree.journal()))?;
         Ok(disk::sync_dir(&tree.staging)?)
     }
 
-    /// The changes of all indexes but the one that commits, and that one.
+    /// The changes of all indexes except the committing one, and that one.
     pub(super) fn split_commit(&self) -> (&[IndexChange], Option<&IndexChange>) {
         match self.indexes.split_last() {
             Some((commit, others)) if commit.name == DEP_BIN => (others, Some(commit)),

@@ -1,9 +1,9 @@
-//! One process at a time for each kernel.
+//! The lock that only one process holds for each kernel.
 //!
-//! The lock is `flock` on `<modules dir>/.kcache-<release>.lock`, a file that only its owner can open: on the kernel's own
-//! directory, which everybody can read, any user could hold it. Whoever holds the lock deletes the file when done, so
-//! nothing is left; a crash leaves an empty file that the next one takes over. Because of the deletion, a process that got
-//! the lock looks whether its file is still the one that has the name, and begins again if not.
+//! The lock is `flock` on `<modules dir>/.kcache-<release>.lock`, a file that only its owner can open: any user could
+//! lock the kernel's own directory, which everybody can read. The holder deletes the file when it is done, so nothing
+//! remains; a crash leaves an empty file that the next process uses. Because of the deletion, a process that got the
+//! lock checks that its file still has the name, and starts over otherwise.
 
 use std::fs::TryLockError;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,10 +14,10 @@ use rustix::fs::OFlags;
 
 use super::Error;
 
-/// Short enough not to be noticed, long enough to cost nothing.
+/// Interval of attempts: too short to notice, long enough to cost nothing.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Held until it is dropped.
+/// A held lock, released on drop.
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
@@ -26,12 +26,13 @@ pub(super) struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Still locked: who waits sees a file without a name and makes a new one. Left behind, it does no harm.
+        // Still locked: a waiting process sees that the file has no name any more and creates a new one. A remaining
+        // file does no harm.
         let _ = fs_err::remove_file(&self.path);
     }
 }
 
-/// Waits for the lock, and says so once.
+/// Takes the lock, waiting for at most `wait`. Calls `say` once if it has to wait.
 pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result<Lock, Error> {
     let path = lock_path(tree);
     let mut waited = Duration::ZERO;
@@ -40,7 +41,7 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
         match file.file().try_lock() {
             Ok(()) if has_the_name(&file, &path)? => return Ok(Lock { path, _file: file }),
             Err(TryLockError::Error(e)) => return Err(e.into()),
-            // Held by another, or until just now: then the next one has its name already, or nobody.
+            // Another process holds it, or did until just now; then the next one may have created a new file.
             Ok(()) | Err(TryLockError::WouldBlock) if waited >= wait => {
                 return Err(Error::Busy { path: tree.to_owned() });
             }
@@ -54,7 +55,7 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
     }
 }
 
-/// Whether somebody holds the lock now. Whoever may not open it cannot tell, and takes it for free.
+/// Whether a process holds the lock now. False if the file cannot be opened for lack of permission.
 pub(super) fn is_held(tree: &Path) -> bool {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).custom_flags(flags());
@@ -75,7 +76,7 @@ fn open(path: &Path) -> std::io::Result<fs_err::File> {
     fs_err::OpenOptions::from_options(options).open(path)
 }
 
-/// Under another root a link in its place may lead to this machine's own files; a pipe would be waited for.
+/// Under another root, a link in its place may lead to this machine's own files, and opening a FIFO would block.
 fn flags() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }

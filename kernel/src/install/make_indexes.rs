@@ -1,7 +1,8 @@
-//! The indexes of the staged base, made by [`super::reindex`] or by depmod, neither of which is believed.
+//! Generating the indexes of the staged base, with [`super::reindex`] or depmod, and verifying the result.
 //!
-//! Everything that was written, by whomever, is read again before any of it is published: each binary index as a whole,
-//! `modules.dep` against `modules.dep.bin`, every module of ours at its own file, and every module of others that is listed now.
+//! Everything that either wrote is read again before any of it is published: each binary index completely,
+//! `modules.dep` against `modules.dep.bin`, each of kcache's modules at its own file, and each foreign module that is
+//! listed now.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -17,19 +18,19 @@ use crate::module_name::ModuleName;
 
 /// The indexes of the staged base.
 pub(super) struct Made {
-    /// The files, ready to be published, `modules.dep.bin` last.
+    /// Names of the files to publish, `modules.dep.bin` last.
     pub(super) names: Vec<String>,
     /// `modules.dep.bin`, read again.
     pub(super) index: DepIndex,
-    /// The digest of the same.
+    /// BLAKE3 digest of `modules.dep.bin`.
     pub(super) digest: blake3::Hash,
-    /// What depmod had to say.
+    /// Warnings of depmod.
     pub(super) remarks: Vec<Remark>,
-    /// Who made them.
+    /// Whether depmod generated them.
     pub(super) by: Indexed,
 }
 
-/// Makes the indexes of the staged base, with depmod where that has to be, and reads everything again.
+/// Generates the indexes of the staged base, with depmod if necessary, and verifies them.
 pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &ForeignFiles) -> Result<Made, Error> {
     let (by, remarks) = match reindex::reindex(site, tree)? {
         Ok(read) => (Indexed::Here { read }, Vec::new()),
@@ -55,7 +56,7 @@ fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
         return Ok(());
     }
     let bytes = bounded_read::bytes(tree.base_tree().join(name), MOST_DATA)?;
-    // Of a kernel that does not list its built-in modules depmod makes empty files.
+    // depmod writes empty files for a kernel that does not list its built-in modules.
     let listed =
         if name.starts_with("modules.builtin.alias") { "modules.builtin.modinfo" } else { "modules.builtin" };
     if bytes.is_empty() && name.starts_with("modules.builtin") && !disk::exists(&tree.path.join(listed))? {
@@ -64,7 +65,8 @@ fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
     index::verify(&bytes).map_err(|source| Error::Index { name: name.to_owned(), source })
 }
 
-/// `modules.dep` and `modules.dep.bin` are written one after the other: equal, they are both whole.
+/// Checks that `modules.dep` and `modules.dep.bin` agree: they are written one after the other, so both are complete
+/// then.
 fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
     let textual: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
     let differs = |entry: &index::Entry<'_>| {
@@ -79,11 +81,11 @@ fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
     }
 }
 
-/// A module of somebody else that is listed now and still there must be listed afterwards, unless it is to go.
+/// Checks that each foreign module that is listed now and still exists remains listed, unless it is to be removed.
 fn check_others(tree: &Tree, index: &DepIndex, others: &ForeignFiles) -> Result<(), Error> {
     let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
     let ours = format!("updates/{DIR_PREFIX}");
-    // By the file's name: what the live index lists it under may have rotted.
+    // By file name: the key in the live index may be corrupt.
     let is_listed = |e: &index::Entry<'_>| {
         ModuleName::of_file(Path::new(e.path)).is_some_and(|m| index.lookup(&m).is_some())
     };

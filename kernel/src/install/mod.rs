@@ -1,56 +1,60 @@
-//! Installation of modules into one kernel's tree.
+//! Installing modules into one kernel's tree.
 //!
-//! # What it promises
+//! # Guarantees
 //!
-//! At any instant, also after power loss, `kill -9` or a full disk, the kernel has the complete previous set of modules or
-//! the complete new one; when [`Transaction::apply`] returns, the new one is on stable storage. Nothing gets in whose
-//! digest was not checked while it was written, and what is signed is signed after that. `depmod` never runs on the live
-//! tree, and no index is published that was not read again. Modules of others are never touched, unless that is asked for
-//! in words ([`ForeignFiles`]). Removing the last package leaves the tree as if kcache had never
-//! been there. When the kernel itself goes, so does all that kcache has in its tree ([`retire`]).
+//! At any instant, also after a power cut, `kill -9` or a full disk, the kernel has the complete previous set of
+//! modules or the complete new one; when [`Transaction::apply`] returns, the new one is durable. No module is
+//! installed whose digest was not verified while it was written; signing comes after that. `depmod` never runs on the
+//! live tree, and no index is published that was not read again. Foreign modules are never changed, except on explicit
+//! request ([`ForeignFiles`]). Removing the last package leaves the tree as if kcache had never been there. When the
+//! kernel is removed, so is everything of kcache's in its tree ([`retire`]).
 //!
 //! # On disk
 //!
 //! ```text
 //! lib/modules/
-//!   .kcache-6.1.0-56-amd64.lock              the lock, while a transaction runs
+//!   .kcache-6.1.0-56-amd64.lock              the lock, during a transaction
 //!   6.1.0-56-amd64/                          the kernel's tree, `T`
-//!     kernel/ ...                            in-tree modules: never touched
-//!     updates/kcache-<generation>/           one directory a set; under it
-//!       generation.json[.copy]                 what is installed and why
+//!     kernel/ ...                            in-tree modules: never changed
+//!     updates/kcache-<generation>/           a directory for each set; in it
+//!       generation.json[.copy]                 the installed set
 //!       <package>/<module>.ko[.gz|.xz|.zst]
 //!     modules.dep.bin, modules.dep, ...      kmod's indexes; the rename of modules.dep.bin is the commit
-//!   .kcache-6.1.0-56-amd64.adopted/          mode 0700: modules of others that kcache's stand in for
-//!   .kcache-6.1.0-56-amd64/                  mode 0700, there only during a transaction or after a crash
-//!     new/kcache-<generation>/               the next generation, before it is renamed in
-//!     base/usr/lib/modules/6.1.0-56-amd64/   links to the real tree; indexes are made here
-//!     old/                                   hard links to the live indexes; the old generation on its way out
-//!     kept/                                  hard links to modules of others that are to be kept
-//!     journal.json[.copy]                    what is about to be done
+//!   .kcache-6.1.0-56-amd64.adopted/          mode 0700: foreign modules that kcache's replace
+//!   .kcache-6.1.0-56-amd64/                  mode 0700: only during a transaction or after a crash
+//!     new/kcache-<generation>/               the next generation, before it is renamed into the tree
+//!     base/usr/lib/modules/6.1.0-56-amd64/   links to the real tree; indexes are generated here
+//!     old/                                   hard links to the live indexes; the old generation being removed
+//!     kept/                                  hard links to foreign modules that are to be kept
+//!     journal.json[.copy]                    the intended changes
 //! ```
 //!
-//! The staging directory lies beside `T`, on the same file system but outside it: depmod descends into dot-directories.
+//! The staging directory is beside `T`, on the same file system but outside it, because depmod searches directories
+//! whose name begins with a dot.
 //!
 //! # The protocol
 //!
-//! 1. Lock. Recover what an earlier run left. Stage every module: read, check, sign, compress, write, fsync.
-//! 2. Make the indexes of the staged base ([`reindex`], or depmod); read them again; every module must resolve to the staged file.
+//! 1. Lock. Recover from an interrupted run. Stage every module: read, verify, sign, compress, write, fsync.
+//! 2. Generate the indexes of the staged base ([`reindex`], or depmod) and read them again; every module must resolve
+//! to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
-//! 4. Rename the generation in; rename the indexes in, all but one; fsync. Rename `modules.dep.bin` in; fsync.
-//! 5. Take away what is asked for of others, move the old generation out, close the journal, delete the staging directory. In this order: while the old one is
-//!    in the tree a journal says so, and a depmod of somebody else never finds it without one.
+//! 4. Rename the generation into the tree; rename all indexes but one; fsync. Rename `modules.dep.bin`; fsync.
+//! 5. Remove foreign modules as requested, move the old generation out, close the journal, delete the staging directory.
+//!    In this order: as long as the old generation is in the tree there is a journal, so a concurrent depmod that lists it is
+//!    noticed.
 //!
-//! An error before the end of step 4, a failed fsync among them, undoes everything at once; a fsync is never tried again,
-//! because after a failed one the kernel may have dropped the pages (and says so only once). After it the new set is what is
-//! installed, and lasts: what goes wrong in step 5 is a warning, and left to the next transaction. A crash is looked at by the
-//! next transaction: without a journal the staging directory is litter; with one, the digest of the live
-//! `modules.dep.bin` tells whether the commit had happened, and the transaction is finished or undone. Both are the same
-//! code as without a crash and may themselves be interrupted.
+//! An error before the end of step 4, including a failed fsync, undoes everything at once. An fsync is never retried,
+//! because after a failed one the kernel may have dropped the pages, and reports that only once. After step 4 the new
+//! set is installed and durable: errors in step 5 are warnings, and left to the next transaction. After a crash, the
+//! next transaction recovers: without a journal the staging directory is garbage; with one, the digest of the live
+//! `modules.dep.bin` shows whether the commit happened, and the transaction is completed or undone. This is the same
+//! code as without a crash, and may itself be interrupted.
 //!
-//! Two processes: the second waits for the lock, says so, and gives up after a while ([`Error::Busy`]). Who plans without
-//! the lock is told when the plan no longer fits ([`Error::Changed`]). Others know nothing of the lock: where they have put
-//! modules in or run depmod meanwhile, the indexes are made again ([`concurrent`]). A full or read-only disk: everything that needs
-//! space is written before the journal, into the staging directory.
+//! Concurrent processes: the second one waits for the lock, reports that, and gives up after a while
+//! ([`Error::Busy`]). A plan made without the lock is refused if it no longer fits ([`Error::Changed`]). Other
+//! programs do not use the lock: if they add modules or run depmod meanwhile, the indexes are generated again
+//! ([`concurrent`]). Full or read-only disk: everything that needs space is written to the staging directory before
+//! the journal.
 
 mod checked_json;
 mod commit;
@@ -104,79 +108,80 @@ use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
 use tree::{DEP_BIN, Tree};
 
-/// Anything a [`Source`] may fail with.
+/// Any error of a [`Source`] or [`Sign`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where modules come from: writes the bytes of one module, found by its digest. They are hashed again while they arrive.
+/// Delivers modules: writes the bytes of one module, identified by its digest. They are hashed again while they are
+/// received.
 pub type Source<'a> = dyn FnMut(&ModuleSpec, &mut dyn io::Write) -> Result<(), BoxError> + 'a;
 
-/// Signs a module, whose bytes have been checked, as this signer: gives the same bytes with a signature appended.
+/// Signs a module with verified bytes as this signer: returns the same bytes with an appended signature.
 pub type Sign<'a> = dyn Fn(&Identity, &ModuleSpec, &[u8]) -> Result<Vec<u8>, BoxError> + 'a;
 
-/// Told of each step on the way. Tests fail or die in it.
+/// Called before each step; tests fail or crash in it.
 type Step<'a> = dyn Fn(&str) -> io::Result<()> + 'a;
 
-/// One kernel's tree, and the world around it.
+/// One kernel's tree, and everything that installing into it needs.
 #[derive(Clone, Copy)]
 pub struct Site<'a> {
-    /// `<modules dir>/<release>`, absolute: `/lib/modules/6.1.0-56-amd64`, perhaps under another root.
+    /// `<modules dir>/<release>`, absolute: `/lib/modules/6.1.0-56-amd64`, possibly under another root.
     pub tree: &'a Path,
-    /// `/`, or the root of the system that is worked on: whose depmod configuration counts.
+    /// `/`, or the root of another system, whose depmod configuration applies.
     pub root: &'a Path,
-    /// The depmod to run.
+    /// Path of depmod.
     pub depmod: &'a Path,
-    /// Whether it is to run even where the indexes can be made without it.
+    /// Run depmod even if the indexes can be updated without it.
     pub always_depmod: bool,
-    /// Signs what is not installed yet; `None` where that cannot be done.
+    /// Signs modules that are not installed yet; `None` if there is no key.
     pub sign: Option<&'a Sign<'a>>,
-    /// How long to wait for another process.
+    /// How long to wait for a concurrent transaction.
     pub wait: Duration,
-    /// Told, once, what is being waited for.
+    /// Called once with the reason for waiting.
     pub say: &'a dyn Fn(&str),
 }
 
-/// What a transaction did.
+/// Result of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The generation that is installed now.
+    /// Name of the generation that is installed now; `None` if there is none.
     pub generation: Option<String>,
     /// Whether anything was changed.
     pub changed: bool,
-    /// What depmod had to say.
+    /// Warnings.
     pub remarks: Vec<Remark>,
-    /// Who made the indexes; `None` where they stayed or went.
+    /// How the indexes were generated; `None` if they were kept or deleted.
     pub indexed: Option<Indexed>,
 }
 
-/// Who made the indexes.
+/// How the indexes were generated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Indexed {
-    /// They were made from those that were there.
+    /// From the existing ones.
     Here {
-        /// How many modules were read for that.
+        /// Number of modules that were read for that.
         read: usize,
     },
-    /// depmod read every module.
+    /// By depmod, which read every module.
     ByDepmod {
-        /// Why.
+        /// Why updating was not possible.
         reason: Reason,
     },
 }
 
-/// What was found of an earlier run.
+/// What [`Transaction::begin`] found of an interrupted run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// Nothing.
+    /// There was no interrupted run.
     Nothing,
-    /// A staging directory of a run that had changed nothing; deleted.
+    /// It had changed nothing; its staging directory was deleted.
     Litter,
-    /// The commit had happened; the rest was done now.
+    /// The commit had happened; the transaction was completed.
     Finished,
-    /// The commit had not happened; everything was undone.
+    /// The commit had not happened; the transaction was undone.
     Undone,
 }
 
-/// The right to change one kernel's modules: holds the lock until it is dropped.
+/// An exclusive transaction on one kernel's modules. Holds the lock until it is dropped.
 pub struct Transaction<'a> {
     site: Site<'a>,
     tree: Tree,
@@ -185,7 +190,11 @@ pub struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    /// Takes the lock and puts right what a crash left.
+    /// Takes the lock and recovers from an interrupted run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if another process holds the lock, [`Error::NoTree`] if the kernel does not exist.
     pub fn begin(site: Site<'a>) -> Result<Self, Error> {
         Self::begin_at(site, &|_| Ok(()))
     }
@@ -202,12 +211,17 @@ impl<'a> Transaction<'a> {
         Ok(transaction)
     }
 
-    /// What an earlier run had left.
+    /// What was found of an interrupted run.
     pub fn recovered(&self) -> Recovery {
         self.recovered
     }
 
-    /// Performs a plan. Make it after [`Transaction::begin`], or be told that it no longer fits.
+    /// Executes a plan, which should be made after [`Transaction::begin`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Changed`] if the installed generation is not the plan's any more. After any error but
+    /// [`Error::NotUndone`] the previous set is installed.
     pub fn apply(&self, plan: &Plan, source: &mut Source<'_>) -> Result<Outcome, Error> {
         self.apply_at(plan, source, &|_| Ok(()))
     }
@@ -226,7 +240,7 @@ impl<'a> Transaction<'a> {
         Ok(Outcome { generation: plan.to.clone(), changed: true, remarks, indexed })
     }
 
-    /// Makes the indexes again for what is installed, by depmod alone.
+    /// Runs depmod to regenerate the indexes for what is installed.
     pub fn remake_indexes(mut self) -> Result<Outcome, Error> {
         self.site.always_depmod = true;
         let installed = current(&self.tree.path)?;
@@ -235,7 +249,7 @@ impl<'a> Transaction<'a> {
         Ok(Outcome { generation: installed.map(|g| g.generation), changed: true, remarks, indexed })
     }
 
-    /// Makes the indexes again for what is installed. Its files are all in the tree, so nothing is fetched.
+    /// Regenerates the indexes for what is installed. All its files are in the tree, so nothing is fetched.
     fn reindex(&self, step: &Step<'_>) -> Result<Replaced, Error> {
         let installed = base(&self.tree.path)?.generation;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
@@ -243,7 +257,7 @@ impl<'a> Transaction<'a> {
         self.replace(installed.as_ref(), &wanted, &ForeignFiles::Untouched, &mut source, step)
     }
 
-    /// Makes the indexes again where others came in between. Gives what was done last.
+    /// Regenerates the indexes while other programs change the tree. Returns the last result.
     fn settle(&self, mut done: Replaced, step: &Step<'_>) -> Result<Replaced, Error> {
         for _ in 1..ATTEMPTS {
             if done.undisturbed {
@@ -251,7 +265,7 @@ impl<'a> Transaction<'a> {
             }
             done = match self.reindex(step) {
                 Ok(done) => done,
-                // They are not done yet; what was to be installed is.
+                // They are not finished yet; the set itself is installed.
                 Err(Error::Crowded { .. }) => break,
                 Err(error) => {
                     let what = "the indexes lack concurrent changes by other programs";
@@ -263,7 +277,7 @@ impl<'a> Transaction<'a> {
         Ok(done)
     }
 
-    /// The whole protocol: from what is installed to what is wanted.
+    /// The whole protocol, from the installed to the wanted set.
     fn replace(
         &self,
         installed: Option<&Generation>,
@@ -274,7 +288,7 @@ impl<'a> Transaction<'a> {
     ) -> Result<Replaced, Error> {
         let tree = &self.tree;
         let prepared = self.prepare(installed, wanted, others, source, step);
-        // Should the litter stay, the next run deletes it; the first error is the one to be told.
+        // If this garbage remains, the next run deletes it; report the first error.
         let Prepared { journal, remarks, indexed, staged, seen } =
             prepared.inspect_err(|_| drop(commit::sweep(tree)))?;
         if let Err(error) = self.commit(&journal, step) {
@@ -283,7 +297,7 @@ impl<'a> Transaction<'a> {
                 Err(undoing) => Err(Error::NotUndone { what: error.to_string(), source: Box::new(undoing) }),
             };
         }
-        // The new set is in place, on stable storage; whatever happens now, it is what was done.
+        // The new set is installed and durable; whatever fails now is a warning.
         let looked =
             commit::finish(tree, &journal, step).map(|()| self.is_undisturbed(others, &staged, &seen));
         let (undisturbed, trouble) = match looked {
@@ -303,14 +317,14 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// Whether the indexes are those that were published, and of what is in the tree.
+    /// Whether the indexes are the published ones, and match the tree.
     fn is_undisturbed(&self, others: &ForeignFiles, staged: &Indexes, seen: &TreeStamp) -> io::Result<bool> {
-        // Files of others that were touched on request have changed their directories.
+        // Foreign modules that were changed on request have changed their directories.
         let is_same = || Ok::<_, io::Error>(!others.is_nothing() || seen.is_still_but_for_ours(&self.tree)?);
         Ok(staged.are_live(&self.tree)? && is_same()?)
     }
 
-    /// Everything that needs space or may be refused. The live tree is only read.
+    /// Does everything that needs space or may be refused. The live tree is only read.
     fn prepare(
         &self,
         installed: Option<&Generation>,
@@ -348,7 +362,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// The part that is done again when others were at the tree meanwhile.
+    /// The part of the preparation that is repeated after concurrent changes.
     fn prepare_indexes(
         &self,
         installed: Option<&Generation>,
@@ -388,7 +402,7 @@ impl<'a> Transaction<'a> {
         Ok(Prepared { journal, remarks, indexed, staged, seen: seen.clone() })
     }
 
-    /// The indexes for the next generation, made and checked, or their removal.
+    /// Generates and verifies the indexes for the next generation, or plans their deletion.
     fn index(
         &self,
         installed: Option<&Generation>,
@@ -412,8 +426,8 @@ impl<'a> Transaction<'a> {
         Ok((changes, Some(made)))
     }
 
-    /// Checks that every module resolves to its staged file, then completes the staged generation. Gives the digest of
-    /// its `generation.json`.
+    /// Checks that every module resolves to its staged file, then completes the staged generation. Returns the digest
+    /// of its `generation.json`.
     fn write_manifest(
         &self,
         set: Set<Installed>,
@@ -435,7 +449,7 @@ impl<'a> Transaction<'a> {
             created: installed.map_or_else(first, |generation| Ok(generation.created.clone()))?,
             index: made.digest,
             previous: match installed {
-                // A repair is no step to go back from.
+                // A repair is not a step to roll back.
                 Some(same) if same.generation == name => same.previous.clone(),
                 other => other.map(Generation::wanted),
             },
@@ -452,7 +466,7 @@ impl<'a> Transaction<'a> {
         Ok(blake3::hash(&text))
     }
 
-    /// The directories of all generations but the new one: the old one, and what others left.
+    /// Directories of all generations but the new one: the old one, and leftovers.
     fn leaving(&self, new: Option<&str>) -> io::Result<Vec<String>> {
         let mut dirs = self.tree.generations()?;
         dirs.retain(|dir| Some(dir) != new.map(names::dir_name).as_ref());
@@ -471,13 +485,13 @@ struct Prepared {
     remarks: Vec<Remark>,
     indexed: Option<Indexed>,
     staged: Indexes,
-    /// The tree that the indexes were made for.
+    /// State of the tree for which the indexes were generated.
     seen: TreeStamp,
 }
 
 struct Replaced {
     remarks: Vec<Remark>,
     indexed: Option<Indexed>,
-    /// The indexes are ours, and of what is in the tree.
+    /// Whether the indexes are the published ones and match the tree.
     undisturbed: bool,
 }

@@ -1,6 +1,6 @@
-//! Names in a kernel's tree.
+//! Names of files in a kernel's tree.
 
-/// What a generation's directory begins with, under `updates/`.
+/// Prefix of a generation's directory under `updates/`.
 pub(super) const DIR_PREFIX: &str = "kcache-";
 
 pub(super) fn dir_name(generation: &str) -> String {

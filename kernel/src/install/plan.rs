@@ -1,4 +1,4 @@
-//! What a transaction will do, as a plain value: `--dry-run` shows the same plan that is applied otherwise.
+//! Plans: what a transaction will do, as plain data. `--dry-run` prints the plan that is applied otherwise.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,41 +11,41 @@ use super::verify::{Base, base, verify};
 use super::{Error, disk};
 use crate::signing::Identity;
 
-/// What a transaction will do.
+/// What a transaction will do for one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The kernel's release.
+    /// Release of the kernel.
     pub kernel: String,
-    /// The generation that is installed now.
+    /// Name of the generation that is installed now.
     pub from: Option<String>,
-    /// The generation to be installed; `None`: the last package goes.
+    /// Name of the generation to install; `None` if the last package is removed.
     pub to: Option<String>,
-    /// One line a package, ordered by name.
+    /// A change for each package, sorted by name.
     pub changes: Vec<Change>,
-    /// What is wrong with the installed generation and will be put right.
+    /// Faults of the installed generation that will be repaired.
     pub faults: Vec<Fault>,
-    /// Whether depmod will run.
+    /// Whether depmod will certainly run.
     pub depmod: bool,
-    /// What becomes of files of others.
+    /// Changes of foreign modules.
     pub others: ForeignFiles,
-    /// The set to be installed, sorted.
+    /// The set to install, sorted.
     pub(super) wanted: Set,
 }
 
 impl Plan {
-    /// The same plan with files of others taken, dropped or given back: see [`ForeignFiles`].
+    /// The plan with foreign modules taken over, deleted or given back, see [`ForeignFiles`].
     pub fn with(self, tree: &Path, others: ForeignFiles) -> Result<Self, Error> {
         let others = others.checked(&Tree::open(tree)?, &self.wanted)?;
         let depmod = self.depmod || !others.is_nothing();
         Ok(Self { depmod, others, ..self })
     }
 
-    /// Whether everything is as wanted already.
+    /// Whether nothing has to be changed.
     pub fn is_nothing(&self) -> bool {
         self.from == self.to && self.faults.is_empty() && self.others.is_nothing()
     }
 
-    /// Who is to have signed the modules then.
+    /// The signer of the modules after the transaction.
     pub fn signer(&self) -> Option<&Identity> {
         self.wanted.signer.as_ref()
     }
@@ -54,39 +54,43 @@ impl Plan {
 /// What happens to one package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Its name.
+    /// Name of the package.
     pub package: String,
-    /// What happens.
+    /// The kind of change.
     pub act: Act,
-    /// The installed version.
+    /// The installed version, if any.
     pub from: Option<String>,
-    /// The wanted version.
+    /// The wanted version, if any.
     pub to: Option<String>,
 }
 
-/// See [`Change`].
+/// The kind of a [`Change`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// Not installed before.
+    /// It was not installed.
     Add,
-    /// Another version, or another build of the same one.
+    /// Install another version, or another build of the same version.
     Replace,
-    /// The same modules as now.
+    /// The modules stay as they are.
     Keep,
-    /// The same modules as now, signed by somebody else, or by nobody.
+    /// The same modules, signed by another signer, or unsigned.
     Sign,
-    /// Installed now and no longer wanted.
+    /// It is installed and no longer wanted.
     Remove,
 }
 
-/// What it takes to have exactly this set installed. Changes nothing and takes no lock.
+/// Plans to have exactly this set installed. Changes nothing and takes no lock. An empty set removes everything of
+/// kcache's.
 ///
-/// An empty set means that nothing of kcache's is to remain.
+/// # Errors
+///
+/// As [`Set::checked`]; [`Error::Forgotten`] if the installed set is not known and the new one does not replace it
+/// completely.
 pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
     plan_upon(tree, base(tree)?, wanted)
 }
 
-/// The same for who knows what is installed.
+/// Like [`plan`], if the installed generation has been determined already.
 pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<Plan, Error> {
     let wanted = wanted.checked()?;
     let Base { generation: installed, fault, .. } = base;
@@ -113,7 +117,8 @@ pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<Plan, Error> {
     Ok(plan)
 }
 
-/// Whether there were no indexes before kcache and nobody has run depmod since: then they go with the last package.
+/// Whether there were no indexes before kcache, and nobody ran depmod since: then they are deleted with the last
+/// package.
 pub(super) fn made_all_indexes(tree: &Tree, installed: &Generation) -> Result<bool, Error> {
     let first = installed.created.indexes.iter().any(|name| name == DEP_BIN);
     Ok(first && disk::digest(&tree.index(DEP_BIN))? == Some(installed.index))
@@ -121,7 +126,7 @@ pub(super) fn made_all_indexes(tree: &Tree, installed: &Generation) -> Result<bo
 
 fn changes(installed: Option<&Generation>, wanted: &Set) -> Vec<Change> {
     let now: &[Package<Installed>] = installed.map_or(&[], |generation| &generation.set.packages);
-    // Another compression or signer makes other files of the same modules.
+    // Another compression or signer gives other files of the same modules.
     let same_compression = installed.is_some_and(|g| g.set.compression == wanted.compression);
     let same_signer = installed.is_some_and(|g| g.set.signer == wanted.signer);
     let names: BTreeSet<&str> =

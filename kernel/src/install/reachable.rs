@@ -1,7 +1,7 @@
-//! What a kernel's tree may still ask a store for: the sets it has installed, and those it can go back to.
+//! The sets that a kernel's tree refers to: roots for garbage collection.
 //!
-//! [`super::current`] answers which set counts, and passes over what cannot be read where the answer does not depend on it.
-//! Whoever deletes builds asks another question: one set that cannot be read is one whose builds must not go.
+//! [`super::current`] determines the installed set, and ignores unreadable files that do not affect the result. Before
+//! builds are deleted, every readable or unreadable set matters: the builds of an unreadable one must not be deleted.
 
 use std::path::Path;
 
@@ -10,8 +10,12 @@ use super::tree::Tree;
 use super::verify::{is_in_use, unmoved};
 use super::{Error, disk};
 
-/// All generations in a tree: the installed one, and those that come or go while a transaction runs or after a crash. Takes
-/// no lock. An error where one cannot be read that may be installed.
+/// All generations in a tree: the installed one, and those that exist during a transaction or after a crash. Takes no
+/// lock.
+///
+/// # Errors
+///
+/// An error if one that may be installed cannot be read.
 pub fn generations(tree: &Path) -> Result<Vec<Generation>, Error> {
     let tree = Tree::open(tree)?;
     unmoved(&tree, || read_all(&tree, &tree.generations()?))

@@ -1,4 +1,4 @@
-//! After a crash: the transaction that was interrupted is finished or undone.
+//! Recovery after a crash: completes or undoes the interrupted transaction.
 
 use super::commit::{back, displace, finish, forward, sweep};
 use super::journal::{Hash, Journal};
@@ -6,7 +6,7 @@ use super::recover_without_journal::Recovered;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Recovery, Step, disk, recover_without_journal};
 
-/// Puts the tree right. Needs the lock.
+/// Recovers the tree. The caller holds the lock.
 pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> {
     let done = |recovery| Recovered { recovery, reindex: false };
     if !disk::exists(&tree.staging)? {
@@ -18,7 +18,7 @@ pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> 
             sweep(tree)?;
             return Ok(done(Recovery::Litter));
         }
-        // Neither it nor its copy.
+        // Neither the journal nor its copy is intact.
         Err(Error::Damaged { .. }) => return recover_without_journal::recover(tree, step),
         Err(error) => return Err(error),
     };
@@ -35,8 +35,9 @@ pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> 
     after_foreign_depmod(tree, &journal, step)
 }
 
-/// The indexes tell nothing then; what counts is whether the old set is still whole. The generation leaves the tree only
-/// after the commit, in one piece; of files of others that are to go, the first that is gone tells.
+/// The indexes do not show whether the commit happened, so what counts is whether the old set is complete. The
+/// generation leaves the tree only after the commit, as a whole; of foreign modules to be removed, the first missing
+/// one shows it.
 fn after_foreign_depmod(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<Recovered, Error> {
     let generation_is_there = match &journal.old {
         Some(old) => disk::exists(&tree.generation(old))?,

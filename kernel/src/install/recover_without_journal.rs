@@ -1,12 +1,12 @@
-//! Recovery without a journal that can be read: neither `journal.json` nor its copy is what was written.
+//! Recovery without a readable journal: `journal.json` and its copy are both corrupt.
 //!
-//! Most of what a journal says can be seen. The index that commits lies in the staged base until the commit and no longer. A generation
-//! says which index was published with it. The indexes of before are in `old/`. So the kernel gets the wholly old or the wholly
-//! new set of kcache's modules all the same, and then indexes made anew for it.
+//! Most of the journal's content can be derived. The committing index is in the staged base until the commit. A
+//! generation contains the digest of the index that was published with it. The previous indexes are in `old/`. So the
+//! kernel still gets the complete old or the complete new set of kcache's modules, and then regenerated indexes.
 //!
-//! What cannot be seen is which files of others were to be let go for good ([`super::ForeignFiles::Drop`]): they stay. Of two names of
-//! one file, which taking over and giving back leave, the one that the index does not lead to goes. No other file of others is
-//! touched, and no file is deleted that has no second name, indexes aside.
+//! What cannot be derived is which foreign modules were to be deleted ([`super::ForeignFiles::Drop`]): they are kept.
+//! Of two names of one file, which taking over and giving back leave, the one that the index does not list is deleted.
+//! No other foreign module is changed, and except for indexes, no file is deleted that has no second name.
 
 use super::commit::{close, sync_updates};
 use super::disk::remove_if_empty;
@@ -17,14 +17,15 @@ use super::tree::{DEP_BIN, Tree};
 use super::verify::is_in_use;
 use super::{Error, Recovery, Step, disk};
 
-/// What recovery came to, and whether the indexes have to be made again.
+/// Result of a recovery.
 pub(super) struct Recovered {
     pub(super) recovery: Recovery,
-    /// Somebody has run depmod on the tree in the meantime: its indexes are neither the old nor the new ones.
+    /// Another depmod ran on the tree meanwhile: its indexes are neither the old nor the new ones, so they must be
+    /// regenerated.
     pub(super) reindex: bool,
 }
 
-/// Puts the tree right. Each step may be repeated.
+/// Recovers the tree. Each step may be repeated.
 pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> {
     tree.check_staging()?;
     let committed = is_committed(tree)?;
@@ -46,18 +47,18 @@ pub(super) fn recover(tree: &Tree, step: &Step<'_>) -> Result<Recovered, Error> 
     Ok(Recovered { recovery, reindex })
 }
 
-/// Whether the index that commits has left its draft's place; where there is no draft, because indexes go with the last package,
-/// whether it is gone.
+/// Whether the committing index has left the staged base; without one, because indexes are deleted with the last
+/// package, whether it is deleted.
 fn is_committed(tree: &Tree) -> Result<bool, Error> {
     let draft = tree.base_tree();
     let live = if disk::exists(&draft)? { draft.join(DEP_BIN) } else { tree.index(DEP_BIN) };
     Ok(!disk::exists(&live)?)
 }
 
-/// Indexes of before come back; where there was none that commits, those that were published before it go.
+/// Restores the previous indexes. If there was no committing one, deletes those that were published before it.
 fn restore_indexes(tree: &Tree) -> Result<(), Error> {
     for name in disk::names(&tree.old_dir())?.iter().filter(|name| is_index(name)) {
-        // Where the live file was not replaced yet, both are names of one file, and this rename does nothing.
+        // If the live file was not replaced yet, both are names of one file, and this rename does nothing.
         fs_err::rename(tree.old_dir().join(name), tree.index(name))?;
     }
     if !disk::exists(&tree.index(DEP_BIN))? {
@@ -68,7 +69,7 @@ fn restore_indexes(tree: &Tree) -> Result<(), Error> {
     Ok(disk::sync_dir(&tree.path)?)
 }
 
-/// Moves generations out that are neither listed nor to stay.
+/// Moves out generations that are not listed and not to be kept.
 fn retire(tree: &Tree, stays: impl Fn(&Generation) -> bool) -> Result<(), Error> {
     let index = tree.dep_index()?.and_then(Result::ok).unwrap_or_default();
     let mut made_updates = false;

@@ -1,19 +1,19 @@
-//! The indexes of the staged base without a depmod: [`crate::index::update`], and what it has to be told of the tree.
+//! Generating the indexes of the staged base without depmod: reads the tree for [`crate::index::update`].
 //!
-//! # What of the present indexes is believed
+//! # Which existing lines are used
 //!
-//! A module's lines are taken from the indexes where its file has not changed since they were written: neither its mtime nor
-//! its ctime, nor that of a link that leads to it, is as new as the oldest of them. The ctime is what tells: package managers give
-//! files the times at which they were packed, which may be long before indexes of the same release's last build. It also means
-//! that nothing is believed of a tree that was copied or unpacked together with its indexes; then depmod runs, once.
-//! A depmod that is still reading while a file changes would overlook it. Who changes the kernel's own files runs depmod
-//! after that; for all others a file counts as changed already when it is [`RACY`] older than the indexes.
+//! A module's lines are taken from the indexes if its file has not changed since they were written: if neither its
+//! mtime nor its ctime, nor that of a link to it, is as new as the oldest index. The ctime is needed because package
+//! managers set mtimes to the time of packaging, which may be long before the indexes of the same release were last
+//! written. It also means that no line is used in a tree that was copied or unpacked together with its indexes; then
+//! depmod runs, once. A depmod that is still reading while a file changes would miss the change. Whoever changes
+//! in-tree modules runs depmod after that; all other files must be [`RACY`] older than the indexes.
 //!
-//! What has come, gone or changed, whoever did it, is no reason for a depmod: the staged base is walked as depmod would walk it, so what
-//! the indexes list beyond that is gone, and what they don't list or what has changed is read.
+//! Added, removed or changed modules need no depmod, whoever changed them: the staged base is walked as depmod would
+//! walk it, so listed files that do not exist are removed, and files that are not listed or have changed are read.
 //!
-//! Times say nothing where the clock was wrong: indexes from the future, or of different times, are not believed.
-//! Whether they are indexes of this depmod at all is told by their text, in which every line must be one that it would have
+//! Times mean nothing if the clock was wrong, so indexes from the future, or of different times, are not used. Whether
+//! this version of depmod wrote the indexes is verified by their text: every line must be one that it would have
 //! written there.
 
 use std::collections::BTreeMap;
@@ -33,22 +33,23 @@ use crate::parallel::both;
 use crate::rootfs::Root;
 use crate::symvers::Symvers;
 
-/// Longer than a depmod takes, which reads a file at some moment before it writes the indexes.
+/// Longer than a depmod run; depmod reads each file at some time before it writes the indexes.
 const RACY: Duration = Duration::from_secs(10);
-/// One depmod writes all of them within moments.
+/// Largest difference between the times of the indexes, which one depmod writes in quick succession.
 const TOGETHER: Duration = Duration::from_secs(60);
-/// Directories within directories: more is a link that leads back.
+/// Limit on nested directories; deeper ones are a cycle of links.
 const DEPTH_MAX: usize = 40;
-/// The largest modules have some 60 MiB with debug information.
+/// Limit in bytes on a module. The largest have some 60 MiB with debug information.
 const MODULE_MAX: u64 = 1 << 30;
-/// What the kernel brings, and depmod reads.
+/// Files of the kernel package that depmod reads.
 const OF_THE_KERNEL: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
-/// Of the modules that are built in; they don't change with the others.
+/// Indexes of built-in modules, which do not change with the others.
 const OF_BUILT_IN: [&str; 2] = ["modules.builtin.bin", "modules.builtin.alias.bin"];
-/// Written by depmod of kmod 33 and later: whoever wrote this is not the one that is meant.
+/// Indexes that only depmod of kmod 33 and later writes.
 const OF_OTHER_DEPMODS: [&str; 1] = ["modules.weakdep"];
 
-/// Writes the indexes into the staged base. The inner error is why depmod has to do it; nothing was written then.
+/// Writes the indexes into the staged base. The inner error is the reason why depmod must do it; then nothing was
+/// written.
 pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, Reason>, Error> {
     if site.always_depmod {
         return Ok(Err(Reason::Asked));
@@ -58,7 +59,7 @@ pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, Reas
         Err(reason) => return Ok(Err(reason)),
     };
     for (name, bytes) in &made.files {
-        // Whoever made them, all are put on stable storage together.
+        // All indexes are synced together later, whichever program wrote them.
         fs_err::write(tree.base_tree().join(name), bytes)?;
     }
     Ok(Ok(made.read))
@@ -100,7 +101,7 @@ fn make(site: &Site<'_>, tree: &Tree) -> Result<index::Written, Reason> {
     Ok(made)
 }
 
-/// Of a module of that name depmod may say what is known of the one that is built in.
+/// Refuses a module with the name of a built-in one, for which depmod may use the built-in one's data.
 fn check_built_in(builtin: &str, modules: &BTreeMap<String, File>) -> Result<(), Reason> {
     let twice = builtin.lines().find_map(|path| modules.get(&index::module_name(path)));
     let what = || "a module of this name is built into the kernel".to_owned();
@@ -111,7 +112,7 @@ fn read_text(path: &Path) -> Result<String, Reason> {
     Ok(crate::bounded_read::config(path)?)
 }
 
-/// What a depmod is; asked once in the life of a process.
+/// Identifies the depmod program, once per process.
 fn kmod(program: &Path) -> Result<Kmod, Reason> {
     static ASKED: Mutex<BTreeMap<PathBuf, Result<Kmod, Reason>>> = Mutex::new(BTreeMap::new());
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +125,7 @@ fn kmod(program: &Path) -> Result<Kmod, Reason> {
 }
 
 fn ask(program: &Path) -> Result<Kmod, Reason> {
-    // A script in its place does what it likes, and not for being asked its version.
+    // A script in its place may have side effects, even if it is only asked for its version.
     let bytes = fs_err::read(program)?;
     if !bytes.starts_with(b"\x7fELF") {
         return Err(Reason::Version { found: "a wrapper around depmod".to_owned() });
@@ -135,7 +136,7 @@ fn ask(program: &Path) -> Result<Kmod, Reason> {
     Kmod::parse(&String::from_utf8_lossy(&output.stdout), &bytes)
 }
 
-/// A moment, as files have it.
+/// Seconds and nanoseconds since 1970.
 type Time = (i64, i64);
 
 fn mtime(metadata: &std::fs::Metadata) -> Time {
@@ -146,7 +147,7 @@ fn ctime(metadata: &std::fs::Metadata) -> Time {
     (metadata.ctime(), metadata.ctime_nsec())
 }
 
-/// When the oldest of the indexes was written.
+/// Time of the oldest index.
 fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
     if let Some(name) = OF_OTHER_DEPMODS.into_iter().find(|name| tree.index(name).exists()) {
         return Err(Reason::Foreign { name: name.to_owned() });
@@ -163,7 +164,7 @@ fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
     if newest.0 - oldest.0 > TOGETHER.as_secs() as i64 {
         return Err(Reason::Time { what: "the indexes were not written together" });
     }
-    // The directory was made a moment ago, so that is what this file system's clock shows.
+    // The directory was just created, so its time shows this file system's clock.
     if newest > mtime(&fs_err::metadata(tree.base_tree())?) {
         return Err(Reason::Time { what: "the indexes have a time in the future" });
     }
@@ -176,7 +177,7 @@ fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
     Ok(oldest)
 }
 
-/// The files that depmod would take: a module's name, its file, and when that last changed.
+/// The files that depmod would choose: a module's name, its file, and the time of its last change.
 fn chosen(tree: &Tree, rules: &Rules, kmod: &Kmod) -> Result<Vec<(String, String, Time)>, Reason> {
     let mut walk = Walk { tree, rules, kmod, found: BTreeMap::new() };
     walk.dir(&tree.base_tree(), "", true, 0)?;
@@ -185,12 +186,12 @@ fn chosen(tree: &Tree, rules: &Rules, kmod: &Kmod) -> Result<Vec<(String, String
     Ok(chosen.filter_map(|(name, path)| found.remove(&path).map(|changed| (name, path, changed))).collect())
 }
 
-/// What was changed before this is older than the indexes.
+/// Files changed before this time are older than the indexes.
 fn limit(indexes: Time, own: bool) -> Time {
     if own { indexes } else { (indexes.0 - RACY.as_secs() as i64, indexes.1) }
 }
 
-/// When a file, or a link that leads to it, last changed. The links of the staged base are ours.
+/// Time of the last change of a file or of a link to it. Links of the staged base itself do not count.
 fn newest(tree: &Tree, mut path: PathBuf) -> io::Result<Time> {
     let mut newest = (i64::MIN, 0);
     for _ in 0..DEPTH_MAX {
@@ -208,14 +209,14 @@ fn newest(tree: &Tree, mut path: PathBuf) -> io::Result<Time> {
     Err(io::Error::other(format!("{}: too many links", path.display())))
 }
 
-/// Whether a path is a link of the staged base itself, not one in a directory that such a link leads to.
+/// Whether a path is a link of the staged base itself, not one in a directory that such a link refers to.
 fn is_staged(tree: &Tree, path: &Path) -> bool {
     let base = tree.base_tree();
     let above = path.ancestors().skip(1).take_while(|dir| *dir != base);
     path.starts_with(&base) && !above.into_iter().any(Path::is_symlink)
 }
 
-/// Every file of a directory that depmod would look at, links followed, and when it last changed.
+/// Collects every file of a directory that depmod would look at, following links, with the time of its last change.
 struct Walk<'a> {
     tree: &'a Tree,
     rules: &'a Rules,
@@ -224,7 +225,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// `staged` is the base itself, whose links are ours.
+    /// Walks one directory. `staged` says that it is the base itself.
     fn dir(&mut self, dir: &Path, inside: &str, staged: bool, depth: usize) -> Result<(), Reason> {
         let unclear = |what: &str| Reason::Unclear { path: dir.display().to_string(), what: what.to_owned() };
         if depth > DEPTH_MAX {
@@ -260,16 +261,16 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a link leads to a directory and not to another link, which may have led elsewhere before.
+/// Whether a link refers to a directory directly, and not to another link, which may have changed.
 fn leads_to_dir(link: &Path) -> io::Result<bool> {
     Ok(fs_err::symlink_metadata(fs_err::read_link(link)?)?.is_dir())
 }
 
-/// depmod's configuration: of files of one name the one in the first directory, in the order of their names.
+/// depmod's configuration: of files with equal names the one in the first directory, sorted by name.
 fn configuration(root: &Path) -> Result<Vec<(String, String)>, Reason> {
     let dirs = depmod::CONFIG_DIRS.map(|dir| root.join(dir).join("depmod.d"));
     if root == Path::new("/") {
-        // depmod looks into one of the last two, whichever it was built for.
+        // depmod reads one of the last two, depending on how it was built.
         let [.., usr, plain] = &dirs;
         let real = |dir: &Path| dir.canonicalize().ok();
         if real(usr) != real(plain) {
@@ -298,11 +299,11 @@ fn configuration(root: &Path) -> Result<Vec<(String, String)>, Reason> {
     Ok(files.into_values().collect())
 }
 
-/// The staged base, and what lies around it.
+/// The staged base, and files around it.
 struct Base<'a> {
     site: &'a Site<'a>,
     tree: &'a Tree,
-    /// Once it was looked for.
+    /// `Some` after the first attempt to read it.
     symvers: Option<Option<Symvers>>,
 }
 
@@ -326,7 +327,7 @@ impl index::Disk for Base<'_> {
     }
 }
 
-/// From the headers that the tree's `build` leads to, or where Fedora has it: in the tree.
+/// Reads `Module.symvers` from the headers that the tree's `build` refers to, or from the tree itself, as on Fedora.
 fn read_symvers(site: &Site<'_>, tree: &Tree) -> Option<Symvers> {
     let inside = Path::new("/").join(tree.path.strip_prefix(site.root).ok()?);
     let headers = Root::new(site.root).find(inside.join("build/Module.symvers"));

@@ -1,10 +1,10 @@
-//! What is to be said of a transaction that succeeded.
+//! Warnings about a transaction that succeeded.
 
-/// One line.
+/// A one-line warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remark {
-    /// What depmod said of modules of others; it begins with `depmod: `.
+    /// A message of depmod about foreign modules; begins with `depmod: `.
     Depmod(String),
-    /// What was not done after the commit, and why.
+    /// What failed after the commit, and why.
     Undone(String),
 }

@@ -1,15 +1,16 @@
-//! The end of a kernel: what kcache has in its tree goes with it, and nothing else.
+//! Removing kcache's files together with a kernel.
 //!
-//! Package managers tell of a removal before or after the kernel's own files are gone:
+//! Package managers report a removal before or after they delete the kernel's own files:
 //!
-//! - Before (kernel-install's plugins on Fedora): until the package manager is through, the removal may be called off. So
-//!   the kernel stays one that can be booted: the set is emptied by an ordinary transaction.
-//! - After (Debian's postrm), or when the indexes were taken away already: nothing can be loaded any more. Then there is
-//!   nothing to keep consistent and no depmod to run; what is ours is deleted.
+//! - Before (kernel-install's plugins on Fedora): the removal may still be cancelled, so the kernel must stay
+//!   bootable, and the set is emptied by an ordinary transaction.
+//! - After (Debian's postrm), or if the indexes were deleted already: nothing can be loaded any more, so nothing must
+//!   be kept consistent, and depmod need not run. kcache's files are deleted.
 //!
-//! In the second case the order is: indexes, generations, staging directory, empty directories. The indexes go only where no
-//! module is left that they could list, and first, while the generation still says that the rest is to be done: killed
-//! anywhere, the next call does the rest. Modules, links and files of others stay, and with them their directories.
+//! In the second case the order is: indexes, generations, staging directory, empty directories. The indexes are
+//! deleted only if no module is left that they could list, and first, while the generation still shows that there is
+//! more to do: after a kill at any point, the next call does the rest. Foreign modules, links and files stay, with
+//! their directories.
 
 use std::io;
 use std::path::Path;
@@ -20,10 +21,10 @@ use super::tree::{DEP_BIN, Tree};
 use super::{Error, ModuleSpec, Recovery, Site, Step, Transaction, commit, disk, lock, plan};
 use crate::compress::Compression;
 
-/// What kernel packages bring and depmod does not make.
+/// Files of kernel packages that depmod does not write.
 const OF_KERNELS: [&str; 4] = ["kernel", "modules.builtin", "modules.order", "vmlinuz"];
 
-/// What depmod writes (kmod, tools/depmod.c). `modules.builtin` and `modules.order` come with the kernel.
+/// Files that depmod writes (kmod, tools/depmod.c). `modules.builtin` and `modules.order` belong to the kernel.
 pub(super) const INDEXES: [&str; 12] = [
     "modules.alias",
     "modules.alias.bin",
@@ -39,17 +40,17 @@ pub(super) const INDEXES: [&str; 12] = [
     "modules.weakdep.bin",
 ];
 
-/// Whether a kernel's own files are in its tree: package managers leave trees behind that only hold what others put there.
+/// Whether the kernel's own files exist: package managers leave directories behind that contain only foreign files.
 pub fn has_kernel(tree: &Path) -> io::Result<bool> {
     any_of(tree, &OF_KERNELS)
 }
 
-/// Whether modules can be loaded from a tree: the kernel is there, and its package has run depmod.
+/// Whether modules can be loaded from a tree: the kernel exists, and its package has run depmod.
 pub fn is_live(tree: &Path) -> io::Result<bool> {
     Ok(has_kernel(tree)? && disk::exists(&tree.join(DEP_BIN))?)
 }
 
-/// Whether a kernel is gone and modules of kcache's are still there.
+/// Whether the kernel has been removed, but kcache's modules exist.
 pub fn is_orphaned(tree: &Path) -> Result<bool, Error> {
     if has_kernel(tree)? || !tree.is_dir() {
         return Ok(false);
@@ -58,8 +59,8 @@ pub fn is_orphaned(tree: &Path) -> Result<bool, Error> {
     Ok(!tree.generations()?.is_empty() || disk::exists(&tree.kept())?)
 }
 
-/// Takes everything of kcache's out of a kernel's tree, whether the kernel, or its tree, is still there or not. True where
-/// there was something.
+/// Removes everything of kcache's from a kernel's tree, whether or not the kernel still exists. True if there was
+/// anything.
 pub fn retire(site: Site<'_>) -> Result<bool, Error> {
     retire_at(site, &|_| Ok(()))
 }
@@ -76,7 +77,7 @@ pub(super) fn retire_at(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> 
     clear(&tree, step)
 }
 
-/// The set is emptied as by a removal of the last package.
+/// Empties the set as the removal of the last package does.
 fn empty(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> {
     let transaction = Transaction::begin_at(site, step)?;
     let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("nothing is to be installed".into());
@@ -84,7 +85,7 @@ fn empty(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> {
     Ok(done.changed || transaction.recovered() != Recovery::Nothing)
 }
 
-/// Deletes what is ours.
+/// Deletes kcache's files.
 fn clear(tree: &Tree, step: &Step<'_>) -> Result<bool, Error> {
     let generations = tree.generations()?;
     let ours = !generations.is_empty() || disk::exists(&tree.staging)? || disk::exists(&tree.kept())?;
@@ -98,9 +99,9 @@ fn clear(tree: &Tree, step: &Step<'_>) -> Result<bool, Error> {
         fs_err::remove_dir_all(tree.updates().join(dir))?;
         step("generation gone")?;
     }
-    // Nobody will want a module of others back for a kernel that is gone.
+    // Nobody will want foreign modules of a removed kernel back.
     disk::if_found(fs_err::remove_dir_all(tree.kept()))?;
-    // A transaction on a kernel that is gone is neither finished nor undone.
+    // A transaction on a removed kernel is neither completed nor undone.
     commit::sweep(tree)?;
     disk::remove_if_empty(&tree.updates())?;
     disk::remove_if_empty(&tree.path)?;
@@ -108,7 +109,7 @@ fn clear(tree: &Tree, step: &Step<'_>) -> Result<bool, Error> {
     Ok(ours)
 }
 
-/// Whether a module file that is not kcache's lies in a directory or below.
+/// Whether there is a module file that is not kcache's below a directory.
 fn has_other_modules(dir: &Path) -> io::Result<bool> {
     for name in disk::names(dir)? {
         let path = dir.join(&name);

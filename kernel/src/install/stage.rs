@@ -1,10 +1,10 @@
-//! The next generation, made ready beside the live tree.
+//! Staging the next generation beside the live tree.
 //!
-//! A module that the installed generation has in the same form is taken from there, so a package can be removed although
-//! the cache is gone; its bytes are hashed on the way, and a damaged file is made anew from the source. One that it has in
-//! another form is unpacked, and made into the form that is wanted: another key needs no cache. Every other module comes
-//! from the source, and is hashed while it arrives. What is not taken as it is is signed, then compressed: in this order,
-//! for the kernel decompresses first.
+//! A module that the installed generation has in the same form is copied from there, so a package can be removed
+//! although the cache is lost; its bytes are hashed on the way, and a corrupt file is replaced from the source. A
+//! module in another form is unpacked and converted: a change of key needs no cache. Other modules come from the
+//! source, and are hashed while they are received. Modules are signed, then compressed, because the kernel
+//! decompresses first.
 
 use crate::bounded_read::{self, MOST_DATA};
 use fs_err::os::unix::fs::symlink;
@@ -18,13 +18,13 @@ use super::{Error, Sign, Site, Source, checked_json, disk, generation};
 use crate::compress::Compression;
 use crate::ko::split_signature;
 
-/// More than any signature has.
+/// Limit in bytes on a signature.
 const SIGNATURE_MAX: u64 = 64 << 10;
 
-/// What a kernel brings beside its modules, and depmod reads.
+/// Files of the kernel package, other than modules, that depmod reads.
 const LISTS: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
 
-/// Writes the modules of a set into the staging directory. Everything but `generation.json` is on stable storage then.
+/// Writes the modules of a set into the staging directory, durably except for `generation.json`.
 pub(super) fn stage_modules(
     site: &Site<'_>,
     tree: &Tree,
@@ -63,7 +63,7 @@ pub(super) fn stage_modules(
     Ok(Set { kernel_version, compression, signer, packages })
 }
 
-/// What is installed of a module whose bytes are those that were built, and its digest.
+/// The installed bytes of a module if they are those that were built, with their digest.
 fn in_form(
     sign: Option<&Sign<'_>>,
     wanted: &Set,
@@ -78,7 +78,7 @@ fn in_form(
     Ok((bytes, digest))
 }
 
-/// The installed file of the same module in the same form, if its bytes are those that were installed, and their digest.
+/// The installed file of the same module in the same form, with its digest, if its bytes are intact.
 fn reuse(
     tree: &Tree,
     wanted: &Set,
@@ -99,7 +99,7 @@ fn reuse(
     Ok(whole.map(|bytes| (bytes, found.installed_digest)))
 }
 
-/// The module as it was built, out of the installed file, if that is in another form.
+/// The module as it was built, from an installed file in another form.
 fn unpack(
     tree: &Tree,
     installed: Option<&Generation>,
@@ -112,13 +112,13 @@ fn unpack(
     let path = tree.generation(&generation.generation).join(&found.path);
     let Some(file) = disk::if_found(bounded_read::bytes(path, MOST_DATA))? else { return Ok(None) };
     let most = module.size.saturating_add(SIGNATURE_MAX);
-    // Whatever is wrong with the file: the source has a good one.
+    // If anything is wrong with the file, the source has a good one.
     let Ok(whole) = generation.set.compression.decompress(&file, most) else { return Ok(None) };
     let built = if generation.set.signer.is_some() { split_signature(&whole).0 } else { &whole };
     Ok((blake3::hash(built) == module.digest).then(|| built.to_vec()))
 }
 
-/// The module as it is to be loaded: with a signature, if the set has a signer.
+/// The module as it will be loaded: with a signature, if the set has a signer.
 fn signed(
     sign: Option<&Sign<'_>>,
     wanted: &Set,
@@ -135,7 +135,7 @@ fn signed(
     }
 }
 
-/// The bytes of a module from the source, if they are those that were asked for.
+/// The bytes of a module from the source, verified.
 fn fetch(module: &ModuleSpec, source: &mut Source<'_>) -> Result<Vec<u8>, Error> {
     let mut received = Received { bytes: Vec::new(), hasher: blake3::Hasher::new(), size: module.size };
     source(module, &mut received).map_err(|source| Error::Source { module: module.name.clone(), source })?;
@@ -146,7 +146,7 @@ fn fetch(module: &ModuleSpec, source: &mut Source<'_>) -> Result<Vec<u8>, Error>
     Ok(received.bytes)
 }
 
-/// Takes no more than was promised, and hashes exactly what it keeps.
+/// Receives at most the announced size, and hashes exactly what it keeps.
 struct Received {
     bytes: Vec<u8>,
     hasher: blake3::Hasher,
@@ -169,16 +169,15 @@ impl Write for Received {
     }
 }
 
-/// A tree for depmod that looks like the live one will after the commit, made of links.
-///
-/// `updates/` alone is a real directory: in it the new generation stands for the old ones.
+/// Creates the tree that depmod reads: links, so that it looks as the live one will after the commit. `updates/` alone
+/// is a real directory, in which the new generation replaces the old ones.
 pub(super) fn stage_base(tree: &Tree, new: Option<&str>) -> io::Result<()> {
     let base = tree.base_tree();
     fs_err::create_dir_all(&base)?;
-    // depmod looks into lib/modules or usr/lib/modules, as it was configured when it was built.
+    // depmod reads lib/modules or usr/lib/modules, depending on how it was built.
     symlink("usr/lib", tree.base().join("lib"))?;
     for list in LISTS.iter().map(|list| tree.path.join(list)) {
-        // depmod would wait for a FIFO, and read a sparse file to its end.
+        // depmod would block on a FIFO, and read a sparse file to its end.
         if let Some(file) = disk::if_found(bounded_read::open(&list))?
             && file.metadata()?.len() > MOST_DATA
         {
@@ -195,7 +194,7 @@ pub(super) fn stage_base(tree: &Tree, new: Option<&str>) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the base away again, and all that came of it.
+/// Deletes the base and the generated indexes.
 pub(super) fn drop_indexes(tree: &Tree, new: Option<&str>) -> io::Result<()> {
     for dir in [tree.base(), tree.old_dir(), tree.depmod_dir()] {
         disk::if_found(fs_err::remove_dir_all(dir))?;
@@ -209,7 +208,8 @@ pub(super) fn drop_indexes(tree: &Tree, new: Option<&str>) -> io::Result<()> {
     disk::make_dir(&tree.old_dir())
 }
 
-/// depmod passes over `build` and `source` at the top, and reads three `modules.*` files; the others it writes.
+/// Whether depmod reads a name at the top: it ignores `build` and `source`, and reads three `modules.*` files; it
+/// writes the others.
 fn is_read_by_depmod(name: &str) -> bool {
     match name {
         "build" | "source" => false,
@@ -218,7 +218,7 @@ fn is_read_by_depmod(name: &str) -> bool {
     }
 }
 
-/// Keeps the live indexes of these names for the way back.
+/// Keeps the live indexes of these names for undoing.
 pub(super) fn keep_indexes(tree: &Tree, names: impl Iterator<Item = impl AsRef<Path>>) -> io::Result<()> {
     for name in names {
         let live: PathBuf = tree.path.join(&name);

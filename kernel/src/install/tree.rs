@@ -1,4 +1,4 @@
-//! Where everything is: the kernel's tree and the staging directory beside it.
+//! Paths of the kernel's tree and of the staging directory beside it.
 
 use crate::bounded_read::{self, MOST_DATA};
 use std::io;
@@ -9,7 +9,7 @@ use super::names::{DIR_PREFIX, dir_name};
 use super::{Error, disk};
 use crate::index::{self, DepIndex};
 
-/// The index whose rename is the commit: modprobe resolves with it alone.
+/// The index whose rename is the commit, because modprobe resolves modules with it alone.
 pub(super) const DEP_BIN: &str = "modules.dep.bin";
 
 /// One kernel's tree, `<modules dir>/<release>`.
@@ -17,12 +17,12 @@ pub(super) const DEP_BIN: &str = "modules.dep.bin";
 pub(super) struct Tree {
     pub(super) path: PathBuf,
     pub(super) release: String,
-    /// Beside the tree, for a rename from one to the other is to be atomic.
+    /// Beside the tree, so that a rename from one to the other is atomic.
     pub(super) staging: PathBuf,
 }
 
 impl Tree {
-    /// A tree that has to be there.
+    /// A tree that must exist.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let tree = Self::named(path)?;
         if !path.is_dir() {
@@ -31,7 +31,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// A tree that may be gone.
+    /// A tree that may have been removed.
     pub(super) fn named(path: &Path) -> Result<Self, Error> {
         let release = path.file_name().and_then(|name| name.to_str());
         let release = release.ok_or_else(|| Error::NoTree { path: path.to_owned() })?.to_owned();
@@ -45,7 +45,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// `<modules dir>`
+    /// The path `<modules dir>`.
     pub(super) fn parent(&self) -> &Path {
         self.path.parent().unwrap_or(&self.path)
     }
@@ -58,7 +58,7 @@ impl Tree {
         self.updates().join(dir_name(name))
     }
 
-    /// Every `updates/kcache-*`: one is installed, others were left behind.
+    /// Names of all `updates/kcache-*`: one is installed, others are leftovers.
     pub(super) fn generations(&self) -> io::Result<Vec<String>> {
         let mut names = disk::names(&self.updates())?;
         names.retain(|name| name.starts_with(DIR_PREFIX));
@@ -69,7 +69,7 @@ impl Tree {
         self.path.join(name)
     }
 
-    /// The live `modules.dep.bin`; `None` if there is none.
+    /// The live `modules.dep.bin`; `None` if it does not exist.
     pub(super) fn dep_index(&self) -> io::Result<Option<Result<DepIndex, index::Error>>> {
         let bytes = disk::if_found(bounded_read::bytes(self.index(DEP_BIN), MOST_DATA))?;
         Ok(bytes.map(|bytes| DepIndex::parse(&bytes)))
@@ -83,7 +83,7 @@ impl Tree {
         self.new_dir().join(dir_name(name))
     }
 
-    /// What depmod is given for `/`.
+    /// The root directory for depmod.
     pub(super) fn base(&self) -> PathBuf {
         self.staging.join("base")
     }
@@ -92,7 +92,7 @@ impl Tree {
         self.base().join("usr/lib/modules").join(&self.release)
     }
 
-    /// An empty configuration of depmod's, for a root that has none.
+    /// An empty configuration directory of depmod, for a root that has none.
     pub(super) fn depmod_dir(&self) -> PathBuf {
         self.staging.join("depmod.d")
     }
@@ -101,12 +101,12 @@ impl Tree {
         self.staging.join("old")
     }
 
-    /// What was taken over from others ([`super::foreign_files`]).
+    /// The kept place of foreign modules ([`super::foreign_files`]).
     pub(super) fn kept(&self) -> PathBuf {
         self.path.with_file_name(format!(".kcache-{}.adopted", self.release))
     }
 
-    /// Refuses a staging directory from which links lead elsewhere.
+    /// Refuses a staging directory with links in it.
     pub(super) fn check_staging(&self) -> Result<(), Error> {
         [self.new_dir(), self.old_dir(), self.base_tree()]
             .iter()
@@ -118,22 +118,22 @@ impl Tree {
     }
 }
 
-/// Refuses links and files where directories are to be, or to be made, from below `top` down to `dir`. Under another root
-/// they may lead to this machine's own files.
+/// Refuses links and files in the place of directories, from below `top` down to `dir`. Under another root they may
+/// lead to this machine's own files.
 pub(super) fn check_real(top: &Path, dir: &Path) -> Result<(), Error> {
     let below: Vec<&Path> = dir.ancestors().take_while(|above| *above != top).collect();
     for path in below.into_iter().rev() {
         match fs_err::symlink_metadata(path) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return Err(Error::NotADirectory { path: path.to_owned() }),
-            // Not there yet, or not to be seen by this user, who can do no harm then.
+            // It does not exist, or this user cannot see it, and then cannot do harm.
             Err(_) => return Ok(()),
         }
     }
     Ok(())
 }
 
-/// Refuses a directory, if it is there, that somebody else made or may write to.
+/// Refuses an existing directory that another user owns or can write.
 fn check_private(parent: &Path, dir: &Path) -> Result<(), Error> {
     let (Ok(found), Ok(parent)) = (fs_err::symlink_metadata(dir), fs_err::metadata(parent)) else {
         return Ok(());
@@ -141,7 +141,7 @@ fn check_private(parent: &Path, dir: &Path) -> Result<(), Error> {
     if found.mode() & 0o077 != 0 {
         return Err(Error::NotPrivate { path: dir.to_owned() });
     }
-    // Root works on trees of users too, for instance on an unpacked image.
+    // Root also works on trees of other users, for instance an unpacked image.
     let trusted = [0, parent.uid(), rustix::process::geteuid().as_raw()];
     if trusted.contains(&found.uid()) {
         Ok(())

@@ -1,7 +1,7 @@
-//! What is installed, and whether it still is as it was installed.
+//! The installed generation, and whether it is intact.
 //!
-//! Both questions are answered without the lock. While a transaction runs two generations may lie in the tree; the one
-//! that counts is the one modprobe finds through `modules.dep.bin`.
+//! Neither function takes the lock. During a transaction there may be two generations in the tree; the installed one
+//! is the one that `modules.dep.bin` lists.
 
 use crate::bounded_read::{self, MOST_DATA};
 use std::io;
@@ -15,31 +15,36 @@ use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk, indexes, lock};
 use crate::index::DepIndex;
 
-/// A transaction changes a tree twice, and takes longer than looking at it.
+/// Attempts to find the tree unchanged. A transaction changes a tree twice, and takes longer than reading it.
 const ATTEMPTS: u32 = 10;
 
-/// The generation that is installed in a tree. Takes no lock: during a transaction the answer is the old or the new one.
+/// The generation that is installed in a tree. Takes no lock: during a transaction the result is the old or the new
+/// one.
 ///
-/// Without a readable index, or if it leads to other files, the answer is a generation all the same, and [`verify`] tells
-/// what is wrong. One that a whole index does not list at all is on its way in or out, or was left behind, as long as there is
-/// another or a transaction; else somebody has lost it.
+/// If the index is unreadable, or lists other files, there is a result nevertheless, and [`verify`] reports the fault.
+/// A generation that an intact index does not list at all is being installed or removed, or is a leftover, if there is
+/// another one or a transaction; otherwise it is the installed one, and its index was lost.
+///
+/// # Errors
+///
+/// [`Error::Damaged`] or [`Error::Newer`] if its `generation.json` and the copy cannot be used.
 pub fn current(tree: &Path) -> Result<Option<Generation>, Error> {
     let tree = Tree::open(tree)?;
     unmoved(&tree, || look(&tree))
 }
 
-/// What the next set is built upon.
+/// The base for the next set.
 #[derive(Debug, Default)]
 pub struct Base {
-    /// The generation that is installed.
+    /// The installed generation.
     pub generation: Option<Generation>,
-    /// Why it is not known, although there is one.
+    /// Why the installed generation is unknown, although there is one.
     pub fault: Option<Fault>,
-    /// The packages of which nothing is known any more but that they are installed.
+    /// Packages that are installed, of which nothing else is known.
     pub lost: Vec<String>,
 }
 
-/// The same for whoever brings a complete set in: it takes the place of what is damaged.
+/// Like [`current`], for a caller that installs a complete set, which can replace corrupt ones.
 pub fn base(tree: &Path) -> Result<Base, Error> {
     let (path, source) = match current(tree) {
         Ok(generation) => return Ok(Base { generation, ..Base::default() }),
@@ -80,7 +85,7 @@ fn look(tree: &Tree) -> Result<Option<Generation>, Error> {
     Ok(found.into_iter().max_by_key(resolved))
 }
 
-/// Whether `generation.json` and its copy are whole. Earlier versions of this program made no copy.
+/// Verifies `generation.json` and its copy. Earlier versions made no copy.
 fn verify_records(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Error> {
     let path = Generation::path(tree, &generation.dir_name());
     let mut faults = Vec::new();
@@ -98,7 +103,8 @@ fn verify_records(tree: &Tree, generation: &Generation) -> Result<Vec<Fault>, Er
     Ok(faults)
 }
 
-/// Looks until the tree has stood still meanwhile: a transaction moves generations and the index one after the other.
+/// Repeats `look` until the tree did not change meanwhile: a transaction moves generations and the index one after the
+/// other.
 pub(super) fn unmoved<T>(tree: &Tree, look: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     let stand = || -> io::Result<_> {
         let index = disk::if_found(fs_err::symlink_metadata(tree.index(DEP_BIN)))?;
@@ -114,7 +120,8 @@ pub(super) fn unmoved<T>(tree: &Tree, look: impl Fn() -> Result<T, Error>) -> Re
     Err(Error::Changed { kernel: tree.release.clone() })
 }
 
-/// Checks an installed generation: every file's digest, what is said of it, and that modprobe finds it.
+/// Verifies an installed generation: the digest of every file, its `generation.json`, and that modprobe finds every
+/// module.
 pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error> {
     let tree = Tree::open(tree)?;
     let mut faults = verify_files(&tree.updates().join(generation.dir_name()), generation)?;
@@ -125,7 +132,8 @@ pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error>
         Some(Ok(index)) => {
             faults.extend(verify_index(&index, generation));
             faults.extend(verify_dependencies(&tree, &index, generation)?);
-            // Another one than was published was made by somebody's depmod, or has rotted: only depmod's text can tell.
+            // An index other than the published one was written by another depmod, or is corrupt: only depmod's text
+            // files show which.
             if bytes.is_some_and(|bytes| blake3::hash(&bytes) != generation.index) {
                 faults.extend(indexes::fault_of_dep(&tree, &index)?);
             }
@@ -136,7 +144,7 @@ pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error>
     Ok(faults)
 }
 
-/// Checks the files of a generation in a directory.
+/// Verifies the files of a generation in a directory.
 pub(super) fn verify_files(dir: &Path, generation: &Generation) -> Result<Vec<Fault>, Error> {
     let mut faults = Vec::new();
     for (_, module) in generation.modules() {
@@ -151,12 +159,12 @@ pub(super) fn verify_files(dir: &Path, generation: &Generation) -> Result<Vec<Fa
     Ok(faults)
 }
 
-/// Checks that an index leads to the files of a generation.
+/// Verifies that an index lists the files of a generation.
 pub(super) fn verify_index(index: &DepIndex, generation: &Generation) -> Vec<Fault> {
     generation.modules().filter_map(|(_, module)| fault_of_index(index, generation, module)).collect()
 }
 
-/// Checks that what modprobe would load before the modules of a generation is there.
+/// Verifies that the dependencies of a generation's modules exist.
 fn verify_dependencies(tree: &Tree, index: &DepIndex, generation: &Generation) -> io::Result<Vec<Fault>> {
     let mut faults = Vec::new();
     for (_, installed) in generation.modules() {
@@ -178,8 +186,8 @@ fn fault_of_index(index: &DepIndex, generation: &Generation, installed: &Install
     (entry.path != ours).then(|| Fault::Shadowed { module, ours, winner: entry.path.to_owned() })
 }
 
-/// Whether an earlier run was interrupted, so that there is something for [`super::Transaction::begin`] to put right. One
-/// that is going on does not count.
+/// Whether an earlier run was interrupted, so that [`super::Transaction::begin`] has something to recover. A running
+/// transaction does not count.
 pub fn interrupted(tree: &Path) -> Result<bool, Error> {
     Ok(disk::exists(&Tree::open(tree)?.staging)? && !lock::is_held(tree))
 }

@@ -1,11 +1,12 @@
-//! The build-id of an object: by which a debugger finds the debug information of what it looks at.
+//! The build-id of an object, with which debuggers find its debug information.
 //!
 //! ```text
 //! .note.gnu.build-id     type NT_GNU_BUILD_ID, name "GNU", as many bytes as the linker's hash has (sha1: 20)
-//! .build-id/ab/cdef...   where debuggers look, below /usr/lib/debug: the first byte in hex, then the others
+//! .build-id/ab/cdef...   path below /usr/lib/debug: the first byte in hex, then the others
 //! ```
 //!
-//! The linker hashes the whole module, debug information included, and both halves keep the note when they are parted.
+//! The linker hashes the complete module including debug information, and both parts keep the note when they are
+//! split.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,15 +17,15 @@ use object::read::elf::{FileHeader, SectionHeader};
 
 use super::split_signature;
 
-/// Bytes that a build-id may have. The shortest hash of a linker has 8 (`fast`), the longest that anybody asks for 64.
+/// Allowed lengths in bytes. A linker's shortest hash has 8 (`fast`), the longest in use 64.
 const LENGTHS: std::ops::RangeInclusive<usize> = 8..=64;
 
-/// A build-id.
+/// The build-id of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildId(Vec<u8>);
 
 impl BuildId {
-    /// The build-id of a module or of its debug information; `None` where there is none, or no object.
+    /// The build-id of a module or of its debug information; `None` if it has none or is not an object.
     pub fn of(bytes: &[u8]) -> Option<BuildId> {
         let (body, _) = split_signature(bytes);
         match elf::FileClass(*body.get(4)?) {
@@ -34,14 +35,14 @@ impl BuildId {
         }
     }
 
-    /// Where the debug information lies, relative to a directory such as `/usr/lib/debug`.
+    /// Path of the debug information, relative to a directory such as `/usr/lib/debug`.
     pub fn debug_path(&self) -> PathBuf {
         let hex = self.to_string();
         PathBuf::from(format!(".build-id/{}/{}.debug", &hex[..2], &hex[2..]))
     }
 }
 
-/// In hex, as `file` and `eu-readelf -n` write it.
+/// In hex, as `file` and `eu-readelf -n` print it.
 impl fmt::Display for BuildId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -1,8 +1,8 @@
-//! Whether a kernel will take a module, asked before it is installed.
+//! Checking whether a kernel will load a module, before it is installed.
 //!
-//! The rules are those of the kernel's loader and of modpost. The loader of a kernel with `CONFIG_MODVERSIONS` skips the
-//! release in vermagic and lets the CRCs decide; here it must be equal all the same, because a module that names another
-//! release was built against other headers than its key says.
+//! The rules are those of the kernel's loader and of modpost. With `CONFIG_MODVERSIONS`, the loader skips the release
+//! in vermagic and relies on the CRCs; here it must be equal nevertheless, because a module with another release was
+//! built against other headers than its key says.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,44 +14,44 @@ use crate::kconfig::Kconfig;
 use crate::module_name::ModuleName;
 use crate::symvers::Symvers;
 
-/// What a module must agree with.
+/// The kernel that a module is checked against.
 #[derive(Debug, Clone, Copy)]
 pub struct Expect<'a> {
     /// The kernel's release.
     pub release: &'a str,
-    /// The kernel's ELF identity.
+    /// The kernel's ELF class, byte order and machine.
     pub machine: Machine,
-    /// What its configuration says.
+    /// Flags from the kernel's configuration.
     pub flags: Flags,
-    /// What it exports; `None`: not known, so symbols are not judged.
+    /// The kernel's exported symbols; `None` if they are not known, and then symbols are not checked.
     pub symvers: Option<&'a Symvers>,
-    /// What the other modules of the package and those of its dependencies export. They come before the kernel's own:
-    /// a package may replace an in-tree module and all that uses it.
+    /// Symbols exported by the package's other modules and its dependencies. They take precedence over the kernel's: a
+    /// package may replace an in-tree module and everything that uses it.
     pub siblings: &'a BTreeMap<String, Export>,
-    /// Judge as the loader does, not more strictly: of a module built by others, for another release perhaps, the CRCs
-    /// decide where it has any.
+    /// Check like the loader, not more strictly: a foreign module, perhaps for another release, is judged by its CRCs
+    /// if it has any.
     pub any_release: bool,
 }
 
-/// What of a kernel's configuration shows in its modules.
+/// The parts of a kernel's configuration that appear in its modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags {
     /// `CONFIG_SMP`
     pub smp: bool,
-    /// How the kernel preempts.
+    /// The kernel's preemption model.
     pub preempt: Preempt,
     /// `CONFIG_MODULE_UNLOAD`
     pub mod_unload: bool,
     /// `CONFIG_MODVERSIONS`
     pub modversions: bool,
-    /// `CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS`: the kernel only warns.
+    /// `CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS`: the kernel only warns about a missing namespace.
     pub missing_imports_allowed: bool,
 }
 
-/// Preemption as vermagic has it.
+/// The preemption model as in vermagic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Preempt {
-    /// No word in vermagic.
+    /// Not mentioned in vermagic.
     #[default]
     Off,
     /// `preempt`
@@ -61,9 +61,9 @@ pub enum Preempt {
 }
 
 impl Flags {
-    /// Reads a kernel's configuration as `include/linux/vermagic.h` does.
+    /// Reads the flags from a configuration as `include/linux/vermagic.h` does.
     pub fn of_config(config: &Kconfig) -> Self {
-        // CONFIG_PREEMPT_BUILD is what counts since 5.16, CONFIG_PREEMPT before.
+        // CONFIG_PREEMPT_BUILD counts since 5.16, CONFIG_PREEMPT before.
         let preempt = if config.yes("CONFIG_PREEMPT_BUILD") || config.yes("CONFIG_PREEMPT") {
             Preempt::On
         } else if config.yes("CONFIG_PREEMPT_RT") {
@@ -80,7 +80,7 @@ impl Flags {
         }
     }
 
-    /// The words of vermagic behind the release.
+    /// The words of vermagic after the release.
     fn words(self) -> impl Iterator<Item = &'static str> {
         let preempt = match self.preempt {
             Preempt::Off => "",
@@ -95,131 +95,130 @@ impl Flags {
     }
 }
 
-/// All words that [`Flags::words`] can give. What else stands in a vermagic belongs to the architecture (`aarch64`,
-/// `ARMv7 p2v8`) or to structure randomisation, and is not judged.
+/// All words of [`Flags::words`]. Other words of a vermagic belong to the architecture (`aarch64`, `ARMv7 p2v8`) or to
+/// structure randomization, and are not checked.
 const WORDS: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modversions"];
 
-/// Why a kernel would not take a file as a module. Names in it come from the file, and are shown so that they command no
-/// terminal.
+/// Why a kernel would not load a file as a module. Names come from the file and are escaped for terminals.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {
-    /// Not there, though its directory names it.
+    /// The file does not exist, although its directory lists it.
     #[error("is a dangling link")]
     Gone,
-    /// No bytes at all.
+    /// The file is empty.
     #[error("is empty")]
     Empty,
-    /// No ELF file.
+    /// The file is not an ELF file.
     #[error("is not an ELF file")]
     NotElf,
-    /// An ELF file that contradicts itself.
+    /// The ELF file is inconsistent.
     #[error("is a corrupt ELF file: {why}")]
     Malformed {
-        /// The first contradiction.
+        /// The first inconsistency.
         why: String,
     },
-    /// A program or library.
+    /// The ELF file is a program or library.
     #[error("has the ELF type {found}, expected a relocatable object (1)")]
     NotRelocatable {
-        /// `e_type`.
+        /// Its `e_type`.
         found: u16,
     },
-    /// A compressed file that cannot be decompressed, or not by this kernel.
+    /// The compressed file cannot be decompressed, or not by this kernel.
     #[error("cannot be decompressed: {why}")]
     Compressed {
-        /// What is in the way.
+        /// The reason.
         why: String,
     },
-    /// Not signed, where the kernel loads only what is.
+    /// The module is unsigned, but the kernel requires signatures.
     #[error("is unsigned, and the kernel enforces signatures ({why})")]
     Unsigned {
-        /// What makes it so strict.
+        /// Why the kernel requires signatures.
         why: String,
     },
-    /// Signed, and not so that the signature could count.
+    /// The module's signature cannot be valid.
     #[error("has an invalid signature: {why}")]
     BadSignature {
         /// What is wrong with it.
         why: String,
     },
-    /// Signed by somebody of whom nothing is known, where the kernel loads only what those have signed whom it trusts.
+    /// The signer is unknown, but the kernel requires trusted signatures.
     #[error("is signed by {signer}, whose certificate is neither configured nor enrolled")]
     UnknownSigner {
-        /// As the signature names it.
+        /// The signer as named in the signature.
         signer: String,
     },
-    /// Signed by somebody whom this machine does not trust.
+    /// This machine does not trust the signer.
     #[error("is signed by {signer}, which is not enrolled; run `mokutil --import CERTIFICATE`")]
     NotEnrolled {
         /// The certificate's subject.
         signer: String,
     },
-    /// Another module it depends on is not installed.
+    /// A module that it depends on is not installed.
     #[error("needs the symbol {} of the module {}, which is not installed", .symbol.escape_debug(), .module.escape_debug())]
     MissingModule {
-        /// The symbol.
+        /// The needed symbol.
         symbol: String,
-        /// The module's name.
+        /// Name of the module that exports it.
         module: String,
     },
-    /// Built for another architecture.
+    /// The module was built for another architecture.
     #[error("is for {found}, expected {expected}")]
     WrongMachine {
-        /// The kernel's.
+        /// The kernel's machine.
         expected: Machine,
-        /// The file's.
+        /// The module's machine.
         found: Machine,
     },
-    /// An object file, but no module.
+    /// An object file that is not a module.
     #[error("has no .modinfo section")]
     NoModinfo,
-    /// Built for another kernel.
+    /// The module was built for another kernel.
     #[error("has the vermagic {found:?}, expected {expected:?}")]
     Vermagic {
-        /// The kernel's, without what the architecture appends.
+        /// The kernel's vermagic, without words of the architecture.
         expected: String,
-        /// The module's.
+        /// The module's vermagic.
         found: String,
     },
-    /// Nothing exports a symbol it needs.
+    /// Nothing exports a symbol that it needs.
     #[error("needs the symbol {}, which neither the kernel nor a dependency exports", .symbol.escape_debug())]
     UnknownSymbol {
-        /// The symbol.
+        /// Name of the symbol.
         symbol: String,
     },
-    /// Built against another type of a symbol.
+    /// The module was built against another type of a symbol.
     #[error("was built against {} with {}, expected {:#010x}", .symbol.escape_debug(), Crc(*.found), .expected)]
     WrongCrc {
-        /// The symbol.
+        /// Name of the symbol.
         symbol: String,
         /// The CRC in the kernel or the dependency.
         expected: u32,
-        /// The CRC in the module; `None`: it has none.
+        /// The CRC in the module; `None` if it has none.
         found: Option<u32>,
     },
-    /// Does not import the namespace of a symbol it needs.
+    /// The module does not import the namespace of a symbol that it needs.
     #[error("uses {} without importing its namespace {}", .symbol.escape_debug(), .namespace.escape_debug())]
     MissingNamespace {
-        /// The symbol.
+        /// Name of the symbol.
         symbol: String,
-        /// The namespace.
+        /// Name of the namespace.
         namespace: String,
     },
-    /// Uses a symbol that is exported to certain modules only (`EXPORT_SYMBOL_GPL_FOR_MODULES`).
+    /// The symbol is exported to other modules only (`EXPORT_SYMBOL_GPL_FOR_MODULES`).
     #[error("uses {}, which is for the modules {} only", .symbol.escape_debug(), .modules.escape_debug())]
     NotForThisModule {
-        /// The symbol.
+        /// Name of the symbol.
         symbol: String,
-        /// The modules' names, separated by commas.
+        /// Names of the allowed modules, separated by commas.
         modules: String,
     },
-    /// Not one of the modules that the package's recipe is to make.
+    /// The package's recipe does not list the module.
     #[error("is not named by its recipe")]
     NotPromised,
-    /// Would be loaded in the place of a module of the kernel's own, and the recipe does not say that it is to be.
+    /// The module would be loaded in place of an in-tree one, which the recipe does not declare.
     #[error("would replace the in-tree module {of}, and its recipe does not name it")]
     Replaces {
-        /// The kernel's module, a path below `/lib/modules/K`.
+        /// Path of the in-tree module, relative to `/lib/modules/K`.
         of: String,
     },
 }
@@ -241,28 +240,32 @@ impl fmt::Display for Crc {
     }
 }
 
-/// A defect and the file that has it; one line.
+/// A defect with the file that has it; prints as one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file} {defect}")]
 pub struct Fault {
-    /// The file's name.
+    /// Name of the file.
     pub file: String,
-    /// What is wrong with it.
+    /// What is wrong with the file.
     pub defect: Defect,
 }
 
-/// Reads a module and checks it.
+/// Parses a module and checks it.
+///
+/// # Errors
+///
+/// Every reason why the kernel would refuse it.
 pub fn inspect(file_name: &str, bytes: &[u8], expect: &Expect<'_>) -> Result<Ko, Vec<Fault>> {
     let ko = parse(bytes).map_err(|defect| vec![Fault { file: file_name.to_owned(), defect }])?;
     let faults = check(file_name, &ko, expect);
     if faults.is_empty() { Ok(ko) } else { Err(faults) }
 }
 
-/// Everything for which the kernel would refuse a module. Empty: it will load, as far as can be told from the file.
+/// Every reason why the kernel would refuse a module; empty if it will load, as far as the file shows.
 pub fn check(file_name: &str, ko: &Ko, expect: &Expect<'_>) -> Vec<Fault> {
     let fault = |defect| Fault { file: file_name.to_owned(), defect };
     if ko.machine != expect.machine {
-        // The rest would only repeat this in other words.
+        // All other defects would only repeat this one.
         return vec![fault(Defect::WrongMachine { expected: expect.machine, found: ko.machine })];
     }
     let mut defects: Vec<Defect> = check_vermagic(ko, expect).into_iter().collect();
@@ -289,13 +292,13 @@ fn check_vermagic(ko: &Ko, expect: &Expect<'_>) -> Option<Defect> {
     Some(Defect::Vermagic { expected, found: found.trim_end().to_owned() })
 }
 
-/// Who exports a symbol: its CRC, where it has one, and its namespace.
+/// CRC, if any, and namespace of an exported symbol.
 fn exporter<'a>(name: &str, expect: &Expect<'a>) -> Option<(Option<u32>, Option<&'a str>)> {
     if let Some(export) = expect.siblings.get(name) {
         return Some((export.crc, export.namespace.as_deref()));
     }
     let export = expect.symvers?.get(name)?;
-    // A symbol of assembly code without a prototype has no CRC even under MODVERSIONS; modpost writes zero.
+    // A symbol of assembly code without a prototype has no CRC even with MODVERSIONS; modpost writes zero.
     Some(((export.crc != 0).then_some(export.crc), export.namespace))
 }
 
@@ -315,7 +318,8 @@ fn check_symbol(ko: &Ko, symbol: &Undefined, expect: &Expect<'_>) -> Option<Defe
     (!imported && !expect.flags.missing_imports_allowed).then(defect)
 }
 
-/// `verify_module_namespace`: names separated by commas, a trailing `*` matches any rest, `-` and `_` are one.
+/// `verify_module_namespace` (kernel/module/main.c): names separated by commas; a trailing `*` matches any rest; `-`
+/// and `_` are equal.
 fn is_listed(modules: &str, name: &str) -> bool {
     let name = ModuleName::new(name);
     modules.split(',').any(|listed| {
@@ -327,9 +331,10 @@ fn is_listed(modules: &str, name: &str) -> bool {
     })
 }
 
-/// Every symbol the module has a CRC of, and every symbol it needs one of. `module_layout` is only among the former. Of what other
-/// packages export a CRC may be missing: the kernel says so and loads the module ("no symbol version for", `check_version` in
-/// kernel/module/version.c), and what DKMS builds against NVIDIA's driver has none either ([`unversioned`]).
+/// Checks every symbol for which the module has a CRC, and every symbol for which it needs one. `module_layout` is
+/// only among the former. For symbols of other packages a CRC may be missing: the kernel warns and loads the module
+/// ("no symbol version for", `check_version` in kernel/module/version.c), and modules that DKMS builds against
+/// NVIDIA's driver have none either ([`unversioned`]).
 fn check_crcs(ko: &Ko, expect: &Expect<'_>) -> Vec<Defect> {
     let needed =
         ko.undefined.iter().map(|symbol| &symbol.name).filter(|name| !ko.versions.contains_key(*name));
@@ -344,7 +349,7 @@ fn check_crcs(ko: &Ko, expect: &Expect<'_>) -> Vec<Defect> {
     ko.versions.keys().chain(needed).filter_map(wrong).collect()
 }
 
-/// The symbols of other packages that a module was built against without their CRCs: nothing will tell when they change.
+/// Symbols of other packages that a module uses without a CRC, so that changes are not detected.
 pub fn unversioned<'k>(ko: &'k Ko, others: &BTreeMap<String, Export>) -> Vec<&'k str> {
     let has_crc = |name: &&str| others.get(*name).is_some_and(|export| export.crc.is_some());
     let names = ko.undefined.iter().map(|symbol| symbol.name.as_str()).filter(has_crc);
@@ -502,7 +507,7 @@ mod tests {
 
     #[test]
     fn unknown_symbols_are_named_unless_they_are_weak() {
-        // The example's own `maybe` is weak and exported by nobody.
+        // The example's own `maybe` is weak, and nothing exports it.
         check(
             &needing("gone", 1),
             &["example.ko needs the symbol gone, which neither the kernel nor a dependency exports"],

@@ -1,6 +1,6 @@
-//! Modules made for tests: the smallest ELF objects that kmod, the kernel and [`super::parse`] understand.
+//! Modules for tests: minimal ELF objects that kmod, the kernel and [`super::parse`] accept.
 
-/// One of the four layouts of an ELF file.
+/// One of the four layouts of ELF files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     Little64,
@@ -21,27 +21,27 @@ impl Class {
     }
 }
 
-/// A module to be made.
+/// Contents of a module to generate.
 #[derive(Debug, Clone)]
 pub(crate) struct Built {
     class: Class,
     elf_type: u16,
-    /// Strings `key=value`; the section is left out where there are none.
+    /// Strings `key=value`; the section is omitted if there are none.
     pub(crate) modinfo: Vec<String>,
-    /// Symbol and CRC.
+    /// Symbols with their CRCs.
     pub(crate) versions: Vec<(String, u32)>,
-    /// Symbol and CRC.
+    /// Symbols with their CRCs.
     pub(crate) extended_versions: Vec<(String, u32)>,
-    /// Symbol, and whether it is weak.
+    /// Symbols, and whether they are weak.
     pub(crate) undefined: Vec<(String, bool)>,
-    /// Symbol, CRC and namespace.
+    /// Symbols with CRC and namespace.
     pub(crate) exports: Vec<(String, u32, String)>,
-    /// The section is left out where it is empty.
+    /// The section is omitted if this is empty.
     pub(crate) build_id: Vec<u8>,
 }
 
 impl Built {
-    /// A module with something of everything, for Debian's 6.1.0-56-amd64.
+    /// A module with all features, for Debian's 6.1.0-56-amd64.
     pub(crate) fn example() -> Self {
         Self {
             undefined: vec![("printk".into(), false), ("maybe".into(), true)],
@@ -86,7 +86,7 @@ impl Built {
         self
     }
 
-    /// The ELF file: header, the sections' bytes, the section headers.
+    /// Encodes the ELF file: header, sections' bytes, section headers.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let sections = self.sections();
         let mut names = vec![0];
@@ -269,7 +269,7 @@ fn push_string(table: &mut Vec<u8>, text: &str) -> usize {
     at
 }
 
-/// Appends at the next multiple of eight; gives offset and size.
+/// Appends at the next multiple of eight; returns offset and size.
 fn append(body: &mut Vec<u8>, bytes: &[u8]) -> (usize, usize) {
     body.resize(body.len().next_multiple_of(8), 0);
     let at = body.len();

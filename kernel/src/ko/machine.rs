@@ -1,22 +1,22 @@
-//! Which ELF files are modules of which architecture.
+//! ELF identities of architectures.
 
 use std::fmt;
 
 use object::elf;
 
-/// The ELF identity that all modules of a kernel have.
+/// The ELF identity of all modules of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
     /// `e_machine`: 62 is `EM_X86_64` (`include/uapi/linux/elf-em.h`).
     pub number: u16,
-    /// 32 or 64.
+    /// ELF class: 32 or 64.
     pub bits: u8,
-    /// The byte order.
+    /// Whether the byte order is big-endian.
     pub big_endian: bool,
 }
 
 impl Machine {
-    /// The machine of an architecture as `uname -m` or a distribution's packages name it. `None`: a name we don't know.
+    /// The machine of an architecture as `uname -m` or a distribution names it; `None` for an unknown name.
     pub fn of_arch(arch: &str) -> Option<Self> {
         let little = |number: elf::Machine, bits| Some(Self { number: number.0, bits, big_endian: false });
         let big = |number: elf::Machine, bits| Some(Self { number: number.0, bits, big_endian: true });

@@ -1,35 +1,35 @@
-//! Which makes a text of shell calls: where, with which variables, for which goals.
+//! Finding calls of make in shell text: directory, variables and goals of each.
 
 use super::shell::{self, is_assignment};
 use crate::makefile::{Given, Makefile};
 
-/// One call of make.
+/// A call of make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Where it runs.
+    /// Directory in which make runs.
     pub place: Place,
-    /// The module directory it hands to Kbuild by `M=`.
+    /// The module directory passed to Kbuild with `M=`.
     pub module: Option<Place>,
-    /// It names one by `SUBDIRS=`, and none by `M=`.
+    /// Whether a module directory is passed with `SUBDIRS=`, and none with `M=`.
     pub subdirs_alone: bool,
-    /// The variables it has.
+    /// Variables on the command line.
     pub given: Given,
-    /// What it is to make.
+    /// The goals.
     pub goals: Vec<String>,
 }
 
-/// A directory, as far as the text tells which.
+/// A directory, as far as the text determines it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In the source tree, relative to its top.
     Inside(String),
-    /// A kernel's build tree.
+    /// The kernel's build tree.
     Kernel,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 
-/// The calls of a text that runs in directory `cwd` of a source tree, which lies at `build` while it is built.
+/// The calls of make in a text that runs in directory `cwd` of a source tree, which is at `build` in the sandbox.
 pub fn calls(text: &str, cwd: &str, build: &str, inherited: &Given) -> Vec<Call> {
     let mut here = Place::Inside(cwd.to_owned());
     let mut found = Vec::new();
@@ -86,7 +86,7 @@ impl Call {
         }
     }
 
-    /// It asks Kbuild for modules, and does not say whose.
+    /// Whether it calls Kbuild to build modules without a module directory.
     pub fn lacks_module(&self) -> bool {
         let builds =
             |goal: &String| ["modules", "clean", "all"].contains(&goal.as_str()) || goal.ends_with(".ko");
@@ -98,7 +98,7 @@ impl Call {
 }
 
 impl Place {
-    /// The directory that a word names, from `here`.
+    /// The directory that a word names, relative to `here`.
     fn of(word: &str, here: &Place, build: &str) -> Place {
         if let Some(rest) = word.strip_prefix(build) {
             return inside("", rest);
@@ -132,8 +132,8 @@ fn inside(cwd: &str, rest: &str) -> Place {
     Place::Inside(parts.join("/"))
 }
 
-/// A makefile's text as the shell gets it, in directory `cwd`: variables that are known in place of their names, `$(shell x)`
-/// as `$(x)`.
+/// A makefile's text as the shell receives it, in directory `cwd`: known variables are expanded, and `$(shell x)`
+/// becomes `$(x)`.
 pub fn as_shell(makefile: &Makefile, text: &str, cwd: &str, build: &str) -> String {
     translated(&makefile.expanded(text), format!("{build}/{cwd}").trim_end_matches('/'), 0)
 }
@@ -158,7 +158,7 @@ fn translated(text: &str, here: &str, depth: usize) -> String {
     out
 }
 
-/// What stands between the brackets that a text begins with, and what is behind them.
+/// Splits a text that begins with a bracket into the enclosed text and the rest.
 fn enclosed(text: &str) -> Option<(&str, &str)> {
     let close = match text.chars().next()? {
         '(' => ')',

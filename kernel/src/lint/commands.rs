@@ -1,4 +1,4 @@
-//! What commands do that a build should not: ask the running machine, the clock, git or the network; touch the host.
+//! Rules about commands: builds should not read the running system, the clock, git or the network, or change the host.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use super::shell::{self, Command};
 use super::{Finding, finding};
 use crate::makefile::What;
 
-/// Programs that fetch something.
+/// Programs that access the network.
 const NETWORK: [&str; 10] = ["curl", "wget", "pip", "pip3", "npm", "apt", "apt-get", "yum", "dnf", "svn"];
 
-/// What git does over the network.
+/// git's subcommands that access the network.
 const GIT_NETWORK: [&str; 4] = ["clone", "fetch", "pull", "submodule"];
 
 /// Programs that change the running system.
@@ -31,13 +31,13 @@ const HOST: [&str; 14] = [
     "ldconfig",
 ];
 
-/// Programs whose last argument is written to.
+/// Programs that write to their last argument.
 const WRITERS: [&str; 6] = ["cp", "mv", "install", "ln", "mkdir", "tee"];
 
 /// Directories of the system.
 const SYSTEM: [&str; 5] = ["/lib/modules/", "/etc/", "/usr/", "/boot/", "/lib/firmware"];
 
-/// What is wrong with the commands and values of a makefile.
+/// Findings in the commands and values of a makefile.
 pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
     let mut found = Vec::new();
     for line in reading.live() {
@@ -49,11 +49,11 @@ pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
         };
         let may_fail = text.trim_start_matches('@').starts_with('-');
         let shell = shell::commands(&unexpanded(reading, text.trim_start_matches(['@', '-', '+'])));
-        // A value is no command; only what it substitutes is.
+        // A value is not a command; only its substitutions are.
         let commands = if is_command { &shell[..] } else { &shell[..shell.len().saturating_sub(1)] };
         let mut wrongs: Vec<_> =
             in_words(text).into_iter().chain(commands.iter().filter_map(in_command)).collect();
-        // Makefiles try one place after the other; which is the one that counts cannot be told.
+        // Makefiles try several paths in turn; which one counts cannot be determined.
         wrongs.retain(|(name, _)| line.sure || !["hard-coded-path", "uname-r"].contains(name));
         if is_command && !may_fail {
             wrongs.extend(
@@ -69,12 +69,12 @@ pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
     found
 }
 
-/// What stands on the line itself: what its variables stand for is found where they are assigned.
+/// The text of a line without its variables' values, which are checked where they are assigned.
 fn unexpanded(reading: &Reading, text: &str) -> String {
     super::calls::as_shell(&Default::default(), text, &reading.dir, &reading.build)
 }
 
-/// What is wrong with a line of shell, in a recipe or a script.
+/// Findings in a line of shell, in a recipe or a script.
 pub fn in_shell(file: &Path, line: usize, text: &str) -> Vec<Finding> {
     let commands = shell::commands(text);
     let wrongs = in_words(text)
@@ -86,7 +86,7 @@ pub fn in_shell(file: &Path, line: usize, text: &str) -> Vec<Finding> {
 
 type Wrong = (&'static str, String);
 
-/// What needs no more than the text.
+/// Mistakes that the words alone show.
 fn in_words(text: &str) -> Vec<Wrong> {
     let mut found = Vec::new();
     for words in ["uname -r", "uname --kernel-release", "/proc/version", "/proc/sys/kernel/osrelease"] {
@@ -118,7 +118,7 @@ fn is_hard_coded(path: &str) -> bool {
         || below("/home/").is_some_and(|rest| !rest.starts_with('$'))
 }
 
-/// What a command does wrong wherever it stands.
+/// The mistake of a single command, wherever it is.
 fn in_command(command: &Command) -> Option<Wrong> {
     let (program, arguments) = command.program();
     let first = arguments.iter().find(|word| !word.starts_with('-')).map(String::as_str);
@@ -145,7 +145,7 @@ fn in_command(command: &Command) -> Option<Wrong> {
     }
 }
 
-/// What a command does to the system it runs on.
+/// The effect of a command on the host.
 fn on_host(command: &Command) -> Option<Wrong> {
     let (program, arguments) = command.program();
     if HOST.contains(&program) {

@@ -1,15 +1,15 @@
-//! What Kbuild no longer understands, or never did.
+//! Rules about Kbuild: syntax that it does not support any more, or never did.
 
 use super::calls::Call;
 use super::readings::Reading;
 use super::{Finding, finding};
 use crate::makefile::What;
 
-/// The old names of flags, and the new ones.
+/// Old names of flags, with the new ones.
 const FLAGS: [(&str, &str); 3] =
     [("EXTRA_CFLAGS", "ccflags-y"), ("EXTRA_AFLAGS", "asflags-y"), ("EXTRA_LDFLAGS", "ldflags-y")];
 
-/// What is wrong in a makefile.
+/// Findings in a makefile.
 pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
     let mut found = Vec::new();
     if reading.goals.is_none() {
@@ -23,7 +23,7 @@ pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
     found
 }
 
-/// What is wrong with a call of make: the rule's name, and what was found.
+/// The mistake in a call of make: name of the rule, and what was found.
 pub fn wrong_call(call: &Call) -> Option<(&'static str, &'static str)> {
     if call.subdirs_alone {
         Some(("subdirs", "passes the module's directory as SUBDIRS="))
@@ -34,7 +34,8 @@ pub fn wrong_call(call: &Call) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// The first line that sets flags in a way that does not count any more; none where the new way takes them over.
+/// The first line that sets flags in a way that has no effect any more; `None` if the file also sets the new ones from
+/// the old.
 fn old_flags(reading: &Reading, old: &str, new: &str) -> Option<Finding> {
     let assigned = |wanted: &str| {
         reading.makefile.lines.iter().find_map(|line| match &line.what {

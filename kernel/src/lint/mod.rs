@@ -1,9 +1,9 @@
-//! What will go wrong with a package, told to who writes it, before anybody builds it.
+//! `kcache lint`: mistakes in a package, reported to its author before anybody builds it.
 //!
-//! [`check`] reads a source tree's text and the recipe as it was evaluated; it runs nothing. Each [`Rule`] is about one kind of
-//! mistake. Rules look only at what a build reaches: commands of a Makefile that the recipe's goals lead to, with the
-//! variables that the recipe gives; files that Kbuild reads; sources of the modules it makes. What cannot be told from the
-//! text is passed over: a finding that is wrong costs its reader more than one that is missing.
+//! [`check`] reads the text of a source tree and the evaluated recipe; it runs nothing. Each [`Rule`] is about one
+//! kind of mistake. Rules consider only what a build uses: commands of a Makefile that the recipe's goals reach, with
+//! the variables that the recipe sets; files that Kbuild reads; sources of the modules it builds. Anything that the
+//! text does not determine is skipped, because a wrong finding costs its reader more than a missing one.
 //!
 //! ```text
 //! recipe's commands ─ calls ─ readings: makefiles with their goals ─┬─ commands, kbuild
@@ -30,35 +30,35 @@ use crate::bounded_read;
 use crate::packages::{Package, RecipeFile};
 use crate::recipe::Recipe;
 
-/// One thing that is wrong.
+/// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// The file, relative to the source's top; empty is the tree itself.
+    /// Path relative to the source's top; empty for the tree itself.
     pub file: PathBuf,
-    /// Line number, from 1; 0 where it is about the whole file.
+    /// Line number, from 1; 0 for the whole file.
     pub line: usize,
-    /// Which kind of mistake.
+    /// The kind of mistake.
     pub rule: &'static Rule,
-    /// What was found there, in words.
+    /// What was found there, as text.
     pub what: String,
 }
 
-/// Makes a finding by the name of its rule.
+/// Makes a finding, given the name of its rule.
 fn finding(name: &str, file: &Path, line: usize, what: impl Into<String>) -> Option<Finding> {
     let rule = RULES.iter().find(|rule| rule.name == name)?;
     Some(Finding { file: file.to_owned(), line, rule, what: what.into() })
 }
 
-/// What a recipe said to one kernel.
+/// The evaluation of a recipe for one kernel.
 #[derive(Debug)]
 pub struct Answer<'a> {
-    /// The kernel.
+    /// Release of the kernel.
     pub release: &'a str,
-    /// The recipe, or in words why there is none.
+    /// The evaluated recipe, or the error as text.
     pub recipe: Result<Recipe, String>,
 }
 
-/// Everything that is wrong with a package, by file and line. Without answers nothing is said of what commands do.
+/// All findings about a package, by file and line. Without answers, commands are not checked.
 pub fn check(package: &Package, answers: &[Answer]) -> io::Result<Vec<Finding>> {
     let top = &package.source;
     let mut found = tree::check(top)?;
@@ -105,12 +105,12 @@ fn recipe_findings(
     Ok(found)
 }
 
-/// The text of a recipe that lies apart from its source.
+/// The text of a recipe outside its source tree.
 fn whole(path: &Path) -> io::Result<String> {
     Ok(bounded_read::text(path, bounded_read::MOST)?.unwrap_or_default())
 }
 
-/// The text of a file of the source; what is left out of it is nothing.
+/// The text of a file in the source tree; empty if it is refused.
 fn read(top: &Path, path: &Path) -> io::Result<String> {
     Ok(bounded_read::text_in(top, path)?.unwrap_or_default())
 }

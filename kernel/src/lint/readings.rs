@@ -1,4 +1,4 @@
-//! Which makefiles a recipe's commands have read, and how: by make, for some goals, or by Kbuild.
+//! The makefiles that a recipe's commands read, and how: by make for some goals, or by Kbuild.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,29 +9,29 @@ use crate::makefile::{self, Given, Line, Makefile, What};
 use crate::recipe::objects::{self, Objects};
 use crate::recipe::{Recipe, StepKind, build_dir};
 
-/// Most makefiles that are followed; real packages have a dozen.
+/// Limit on makefiles that are followed; real packages have a dozen.
 const MOST: usize = 200;
 
-/// Everything that is read.
+/// All makefiles that the commands read.
 #[derive(Default)]
 pub struct Readings {
-    /// Makefiles, each once for each way it is read.
+    /// The makefiles, each once for every way in which it is read.
     pub makefiles: Vec<Reading>,
-    /// What Kbuild makes of each module directory.
+    /// The modules that Kbuild builds in each module directory.
     pub objects: Vec<Objects>,
 }
 
-/// A makefile, as one call reads it.
+/// A makefile, as read by one call.
 pub struct Reading {
-    /// Relative to the source's top.
+    /// Path relative to the source's top.
     pub file: PathBuf,
-    /// Its directory.
+    /// Directory of the makefile, relative to the source's top.
     pub dir: String,
-    /// Where the source's top lies while it is built.
+    /// Path of the source's top during a build.
     pub build: String,
-    /// Its text, read.
+    /// The parsed text.
     pub makefile: Makefile,
-    /// What is to be made; `None` is Kbuild, which runs no command of it.
+    /// The goals; `None` for Kbuild, which runs none of its commands.
     pub goals: Option<Vec<String>>,
     given: Given,
 }
@@ -86,14 +86,14 @@ fn follow(top: &Path, build: &str, call: Call, readings: &mut Readings) -> io::R
 }
 
 impl Reading {
-    /// Calls of make among the commands that are reached.
+    /// Calls of make among the reached commands.
     pub fn calls(&self) -> Vec<Call> {
         self.commands()
             .flat_map(|(_, text)| calls::calls(&text, &self.dir, &self.build, &self.given))
             .collect()
     }
 
-    /// Commands that are reached, as the shell gets them.
+    /// The reached commands, as the shell receives them.
     pub fn commands(&self) -> impl Iterator<Item = (&Line, String)> {
         self.live().into_iter().filter_map(|line| match &line.what {
             What::Command { text, .. } => {
@@ -103,12 +103,12 @@ impl Reading {
         })
     }
 
-    /// A text of this makefile as the shell gets it.
+    /// A text of this makefile as the shell receives it.
     pub fn as_shell(&self, text: &str) -> String {
         calls::as_shell(&self.makefile, text, &self.dir, &self.build)
     }
 
-    /// The lines that have an effect: commands that are reached, what Kbuild looks at, and the variables these name.
+    /// The lines with an effect: reached commands, Kbuild's variables, and the variables that these refer to.
     pub fn live(&self) -> Vec<&Line> {
         let reached = self.goals.as_ref().map(|goals| {
             let default = || self.makefile.default_goal().map(str::to_owned).into_iter().collect();
@@ -142,13 +142,13 @@ fn is_reached(targets: &[String], reached: Option<&BTreeSet<String>>) -> bool {
     reached.is_some_and(|reached| targets.iter().any(|target| reached.contains(target)))
 }
 
-/// A condition that is about whether a variable is set has no use for its value.
+/// Whether a condition only tests if a variable is set, so that its value does not matter.
 fn asks_whether_set(condition: &str) -> bool {
     let is_test = ["ifdef", "ifndef"].iter().any(|word| condition.starts_with(word));
     is_test || condition.starts_with("if") && (condition.ends_with(",)") || condition.contains("(,"))
 }
 
-/// Variables that Kbuild itself looks at (Documentation/kbuild/makefiles.rst).
+/// Whether Kbuild uses a variable (Documentation/kbuild/makefiles.rst).
 fn is_kbuilds(name: &str) -> bool {
     let begins =
         ["obj-", "ccflags-", "asflags-", "ldflags-", "subdir-", "EXTRA_", "CFLAGS_", "AFLAGS_", "KBUILD_"];

@@ -1,4 +1,4 @@
-//! What a recipe says that does not hold, or that nobody does.
+//! Rules about recipes: statements that are wrong, or that have no effect.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,30 +19,30 @@ const DEPRECATED: [&str; 5] = [
     "MODULES_CONF_OBSOLETE_ONLY",
 ];
 
-/// Hooks of an installation.
+/// Directives that run a script at installation.
 const HOOKS: [&str; 4] = ["POST_INSTALL", "PRE_INSTALL", "POST_ADD", "POST_REMOVE"];
 
-/// Where DKMS lets modules be installed.
+/// Directories into which DKMS installs modules.
 const DESTINATIONS: [&str; 3] = ["/kernel", "/updates", "/extra"];
 
-/// Files of the running system that recipes look at.
+/// Files of the running system that recipes read.
 const OUTSIDE: [&str; 5] =
     ["/etc/sysconfig", "/etc/default", "/boot/config", "/boot/System.map", "/proc/config"];
 
-/// A recipe's own file.
+/// The file of a recipe.
 pub struct Written<'a> {
-    /// The source tree.
+    /// Top of the source tree.
     pub top: &'a Path,
-    /// The file, for messages.
+    /// Path of the file, for messages.
     pub path: &'a Path,
-    /// What it says.
+    /// Contents of the file.
     pub text: &'a str,
-    /// It is a `dkms.conf`.
+    /// Whether it is a `dkms.conf`.
     pub is_dkms: bool,
 }
 
 impl Written<'_> {
-    /// The line that speaks of something first; 0 is none.
+    /// Number of the first line that contains a word; 0 if there is none.
     fn line_of(&self, word: &str) -> usize {
         let mut lines = self.text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
         lines.find(|(_, line)| line.contains(word)).map_or(0, |(at, _)| at + 1)
@@ -53,7 +53,7 @@ impl Written<'_> {
     }
 }
 
-/// Recipes that cannot be evaluated, and those that mean no kernel.
+/// Findings about recipes that cannot be evaluated, or that support no kernel.
 pub fn in_answers(written: &Written, answers: &[Answer]) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for answer in answers {
@@ -72,7 +72,7 @@ pub fn in_answers(written: &Written, answers: &[Answer]) -> Vec<Finding> {
     found
 }
 
-/// What the file's text alone tells.
+/// Findings in the file's text.
 pub fn in_text(written: &Written) -> Vec<Finding> {
     let mut found = Vec::new();
     if !written.is_dkms {
@@ -99,7 +99,7 @@ pub fn in_text(written: &Written) -> Vec<Finding> {
 }
 
 fn outside_file(written: &Written, number: usize, line: &str) -> Option<Finding> {
-    // After the headers' own configuration, /boot's is for hosts without headers.
+    // A second look at /boot's configuration is for hosts without headers.
     let has_headers = ["kernel_source_dir/.config", "kernel_source_dir}/.config"];
     let has_headers = has_headers.iter().any(|path| written.text.contains(path));
     let path =
@@ -120,7 +120,7 @@ fn jobs(written: &Written, number: usize, line: &str) -> Option<Finding> {
     written.finding("jobs", number, "sets the number of jobs")
 }
 
-/// A line of a recipe without the value of `kernelver` that only counts where it is not set, which DKMS and kcache both do.
+/// Removes defaults of `kernelver` from a line, which have no effect because DKMS and kcache both set it.
 fn without_defaults(line: &str) -> String {
     [
         "${kernelver:-$(uname -r)}",
@@ -154,7 +154,7 @@ fn directive_finding(written: &Written, directive: &directives::Directive) -> Op
     None
 }
 
-/// What the commands of evaluated recipes do.
+/// Findings in the commands of evaluated recipes.
 pub fn in_steps(written: &Written, answers: &[Answer]) -> io::Result<Vec<Finding>> {
     let mut found = Vec::new();
     let releases: &[&str] = &answers.iter().map(|answer| answer.release).collect::<Vec<_>>();
@@ -189,7 +189,7 @@ fn in_make(written: &Written, command: &str, build: &str) -> Vec<Finding> {
     found
 }
 
-/// What a command runs in the end, with its arguments.
+/// The program that a command finally runs, with its arguments.
 fn run_by(command: &shell::Command) -> String {
     let leads =
         |word: &&String| shell::is_assignment(word) || ["sh", "bash", "exec"].contains(&word.as_str());
@@ -208,7 +208,7 @@ fn absent_patch(written: &Written, file: &str) -> Option<Finding> {
     written.finding("absent-patch", written.line_of(name), format!("{file} does not exist"))
 }
 
-/// What is wrong with a script that the recipe runs, if it is one of the source tree.
+/// Findings in a script that the recipe runs, if it is part of the source tree.
 fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec<Finding>> {
     let word = command.split_whitespace().next().unwrap_or_default();
     let path = word.strip_prefix("./").unwrap_or(word);
@@ -218,7 +218,7 @@ fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec
     }
     let text = super::read(written.top, Path::new(path))?;
     let is_shell = first_line(&text).starts_with("#!") && first_line(&text).contains("sh");
-    // A configure script is written by autoconf, and asks the build machine on purpose.
+    // A configure script generated by autoconf examines the build machine on purpose.
     if !is_shell || text.contains("Generated by GNU Autoconf") {
         return Ok(Vec::new());
     }
@@ -230,14 +230,14 @@ fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec
     for (number, line) in joined(&text).into_iter().filter(|(_, line)| !line.trim_start().starts_with('#')) {
         found.extend(commands::in_shell(path, number, &line));
     }
-    // Who is told the kernel asks only where it is not.
+    // A script that is told the kernel determines it only if it is not.
     let is_told =
         command.contains("/lib/modules/") || releases.iter().any(|release| command.contains(release));
     found.retain(|finding| !is_told || finding.rule.name != "uname-r");
     Ok(found)
 }
 
-/// Modules that are named and not built, and the other way round.
+/// Findings about modules that are listed but not built, or built but not listed.
 pub fn in_modules(written: &Written, recipes: &[&Recipe], trees: &[Objects]) -> Vec<Finding> {
     let listed: BTreeSet<&str> = recipes
         .iter()
@@ -247,7 +247,7 @@ pub fn in_modules(written: &Written, recipes: &[&Recipe], trees: &[Objects]) -> 
         })
         .map(|module| module.built.as_str())
         .collect();
-    // A recipe that moves what was built is known by names alone.
+    // If a recipe moves its results, only the names can be compared.
     let stem = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
     let stems: BTreeSet<String> = listed.iter().map(|path| stem(path)).collect();
     if listed.is_empty() || trees.is_empty() {

@@ -1,15 +1,15 @@
-//! The rules, in words. `docs/lint.md` has the same table.
+//! The rules with their texts. `docs/lint.md` has the same table.
 
 /// A kind of mistake.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// Its name. An interface: names are added, never changed.
+    /// Name of the rule. An interface: add names, never change them.
     pub name: &'static str,
-    /// How bad it is.
+    /// How bad the mistake is.
     pub severity: Severity,
-    /// What comes of it.
+    /// Its consequence, as text.
     pub why: &'static str,
-    /// What to write.
+    /// What to write instead, as text.
     pub instead: &'static str,
 }
 
@@ -18,14 +18,14 @@ pub struct Rule {
 pub enum Severity {
     /// The package does not build, or not as it says.
     Error,
-    /// It builds, and differs from machine to machine, or stops building with some kernel.
+    /// It builds, but results differ between machines, or some kernels are not supported.
     Warning,
     /// Worth knowing.
     Note,
 }
 
 impl Severity {
-    /// As people and programs call it.
+    /// Its name in output and JSON.
     pub fn word(self) -> &'static str {
         match self {
             Severity::Error => "error",
@@ -41,7 +41,7 @@ const fn rule(name: &'static str, severity: Severity, why: &'static str, instead
     Rule { name, severity, why, instead }
 }
 
-/// Every rule, by name.
+/// Every rule, sorted by name.
 pub const RULES: &[Rule] = &[
     rule(
         "absent-patch",

@@ -1,23 +1,24 @@
-//! Shell, as far as one can tell without running it which programs a line calls.
+//! Parsing shell text to find the programs that it calls, without running it.
 //!
-//! A line is split where a shell begins a new command: at `;`, `&&`, `||`, `|`, in `$(...)` and backticks. Quotes keep words
-//! together. Words that only lead to a command (`sudo`, `if`, `then`, `exec`, `A=1`) are passed over by [`Command::program`].
+//! A line is split where a shell begins a new command: at `;`, `&&`, `||`, `|`, in `$(...)` and backticks. Quotes keep
+//! words together. Words that precede a command (`sudo`, `if`, `then`, `exec`, `A=1`) are skipped by
+//! [`Command::program`].
 
-/// Words that stand before the program that is called.
+/// Words that may precede the program's name.
 const LEADING: [&str; 17] = [
     "!", "{", "if", "then", "else", "elif", "do", "while", "until", "exec", "eval", "time", "env", "command",
     "nice", "builtin", "&",
 ];
 
-/// One command: its words, without quotes.
+/// A command, split into words without quotes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Command {
-    /// In order; assignments before the program among them.
+    /// The words in order, including assignments before the program.
     pub words: Vec<String>,
 }
 
 impl Command {
-    /// The program's file name and its arguments; empty where nothing is called.
+    /// The program's file name and its arguments; empty if nothing is called.
     pub fn program(&self) -> (&str, &[String]) {
         let leads = |word: &String| LEADING.contains(&word.as_str()) || is_assignment(word);
         let at = self.words.iter().position(|word| !leads(word)).unwrap_or(self.words.len());
@@ -27,7 +28,7 @@ impl Command {
         }
     }
 
-    /// The variables that are set for the program alone.
+    /// Names of the variables that are set for the program only.
     pub fn environment(&self) -> impl Iterator<Item = &str> {
         self.words
             .iter()
@@ -36,7 +37,7 @@ impl Command {
     }
 }
 
-/// `NAME=...` or `NAME[0]=...`
+/// Whether a word is `NAME=...` or `NAME[0]=...`.
 pub fn is_assignment(word: &str) -> bool {
     let is_name = |name: &str| {
         !name.is_empty()
@@ -47,7 +48,7 @@ pub fn is_assignment(word: &str) -> bool {
     word.split_once('=').is_some_and(|(left, _)| variable(left))
 }
 
-/// The commands of a text, outermost and substituted ones alike, each where it begins.
+/// The commands of a text, including those in substitutions, in the order of their beginnings.
 pub fn commands(text: &str) -> Vec<Command> {
     let mut splitter = Splitter::default();
     let mut chars = text.chars().peekable();
@@ -74,11 +75,11 @@ pub fn commands(text: &str) -> Vec<Command> {
     splitter.finish()
 }
 
-/// A command that waits for what is substituted into it: its words, the one that is begun, its quote, and whether that is
-/// between backticks.
+/// A command with an unfinished substitution: its words, the current word, its quote, and whether the substitution is
+/// in backticks.
 type Aside = (Vec<String>, Option<String>, Option<char>, bool);
 
-/// The state of splitting. Each `$(` puts what is unfinished aside.
+/// State of the splitter. Each `$(` pushes the unfinished command.
 #[derive(Default)]
 struct Splitter {
     found: Vec<Command>,
@@ -117,7 +118,7 @@ impl Splitter {
         self.in_backticks = false;
     }
 
-    /// Back to the word that holds the substitution; its place is marked, since nobody knows its value.
+    /// Returns to the word with the substitution, which is marked there because its value is not known.
     fn leave(&mut self) {
         self.end_command();
         if let Some((words, word, quote, in_backticks)) = self.aside.pop() {

@@ -1,4 +1,4 @@
-//! What the sources of modules say, and what they fail to say.
+//! Rules about the modules' C sources.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use crate::csource::{self, Use};
 use crate::packages::Package;
 use crate::recipe::objects::{Object, Objects};
 
-/// What the kernel takes for a licence (include/linux/module.h, "The following license idents are currently accepted").
+/// Licences that the kernel accepts (include/linux/module.h, "The following license idents are currently accepted").
 const LICENSES: [&str; 7] = [
     "GPL",
     "GPL v2",
@@ -20,13 +20,13 @@ const LICENSES: [&str; 7] = [
     "Proprietary",
 ];
 
-/// Macros that hold the clock (-Werror=date-time).
+/// Macros that expand to the time of the build (-Werror=date-time).
 const CLOCK: [&str; 3] = ["__DATE__", "__TIME__", "__TIMESTAMP__"];
 
-/// Deepest that files are followed that sources include.
+/// Limit on the depth of followed includes.
 const DEEPEST: usize = 6;
 
-/// What is wrong with the sources of a package's modules.
+/// Findings in the sources of a package's modules.
 pub fn check(top: &Path, trees: &[Objects], package: &Package) -> io::Result<Vec<Finding>> {
     let mut found = Vec::new();
     for object in trees.iter().flat_map(|objects| &objects.modules) {
@@ -47,7 +47,7 @@ pub fn check(top: &Path, trees: &[Objects], package: &Package) -> io::Result<Vec
     Ok(found)
 }
 
-/// The code of a source and of the files of the same tree that it includes.
+/// The code of a source, and of the files in the same tree that it includes.
 fn with_included(
     top: &Path,
     path: &Path,
@@ -70,7 +70,7 @@ fn with_included(
     Ok(())
 }
 
-/// A path without `..`; `None` where it leaves the tree.
+/// Removes `..` from a path; `None` if it leaves the tree.
 fn inside(path: &Path) -> Option<PathBuf> {
     let mut whole = PathBuf::new();
     for part in path.components() {
@@ -98,7 +98,7 @@ fn clock(path: &Path, text: &str) -> Vec<Finding> {
     code.lines().enumerate().filter_map(on_line).collect()
 }
 
-/// A module without licence, as far as it is written in C; or with one that means nothing to the kernel.
+/// A module without a licence in its C sources, or with one that the kernel does not know.
 fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<Finding> {
     let is_c = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "c");
     if declared.is_empty() && !object.sources.is_empty() && object.sources.iter().all(is_c) {
@@ -112,7 +112,7 @@ fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<Finding> {
     declared.iter().filter_map(unknown).collect()
 }
 
-/// Versions that are not even the same upstream's. What a packager adds makes no difference.
+/// Versions that differ even in the upstream part. A packager's suffix makes no difference.
 fn version(package: &Package, declared: &[(PathBuf, Use)]) -> Vec<Finding> {
     let differs = |(path, it): &(PathBuf, Use)| {
         let text = it.text.as_deref().filter(|text| !text.is_empty())?;

@@ -1,4 +1,4 @@
-//! What lies in a source tree that cannot be copied, or not to every machine alike.
+//! Rules about a source tree's files: those that cannot be copied, or not to every machine.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -7,10 +7,10 @@ use fs_err as fs;
 
 use super::{Finding, finding};
 
-/// What is no part of a package.
+/// Directory that is not part of a package.
 const SKIP: &str = ".git";
 
-/// What is wrong with a tree's files, whatever they say.
+/// Findings about a tree's files, whatever their content.
 pub fn check(top: &Path) -> io::Result<Vec<Finding>> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::new()];
@@ -46,7 +46,8 @@ fn link(top: &Path, path: &Path) -> io::Result<Option<Finding>> {
     })
 }
 
-/// Whether a link at some depth below the top leads out of it, or may do so: what `a/..` is depends on what `a` is.
+/// Whether a link at some depth below the top leads out of it, or may do so: the meaning of `a/..` depends on what `a`
+/// is.
 fn leaves(target: &Path, depth: usize) -> bool {
     let mut parts = target.components().filter(|part| *part != Component::CurDir).peekable();
     let mut climbed = 0;

@@ -1,30 +1,30 @@
-//! What a `dkms.conf` says, line by line, without running it: for those who write about the file, not for builds.
+//! The text of a `dkms.conf`, line by line, without running it: for messages about the file, not for builds.
 //!
-//! Which value counts in the end only bash can tell ([`super::dkms`]). Here each assignment is found where it stands, so that
-//! a message can point at it, and it is known which of them are plain enough to be taken at their word.
+//! Only bash can determine the final values ([`super::dkms`]). Here each assignment is found with its line, so that
+//! messages can refer to it, and it is known which values are literal.
 
 use crate::makefile::joined;
 
 /// An assignment to a directive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directive {
-    /// `MAKE`
+    /// Name of the directive, such as `MAKE`.
     pub name: String,
-    /// The element: 0 where none is named; `None` where it is computed.
+    /// Array index: 0 if there is none; `None` if it is computed.
     pub index: Option<usize>,
-    /// The value as written, without the quotes around it.
+    /// The value as written, without enclosing quotes.
     pub value: String,
     /// Line number, from 1.
     pub line: usize,
-    /// It stands in a branch, a loop or a function.
+    /// Whether it is in a branch, a loop or a function.
     pub conditional: bool,
 }
 
 impl Directive {
-    /// The value, if it is what it says wherever the file is read.
+    /// The value, if it does not depend on anything.
     pub fn literal(&self) -> Option<&str> {
         let expands = |(at, _): (usize, &str)| {
-            // At an end it is an anchor of a regular expression.
+            // At the end, `$` is an anchor of a regular expression.
             self.value[at + 1..].starts_with(|c: char| c.is_ascii_alphanumeric() || "_({@*#".contains(c))
         };
         let computed = self.value.contains(['`', '\\']) || self.value.match_indices('$').any(expands);
@@ -32,7 +32,7 @@ impl Directive {
     }
 }
 
-/// The assignments of a file, in order. Names are those that begin with a capital and hold no lower-case letter.
+/// The assignments of a file, in order. Names begin with a capital and contain no lower-case letters.
 pub fn read(text: &str) -> Vec<Directive> {
     let mut depth = 0usize;
     let mut found = Vec::new();
@@ -72,7 +72,7 @@ fn directive(line: &str, number: usize, conditional: bool) -> Option<Directive> 
     })
 }
 
-/// A value without the quotes around it and the comment behind it.
+/// A value without enclosing quotes and trailing comment.
 fn unquoted(value: &str) -> &str {
     let quote = match value.chars().next() {
         Some(quote @ ('"' | '\'')) => quote,

@@ -1,18 +1,18 @@
 //! `dkms.conf`: a recipe that is a bash program.
 //!
-//! It is evaluated by bash, in the sandbox, once for each kernel, the way DKMS does it (dkms(8), and the functions
-//! `read_conf` and `safe_source` of the `dkms` script), quirks included, because real packages lean on them:
+//! bash evaluates it in the sandbox, once for each kernel, in the same way as DKMS (dkms(8), and the functions
+//! `read_conf` and `safe_source` of the `dkms` script), including quirks, because real packages rely on them:
 //!
-//! - The package's file comes first, then those that [`override_files`] names. Of each only the directives survive, not
-//!   other variables.
-//! - The value of a directive is expanded a second time, between double quotes, after white space was folded.
-//! - A scalar stands for element 0 of an array; `STRIP[0]` is the default for all, and `BUILD_EXCLUSIVE_*[0]` hold for
-//!   every module, those with a module's own index for that one besides.
-//! - `MAKE_MATCH`: the last one that matches wins. Without `MAKE` it is the plain Kbuild line.
-//! - A `MAKE` that begins with `make` gets `KERNELRELEASE=K` right behind it; `'make'` in quotes does not.
+//! - The package's file comes first, then those of [`override_files`]. Only directives are kept from each, no other
+//!   variables.
+//! - The value of a directive is expanded a second time, in double quotes, after white space was collapsed.
+//! - A scalar is element 0 of an array; `STRIP[0]` is the default for all, and `BUILD_EXCLUSIVE_*[0]` apply to every
+//!   module in addition to those with the module's own index.
+//! - `MAKE_MATCH`: the last one that matches counts. The default of `MAKE` is the plain Kbuild command.
+//! - A `MAKE` that begins with `make` gets `KERNELRELEASE=K` after it; `'make'` in quotes does not.
 //!
-//! The evaluation ends by printing what it decided, as text separated by NUL, behind a mark that no directive can hold
-//! (`dkms/evaluate.bash`); the rest is decided here (`dkms/answer.rs`).
+//! The evaluation ends by printing its results as text separated by NUL, after a mark that no directive can contain
+//! (`dkms/evaluate.bash`); `dkms/answer.rs` makes a recipe from them.
 
 mod answer;
 
@@ -24,24 +24,24 @@ use super::{Error, Recipe, Target, checked, kernel_source_dir};
 use crate::sandbox::{Ended, Sandbox, Watch};
 use answer::Answer;
 
-/// Longest that evaluating a recipe may take. Real ones take milliseconds; some run `sort -V`, a few a compiler.
+/// Time limit for evaluating a recipe. Real ones take milliseconds; some run `sort -V`, a few a compiler.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Most that an evaluation may print, in bytes; a module list is a few KiB.
+/// Limit in bytes on an evaluation's output; a module list has a few KiB.
 const MOST_OUTPUT: usize = 1 << 20;
 
-/// Stands for the number of jobs and of CPUs while a recipe is evaluated: the jobserver bounds the run, and this machine's
-/// own number must not become part of a key. A number, because recipes calculate with it.
+/// Placeholder for the number of jobs and of CPUs while a recipe is evaluated: the jobserver limits the run, and this
+/// machine's number must not become part of a key. It is a number because recipes calculate with it.
 pub const JOBS: usize = 7919;
 
-/// What stands before the answer in the output.
+/// Marks the beginning of the results in the output.
 const MARK: &[u8] = b"\0kcache answers\0";
 
-/// The rest of the script that evaluates a recipe.
+/// The fixed part of the script that evaluates a recipe.
 const EVALUATE: &str = include_str!("dkms/evaluate.bash");
 
-/// Evaluates a package's `dkms.conf` for the kernel that the sandbox claims to run. `source` is where the sandbox shows
-/// the package's source; `directives`, each `NAME=VALUE`, count after all files (dkms(8), `--directive`).
+/// Evaluates a package's `dkms.conf` for the kernel that the sandbox shows as running. `source` is the path of the
+/// package's source in the sandbox; `directives`, each `NAME=VALUE`, override all files (dkms(8), `--directive`).
 pub fn evaluate(
     sandbox: &Sandbox,
     source: &Path,
@@ -75,15 +75,15 @@ pub fn evaluate(
     recipe(&conf, answer, target)?.ok_or_else(|| bad(complaint(talk, ended)))
 }
 
-/// What the evaluation's answer means for a kernel; `None` where it is none. The recipe that it comes from had its hands on
-/// it: it is believed as far as any recipe is.
+/// Makes a recipe for a kernel from an evaluation's results; `None` if the output contains none. The results are
+/// trusted as much as any recipe, because the recipe's code could have forged them.
 pub fn recipe(conf: &Path, answer: &[u8], target: &Target) -> Result<Option<Recipe>, Error> {
     let Some(answer) = Answer::parse(answer) else { return Ok(None) };
     let bad = |reason: String| Error::Bad { path: conf.to_owned(), reason };
     checked(answer.recipe(target).map_err(bad)?, conf).map(Some)
 }
 
-/// The name and version that a `dkms.conf` assigns in so many words; most do, and finding a package then takes no bash.
+/// The name and version that a `dkms.conf` assigns literally. Most do, and then finding the package needs no bash.
 pub fn literal_name(text: &str) -> (Option<String>, Option<String>) {
     let assigned = |variable: &str, is_good: fn(&str) -> bool| {
         text.lines().find_map(|line| {
@@ -99,7 +99,7 @@ pub fn literal_name(text: &str) -> (Option<String>, Option<String>) {
     (assigned("PACKAGE_NAME", super::is_flat_name), assigned("PACKAGE_VERSION", super::is_version))
 }
 
-/// The variables that recipes may use, as shell assignments (dkms(8), "dkms.conf"; evaluated here and when steps run).
+/// The variables that recipes may use, as shell assignments (dkms(8), "dkms.conf"; used here and when commands run).
 pub fn variables(name: &str, version: &str, release: &str, arch: &str) -> String {
     let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     format!(
@@ -128,7 +128,7 @@ fn find_last(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).rposition(|window| window == needle)
 }
 
-/// What an evaluation that failed had to say, in a few lines.
+/// The error messages of a failed evaluation, shortened.
 fn complaint(output: &[u8], ended: Ended) -> String {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(5).collect();
@@ -140,7 +140,7 @@ fn complaint(output: &[u8], ended: Ended) -> String {
     }
 }
 
-/// Files of the administrator that override a package's recipe, as far as they are named after it; later ones count more.
+/// The administrator's files that override a package's recipe; later ones have precedence.
 pub fn override_files(name: &str, version: &str, release: &str, arch: &str) -> Vec<PathBuf> {
     [
         name.to_owned(),

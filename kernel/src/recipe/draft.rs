@@ -1,8 +1,10 @@
-//! Writes a first `kcache.toml`: from a source tree's Kbuild files, or from what a `dkms.conf` said to some kernels.
+//! Drafting a `kcache.toml`, from a source tree's Kbuild files or from the evaluation of a `dkms.conf` for some
+//! kernels.
 //!
-//! A `dkms.conf` is a program, a `kcache.toml` is data. What the program said to all of the kernels alike becomes data;
-//! commands get their variables back (`$kernelver` for the release), so that they hold for other kernels, too. What it said to
-//! some only, or what has no counterpart, becomes a comment that names the line of the `dkms.conf`: the author decides.
+//! A `dkms.conf` is a program, a `kcache.toml` is data. Values that are equal for all of the kernels are used; in
+//! commands, variables are restored (`$kernelver` for the release), so that they are valid for other kernels too.
+//! Values that differ between kernels, or that have no counterpart, become a comment with the line of the `dkms.conf`,
+//! so that the author can decide.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +12,10 @@ use super::directives::{self, Directive};
 use super::objects::Objects;
 use super::{Module, Modules, Recipe, StepKind, build_dir, kernel_source_dir};
 
-/// The plain Kbuild line, in variables; what `make` is where it is not given.
+/// The plain Kbuild command with variables, the default of `make`.
 const PLAIN: &str = "make -C $kernel_source_dir M=$dkms_tree/$module/$module_version/build";
 
-/// A `kcache.toml` that is being written: its fields, and what is said above each of them.
+/// A `kcache.toml` being written: its fields, with comments above each.
 #[derive(Debug, Default)]
 struct Draft {
     remarks: Vec<String>,
@@ -30,7 +32,7 @@ struct Draft {
     about_patches: Vec<String>,
 }
 
-/// From a source tree without recipe.
+/// Drafts one for a source tree without recipe.
 pub fn from_source(name: &str, version: &str, objects: &Objects) -> String {
     let mut draft =
         Draft { name: name.to_owned(), version: version.to_owned(), automatic: true, ..Draft::default() };
@@ -58,7 +60,7 @@ pub fn from_source(name: &str, version: &str, objects: &Objects) -> String {
     draft.text()
 }
 
-/// From a `dkms.conf`: its text, and what it came to for each of some kernels, the one that counts most last.
+/// Drafts one from a `dkms.conf`: its text, and its evaluation for some kernels, the most important one last.
 pub fn from_dkms(conf: &str, evaluated: &[(&str, &Recipe)]) -> Option<String> {
     let (release, newest) = evaluated.last()?;
     let mut draft = Draft {
@@ -84,7 +86,8 @@ impl Draft {
             let command = portable(&step.command, recipe, release);
             match step.kind {
                 StepKind::Patch => {}
-                // The build's copy of the source is a fresh one; what cleans it may do more than that.
+                // A build starts with a fresh copy of the source, so plain cleaning is omitted; other commands may do
+                // more.
                 StepKind::Clean if command == format!("{PLAIN} clean") => {}
                 StepKind::Clean => self.prepare.push(format!("{command} || true")),
                 StepKind::Hook if self.make.is_empty() => self.prepare.push(format!("./{command}")),
@@ -104,7 +107,7 @@ impl Draft {
         }
     }
 
-    /// Commands that other kernels were given.
+    /// Adds comments about commands for other kernels.
     fn say_of_commands(&mut self, evaluated: &[(&str, &Recipe)]) {
         let make = |(release, recipe): &(&str, &Recipe)| -> Vec<String> {
             let steps = recipe.steps.iter().filter(|step| step.kind != StepKind::Patch);
@@ -164,7 +167,7 @@ impl Draft {
         }
     }
 
-    /// What stands in BUILD_EXCLUSIVE_* in so many words.
+    /// Adds literal values of BUILD_EXCLUSIVE_*.
     fn kernels(&mut self, directives: &[Directive]) {
         let words = |text: &str| {
             let words: Vec<String> = text.split_whitespace().map(quoted).collect();
@@ -186,7 +189,7 @@ impl Draft {
         }
     }
 
-    /// Directives that a kcache.toml has nothing for.
+    /// Adds comments about directives that have no counterpart.
     fn say_of_directives(&mut self, directives: &[Directive]) {
         for directive in directives.iter().filter(|directive| !directive.value.is_empty()) {
             let name = directive.name.as_str();
@@ -273,7 +276,7 @@ fn list(values: &[String]) -> String {
     }
 }
 
-/// The names of a regular expression that is nothing but a choice of names: `^(x86_64|aarch64)$`.
+/// The names in a regular expression that is only an alternative of names: `^(x86_64|aarch64)$`.
 fn alternatives(expression: &str) -> Option<String> {
     let names = expression.strip_prefix('^')?.strip_suffix('$')?;
     let names = names.strip_prefix('(').and_then(|names| names.strip_suffix(')')).unwrap_or(names);
@@ -282,7 +285,7 @@ fn alternatives(expression: &str) -> Option<String> {
     names.split('|').all(is_name).then(|| names.replace('|', " "))
 }
 
-/// A command for one kernel, with variables in the place of what is that kernel's and this package's.
+/// Replaces the kernel's and the package's values in a command by variables.
 fn portable(command: &str, recipe: &Recipe, release: &str) -> String {
     let (name, version) = (&recipe.name, &recipe.version);
     let values = [
@@ -302,7 +305,7 @@ fn portable(command: &str, recipe: &Recipe, release: &str) -> String {
                 (true, Some(name)) if !name.contains('/') => format!("${{{name}}}"),
                 _ => (*variable).to_owned(),
             };
-            // In single quotes a variable is only text.
+            // In single quotes, a variable would not be expanded.
             out.push_str(&if quote == Some('\'') { format!("'\"{variable}\"'") } else { variable });
             continue;
         }

@@ -1,13 +1,13 @@
-//! Source trees without a recipe: a Kbuild directory, as Documentation/kbuild/modules.rst describes it.
+//! Source trees without a recipe: Kbuild directories (Documentation/kbuild/modules.rst).
 //!
-//! The kernel's own build system does everything; the modules are whatever it makes of `obj-m`.
+//! The kernel's build system does everything; the modules are those in `obj-m`.
 
 use std::path::Path;
 
 use super::{Modules, Recipe, Step, StepKind, build_dir, kernel_source_dir};
 use crate::bounded_read;
 
-/// True where a `Kbuild` or `Makefile` in the directory assigns `obj-m`.
+/// Whether a `Kbuild` or `Makefile` in the directory assigns `obj-m`.
 pub fn is_kbuild(dir: &Path) -> bool {
     ["Kbuild", "Makefile"]
         .iter()
@@ -22,7 +22,7 @@ fn assigns_obj_m(line: &str) -> bool {
     (name == "m" || name.starts_with("$(")) && rest.contains('=')
 }
 
-/// The plain Kbuild line.
+/// The recipe of a Kbuild directory: the plain Kbuild command.
 pub fn recipe(name: &str, version: &str, release: &str) -> Recipe {
     let make = format!("make -C {} M={}", kernel_source_dir(release), build_dir(name, version).display());
     let step = |kind, goal: &str| Step { kind, command: format!("{make} {goal}") };

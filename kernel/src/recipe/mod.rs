@@ -1,14 +1,14 @@
 //! Recipes: how a package is built for one kernel.
 //!
-//! A package says it in one of three ways, and all three become the same [`Recipe`]:
+//! There are three forms, which all become a [`Recipe`]:
 //!
 //! - `dkms.conf`, a bash program, evaluated by bash in the sandbox ([`dkms`]);
 //! - `kcache.toml`, declarative ([`toml`]);
-//! - nothing: a plain Kbuild directory whose Makefile names `obj-m` ([`kbuild`]).
+//! - no file: a plain Kbuild directory whose Makefile assigns `obj-m` ([`kbuild`]).
 //!
-//! A recipe is evaluated for each kernel anew, because it may say different things to different kernels. It is plain data:
-//! its JSON is what enters a build's key, so whatever of it can shape the modules stands in its fields, and nothing of the
-//! machine it was evaluated on does. How many jobs may run at once is left out of its commands: the jobserver says that.
+//! A recipe is evaluated for each kernel, because it may differ between kernels. It is plain data: its JSON is part of
+//! a build's key, so its fields contain everything that can affect the modules, and nothing of the machine on which it
+//! was evaluated. Its commands do not contain the number of jobs: the jobserver provides that.
 
 pub mod directives;
 pub mod dkms;
@@ -25,49 +25,49 @@ use crate::install;
 use crate::module_name::ModuleName;
 use crate::sandbox;
 
-/// A package's build, for one kernel.
+/// How to build a package for one kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// The package's name.
+    /// Name of the package.
     pub name: String,
-    /// The package's version.
+    /// Version of the package.
     pub version: String,
-    /// Why the package is not meant for this kernel, if it is not.
+    /// Why the package does not support this kernel; `None` if it does.
     pub excluded: Option<String>,
-    /// What to run, in order, in the source tree.
+    /// Commands to run in order, in the source tree.
     pub steps: Vec<Step>,
-    /// What comes out.
+    /// The modules that the build produces.
     pub modules: Modules,
-    /// Packages whose modules this one builds against.
+    /// Names of packages that this one builds against.
     pub depends: Vec<String>,
-    /// The package is installed without being named.
+    /// Whether the package is installed without being selected.
     pub automatic: bool,
-    /// Scripts for the system that the modules are installed on.
+    /// Scripts to run on the system on which the modules are installed.
     pub hooks: Vec<Hook>,
-    /// Things worth a line to whoever maintains the recipe.
+    /// Notes for the recipe's maintainer, a line each.
     pub notes: Vec<String>,
 }
 
-/// A script of a package that is no part of its build: it is meant for the system, and to be run as root.
+/// A script of a package that is not part of its build: it runs as root on the system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
-    /// When it is meant to run.
+    /// The event after or before which it runs.
     pub when: When,
     /// A path in the source tree, and arguments.
     pub command: String,
 }
 
-/// When a package's script for the system is meant to run.
+/// The event for which a package's script runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum When {
     /// The package's source was installed.
     Added,
-    /// Its modules are about to be installed for a kernel.
+    /// Before its modules are installed for a kernel.
     BeforeInstall,
-    /// They were.
+    /// After its modules were installed for a kernel.
     AfterInstall,
-    /// They were removed.
+    /// After its modules were removed from a kernel.
     AfterRemove,
 }
 
@@ -75,7 +75,7 @@ impl When {
     pub(crate) const ALL: [When; 4] =
         [When::Added, When::BeforeInstall, When::AfterInstall, When::AfterRemove];
 
-    /// The directive of `dkms.conf` that names such a script.
+    /// The directive of `dkms.conf` for such a script.
     pub fn directive(self) -> &'static str {
         match self {
             When::Added => "POST_ADD",
@@ -86,62 +86,62 @@ impl When {
     }
 }
 
-/// One thing to run.
+/// A command of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What it is for.
+    /// The purpose of the command.
     pub kind: StepKind,
     /// A line of bash.
     pub command: String,
 }
 
-/// What a step is for.
+/// The purpose of a command, which determines how failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepKind {
     /// Applies a patch; must succeed.
     Patch,
-    /// A package's own script, as DKMS runs it: skipped with a warning where it is not executable.
+    /// A package's own script, as DKMS runs it: skipped with a warning if it is not executable.
     Hook,
-    /// Removes what an earlier build left in the source; may fail.
+    /// Removes results of an earlier build; may fail.
     Clean,
-    /// Must succeed.
+    /// Builds; must succeed.
     Make,
 }
 
-/// The modules a recipe promises.
+/// The modules that a recipe lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Modules {
-    /// These, each of which must be there.
+    /// These, each of which must exist after the build.
     Listed(Vec<Module>),
-    /// Whatever modules the build makes, at least one.
+    /// All modules that the build produces, at least one.
     Found,
 }
 
-/// One promised module.
+/// A module that a recipe lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
-    /// Where the build leaves it: a path in the source tree, without `.ko`.
+    /// Path in the source tree after the build, without `.ko`.
     pub built: String,
-    /// The name it is installed under, without `.ko`.
+    /// Name under which it is installed, without `.ko`.
     pub name: String,
-    /// Debug information is stripped (`strip -g`).
+    /// Whether debug information is stripped (`strip -g`).
     pub strip: bool,
 }
 
-/// The kernel that a recipe is evaluated for.
+/// The kernel for which a recipe is evaluated.
 #[derive(Clone, Debug)]
 pub struct Target<'a> {
-    /// `uname -r`.
+    /// Release, as `uname -r` prints it.
     pub release: &'a str,
-    /// `uname -m`.
+    /// Architecture, as `uname -m` prints it.
     pub arch: &'a str,
-    /// `.config`.
+    /// The kernel's `.config`.
     pub config: &'a crate::kconfig::Kconfig,
 }
 
-/// What is wrong with a recipe.
+/// Why there is no recipe.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The sandbox failed.
@@ -153,54 +153,54 @@ pub enum Error {
     /// The recipe could not be evaluated.
     #[error("{}: {}", path.display(), shown(reason))]
     Bad {
-        /// The recipe.
+        /// Path of the recipe.
         path: PathBuf,
-        /// In words, of several lines where bash had several to say. Some are the recipe's own.
+        /// The reason, possibly several lines, some of them printed by the recipe itself.
         reason: String,
     },
-    /// Evaluation was cancelled.
+    /// The cancel flag was set.
     #[error("interrupted")]
     Cancelled,
 }
 
-/// A text of a stranger's for a terminal, which it does not command.
+/// Escapes untrusted text for a terminal.
 fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
-/// The path at which a package's source is built, in the sandbox: DKMS's own, which recipes rely on.
+/// Path in the sandbox at which a package's source is built: DKMS's own, which recipes rely on.
 pub fn build_dir(name: &str, version: &str) -> PathBuf {
     PathBuf::from(format!("/var/lib/dkms/{name}/{version}/build"))
 }
 
-/// The directory of a build's results, in the sandbox: DKMS's own, in which packages look for each other's.
+/// Path in the sandbox of a build's results: DKMS's own, in which packages look for each other's.
 pub fn kept_dir(name: &str, version: &str, release: &str, arch: &str) -> PathBuf {
     PathBuf::from(format!("/var/lib/dkms/{name}/{version}/{release}/{arch}"))
 }
 
-/// Where a build's debug information is put, in the sandbox: in nothing that packages look into.
+/// Path in the sandbox of a build's debug information, where no package looks.
 pub fn debug_dir(name: &str, version: &str) -> PathBuf {
     PathBuf::from(format!("/var/lib/dkms/{name}/{version}/debug"))
 }
 
-/// The way to a kernel's build tree that recipes are given.
+/// Path of a kernel's build tree as passed to recipes.
 pub fn kernel_source_dir(release: &str) -> String {
     format!("/lib/modules/{release}/build")
 }
 
-/// Names become file names: letters, digits and `._+-`, not beginning with a dot or dash. Beside packages' directories lies
-/// what says what is installed, and no package is called so.
+/// Whether a name can be a file name: letters, digits and `._+-`, not beginning with a dot or dash. Names that begin with
+/// `generation.json` are refused, because that file is beside packages' directories.
 pub fn is_flat_name(name: &str) -> bool {
     !name.contains(['~', ':']) && !name.starts_with(install::RECORD) && is_version(name)
 }
 
-/// Versions become parts of paths; they may hold `~` and `:`, too.
+/// Whether a text can be a version: part of a path, which may also contain `~` and `:`.
 pub fn is_version(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+~:-".contains(c);
     !text.is_empty() && text.len() <= 100 && !text.starts_with(['.', '-']) && text.chars().all(good)
 }
 
-/// Checks what every kind of recipe must say right.
+/// Checks the fields that all forms of recipes have in common.
 fn checked(recipe: Recipe, path: &std::path::Path) -> Result<Recipe, Error> {
     let bad = |reason: String| Err(Error::Bad { path: path.to_owned(), reason });
     if !is_flat_name(&recipe.name) {

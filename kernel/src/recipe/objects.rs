@@ -1,8 +1,8 @@
-//! Which modules a source tree builds, as its Kbuild files say it: `obj-m`, and what it leads to.
+//! The modules that a source tree builds, according to its Kbuild files.
 //!
-//! Kbuild reads a directory's `Kbuild`, else its `Makefile`. There `obj-m += a.o` names a module, `a-y` or `a-objs` what it
-//! is linked from, `obj-m += b/` a further directory. Lists that are computed by make's functions are not found; then
-//! [`Objects::complete`] is false, and nothing should be concluded from an absence.
+//! Kbuild reads a directory's `Kbuild`, else its `Makefile`. In it, `obj-m += a.o` names a module, `a-y` or `a-objs`
+//! the objects it is linked from, and `obj-m += b/` a further directory. Lists computed by make's functions are not
+//! found; then [`Objects::complete`] is false, and nothing follows from an absence.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,34 +12,34 @@ use super::toml::join;
 use crate::bounded_read;
 use crate::makefile::{self, Given, Makefile, What};
 
-/// Deepest directory that is followed, against links that go in circles.
+/// Limit on nested directories, against cycles of links.
 const DEEPEST: usize = 16;
 
-/// What a source tree builds.
+/// The modules of a source tree.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
-    /// Its modules, in the order they are named.
+    /// The modules in the order in which they are named.
     pub modules: Vec<Object>,
     /// The Kbuild files that were read, relative to the source's top.
     pub files: Vec<PathBuf>,
-    /// Every list could be read.
+    /// Whether every list could be read.
     pub complete: bool,
 }
 
-/// One module.
+/// A module, with its place in the Kbuild files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Its name, without `.o`.
+    /// Name of the module, without `.o`.
     pub name: String,
-    /// The directory it is built in, relative to the source's top; empty is the top.
+    /// Directory in which it is built, relative to the source's top; empty for the top.
     pub dir: String,
-    /// The Kbuild file that names it, and where in it.
+    /// The Kbuild file that names it, relative to the source's top.
     pub file: PathBuf,
-    /// Line number.
+    /// Line number in that file, from 1.
     pub line: usize,
-    /// It is built only if this holds, in the file's own words.
+    /// The condition under which it is built, as written in the file.
     pub condition: Option<String>,
-    /// What it is compiled from, relative to the source's top, as far as it is there.
+    /// Its source files that exist, relative to the source's top.
     pub sources: Vec<PathBuf>,
 }
 
@@ -50,7 +50,7 @@ impl Object {
     }
 }
 
-/// The modules below a directory of a source tree; `dir` is relative to `top`.
+/// Reads the modules below a directory of a source tree; `dir` is relative to `top`.
 pub fn read(top: &Path, dir: &str, given: &Given) -> io::Result<Objects> {
     let objects = Objects { complete: true, ..Objects::default() };
     let mut reader = Reader { top, given: given.clone().kbuild(), objects };
@@ -58,14 +58,14 @@ pub fn read(top: &Path, dir: &str, given: &Given) -> io::Result<Objects> {
     Ok(reader.objects)
 }
 
-/// Goes from directory to directory.
+/// Recursively reads directories.
 struct Reader<'a> {
     top: &'a Path,
     given: Given,
     objects: Objects,
 }
 
-/// One Kbuild file on the way.
+/// A Kbuild file being read.
 struct Kbuild<'a> {
     dir: &'a str,
     file: PathBuf,
@@ -107,7 +107,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// One word of an `obj-` list: its line, the list's name, and the word.
+    /// Evaluates one word of an `obj-` list, given its line, the list's name, and the word.
     fn word(
         &mut self,
         kbuild: &Kbuild,
@@ -129,7 +129,7 @@ impl Reader<'_> {
     }
 }
 
-/// `CONFIG_X` of `obj-$(CONFIG_X)`, unless the file itself says `m`.
+/// The `CONFIG_X` of `obj-$(CONFIG_X)`, unless the file itself assigns `m` to it.
 fn condition_of(name: &str, makefile: &Makefile) -> Option<String> {
     let reference = name.strip_prefix("obj-")?;
     if matches!(makefile.expanded(reference).trim(), "m" | "y") {
@@ -150,7 +150,7 @@ fn object(top: &Path, kbuild: &Kbuild, stem: &str, line: usize, condition: Optio
     }
 }
 
-/// The sources of a module: of its parts where it has some, else its own.
+/// The source files of a module: of its parts if it has some, else its own.
 fn sources(top: &Path, dir: &str, stem: &str, makefile: &Makefile) -> Vec<PathBuf> {
     let mut parts: BTreeSet<String> = BTreeSet::new();
     for line in &makefile.lines {
@@ -191,7 +191,7 @@ mod tests {
         dir
     }
 
-    /// Modules as `path[?condition]: sources`.
+    /// Checks modules, formatted as `path[?condition]: sources`.
     fn check(files: &[(&str, &str)], expect: &[&str], complete: bool) {
         let dir = tree(files);
         let objects = read(dir.path(), "", &Given::default()).unwrap();

@@ -1,4 +1,4 @@
-//! `kcache.toml`: a recipe that is data. Its fields are described for authors in `docs/kcache.toml.md`.
+//! `kcache.toml`: a declarative recipe. `docs/kcache.toml.md` describes its fields.
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -8,35 +8,35 @@ use serde::Deserialize;
 use super::{Error, Module, Modules, Recipe, Step, StepKind, Target, build_dir, checked, kernel_source_dir};
 use crate::release;
 
-/// The file, as written.
+/// The parsed file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct File {
-    /// The package's name.
+    /// Name of the package.
     pub name: String,
-    /// The package's version.
+    /// Version of the package.
     pub version: String,
-    /// Where the source lies; only in `/etc/kcache/packages.d`, where the file stands apart from it.
+    /// Path of the source; only in `/etc/kcache/packages.d`, where the file is outside the source tree.
     pub source: Option<std::path::PathBuf>,
-    /// Commands that build; the plain Kbuild line where there are none.
+    /// Build commands; by default the plain Kbuild command.
     #[serde(default)]
     make: Vec<String>,
-    /// Commands that run before it.
+    /// Commands that run before `make`.
     #[serde(default)]
     prepare: Vec<String>,
-    /// The modules that must come out; whatever is built where there are none.
+    /// The modules that must be produced; by default all that are built.
     #[serde(default, rename = "module")]
     modules: Vec<ModuleTable>,
-    /// The kernels it is meant for.
+    /// The supported kernels.
     #[serde(default)]
     kernels: Kernels,
-    /// Patches, in order.
+    /// Patches in order.
     #[serde(default, rename = "patch")]
     patches: Vec<Patch>,
-    /// Packages that must be built first.
+    /// Names of packages that must be built first.
     #[serde(default)]
     depends: Vec<String>,
-    /// Installed without being named.
+    /// Whether the package is installed without being selected.
     #[serde(default = "yes")]
     automatic: bool,
 }
@@ -60,7 +60,7 @@ struct Patch {
     kernels: Kernels,
 }
 
-/// Which kernels something is for; nothing said is all.
+/// A condition on kernels; an empty one accepts all.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Kernels {
@@ -79,10 +79,10 @@ fn yes() -> bool {
 }
 
 impl Kernels {
-    /// Why a kernel is not meant; `None` if it is.
+    /// Why a kernel is not supported; `None` if it is.
     fn excludes(&self, target: &Target) -> Option<String> {
         let release = target.release;
-        // The maximum names a series as people say it: 6.1 takes in 6.1.0-56-amd64.
+        // The maximum names a series: 6.1 includes 6.1.0-56-amd64.
         let within = |max: &str| {
             release.strip_prefix(max).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
         };
@@ -110,7 +110,7 @@ impl Kernels {
     }
 }
 
-/// Why a kernel's configuration does not do: each symbol must be `y` or `m`, or with `!` before it must not be.
+/// Why a kernel's configuration is unsuitable: each symbol must be `y` or `m`, or with `!` before it must not be.
 pub(super) fn missing_config<S: AsRef<str>>(symbols: &[S], target: &Target) -> Option<String> {
     symbols.iter().map(AsRef::as_ref).find_map(|symbol| match symbol.strip_prefix('!') {
         Some(unwanted) if target.config.yes_or_module(unwanted) => {
@@ -123,13 +123,13 @@ pub(super) fn missing_config<S: AsRef<str>>(symbols: &[S], target: &Target) -> O
     })
 }
 
-/// Reads the text of a `kcache.toml`; `path` is for messages.
+/// Parses the text of a `kcache.toml`; `path` is for messages.
 pub fn parse(path: &Path, text: &str) -> Result<File, Error> {
     ::toml::from_str(text)
         .map_err(|e| Error::Bad { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() })
 }
 
-/// What a file means for one kernel.
+/// Makes the recipe for one kernel.
 pub fn recipe(path: &Path, file: &File, target: &Target) -> Result<Recipe, Error> {
     let build = build_dir(&file.name, &file.version);
     let plain = format!("make -C {} M={} modules", kernel_source_dir(target.release), build.display());
@@ -167,7 +167,7 @@ fn modules(tables: &[ModuleTable]) -> Modules {
     Modules::Listed(tables.iter().map(module).collect())
 }
 
-/// A directory and a name as one relative path.
+/// Joins a directory and a name to a relative path.
 pub(super) fn join(dir: &str, name: &str) -> String {
     let dir = dir.trim_matches('/');
     if dir.is_empty() || dir == "." { name.to_owned() } else { format!("{dir}/{name}") }

@@ -1,17 +1,18 @@
-//! What a build may use of the machine: a control group for each (cgroup v2, Documentation/admin-guide/cgroup-v2.rst).
+//! Resource limits of builds: a control group for each (cgroup v2, Documentation/admin-guide/cgroup-v2.rst).
 //!
 //! ```text
-//! /sys/fs/cgroup/.../PARENT/                  the nearest of kcache's own group and those above it that hands on controllers
+//! /sys/fs/cgroup/.../PARENT/                  kcache's own group or the nearest parent that delegates controllers
 //! /sys/fs/cgroup/.../PARENT/kcache-PID-N/     memory.max, memory.swap.max, memory.oom.group, pids.max, cpu.max
 //! ```
 //!
-//! kcache's own group has kcache in it, and groups with processes hand on no controllers; so groups for builds are made beside
-//! it or further up, where whoever runs kcache may: root, and a user below what systemd has delegated. Where there is no such
-//! place (cgroup v1, containers) builds run without, and what bounds them is their uid's limit on processes.
+//! A group with processes cannot delegate controllers, and kcache's own group contains kcache. So groups for builds
+//! are created beside it or further up, where kcache has permission: as root, or as a user below what systemd has
+//! delegated. If there is no such place (cgroup v1, containers), builds run without control groups, and only their
+//! uid's limit on processes applies.
 //!
-//! Processes are put into the group when the sandbox stands and nothing of the tree has run yet. A build that goes over its memory
-//! is killed whole (`memory.oom.group`), which is told from other deaths by the group's own count. A group is empty, and removed,
-//! when its build has ended; what a kcache that was killed has left is removed by the next one.
+//! Processes are moved into the group after the sandbox was set up and before anything of the tree runs. A build that
+//! exceeds its memory is killed as a whole (`memory.oom.group`); the group's own counter distinguishes that from other
+//! deaths. A group is deleted when its build has ended; the next kcache deletes what a killed one left.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,42 +21,42 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use fs_err as fs;
 use rustix::process::Pid;
 
-/// Controllers without which a group is of no use.
+/// The controller without which a group is useless.
 const NEEDED: &str = "memory";
 
-/// What groups of builds are called, up to the process id.
+/// Prefix of names of builds' groups, followed by the process id.
 const NAME: &str = "kcache-";
 
-/// Length of a period in which a build gets its share of CPUs, in µs: the kernel's default.
+/// Length in µs of a period in which a build gets its share of CPUs: the kernel's default.
 const PERIOD: u64 = 100_000;
 
-/// What one sandbox may use.
+/// Resource limits of one sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of memory, `/tmp` and the cache of files among them; where control groups can be had.
+    /// Memory in bytes, including `/tmp` and page cache; needs control groups.
     pub memory: u64,
-    /// Processes and threads, of its uid and in its control group.
+    /// Processes and threads, in its control group and of its uid.
     pub processes: u64,
-    /// CPUs at a time; where control groups can be had.
+    /// Number of CPUs; needs control groups.
     pub cpus: u64,
-    /// Bytes on disk, in all that it can write there ([`super::space`]); no file may be larger.
+    /// Disk space in bytes in everything that it can write ([`super::space`]), also the limit on each file.
     pub disk: u64,
-    /// Files and directories on disk, and in memory as many again.
+    /// Number of files and directories on disk, and again in memory.
     pub files: u64,
 }
 
-/// Where groups for builds can be made.
+/// The place in which groups for builds are created.
 #[derive(Clone, Debug)]
 pub struct Groups {
     parent: PathBuf,
-    /// The number of this process, as others see it.
+    /// The id of this process as other processes see it.
     owner: u32,
-    /// Whether others are to be seen from here.
+    /// Whether other processes are visible from here.
     sees_others: bool,
 }
 
 impl Groups {
-    /// The place, from `/proc/self/cgroup` and `/proc/self/mountinfo`; `None` where there is none.
+    /// Determines the place from `/proc/self/cgroup` and `/proc/self/mountinfo`; `None` if there is none.
     pub fn find(own: &str, mounts: &str) -> Option<Groups> {
         let (top, mounted) = mount_of_v2(mounts)?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -72,7 +73,8 @@ impl Groups {
         groups.into_iter().find(Groups::can_be_used)
     }
 
-    /// The same of a process in a namespace of its own, that others know by another number. It removes nobody's groups.
+    /// For a process in its own pid namespace, which other processes see under the id `owner`. Does not delete others'
+    /// groups.
     pub fn among_unseen(self, owner: u32) -> Groups {
         Groups { owner, sees_others: false, ..self }
     }
@@ -84,7 +86,7 @@ impl Groups {
             && rustix::fs::access(self.parent.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
     }
 
-    /// A group for one sandbox.
+    /// Creates a group for one sandbox.
     pub(super) fn make(&self, limits: &Limits) -> io::Result<Group> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if self.sees_others {
@@ -95,7 +97,7 @@ impl Groups {
         fs::create_dir(&path)?;
         let group = Group { path };
         group.set("memory.max", &limits.memory.to_string())?;
-        // Not there without swap or without the controller: then there is nothing to be bounded, or another bound holds.
+        // A file is missing without swap or its controller: then there is nothing to limit, or another limit applies.
         for (file, value) in [
             ("memory.swap.max", "0".to_owned()),
             ("memory.oom.group", "1".to_owned()),
@@ -109,7 +111,7 @@ impl Groups {
         Ok(group)
     }
 
-    /// Removes groups whose kcache has died.
+    /// Deletes groups of dead kcache processes.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.parent).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -121,7 +123,7 @@ impl Groups {
     }
 }
 
-/// The group of one sandbox; it is removed when this is dropped.
+/// The group of one sandbox, deleted on drop.
 #[derive(Debug)]
 pub(super) struct Group {
     path: PathBuf,
@@ -129,19 +131,19 @@ pub(super) struct Group {
 
 impl Group {
     fn set(&self, file: &str, value: &str) -> io::Result<()> {
-        // Such files are not made: where one is missing that is an error.
+        // cgroupfs does not create files, so a missing one is an error.
         io::Write::write_all(
             &mut fs::OpenOptions::new().write(true).open(self.path.join(file))?,
             value.as_bytes(),
         )
     }
 
-    /// Puts a process into the group.
+    /// Moves a process into the group.
     pub(super) fn add(&self, pid: Pid) -> io::Result<()> {
         self.set("cgroup.procs", &pid.as_raw_pid().to_string())
     }
 
-    /// Whether processes of it were killed for want of memory (`oom_kill` of `memory.events`).
+    /// Whether the kernel killed processes of the group for lack of memory (`oom_kill` of `memory.events`).
     pub(super) fn ran_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
         let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok();
@@ -155,7 +157,7 @@ impl Drop for Group {
     }
 }
 
-/// Where the unified hierarchy is mounted, and what of it (proc_pid_mountinfo(5): root, mount point, `-`, type).
+/// Mount point of the unified hierarchy, and its root within it (proc_pid_mountinfo(5): root, mount point, `-`, type).
 fn mount_of_v2(mounts: &str) -> Option<(PathBuf, PathBuf)> {
     let of_line = |line: &str| {
         let (before, after) = line.split_once(" - ")?;
@@ -212,7 +214,7 @@ mod tests {
     #[test]
     fn a_group_that_cannot_be_bounded_is_none() {
         let (dir, mounts) = hierarchy(&[("", "memory")]);
-        // No kernel puts files into the directory that is made here.
+        // No kernel creates files in the new directory.
         assert!(Groups::find("0::/\n", &mounts).unwrap().make(&LIMITS).is_err());
         assert!(fs::read_dir(dir.path()).unwrap().all(|entry| !entry.unwrap().path().is_dir()));
     }
@@ -234,7 +236,7 @@ mod tests {
         check("", false);
     }
 
-    /// Where this machine lets this test make one, a real group.
+    /// A real group, if this machine allows the test to create one.
     #[test]
     fn who_takes_more_memory_than_a_group_may_is_killed_and_the_group_goes() {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

@@ -1,32 +1,34 @@
-//! The way into a sandbox: kcache itself, between `bwrap`, which may be real root, and the first program of the tree shown.
+//! The entrance of a sandbox: kcache itself, between `bwrap`, which may run as root, and the first program of the
+//! shown tree.
 //!
-//! **Nothing of that tree is executed with a privilege**: no program of it, nor its dynamic loader, libraries, `ld.so.preload`,
-//! `ld.so.cache` or name services. It may be an image under `--root` of which nobody knows who made it. So what gives the
-//! privileges up cannot be the tree's `setpriv`, and not this machine's run by the tree's loader. It is this program, run by this
-//! machine's loader with this machine's libraries, all of them shown at a place of their own and called by it:
+//! **Nothing of that tree is executed with privileges**: no program, dynamic loader, library, `ld.so.preload`,
+//! `ld.so.cache` or name service. It may be an image from an untrusted source under `--root`. So privileges cannot be
+//! dropped by the tree's `setpriv`, nor by this machine's if the tree's loader runs it. They are dropped by this
+//! program, run by this machine's loader with this machine's libraries, all of them mounted in a separate directory
+//! and called by explicit path:
 //!
 //! ```text
 //! /run/kcache/enter/ld.so            this machine's loader (PT_INTERP of kcache)
-//! /run/kcache/enter/lib/NAME         libraries, by the names they are asked for
+//! /run/kcache/enter/lib/NAME         libraries, named by their DT_SONAME
 //! /run/kcache/enter/kcache           kcache
 //!
 //! ld.so --inhibit-cache --inhibit-rpath ... --library-path /run/kcache/enter/lib /run/kcache/enter/kcache ORDERS
 //! ```
 //!
-//! No library is looked for elsewhere, since all are found there; no variable of the environment is there for the loader
-//! to obey, since the one of the build is in the orders; and `/etc/ld.so.preload` is empty. Both are shown last, over whatever
-//! somebody who can write the tree has made of links and mounts on the way there, the files in a directory that has
-//! nothing else in it: loaders prefer what lies below `glibc-hwcaps`. Nothing is shown there on purpose
-//! ([`is_reserved`]). This program asks for no user's name and no locale, and
-//! so loads nothing more. `bwrap` leaves it three capabilities, those that giving up the rest takes.
+//! No library is searched elsewhere, because all are found there; the loader's environment is empty, because the
+//! build's is passed in the orders; and `/etc/ld.so.preload` is empty. Both are mounted last, over any links and
+//! mounts that the tree may contain on the way there, and the files in a directory with nothing else in it, because
+//! loaders prefer libraries below `glibc-hwcaps`. Nothing else is mounted there on purpose ([`is_reserved`]). This
+//! program looks up no users and no locale, so it loads nothing more. `bwrap` leaves it three capabilities, which are
+//! needed to drop the others.
 //!
-//! Then, in this order: a new session keyring; bounds on what the build may use; groups, gid, bounding set, uid, capabilities; a
-//! look at whether that is how it is; a word that the sandbox stands; a wait for leave to begin, while kcache puts the processes
-//! into their control group and has their files watched; and the tree's bash takes this process over.
+//! Then, in this order: a new session keyring; resource limits; groups, gid, bounding set, uid, capabilities; a check
+//! of the result; a message that the sandbox is set up; waiting for permission to begin, while kcache moves the
+//! processes into their control group and has their files observed; and exec of the tree's bash.
 //!
-//! Considered instead: a user namespace with nobody in it but the build's uid, which would need every directory on the way to
-//! scratch trees and images to be open to that uid; and a small static program of another toolchain, which would be a second
-//! artifact to build, ship and trust. A user's run takes the same way and has no privileges to give up.
+//! Alternatives considered: a user namespace with only the build's uid, which would require every parent of scratch
+//! directories and images to be accessible to that uid; and a small static program from another toolchain, which would
+//! be a second artifact to build, ship and trust. A run as a user takes the same path, without privileges to drop.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -44,29 +46,30 @@ use super::run::READY;
 use super::{Identity, Limits, OWN};
 use crate::program::{DELETED, Program};
 
-/// The program's name in a sandbox, which makes it one that enters.
+/// Path of this program in a sandbox, by which it recognizes its task.
 const INSIDE: &str = "/run/kcache/enter/kcache";
 const LOADER: &str = "/run/kcache/enter/ld.so";
 pub(super) const LIBRARIES: &str = "/run/kcache/enter/lib";
-/// Where nothing else is.
+/// Directory in a sandbox reserved for the entrance.
 pub(super) const PLACE: &str = "/run/kcache/enter";
 
-/// What is left to `bwrap`'s child of root's privileges.
+/// Capabilities of root that `bwrap`'s child keeps.
 pub(super) const KEPT: [&str; 3] = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"];
 
-/// Stands in the orders for a uid, where there is none to change to.
+/// Represents in the orders that the uid does not change.
 const OWN_UID: &str = "own";
 
-/// Largest file that a build can write, in bytes, unless all that it may write is less. No object of a module comes near.
+/// Limit in bytes on a file that a build writes, unless its disk limit is smaller. No object file of a module is that
+/// large.
 pub(crate) const MOST_FILE: u64 = 4 << 30;
 
-/// This program as it is shown in sandboxes. What it consists of is found out when it is first asked for.
+/// This program as mounted in sandboxes. Its parts are determined at first use.
 pub struct Entrance {
     find: fn() -> io::Result<Program>,
     shown: OnceLock<Shown>,
 }
 
-/// What is shown where, and what a call of it begins with.
+/// Mounts and the beginning of its command line.
 struct Shown {
     program: PathBuf,
     others: Vec<(PathBuf, PathBuf)>,
@@ -80,12 +83,13 @@ impl std::fmt::Debug for Entrance {
 }
 
 impl Entrance {
-    /// By way of the program that `find` gives, which is this one.
+    /// Makes the entrance; `find` returns the running program.
     pub fn new(find: fn() -> io::Result<Program>) -> Entrance {
         Entrance { find, shown: OnceLock::new() }
     }
 
-    /// Files of this machine and their places in a sandbox. `own` is for a copy of the program, where its file is gone.
+    /// Files of this machine with their paths in a sandbox. `own` is for a copy of the program, if its file was
+    /// deleted.
     pub(super) fn mounts(&self, own: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
         let shown = self.shown()?;
         let program = named(&shown.program, own)?;
@@ -93,7 +97,7 @@ impl Entrance {
         Ok([(program, PathBuf::from(INSIDE))].into_iter().chain(others).collect())
     }
 
-    /// The words that call it inside, up to the orders.
+    /// Its command line in the sandbox, up to the orders.
     pub(super) fn call(&self) -> io::Result<&[OsString]> {
         Ok(&self.shown()?.call)
     }
@@ -116,9 +120,9 @@ impl Shown {
         let mut call: Vec<OsString> = Vec::new();
         if let Some(loader) = parts.loader {
             call.push(LOADER.into());
-            // musl's has no cache, and looks into run paths after the directory it is given.
+            // musl's loader has no cache, and searches run paths after the given directory.
             if !loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-musl")) {
-                // The run paths of these are not searched: of the program, which is called "", and of each library.
+                // Disables the run paths of the program, which is called "", and of each library.
                 let mut unsearched = OsString::new();
                 for (_, inside) in &others {
                     unsearched.push(":");
@@ -134,7 +138,7 @@ impl Shown {
     }
 }
 
-/// A path of a program that bwrap can mount: where it lies, or a copy, where it was replaced or deleted while it runs.
+/// A path of a program that bwrap can mount: its own, or a copy if it was replaced or deleted while running.
 fn named(program: &Path, own: &Path) -> io::Result<PathBuf> {
     let Ok(place) = fs::read_link(program) else { return Ok(program.to_owned()) };
     let (is, named) = (fs::metadata(program)?, fs::metadata(&place));
@@ -150,18 +154,18 @@ fn named(program: &Path, own: &Path) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// What a process that enters is to do.
+/// Orders for a process that enters a sandbox.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Orders {
-    /// Whom to become.
+    /// The uid to switch to.
     pub uid: Option<u32>,
-    /// Processes that its uid may have.
+    /// Limit on processes of its uid (RLIMIT_NPROC).
     pub processes: u64,
-    /// Bytes that a file may have.
+    /// Limit on the size of a file in bytes (RLIMIT_FSIZE).
     pub file: u64,
-    /// The environment of what comes then, `NAME=VALUE`.
+    /// The environment of the program to execute, `NAME=VALUE`.
     pub environment: Vec<String>,
-    /// What comes then.
+    /// The program to execute, with its arguments.
     pub program: Vec<String>,
 }
 
@@ -177,7 +181,7 @@ impl Orders {
         Orders { uid: identity.uid(), processes, file, environment, program }
     }
 
-    /// As words of a command line.
+    /// Encodes the orders as command-line arguments.
     pub(super) fn words(&self) -> Vec<String> {
         let uid = self.uid.map_or(OWN_UID.to_owned(), |uid| uid.to_string());
         let numbers =
@@ -200,22 +204,22 @@ impl Orders {
     }
 }
 
-/// Whether a process that was started by this name is one that enters a sandbox.
+/// Whether a process started under this name enters a sandbox.
 pub fn is_entering(name: &str) -> bool {
     name == INSIDE
 }
 
-/// Enters; comes back only where that cannot be.
+/// Enters a sandbox; returns only on failure.
 pub fn run(words: &[String]) -> ExitCode {
     let Err(error) = enter(words);
-    // What is said before the sandbox stands is why it does not.
+    // Output before the sandbox is set up is the reason why that failed.
     let _ = writeln!(io::stderr(), "kcache: {error}");
     ExitCode::FAILURE
 }
 
 fn enter(words: &[String]) -> io::Result<std::convert::Infallible> {
     let orders = Orders::parse(words).ok_or_else(|| io::Error::other("invalid orders"))?;
-    // Without keys in its kernel (CONFIG_KEYS) there is no keyring to be left.
+    // A kernel without keyrings (CONFIG_KEYS) has none to leave.
     match keyutils::Keyring::join_anonymous_session() {
         Err(error) if error.0 != nix::libc::ENOSYS => {
             return Err(doing("cannot create a session keyring", io::Error::from_raw_os_error(error.0)));
@@ -241,12 +245,12 @@ fn doing(what: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-/// Bounds of a process, which those it starts inherit.
+/// Sets resource limits, which child processes inherit.
 fn bound(orders: &Orders) -> io::Result<()> {
     for (resource, most) in
         [(Resource::Nproc, orders.processes), (Resource::Core, 0), (Resource::Fsize, orders.file)]
     {
-        // What is less already, stays.
+        // A lower existing limit is kept.
         let hard = rustix::process::getrlimit(resource).maximum;
         let most = Some(hard.map_or(most, |hard| hard.min(most)));
         setrlimit(resource, Rlimit { current: most, maximum: most })?;
@@ -254,13 +258,13 @@ fn bound(orders: &Orders) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up groups, gid, bounding set, uid and capabilities, and the way back.
+/// Drops groups, gid, bounding set, uid and capabilities, irrevocably.
 fn become_nobody(uid: u32) -> io::Result<()> {
     use rustix::thread;
     thread::set_thread_groups(&[])?;
     let gid = Gid::from_raw(uid);
     thread::set_thread_res_gid(gid, gid, gid)?;
-    // bwrap has removed all that it knows but three. There may be some that have no name here yet.
+    // bwrap has dropped all capabilities that it knows but three. Newer kernels may have others.
     for capability in (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
         match thread::capability_is_in_bounding_set(capability) {
             Ok(true) => thread::remove_capability_from_bounding_set(capability)?,
@@ -276,7 +280,7 @@ fn become_nobody(uid: u32) -> io::Result<()> {
     Ok(thread::set_no_new_privs(true)?)
 }
 
-/// An error unless this process is what it is to be. The kernel's own word counts, not that nothing has failed.
+/// Checks that this process has no privileges, according to the kernel.
 fn has_no_privileges(uid: Option<u32>) -> io::Result<()> {
     let privileged = |what: &str| Err(io::Error::other(format!("privileges remain: {what}")));
     if let Some(uid) = uid {
@@ -294,8 +298,8 @@ fn has_no_privileges(uid: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// The first line of `/proc/PID/status` (proc_pid_status(5)) that tells of a privilege. `bounded`: also of one that
-/// could be had, of which a user's sandbox has none for want of a file that gives it.
+/// The first line of `/proc/PID/status` (proc_pid_status(5)) that shows a privilege. `bounded` includes the bounding
+/// set, which is harmless in a user's sandbox, because no file there grants capabilities.
 fn with_privileges(status: &str, bounded: bool) -> Option<&str> {
     let is_bad = |line: &&str| {
         let Some((name, value)) = line.split_once(':') else { return false };
@@ -309,7 +313,7 @@ fn with_privileges(status: &str, bounded: bool) -> Option<&str> {
     status.lines().find(is_bad)
 }
 
-/// True where a mount at this place would take the way into a sandbox, or what its loader obeys, out of its hands.
+/// Whether a mount at this place would cover the entrance or a file that its loader reads.
 pub(super) fn is_reserved(place: &Path) -> bool {
     let beneath = [OWN, "/proc", "/dev", "/etc"].iter().any(|own| place.starts_with(own));
     let above = [OWN, "/proc", "/dev", "/etc", "/tmp", "/var/lib/dkms"].map(Path::new);

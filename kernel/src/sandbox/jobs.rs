@@ -1,24 +1,25 @@
 //! The jobs of a run, and each build's share of them.
 //!
-//! `--jobs N` bounds all builds of a run together. Every build has one job of its own, and what else there is, is lent: GNU
-//! make's jobserver protocol ("POSIX Jobserver Interaction" in its manual), a byte in a pipe for each further job. Builds are
-//! strangers to each other, so each has a pipe of its own:
+//! `--jobs N` limits all builds of a run together. Every build has one job of its own, and the others are lent through
+//! GNU make's jobserver protocol ("POSIX Jobserver Interaction" in its manual): a byte in a pipe for each further job.
+//! Builds do not trust each other, so each has its own pipe:
 //!
 //! ```text
 //! Jobs ──  Seat ── broker ── pipe ── make, gcc, cargo of one build
 //!     └──  Seat ── broker ── pipe ── those of another
 //! ```
-//! A broker is a thread that lends its build tokens and takes unread ones back as builds come and go. With `b` builds none is
-//! lent more than `ceil(N / b) - 1` tokens, nor all together more than `N - b`. What was lent and is not given back is lent until
-//! the build ends, and nothing that a build writes into its pipe is ever more than it was lent.
+//! A broker is a thread that lends tokens to its build, and takes unread ones back as builds come and go. With `b`
+//! builds, each is lent at most `ceil(N / b) - 1` tokens, and all together at most `N - b`. Tokens that are not given
+//! back stay lent until the build ends, and bytes that a build writes into its pipe never count as more than it was
+//! lent.
 //!
-//! A build that is to begin waits until a job is free. Where others hold what they were lent for longer than [`PATIENCE`] it
-//! begins with its own job all the same: then so many jobs more may run as there are builds that have begun so, and fewer than
-//! twice `N` in all.
+//! A new build waits until a job is free. If others keep their tokens for longer than [`PATIENCE`], it begins
+//! nevertheless with its own job: then the run has as many additional jobs as there are builds that began in this way,
+//! and fewer than twice `N` in all.
 //!
-//! A build may do to its pipe what it likes: fill it, drain it, write other bytes, make it non-blocking, stand in it with
-//! splice(2), which holds its lock. The broker's ends are open file descriptions of its own and do not block; it looks at the
-//! pipe with nothing locked, and nobody waits for it. So a build that disturbs it has no tokens, and that is all.
+//! A build may do anything to its pipe: fill it, drain it, write other bytes, make it non-blocking, or block it with
+//! splice(2), which holds its lock. The broker's ends are separate open file descriptions and do not block; it accesses
+//! the pipe without holding a lock, and nobody waits for it. So a build that disturbs the pipe only loses its own tokens.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,18 +33,18 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
-/// How long a build that is to begin leaves others the time to give something back. Compiling one file takes less.
+/// Time for which a new build waits for tokens of others to be given back. Compiling one file takes less.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often what cannot be waited for is looked at: a cancellation, a token in a pipe, room in it.
+/// Interval at which conditions without an event are checked: cancellation, a token in a pipe, room in it.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 const TOKEN: &[u8] = b"+";
 
-/// How many jobs a run has.
+/// The jobs of a run.
 pub struct Jobs {
     shared: Arc<Shared>,
 }
 
-/// One build's place among those of the run; what it has goes back when it is dropped.
+/// A build's seat among those of the run; its jobs are given back on drop.
 pub struct Seat {
     shared: Arc<Shared>,
     id: u64,
@@ -62,17 +63,17 @@ struct State {
     seats: BTreeMap<u64, Share>,
 }
 
-/// What one build has.
+/// The share of one build.
 #[derive(Default)]
 struct Share {
-    /// It has its own job.
+    /// Whether it has its own job.
     began: bool,
-    /// A broker is at work for it.
+    /// Whether a broker serves it.
     served: bool,
     lent: usize,
 }
 
-/// What a broker is to do.
+/// The next action of a broker.
 #[derive(Debug, PartialEq, Eq)]
 enum Task {
     Lend,
@@ -82,7 +83,7 @@ enum Task {
 }
 
 impl Jobs {
-    /// So many, at least one.
+    /// Makes a pool of this many jobs, at least one.
     pub fn new(jobs: usize) -> Jobs {
         Jobs::patient(jobs, PATIENCE)
     }
@@ -92,7 +93,7 @@ impl Jobs {
         Jobs { shared: Arc::new(Shared { jobs: jobs.max(1), patience, state, changed }) }
     }
 
-    /// A place for a build that will soon begin: its job is not lent to others from now on.
+    /// A seat for a build that will begin soon: its job is not lent to others from now on.
     pub fn seat(&self) -> Seat {
         let mut state = self.shared.lock();
         let id = state.next;
@@ -104,7 +105,7 @@ impl Jobs {
 }
 
 impl Seat {
-    /// Waits for the build's own job; false where it was cancelled meanwhile.
+    /// Waits for the build's own job; false if it was cancelled.
     pub fn begin(&self, cancel: &AtomicBool) -> bool {
         let start = Instant::now();
         let mut state = self.shared.lock();
@@ -120,7 +121,7 @@ impl Seat {
         false
     }
 
-    /// Gives a program that is to be run the build's pipe, and serves it until the answer is dropped.
+    /// Passes the build's pipe to a program, and serves it until the result is dropped.
     pub(super) fn serve(&self, command: &mut Command) -> io::Result<Served<'_>> {
         let client = jobserver::Client::new(0)?;
         client.configure_make(command);
@@ -130,7 +131,7 @@ impl Seat {
         Ok(Served { seat: self, _client: client })
     }
 
-    /// Who serves the pipe that a program is to be given, by ends of its own.
+    /// The broker for the pipe that a program will get, with its own ends.
     fn broker(&self, command: &Command) -> io::Result<Broker> {
         let flags =
             command.get_envs().find(|(name, _)| *name == "MAKEFLAGS").and_then(|(_, value)| value?.to_str());
@@ -154,10 +155,10 @@ impl Drop for Seat {
     }
 }
 
-/// While it is there the build's pipe is served.
+/// Serves a build's pipe while it exists.
 pub(super) struct Served<'a> {
     seat: &'a Seat,
-    /// The descriptors that the program is given.
+    /// The descriptors that the program gets.
     _client: jobserver::Client,
 }
 
@@ -176,7 +177,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until something has changed, or a while.
+    /// Waits for a change, at most for a while.
     fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
         let limit = Duration::from_nanos(TICK.tv_nsec as u64);
         self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
@@ -250,7 +251,7 @@ impl Broker {
         }
     }
 
-    /// Notes that a token is lent no more; after the end that is known already.
+    /// Records that a token is no longer lent, if the build has not ended.
     fn gone_back(&self, state: &mut State) {
         if let Some(share) = state.seats.get_mut(&self.id) {
             share.lent = share.lent.saturating_sub(1);
@@ -258,12 +259,12 @@ impl Broker {
         self.shared.changed.notify_all();
     }
 
-    /// Waits a while for room in the pipe and puts a token into it.
+    /// Waits briefly for room in the pipe and writes a token.
     fn put(&self) -> bool {
         is_ready(&self.write, PollFlags::OUT) && rustix::io::write(&self.write, TOKEN).is_ok()
     }
 
-    /// Waits a while for a token in the pipe, whatever byte it is, and takes it out.
+    /// Waits briefly for a token in the pipe, whatever byte it is, and reads it.
     fn take(&self) -> bool {
         is_ready(&self.read, PollFlags::IN) && rustix::io::read(&self.read, &mut [0; 1]).is_ok_and(|n| n == 1)
     }
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
 
     static NEVER: AtomicBool = AtomicBool::new(false);
-    /// Longer than anything that is waited for takes.
+    /// Longer than anything that a test waits for.
     const LONG: Duration = Duration::from_secs(20);
 
     /// The pipe of a build that has begun.
@@ -287,7 +288,7 @@ mod tests {
         seat.serve(&mut Command::new("true")).unwrap()
     }
 
-    /// Waits until so many tokens lie in a build's pipe.
+    /// Waits until this many tokens are in a build's pipe.
     #[track_caller]
     fn has(served: &Served, tokens: usize) {
         let start = Instant::now();
@@ -345,9 +346,9 @@ mod tests {
         let (full, good) = (jobs.seat(), jobs.seat());
         let full_pipe = served(&full);
         has(&full_pipe, 1);
-        // Other bytes, and no room for more: as many as a pipe has, of which one is a token.
+        // Other bytes, and no more room: as many as a pipe holds, of which one is a token.
         (1..64 << 10).for_each(|_| full_pipe._client.release_raw().unwrap());
-        // Neither the coming nor the going of others waits for it, and what comes back of it is what it was lent.
+        // Other builds do not wait for it, and it gives back only as many tokens as it was lent.
         let good_pipe = served(&good);
         has(&good_pipe, 1);
         let third = jobs.seat();
@@ -381,7 +382,7 @@ mod tests {
         (0..2).for_each(|_| greedy_pipe._client.acquire_raw().unwrap());
         let (second, third, fourth) = (jobs.seat(), jobs.seat(), jobs.seat());
         assert!(second.begin(&NEVER) && third.begin(&NEVER));
-        // Three have begun: the fourth waits for one of them, however long that takes.
+        // Three have begun; the fourth waits for one of them, however long that takes.
         std::thread::scope(|scope| {
             let begins = scope.spawn(|| fourth.begin(&NEVER));
             std::thread::sleep(Duration::from_millis(600));

@@ -1,20 +1,21 @@
-//! Which files of the system a build opens.
+//! Observing which of the system's files a build opens: its undeclared inputs.
 //!
-//! A build's inputs are mounted each on its own, and hashed. Around them lies the system with its tools, and nothing keeps a
-//! `./configure` from looking into `/usr/include` or at `/etc/os-release`. So the mounts that show the system are marked with
-//! fanotify(7) before the first line of the build runs: marks are on the sandbox's own mounts, so that nobody else's opens
-//! are seen, and end with them. What is not a program, a library or an object (ELF, or `ar`'s archive of objects) is noted by
-//! its path in the sandbox.
+//! A build's declared inputs are mounted and hashed. Around them is the system with its tools, and a `./configure` may
+//! read `/usr/include` or `/etc/os-release`. So the mounts that show the system are marked with fanotify(7) before the
+//! build starts: marks are on the sandbox's own mounts, so they do not see other processes, and are removed with them.
+//! Files that are not programs, libraries or objects (ELF, or `ar` archives of objects) are recorded with their path
+//! in the sandbox.
 //!
-//! A thread of its own takes the events, so that nobody who opens files fast keeps kcache from looking at the clock. The
-//! kernel's queue is bounded, and so is what is noted: a build of which an event was lost, or that opened too much, is one of which
-//! not all is known ([`Opened::missed`]), and is watched no further.
+//! A separate thread reads the events, so that a build which opens files quickly cannot delay kcache's time limits.
+//! The kernel's queue is limited, and so are the recorded files: if an event was lost, or too many files were opened,
+//! the result is incomplete ([`Opened::missed`]), and observation ends.
 //!
-//! What is in the queue when the sandbox ends is read after that. A mount that has gone with its namespace has no place any
-//! more, and the path of a file on it would begin at that mount; so the namespace is held until the last event is read.
+//! Events that are queued when the sandbox ends are read after that. A mount that disappeared with its namespace has
+//! no place any more, and paths on it would begin at that mount; so the namespace is kept until the last event is
+//! read.
 //!
-//! Limits: a file that is only asked for (stat(2), a failed open) is not seen, nor is a directory that is listed. Marks need
-//! CAP_SYS_ADMIN: a user's builds are not observed.
+//! Limits: a file that is only tested for (stat(2), a failed open) is not seen, nor is a listed directory. Marks need
+//! CAP_SYS_ADMIN, so builds of unprivileged users are not observed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -29,32 +30,33 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::FileType;
 use rustix::process::Pid;
 
-/// What tools and libraries begin with: ELF, and archives of ELF objects.
+/// First bytes of tools and libraries: ELF, and archives of ELF objects.
 const TOOLS: [&[u8]; 2] = [b"\x7fELF", b"!<arch>\n"];
 
-/// Most files that are noted, tools counted apart. zfs, whose configure compiles hundreds of programs, opens some hundred.
+/// Limit on recorded files, not counting tools. zfs, whose configure compiles hundreds of programs, opens some
+/// hundred.
 const MOST_FILES: usize = 8192;
-/// Most events that are read after the end. No more can be in a queue (`fs.fanotify.max_queued_events`, unless that was raised).
+/// Limit on events read after the end, the default size of a queue (`fs.fanotify.max_queued_events`).
 const MOST_LEFT: usize = 16384;
 
-/// What a build has opened of the system around it.
+/// The system's files that a build opened.
 #[derive(Debug, Default)]
 pub struct Opened {
-    /// The files, in the sandbox's own paths, programs and libraries aside.
+    /// Paths in the sandbox, without programs and libraries.
     pub files: BTreeSet<PathBuf>,
-    /// There may be more.
+    /// Whether the list may be incomplete.
     pub missed: bool,
 }
 
-/// Watches a sandbox from before its script runs.
+/// Observes a sandbox from before its script starts.
 pub(super) struct Observer {
     thread: JoinHandle<Opened>,
-    /// Tells the thread that nothing more will come.
+    /// Tells the thread that there will be no more events.
     end: Arc<OwnedFd>,
 }
 
 impl Observer {
-    /// Watches a sandbox that stands and whose script waits.
+    /// Observes a sandbox that is set up and whose script waits.
     pub(super) fn attach(pid: Pid, is_watched: &dyn Fn(&Path) -> bool) -> io::Result<Observer> {
         Observer::start(Marks::set(pid, is_watched)?)
     }
@@ -66,26 +68,26 @@ impl Observer {
         Ok(Observer { thread: thread.spawn(move || marks.follow(&ended))?, end })
     }
 
-    /// What was opened, when all of the sandbox is dead.
+    /// Returns the opened files, after all processes of the sandbox are dead.
     pub(super) fn finish(self) -> io::Result<Opened> {
         rustix::io::write(&*self.end, &1u64.to_ne_bytes())?;
         Ok(self.thread.join().unwrap_or(Opened { files: BTreeSet::new(), missed: true }))
     }
 }
 
-/// The marks on a sandbox's mounts, and what was noted of their events.
+/// The marks on a sandbox's mounts, and the files recorded so far.
 struct Marks {
     group: Fanotify,
-    /// What the paths of its events begin with: in a chroot the sandbox's root is not that of its mount namespace.
+    /// Prefix of paths in events: in a chroot, the sandbox's root differs from that of its mount namespace.
     root: PathBuf,
-    /// Keeps the mounts in their places.
+    /// Keeps the mounts in place.
     _namespace: fs::File,
     tools: BTreeSet<PathBuf>,
     files: BTreeSet<PathBuf>,
 }
 
 impl Marks {
-    /// Marks the mounts of a process that are to be watched.
+    /// Marks those mounts of a process that are to be observed.
     fn set(pid: Pid, is_watched: &dyn Fn(&Path) -> bool) -> io::Result<Marks> {
         let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
         let events = EventFFlags::O_RDONLY
@@ -96,7 +98,7 @@ impl Marks {
         let process = PathBuf::from(format!("/proc/{}", pid.as_raw_pid()));
         let root = fs::read_link(process.join("root"))?;
         let namespace = fs::File::open(process.join("ns/mnt"))?;
-        // Where relative paths would begin; these are absolute.
+        // The start of relative paths; all of these are absolute.
         let top = fs::File::open("/")?;
         let mounts = fs::read_to_string(process.join("mountinfo"))?;
         for mount in mount_points(&mounts).filter(|mount| is_watched(mount)) {
@@ -108,7 +110,7 @@ impl Marks {
         Ok(Marks { group, root, _namespace: namespace, tools, files })
     }
 
-    /// Notes what is opened until the end, or until not all of it can be known any more.
+    /// Records opened files until the end, or until the list is incomplete.
     fn follow(&mut self, end: &OwnedFd) -> Opened {
         let missed = self.take_until(end).is_err();
         Opened { files: std::mem::take(&mut self.files), missed }
@@ -165,12 +167,12 @@ fn too_much() -> io::Error {
     io::Error::other("more files were opened than can be recorded")
 }
 
-/// The places where something is mounted, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+/// The mount points in `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 fn mount_points(text: &str) -> impl Iterator<Item = PathBuf> {
     text.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field)))
 }
 
-/// Blanks, newlines and backslashes stand as `\040` and so on.
+/// Decodes blanks, newlines and backslashes, which are written as `\040` and so on.
 fn unescape(field: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
@@ -212,7 +214,7 @@ mod tests {
         assert_eq!((opened.files, opened.missed), (BTreeSet::from([place.join("last.h")]), false));
     }
 
-    /// What follows from opening so many files, when nobody takes the events before the end.
+    /// The result of opening this many files, if nothing reads the events before the end.
     fn after_opening(files: usize) -> Opened {
         use std::io::{Read, Write};
         use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! The sandbox's own small files: programs that stand in for the system's, users, and what `/proc` says of the kernel.
+//! The sandbox's own small files: replacements of programs, the user database, and what `/proc` shows of the kernel.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 
 use super::{CCACHE, COMPILER, LAUNCHED, Launcher, Machine, OWN, REAL_COMPILER, Sandbox};
 
-/// Writes everything that [`OWN`] and the made-up parts of `/etc` and `/proc` consist of.
+/// Writes the files in [`OWN`], and the generated ones of `/etc` and `/proc`.
 pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
     let Machine { release, version, arch, .. } = &sandbox.machine;
     let uid = sandbox.identity.uid().unwrap_or(1000);
@@ -41,10 +41,10 @@ pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// An empty file.
+/// Name of the empty file.
 pub(super) const NOTHING: &str = "nothing";
 
-/// Every script begins so: it lets go of descriptors that are not its own, except make's jobserver.
+/// Beginning of every script: closes inherited descriptors, except make's jobserver.
 const PREAMBLE: &str = r#"keep=
 [[ ${MAKEFLAGS-} =~ --jobserver-auth=([0-9]+),([0-9]+) ]] && keep=" ${BASH_REMATCH[1]} ${BASH_REMATCH[2]} "
 for fd in /proc/self/fd/*; do
@@ -54,7 +54,7 @@ done
 unset keep fd
 "#;
 
-/// `pahole`'s parallel BTF encoder numbers types in the order its threads finish.
+/// `pahole`'s parallel BTF encoder numbers types in the order in which its threads finish.
 const PAHOLE: &str = r#"#!/bin/bash
 args=()
 for arg in "$@"; do
@@ -65,8 +65,9 @@ for arg in "$@"; do
 done
 "#;
 
-/// A recipe's own `make -jN` would leave the jobserver that bounds the whole run (GNU make manual, "Options Summary").
-/// Makefiles take `$(PWD)` for where make was called, also below `make -C`; bash would make it the directory it is in.
+/// A recipe's own `make -jN` would leave the jobserver that limits the whole run (GNU make manual, "Options Summary").
+/// Makefiles use `$(PWD)` for the directory in which make was called, even below `make -C`; bash would set it to the
+/// current one.
 const WITHOUT_JOBS: &str = r#"#!/bin/bash
 mapfile -d '' -t inherited </proc/$$/environ
 for variable in "${inherited[@]}"; do
@@ -85,7 +86,8 @@ done
 args+=("$@")
 "#;
 
-/// ccache before the compiler (ccache(1), "CONFIGURATION OPTIONS"). Its settings are in nobody else's environment.
+/// Runs the compiler through ccache (ccache(1), "CONFIGURATION OPTIONS"), with its settings in the environment of
+/// ccache only.
 fn launched(launcher: &Launcher) -> String {
     let Launcher { program, compiler, identity, .. } = launcher;
     let kind = if compiler.to_string_lossy().contains("clang") { "clang" } else { "gcc" };
@@ -99,7 +101,7 @@ exec {program} {OWN}/{COMPILER} "$@"
     )
 }
 
-/// The compiler itself. It looks for its parts from the place by which it was called.
+/// Runs the compiler itself, which finds its parts relative to the path under which it is called.
 fn compiler(launcher: &Launcher) -> String {
     format!("#!/bin/bash\nexec -a {} {OWN}/{REAL_COMPILER} \"$@\"\n", launcher.compiler.display())
 }

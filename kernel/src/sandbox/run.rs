@@ -1,4 +1,4 @@
-//! Watching a sandbox until it has ended, and making sure that it has.
+//! Running a sandbox: reading its output, enforcing its limits, and making sure that it has ended.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -17,28 +17,29 @@ use super::observe::Observer;
 use super::space::Meter;
 use super::{Ended, Error, Limits, Watch};
 
-/// How often a running build looks whether it was cancelled or is over its time.
+/// Interval at which cancellation and the time limit of a running build are checked.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long the processes of a killed sandbox may take to die before that counts as an error.
+/// Time in which a killed sandbox's processes must die, before that counts as an error.
 pub(super) const DEATH: Duration = Duration::from_secs(20);
 
-/// Output kept in memory between two reads, in bytes: the size of a Linux pipe.
+/// Size in bytes of a read: that of a Linux pipe.
 const CHUNK: usize = 64 << 10;
 
-/// So many reads may be ahead of what is done with them.
+/// Number of reads that may be waiting to be processed.
 const PIECES: usize = 4;
 
-/// How much sooner than others the kernel ends a build when memory is short (proc_pid_oom_score_adj(5), -1000 to 1000).
+/// Addition to the OOM score of a build (proc_pid_oom_score_adj(5), -1000 to 1000), so that it is killed before
+/// others.
 const OOM_SCORE: i32 = 500;
 
-/// signal(7), SIGRTMAX.
+/// SIGRTMAX (signal(7)).
 const LAST_SIGNAL: i32 = 64;
 
-/// What [`super::enter`] prints when the sandbox stands and it waits to be let in.
+/// Printed by [`super::enter`] when the sandbox is set up and waits for permission to begin.
 pub(super) const READY: &[u8] = b"\x06\n";
 
-/// What keeps a run from taking too much.
+/// The resource limits of a run.
 pub(super) struct Bounds {
     pub(super) group: Option<Group>,
     pub(super) limits: Limits,
@@ -46,8 +47,8 @@ pub(super) struct Bounds {
     pub(super) places: Vec<PathBuf>,
 }
 
-/// Reads what the sandbox prints until it ends, then waits until everything in it is dead. `is_watched` says of a mount
-/// whether files that are opened there are to be noted, where the watch wants them.
+/// Reads the output of a sandbox until it ends, then waits until everything in it is dead. `is_watched` decides for
+/// each mount whether opened files are recorded, if the watch asks for that.
 pub(super) fn follow(
     child: Child,
     mut reader: io::PipeReader,
@@ -84,7 +85,7 @@ pub(super) fn follow(
         match pieces.recv_timeout(TICK) {
             Ok(piece) => (watch.output)(&piece?),
             Err(RecvTimeoutError::Timeout) => {}
-            // It has nothing more to say, and may still be there.
+            // It has closed its output, but may still be running.
             Err(RecvTimeoutError::Disconnected) => match &itself {
                 Some(alive) if !readable(alive, TICK)? => {}
                 _ => break None,
@@ -94,7 +95,7 @@ pub(super) fn follow(
     if forced.is_some() {
         child.0.kill()?;
         if let Some(alive) = first.as_ref().and_then(|first| first.alive.as_ref()) {
-            // It dies with bwrap, unless it has been talked out of that.
+            // It dies with bwrap, unless bwrap was made to end early.
             let _ = pidfd_send_signal(alive, Signal::KILL);
         }
     }
@@ -114,15 +115,16 @@ pub(super) fn follow(
     }
     use std::os::unix::process::ExitStatusExt;
     Ok(forced.unwrap_or(match status.code() {
-        // bash and bwrap report a child's death by signal N as 128 + N. What is above was said by a program: perl dies with 255.
+        // bash and bwrap report a child's death by signal N as 128 + N. Larger statuses come from programs: perl dies
+        // with 255.
         Some(code) if (1..=LAST_SIGNAL).contains(&(code - 128)) => Ended::Signal(code - 128),
         Some(code) => Ended::Status(code),
         None => Ended::Signal(status.signal().unwrap_or(0)),
     }))
 }
 
-/// Reads to the end on a thread of its own, for which nobody waits. Who holds the other end of a pipe can have a reader wait even
-/// where there is something to be read: splice(2) into a pipe keeps it locked until its source has something.
+/// Reads to the end on another thread, which is not joined. The process at the other end of a pipe can block a reader
+/// even if there is data: splice(2) into a pipe keeps it locked until its source has data.
 fn read_apart(mut reader: io::PipeReader) -> io::Result<Receiver<io::Result<Vec<u8>>>> {
     let (sender, receiver) = sync_channel(PIECES);
     let read = move || {
@@ -143,40 +145,41 @@ fn read_apart(mut reader: io::PipeReader) -> io::Result<Receiver<io::Result<Vec<
     Ok(receiver)
 }
 
-/// The first process of a pid namespace: when it is gone, so are all others (pid_namespaces(7)).
+/// The first process of a pid namespace: when it is dead, so are all others (pid_namespaces(7)).
 struct First {
     pid: Pid,
-    /// Readable when it is not alive any more; `None` where it was not when it was looked for.
+    /// Readable when the process is dead; `None` if it was already dead.
     alive: Option<OwnedFd>,
 }
 
 impl First {
-    /// Puts all of a sandbox that stands into a control group: this process, and the one that waits to be let in.
+    /// Moves all processes of a sandbox that is set up into a control group: this one, and the one that waits for
+    /// permission.
     fn join(&self, group: &Group) -> io::Result<()> {
         group.add(self.pid)?;
         children(self.pid)?.into_iter().try_for_each(|child| group.add(child))
     }
 }
 
-/// Has the kernel end these processes, and those that they will start, before others. They see no `/proc` that they could write,
-/// and so cannot take it back.
+/// Makes the kernel's OOM killer prefer these processes and their future children. They cannot revert that, because
+/// they see no writable `/proc`.
 fn score(processes: &[Pid]) {
     for process in processes {
         let score = PathBuf::from(format!("/proc/{}/oom_score_adj", process.as_raw_pid()));
         let now = fs::read_to_string(&score).ok().and_then(|text| text.trim().parse().ok());
-        // Where it cannot be had, memory is bounded by what else there is.
+        // Without permission, only the other limits on memory apply.
         let _ = fs::write(&score, now.unwrap_or(0).max(OOM_SCORE).to_string());
     }
 }
 
-/// The processes that a process of one thread has started and that are alive.
+/// The living children of a process with one thread.
 fn children(pid: Pid) -> io::Result<Vec<Pid>> {
     let pid = pid.as_raw_pid();
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     Ok(text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
 }
 
-/// The sandbox's first process; `None` if the sandbox could not be made, or not in time.
+/// The sandbox's first process; `None` if the sandbox could not be created, or not in time.
 fn namespace_init(child: &mut Child, watch: &Watch, start: Instant) -> io::Result<Option<First>> {
     let bwrap = Pid::from_child(child);
     check_proc()?;
@@ -189,7 +192,7 @@ fn namespace_init(child: &mut Child, watch: &Watch, start: Instant) -> io::Resul
     Ok(None)
 }
 
-/// Processes are looked up in `/proc` by number, and another process namespace's `/proc` has others under the same numbers.
+/// Processes are found in `/proc` by id, and another pid namespace's `/proc` shows others under the same ids.
 fn check_proc() -> io::Result<()> {
     let own = rustix::process::getpid().as_raw_pid().to_string();
     match fs::read_link("/proc/self")? {
@@ -198,7 +201,7 @@ fn check_proc() -> io::Result<()> {
     }
 }
 
-/// Readable when the process is not alive any more; `None` where it is not.
+/// A pidfd, readable when the process is dead; `None` if it already is.
 fn alive(pid: Pid) -> io::Result<Option<OwnedFd>> {
     match pidfd_open(pid, PidfdFlags::empty()) {
         Err(rustix::io::Errno::SRCH) => Ok(None),
@@ -206,7 +209,7 @@ fn alive(pid: Pid) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// A process that is dead and waited for when it is let go of, whatever the reason.
+/// A process that is killed and waited for on drop.
 struct Running(Child);
 
 impl Drop for Running {
@@ -216,7 +219,7 @@ impl Drop for Running {
     }
 }
 
-/// Why a run has to end before its time, if it has.
+/// Why a run must end now, if it must.
 fn ended(watch: &Watch, start: Instant, meter: Option<&Meter>) -> Option<Ended> {
     if watch.cancel.load(Ordering::Relaxed) {
         return Some(Ended::Cancelled);
@@ -225,7 +228,8 @@ fn ended(watch: &Watch, start: Instant, meter: Option<&Meter>) -> Option<Ended> 
     excess.or((start.elapsed() > watch.limit).then_some(Ended::TimedOut))
 }
 
-/// Waits until the sandbox stands. What was said before that; the inner error is all that one said which never did.
+/// Waits until the sandbox is set up; returns its output so far. The inner error is the whole output of one that never
+/// was.
 fn stands(
     reader: &mut io::PipeReader,
     watch: &Watch,

@@ -1,26 +1,28 @@
-//! Which system calls a sandbox may not make.
+//! The system calls that a sandbox may not make.
 //!
-//! A build computes: it reads files, runs programs and writes files. What else a kernel offers an unprivileged process is of
-//! no use to it, and is where most holes in kernels were that such a process can use. So beside the namespaces stands a
-//! filter (seccomp(2)), which `bwrap` installs before anything of the sandbox runs, in its own first process there too.
+//! A build computes: it reads files, runs programs and writes files. It does not need what else a kernel offers to
+//! unprivileged processes, and most vulnerabilities of kernels that such processes can exploit were there. So in
+//! addition to the namespaces there is a filter (seccomp(2)), which `bwrap` installs before anything of the sandbox
+//! runs, including its own first process there.
 //!
-//! It is a list of what is denied, as Flatpak's (`flatpak-run.c`, `setup_seccomp`): what tools of all ages and languages need
-//! nobody can list. All that Flatpak denies is denied here but get_mempolicy(2), which tells and changes nothing, and
-//! unshare(2) without a namespace; and of systemd-nspawn's list of what it allows (`nspawn-seccomp.c`) mounts, names of the
-//! machine, handles, kcmp(2) and userfaultfd(2) are denied too, since a build boots no system.
+//! It is a deny list, as Flatpak's (`flatpak-run.c`, `setup_seccomp`), because nobody can list what tools of all ages
+//! and languages need. Everything that Flatpak denies is denied here, except get_mempolicy(2), which only reads, and
+//! unshare(2) without a namespace. Of the calls that systemd-nspawn allows (`nspawn-seccomp.c`), mounts, host names,
+//! file handles, kcmp(2) and userfaultfd(2) are also denied, because a build boots no system.
 //!
-//! Three answers, each the one that callers know what to make of:
+//! Three errors are used, each the one that callers handle:
 //!
-//! - `EPERM` for old calls, as for any process without the privilege;
-//! - `ENOSYS` for calls that a kernel may be too old for, whose callers then take the older way: the C library takes clone(2)
-//!   for clone3(2), whose flags are in memory, where no filter can look;
-//! - `EAFNOSUPPORT` for families of sockets, as of a kernel without them.
+//! - `EPERM` for old calls, as for a process without privileges;
+//! - `ENOSYS` for calls that old kernels do not have, so that callers use the older ones: the C library uses clone(2)
+//!   instead of clone3(2), whose flags are in memory, where no filter can read them;
+//! - `EAFNOSUPPORT` for socket families, as on a kernel without them.
 //!
-//! The numbers are those of one architecture. A call by another's (32-bit programs on a 64-bit kernel) ends the process: the
-//! kernel is 64-bit, so are the tools that build for it, and a second table of calls is a second surface. The numbers of
-//! x32, which share an architecture with x86_64's, are answered as by a kernel without x32.
+//! The numbers are those of one architecture. A call with another's (32-bit programs on a 64-bit kernel) kills the
+//! process: the kernel is 64-bit, so are the tools that build for it, and a second table of calls is additional attack
+//! surface. Numbers of x32, which shares x86_64's architecture id, are answered as by a kernel without x32.
 //!
-//! Not to be told here: what is behind a pointer. setxattr(2) of `security.*` asks for a capability that a build has not.
+//! A filter cannot see what is behind a pointer. setxattr(2) of `security.*` needs a capability that builds do not
+//! have.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,7 +36,7 @@ use seccompiler::{
 };
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, sock_filter};
 
-/// Denied as for want of privilege: a reason, and the calls.
+/// Calls denied with EPERM: a reason, and the calls.
 const FORBIDDEN: &[(&str, &[c_long])] = &[
     ("keys belong to who started kcache; of keyctl see below", &[libc::SYS_add_key, libc::SYS_request_key]),
     (
@@ -104,7 +106,7 @@ const FORBIDDEN: &[(&str, &[c_long])] = &[
     ),
 ];
 
-/// The same of calls that only one architecture has.
+/// Like [`FORBIDDEN`], calls that only one architecture has.
 #[cfg(target_arch = "x86_64")]
 const FORBIDDEN_HERE: &[(&str, &[c_long])] = &[
     ("ports of the machine", &[libc::SYS_iopl, libc::SYS_ioperm]),
@@ -113,7 +115,7 @@ const FORBIDDEN_HERE: &[(&str, &[c_long])] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const FORBIDDEN_HERE: &[(&str, &[c_long])] = &[];
 
-/// Denied as by a kernel that has not got them yet. From 424 on numbers are the same on all architectures.
+/// Calls denied with ENOSYS. From 424 on, numbers are equal on all architectures.
 const ABSENT: &[(&str, &[c_long])] = &[
     ("its flags are in memory", &[libc::SYS_clone3]),
     (
@@ -128,7 +130,7 @@ const ABSENT: &[(&str, &[c_long])] = &[
     ("as quotactl: quotactl_fd; as mbind: set_mempolicy_home_node", &[443, 450]),
 ];
 
-/// Namespaces that clone(2) and unshare(2) make (include/uapi/linux/sched.h).
+/// Namespaces of clone(2) and unshare(2) (include/uapi/linux/sched.h).
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNS,
     libc::CLONE_NEWCGROUP,
@@ -138,39 +140,40 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWPID,
     libc::CLONE_NEWNET,
 ];
-/// One more, which in clone(2)'s flags is a part of the signal's number.
+/// Another namespace, whose value in clone(2)'s flags is part of the signal number.
 const CLONE_NEWTIME: u64 = 0x80;
 
-/// Sockets between processes of the sandbox and for its empty network. Of others some ignore network namespaces (vsock), and
-/// most are what no process here needs.
+/// Allowed socket families: between processes of the sandbox, and for its empty network. Of the others, some ignore
+/// network namespaces (vsock), and no build needs them.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// Protocols of the internet that are no modules to be loaded for the asking: those of RFC 1122, and any.
+/// Allowed protocols of internet sockets: those of RFC 1122, and the default. Others may load modules on demand.
 const PROTOCOLS: [libc::c_int; 5] =
     [0, libc::IPPROTO_ICMP, libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMPV6];
 
-/// Kinds of socket that have such protocols, and the bits of socket(2)'s argument that say which kind it is.
+/// Socket types with these protocols, and the mask of socket(2)'s argument for them.
 const KINDS: [libc::c_int; 2] = [libc::SOCK_STREAM, libc::SOCK_DGRAM];
 const KIND: u64 = 0xf;
 
-/// Execution domains that change nothing of note: Linux, its 32-bit `uname -m`, each also with fixed addresses; and the
-/// question which it is (personality(2)). Others have a page at address 0, or execute data.
+/// Allowed execution domains (personality(2)): Linux, its 32-bit `uname -m`, each also with fixed addresses, and the
+/// query. Others map a page at address 0, or make data executable.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x0004_0000, 0x0004_0008, 0xffff_ffff];
 
-/// ioctl(2) that types on a terminal in another's name, or does so by way of the console's selection.
+/// ioctl(2) requests that inject input into a terminal, directly or through the console's selection.
 const TYPING: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 
-/// `keyctl` that leaves the caller's session keyring for a new, empty one (keyctl_join_session_keyring(3)).
+/// `keyctl` operation that replaces the caller's session keyring by a new, empty one (keyctl_join_session_keyring(3)).
 const JOIN_NEW: u64 = 1;
 
-/// Numbers from here on are x32's (`__X32_SYSCALL_BIT`).
+/// First number of x32's calls (`__X32_SYSCALL_BIT`).
 #[cfg(target_arch = "x86_64")]
 const X32: u32 = 0x4000_0000;
 
-/// The filters as the kernel takes them (`struct sock_filter`), all of which a call has to pass. Made once a process.
+/// The filters as the kernel takes them (`struct sock_filter`); a call must pass all of them. Made once per process.
 ///
 /// # Errors
-/// There is no table of numbers for this architecture: nothing is run without.
+///
+/// There is no table of numbers for this architecture. Then no sandbox is started.
 pub(crate) fn filters() -> io::Result<&'static [Vec<u8>]> {
     static FILTERS: LazyLock<Result<Vec<Vec<u8>>, String>> =
         LazyLock::new(|| compile().map_err(|error| error.to_string()));
@@ -193,13 +196,13 @@ fn compile() -> Result<Vec<Vec<u8>>, BackendError> {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Calls that are denied whatever their arguments.
+/// Rules for calls that are denied whatever their arguments.
 fn all(tables: &[&[(&str, &[c_long])]]) -> Rules {
     tables.iter().flat_map(|table| table.iter()).flat_map(|(_, calls)| *calls).map(|&c| (c, vec![])).collect()
 }
 
-/// Calls that are denied with some arguments. Where the kernel takes 32 bits of one, so does the filter: the others may be
-/// anything.
+/// Rules for calls that are denied with certain arguments. If the kernel uses 32 bits of an argument, so does the
+/// filter, because the upper ones may have any value.
 fn by_argument() -> Result<Rules, BackendError> {
     let namespaces = NAMESPACES.map(|flag| flag as u64);
     let flag = |flag: &u64| rule([on(0, Qword, MaskedEq(*flag), *flag)]);
@@ -215,8 +218,8 @@ fn by_argument() -> Result<Rules, BackendError> {
     ]))
 }
 
-/// Sockets that there are not: of other families; of the internet's, with protocols that are modules of their own (SCTP,
-/// DCCP and the like); of netlink's, all but routes, by which the C library finds addresses.
+/// Rules for sockets that do not exist in the sandbox: other families; internet protocols that are modules of their
+/// own (SCTP, DCCP and the like); netlink protocols except routes, with which the C library finds addresses.
 fn families() -> Result<Rules, BackendError> {
     let others = || rule(FAMILIES.map(|family| on(0, Dword, Ne, family as u64)));
     let family = |family: libc::c_int| on(0, Dword, Eq, family as u64);
@@ -233,7 +236,7 @@ fn families() -> Result<Rules, BackendError> {
     Ok(Rules::from([(libc::SYS_socket, sockets), (libc::SYS_socketpair, vec![others()?])]))
 }
 
-/// An argument, compared.
+/// A condition on an argument.
 fn on(
     argument: u8,
     length: SeccompCmpArgLen,
@@ -243,7 +246,7 @@ fn on(
     SeccompCondition::new(argument, length, operator, value)
 }
 
-/// All of these.
+/// A rule that requires all of these conditions.
 fn rule<const N: usize>(
     conditions: [Result<SeccompCondition, BackendError>; N],
 ) -> Result<SeccompRule, BackendError> {
@@ -256,7 +259,7 @@ fn program(rules: Rules, error: libc::c_int) -> Result<BpfProgram, BackendError>
     SeccompFilter::new(rules, SeccompAction::Allow, denied, arch)?.try_into()
 }
 
-/// A program before which stands: load the number; if it is one of x32's, that call does not exist.
+/// Prepends instructions that load the number and answer x32's calls with ENOSYS.
 #[cfg(target_arch = "x86_64")]
 fn without_x32(program: BpfProgram) -> BpfProgram {
     let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16; // at offset 0: seccomp_data.nr
@@ -285,7 +288,7 @@ fn bytes(program: &[sock_filter]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// What the filters say of a call: the strictest answer, as the kernel takes it (seccomp(2)).
+    /// The filters' result for a call: the strictest one, as in the kernel (seccomp(2)).
     fn answer(arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = [number.to_ne_bytes(), arch.to_ne_bytes()].concat();
         data.extend([0; 8]);
@@ -294,7 +297,7 @@ mod tests {
         actions.min_by_key(|action| (action & 0xffff_0000).cast_signed()).unwrap()
     }
 
-    /// Classic BPF, as far as filters are made of it.
+    /// Interprets the subset of classic BPF that the filters use.
     fn interpret(filter: &[u8], data: &[u8]) -> u32 {
         let (mut at, mut value) = (0, 0_u32);
         loop {

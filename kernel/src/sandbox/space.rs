@@ -1,20 +1,20 @@
-//! How much of a file system a build uses: measured while it runs, and the build is ended where it is too much.
+//! Limiting a build's disk usage: measured while it runs; the build is killed when it exceeds its limit.
 //!
-//! No limit of the kernel's bounds what the processes of a directory write together, but for quotas, which few systems have
-//! on. So a thread asks the file system every [`TICK`] how much is used of it (statvfs(2)), which costs nothing. What that has grown
-//! by since the build's directories were last walked is the most that they can have grown by, unless somebody else has deleted
-//! something meanwhile. Where they could be over their limit they are walked, and from time to time they are walked anyway.
-//! So builds that stay far below their limits are hardly ever walked.
+//! The kernel has no limit on what processes write to a directory together, except quotas, which few systems enable.
+//! So a thread reads the file system's usage every [`TICK`] (statvfs(2)), which costs nothing. The growth since the
+//! build's directories were last walked is the most that they can have grown, unless another process deleted something
+//! meanwhile. When they could exceed their limit they are walked, and occasionally in any case. So builds that stay
+//! far below their limits are hardly ever walked.
 //!
 //! ```text
-//! bytes, files   what the walk finds in the directories that the build can write, and files that it has deleted and holds open
-//! room           what has to stay free on the file system, whoever takes it: part of what was free when the build began
-//! memory         files in the sandbox's /tmp and /dev/shm, whose bytes the kernel bounds
+//! bytes, files   found by the walk in directories that the build can write, and in deleted files that it holds open
+//! room           must stay free on the file system, whoever uses it: part of what was free when the build began
+//! memory         files in the sandbox's /tmp and /dev/shm, whose size in bytes the kernel limits
 //! ```
 //!
-//! It is a measurement and no wall: what a build writes within a tick, or while it is walked, it has written. A file that is nowhere but on
-//! its way through a socket is not found; the room is what is left then. A walk holds at most [`DEEPEST`] descriptors and goes no deeper:
-//! of a build that lies deeper, what the file system has grown by is held against it.
+//! This is a measurement, not a hard limit: what a build writes within a tick, or during a walk, is written. A file
+//! that exists only in transit through a socket is not found; then the room is the limit. A walk uses at most
+//! [`DEEPEST`] descriptors and goes no deeper: for a deeper build, the growth of the file system counts.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,39 +31,39 @@ use rustix::process::Pid;
 
 use super::Limits;
 
-/// How often the file system is asked. A fast disk takes some 500 MiB in that time.
+/// Interval at which the file system's usage is read. A fast disk takes some 500 MiB in that time.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How often directories are walked where nothing asks for it, and how many times longer than a walk the next one waits.
+/// Longest interval between walks, which is also at least so many times the duration of a walk.
 const SELDOM: Duration = Duration::from_secs(10);
 const PAUSE: u32 = 20;
 
-/// Directories below each other that are walked. Kernels' sources have ten.
+/// Limit on nested directories in a walk. Kernels' sources have ten.
 const DEEPEST: usize = 64;
 
-/// What has to stay free on a file system, or half of what was free at the beginning, where that is less.
+/// Space that must stay free on a file system, or half of what was free at the beginning if that is less.
 const ROOM: Used = Used { bytes: 1 << 30, files: 10_000 };
 
-/// Places in memory that a build can write.
+/// Directories in memory that a build can write.
 const MEMORY: [&str; 2] = ["tmp", "dev/shm"];
 
-/// What a build took too much of.
+/// The limit that a build exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excess {
     /// Bytes on disk ([`Limits::disk`]).
     Bytes,
     /// Files and directories, on disk or in memory ([`Limits::files`]).
     Files,
-    /// So many bytes, or that many files and directories, are not free any more on the file system.
+    /// The file system has less than this much free space.
     Room {
-        /// Bytes.
+        /// Free bytes required.
         bytes: u64,
-        /// Files.
+        /// Free files and directories required.
         files: u64,
     },
 }
 
-/// What is used, or what may be.
+/// An amount used, or a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Used {
     bytes: u64,
@@ -75,7 +75,7 @@ impl Used {
         Used { bytes: self.bytes.saturating_add(other.bytes), files: self.files.saturating_add(other.files) }
     }
 
-    /// Which of two limits it is over.
+    /// Which of two limits it exceeds.
     fn over(self, limits: Used) -> Option<Excess> {
         let bytes = (self.bytes > limits.bytes).then_some(Excess::Bytes);
         bytes.or((self.files > limits.files).then_some(Excess::Files))
@@ -90,7 +90,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// Measures what a sandbox that stands, and whose first process this is, will write to these directories.
+    /// Measures what a sandbox writes to these directories. `first` is its first process.
     pub(super) fn start(places: Vec<PathBuf>, limits: &Limits, first: Pid) -> io::Result<Meter> {
         let system = places.first().map(|place| directory(place)).transpose()?;
         let memory = MEMORY.iter().filter_map(|place| {
@@ -114,7 +114,7 @@ impl Meter {
         let found = excess.clone();
         let watch = move || {
             while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                // A file system that does not answer is the build's to notice.
+                // If a file system does not answer, the build itself will notice.
                 if let Ok(Some(excess)) = gauge.look(system.as_ref()) {
                     let _ = found.set(excess);
                     return;
@@ -125,7 +125,7 @@ impl Meter {
         Ok(Meter { excess, over, _end: end })
     }
 
-    /// What it has taken too much of, if it has.
+    /// The limit that was exceeded, if any.
     pub(super) fn excess(&self) -> Option<Excess> {
         self.excess.get().copied()
     }
@@ -142,13 +142,13 @@ struct Gauge {
     places: Vec<PathBuf>,
     first: Pid,
     memory: Vec<OwnedFd>,
-    /// Nobody wants to know any more.
+    /// Set when the measurement is to end.
     over: Arc<AtomicBool>,
-    /// What the last walk found.
+    /// Result of the last walk.
     found: Used,
-    /// What has come to the file system since then.
+    /// Growth of the file system since then.
     grown: Used,
-    /// What was used of the file system when it was last asked.
+    /// Usage of the file system when it was last read.
     before: Option<Used>,
     room: Used,
     walked: Instant,
@@ -188,7 +188,7 @@ impl Gauge {
         Ok(self.walk(may_be_over))
     }
 
-    /// Walks the directories; `suspected` is what they may be over.
+    /// Walks the directories; `suspected` is the limit that they may exceed.
     fn walk(&mut self, suspected: Option<Excess>) -> Option<Excess> {
         let start = Instant::now();
         let mut walk = Walk {
@@ -211,7 +211,7 @@ impl Gauge {
     }
 }
 
-/// Whether a directory that a build has left holds more than so many bytes or files, or cannot be walked to its end.
+/// Whether a directory that a build left contains more bytes or files than this, or cannot be walked completely.
 pub fn holds_more(directory: &Path, bytes: u64, files: u64) -> bool {
     let (most, never) = (Used { bytes, files }, AtomicBool::new(false));
     let mut walk = Walk { most, over: &never, used: Used::default(), known: HashSet::new(), all: true };
@@ -219,7 +219,7 @@ pub fn holds_more(directory: &Path, bytes: u64, files: u64) -> bool {
     walk.used.over(most).is_some() || !walk.all
 }
 
-/// What is used of a file system, and what is free for all.
+/// What is used of a file system, and what is free for unprivileged users.
 fn state(of: impl AsFd) -> io::Result<(Used, Used)> {
     let state = fstatvfs(of)?;
     let bytes = |blocks: u64| blocks.saturating_mul(state.f_frsize);
@@ -241,14 +241,14 @@ fn is_enough(over: &AtomicBool, used: Used, most: Used) -> bool {
     over.load(Ordering::Relaxed) || used.over(most).is_some()
 }
 
-/// One look at everything, which ends where it is enough.
+/// A walk of all directories, which ends as soon as a limit is exceeded.
 struct Walk<'a> {
     most: Used,
     over: &'a AtomicBool,
     used: Used,
-    /// Files of several names, which are counted once.
+    /// Files with several names, which count once.
     known: HashSet<(u64, u64)>,
-    /// Nothing was passed over.
+    /// Whether nothing was skipped.
     all: bool,
 }
 
@@ -262,7 +262,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A directory and everything in it, from opened directories, without following links.
+    /// Walks a directory through open descriptors, without following links.
     fn place(&mut self, path: &Path) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(path, flags, Mode::empty()).and_then(Dir::new);
@@ -279,7 +279,7 @@ impl Walk<'_> {
             if name == c"." || name == c".." {
                 continue;
             }
-            // What is gone meanwhile is none.
+            // Files that disappeared meanwhile do not count.
             let Ok(file) = dir.fd().and_then(|fd| statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)) else {
                 continue;
             };
@@ -298,7 +298,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Files that processes of the sandbox hold open or have mapped, and that have no name any more.
+    /// Counts deleted files that processes of the sandbox have open or mapped.
     fn deleted(&mut self, first: Pid, places: &[PathBuf]) {
         let devices: HashSet<u64> =
             places.iter().filter_map(|place| Some(stat(place).ok()?.st_dev)).collect();

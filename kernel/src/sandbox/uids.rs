@@ -1,10 +1,11 @@
-//! As whom sandboxes run: each root's build under a uid of its own, that belongs to nobody.
+//! The users that sandboxes run as: with root, each build has its own uid, which belongs to nobody.
 //!
-//! What the kernel counts by uid (processes, keys, pending signals, pipes' memory) one build so takes from no other, and no
-//! two can signal each other's or look into them, were one to get out of its namespaces. All of this machine's kcaches take
-//! from one range. Each uid is a byte of one file, at the uid's own place, and who has it holds a lock on that byte
-//! (fcntl_locking(2), open file description locks), so that the end of a process, whichever way, gives it back. Where the
-//! file cannot be made, as on a read-only `/run`, processes begin at different places, and nearly always have different ones.
+//! So builds do not share what the kernel counts by uid (processes, keys, pending signals, memory of pipes), and a
+//! build that escaped its namespaces could not signal or trace another. All kcache processes of a machine use one
+//! range. Each uid is a byte of one file, at the uid's own offset, and its user holds a lock on that byte
+//! (fcntl_locking(2), open file description locks), which the kernel releases however the process ends. If the file
+//! cannot be created, as on a read-only `/run`, processes begin at different offsets, and nearly always use different
+//! uids.
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,20 +17,20 @@ use fs_err as fs;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-/// Where systemd notes which uids of its dynamic range are taken (docs/UIDS-GIDS.md of systemd).
+/// Directory in which systemd records the used uids of its dynamic range (docs/UIDS-GIDS.md of systemd).
 const DYNAMIC: &str = "/run/systemd/dynamic-uid";
 
-/// As whom the code in the sandbox runs.
+/// The user that code in a sandbox runs as.
 #[derive(Clone, Debug)]
 pub enum Identity {
-    /// kcache is root: drop to this uid and gid.
+    /// kcache is root: switch to this uid and gid.
     Drop(Uid),
-    /// kcache is a user: a user namespace with that user alone.
+    /// kcache is not root: a user namespace that contains only the current user.
     Own,
 }
 
 impl Identity {
-    /// The uid and gid that it has outside of the sandbox, where that is not kcache's own.
+    /// Uid and gid outside of the sandbox, if they differ from kcache's.
     pub fn uid(&self) -> Option<u32> {
         match self {
             Identity::Drop(uid) => Some(uid.0.number),
@@ -38,28 +39,28 @@ impl Identity {
     }
 }
 
-/// A uid that is taken until the last copy of this is dropped.
+/// A uid in use until the last copy of this is dropped.
 #[derive(Clone, Debug)]
 pub struct Uid(Arc<Taken>);
 
 #[derive(Debug)]
 struct Taken {
     number: u32,
-    /// Holds the lock; `None` where there is no file of locks.
+    /// Holds the lock; `None` if there is no file of locks.
     _lock: Option<std::fs::File>,
 }
 
-/// As whom sandboxes are to run.
+/// Provides users for sandboxes.
 #[derive(Debug)]
 pub enum Identities {
-    /// kcache is root: each under a uid of these.
+    /// kcache is root: each sandbox gets one of these uids.
     Drop(Uids),
-    /// kcache is a user.
+    /// kcache is not root.
     Own,
 }
 
 impl Identities {
-    /// An identity for one sandbox.
+    /// A user for one sandbox.
     pub fn take(&self) -> Identity {
         match self {
             Identities::Drop(uids) => Identity::Drop(uids.take()),
@@ -72,18 +73,18 @@ impl Identities {
 #[derive(Debug)]
 pub struct Uids {
     range: std::ops::Range<u32>,
-    /// Goes round and round: a uid is taken again as late as possible.
+    /// Advances cyclically, so that a uid is reused as late as possible.
     next: AtomicU32,
     locks: PathBuf,
 }
 
 impl Uids {
-    /// These, beginning somewhere, with their locks in a file.
+    /// Makes a range that starts at `begin`, with a file for locks.
     pub fn new(range: std::ops::Range<u32>, begin: u32, locks: &Path) -> Uids {
         Uids { range, next: AtomicU32::new(begin), locks: locks.to_owned() }
     }
 
-    /// One that nobody has, if there is one.
+    /// A free uid, if there is one.
     pub fn take(&self) -> Uid {
         let free = (0..self.range.len()).find_map(|_| self.try_take(self.step()));
         free.unwrap_or_else(|| Uid(Arc::new(Taken { number: self.step(), _lock: None })))
@@ -94,7 +95,7 @@ impl Uids {
         self.range.start + self.next.fetch_add(1, Ordering::Relaxed) % length
     }
 
-    /// This one, unless somebody has it.
+    /// This uid, unless it is in use.
     fn try_take(&self, number: u32) -> Option<Uid> {
         if Path::new(DYNAMIC).join(number.to_string()).exists() {
             return None;
@@ -111,7 +112,7 @@ impl Uids {
         if let Some(directory) = self.locks.parent() {
             fs::create_dir_all(directory)?;
         }
-        // Nobody else may lock a byte of it, which takes no more than to open it.
+        // Other users must not lock a byte, for which they only need to open the file.
         let mut options = std::fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.custom_flags(libc::O_NOFOLLOW).open(&self.locks)?;
@@ -135,7 +136,7 @@ mod tests {
     fn no_two_have_one_uid_and_what_is_given_back_is_taken_again() {
         let dir = tempfile::tempdir().unwrap();
         let locks = dir.path().join("run/uids");
-        // Two processes that happen to begin at one place.
+        // Two processes that begin at the same offset.
         let pools = [0, 0].map(|begin| Uids::new(4_000_000..4_000_004, begin, &locks));
         let mut taken: Vec<Uid> = pools.iter().chain(&pools).map(Uids::take).collect();
         let mut numbers: Vec<u32> = taken.iter().map(|uid| uid.0.number).collect();

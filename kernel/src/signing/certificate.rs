@@ -1,6 +1,6 @@
-//! Certificates: whom a signature names, and the public key that it is checked with.
+//! Certificates: the name that a signature contains, and the public key that verifies it.
 //!
-//! The kernel looks at neither dates nor chains, so nor does this module; a date that has passed is for a warning.
+//! The kernel ignores dates and chains, so this module does too; an expired certificate is only a warning.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, Hash, Identity, pem, secret};
 
-/// RFC 3279, 2.3.1.
+/// rsaEncryption (RFC 3279, section 2.3.1).
 pub(super) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-/// RFC 5480, 2.1.1.
+/// id-ecPublicKey (RFC 5480, section 2.1.1).
 pub(super) const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-/// RFC 5480, 2.1.1.1: secp256r1 and secp384r1.
+/// secp256r1 and secp384r1 (RFC 5480, section 2.1.1.1).
 pub(super) const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 pub(super) const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 
@@ -28,12 +28,12 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a file of PEM or DER. Of several certificates in PEM the first counts.
+    /// Reads a file in PEM or DER. Of several certificates in PEM, the first is used.
     pub fn read(path: &Path) -> Result<Certificate, Error> {
         Certificate::parse(path, &secret::read_small(path, fs_err::File::open(path)?)?)
     }
 
-    /// Reads PEM or DER; the path is for errors.
+    /// Parses PEM or DER; the path is for errors.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Certificate, Error> {
         let wrong = |reason: String| Error::Malformed { path: path.to_owned(), reason };
         let Some(blocks) = pem::blocks(bytes) else {
@@ -46,17 +46,17 @@ impl Certificate {
         }
     }
 
-    /// Reads DER.
+    /// Parses DER.
     pub fn of_der(der: &[u8]) -> Result<Certificate, der::Error> {
         Ok(Certificate { parsed: x509_cert::Certificate::from_der(der)?, der: der.to_owned() })
     }
 
-    /// As DER.
+    /// The certificate's DER.
     pub fn der(&self) -> &[u8] {
         &self.der
     }
 
-    /// The subject, for people: `CN=host Secure Boot Module Signature key`.
+    /// The subject, for people, such as `CN=host Secure Boot Module Signature key`.
     pub fn subject(&self) -> String {
         plain(&self.parsed.tbs_certificate().subject().to_string())
     }
@@ -66,22 +66,22 @@ impl Certificate {
         hex(&self.fingerprint_bytes())
     }
 
-    /// The same, as bytes.
+    /// SHA-256 of the DER, as bytes.
     pub fn fingerprint_bytes(&self) -> [u8; 32] {
         Sha256::digest(&self.der).into()
     }
 
-    /// Who signs, when this certificate's key does.
+    /// The identity of signatures made with this certificate's key.
     pub fn identity(&self, hash: Option<Hash>) -> Identity {
         Identity { subject: self.subject(), certificate: self.fingerprint(), hash }
     }
 
-    /// Seconds since 1970 until which it is valid.
+    /// End of validity, in seconds since 1970.
     pub fn not_after(&self) -> u64 {
         self.parsed.tbs_certificate().validity().not_after.to_unix_duration().as_secs()
     }
 
-    /// Whether its key made this signature of these bytes.
+    /// Whether the certificate's key made this signature over these bytes.
     pub fn verifies(&self, hash: Hash, body: &[u8], signature: &[u8]) -> bool {
         let spki = self.parsed.tbs_certificate().subject_public_key_info();
         let Some(key) = spki.subject_public_key.as_bytes() else { return false };
@@ -101,7 +101,7 @@ impl Certificate {
         }
     }
 
-    /// Whether its key is for RSA.
+    /// Whether the key is an RSA key.
     pub(super) fn is_rsa(&self) -> bool {
         self.parsed.tbs_certificate().subject_public_key_info().algorithm.oid == RSA
     }
@@ -111,7 +111,7 @@ impl Certificate {
         spki.algorithm.parameters.as_ref()?.decode_as().ok()
     }
 
-    /// The certificate's subject key identifier, where it has one.
+    /// The subject key identifier, if any (RFC 5280, section 4.2.1.2).
     pub(super) fn key_identifier(&self) -> Option<Vec<u8>> {
         use x509_cert::ext::pkix::SubjectKeyIdentifier;
         let (_, found) =
@@ -119,7 +119,7 @@ impl Certificate {
         Some(found.0.as_bytes().to_owned())
     }
 
-    /// Issuer and serial number, as signatures name it.
+    /// Issuer and serial number, with which signatures refer to it.
     pub(super) fn issuer_and_serial(&self) -> cms::cert::IssuerAndSerialNumber {
         let tbs = self.parsed.tbs_certificate();
         cms::cert::IssuerAndSerialNumber {
@@ -137,17 +137,17 @@ fn rsa_rule(hash: Hash) -> &'static rsa::RsaParameters {
     }
 }
 
-/// Lower-case hex digits.
+/// Lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Names come from whoever made the certificate and end on terminals.
+/// Escapes an untrusted name for terminals.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// The DER of what is made here, which always has one.
+/// Encodes a value as DER, which does not fail for values constructed here.
 pub(super) fn der_of(value: &impl Encode) -> Result<Vec<u8>, Error> {
     value.to_der().map_err(|e| Error::Message { reason: e.to_string() })
 }

@@ -1,11 +1,12 @@
-//! The certificates that this machine's firmware and shim hand to the kernel: `db` and the machine owner's keys (MOK).
+//! Certificates that this machine's firmware and shim pass to the kernel: `db` and the machine owner's keys (MOK).
 //!
 //! ```text
 //! /sys/firmware/efi/efivars/db-<GUID>             4 bytes of attributes, then lists
-//! /sys/firmware/efi/efivars/MokListRT[N]-<GUID>   the same, made by shim at boot; in pieces where it is long
+//! /sys/firmware/efi/efivars/MokListRT[N]-<GUID>   the same, created by shim at boot; in parts if it is long
 //! ```
-//! A list is an `EFI_SIGNATURE_LIST` (UEFI specification, 32.4.1): what kind of entries, their size, and the entries, of
-//! which only certificates matter here. Only a machine's own firmware is asked: that of an image or a chroot is not known.
+//! A list is an `EFI_SIGNATURE_LIST` (UEFI specification, section 32.4.1): the type and size of its entries, and the
+//! entries, of which only certificates are used. Only the running machine's firmware is read: that of an image or a
+//! chroot is not known.
 
 use fs_err as fs;
 
@@ -17,40 +18,40 @@ const VARIABLES: &str = "/sys/firmware/efi/efivars";
 /// `EFI_IMAGE_SECURITY_DATABASE_GUID` and shim's `SHIM_LOCK_GUID`.
 const DB: &str = "db-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
 const MOK: (&str, &str) = ("MokListRT", "-605dab50-e046-4300-abb6-3dd810dd8b23");
-/// `EFI_CERT_X509_GUID`, a5c059a1-94e4-4aa7-87b5-ab155c2bf072, as it lies in memory.
+/// `EFI_CERT_X509_GUID`, a5c059a1-94e4-4aa7-87b5-ab155c2bf072, in its encoding in memory.
 const X509: [u8; 16] =
     [0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b, 0xf0, 0x72];
-/// Attributes in front of a variable's value, as efivarfs shows it.
+/// Size in bytes of the attributes before a variable's value in efivarfs.
 const ATTRIBUTES: usize = 4;
-/// The type and three sizes.
+/// Size in bytes of a list's type and its three sizes.
 const LIST_HEADER: usize = 28;
-/// Who enrolled an entry.
+/// Size in bytes of an entry's owner GUID.
 const OWNER: usize = 16;
 
-/// What a machine has enrolled.
+/// The certificates enrolled on a machine.
 #[derive(Debug, Clone, Default)]
 pub struct Enrolled {
     certificates: Vec<Certificate>,
 }
 
 impl Enrolled {
-    /// These certificates.
+    /// Makes it from certificates.
     pub fn of(certificates: Vec<Certificate>) -> Enrolled {
         Enrolled { certificates }
     }
 
-    /// The certificates, as far as they can be read.
+    /// The certificates that can be parsed.
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates
     }
 
-    /// Whether a certificate is among them.
+    /// Whether a certificate is enrolled.
     pub fn has(&self, certificate: &Certificate) -> bool {
         self.certificates.contains(certificate)
     }
 }
 
-/// What this machine has enrolled; `None` where that cannot be told: without UEFI, without shim, or of another system.
+/// The certificates enrolled on this machine; `None` if not known: without UEFI, without shim, or for another system.
 pub fn enrolled(root: &Root) -> Option<Enrolled> {
     if !root.is_host() {
         return None;
@@ -60,7 +61,7 @@ pub fn enrolled(root: &Root) -> Option<Enrolled> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name == DB || is_mok(name))
         .collect();
-    // Shim makes the list of machine owners' keys at each boot: without it nothing is known of them.
+    // Shim creates the list of machine owner's keys at each boot; without it, nothing is known about them.
     names.iter().find(|name| is_mok(name))?;
     let mut found = Vec::new();
     for name in names {
@@ -77,7 +78,7 @@ fn is_mok(name: &str) -> bool {
     number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
-/// The certificates, in DER, of signature lists that follow one another. What contradicts itself ends the reading.
+/// The certificates, in DER, of consecutive signature lists. Parsing ends at the first inconsistency.
 pub fn parse_list(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     while let Some((list, rest)) = split_list(bytes) {
@@ -87,7 +88,7 @@ pub fn parse_list(mut bytes: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// The certificates of the first list, and what follows it.
+/// The certificates of the first list, and the remaining bytes.
 fn split_list(bytes: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let number = |at: usize| {
         let four = bytes.get(at..at + 4)?.try_into().ok()?;

@@ -1,26 +1,26 @@
-//! What can go wrong while modules are signed.
+//! Errors of signing modules.
 
 use std::path::PathBuf;
 
-/// What keeps a module from being signed, or a signature from being used.
+/// Why a module cannot be signed, or a signature not be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file operation failed; the message names what and where.
+    /// A file operation failed; the message contains operation and path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A file that holds a secret may be read by others, or is no file at all.
+    /// Others can read a file with a secret, or it is not a regular file.
     #[error("{path}: {reason}")]
     Exposed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Who may read it.
+        /// Who could read it.
         reason: String,
     },
-    /// A file is not what it should be.
+    /// A file has the wrong format.
     #[error("{path}: {reason}")]
     Malformed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -28,61 +28,61 @@ pub enum Error {
     /// The key is encrypted, and no passphrase is configured.
     #[error("{path}: the key is encrypted, but no passphrase is configured")]
     NoPassphrase {
-        /// The key's file.
+        /// Path of the key's file.
         path: PathBuf,
     },
     /// The passphrase is wrong.
     #[error("{path}: wrong passphrase")]
     Passphrase {
-        /// The key's file.
+        /// Path of the key's file.
         path: PathBuf,
     },
-    /// The program that was to tell a passphrase failed.
+    /// The program that prints the passphrase failed.
     #[error("the passphrase command failed: {reason}")]
     Command {
-        /// How.
+        /// How it failed.
         reason: String,
     },
-    /// Neither in a file of its own nor in the key's.
+    /// There is no certificate, neither in its own file nor in the key's.
     #[error("no certificate is configured for the module signing key")]
     NoCertificate,
-    /// A certificate alone signs nothing.
+    /// There is a certificate, but no private key.
     #[error("no module signing key is configured")]
     NoKey,
-    /// The certificate is another key's.
+    /// The certificate belongs to another key.
     #[error("the module signing key does not match the certificate of {subject}")]
     Mismatch {
         /// The certificate's subject.
         subject: String,
     },
-    /// A hash that is not made here.
+    /// An unsupported hash.
     #[error("unsupported hash {}: must be sha256, sha384 or sha512", name.escape_debug())]
     Hash {
-        /// Its name.
+        /// Name of the hash.
         name: String,
     },
-    /// A signature that is not of these bytes, or by another key.
+    /// The signature is not valid for these bytes and this certificate.
     #[error("the signature does not verify with the certificate of {subject}")]
     Unverified {
         /// The certificate's subject.
         subject: String,
     },
-    /// Bytes that are no PKCS#7 message of the kind that kernels read.
+    /// Bytes that are not a PKCS#7 message of the kind that kernels accept.
     #[error("not a signature that kernels read: {reason}")]
     Message {
         /// What is wrong with it.
         reason: String,
     },
-    /// A `pkcs11:` URI, or the token that it names.
+    /// A `pkcs11:` URI is invalid, or its token cannot be used.
     #[error("cannot use the token of the signing key: {reason}")]
     Token {
-        /// What is in the way.
+        /// What failed.
         reason: String,
     },
-    /// The private key refused to sign.
+    /// The private key failed to sign.
     #[error("the key cannot sign: {reason}")]
     Key {
-        /// What it said.
+        /// The error of the library or token.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Private keys, and the signatures they make: RSA with PKCS#1 v1.5, and ECDSA on P-256 and P-384.
+//! Private keys and their signatures: RSA with PKCS#1 v1.5, and ECDSA on P-256 and P-384.
 //!
 //! ```text
 //! PRIVATE KEY             PKCS#8           openssl genpkey, req -newkey
@@ -6,7 +6,7 @@
 //! RSA PRIVATE KEY         PKCS#1           openssl genrsa -traditional
 //! EC PRIVATE KEY          SEC 1            openssl ecparam -genkey
 //! ```
-//! Each in PEM, where a certificate may lie beside it, or bare in DER.
+//! Each in PEM, with an optional certificate in the same file, or in DER.
 
 use std::fmt;
 use std::path::Path;
@@ -21,7 +21,7 @@ use super::certificate::{EC, RSA};
 use super::token::Token;
 use super::{Error, Hash, KeyPlace, Secret, pem, secret};
 
-/// A private key. Its bytes are never shown.
+/// A private key. Its bytes are never printed.
 pub(super) enum PrivateKey {
     Rsa(Box<RsaKeyPair>),
     P256(p256::ecdsa::SigningKey),
@@ -36,7 +36,7 @@ impl fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads a key, or finds it in its token.
+    /// Reads a key from its file, or finds it in its token.
     pub(super) fn open(place: &KeyPlace, passphrase: Option<&Secret>) -> Result<PrivateKey, Error> {
         match place {
             KeyPlace::File(path) => PrivateKey::parse(path, &secret::read_file(path)?, passphrase),
@@ -44,7 +44,7 @@ impl PrivateKey {
         }
     }
 
-    /// The signature of these bytes.
+    /// Signs these bytes.
     pub(super) fn sign(&self, hash: Hash, body: &[u8]) -> Result<Vec<u8>, Error> {
         let refused = |e: &dyn fmt::Display| Error::Key { reason: e.to_string() };
         match self {
@@ -68,7 +68,7 @@ impl PrivateKey {
         }
     }
 
-    /// Reads a key's file; the path is for errors.
+    /// Parses a key's file; the path is for errors.
     fn parse(path: &Path, bytes: &[u8], passphrase: Option<&Secret>) -> Result<PrivateKey, Error> {
         let file = KeyFile { path, passphrase };
         let Some(blocks) = pem::blocks(bytes) else { return file.of_der(bytes) };
@@ -85,7 +85,7 @@ impl PrivateKey {
     }
 }
 
-/// A file that a key is being read from.
+/// A key's file being parsed.
 struct KeyFile<'a> {
     path: &'a Path,
     passphrase: Option<&'a Secret>,
@@ -112,7 +112,7 @@ impl KeyFile<'_> {
         let passphrase = self.passphrase.ok_or_else(|| Error::NoPassphrase { path: path() })?.read()?;
         let plain =
             encrypted.decrypt(passphrase.as_bytes()).map_err(|_| Error::Passphrase { path: path() })?;
-        // A wrong passphrase may give bytes that only look decrypted.
+        // With a wrong passphrase, decryption may yield bytes that only look valid.
         match PrivateKeyInfoRef::from_der(plain.as_bytes()) {
             Ok(_) => self.of_pkcs8(plain.as_bytes()),
             Err(_) => Err(Error::Passphrase { path: path() }),
@@ -123,7 +123,7 @@ impl KeyFile<'_> {
         let info = PrivateKeyInfoRef::from_der(der).map_err(|e| self.wrong(e.to_string()))?;
         match info.algorithm.oid {
             RSA => self.of_pkcs1(info.private_key.as_bytes()),
-            // The curve stands beside the key, and within it only where a program was thorough.
+            // The curve is stored beside the key; only some programs also store it in the key.
             EC => p256::SecretKey::try_from(info)
                 .map(|key| PrivateKey::P256(key.into()))
                 .or_else(|_| {

@@ -1,47 +1,47 @@
-//! Whose signatures a kernel will take, as far as that can be told from outside.
+//! Signers that a kernel trusts, as far as that is known from outside.
 //!
-//! The certificates that are built into a kernel cannot be read before it runs, and those of its own modules' key seldom
-//! after. Known are the one that this host signs with, and what firmware and shim have enrolled. A signer who is not among
-//! them may still be one whom the kernel trusts: of other people's modules nothing is said then. Of kcache's own modules
-//! more is expected: who signed them is to be known.
+//! The certificates built into a kernel cannot be read before it runs, and that of its in-tree modules seldom
+//! afterwards. Known are the one with which this host signs, and those that firmware and shim have enrolled. The
+//! kernel may trust other signers, so foreign modules of unknown signers are not reported. The signer of kcache's own
+//! modules must be known.
 
 use super::{Certificate, Enrolled, message_of};
 use crate::enforcement::Enforcement;
 use crate::ko::{Defect, split_signature};
 
-/// Certificates that signatures are checked with.
+/// Certificates for verifying signatures.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    /// Those that are configured on this host.
+    /// Those configured on this host.
     pub configured: Vec<Certificate>,
-    /// What this machine has enrolled; `None` where that cannot be told.
+    /// Those enrolled on this machine; `None` if not known.
     pub enrolled: Option<Enrolled>,
-    /// Not all that is configured could be read.
+    /// Whether some of the configured ones could not be read.
     pub incomplete: bool,
 }
 
-/// What a module's signature says.
+/// The state of a module's signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signed {
-    /// There is none.
+    /// The module is unsigned.
     Not,
-    /// It cannot be read.
+    /// The signature cannot be parsed; the reason.
     Unreadable(String),
-    /// By somebody whose certificate is not known.
+    /// The signer's certificate is not known; the signer as named in the signature.
     Unknown(String),
-    /// It names this certificate's subject, and does not verify with it.
+    /// It names the certificate with this subject, but does not verify with it.
     Wrong(String),
-    /// It verifies.
+    /// It is valid.
     By {
         /// The certificate's subject.
         subject: String,
-        /// Whether the certificate is enrolled; `None` where that cannot be told.
+        /// Whether the certificate is enrolled; `None` if not known.
         enrolled: Option<bool>,
     },
 }
 
 impl Known {
-    /// Who signed a module.
+    /// Determines the state of a module's signature.
     pub fn signer_of(&self, module: &[u8]) -> Signed {
         let message = match message_of(module) {
             None => return Signed::Not,
@@ -60,7 +60,7 @@ impl Known {
         }
     }
 
-    /// Why a kernel would not take a module for its signature, or somebody should look. `own`: it is kcache's.
+    /// The defect of a module because of its signature, if any. `own` says that it is kcache's.
     pub fn object(&self, signed: &Signed, enforcement: Option<&Enforcement>, own: bool) -> Option<Defect> {
         match (signed, enforcement) {
             (Signed::Not, Some(why)) => Some(Defect::Unsigned { why: why.to_string() }),

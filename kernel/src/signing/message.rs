@@ -1,4 +1,4 @@
-//! The PKCS#7 message (RFC 5652, `SignedData`) of a module's signature: written as `sign-file` writes it, and read.
+//! The PKCS#7 message (RFC 5652, `SignedData`) of a module's signature: encoding as `sign-file` does, and parsing.
 
 use cms::cert::IssuerAndSerialNumber;
 use cms::content_info::{CmsVersion, ContentInfo};
@@ -11,12 +11,12 @@ use x509_cert::spki::AlgorithmIdentifierOwned;
 use super::certificate::{Certificate, RSA, der_of, hex, plain};
 use super::{Error, Hash};
 
-/// RFC 5652, 4 and 5.1.
+/// id-data (RFC 5652, section 4).
 pub(super) const DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.1");
 const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 
 impl Hash {
-    /// RFC 5754, 2.
+    /// Object identifier of the hash (RFC 5754, section 2).
     pub(super) fn oid(self) -> ObjectIdentifier {
         match self {
             Hash::Sha256 => ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1"),
@@ -25,7 +25,7 @@ impl Hash {
         }
     }
 
-    /// ECDSA with this hash (RFC 5758, 3.2).
+    /// Object identifier of ECDSA with this hash (RFC 5758, section 3.2).
     pub(super) fn ecdsa_oid(self) -> ObjectIdentifier {
         match self {
             Hash::Sha256 => ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2"),
@@ -34,7 +34,7 @@ impl Hash {
         }
     }
 
-    /// `DigestInfo` of RFC 8017, A.2.4: what an RSA token is given to sign.
+    /// `DigestInfo` (RFC 8017, appendix A.2.4), which an RSA token signs.
     pub(super) fn digest_info(self, body: &[u8]) -> Result<Vec<u8>, Error> {
         #[derive(der::Sequence)]
         struct DigestInfo {
@@ -49,19 +49,19 @@ impl Hash {
     }
 }
 
-/// A message, read.
+/// A parsed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Whom it names as its signer.
+    /// The signer that it names.
     pub sid: Sid,
-    /// What was hashed with.
+    /// The hash algorithm.
     pub hash: Hash,
-    /// What kind of key it says has signed.
+    /// The signature algorithm that it names.
     algorithm: ObjectIdentifier,
     pub(super) signature: Vec<u8>,
 }
 
-/// Whom a message names as its signer.
+/// The signer that a message names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sid(SignerIdentifier);
 
@@ -78,7 +78,7 @@ impl std::fmt::Display for Sid {
 }
 
 impl Message {
-    /// Reads DER from anywhere: any bytes give a message or an error.
+    /// Parses DER from an untrusted source: any bytes give a message or an error.
     pub fn parse(der: &[u8]) -> Result<Message, Error> {
         let outer = ContentInfo::from_der(der).map_err(wrong)?;
         if outer.content_type != SIGNED_DATA {
@@ -88,7 +88,7 @@ impl Message {
         let [signer] = data.signer_infos.0.as_slice() else {
             return Err(Error::Message { reason: "must have exactly one signer".to_owned() });
         };
-        // crypto/asymmetric_keys/pkcs7_parser.c takes no other versions, and pkcs7_verify.c no other content.
+        // crypto/asymmetric_keys/pkcs7_parser.c accepts no other versions, and pkcs7_verify.c no other content.
         let versions = match &signer.sid {
             SignerIdentifier::IssuerAndSerialNumber(_) => (CmsVersion::V1, CmsVersion::V1),
             SignerIdentifier::SubjectKeyIdentifier(_) => (CmsVersion::V3, CmsVersion::V3),
@@ -99,7 +99,7 @@ impl Message {
         if data.encap_content_info.econtent_type != DATA || data.encap_content_info.econtent.is_some() {
             return Err(Error::Message { reason: "not a detached signature of plain data".to_owned() });
         }
-        // kernel: "PKCS7 module sig has authenticatedAttrs"
+        // The kernel's error: "PKCS7 module sig has authenticatedAttrs".
         if signer.signed_attrs.is_some() {
             return Err(Error::Message { reason: "has signed attributes (sign with -noattr)".to_owned() });
         }
@@ -113,7 +113,7 @@ impl Message {
         })
     }
 
-    /// Whether it names this certificate.
+    /// Whether it names this certificate as its signer.
     pub fn names(&self, certificate: &Certificate) -> bool {
         match &self.sid.0 {
             SignerIdentifier::IssuerAndSerialNumber(name) => *name == certificate.issuer_and_serial(),
@@ -123,12 +123,13 @@ impl Message {
         }
     }
 
-    /// Whether this certificate's key has signed these bytes, and the message says so in words that kernels know.
+    /// Whether this certificate's key signed these bytes, and the message's algorithms are ones that kernels know.
     pub fn verifies(&self, body: &[u8], certificate: &Certificate) -> bool {
         self.is_known_algorithm(certificate) && certificate.verifies(self.hash, body, &self.signature)
     }
 
-    /// pkcs7_sig_note_pkey_algo: RSA has one name there, ECDSA one for each hash, and which of them does not matter.
+    /// As pkcs7_sig_note_pkey_algo: there is one identifier for RSA, and one of ECDSA for each hash, of which any is
+    /// accepted.
     fn is_known_algorithm(&self, certificate: &Certificate) -> bool {
         if certificate.is_rsa() {
             return self.algorithm == RSA;
@@ -137,9 +138,9 @@ impl Message {
     }
 }
 
-/// The message for a signature, in DER.
+/// Encodes the message for a signature in DER.
 pub(super) fn encode(certificate: &Certificate, hash: Hash, signature: Vec<u8>) -> Result<Vec<u8>, Error> {
-    // As OpenSSL writes it: no parameters for a hash (RFC 5754, 2), NULL for RSA, none for ECDSA.
+    // As OpenSSL does: no parameters for a hash (RFC 5754, section 2), NULL for RSA, none for ECDSA.
     let digest_alg = AlgorithmIdentifierOwned { oid: hash.oid(), parameters: None };
     let signature_algorithm = if certificate.is_rsa() {
         AlgorithmIdentifierOwned { oid: RSA, parameters: Some(Any::null()) }

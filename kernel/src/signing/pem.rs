@@ -1,15 +1,15 @@
-//! PEM: one or several blocks in a text file, with anything between them (RFC 7468).
+//! PEM: blocks in a text file, with any text between them (RFC 7468).
 
 use der::pem;
 use zeroize::Zeroizing;
 
-/// One block: its label, and the DER in it.
+/// A block: its label, and the DER in it.
 pub(super) struct Block {
     pub(super) label: String,
     pub(super) der: Zeroizing<Vec<u8>>,
 }
 
-/// All blocks of a file; `None` where it is no PEM. An error says which block cannot be read.
+/// All blocks of a file; `None` if it is not PEM. An error says which block is invalid.
 pub(super) fn blocks(bytes: &[u8]) -> Option<Result<Vec<Block>, String>> {
     let text = std::str::from_utf8(bytes).ok()?;
     let starts: Vec<usize> = text.match_indices("-----BEGIN ").map(|(at, _)| at).collect();
@@ -18,13 +18,13 @@ pub(super) fn blocks(bytes: &[u8]) -> Option<Result<Vec<Block>, String>> {
     (!starts.is_empty()).then(|| blocks.collect())
 }
 
-/// The block that a text begins with.
+/// Parses the block at the beginning of a text.
 fn block(text: &str) -> Result<Block, String> {
     let label = text["-----BEGIN ".len()..].split("-----").next().unwrap_or_default().to_owned();
     let end = format!("-----END {label}-----");
     let whole = text.find(&end).map(|at| &text[..at + end.len()]);
     let whole = whole.ok_or_else(|| format!("the block `{}` has no end", label.escape_debug()))?;
-    // OpenSSL's own encryption, older than PKCS#8, has headers within the block.
+    // OpenSSL's own encryption, older than PKCS#8, has headers inside the block.
     if whole.contains("Proc-Type:") {
         return Err(format!(
             "the block `{label}` uses an old encryption; convert it to PKCS#8 with `openssl pkcs8 -topk8`"

@@ -1,8 +1,9 @@
-//! What nobody else may know: passphrases, and the files that keys lie in.
+//! Secrets: passphrases, and the files that contain keys.
 //!
-//! A file counts only if its owner alone can read it, and that is root or whoever runs this. A passphrase may come from
-//! such a file, `$CREDENTIALS_DIRECTORY/NAME` of a systemd service among them, or from a program that asks a person or a
-//! safe. It is never an argument or a variable, which everyone on the machine can see.
+//! A file is used only if nobody but its owner can read it, and the owner is root or the current user. A passphrase
+//! may come from such a file, for instance `$CREDENTIALS_DIRECTORY/NAME` of a systemd service, or from a program that
+//! prompts a person or queries a vault. It never is an argument or a variable, which other users of the machine can
+//! see.
 
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -18,23 +19,23 @@ use zeroize::Zeroizing;
 
 use super::Error;
 
-/// Keys, certificates and passphrases are small.
+/// Size limit in bytes of keys, certificates and passphrases.
 const MAX: u64 = 64 << 10;
 
-/// Longest that a command may take to tell a secret: a kernel's lock is held meanwhile, and nobody may be there to type.
+/// Time limit of a command that prints a secret: a kernel's lock is held meanwhile, and nobody may be there to type.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where a passphrase or PIN is to be had.
+/// The source of a passphrase or PIN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The first line of a file.
     File(PathBuf),
-    /// The first line of what a shell command prints.
+    /// The first line of a shell command's output.
     Command(String),
 }
 
 impl Secret {
-    /// Reads it, or asks for it.
+    /// Reads the secret, or runs the command.
     pub(super) fn read(&self) -> Result<Zeroizing<String>, Error> {
         let bytes = match self {
             Secret::File(path) => read_file(path)?,
@@ -51,7 +52,7 @@ impl Secret {
     }
 }
 
-/// Runs a shell command, which may talk to the terminal. What it prints on stdout is the secret.
+/// Runs a shell command, which may use the terminal. Its stdout is the secret.
 fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |reason: String| Error::Command { reason };
     let mut shell = Command::new("/bin/sh");
@@ -59,7 +60,7 @@ fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut child = shell.spawn().map_err(|e| failed(e.to_string()))?;
     let pid = Pid::from_child(&child);
     let (send, receive) = mpsc::channel();
-    // It ends with its pipe, which programs that the command started may hold longer than it lives.
+    // Reading ends with the pipe, which programs started by the command may keep open after its end.
     thread::spawn(move || send.send(listen(&mut child)));
     let Ok(listened) = receive.recv_timeout(limit) else {
         kill_with_children(pid);
@@ -78,7 +79,7 @@ fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(printed)
 }
 
-/// What a command prints, one byte more than [`MAX`] at most, and how it ended. One that goes on is killed.
+/// Reads a command's output, at most one byte more than [`MAX`], and its status. One that prints more is killed.
 fn listen(child: &mut Child) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
     let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let printed = read_at_most(stdout)?;
@@ -101,10 +102,10 @@ fn kill_with_children(pid: Pid) {
         .for_each(kill_with_children);
 }
 
-/// Reads a file that nobody but its owner can read, who is root or the reader.
+/// Reads a file that belongs to root or the current user, and that nobody else can read.
 pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let exposed = |reason: String| Error::Exposed { path: path.to_owned(), reason };
-    // Opening a FIFO would wait for whoever writes it.
+    // Opening a FIFO would block.
     let options = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
@@ -124,7 +125,7 @@ pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     read_small(path, file)
 }
 
-/// The bytes of a small file.
+/// Reads a small file.
 pub(super) fn read_small(path: &Path, file: impl Read) -> Result<Zeroizing<Vec<u8>>, Error> {
     let bytes = read_at_most(file)?;
     if bytes.len() as u64 > MAX {
@@ -134,9 +135,9 @@ pub(super) fn read_small(path: &Path, file: impl Read) -> Result<Zeroizing<Vec<u
     Ok(bytes)
 }
 
-/// One byte more than [`MAX`] at most.
+/// Reads at most one byte more than [`MAX`].
 fn read_at_most(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
-    // In one piece from the beginning: a buffer that grew would leave copies behind.
+    // Allocated at once, because a growing buffer would leave copies in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX as usize + 1));
     from.take(MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -1,11 +1,11 @@
-//! Private keys that never leave their hardware: PKCS#11, by a `pkcs11:` URI (RFC 7512).
+//! Private keys in hardware: PKCS#11, given by a `pkcs11:` URI (RFC 7512).
 //!
 //! ```text
 //! pkcs11:token=fleet;object=modules;id=%01?module-path=/usr/lib/softhsm/libsofthsm2.so
 //! ```
-//! Before the `?` stands which token and key, in as many words as make it one; behind it the library of the token's
-//! maker, `p11-kit`'s where none is named. The PIN comes from `pin-source`, a file, or from where the configuration says;
-//! a `pin-value` is refused, for configurations are readable.
+//! The part before the `?` selects token and key, with as many attributes as make them unique; the part after it names
+//! the token's library, by default `p11-kit`'s. The PIN comes from `pin-source`, a file, or from the configured
+//! secret; `pin-value` is refused, because configurations are readable.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -22,12 +22,12 @@ use zeroize::Zeroizing;
 
 use super::{Error, Hash, Secret};
 
-/// `p11-kit`'s library, which knows all modules that are configured on a system.
+/// `p11-kit`'s library, which includes all PKCS#11 modules configured on a system.
 const ANY_MODULE: &str = "p11-kit-proxy.so";
 
-/// A key in a token, and the session in which it was found.
+/// A key in a token, with the session in which it was found.
 pub(super) struct Token {
-    /// A session does one thing at a time.
+    /// A session performs one operation at a time.
     session: Mutex<Session>,
     key: ObjectHandle,
     is_rsa: bool,
@@ -40,7 +40,7 @@ impl Token {
         let context = Pkcs11::new(&uri.module).map_err(wrong(&format!("cannot load {}", uri.module)))?;
         let threads = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
         match context.initialize(threads) {
-            // Another key of this process, in the same library.
+            // Another key of this process uses the same library.
             Ok(()) | Err(Refused(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(e) => return Err(wrong("cannot initialize the library")(e)),
         }
@@ -59,7 +59,7 @@ impl Token {
         })
     }
 
-    /// The signature of these bytes, hashed here: a token's own hashing is slow, and not all of them can.
+    /// Signs these bytes. They are hashed here, because a token's own hashing is slow, and not all tokens support it.
     pub(super) fn sign(&self, hash: Hash, body: &[u8]) -> Result<Vec<u8>, Error> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = wrong("signing failed");
@@ -80,7 +80,7 @@ fn login(session: &Session, pin: Option<Zeroizing<String>>) -> Result<(), Error>
     session.login(UserType::User, Some(&AuthPin::from(pin.as_str()))).map_err(wrong("wrong PIN"))
 }
 
-/// What a URI says.
+/// A parsed URI.
 #[derive(Debug, PartialEq, Eq, Default)]
 struct Uri {
     token: Option<String>,
@@ -128,7 +128,7 @@ impl Uri {
         Ok(found)
     }
 
-    /// The one token that fits.
+    /// The only token that matches.
     fn slot(&self, context: &Pkcs11) -> Result<Slot, Error> {
         let slots = context.get_slots_with_initialized_token().map_err(wrong("cannot list slots"))?;
         let fits = |slot: &Slot| context.get_token_info(*slot).is_ok_and(|info| self.is_of(&info));
@@ -149,7 +149,7 @@ impl Uri {
             && agrees(&self.model, info.model())
     }
 
-    /// The one private key that fits.
+    /// The only private key that matches.
     fn key(&self, session: &Session) -> Result<ObjectHandle, Error> {
         let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
         template.extend(self.object.iter().map(|label| Attribute::Label(label.clone().into_bytes())));
@@ -162,9 +162,9 @@ impl Uri {
     }
 }
 
-/// The attributes of one half of a URI, percent-decoded.
+/// The attributes of one part of a URI, percent-decoded.
 fn attributes(text: &str, separator: char) -> Result<Vec<(&str, Vec<u8>)>, Error> {
-    // Messages do not show what they are about: it may be a part of a PIN.
+    // Messages do not quote the text, which may be part of a PIN.
     let split = |part| {
         let (name, value) =
             str::split_once(part, '=').ok_or_else(|| bad("an attribute in the URI has no value"))?;

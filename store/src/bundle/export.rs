@@ -7,19 +7,25 @@ use super::{BLOCK, FORMAT_PATH, head, padding};
 use crate::transport::Name;
 use crate::{Entry, Error, FORMAT, Key, Output, Result, Store, object};
 
-/// What a bundle came to.
+/// What [`export`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
-    /// Its entries.
+    /// Number of entries.
     pub entries: u64,
-    /// Its objects.
+    /// Number of objects; one that several entries share counts once.
     pub objects: u64,
-    /// Its size in bytes.
+    /// Size of the bundle in bytes.
     pub bytes: u64,
 }
 
-/// Writes the entries of these keys, their objects, and these pointers. What nobody has signed is written only where
-/// `unsigned` says so. After an error `to` holds part of a bundle: write to a file that gets its name afterwards.
+/// Writes a bundle: the entries of `keys`, their objects, and `pointers`. Unsigned entries are written only if
+/// `unsigned` is set.
+///
+/// After an error `to` contains part of a bundle, so write to a temporary file and rename it.
+///
+/// # Errors
+///
+/// [`Error::Unsigned`] for an unsigned entry without `unsigned`; [`Error::Entry`] if the store lacks one of its objects.
 pub fn export(
     store: &Store,
     keys: &[Key],
@@ -65,8 +71,8 @@ fn read(store: &Store, key: &Key, unsigned: bool) -> Result<Entry> {
     Ok(entry)
 }
 
-/// The object's bytes, verified, compressed as every other host compresses them. Not as they are stored: they may have
-/// come from a host with another zstd.
+/// The object's bytes, verified, and compressed by this zstd. The stored bytes are not used, because a host with
+/// another version of zstd may have compressed them, and then equal sets would give different bundles.
 fn compressed(store: &Store, entry: &Entry, output: &Output) -> Result<Vec<u8>> {
     let mut zstd = zstd::Encoder::new(Vec::new(), object::LEVEL)?;
     if !store.copy_object(&output.digest, output.size, &mut zstd)? {
@@ -81,7 +87,7 @@ fn nothing_at(store: &Store, name: &Name) -> Error {
     Error::At { act: "read", path: store.dir().join(name.path()), source: ErrorKind::NotFound.into() }
 }
 
-/// A bundle that is being written.
+/// Writes members to a bundle.
 struct Bundle<'a> {
     to: &'a mut dyn Write,
     bytes: u64,
@@ -95,7 +101,7 @@ impl Bundle<'_> {
         self.write(&[0; BLOCK][..padding(size)])
     }
 
-    /// Two blocks of zeros are a tar's end.
+    /// Writes the two blocks of zeros that end a tar.
     fn end(&mut self) -> Result<()> {
         self.write(&[0; 2 * BLOCK])?;
         Ok(self.to.flush()?)

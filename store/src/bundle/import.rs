@@ -1,4 +1,4 @@
-//! Taking from a bundle what can be believed.
+//! Importing the trusted part of a bundle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -17,37 +17,42 @@ use crate::{
     object,
 };
 
-/// A number and a line feed.
+/// Size limit in bytes of the member `format`: a number and a line feed.
 const MAX_FORMAT: u64 = 16;
 
-/// What an import came to.
+/// What [`import`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// Entries that are new here.
+    /// Number of entries added to the store.
     pub entries: u64,
-    /// Entries that were here.
+    /// Number of entries that the store already had.
     pub present: u64,
-    /// Entries and pointers that were not taken. Each was said.
+    /// Number of entries and pointers that were refused. There was a warning for each.
     pub refused: u64,
-    /// Objects that are new here.
+    /// Number of objects added to the store.
     pub objects: u64,
-    /// Pointers that are new here, or lead further than before.
+    /// Number of pointers that were added, or that replaced an older one.
     pub pointers: u64,
 }
 
-/// What of a bundle is believed.
+/// Which parts of a bundle are trusted.
 #[derive(Clone, Copy)]
 pub struct Believed<'a> {
-    /// Whose signatures count.
+    /// Trusted keys, and the threshold.
     pub trust: &'a Trust,
-    /// The caller's own rules for what is signed; an error says which one a manifest breaks.
+    /// The caller's own rules for entries, checked after the signatures; an error says which rule the manifest breaks.
     pub fits: &'a dyn Fn(&Manifest) -> Result<(), String>,
-    /// Whether pointers may be older than those that were accepted before.
+    /// Accept pointers that are older than those accepted before.
     pub roll_back: bool,
 }
 
-/// Takes the entries of a bundle that are believed, their objects, and its pointers. `origin` is the bundle's file. Where the
-/// bundle is damaged what came before the damage is kept, and the error says how much that was.
+/// Adds the trusted entries of a bundle, their objects, and its pointers to the store. `origin` is the bundle's path,
+/// for messages.
+///
+/// # Errors
+///
+/// [`Error::Damaged`] if the bundle is corrupt or truncated. Everything before that position stays in the store, and
+/// the error says how much that was.
 pub fn import(
     store: &Store,
     origin: &Path,
@@ -69,7 +74,7 @@ pub fn import(
     }
 }
 
-/// An import that is under way.
+/// An import in progress.
 struct Import<'a> {
     store: &'a Store,
     origin: &'a Path,
@@ -77,18 +82,18 @@ struct Import<'a> {
     now: u64,
     say: &'a dyn Fn(&Notice),
     done: Imported,
-    /// What believed entries speak of.
+    /// Objects that trusted entries reference.
     objects: BTreeMap<Digest, Object>,
     waiting: Vec<Waiting>,
 }
 
-/// An object as the first believed entry describes it.
+/// An object as the first trusted entry describes it.
 struct Object {
     size: u64,
     came: bool,
 }
 
-/// A believed entry, and those of its objects that the store lacks.
+/// A trusted entry, with those of its objects that the store lacks.
 struct Waiting {
     entry: Entry,
     missing: BTreeSet<Digest>,
@@ -150,7 +155,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Whether an entry gives each object the size that the entries before it have given it.
+    /// Checks that the entry gives each object the same size as the entries before it.
     fn agrees(&self, entry: &Entry) -> Result<(), String> {
         let other = |output: &&Output| {
             self.objects.get(&output.digest).is_some_and(|object| object.size != output.size)
@@ -173,7 +178,7 @@ impl Import<'_> {
             let zstd = from.content(at, object::compressed_limit(size))?;
             match self.store.put_compressed(&self.path(at), digest, size, &zstd) {
                 Ok(()) => self.done.objects += 1,
-                // Its entries are refused at the end, when it is known that it does not come.
+                // Its entries are refused at the end, when it is certain that the object does not follow.
                 Err(error @ Error::Damaged { .. }) => {
                     (self.say)(&Notice::warning(format!("{error}")));
                     return Ok(());
@@ -218,7 +223,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Where a file of the bundle lies, for messages.
+    /// The path of a member inside the bundle, for messages.
     fn path(&self, at: &Head) -> PathBuf {
         self.origin.join(&at.path)
     }
@@ -228,7 +233,7 @@ impl Import<'_> {
         (self.say)(&Notice::warning(format!("ignoring {}/{path}: {why}", self.origin.display())));
     }
 
-    /// The same for an error that names the path itself.
+    /// Like [`Import::refuse`], for an error that contains the path itself.
     fn refuse_damaged(&mut self, error: &Error) {
         self.done.refused += 1;
         (self.say)(&Notice::warning(format!("{error}; ignoring it")));

@@ -1,7 +1,7 @@
-//! Reading a bundle's files one after another, believing nothing.
+//! Reading the members of an untrusted bundle.
 //!
-//! The tar crate makes sense of a header, but does not tell a whole tar from one that ends between two files, and skips
-//! what lies between. So the blocks are counted here.
+//! The tar crate parses headers, but does not distinguish a complete tar from one that is truncated between two
+//! members, and skips what is between them. So this module counts the blocks.
 
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::Path;
@@ -11,21 +11,21 @@ use crate::Error;
 use crate::envelope::MAX_WORDS;
 use crate::error::at;
 
-/// Where a header says what kind of file follows; GNU's long paths are a file of their own.
+/// Offset of the type flag in a header. A GNU long path is a member of its own, with type `L`.
 const KIND: usize = 156;
 const LONG_PATH: u8 = b'L';
 
 /// Why reading ended early.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The bundle is not as it is written.
+    /// The bundle is not byte for byte as [`super::export()`] writes it.
     Broken {
-        /// What should have come.
+        /// What should have followed.
         expected: String,
-        /// What came.
+        /// What followed.
         found: String,
     },
-    /// Something else failed.
+    /// An error other than the bundle's content.
     Failed(Error),
 }
 
@@ -35,14 +35,14 @@ impl From<Error> for Stop {
     }
 }
 
-/// What a header announces.
+/// A member's header, parsed.
 pub(super) struct Head {
     pub(super) path: String,
     pub(super) member: Member,
     pub(super) size: u64,
 }
 
-/// A bundle that is being read.
+/// Reads the members of a bundle in order.
 pub(super) struct Members<'a> {
     origin: &'a Path,
     from: BufReader<&'a mut dyn Read>,
@@ -54,7 +54,7 @@ impl<'a> Members<'a> {
         Members { origin, from: BufReader::new(from), last: None }
     }
 
-    /// The next file, whose content is to be read or skipped before the one after it; none at the end.
+    /// The next header; `None` at the end. Its content must be read or skipped before the next call.
     pub(super) fn next(&mut self) -> Result<Option<Head>, Stop> {
         let mut bytes = self.blocks(1)?;
         if is_zero(&bytes) {
@@ -69,7 +69,7 @@ impl<'a> Members<'a> {
         Ok(Some(next))
     }
 
-    /// The content of a file, which may have at most `limit` bytes.
+    /// Reads the content of a member, which may have at most `limit` bytes.
     pub(super) fn content(&mut self, of: &Head, limit: u64) -> Result<Vec<u8>, Stop> {
         if of.size > limit {
             return broken(format!("at most {limit} bytes of {}", of.path), of.size);
@@ -80,13 +80,13 @@ impl<'a> Members<'a> {
         Ok(bytes)
     }
 
-    /// Passes over the content of a file.
+    /// Skips the content of a member.
     pub(super) fn skip(&mut self, of: &Head) -> Result<(), Stop> {
         let read = io::copy(&mut self.from.by_ref().take(of.size), &mut io::sink());
         self.check_content(of, read)
     }
 
-    /// After so many bytes of a content that was read.
+    /// Checks the result of reading a content: its length, and its padding.
     fn check_content(&mut self, of: &Head, read: io::Result<u64>) -> Result<(), Stop> {
         let n = read.map_err(at("read", self.origin))?;
         if n < of.size {
@@ -101,7 +101,7 @@ impl<'a> Members<'a> {
         if is_zero(rest) { Ok(()) } else { broken(format!("zeros after {}", of.path), "other bytes") }
     }
 
-    /// After the first block of zeros.
+    /// Checks everything after the first block of zeros.
     fn check_end(&mut self) -> Result<(), Stop> {
         if self.last.is_none() {
             return broken("a bundle", "an empty tar");
@@ -115,8 +115,8 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Files come in the order in which they are written, so none comes twice. Of the objects only whoever knows the
-    /// entries can tell.
+    /// Checks that members are in the order in which `export` writes them, so none is repeated. The order of objects
+    /// depends on the entries, so only the caller can check it.
     fn check_order(&mut self, next: &Head) -> Result<(), Stop> {
         let object = matches!(next.member, Member::Object(_));
         let place = (next.member.section(), if object { String::new() } else { next.path.clone() });
@@ -147,7 +147,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// What a header says, if it is the one that is written for its path and size.
+/// Parses a header; an error unless it is the one that `export` writes for its path and size.
 pub(super) fn parse(bytes: &[u8]) -> Result<Head, Stop> {
     let (long, header) = bytes.split_at(bytes.len() - BLOCK);
     let header = tar::Header::from_byte_slice(header);
@@ -171,7 +171,7 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
-/// The bundle is not as it is written.
+/// An error that says what was expected and found.
 pub(super) fn broken<T>(expected: impl ToString, found: impl ToString) -> Result<T, Stop> {
     Err(Stop::Broken { expected: expected.to_string(), found: found.to_string() })
 }

@@ -1,4 +1,4 @@
-//! Bundles of every kind of honesty.
+//! Tests of bundles: intact, corrupt and malicious ones.
 
 mod tar_files;
 
@@ -35,7 +35,7 @@ fn host() -> Host {
     Host { store, said: RefCell::default(), dir }
 }
 
-/// A host that has built two entries which share an object, and points to one of them.
+/// A host that has built two entries which share an object, with a pointer to one of them.
 fn full() -> Host {
     let host = host();
     host.build(A, &["one", "shared"], &[1]);
@@ -89,7 +89,7 @@ impl Host {
         self.import_with(bundle, &trust(&[1], &[], 1), false)
     }
 
-    /// Whatever happened: what the store has can be believed, and all of it is there.
+    /// Checks that everything the store contains is trusted and complete, whatever happened before.
     fn check_whole(&self, trust: &Trust) {
         for row in self.store.find(&[]).unwrap() {
             let entry = self.store.lookup(&row.key).unwrap().unwrap();
@@ -100,7 +100,7 @@ impl Host {
         }
     }
 
-    /// All that a reader can find, by path.
+    /// Everything that a reader can find, by path.
     fn content(&self) -> BTreeMap<String, Vec<u8>> {
         let mut content = BTreeMap::new();
         for row in self.store.find(&[]).unwrap() {
@@ -132,7 +132,7 @@ fn files(mut bundle: &[u8]) -> Vec<File> {
     files
 }
 
-/// A tar of these files, as well formed as their paths.
+/// A tar of these files, with the header that `export` writes for each.
 fn tar(files: &[File]) -> Vec<u8> {
     let mut tar = Vec::new();
     for (path, content) in files {
@@ -144,7 +144,7 @@ fn tar(files: &[File]) -> Vec<u8> {
     tar
 }
 
-/// The bundle of a full host after a change of its files: format, entries A and B, three objects, a pointer.
+/// The bundle of a full host after a change to its members: format, entries A and B, three objects, a pointer.
 fn changed(change: impl FnOnce(&mut Vec<File>)) -> Vec<u8> {
     let mut files = files(&full().export(&[A, B], &["a"]));
     assert_eq!(files.len(), 7);

@@ -1,4 +1,4 @@
-//! Performing a plan: what is still as it was planned goes.
+//! Executing a plan. Deletes only files that are unchanged since the plan was made.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
@@ -11,15 +11,20 @@ use crate::lease::Turn;
 use crate::publish::sync_dir;
 use crate::{Digest, Error, Key, Result, Store, Waiting, entry, object};
 
-/// Told of each step. Tests fail or die in it.
+/// Called before each step; tests fail or crash in it.
 type Step<'a> = dyn Fn(&str) -> Result<()> + 'a;
 
-/// The lock of whoever collects.
+/// Name of the lock that one collection holds.
 const LOCK: &str = "gc";
 
 impl Plan {
-    /// Deletes what is to go, and tells of each entry that has gone; what was stored, named or used since stays. Waits for
-    /// others as long as `waiting` allows.
+    /// Executes the plan: deletes what is unchanged since it was made, and calls `each` for each deleted entry. Waits
+    /// for concurrent processes as long as `waiting` allows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if another collection runs for longer, [`Error::Interrupted`] after `cancel`. What was deleted
+    /// until then stays deleted; the store is consistent.
     pub fn apply(
         &self,
         store: &Store,
@@ -49,7 +54,7 @@ impl Plan {
     }
 }
 
-/// A plan that is being performed.
+/// The execution of a plan.
 struct Run<'a> {
     store: &'a Store,
     waiting: &'a Waiting<'a>,
@@ -73,11 +78,12 @@ impl Run<'_> {
             }
             (self.step)("rows gone")
         })?;
-        // Objects must not be gone from the disk while an entry that names them is still there.
+        // Objects must not be deleted durably while an entry that references them still exists.
         dirs.iter().try_for_each(|dir| sync_dir(dir))
     }
 
-    /// Deletes those of a page that nobody has used or changed since, and names the objects of the others again.
+    /// Deletes the entries of a page that were not used or changed since the plan; for the others, their objects are
+    /// referenced again.
     fn entries_of<'p>(&self, page: &'p [(Going, Stamp)]) -> Result<Vec<&'p (Going, Stamp)>> {
         let _turn = self.turn()?;
         let mut went = Vec::new();
@@ -94,7 +100,7 @@ impl Run<'_> {
         Ok(went)
     }
 
-    /// Between two turns others add, and the run can be ended.
+    /// Takes the lock for one step. Between two steps others can add to the store, and the run can be cancelled.
     fn turn(&self) -> Result<Turn> {
         must_go_on(self.cancel)?;
         self.store.collecting(self.waiting)

@@ -1,4 +1,4 @@
-//! Which entries go, so that the caps hold: those unused for longest first.
+//! Choosing the entries to delete to meet the limits: least recently used first.
 
 use super::plan_db::{Candidate, PlanDb};
 use super::survey::{named, read};
@@ -6,7 +6,7 @@ use super::{Going, Reason, Rules, must_go_on};
 use crate::error::at;
 use crate::{Error, Outcome, Result, Store, entry};
 
-/// How much there is, as it would be if all that was chosen so far were gone.
+/// Sizes as they will be after deleting everything chosen so far.
 struct Room {
     bytes: u64,
     free: u64,
@@ -18,7 +18,7 @@ impl Room {
         self.free = self.free.saturating_add(bytes);
     }
 
-    /// The cap that does not hold, if there is one.
+    /// A limit that is still exceeded.
     fn exceeds(&self, rules: &Rules) -> Option<Reason> {
         if rules.caps.max_size.is_some_and(|most| self.bytes > most) {
             return Some(Reason::Size);
@@ -27,7 +27,7 @@ impl Room {
     }
 }
 
-/// Chooses entries; the cap that does not hold even so, if there is one.
+/// Chooses entries to delete. Returns a limit that is exceeded nevertheless.
 pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<Option<Reason>> {
     let (bytes, unnamed) = plan_db.bytes()?;
     let mut room = Room { bytes, free: free(store)? };
@@ -37,7 +37,7 @@ pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
         let mut page = plan_db.candidates(last.as_ref())?;
         for candidate in &page {
             must_go_on(rules.cancel)?;
-            // Of those after it none is older.
+            // Candidates come oldest first, so none of the following exceeds the age limit either.
             let Some(reason) = reason(rules, &room, candidate) else { return Ok(None) };
             if let Some(going) = go(store, plan_db, candidate, reason)? {
                 room.gain(going.bytes);
@@ -58,7 +58,7 @@ fn reason(rules: &Rules, room: &Room, candidate: &Candidate) -> Option<Reason> {
     }
 }
 
-/// Puts an entry among those that go, unless it is another one by now, which has the right of the young.
+/// Chooses an entry, unless its file changed since the survey; then it counts as young.
 fn go(store: &Store, plan_db: &PlanDb, candidate: &Candidate, reason: Reason) -> Result<Option<Going>> {
     let key = candidate.key;
     let entry = match read(&entry::path(&store.entries(), &key), &key) {
@@ -82,7 +82,7 @@ fn go(store: &Store, plan_db: &PlanDb, candidate: &Candidate, reason: Reason) ->
     Ok(Some(going))
 }
 
-/// Bytes that are free for users on the store's file system.
+/// Bytes available to unprivileged users on the store's file system (`f_bavail` of statvfs(3)).
 fn free(store: &Store) -> Result<u64> {
     let found = rustix::fs::statvfs(store.dir());
     let found = found.map_err(|e| at("determine the file system of", store.dir())(e.into()))?;

@@ -1,7 +1,8 @@
-//! What a plan knows: every object with the number of entries that name it, every entry with its last use, and what goes.
+//! A plan's data: every object with its number of references, every entry with its last use, and what to delete.
 //!
-//! A database for one run that nobody else opens: it is not flushed, has no journal, and after a crash is litter. What
-//! goes is read from it in pages, each after the last one's final row, because a page may change it.
+//! The database belongs to one run, and no other process opens it: it is not synced, has no journal, and is garbage
+//! after a crash. Deletions are read from it in pages, each starting after the last row of the page before, because
+//! executing a page may change the tables.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -13,8 +14,8 @@ use super::{Count, Going, Reason, Staying, Totals, Useless};
 use crate::disk::if_there;
 use crate::{Digest, Error, Key, Result};
 
-/// Bytes are as they lie on disk; `inode` and `modified` are those of the file that was looked at, `modified` in
-/// nanoseconds since 1970.
+/// Sizes are in bytes as stored; `inode` and `modified` are of the file that was surveyed, `modified` in nanoseconds
+/// since 1970.
 const TABLES: &str = "
     CREATE TABLE object (
         digest    BLOB     NOT NULL PRIMARY KEY,
@@ -53,13 +54,13 @@ const TABLES: &str = "
 /// Rows in memory at a time.
 const PAGE: u32 = 256;
 
-/// A plan's database.
+/// The plan's SQLite database.
 pub(super) struct PlanDb {
     db: Connection,
     path: PathBuf,
 }
 
-/// One state of a file: whoever stores, names or uses it gives it another.
+/// State of a file. Storing, referencing or using it gives it another state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -74,7 +75,7 @@ impl Stamp {
         Stamp { size: metadata.len(), inode: metadata.ino(), modified }
     }
 
-    /// Whether the file is there in the same state.
+    /// Whether the file exists in this state.
     pub(super) fn is_still(&self, path: &Path) -> Result<bool> {
         let found = if_there(fs_err::symlink_metadata(path))?;
         Ok(found.is_some_and(|metadata| Stamp::of(&metadata) == *self))
@@ -85,13 +86,13 @@ impl Stamp {
         Ok(Stamp { size: number(row, at)?, inode: inode as u64, modified: row.get(at + 2)? })
     }
 
-    /// Inode numbers have 64 bits, SQLite's integers a sign.
+    /// SQLite's integers are signed, so 64-bit inode numbers are cast.
     fn columns(&self) -> (i64, i64, i64) {
         (self.size as i64, self.inode as i64, self.modified)
     }
 }
 
-/// Why an entry stays whatever the caps say, if it does.
+/// Why an entry must not be deleted, whatever the limits say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hold {
     Kept = 0,
@@ -99,14 +100,14 @@ pub(super) enum Hold {
     Young = 2,
 }
 
-/// An entry that may go.
+/// An entry that may be deleted.
 pub(super) struct Candidate {
     pub(super) key: Key,
     pub(super) stamp: Stamp,
     pub(super) used: u64,
 }
 
-/// A file that nobody needs.
+/// An unneeded file other than an entry or object.
 pub(super) struct File {
     pub(super) path: String,
     pub(super) kind: Useless,
@@ -125,7 +126,8 @@ impl PlanDb {
             db.pragma_update(None, "synchronous", "OFF")?;
             db.pragma_update(None, "cache_size", -8192)?; // KiB
             db.execute_batch(TABLES)?;
-            // Never committed: what does not fit into the cache goes to the file, and the rest has no need to.
+            // The transaction is never committed: pages that do not fit into the cache spill to the file, and nobody
+            // needs the rest.
             db.execute_batch("BEGIN")
         })?;
         Ok(plan_db)
@@ -145,13 +147,13 @@ impl PlanDb {
         self.execute(ADD, params![key.as_bytes(), size, inode, modified, used as i64, hold as i64])
     }
 
-    /// One entry more names these objects.
+    /// Adds a reference to each of these objects.
     pub(super) fn name<'d>(&self, mut digests: impl Iterator<Item = &'d Digest>) -> Result<()> {
         const NAME: &str = "UPDATE object SET names = names + 1 WHERE digest = ?1";
         digests.try_for_each(|digest| self.execute(NAME, [digest.as_bytes()]))
     }
 
-    /// One entry less names these objects; how many bytes go with it.
+    /// Removes a reference from each of these objects; returns the bytes that this frees.
     pub(super) fn unname<'d>(&self, digests: impl Iterator<Item = &'d Digest>) -> Result<u64> {
         const UNNAME: &str = "UPDATE object SET names = names - 1 WHERE digest = ?1 \
                               RETURNING CASE WHEN names = 0 AND NOT stays THEN size ELSE 0 END";
@@ -163,7 +165,7 @@ impl PlanDb {
         Ok(bytes)
     }
 
-    /// Those that may go and were not looked at yet, after this one, unused for longest first.
+    /// The next page of entries that may be deleted and were not considered yet, least recently used first.
     pub(super) fn candidates(&self, after: Option<&Candidate>) -> Result<Vec<Candidate>> {
         const QUERY: &str = "SELECT key, size, inode, modified, used FROM entry \
                              WHERE (used, key) > (?1, ?2) AND may_go = 1 ORDER BY used, key LIMIT ?3";
@@ -174,7 +176,7 @@ impl PlanDb {
         })
     }
 
-    /// Puts an entry among those that go.
+    /// Marks an entry for deletion.
     pub(super) fn go(&self, going: &Going) -> Result<()> {
         const GO: &str = "UPDATE entry SET goes = ?2, built = ?3, labels = ?4, bytes = ?5 WHERE key = ?1";
         let labels = serde_json::to_string(&going.labels).map_err(std::io::Error::other)?;
@@ -182,18 +184,18 @@ impl PlanDb {
         self.execute(GO, params![going.key.as_bytes(), reason, going.built, labels, going.bytes as i64])
     }
 
-    /// Takes an entry out again.
+    /// Marks an entry as kept.
     pub(super) fn stay(&self, key: &Key) -> Result<()> {
         self.execute("UPDATE entry SET goes = NULL, may_go = 2 WHERE key = ?1", [key.as_bytes()])
     }
 
-    /// Whether an entry is among those that go.
+    /// Whether an entry is marked for deletion.
     pub(super) fn goes(&self, key: &Key) -> Result<bool> {
         const QUERY: &str = "SELECT 1 FROM entry WHERE key = ?1 AND goes IS NOT NULL";
         Ok(!self.all(QUERY, [key.as_bytes()], |_| Ok(()))?.is_empty())
     }
 
-    /// Whether an object is among those that go.
+    /// Whether an object will be deleted.
     pub(super) fn loses(&self, digest: &Digest) -> Result<bool> {
         const QUERY: &str = "SELECT 1 FROM object WHERE digest = ?1 AND names = 0 AND NOT stays";
         Ok(!self.all(QUERY, [digest.as_bytes()], |_| Ok(()))?.is_empty())
@@ -210,7 +212,7 @@ impl PlanDb {
         self.execute("INSERT OR IGNORE INTO row (key) VALUES (?1)", [key.as_bytes()])
     }
 
-    /// Entries that go, after this one, in the order in which they go.
+    /// The next page of entries to delete, in order of deletion.
     pub(super) fn going(&self, after: Option<&(Going, Stamp)>) -> Result<Vec<(Going, Stamp)>> {
         const QUERY: &str = "SELECT key, size, inode, modified, used, goes, built, labels, bytes FROM entry \
                              WHERE (used, key) > (?1, ?2) AND goes IS NOT NULL ORDER BY used, key LIMIT ?3";
@@ -229,7 +231,7 @@ impl PlanDb {
         })
     }
 
-    /// Objects that go, after this one, in order.
+    /// The next page of objects to delete, by digest.
     pub(super) fn unnamed(&self, after: Option<&(Digest, Stamp)>) -> Result<Vec<(Digest, Stamp)>> {
         const QUERY: &str = "SELECT digest, size, inode, modified FROM object \
                              WHERE digest > ?1 AND names = 0 AND NOT stays ORDER BY digest LIMIT ?2";
@@ -239,7 +241,7 @@ impl PlanDb {
         })
     }
 
-    /// Other files that go, after this one, in order.
+    /// The next page of other files to delete, by path.
     pub(super) fn useless(&self, after: Option<&File>) -> Result<Vec<File>> {
         const QUERY: &str = "SELECT path, size, inode, modified, kind, leads_to FROM useless \
                              WHERE path > ?1 ORDER BY path LIMIT ?2";
@@ -249,14 +251,14 @@ impl PlanDb {
         })
     }
 
-    /// Rows of the index that go, after this one, in order.
+    /// The next page of the index's rows to delete, by key.
     pub(super) fn rows(&self, after: Option<&Key>) -> Result<Vec<Key>> {
         const QUERY: &str = "SELECT key FROM row WHERE key > ?1 ORDER BY key LIMIT ?2";
         let after: &[u8] = after.map_or(&[], |key| key.as_bytes());
         self.all(QUERY, params![after, PAGE], |row| row.get(0).map(Key::from_bytes))
     }
 
-    /// Goes through one of the lists above, page by page.
+    /// Iterates over one of the lists above, page by page.
     pub(super) fn pages<T>(
         &self,
         list: impl Fn(&PlanDb, Option<&T>) -> Result<Vec<T>>,
@@ -273,7 +275,7 @@ impl PlanDb {
         }
     }
 
-    /// How many bytes there are, and how many of them nobody names.
+    /// Total size of entries and objects, and the size of unreferenced objects, in bytes.
     pub(super) fn bytes(&self) -> Result<(u64, u64)> {
         let entries = self.count("entry WHERE 1")?;
         let objects = self.count("object WHERE 1")?;
@@ -281,7 +283,7 @@ impl PlanDb {
         Ok((entries.bytes + objects.bytes, unnamed.bytes))
     }
 
-    /// What goes and what stays.
+    /// Counts of what will be deleted and kept.
     pub(super) fn totals(&self) -> Result<(Totals, Staying)> {
         let useless = |kind: Useless| self.count(&format!("useless WHERE kind = {}", kind as i64));
         let goes = Totals {
@@ -326,7 +328,7 @@ impl PlanDb {
     }
 }
 
-/// The variant with this number, from all of them in order.
+/// The variant whose discriminant a column contains; `variants` are all of them in order.
 fn one_of<T: Copy>(variants: &[T], row: &Row, at: usize) -> rusqlite::Result<T> {
     let number: i64 = row.get(at)?;
     let variant = usize::try_from(number).ok().and_then(|number| variants.get(number));

@@ -1,4 +1,4 @@
-//! What there is: first the objects, then the entries and what they name, at last what leads to nothing.
+//! Surveying a store: objects first, then entries and their references, then dangling pointers, signatures and rows.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -12,12 +12,13 @@ use crate::{
     Digest, Entry, Error, Key, Manifest, Notice, Pointer, Result, SignerId, Store, entry, object, shards,
 };
 
-/// A draft is written within minutes, but its writer may have been stopped, or its machine have slept.
+/// Age in seconds at which a draft is deleted. Writing one takes minutes, but the process may have been stopped, or
+/// the machine suspended.
 const DRAFT_AGE: u64 = 86400;
-/// What drafts are called by (`publish`).
+/// Prefix of drafts' names (`publish`).
 const DRAFT: &str = "draft-";
 
-/// Notes every object and its time. That comes before the first entry is read: see `claim`.
+/// Records every object and its time. This must happen before the first entry is read, see `lease`.
 pub(super) fn objects(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     shards::objects(store, &mut |digest, _, metadata| {
         must_go_on(rules.cancel)?;
@@ -29,7 +30,7 @@ pub(super) fn objects(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
     })
 }
 
-/// Notes every entry, when it was used, and what it names.
+/// Records every entry, its last use, and its references.
 pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     shards::entries(store, &mut |key, path, metadata| {
         must_go_on(rules.cancel)?;
@@ -63,18 +64,18 @@ fn hold(rules: &Rules, key: &Key, modified: i64) -> Hold {
     }
 }
 
-/// An entry, and the state of the very file that it was read from.
+/// Reads an entry, with the state of exactly the file that was read.
 pub(super) fn read(path: &Path, key: &Key) -> Result<Option<(Stamp, i64, Entry)>> {
     let Some((metadata, bytes)) = entry::read_with_metadata(path)? else { return Ok(None) };
     Ok(Some((Stamp::of(&metadata), metadata.mtime(), Entry::parse(path, key, &bytes)?)))
 }
 
-/// The objects that an entry names, each once.
+/// The objects that an entry references, each once.
 pub(super) fn named(manifest: &Manifest) -> BTreeSet<Digest> {
     manifest.outputs.iter().map(|output| output.digest).collect()
 }
 
-/// Notes what leads to nothing, or will when what was chosen is gone.
+/// Records what is dangling, or will be after the chosen entries are deleted.
 pub(super) fn useless(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     pointers(store, rules, plan_db)?;
     signatures(store, rules, plan_db)?;
@@ -108,7 +109,7 @@ fn pointers(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     Ok(())
 }
 
-/// Where a pointer leads. A damaged one is left to be mended.
+/// The entry that a pointer refers to; `None` if the pointer is corrupt, so that it is kept for repair.
 fn target(store: &Store, name: &Name) -> Result<Option<Key>> {
     match store.pointer(name) {
         Ok(pointer) => Ok(pointer.map(|pointer| pointer.key())),
@@ -139,7 +140,7 @@ fn signatures(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     })
 }
 
-/// Drafts of processes that are gone. Scratch directories are cleared away by whoever makes the next one.
+/// Drafts of dead processes. Scratch directories are not handled here: creating the next one deletes them.
 fn drafts(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     for file in fs_err::read_dir(store.tmp())? {
         let file = file?;
@@ -157,7 +158,7 @@ fn add(plan_db: &PlanDb, kind: Useless, path: String, stamp: &Stamp, leads_to: O
     plan_db.add_useless(&File { path, kind, stamp: *stamp, leads_to })
 }
 
-/// Rows whose entries are gone: a crash came between.
+/// Rows without an entry, which a crash leaves.
 fn rows(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     let mut last: Option<Key> = None;
     loop {
@@ -173,7 +174,7 @@ fn rows(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
     }
 }
 
-/// Whether a file is too young to go. What is from the future is, too.
+/// Whether a file is within the grace period, or has a time in the future.
 fn is_young(rules: &Rules, modified: i64) -> bool {
     let grace = i64::try_from(rules.grace.max(RACY)).unwrap_or(i64::MAX);
     let now = i64::try_from(rules.now).unwrap_or(i64::MAX);

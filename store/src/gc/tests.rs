@@ -13,7 +13,7 @@ use crate::pointer::tests::name as pointer_name;
 use crate::trust::tests::builder;
 use crate::{Entry, Inserted, Manifest, Output, Pointer, Role, Row, SignerId, Waiting, entry, object};
 
-/// In 2001, so that what has the time of its making is from the future, which is young.
+/// A time in 2001. Files that keep the time of their creation are then in the future, so they count as young.
 const NOW: u64 = 1_000_000_000;
 const DAY: u64 = 86400;
 const PATIENT: Waiting = Waiting { limit: Duration::from_secs(60), say: &|_| () };
@@ -44,7 +44,7 @@ fn object(store: &Store, content: &str, days: u64) -> Digest {
     digest
 }
 
-/// The entry of `n` with these outputs.
+/// The entry of key `n` with these outputs.
 fn entry_of(n: u8, contents: &[&str]) -> Entry {
     let outputs = contents.iter().enumerate().map(|(at, content)| Output {
         size: content.len() as u64,
@@ -53,7 +53,7 @@ fn entry_of(n: u8, contents: &[&str]) -> Entry {
     Entry::new(Manifest { outputs: outputs.collect(), created: 0, ..manifest(key(n)) }).unwrap()
 }
 
-/// Puts the entry of `n` with these outputs, last used `days` ago; all files are that old.
+/// Stores the entry of key `n` with these outputs, last used `days` ago; all files have that age.
 fn put(store: &Store, n: u8, contents: &[&str], days: u64) {
     for content in contents {
         store.put_object(&mut content.as_bytes()).unwrap();
@@ -70,7 +70,7 @@ fn planned(store: &Store, caps: Caps, keep: &Keep) -> Result<Plan> {
     plan(store, &rules, store.scratch().unwrap())
 }
 
-/// Collects; what went was what was planned.
+/// Collects, and checks that what was deleted is what was planned.
 fn collect(store: &Store, caps: Caps, keep: &Keep) -> Vec<Going> {
     let plan = planned(store, caps, keep).unwrap();
     let (mut planned, mut went) = (Vec::new(), Vec::new());
@@ -84,7 +84,7 @@ fn collected(store: &Store, caps: Caps) -> Vec<u8> {
     collect(store, caps, &Keep::default()).iter().map(|going| going.key.as_bytes()[0]).collect()
 }
 
-/// The entries that are there, each with all its objects, and with a row each, as far as the index has any.
+/// Checks that every entry has all its objects and a row if there is an index; returns the entries.
 #[track_caller]
 fn sound(store: &Store) -> Vec<u8> {
     let mut keys = entry::keys(&store.entries()).unwrap();
@@ -280,7 +280,7 @@ fn where_it_cannot_be_known_what_an_entry_names_nothing_goes() {
     assert!(has(&store, "one") && has(&store, "unnamed"));
 }
 
-/// Plans to delete entry 1, object `one` with it, and object `unnamed`; does something; then performs the plan.
+/// Plans to delete entry 1, with it object `one`, and object `unnamed`; calls `act`; then executes the plan.
 fn check_stays(act: impl FnOnce(&Store), entries: &[u8], objects: [bool; 2]) {
     let (_dir, store) = new();
     put(&store, 1, &["one"], 10);
@@ -344,7 +344,7 @@ fn whoever_uses_an_entry_that_is_gone_is_told_so() {
     assert!(!store.used(&key(1), NOW).unwrap());
 }
 
-/// A store of which much goes.
+/// A store from which much will be deleted.
 fn littered() -> (TempDir, Store) {
     let (dir, store) = new();
     (1..5).for_each(|n| put(&store, n, &[&n.to_string(), "shared"], u64::from(n)));
@@ -424,7 +424,7 @@ fn whoever_ends_it_finds_the_store_as_it_was() {
     assert_eq!(sound(&store), [1, 2, 3, 4]);
 }
 
-/// Makes everything old, as time would. Not while a plan is made or performed: to it that is a change like any other.
+/// Ages all files, as time would. Not while a plan is made or executed, for which that is a change like any other.
 fn age(store: &Store, seconds: u64) {
     for dir in [store.entries(), store.objects()] {
         for shard in fs_err::read_dir(dir).unwrap() {
@@ -440,7 +440,7 @@ fn beside_those_who_add_and_read_no_entry_ever_lacks_an_object() {
     let (_dir, store) = new();
     let contents: Vec<String> = (0..12).map(|n| format!("object {n}")).collect();
     let adders_left = std::sync::atomic::AtomicU32::new(3);
-    // Whoever adds goes on until the others have had their turn.
+    // The thread that adds continues until the others have had their turn.
     let (collected, was_read) = (&AtomicBool::new(false), &AtomicBool::new(false));
     let add = |thread: u8| {
         for round in 0.. {
@@ -454,7 +454,7 @@ fn beside_those_who_add_and_read_no_entry_ever_lacks_an_object() {
                 for content in named {
                     store.put_object(&mut content.as_bytes()).unwrap();
                 }
-                // With no grace what was put may be gone again.
+                // Without a grace period, what was stored may be deleted again.
                 matches!(store.insert(&entry, NOW), Err(Error::Entry { .. }))
             } {}
             std::thread::yield_now();
@@ -465,7 +465,7 @@ fn beside_those_who_add_and_read_no_entry_ever_lacks_an_object() {
         let mut seen = 0;
         while adders_left.load(Ordering::SeqCst) > 0 {
             for key in entry::keys(&store.entries()).unwrap() {
-                // The same entry may be collected and added anew meanwhile, which is another file.
+                // The same entry may be collected and added again meanwhile, as another file.
                 let file = || {
                     fs_err::metadata(entry::path(&store.entries(), &key))
                         .ok()
@@ -512,7 +512,7 @@ fn beside_those_who_add_and_read_no_entry_ever_lacks_an_object() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Entries are sets of objects; some are kept, some young, and the caps are any.
+    /// Entries are sets of objects; some are roots, some young, and the limits are arbitrary.
     #[test]
     fn whatever_is_reachable_stays_and_nothing_else_that_may_go(
         entries in prop::collection::vec((prop::collection::btree_set(0..9_u8, 0..5), 0..60_u64, any::<bool>()), 0..9),

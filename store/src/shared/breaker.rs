@@ -1,7 +1,7 @@
-//! The circuit breaker of one shared cache: what does not answer is asked once.
+//! The circuit breaker of one shared cache, which stops queries to a cache that does not answer.
 //!
-//! The first request of a run is a probe, and the others wait for what becomes of it. So a cache that is down costs the
-//! time of one request, however many packages ask at once.
+//! The first request of a run is a probe, and the others wait for its result. So an unreachable cache costs the time
+//! of one request, however many packages query it concurrently.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::LIES;
 use crate::transport::TransportError;
 
-/// Whether a cache may be asked.
+/// State of a shared cache in this run.
 #[derive(Default)]
 pub(super) struct Breaker {
     state: Mutex<State>,
@@ -19,19 +19,19 @@ pub(super) struct Breaker {
 
 #[derive(Default)]
 enum State {
-    /// Nobody has asked yet.
+    /// No request yet.
     #[default]
     Untried,
-    /// The first request is under way.
+    /// The first request is in progress.
     Probing,
-    /// It answers; so often with something useless.
+    /// It answers; `odd` counts unusable answers.
     Working { odd: u32 },
-    /// It is not asked again, for this reason.
+    /// It is not queried any more, for this reason.
     Broken(TransportError),
 }
 
 impl Breaker {
-    /// Acts unless the cache is broken; and whether this is what broke it.
+    /// Calls `act` unless the breaker is open. The flag says whether this call opened it.
     pub(super) fn call<T>(
         &self,
         act: impl FnOnce() -> Result<T, TransportError>,
@@ -55,7 +55,7 @@ impl Breaker {
         (result, broke)
     }
 
-    /// Lets a cache be asked again that was only too slow; false where there is nothing to forgive.
+    /// Closes the breaker if the cache was only too slow; false otherwise.
     pub(super) fn forgive(&self) -> bool {
         let mut state = self.state();
         let slow = matches!(
@@ -68,22 +68,22 @@ impl Breaker {
         slow
     }
 
-    /// Whether the cache has answered at all.
+    /// Whether the cache has answered in this run.
     pub(super) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Whether the cache is not asked any more.
+    /// Whether the cache is not queried any more.
     pub(super) fn is_broken(&self) -> bool {
         matches!(*self.state(), State::Broken(_))
     }
 
-    /// Whether the cache has answered before and is still asked.
+    /// Whether the cache has answered before and is still queried.
     pub(super) fn works(&self) -> bool {
         matches!(*self.state(), State::Working { .. })
     }
 
-    /// The cache sent something useless; whether that was once too often.
+    /// Records an unusable answer; true if this opened the breaker.
     pub(super) fn lied(&self) -> bool {
         self.odd(TransportError::Odd("too many unusable files".to_owned()))
     }
@@ -99,11 +99,11 @@ impl Breaker {
 
     fn failed(&self, trouble: &TransportError) -> bool {
         match trouble {
-            // The file's fault, or the request's.
+            // The fault of the file or of the request.
             TransportError::TooLong(_) | TransportError::Odd(_) | TransportError::Busy(_) => {
                 self.odd(trouble.clone())
             }
-            // It can be read all the same.
+            // It can still be read.
             TransportError::ReadOnly(_) | TransportError::Cancelled => self.worked(),
             _ => self.breaks(trouble.clone()),
         }
@@ -134,7 +134,7 @@ impl Breaker {
     }
 }
 
-/// Lets those in who wait for the probe, also where it panicked.
+/// Releases threads that wait for the probe, even if it panics.
 struct Probe<'a>(&'a Breaker);
 
 impl Drop for Probe<'_> {

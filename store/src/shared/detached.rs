@@ -1,7 +1,8 @@
-//! Signatures of objects that are kept apart from them, made by others than builders.
+//! Detached signatures of objects, which a signing service makes.
 //!
-//! They are no part of an entry: who signs modules for a kernel's firmware is another than who vouches for a build, and
-//! comes later. Nothing here can tell what one is worth; the caller says which fits, and a cache that held another has lied.
+//! They are not part of an entry: whoever signs modules for a kernel is not the builder, and signs later. This crate
+//! cannot verify them, so the caller does; a cache that serves an invalid one is treated as one that serves a corrupt
+//! file.
 
 use std::sync::Arc;
 
@@ -9,11 +10,11 @@ use super::{SharedCache, SharedCaches};
 use crate::transport::{IfTaken, Name};
 use crate::{Digest, Result, SignerId};
 
-/// With a chain of certificates in it, one has some 10 KB.
+/// Size limit in bytes. With a chain of certificates, a signature has some 10 KB.
 const MAX: u64 = 64 << 10;
 
 impl SharedCaches {
-    /// A signature of an object that fits, or else why it does not.
+    /// Fetches a detached signature of an object. `fits` verifies it, or returns the reason for refusing it.
     pub fn signature(
         &self,
         by: &SignerId,
@@ -33,7 +34,7 @@ impl SharedCaches {
         })
     }
 
-    /// Puts a signature of an object into a cache, in place of any by the same signer.
+    /// Pushes a detached signature of an object, replacing an earlier one by the same signer.
     pub fn push_signature(
         &self,
         cache: &Arc<SharedCache>,

@@ -9,20 +9,25 @@ use crate::envelope::MAX_FILE;
 use crate::transport::Name;
 use crate::{Entry, Error, Key, Manifest, Notice, Output, Result, Store, object};
 
-/// An entry that is now in the store, with all its objects.
+/// An entry that was fetched into the store with all its objects.
 #[derive(Debug)]
 pub struct Fetched {
-    /// The entry.
+    /// The entry as stored.
     pub entry: Entry,
-    /// URL of the cache that had it.
+    /// URL of the cache that served the entry.
     pub from: String,
-    /// Bytes that were fetched for it.
+    /// Bytes transferred for it.
     pub bytes: u64,
 }
 
 impl SharedCaches {
-    /// Fetches a key's entry and its objects into the store, from the first cache that has them and whose entry `fits`, or
-    /// else why it does not. `heard` is told how many bytes have come in, each time some have.
+    /// Fetches a key's entry and its objects into the store, from the first cache that has all of them with enough
+    /// trusted signatures; `None` if no cache does. `fits` is the caller's check of the manifest, and returns the
+    /// reason for refusing it. `heard` is called with the number of bytes received, as they arrive.
+    ///
+    /// # Errors
+    ///
+    /// Only errors of the local store: a cache's failure is a warning.
     pub fn fetch(
         &self,
         store: &Store,
@@ -52,7 +57,7 @@ impl SharedCaches {
         Ok(None)
     }
 
-    /// Fetches an output that did not come with its entry ([`crate::Role::Debug`]); false where no cache has it.
+    /// Fetches an output that is not fetched with its entry ([`crate::Role::Debug`]); false if no cache has it.
     pub fn fetch_output(&self, store: &Store, of: &Key, output: &Output) -> Result<bool> {
         let wanted = Wanted { store, of: *of, output, heard: &|_| () };
         for cache in &self.caches {
@@ -63,7 +68,8 @@ impl SharedCaches {
         Ok(false)
     }
 
-    /// The key's entries that enough trusted keys have signed, in order of priority, with position and size.
+    /// The key's entries that enough trusted keys signed, in order of priority: position of the cache, entry, and size
+    /// of its file.
     fn entries<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (usize, Entry, u64)> + 'a {
         let name = Name::Entry(*key);
         let answers = InOrder::new(self.ask(&name, MAX_FILE));
@@ -74,7 +80,7 @@ impl SharedCaches {
         })
     }
 
-    /// An entry that may be used, from bytes of anybody.
+    /// Parses an entry from untrusted bytes and verifies its signatures.
     fn believed(&self, at: usize, key: &Key, name: &Name, bytes: &[u8]) -> Option<Entry> {
         let cache = &self.caches[at];
         let entry = match Entry::parse(&cache.origin(name), key, bytes) {
@@ -91,7 +97,7 @@ impl SharedCaches {
         None
     }
 
-    /// Fetches the objects of an entry that the store lacks; false where one is not to be had.
+    /// Fetches the objects of an entry that the store lacks; false if one cannot be fetched.
     fn objects(&self, store: &Store, entry: &Entry, at: usize, heard: &(dyn Fn(u64) + Sync)) -> Result<bool> {
         let mut missing: BTreeMap<_, &Output> = BTreeMap::new();
         for output in entry.manifest().needed() {
@@ -104,7 +110,7 @@ impl SharedCaches {
         each(&missing, |output| self.object(&Wanted { store, of, output, heard }, at))
     }
 
-    /// Fetches one object, from the cache that had the entry or any other; false where none has it whole.
+    /// Fetches one object, from the cache that had the entry or any other; false if none has it intact.
     fn object(&self, wanted: &Wanted, at: usize) -> Result<bool> {
         let others = (0..self.caches.len()).filter(|other| *other != at);
         for at in std::iter::once(at).chain(others) {
@@ -116,17 +122,17 @@ impl SharedCaches {
     }
 }
 
-/// One object that is to be fetched.
+/// An object to fetch.
 struct Wanted<'a> {
     store: &'a Store,
-    /// The entry that needs it.
+    /// The entry that references it.
     of: Key,
     output: &'a Output,
     heard: &'a (dyn Fn(u64) + Sync),
 }
 
 impl Wanted<'_> {
-    /// Fetches it from one cache; false where it has not got it whole.
+    /// Fetches it from one cache; false if the cache does not have it intact.
     fn from(&self, cache: &SharedCache) -> Result<bool> {
         let Output { digest, size, .. } = self.output;
         let name = Name::Object { of: self.of, digest: *digest };
@@ -145,7 +151,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Answers that come in any order, in order; an answer is waited for only when it is its turn.
+/// Sorts answers that arrive in any order; waits for an answer only when its turn comes.
 struct InOrder {
     receiver: Receiver<(usize, Option<Vec<u8>>)>,
     early: BTreeMap<usize, Option<Vec<u8>>>,
@@ -163,7 +169,7 @@ impl Iterator for InOrder {
 
     fn next(&mut self) -> Option<Option<Vec<u8>>> {
         while !self.early.contains_key(&self.next) {
-            // All senders are gone: who has not answered will not.
+            // All senders are gone, so the missing answers will not arrive.
             let Ok((at, answer)) = self.receiver.recv() else { break };
             self.early.insert(at, answer);
         }

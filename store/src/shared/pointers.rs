@@ -1,12 +1,12 @@
-//! Pointers of shared caches: followed forwards only, and set by builders.
+//! Pointers of shared caches: followed to newer entries only, and updated by builders.
 //!
 //! ```text
-//! followed            signed by as many trusted keys as an entry must be, and no more than [`AHEAD`] ahead of this host's clock
-//! not gone back from  what was followed last, if a key that is still trusted has signed it, and it is no more than that ahead
-//! gone beyond         by a builder: what any trusted key has signed that is no more than that ahead
+//! followed    a pointer that as many trusted keys signed as an entry needs, at most [`AHEAD`] ahead of this host's clock
+//! minimum     the epoch that was last accepted, if a key that is still trusted signed it, and it is not too far ahead
+//! superseded  by a builder: a pointer that any trusted key signed and that is not too far ahead
 //! ```
-//! A pointer beyond is as good as absent: one stolen key could else name an epoch that nothing comes after. What was
-//! accepted before that was looked at is followed until there is another, and holds up none.
+//! A pointer too far ahead is ignored: otherwise one stolen key could sign an epoch that no later one exceeds. One
+//! that was accepted before this rule existed is followed until there is another, and does not prevent that.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::pointer::MAX_POINTER;
 use crate::transport::{IfTaken, Name};
 use crate::{Error, Key, Notice, Pointer, Result, SigningKey, Store, Trust};
 
-/// How far ahead of this host's clock an epoch may lie, in seconds: a builder's clock is not further off, and who has its key
-/// holds others up no longer.
+/// How far ahead of this host's clock an epoch may be, in seconds: more than builders' clocks deviate, and the longest
+/// time for which the holder of a stolen key can block updates.
 const AHEAD: u64 = 24 * 3600;
 
 impl SharedCaches {
-    /// The newest pointer of this name that enough trusted keys have signed, here or in any cache, and remembers it. One that is
-    /// older than what was accepted before is followed only where `roll_back` says so.
+    /// Fetches the newest pointer of this name that enough trusted keys signed, from the store or any cache, and
+    /// stores it. A pointer older than the accepted one is followed only if `roll_back` is set.
     pub fn pointer(&self, store: &Store, name: &Name, roll_back: bool, now: u64) -> Result<Option<Pointer>> {
         let before = here(store, name)?.filter(|before| self.trust.vouch(before.envelope()).is_ok());
         if self.trust.keys().next().is_none() {
@@ -43,7 +43,7 @@ impl SharedCaches {
         }
     }
 
-    /// Whether an epoch can be one, which is said of one that cannot.
+    /// Whether an epoch is not too far ahead; warns otherwise.
     fn is_near(&self, cache: &SharedCache, name: &Name, pointer: &Pointer, now: u64) -> bool {
         let why = too_far(pointer, now);
         why.iter().for_each(|why| not_followed(cache, name, why));
@@ -67,8 +67,8 @@ impl SharedCaches {
         }
     }
 
-    /// Makes the pointer of this name in a cache lead to a key, with this host's signature; without a signer, to where the
-    /// store's own pointer leads, if that is newer.
+    /// Updates a cache's pointer to refer to `to`, signed with this host's key. Without a signer, pushes the store's
+    /// own pointer if it is newer.
     pub fn point(
         &self,
         cache: &Arc<SharedCache>,
@@ -101,7 +101,7 @@ impl SharedCaches {
         store.point(name, &pointer)
     }
 
-    /// The pointer that a cache has, if anybody could use it.
+    /// A cache's pointer, if any trusted key signed it.
     fn there(&self, cache: &Arc<SharedCache>, name: &Name) -> Result<Option<Pointer>> {
         let bytes = cache
             .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
@@ -119,27 +119,27 @@ fn not_followed(cache: &SharedCache, name: &Name, why: &str) {
     )));
 }
 
-/// Why an epoch cannot be one; `None` of one that can.
+/// The reason, if an epoch is too far ahead.
 fn too_far(pointer: &Pointer, now: u64) -> Option<String> {
     let epoch = pointer.epoch();
     let far = epoch > now.saturating_add(AHEAD);
     far.then(|| format!("epoch {epoch} is more than a day ahead of this host's clock ({now})"))
 }
 
-/// What became of a pointer from elsewhere.
+/// Result of accepting a pointer.
 pub(crate) enum Accepted {
-    /// It is the one that was accepted before.
+    /// It equals the stored one.
     Same,
-    /// It is the store's own now.
+    /// It is newer, and stored now.
     Newer,
-    /// The one that was accepted before stays.
+    /// It was refused.
     Not {
-        /// In words.
+        /// The reason, as text for a message.
         why: String,
     },
 }
 
-/// Remembers a pointer that enough trusted keys have signed, unless it is older than what was accepted before, or from the future.
+/// Stores a pointer that enough trusted keys signed, unless it is older than the accepted one or too far ahead.
 pub(crate) fn accept(
     store: &Store,
     trust: &Trust,
@@ -152,7 +152,7 @@ pub(crate) fn accept(
         return Ok(Accepted::Not { why });
     }
     match floor(store, trust, name, now)? {
-        // Others may have signed it since, of whom the threshold asks.
+        // Other keys may have signed it since, which the threshold requires.
         Some(floor) if pointer.agrees_with(&floor) && trust.vouch(floor.envelope()).is_ok() => {
             return Ok(Accepted::Same);
         }
@@ -170,13 +170,14 @@ pub(crate) fn accept(
     Ok(Accepted::Newer)
 }
 
-/// What is not gone back from. What a key has signed that is trusted no more does not count, nor what lies in the future.
+/// The pointer below whose epoch none is accepted: the stored one, unless its keys are no longer trusted or it is too
+/// far ahead.
 fn floor(store: &Store, trust: &Trust, name: &Name, now: u64) -> Result<Option<Pointer>> {
     let counts = |floor: &Pointer| trust.vouch_one(floor.envelope()).is_ok() && too_far(floor, now).is_none();
     Ok(here(store, name)?.filter(counts))
 }
 
-/// What was accepted last, unless that is damaged.
+/// The pointer accepted last, unless its file is corrupt.
 fn here(store: &Store, name: &Name) -> Result<Option<Pointer>> {
     match store.pointer(name) {
         Err(Error::Damaged { .. } | Error::Entry { .. }) => Ok(None),
@@ -184,7 +185,7 @@ fn here(store: &Store, name: &Name) -> Result<Option<Pointer>> {
     }
 }
 
-/// Makes the store's own pointer of this name lead to a key, with an epoch above `than` and above its last one.
+/// Updates the store's own pointer to refer to a key, with an epoch above `than` and above its previous one.
 pub fn point_here(
     store: &Store,
     name: &Name,

@@ -1,8 +1,8 @@
-//! Pushing an entry: its objects first, then itself. What is there stays.
+//! Pushing an entry: its objects first, then the entry. Existing entries are kept.
 //!
-//! Of two builders of one key the second adds its signature to the first's entry, if its own build has the same outputs:
-//! that is what a threshold asks for. If the outputs differ, one of the two is wrong, or the build is not reproducible;
-//! the first stays, and it is said.
+//! If two builders built one key with the same outputs, the second adds its signature to the first's entry, as a
+//! threshold requires. If the outputs differ, one of the two is wrong, or the build is not reproducible: this is a
+//! conflict. The first entry is kept, and the conflict is reported.
 
 use std::sync::Arc;
 
@@ -11,25 +11,25 @@ use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
 use crate::{Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
 
-/// Who signs what is pushed.
+/// Which entries to sign before they are pushed.
 #[derive(Clone, Copy)]
 pub enum Sign<'a> {
-    /// This host, with this key.
+    /// Sign with this host's key.
     With {
-        /// The key.
+        /// The signing key.
         key: &'a SigningKey,
-        /// Sign also what others have made. A signature says "I have built this, and it came out so": two of them say that
-        /// two hosts have built it only as long as nobody does that.
+        /// Also sign entries that other hosts built. A signature means "I built this, with these outputs": two
+        /// signatures mean two builds only if nobody does this.
         adopt: bool,
     },
-    /// Nobody: only what somebody has signed is pushed.
+    /// Do not sign; push only entries that are signed.
     Signed,
-    /// Nobody: also what nobody has signed is pushed.
+    /// Do not sign; also push unsigned entries.
     Unsigned,
 }
 
 impl<'a> Sign<'a> {
-    /// The key that signs an entry, if one does.
+    /// The key to sign an entry with, if any.
     pub fn key(&self, entry: &Entry) -> Option<&'a SigningKey> {
         match *self {
             Sign::With { key, adopt } => Some(key).filter(|key| adopt || entry.is_made_by(key.public())),
@@ -38,29 +38,33 @@ impl<'a> Sign<'a> {
     }
 }
 
-/// What pushing came to.
+/// Result of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushed {
-    /// The entry is there now.
+    /// The entry was added.
     New,
-    /// It was there.
+    /// The same entry existed.
     Present,
-    /// It was there, made by this builder; a signature was added to it.
+    /// The same entry existed, from this builder; a signature was added.
     Cosigned(String),
-    /// Another entry is there, made by this builder, with other outputs. It stays.
+    /// Another entry with other outputs exists, from this builder, and is kept.
     Conflict(String),
 }
 
 /// What a cache has under a key.
 enum There {
     Nothing,
-    /// Something that nobody could use.
+    /// A file that no client would use.
     Worthless,
     Entry(Box<Entry>),
 }
 
 impl SharedCaches {
-    /// Pushes an entry of the store to a cache.
+    /// Pushes an entry of the store to a cache, signing it first if `sign` says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shared`] if the cache fails, [`Error::Unsigned`] for an unsigned entry without [`Sign::Unsigned`].
     pub fn push(&self, cache: &Arc<SharedCache>, store: &Store, entry: &Entry, sign: Sign) -> Result<Pushed> {
         let mut entry = entry.clone();
         let key = sign.key(&entry);
@@ -91,7 +95,7 @@ impl SharedCaches {
         if put(cache, &name, &entry, if_taken)? {
             return Ok(Pushed::New);
         }
-        // Somebody was faster.
+        // Another process pushed an entry meanwhile.
         match self.entry_there(cache, &name, &entry, sign)? {
             There::Entry(there) => join(cache, &name, &entry, *there, key),
             There::Nothing | There::Worthless => {
@@ -100,7 +104,7 @@ impl SharedCaches {
         }
     }
 
-    /// The entry that is there, if anybody could use it. Else it is replaced, which is said.
+    /// The cache's entry, if any client would use it. Otherwise it will be replaced, with a notice.
     fn entry_there(&self, cache: &Arc<SharedCache>, name: &Name, entry: &Entry, sign: Sign) -> Result<There> {
         let bytes = cache
             .call(|transport| transport.get(name, MAX_FILE, &|_| ()))
@@ -129,7 +133,7 @@ impl SharedCaches {
     }
 }
 
-/// The outputs that are to be pushed: all, less those on demand that this host has not.
+/// The outputs to push: all but [`crate::Role::Debug`] ones that this host does not have.
 fn here<'e>(store: &Store, entry: &'e Entry) -> Result<Vec<&'e Output>> {
     let mut here: Vec<&Output> = entry.manifest().needed().collect();
     for output in entry.manifest().outputs.iter().filter(|output| output.role == Role::Debug) {
@@ -140,7 +144,7 @@ fn here<'e>(store: &Store, entry: &'e Entry) -> Result<Vec<&'e Output>> {
     Ok(here)
 }
 
-/// Adds what this host knows to the entry that is there.
+/// Adds this host's signatures to the cache's entry.
 fn join(
     cache: &Arc<SharedCache>,
     name: &Name,

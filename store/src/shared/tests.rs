@@ -1,4 +1,4 @@
-//! Shared caches of every kind of honesty, in memory.
+//! Tests of shared caches in memory: working, failing and malicious ones.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use crate::{Digest, Distrust, Entry, Inserted, Key, Manifest, Pointer, SigningKe
 const NOW: u64 = 2_000_000;
 const KEY: Key = Key::from_bytes([7; 32]);
 
-/// A cache in memory, which can be told to fail.
+/// A cache in memory that can be made to fail.
 #[derive(Default)]
 struct Memory {
     files: Mutex<BTreeMap<String, Vec<u8>>>,
@@ -51,7 +51,7 @@ impl Transport for Memory {
     }
 }
 
-/// A host with a store, some caches, and all that it was told.
+/// A host with a store, some caches, and all notices.
 struct Host {
     store: Store,
     caches: SharedCaches,
@@ -77,7 +77,7 @@ fn host(memories: &[&Arc<Memory>], trust: Trust) -> Host {
 }
 
 impl Host {
-    /// Builds: an entry whose output holds `content`.
+    /// Builds an entry whose output is `content`.
     fn build(&self, content: &str) -> Entry {
         let stored = self.store.put_object(&mut content.as_bytes()).unwrap();
         let outputs = vec![crate::Output { size: stored.size, ..output("a", stored.digest) }];
@@ -95,7 +95,7 @@ impl Host {
         self.caches.push(&cache, &self.store, &entry, sign)
     }
 
-    /// Fetches [`KEY`]: from where, if from anywhere. What is fetched is whole.
+    /// Fetches [`KEY`] and checks that it is complete; returns the cache's URL.
     fn fetch(&self) -> Option<String> {
         let fetched = self.caches.fetch(&self.store, &KEY, NOW, &|_| Ok(()), &|_| ()).unwrap()?;
         let entry = self.store.lookup(&KEY).unwrap().expect("what was fetched is in the store");
@@ -110,12 +110,12 @@ impl Host {
     }
 }
 
-/// Signed by a builder as it builds.
+/// Signed by a builder with its own key.
 fn by(key: &SigningKey) -> Sign<'_> {
     Sign::With { key, adopt: false }
 }
 
-/// A cache that builder `n` has pushed a build with this content to.
+/// A cache to which builder `n` pushed a build with this content.
 fn filled(n: u8, content: &str) -> Arc<Memory> {
     let memory = Arc::new(Memory::default());
     let pushed = host(&[&memory], trust(&[n], &[], 1)).push(content, by(&builder(n)));
@@ -124,7 +124,7 @@ fn filled(n: u8, content: &str) -> Arc<Memory> {
     memory
 }
 
-/// The same after its entry was changed as JSON.
+/// Like [`filled`], with the entry's JSON changed.
 fn tampered(n: u8, change: impl FnOnce(&mut serde_json::Value)) -> Arc<Memory> {
     let memory = filled(n, "abc");
     let path = Name::Entry(KEY).path();
@@ -161,7 +161,7 @@ fn what_is_wanted_on_demand_comes_when_it_is_asked_for() {
     assert!(other.caches.fetch_output(&other.store, &KEY, late).unwrap());
     assert_eq!(other.store.read_object(&late.digest, late.size).unwrap().unwrap(), b"later");
 
-    // A host that never asked for it pushes the rest.
+    // A host that never fetched it pushes the rest.
     let empty = Arc::new(Memory::default());
     other.store.discard_object(&late.digest).unwrap();
     let other = Host { caches: host(&[&empty], trust(&[1], &[], 1)).caches, ..other };
@@ -206,7 +206,7 @@ fn what_no_trusted_key_has_signed_is_not_used_and_the_next_cache_is() {
     check(tampered(1, |e| e["payload"] = "e30=".into()), "format");
     check(tampered(1, |e| e["payloadType"] = "text/plain".into()), "payload type");
     check(tampered(1, |e| *e = "<html>".into()), "ignoring");
-    // Rightly signed, but the answer to another question.
+    // Validly signed, but for another key.
     let memory = filled(1, "abc");
     let mut other = Entry::new(manifest(Key::from_bytes([8; 32]))).unwrap();
     other.sign(&builder(1));
@@ -398,7 +398,7 @@ fn a_builders_pointer_goes_beyond_the_one_that_is_there() {
     assert_eq!([point(1), point(1), point(2), point(1)], [NOW, NOW, NOW + 1, NOW + 2]);
 }
 
-/// A stolen key names an epoch that nothing comes after.
+/// With a stolen key, an attacker signs an epoch that no later one exceeds.
 #[test]
 fn an_epoch_from_the_future_holds_up_nobody() {
     let name = pointer_name("a");
@@ -416,7 +416,7 @@ fn an_epoch_from_the_future_holds_up_nobody() {
         put(Pointer::new(&name, to(2), beyond, &builder(2)).unwrap());
         assert_eq!(follows(), Some(to(1)));
         assert!(host.said().contains("more than a day ahead"), "{}", host.said());
-        // The honest builder does not follow it there, whether it wants to lead to the same key or to another.
+        // The honest builder does not use a later epoch than that, whether its key is the same or another one.
         for n in [2, 3] {
             put(Pointer::new(&name, to(2), beyond, &builder(2)).unwrap());
             let point = |n| {
@@ -429,14 +429,14 @@ fn an_epoch_from_the_future_holds_up_nobody() {
             assert!((NOW..NOW + 9).contains(&there.epoch()), "{}", there.epoch());
             assert_eq!(follows(), Some(to(n)));
         }
-        // Who had accepted one like it before goes on to the next one.
+        // A host that had accepted one like it follows the next one.
         host.store.point(&name, &Pointer::new(&name, to(2), beyond, &builder(1)).unwrap()).unwrap();
         memory.files.lock().unwrap().clear();
         assert_eq!(follows(), Some(to(2)));
         put(Pointer::new(&name, to(4), NOW, &builder(1)).unwrap());
         assert_eq!(follows(), Some(to(4)));
     }
-    // A day is not beyond: clocks differ.
+    // An epoch a day ahead is accepted, because clocks differ.
     let memory = Arc::new(Memory::default());
     let host = host(&[&memory], trust(&[1], &[], 1));
     let pointer = Pointer::new(&name, to(1), NOW + 24 * 3600, &builder(1)).unwrap();
@@ -463,12 +463,13 @@ fn a_pointer_needs_as_many_signatures_as_an_entry() {
     assert!(two.said().contains("1 of 2 required"), "{}", two.said());
     point(to(1), 2);
     assert_eq!(follows(), Some(to(1)));
-    // What one of them points to next waits for the other; till then the last one holds.
+    // The next pointer of one builder waits for the other; until then the last one is followed.
     point(to(2), 2);
     assert_eq!(follows(), Some(to(1)));
     point(to(2), 1);
     assert_eq!(follows(), Some(to(2)));
-    // What was followed with one signature is not followed with a threshold of two, and not gone back from either.
+    // A pointer that was followed with one signature is not followed with a threshold of two, and is not the minimum
+    // either.
     let raised = host(2);
     let pointer = |to, epoch| Pointer::new(&name, to, epoch, &builder(1)).unwrap();
     raised.store.point(&name, &pointer(to(3), NOW + 50)).unwrap();

@@ -1,16 +1,17 @@
-//! Whether a store is one to be believed: looked at each time it is opened, before anything in it is used.
+//! Whether a store is safe to use, checked at each opening before anything in it is used.
 //!
-//! What this host has built itself is signed by nobody, so whoever can write a store that root installs from is root. And a
-//! store can come with a tree that somebody else has made (`--root`), with links prepared in it:
+//! Builds of this host are unsigned unless it has a signing key, so whoever can write a store that root installs from
+//! is effectively root. And a store can be part of a tree that somebody else made (`--root`), with prepared links:
 //!
-//! - The store and its directories belong to root or whoever runs this, and nobody else can write them. Where root runs
-//!   this, the same holds for all directories above: else the store could be another one a moment later. A directory
-//!   that is sticky, as `/tmp` is, may stand above. So what was found here stays as it was while it is used.
-//! - What lies in a store are directories and regular files. None of its names is a link: neither those of the top
-//!   directory nor the directories below `entries`, `objects`, `signatures` and `by-kernel`; and a link in the place of a
-//!   file is not followed when that is opened ([`open`]). So all that is read, written and deleted lies inside.
+//! - The store and its directories must belong to root or the current user, and nobody else may be able to write them.
+//!   For root, the same holds for all directories above, because otherwise the store could be replaced a moment later;
+//!   only sticky directories such as `/tmp` are allowed. So what was checked stays as it is while the store is used.
+//! - A store contains only directories and regular files. None of its names is a link: neither those of the top
+//!   directory nor the directories below `entries`, `objects`, `signatures` and `by-kernel`; and a link in the place
+//!   of a file is not followed when the file is opened ([`open`]). So everything that is read, written and deleted is
+//!   inside the store.
 //!
-//! This costs a look at some directories and at most 256 shards of entries, some tenths of a millisecond.
+//! This costs a look at some directories and at most 256 shards of entries: some tenths of a millisecond.
 
 use std::fs::FileType;
 use std::io::ErrorKind;
@@ -19,13 +20,13 @@ use std::path::Path;
 use crate::error::at;
 use crate::{Error, Exposed, Result};
 
-/// A directory of a store.
+/// One of a store's directories.
 #[derive(Clone, Copy)]
 struct Directory {
     name: &'static str,
-    /// How deep those that it holds are looked at.
+    /// Levels of subdirectories to check.
     depth: usize,
-    /// What lies in them says of itself what it is: bytes that have another digest are none.
+    /// Whether the files are named by their digest, so that changed ones are detected when they are read.
     is_hashed: bool,
 }
 
@@ -38,9 +39,9 @@ const DIRECTORIES: [Directory; 6] = [
     Directory { name: "tmp", depth: 0, is_hashed: false },
 ];
 
-/// Refuses a place in which somebody else could put another store in the place of this one.
+/// Refuses a location in which other users could replace the store.
 pub(super) fn place(dir: &Path) -> Result<()> {
-    // Others' stores are a risk for those alone who run them.
+    // For another user than root, this is a risk only to that user.
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
@@ -54,7 +55,7 @@ pub(super) fn place(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a store that others could have changed, or in which names lead elsewhere.
+/// Refuses a store that other users could have changed, or that contains links.
 pub(super) fn check(dir: &Path) -> Result<()> {
     refuse_exposed(dir, &fs_err::metadata(dir)?)?;
     for entry in fs_err::read_dir(dir)? {
@@ -67,7 +68,7 @@ pub(super) fn check(dir: &Path) -> Result<()> {
                 not_exposed(&entry.path())?;
                 below(&entry.path(), known.depth, known.is_hashed)?;
             }
-            // Others than the store's own files may be the build's, such as ccache's.
+            // Other directories belong to builds, such as ccache's.
             None if entry.file_type()?.is_file() => refuse_exposed(&entry.path(), &entry.metadata()?)?,
             None => {}
         }
@@ -75,7 +76,7 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is gone meanwhile was collected.
+/// Refuses a directory that others can write. One that was deleted meanwhile is fine.
 fn not_exposed(dir: &Path) -> Result<()> {
     match fs_err::symlink_metadata(dir) {
         Ok(metadata) => refuse_exposed(dir, &metadata),
@@ -84,8 +85,8 @@ fn not_exposed(dir: &Path) -> Result<()> {
     }
 }
 
-/// What a directory holds, so many levels deep. Its shards are many, so that of what is hashed nothing more is asked than
-/// what the directory tells.
+/// Checks a directory's contents, `depth` levels deep. There are many shards, so for hashed files only what readdir(3)
+/// returns is checked.
 fn below(dir: &Path, depth: usize, is_hashed: bool) -> Result<()> {
     if depth == 0 {
         return Ok(());
@@ -187,7 +188,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        // Above it, too: but for a place that is sticky.
+        // Also above it, except in a sticky directory.
         for (mode, is_safe) in [(0o777, false), (0o1777, true), (0o755, true)] {
             fs_err::set_permissions(tmp.path(), PermissionsExt::from_mode(mode)).unwrap();
             assert_eq!(Store::open(&dir, &WAITING).is_ok(), is_safe, "{mode:o}");

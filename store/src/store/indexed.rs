@@ -1,6 +1,6 @@
-//! The store's index: asked, kept, and made from the entries where it is missing, damaged or behind.
+//! The store's index: queried, updated, and rebuilt from the entries if it is missing, corrupt or out of date.
 //!
-//! Nothing depends on it but how fast an answer comes, and what is remembered beside the entries: memos and counters.
+//! Only the speed of answers depends on it, and what is stored nowhere else: memos and counters.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,22 +9,23 @@ use super::Store;
 use crate::index::{Found, Index};
 use crate::{Digest, Error, Key, Result, Row, Say, Waiting, entry, shards};
 
-/// The lock under which the index is made.
+/// Name of the lock under which the index is created.
 const INDEX_LOCK: &str = "index";
-/// Rows in memory.
+/// Rows in memory at a time.
 const AT_A_TIME: u32 = 1024;
 
 impl Store {
-    /// From now on it is said, too, when a change to the index has to wait for another process. Once it has waited as long
-    /// as it may, it waits no more.
+    /// Also reports waits for changes to the index from now on. After one wait has taken as long as allowed, later
+    /// ones return at once.
     pub fn hear(&self, say: Say) {
         if let Some(index) = &self.index {
             index.lock().unwrap_or_else(PoisonError::into_inner).hear(say);
         }
     }
 
-    /// The entries that have all these labels, newest first. What the index says is compared with the entries, of which one that is
-    /// damaged stays, for whoever looks it up. Without labels it is not, and a row promises nothing.
+    /// The entries that have all these labels, newest first. With labels, the rows are compared with the entries'
+    /// files; a corrupt entry stays in the result, for whoever looks it up. Without labels, rows are returned
+    /// unchecked.
     pub fn find(&self, labels: &[(&str, &str)]) -> Result<Vec<Row>> {
         let mut rows = match self.with_index(|index| index.find(labels))? {
             Some(rows) if labels.is_empty() => return Ok(rows),
@@ -40,7 +41,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// A row as the entry has it; none where that is gone.
+    /// The row of the entry's file; `None` if the file is gone.
     fn compared(&self, row: Row) -> Result<Option<Row>> {
         match self.lookup(&row.key) {
             Ok(entry) => Ok(entry.map(|entry| Row { used: row.used, ..Row::of(entry.manifest()) })),
@@ -58,29 +59,30 @@ impl Store {
         Ok(rows)
     }
 
-    /// What was remembered under a signature.
+    /// A value remembered under a signature; `None` if there is none, or no index.
     pub fn memo(&self, kind: &str, signature: &Digest) -> Result<Option<Vec<u8>>> {
         let found = self.with_index(|index| index.memo(kind, signature))?.flatten();
         Ok(found.and_then(|sealed| unseal(kind, signature, &sealed)))
     }
 
-    /// Remembers a value under a signature, where that is possible.
+    /// Remembers a value under a signature, if the index can be written.
     pub fn remember(&self, kind: &str, signature: &Digest, value: &[u8], now: u64) -> Result<()> {
         let sealed = seal(kind, signature, value);
         self.update(|index| index.remember(kind, signature, &sealed, now))
     }
 
-    /// Adds to counters, where that can be noted; nothing may depend on it.
+    /// Adds to counters, if the index can be written.
     pub fn count(&self, more: &BTreeMap<&str, u64>) -> Result<()> {
         self.update(|index| index.count(more))
     }
 
-    /// What was counted since the index was made.
+    /// All counters since the index was created.
     pub fn counts(&self) -> Result<BTreeMap<String, u64>> {
         Ok(self.with_index(|index| index.counts())?.unwrap_or_default())
     }
 
-    /// Makes the index say what the entries say, and counts them. Some at a time: others are not kept waiting for all.
+    /// Updates the index from the entries and returns their number. Works in batches, so that other processes need not
+    /// wait for all.
     pub fn reindex(&self) -> Result<u64> {
         self.must_write()?;
         let (mut count, mut some) = (0, Vec::new());
@@ -95,7 +97,7 @@ impl Store {
         Ok(count)
     }
 
-    /// Drops the rows of entries that are gone.
+    /// Deletes rows of missing entries.
     fn drop_stale_rows(&self) -> Result<()> {
         let mut last = None;
         loop {
@@ -111,7 +113,7 @@ impl Store {
         }
     }
 
-    /// Tells of the rows of all entries that can be read. Others are for whoever looks them up to report and heal.
+    /// Calls back for the rows of all readable entries. Unreadable ones are reported by whoever looks them up.
     fn rows(&self, each: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
         shards::entries(self, &mut |key, _, _| match self.lookup(&key) {
             Ok(Some(entry)) => each(&Row::of(entry.manifest())),
@@ -120,7 +122,7 @@ impl Store {
         })
     }
 
-    /// Opens the index, making it where it is missing or damaged and can be made.
+    /// Opens the index, creating it if it is missing or corrupt and the store is writable.
     pub(super) fn attach_index(&mut self, waiting: &Waiting) -> Result<()> {
         let index = match Index::open(&self.index_path(), self.writable, self.patience)? {
             Found::Index(index) => Ok(Some(index)),
@@ -134,7 +136,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the index from the entries, unless another process did so while this one waited for the lock.
+    /// Creates the index from the entries, unless another process did so while this one waited for the lock.
     fn make_index(&self, waiting: &Waiting) -> Result<Index> {
         let _lock = self.lock(INDEX_LOCK, waiting)?;
         let path = self.index_path();
@@ -144,7 +146,7 @@ impl Store {
             Found::Nothing | Found::Unreachable => {}
         }
         match self.create_index() {
-            // What says that it is nothing yet has tables.
+            // Its version said that it was incomplete, but it has tables.
             Err(error) if error.is_index_damage() => {
                 Index::set_aside(&path)?;
                 self.create_index()
@@ -157,7 +159,7 @@ impl Store {
         Index::create(&self.index_path(), &mut |each| self.rows(each), self.patience)
     }
 
-    /// Makes the index say what the entries say; one whose pages are in disorder, or that cannot be changed, is made anew.
+    /// Updates the index from the entries; rebuilds it if SQLite finds it corrupt or it cannot be changed.
     pub(crate) fn mend_index(&self, waiting: &Waiting) -> Result<()> {
         self.must_write()?;
         let Some(index) = &self.index else { return Ok(()) };
@@ -173,14 +175,14 @@ impl Store {
         Ok(())
     }
 
-    /// The same where SQLite finds nothing wrong with it.
+    /// Rebuilds the index even if SQLite finds it intact.
     fn make_index_anew(&self, waiting: &Waiting) -> Result<Index> {
         let _lock = self.lock(INDEX_LOCK, waiting)?;
         Index::set_aside(&self.index_path())?;
         self.create_index()
     }
 
-    /// Asks the index, if there is one. One that turns out to be damaged is made again, and asked again.
+    /// Queries the index, if there is one. If it turns out to be corrupt, it is rebuilt and queried again.
     pub(crate) fn with_index<T>(&self, mut act: impl FnMut(&mut Index) -> Result<T>) -> Result<Option<T>> {
         let Some(index) = &self.index else { return Ok(None) };
         let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +190,7 @@ impl Store {
             Err(e) if e.is_index_damage() && self.writable => {
                 *index = self.make_index(&self.silently())?;
                 match act(&mut index) {
-                    // Its pages are in order, and what is in them is not.
+                    // Its pages are intact, but their content is not.
                     Err(e) if e.is_index_damage() => *index = self.make_index_anew(&self.silently())?,
                     done => return done.map(Some),
                 }
@@ -198,8 +200,8 @@ impl Store {
         }
     }
 
-    /// Changes the index, where it can be changed. It is derived, so a full disk is no reason to fail: the entry
-    /// that a row is about has reached its file.
+    /// Changes the index, if possible. It is derived, so a full disk is no reason to fail: the entry's file has
+    /// already been published.
     pub(crate) fn update(&self, act: impl FnMut(&mut Index) -> Result<()>) -> Result<()> {
         if !self.writable {
             return Ok(());
@@ -211,12 +213,13 @@ impl Store {
     }
 }
 
-/// A memo's value behind its checksum: SQLite has none for its pages, and a digest that has rotted would become part of a key.
+/// Prepends a checksum to a memo's value: SQLite has none for its pages, and a corrupt digest would become part of a
+/// key.
 fn seal(kind: &str, signature: &Digest, value: &[u8]) -> Vec<u8> {
     [checksum(kind, signature, value).as_bytes(), value].concat()
 }
 
-/// None where it is not what was sealed, or is older than checksums.
+/// The value of a memo; `None` if its checksum is wrong, or missing as in old versions.
 fn unseal(kind: &str, signature: &Digest, sealed: &[u8]) -> Option<Vec<u8>> {
     let (sum, value) = sealed.split_at_checked(blake3::OUT_LEN)?;
     (checksum(kind, signature, value).as_bytes()[..] == *sum).then(|| value.to_vec())

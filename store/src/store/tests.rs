@@ -22,7 +22,7 @@ fn open_read_only(dir: &Path) -> Store {
     Store::open_existing_as(dir, false, &waiting).unwrap().unwrap()
 }
 
-/// A new store that holds the object `abc`, which the test manifest is about.
+/// A new store that contains the object `abc`, which the test manifest references.
 fn new() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("store")).unwrap();
@@ -260,7 +260,7 @@ fn a_newer_store_or_index_is_refused_and_a_garbled_format_told() {
     assert!(matches!(open(&dir), Err(Error::Format { found: 99, .. })));
 }
 
-/// Makes the index what version 1 was.
+/// Turns the index into one of version 1.
 fn downgrade(dir: &Path) {
     let db = rusqlite::Connection::open(dir.join("index.sqlite")).unwrap();
     db.execute_batch("DROP TABLE counter; PRAGMA user_version = 1").unwrap();

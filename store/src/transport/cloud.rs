@@ -1,18 +1,19 @@
 //! `s3://`, `gs://` and `az://`: object stores, through the `object_store` crate.
 //!
-//! `s3://BUCKET/PREFIX` reaches AWS; with the option `aws_endpoint`, any engine that speaks S3, in path style
-//! (Garage, MinIO, Ceph). Without credentials among the options requests are not signed; nothing is looked for on this
-//! machine, and an instance's metadata only where `aws_skip_signature = "false"` (or `google_`, `azure_`) asks for it.
+//! `s3://BUCKET/PREFIX` is on AWS; with the option `aws_endpoint`, on any server with the S3 API, in path style
+//! (Garage, MinIO, Ceph). Without credentials among the options, requests are not signed. Nothing is read from this
+//! machine, and an instance's metadata only if `aws_skip_signature = "false"` (or `google_`, `azure_`) is set.
 //!
-//! Requests go through the same clients as all others here, so that time, sizes, proxies and certificates are bound by
-//! one set of rules; the options of `object_store` for these are refused. It retries nothing: the next cache does.
+//! Requests use the same HTTP clients as the other transports, so the same rules for time, sizes, proxies and
+//! certificates apply; the options of `object_store` for these are refused. Its retries are disabled: the caller uses
+//! the next cache.
 //!
-//! To keep what is there, the engine is asked first, and told again in the PUT (`If-None-Match: *` and the like). AWS
-//! honours that. Garage 2.5 accepts and ignores it, so there the later of two writers wins who both asked before one of
-//! them wrote; engines that refuse it get a plain PUT. A PUT that breaks off leaves nothing.
+//! To keep existing bytes, `has` is called first, and the PUT is conditional (`If-None-Match: *` and the like). AWS
+//! supports that. Garage 2.5 ignores the condition, so if two writers both check before either writes, the later one
+//! wins. Servers that refuse the condition get a plain PUT. An interrupted PUT leaves nothing.
 //!
-//! S3 is tested on a real cluster. There is no such engine for `gs` and `az` that could be run in a test: of these it
-//! is only known that they are built from their options.
+//! S3 is tested on a real cluster. For `gs` and `az` no server can be run in a test, so tests only verify that they
+//! are constructed from their options.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -38,10 +39,10 @@ use super::runtime::{Deadline, Heartbeat};
 use super::web::{self, Web};
 use super::{BadLocation, IfTaken, Location, Name, Transport, TransportError};
 
-/// How much of an engine's explanation of an error is read. Its code stands at the beginning.
+/// Limit in bytes on the part of an error response that is read. The error's code is at its beginning.
 const EXPLANATION: usize = 4 << 10;
 
-/// A store in a bucket, below a prefix.
+/// A cache in a bucket, below a prefix.
 pub(super) struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
@@ -81,7 +82,7 @@ impl Bucket {
         }
     }
 
-    /// Puts bytes; false where the engine has kept what was there.
+    /// Writes bytes; false if the server kept the existing ones.
     async fn send(
         &self,
         path: &Path,
@@ -100,7 +101,7 @@ impl Bucket {
         }
     }
 
-    /// What went wrong, said by whichever part of the request knows it best.
+    /// The error, from whichever part of the request has the most specific one.
     fn trouble(&self, error: &object_store::Error) -> TransportError {
         let mut cause: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(error) = cause {
@@ -160,7 +161,7 @@ impl Transport for Bucket {
                 return Ok(false);
             }
             match self.send(&path, bytes, PutMode::Create, heartbeat).await {
-                // Not implemented: neither may the condition be, nor writing at all.
+                // Not implemented: either the condition, or writing at all.
                 Err(TransportError::ReadOnly(_)) => {
                     self.send(&path, bytes, PutMode::Overwrite, heartbeat).await
                 }
@@ -208,7 +209,7 @@ fn gs(location: &Location, bucket: &str, http: Bound) -> Result<Arc<dyn ObjectSt
         builder = builder.with_config(key, value);
     }
     if unsigned {
-        // A credential, even if it is not used, keeps the builder from looking for one in the home directory.
+        // A dummy credential, so that the builder does not look for one in the home directory.
         let nobody = StaticCredentialProvider::new(GcpCredential { bearer: String::new() });
         builder = builder.with_skip_signature(true).with_credentials(Arc::new(nobody));
     }
@@ -245,13 +246,13 @@ fn no_retry() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
-/// The location's options, as far as they are about the store.
+/// The location's options that configure the store.
 fn options<K: FromStr>(location: &Location) -> Result<Vec<(K, &String)>, BadLocation> {
     let mut options = Vec::new();
     for (name, value) in &location.options {
         let plain = ["aws_", "google_", "azure_"].iter().find_map(|prefix| name.strip_prefix(prefix));
         match plain.unwrap_or(name).parse() {
-            // Said already, by an endpoint that begins with http://.
+            // An endpoint that begins with http:// already allows it.
             Ok(ClientConfigKey::AllowHttp) => continue,
             Ok(_) => {
                 return Err(location.bad(format!(
@@ -266,7 +267,7 @@ fn options<K: FromStr>(location: &Location) -> Result<Vec<(K, &String)>, BadLoca
     Ok(options)
 }
 
-/// Where the engine is, if not where its inventor runs it.
+/// The server's URL, if it is not the provider's own.
 fn endpoint(location: &Location) -> Result<Option<Url>, BadLocation> {
     let mut endpoint = None;
     for (name, value) in &location.options {
@@ -282,7 +283,7 @@ fn endpoint(location: &Location) -> Result<Option<Url>, BadLocation> {
     Ok(endpoint)
 }
 
-/// The way of `object_store` to its engine: our own client, and no more of an error than is needed.
+/// Connects `object_store` to kcache's HTTP client, and shortens error responses.
 #[derive(Debug)]
 struct Bound(Web);
 
@@ -293,7 +294,7 @@ impl HttpConnector for Bound {
 }
 
 impl HttpService for Bound {
-    // As the macro `async_trait` of the trait's crate would write it.
+    // As the macro `async_trait` would expand the trait's method.
     fn call<'a, 'b>(&'a self, request: HttpRequest) -> BoxFuture<'b, Result<HttpResponse, HttpError>>
     where
         'a: 'b,
@@ -316,7 +317,7 @@ impl HttpService for Bound {
                 }
             }
             match status.as_u16() {
-                // These have a meaning beyond that of an error.
+                // `object_store` interprets these statuses, so they are passed on.
                 304 | 404 | 409 | 412 => Ok(HttpResponse::from_parts(head, text.into())),
                 _ => {
                     let text = String::from_utf8_lossy(&text);
@@ -329,7 +330,7 @@ impl HttpService for Bound {
     }
 }
 
-/// The code of an error, `<Error><Code>AccessDenied</Code>...`.
+/// The code of an S3 error response, `<Error><Code>AccessDenied</Code>...`.
 fn code(text: &str) -> &str {
     let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
     code.map_or("", |(code, _)| code)

@@ -1,16 +1,15 @@
-//! `file://`: a directory, which may be a mounted NFS export or a USB stick.
+//! `file://`: a directory, such as a mounted NFS export or a USB stick.
 //!
 //! ```text
-//! DIR/                     must be there: an unmounted stick is not an empty cache
-//!   entries/ objects/ by-kernel/
-//!   tmp/                   what is being written
+//! DIR/                     must exist: an unmounted stick is not an empty cache
+//!   entries/ objects/ by-kernel/ signatures/
+//!   tmp/                   files being written
 //! ```
-//! Files are published as the store publishes its own: written in `tmp/`, flushed, renamed, and the directory flushed.
-//! A crash leaves a draft in `tmp/` that nobody reads. Two writers of one name do not mix.
+//! Files are published as in the store: written to `tmp/`, synced, renamed, and the directory synced. A crash leaves a
+//! draft in `tmp/` that nobody reads. Concurrent writers of one name do not mix.
 //!
-//! Every file call is made on another thread than the caller's and waited for within bounds, because a file system
-//! may be silent for as long as it likes. What is not a plain file is said so and never waited for, as a named pipe
-//! would be.
+//! Every file call is made on another thread than the caller's and waited for within bounds, because a file system may
+//! block for any time. Special files are refused and never opened in a way that blocks, as a named pipe would.
 
 use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
@@ -24,10 +23,10 @@ use super::runtime::{Deadline, Heartbeat};
 use super::{BadLocation, IfTaken, Location, Name, Transport, TransportError, web};
 use crate::publish::publish_bytes;
 
-/// Read in one call, after which the file system is known to be alive.
+/// Bytes to read in one call, which is a sign of life.
 const PIECE: u64 = 1 << 20;
 
-/// A store in a directory.
+/// A cache in a directory.
 pub(super) struct Directory {
     top: PathBuf,
     deadline: Deadline,
@@ -41,10 +40,10 @@ impl Directory {
         Ok(Directory { top, deadline: Deadline::of(location) })
     }
 
-    /// What a call needs to know, so that it can outlive its caller.
+    /// What a call needs, owned, so that it can outlive its caller.
     fn place(&self, name: &Name) -> Result<Place, TransportError> {
         let path = name.path();
-        // A release or a package called `..` would lead to another place.
+        // A release or package called `..` would lead outside the tree.
         match path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             true => Err(TransportError::Odd(format!("`{path}` is not a name"))),
             false => Ok(Place { path: self.top.join(path), top: self.top.clone() }),
@@ -83,21 +82,21 @@ impl Transport for Directory {
         let place = self.place(name)?;
         let bytes = bytes.to_vec();
         self.deadline.run(bytes.len() as u64, async |heartbeat| {
-            // A flush of a slow stick shows no sign of life, and takes with it what others have written.
+            // Syncing a slow stick gives no sign of life, and includes what others have written.
             heartbeat.holding();
             apart(heartbeat, move || place.put(&bytes, if_taken)).await
         })
     }
 }
 
-/// Where a file lies in a tree.
+/// Path of a file in a tree.
 struct Place {
     top: PathBuf,
     path: PathBuf,
 }
 
 impl Place {
-    /// The file's size, where there is one.
+    /// Size of the file in bytes; `None` if it does not exist.
     fn size(&self) -> Result<Option<u64>, TransportError> {
         match fs_err::metadata(&self.path) {
             Ok(found) if found.is_file() => Ok(Some(found.len())),
@@ -109,7 +108,7 @@ impl Place {
 
     fn open(&self) -> Result<Option<(File, u64)>, TransportError> {
         let Some(size) = self.size()? else { return Ok(None) };
-        // It may have become something else meanwhile; then opening it must not wait.
+        // It may have been replaced by a special file meanwhile; opening that must not block.
         let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&self.path);
         Ok(Some((file.map_err(unreadable)?, size)))
@@ -122,7 +121,7 @@ impl Place {
         publish_bytes(&tmp, &self.path, bytes, if_taken).map_err(|e| unwritable(&e))
     }
 
-    /// That the top is there.
+    /// Checks that the top directory exists.
     fn present(&self) -> Result<(), TransportError> {
         match fs_err::metadata(&self.top) {
             Ok(found) if found.is_dir() => Ok(()),
@@ -136,7 +135,7 @@ impl Place {
     }
 }
 
-/// Does something on a thread that may hang.
+/// Runs file calls on a thread that may block.
 async fn apart<T: Send + 'static>(
     heartbeat: &Heartbeat,
     act: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
@@ -160,7 +159,7 @@ fn unreadable(error: io::Error) -> TransportError {
     }
 }
 
-/// No permission, no space, a read-only file system: what is being done, then why.
+/// The error for no permission, no space or a read-only file system: operation, then cause.
 fn unwritable(error: &dyn std::error::Error) -> TransportError {
     TransportError::ReadOnly(match error.source() {
         Some(cause) => format!("{error}: {cause}"),
@@ -292,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_written_to_says_so() {
-        // Nobody can make anything there, not even root.
+        // Nobody can create files in /sys, not even root.
         let read_only = directory(Path::new("/sys")).put(&entry(), b"one", IfTaken::Keep);
         assert!(matches!(read_only, Err(TransportError::ReadOnly(_))), "{read_only:?}");
     }

@@ -1,6 +1,6 @@
-//! Servers that lie, hang and break off, as threads of the test on a socket of its own.
+//! Tests with servers that misbehave, hang and break off, each a thread of the test with its own socket.
 //!
-//! What is checked is the kind of trouble. That a call comes back at all is checked by the test's coming to its end.
+//! The tests check the kind of error. That every call returns is checked by the tests' ending at all.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,15 +11,15 @@ use std::thread::sleep;
 use super::*;
 
 const LIMIT: u64 = 1000;
-/// Long enough on any machine for what is expected to be answered.
+/// Long enough on any machine for a server that answers.
 const PATIENT: Bounds =
     Bounds { silence: Duration::from_secs(60), base: Duration::from_secs(60), rate: 1 << 20 };
-/// For what is expected to hang.
+/// For servers that hang.
 const HASTY: Bounds = Bounds { silence: Duration::from_millis(200), ..PATIENT };
-/// For what is expected to go on for too long.
+/// For servers that never finish.
 const BRIEF: Bounds = Bounds { base: Duration::from_millis(400), ..PATIENT };
 
-/// A server that hands each request, head and body, to a function, and the connection with it.
+/// A server that passes each request, head and body, with its connection to a function.
 struct Server {
     address: String,
     heads: Arc<Mutex<Vec<String>>>,
@@ -46,7 +46,7 @@ impl Server {
         Server { address, heads }
     }
 
-    /// One that says something once and hangs up.
+    /// A server that sends a text once and closes the connection.
     fn saying(text: impl Into<Vec<u8>>) -> Server {
         let text = text.into();
         Server::new(move |_, stream| {
@@ -177,7 +177,7 @@ fn broken_answers_are_no_answers() {
     ] {
         assert!(is_unreachable(get(&Server::saying(text).http(PATIENT))), "{text}");
         assert!(is_unreachable(get(&Server::saying(text).oci(PATIENT))), "{text}");
-        // An S3 engine always says how long a file is, so chunks are odd there.
+        // S3 servers always send a length, so chunks are invalid there.
         let s3 = get(&Server::saying(text).s3(PATIENT));
         assert!(is_unreachable(s3.clone()) || matches!(s3, Err(TransportError::Odd(_))), "{text}");
     }
@@ -189,7 +189,7 @@ fn a_reset_in_the_middle_is_no_answer() {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // One byte of the request at least is there and is not read, so that closing resets.
+            // At least one byte of the request is unread, so closing resets the connection.
             let _ = stream.peek(&mut [0]);
             let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nabc");
         }
@@ -300,7 +300,7 @@ fn credentials_do_not_follow_a_redirect_to_another_host() {
     location.username = Some("user".into());
     location.password = Some("secret".into());
     assert_eq!(get(&location), Ok(Some(b"abc".to_vec())));
-    // base64 of user:secret; heads are in lower case.
+    // base64 of user:secret; request heads are in lower case.
     assert!(first.heads()[0].contains("authorization: basic dxnlcjpzzwnyzxq="), "{:?}", first.heads());
     assert!(!other.heads()[0].contains("authorization"), "{:?}", other.heads());
 }
@@ -328,7 +328,7 @@ fn a_server_that_only_reads_is_read_only() {
     check("412 Precondition Failed", Err(odd("HTTP 412 Precondition Failed")));
 }
 
-/// A server without the file, that answers a PUT so.
+/// A server without the file, with this response to a PUT.
 fn empty_but(put: &'static str) -> Server {
     Server::new(move |head, stream| {
         let status = if head.starts_with("put") { put } else { "404 Not Found" };
@@ -390,7 +390,7 @@ fn nothing_is_signed_without_credentials_and_the_prefix_is_kept() {
     assert!(!head.contains("authorization"), "{head}");
 }
 
-/// A registry whose only answer to GET is this manifest.
+/// A registry that answers every GET with this manifest.
 fn registry(manifest: &str) -> Server {
     Server::saying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{manifest}", manifest.len()))
 }
@@ -456,7 +456,7 @@ fn a_token_is_fetched_with_the_password_and_shown_to_the_registry() {
     assert!(!others.iter().any(|head| head.contains("basic")), "the password is for the login only");
 }
 
-/// An answer of a registry that wants a token from somewhere.
+/// A response of a registry that requires a token from this realm.
 fn challenge_of(realm: &str) -> String {
     format!(
         "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\"\r\nContent-Length: 0\r\n\r\n"
@@ -474,7 +474,7 @@ fn a_password_goes_to_no_login_of_another_host_port_or_that_storage_names() {
     let registry = Server::saying(challenge_of(&format!("http://{}/token", login.address)));
     let _ = get(&with_password(&registry));
     assert!(!login.heads()[0].contains("authorization"), "{:?}", login.heads());
-    // The registry sends to a place that wants a login of its own.
+    // The registry redirects to a storage host that asks for a login of its own.
     let thief = Server::saying(token);
     let storage = Server::saying(challenge_of(&format!("http://{}/token", thief.address)));
     let registry = Server::saying(format!(

@@ -1,12 +1,12 @@
-//! `http://` and `https://`: any web server that serves a store's directory; and WebDAV, to put things there.
+//! `http://` and `https://`: any web server that serves a store's directory; WebDAV for writing.
 //!
-//! Reading takes GET and HEAD. Writing takes PUT; where the server wants collections made first, also MKCOL.
+//! Reading uses GET and HEAD. Writing uses PUT, and MKCOL if the server requires collections to exist (RFC 4918).
 //! nginx with `dav_methods PUT; create_full_put_path on;` is enough.
 //!
-//! To keep what is there, the server is asked first, and told again in the PUT (`If-None-Match: *`). Servers that pass
-//! over that header, as nginx does, let the later of two writers win who both asked before one of them wrote. For
-//! objects that changes nothing; entries are as good as each other. What a PUT leaves behind that breaks off is up to
-//! the server: nginx publishes whole files only.
+//! To keep existing bytes, HEAD is sent first, and the PUT is conditional (`If-None-Match: *`). Servers that ignore
+//! the condition, as nginx does, let the later of two writers win if both check before either writes. For objects that
+//! changes nothing, and either entry is valid. What an interrupted PUT leaves depends on the server; nginx publishes
+//! only complete files.
 
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
@@ -16,7 +16,7 @@ use super::runtime::{Deadline, Heartbeat};
 use super::web::{self, Web};
 use super::{BadLocation, IfTaken, Location, Name, Transport, TransportError};
 
-/// A store behind a web server.
+/// A cache on a web server.
 pub(super) struct Server {
     top: Url,
     credentials: HeaderMap,
@@ -34,7 +34,7 @@ impl Server {
         })
     }
 
-    /// The URL of a file, given by the parts of its path.
+    /// The URL of a path, given as its components.
     fn url<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.top.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -64,7 +64,7 @@ impl Server {
         heartbeat: &Heartbeat,
     ) -> Result<StatusCode, TransportError> {
         let mut request = self.web.writer.put(self.url_of(name)).headers(self.credentials.clone());
-        // Said of an empty file too: nginx fails where it is left out, as it would be.
+        // Also for an empty file: without a length, nginx rejects the request.
         request = request.header(CONTENT_LENGTH, bytes.len());
         if if_taken == IfTaken::Keep {
             request = request.header(IF_NONE_MATCH, "*");
@@ -73,7 +73,7 @@ impl Server {
         Ok(answer.status())
     }
 
-    /// Makes the collections on the way to a file, as far as it can tell; false where the server would not.
+    /// Creates the collections above a file; false if the server refuses.
     async fn make_collections(&self, name: &Name, heartbeat: &Heartbeat) -> Result<bool, TransportError> {
         let path = name.path();
         let parts: Vec<&str> = path.split('/').collect();
@@ -83,7 +83,7 @@ impl Server {
             let method = Method::from_bytes(b"MKCOL").expect("it is a token");
             let request = self.web.writer.request(method, url).headers(self.credentials.clone());
             match self.web.ask(request, heartbeat).await?.status().as_u16() {
-                // 405: it is there, and another writer may have made it just now.
+                // 405: it exists, perhaps because another writer has just created it.
                 201 | 405 => {}
                 _ => return Ok(false),
             }
@@ -115,7 +115,7 @@ impl Transport for Server {
                 return Ok(false);
             }
             let mut status = self.send(name, bytes, if_taken, heartbeat).await?;
-            // What WebDAV says where a collection is missing, and what nginx says.
+            // 409 is the status of a missing collection (RFC 4918, section 9.7.1); nginx sends 500.
             let misses = matches!(status, StatusCode::CONFLICT | StatusCode::INTERNAL_SERVER_ERROR);
             if misses && self.make_collections(name, heartbeat).await? {
                 status = self.send(name, bytes, if_taken, heartbeat).await?;

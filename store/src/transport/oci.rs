@@ -1,4 +1,4 @@
-//! `oci://REGISTRY/REPOSITORY`: any OCI registry. One artifact for each entry, pointer and detached signature.
+//! `oci://REGISTRY/REPOSITORY`: any OCI registry. Each entry, pointer and detached signature is one artifact.
 //!
 //! ```text
 //! REPOSITORY:<key>                      artifactType application/vnd.kcache.entry.v1+json
@@ -9,15 +9,15 @@
 //! REPOSITORY:signature-<32 hex digits>  artifactType application/vnd.kcache.signature.v1
 //!   layer 0                             a detached signature; the digits are of BLAKE3 of its path
 //! ```
-//! So an entry is copied, signed, scanned and deleted together with its objects, with the registry's own tools.
+//! So the registry's own tools copy, sign, scan and delete an entry together with its objects.
 //!
-//! A registry deletes blobs that no manifest speaks of. Objects are uploaded as they are put and become visible with
-//! their entry, whose manifest is put last: a push that breaks off leaves nothing to be seen. A manifest that was read
-//! is remembered for the run, as the objects of an entry are asked for right after it.
+//! A registry deletes blobs that no manifest references. Objects are uploaded when they are put, and become visible
+//! with their entry, whose manifest is put last: an interrupted push leaves nothing visible. Manifests are remembered
+//! for the run, because an entry's objects are requested right after it.
 //!
-//! Registries know no conditional PUT. To keep what is there, they are asked first; of two writers who both asked before
-//! one of them wrote, the later one wins, with an artifact that is as whole. The registry's digests are names here, and
-//! prove nothing: what an object is worth is decided by whoever asked for it.
+//! Registries have no conditional PUT. To keep existing bytes, HEAD is sent first; if two writers both check before
+//! either writes, the later one wins, and its artifact is complete. The registry's digests are used as names and prove
+//! nothing: the caller verifies objects.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,16 +35,16 @@ const OBJECT: &str = "application/vnd.kcache.object.v1+zstd";
 const POINTER: &str = "application/vnd.kcache.pointer.v1+json";
 const SIGNATURE: &str = "application/vnd.kcache.signature.v1";
 const TITLE: &str = "org.opencontainers.image.title";
-/// What stands for "no configuration" (the OCI image specification 1.1, guidance for artifacts).
+/// The empty configuration (OCI image specification 1.1, guidance for artifacts).
 const NO_CONFIG: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
 
-/// A store in a repository.
+/// A cache in a repository.
 pub(super) struct Repository {
     registry: Registry,
     deadline: Deadline,
-    /// Manifests that were read or written, by key.
+    /// Manifests that were read or written in this run, by key.
     read: Mutex<BTreeMap<Key, Manifest>>,
-    /// Objects that were uploaded and wait for their entry, by title.
+    /// Objects that were uploaded and whose entry is not yet put, by title.
     uploaded: Mutex<BTreeMap<Key, BTreeMap<String, Descriptor>>>,
 }
 
@@ -58,7 +58,7 @@ impl Repository {
         })
     }
 
-    /// Where the bytes of a name are.
+    /// The layer with the bytes of a name.
     async fn layer(&self, name: &Name, heartbeat: &Heartbeat) -> Result<Option<Descriptor>, TransportError> {
         let (Name::Entry(of) | Name::Object { of, .. }) = name else {
             return Ok(self.registry.manifest(&tag(name), heartbeat).await?.and_then(first_layer));
@@ -103,7 +103,7 @@ impl Repository {
         Ok(!kept)
     }
 
-    /// Puts what has an artifact of its own.
+    /// Puts an entry, pointer or signature as an artifact.
     async fn put_artifact(
         &self,
         name: &Name,
@@ -135,7 +135,7 @@ impl Repository {
         Ok(true)
     }
 
-    /// The objects of an entry that is about to be put: those uploaded by now, and those of the artifact it replaces.
+    /// The layers for an entry's objects: those uploaded in this run, and those of the artifact that it replaces.
     async fn objects(
         &self,
         key: &Key,
@@ -188,7 +188,7 @@ fn tag(name: &Name) -> String {
     }
 }
 
-/// The file's own name.
+/// The file name, without directories.
 fn title(name: &Name) -> String {
     let path = name.path();
     path.rsplit_once('/').map_or(path.clone(), |(_, name)| name.to_owned())

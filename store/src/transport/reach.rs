@@ -1,19 +1,19 @@
-//! How far a server that is asked may lead: where redirects, logins and places for uploads may lie.
+//! Protection against server-side request forgery: which addresses redirects, logins and upload locations may have.
 //!
-//! A cache that all the world can reach, and whoever has taken it over, would else have kcache ask what only this machine
-//! can: services on its loopback, the metadata of a cloud's instance at `169.254.169.254`, an administration page in its
-//! own network. So addresses have a reach, and nothing leads to a nearer one than the server's own:
+//! A malicious public cache could otherwise make kcache send requests that only this machine can: to services on its
+//! loopback interface, to a cloud instance's metadata at `169.254.169.254`, or to an administration page in its own
+//! network. So each address has a reach, and no server may lead to a nearer one than its own:
 //!
-//! | reach | addresses | led to by |
+//! | reach | addresses | servers that may lead there |
 //! |---|---|---|
 //! | loopback | `127.0.0.0/8`, `::1`, `0.0.0.0/8`, `::` | loopback |
-//! | link | `169.254.0.0/16`, `fe80::/10`, and two more at which clouds keep an instance's metadata | link |
+//! | link | `169.254.0.0/16`, `fe80::/10`, and two other addresses of clouds' instance metadata | link |
 //! | private | RFC 1918, RFC 6598, RFC 4193, multicast, reserved | loopback, link, private |
 //! | public | the rest | all |
 //!
-//! A server is as near as the addresses that its name had when it was asked first; later ones are no nearer, so a name that
-//! comes to mean another address (DNS rebinding) leads nowhere either. Names are looked at after they are resolved, as they
-//! are connected to. What goes through a proxy is resolved by that: of it, names are not seen here, addresses are.
+//! A server's reach is the nearest of its name's addresses at the first request; addresses that the name has later are
+//! checked against it, so DNS rebinding leads nowhere. Names are checked after resolution, when they are connected to.
+//! A proxy resolves names itself: then only literal addresses are checked here.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// From how far away an address can be reached, the nearest first.
+/// How far away an address is reachable from, nearest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     Loopback,
@@ -45,7 +45,7 @@ impl Reach {
     fn of_v4(v4: Ipv4Addr) -> Reach {
         match v4.octets() {
             [127 | 0, ..] => Reach::Loopback,
-            // Alibaba's metadata lie in the range of RFC 6598.
+            // Alibaba Cloud's metadata address, in the range of RFC 6598.
             [169, 254, ..] | [100, 100, 100, 200] => Reach::Link,
             [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] | [198, 18..=19, ..] => {
                 Reach::Private
@@ -56,7 +56,7 @@ impl Reach {
     }
 
     fn of_v6(v6: Ipv6Addr) -> Reach {
-        // Amazon's metadata lie in the range of RFC 4193.
+        // Amazon's metadata address, in the range of RFC 4193.
         const EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
         match v6.segments() {
             [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Reach::Loopback,
@@ -67,7 +67,7 @@ impl Reach {
         }
     }
 
-    /// Whether a server of this reach may lead to such an address.
+    /// Whether a server of this reach may lead to an address of the other.
     fn leads_to(self, other: Reach) -> bool {
         match other {
             Reach::Public => true,
@@ -77,7 +77,7 @@ impl Reach {
     }
 }
 
-/// The address of version 4 that one of version 6 stands for: mapped, translated (RFC 6052) or tunnelled (RFC 3056).
+/// The IPv4 address that an IPv6 address stands for: mapped, translated (RFC 6052) or tunnelled (RFC 3056).
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let from = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match v6.segments() {
@@ -87,13 +87,13 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// What may be asked on behalf of one location.
+/// The addresses that may be contacted for one location.
 #[derive(Clone, Debug)]
 pub(super) struct Reachable(Arc<Known>);
 
 #[derive(Debug)]
 struct Known {
-    /// The server's name; `None`: it has an address, or there are many.
+    /// The server's host name; `None` if the URL has an address, or there are many servers.
     server: Option<String>,
     state: Mutex<State>,
 }
@@ -102,12 +102,12 @@ struct Known {
 struct State {
     /// The server's reach, once it is known.
     reach: Option<Reach>,
-    /// Names that the server has led to. Others are none of its business: a proxy's.
+    /// Names that the server led to. Other names, such as a proxy's, are not restricted.
     led_to: BTreeSet<String>,
 }
 
 impl Reachable {
-    /// From a server; from one that a stranger chose nothing of this machine and of its link.
+    /// Starts with the server's URL. For an untrusted location, this machine and its link are excluded.
     pub(super) fn from(server: Option<&Url>, stranger: bool) -> Reachable {
         let reach = match server.and_then(Url::host) {
             _ if stranger => Some(Reach::Private),
@@ -120,8 +120,8 @@ impl Reachable {
         Reachable(Arc::new(Known { server, state }))
     }
 
-    /// Whether a request may be sent there, as far as the URL tells. Names are remembered, and looked at when they are
-    /// resolved.
+    /// Whether a request may be sent to this URL, as far as the URL tells. Names are remembered, and checked when they
+    /// are resolved.
     pub(super) fn allows(&self, url: &Url) -> bool {
         let mut state = self.state();
         let from = state.reach.unwrap_or(Reach::Public);
@@ -138,7 +138,7 @@ impl Reachable {
         }
     }
 
-    /// Of a name's addresses, those that may be connected to.
+    /// Those of a name's addresses that may be contacted.
     fn of_name(&self, name: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let mut state = self.state();
         let is_server = self.0.server.as_deref() == Some(name);

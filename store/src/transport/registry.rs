@@ -1,17 +1,17 @@
-//! An OCI registry's protocol, as far as artifacts need it (the OCI distribution specification 1.1).
+//! The OCI registry protocol, as far as artifacts need it (OCI distribution specification 1.1).
 //!
 //! ```text
 //! HEAD, GET, PUT  /v2/REPOSITORY/manifests/TAG
 //! HEAD, GET       /v2/REPOSITORY/blobs/sha256:...
-//! POST            /v2/REPOSITORY/blobs/uploads/        and PUT to where it says
+//! POST            /v2/REPOSITORY/blobs/uploads/        and PUT to the returned location
 //! ```
-//! These are a handful of requests, made with the same clients and limits as all others here: ready-made clients read
+//! These requests use the same HTTP clients and limits as the other transports; existing client libraries read
 //! manifests, tokens and errors of any size.
 //!
-//! A registry that answers 401 says where a token for the repository is to be had; it is fetched, with the user name and
-//! password if there are any, kept for the run, and fetched again when it is not taken any more. Registries that want
-//! the user name and password themselves get them. Nothing of that goes to another host that the registry sends us to,
-//! where uploads and blobs may be kept.
+//! A registry that answers 401 names a token service. The token is requested with user name and password if
+//! configured, kept for the run, and requested again when it is refused. Registries that ask for Basic authentication
+//! get user name and password directly. Credentials are not sent to other hosts to which the registry redirects, where
+//! uploads and blobs may be stored.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,15 +28,15 @@ use super::runtime::Heartbeat;
 use super::web::{self, Web};
 use super::{BadLocation, Location, TransportError};
 
-/// Registries refuse manifests above 4 MiB; ours take some 300 bytes for each object.
+/// Size limit in bytes. Registries refuse manifests above 4 MiB; kcache's have some 300 bytes for each object.
 const MAX_MANIFEST: u64 = 4 << 20;
-/// Tokens take a few kilobytes.
+/// Size limit in bytes. Tokens have a few kilobytes.
 const MAX_TOKEN: u64 = 1 << 20;
 
-/// What a manifest is, in requests and in itself.
+/// Media type of a manifest.
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// An artifact: an image manifest of the OCI image specification 1.1, as far as it is used here.
+/// An artifact: the fields of an image manifest (OCI image specification 1.1) that kcache uses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
@@ -47,14 +47,14 @@ pub(super) struct Manifest {
     pub(super) layers: Vec<Descriptor>,
 }
 
-/// A blob as manifests speak of it.
+/// A blob's descriptor in a manifest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
     pub(super) media_type: String,
     /// `sha256:` and 64 hexadecimal digits.
     digest: String,
-    /// Bytes.
+    /// Size in bytes.
     size: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) annotations: BTreeMap<String, String>,
@@ -87,19 +87,19 @@ pub(super) struct Registry {
     web: Web,
     username: Option<String>,
     password: String,
-    /// A token that was given; no other one is asked for.
+    /// A configured token; no other one is requested.
     token: Option<HeaderValue>,
     tickets: Mutex<BTreeMap<Scope, HeaderValue>>,
 }
 
-/// What is to be done in the repository.
+/// The access that a token is requested for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Scope {
     Pull,
     Push,
 }
 
-/// What a registry wants to see.
+/// An authentication challenge of a registry.
 #[derive(Debug, PartialEq)]
 enum Challenge {
     Basic,
@@ -125,7 +125,7 @@ impl Registry {
         })
     }
 
-    /// The manifest with a tag.
+    /// The manifest of a tag; `None` if there is none.
     pub(super) async fn manifest(
         &self,
         tag: &str,
@@ -138,7 +138,7 @@ impl Registry {
         manifest.map(Some).map_err(|e| TransportError::Odd(format!("not a manifest: {e}")))
     }
 
-    /// Whether there is a manifest with a tag.
+    /// Whether a tag exists.
     pub(super) async fn has_manifest(
         &self,
         tag: &str,
@@ -148,7 +148,7 @@ impl Registry {
         Ok(self.read(request, heartbeat).await?.is_some())
     }
 
-    /// Gives a tag to a manifest, whatever had it before.
+    /// Puts a manifest under a tag, replacing another one.
     pub(super) async fn put_manifest(
         &self,
         tag: &str,
@@ -177,7 +177,7 @@ impl Registry {
         }
     }
 
-    /// Whether there is such a blob.
+    /// Whether a blob exists.
     pub(super) async fn has_blob(
         &self,
         blob: &Descriptor,
@@ -186,7 +186,7 @@ impl Registry {
         Ok(self.read(self.web.reader.head(self.blob_url(&blob.digest)?), heartbeat).await?.is_some())
     }
 
-    /// Uploads a blob, unless it is there.
+    /// Uploads a blob, unless it exists.
     pub(super) async fn put_blob(
         &self,
         media_type: &str,
@@ -206,7 +206,7 @@ impl Registry {
         let request = request.body(bytes.to_vec());
         let answer = match place.origin() == self.base.origin() {
             true => self.send(request, Scope::Push, bytes.len(), heartbeat).await?,
-            // Signed storage elsewhere: the address is the permission.
+            // Pre-signed storage on another host: the URL is the permission.
             false => self.web.send(request, bytes.len(), heartbeat).await?,
         };
         written(answer, StatusCode::CREATED)?;
@@ -230,7 +230,7 @@ impl Registry {
         self.url(&format!("manifests/{tag}"))
     }
 
-    /// The digest comes from a manifest, which may be anybody's.
+    /// Checks the digest, because the manifest is untrusted.
     fn blob_url(&self, digest: &str) -> Result<Url, TransportError> {
         let hex = digest.strip_prefix("sha256:").unwrap_or_default();
         match hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -239,7 +239,7 @@ impl Registry {
         }
     }
 
-    /// An answer to reading; `None` where there is nothing.
+    /// The response to a read; `None` if it does not exist.
     async fn read(
         &self,
         request: RequestBuilder,
@@ -253,7 +253,7 @@ impl Registry {
         }
     }
 
-    /// Sends a request, and once more with what the registry wants to see.
+    /// Sends a request, and repeats it with credentials if the registry asks for them.
     async fn send(
         &self,
         request: RequestBuilder,
@@ -267,7 +267,7 @@ impl Registry {
         if answer.status() != StatusCode::UNAUTHORIZED || self.token.is_some() {
             return Ok(answer);
         }
-        // Storage that the registry has led to has no say in where the user's name and password go.
+        // Storage that the registry led to must not decide where user name and password are sent.
         if answer.url().origin() != self.base.origin() {
             return Ok(answer);
         }
@@ -281,7 +281,7 @@ impl Registry {
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the registry wants to see.
+    /// The `Authorization` header that a challenge asks for.
     async fn ticket(
         &self,
         challenge: &Challenge,
@@ -295,7 +295,7 @@ impl Registry {
             Challenge::Bearer { realm, service } => {
                 let url = self.token_url(realm, service.as_deref(), scope)?;
                 let basic = basic.filter(|_| is_of_one_house(&self.base, &url));
-                // Not followed: a login that is elsewhere is not the one that was named.
+                // Redirects are not followed: a login elsewhere is not the one that was named.
                 let request = admitted(self.web.writer.get(url), basic.as_deref().and_then(web::secret));
                 format!("Bearer {}", self.fetch_token(request, heartbeat).await?)
             }
@@ -341,13 +341,13 @@ impl Registry {
     }
 }
 
-/// Whether a registry's user may be named to a login: the registry's own, or one of the same domain over HTTPS, as
-/// `auth.docker.io` is for `registry-1.docker.io`. Elsewhere a token is asked for without a name.
+/// Whether the user name may be sent to a token service: if it is on the registry's host, or in the same domain over
+/// HTTPS, as `auth.docker.io` is for `registry-1.docker.io`. Otherwise an anonymous token is requested.
 fn is_of_one_house(registry: &Url, login: &Url) -> bool {
     let domain = |url: &Url| {
         let mut labels = url.domain()?.rsplit('.').map(str::to_owned);
         let (top, name) = (labels.next()?, labels.next()?);
-        // `co.uk` and the like are nobody's: of such names one label more must be the same.
+        // Public suffixes such as `co.uk` belong to nobody: for such names one more label must be equal.
         let is_short = top.len() == 2 && name.len() <= 3;
         Some((top, name, if is_short { Some(labels.next()?) } else { None }))
     };
@@ -372,7 +372,7 @@ fn written(answer: Response, expected: StatusCode) -> Result<Response, Transport
     }
 }
 
-/// Where the repository is, and its name. Plain http is for this machine only.
+/// The repository's URL and name. Plain HTTP is used for this machine only.
 fn address(url: &Url) -> Option<(Url, String)> {
     let host = url.host_str()?;
     let host = url.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
@@ -391,7 +391,7 @@ fn address(url: &Url) -> Option<(Url, String)> {
     }
 }
 
-/// The first challenge that can be met (RFC 9110, 11.6.1).
+/// The first supported challenge in `WWW-Authenticate` (RFC 9110, section 11.6.1).
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     headers.get_all(WWW_AUTHENTICATE).iter().find_map(|header| {
         let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
@@ -406,7 +406,7 @@ fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     })
 }
 
-/// A parameter of `realm="https://auth.example/token",service="registry"`.
+/// A parameter of a challenge such as `realm="https://auth.example/token",service="registry"`.
 fn parameter<'a>(mut text: &'a str, wanted: &str) -> Option<&'a str> {
     loop {
         let (name, rest) = text.split_once('=')?;

@@ -1,13 +1,13 @@
-//! Where asynchronous code is waited for, and what ends the wait.
+//! The asynchronous runtime, and the time limit of every wait for it.
 //!
-//! Clients of HTTP, S3 and the like are asynchronous; their callers here are ordinary threads. [`Deadline::run`] blocks
-//! its thread for one call, and comes back at the latest when
-//! - nothing was heard for `silence`: the call beats a [`Heartbeat`] at each sign of life;
-//! - the call took longer than its size grants it;
-//! - the run is cancelled, which is looked at some twenty times a second.
+//! Clients of HTTP, S3 and the like are asynchronous; their callers are ordinary threads. [`Deadline::run`] blocks its
+//! thread for one call, at the longest until
+//! - there was no sign of life for `silence`: the call beats a [`Heartbeat`] at each;
+//! - the call took longer than its size allows;
+//! - the run is cancelled, which is checked some twenty times per second.
 //!
-//! One runtime serves the process, started by its first call. It is never shut down, so that the end of the process
-//! does not wait for it: a thread may hang for good in a file system call on a dead NFS mount.
+//! One runtime serves the process, started by the first call. It is never shut down, so that the process can exit
+//! while a thread hangs in a file system call on a dead NFS mount.
 
 use std::cell::Cell;
 use std::io;
@@ -20,9 +20,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{Bounds, Location, TransportError};
 
-/// How often a call is looked at.
+/// Interval at which a call's limits are checked.
 const LOOK: Duration = Duration::from_millis(50);
-/// Threads for file system calls and name look-ups. Those that hang stay; the calls that find none end as silent.
+/// Threads for file system calls and name look-ups. Hanging ones are not replaced; calls that find no free thread end
+/// as silent.
 const BLOCKING: usize = 64;
 
 static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
@@ -34,14 +35,14 @@ static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         .build()
 });
 
-/// How long a caller waits.
+/// Time limits of a caller.
 #[derive(Debug, Clone)]
 pub(super) struct Deadline {
     bounds: Bounds,
     cancel: Arc<AtomicBool>,
 }
 
-/// A call's signs of life.
+/// Records a call's signs of life.
 pub(super) struct Heartbeat {
     bounds: Bounds,
     end: Instant,
@@ -54,7 +55,7 @@ impl Deadline {
         Deadline { bounds: location.bounds, cancel: location.cancel.clone() }
     }
 
-    /// Waits for a call that moves at most `size` bytes. Dropping it must end it.
+    /// Waits for a call that moves at most `size` bytes. Dropping the future must end the call.
     pub(super) fn run<T>(
         &self,
         size: u64,
@@ -67,10 +68,10 @@ impl Deadline {
         let heartbeat = Heartbeat::new(self.bounds, total);
         runtime.block_on(async {
             let mut call = pin!(call(&heartbeat));
-            // Not before the call has had its first turn.
+            // The first check comes after the call was polled once.
             let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
             loop {
-                // Looking comes first: what is always ready would never let it have its turn.
+                // Check first: a future that is always ready would otherwise prevent the check.
                 tokio::select! {
                     biased;
                     _ = look.tick() => self.look(&heartbeat, total)?,
@@ -101,24 +102,24 @@ impl Heartbeat {
         Heartbeat { bounds, end: now + total, due: Cell::new(now + bounds.silence), looked: Cell::new(now) }
     }
 
-    /// Something was heard.
+    /// Records a sign of life.
     pub(super) fn beat(&self) {
         self.due.set(Instant::now() + self.bounds.silence);
     }
 
-    /// Time in which nobody listened was not silence: on a machine with too much to do this thread may have slept itself.
+    /// Time in which this thread itself did not run does not count as silence, as on an overloaded machine.
     fn forgive(&self, now: Instant) {
         let asleep = now.duration_since(self.looked.replace(now)).saturating_sub(2 * LOOK);
         self.due.set(self.due.get() + asleep);
     }
 
-    /// Nothing will be heard while so many bytes are sent.
+    /// Allows for the time in which this many bytes are sent without a sign of life.
     pub(super) fn sending(&self, size: usize) {
         let at_worst = Duration::from_secs(size as u64 / self.bounds.rate.max(1));
         self.due.set(Instant::now() + self.bounds.silence + at_worst);
     }
 
-    /// Nothing will be heard until it is done.
+    /// Suspends the limit on silence until the call is done.
     pub(super) fn holding(&self) {
         self.due.set(self.end);
     }

@@ -1,12 +1,12 @@
-//! HTTP as the shared caches are spoken to: what is trusted, what is followed, how much is read.
+//! The HTTP client of the transports: trusted certificates, redirects, and size limits.
 //!
-//! - TLS trusts what the system trusts, and the certificates of the location. A machine without any trusted
-//!   certificates (a minimal container) can still use plain HTTP and a location that brings its own.
-//! - Redirects are followed when reading, five at most, never from https to http. Credentials do not go along to
-//!   another host or port. Nothing is followed when writing: a redirected PUT may end as a GET of a login page.
-//! - Redirects, logins and places for uploads lead to no nearer address than the server's own ([`super::reach`]).
-//! - Bodies are read piece by piece and left when they pass their limit; a short one is an error. Nothing is
-//!   decompressed on the way, which would hide sizes.
+//! - TLS trusts the system's certificates and those of the location. On a machine without any (a minimal container),
+//!   plain HTTP works, and so does a location with its own certificate.
+//! - Reads follow at most five redirects, never from https to http. Credentials are not sent to another host or port.
+//!   Writes follow no redirects: a redirected PUT may end as a GET of a login page.
+//! - Redirects, logins and upload locations lead to no nearer address than the server's own ([`super::reach`]).
+//! - Bodies are read piece by piece and dropped above their limit; a short one is an error. Nothing is decompressed,
+//!   which would hide sizes.
 //! - Proxies are those of the environment, as `reqwest` reads it, except that this machine is reached directly.
 
 use std::error::Error;
@@ -22,25 +22,25 @@ use super::reach::Reachable;
 use super::runtime::Heartbeat;
 use super::{BadLocation, Location, TransportError};
 
-/// Redirects that are followed. Real ones take one or two: to a mirror, to signed storage.
+/// Limit on redirects. Real caches need one or two: to a mirror, to pre-signed storage.
 const REDIRECTS: usize = 5;
-/// Connections lie idle no longer than this, seconds less than servers wait before they hang up on them.
+/// Time for which idle connections are kept: some seconds less than servers keep them.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// The two clients of one location.
+/// The two HTTP clients of one location.
 #[derive(Debug, Clone)]
 pub(super) struct Web {
     /// Follows redirects.
     pub(super) reader: Client,
-    /// Follows none.
+    /// Follows no redirects.
     pub(super) writer: Client,
-    /// What either may ask.
+    /// The addresses that both may contact.
     reachable: Reachable,
     silence: Duration,
 }
 
 impl Web {
-    /// Gets ready to speak to a server.
+    /// Makes the clients for a server. Sends nothing yet.
     pub(super) fn new(location: &Location, server: Option<&Url>) -> Result<Web, BadLocation> {
         let reachable = Reachable::from(server, location.stranger);
         let policy = || {
@@ -72,7 +72,7 @@ impl Web {
         Ok(response)
     }
 
-    /// Sends a request with so many bytes.
+    /// Sends a request with a body of this size.
     pub(super) async fn send(
         &self,
         request: RequestBuilder,
@@ -83,7 +83,7 @@ impl Web {
         self.ask(request, heartbeat).await
     }
 
-    /// The whole body of an answer.
+    /// Reads the whole body of a response, at most `limit` bytes.
     pub(super) async fn read(
         &self,
         mut response: Response,
@@ -98,13 +98,13 @@ impl Web {
         while let Some(chunk) = response.chunk().await.map_err(|e| self.lost(&e))? {
             heartbeat.beat();
             append(&mut bytes, &chunk, limit, heard)?;
-            // Chunks may be there faster than they are read, and the watch over the call wants its turn.
+            // Chunks may arrive faster than they are read, so yield to let the limits be checked.
             tokio::task::coop::consume_budget().await;
         }
         Ok(bytes)
     }
 
-    /// Why there was no answer, or only a part of it.
+    /// The error for a missing or incomplete response.
     pub(super) fn lost(&self, error: &reqwest::Error) -> TransportError {
         if error.is_timeout() {
             TransportError::Silent(self.silence)
@@ -116,7 +116,7 @@ impl Web {
     }
 }
 
-/// Adds what has come in, as far as it is allowed.
+/// Appends received bytes, up to the limit.
 pub(super) fn append(
     bytes: &mut Vec<u8>,
     more: &[u8],
@@ -131,7 +131,7 @@ pub(super) fn append(
     Ok(())
 }
 
-/// What an answer means that is neither the file nor its absence; `why` is the server's own word for it, if any.
+/// The error for a response that is neither the file nor its absence. `why` is the server's explanation, if any.
 pub(super) fn refusal(status: StatusCode, why: &str) -> TransportError {
     let text = said(status, why);
     match status.as_u16() {
@@ -141,7 +141,7 @@ pub(super) fn refusal(status: StatusCode, why: &str) -> TransportError {
     }
 }
 
-/// The same of an answer to writing.
+/// Like [`refusal`], for the response to a write.
 pub(super) fn write_refusal(status: StatusCode, why: &str) -> TransportError {
     match status.as_u16() {
         405 | 501 | 507 => TransportError::ReadOnly(said(status, why)),
@@ -152,12 +152,12 @@ pub(super) fn write_refusal(status: StatusCode, why: &str) -> TransportError {
 fn said(status: StatusCode, why: &str) -> String {
     match why {
         "" => format!("HTTP {status}"),
-        // It comes from the other side and goes to a terminal.
+        // The server's text is untrusted and will be printed on a terminal.
         why => format!("HTTP {status} ({})", why.escape_debug().take(80).collect::<String>()),
     }
 }
 
-/// The header that lets a location's user in.
+/// The `Authorization` header for a location's credentials.
 pub(super) fn credentials(location: &Location) -> Result<HeaderMap, BadLocation> {
     let text = match (&location.token, &location.username) {
         (Some(token), _) => format!("Bearer {token}"),
@@ -169,20 +169,20 @@ pub(super) fn credentials(location: &Location) -> Result<HeaderMap, BadLocation>
     Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
 }
 
-/// A basic credential.
+/// Value of the `Authorization` header for HTTP Basic (RFC 7617).
 pub(super) fn basic(username: &str, password: &str) -> String {
     use base64::prelude::{BASE64_STANDARD, Engine};
     format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{password}")))
 }
 
-/// A header's value that is never shown.
+/// A header value that is redacted in debug output.
 pub(super) fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// Whether it is this machine.
+/// Whether the URL's host is this machine.
 pub(super) fn is_local(url: &Url) -> bool {
     match url.host_str() {
         Some("localhost") => true,
@@ -199,7 +199,7 @@ fn client(
     reachable: &Reachable,
     redirects: &dyn Fn() -> Policy,
 ) -> Result<Client, BadLocation> {
-    // Fails where another one was chosen already, which is as good.
+    // Fails if another provider was installed already, which is equally good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let own = certificates(location)?;
     let builder = || {
@@ -213,7 +213,7 @@ fn client(
         if server.is_some_and(is_local) { builder.no_proxy() } else { builder }
     };
     let with_system = builder().tls_certs_merge(own.clone()).build();
-    // It fails where the system trusts nobody.
+    // Fails if the system has no trusted certificates.
     with_system.or_else(|_| builder().tls_certs_only(own).build()).map_err(|e| location.bad(root(&e)))
 }
 

@@ -1,24 +1,24 @@
-//! The tree digest: a walk, and what its files and links hold.
+//! The tree digest: computed from a walk and the contents of its files and links.
 
 use super::read;
 use super::walk::{Entry, Kind, Tree, Walk, put_number, put_text};
 use crate::{Digest, Result};
 
-/// Stored, by way of everything that is named by a tree digest: changes whenever its input does.
+/// BLAKE3 context. Stored, because tree digests are: changes whenever the input of the digest does.
 const CONTEXT: &str = "kcache 2026-11 tree digest v1";
 
-/// What an entry holds.
+/// Content of an entry.
 pub(super) enum Content {
-    /// A file's bytes.
+    /// Digest of a file's bytes.
     File(Digest),
-    /// A directory's are its entries.
+    /// A directory; its entries are listed separately.
     Dir,
-    /// A link's target.
+    /// Target of a link.
     Link(Vec<u8>),
 }
 
 impl Walk {
-    /// Reads every file, and says what the tree is ([`crate::tree`] has the exact input).
+    /// Reads every file and computes the tree digest ([`crate::tree`] describes the exact input).
     pub fn digest(&self) -> Result<Digest> {
         let entries: Vec<(&Tree, &Entry)> =
             self.trees.iter().flat_map(|tree| tree.entries.iter().map(move |entry| (tree, entry))).collect();

@@ -1,4 +1,4 @@
-//! Opening what lies in a tree, through no link.
+//! Opening files and directories of a tree without following links.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,7 @@ use crate::error::at;
 use crate::{Error, Result};
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// Without blocking: what was a file when it was walked may be a fifo now.
+/// Non-blocking: a file may have been replaced by a FIFO since the walk.
 pub(super) const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Opens a directory by its path.
@@ -26,18 +26,18 @@ pub(super) fn open_dir_below(dir: &OwnedFd, root: &Path, relative: &[u8]) -> Res
     open_below(dir, name, DIR).map_err(|e| changed_or(e, "open", &full_path(root, relative)))
 }
 
-/// Opens what lies at `relative` below `dir`, through no symbolic link.
+/// Opens `relative` below `dir` without following symbolic links (openat2(2), `RESOLVE_NO_SYMLINKS`).
 pub(super) fn open_below(dir: &OwnedFd, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = flags | OFlags::NOFOLLOW;
     match rustix::fs::openat2(dir, os(relative), flags, Mode::empty(), resolve) {
-        // Before Linux 5.6, or forbidden by a container: only the last name is held to be no link.
+        // Before Linux 5.6, or forbidden by a container: then only the last component is checked for a link.
         Err(Errno::NOSYS) => rustix::fs::openat(dir, os(relative), flags, Mode::empty()),
         opened => opened,
     }
 }
 
-/// Errors that only a change since the walk can explain.
+/// Maps errors that only a change since the walk can explain to [`Error::Changed`].
 pub(super) fn changed_or(e: Errno, act: &'static str, path: &Path) -> Error {
     match e {
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::INVAL | Errno::NXIO => {
@@ -47,7 +47,7 @@ pub(super) fn changed_or(e: Errno, act: &'static str, path: &Path) -> Error {
     }
 }
 
-/// A path below `root`; the root itself where there is nothing to add.
+/// A path below `root`; the root itself if `relative` is empty.
 pub(super) fn full_path(root: &Path, relative: &[u8]) -> PathBuf {
     if relative.is_empty() { root.to_owned() } else { root.join(os(relative)) }
 }

@@ -1,7 +1,7 @@
-//! Opening what a walk found, and reading it: many files at a time, each through one buffer.
+//! Reading the files of a walk: many at a time, each through one buffer.
 //!
-//! Reading cold files is waiting for the disk, so there are more readers than processors: sixteen read 17,000 headers
-//! three times as fast as one. Most files fit into the buffer, and then one `read` brings all there is.
+//! Reading cold files means waiting for the disk, so there are more readers than processors: sixteen read 17,000
+//! headers three times as fast as one. Most files fit into the buffer, so one `read` suffices.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::walk::{Entry, Tree};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 
-/// See above; more gain nothing.
+/// Reader threads; more gain nothing (see above).
 const READERS: usize = 16;
 /// Files that a reader takes at a time.
 const BATCH: usize = 16;
@@ -30,7 +30,7 @@ pub(super) fn open_file(tree: &Tree, entry: &Entry) -> Result<OwnedFd> {
     opened.map_err(|e| changed_or(e, "open", &tree.full_path(entry)))
 }
 
-/// Where a link of a tree leads.
+/// Reads the target of a link in a tree.
 pub(super) fn link_target(tree: &Tree, entry: &Entry) -> Result<Vec<u8>> {
     let target = match &tree.dir {
         Some(dir) => rustix::fs::readlinkat(dir, os(tree.path(entry)), Vec::new()),
@@ -39,7 +39,7 @@ pub(super) fn link_target(tree: &Tree, entry: &Entry) -> Result<Vec<u8>> {
     target.map(|t| t.into_bytes()).map_err(|e| changed_or(e, "read", &tree.full_path(entry)))
 }
 
-/// Passes on all bytes of a tree's file, hashing exactly those.
+/// Passes on all bytes of a file in a tree, and hashes exactly those.
 pub(super) fn pass_on(
     tree: &Tree,
     entry: &Entry,
@@ -53,7 +53,7 @@ pub(super) fn pass_on(
         let n = read(&fd, buffer).map_err(|e| at("read", &path())(e))?;
         hasher.update(&buffer[..n]);
         to(&buffer[..n])?;
-        // A read that fills less than the buffer has met the end; only then can the size be right.
+        // A read that fills less than the buffer reached the end; then the size must match.
         if n < buffer.len() && hasher.count() >= entry.size || n == 0 {
             break;
         }
@@ -65,7 +65,7 @@ pub(super) fn pass_on(
     }
 }
 
-/// Digest and size of one file, by its path.
+/// Digest and size in bytes of one file, by its path.
 pub(super) fn file(path: &Path) -> Result<(Digest, u64)> {
     let fd = rustix::fs::open(path, FILE, Mode::empty()).map_err(|e| at("open", path)(e.into()))?;
     let mode = rustix::fs::fstat(&fd).map_err(|e| at("access", path)(e.into()))?.st_mode;
@@ -82,7 +82,7 @@ pub(super) fn file(path: &Path) -> Result<(Digest, u64)> {
     }
 }
 
-/// What `work` makes of each number below `count`, by many readers with a buffer each.
+/// Calls `work` for each number below `count`, on many threads with a buffer each, and collects the results in order.
 pub(super) fn each<T: Send>(
     count: usize,
     work: impl Fn(usize, &mut [u8]) -> Result<T> + Sync,

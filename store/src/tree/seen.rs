@@ -1,11 +1,11 @@
-//! What one run has seen of trees. Kernels share headers, and a package is looked up for many kernels: each root is walked
-//! once, however many ask, and of the walk no more is kept than two digests.
+//! Trees that one run has already walked. Kernels share headers, and a package is looked up for many kernels: each
+//! root is walked once, and of the walk only two digests are kept.
 
 use super::walk::{SIGNATURE, STAMP, Tree, Walk, together};
 use super::{Fingerprint, Root, fingerprint, hashed, remembered};
 use crate::{Digest, Error, OnceMap, Result, Store};
 
-/// The roots that were walked.
+/// The roots that were walked in this run.
 pub struct Seen(OnceMap<Root, Glance>);
 
 impl Default for Seen {
@@ -14,7 +14,7 @@ impl Default for Seen {
     }
 }
 
-/// What is left of a walk.
+/// The two digests that are kept of a walk.
 #[derive(Clone, Copy)]
 struct Glance {
     signature: Digest,
@@ -22,8 +22,8 @@ struct Glance {
 }
 
 impl Seen {
-    /// [`fingerprint`] of these roots, each as it was when it was first asked for. Whoever uses them compares that with what they
-    /// are afterwards, without this.
+    /// The [`fingerprint`] of these roots, each as it was at the first call. To detect later changes, compare it with
+    /// one computed without this cache.
     pub fn fingerprint(&self, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
         let mut trees = Vec::new();
         let mut seen = Vec::new();
@@ -46,7 +46,7 @@ impl Seen {
         fingerprint(store, roots, now)
     }
 
-    /// What is known of a root. One that nobody has asked for is walked, and put among the trees.
+    /// The digests of a root. A root that is not yet known is walked, and added to `trees`.
     fn glance(&self, root: &Root, trees: &mut Vec<Tree>) -> Result<Glance> {
         self.0.get(root, || {
             let tree = Tree::walk(root)?;

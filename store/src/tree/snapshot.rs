@@ -1,11 +1,11 @@
-//! A private copy of a tree, whose digest is that of the bytes in the copy.
+//! Private copies of a tree, with the digest of the copied bytes.
 //!
-//! Hashing a tree and then using it is a race that poisons caches: it may change in between. So the bytes are hashed
-//! on their way into the copy, and the copy is what gets used. It says what the source says and nothing else:
-//! modes are 0644 or 0755, all times are one, owners are whoever copies. Links stay links, also those that lead out of the
-//! tree: where they lead is a matter of who follows them, and nothing here does.
+//! Hashing a tree and then using it is a race that poisons caches, because it may change in between. So the bytes are
+//! hashed on their way into the copy, and the copy is used. Its metadata is uniform: modes are 0644 or 0755, all times
+//! are equal, the owner is the current user. Links are copied unchanged, including those that lead out of the tree;
+//! nothing here follows them.
 //!
-//! On an error the copy is part of a copy, and the caller's to discard.
+//! After an error the copy is incomplete, and the caller discards it.
 
 use std::fs::{File, FileTimes, Permissions};
 use std::io::{self, Seek, Write};
@@ -22,15 +22,20 @@ use super::{Root, read};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 
-/// The largest source known is 60 MB; a disk full of somebody's checkout is no source.
+/// Limit in bytes on a copy. The largest known source has 60 MB.
 const MAX_BYTES: u64 = 8 << 30;
-/// What is shorter takes a block of the disk anyway.
+/// Length in bytes of the smallest run of zeros that becomes a hole; a shorter one occupies a block anyway.
 const SMALLEST_HOLE: usize = 4096;
-/// 2000-01-01: late enough for every tool, and not the 1970 that some take for "unset".
+/// Seconds since 1970 of 2000-01-01: late enough for every tool, and not the 1970 that some treat as unset.
 const MTIME: u64 = 946_684_800;
 
-/// Copies the tree `src` to `dst`, which must be empty or missing, without the names in `skip`. The digest is what
-/// [`super::tree_digest`] says of the copy, and of the source unless that changes, as one root labelled "".
+/// Copies the tree `src` to `dst`, which must be empty or missing, without the names in `skip`. Returns the digest
+/// that [`super::tree_digest`] computes for the copy, and for the source unless that changes, as one root labelled "".
+///
+/// # Errors
+///
+/// [`Error::Changed`] if the source changed meanwhile, [`Error::NotPlain`] for special files, [`Error::TooLarge`]
+/// above 8 GiB.
 pub fn snapshot(src: &Path, dst: &Path, skip: &[String]) -> Result<Digest> {
     let root = Root { path: src.to_owned(), label: String::new(), skip: skip.to_vec() };
     let walk = walk(&[root])?;
@@ -38,7 +43,7 @@ pub fn snapshot(src: &Path, dst: &Path, skip: &[String]) -> Result<Digest> {
     check_size(tree)?;
     make_dirs(tree, dst)?;
     let contents = read::each(tree.entries.len(), |n, buffer| copy(tree, &tree.entries[n], dst, buffer))?;
-    // From the bottom up: making an entry touches the directory above it.
+    // Bottom up, because creating an entry changes the directory's time.
     for entry in tree.entries.iter().rev().filter(|entry| entry.kind != Kind::File) {
         set_time(&full_path(dst, tree.path(entry)))?;
     }
@@ -54,7 +59,7 @@ fn check_size(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// Directories sort before what they hold, so one pass makes them all.
+/// Creates all directories. They sort before their contents, so one pass is enough.
 fn make_dirs(tree: &Tree, dst: &Path) -> Result<()> {
     for entry in tree.entries.iter().filter(|entry| entry.kind == Kind::Dir) {
         let dir = full_path(dst, tree.path(entry));
@@ -90,7 +95,7 @@ fn copy_file(tree: &Tree, entry: &Entry, to: &Path, buffer: &mut [u8]) -> Result
     let digest =
         read::pass_on(tree, entry, buffer, &mut |bytes| put(&mut file, bytes).map_err(at("write", to)))?;
     file.set_len(entry.size).map_err(at("write", to))?;
-    // The umask had its say when the file was made.
+    // The umask was applied when the file was created.
     file.set_permissions(Permissions::from_mode(mode)).map_err(at("set the mode of", to))?;
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(MTIME);
     file.set_times(FileTimes::new().set_accessed(time).set_modified(time))
@@ -98,7 +103,7 @@ fn copy_file(tree: &Tree, entry: &Entry, to: &Path, buffer: &mut [u8]) -> Result
     Ok(digest)
 }
 
-/// Zeros stay a hole: a source of somebody else's may be one of gibibytes that has never taken any disk.
+/// Keeps runs of zeros as holes: an untrusted source may contain a file of gibibytes that occupies no disk space.
 fn put(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     match bytes.len() >= SMALLEST_HOLE && bytes.iter().all(|&byte| byte == 0) {
         true => file.seek_relative(bytes.len() as i64),
@@ -126,7 +131,7 @@ mod tests {
     use super::*;
     use crate::tree_digest;
 
-    /// A source tree, and a place for its copy.
+    /// A source tree, and a path for its copy.
     fn plant() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let (src, dst) = (dir.path().join("src"), dir.path().join("dst"));

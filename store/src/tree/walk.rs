@@ -1,8 +1,8 @@
-//! What lies under some roots: one `fstatat` for each file, directories side by side.
+//! Walking roots: one `fstatat` for each file, directories in parallel.
 //!
-//! This is the whole cost of a warm look-up, so it allocates little: all relative paths of a root lie in one buffer,
-//! and the signature is hashed from another. `getdents` and `fstatat` relative to the open directory spare the
-//! file system a walk down from `/` for each file.
+//! This is the whole cost of a warm look-up, so it allocates little: all relative paths of a root are in one buffer,
+//! and the signature is hashed from another. `getdents` and `fstatat` relative to the open directory spare the kernel
+//! a path walk from `/` for each file.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -19,20 +19,20 @@ use super::open::{full_path, open_dir, open_dir_below, os};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 
-/// Ten times the largest tree known to be hashed, and still only 150 MB here.
+/// Limit on entries: ten times the largest known tree, for which a walk takes 150 MB of memory.
 const MAX_ENTRIES: usize = 1_000_000;
-/// No file of a source or of headers has so many bytes, and no tree of them: a sparse one would be hashed for hours.
+/// Limit in bytes on a file, and on all files of a tree: a sparse file would be hashed for hours.
 const MAX_FILE: u64 = 4 << 30;
 const MAX_BYTES: u64 = 64 << 30;
-/// ext4 stamps with jiffies, NFS with another host's clock: a second change within the same stamp goes unseen.
-/// git and ccache use the same two seconds.
+/// Seconds within which a second change may get the same timestamp: ext4 stamps in jiffies, NFS with another host's
+/// clock. git and ccache also use two seconds.
 const RACY_SECONDS: u64 = 2;
-/// Not stored anywhere.
+/// BLAKE3 context of stamps. They are not stored.
 pub(super) const STAMP: &str = "kcache 2026-11 tree stamp v2";
-/// Stored, by way of memos: changes whenever the input of the signature does.
+/// BLAKE3 context of signatures. Stored, because memos are: changes whenever the input of the signature does.
 pub(super) const SIGNATURE: &str = "kcache 2026-11 tree signature v2";
 
-/// What an entry of a tree is.
+/// Type of an entry in a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
@@ -43,21 +43,21 @@ pub enum Kind {
     Link,
 }
 
-/// Everything under some roots, sorted by label and relative path.
+/// All entries under some roots, sorted by label and relative path.
 pub struct Walk {
     pub(super) trees: Vec<Tree>,
 }
 
-/// Everything under one root.
+/// All entries under one root.
 pub(super) struct Tree {
     pub(super) root: Root,
-    /// None where the root is a file.
+    /// `None` if the root is a file.
     pub(super) dir: Option<OwnedFd>,
     pub(super) entries: Vec<Entry>,
     paths: Vec<u8>,
 }
 
-/// One file, directory or link.
+/// A file, directory or link, with its stat fields.
 pub(super) struct Entry {
     path: Range<usize>,
     pub(super) kind: Kind,
@@ -69,7 +69,7 @@ pub(super) struct Entry {
     ctime: (i64, u32),
 }
 
-/// Walks all roots. No link below a root is followed.
+/// Walks all roots. Links below a root are not followed.
 pub fn walk(roots: &[Root]) -> Result<Walk> {
     Ok(Walk::of(roots.iter().map(Tree::walk).collect::<Result<_>>()?))
 }
@@ -80,46 +80,47 @@ impl Walk {
         Walk { trees }
     }
 
-    /// Each entry's label, path relative to its root, and kind.
+    /// Label, path relative to the root, and type of each entry.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Path, Kind)> {
         self.trees.iter().flat_map(|tree| {
             tree.entries.iter().map(|e| (tree.root.label.as_str(), Path::new(os(tree.path(e))), e.kind))
         })
     }
 
-    /// Digest of what can be known without reading: equal signatures mean that nothing was changed, except within
-    /// one tick of the file system's clock ([`Walk::racy`]).
+    /// Digest of everything known without reading files: equal signatures mean that nothing changed, except within one
+    /// tick of the file system's clock ([`Walk::racy`]).
     pub fn signature(&self) -> Digest {
         together(SIGNATURE, self.trees.iter().map(|tree| (tree.root.label.as_str(), tree.signature())))
     }
 
-    /// Digest of names and ctimes alone: whatever was done to a tree, and undone again, has moved some. Other than inode
-    /// numbers, which overlayfs and FUSE may give out anew, these stay as long as nothing happens.
+    /// Digest of names and ctimes alone: any change moves a ctime, even if it was undone. Unlike inode numbers, which
+    /// overlayfs and FUSE may assign anew, ctimes are stable while nothing happens.
     pub fn stamp(&self) -> Digest {
         together(STAMP, self.trees.iter().map(|tree| (tree.root.label.as_str(), tree.stamp())))
     }
 
-    /// Whether something changed so shortly before `now` (seconds since 1970) that it could change again unseen,
-    /// or bears a time that is still to come.
+    /// Whether something changed so shortly before `now` (seconds since 1970) that it could change again with the same
+    /// timestamp, or has a time in the future.
     pub fn racy(&self, now: u64) -> bool {
         let since = i64::try_from(now.saturating_sub(RACY_SECONDS)).unwrap_or(i64::MAX);
         let mut entries = self.trees.iter().flat_map(|tree| &tree.entries);
         entries.any(|entry| entry.mtime.0.max(entry.ctime.0) >= since)
     }
 
-    /// Whether a ctime is not from a running system's clock, which hardly ever stands at a whole second. Images of read-only
-    /// file systems bear the times they were made with, often the same in all of them, and number their inodes alike.
+    /// Whether a ctime is not from a running system's clock, which is hardly ever at a whole second. Images of
+    /// read-only file systems contain the times of their creation, often equal in all of them, with equal inode
+    /// numbers.
     pub fn timeless(&self) -> bool {
         self.trees.iter().flat_map(|tree| &tree.entries).any(|entry| entry.ctime.1 == 0)
     }
 
-    /// The first path at which another walk of the same roots found something else.
+    /// The first path at which another walk of the same roots differs.
     pub(super) fn first_difference(&self, other: &Walk) -> Option<PathBuf> {
         self.trees.iter().zip(&other.trees).find_map(|(ours, theirs)| ours.first_difference(theirs))
     }
 }
 
-/// A signature or stamp of roots together, from those of each, in the order of labels.
+/// Combines the signatures or stamps of roots, in the order of labels.
 pub(super) fn together<'a>(context: &str, each: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
     let mut text = Vec::new();
     for (label, digest) in each {
@@ -178,7 +179,7 @@ impl Tree {
         &self.paths[entry.path.clone()]
     }
 
-    /// Where the entry lies on disk.
+    /// The entry's path on disk.
     pub(super) fn full_path(&self, entry: &Entry) -> PathBuf {
         full_path(&self.root.path, self.path(entry))
     }
@@ -244,7 +245,7 @@ impl Listing {
     }
 }
 
-/// A walk under way.
+/// A walk in progress.
 struct Walker<'a> {
     root: &'a Root,
     dir: &'a OwnedFd,
@@ -266,7 +267,7 @@ impl Walker<'_> {
         walker.done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists one directory and has those below it listed.
+    /// Lists one directory, and schedules those below it.
     fn visit<'s>(&'s self, scope: &rayon::Scope<'s>, dir: Vec<u8>) {
         let listing = self.list(&dir);
         if let Ok(listing) = &listing {
@@ -278,7 +279,7 @@ impl Walker<'_> {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         match (&mut *done, listing) {
             (Ok(all), Ok(listing)) => all.push(listing),
-            // The first error stands.
+            // The first error is kept.
             (Err(_), _) => {}
             (_, Err(e)) => *done = Err(e),
         }
@@ -300,7 +301,7 @@ impl Walker<'_> {
             }
             let stat = match statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
-                // Deleted since it was listed, as if the walk had come a moment later.
+                // Deleted since it was listed, as if the walk had begun a moment later.
                 Err(rustix::io::Errno::NOENT) => continue,
                 Err(e) => return Err(at("access", &full_path(root, dir).join(os(bytes)))(e.into())),
             };
@@ -319,7 +320,7 @@ impl Walker<'_> {
     }
 }
 
-/// All entries in the byte order of their paths, which then lie in one buffer.
+/// All entries in the byte order of their paths, which are moved into one buffer.
 fn merge(top: Listing, listings: Vec<Listing>) -> (Vec<Entry>, Vec<u8>) {
     let Listing { mut entries, mut paths } = top;
     for listing in listings {
@@ -334,7 +335,7 @@ fn merge(top: Listing, listings: Vec<Listing>) -> (Vec<Entry>, Vec<u8>) {
     (entries, paths)
 }
 
-/// The kind, or the name of what is refused.
+/// The type, or the name of an unsupported one.
 fn kind_of(stat: &Stat) -> Result<Kind, &'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(Kind::File),
@@ -446,7 +447,7 @@ mod tests {
         let taken = || walk(&[root(dir.path())]).unwrap();
         let before = taken();
         assert_eq!(before.stamp(), taken().stamp());
-        // A file system's clock may stand still for some milliseconds.
+        // A file system's clock may not advance for some milliseconds.
         while before.stamp() == taken().stamp() {
             fs_err::write(&file, "two").unwrap();
             fs_err::write(&file, "one").unwrap();

@@ -1,7 +1,7 @@
-//! Whether the index says what the entries say.
+//! Verifying that the index equals the entries.
 //!
-//! It may be wrong by omission, as a crash between an entry and its row leaves it, and nothing that is looked up depends on it.
-//! But what is listed does, so that it is told and made again.
+//! Rows may be missing, because a crash between writing an entry and its row leaves that. No look-up depends on them,
+//! but listings do, so this is reported and repaired.
 
 use std::sync::atomic::AtomicBool;
 
@@ -9,10 +9,10 @@ use super::must_go_on;
 use crate::index::Row;
 use crate::{Result, Store, entry, shards};
 
-/// Rows that are asked for at a time.
+/// Rows to read at a time.
 const PAGE: u32 = 1024;
 
-/// What is wrong with the index, if there is one.
+/// What is wrong with the index, as text, if anything.
 pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>> {
     match store.with_index(|index| Ok(index.is_sound()))? {
         None => return Ok(None),
@@ -20,7 +20,7 @@ pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>
         Some(true) => {}
     }
     let (lost, stale) = (lost_rows(store, cancel)?, stale_rows(store, cancel)?);
-    // A row comes after its entry, and goes after it: one that was on its way is there by now, or gone.
+    // A row is written after its entry and deleted after it, so on a second look a change in progress is complete.
     let (lost, stale) = match lost + stale {
         0 => return Ok(None),
         _ => (lost.min(lost_rows(store, cancel)?), stale.min(stale_rows(store, cancel)?)),
@@ -29,7 +29,7 @@ pub(super) fn wrong(store: &Store, cancel: &AtomicBool) -> Result<Option<String>
         .then(|| format!("{lost} entries are missing or outdated in it, {stale} rows have no entry")))
 }
 
-/// Entries without a row, or with another than theirs.
+/// Counts entries without a row, or with a wrong one.
 fn lost_rows(store: &Store, cancel: &AtomicBool) -> Result<u64> {
     let mut lost = 0;
     shards::entries(store, &mut |key, _, _| {
@@ -44,7 +44,7 @@ fn lost_rows(store: &Store, cancel: &AtomicBool) -> Result<u64> {
     Ok(lost)
 }
 
-/// Rows whose entry is gone.
+/// Counts rows without an entry.
 fn stale_rows(store: &Store, cancel: &AtomicBool) -> Result<u64> {
     let (mut stale, mut last) = (0, None);
     loop {

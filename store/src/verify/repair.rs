@@ -1,35 +1,35 @@
-//! What is done about a finding.
+//! Repairing findings.
 
 use super::{Finding, What, examine};
 use crate::{Entry, Key, Result, SharedCaches, Store, Waiting, disk, entry, object};
 
-/// What repairing takes.
+/// Input of repairs.
 pub struct Repair<'a> {
-    /// The store.
+    /// The store that has the finding.
     pub store: &'a Store,
-    /// Where whole ones may be fetched from; empty ones for none.
+    /// Shared caches to fetch from; may be empty.
     pub caches: &'a SharedCaches,
-    /// How long others are waited for.
+    /// How long to wait for concurrent processes.
     pub waiting: &'a Waiting<'a>,
-    /// Seconds since 1970.
+    /// The current time, in seconds since 1970.
     pub now: u64,
 }
 
-/// What was done.
+/// What a repair did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repaired {
-    /// It is whole again.
+    /// Fetched from a shared cache; it is intact again.
     Fetched,
-    /// It is gone; what needs it will be fetched or built again.
+    /// Deleted; whatever needs it will fetch or build it again.
     Deleted,
-    /// It was made again from what is whole.
+    /// Rebuilt from intact data.
     MadeAgain,
-    /// Somebody else has done it meanwhile.
+    /// Nothing: a concurrent process had repaired or deleted it.
     Nothing,
 }
 
 impl Repair<'_> {
-    /// Puts a finding right.
+    /// Repairs a finding.
     pub fn repair(&self, finding: &Finding) -> Result<Repaired> {
         match &finding.what {
             What::Object(digest) => {
@@ -62,7 +62,7 @@ impl Repair<'_> {
         }
     }
 
-    /// Its objects may serve others, and are as they were. What somebody else has put right meanwhile stays.
+    /// Replaces a corrupt entry. Its objects are intact and may serve others. A concurrent repair is kept.
     fn entry(&self, key: &Key) -> Result<Repaired> {
         if self.caches.fetch(self.store, key, self.now, &|_| Ok(()), &|_| ())?.is_some() {
             return Ok(Repaired::Fetched);
@@ -77,7 +77,7 @@ impl Repair<'_> {
         Ok(Repaired::Deleted)
     }
 
-    /// It goes first: what is there whole would stay.
+    /// Deletes the entry first, because inserting would keep an intact file.
     fn untrue(&self, key: &Key) -> Result<Repaired> {
         let turn = self.store.collecting(self.waiting)?;
         if !matches!(examine(self.store, key)?, Some((What::Untrue(_), _))) {

@@ -1,4 +1,5 @@
-//! Rot: every bit of an entry, every byte of an object, every length. What is not noticed must change nothing.
+//! Tests of corruption: each bit of an entry, each byte of an object, each length. Corruption that is not detected
+//! must not change any answer.
 
 use std::sync::atomic::AtomicBool;
 
@@ -11,7 +12,7 @@ const KEY: Key = Key::from_bytes([7; 32]);
 const OTHER: Key = Key::from_bytes([8; 32]);
 const PATIENT: Waiting = Waiting { limit: std::time::Duration::from_secs(10), say: &|_| () };
 
-/// A store with an entry of two objects, signed, and one of a single object, not signed, and a pointer.
+/// A store with a signed entry of two objects, an unsigned entry of one object, and a pointer.
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), &PATIENT).unwrap();
@@ -41,7 +42,7 @@ fn findings(store: &Store) -> Vec<Finding> {
     found
 }
 
-/// All files of the store that hold something, the index aside.
+/// All files of the store with content, except the index.
 fn all_files(store: &Store) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for (dir, ending) in [("entries", ".json"), ("objects", ".zst"), ("by-kernel/6.1", ".json")] {
@@ -54,7 +55,7 @@ fn all_files(store: &Store) -> Vec<PathBuf> {
     found
 }
 
-/// What the store answers: the entries with their modules' bytes, and the pointer.
+/// All answers of the store: the entries with their modules' bytes, and the pointer.
 fn answers(store: &Store) -> Vec<String> {
     let mut found: Vec<String> = [KEY, OTHER]
         .iter()
@@ -70,7 +71,7 @@ fn answers(store: &Store) -> Vec<String> {
     found
 }
 
-/// Damages a file in many ways; every one is noticed, or changes no answer. So many of each.
+/// Corrupts a file in many ways; each must be detected or change no answer. Returns the number of each.
 fn rot(path: &Path, store: &Store, ways: impl Iterator<Item = Vec<u8>>) -> (usize, usize) {
     let (whole, healthy) = (fs_err::read(path).unwrap(), answers(store));
     let (mut noticed, mut harmless) = (0, 0);
@@ -107,7 +108,7 @@ fn every_flipped_bit_is_noticed_or_changes_nothing() {
         });
         let (noticed, harmless) = rot(&path, &store, flipped);
         assert_eq!(noticed + harmless, whole.len() * 8);
-        // The checksum's own name, which is then one that nobody knows; unused bits of a frame's header.
+        // The name of the checksum's field, which then is an unknown field; unused bits of a frame's header.
         assert!(
             harmless <= 8 * 10,
             "{harmless} of {} flips of {} change nothing",
@@ -192,7 +193,7 @@ fn what_somebody_else_has_put_right_meanwhile_stays() {
             }
             let found = findings(&store);
             fs_err::write(&path, &bytes).unwrap();
-            // The index is made anew, whatever it says by now.
+            // The index is rebuilt, whatever it contains by now.
             for finding in found.iter().filter(|finding| finding.what != What::Index) {
                 assert_eq!(repair.repair(finding).unwrap(), Repaired::Nothing, "{finding:?}");
             }
@@ -245,7 +246,7 @@ fn indexed() -> (tempfile::TempDir, Store) {
     (dir, store)
 }
 
-/// What is asked of the index, and answered by it alone.
+/// Answers that come from the index alone.
 type Answers = (Vec<Vec<Key>>, Vec<Option<Vec<u8>>>);
 
 fn asked(store: &Store) -> crate::Result<Answers> {
@@ -259,7 +260,7 @@ fn asked(store: &Store) -> crate::Result<Answers> {
     Ok(((0..2).map(kind).collect::<crate::Result<_>>()?, (0..24).map(memo).collect::<crate::Result<_>>()?))
 }
 
-/// Whether what was answered lacks something at most.
+/// Whether answers are a subset of the complete ones.
 fn is_part(found: &Answers, whole: &Answers) -> bool {
     let rows = found.0.iter().zip(&whole.0).all(|(found, whole)| found.iter().all(|key| whole.contains(key)));
     rows && found.1.iter().zip(&whole.1).all(|(found, whole)| found.is_none() || found == whole)
@@ -270,7 +271,7 @@ fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
     let (dir, store) = indexed();
     let whole = asked(&store).unwrap();
     let path = store.index_path();
-    // The last one who closes it has all in one file.
+    // The last process that closes it writes the journal back.
     drop(store);
     let bytes = fs_err::read(&path).unwrap();
     let every = if std::env::var_os("KCACHE_TORTURE").is_some() { 17 } else { 499 };
@@ -279,7 +280,7 @@ fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
         bytes[at] ^= 1 << (at / every % 8);
         (format!("byte {at}"), bytes)
     });
-    // Of the head every byte: it says how to read all others.
+    // Each byte of the header, which determines how all others are read.
     let head = (0..100).map(|at| {
         let mut bytes = bytes.clone();
         bytes[at] ^= 1 << (at % 8);
@@ -298,7 +299,7 @@ fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
         fs_err::write(&path, rot).unwrap();
         let store = match Store::open(dir.path(), &PATIENT) {
             Ok(store) => store,
-            // What says that it is of a later version may be.
+            // It may claim to be of a later version.
             Err(Error::Format { .. }) => {
                 newer += 1;
                 continue;

@@ -1,6 +1,6 @@
-//! The tree that is edited, and the edits.
+//! The edited tree, and the edits.
 //!
-//! All files have one size and one mtime, so that neither tells anything.
+//! All files have the same size and mtime, so neither reveals an edit.
 
 use std::fs::FileTimes;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,10 +15,10 @@ use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, renameat_with,
 const DIRS: usize = 4;
 const FILES: usize = 6;
 const SIZE: usize = 64;
-/// The one mtime, in seconds since 1970.
+/// The mtime of all files, in seconds since 1970.
 const MTIME: u64 = 1_000_000_000;
 
-/// Reproducible chance (splitmix64).
+/// Reproducible random numbers (splitmix64).
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -39,7 +39,7 @@ impl Dice {
     }
 }
 
-/// Writes the tree: directories of files, and a link in each.
+/// Creates the tree: directories of files, each with a link.
 pub fn plant(tree: &Path, dice: &mut Dice) {
     for dir in (0..DIRS).map(|n| tree.join(format!("d{n}"))) {
         fs::create_dir_all(&dir).unwrap();
@@ -51,7 +51,7 @@ pub fn plant(tree: &Path, dice: &mut Dice) {
     }
 }
 
-/// A tree, and a place beside it for what is on its way in.
+/// A tree, and a path beside it for drafts.
 pub struct Tree {
     pub dir: PathBuf,
     pub dice: Dice,
@@ -61,7 +61,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// DIR/tree, which is there.
+    /// Wraps DIR/tree, which must exist.
     pub fn new(dir: &Path, seed: u64) -> Tree {
         let dir = dir.join("tree");
         let (draft, probe) = (dir.join(".git-draft"), dir.join(".git"));
@@ -69,7 +69,7 @@ impl Tree {
         Tree { dir, dice: Dice(seed), draft, probe, mapper: Mapper::start() }
     }
 
-    /// Returns when the clock of the file system has moved. What is called .git does not count as a part of the tree.
+    /// Returns when the file system's clock has advanced. Files named .git are not part of the tree.
     pub fn wait_for_a_tick(&self) {
         let stamp = || {
             fs::write(&self.probe, "tick").unwrap();
@@ -88,7 +88,7 @@ impl Tree {
         self.some_dir().join(format!("f{}", self.dice.below(FILES)))
     }
 
-    /// A file of the size and the mtime that all have, about to get a name of the tree.
+    /// Creates a file with the common size and mtime, to be renamed into the tree.
     fn draft(&mut self) -> io::Result<&Path> {
         fs::write(&self.draft, self.dice.bytes(SIZE))?;
         set_mtime(&self.draft, MTIME)?;
@@ -96,7 +96,7 @@ impl Tree {
     }
 }
 
-/// One way to edit a tree.
+/// A way to edit a tree.
 pub struct Edit {
     pub name: &'static str,
     pub make: fn(&mut Tree) -> io::Result<()>,
@@ -131,7 +131,7 @@ fn rename_over(tree: &mut Tree) -> io::Result<()> {
     fs::rename(tree.draft()?, file)
 }
 
-/// Deletes and creates until the inode is given out again, or nearly forever.
+/// Deletes and creates files until an inode number is reused, up to a limit.
 fn inode_reuse(tree: &mut Tree) -> io::Result<()> {
     let (file, bytes) = (tree.some_file(), tree.dice.bytes(SIZE));
     let inode = fs::metadata(&file)?.ino();
@@ -150,7 +150,7 @@ fn future(tree: &mut Tree) -> io::Result<()> {
     overwrite(&file, &bytes)?;
     let later = tree.dice.below(1000) as u64 + 5;
     set_mtime(&file, SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs() + later)?;
-    // Back again, most of the time: else the tree would be racy for the rest of the run.
+    // Usually set back at once, otherwise the tree would be racy for the rest of the run.
     if tree.dice.below(10) > 0 { set_mtime(&file, MTIME) } else { Ok(()) }
 }
 
@@ -166,7 +166,7 @@ fn swap_by_links(tree: &mut Tree) -> io::Result<()> {
     }
     let spare = tree.dir.join(".git-draft");
     fs::hard_link(&from, &spare)?;
-    // Two names of one file stay as they are.
+    // Two names of one file are left unchanged.
     fs::rename(&spare, &to)?;
     match fs::remove_file(spare) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -174,7 +174,7 @@ fn swap_by_links(tree: &mut Tree) -> io::Result<()> {
     }
 }
 
-/// The name that was linked gets other bytes, so that the tree does not end as one file of many names.
+/// The other name gets other bytes, so that the tree does not end as one file with many names.
 fn rename_over_this(tree: &mut Tree, file: &Path) -> io::Result<()> {
     fs::rename(tree.draft()?, file)
 }
@@ -213,7 +213,7 @@ fn map(tree: &mut Tree) -> io::Result<()> {
     set_mtime(&file, MTIME)
 }
 
-/// Something else, hashed by nobody, and then as before: the digest is the same, and may be remembered or not.
+/// Makes a change and undoes it, without hashing in between: the digest is the same, and may be remembered or not.
 fn undone(tree: &mut Tree) -> io::Result<()> {
     let file = tree.some_file();
     let before = fs::read(&file)?;
@@ -227,7 +227,7 @@ fn set_mtime(file: &Path, seconds: u64) -> io::Result<()> {
     file.file().set_times(FileTimes::new().set_accessed(time).set_modified(time))
 }
 
-/// Another program that stores single bytes through a new mapping each: safe Rust has none.
+/// A Python program that stores single bytes through memory mappings, which safe Rust cannot do.
 struct Mapper {
     child: Child,
     to: ChildStdin,
@@ -246,7 +246,7 @@ for line in sys.stdin:
 "#;
 
 impl Mapper {
-    /// None where there is no Python.
+    /// `None` if there is no Python.
     fn start() -> Option<Mapper> {
         let mut python = Command::new("python3");
         let python = python.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -1,15 +1,15 @@
-//! The memo of tree digests against edits that try to go unseen.
+//! Tests of the memo of tree digests with edits that are hard to detect.
 //!
-//! A tree is edited in every way that leaves size and mtime as they were, or that gives names and inodes to other bytes; after
-//! each edit the digest that comes by way of the memo must be the one that reading everything gives. All signatures of a run
-//! stay in one store, so that each state is compared with all before it. This is done on tmpfs, on a disk, and on overlayfs,
-//! whose files get another inode beneath when they are first written.
+//! A tree is edited in every way that keeps size and mtime, or that gives names and inodes to other bytes. After each
+//! edit, the digest from the memo must equal the one from reading everything. All signatures of a run stay in one
+//! store, so each state is compared with all earlier ones. The tests run on tmpfs, on a disk, and on overlayfs, where
+//! a file gets another inode when it is first written.
 //!
-//! The clock is passed in: some seconds after the edit, as for a tree that was left alone for a while, and now and then an hour,
-//! a year or ten before or after. What happens within one tick of the file system's own clock has tests of its own.
+//! The clock is passed in: some seconds after the edit, and now and then an hour, a year or ten years before or after.
+//! Edits within one tick of the file system's own clock have tests of their own.
 //!
-//! `KCACHE_TORTURE=1` asks for 100,000 edits instead of some thousands; `KCACHE_SEED=N` repeats a run. Which run it was is
-//! said with `--nocapture`, and when one fails.
+//! `KCACHE_TORTURE=1` makes 100,000 edits instead of some thousands; `KCACHE_SEED=N` repeats a run. The seed is
+//! printed with `--nocapture`, and on failure.
 
 mod edits;
 
@@ -25,7 +25,7 @@ use fs_err as fs;
 use kcache_store::{Digest, Error, Root, Store, Waiting, tree_digest, walk};
 use tempfile::TempDir;
 
-/// The kind of memo that tree digests are.
+/// The kind of memo of tree digests.
 const KIND: &str = "tree 1";
 const YEAR: i64 = 365 * 86400;
 
@@ -49,7 +49,7 @@ fn clock() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
 }
 
-/// Memory where there is some: each thing remembered is a transaction.
+/// In memory if possible, because each remembered digest is a transaction.
 fn store() -> (TempDir, Store) {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
@@ -70,7 +70,7 @@ fn is_remembered(store: &Store, tree: &Path) -> bool {
     store.memo(KIND, &walk(&roots(tree)).unwrap().signature()).unwrap().is_some()
 }
 
-/// Mostly a few seconds from now, when nothing is racy any more; or a clock that was set.
+/// Usually a few seconds from now, when nothing is racy any more; sometimes a clock that was changed.
 fn some_time(dice: &mut Dice) -> u64 {
     let by = match dice.below(1000) {
         0 => 10 * YEAR,
@@ -84,7 +84,7 @@ fn some_time(dice: &mut Dice) -> u64 {
     clock().saturating_add_signed(by)
 }
 
-/// What came of many edits.
+/// Counts of a run.
 #[derive(Default)]
 struct Figures {
     edits: usize,
@@ -115,7 +115,7 @@ impl Figures {
     }
 }
 
-/// Makes `count` edits, and compares after each.
+/// Makes `count` edits, and compares digests after each.
 fn torment(store: &Store, tree: &mut Tree, count: usize, figures: &mut Figures) {
     let mut last = fresh(&tree.dir);
     for _ in 0..count {
@@ -178,7 +178,7 @@ fn no_edit_goes_unseen_on_overlayfs() {
     say(told.trim_end());
 }
 
-/// The part of the test above that mounts. By itself it does nothing.
+/// The part of the test above that mounts. Run by itself, it does nothing.
 #[test]
 fn in_a_namespace_of_its_own() {
     let Some(dir) = std::env::var_os(IN_NAMESPACE).map(PathBuf::from) else { return };
@@ -202,7 +202,7 @@ fn in_a_namespace_of_its_own() {
     figures.judge("overlayfs", seed);
 }
 
-/// Mounts DIR/tree from DIR/lower and the others.
+/// Mounts an overlay of DIR/lower and the other directories on DIR/tree.
 fn mount_overlay(place: &Path) -> bool {
     let dir = |name: &str| place.join(name).display().to_string();
     let options = format!("lowerdir={},upperdir={},workdir={}", dir("lower"), dir("upper"), dir("work"));
@@ -211,7 +211,7 @@ fn mount_overlay(place: &Path) -> bool {
     mount.status().is_ok_and(|status| status.success())
 }
 
-/// With the true clock, and without waiting for the file system's own one to move between hashing and the next edit.
+/// With the real clock, and without waiting for the file system's clock between hashing and the next edit.
 #[test]
 fn edits_within_one_tick_are_hashed_each_time() {
     let dir = tempfile::tempdir().unwrap();
@@ -258,8 +258,8 @@ fn planted(dir: &Path) -> Tree {
     Tree::new(dir, seed)
 }
 
-/// In a large file the first byte of each page is overwritten, one after the other, with one letter and then with another. A
-/// digest of anything that it never was is of pages that were read at different times.
+/// In a large file, the first byte of each page is overwritten, one after the other, with one letter and then with
+/// another. A digest of a state that never existed is of pages that were read at different times.
 #[test]
 fn a_tree_that_is_edited_while_it_is_hashed_is_said_to_change_or_had_that_state() {
     const PAGE: usize = 4096;

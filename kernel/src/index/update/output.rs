@@ -1,4 +1,4 @@
-//! The indexes' text and bytes, once everything is known.
+//! Writing the text and binary indexes.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use crate::parallel::both;
 const DEVNAME_HEAD: &str = "# Device nodes to trigger on-demand module loading.\n";
 
 impl<'a> Attempt<'a> {
-    /// All of them, where it is known what each module needs.
+    /// All indexes, given all needs of each module.
     pub(super) fn files(&self, whole: &Needs) -> Result<Vec<(&'static str, Vec<u8>)>, Reason> {
         let dep: Vec<String> =
             self.modules.iter().zip(whole).map(|(module, needs)| self.line(module, needs)).collect();
@@ -53,7 +53,7 @@ impl<'a> Attempt<'a> {
 
     fn aliases(&self) -> Result<(Vec<u8>, Vec<u8>), Reason> {
         let mut text = ALIAS_HEAD.to_owned();
-        // Where the lines of each module end.
+        // Offsets at which the lines of each module end.
         let mut ends = Vec::with_capacity(self.modules.len());
         for module in &self.modules {
             match module.from {
@@ -66,7 +66,7 @@ impl<'a> Attempt<'a> {
             }
             ends.push(text.len());
         }
-        // A line has its key, what comes before and its module's name, so keys have less bytes than lines.
+        // A line contains its key, so keys have fewer bytes than lines.
         let mut keys = Vec::with_capacity(text.len());
         let mut found = Vec::with_capacity(text.len() / 40);
         let mut start = ALIAS_HEAD.len();
@@ -106,7 +106,7 @@ impl<'a> Attempt<'a> {
         text
     }
 
-    /// What is in this index follows from aliases.
+    /// The text of `modules.devname`, which is derived from aliases.
     fn devnames(&self) -> String {
         let mut text = DEVNAME_HEAD.to_owned();
         for module in &self.modules {
@@ -169,7 +169,7 @@ fn bin(pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, Reason> {
     trie::write(pairs).ok_or(Reason::Odd { name: "modules.alias", line: 1 })
 }
 
-/// A node in /dev that a module's aliases name, with its numbers (tools/depmod.c, `output_devname`).
+/// A device node in /dev from a module's aliases, with its numbers (tools/depmod.c, `output_devname`).
 fn devname<'a>(aliases: impl Iterator<Item = &'a str>) -> Option<String> {
     let (mut name, mut numbers) = (None, None);
     for alias in aliases {
@@ -187,7 +187,7 @@ fn devname<'a>(aliases: impl Iterator<Item = &'a str>) -> Option<String> {
     None
 }
 
-/// `scanf` with `%u-%u`: digits, and whatever comes behind the second number.
+/// Like scanf with `%u-%u`: digits, and anything after the second number.
 fn device(alias: &str, prefix: &str) -> Option<(u32, u32)> {
     let (major, rest) = alias.strip_prefix(prefix)?.split_once('-')?;
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();

@@ -1,4 +1,4 @@
-//! What bash decided about a `dkms.conf`, made a recipe.
+//! Making a recipe from the evaluation of a `dkms.conf`.
 
 use std::cmp::Ordering;
 
@@ -8,7 +8,7 @@ use crate::recipe::{
     Hook, Module, Modules, Recipe, Step, StepKind, Target, When, build_dir, kernel_source_dir,
 };
 
-/// Names and values, in order: first what there is one of, then each module behind a `module` of its own.
+/// Names and values, in order: first the scalar ones, then those of each module after a `module`.
 pub(super) struct Answer {
     package: Records,
     modules: Vec<Records>,
@@ -19,7 +19,7 @@ pub(super) struct Answer {
 struct Records(Vec<(String, String)>);
 
 impl Records {
-    /// The value of a directive that there is one of; empty is none.
+    /// The value of a scalar directive; `None` if it is empty.
     fn one(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(found, _)| found == name);
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
@@ -56,8 +56,8 @@ impl Answer {
                 "no module named: neither BUILT_MODULE_NAME nor DEST_MODULE_LOCATION is assigned".into()
             );
         }
-        // A module that is not meant for this kernel may be built or not; it is not asked for. What element 0 says holds
-        // for all of them, so where one is meant the first one is.
+        // A module that does not support this kernel may or may not be built, so it is not included. Element 0 applies
+        // to all modules, so if one supports the kernel, the first one does.
         let mut modules = self.modules.iter().map(module).collect::<Result<Vec<_>, _>>()?;
         let mut meant = self.modules.iter().map(|module| excluded(module, target).is_none());
         modules.retain(|_| meant.next().unwrap_or(true));
@@ -111,7 +111,7 @@ impl Answer {
         When::ALL.into_iter().filter_map(hook).collect()
     }
 
-    /// `OBSOLETE_BY` is a maximum for want of another; its own release is not meant any more.
+    /// `OBSOLETE_BY` is a maximum, used if there is no other; its own release is excluded.
     fn obsolete(&self, target: &Target) -> Option<String> {
         let limit = self.package.one("obsolete_by")?;
         let has_maximum =
@@ -137,7 +137,8 @@ fn module(records: &Records) -> Result<Module, String> {
     Ok(Module { built: join(one("location"), built), name: name.to_owned(), strip })
 }
 
-/// Modules lie where kcache puts them, but a recipe that is wrong is wrong (dkms(8), `DEST_MODULE_LOCATION`).
+/// Modules are installed where kcache decides, but an invalid location is still an error (dkms(8),
+/// `DEST_MODULE_LOCATION`).
 fn check_destination(index: &str, location: &str) -> Result<(), String> {
     let problem = if location.is_empty() {
         return Err(format!("DEST_MODULE_LOCATION[{index}] is not assigned"));
@@ -155,7 +156,7 @@ fn climbs(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
 }
 
-/// Why a package, or one module of it, is not meant for a kernel.
+/// Why a package, or one of its modules, does not support a kernel.
 fn excluded(records: &Records, target: &Target) -> Option<String> {
     if let Some(reason) = records.one("excluded") {
         return Some(reason.to_owned());
@@ -172,7 +173,7 @@ fn excluded(records: &Records, target: &Target) -> Option<String> {
     missing_config(&symbols, target)
 }
 
-/// A release as DKMS compares it, by its bytes: each number has three digits at least. So `6.1-rc2` and `6.1.0-56-amd64`
+/// A release as DKMS compares it, bytewise: each number is padded to three digits. So `6.1-rc2` and `6.1.0-56-amd64`
 /// come after `6.1`, unlike in `kcache_kernel::release`.
 fn padded(release: &str) -> String {
     let mut text = String::new();
@@ -186,7 +187,7 @@ fn padded(release: &str) -> String {
     text + rest
 }
 
-/// The command that builds: what DKMS makes of `MAKE`, without the number of jobs.
+/// The build command: what DKMS makes of `MAKE`, without the number of jobs.
 fn make_command(make: &str, target: &Target) -> String {
     let make = match make.strip_prefix("make") {
         Some(rest) => format!("make KERNELRELEASE={}{rest}", target.release),
@@ -196,7 +197,7 @@ fn make_command(make: &str, target: &Target) -> String {
     without_jobs(&make) + llvm
 }
 
-/// A command without the options that the number of jobs was given by.
+/// Removes the options for the number of jobs from a command.
 fn without_jobs(command: &str) -> String {
     let mut command = command.to_owned();
     for option in
@@ -223,7 +224,7 @@ mod tests {
         Answer::parse(bytes.as_bytes()).unwrap().recipe(&target)
     }
 
-    /// The same of a package with one module, and more of that or of others.
+    /// A recipe of a package with one module, with more directives.
     fn recipe(package: &[(&str, &str)], more: &[(&str, &str)]) -> Result<Recipe, String> {
         let name = [("name", "a"), ("version", "1")];
         let module = [("module", "0"), ("built", "a"), ("dest", "a"), ("strip", "yes")];

@@ -1,5 +1,5 @@
-//! `docs/kcache.schema.json` says of the file what the parser says: the same fields, of the same types, as many of them
-//! required, and the documentation's examples pass.
+//! Tests that `docs/kcache.schema.json` agrees with the parser: equal fields of equal types, the same ones required,
+//! and the documentation's examples pass.
 
 use std::path::Path;
 
@@ -19,12 +19,12 @@ fn schema() -> Value {
     serde_json::from_str(include_str!("../../../../docs/kcache.schema.json")).unwrap()
 }
 
-/// What the parser objects to.
+/// The parser's error for a text, if any.
 fn objection(text: &str) -> Option<String> {
     super::parse(Path::new("kcache.toml"), text).err().map(|error| error.to_string())
 }
 
-/// A table: where it stands in the schema, and a file with a line in it.
+/// A table: its path in the schema, and a function that makes a file with a line in it.
 type Table = (&'static str, fn(&str) -> String);
 
 fn tables() -> [Table; 5] {
@@ -76,7 +76,7 @@ fn parser_and_schema_want_the_same_types() {
     }
 }
 
-/// `string`, `array of string`, ...
+/// A field's type: `string`, `array of string`, ...
 fn type_of(schema: &Value, field: &Value) -> String {
     let field = match field["$ref"].as_str() {
         Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -113,7 +113,7 @@ fn the_examples_of_the_documentation_pass_both() {
     }
 }
 
-/// As much of JSON Schema as ours takes.
+/// The part of JSON Schema that this schema uses.
 fn passes(schema: &Value, rule: &Value, value: &Value) {
     let rule = match rule["$ref"].as_str() {
         Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),

@@ -1,8 +1,8 @@
-//! What of tar is in a bundle: headers, paths, kinds of files, the end.
+//! Tests of the tar format: headers, paths, types of members, the end.
 
 use super::*;
 
-/// The bundle of a full host with the header of entry A changed, and its checksum made right again.
+/// The bundle of a full host with the header of entry A changed, and its checksum corrected.
 fn with_header(change: impl FnOnce(&mut tar::Header)) -> Vec<u8> {
     let mut bundle = full().export(&[A, B], &["a"]);
     let mut header = tar::Header::new_old();
