@@ -169,7 +169,12 @@ impl Bench {
         let roots: Vec<tree::Root> = self
             .headers()
             .into_iter()
-            .map(|path| tree::Root { label: path.display().to_string(), path, skip: Vec::new() })
+            .map(|path| tree::Root {
+                label: path.display().to_string(),
+                path,
+                skip: Vec::new(),
+                programs: false,
+            })
             .collect();
         let ours = || timed(|| drop(tree::tree_digest(None, &roots, 0)));
         let plain = || timed(|| self.headers().iter().for_each(|dir| drop(read_all(dir))));

@@ -207,15 +207,28 @@ pub struct Selection {
 pub struct Install {
     #[command(flatten)]
     pub which: Selection,
-    /// Build even if a build or a remembered failure exists
-    #[arg(long)]
-    pub rebuild: bool,
+    #[command(flatten)]
+    pub building: Building,
     /// Do not build: install only what is in the store or a shared cache
-    #[arg(long, conflicts_with = "rebuild")]
+    #[arg(long, conflicts_with_all = ["rebuild", "verify"])]
     pub no_build: bool,
     /// Allow a shared cache's pointer to lead to an older build than before
     #[arg(long)]
     pub allow_rollback: bool,
+}
+
+/// How `install` and `build` obtain builds.
+#[derive(Debug, ClapArgs)]
+pub struct Building {
+    /// Build even if a build or a remembered failure exists
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Replace builds by other tools (compiler, kbuild) than this host's
+    #[arg(long)]
+    pub refresh_tools: bool,
+    /// Build whatever is found in the store or a cache again and compare; KCACHE_VERIFY=1 does the same
+    #[arg(long)]
+    pub verify: bool,
     /// Override a directive of every dkms.conf in this run; use /etc/dkms/NAME.conf for a permanent override
     #[arg(long = "directive", value_name = "NAME=VALUE", value_parser = directive)]
     pub directives: Vec<String>,
@@ -449,15 +462,11 @@ pub enum Family {
 pub struct Build {
     #[command(flatten)]
     pub which: Selection,
-    /// Build even if a build or a remembered failure exists
-    #[arg(long)]
-    pub rebuild: bool,
+    #[command(flatten)]
+    pub building: Building,
     /// Build again, in another directory and as another user, and compare the bits
     #[arg(long)]
     pub check: bool,
-    /// Override a directive of every dkms.conf in this run; use /etc/dkms/NAME.conf for a permanent override
-    #[arg(long = "directive", value_name = "NAME=VALUE", value_parser = directive)]
-    pub directives: Vec<String>,
 }
 
 fn directive(text: &str) -> Result<String, String> {

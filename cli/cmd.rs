@@ -76,10 +76,9 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         }
         _ => {}
     }
-    if let Command::Install(Install { directives, .. }) | Command::Build(Build { directives, .. }) =
-        &args.command
+    if let Command::Install(Install { building, .. }) | Command::Build(Build { building, .. }) = &args.command
     {
-        context.directives = directives.clone();
+        context.directives.clone_from(&building.directives);
     }
     let context = context;
     match &args.command {

@@ -237,6 +237,8 @@ pub struct Standing {
     pub reason: Option<String>,
     /// The inputs that have changed since it was installed: fields of the key, or initramfs.
     pub changed: Vec<InputChange>,
+    /// The tools that are others than those it was built with: fields of the key. It is ready all the same.
+    pub tools_changed: Vec<InputChange>,
     /// The store has a build of it, or knows that it fails.
     pub built: bool,
     /// required, optional, ignore.
@@ -273,6 +275,8 @@ pub struct Observed {
 pub struct Nearest {
     pub key: String,
     pub kernel: Option<String>,
+    /// Why it is used all the same: installed, or other-tools (the setting allows it).
+    pub stands_in: Option<&'static str>,
     pub differences: Vec<Difference>,
 }
 
@@ -281,6 +285,10 @@ pub struct Difference {
     pub field: InputChange,
     pub before: Option<String>,
     pub now: Option<String>,
+    /// Of a tree: the files that differ, `A`, `D` or `M` and the path, at most 20.
+    pub files: Vec<String>,
+    /// How many there are.
+    pub files_total: usize,
 }
 
 /// `log`.

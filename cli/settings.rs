@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use caches::Cache;
-use choices::{CompilerLauncher, Depmod, Foreign, OnFailure, word};
+use choices::{CompilerLauncher, Depmod, Foreign, OnFailure, OtherTools, word};
 use files::{KEYS, Texts, Written, read_file, sources};
 use kcache::kernel::rootfs::Root;
 use kcache::run::policy::Rule;
@@ -103,6 +103,7 @@ pub struct Settings {
     pub foreign: Setting<Foreign>,
     pub depmod: Setting<Depmod>,
     pub compiler_launcher: Setting<CompilerLauncher>,
+    pub other_tools: Setting<OtherTools>,
     /// Which packages matter for which kernels.
     pub policy: Vec<Setting<Rule>>,
     /// What modules are signed with.
@@ -207,6 +208,7 @@ impl Settings {
             foreign: one_of(&texts, "foreign")?,
             depmod: one_of(&texts, "depmod")?,
             compiler_launcher: one_of(&texts, "compiler-launcher")?,
+            other_tools: one_of(&texts, "other-tools")?,
             policy,
             signing,
             gc,

@@ -44,6 +44,7 @@ mod sharing;
 mod signing;
 mod terminal;
 mod together;
+mod tools;
 mod traps;
 mod verdict;
 mod verify;

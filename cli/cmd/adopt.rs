@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
 use crate::out::Out;
 use kcache::deploy::may_install;
-use kcache::resolve::batch::{PackageResult, obtain_all};
+use kcache::resolve::batch::{Again, PackageResult, obtain_all};
 
 pub fn adopt(context: &Context, out: &Out, args: &Adopt, dry: bool) -> Result<Exit, Failure> {
     let kernels = meant(context, &args.kernels)?;
@@ -93,7 +93,7 @@ fn build(
     let requests: Vec<Request> =
         meant.iter().map(|(_, package)| Request { package, kernel, all: &packages.all }).collect();
     for ((candidate, _), result) in
-        meant.iter().zip(obtain_all(session, &requests, &Options::default(), false))
+        meant.iter().zip(obtain_all(session, &requests, &Options::default(), Again::Never))
     {
         match stands_in(&result, candidate) {
             Ok(manifest) => {

@@ -1,5 +1,6 @@
 //! `kcache check`: may I reboot into this kernel?
 
+use kcache::inputs::change::listed;
 use kcache::kernel::kernels::Kernel;
 use kcache::run::context::Context;
 use kcache::run::policy::Need;
@@ -76,6 +77,12 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
     }
     for warning in &verdict.warnings {
         out.warn(&format!("{release}: {warning}"));
+    }
+    for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
+        if !standing.tools_changed.is_empty() {
+            let tools = listed(&standing.tools_changed);
+            out.detail(&format!("{release}: {package} was built with other tools: {tools}"));
+        }
     }
     for detail in &verdict.details {
         out.detail(&format!("{release}: {detail}"));

@@ -32,6 +32,7 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         row("threshold", &s.threshold.value, &s.threshold.origin),
         row("depmod", &word(&s.depmod.value), &s.depmod.origin),
         row("compiler-launcher", &word(&s.compiler_launcher.value), &s.compiler_launcher.origin),
+        row("other-tools", &word(&s.other_tools.value), &s.other_tools.origin),
         row("foreign", &word(&s.foreign.value), &s.foreign.origin),
         row("on-failure", &word(&s.on_failure.value), &s.on_failure.origin),
     ];

@@ -104,6 +104,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
             rules: settings.policy.iter().map(|rule| rule.value.clone()).collect(),
             needs_foreign: settings.foreign.value == Foreign::Require,
         },
+        other_tools: settings.other_tools.value.into(),
         default_kernel: settings.default_kernel.as_ref().map(|setting| setting.value.clone()),
         directives: Vec::new(),
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),

@@ -1,6 +1,6 @@
 //! `kcache explain`: show what a key consists of, and why a build is found or not.
 
-use kcache::inputs::explain::{self, Explanation, Nearest};
+use kcache::inputs::explain::{self, Explanation, Nearest, StandsIn};
 use kcache::inputs::undeclared::ANYTHING;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
@@ -15,6 +15,9 @@ use crate::args::One;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
+
+/// So many files are listed of a tree that differs; the rest is counted.
+const FILES: usize = 20;
 
 /// Columns a value may take before the rest is left to --json.
 const WIDTH: usize = 90;
@@ -93,6 +96,21 @@ fn print_nearest(out: &Out, nearest: &Nearest) {
         let text = |side: &Option<String>| one_line(side.as_deref().unwrap_or("(none)"));
         out.data(&format!("  {:<18}  was  {}", difference.field.to_string(), text(&difference.before)));
         out.data(&format!("  {:<18}  now  {}", "", text(&difference.now)));
+        for (change, path) in difference.files.iter().take(FILES) {
+            out.data(&format!("  {:<18}    {} {path}", "", change.letter()));
+        }
+        if difference.files.len() > FILES {
+            out.data(&format!("  {:<18}    and {} more files", "", difference.files.len() - FILES));
+        }
+    }
+    match nearest.stands_in {
+        Some(StandsIn::Installed) => out.data(
+            "it is installed and differs in its tools only, so it is up to date; `kcache install --refresh-tools` replaces it",
+        ),
+        Some(StandsIn::Allowed) => {
+            out.data("it differs in its tools only, as far as `other-tools` allows, so `kcache install` uses it");
+        }
+        None => {}
     }
 }
 
@@ -131,10 +149,25 @@ fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> jso
         nearest: explanation.nearest.map(|nearest| json::Nearest {
             key: nearest.manifest.key.to_string(),
             kernel: nearest.manifest.labels.get("kernel").cloned(),
+            stands_in: nearest.stands_in.map(|why| match why {
+                StandsIn::Installed => "installed",
+                StandsIn::Allowed => "other-tools",
+            }),
             differences: nearest
                 .differences
                 .into_iter()
-                .map(|d| json::Difference { field: d.field, before: d.before, now: d.now })
+                .map(|d| json::Difference {
+                    files: d
+                        .files
+                        .iter()
+                        .take(FILES)
+                        .map(|(c, path)| format!("{} {path}", c.letter()))
+                        .collect(),
+                    files_total: d.files.len(),
+                    field: d.field,
+                    before: d.before,
+                    now: d.now,
+                })
                 .collect(),
         }),
     }

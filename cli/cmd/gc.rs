@@ -24,7 +24,7 @@ pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) ->
     if caps == Caps::default() {
         out.say("no limit is set (max-size, max-age, min-free): deleting unreferenced data only");
     }
-    let keep = gc::keep(context, table.keep_previous, &table.pins)?;
+    let keep = gc::keep(context, &store, table.keep_previous, &table.pins)?;
     if keep.releases.is_empty() {
         let root = context.root.dir().display();
         out.warn(&format!("no kernel is installed under {root}, so no build counts as installed"));

@@ -2,6 +2,7 @@
 
 use kcache::deploy::{self, Job, RunReport};
 use kcache::kernel::kernels::Kernel;
+use kcache::resolve::batch::Again;
 use kcache::run::context::Context;
 use kcache::run::request::Options;
 use kcache::run::select::Packages;
@@ -17,19 +18,18 @@ use crate::json;
 use crate::out::Out;
 
 pub fn install(context: &Context, out: &Out, args: &Install, dry: bool) -> Result<Exit, Failure> {
-    let Install { which, rebuild, no_build, .. } = args;
-    let task = Task { which, rebuild: *rebuild, fetch_only: *no_build, check: false, install: true };
+    let task =
+        Task { fetch_only: args.no_build, install: true, ..Task::building(&args.which, &args.building) };
     run(context, out, &task, dry)
 }
 
 pub fn build(context: &Context, out: &Out, args: &Build, dry: bool) -> Result<Exit, Failure> {
-    let Build { which, rebuild, check, .. } = args;
-    let task = Task { which, rebuild: *rebuild, fetch_only: false, check: *check, install: false };
+    let task = Task { check: args.check, ..Task::building(&args.which, &args.building) };
     run(context, out, &task, dry)
 }
 
 pub fn pull(context: &Context, out: &Out, args: &Pull, dry: bool) -> Result<Exit, Failure> {
-    let task = Task { which: &args.which, rebuild: false, fetch_only: true, check: false, install: false };
+    let task = Task { fetch_only: true, ..Task::of(&args.which) };
     run(context, out, &task, dry)
 }
 
@@ -37,7 +37,7 @@ pub fn pull(context: &Context, out: &Out, args: &Pull, dry: bool) -> Result<Exit
 pub fn for_kernel(context: &Context, out: &Out, release: &str, install: bool) -> Result<Ran, Failure> {
     let kernels = Kernels { kernels: vec![release.to_owned()] };
     let which = Selection { packages: Vec::new(), kernels };
-    perform(context, out, &Task { which: &which, rebuild: false, fetch_only: false, check: false, install })
+    perform(context, out, &Task { install, ..Task::of(&which) })
 }
 
 fn run(context: &Context, out: &Out, task: &Task, dry: bool) -> Result<Exit, Failure> {
@@ -61,9 +61,18 @@ fn perform(context: &Context, out: &Out, task: &Task) -> Result<Ran, Failure> {
 }
 
 fn job<'a>(task: &Task, packages: &'a Packages, kernels: &'a [Kernel]) -> Job<'a> {
-    let options =
-        Options { rebuild: task.rebuild, automatic_only: !packages.named, fetch_only: task.fetch_only };
-    Job { packages, kernels, options, check: task.check, install: task.install }
+    let options = Options {
+        rebuild: task.rebuild,
+        automatic_only: !packages.named,
+        fetch_only: task.fetch_only,
+        exact_tools: task.refresh_tools,
+    };
+    let again = match (task.check, task.verify) {
+        (true, _) => Again::Always,
+        (false, true) => Again::Found,
+        (false, false) => Again::Never,
+    };
+    Job { packages, kernels, options, again, install: task.install }
 }
 
 /// Says what came of a run, kernel by kernel.

@@ -116,6 +116,7 @@ fn standing(standing: &verdict::state::Standing) -> json::Standing {
         state: standing.state.word(),
         reason: standing.reason.clone(),
         changed: standing.changed.clone(),
+        tools_changed: standing.tools_changed.clone(),
         built: standing.built,
         policy: standing.need.word(),
     }

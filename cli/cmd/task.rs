@@ -1,15 +1,44 @@
 //! The common part of `install`, `build` and `pull`.
 
-use crate::args::Selection;
+use crate::args::{Building, Selection};
 use crate::exit::Exit;
+
+/// Set to anything but 0: as `--verify`, for the programs that call kcache.
+const VERIFY: &str = "KCACHE_VERIFY";
 
 /// What was asked for.
 pub struct Task<'a> {
     pub which: &'a Selection,
     pub rebuild: bool,
     pub fetch_only: bool,
+    /// Only builds by exactly the tools of this host.
+    pub refresh_tools: bool,
+    /// Whatever was found and not built now is built again and compared.
+    pub verify: bool,
     pub check: bool,
     pub install: bool,
+}
+
+impl Task<'_> {
+    /// To obtain these, and no more.
+    pub fn of(which: &Selection) -> Task<'_> {
+        Task {
+            which,
+            rebuild: false,
+            fetch_only: false,
+            refresh_tools: false,
+            verify: false,
+            check: false,
+            install: false,
+        }
+    }
+
+    /// The same, as the common options of `install` and `build` say.
+    pub fn building<'a>(which: &'a Selection, building: &Building) -> Task<'a> {
+        let Building { rebuild, refresh_tools, verify, .. } = *building;
+        let asked = std::env::var_os(VERIFY).is_some_and(|value| !value.is_empty() && value != "0");
+        Task { rebuild, refresh_tools, verify: verify || asked, ..Task::of(which) }
+    }
 }
 
 /// What came of a run.

@@ -140,7 +140,8 @@ fn no_headers(release: &str) -> DkmsError {
 fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, DkmsError> {
     let Request { package, kernel, .. } = *request;
     let options = Options { rebuild: place.typed.force, ..Options::default() };
-    let result = batch::obtain_all(session, std::slice::from_ref(request), &options, false).remove(0);
+    let result =
+        batch::obtain_all(session, std::slice::from_ref(request), &options, batch::Again::Never).remove(0);
     deploy::keep_counters(session);
     match result.answer {
         Ok(Resolution::Ready { manifest, .. }) => Ok(*manifest),

@@ -20,7 +20,14 @@ fn kernel(release: &str) -> Kernel {
 
 fn standing(state: State, reason: Option<&str>) -> Standing {
     let reason = reason.map(str::to_owned);
-    Standing { state, reason, changed: Vec::new(), built: false, need: Need::Required }
+    Standing {
+        state,
+        reason,
+        changed: Vec::new(),
+        tools_changed: Vec::new(),
+        built: false,
+        need: Need::Required,
+    }
 }
 
 fn verdict<'a>(kernel: &'a Kernel, standings: &[Standing]) -> Verdict<'a> {

@@ -1,6 +1,7 @@
 //! Settings that are one of a few words, the default first.
 
 use clap::ValueEnum;
+use kcache::run::policy;
 
 /// Whether other people's modules count for whether a kernel is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,6 +24,24 @@ pub enum Depmod {
 pub enum CompilerLauncher {
     None,
     Ccache,
+}
+
+/// How far builds are used that were made by other tools than this host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OtherTools {
+    Kbuild,
+    SameCompiler,
+    Never,
+}
+
+impl From<OtherTools> for policy::OtherTools {
+    fn from(choice: OtherTools) -> policy::OtherTools {
+        match choice {
+            OtherTools::Kbuild => policy::OtherTools::Kbuild,
+            OtherTools::SameCompiler => policy::OtherTools::SameCompiler,
+            OtherTools::Never => policy::OtherTools::Never,
+        }
+    }
 }
 
 /// What a hook does where modules could not be made ready.

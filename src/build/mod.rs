@@ -239,7 +239,9 @@ fn labels(request: &Request, id: &Identified) -> BTreeMap<String, String> {
     let field = |name: &str| {
         id.fields.iter().find(|field| field.name == name).map_or("", |field| field.value.as_str())
     };
+    let kin = id.kin.to_string();
     let labels = Labels {
+        kin: &kin,
         package: &request.package.name,
         version: &request.package.version,
         kernel: &request.kernel.release,

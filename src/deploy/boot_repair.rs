@@ -63,7 +63,7 @@ fn missing(
     let Some(store) = &session.store else { return Ok(Vec::new()) };
     let sets = installed.into_iter().flat_map(|generation| &generation.set.packages);
     let present: BTreeSet<&str> = sets.map(|package| package.name.as_str()).collect();
-    let options = Options { automatic_only: !packages.named, fetch_only: true, rebuild: false };
+    let options = Options { automatic_only: !packages.named, fetch_only: true, ..Options::default() };
     let mut found = Vec::new();
     let need = |package: &Package| session.context.policy.need(&package.name, &kernel.release);
     let is_wanted =

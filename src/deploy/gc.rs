@@ -10,21 +10,22 @@
 //!
 //! The grace period protects a concurrent install: whatever it finds, it also claims (`kcache_store::gc`).
 
-use kcache_kernel::install::{self, ModuleSpec, Set};
+use kcache_kernel::install::{self, Generation, ModuleSpec, Set};
 use kcache_kernel::kernels;
 use kcache_store::gc::Keep;
-use kcache_store::{Digest, Key};
+use kcache_store::{Digest, Key, Store};
 
 use crate::error::{Error, Result};
 use crate::run::context::Context;
 
 /// What stays for the kernels under the root. Sets to go back to count only where `keep_previous` says so.
-pub fn keep(context: &Context, keep_previous: bool, pins: &[Key]) -> Result<Keep> {
+pub fn keep(context: &Context, store: &Store, keep_previous: bool, pins: &[Key]) -> Result<Keep> {
     let mut keep = Keep { keys: pins.iter().copied().collect(), ..Keep::default() };
     for (release, tree) in kernels::trees(&context.root)? {
         let unknown = |source| Error::Unreachable { release: release.clone(), source };
         for generation in install::generations(&tree).map_err(unknown)? {
             add(&mut keep, &generation.wanted());
+            add_newest(&mut keep, store, &release, &generation)?;
             if let Some(previous) = generation.previous.as_ref().filter(|_| keep_previous) {
                 add(&mut keep, previous);
             }
@@ -32,6 +33,16 @@ pub fn keep(context: &Context, keep_previous: bool, pins: &[Key]) -> Result<Keep
         keep.releases.insert(release);
     }
     Ok(keep)
+}
+
+/// The newest build of each installed package. It may have come to the same modules under another key: that is how it is known that
+/// the installed ones are those of today's inputs.
+fn add_newest(keep: &mut Keep, store: &Store, release: &str, generation: &Generation) -> Result<()> {
+    for package in &generation.set.packages {
+        let rows = store.find(&[("package", &package.name), ("kernel", release)])?;
+        keep.keys.extend(rows.iter().find(|row| row.built).map(|row| row.key));
+    }
+    Ok(())
 }
 
 fn add(keep: &mut Keep, set: &Set<ModuleSpec>) {

@@ -15,10 +15,11 @@ use kcache_kernel::install::{
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
 use kcache_kernel::{enforcement, release};
-use kcache_store::{Digest, Manifest, Role, Scratch, Store};
+use kcache_store::{Digest, Manifest, Scratch, Store};
 
 use crate::deploy::detached_signature;
 use crate::error::{Error, Result};
+use crate::resolve::local;
 use crate::run::context::Context;
 use crate::run::labels::Labels;
 use crate::run::session::Session;
@@ -265,7 +266,10 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
     let mut packages = now.map(|set| set.packages).unwrap_or_default();
     match change {
         Change::Add(manifests) => {
-            for manifest in *manifests {
+            // The same bits under another key change nothing: no transaction, no signature, no depmod.
+            for manifest in
+                manifests.iter().filter(|manifest| !is_as_installed(&packages, manifest)).collect::<Vec<_>>()
+            {
                 let package = package(manifest);
                 packages.retain(|other| other.name != package.name);
                 packages.push(package);
@@ -303,19 +307,21 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
 
 fn package(manifest: &Manifest) -> Package {
     let labels = Labels::of(manifest);
-    let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
     Package {
         name: labels.package.to_owned(),
         version: labels.version.to_owned(),
         key: manifest.key.to_string(),
-        modules: modules
-            .map(|output| ModuleSpec {
-                name: output.name.strip_suffix(".ko").unwrap_or(&output.name).to_owned(),
-                digest: blake3::Hash::from_bytes(*output.digest.as_bytes()),
-                size: output.size,
-            })
-            .collect(),
+        modules: local::modules(manifest),
     }
+}
+
+/// Whether an entry's modules are the very ones that are installed of its package.
+pub fn is_as_installed(installed: &[Package], manifest: &Manifest) -> bool {
+    let wanted = package(manifest);
+    installed.iter().any(|package| {
+        (&package.name, &package.version, &package.modules)
+            == (&wanted.name, &wanted.version, &wanted.modules)
+    })
 }
 
 /// One module's bytes. Modules that stay installed in the same form are not asked for.

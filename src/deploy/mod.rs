@@ -26,7 +26,7 @@ use kcache_kernel::parallel::each;
 use kcache_store::Manifest;
 
 use crate::error::{Error, Result};
-use crate::resolve::batch::{self, PackageResult};
+use crate::resolve::batch::{self, Again, PackageResult};
 use crate::run::context::Context;
 use crate::run::policy::Need;
 use crate::run::request::{Options, Request};
@@ -43,7 +43,7 @@ pub struct Job<'a> {
     /// How far to go for a build.
     pub options: Options,
     /// Build each once more and compare.
-    pub check: bool,
+    pub again: Again,
     /// Install, and not only obtain.
     pub install: bool,
 }
@@ -81,7 +81,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
         may_sign(context)?;
         job.kernels.iter().try_for_each(|kernel| may_install(session, kernel))?;
     }
-    let mut results = batch::obtain_all(session, &requests(context, job), &job.options, job.check);
+    let mut results = batch::obtain_all(session, &requests(context, job), &job.options, job.again);
     if context.cancelled() {
         return Err(Error::Cancelled);
     }
@@ -167,8 +167,26 @@ fn transaction(session: &Session, report: &KernelReport) -> (Option<Result<Done>
         return (None, 0.0);
     }
     let start = Instant::now();
+    say_as_installed(session, report, &ready);
     let done = generation::apply(session, report.kernel, &Change::Add(&ready));
     (Some(done), start.elapsed().as_secs_f64())
+}
+
+/// Says which builds with another key than the installed ones came to the same modules.
+fn say_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]) {
+    let Some(generation) = session.installed(report.kernel) else { return };
+    let installed = generation.wanted().packages;
+    for manifest in ready.iter().filter(|manifest| generation::is_as_installed(&installed, manifest)) {
+        let key = manifest.key.to_string();
+        if installed.iter().all(|package| package.key != key) {
+            let what = crate::run::labels::Labels::of(manifest).what();
+            let release = &report.kernel.release;
+            session
+                .context
+                .progress
+                .say(&format!("{release}: {what}: the new build has the modules that are installed"));
+        }
+    }
 }
 
 fn after_install(session: &Session, report: &KernelReport) {

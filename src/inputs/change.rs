@@ -65,9 +65,9 @@ impl InputChange {
         found.unwrap_or_else(|| InputChange::Other(name.to_owned()))
     }
 
-    /// Whether only a program that builds is another: what is built differs in nothing that a kernel looks at.
+    /// Whether only what builds is another, and not what is built (`key::is_tool`).
     pub fn is_tool(&self) -> bool {
-        matches!(self, InputChange::Tool(_))
+        matches!(self, InputChange::Tool(_) | InputChange::Environment | InputChange::Sandbox)
     }
 
     fn word(&self) -> &str {
@@ -92,7 +92,7 @@ impl InputChange {
 
 impl fmt::Display for InputChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = if self.is_tool() { TOOL } else { "" };
+        let prefix = if matches!(self, InputChange::Tool(_)) { TOOL } else { "" };
         write!(f, "{prefix}{}", self.word())
     }
 }

@@ -1,11 +1,13 @@
 //! Why a build is found or not: the fields of its key, and what differs from the nearest entry.
 
 use kcache_kernel::kernels::BuildTree;
-use kcache_store::{Field, Key, Manifest, Observed, Store};
+use kcache_store::tree::{FileChange, Listing};
+use kcache_store::{Field, Key, Manifest, Observed, Outcome, Store};
 
 use crate::error::Result;
 use crate::inputs::change::InputChange;
-use crate::inputs::{identify, undeclared};
+use crate::inputs::identify::{self, Identified};
+use crate::inputs::{key, kin, undeclared};
 use crate::run::request::Request;
 use crate::run::session::Session;
 
@@ -35,6 +37,17 @@ pub struct Nearest {
     pub manifest: Manifest,
     /// What differs.
     pub differences: Vec<Difference>,
+    /// Why it is used although it differs, if it is.
+    pub stands_in: Option<StandsIn>,
+}
+
+/// Why a build by other tools is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandsIn {
+    /// It is installed: `install` leaves it alone.
+    Installed,
+    /// The setting `other-tools` allows it.
+    Allowed,
 }
 
 /// One field that differs.
@@ -46,6 +59,8 @@ pub struct Difference {
     pub before: Option<String>,
     /// Here.
     pub now: Option<String>,
+    /// The files in which two trees differ, where the store has the listings of both.
+    pub files: Vec<(FileChange, String)>,
 }
 
 /// Explains the key of one package for one kernel.
@@ -59,6 +74,12 @@ pub fn explain(session: &Session, request: &Request, tree: &BuildTree) -> Result
             nearest = find_nearest(store, &request.package.name, &id.fields)?;
         }
     }
+    if let (Some(store), Some(nearest)) = (&session.store, &mut nearest) {
+        for difference in &mut nearest.differences {
+            difference.files = files(store, difference, &nearest.manifest.fields, &id.fields)?;
+        }
+        nearest.stands_in = stands_in(session, request, tree, &id, &nearest.manifest);
+    }
     let read = entry.iter().flat_map(|entry| &entry.observed);
     let observed = read.map(|file| (file.clone(), undeclared::is_same(&id.facts, file))).collect();
     Ok(Explanation { observed, key: id.key, fields: id.fields, excluded: id.recipe.excluded, entry, nearest })
@@ -70,10 +91,48 @@ fn find_nearest(store: &Store, package: &str, fields: &[Field]) -> Result<Option
         let Ok(Some(entry)) = store.lookup(&row.key) else { continue };
         let differences = differences(&entry.manifest().fields, fields);
         if nearest.as_ref().is_none_or(|best| differences.len() < best.differences.len()) {
-            nearest = Some(Nearest { manifest: entry.into_manifest(), differences });
+            nearest = Some(Nearest { manifest: entry.into_manifest(), differences, stands_in: None });
         }
     }
     Ok(nearest)
+}
+
+fn stands_in(
+    session: &Session,
+    request: &Request,
+    tree: &BuildTree,
+    id: &Identified,
+    manifest: &Manifest,
+) -> Option<StandsIn> {
+    if manifest.outcome != Outcome::Built || key::kin(&manifest.fields) != id.kin {
+        return None;
+    }
+    let installed = session.installed(request.kernel);
+    let key = manifest.key.to_string();
+    if installed.iter().flat_map(|generation| &generation.set.packages).any(|package| package.key == key) {
+        return Some(StandsIn::Installed);
+    }
+    let policy = session.context.other_tools;
+    kin::may_stand_in(policy, &manifest.fields, &id.fields, tree.compiler()).then_some(StandsIn::Allowed)
+}
+
+/// The files in which the trees of a field differ, where it is of trees and the store knows both.
+fn files(
+    store: &Store,
+    difference: &Difference,
+    before: &[Field],
+    now: &[Field],
+) -> Result<Vec<(FileChange, String)>> {
+    let name = difference.field.to_string();
+    let listing = |fields: &[Field]| {
+        let digest =
+            fields.iter().find(|field| field.name == name).and_then(|field| field.value.parse().ok());
+        digest.map(|digest| Listing::of(store, &digest)).transpose().map(Option::flatten)
+    };
+    Ok(match (listing(before)?, listing(now)?) {
+        (Some(before), Some(now)) => before.changes(&now),
+        _ => Vec::new(),
+    })
 }
 
 /// The fields in which two keys differ.
@@ -92,6 +151,7 @@ pub fn differences(before: &[Field], now: &[Field]) -> Vec<Difference> {
             field: InputChange::of_field(name),
             before: before.map(text),
             now: now.map(text),
+            files: Vec::new(),
         })
         .collect()
 }

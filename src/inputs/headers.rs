@@ -68,6 +68,7 @@ fn roots_of_headers(tree: &BuildTree) -> Vec<tree::Root> {
         path: mount.outside.clone(),
         label: mount.inside.display().to_string(),
         skip: vec![".git".to_owned()],
+        programs: true,
     };
     tree.mounts.iter().map(root).collect()
 }

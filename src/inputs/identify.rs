@@ -26,6 +26,8 @@ pub struct Identified {
     pub fields: Vec<Field>,
     /// The key.
     pub key: Key,
+    /// The kin: what is built, whatever with.
+    pub kin: Digest,
     /// The kernel's side of it.
     pub facts: Arc<KernelFacts>,
     /// The packages it builds against, by the names it has for them.
@@ -65,19 +67,19 @@ fn identify_within<'a>(
     }
     within.pop();
     let overrides = session.overrides(request.package)?;
-    let keys: Vec<(String, Key)> = dependencies.iter().map(|(name, id)| (name.clone(), id.key)).collect();
+    let kin: Vec<(String, Digest)> = dependencies.iter().map(|(name, id)| (name.clone(), id.kin)).collect();
     let inputs = Inputs {
         source,
         recipe: &recipe,
         overrides,
         kernel: kernel_inputs(&facts, request.kernel, tree),
         tools: &facts.tools,
-        dependencies: &keys,
+        dependencies: &kin,
         environment: &ENVIRONMENT,
     };
     let fields = key::fields(&inputs);
-    let key = key::key(&fields);
-    Ok(Identified { recipe, source, overrides, fields, key, facts, dependencies })
+    let (key, kin) = (key::key(&fields), key::kin(&fields));
+    Ok(Identified { recipe, source, overrides, fields, key, kin, facts, dependencies })
 }
 
 /// The package called so that `request` builds against; `within` are those that build against it in turn.
@@ -101,6 +103,7 @@ fn kernel_inputs<'a>(facts: &KernelFacts, kernel: &'a Kernel, tree: &'a BuildTre
         version: &tree.version,
         config: facts.config,
         headers: facts.headers.digest,
+        programs: facts.headers.programs,
         source: (tree.source != tree.inside).then_some(&tree.source),
     }
 }

@@ -1,5 +1,7 @@
 //! The key: the hash of everything that goes into a build.
 //!
+//! Identity: what is built.
+//!
 //! | field | what | why |
 //! |---|---|---|
 //! | `source` | tree digest of the package's source: relative paths, type, executable bit, content or link target; not time or owner; without `.git` | an edit without a version bump is another build |
@@ -8,14 +10,26 @@
 //! | `kernel.release`, `kernel.arch` | `uname -r`, `uname -m` | vermagic |
 //! | `kernel.version` | the `uname -v` text | the same release, built another time |
 //! | `kernel.config` | digest of `.config` | |
-//! | `kernel.headers` | tree digest of the build tree and all that it reaches | also what an old kernel shares with a new one |
+//! | `kernel.headers` | tree digest of the build tree and all that it reaches, without programs | also what an old kernel shares with a new one |
 //! | `kernel.source` | where `/lib/modules/K/source` leads in the sandbox; empty where it is the build tree | `configure` scripts look for headers there; what lies there is part of `kernel.headers` |
+//! | `dependencies` | kin of the packages it builds against | by content, not by version text |
+//!
+//! Tools: what it is built with.
+//!
+//! | field | what | why |
+//! |---|---|---|
 //! | `toolchain.ROLE` | digest of each program that shapes the modules' bits, with its version text for people | a patch-level upgrade is another compiler |
-//! | `dependencies` | keys of the packages it builds against | by content, not by version text |
+//! | `toolchain.kbuild` | digest of the programs in the build tree (modpost, objtool, fixdep, ...) | an update of any kernel of a series replaces those of all |
 //! | `environment` | the closed environment that the build gets | |
 //! | `sandbox` | the version of the sandbox that builds run in | a change to it may change bits |
 //!
-//! No place on disk, host name, user, clock or number of CPUs is part of it: identical hosts compute identical keys.
+//! ELF programs are told by what they do: build ids and debug links do not count (`store/src/tree/program.rs`).
+//!
+//! The **key** is over all fields. The **kin** is over the identity alone: builds of one kin are of the same thing, by other tools.
+//! Whether one may stand in for another is a setting ([`crate::inputs::kin`]). Dependencies are in the key by their kin: they are
+//! built by the same tools, which are in it themselves.
+//!
+//! No place on disk, host name, user, clock or number of CPUs is part of either: identical hosts compute identical keys.
 //! A new field arrives with the test that would have caught its absence.
 
 use std::path::Path;
@@ -27,7 +41,14 @@ use crate::run::session::Tool;
 
 /// The context string of BLAKE3's key derivation mode: it keeps build keys apart from every other hash.
 /// Stored: changing it forgets every entry.
-const CONTEXT: &str = "kcache 2026-11 build key v1";
+const CONTEXT: &str = "kcache 2026-11 build key v2";
+/// Of keys whose headers have programs among them: what has such fields is read, and found by no look-up of today's.
+const BEFORE: &str = "kcache 2026-11 build key v1";
+/// The same for kin. Stored, in labels and in the names of pointers.
+const KIN: &str = "kcache 2026-11 build kin v1";
+
+/// The field for the programs in a kernel's build tree.
+pub const KBUILD: &str = "toolchain.kbuild";
 
 /// The version of the sandbox that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
 /// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the kernel's own.
@@ -58,8 +79,8 @@ pub struct Inputs<'a> {
     pub kernel: KernelInputs<'a>,
     /// The programs that shape the bits.
     pub tools: &'a [Tool],
-    /// Packages it builds against: name and key.
-    pub dependencies: &'a [(String, Key)],
+    /// Packages it builds against: name and kin.
+    pub dependencies: &'a [(String, Digest)],
     /// The environment.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -75,8 +96,10 @@ pub struct KernelInputs<'a> {
     pub version: &'a str,
     /// Digest of `.config`.
     pub config: Digest,
-    /// Tree digest of the headers and all that they reach.
+    /// Tree digest of the headers and all that they reach, without programs.
     pub headers: Digest,
+    /// Digest of those programs.
+    pub programs: Digest,
     /// Where `/lib/modules/R/source` leads in the sandbox, where that is not the build tree.
     pub source: Option<&'a Path>,
 }
@@ -101,8 +124,9 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
         value: tool.digest.to_string(),
         note: Some(tool.version.clone()).filter(|text| !text.is_empty()),
     }));
+    fields.push(plain(KBUILD, kernel.programs.to_string()));
     let dependencies: Vec<String> =
-        inputs.dependencies.iter().map(|(name, key)| format!("{name} {key}")).collect();
+        inputs.dependencies.iter().map(|(name, kin)| format!("{name} {kin}")).collect();
     fields.push(plain("dependencies", dependencies.join("\n")));
     let environment: Vec<String> =
         inputs.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -111,14 +135,36 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
     fields
 }
 
-/// The key of a sequence of fields: each name and value preceded by its length, so that no two sequences read alike.
+/// Whether a field is of the tools, and no part of the kin.
+pub fn is_tool(name: &str) -> bool {
+    name.starts_with("toolchain.") || matches!(name, "environment" | "sandbox")
+}
+
+/// The key of a sequence of fields.
 pub fn key(fields: &[Field]) -> Key {
-    let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-    for text in fields.iter().flat_map(|field| [&field.name, &field.value]) {
+    Key::from_bytes(hash(CONTEXT, fields.iter()))
+}
+
+/// The kin of a sequence of fields.
+pub fn kin(fields: &[Field]) -> Digest {
+    Digest::from_bytes(hash(KIN, fields.iter().filter(|field| !is_tool(&field.name))))
+}
+
+/// Whether a key is that of these fields, also one that was made before programs were a field of their own.
+pub fn is_of(key: &Key, fields: &[Field]) -> bool {
+    let is_old = !fields.iter().any(|field| field.name == KBUILD);
+    let context = if is_old { BEFORE } else { CONTEXT };
+    *key.as_bytes() == hash(context, fields.iter())
+}
+
+/// Each name and value preceded by its length, so that no two sequences read alike.
+fn hash<'a>(context: &str, fields: impl Iterator<Item = &'a Field>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    for text in fields.flat_map(|field| [&field.name, &field.value]) {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     }
-    Key::from_bytes(*hasher.finalize().as_bytes())
+    *hasher.finalize().as_bytes()
 }
 
 /// What of a recipe shapes the modules, as JSON. Whether it is installed by itself, and remarks on it, do not.
@@ -156,8 +202,14 @@ mod tests {
 
     /// The key after one change to otherwise fixed inputs.
     fn changed(
-        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Key)>, &mut [String; 8]),
+        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Digest)>, &mut [String; 9]),
     ) -> Key {
+        key(&fields_changed(change))
+    }
+
+    fn fields_changed(
+        change: impl FnOnce(&mut Recipe, &mut Vec<Tool>, &mut Vec<(String, Digest)>, &mut [String; 9]),
+    ) -> Vec<Field> {
         let digest = |text: &str| Digest::of(text.as_bytes());
         let mut recipe = recipe();
         let mut tools = vec![Tool {
@@ -167,15 +219,17 @@ mod tests {
             path: PathBuf::new(),
         }];
         let mut dependencies = vec![];
-        let mut texts = ["source", "release", "arch", "version", "config", "headers", "/src", "overrides"]
-            .map(str::to_owned);
+        let mut texts =
+            ["source", "release", "arch", "version", "config", "headers", "/src", "overrides", "programs"]
+                .map(str::to_owned);
         change(&mut recipe, &mut tools, &mut dependencies, &mut texts);
-        let [source, release, arch, version, config, headers, kernel_source, overrides] = &texts;
-        let (config, headers) = (digest(config), digest(headers));
+        let [source, release, arch, version, config, headers, kernel_source, overrides, programs] = &texts;
+        let (config, headers, programs) = (digest(config), digest(headers), digest(programs));
         let kernel_source = Some(Path::new(kernel_source));
-        let kernel = KernelInputs { release, arch, version, config, headers, source: kernel_source };
+        let kernel =
+            KernelInputs { release, arch, version, config, headers, programs, source: kernel_source };
         let environment = ENVIRONMENT;
-        key(&fields(&Inputs {
+        fields(&Inputs {
             source: digest(source),
             recipe: &recipe,
             overrides: Some(digest(overrides)),
@@ -183,16 +237,53 @@ mod tests {
             tools: &tools,
             dependencies: &dependencies,
             environment: &environment,
-        }))
+        })
+    }
+
+    #[test]
+    fn kin_is_what_is_built_and_not_what_with() {
+        let kin_after = |fields: Vec<Field>| kin(&fields);
+        let base = kin_after(fields_changed(|_, _, _, _| {}));
+        for at in 0..8 {
+            assert_ne!(base, kin_after(fields_changed(|_, _, _, texts| texts[at].push('x'))), "text {at}");
+        }
+        let other = Digest::of(b"other");
+        assert_ne!(base, kin_after(fields_changed(|recipe, _, _, _| recipe.steps[0].command.push('x'))));
+        assert_ne!(
+            base,
+            kin_after(fields_changed(|_, _, dependencies, _| dependencies.push(("b".into(), other))))
+        );
+        assert_eq!(base, kin_after(fields_changed(|_, tools, _, _| tools[0].digest = other)));
+        assert_eq!(base, kin_after(fields_changed(|_, tools, _, _| tools.clear())));
+        assert_eq!(base, kin_after(fields_changed(|_, _, _, texts| texts[8].push('x'))), "kbuild");
+        let mut fields = fields_changed(|_, _, _, _| {});
+        for name in ["environment", "sandbox"] {
+            fields.iter_mut().find(|field| field.name == name).unwrap().value.push('x');
+        }
+        assert_eq!(base, kin(&fields));
+        assert_ne!(*kin(&fields).as_bytes(), *key(&fields).as_bytes());
+    }
+
+    #[test]
+    fn a_key_from_before_programs_were_a_field_is_known_for_its_fields_and_no_others() {
+        let now = fields_changed(|_, _, _, _| {});
+        let old: Vec<Field> = now.iter().filter(|field| field.name != KBUILD).cloned().collect();
+        let old_key = Key::from_bytes(hash(BEFORE, old.iter()));
+        assert!(is_of(&old_key, &old) && is_of(&key(&now), &now));
+        assert!(
+            !is_of(&key(&old), &old)
+                && !is_of(&old_key, &now)
+                && !is_of(&Key::from_bytes(hash(BEFORE, now.iter())), &now)
+        );
     }
 
     #[test]
     fn each_field_alone_changes_the_key() {
         let base = changed(|_, _, _, _| {});
-        for at in 0..8 {
+        for at in 0..9 {
             assert_ne!(base, changed(|_, _, _, texts| texts[at].push('x')), "text {at}");
         }
-        let other = Key::from_bytes([7; 32]);
+        let other = Digest::of(b"other");
         assert_ne!(base, changed(|recipe, _, _, _| recipe.steps[0].command.push('x')));
         assert_ne!(base, changed(|recipe, _, _, _| recipe.steps[0].kind = StepKind::Clean));
         assert_ne!(base, changed(|recipe, _, _, _| recipe.version.push('x')));
@@ -249,7 +340,7 @@ mod tests {
         }
 
         #[test]
-        fn what_moves_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..8usize, to in 0..8usize) {
+        fn what_moves_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..9usize, to in 0..9usize) {
             prop_assume!(from != to);
             let (head, tail) = text.split_at(1 + at % (text.len() - 1));
             let with = |first: &str, second: &str| changed(|_, _, _, texts| {

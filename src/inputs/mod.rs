@@ -9,6 +9,7 @@
 //! identify   all inputs of one package for one kernel  ->  key
 //! change     a changed input
 //! explain    two keys, field by field
+//! kin        builds of the same thing by other tools, and which may stand in for one another
 //! ```
 
 pub mod change;
@@ -16,6 +17,7 @@ pub mod explain;
 mod headers;
 pub mod identify;
 pub mod key;
+pub mod kin;
 mod recipe;
 mod source;
 mod tools;

@@ -33,7 +33,7 @@ impl Session<'_> {
             _ => None,
         };
         let Some(path) = dir.filter(|path| path.is_dir()) else { return Ok(None) };
-        let root = tree::Root { path, label: String::new(), skip: Vec::new() };
+        let root = tree::Root { path, label: String::new(), skip: Vec::new(), programs: false };
         Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.context.now)())?))
     }
 
@@ -47,7 +47,12 @@ impl Session<'_> {
 }
 
 fn root_of_source(package: &Package) -> tree::Root {
-    tree::Root { path: package.source.clone(), label: String::new(), skip: vec![".git".to_owned()] }
+    tree::Root {
+        path: package.source.clone(),
+        label: String::new(),
+        skip: vec![".git".to_owned()],
+        programs: false,
+    }
 }
 
 /// Refuses a source tree with a file name that is not UTF-8: recipes, logs and entries are text.

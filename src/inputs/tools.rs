@@ -36,11 +36,11 @@ impl Session<'_> {
 
     fn tool(&self, tools_root: &Root, program: Program) -> Result<Tool> {
         let path = tools_root.outside(tools_root.resolve(&program.path)?);
-        let mut signature = Signature::new("file 1");
+        let mut signature = Signature::new("program 1");
         signature.stat(&path);
         let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= (self.context.now)();
-        let hash = || Ok(tree::file_digest(&path)?.0);
-        let digest = if racy { hash()? } else { self.remembered("file", &signature.finish(), hash)? };
+        let hash = || Ok(tree::program_digest(&path)?);
+        let digest = if racy { hash()? } else { self.remembered("program", &signature.finish(), hash)? };
         Ok(Tool { role: program.role, digest, version: program.version, path: program.path })
     }
 }

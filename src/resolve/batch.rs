@@ -9,8 +9,29 @@ use crate::resolve;
 use crate::resolve::reproduce::{self, Comparison};
 use crate::resolve::resolution::Resolution;
 use crate::resolve::schedule;
-use crate::run::request::{Options, Request};
+use crate::run::request::{Options, Request, Source};
 use crate::run::session::Session;
+
+/// Which builds are made once more, and compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// None.
+    Never,
+    /// Those that were found, in the store or a cache.
+    Found,
+    /// All.
+    Always,
+}
+
+impl Again {
+    fn applies_to(self, found: &Source) -> bool {
+        match self {
+            Again::Never => false,
+            Again::Found => *found != Source::Built,
+            Again::Always => true,
+        }
+    }
+}
 
 /// What came of one request.
 pub struct PackageResult<'a> {
@@ -25,16 +46,16 @@ pub struct PackageResult<'a> {
 }
 
 impl PackageResult<'_> {
-    /// The entry of its modules, if there are any.
+    /// The entry of its modules, if there are any, and building again has not shown others.
     pub fn manifest(&self) -> Option<&Manifest> {
-        match &self.answer {
-            Ok(Resolution::Ready { manifest, .. }) => Some(manifest),
+        match (&self.answer, &self.comparison) {
+            (Ok(Resolution::Ready { manifest, .. }), None | Some(Comparison::Same)) => Some(manifest),
             _ => None,
         }
     }
 }
 
-/// Obtains all of them; with `check` each is built once more and compared. Where a host cannot build, and a shared cache was too
+/// Obtains all of them; those that `again` says are built once more and compared. Where a host cannot build, and a shared cache was too
 /// slow, it is asked again, after a pause that differs from host to host: a whole fleet may have asked at once, and the
 /// alternative is to give up. That ends with the first round that was of no use, or, where a cache has answered before, with the
 /// sixth.
@@ -42,10 +63,10 @@ pub fn obtain_all<'a>(
     session: &Session,
     requests: &[Request<'a>],
     options: &Options,
-    check: bool,
+    again: Again,
 ) -> Vec<PackageResult<'a>> {
     let caches = &session.context.caches;
-    let mut results = work(session, requests, options, check);
+    let mut results = work(session, requests, options, again);
     let is_lacking = |result: &PackageResult| matches!(result.answer, Ok(Resolution::NoHeaders(_)));
     let (mut before, mut useless) = (usize::MAX, 0);
     loop {
@@ -70,7 +91,7 @@ pub fn obtain_all<'a>(
 
 /// Tries to have these built, and says only what stands in the way of finding out whether they build.
 pub fn attempt(session: &Session, requests: &[Request], options: &Options) {
-    for result in obtain_all(session, requests, options, false) {
+    for result in obtain_all(session, requests, options, Again::Never) {
         if let Err(error) = &result.answer {
             let why = crate::error::chain(error);
             session.context.progress.warn(&format!("{}: {why}", result.request.name()));
@@ -82,11 +103,13 @@ fn work<'a>(
     session: &Session,
     requests: &[Request<'a>],
     options: &Options,
-    check: bool,
+    again: Again,
 ) -> Vec<PackageResult<'a>> {
     schedule::all(session, requests, options, |request, mut answer, took| {
         let (start, mut comparison) = (Instant::now(), None);
-        if check && let Ok(Resolution::Ready { manifest, .. }) = &answer {
+        if let Ok(Resolution::Ready { manifest, found }) = &answer
+            && again.applies_to(found)
+        {
             match reproduce::compare(session, request, manifest) {
                 Ok(compared) => comparison = Some(compared),
                 Err(error) => answer = Err(error),

@@ -48,9 +48,8 @@ pub(crate) fn of_key(
 /// Whether an entry can be what a build came to: its key is that of the fields it shows, by which its modules are judged, and
 /// one that was built has modules. Asked of what others have made before it is in the store.
 pub fn is_honest(manifest: &Manifest) -> Result<(), String> {
-    let key = key::key(&manifest.fields);
-    if key != manifest.key {
-        return Err(format!("its fields belong to key {key}"));
+    if !key::is_of(&manifest.key, &manifest.fields) {
+        return Err(format!("its fields belong to key {}", key::key(&manifest.fields)));
     }
     if manifest.outcome == Outcome::Built
         && !manifest.outputs.iter().any(|output| output.role == Role::Module)

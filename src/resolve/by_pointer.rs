@@ -71,6 +71,7 @@ impl Known {
         let found = Labels::of(manifest);
         let source = self.source.map(|source| source.to_string());
         let wanted = Labels {
+            kin: found.kin,
             package: &request.package.name,
             version: found.version,
             kernel: &request.kernel.release,

@@ -3,7 +3,8 @@
 //!
 //! Corrupt data is reported and deleted, so that the build is fetched or built again.
 
-use kcache_store::{Key, Lock, Manifest, Outcome, Store};
+use kcache_kernel::install::ModuleSpec;
+use kcache_store::{Key, Lock, Manifest, Outcome, Output, Role, Store};
 
 use crate::build::check_modules::{self, Outputs};
 use crate::error::{Error, Result};
@@ -95,6 +96,19 @@ fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
         }
     }
     Ok(store.forget(&manifest.key)?)
+}
+
+/// The modules of an entry, as they are installed, in order of their names.
+pub fn modules(manifest: &Manifest) -> Vec<ModuleSpec> {
+    let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
+    let spec = |output: &Output| ModuleSpec {
+        name: output.name.strip_suffix(".ko").unwrap_or(&output.name).to_owned(),
+        digest: blake3::Hash::from_bytes(*output.digest.as_bytes()),
+        size: output.size,
+    };
+    let mut modules: Vec<ModuleSpec> = modules.map(spec).collect();
+    modules.sort_by(|a, b| a.name.cmp(&b.name));
+    modules
 }
 
 /// Waits for others who want the same.

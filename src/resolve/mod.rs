@@ -4,6 +4,7 @@
 //! identify        source, recipe, kernel, tools  ->  key                    (inputs)
 //! local           an entry for the key, its objects intact, or a remembered failure
 //! by_key          the same from a shared cache, into the store
+//! by_kin          a build of the same thing by other tools: installed, in the store, in a shared cache
 //! by_pointer      without a key: the entry that a builder points to for exactly this kernel
 //! build           under the key's lock; headers and tools must not have changed meanwhile
 //! check_modules   every module against the kernel; only then are objects and entry published
@@ -17,6 +18,7 @@
 pub mod batch;
 mod build_times;
 pub mod by_key;
+pub mod by_kin;
 pub mod by_pointer;
 pub mod local;
 pub mod log;
@@ -29,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use kcache_kernel::kernels::{BuildTree, Headers};
 use kcache_kernel::ko::Fault;
-use kcache_store::{Outcome, Store};
+use kcache_store::{Manifest, Outcome, Store};
 
 use crate::build::check_modules::{self, Outputs};
 use crate::build::dependencies::{self, Dependency};
@@ -72,7 +74,8 @@ pub fn build(
     missing: Missing,
     options: &Options,
 ) -> Result<Resolution> {
-    let needed = have(session, request, &missing.id, options)?;
+    // What is built is built against exactly what its key says.
+    let needed = have(session, request, &missing.id, &Options { exact_tools: true, ..*options })?;
     let answer = have_once(session, request, &missing, &needed, options)?;
     session.counters.note(&request.name(), &answer.answered(), !options.rebuild);
     Ok(answer)
@@ -108,10 +111,23 @@ fn search<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Re
         if let Some(answer) = answer(session, request, tree, &id, options)? {
             return answered(answer);
         }
+        if !options.exact_tools
+            && let Some(answer) = by_kin::installed(session, request, tree, &id)?
+        {
+            return answered(answer);
+        }
         if !session.context.caches.is_empty() {
             let store = session.store.as_ref().ok_or(Error::NoStore)?;
             let _lock = local::lock(session, store, &id.key)?;
             if let Some(answer) = look_further(session, store, request, tree, &id, options, true)? {
+                return answered(answer);
+            }
+        }
+        if !options.exact_tools {
+            if let Some(answer) = by_kin::stored(session, request, tree, &id)? {
+                return answered(answer);
+            }
+            if let Some(answer) = by_kin::pointed_to(session, request, tree, &id)? {
                 return answered(answer);
             }
         }
@@ -154,8 +170,19 @@ pub fn look_up(
     else {
         return Ok(None);
     };
+    judge(session, request, tree, id, manifest)
+}
+
+/// The answer that an entry of the store gives, if it is whole.
+fn judge(
+    session: &Session,
+    request: &Request,
+    tree: &BuildTree,
+    id: &Identified,
+    manifest: Box<Manifest>,
+) -> Result<Option<Resolution>> {
     // From here on it is not collected, nor are its objects.
-    if !local::used(session, &id.key)? {
+    if !local::used(session, &manifest.key)? {
         return Ok(None);
     }
     if manifest.outcome != Outcome::Built {
@@ -297,7 +324,8 @@ pub fn have<'a>(
     id: &Identified,
     options: &Options,
 ) -> Result<Vec<Dependency<'a>>> {
-    let options = Options { fetch_only: options.fetch_only, ..Options::default() };
+    let Options { fetch_only, exact_tools, .. } = *options;
+    let options = Options { fetch_only, exact_tools, ..Options::default() };
     let mut had: Vec<Dependency> = Vec::new();
     let mut pending: Vec<&(String, Identified)> = id.dependencies.iter().collect();
     while let Some((name, id)) = pending.pop() {

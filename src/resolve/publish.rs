@@ -11,7 +11,7 @@ use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
 
 use crate::error::{Error, Result};
 use crate::inputs::{identify, undeclared};
-use crate::resolve::by_pointer;
+use crate::resolve::{by_kin, by_pointer};
 use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::session::Session;
@@ -85,7 +85,7 @@ pub fn vouch(
         if entry.sign(signer) {
             store.replace(&entry)?;
         }
-        if let Some(name) = &name {
+        for name in name.iter().chain(&by_kin::pointer_name(&entry)) {
             point_here(store, name, key, (session.context.now)(), None, signer)?;
         }
     }
@@ -106,7 +106,8 @@ pub fn push(
     credible(session, entry)?;
     let pushed = context.caches.push(cache, store, entry, sign)?;
     let name = by_pointer::pointer_name(entry).filter(|_| newest && !matches!(pushed, Pushed::Conflict(_)));
-    if let Some(name) = name {
+    let kin = by_kin::pointer_name(entry).filter(|_| newest && !matches!(pushed, Pushed::Conflict(_)));
+    for name in name.into_iter().chain(kin) {
         let key = entry.manifest().key;
         context.caches.point(cache, store, &name, key, (context.now)(), sign.key(entry))?;
     }

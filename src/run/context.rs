@@ -10,7 +10,7 @@ use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{Entrance, Groups, Identities, Limits};
 use kcache_store::{Distrust, Entry, SharedCaches, SigningKey, Store, Waiting};
 
-use crate::run::policy::Policy;
+use crate::run::policy::{OtherTools, Policy};
 use crate::run::progress::Progress;
 use crate::run::select::Elsewhere;
 use crate::run::signing::Signing;
@@ -59,6 +59,8 @@ pub struct Context {
     pub default_kernel: Option<String>,
     /// Which packages matter for which kernels.
     pub policy: Policy,
+    /// Whether builds by other tools than this host's are used.
+    pub other_tools: OtherTools,
     /// Directives for every `dkms.conf` of the run, `NAME=VALUE`: they count after all files.
     pub directives: Vec<String>,
     /// Shell patterns for the names of packages whose scripts for the system may be run, as root.

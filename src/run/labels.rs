@@ -19,6 +19,8 @@ pub struct Labels<'m> {
     pub arch: &'m str,
     /// The tree digest of the package's source.
     pub source: &'m str,
+    /// The digest of what was built, whatever with (`inputs/key.rs`); entries from before it was kept have none.
+    pub kin: &'m str,
 }
 
 impl<'m> Labels<'m> {
@@ -37,11 +39,12 @@ impl<'m> Labels<'m> {
             kernel_version: label("kernel-version"),
             arch: label("arch"),
             source: label("source"),
+            kin: label("kin"),
         }
     }
 
     /// Each with its name.
-    pub fn named(&self) -> [(&'static str, &'m str); 6] {
+    pub fn named(&self) -> [(&'static str, &'m str); 7] {
         [
             ("package", self.package),
             ("version", self.version),
@@ -49,6 +52,7 @@ impl<'m> Labels<'m> {
             ("kernel-version", self.kernel_version),
             ("arch", self.arch),
             ("source", self.source),
+            ("kin", self.kin),
         ]
     }
 
@@ -69,8 +73,15 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_read_again() {
-        let labels =
-            Labels { package: "p", version: "1", kernel: "k", kernel_version: "#1", arch: "a", source: "s" };
+        let labels = Labels {
+            package: "p",
+            version: "1",
+            kernel: "k",
+            kernel_version: "#1",
+            arch: "a",
+            source: "s",
+            kin: "n",
+        };
         assert_eq!(Labels::read(&labels.stored()), labels);
         assert_eq!(Labels::read(&BTreeMap::new()), Labels::default());
     }

@@ -30,6 +30,18 @@ impl Need {
     }
 }
 
+/// How far a build may be used that was made by other tools than this host's (`inputs/kin.rs`): the setting `other-tools`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OtherTools {
+    /// Not at all.
+    Never,
+    /// If only the programs of the kernel's build tree differ.
+    #[default]
+    Kbuild,
+    /// Also if the compiler is another patch level of the same major version.
+    SameCompiler,
+}
+
 /// One `[[policy]]` of the configuration.
 #[derive(Clone, Debug)]
 pub struct Rule {

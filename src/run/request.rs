@@ -30,6 +30,8 @@ pub struct Options {
     pub automatic_only: bool,
     /// Build nothing.
     pub fetch_only: bool,
+    /// Use builds by exactly the tools of this host, whatever is installed and the setting `other-tools` says.
+    pub exact_tools: bool,
 }
 
 /// Where an answer comes from.

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, Once};
 
 use fs_err as fs;
 use kcache_kernel::bounded_read;
+use kcache_kernel::install::{self, Generation};
+use kcache_kernel::kernels::Kernel;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::jobs::Jobs;
 use kcache_kernel::symvers::Symvers;
@@ -39,6 +41,7 @@ pub struct Session<'w> {
     pub(crate) kernels: OnceMap<String, Arc<KernelFacts>>,
     pub(crate) symvers: OnceMap<String, Option<Arc<Symvers>>>,
     pub(crate) checked: OnceMap<PathBuf, ()>,
+    installed: OnceMap<String, Option<Arc<Generation>>>,
     pub(crate) seen: tree::Seen,
     distrust_said: Once,
     said: Mutex<BTreeSet<String>>,
@@ -80,6 +83,7 @@ impl<'w> Session<'w> {
             kernels: OnceMap::of_at_most(usize::MAX),
             symvers: OnceMap::of_at_most(SYMVERS),
             checked: OnceMap::of_at_most(usize::MAX),
+            installed: OnceMap::of_at_most(usize::MAX),
             seen: tree::Seen::default(),
             large: LargeObjects::default(),
             distrust_said: Once::new(),
@@ -123,6 +127,15 @@ impl<'w> Session<'w> {
             });
         }
         trusting
+    }
+
+    /// What was installed for a kernel when this was first asked; `None` also where that cannot be read.
+    pub fn installed(&self, kernel: &Kernel) -> Option<Arc<Generation>> {
+        let read = || {
+            let base = kernel.modules.as_deref().and_then(|tree| install::base(tree).ok());
+            Ok::<_, crate::error::Error>(base.and_then(|base| base.generation).map(Arc::new))
+        };
+        self.installed.get(&kernel.release, read).ok().flatten()
     }
 
     /// A directory that vanishes when it is dropped: in the store, else among temporary files.

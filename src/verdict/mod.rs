@@ -20,16 +20,18 @@ pub mod provenance;
 pub mod ready_file;
 pub mod state;
 
-use kcache_kernel::kernels::{self, Kernel};
+use kcache_kernel::kernels::{self, BuildTree, Kernel};
 use kcache_kernel::packages::Package;
 use kcache_kernel::signing::Identity;
-use kcache_store::{Entry, Manifest, Outcome};
+use kcache_store::{Entry, Key, Manifest, Outcome};
 
 use crate::error::Result;
 use crate::inputs::change::{InputChange, listed};
-use crate::inputs::explain;
+use crate::inputs::explain::{self, Difference};
 use crate::inputs::identify;
 use crate::inputs::identify::Identified;
+use crate::inputs::{key, kin};
+use crate::resolve::by_kin;
 use crate::resolve::local;
 use crate::run::policy::Need;
 use crate::run::request::Request;
@@ -169,15 +171,11 @@ fn judge(session: &Session, request: &Request, installed: &Installed, named: boo
         Some(key) if key == id.key.to_string() => {
             Ok(Standing { built: true, ..Standing::new(State::Ready, None) })
         }
-        Some(key) => {
-            let built =
-                session.store.as_ref().is_some_and(|store| matches!(store.lookup(&id.key), Ok(Some(_))));
-            Ok(Standing { built, ..compare(session, &id, key) })
-        }
+        Some(key) => compare(session, request, tree, &id, key),
         None if !named && !id.recipe.automatic => {
             Ok(Standing::because(State::Excluded, "not installed automatically"))
         }
-        None => not_installed(session, request, &id, installed),
+        None => not_installed(session, request, tree, &id, installed),
     }
 }
 
@@ -201,26 +199,52 @@ fn without_inputs(session: &Session, request: &Request, is_installed: bool, name
     Standing::because(State::Excluded, "no source on this machine, and not in the setting `packages`")
 }
 
-/// The installed build has another key: which inputs have changed.
-fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
-    let known: Option<Manifest> = match (&session.store, key.parse()) {
-        (Some(store), Ok(key)) => store.lookup(&key).ok().flatten().map(Entry::into_manifest),
-        _ => None,
+/// The installed build has another key: which inputs have changed, and whether that matters. It does not where only tools changed, and
+/// not where a build of today's inputs came to the same modules.
+fn compare(
+    session: &Session,
+    request: &Request,
+    tree: &BuildTree,
+    id: &Identified,
+    key: &str,
+) -> Result<Standing> {
+    let look = |key: &Key| session.store.as_ref().and_then(|store| store.lookup(key).ok().flatten());
+    let before = key.parse().ok().and_then(|key| look(&key)).map(Entry::into_manifest);
+    let tools = before.as_ref().map_or(Vec::new(), |before| changes(&kin::tools(&before.fields, &id.fields)));
+    if before.as_ref().is_some_and(|before| key::kin(&before.fields) == id.kin) {
+        return Ok(Standing { built: true, tools_changed: tools, ..Standing::new(State::Ready, None) });
+    }
+    let today = match look(&id.key).map(Entry::into_manifest) {
+        Some(today) => Some(Box::new(today)),
+        None => by_kin::find(session, request, tree, id)?,
     };
-    let Some(before) = known else {
+    let built = today.is_some();
+    let installed = session.installed(request.kernel);
+    let is_as_installed = |today: &Manifest| {
+        let packages = installed.iter().flat_map(|generation| generation.wanted().packages);
+        packages.into_iter().any(|package| package.key == key && package.modules == local::modules(today))
+    };
+    if today.as_deref().is_some_and(is_as_installed) {
+        return Ok(Standing { built, tools_changed: tools, ..Standing::new(State::Ready, None) });
+    }
+    let Some(before) = before else {
         let reason = "inputs have changed; which ones is unknown, because the store has no entry for the installed build";
-        return Standing::because(State::Stale, reason);
+        return Ok(Standing { built, ..Standing::because(State::Stale, reason) });
     };
-    let differences = explain::differences(&before.fields, &id.fields);
-    let changed: Vec<InputChange> = differences.into_iter().map(|difference| difference.field).collect();
-    let state = if changed.iter().all(InputChange::is_tool) { State::Ready } else { State::Stale };
+    let mut changed = changes(&explain::differences(&before.fields, &id.fields));
+    changed.retain(|change| !change.is_tool());
     let reason = format!("changed: {}", listed(&changed));
-    Standing { changed, ..Standing::because(state, reason) }
+    Ok(Standing { built, changed, tools_changed: tools, ..Standing::because(State::Stale, reason) })
+}
+
+fn changes(differences: &[Difference]) -> Vec<InputChange> {
+    differences.iter().map(|difference| difference.field.clone()).collect()
 }
 
 fn not_installed(
     session: &Session,
     request: &Request,
+    tree: &BuildTree,
     id: &Identified,
     installed: &Installed,
 ) -> Result<Standing> {
@@ -228,7 +252,10 @@ fn not_installed(
         Some(store) => store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest),
         None => None,
     };
-    let known = entry.filter(|known| local::fits(session, request, id, known));
+    let known = match entry.filter(|known| local::fits(session, request, id, known)) {
+        Some(known) => Some(known),
+        None => by_kin::find(session, request, tree, id)?.map(|known| *known),
+    };
     if let Some(known) = &known
         && local::is_advice(session, known)?
     {

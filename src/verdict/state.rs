@@ -62,6 +62,8 @@ pub struct Standing {
     pub reason: Option<String>,
     /// The inputs that have changed since it was installed.
     pub changed: Vec<InputChange>,
+    /// The tools that are others now than those it was built with: nothing to do about.
+    pub tools_changed: Vec<InputChange>,
     /// The store has a build of it, or knows that it fails.
     pub built: bool,
     /// What the administrator asks of it.
@@ -70,7 +72,14 @@ pub struct Standing {
 
 impl Standing {
     pub(super) fn new(state: State, reason: Option<String>) -> Standing {
-        Standing { state, reason, changed: Vec::new(), built: false, need: Need::Required }
+        Standing {
+            state,
+            reason,
+            changed: Vec::new(),
+            tools_changed: Vec::new(),
+            built: false,
+            need: Need::Required,
+        }
     }
 
     pub(super) fn because(state: State, reason: impl Into<String>) -> Standing {

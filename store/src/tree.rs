@@ -24,7 +24,9 @@
 //! [`Fingerprint`] before and after: an edit that was undone leaves the same digest, but another [`Walk::stamp`].
 
 mod digest;
+mod listing;
 mod open;
+mod program;
 mod read;
 mod seen;
 mod snapshot;
@@ -32,6 +34,8 @@ mod walk;
 
 use std::path::{Path, PathBuf};
 
+use digest::Digests;
+pub use listing::{FileChange, Listing};
 pub use seen::Seen;
 pub use snapshot::snapshot;
 pub use walk::{Kind, Walk, walk};
@@ -47,10 +51,12 @@ pub struct Root {
     pub label: String,
     /// Names of files and directories to leave out at any depth, such as `.git`.
     pub skip: Vec<String>,
+    /// Whether its ELF programs and shared objects count apart, in [`Fingerprint::programs`], and not in the tree digest.
+    pub programs: bool,
 }
 
 /// Kind of the memo. Stored: changes whenever the input of the digest does.
-const MEMO: &str = "tree 1";
+const MEMO: &str = "tree 2";
 /// Attempts to read an unchanged tree. An upgrade rewrites its files within a second or two; longer changes are an
 /// error.
 const ATTEMPTS: u32 = 3;
@@ -60,6 +66,8 @@ const ATTEMPTS: u32 = 3;
 pub struct Fingerprint {
     /// Digest of the content: the tree digest.
     pub digest: Digest,
+    /// Digest of the programs that count apart: of their paths, and of what they do (their build ids and debug links aside).
+    pub programs: Digest,
     /// Digest of names and ctimes, see [`Walk::stamp`].
     pub stamp: Digest,
 }
@@ -88,33 +96,56 @@ pub fn fingerprint(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fi
 
 fn fingerprint_once(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
     let before = walk(roots)?;
-    let digest = match remembered(store, &before.signature())? {
-        Some(digest) => digest,
+    let digests = match remembered(store, &before.signature())? {
+        Some(digests) => digests,
         None => hashed(&before, store, roots, now)?,
     };
-    Ok(Fingerprint { digest, stamp: before.stamp() })
+    Ok(Fingerprint::of(digests, before.stamp()))
 }
 
-fn remembered(store: Option<&Store>, signature: &Digest) -> Result<Option<Digest>> {
+impl Fingerprint {
+    fn of(digests: Digests, stamp: Digest) -> Fingerprint {
+        Fingerprint { digest: digests.tree, programs: digests.programs, stamp }
+    }
+}
+
+fn remembered(store: Option<&Store>, signature: &Digest) -> Result<Option<Digests>> {
     let bytes = store.map(|store| store.memo(MEMO, signature)).transpose()?.flatten();
-    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(Digest::from_bytes))
+    let halves = bytes.as_deref().and_then(|bytes| {
+        let (tree, programs) = bytes.split_first_chunk()?;
+        Some((*tree, programs.try_into().ok()?))
+    });
+    let digests =
+        |(tree, programs)| Digests { tree: Digest::from_bytes(tree), programs: Digest::from_bytes(programs) };
+    Ok(halves.map(digests))
 }
 
 /// Hashes the files of a walk, and checks that its roots are unchanged afterwards.
-fn hashed(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
-    let digest = before.digest()?;
+fn hashed(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digests> {
+    let contents = before.contents()?;
+    let digests = before.digests_of(&contents);
     if let Some(path) = before.first_difference(&walk(roots)?) {
         return Err(Error::Changed { path });
     }
-    if let Some(store) = store.filter(|_| !before.racy(now) && !before.timeless()) {
-        store.remember(MEMO, &before.signature(), digest.as_bytes(), now)?;
+    if let Some(store) = store {
+        before.keep_listings(store, &contents, now)?;
+        if !before.racy(now) && !before.timeless() {
+            let both = [*digests.tree.as_bytes(), *digests.programs.as_bytes()].concat();
+            store.remember(MEMO, &before.signature(), &both, now)?;
+        }
     }
-    Ok(digest)
+    Ok(digests)
 }
 
 /// Digest and size in bytes of one file. A link is followed.
 pub fn file_digest(path: &Path) -> Result<(Digest, u64)> {
     read::file(path)
+}
+
+/// Digest of a program by what it does: like [`Fingerprint::programs`] for ELF programs and shared objects, else of all
+/// bytes. A link is followed.
+pub fn program_digest(path: &Path) -> Result<Digest> {
+    read::program(path)
 }
 
 #[cfg(test)]
@@ -148,7 +179,7 @@ pub(crate) mod tests {
     }
 
     pub(super) fn roots(dir: &Path) -> [Root; 1] {
-        [Root { path: dir.to_owned(), label: String::new(), skip: vec![".git".to_owned()] }]
+        [Root { path: dir.to_owned(), label: String::new(), skip: vec![".git".to_owned()], programs: false }]
     }
 
     fn digest(dir: &Path) -> Digest {
@@ -235,9 +266,9 @@ pub(crate) mod tests {
         let first = tree_digest(Some(&store), &roots(&tree), LATER).unwrap();
         assert_eq!(first, digest(&tree));
         let signature = walk(&roots(&tree)).unwrap().signature();
-        assert_eq!(store.memo(MEMO, &signature).unwrap().unwrap(), first.as_bytes());
+        assert_eq!(store.memo(MEMO, &signature).unwrap().unwrap()[..32], first.as_bytes()[..]);
         let other = Digest::of(b"planted");
-        store.remember(MEMO, &signature, other.as_bytes(), LATER).unwrap();
+        store.remember(MEMO, &signature, &[*other.as_bytes(); 2].concat(), LATER).unwrap();
         assert_eq!(tree_digest(Some(&store), &roots(&tree), LATER).unwrap(), other);
     }
 

@@ -293,7 +293,7 @@ proptest! {
         fs_err::OpenOptions::new().write(true).open(dirs[1].path().join(first)).unwrap()
             .set_modified(time).unwrap();
         let digest = |dir: &Path| {
-            let root = Root { path: dir.to_owned(), label: "r".into(), skip: vec![] };
+            let root = Root { path: dir.to_owned(), label: "r".into(), skip: vec![], programs: false };
             tree_digest(None, &[root], 1).unwrap()
         };
         prop_assert_eq!(digest(dirs[0].path()), digest(dirs[1].path()));

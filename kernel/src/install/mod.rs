@@ -36,7 +36,7 @@
 //!
 //! 1. Lock. Recover from an interrupted run. Stage every module: read, verify, sign, compress, write, fsync.
 //! 2. Generate the indexes of the staged base ([`reindex`], or depmod) and read them again; every module must resolve
-//! to the staged file.
+//!    to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation into the tree; rename all indexes but one; fsync. Rename `modules.dep.bin`; fsync.
 //! 5. Remove foreign modules as requested, move the old generation out, close the journal, delete the staging directory.

@@ -1,16 +1,29 @@
 //! The tree digest: computed from a walk and the contents of its files and links.
 
-use super::read;
 use super::walk::{Entry, Kind, Tree, Walk, put_number, put_text};
+use super::{program, read};
 use crate::{Digest, Result};
 
 /// BLAKE3 context. Stored, because tree digests are: changes whenever the input of the digest does.
 const CONTEXT: &str = "kcache 2026-11 tree digest v1";
+/// The same for the programs of a tree.
+const PROGRAMS: &str = "kcache 2026-11 programs of a tree v1";
+
+/// Digests of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Digests {
+    /// Without the programs that are counted apart.
+    pub(super) tree: Digest,
+    /// Of those.
+    pub(super) programs: Digest,
+}
 
 /// Content of an entry.
 pub(super) enum Content {
     /// Digest of a file's bytes.
     File(Digest),
+    /// Digest of a program that is counted apart ([`super::program`]).
+    Program(Digest),
     /// A directory; its entries are listed separately.
     Dir,
     /// Target of a link.
@@ -20,17 +33,44 @@ pub(super) enum Content {
 impl Walk {
     /// Reads every file and computes the tree digest ([`crate::tree`] describes the exact input).
     pub fn digest(&self) -> Result<Digest> {
+        Ok(self.digest_of(&self.contents()?))
+    }
+
+    /// Reads every file.
+    pub(super) fn contents(&self) -> Result<Vec<Content>> {
         let entries: Vec<(&Tree, &Entry)> =
             self.trees.iter().flat_map(|tree| tree.entries.iter().map(move |entry| (tree, entry))).collect();
-        let contents = read::each(entries.len(), |n, buffer| {
+        read::each(entries.len(), |n, buffer| {
             let (tree, entry) = entries[n];
             Ok(match entry.kind {
-                Kind::File => Content::File(read::pass_on(tree, entry, buffer, &mut |_| Ok(()))?),
+                Kind::File => content(tree, entry, buffer)?,
                 Kind::Dir => Content::Dir,
                 Kind::Link => Content::Link(read::link_target(tree, entry)?),
             })
-        })?;
-        Ok(self.digest_of(&contents))
+        })
+    }
+
+    /// Both digests of these names with these contents, which are in the same order.
+    pub(super) fn digests_of(&self, contents: &[Content]) -> Digests {
+        let mut text = Vec::new();
+        for (tree, entry, content) in self.with(contents) {
+            if let Content::Program(digest) = content {
+                put_text(&mut text, tree.root.label.as_bytes());
+                put_text(&mut text, tree.path(entry));
+                text.extend(digest.as_bytes());
+            }
+        }
+        let programs = blake3::Hasher::new_derive_key(PROGRAMS).update(&text).finalize().into();
+        Digests { tree: self.digest_of(contents), programs }
+    }
+
+    /// Each entry with its content.
+    pub(super) fn with<'a>(
+        &'a self,
+        contents: &'a [Content],
+    ) -> impl Iterator<Item = (&'a Tree, &'a Entry, &'a Content)> {
+        let entries = self.trees.iter().flat_map(|tree| tree.entries.iter().map(move |entry| (tree, entry)));
+        entries.zip(contents).map(|((tree, entry), content)| (tree, entry, content))
     }
 
     /// The digest of these names with these contents, which are in the same order.
@@ -39,8 +79,10 @@ impl Walk {
         let mut text = Vec::new();
         for tree in &self.trees {
             put_text(&mut text, tree.root.label.as_bytes());
-            put_number(&mut text, tree.entries.len() as u64);
-            for (entry, content) in tree.entries.iter().zip(contents.by_ref()) {
+            let own: Vec<_> =
+                tree.entries.iter().zip(contents.by_ref()).filter(|(_, c)| !c.is_program()).collect();
+            put_number(&mut text, own.len() as u64);
+            for (entry, content) in own {
                 put_text(&mut text, tree.path(entry));
                 put_content(&mut text, entry, content);
             }
@@ -50,12 +92,33 @@ impl Walk {
     }
 }
 
+impl Content {
+    fn is_program(&self) -> bool {
+        matches!(self, Content::Program(_))
+    }
+}
+
+/// Reads a file, which may be a program that is counted apart.
+fn content(tree: &Tree, entry: &Entry, buffer: &mut [u8]) -> Result<Content> {
+    let apart = tree.root.programs && entry.size <= program::MOST;
+    let (mut bytes, mut is_first) = (None, true);
+    let digest = read::pass_on(tree, entry, buffer, &mut |piece| {
+        if std::mem::take(&mut is_first) && apart && program::is_program(piece) {
+            bytes = Some(Vec::with_capacity(entry.size as usize));
+        }
+        bytes.iter_mut().for_each(|bytes| bytes.extend_from_slice(piece));
+        Ok(())
+    })?;
+    Ok(bytes.map_or(Content::File(digest), |bytes| Content::Program(program::digest(&bytes))))
+}
+
 fn put_content(text: &mut Vec<u8>, entry: &Entry, content: &Content) {
     match content {
         Content::File(digest) => {
             text.push(if entry.is_executable() { b'x' } else { b'f' });
             text.extend(digest.as_bytes());
         }
+        Content::Program(_) => {}
         Content::Dir => text.push(b'd'),
         Content::Link(target) => {
             text.push(b'l');
@@ -74,7 +137,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs_err::write(dir.path().join("a"), "one").unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
-        let root = Root { path: dir.path().to_owned(), label: "L".to_owned(), skip: vec![] };
+        let root = Root { path: dir.path().to_owned(), label: "L".to_owned(), skip: vec![], programs: false };
         let number = |n: u64| n.to_le_bytes().to_vec();
         let text = |s: &str| [number(s.len() as u64), s.as_bytes().to_vec()].concat();
         let input = [

@@ -11,6 +11,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode};
 
 use super::open::{FILE, changed_or, open_below, os};
+use super::program;
 use super::walk::{Entry, Tree};
 use crate::error::at;
 use crate::{Digest, Error, Result};
@@ -80,6 +81,16 @@ pub(super) fn file(path: &Path) -> Result<(Digest, u64)> {
             n => hasher.update(&buffer[..n]),
         };
     }
+}
+
+/// Digest of one file, by its path: of an ELF program by what it does.
+pub(super) fn program(path: &Path) -> Result<Digest> {
+    let (digest, size) = file(path)?;
+    if size > program::MOST {
+        return Ok(digest);
+    }
+    let bytes = fs_err::read(path)?;
+    Ok(if program::is_program(&bytes) { program::digest(&bytes) } else { digest })
 }
 
 /// Calls `work` for each number below `count`, on many threads with a buffer each, and collects the results in order.

@@ -33,12 +33,12 @@ impl Seen {
         seen.sort_by_key(|(label, _)| *label);
         let signature = together(SIGNATURE, seen.iter().map(|(label, glance)| (*label, glance.signature)));
         let stamp = together(STAMP, seen.iter().map(|(label, glance)| (*label, glance.stamp)));
-        if let Some(digest) = remembered(store, &signature)? {
-            return Ok(Fingerprint { digest, stamp });
+        if let Some(digests) = remembered(store, &signature)? {
+            return Ok(Fingerprint::of(digests, stamp));
         }
         if trees.len() == roots.len() {
             match hashed(&Walk::of(trees), store, roots, now) {
-                Ok(digest) => return Ok(Fingerprint { digest, stamp }),
+                Ok(digests) => return Ok(Fingerprint::of(digests, stamp)),
                 Err(Error::Changed { .. }) => {}
                 Err(error) => return Err(error),
             }

@@ -37,7 +37,7 @@ const MTIME: u64 = 946_684_800;
 /// [`Error::Changed`] if the source changed meanwhile, [`Error::NotPlain`] for special files, [`Error::TooLarge`]
 /// above 8 GiB.
 pub fn snapshot(src: &Path, dst: &Path, skip: &[String]) -> Result<Digest> {
-    let root = Root { path: src.to_owned(), label: String::new(), skip: skip.to_vec() };
+    let root = Root { path: src.to_owned(), label: String::new(), skip: skip.to_vec(), programs: false };
     let walk = walk(&[root])?;
     let tree = &walk.trees[0];
     check_size(tree)?;
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn digest(path: &Path) -> Digest {
-        let root = Root { path: path.to_owned(), label: String::new(), skip: skip() };
+        let root = Root { path: path.to_owned(), label: String::new(), skip: skip(), programs: false };
         tree_digest(None, &[root], 0).unwrap()
     }
 

@@ -30,7 +30,7 @@ const RACY_SECONDS: u64 = 2;
 /// BLAKE3 context of stamps. They are not stored.
 pub(super) const STAMP: &str = "kcache 2026-11 tree stamp v2";
 /// BLAKE3 context of signatures. Stored, because memos are: changes whenever the input of the signature does.
-pub(super) const SIGNATURE: &str = "kcache 2026-11 tree signature v2";
+pub(super) const SIGNATURE: &str = "kcache 2026-11 tree signature v3";
 
 /// Type of an entry in a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,7 +370,7 @@ mod tests {
     use super::*;
 
     fn root(path: &Path) -> Root {
-        Root { path: path.to_owned(), label: "r".to_owned(), skip: vec![] }
+        Root { path: path.to_owned(), label: "r".to_owned(), skip: vec![], programs: false }
     }
 
     fn paths(walk: &Walk) -> Vec<&[u8]> {

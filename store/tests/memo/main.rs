@@ -59,7 +59,12 @@ fn store() -> (TempDir, Store) {
 }
 
 fn roots(tree: &Path) -> [Root; 1] {
-    [Root { path: tree.to_owned(), label: "/usr/src/tree".to_owned(), skip: vec![".git".to_owned()] }]
+    [Root {
+        path: tree.to_owned(),
+        label: "/usr/src/tree".to_owned(),
+        skip: vec![".git".to_owned()],
+        programs: false,
+    }]
 }
 
 fn fresh(tree: &Path) -> Digest {

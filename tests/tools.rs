@@ -1,0 +1,176 @@
+//! Other tools than those a module was built with: what an update of the kernel's own build programs or of the compiler does to what is
+//! installed, and which builds of other hosts are used.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use fs_err as fs;
+use serde_json::Value;
+
+use crate::builder::{Builder, url};
+use crate::host::{FIXTURES, Host, Run};
+use crate::packages::{hello, with_makefile};
+
+fn k() -> &'static str {
+    &FIXTURES.new
+}
+
+/// A program of kbuild's, as the kernel's build tree leads to it.
+fn modpost(host: &Host) -> PathBuf {
+    let link = fs::read_link(host.headers(k()).join("scripts")).unwrap();
+    let scripts = match link.is_absolute() {
+        true => host.root().join(link.strip_prefix("/").unwrap()),
+        false => host.headers(k()).join(link),
+    };
+    scripts.join("mod/modpost")
+}
+
+/// What an update of kbuild does that changes what a program is, and not what it makes: ELF ends with its tables.
+fn update_kbuild(host: &Host) {
+    fs::OpenOptions::new().append(true).open(modpost(host)).unwrap().write_all(b"other").unwrap();
+}
+
+/// One more header, which no package includes.
+fn add_header(host: &Host) {
+    fs::write(host.headers(k()).join("include/unrelated.h"), "").unwrap();
+}
+
+fn with_hello() -> Host {
+    let host = Host::new(&[k()]);
+    hello(&host, "");
+    host
+}
+
+fn json(host: &Host, words: &[&str]) -> Value {
+    serde_json::from_str(&host.kcache(&[&["--json"], words].concat()).stdout).unwrap()
+}
+
+fn generation(host: &Host) -> Value {
+    json(host, &["status", "-k", k()])["kernels"][0]["generation"].clone()
+}
+
+/// How the package stands for the kernel, for programs.
+fn standing(host: &Host) -> Value {
+    json(host, &["check", "-k", k()])["packages"][0]["kernels"][k()].clone()
+}
+
+fn how(host: &Host, words: &[&str]) -> String {
+    host.kcache(&[&["--json"], words, &["hello", "-k", k()]].concat())
+        .exits(0)
+        .outcome()
+        .how
+        .unwrap_or_default()
+}
+
+#[test]
+fn an_update_of_kbuild_leaves_what_is_installed_ready_and_alone() {
+    let host = with_hello();
+    host.kcache(&["install", "hello", "-k", k()]).exits(0);
+    let before = (generation(&host), host.tree());
+    update_kbuild(&host);
+    host.kcache(&["check", "-k", k()]).exits(0).prints(&["ready"]);
+    host.kcache(&["check", "-v", "-k", k()]).exits(0).says(&["was built with other tools: toolchain.kbuild"]);
+    let found = standing(&host);
+    assert_eq!((&found["state"], &found["changed"]), (&"ready".into(), &Value::Array(vec![])));
+    assert_eq!(found["tools_changed"], Value::from(vec!["toolchain.kbuild"]));
+    host.kcache(&["explain", "hello", "-k", k()]).exits(0).prints(&[
+        "M ",
+        "scripts/mod/modpost",
+        "--refresh-tools",
+    ]);
+    let run = host.kcache(&["install", "-k", k()]).exits(0).says(&["nothing to change"]);
+    assert!(!run.stderr.contains("building"), "{}", run.shown());
+    assert_eq!((generation(&host), host.tree()), before);
+}
+
+#[test]
+fn a_change_of_tools_and_of_something_else_names_what_matters() {
+    let host = with_hello();
+    host.kcache(&["install", "hello", "-k", k()]).exits(0);
+    update_kbuild(&host);
+    fs::write(host.root().join("usr/src/hello-1.0/README"), "more").unwrap();
+    let found = standing(&host);
+    assert_eq!(found["state"], "stale");
+    assert_eq!(found["changed"], Value::from(vec!["source"]));
+    assert_eq!(found["tools_changed"], Value::from(vec!["toolchain.kbuild"]));
+}
+
+#[test]
+fn refreshed_tools_that_make_the_same_bits_change_nothing_installed() {
+    let host = with_hello();
+    host.kcache(&["install", "hello", "-k", k()]).exits(0);
+    update_kbuild(&host);
+    let before = (generation(&host), host.tree());
+    let run = host.kcache(&["install", "--refresh-tools", "hello", "-k", k()]).exits(0);
+    run.says(&["building hello", "has the modules that are installed", "nothing to change"]);
+    assert_eq!((generation(&host), host.tree()), before);
+    assert_eq!(how(&host, &["install", "--refresh-tools"]), "store");
+}
+
+#[test]
+fn a_change_that_comes_to_the_same_bits_installs_nothing_and_is_ready() {
+    let host = with_hello();
+    host.kcache(&["install", "hello", "-k", k()]).exits(0);
+    let before = (generation(&host), host.tree());
+    add_header(&host);
+    assert_eq!(standing(&host)["state"], "stale");
+    host.kcache(&["explain", "hello", "-k", k()]).exits(0).prints(&["A ", "include/unrelated.h"]);
+    host.kcache(&["install", "-k", k()])
+        .exits(0)
+        .says(&["building hello", "has the modules that are installed"]);
+    assert_eq!((generation(&host), host.tree()), before);
+    assert_eq!(standing(&host)["state"], "ready");
+    // And it stays so, whatever is collected.
+    host.kcache(&["gc", "--max-size", "1", "--grace", "0s"]).exits(0);
+    assert_eq!(standing(&host)["state"], "ready");
+    let run = host.kcache(&["install", "-k", k()]).exits(0);
+    assert!(!run.stderr.contains("building"), "{}", run.shown());
+}
+
+#[test]
+fn a_build_by_another_kbuild_is_fetched_and_one_by_another_compiler_is_not() {
+    let builder = Builder::new("kin", &[]);
+    let cache = builder.cache_url();
+    fs::create_dir(builder.cache()).unwrap();
+    hello(&builder.host, "");
+    builder.host.write_config(&format!("[[cache]]\n{}\nwrite = true\n", url(&cache)));
+    builder.host.kcache(&["build", "hello", "-k", k()]).exits(0).says(&["pushed hello/"]);
+    let host = |setting: &str| {
+        let host = with_hello().trusting(&builder);
+        host.write_config(&format!("other-tools = \"{setting}\"\n[[cache]]\n{}\n", url(&cache)));
+        update_kbuild(&host);
+        host
+    };
+    for setting in ["kbuild", "same-compiler"] {
+        let fetching = host(setting);
+        let run = fetching.kcache(&["--json", "install", "hello", "-k", k()]).exits(0);
+        assert_eq!(run.outcome().how.as_deref(), Some("shared-cache"), "{setting}");
+        run.says(&["using a build by other tools: kbuild"]);
+        fetching.kcache(&["check", "-k", k()]).exits(0);
+        // Others are let have only what this host would have made itself.
+        assert_eq!(how(&fetching, &["install", "--refresh-tools"]), "built");
+    }
+    assert_eq!(how(&host("never"), &["install"]), "built");
+    // Another source is no kin.
+    let edited = host("same-compiler");
+    fs::write(edited.root().join("usr/src/hello-1.0/README"), "more").unwrap();
+    assert_eq!(how(&edited, &["install"]), "built");
+}
+
+#[test]
+fn what_is_found_is_built_again_and_compared_where_that_is_asked_for() {
+    let host = with_hello();
+    host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    host.kcache(&["build", "--verify", "hello", "-k", k()]).exits(0).says(&["building hello"]);
+    let mut command = host.command(&["install", "hello", "-k", k()]);
+    let run = Run::from(command.env("KCACHE_VERIFY", "1").output().unwrap()).exits(0);
+    run.says(&["building hello"]);
+    // One whose bits are others each time.
+    let conf =
+        "MAKE[0]=\"make -C $kernel_source_dir M=$PWD modules; od -An -N8 -tx1 /dev/urandom >>chance.ko\"\n";
+    with_makefile(&host, "chance", "", "obj-m := chance.o\n", conf);
+    host.kcache(&["build", "chance", "-k", k()]).exits(0);
+    let run =
+        host.kcache(&["install", "--verify", "chance", "-k", k()]).exits(7).says(&["chance.ko differs"]);
+    assert!(!host.modules(k()).contains_key("chance/chance.ko"), "{}", run.shown());
+}
