@@ -234,6 +234,8 @@ pub struct Package {
 pub struct Standing {
     /// ready, missing, stale, fails, excluded, broken, no-headers.
     pub state: &'static str,
+    /// The version that is meant for this kernel.
+    pub version: String,
     pub reason: Option<String>,
     /// The inputs that have changed since it was installed: fields of the key, or initramfs.
     pub changed: Vec<InputChange>,

@@ -90,8 +90,10 @@ fn build(
         .iter()
         .filter_map(|candidate| Some((candidate, candidate.package.as_ref().ok()?)))
         .collect();
-    let requests: Vec<Request> =
-        meant.iter().map(|(_, package)| Request { package, kernel, all: &packages.all }).collect();
+    let requests: Vec<Request> = meant
+        .iter()
+        .map(|(_, package)| Request { package, kernel, all: &packages.all, exact: true })
+        .collect();
     for ((candidate, _), result) in
         meant.iter().zip(obtain_all(session, &requests, &Options::default(), Again::Never))
     {

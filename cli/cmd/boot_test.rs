@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kcache::inputs::version;
 use kcache::kernel::boot_test::{KVM, Plan, State, Verdict};
 use kcache::kernel::build::printable;
 use kcache::kernel::kernels::Kernel;
@@ -10,7 +11,7 @@ use kcache::kernel::packages::Package;
 use kcache::resolve::resolution::Resolution;
 use kcache::run::context::Context;
 use kcache::run::policy::Need;
-use kcache::run::request::{Options, Request};
+use kcache::run::request::Options;
 use kcache::run::session::Session;
 use kcache::shell::word;
 use kcache::store::Outcome;
@@ -81,7 +82,7 @@ fn subjects(
         let need = |name: &str| session.context.policy.need(name, &kernel.release);
         let wanted = |package: &&Package| packages.named || need(&package.name) != Need::Ignored;
         for package in packages.chosen.iter().filter(wanted) {
-            let request = Request { package, kernel, all: &packages.all };
+            let request = version::request(&session, &packages, package, kernel);
             boot_test::add_build(session, &request, &options, dry, &mut subjects);
             super::interrupted(session.context)?;
         }

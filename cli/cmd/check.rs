@@ -1,7 +1,9 @@
 //! `kcache check`: may I reboot into this kernel?
 
 use kcache::inputs::change::listed;
+use kcache::inputs::version;
 use kcache::kernel::kernels::Kernel;
+use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
 use kcache::run::policy::Need;
 use kcache::run::request::{Options, Request};
@@ -52,7 +54,7 @@ fn try_missing(session: &Session, packages: &Packages, survey: &Survey, kernels:
     };
     let of_kernel = |(kernel, verdict): (_, &Verdict)| {
         let open = survey.packages.iter().zip(&verdict.standings).filter(|(_, standing)| is_open(standing));
-        open.map(move |(package, _)| Request { package, kernel, all: &packages.all }).collect::<Vec<_>>()
+        open.map(move |(package, _)| version::request(session, packages, package, kernel)).collect::<Vec<_>>()
     };
     let requests: Vec<Request> = kernels.iter().zip(&survey.verdicts).flat_map(of_kernel).collect();
     let options = Options { automatic_only: !packages.named, ..Options::default() };
@@ -69,7 +71,11 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
         let reason = standing.reason.as_deref().unwrap_or_default();
         let optional = standing.need == Need::Optional && !standing.state.is_good();
         let reason = if optional { format!("(optional) {reason}") } else { reason.to_owned() };
-        vec![(format!("  {package}"), PLAIN), painted(standing.state), (reason, PLAIN)]
+        vec![
+            (format!("  {}", of_version(package, standing)), PLAIN),
+            painted(standing.state),
+            (reason, PLAIN),
+        ]
     });
     let rows: Vec<Vec<Cell>> = packages.chain(verdict.foreign.iter().map(stranger)).collect();
     if !rows.is_empty() {
@@ -87,6 +93,11 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
     for detail in &verdict.details {
         out.detail(&format!("{release}: {detail}"));
     }
+}
+
+/// The package, in the version that is meant for the kernel.
+pub fn of_version(package: &Package, standing: &Standing) -> Package {
+    Package { version: standing.version.clone(), ..package.clone() }
 }
 
 fn stranger(Foreign { path, fault }: &Foreign) -> Vec<Cell> {

@@ -120,7 +120,8 @@ fn of_store<'k>(
 }
 
 fn modules(session: &Session, subject: &Subject) -> Vec<Result<DebugInfo, Failure>> {
-    let request = Request { package: &subject.package, kernel: subject.kernel, all: &subject.all };
+    let request =
+        Request { package: &subject.package, kernel: subject.kernel, all: &subject.all, exact: true };
     match debuginfo::of(session, &request, subject.installed.as_ref()) {
         Ok(modules) => modules.into_iter().map(|module| module.map_err(Failure::from)).collect(),
         Err(error) => vec![Err(error.into())],

@@ -7,6 +7,7 @@ use kcache::run::context::Context;
 use kcache::run::session::Session;
 use kcache::verdict::{self, state::State};
 
+use super::check::of_version;
 use super::say_oddities;
 use super::task::Task;
 use crate::exit::{Exit, Failure};
@@ -47,12 +48,13 @@ pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failur
             };
             if out.json {
                 out.record(&serde_json::json!({
-                    "type": "plan", "kernel": kernel.release, "package": package.name, "version": package.version,
+                    "type": "plan", "kernel": kernel.release, "package": package.name, "version": standing.version,
                     "act": action.act(true), "action": action, "reason": standing.reason.clone(),
                 }));
             } else {
                 let reason = standing.reason.as_ref().map_or(String::new(), |reason| format!("  {reason}"));
                 let words = action.words(true);
+                let package = of_version(package, standing);
                 out.data(&format!("{}  {package}  {words}{reason}", kernel.release));
             }
         }

@@ -2,11 +2,11 @@
 
 use kcache::inputs::explain::{self, Explanation, Nearest, StandsIn};
 use kcache::inputs::undeclared::ANYTHING;
+use kcache::inputs::version;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
 use kcache::run::labels::Labels;
-use kcache::run::request::Request;
 use kcache::store::{Manifest, Observed, Outcome};
 
 use super::log::selection;
@@ -33,8 +33,9 @@ pub fn run(context: &Context, out: &Out, one: &One) -> Result<Exit, Failure> {
             });
         };
         for package in &packages.chosen {
-            let explanation =
-                explain::explain(&session, &Request { package, kernel, all: &packages.all }, tree)?;
+            let request = version::request(&session, &packages, package, kernel);
+            let package = request.package;
+            let explanation = explain::explain(&session, &request, tree)?;
             if out.json {
                 out.document(&document(package, kernel, explanation));
             } else {

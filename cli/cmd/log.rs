@@ -1,8 +1,8 @@
 //! `kcache log`: show the log of a build, whether it failed or not.
 
+use kcache::inputs::version;
 use kcache::resolve::log;
 use kcache::run::context::Context;
-use kcache::run::request::Request;
 use kcache::store::Outcome;
 
 use super::looking;
@@ -20,7 +20,8 @@ pub fn run(context: &Context, out: &Out, one: &One) -> Result<Exit, Failure> {
     let (session, packages, kernels) = looking(context, out, &selection(one))?;
     for kernel in &kernels {
         for package in &packages.chosen {
-            let (manifest, log) = log::last(&session, &Request { package, kernel, all: &packages.all })?;
+            let (manifest, log) =
+                log::last(&session, &version::request(&session, &packages, package, kernel))?;
             if !out.json {
                 out.raw(&log);
                 continue;

@@ -98,7 +98,7 @@ fn after_remove(session: &Session, kernel: &Kernel, done: &Done) -> Result<(), E
     for change in gone {
         let version = change.from.as_deref().unwrap_or_default();
         if let Some(package) = select::find(&all, &format!("{}/{version}", change.package)) {
-            scripts::after_remove(session, &Request { package, kernel, all: &all });
+            scripts::after_remove(session, &Request { package, kernel, all: &all, exact: true });
         }
     }
     Ok(())

@@ -86,7 +86,7 @@ fn failures(
     let mut failures = BTreeMap::new();
     for (kernel_at, verdict) in survey.verdicts.iter().enumerate() {
         for (at, (package, standing)) in survey.packages.iter().zip(&verdict.standings).enumerate() {
-            let request = Request { package, kernel: verdict.kernel, all: &packages.all };
+            let request = Request { package, kernel: verdict.kernel, all: &packages.all, exact: true };
             if !standing.state.is_good() && standing.built {
                 failures.extend(failure(session, &request).map(|failure| ((kernel_at, at), failure)));
             }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use kcache::inputs::undeclared;
+use kcache::inputs::version;
 use kcache::resolve::by_pointer;
 use kcache::resolve::publish::{self, Known};
 use kcache::run::context::Context;
 use kcache::run::labels::Labels;
-use kcache::run::request::Request;
 use kcache::run::session::Session;
 use kcache::shell::word;
 use kcache::store::{Entry, Pushed, Sign, Store};
@@ -95,7 +95,7 @@ pub fn choices<'w>(
     let mut choices = Vec::new();
     for kernel in &kernels {
         for package in &packages.chosen {
-            let request = Request { package, kernel, all: &packages.all };
+            let request = version::request(&session, &packages, package, kernel);
             let missing = |error| Choice::Missing {
                 package: package.name.clone(),
                 version: package.version.clone(),

@@ -1,9 +1,12 @@
 //! `kcache status`: packages x kernels.
 
+use std::collections::BTreeSet;
+
 use kcache::run::context::Context;
-use kcache::verdict::state::State;
+use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{self, Survey, Verdict};
 
+use super::check::of_version;
 use super::{looking, say_oddities};
 use crate::args::Selection;
 use crate::exit::{Exit, Failure};
@@ -30,8 +33,18 @@ fn matrix(survey: &Survey) -> String {
     let releases = survey.verdicts.iter().map(|verdict| plain(verdict.kernel.release.clone()));
     let mut rows = vec![std::iter::once(plain("package".to_owned())).chain(releases).collect::<Vec<Cell>>()];
     for (at, package) in survey.packages.iter().enumerate() {
-        let states = survey.verdicts.iter().map(|verdict| painted(verdict.standings[at].state));
-        rows.push(std::iter::once(plain(package.to_string())).chain(states).collect());
+        let standings = || survey.verdicts.iter().map(|verdict| &verdict.standings[at]);
+        let versions: BTreeSet<&str> = standings().map(|standing| standing.version.as_str()).collect();
+        // Which version is for which kernel is shown where they differ.
+        let cell = |standing: &Standing| {
+            let (word, style) = painted(standing.state);
+            if versions.len() < 2 { (word, style) } else { (format!("{word} {}", standing.version), style) }
+        };
+        let name = match standings().next().filter(|_| versions.len() < 2) {
+            Some(standing) => of_version(package, standing).to_string(),
+            None => package.name.clone(),
+        };
+        rows.push(std::iter::once(plain(name)).chain(standings().map(cell)).collect());
     }
     columns(&rows)
 }
@@ -41,6 +54,7 @@ fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
     let release = &verdict.kernel.release;
     for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
         let Some(reason) = &standing.reason else { continue };
+        let package = of_version(package, standing);
         let line = format!("{package} for {release}: {}: {reason}", standing.state.word());
         if standing.state.is_good() { out.detail(&line) } else { out.say(&line) }
     }
@@ -114,6 +128,7 @@ fn kernel(verdict: &Verdict) -> json::Kernel {
 fn standing(standing: &verdict::state::Standing) -> json::Standing {
     json::Standing {
         state: standing.state.word(),
+        version: standing.version.clone(),
         reason: standing.reason.clone(),
         changed: standing.changed.clone(),
         tools_changed: standing.tools_changed.clone(),

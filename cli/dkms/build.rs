@@ -60,7 +60,7 @@ pub fn build(place: &Place, session: &Session, what: &Version, release: &str) ->
     }
     let kernel = kernel_to_build_for(place, release)?;
     let (package, all) = place.package(what)?;
-    had(place, session, &Request { package: &package, kernel: &kernel, all: &all }).map(|_| ())
+    had(place, session, &Request { package: &package, kernel: &kernel, all: &all, exact: true }).map(|_| ())
 }
 
 pub fn install(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), DkmsError> {
@@ -81,7 +81,7 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
     deploy::may_sign(&place.context)?;
     deploy::may_install(session, &kernel)?;
     let (package, all) = place.package(what)?;
-    let request = Request { package: &package, kernel: &kernel, all: &all };
+    let request = Request { package: &package, kernel: &kernel, all: &all, exact: true };
     let manifest = had(place, session, &request)?;
     before_install(place, session, &request, &manifest)?;
     put_in(place, session, &request, &manifest)

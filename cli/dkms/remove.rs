@@ -86,7 +86,10 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     }
     flow::apply_with(session, &kernel, &adopt::without(&names), &ForeignFiles::Drop(files))?;
     if let Ok((package, all)) = place.package(what) {
-        scripts::after_remove(session, &Request { package: &package, kernel: &kernel, all: &all });
+        scripts::after_remove(
+            session,
+            &Request { package: &package, kernel: &kernel, all: &all, exact: true },
+        );
     }
     forget_kept(place, dir, name)?;
     for (built, _) in theirs {

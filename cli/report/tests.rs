@@ -22,6 +22,7 @@ fn standing(state: State, reason: Option<&str>) -> Standing {
     let reason = reason.map(str::to_owned);
     Standing {
         state,
+        version: String::new(),
         reason,
         changed: Vec::new(),
         tools_changed: Vec::new(),

@@ -16,11 +16,12 @@ use kcache_store::Manifest;
 
 use crate::deploy::generation::{self, Change, Done};
 use crate::error::{Error, Result};
+use crate::inputs::version;
 use crate::resolve;
 use crate::resolve::resolution::Resolution;
 use crate::run::context::Context;
 use crate::run::policy::Need;
-use crate::run::request::{Options, Request};
+use crate::run::request::Options;
 use crate::run::select::Packages;
 use crate::run::session::Session;
 
@@ -74,7 +75,7 @@ fn missing(
         if !rows.iter().any(|row| row.built) {
             continue;
         }
-        let request = Request { package, kernel, all: &packages.all };
+        let request = version::request(session, packages, package, kernel);
         match resolve::obtain(session, &request, &options) {
             Ok(Resolution::Ready { manifest, .. }) => found.push(*manifest),
             Ok(_) => {}

@@ -26,6 +26,7 @@ use kcache_kernel::parallel::each;
 use kcache_store::Manifest;
 
 use crate::error::{Error, Result};
+use crate::inputs::version;
 use crate::resolve::batch::{self, Again, PackageResult};
 use crate::run::context::Context;
 use crate::run::policy::Need;
@@ -81,7 +82,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
         may_sign(context)?;
         job.kernels.iter().try_for_each(|kernel| may_install(session, kernel))?;
     }
-    let mut results = batch::obtain_all(session, &requests(context, job), &job.options, job.again);
+    let mut results = batch::obtain_all(session, &requests(session, job), &job.options, job.again);
     if context.cancelled() {
         return Err(Error::Cancelled);
     }
@@ -135,11 +136,11 @@ pub fn need(context: &Context, request: &Request) -> Need {
 }
 
 /// Every package for every kernel, but for those that nobody asked for and the configuration says to ignore.
-fn requests<'a>(context: &Context, job: &Job<'a>) -> Vec<Request<'a>> {
+fn requests<'a>(session: &Session, job: &Job<'a>) -> Vec<Request<'a>> {
     let packages = job.packages;
-    let is_wanted = |request: &Request| packages.named || need(context, request) != Need::Ignored;
+    let is_wanted = |request: &Request| packages.named || need(session.context, request) != Need::Ignored;
     let of_kernel = |kernel: &'a Kernel| {
-        packages.chosen.iter().map(move |package| Request { package, kernel, all: &packages.all })
+        packages.chosen.iter().map(move |package| version::request(session, packages, package, kernel))
     };
     job.kernels.iter().flat_map(of_kernel).filter(is_wanted).collect()
 }

@@ -10,6 +10,7 @@ use kcache_store::{Digest, Field, Key};
 
 use crate::error::{Error, Result};
 use crate::inputs::key::{self, ENVIRONMENT, Inputs, KernelInputs};
+use crate::inputs::version;
 use crate::run::request::Request;
 use crate::run::select;
 use crate::run::session::{KernelFacts, Session};
@@ -61,7 +62,7 @@ fn identify_within<'a>(
     let mut dependencies = Vec::new();
     let depends = if recipe.excluded.is_none() { recipe.depends.as_slice() } else { &[] };
     for name in depends {
-        let package = find(request, name, within)?;
+        let package = find(session, request, name, tree, within)?;
         let id = identify_within(session, &Request { package, ..*request }, tree, within)?;
         dependencies.push((name.clone(), id));
     }
@@ -83,11 +84,25 @@ fn identify_within<'a>(
 }
 
 /// The package called so that `request` builds against; `within` are those that build against it in turn.
-pub fn find<'a>(request: &Request<'a>, name: &str, within: &[&str]) -> Result<&'a Package> {
+fn find<'a>(
+    session: &Session,
+    request: &Request<'a>,
+    name: &str,
+    tree: &BuildTree,
+    within: &[&str],
+) -> Result<&'a Package> {
     if within.contains(&name) {
         return Err(problem(request, name, "builds against it in turn (circular dependency)"));
     }
-    select::find(request.all, name).ok_or_else(|| problem(request, name, "is not installed"))
+    version::dependency(session, request, name, tree)
+        .ok_or_else(|| problem(request, name, "is not installed"))
+}
+
+/// The package of a dependency, in the version that it was identified as.
+pub fn of_dependency<'a>(request: &Request<'a>, name: &str, id: &Identified) -> Result<&'a Package> {
+    let named = format!("{name}/{}", id.recipe.version);
+    let package = select::find(request.all, &named).or_else(|| select::find(request.all, name));
+    package.ok_or_else(|| problem(request, name, "is not installed"))
 }
 
 /// What is wrong with a package that another is built against.

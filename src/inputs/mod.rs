@@ -7,6 +7,7 @@
 //! tools      the programs that determine the modules' bits
 //! undeclared files of the system that a build read: not in the key, but recorded in the entry and compared
 //! identify   all inputs of one package for one kernel  ->  key
+//! version    which version of a package is meant for a kernel
 //! change     a changed input
 //! explain    two keys, field by field
 //! kin        builds of the same thing by other tools, and which may stand in for one another
@@ -22,3 +23,4 @@ mod recipe;
 mod source;
 mod tools;
 pub mod undeclared;
+pub mod version;

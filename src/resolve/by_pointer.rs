@@ -15,6 +15,7 @@ use kcache_store::{Digest, Entry, Manifest, Outcome, Pointer};
 
 use crate::build::check_modules::{self, Against};
 use crate::error::Result;
+use crate::inputs::version;
 use crate::resolve::resolution::Resolution;
 use crate::resolve::{by_key, local};
 use crate::run::labels::Labels;
@@ -27,8 +28,21 @@ pub fn kernel_id(arch: &str, version: &str) -> Digest {
     Digest::of(format!("{arch}\n{version}\n").as_bytes())
 }
 
-/// The answer for a package whose key cannot be worked out here.
+/// The answer for a package whose key cannot be computed here. Nor can it be told which of several versions is meant for the
+/// kernel: it is the newest that there is a build of.
 pub fn unidentified(session: &Session, request: &Request) -> Result<Resolution> {
+    let mut newest = None;
+    for package in version::versions(request) {
+        let answer = in_version(session, &Request { package, exact: true, ..*request })?;
+        if matches!(answer, Resolution::Ready { .. }) {
+            return Ok(answer);
+        }
+        newest.get_or_insert(answer);
+    }
+    Ok(newest.unwrap_or(Resolution::NotCached))
+}
+
+fn in_version(session: &Session, request: &Request) -> Result<Resolution> {
     let known = Known::of(session, request)?;
     let lacking = || Ok(Resolution::NoHeaders(lacking(session, request)));
     let Some(known) = known else { return lacking() };

@@ -329,12 +329,12 @@ pub fn have<'a>(
     let mut had: Vec<Dependency> = Vec::new();
     let mut pending: Vec<&(String, Identified)> = id.dependencies.iter().collect();
     while let Some((name, id)) = pending.pop() {
-        let package = identify::find(request, name, &[])?;
+        let package = identify::of_dependency(request, name, id)?;
         if had.iter().any(|other| other.package.name == package.name) {
             continue;
         }
         pending.extend(&id.dependencies);
-        let manifest = match obtain(session, &Request { package, ..*request }, &options)? {
+        let manifest = match obtain(session, &Request { package, exact: true, ..*request }, &options)? {
             Resolution::Ready { manifest, .. } => manifest,
             Resolution::NotCached => return Err(identify::problem(request, name, "no cache has")),
             _ => return Err(identify::problem(request, name, "does not build")),

@@ -12,6 +12,8 @@ pub struct Request<'a> {
     pub kernel: &'a Kernel,
     /// Every package, for dependencies.
     pub all: &'a [Package],
+    /// This version, and no other one.
+    pub exact: bool,
 }
 
 impl Request<'_> {

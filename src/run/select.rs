@@ -71,6 +71,15 @@ pub struct Packages {
     pub named: bool,
     /// What looked like a package and is broken.
     pub broken: Vec<packages::Error>,
+    /// Names and versions of those that were asked for by version or path.
+    exact: Vec<(String, String)>,
+}
+
+impl Packages {
+    /// Whether a package was asked for in this version.
+    pub fn is_exact(&self, package: &Package) -> bool {
+        self.exact.iter().any(|(name, version)| (name, version) == (&package.name, &package.version))
+    }
 }
 
 /// Packages whose source need not be on this machine, because they may have been built elsewhere.
@@ -86,7 +95,7 @@ pub struct Elsewhere {
 /// version of each.
 pub fn packages(root: &Root, asked: &[String], elsewhere: &Elsewhere) -> Result<Packages> {
     let (mut all, broken) = packages::installed(root)?;
-    let mut chosen = Vec::new();
+    let (mut chosen, mut exact) = (Vec::new(), Vec::new());
     for word in asked {
         let package = match find(&all, word) {
             Some(package) => package.clone(),
@@ -102,6 +111,9 @@ pub fn packages(root: &Root, asked: &[String], elsewhere: &Elsewhere) -> Result<
                 return Err(Error::NoPackage { asked: word.clone(), root: root.dir().to_owned(), nearest });
             }
         };
+        if word.contains('/') || word.starts_with('.') {
+            exact.push((package.name.clone(), package.version.clone()));
+        }
         if !chosen.iter().any(|other: &Package| other.source == package.source && other.name == package.name)
         {
             chosen.push(package);
@@ -112,7 +124,7 @@ pub fn packages(root: &Root, asked: &[String], elsewhere: &Elsewhere) -> Result<
         let absent = elsewhere.wanted.iter().filter(|name| find(&all, name).is_none());
         chosen.extend(absent.map(|name| Package::elsewhere(name)));
     }
-    Ok(Packages { all, chosen, named: !asked.is_empty(), broken })
+    Ok(Packages { all, chosen, named: !asked.is_empty(), broken, exact })
 }
 
 /// The package called so; of several versions the newest.

@@ -30,7 +30,7 @@ use crate::inputs::change::{InputChange, listed};
 use crate::inputs::explain::{self, Difference};
 use crate::inputs::identify;
 use crate::inputs::identify::Identified;
-use crate::inputs::{key, kin};
+use crate::inputs::{key, kin, version};
 use crate::resolve::by_kin;
 use crate::resolve::local;
 use crate::run::policy::Need;
@@ -110,7 +110,9 @@ fn verdict<'a>(
     installed: Installed,
 ) -> Verdict<'a> {
     let standing = |package: &Package| {
-        standing(session, &Request { package, kernel, all: &packages.all }, &installed, packages.named)
+        let request = version::request(session, packages, package, kernel);
+        let version = request.package.version.clone();
+        Standing { version, ..standing(session, &request, &installed, packages.named) }
     };
     let standings: Vec<Standing> = chosen.iter().map(standing).collect();
     let needs_foreign = session.context.policy.needs_foreign;
@@ -165,6 +167,10 @@ fn judge(session: &Session, request: &Request, installed: &Installed, named: boo
     };
     let id = identify::identify(session, request, tree)?;
     if let Some(reason) = &id.recipe.excluded {
+        let considered = version::considered(session, request, tree);
+        let each: Vec<String> =
+            considered.iter().map(|(version, reason)| format!("{version}: {reason}")).collect();
+        let reason = if each.is_empty() { reason.clone() } else { each.join("; ") };
         return Ok(Standing::because(State::Excluded, reason));
     }
     match key {

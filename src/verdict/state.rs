@@ -58,6 +58,8 @@ impl State {
 pub struct Standing {
     /// The state.
     pub state: State,
+    /// The version of the package that is meant for the kernel.
+    pub version: String,
     /// In words, where there is more to say.
     pub reason: Option<String>,
     /// The inputs that have changed since it was installed.
@@ -74,6 +76,7 @@ impl Standing {
     pub(super) fn new(state: State, reason: Option<String>) -> Standing {
         Standing {
             state,
+            version: String::new(),
             reason,
             changed: Vec::new(),
             tools_changed: Vec::new(),
