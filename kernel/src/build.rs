@@ -21,7 +21,10 @@
 pub mod kept;
 mod log;
 mod script;
+mod sought;
 mod tree;
+
+pub use sought::Sought;
 
 pub use log::printable;
 
@@ -138,6 +141,8 @@ pub struct Failure {
     pub command: String,
     /// The first line of the log that states the cause.
     pub first_error: String,
+    /// What of the system the build did not find.
+    pub sought: Vec<Sought>,
 }
 
 /// Path of a build's log.
@@ -194,11 +199,11 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
         Ended::Signal(signal) => Outcome::Environment(format!("killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
         Ended::Status(_) if logged.met_file_limit => Outcome::Environment(too_large(&sandbox.limits)),
-        Ended::Status(NO_FORK) if logged.environment.is_none() => Outcome::Environment(format!(
+        Ended::Status(NO_FORK) if logged.machines_fault().is_none() => Outcome::Environment(format!(
             "it could start no more processes, of which it may have {} (build-processes)",
             sandbox.limits.processes
         )),
-        Ended::Status(status) => match logged.environment.clone() {
+        Ended::Status(status) => match logged.machines_fault().cloned() {
             Some(reason) => Outcome::Environment(reason),
             None => Outcome::Failed(logged.failure(Some(status))),
         },

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use kcache_kernel::build::{self, Outcome as BuildOutcome};
+use kcache_kernel::build::{self, Outcome as BuildOutcome, Sought};
 use kcache_kernel::kernels::{BuildTree, Mount};
 use kcache_kernel::ko::Fault;
+use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{self, Opened, Sandbox};
 use kcache_store::{Entry, Manifest, Observed, Outcome, Output, Role, Scratch, Store, tree};
 
@@ -27,6 +28,9 @@ use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::sandbox::{overrides_dir, room, show_source};
 use crate::run::session::Session;
+
+/// The fact of an entry that lists what its build did not find.
+const SOUGHT: &str = "sought";
 
 /// What the log is called among the outputs.
 const LOG_NAME: &str = "log";
@@ -44,6 +48,8 @@ pub struct Product {
     pub result: Made,
     /// Modules that are kept from the store, and why.
     pub left_out: Vec<Fault>,
+    /// What of the system a failed build did not find.
+    pub sought: Vec<Sought>,
     /// What the build has printed.
     pub log: Content,
     /// What of the system it has read beyond its inputs.
@@ -116,7 +122,7 @@ pub fn make(
         lent.into_iter().for_each(compiler_launcher::Lent::put_back);
     }
     let seconds = start.elapsed().as_secs_f64();
-    let mut left_out = Vec::new();
+    let (mut left_out, mut sought) = (Vec::new(), Vec::new());
     let result = match outcome? {
         BuildOutcome::Built { modules, debug, kept } => {
             let mut modules = check_modules::built(modules)?;
@@ -126,11 +132,14 @@ pub fn make(
             let debug = check_modules::fitting(&modules, debug)?;
             Made::Outputs(Outputs { debug, modules, kept: kept.map(Content::Bytes) })
         }
-        BuildOutcome::Failed(failure) => Made::Failure(Outcome::Failed {
-            status: failure.status,
-            command: failure.command,
-            first_error: failure.first_error,
-        }),
+        BuildOutcome::Failed(failure) => {
+            sought = failure.sought;
+            Made::Failure(Outcome::Failed {
+                status: failure.status,
+                command: failure.command,
+                first_error: failure.first_error,
+            })
+        }
         BuildOutcome::Cancelled => return Err(Error::Cancelled),
         BuildOutcome::Environment(reason) => {
             let (package, release) = (request.package.name.clone(), request.kernel.release.clone());
@@ -141,6 +150,7 @@ pub fn make(
     Ok(Product {
         result,
         left_out,
+        sought,
         log: Content::Bytes(build::read_log(scratch.path())?),
         observed,
         seconds,
@@ -231,7 +241,17 @@ fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
         let left_out: Vec<String> = made.left_out.iter().map(ToString::to_string).collect();
         facts.insert("left-out".to_owned(), left_out.into());
     }
+    if !made.sought.is_empty() {
+        let sought: Vec<String> = made.sought.iter().map(Sought::text).collect();
+        facts.insert(SOUGHT.to_owned(), sought.into());
+    }
     facts
+}
+
+/// What of the system a failed build did not find, and this host has now.
+pub fn found_since(manifest: &Manifest, root: &Root) -> Option<Sought> {
+    let sought = manifest.facts.get(SOUGHT).and_then(|list| list.as_array()).into_iter().flatten();
+    sought.filter_map(|text| Sought::parse(text.as_str()?)).find(|sought| sought.is_there(root))
 }
 
 /// What an entry is found by when its key is not known.

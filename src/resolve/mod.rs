@@ -147,6 +147,12 @@ fn answer(
     options: &Options,
 ) -> Result<Option<Resolution>> {
     match look_up(session, request, tree, id)? {
+        Some(Resolution::Fails { manifest, .. }) if !options.fetch_only && is_outdated(id, &manifest) => {
+            let found = build::found_since(&manifest, &id.facts.tools_root);
+            let found = found.map_or(String::new(), |sought| sought.text());
+            session.say_once(&format!("{}: failed for want of {found}, which is there now", request.name()));
+            Ok(None)
+        }
         Some(Resolution::Fails { manifest, .. })
             if !options.fetch_only && local::is_advice(session, &manifest)? =>
         {
@@ -156,6 +162,11 @@ fn answer(
         }
         answer => Ok(answer),
     }
+}
+
+/// Whether a failure is of no meaning any more: something that the build did not find is there now.
+pub fn is_outdated(id: &Identified, manifest: &Manifest) -> bool {
+    manifest.outcome != Outcome::Built && build::found_since(manifest, &id.facts.tools_root).is_some()
 }
 
 /// The answer that the store has, if it has one that is whole and may be believed.
@@ -224,7 +235,9 @@ fn look_further(
         return Ok(Some(answer));
     }
     if let Some(known) = local::stored(session, request, &id.key)?
-        && (local::is_advice(session, &known)? || !local::fits(session, request, id, &known))
+        && (local::is_advice(session, &known)?
+            || is_outdated(id, &known)
+            || !local::fits(session, request, id, &known))
     {
         store.forget(&id.key)?; // room for one that is an answer
     }

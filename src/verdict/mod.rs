@@ -31,8 +31,8 @@ use crate::inputs::explain::{self, Difference};
 use crate::inputs::identify;
 use crate::inputs::identify::Identified;
 use crate::inputs::{key, kin, version};
-use crate::resolve::by_kin;
 use crate::resolve::local;
+use crate::resolve::{self, by_kin};
 use crate::run::policy::Need;
 use crate::run::request::Request;
 use crate::run::select::Packages;
@@ -266,6 +266,12 @@ fn not_installed(
         && local::is_advice(session, known)?
     {
         return Ok(Standing::new(State::Missing, local::advice(known)));
+    }
+    if known.as_ref().is_some_and(|known| resolve::is_outdated(id, known)) {
+        return Ok(Standing::because(
+            State::Missing,
+            "what its build did not find is there now; not tried again yet",
+        ));
     }
     let standing = match known.map(|known| known.outcome) {
         None => Standing::new(State::Missing, installed.why_missing()),

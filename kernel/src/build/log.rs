@@ -5,6 +5,7 @@ use std::path::Path;
 
 use fs_err as fs;
 
+use super::sought::{self, Sought};
 use super::{Failure, MOST_LOG};
 
 /// Prefix of lines that kcache itself writes into a log.
@@ -40,6 +41,9 @@ pub(super) struct Logged {
     pub(super) met_file_limit: bool,
     /// The reason, if the failure is this machine's.
     pub(super) environment: Option<String>,
+    /// A program was missing, of which is not known yet whether the build survives that.
+    missing_program: Option<String>,
+    sought: Vec<Sought>,
 }
 
 /// The last message of a `./configure` (autoconf's AC_MSG_ERROR): `configure: error: TEXT`, where the text may
@@ -130,6 +134,14 @@ impl Logged {
         if self.environment.is_none() {
             self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
         }
+        if let Some(sought) = Sought::of_line(line).filter(|_| self.sought.len() < sought::MOST) {
+            self.sought.push(sought);
+        }
+        // Scripts try programs and go on without: only what nothing else went wrong after is why the build failed.
+        let is_missing = [": command not found", "Error 127"].iter().any(|sign| line.contains(sign));
+        if is_missing && self.missing_program.is_none() {
+            self.missing_program = Some(format!("a program is missing: {line}"));
+        }
         match &mut self.configure {
             Some(reason) => reason.go_on(line),
             None => self.configure = Reason::begin(line),
@@ -140,6 +152,7 @@ impl Logged {
         let is_error = line.starts_with("error: ") || compiler.iter().any(|sign| line.contains(sign));
         if self.compiler.is_none() && is_error && !is_quoted {
             self.compiler = Some(line.to_owned());
+            self.missing_program = None;
         }
         if self.make.is_none() && line.contains("*** ") {
             self.make = Some(line.to_owned());
@@ -164,6 +177,11 @@ impl Logged {
         (error.contains("#error") && error.contains("conftest failed")).then(|| Path::new(file))
     }
 
+    /// The reason, if this machine is why the build failed.
+    pub(super) fn machines_fault(&self) -> Option<&String> {
+        self.environment.as_ref().or(self.missing_program.as_ref())
+    }
+
     pub(super) fn failure(&self, status: Option<i32>) -> Failure {
         let said = self.error().or(Some(self.last.clone()).filter(|line| !line.is_empty()));
         let silent = || match status {
@@ -171,7 +189,7 @@ impl Logged {
             None => format!("`{}` printed nothing", self.command),
         };
         let first_error = said.unwrap_or_else(silent);
-        Failure { status, command: self.command.clone(), first_error }
+        Failure { status, command: self.command.clone(), first_error, sought: self.sought.clone() }
     }
 
     /// The failure of commands that succeeded without producing the modules. Pipelines and `;` hide a compiler's
@@ -182,7 +200,7 @@ impl Logged {
             Some(error) => format!("{error} ({ended})"),
             None => ended,
         };
-        Failure { status: Some(0), command: self.command.clone(), first_error }
+        Failure { status: Some(0), command: self.command.clone(), first_error, sought: self.sought.clone() }
     }
 }
 
@@ -197,8 +215,6 @@ fn environmental(line: &str) -> Option<&'static str> {
         ("Killed signal terminated program", "the compiler was killed"),
         ("fork: Resource temporarily unavailable", "no more processes can be started"),
         ("fork: retry: Resource temporarily unavailable", "no more processes can be started"),
-        (": command not found", "a program is missing"),
-        ("Error 127", "a program is missing"),
     ];
     signs.iter().find(|(sign, _)| line.contains(sign)).map(|(_, reason)| *reason)
 }
@@ -293,6 +309,25 @@ mod tests {
         assert_eq!(logged.conftest(), Some(Path::new("/var/lib/dkms/n/1/build/conftest/functions.h")));
         assert_eq!(logged.failure(None).first_error, format!("{line} ({CONFTEST})"));
         assert_eq!(noticed("a.h:7:2: error: #error not for this kernel").conftest(), None);
+    }
+
+    #[test]
+    fn a_missing_program_is_why_a_build_failed_only_if_nothing_else_is() {
+        let fault = |log: &str| noticed(log).machines_fault().cloned().unwrap_or_default();
+        assert!(fault("sh: 1: flex: command not found\nmake: *** [x] Error 127").contains("flex"));
+        assert!(fault("make: *** [x] Error 127").contains("Error 127"));
+        let survived = "sh: git: command not found\na.c:3:1: error: first\nmake: *** [a.o] Error 1";
+        assert_eq!(fault(survived), "");
+        assert_eq!(noticed(survived).failure(Some(2)).first_error, "a.c:3:1: error: first");
+        // What a later command does not find is another matter.
+        assert!(fault("a.c:3:1: error: of a test\nsh: bison: command not found").contains("bison"));
+    }
+
+    #[test]
+    fn what_was_not_found_is_kept_with_the_failure() {
+        let log = "tool.c:1:10: fatal error: libelf.h: No such file or directory\nmake: *** [tool] Error 1";
+        let failure = noticed(log).failure(Some(2));
+        assert_eq!(failure.sought, [Sought::Header("libelf.h".to_owned())]);
     }
 
     #[test]
