@@ -1,4 +1,4 @@
-//! The flow of kcache: what joins knowledge of kernels with a store of bytes.
+//! The flow of kcache, which joins knowledge of kernels with a store of bytes.
 //!
 //! ```text
 //! run ── inputs ──── resolve ─┬─ found in the local store ──────────────┬── deploy ── report
@@ -9,12 +9,13 @@
 //!                   kernel                                                  is a kernel ready?
 //! ```
 //!
-//! Each word is a folder, and imports run one way: `deploy` and `authoring` know `verdict`, that knows `resolve`, and so on down
-//! to `run`, which knows none of the others. Tests in `layers.rs` verify that.
+//! Each word is a folder, and imports go one way: `deploy` and `authoring` import from `verdict`, which imports from
+//! `resolve`, and so on down to `run`, which imports from none of the others. The tests in `layers.rs` verify that.
 //!
-//! `kcache_kernel` knows kernels and no cache. `kcache_store` knows bytes: kernels and packages are names to it, in paths of
-//! pointers and in labels. Here they meet. Nothing here prints, reads the environment, or reads the wall clock:
-//! [`run::context::Context`] is passed in. The monotonic clock is read for time limits, pauses and durations.
+//! `kcache_kernel` knows kernels and no cache. `kcache_store` knows bytes: for it, kernels and packages are names in
+//! labels and in paths of pointers. Here they are joined. Nothing here prints, reads the environment, or reads the
+//! wall clock: [`run::context::Context`] is passed in. The monotonic clock is read for time limits, pauses and
+//! durations.
 
 pub mod authoring;
 pub mod build;

@@ -367,7 +367,7 @@ mod tests {
             assert_eq!(records.is_added(&a()), depth.len() > "a/1.0".len(), "{depth}");
             let built = Built { what: a(), kernel: "6.1".into(), arch: "x86_64".into(), installed: false };
             assert_eq!(records.files(&built, &tree).unwrap(), [], "{depth}");
-            let _ = records.forget_build(&built); // an error is as good
+            let _ = records.forget_build(&built); // an error is fine
             let _ = records.forget(&a());
             let _ = records.add(&a(), Path::new("/usr/src/a-1.0"));
             let _ = records.directory_for(&a(), "tarball");

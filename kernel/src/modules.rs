@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn where_the_kernel_decompresses_xz_must_carry_crc32() {
         let mut packed = Compression::Xz.compress(&Built::example().bytes()).unwrap();
-        packed[7] = 4; // CRC64, as xz writes it without being asked
+        packed[7] = 4; // CRC64, xz's default
         let expect =
             "example.ko.xz cannot be decompressed: the kernel's decoder supports only the CRC32 check";
         assert_eq!(faults(&loader(), "example.ko.xz", &packed), [expect]);

@@ -1,7 +1,7 @@
-//! One build: from a private copy of the source to outputs that can be published.
+//! A build: from a private copy of the source to outputs that can be published.
 //!
-//! Between [`make`] and [`publish`] stands [`crate::resolve`]: it verifies that headers and tools did not change meanwhile, and has the
-//! modules checked ([`check_modules`]).
+//! Between [`make`] and [`publish`], [`crate::resolve`] verifies that headers and tools did not change meanwhile, and
+//! checks the modules ([`check_modules`]).
 
 pub mod check_modules;
 mod compiler_launcher;
@@ -28,41 +28,46 @@ use crate::run::request::Request;
 use crate::run::sandbox::{overrides_dir, room, show_source};
 use crate::run::session::Session;
 
-/// What the log is called among the outputs.
+/// Name of the log among the outputs.
 const LOG_NAME: &str = "log";
 
-/// How a build is run.
+/// Options of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
-    /// Whether objects of an earlier build may be taken again ([`crate::build::compiler_launcher`]).
+    /// Whether objects of an earlier build may be reused ([`crate::build::compiler_launcher`]).
     pub may_launch: bool,
 }
 
-/// One build's result, on its way into the store.
+/// The result of a build before it is stored.
 pub struct Product {
-    /// What came out.
+    /// The outputs, or the failure.
     pub result: Made,
-    /// Modules that are kept from the store, and why.
+    /// Modules that are not stored, with the reasons.
     pub left_out: Vec<Fault>,
-    /// What the build has printed.
+    /// The build's output.
     pub log: Content,
-    /// What of the system it has read beyond its inputs.
+    /// The undeclared inputs that it read.
     pub observed: Vec<Observed>,
-    /// How long it took.
+    /// Duration of the build in seconds.
     pub seconds: f64,
-    /// Where the outputs lie.
+    /// Contains the outputs.
     _scratch: Scratch,
 }
 
-/// What came out of a build.
+/// Success or failure of a build.
 pub enum Made {
-    /// Modules, and what is left for other packages.
+    /// Modules, and results for other packages.
     Outputs(Outputs),
-    /// A failure worth remembering.
+    /// A failure to remember.
     Failure(Outcome),
 }
 
-/// Runs one build in a scratch tree of its own.
+/// Runs a build in a scratch directory of its own.
+///
+/// # Errors
+///
+/// [`Error::Environment`] if this machine is at fault, [`Error::Cancelled`] after cancellation. If the package does
+/// not build, the result is [`Made::Failure`].
 pub fn make(
     session: &Session,
     request: &Request,
@@ -90,7 +95,7 @@ pub fn make(
         true => compiler_launcher::attach(session, &mut sandbox, request.package, &id.facts, scratch.path())?,
         false => None,
     };
-    // make's own first job; the others it asks for itself.
+    // make's own first job; it requests others through the jobserver.
     if !seat.begin(&context.cancel) {
         return Err(Error::Cancelled);
     }
@@ -166,7 +171,7 @@ fn show_overrides(
     Ok(())
 }
 
-/// Objects first, then the entry that names them.
+/// Stores the objects first, then the entry that references them.
 pub(crate) fn publish(
     session: &Session,
     store: &Store,
@@ -223,7 +228,7 @@ pub(crate) fn publish(
     Ok(entry)
 }
 
-/// What is worth knowing without opening the outputs.
+/// The facts that an entry contains about its outputs.
 fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
     let mut facts = serde_json::Map::new();
     facts.insert("seconds".to_owned(), made.seconds.into());
@@ -234,7 +239,7 @@ fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
     facts
 }
 
-/// What an entry is found by when its key is not known.
+/// The labels of an entry, for looking it up without its key.
 fn labels(request: &Request, id: &Identified) -> BTreeMap<String, String> {
     let field = |name: &str| {
         id.fields.iter().find(|field| field.name == name).map_or("", |field| field.value.as_str())

@@ -1,17 +1,17 @@
-//! Debug information of modules: kept apart from them, and fetched when somebody asks for it.
+//! Debug information of modules, which is stored separately and fetched on demand.
 //!
-//! A build takes the debug information out of each module that it strips (`kcache_kernel::build`) and leaves it as an output
-//! `NAME.ko.debug` of its own, which weighs many times what the module does. Hosts that fetch an entry do not fetch that; who
-//! has a crash to look into asks for it, and gets what belongs to the very module that is installed:
+//! A build splits the debug information off each module that it strips (`kcache_kernel::build`) and stores it as an
+//! output `NAME.ko.debug`, which is many times larger than the module. Fetching an entry does not fetch it; whoever
+//! analyses a crash requests it, and gets what belongs to exactly the installed module:
 //!
 //! ```text
-//! which build     that whose key the kernel's generation.json has; of what is not installed, the one the store has
-//! which module    the digest must be that of the installed module: a rebuilt entry is another
-//! which object    from the store, else from a shared cache, verified by the digest that a signed entry gives it
-//! build-id        that of the module and that of its debug information must be one
+//! which build     the one whose key is in the kernel's generation.json; if not installed, the one in the store
+//! which module    its digest must be that of the installed module: a rebuilt entry may be another
+//! which object    from the store, else from a shared cache, verified against the digest in a signed entry
+//! build-id        those of the module and of its debug information must be equal
 //! ```
 //!
-//! What is fetched stays in the store as any object does. Nothing else is written here.
+//! Fetched objects stay in the store as any others. Nothing else is written here.
 
 use kcache_kernel::install::{Installed, Package};
 use kcache_kernel::ko::BuildId;
@@ -25,11 +25,11 @@ use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
-/// Where the debug information of one module is to be had.
+/// Debug information of one module, located.
 pub struct DebugInfo {
-    /// The version of its package.
+    /// Version of its package.
     pub version: String,
-    /// The module's file name, `.ko` included.
+    /// File name of the module, including `.ko`.
     pub module: String,
     /// The module's build-id.
     pub build_id: BuildId,
@@ -37,7 +37,7 @@ pub struct DebugInfo {
     output: Output,
 }
 
-/// The debug information of a package's modules, each by itself; of the modules that are installed, where they are.
+/// The debug information of a package's modules; of installed ones as installed. Each has its own result.
 pub fn of(
     session: &Session,
     request: &Request,
@@ -58,7 +58,7 @@ pub fn of(
     Ok(modules.iter().map(|(name, digest)| one(session, &manifest, name, digest)).collect())
 }
 
-/// The bytes of it: from the store, else fetched into it.
+/// The bytes of the debug information: from the store, else fetched into it.
 pub fn bytes(session: &Session, debug: &DebugInfo) -> Result<Vec<u8>> {
     let found = object(session, &debug.key, &debug.output)?;
     let bytes = found.ok_or_else(|| lacking(&debug.module, Lack::NoObject))?;
@@ -69,7 +69,7 @@ pub fn bytes(session: &Session, debug: &DebugInfo) -> Result<Vec<u8>> {
 }
 
 impl DebugInfo {
-    /// Digest of its bytes.
+    /// BLAKE3 digest of the bytes.
     pub fn digest(&self) -> &Digest {
         &self.output.digest
     }
@@ -79,7 +79,7 @@ fn lacking(of: &str, lack: Lack) -> Error {
     Error::NoDebugInfo { of: of.to_owned(), lack }
 }
 
-/// What the store, or else a shared cache, says of the build that is installed.
+/// The entry of the installed build, from the store or else a shared cache.
 fn of_key(
     session: &Session,
     request: &Request,
@@ -127,7 +127,7 @@ fn one(session: &Session, manifest: &Manifest, name: &str, digest: &Digest) -> R
     })
 }
 
-/// One output's bytes: from the store, else fetched into it. What is damaged there is as good as absent.
+/// Bytes of an output: from the store, else fetched into it. Corrupt ones count as missing.
 fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8>>> {
     let Some(store) = &session.store else { return Ok(None) };
     match store.read_object(&output.digest, output.size) {

@@ -1,13 +1,12 @@
-//! Signatures of modules that a signing service makes, which alone has the key.
+//! Detached signatures of modules from a signing service, which alone has the key.
 //!
 //! ```text
-//! export   the modules that are to be installed and have no signature yet, as files named by their digest
-//! import   the signatures that came back, each verified against the certificate: into the store, and into the caches
-//!            that are written to
+//! export   modules to be installed that have no signature yet, as files named by their digest
+//! import   signatures from the service, verified with the certificate: into the store, and into the writable caches
 //! attach   when a module is installed: from the store, else from a shared cache, verified again
 //! ```
-//! A signature is named by the certificate's fingerprint and by the digest of the module as it was built. One that does not
-//! verify is as good as none: whoever holds them can make a module missing, and never put another one in its place.
+//! A signature is named by the certificate's fingerprint and the digest of the module as built. An invalid one is
+//! ignored: whoever stores them can make a module unavailable, but cannot replace it by another one.
 
 use kcache_kernel::install::ModuleSpec;
 use kcache_kernel::signing::{self, Certificate};
@@ -16,7 +15,11 @@ use kcache_store::{Digest, SignerId};
 use crate::error::{Error, Result};
 use crate::run::session::Session;
 
-/// A module, with the signature that the service has made of it appended.
+/// A module with the service's signature appended.
+///
+/// # Errors
+///
+/// [`Error::NoSignature`] if neither the store nor a shared cache has one.
 pub fn attach(
     session: &Session,
     certificate: &Certificate,
@@ -28,7 +31,7 @@ pub fn attach(
     Ok(signing::attach(module, &found.ok_or_else(missing)?, certificate)?)
 }
 
-/// The signature of a module, if the store or a shared cache has one that verifies.
+/// A valid signature of the module in the store or a shared cache.
 pub fn find(
     session: &Session,
     certificate: &Certificate,
@@ -54,7 +57,7 @@ pub fn find(
     Ok(found)
 }
 
-/// Keeps a signature that came back from the service, and puts it into the caches that are written to.
+/// Stores a signature from the service, and pushes it to the writable caches.
 pub fn import(
     session: &Session,
     certificate: &Certificate,

@@ -1,14 +1,16 @@
-//! What is to stay when the store is collected: what is installed, what can be gone back to, and what is pinned.
+//! Roots for garbage collection: installed sets, those to roll back to, and pins.
 //!
 //! ```text
 //! every kernel under the root:  generation.json -> keys and digests of the installed set, and of the set before it
 //! the settings:                 pins, keys
 //! ```
-//! The digests count besides the keys: where a package was built again, the entry names other modules than are installed, and
-//! going back still takes the old ones. Which builds an image under another root holds is known only when that root is named;
-//! for those there are pins. Where one set cannot be read, its builds are not known, and nothing is collected.
+//! Digests count in addition to keys: if a package was built again, its entry references other modules than the
+//! installed ones, and a rollback still needs the old ones. Builds used by an image under another root are known only
+//! if that root is named; otherwise pin them. If one set cannot be read, its builds are unknown, and nothing is
+//! deleted.
 //!
-//! An install that runs meanwhile is safe by the grace: what it finds it also uses (`kcache_store::gc`).
+//! A concurrent install is protected by the grace period, because it marks the entries that it finds as used
+//! (`kcache_store::gc`).
 
 use kcache_kernel::install::{self, ModuleSpec, Set};
 use kcache_kernel::kernels;
@@ -18,7 +20,11 @@ use kcache_store::{Digest, Key};
 use crate::error::{Error, Result};
 use crate::run::context::Context;
 
-/// What stays for the kernels under the root. Sets to go back to count only where `keep_previous` says so.
+/// The roots for the kernels under the context's root. Previous sets count only if `keep_previous` is set.
+///
+/// # Errors
+///
+/// [`Error::Unreachable`] if a kernel's set cannot be read.
 pub fn keep(context: &Context, keep_previous: bool, pins: &[Key]) -> Result<Keep> {
     let mut keep = Keep { keys: pins.iter().copied().collect(), ..Keep::default() };
     for (release, tree) in kernels::trees(&context.root)? {

@@ -1,22 +1,22 @@
-//! The key: the hash of everything that goes into a build.
+//! The build key: the hash of all inputs of a build.
 //!
-//! | field | what | why |
+//! | field | value | reason |
 //! |---|---|---|
 //! | `source` | tree digest of the package's source: relative paths, type, executable bit, content or link target; not time or owner; without `.git` | an edit without a version bump is another build |
 //! | `recipe` | the recipe as evaluated for this kernel: commands, patches that apply, modules expected, strip flags | the same source builds differently |
-//! | `overrides` | tree digest of the administrator's patches and scripts for the package, `/etc/dkms/NAME`; empty without | they take the place of the package's |
+//! | `overrides` | tree digest of the administrator's patches and scripts for the package, `/etc/dkms/NAME`; empty without | they replace the package's |
 //! | `kernel.release`, `kernel.arch` | `uname -r`, `uname -m` | vermagic |
 //! | `kernel.version` | the `uname -v` text | the same release, built another time |
 //! | `kernel.config` | digest of `.config` | |
-//! | `kernel.headers` | tree digest of the build tree and all that it reaches | also what an old kernel shares with a new one |
-//! | `kernel.source` | where `/lib/modules/K/source` leads in the sandbox; empty where it is the build tree | `configure` scripts look for headers there; what lies there is part of `kernel.headers` |
-//! | `toolchain.ROLE` | digest of each program that shapes the modules' bits, with its version text for people | a patch-level upgrade is another compiler |
+//! | `kernel.headers` | tree digest of the build tree and everything that it refers to | also what an old kernel shares with a new one |
+//! | `kernel.source` | target of `/lib/modules/K/source` in the sandbox; empty if it is the build tree | `configure` scripts look for headers there; its contents are part of `kernel.headers` |
+//! | `toolchain.ROLE` | digest of each program that affects the modules, with its version for people | a patch-level upgrade is another compiler |
 //! | `dependencies` | keys of the packages it builds against | by content, not by version text |
 //! | `environment` | the closed environment that the build gets | |
 //! | `sandbox` | the version of the sandbox that builds run in | a change to it may change bits |
 //!
-//! No place on disk, host name, user, clock or number of CPUs is part of it: identical hosts compute identical keys.
-//! A new field arrives with the test that would have caught its absence.
+//! Locations on disk, host name, user, clock and number of CPUs are not included: identical hosts compute identical
+//! keys. Add a new field together with the test that would have caught its absence.
 
 use std::path::Path;
 
@@ -25,16 +25,17 @@ use kcache_store::{Digest, Field, Key};
 
 use crate::run::session::Tool;
 
-/// The context string of BLAKE3's key derivation mode: it keeps build keys apart from every other hash.
-/// Stored: changing it forgets every entry.
+/// Context of BLAKE3's key derivation mode, which separates build keys from all other hashes. Stored: changing it
+/// invalidates every entry.
 const CONTEXT: &str = "kcache 2026-11 build key v1";
 
-/// The version of the sandbox that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
-/// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the kernel's own.
+/// Version of the sandbox. Increase it whenever what a build sees of the sandbox changes. 2: dependencies, the
+/// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the
+/// kernel's own.
 const SANDBOX: &str = "3";
 
-/// The environment of every build, jobserver aside. What `KBUILD_BUILD_*` replace would be the clock, the user and the
-/// host (Documentation/kbuild/reproducible-builds.rst).
+/// The environment of every build, except for the jobserver. `KBUILD_BUILD_*` replace the clock, the user and the host
+/// name (Documentation/kbuild/reproducible-builds.rst).
 pub const ENVIRONMENT: [(&str, &str); 8] = [
     ("HOME", "/tmp"),
     ("KBUILD_BUILD_HOST", "localhost"),
@@ -46,42 +47,42 @@ pub const ENVIRONMENT: [(&str, &str); 8] = [
     ("TZ", "UTC"),
 ];
 
-/// Everything that goes into a build.
+/// All inputs of a build.
 pub struct Inputs<'a> {
     /// Tree digest of the package's source.
     pub source: Digest,
     /// The evaluated recipe.
     pub recipe: &'a Recipe,
-    /// Tree digest of the administrator's directory for the package, where there is one.
+    /// Tree digest of the administrator's directory for the package, if any.
     pub overrides: Option<Digest>,
-    /// The kernel.
+    /// The kernel's inputs.
     pub kernel: KernelInputs<'a>,
-    /// The programs that shape the bits.
+    /// The programs that affect the modules.
     pub tools: &'a [Tool],
-    /// Packages it builds against: name and key.
+    /// Names and keys of the packages it builds against.
     pub dependencies: &'a [(String, Key)],
-    /// The environment.
+    /// The environment of the build.
     pub environment: &'a [(&'a str, &'a str)],
 }
 
-/// What a kernel brings.
+/// A kernel's inputs.
 #[derive(Clone, Copy)]
 pub struct KernelInputs<'a> {
-    /// `uname -r`.
+    /// The release, as `uname -r` prints it.
     pub release: &'a str,
-    /// `uname -m`.
+    /// The architecture, as `uname -m` prints it.
     pub arch: &'a str,
-    /// `uname -v`.
+    /// The build of the kernel, as `uname -v` prints it.
     pub version: &'a str,
     /// Digest of `.config`.
     pub config: Digest,
-    /// Tree digest of the headers and all that they reach.
+    /// Tree digest of the headers and everything that they refer to.
     pub headers: Digest,
-    /// Where `/lib/modules/R/source` leads in the sandbox, where that is not the build tree.
+    /// Target of `/lib/modules/R/source` in the sandbox; `None` if it is the build tree.
     pub source: Option<&'a Path>,
 }
 
-/// The fields of a key, in order. They are kept in the entry, so that a miss can be explained.
+/// The fields of a key, in order. They are stored in the entry, to explain a miss.
 pub fn fields(inputs: &Inputs) -> Vec<Field> {
     let plain = |name: &str, value: String| Field { name: name.to_owned(), value, note: None };
     let kernel = &inputs.kernel;
@@ -111,7 +112,8 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
     fields
 }
 
-/// The key of a sequence of fields: each name and value preceded by its length, so that no two sequences read alike.
+/// The key of a sequence of fields: each name and value is preceded by its length, so no two sequences are hashed
+/// equally.
 pub fn key(fields: &[Field]) -> Key {
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     for text in fields.iter().flat_map(|field| [&field.name, &field.value]) {
@@ -121,7 +123,7 @@ pub fn key(fields: &[Field]) -> Key {
     Key::from_bytes(*hasher.finalize().as_bytes())
 }
 
-/// What of a recipe shapes the modules, as JSON. Whether it is installed by itself, and remarks on it, do not.
+/// The parts of a recipe that affect the modules, as JSON. Automatic installation and notes do not.
 fn recipe_text(recipe: &Recipe) -> String {
     serde_json::json!({
         "name": recipe.name,
@@ -226,7 +228,7 @@ mod tests {
         assert_ne!(key(&[field("a", "b"), field("c", "d")]), key(&[field("a", "bcd")]));
     }
 
-    /// A text in as many pieces as there are places to cut it, and one; names and values in turn.
+    /// Splits a text at these positions into pieces, which are alternately names and values.
     fn pieces(text: &str, cuts: &[usize]) -> Vec<Field> {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
         cuts.sort();

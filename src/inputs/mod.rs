@@ -1,13 +1,13 @@
-//! What a build depends on, and the key that is made of it.
+//! The inputs of a build, and its key.
 //!
 //! ```text
 //! headers    the kernel's headers, configuration and symbols
 //! source     the package's source, and the administrator's overrides
-//! recipe     what the package's recipe says to this kernel, evaluated in the sandbox
-//! tools      the programs that shape the bits
-//! undeclared files of the system that a build read without saying so: not in the key, compared with an entry's
-//! identify   all of them, of one package for one kernel  ->  key
-//! change     an input that is another than before
+//! recipe     the package's recipe for this kernel, evaluated in the sandbox
+//! tools      the programs that affect the modules
+//! undeclared files of the system that a build read without declaring them: not in the key, but compared before an entry is used
+//! identify   all inputs of one package for one kernel  ->  key
+//! change     a changed input
 //! explain    two keys, field by field
 //! ```
 

@@ -1,4 +1,4 @@
-//! The programs that shape a module's bits: found out in the sandbox, once, and told apart by their bytes.
+//! The programs that affect a module's bytes: determined once in the sandbox, and identified by their digests.
 
 use std::os::unix::fs::MetadataExt;
 

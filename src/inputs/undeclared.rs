@@ -1,15 +1,16 @@
-//! What builds read beyond what their keys are made of.
+//! Undeclared inputs: files outside the declared inputs that builds read.
 //!
-//! A key covers what a build is given: source, headers, toolchain, environment. Around that lies the system with its tools,
-//! and a `./configure` may look into `/usr/include` or at `/etc/os-release`. Which files it opened is known after the build
-//! (`kcache_kernel::sandbox`), so they are kept with the entry, path and digest, and the entry is an answer only where these
-//! files are the same: one more question at each look-up, as in ccache's manifests. Where they are not, it is a miss, and what
-//! is built then takes the entry's place here. In a shared cache the first stays.
+//! A key covers the declared inputs of a build: source, headers, toolchain, environment. Around them is the system
+//! with its tools, and a `./configure` may read `/usr/include` or `/etc/os-release`. The files that it opened are
+//! known after the build (`kcache_kernel::sandbox`), so they are stored in the entry with their digests, and the entry
+//! is used only where these files are equal: one more check at each look-up, as in ccache's manifests. If they differ
+//! it is a miss, and the new build replaces the entry in this store. A shared cache keeps the first one.
 //!
-//! A build that opened more than could be watched ([`Opened::missed`]) may have read anything. Its modules are as good as others,
-//! once; its entry says [`ANYTHING`], which is the same nowhere, and leaves this host by no way.
+//! A build that opened more files than can be observed ([`Opened::missed`]) may have read any file. Its modules are
+//! used once; its entry contains [`ANYTHING`], which is equal on no host, and it is never pushed or exported.
 //!
-//! Files that were not there when the build looked for them are not seen, and a user's builds are not observed at all.
+//! Files that did not exist when the build looked for them are not seen, and builds of unprivileged users are not
+//! observed.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -25,9 +26,9 @@ use crate::run::session::KernelFacts;
 /// The path that stands for all files. Stored: never change.
 pub const ANYTHING: &str = "/";
 
-/// What files held that a build opened, those aside that its key covers as tools. `started` and `ended` are when the build did,
-/// in seconds since 1970: a file that changed in between spoils it. One that will have changed only later was there before the
-/// clock was set back, or on a machine that has none.
+/// Digests of the files that a build opened, except those that its key covers as tools. `started` and `ended` are the
+/// time of the build in seconds since 1970: a file that changed in between cannot be recorded reliably. A time in the
+/// future is from before the clock was set back, or from a machine without a clock.
 pub fn digests(facts: &KernelFacts, opened: &Opened, started: u64, ended: u64) -> Result<Vec<Observed>> {
     if opened.missed {
         return Ok(vec![Observed { path: ANYTHING.to_owned(), digest: Some(Digest::of(b"")) }]);
@@ -48,24 +49,23 @@ fn observe(tools: &Root, path: &PathBuf, spoils: impl Fn(u64) -> bool) -> Result
     Ok(Observed { path: path.display().to_string(), digest })
 }
 
-/// Whether it is known what an entry's build has read, as far as this can be known.
+/// Whether the undeclared inputs of an entry's build are known, as far as this is possible.
 pub fn is_known(manifest: &Manifest) -> bool {
     manifest.observed.iter().all(|observed| observed.path != ANYTHING)
 }
 
-/// The first file that is not what it was when an entry was built, if there is one.
+/// The first file that differs from the one that an entry's build read, if any.
 pub fn difference<'m>(facts: &KernelFacts, manifest: &'m Manifest) -> Option<&'m str> {
     let differs = |observed: &&Observed| !is_same(facts, observed);
     manifest.observed.iter().find(differs).map(|observed| observed.path.as_str())
 }
 
-/// Whether a file is here what it was there.
+/// Whether a file here equals the recorded one.
 pub fn is_same(facts: &KernelFacts, observed: &Observed) -> bool {
     digest_here(&facts.tools_root, &observed.path) == observed.digest
 }
 
-/// An entry may come from elsewhere: a path in it leads to a regular file that a sandbox could have shown, and that can be read,
-/// or to nothing.
+/// An entry may be untrusted, so a path in it is read only if it is a regular file that a sandbox could have shown.
 fn digest_here(tools: &Root, path: &str) -> Option<Digest> {
     let inside = tools.resolve(path).ok().filter(|inside| Sandbox::is_system(inside))?;
     let outside = Some(tools.outside(inside)).filter(|path| path.is_file())?;
@@ -83,7 +83,7 @@ mod tests {
         Opened { files: [PathBuf::from(path)].into(), missed: false }
     }
 
-    /// A root with one header, and that as what a build opened.
+    /// A root with one header, and the result of a build that opened it.
     fn facts() -> (tempfile::TempDir, KernelFacts, Opened) {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("usr/include")).unwrap();

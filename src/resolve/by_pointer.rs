@@ -1,11 +1,12 @@
-//! Builds for which no key can be worked out: headers, compiler or source are missing.
+//! Finding builds without a key, because headers, compiler or source are missing.
 //!
 //! ```text
 //! 1. the store's entry for exactly this kernel and this source
 //! 2. by-kernel/<release>/<kernel>/<package>: the entry that a builder points to
 //! ```
-//! A kernel is told apart from others of its release by the `uname -v` text in the header of its image. What is fetched passes
-//! the same checks as a build, as far as this host can make them; what fails them is not used, and reported.
+//! The kernel is identified, among others of its release, by the `uname -v` text in the header of its image. A fetched
+//! build passes the same checks as a local one, as far as this host can perform them; one that fails is not used, and
+//! reported.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +23,12 @@ use crate::run::request::{Request, Source};
 use crate::run::select;
 use crate::run::session::Session;
 
-/// What the kernel is called in pointers: the digest of its architecture and its `uname -v`, a line each.
+/// A kernel's name in pointers: the digest of its architecture and its `uname -v`, a line each.
 pub fn kernel_id(arch: &str, version: &str) -> Digest {
     Digest::of(format!("{arch}\n{version}\n").as_bytes())
 }
 
-/// The answer for a package whose key cannot be worked out here.
+/// Resolves a request whose key cannot be computed here.
 pub fn unidentified(session: &Session, request: &Request) -> Result<Resolution> {
     let known = Known::of(session, request)?;
     let lacking = || Ok(Resolution::NoHeaders(lacking(session, request)));
@@ -41,7 +42,7 @@ pub fn unidentified(session: &Session, request: &Request) -> Result<Resolution> 
     }
 }
 
-/// What can be known of a kernel without headers, and of a package that may have no source.
+/// What is known about a kernel without headers, and about a package that may have no source.
 struct Known {
     config: Kconfig,
     arch: String,
@@ -66,7 +67,8 @@ impl Known {
         Ok(Some(Known { config, arch, version, source }))
     }
 
-    /// Whether an entry is one of this package for this kernel, of this source where there is one; else why not.
+    /// Checks that an entry is of this package for this kernel, and of this source if there is one; otherwise the
+    /// reason.
     fn fits(&self, request: &Request, manifest: &Manifest) -> Result<(), String> {
         let found = Labels::of(manifest);
         let source = self.source.map(|source| source.to_string());
@@ -88,7 +90,7 @@ impl Known {
     }
 }
 
-/// The newest entry that the store has of exactly this source.
+/// The newest entry in the store for exactly this source.
 fn in_store(session: &Session, request: &Request, known: &Known) -> Result<Option<Box<Manifest>>> {
     let (Some(store), Some(source)) = (&session.store, known.source) else { return Ok(None) };
     let source = source.to_string();
@@ -106,7 +108,7 @@ fn in_store(session: &Session, request: &Request, known: &Known) -> Result<Optio
     Ok(None)
 }
 
-/// The entry that a builder points to, from the store or a shared cache.
+/// The entry that a builder's pointer refers to, from the store or a shared cache.
 fn pointed_to(
     session: &Session,
     request: &Request,
@@ -139,7 +141,7 @@ fn pointed_to(
     Ok(Some((manifest, found)))
 }
 
-/// Whether modules may be loaded into this kernel, as far as it can be told here.
+/// Whether modules may be loaded into this kernel, as far as that can be determined here.
 fn judge(
     session: &Session,
     request: &Request,
@@ -161,7 +163,7 @@ fn judge(
         Some(tree) => Against::tree(session, request.kernel, tree)?,
         None => Against::config(&known.config),
     };
-    // What other packages export cannot be told here: it was checked where this was built, against the same kernel.
+    // Exports of other packages are not known here; the builder checked them against the same kernel.
     let mut faults = check_modules::faults(request.kernel, &against, &outputs.modules, &BTreeMap::new())?;
     faults.extend(check_modules::undeclared(request.kernel, &manifest)?);
     match (faults.is_empty(), &found) {
@@ -195,7 +197,7 @@ fn lacking(session: &Session, request: &Request) -> String {
     }
 }
 
-/// Whether an entry can be pointed to, and by which name.
+/// The name of the pointer to an entry; `None` if it cannot have one.
 pub fn pointer_name(entry: &Entry) -> Option<kcache_store::transport::Name> {
     let manifest = entry.manifest();
     let Labels { package, kernel, kernel_version, arch, .. } = Labels::of(manifest);

@@ -1,4 +1,4 @@
-//! Whether a build gives the same bits again: in another scratch directory, as another user.
+//! Checking that a build is reproducible: in another scratch directory, as another user.
 
 use kcache_store::{Digest, Manifest, Output, Role};
 
@@ -10,16 +10,16 @@ use crate::resolve;
 use crate::run::request::{Options, Request};
 use crate::run::session::Session;
 
-/// What building again showed.
+/// Result of a rebuild.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// Every module has the same bits, and so have its debug information and what is left for other packages.
+    /// Every module has the same bytes, and so have its debug information and the results for other packages.
     Same,
-    /// These have not, or are missing, or are new.
+    /// Names of outputs that differ, are missing, or are new.
     Different(Vec<String>),
 }
 
-/// Builds once more and compares with what an entry holds.
+/// Builds again and compares with an entry's outputs.
 pub fn compare(session: &Session, request: &Request, manifest: &Manifest) -> Result<Comparison> {
     let Some(tree) = request.kernel.build_tree() else {
         return Err(Error::Environment {

@@ -1,12 +1,13 @@
-//! In which order a run's requests are worked on, and how many at once.
+//! The order in which a run's requests are processed, and how many concurrently.
 //!
-//! First everybody looks: keys, store and shared caches. What nobody has is put aside and built when nothing is left to be looked
-//! at, the longest first, so that none is begun when all others have ended; what others are built against comes before them. As many
-//! builds run as there are jobs. How many compilers they run is the jobserver's business: while the results of one are checked
-//! and compressed, the others have them all. A few threads more look at what is left while all jobs are building already.
+//! All requests are looked up first: keys, store and shared caches. What is missing is collected, and built when all
+//! look-ups are done, longest first, so that no long build begins when all others have ended; build dependencies come
+//! before their users. As many builds run as there are jobs; the jobserver limits their compilers: while the results
+//! of one build are checked and compressed, the others get all jobs. A few additional threads continue looking up
+//! while all jobs are building.
 //!
-//! How long a build takes is what the package's last one took here, whatever the kernel; of one that is new, what its amount
-//! of source makes likely.
+//! A build's expected duration is that of the package's last one here, for any kernel; for a new package it is
+//! estimated from the size of its source.
 
 use std::cmp::Reverse;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,16 +20,18 @@ use crate::run::progress::Outlook;
 use crate::run::request::{Options, Request};
 use crate::run::session::Session;
 
-/// Threads beyond the jobs.
+/// Number of threads in addition to the jobs.
 const BESIDE: usize = 2;
-/// No second build begins with less memory to be had: gcc takes up to 300 MiB for one file, and a second like it may follow.
+/// Available memory in bytes below which no second build begins: gcc takes up to 300 MiB for one file, and another
+/// like it may follow.
 const MEMORY: u64 = 768 << 20;
-/// So long builds wait for the last look, so as to be begun in their order; one that fetches much takes longer.
+/// How long builds wait for the last look-up, so that they begin in the right order. A large fetch takes longer.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often it is looked whether there is memory again, or whether the run was cancelled.
+/// Interval at which available memory and cancellation are checked.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Works on all requests and gives what `then` makes of their answers, in their order; after a cancellation, of those that had one.
+/// Processes all requests and returns the results of `then`, in order; after a cancellation, only of those that were
+/// resolved.
 pub fn all<'a, T: Send>(
     session: &Session,
     requests: &[Request<'a>],
@@ -69,14 +72,14 @@ pub fn all<'a, T: Send>(
             scope.spawn(work);
         }
     });
-    // After a cancellation some are left, and no more is to be said of them.
+    // After a cancellation some are left; nothing more is reported about them.
     session.context.progress.outlook(&Outlook { waiting: 0, left: Duration::ZERO });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Whose turn it is.
+/// The shared state of the threads.
 struct Line<'a, 's> {
     session: &'a Session<'s>,
     requests: &'a [Request<'a>],
@@ -85,7 +88,7 @@ struct Line<'a, 's> {
 }
 
 struct State<'a> {
-    /// The first that nobody has looked at.
+    /// Index of the first request that was not looked up.
     next: usize,
     looking: usize,
     last_look: Instant,
@@ -93,7 +96,7 @@ struct State<'a> {
     running: Vec<Running>,
 }
 
-/// One that is to be built.
+/// A request to be built.
 struct Waits<'a> {
     at: usize,
     expected: f64,
@@ -112,11 +115,11 @@ enum Next<'a> {
     Build(Waits<'a>),
 }
 
-/// A thread's turn, which ends with it, also by a panic: the others wait for it.
+/// A thread's current task, which ends on drop, even after a panic, because others wait for it.
 struct Turn<'l, 'a> {
     state: &'l Mutex<State<'a>>,
     changed: &'l Condvar,
-    /// What is built; `None` for a look.
+    /// Index of the build; `None` for a look-up.
     builds: Option<usize>,
 }
 
@@ -132,7 +135,7 @@ impl Drop for Turn<'_, '_> {
 }
 
 impl<'a> Line<'a, '_> {
-    /// What a thread is to do, when there is something; `None` when there will be nothing more.
+    /// Waits for the next task of a thread; `None` if there will be none.
     fn next(&self) -> Option<(Next<'a>, Turn<'_, 'a>)> {
         let turn = |builds| Turn { state: &self.state, changed: &self.changed, builds };
         let mut state = self.lock();
@@ -161,7 +164,7 @@ impl<'a> Line<'a, '_> {
         }
     }
 
-    /// Whether one more build may begin.
+    /// Whether another build may begin.
     fn has_room(&self, state: &State) -> bool {
         if state.looking > 0 && state.last_look.elapsed() < GRACE {
             return false;
@@ -170,7 +173,7 @@ impl<'a> Line<'a, '_> {
         state.running.is_empty() || state.running.len() < self.session.context.jobs && enough()
     }
 
-    /// The longest that waits for no other of the run.
+    /// The longest build that waits for no other one of the run.
     fn first(&self, state: &State) -> Option<usize> {
         let unfinished: Vec<&Request> = state
             .waiting
@@ -191,7 +194,7 @@ impl<'a> Line<'a, '_> {
         longest.map(|(at, _)| at)
     }
 
-    /// Before the turn of the look has ended, or the others would go.
+    /// Called before the look-up's task ends, otherwise the other threads would exit.
     fn put_aside(&self, waits: Waits<'a>) {
         self.lock().waiting.push(waits);
     }

@@ -1,12 +1,13 @@
-//! Of what use the caches were: how each look-up of a run was answered, and the compiling that this spared.
+//! Cache statistics: hits and misses by source, and the compile time they saved.
 //!
-//! A key counts once a run, by its first answer: a package that others build against is looked up again for each of them.
-//! When a run is over, [`Counters::keep`] adds its numbers to the store's counters, in one write; a command that only looks has
-//! none and writes nothing. A run that is interrupted counts nothing. Counters lie in the store's index, which is derived:
-//! with it they are lost, and begin at 0 again. Their names are stored: add, never rename.
+//! A key counts once per run, by its first answer: a package that others build against is looked up again for each of
+//! them. At the end of a run, [`Counters::keep`] adds its numbers to the store's counters, in one write; a command
+//! that only reads has none and writes nothing. An interrupted run counts nothing. Counters are in the store's index,
+//! which is derived: if it is lost, they restart at 0. Their names are stored: add, never rename.
 //!
-//! Time is spared where modules are put into a kernel's tree that were not compiled in the same run. Installing again what
-//! is in place spares nothing. What an earlier `kcache build` made counts: it was paid for before the update, not in it.
+//! Compile time is saved if modules are installed that were not compiled in the same run. Reinstalling what is already
+//! installed saves nothing. A build of an earlier `kcache build` counts: it was paid for before the update, not during
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,35 +18,35 @@ use kcache_store::{Key, Manifest, Outcome, Store};
 use crate::run::labels::Labels;
 use crate::run::request::Source;
 
-/// Look-ups that the store answered, by a build or by the knowledge that it fails.
+/// Look-ups that the store answered, by a build or a remembered failure.
 pub const HITS_STORE: &str = "hits-store";
 /// Look-ups that a shared cache answered.
 pub const HITS_SHARED: &str = "hits-shared";
-/// Look-ups that no cache could answer, whether a build followed or none was possible.
+/// Look-ups that no cache could answer, whether or not a build followed.
 pub const MISSES: &str = "misses";
-/// Builds that ended with modules.
+/// Builds that succeeded.
 pub const BUILT: &str = "builds-built";
 /// Builds that failed.
 pub const FAILED: &str = "builds-failed";
-/// Milliseconds that builds took, those that failed included.
+/// Duration of builds in milliseconds, including failed ones.
 pub const COMPILED: &str = "milliseconds-compiled";
-/// Milliseconds that installed builds took elsewhere or before.
+/// Duration in milliseconds of installed builds that were made elsewhere or earlier.
 pub const SPARED: &str = "milliseconds-spared";
 
-/// The longest that a build is believed to have taken: eleven days. What others say of theirs is signed, not measured here.
+/// Limit in seconds on a build's duration: eleven days. Other hosts' durations are signed, not measured here.
 const MAX_SECONDS: f64 = 1e6;
 
 /// How a look-up was answered.
 pub enum Answered<'a> {
-    /// By an entry, which may say that the package does not build.
+    /// By an entry, which may be a remembered failure.
     By(&'a Manifest, &'a Source),
-    /// By nobody.
+    /// By no cache.
     Nothing,
-    /// It was not one for the caches to answer.
+    /// It was not a question for the caches.
     NotMeant,
 }
 
-/// What one run has counted.
+/// The counts of one run.
 #[derive(Debug, Default)]
 pub struct Counters(Mutex<Noted>);
 
@@ -54,12 +55,12 @@ struct Noted {
     counts: BTreeMap<&'static str, u64>,
     /// Keys that were answered, and whether by a cache.
     answered: BTreeMap<Key, bool>,
-    /// Wishes without an answer yet. They may be asked again, so they count in the end.
+    /// Requests without an answer so far. They may be asked again, so they are counted at the end.
     unanswered: BTreeSet<String>,
 }
 
 impl Counters {
-    /// Notes an answer to the request called `name`; `asked` where caches were asked before anything was built.
+    /// Counts the answer to the request `name`; `asked` says that caches were queried before anything was built.
     pub fn note(&self, name: &str, answered: &Answered, asked: bool) {
         let mut noted = self.noted();
         match answered {
@@ -72,7 +73,7 @@ impl Counters {
         }
     }
 
-    /// Notes what a transaction has put in place.
+    /// Counts what a transaction installed.
     pub fn installed(&self, changes: &[Change], manifests: &[Manifest]) {
         let mut noted = self.noted();
         let is_new = |change: &&Change| matches!(change.act, Act::Add | Act::Replace);
@@ -85,7 +86,7 @@ impl Counters {
         }
     }
 
-    /// Adds everything to the store's counters, and begins anew.
+    /// Adds all counts to the store's counters, and resets them.
     pub fn keep(&self, store: &Store) -> kcache_store::Result<()> {
         let mut noted = std::mem::take(&mut *self.noted());
         let unanswered = noted.unanswered.len() as u64;
@@ -122,7 +123,7 @@ impl Noted {
     }
 }
 
-/// How long a build took, where its entry says so and it can be true.
+/// Duration of a build in seconds, if its entry has a plausible one.
 pub fn seconds(manifest: &Manifest) -> Option<f64> {
     manifest.facts.get("seconds")?.as_f64().filter(|seconds| (0.0..=MAX_SECONDS).contains(seconds))
 }
@@ -158,7 +159,7 @@ mod tests {
         Source::Shared("https://cache.example/".to_owned())
     }
 
-    /// The counters of a new store after a run.
+    /// Checks the counters of a new store after a run.
     #[track_caller]
     fn check(run: impl FnOnce(&Counters), expect: &[(&str, u64)]) {
         let dir = tempfile::tempdir().unwrap();
@@ -167,7 +168,7 @@ mod tests {
         let counters = Counters::default();
         run(&counters);
         counters.keep(&store).unwrap();
-        counters.keep(&store).unwrap(); // what is kept is not kept twice
+        counters.keep(&store).unwrap(); // saving again adds nothing
         let expect = expect.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         assert_eq!(store.counts().unwrap(), expect);
     }
@@ -236,7 +237,7 @@ mod tests {
             ("fetched", shared()),
             ("kept", Source::Store),
         ];
-        // Times are binary digits: each sum has one reading.
+        // Binary fractions, so that sums are exact.
         let mut seconds = 1.0;
         let manifests = founds.each_ref().map(|(name, _)| {
             seconds *= 2.0;

@@ -1,4 +1,4 @@
-//! One run: what it was given, what it has found out, and what is meant by the words that were typed.
+//! One run: its context, what it has determined, and the kernels and packages that are selected.
 
 pub mod context;
 pub mod counters;

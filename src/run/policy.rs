@@ -1,22 +1,22 @@
-//! What the administrator wants of packages: which must be there before a kernel may be booted, which may be missing, and
-//! which are none of kcache's business.
+//! The administrator's policy: which packages are required before a kernel may be booted, which are optional, and
+//! which kcache ignores.
 
 use kcache_kernel::release;
 
-/// How much a package matters for a kernel.
+/// The need of a package for a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Need {
     /// Without it the kernel is not ready.
     #[default]
     Required,
-    /// It is built and installed where that works; where it does not, that is said and blocks nothing.
+    /// It is built and installed if possible; failure is reported and blocks nothing.
     Optional,
-    /// It is passed over, unless it is asked for by name.
+    /// It is ignored, unless it is named.
     Ignored,
 }
 
 impl Need {
-    /// The word for it in configuration and JSON.
+    /// Its name in configuration and JSON.
     pub fn word(self) -> &'static str {
         match self {
             Need::Required => "required",
@@ -25,34 +25,34 @@ impl Need {
         }
     }
 
-    /// What a word of the configuration means.
+    /// Parses the name in the configuration.
     pub fn of_word(word: &str) -> Option<Need> {
         [Need::Required, Need::Optional, Need::Ignored].into_iter().find(|need| need.word() == word)
     }
 }
 
-/// One `[[policy]]` of the configuration.
+/// A `[[policy]]` of the configuration.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// A shell pattern for packages' names.
+    /// Shell pattern for packages' names.
     pub package: String,
-    /// A shell pattern for kernels' releases.
+    /// Shell pattern for kernels' releases.
     pub kernel: String,
-    /// What holds for these.
+    /// The need of matching packages for matching kernels.
     pub need: Need,
 }
 
-/// All rules, in the order in which they are written.
+/// All rules, in the order of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Of several that match the last one counts, as later settings do.
+    /// Of several rules that match, the last one counts, as with other settings.
     pub rules: Vec<Rule>,
-    /// Whether a kernel is ready only if other people's modules in its tree will load as well.
+    /// Whether a kernel is ready only if foreign modules in its tree will load as well.
     pub needs_foreign: bool,
 }
 
 impl Policy {
-    /// How much a package matters for a kernel.
+    /// The need of a package for a kernel.
     pub fn need(&self, package: &str, kernel: &str) -> Need {
         let matches =
             |rule: &&Rule| release::matches(&rule.package, package) && release::matches(&rule.kernel, kernel);

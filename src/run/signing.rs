@@ -1,9 +1,10 @@
-//! Who signs the modules that are installed here.
+//! Signing modules when they are installed.
 //!
-//! What the store holds is unsigned: one build serves every host, and each signs what it installs with a key of its own.
-//! That key is opened once a run, when the first module is to be signed, so that an installation that changes nothing asks
-//! nobody for a passphrase, and one that is mistyped is not asked for again for every kernel. Where only a certificate is configured, a signing service has the key, and what it has signed
-//! is looked for in the store and in the shared caches (`deploy::detached_signature`).
+//! Modules in the store are unsigned: one build serves all hosts, and each signs what it installs with its own key.
+//! The key is opened once per run, when the first module is signed, so that an installation without changes does not
+//! prompt for a passphrase, and a mistyped one is not requested again for every kernel. If only a certificate is
+//! configured, a signing service has the key, and its signatures are looked up in the store and in the shared caches
+//! (`deploy::detached_signature`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,42 +14,42 @@ use kcache_kernel::signing::{self, Certificate, Hash, Identity, KeyPair, KeyPlac
 
 use crate::error::{Error, Result};
 
-/// What modules are signed with.
+/// Key and certificate for signing modules.
 #[derive(Debug)]
 pub struct Signing {
     pair: KeyPair,
-    /// Instead of the kernel's own choice.
+    /// Overrides the kernel's own hash.
     hash: Option<Hash>,
     opened: Mutex<Option<Opened>>,
 }
 
-/// The key, or what kept it from being opened.
+/// The key, or why it could not be opened.
 type Opened = Result<Arc<Signer>, Arc<signing::Error>>;
 
 impl Signing {
-    /// Nothing is read yet.
+    /// Reads nothing yet.
     pub fn new(pair: KeyPair, hash: Option<Hash>) -> Signing {
         Signing { pair, hash, opened: Mutex::default() }
     }
 
-    /// The certificate.
+    /// Reads the certificate.
     pub fn certificate(&self) -> Result<Certificate> {
         Ok(self.pair.certificate()?)
     }
 
-    /// Whether the signatures are made elsewhere.
+    /// Whether a signing service makes the signatures.
     pub fn is_detached(&self) -> bool {
         self.pair.key.is_none()
     }
 
-    /// Who signs for a kernel; `None` where the kernel reads no signatures.
+    /// The signer for a kernel; `None` if the kernel does not verify signatures.
     pub fn identity(&self, config: Option<&Kconfig>) -> Result<Option<Identity>> {
         let Some(hash) = self.hash_for(config)? else { return Ok(None) };
         let hash = (!self.is_detached()).then_some(hash);
         Ok(Some(self.certificate()?.identity(hash)))
     }
 
-    /// Finds out early what would keep it from signing, as far as nobody need be asked for that. Gives a warning.
+    /// Detects early what would prevent signing, as far as that needs no passphrase. Returns a warning.
     pub fn try_out(&self, now: u64) -> Result<Option<String>> {
         let certificate = self.certificate()?;
         let asks = matches!(self.pair.secret, Some(Secret::Command(_)));
@@ -61,7 +62,7 @@ impl Signing {
         Ok(expired.then(told))
     }
 
-    /// A module, signed as `wanted` says; `attach` gives it with what a signing service has made of it.
+    /// Signs a module as `wanted`; `attach` returns it with a signing service's signature.
     pub fn sign(
         &self,
         wanted: &Identity,
@@ -82,7 +83,7 @@ impl Signing {
         }
     }
 
-    /// The opened key. A second thread waits for the first to have typed the passphrase.
+    /// The opened key. A second thread waits while the first prompts for the passphrase.
     fn signer(&self) -> Result<Arc<Signer>> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let signer = opened.get_or_insert_with(|| self.pair.open().map(Arc::new).map_err(Arc::new));

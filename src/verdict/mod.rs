@@ -1,18 +1,18 @@
-//! "May I reboot into K?": each wanted package for each kernel, judged by what is on disk.
+//! "May I reboot into K?": the verdict on each wanted package for each kernel, from what is on disk.
 //!
 //! ```text
-//! ready        installed, whole, loadable, and what would be built now; or would be but for another compiler
+//! ready        installed, intact, loadable, and up to date; a changed compiler alone does not matter
 //! missing      not installed, though perhaps built
-//! stale        installed, but an input has changed since; or the initramfs holds another build of it
-//! fails        does not build, or nobody can tell how to build it
-//! excluded     not meant for this kernel
-//! broken       installed, and the kernel would not load it: bytes, indexes, vermagic, symbols, signature
+//! stale        installed, but an input has changed since, or the initramfs contains another build of it
+//! fails        does not build, or cannot be evaluated
+//! excluded     does not support this kernel
+//! broken       installed, but the kernel would not load it: bytes, indexes, vermagic, symbols, signature
 //! no-headers   not installed, and without headers nothing can be built
 //! ```
 //!
-//! What is installed is judged as it lies there (`installed`); what would be built now is worked out as for an install,
-//! and compared. Nothing is built, fetched or changed. Whether a package counts is the policy's matter: a kernel is ready
-//! if no required package is in a state that is worse than a reboot without kcache.
+//! Installed modules are checked on disk (`installed`); what would be built now is determined as for an install, and
+//! compared. Nothing is built, fetched or changed. The policy decides whether a package counts: a kernel is ready if
+//! no required package is in a bad state.
 
 pub mod boot_test;
 mod installed;
@@ -44,27 +44,27 @@ use installed::Installed;
 pub struct Verdict<'a> {
     /// The kernel.
     pub kernel: &'a Kernel,
-    /// Nothing required is missing.
+    /// Whether all required packages are in a good state.
     pub ready: bool,
-    /// The generation that is installed.
+    /// Name of the installed generation.
     pub generation: Option<String>,
-    /// Who signed its modules.
+    /// The signer of its modules.
     pub signer: Option<Identity>,
-    /// How each package of the survey stands, in its order.
+    /// The standing of each package of the survey, in its order.
     pub standings: Vec<Standing>,
-    /// Other people's modules.
+    /// Foreign modules.
     pub foreign: Vec<Foreign>,
-    /// What should be known about the kernel as such.
+    /// Warnings about the kernel itself.
     pub warnings: Vec<String>,
-    /// What could not be looked at, for those who ask for details.
+    /// What could not be checked, for verbose output.
     pub details: Vec<String>,
 }
 
-/// Packages x kernels.
+/// The verdicts on several kernels.
 pub struct Survey<'a> {
-    /// Those that were asked for, and those that are installed all the same.
+    /// The selected packages, and others that are installed.
     pub packages: Vec<Package>,
-    /// One for each kernel.
+    /// A verdict for each kernel.
     pub verdicts: Vec<Verdict<'a>>,
 }
 
@@ -75,7 +75,7 @@ impl Survey<'_> {
     }
 }
 
-/// Judges packages for kernels.
+/// Determines the state of packages for kernels.
 pub fn survey<'a>(session: &Session, packages: &Packages, kernels: &'a [Kernel]) -> Result<Survey<'a>> {
     let installed =
         kernels.iter().map(|kernel| Installed::read(session, kernel)).collect::<Result<Vec<_>>>()?;
@@ -91,7 +91,7 @@ pub fn survey<'a>(session: &Session, packages: &Packages, kernels: &'a [Kernel])
     Ok(Survey { packages: chosen, verdicts })
 }
 
-/// Packages that are installed for one of the kernels, and whose source has left the machine since.
+/// Packages that are installed for one of the kernels, but have no source on this machine any more.
 fn orphans(chosen: &[Package], installed: &[Installed]) -> Vec<Package> {
     let mut names: Vec<&str> = installed.iter().flat_map(Installed::packages).collect();
     names.sort_unstable();
@@ -127,8 +127,8 @@ fn verdict<'a>(
     }
 }
 
-/// How a package stands for a kernel. Where packages were not named, those that are not installed automatically are
-/// nothing to wait for.
+/// The standing of a package for a kernel. If packages were not named, those that are not installed automatically are
+/// not missing.
 fn standing(session: &Session, request: &Request, installed: &Installed, named: bool) -> Standing {
     let need = session.context.policy.need(&request.package.name, &request.kernel.release);
     if need == Need::Ignored && !named {
@@ -181,7 +181,7 @@ fn judge(session: &Session, request: &Request, installed: &Installed, named: boo
     }
 }
 
-/// A package whose key cannot be worked out, for want of headers or source.
+/// The standing of a package whose key cannot be computed, for lack of headers or source.
 fn without_inputs(session: &Session, request: &Request, is_installed: bool, named: bool) -> Standing {
     let has_source = request.package.has_source();
     let lacks = if has_source { "headers" } else { "source" };
@@ -201,7 +201,7 @@ fn without_inputs(session: &Session, request: &Request, is_installed: bool, name
     Standing::because(State::Excluded, "no source on this machine, and not in the setting `packages`")
 }
 
-/// The installed build has another key: which inputs have changed.
+/// The installed build has another key: determines the changed inputs.
 fn compare(session: &Session, id: &Identified, key: &str) -> Standing {
     let known: Option<Manifest> = match (&session.store, key.parse()) {
         (Some(store), Ok(key)) => store.lookup(&key).ok().flatten().map(Entry::into_manifest),
@@ -241,7 +241,7 @@ fn not_installed(
             Standing { built: true, ..Standing::because(State::Missing, reason) }
         }
         Some(Outcome::Failed { first_error, .. }) => {
-            // Every path of a build begins with where it was built, which is of no interest here.
+            // Paths in a build's messages begin with the build directory, which is removed.
             let Package { name, version, .. } = request.package;
             let reason = first_error.replace(&format!("/var/lib/dkms/{name}/{version}/build/"), "");
             Standing { built: true, ..Standing::because(State::Fails, reason) }

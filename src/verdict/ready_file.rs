@@ -1,9 +1,9 @@
-//! `/run/kcache/ready/RELEASE`: a file whose presence says that the last verdict on a kernel was "ready".
+//! `/run/kcache/ready/RELEASE`: a file that exists if the last verdict on a kernel was "ready".
 //!
-//! It is for those who only want to look, without running anything: an orchestration's reboot gate, a shell's `test -e`. It
-//! is made and taken away with a verdict (`check --mark`, which the hooks call), and taken away before kcache changes
-//! anything for that kernel. What others change since is not noticed before the next verdict; the directory is in memory,
-//! so no mark outlives a reboot. The file holds the name of the generation that was judged.
+//! It is for programs that only check for a file: an orchestration's reboot gate, a shell's `test -e`. `check --mark`,
+//! which the hooks call, creates or deletes it according to the verdict, and kcache deletes it before it changes
+//! anything for that kernel. Later changes by others are not noticed before the next verdict; the directory is in
+//! memory, so no file survives a reboot. It contains the name of the generation.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::verdict::Verdict;
 
 const DIRECTORY: &str = "/run/kcache/ready";
 
-/// Makes a kernel's mark, or takes it away.
+/// Creates or deletes a kernel's file, according to the verdict.
 pub fn set(root: &Root, verdict: &Verdict) -> Result<()> {
     let release = &verdict.kernel.release;
     if !verdict.ready {
@@ -30,7 +30,7 @@ pub fn set(root: &Root, verdict: &Verdict) -> Result<()> {
     Ok(rootfs::put(&path, format!("{generation}\n").as_bytes())?)
 }
 
-/// Takes a kernel's mark away, if it has one.
+/// Deletes a kernel's file, if it exists.
 pub fn clear(root: &Root, release: &str) -> Result<()> {
     match fs::remove_file(path(root, release)?) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),

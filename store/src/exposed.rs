@@ -51,7 +51,7 @@ impl Exposed {
     pub fn above(path: &Path) -> std::io::Result<Option<Exposed>> {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             let metadata = match fs_err::metadata(parent) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // to be made by the caller
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // the caller will create it
                 metadata => metadata?,
             };
             let exposed = Exposed::find(parent, &metadata);

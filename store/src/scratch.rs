@@ -57,7 +57,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = remove(&self.dir, &self.held); // the next one sweeps what is left
+        let _ = remove(&self.dir, &self.held); // the next scratch directory deletes the rest
     }
 }
 
@@ -95,7 +95,7 @@ fn empty(
         let moved = |number: &u64| {
             match renameat_with(&dir, &*name, top, number.to_string(), RenameFlags::NOREPLACE) {
                 Err(Errno::ACCESS) => {
-                    drop(open_to_empty(&dir, &*name)?); // whoever moves a directory writes to it, too
+                    drop(open_to_empty(&dir, &*name)?); // moving a directory changes its `..`, which needs write permission
                     renameat_with(&dir, &*name, top, number.to_string(), RenameFlags::NOREPLACE)
                 }
                 other => other,
@@ -161,7 +161,7 @@ fn sweep(parent: &Path) -> Result<()> {
             continue;
         }
         if directory.try_lock().is_ok() {
-            let _ = remove(&entry.path(), &directory); // it is in nobody's way
+            let _ = remove(&entry.path(), &directory); // it does no harm
         }
     }
     Ok(())

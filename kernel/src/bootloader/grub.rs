@@ -94,7 +94,7 @@ fn first_of(node: &Node) -> Option<&Entry> {
 
 fn menu(text: &str) -> Vec<Node> {
     let mut top = Vec::new();
-    let mut open: Vec<Option<Node>> = Vec::new(); // what each `{` begins; `None`: something else, as a function
+    let mut open: Vec<Option<Node>> = Vec::new(); // one for each `{`; `None` if it is not an entry
     for line in text.lines() {
         let words = words(line);
         match words.first().map(String::as_str) {

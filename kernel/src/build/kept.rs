@@ -85,7 +85,7 @@ pub(super) fn pack(dir: &Tree, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Er
     let mut tar = Builder::new(Vec::new());
     let mut room = Room::default();
     let mut holds_something = false;
-    let mut lost = PathBuf::from("/"); // a directory that was left out, and all in it with it
+    let mut lost = PathBuf::from("/"); // a directory that was left out, with its contents
     for Found { path, kind } in sorted(dir)?.into_iter().filter(|found| !outputs.contains(&found.path)) {
         if path.starts_with(&lost) {
             continue;

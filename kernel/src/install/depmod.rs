@@ -92,7 +92,7 @@ fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
     dirs.retain(|dir| dir.is_dir());
     for dir in &dirs {
         for name in disk::names(dir)?.iter().filter(|name| name.ends_with(".conf")) {
-            bounded_read::bytes(dir.join(name), bounded_read::MOST_CONFIG)?; // depmod would wait for a FIFO
+            bounded_read::bytes(dir.join(name), bounded_read::MOST_CONFIG)?; // depmod would block on a FIFO
         }
     }
     if dirs.is_empty() {

@@ -146,7 +146,7 @@ impl Set {
             package.modules.sort_by(|a, b| a.name.cmp(&b.name));
             check_name(&package.name)?;
             if package.name.starts_with(FILE) {
-                return Err(Error::Name { name: package.name.clone() }); // it and its copy lie beside packages
+                return Err(Error::Name { name: package.name.clone() }); // it and its copy are beside packages
             }
             if !packages.insert(package.name.clone()) {
                 return Err(Error::SamePackage { package: package.name.clone() });

@@ -63,7 +63,7 @@ impl Groups {
         let own = Path::new(own).strip_prefix(mounted).ok()?;
         let is_normal = own.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if !is_normal {
-            return None; // kcache's own group is not to be seen from here
+            return None; // kcache's own group is not visible here
         }
         let groups = own.ancestors().map(|group| Groups {
             parent: top.join(group),
@@ -153,7 +153,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.path); // the next kcache's to remove, where something in it still dies
+        let _ = fs::remove_dir(&self.path); // if processes are still dying, the next kcache deletes it
     }
 }
 

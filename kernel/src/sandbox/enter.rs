@@ -269,7 +269,7 @@ fn become_nobody(uid: u32) -> io::Result<()> {
         match thread::capability_is_in_bounding_set(capability) {
             Ok(true) => thread::remove_capability_from_bounding_set(capability)?,
             Ok(false) => {}
-            Err(_) => break, // the kernel's last was before
+            Err(_) => break, // beyond the kernel's last capability
         }
     }
     let uid = Uid::from_raw(uid);

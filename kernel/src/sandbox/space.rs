@@ -401,7 +401,7 @@ mod tests {
         let mut gauge = gauge(dir.path(), Used { bytes: 4 << 20, ..PLENTY });
         assert_eq!(gauge.look(Some(&system)).unwrap(), None);
         file(&dir.path().join("a"), 3 << 20);
-        gauge.grown.bytes = 5 << 20; // by somebody else, too
+        gauge.grown.bytes = 5 << 20; // partly by another process
         assert_eq!(gauge.look(Some(&system)).unwrap(), None);
         assert!((3 << 20..4 << 20).contains(&gauge.found.bytes), "{:?}", gauge.found);
         file(&dir.path().join("b"), 3 << 20);

@@ -82,7 +82,7 @@ impl Host {
         let stored = self.store.put_object(&mut content.as_bytes()).unwrap();
         let outputs = vec![crate::Output { size: stored.size, ..output("a", stored.digest) }];
         static BUILDS: AtomicU64 = AtomicU64::new(NOW);
-        let created = BUILDS.fetch_add(1, Ordering::Relaxed); // no two builds are made at one time
+        let created = BUILDS.fetch_add(1, Ordering::Relaxed); // each build has another time
         let entry =
             Entry::new(Manifest { outputs, builder: content.to_owned(), created, ..manifest(KEY) }).unwrap();
         assert_ne!(self.store.insert(&entry, NOW).unwrap(), Inserted::Conflict);
