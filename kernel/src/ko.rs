@@ -13,7 +13,7 @@
 //! <end of the ELF>     optionally a signature: PKCS#7, 12 bytes of struct module_signature, a magic line
 //! ```
 //!
-//! [`parse`] reads this, [`check`] compares it with a kernel. Both are pure, and [`parse`] accepts untrusted input:
+//! [`parse`] reads this, [`check()`] compares it with a kernel. Both are pure, and [`parse`] accepts untrusted input:
 //! any bytes give a [`Ko`] or a [`Defect`]. Decompress a compressed module first ([`crate::compress::Compression`]).
 //!
 //! Sources: `kernel/module/main.c`, `kernel/module/version.c`, `include/linux/module_signature.h`,

@@ -11,7 +11,7 @@
 //! | writable | that root, and a copy of the package's source that is deleted afterwards; nothing else exists |
 //! | `/proc`, `/dev`, `/run`, `/sys` | its own processes, read-only, with all sysctls; harmless devices; empty; empty: whatever is mounted there in the tree, and the sockets of this machine's services with it, is out of reach |
 //! | uid 0 | in a user namespace that has no other. It owns root's files of the tree, which the script is there to change; everywhere else it is nobody. Files of other users it can neither write nor give away |
-//! | capabilities | [`CAPABILITIES`], in that namespace: none applies to this machine |
+//! | capabilities | `CAPABILITIES`, in that namespace: none applies to this machine |
 //! | system calls, keyrings | as in builds' sandboxes: filtered, and a session keyring of its own |
 //! | namespaces | own processes, network, IPC, host name, mounts, control groups; it ends with its first process |
 //!

@@ -110,7 +110,7 @@ impl Candidate {
     }
 }
 
-/// Parses built modules. Exceeding [`MOST_NAMES`] is a defect of the modules that do.
+/// Parses built modules. Exceeding `MOST_NAMES` is a defect of the modules that do.
 pub fn built(modules: Vec<Built>) -> Result<Vec<Candidate>> {
     let mut room = MOST_NAMES;
     let one = |built| {

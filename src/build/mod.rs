@@ -1,6 +1,6 @@
 //! A build: from a private copy of the source to outputs that can be published.
 //!
-//! Between [`make`] and [`publish`], [`crate::resolve`] verifies that headers and tools did not change meanwhile, and
+//! Between [`make`] and `publish`, [`crate::resolve`] verifies that headers and tools did not change meanwhile, and
 //! checks the modules ([`check_modules`]).
 
 pub mod check_modules;
@@ -34,7 +34,7 @@ const LOG_NAME: &str = "log";
 /// Options of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
-    /// Whether objects of an earlier build may be reused ([`crate::build::compiler_launcher`]).
+    /// Whether objects of an earlier build may be reused (`compiler_launcher`).
     pub may_launch: bool,
 }
 

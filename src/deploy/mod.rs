@@ -1,5 +1,5 @@
-//! Putting builds into kernels' trees: the use case behind `install`, `build`, `pull`, the hooks and `dkms
-//! autoinstall`.
+//! Putting builds into kernels' trees: the use case behind `install`, `build`, `pull`, the hooks and
+//! `dkms autoinstall`.
 //!
 //! ```text
 //! may it be signed and installed?   for each kernel, before anything is built

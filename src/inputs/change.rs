@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// An input: a field of the key, or a file beside the module that `check` compares. The names are published in `kcache
-/// explain`, `check --json` and reports. Add, never rename.
+/// An input: a field of the key, or a file beside the module that `check` compares. The names are published in
+/// `kcache explain`, `check --json` and reports. Add, never rename.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InputChange {
     /// The package's source.

@@ -2,6 +2,7 @@
 //!
 //! A tree's digest covers names, contents, the executable bit and link targets. Times, owners, inode numbers and the
 //! location are not included, so identical hosts compute identical digests:
+//! ```text
 //! tree digest = BLAKE3 derive_key(CONTEXT) over, for each root in the order of labels:
 //!   text(label)  number of entries, 8 bytes
 //!   for each entry in the byte order of relative paths, the root itself ("") among them:

@@ -39,7 +39,7 @@ pub struct Limits {
     pub processes: u64,
     /// Number of CPUs; needs control groups.
     pub cpus: u64,
-    /// Disk space in bytes in everything that it can write ([`super::space`]), also the limit on each file.
+    /// Disk space in bytes in everything that it can write (`space`), also the limit on each file.
     pub disk: u64,
     /// Number of files and directories on disk, and again in memory.
     pub files: u64,

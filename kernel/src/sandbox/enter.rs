@@ -18,7 +18,7 @@
 //! No library is searched elsewhere, because all are found there; the loader's environment is empty, because the
 //! build's is passed in the orders; and `/etc/ld.so.preload` is empty. Both are mounted last, over any links and
 //! mounts that the tree may contain on the way there, and the files in a directory with nothing else in it, because
-//! loaders prefer libraries below `glibc-hwcaps`. Nothing else is mounted there on purpose ([`is_reserved`]). This
+//! loaders prefer libraries below `glibc-hwcaps`. Nothing else is mounted there on purpose (`is_reserved`). This
 //! program looks up no users and no locale, so it loads nothing more. `bwrap` leaves it three capabilities, which are
 //! needed to drop the others.
 //!

@@ -13,7 +13,7 @@
 //! back stay lent until the build ends, and bytes that a build writes into its pipe never count as more than it was
 //! lent.
 //!
-//! A new build waits until a job is free. If others keep their tokens for longer than [`PATIENCE`], it begins
+//! A new build waits until a job is free. If others keep their tokens for longer than `PATIENCE`, it begins
 //! nevertheless with its own job: then the run has as many additional jobs as there are builds that began in this way,
 //! and fewer than twice `N` in all.
 //!

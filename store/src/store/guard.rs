@@ -8,7 +8,7 @@
 //!   only sticky directories such as `/tmp` are allowed. So what was checked stays as it is while the store is used.
 //! - A store contains only directories and regular files. None of its names is a link: neither those of the top
 //!   directory nor the directories below `entries`, `objects`, `signatures` and `by-kernel`; and a link in the place
-//!   of a file is not followed when the file is opened ([`open`]). So everything that is read, written and deleted is
+//!   of a file is not followed when the file is opened (`publish::open_plain`). So everything that is read, written and deleted is
 //!   inside the store.
 //!
 //! This costs a look at some directories and at most 256 shards of entries: some tenths of a millisecond.
