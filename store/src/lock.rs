@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub struct Waiting<'a> {
     /// Time limit; then the call fails with [`Error::Busy`].
     pub limit: Duration,
-    /// Called once per wait that takes longer than a second, with text such as "waiting for another kcache: ...".
+    /// Called once per wait that takes longer than a second, with text such as "waiting for another kcache to finish with ...".
     pub say: &'a (dyn Fn(&str) + Sync),
 }
 

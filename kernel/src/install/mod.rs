@@ -36,12 +36,12 @@
 //!
 //! 1. Lock. Recover from an interrupted run. Stage every module: read, verify, sign, compress, write, fsync.
 //! 2. Generate the indexes of the staged base (`reindex`, or depmod) and read them again; every module must resolve
-//! to the staged file.
+//!    to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation into the tree; rename all indexes but one; fsync. Rename `modules.dep.bin`; fsync.
-//! 5. Remove foreign modules as requested, move the old generation out, close the journal, delete the staging directory.
-//!    In this order: as long as the old generation is in the tree there is a journal, so a concurrent depmod that lists it is
-//!    noticed.
+//! 5. Remove foreign modules as requested, move the old generation out, close the journal, delete the staging
+//!    directory. In this order: as long as the old generation is in the tree there is a journal, so a concurrent depmod
+//!    that lists it is noticed.
 //!
 //! An error before the end of step 4, including a failed fsync, undoes everything at once. An fsync is never retried,
 //! because after a failed one the kernel may have dropped the pages, and reports that only once. After step 4 the new
