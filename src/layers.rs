@@ -233,7 +233,7 @@ fn no_files_import_each_other_in_a_cycle() {
 }
 
 #[test]
-fn the_command_line_knows_kernels_and_store_through_the_flow_only() {
+fn the_command_line_uses_the_libraries_through_the_flow_only() {
     let sources = Sources::of("main", "cli");
     let names = |text: &String| text.contains("kcache_kernel::") || text.contains("kcache_store::");
     let wrong: Vec<String> =
@@ -242,7 +242,7 @@ fn the_command_line_knows_kernels_and_store_through_the_flow_only() {
 }
 
 #[test]
-fn paths_are_read_out_of_statements() {
+fn paths_are_extracted_from_statements() {
     let mut found = Vec::new();
     expand("crate::a::{self, b::{C, d}, E as F}", &mut Vec::new(), &mut found);
     let found: Vec<String> = found.iter().map(|path| path.join("::")).collect();

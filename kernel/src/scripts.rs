@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_takes_too_long_is_ended_with_what_it_started() {
+    fn a_script_that_takes_too_long_is_killed_with_its_children() {
         let (ended, _) = check("sleep 987 & sleep 987", 0o755, Duration::from_millis(200));
         assert_eq!(ended, Ended::TimedOut);
     }

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn two_builds_of_a_package_have_a_directory_each_and_later_ones_have_both() {
+    fn concurrent_builds_have_separate_ccache_directories() {
         let dir = tempfile::tempdir().unwrap();
         let waiting = Waiting { limit: std::time::Duration::from_secs(9), say: &|_| () };
         let store = Store::open(&dir.path().join("store"), &waiting).unwrap();

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_named() {
+    fn only_differences_are_listed() {
         let before = [field("source", "1"), field("recipe", "r"), field("toolchain.pahole", "p")];
         let now = [field("source", "2"), field("recipe", "r")];
         let found = differences(&before, &now);

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_and_the_room_are_fields() {
+    fn environment_and_sandbox_are_fields() {
         let field = |name: &str, value: &str| Field { name: name.into(), value: value.into(), note: None };
         let with = |env: &str, room: &str| key(&[field("environment", env), field("sandbox", room)]);
         assert_ne!(with("LANG=C", "1"), with("LANG=C", "2"));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_shape_a_module_is_no_part_of_the_key() {
+    fn inputs_without_effect_on_modules_are_not_in_the_key() {
         let base = changed(|_, _, _, _| {});
         assert_eq!(base, changed(|_, tools, _, _| tools[0].version.push_str(" (same program)")));
         assert_eq!(base, changed(|recipe, _, _, _| recipe.automatic = false));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_between_name_and_value_cannot_move() {
+    fn names_and_values_cannot_be_confused() {
         let field = |name: &str, value: &str| Field { name: name.into(), value: value.into(), note: None };
         assert_ne!(key(&[field("ab", "c")]), key(&[field("a", "bc")]));
         assert_ne!(key(&[field("a", "b"), field("c", "d")]), key(&[field("a", "bcd")]));
@@ -241,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_boundary_can_move(
+        fn fields_cannot_be_confused(
             text in "[a-c\\x00 =\n]{0,12}",
             cuts in proptest::collection::vec(any::<usize>(), 1..6),
             others in proptest::collection::vec(any::<usize>(), 1..6),
@@ -251,7 +251,7 @@ mod tests {
         }
 
         #[test]
-        fn what_moves_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..8usize, to in 0..8usize) {
+        fn moving_text_between_inputs_changes_the_key(text in "[a-z]{2,12}", at: usize, from in 0..8usize, to in 0..8usize) {
             prop_assume!(from != to);
             let (head, tail) = text.split_at(1 + at % (text.len() - 1));
             let with = |first: &str, second: &str| changed(|_, _, _, texts| {

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_read_must_be_the_same_here() {
+    fn undeclared_inputs_must_be_equal() {
         let (dir, facts, opened) = facts();
         let observed = digests(&facts, &opened, 0, 0).unwrap();
         let header = dir.path().join(HEADER);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_read_anything_is_an_answer_nowhere() {
+    fn an_entry_with_unknown_inputs_is_used_nowhere() {
         let (_dir, facts, opened) = facts();
         let observed = digests(&facts, &Opened { missed: true, ..opened }, 0, u64::MAX).unwrap();
         assert_eq!(observed.len(), 1);
@@ -126,13 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_behind_all_files_spoils_nothing() {
+    fn a_clock_behind_all_files_invalidates_nothing() {
         let (_dir, facts, opened) = facts();
         assert!(digests(&facts, &opened, 5, 10).is_ok());
     }
 
     #[test]
-    fn what_the_key_covers_as_a_tool_is_not_kept_twice() {
+    fn tools_are_not_undeclared_inputs() {
         let (_dir, mut facts, opened) = facts();
         facts.tools.push(Tool {
             role: "predef".into(),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_cannot_make_this_host_read_what_no_sandbox_shows() {
+    fn undeclared_inputs_are_read_only_where_a_sandbox_could() {
         let (dir, facts, _) = facts();
         fs::create_dir_all(dir.path().join("proc")).unwrap();
         fs::write(dir.path().join("proc/kmsg"), "1").unwrap();

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_a_missing_and_a_new_module_are_named_once() {
+    fn changed_missing_and_new_modules_are_listed_once() {
         let module = |name: &str, bytes: &str| (name.to_owned(), Digest::of(bytes.as_bytes()));
         let first = [module("a", "1"), module("b", "1"), module("c", "1")];
         let second = [module("a", "1"), module("b", "2"), module("d", "1")];

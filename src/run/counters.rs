@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_to_be_built_whatever_caches_have_is_no_miss() {
+    fn a_forced_rebuild_is_not_a_miss() {
         check(
             |counters| counters.note("a", &Answered::By(&built("a"), &Source::Built), false),
             &[(BUILT, 1), (COMPILED, 1500)],
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_answer_in_the_end_is_one_miss() {
+    fn a_request_without_answer_is_one_miss() {
         check(
             |counters| {
                 for name in ["a", "a", "b"] {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_counted_when_it_is_made_and_a_hit_when_it_is_known() {
+    fn a_new_failure_is_a_miss_and_a_remembered_one_a_hit() {
         let failed = Outcome::Failed { status: Some(2), command: "make".into(), first_error: "no".into() };
         let failed = manifest("a", failed, 0.25);
         check(
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_spared_by_what_is_put_in_place_and_was_not_built_now() {
+    fn time_is_saved_by_installed_builds_of_earlier_runs() {
         let change = |package: &str, act| Change { package: package.to_owned(), act, from: None, to: None };
         let changes = [
             change("built", Act::Add),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_cannot_be_true_is_none() {
+    fn an_implausible_duration_is_ignored() {
         let of = |seconds| super::seconds(&manifest("a", Outcome::Built, seconds));
         assert_eq!(of(1.5), Some(1.5));
         assert_eq!((of(-1.0), of(1e300)), (None, None));

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stored_is_read_again() {
+    fn labels_are_read_back() {
         let labels =
             Labels { package: "p", version: "1", kernel: "k", kernel_version: "#1", arch: "a", source: "s" };
         assert_eq!(Labels::read(&labels.stored()), labels);

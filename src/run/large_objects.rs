@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_is_kept_until_it_is_taken() {
+    fn large_objects_are_kept_until_taken() {
         let large = LargeObjects::default();
         large.keep(&digest(1), vec![1; LARGE]);
         large.keep(&digest(2), vec![2; LARGE - 1]);
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_there_is_room_for() {
+    fn kept_objects_are_limited() {
         let large = LargeObjects::default();
         for n in 0..5 {
             large.keep(&digest(n), vec![0; MOST / 4]);

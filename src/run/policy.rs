@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_rule_that_matches_counts_and_without_one_a_package_is_required() {
+    fn the_last_matching_rule_counts_and_required_is_the_default() {
         let rule =
             |package: &str, kernel: &str, need| Rule { package: package.into(), kernel: kernel.into(), need };
         let rules = vec![

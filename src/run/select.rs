@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_are_named_in_every_way_people_name_them() {
+    fn kernels_are_selected_by_every_kind_of_name() {
         let all = ["6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.1-amd64"];
         assert_eq!(chosen(&[]).unwrap(), all);
         assert_eq!(chosen(&["all"]).unwrap(), all);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_exist_is_an_error_that_names_the_nearest() {
+    fn an_unknown_kernel_is_an_error_with_a_suggestion() {
         match chosen(&["6.1.0-11-amd64"]).unwrap_err() {
             Error::NoKernel { nearest, .. } => assert_eq!(nearest.as_deref(), Some("6.1.0-10-amd64")),
             other => panic!("{other}"),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_versions_the_newest_is_meant() {
+    fn the_newest_version_is_selected() {
         let (_dir, root) = root(&[], &["a-1.9", "a-1.10", "b-1"]);
         let names = |asked: &[&str]| -> Vec<String> {
             let asked: Vec<String> = asked.iter().map(|word| (*word).to_owned()).collect();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_that_is_built_elsewhere_needs_no_source() {
+    fn a_package_built_elsewhere_needs_no_source() {
         let (_dir, root) = root(&[], &["a-1"]);
         let names = |asked: &[&str], wanted: &[&str], any| -> Result<Vec<String>> {
             let texts = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();

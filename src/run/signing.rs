@@ -117,7 +117,7 @@ mod tests {
     use fs_err as fs;
 
     #[test]
-    fn a_passphrase_that_cannot_be_had_is_asked_for_once() {
+    fn a_failing_passphrase_is_requested_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let (key, certificate) = (path("key.pem"), path("certificate.pem"));

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_comes_back_as_it_went_in() {
+    fn a_manifest_is_read_back_unchanged() {
         let mut failed = manifest(KEY);
         failed.outcome =
             Outcome::Failed { status: Some(2), command: "make".to_owned(), first_error: "x.c:1".to_owned() };

@@ -70,7 +70,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_group_or_others_can_write_is_exposed_and_so_is_all_below_unless_it_is_sticky() {
+    fn paths_writable_by_others_are_exposed_unless_sticky() {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
         fs_err::create_dir_all(&below).unwrap();

@@ -128,7 +128,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_pointer_comes_back_as_it_went_in() {
+    fn a_pointer_is_read_back_unchanged() {
         let pointer = Pointer::new(&name("a"), KEY, 5, &builder(1)).unwrap();
         assert_eq!(parse(&pointer.encode().unwrap()).unwrap(), pointer);
         assert_eq!((pointer.key(), pointer.epoch()), (KEY, 5));

@@ -155,7 +155,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn damage_is_named_with_its_place() {
+    fn corruption_is_reported_with_its_offset() {
         let check =
             |bytes: &[u8], expect: &str| assert_eq!(DepIndex::parse(bytes).unwrap_err().to_string(), expect);
         check(b"", "cut short at byte 0");
@@ -167,7 +167,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_node_that_is_its_own_child_ends() {
+    fn a_cyclic_node_is_an_error() {
         let node = 12 | CHILDREN;
         let own = [&[b'a', b'a'][..], &node.to_be_bytes()].concat();
         let bytes =
@@ -186,7 +186,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn every_changed_byte_gives_an_answer(at: proptest::sample::Index, to: u8) {
+        fn every_changed_byte_gives_a_result(at: proptest::sample::Index, to: u8) {
             let mut bytes = example();
             let at = at.index(bytes.len());
             bytes[at] = to;

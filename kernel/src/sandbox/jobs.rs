@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_by_itself_has_all_jobs_and_shares_them_with_those_that_come() {
+    fn a_single_build_has_all_jobs_and_shares_them_with_later_ones() {
         let jobs = Jobs::new(8);
         let first = jobs.seat();
         let first_pipe = served(&first);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_lent_more_than_a_share_and_all_no_more_than_there_is() {
+    fn no_build_gets_more_than_its_share_of_jobs() {
         for jobs in 1..9 {
             for builds in 1..12 {
                 let share = || Share { began: true, served: true, lent: 0 };
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_build_does_to_its_pipe_is_its_own_affair() {
+    fn a_build_that_disturbs_its_pipe_affects_no_other() {
         let jobs = Jobs::new(4);
         let (full, good) = (jobs.seat(), jobs.seat());
         let full_pipe = served(&full);
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_tokens_are_no_jobs_of_the_run() {
+    fn forged_tokens_are_not_jobs() {
         let jobs = Jobs::new(4);
         let seat = jobs.seat();
         let pipe = served(&seat);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_what_it_was_lent_keeps_no_other_from_beginning() {
+    fn a_build_that_keeps_tokens_does_not_block_others() {
         let jobs = Jobs::patient(3, Duration::from_millis(200));
         let greedy = jobs.seat();
         let greedy_pipe = served(&greedy);

@@ -129,7 +129,7 @@ mod tests {
     const WAITING: Waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
 
     #[test]
-    fn a_name_of_the_store_that_is_a_link_is_refused_and_nothing_is_made_where_it_leads() {
+    fn links_in_a_store_are_refused_and_never_followed() {
         let names = [
             "entries",
             "objects",
