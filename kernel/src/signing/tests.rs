@@ -49,12 +49,14 @@ impl Desk {
         self.path(name)
     }
 
-    /// Path of the kernel's own program, if a kernel's headers are on this machine.
+    /// The module as signed by the kernel's own program; `None` if there are no fixtures.
+    #[expect(clippy::print_stdout, reason = "says why a test does nothing")]
     fn sign_file(&self, hash: &str) -> Option<Vec<u8>> {
         let home = PathBuf::from(std::env::var_os("HOME")?).join(".cache/kcache-fixtures");
         let fixtures = std::env::var_os("KCACHE_FIXTURES").map_or(home, PathBuf::from);
         let program = fixtures.join("root/usr/lib/linux-kbuild-6.1/scripts/sign-file");
         if !program.exists() {
+            println!("skipped, because {} does not exist: run tests/fixtures.sh", program.display());
             return None;
         }
         self.run(&format!("{} {hash} key.pem cert.pem module.ko signed.ko", program.display()));

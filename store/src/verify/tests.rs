@@ -99,22 +99,20 @@ fn an_intact_store_has_no_findings() {
 #[test]
 fn every_flipped_bit_is_detected_or_harmless() {
     let (_dir, store) = store();
+    // Five has no factor in common with eight, so a sample has bits of each place, and some of each byte.
+    let every = if std::env::var_os("KCACHE_TORTURE").is_some() { 1 } else { 5 };
     for path in all_files(&store) {
         let whole = fs_err::read(&path).unwrap();
-        let flipped = (0..whole.len() * 8).map(|bit| {
+        let flipped = (0..whole.len() * 8).step_by(every).map(|bit| {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             bytes
         });
         let (noticed, harmless) = rot(&path, &store, flipped);
-        assert_eq!(noticed + harmless, whole.len() * 8);
+        let flips = (whole.len() * 8).div_ceil(every);
+        assert_eq!(noticed + harmless, flips);
         // The name of the checksum's field, which then is an unknown field; unused bits of a frame's header.
-        assert!(
-            harmless <= 8 * 10,
-            "{harmless} of {} flips of {} change nothing",
-            whole.len() * 8,
-            path.display()
-        );
+        assert!(harmless <= 8 * 10, "{harmless} of {flips} flips of {} change nothing", path.display());
     }
 }
 
