@@ -65,8 +65,8 @@ impl Pointer {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] if it is no valid envelope or belongs to another name, [`Error::Format`] if a newer kcache
-    /// wrote it.
+    /// [`Error::Entry`] if the file is no valid envelope of a pointer, [`Error::Damaged`] if it is the pointer of
+    /// another name, and [`Error::Format`] if a newer kcache wrote it.
     pub fn parse(origin: &Path, name: &Name, file: &[u8]) -> Result<Pointer> {
         let invalid = |reason: String| Error::Entry { path: origin.to_owned(), reason };
         let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
