@@ -1,6 +1,6 @@
 # make                  build kcache
 # make demo             demonstrate kcache on real kernels and packages, in a scratch directory
-# make test             formatting, clippy, all tests, licences; .ci/run calls exactly this
+# make test             formatting, clippy, rustdoc, all tests, licences; .ci/run calls exactly this
 # make test-all         the same, with every package on every kernel
 # make test-indexes     compare kcache's module indexes with depmod's, on whole kernels with real packages; KCACHE_MODULES=DIR
 #                       adds modules from DIR/RELEASE/PACKAGE/*.ko
@@ -70,6 +70,7 @@ demo: kernels
 test: fixtures
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 	TMPDIR=$$(mktemp -d) && chmod 755 "$$TMPDIR" && export TMPDIR && trap 'rm -rf "$$TMPDIR"' EXIT INT TERM && $(CARGO) test --workspace --locked
 	if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; fi
 

@@ -70,7 +70,7 @@ pub fn indexes(table: &mut Table) {
         "-p",
         "kcache-kernel",
         "--lib",
-        "how_long",
+        "duration_of",
         "--",
         "--nocapture",
     ]);

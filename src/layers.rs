@@ -1,7 +1,8 @@
-//! Layering: imports run down the list of folders in `lib.rs`, and no files import each other in a cycle.
+//! Tests of layering: folders import only from those above them in the list in `lib.rs`, and no files import each
+//! other in a cycle.
 //!
-//! Read from the text of each file outside its tests: paths that begin with `crate`, `super` or `self`, and in `cli/` with
-//! `kcache`. A name that a module only hands on (`pub use`) counts as one of the file that it comes from.
+//! They parse the text of each file outside its tests: paths that begin with `crate`, `super` or `self`, and in `cli/`
+//! with `kcache`. A re-exported name (`pub use`) counts as one of the file that it comes from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ const LAYERS: [&str; 8] = ["error", "run", "inputs", "build", "resolve", "verdic
 
 type Module = Vec<String>;
 
-/// The files of a crate by their modules.
+/// The files of a crate by module.
 struct Sources {
     files: BTreeMap<Module, String>,
 }
@@ -35,13 +36,13 @@ impl Sources {
         Sources { files }
     }
 
-    /// The file that a path of this crate leads to, and what is left of it.
+    /// The file that a path of this crate refers to, and the rest of the path.
     fn file<'p>(&self, path: &'p [String]) -> (Module, &'p [String]) {
         let longest = (0..=path.len()).rev().find(|n| self.files.contains_key(&path[..*n])).unwrap_or(0);
         (path[..longest].to_vec(), &path[longest..])
     }
 
-    /// The same, where a name that is only handed on is followed to where it comes from.
+    /// Like [`Sources::file`], following re-exports to the file that they come from.
     fn home(&self, path: &[String]) -> Module {
         let mut path = path.to_vec();
         for _ in 0..8 {
@@ -58,7 +59,7 @@ impl Sources {
         self.file(&path).0
     }
 
-    /// The absolute paths that a file names; `only_uses` leaves out those in the middle of code.
+    /// The absolute paths that a file names; `only_uses` omits those outside `use` statements.
     fn used(&self, file: &Module, only_uses: bool) -> Vec<Module> {
         let text = &self.files[file];
         let mut found = Vec::new();
@@ -88,7 +89,7 @@ impl Sources {
         }
     }
 
-    /// Which files each file imports from; the file of the module that it is a part of aside.
+    /// The files that each file imports from, except the file of its parent module.
     fn imports(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let of = |file: &Module| {
             let homes = self.used(file, false).into_iter().map(|path| self.home(&path));
@@ -97,7 +98,7 @@ impl Sources {
         self.files.keys().filter(|file| !file.is_empty()).map(|file| (file.clone(), of(file))).collect()
     }
 
-    /// Files that import each other, directly or not.
+    /// Cycles of files that import each other.
     fn cycles(&self) -> Vec<String> {
         let imports = self.imports();
         let mut cycles = BTreeSet::new();
@@ -143,7 +144,7 @@ fn module(path: &Path, crate_root: &str) -> Module {
     module
 }
 
-/// A file without comments and without its tests.
+/// A file's text without comments and tests.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -171,7 +172,7 @@ fn uses(text: &str) -> Vec<String> {
     found
 }
 
-/// `a::{b, c::d}` as `a::b` and `a::c::d`.
+/// Expands `a::{b, c::d}` to `a::b` and `a::c::d`.
 fn expand(statement: &str, before: &mut Module, found: &mut Vec<Module>) {
     let statement = statement.trim();
     let length = before.len();
@@ -200,7 +201,7 @@ fn expand(statement: &str, before: &mut Module, found: &mut Vec<Module>) {
     before.truncate(length);
 }
 
-/// Paths in the middle of code.
+/// Paths outside `use` statements.
 fn inline(text: &str) -> Vec<Module> {
     let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let words = text.split(|c| !is_part(c));
@@ -232,7 +233,7 @@ fn no_files_import_each_other_in_a_cycle() {
 }
 
 #[test]
-fn the_command_line_knows_kernels_and_store_through_the_flow_only() {
+fn the_command_line_uses_the_libraries_through_the_flow_only() {
     let sources = Sources::of("main", "cli");
     let names = |text: &String| text.contains("kcache_kernel::") || text.contains("kcache_store::");
     let wrong: Vec<String> =
@@ -241,7 +242,7 @@ fn the_command_line_knows_kernels_and_store_through_the_flow_only() {
 }
 
 #[test]
-fn paths_are_read_out_of_statements() {
+fn paths_are_extracted_from_statements() {
     let mut found = Vec::new();
     expand("crate::a::{self, b::{C, d}, E as F}", &mut Vec::new(), &mut found);
     let found: Vec<String> = found.iter().map(|path| path.join("::")).collect();

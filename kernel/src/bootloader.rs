@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_its_image() {
+    fn a_link_selects_its_image() {
         check(
             &[("boot/vmlinuz-6.1.0-56-amd64", ""), ("vmlinuz", "-> boot/vmlinuz-6.1.0-56-amd64")],
             Ok("6.1.0-56-amd64"),
@@ -222,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_go_by_is_an_error_that_names_what_was_looked_for() {
+    fn a_missing_boot_loader_is_an_error_that_lists_the_supported_ones() {
         check(&[], Err("no boot loader configuration found"));
     }
 
     #[test]
-    fn an_image_says_its_release_whatever_it_is_called() {
+    fn the_release_is_read_from_the_image_first() {
         let mut image = vec![0; 0x300];
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x20e..0x210].copy_from_slice(&0x40_u16.to_le_bytes());

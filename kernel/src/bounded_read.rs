@@ -113,7 +113,7 @@ mod tests {
     use fs::os::unix::fs::symlink;
 
     #[test]
-    fn what_is_too_large_or_never_ends_is_an_error_at_once() {
+    fn large_and_endless_files_are_errors_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         fs::write(path("text"), "abc").unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_file_of_the_tree_is_left_out() {
+    fn files_outside_the_tree_and_special_files_are_refused() {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = |name: &str| dir.path().join(name);
         fs::write(path("a.c"), "a").unwrap();

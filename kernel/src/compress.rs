@@ -129,7 +129,7 @@ mod tests {
     const ALL: [Compression; 4] = [Compression::None, Compression::Gz, Compression::Xz, Compression::Zst];
 
     #[test]
-    fn file_names_tell_the_compression() {
+    fn file_names_show_the_compression() {
         assert_eq!(Compression::of_file_name("snd-pcm.ko"), Some(("snd-pcm", Compression::None)));
         assert_eq!(Compression::of_file_name("a.ko.gz"), Some(("a", Compression::Gz)));
         assert_eq!(Compression::of_file_name("a.ko.xz"), Some(("a", Compression::Xz)));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn compression_is_reversible() {
         let module = b"\x7fELF and the rest of it ".repeat(9000);
         for compression in ALL {
             let packed = compression.compress(&module).unwrap();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused_at_its_limit() {
+    fn a_decompression_bomb_is_refused_at_the_limit() {
         let zeros = vec![0; 1 << 20];
         for compression in ALL {
             let packed = compression.compress(&zeros).unwrap();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn xz_carries_what_the_kernels_decoder_knows() {
+    fn xz_uses_what_the_kernels_decoder_supports() {
         let packed = Compression::Xz.compress(b"module").unwrap();
         // .xz file format 1.2.1: the stream flags follow the six magic bytes; check id 1 is CRC32.
         assert_eq!(packed[..8], *b"\xfd7zXZ\0\0\x01");
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn gzip_carries_neither_name_nor_time() {
+    fn gzip_contains_neither_name_nor_time() {
         let packed = Compression::Gz.compress(b"module").unwrap();
         assert_eq!(packed[..8], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]);
     }
 
     proptest! {
         #[test]
-        fn damaged_files_give_an_error_or_bytes(at in 0usize..400, flip in 1u8.., cut in 0usize..400) {
+        fn corrupt_files_give_an_error_or_bytes(at in 0usize..400, flip in 1u8.., cut in 0usize..400) {
             let module: Vec<u8> = (0..2000u32).flat_map(|i| (i * i).to_le_bytes()).collect();
             for compression in ALL {
                 let mut packed = compression.compress(&module).unwrap();

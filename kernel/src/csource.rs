@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declaration_is_read_where_it_is_no_comment() {
+    fn declarations_in_comments_are_ignored() {
         check("/* MODULE_LICENSE(\"no\");\n */\nMODULE_LICENSE (\"GPL v2\");\n", &[(3, Some("GPL v2"))]);
         check(
             "// MODULE_LICENSE(\"no\")\nchar *s = \"// \\\" /*\";\nMODULE_LICENSE(\"GPL\");",
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_nothing_but_beginnings_is_read_in_one_go() {
+    fn repeated_beginnings_are_parsed_in_linear_time() {
         let many = 1 << 16;
         assert_eq!(uses(&"MODULE_LICENSE(".repeat(many), "MODULE_LICENSE").len(), many);
         let lines = uses(&"MODULE_LICENSE(\n".repeat(many), "MODULE_LICENSE");
@@ -150,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_where_they_are_also_in_strings_that_are_left_out() {
+    fn blanked_strings_keep_their_lines() {
         assert_eq!(code("char *s = \"a\\\nb\\\"\";\n__DATE__", true), "char *s = \"\n\";\n__DATE__");
     }
 
     #[test]
-    fn strings_can_be_left_out_too() {
+    fn strings_can_be_blanked() {
         assert_eq!(code("a(\"__DATE__\", __TIME__) /* b */ c", true), "a(\"\", __TIME__)   c");
     }
 }

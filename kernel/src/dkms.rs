@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_built_and_installed_is_told_from_links_and_directories() {
+    fn states_are_read_from_links_and_directories() {
         let (dir, records, _) = host();
         assert_eq!(records.added().unwrap(), [a()]);
         assert!(!records.built(&a()).unwrap()[0].installed);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_elsewhere_is_dkms_s_only_if_it_is_the_same() {
+    fn a_file_elsewhere_belongs_to_dkms_only_if_equal() {
         let (_dir, records, tree) = host();
         fs::write(tree.join("updates/dkms/a.ko.xz"), "signed since").unwrap();
         fs::write(tree.join("extra/a.ko"), "somebody else's").unwrap();
@@ -357,7 +357,7 @@ mod tests {
 
     /// Replaces each directory of a record in turn by a link to another directory.
     #[test]
-    fn links_in_the_place_of_directories_are_no_records_and_lead_nowhere() {
+    fn links_in_place_of_directories_are_not_records() {
         for depth in ["a", "a/1.0", "a/1.0/6.1", "a/1.0/6.1/x86_64", "a/1.0/6.1/x86_64/module"] {
             let (dir, records, tree) = host();
             symlink("1.0/6.1/x86_64", dir.path().join("dkms/a/kernel-6.1-x86_64")).unwrap();
@@ -369,7 +369,7 @@ mod tests {
             assert_eq!(records.is_added(&a()), depth.len() > "a/1.0".len(), "{depth}");
             let built = Built { what: a(), kernel: "6.1".into(), arch: "x86_64".into(), installed: false };
             assert_eq!(records.files(&built, &tree).unwrap(), [], "{depth}");
-            let _ = records.forget_build(&built); // an error is as good
+            let _ = records.forget_build(&built); // an error is fine
             let _ = records.forget(&a());
             let _ = records.add(&a(), Path::new("/usr/src/a-1.0"));
             let _ = records.directory_for(&a(), "tarball");
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_elsewhere_are_none_of_a_record() {
+    fn names_that_lead_elsewhere_are_not_records() {
         let (dir, records, _) = host();
         fs::create_dir_all(dir.path().join("b/source")).unwrap();
         for (name, version) in
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_module_is_compared_with_nothing_and_not_waited_for() {
+    fn special_files_are_not_compared_and_do_not_block() {
         let (dir, records, tree) = host();
         let copy = dir.path().join("dkms/a/1.0/6.1/x86_64/module/a.ko");
         let built = records.built(&a()).unwrap().remove(0);

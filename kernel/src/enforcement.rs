@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_that_the_kernel_takes_for_true_counts() {
+    fn every_true_value_of_the_kernel_counts() {
         for value in ["1", "y", "Yes", "true", "T", "on", "On", "\"1\""] {
             assert!(enforces(&format!("module.sig_enforce={value}")), "{value}");
         }
@@ -126,18 +126,18 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_that_is_built_in_counts_too() {
+    fn the_built_in_command_line_counts() {
         let config = "CONFIG_CMDLINE=\"quiet module.sig_enforce=1\"\n";
         check(config, "", false, Some("module.sig_enforce=1 on its command line"));
     }
 
     #[test]
-    fn what_switches_it_off_or_asks_another_is_not_enforcement() {
+    fn other_parameters_are_not_enforcement() {
         check("# CONFIG_MODULE_SIG_FORCE is not set\n", "module.sig_enforce=0 lockdown=none", true, None);
     }
 
     #[test]
-    fn a_kernel_of_unknown_configuration_is_taken_to_insist_under_secure_boot() {
+    fn an_unknown_configuration_enforces_under_secure_boot() {
         assert_eq!(decide(None, "", true), Some(Enforcement::SecureBoot));
         assert_eq!(decide(None, "quiet", false), None);
         assert!(decide(None, "lockdown=integrity", false).is_some());

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_told_by_its_body_whatever_its_compression_and_signature() {
+    fn a_copy_is_identified_by_its_body() {
         let mut signed = b"module".to_vec();
         signed.extend(b"PKCS#7\0\0\x02\0\0\0\0\0\0\0\0\x06~Module signature appended~\n");
         let packed = Compression::Xz.compress(&signed).unwrap();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_initramfs_is_an_error() {
+    fn other_files_than_an_initramfs_are_errors() {
         let error = |bytes: &[u8]| read(bytes, &names()).unwrap_err().to_string();
         assert_eq!(error(b"LZ4!"), "neither cpio nor a supported compression");
         assert_eq!(
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_found_where_distributions_put_it() {
+    fn an_initramfs_is_found_where_distributions_install_it() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         assert_eq!(of_kernel(&root, "6.1"), None);

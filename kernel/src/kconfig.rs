@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_found_by_whole_name() {
+    fn symbols_are_found_by_their_complete_name() {
         let config =
             Kconfig::new("CONFIG_SMP_X=m\n# CONFIG_SMP is not set\nCONFIG_CC=\"gcc-12 (D) 12\"\n".into());
         assert_eq!(config.value("CONFIG_SMP"), None);

@@ -517,7 +517,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn modules_are_compressed_as_the_kernels_own() {
+    fn modules_are_compressed_like_in_tree_ones() {
         let check = |config: &str, expect| {
             assert_eq!(compression(&Kconfig::new(config.to_owned())), expect, "{config}")
         };
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debian_tree_reaches_its_common_headers_and_its_scripts() {
+    fn a_debian_tree_includes_its_common_headers_and_scripts() {
         let (_dir, root) = debian();
         let kernels = installed(&root).unwrap();
         let tree = kernels[0].build_tree().unwrap();
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn source_leads_where_the_kernels_own_link_leads() {
+    fn source_has_the_target_of_the_kernels_own_link() {
         let reached = ["/usr/src/h-x", "/usr/lib/linux-kbuild-6.1/scripts", "/usr/src/h-common"];
         let (dir, root) = debian();
         let link = dir.path().join("lib/modules/6.1.0-9-x/source");
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn source_may_be_a_directory_or_missing() {
+    fn source_can_be_a_directory_or_missing() {
         let (dir, root) = debian();
         assert_eq!(source_of(&root).0, "/usr/src/h-x");
         let own = dir.path().join("lib/modules/6.1.0-9-x/source");
@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_given_by_path_has_its_own_source_unless_it_is_an_installed_kernels() {
+    fn a_tree_given_by_path_has_its_own_source_unless_installed() {
         let (dir, root) = debian();
         let at = |path: &str| dir.path().join(path);
         fs::write(at("usr/src/h-common/Makefile"), "").unwrap();
@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_another_release_are_not_this_kernels() {
+    fn headers_of_another_release_are_wrong() {
         let (dir, root) = debian();
         fs::write(dir.path().join("usr/src/h-x/include/config/kernel.release"), "6.1.0-8-x\n").unwrap();
         let kernels = installed(&root).unwrap();
@@ -636,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_another_build_than_the_headers_is_noticed() {
+    fn an_image_of_another_build_is_detected() {
         let (_dir, root) = debian();
         let mut kernel = installed(&root).unwrap().remove(0);
         assert_eq!(kernel.builds_differ(), None);
@@ -659,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn an_x86_image_names_its_version() {
+    fn an_x86_image_contains_its_version() {
         let mut image = vec![0u8; 0x600];
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x20e..0x210].copy_from_slice(&0x300u16.to_le_bytes());

@@ -13,7 +13,7 @@
 //! <end of the ELF>     optionally a signature: PKCS#7, 12 bytes of struct module_signature, a magic line
 //! ```
 //!
-//! [`parse`] reads this, [`check`] compares it with a kernel. Both are pure, and [`parse`] accepts untrusted input:
+//! [`parse`] reads this, [`check()`] compares it with a kernel. Both are pure, and [`parse`] accepts untrusted input:
 //! any bytes give a [`Ko`] or a [`Defect`]. Decompress a compressed module first ([`crate::compress::Compression`]).
 //!
 //! Sources: `kernel/module/main.c`, `kernel/module/version.c`, `include/linux/module_signature.h`,
@@ -350,7 +350,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_first_bytes_tell_what_can_be_no_module() {
+    fn the_first_bytes_exclude_other_files() {
         let start = |bytes: &[u8]| starts(&bytes[..bytes.len().min(START as usize)]);
         for class in Class::ALL {
             assert_eq!(start(&Built::example().class(class).bytes()), Ok(()));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_any_module_has_are_not_remembered() {
+    fn the_number_of_names_is_limited() {
         let check = |built: Built, words: &str| match parse(&built.bytes()) {
             Err(Defect::Malformed { why }) => assert_eq!(why, words),
             other => panic!("{:?}", other.map(|ko| ko.names())),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_and_byte_order_tells_the_same() {
+    fn every_class_and_byte_order_is_parsed_equally() {
         for class in Class::ALL {
             let ko = parse(&Built::example().class(class).bytes()).unwrap();
             assert_eq!((ko.machine.bits, ko.machine.big_endian), (class.bits(), class.big_endian()));
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_seen_and_passed_over() {
+    fn a_signature_is_detected_and_skipped() {
         let plain = Built::example().bytes();
         let mut signed = plain.clone();
         signed.extend(b"PKCS#7");
@@ -434,14 +434,14 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_longer_than_its_file_is_none() {
+    fn a_signature_longer_than_its_file_is_not_one() {
         let lying = [&[0xff; 12], SIGNATURE_MAGIC].concat();
         assert_eq!(split_signature(&lying), (&lying[..], None));
         assert_eq!(split_signature(SIGNATURE_MAGIC), (SIGNATURE_MAGIC, None));
     }
 
     #[test]
-    fn names_that_are_longer_than_the_file_together_are_refused() {
+    fn names_longer_in_total_than_the_file_are_refused() {
         let mut built = Built::example();
         built.undefined = vec![("n".repeat(5000), false)];
         assert!(parse(&built.bytes()).is_ok());
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_module_is_named() {
+    fn other_files_are_reported() {
         let of = |bytes: &[u8]| parse(bytes).unwrap_err();
         assert_eq!(of(b""), Defect::Empty);
         assert_eq!(of(b"\x7fEL"), Defect::NotElf);
@@ -483,7 +483,7 @@ mod tests {
         }
 
         #[test]
-        fn every_cut_and_changed_module_gives_an_answer(
+        fn every_truncated_or_changed_module_gives_a_result(
             which in 0..4usize, cut in any::<u16>(), changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..6),
         ) {
             let mut bytes = Built::example().class(Class::ALL[which]).bytes();

@@ -420,7 +420,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_is_continued_without_end_is_one() {
+    fn endlessly_continued_lines_are_joined() {
         let many = 1 << 18;
         let [(number, line)] = &joined(&"a \\\n".repeat(many))[..] else { panic!("it is one line") };
         assert_eq!((*number, line.len()), (1, 2 * many));
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn assignments_are_found_in_every_way_they_are_written() {
+    fn all_forms_of_assignments_are_found() {
         check(
             "a=1\nb := 2 # two\nexport c ?= 3\noverride d += 4\ne != date\n",
             &[],
@@ -459,12 +459,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_on_the_command_line_counts_before_the_file() {
+    fn the_command_line_overrides_the_file() {
         check("a=1\nb?=2\noverride a=3\n", &["a", "b"], &["a=3"]);
     }
 
     #[test]
-    fn a_branch_is_taken_where_its_variable_is_known() {
+    fn a_branch_is_decided_if_its_variable_is_known() {
         let text = "ifneq ($(KERNELRELEASE),)\nobj-m=a.o\nelse\nKDIR=x\nendif\n";
         check(text, &[], &["KDIR=x"]);
         check(text, &["KERNELRELEASE"], &["obj-m=a.o"]);
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_names_in_each_of_a_hundred_values_end_before_they_are_all_looked_up() {
+    fn expansion_is_limited() {
         let line = |n: usize| format!("A{n} = {}\n", format!("$(A{})", n + 1).repeat(100));
         let last = DEEPEST - 1;
         let text = (0..last).map(line).collect::<String>() + &format!("A{last} =\n");
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_stand_for_their_values_as_far_as_they_have_one() {
+    fn known_variables_are_expanded() {
         let makefile = read("A = 1 $(B)\nB = 2\nC = $(C)\n", &Given::default());
         assert_eq!(makefile.expanded("$(A) ${D} $(shell x) $$(A)"), "1 2 ${D} $(shell x) $$(A)");
         assert!(makefile.expanded("$(C)").len() < 100);

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_own_modules_are_found_whether_built_in_or_not_and_however_their_names_are_written() {
+    fn in_tree_modules_are_found_built_in_or_not() {
         let tree = tempfile::tempdir().unwrap();
         fs::write(tree.path().join("modules.order"), "kernel/fs/ext4/ext4.ko\nkernel/sound/snd-a.ko\n")
             .unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_is_judged_through_its_compression() {
+    fn compressed_modules_are_checked() {
         let bytes = Built::example().bytes();
         for compression in [Compression::None, Compression::Gz, Compression::Xz, Compression::Zst] {
             let name = format!("example.ko{}", compression.extension());
@@ -291,16 +291,16 @@ mod tests {
     }
 
     #[test]
-    fn where_the_kernel_decompresses_xz_must_carry_crc32() {
+    fn xz_needs_crc32_if_the_kernel_decompresses() {
         let mut packed = Compression::Xz.compress(&Built::example().bytes()).unwrap();
-        packed[7] = 4; // CRC64, as xz writes it without being asked
+        packed[7] = 4; // CRC64, xz's default
         let expect =
             "example.ko.xz cannot be decompressed: the kernel's decoder supports only the CRC32 check";
         assert_eq!(faults(&loader(), "example.ko.xz", &packed), [expect]);
     }
 
     #[test]
-    fn a_kernel_that_enforces_signatures_says_why() {
+    fn unsigned_modules_are_refused_with_the_reason() {
         let strict = Loader { enforcement: Some(Enforcement::SecureBoot), ..loader() };
         let expect = "example.ko is unsigned, and the kernel enforces signatures (Secure Boot)";
         assert_eq!(faults(&strict, "example.ko", &Built::example().bytes()), [expect]);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_found_wherever_they_lie_and_broken_links_are_named() {
+    fn foreign_modules_and_dangling_links_are_found() {
         let tree = tempfile::tempdir().unwrap();
         for file in
             ["kernel/a.ko", "updates/kcache-1/p/b.ko", "updates/dkms/c.ko.xz", "extra/d.ko", "modules.dep"]

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_found_in_both_places_and_a_broken_one_hides_none() {
+    fn packages_are_found_in_both_places_despite_a_broken_one() {
         let dir = tree(&[
             ("usr/src/b-2.0/dkms.conf", "PACKAGE_NAME=b\nPACKAGE_VERSION=2.0\n"),
             ("usr/src/linux-headers/Makefile", "obj-m := no.o\n"),
@@ -256,14 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_name_stands_in_for_what_the_recipe_computes() {
+    fn the_directory_name_replaces_a_computed_name() {
         let dir = tree(&[("my-mod-1.5/dkms.conf", "PACKAGE_NAME=$X\nPACKAGE_VERSION=$(cat V)\n")]);
         let package = at_path(&dir.path().join("my-mod-1.5")).unwrap();
         assert_eq!((package.name.as_str(), package.version.as_str()), ("my-mod", "1.5"));
     }
 
     #[test]
-    fn a_directory_without_recipe_is_no_package() {
+    fn a_directory_without_recipe_is_not_a_package() {
         let dir = tree(&[("x/README", "")]);
         assert!(at_path(&dir.path().join("x")).unwrap_err().to_string().contains("is not a package"));
     }

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_done_once_and_what_came_of_it_is_in_order() {
+    fn each_item_is_processed_once_with_results_in_order() {
         for at_once in [0, 1, 3, 100] {
             let all: Vec<usize> = (0..50).collect();
             assert_eq!(each(&all, at_once, |n| n * 2), all.iter().map(|n| n * 2).collect::<Vec<_>>());
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_are_at_work_as_said() {
+    fn at_most_the_given_number_run_in_parallel() {
         let (barrier, all) = (Barrier::new(3), [(); 3]);
         let threads = each(&all, 3, |()| {
             barrier.wait();

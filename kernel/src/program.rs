@@ -156,14 +156,14 @@ mod tests {
 ";
 
     #[test]
-    fn libraries_are_what_is_mapped_as_code() {
+    fn libraries_are_the_files_mapped_as_code() {
         let program = Program::of_maps(Path::new("/proc/self/exe"), Path::new("/usr/bin/kcache"), MAPS);
         let expect = ["/opt/my libs/libm.so.6", "/usr/lib/x86_64-linux-gnu/libc.so.6"].map(PathBuf::from);
         assert_eq!(program.libraries, expect);
     }
 
     #[test]
-    fn of_a_program_its_loader_and_libraries_are_told_by_the_names_they_are_asked_for() {
+    fn the_parts_of_a_program_have_their_sonames() {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let own = fs::read_link("/proc/self/exe").unwrap();
         let mut program = Program::of_maps(&own, &own, &maps);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn this_test_could_be_taken_along() {
+    fn the_running_test_has_all_its_parts() {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let own = fs::read_link("/proc/self/exe").unwrap();
         let files = Program::of_maps(&own, &own, &maps).files("/init").unwrap();

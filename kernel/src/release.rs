@@ -184,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn flavours_of_one_version_stand_together() {
+    fn flavours_of_one_version_are_adjacent() {
         check(&["6.1.0-55-cloud-amd64", "6.1.0-56-amd64", "6.1.0-56-cloud-amd64", "6.1.0-57-amd64"]);
     }
 
     #[test]
-    fn leading_zeros_and_endless_digits_do_no_harm() {
+    fn leading_zeros_and_long_numbers_are_compared() {
         check(&[
             "6.1",
             "6.01.1",
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_as_in_a_shell() {
+    fn patterns_match_like_a_shells() {
         for (glob, release, expect) in [
             ("*", "6.1.0-56-amd64", true),
             ("", "", true),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_are_quick() {
+    fn many_stars_are_matched_quickly() {
         assert!(!matches(&"*a".repeat(200), &"a".repeat(199)));
     }
 
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn any_pattern_gives_an_answer(glob in any::<String>(), release in any::<String>()) {
+        fn any_pattern_gives_a_result(glob in any::<String>(), release in any::<String>()) {
             matches(&glob, &release);
         }
     }

@@ -168,25 +168,25 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_link_stays_inside() {
+    fn absolute_links_stay_inside() {
         let (_dir, root) = root_with(&[("lib", "/usr")]);
         assert_eq!(root.resolve("/lib/src/headers").unwrap(), Path::new("/usr/src/headers"));
     }
 
     #[test]
-    fn dots_cannot_climb_out() {
+    fn parent_components_stay_inside() {
         let (_dir, root) = root_with(&[("up", "../../../../../usr/src")]);
         assert_eq!(root.resolve("/up").unwrap(), Path::new("/usr/src"));
     }
 
     #[test]
-    fn a_loop_is_an_error() {
+    fn cyclic_links_are_an_error() {
         let (_dir, root) = root_with(&[("a", "b"), ("b", "a")]);
         assert!(root.resolve("/a").unwrap_err().to_string().contains("too many symbolic links"));
     }
 
     #[test]
-    fn what_is_to_be_made_has_its_place_inside() {
+    fn new_files_are_created_inside() {
         let (dir, root) = root_with(&[("etc", "/usr/src"), ("gone", "/nowhere")]);
         assert_eq!(root.place("/etc/new/file").unwrap(), dir.path().join("usr/src/new/file"));
         assert_eq!(root.place("/a/b").unwrap(), dir.path().join("a/b"));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_takes_the_place_of_a_link() {
+    fn writing_replaces_a_link() {
         let (dir, _root) = root_with(&[("link", "usr/src/victim")]);
         fs::write(dir.path().join("usr/src/victim"), "precious").unwrap();
         for text in ["one", "two"] {

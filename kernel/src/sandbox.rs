@@ -20,8 +20,8 @@
 //!
 //! Code in it never has uid 0. If kcache is root, it switches to an unprivileged uid that owns nothing but the scratch
 //! directory, and drops every capability, before anything of the shown tree is executed ([`enter`]); if kcache is
-//! another user, the sandbox is in a user namespace and keeps that user. System calls are filtered ([`seccomp`]), and
-//! resources are limited ([`cgroup`], [`space`], [`uids`]). When the run ends, by itself or by force, the whole pid
+//! another user, the sandbox is in a user namespace and keeps that user. System calls are filtered (`seccomp`), and
+//! resources are limited ([`cgroup`], `space`, [`uids`]). When the run ends, by itself or by force, the whole pid
 //! namespace is dead before [`Sandbox::run`] returns.
 //!
 //! The writable file systems in memory are `/tmp` and `/dev/shm`, both limited; all others belong to root or, if the

@@ -11,7 +11,7 @@
 //! | writable | that root, and a copy of the package's source that is deleted afterwards; nothing else exists |
 //! | `/proc`, `/dev`, `/run`, `/sys` | its own processes, read-only, with all sysctls; harmless devices; empty; empty: whatever is mounted there in the tree, and the sockets of this machine's services with it, is out of reach |
 //! | uid 0 | in a user namespace that has no other. It owns root's files of the tree, which the script is there to change; everywhere else it is nobody. Files of other users it can neither write nor give away |
-//! | capabilities | [`CAPABILITIES`], in that namespace: none applies to this machine |
+//! | capabilities | `CAPABILITIES`, in that namespace: none applies to this machine |
 //! | system calls, keyrings | as in builds' sandboxes: filtered, and a session keyring of its own |
 //! | namespaces | own processes, network, IPC, host name, mounts, control groups; it ends with its first process |
 //!
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_takes_too_long_is_ended_with_what_it_started() {
+    fn a_script_that_takes_too_long_is_killed_with_its_children() {
         let (ended, _) = check("sleep 987 & sleep 987", 0o755, Duration::from_millis(200));
         assert_eq!(ended, Ended::TimedOut);
     }

@@ -208,9 +208,9 @@ impl Signer {
     }
 }
 
-/// Attaches a detached signature to a module: a PKCS#7 message in DER, as `sign-file -d` and `openssl cms -sign
-/// -binary -noattr -outform DER` make it. It must verify with the certificate, and is attached in the same form as by
-/// [`Signer::sign`].
+/// Attaches a detached signature to a module: a PKCS#7 message in DER, as made by `sign-file -d` and
+/// `openssl cms -sign -binary -noattr -outform DER`. It must verify with the certificate, and is attached in the same
+/// form as by [`Signer::sign`].
 ///
 /// # Errors
 ///

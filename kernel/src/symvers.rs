@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_since_the_first_is_read() {
+    fn every_format_is_read() {
         check("0x1\ts\tm\tEXPORT_SYMBOL", Ok((1, "m", Kind::Any, None)));
         check("0x1\ts\tNS\tm\tEXPORT_SYMBOL_GPL", Ok((1, "m", Kind::Gpl, Some("NS"))));
         check("0x1\ts\tm\tEXPORT_SYMBOL_GPL\tNS", Ok((1, "m", Kind::Gpl, Some("NS"))));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_named() {
+    fn corruption_is_reported() {
         check("0x1\ts\tm", Err("fewer than four fields"));
         check("0x1\ts\tm\tEXPORT_SYMBOL\t\t", Err("more than five fields"));
         check("1\ts\tm\tEXPORT_SYMBOL\t", Err("no CRC of the form 0x1234abcd"));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_symbol_that_is_listed_twice_the_first_line_counts() {
+    fn the_first_line_of_a_symbol_counts() {
         let twice = format!("0x00000007\tabs\tvmlinux\tEXPORT_SYMBOL\t\n{THREE}");
         let symvers = Symvers::parse(twice.as_bytes()).unwrap();
         assert_eq!((symvers.len(), symvers.get("abs").unwrap().crc), (3, 7));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_may_be_called_like_a_kind_of_export() {
+    fn a_namespace_may_look_like_a_kind_of_export() {
         let symvers = Symvers::parse(b"0x1\ta\tvmlinux\tEXPORT_SYMBOL\tEXPORT_ME\n").unwrap();
         assert_eq!(symvers.get("a").unwrap().namespace, Some("EXPORT_ME"));
     }

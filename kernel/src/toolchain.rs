@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_program_is_in_a_package_that_is_named() {
+    fn a_missing_program_is_reported_with_its_package() {
         for (program, package) in [
             ("gcc-12", "gcc-12"),
             ("x86_64-linux-gnu-gcc-13", "gcc-13"),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn another_compiler_than_the_kernels_is_noticed_and_another_name_is_not() {
+    fn another_compiler_is_detected_but_not_another_name() {
         let check = |named: &str, path: &str, version: &str, expect: bool| {
             let cc = Program { role: "cc".into(), path: path.into(), version: version.into() };
             assert_eq!(differs(named, &cc).is_some(), expect, "{named}, {version}");
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_line_is_a_program() {
+    fn output_lines_are_programs() {
         let parsed = program("program\tcc\t/usr/bin/gcc-12\tgcc-12 (Debian) 12.2.0").unwrap();
         assert_eq!((parsed.role.as_str(), parsed.version.as_str()), ("cc", "gcc-12 (Debian) 12.2.0"));
         assert_eq!(program("make: error"), None);

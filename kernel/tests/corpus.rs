@@ -1,5 +1,4 @@
-//! The fuzz targets' corpus, without a fuzzer: every file of it, and many that differ from one of them a little, keep what
-//! the fuzzer checks.
+//! Runs the fuzz targets' checks on their corpus without a fuzzer: on each file, and on many slightly changed copies.
 
 use std::path::Path;
 
@@ -8,8 +7,8 @@ mod checks;
 #[path = "../../fuzz/mutate.rs"]
 mod mutate;
 
-/// Changed files for each file of a corpus. What is checked in a directory, and what goes over the text again and again,
-/// takes a millisecond a file.
+/// Changed copies of each file. Checks that need a directory, or read the text several times, take a millisecond for
+/// each.
 const MANY: u64 = 2000;
 const FEWER: u64 = 100;
 

@@ -1,7 +1,8 @@
-//! `.modinfo` as kmod's `modinfo` reads it, on every module of the fixtures' kernels and on damaged ones.
+//! Tests that `.modinfo` is read as by kmod's `modinfo`, on every module of the fixtures' kernels and on corrupt ones.
 //!
-//! What differs, and may: `modinfo` shows a string without `=` as a key without a value, which the kernel passes over, as is
-//! done here; it joins `parm` and `parmtype`; it adds what the signature says; it takes files that the kernel refuses.
+//! Accepted differences: `modinfo` shows a string without `=` as a key without a value, which the kernel and kcache
+//! ignore; it joins `parm` and `parmtype`; it adds fields of the signature; and it accepts files that the kernel
+//! refuses.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,15 +13,15 @@ use kcache_kernel::{ko, signing};
 #[path = "../../fuzz/mutate.rs"]
 mod mutate;
 
-/// Of the fixtures' thousands of modules every so many are read in a short run.
+/// In a short run, one in this many of the fixtures' thousands of modules is read.
 const SAMPLE: usize = 97;
-/// Files that `modinfo` is given at once.
+/// Number of files passed to `modinfo` at once.
 const BATCH: usize = 100;
-/// What `modinfo` makes of a signature, and what it makes something else of.
+/// Fields that `modinfo` derives from the signature, or shows in another form.
 const ITS_OWN: [&str; 7] =
     ["sig_id=", "signer=", "sig_key=", "sig_hashalgo=", "signature=", "parm=", "parmtype="];
 
-/// What `modinfo -0` prints of each file: `filename:`, then `key=value`. `None` where it refuses one.
+/// The output of `modinfo -0` for each file: `filename:`, then `key=value`. `None` if it refuses one.
 fn modinfo(files: &[PathBuf]) -> Option<Vec<Vec<String>>> {
     let output = Command::new("/sbin/modinfo").arg("-0").args(files).output().ok()?;
     if !output.status.success() {
@@ -45,18 +46,18 @@ fn ours(bytes: &[u8]) -> Option<Vec<String>> {
     Some(ko.modinfo.iter().map(|(key, value)| format!("{key}={value}")).collect())
 }
 
-/// What both show alike.
+/// The fields that both show in the same form.
 fn common(told: &[String]) -> Vec<&String> {
     told.iter().filter(|line| !ITS_OWN.iter().any(|key| line.starts_with(key))).collect()
 }
 
-/// The same without what has no value.
+/// The fields that have a value.
 fn with_value(told: &[String]) -> Vec<&String> {
     let has_value = |line: &&String| line.split_once('=').is_some_and(|(_, value)| !value.is_empty());
     common(told).into_iter().filter(has_value).collect()
 }
 
-/// Modules of the fixtures' kernels, sorted; none where there are no fixtures.
+/// Paths of the modules of the fixtures' kernels, sorted; empty without fixtures.
 fn modules() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/kcache-fixtures"));
     let fixtures = std::env::var_os("KCACHE_FIXTURES").map(PathBuf::from).or(home).unwrap_or_default();
@@ -79,9 +80,13 @@ fn modules() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_module_of_real_kernels_says_the_same_to_both() {
+#[expect(clippy::print_stdout, reason = "says why a test does nothing")]
+fn modules_of_real_kernels_are_read_equally() {
     let step = if std::env::var_os("KCACHE_TEST_ALL").is_some() { 1 } else { SAMPLE };
     let modules: Vec<PathBuf> = modules().into_iter().step_by(step).collect();
+    if modules.is_empty() {
+        println!("skipped, because there are no fixtures: run tests/fixtures.sh");
+    }
     for batch in modules.chunks(BATCH) {
         let told = modinfo(batch).expect("modinfo reads what distributions ship");
         assert_eq!(told.len(), batch.len());
@@ -90,14 +95,14 @@ fn every_module_of_real_kernels_says_the_same_to_both() {
             let (_, compression) = Compression::of_file_name(&name).unwrap();
             let bytes = compression.decompress(&fs_err::read(path).unwrap(), 1 << 30).unwrap();
             assert_eq!(common(&ours(&bytes).unwrap()), common(&told), "{}", path.display());
-            // The kernel takes it, whoever made it.
+            // The kernel loads it, whatever produced it.
             assert!(signing::message_of(&bytes).is_none_or(|message| message.is_ok()), "{}", path.display());
         }
     }
 }
 
 #[test]
-fn what_both_take_of_damaged_modules_says_the_same_to_both() {
+fn corrupt_modules_are_read_equally_or_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.ko");
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/module");

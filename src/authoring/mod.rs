@@ -14,8 +14,8 @@ use kcache_kernel::recipe::{self, Recipe, draft};
 use crate::error::{Error, Result};
 use crate::run::session::Session;
 
-/// The text of a first `kcache.toml` for a package, which has none: of its Kbuild files, or of what its `dkms.conf` says to
-/// these kernels.
+/// Drafts a `kcache.toml` for a package that has none, from its Kbuild files or from the evaluation of its `dkms.conf`
+/// for these kernels.
 pub fn draft(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<String> {
     if !matches!(package.recipe, RecipeFile::Dkms) {
         let objects = objects::read(&package.source, "", &Given::default())?;
@@ -37,7 +37,7 @@ pub fn draft(session: &Session, package: &Package, kernels: &[Kernel]) -> Result
     text.ok_or(Error::Package(packages::Error::NoRecipe { path: package.source.clone() }))
 }
 
-/// The version that the package's modules declare, where they are of one.
+/// The version that the package's modules declare, if they agree.
 fn declared_version(package: &Package, objects: &Objects) -> Result<Option<String>> {
     let mut found: Option<String> = None;
     for path in objects.modules.iter().flat_map(|object| &object.sources) {
@@ -53,7 +53,7 @@ fn declared_version(package: &Package, objects: &Objects) -> Result<Option<Strin
     Ok(found)
 }
 
-/// Everything that is wrong with a package, as far as it shows to these kernels. Those without headers are left out.
+/// All findings about a package, for these kernels. Kernels without headers are skipped.
 pub fn lint(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<Vec<Finding>> {
     let mut answers = Vec::new();
     for kernel in kernels {
@@ -61,7 +61,7 @@ pub fn lint(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<
             Ok(Some(recipe)) => Ok(recipe),
             Ok(None) => continue,
             Err(Error::Recipe(recipe::Error::Bad { reason, .. })) => Err(reason),
-            // Trees that cannot be copied have findings of their own.
+            // A tree that cannot be copied has a finding of its own.
             Err(Error::Store(kcache_store::Error::NotPlain { .. })) => continue,
             Err(error) => return Err(error),
         };
@@ -70,7 +70,7 @@ pub fn lint(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<
     Ok(lint::check(package, &answers)?)
 }
 
-/// What a package's recipe says to a kernel; `None` where that has no headers.
+/// A package's recipe for a kernel; `None` if the kernel has no headers.
 fn recipe(session: &Session, package: &Package, kernel: &Kernel) -> Result<Option<Recipe>> {
     let Some(tree) = kernel.build_tree() else { return Ok(None) };
     session.recipe(package, session.source(package)?, kernel, tree).map(Some)

@@ -19,54 +19,54 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::run::session::Session;
 
-/// What the output is called that a build leaves for the packages that are built against it.
+/// Name of the output with a build's results for packages that build against it.
 pub const KEPT_NAME: &str = "kept.tar";
 
-/// Most symbols that the modules of one package need, export and have CRCs of, of which each takes some 100 bytes of memory. The
-/// largest packages have some thousand.
+/// Limit on names of symbols that the modules of one package need, export and have CRCs of; each takes some 100 bytes
+/// of memory. The largest packages have some thousand.
 const MOST_NAMES: usize = 2_000_000;
 
-/// What came of a build. One module's bytes at a time are in memory: what a build makes, and what an entry from elsewhere says that
-/// there is, decides how many there are and how large.
+/// The outputs of a build. At most one module's bytes are in memory, because builds and entries from elsewhere decide
+/// how many modules there are, and how large.
 #[derive(Default)]
 pub struct Outputs {
-    /// The modules.
+    /// The parsed modules.
     pub modules: Vec<Candidate>,
-    /// The modules' debug information, of a build that was made now: an entry can do without.
+    /// The modules' debug information, if the build was just made; entries can do without.
     pub debug: Vec<(String, Content)>,
-    /// What is left for other packages, packed (`kcache_kernel::build::kept`).
+    /// Results for other packages, as a tar (`kcache_kernel::build::kept`).
     pub kept: Option<Content>,
 }
 
-/// One module.
+/// A module to be checked.
 pub struct Candidate {
-    /// Its file name.
+    /// File name, including `.ko`.
     pub name: String,
-    /// What it says of itself, or why that cannot be read.
+    /// The parsed module, or why it cannot be parsed.
     pub ko: std::result::Result<Ko, Defect>,
-    /// Its build-id, if it has one.
+    /// The module's build-id, if it has one.
     pub build_id: Option<BuildId>,
-    /// Its bytes.
+    /// The location of its bytes.
     pub content: Content,
 }
 
-/// Where bytes are to be had.
+/// The location of bytes.
 pub enum Content {
     /// In a build's scratch directory.
     Built(Built),
-    /// Here.
+    /// In memory.
     Bytes(Vec<u8>),
     /// In the store.
     Stored {
-        /// The object.
+        /// The object's digest.
         digest: Digest,
-        /// How many.
+        /// Size in bytes.
         size: u64,
     },
 }
 
 impl Content {
-    /// All of them.
+    /// Reads all bytes.
     pub fn read(&self, session: &Session) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.pass_on(session, &mut |from| {
@@ -76,7 +76,7 @@ impl Content {
         Ok(bytes)
     }
 
-    /// Gives them to somebody who reads.
+    /// Passes a reader of the bytes to a function.
     pub fn pass_on(&self, session: &Session, to: &mut dyn FnMut(&mut dyn Read) -> Result<()>) -> Result<()> {
         match self {
             Content::Built(built) => to(&mut built.open()?),
@@ -95,7 +95,7 @@ impl Candidate {
         Candidate { name, ko: ko::parse(bytes), build_id: BuildId::of(bytes), content }
     }
 
-    /// A module that was built. What does not begin as a module does is read no further.
+    /// Parses a built module. A file that does not begin like a module is not read further.
     pub fn built(built: Built) -> Result<Candidate> {
         let mut file = built.open()?;
         let mut bytes = Vec::new();
@@ -110,7 +110,7 @@ impl Candidate {
     }
 }
 
-/// Modules that were built. More names than this host remembers of one package are a defect of those modules that have them.
+/// Parses built modules. Exceeding `MOST_NAMES` is a defect of the modules that do.
 pub fn built(modules: Vec<Built>) -> Result<Vec<Candidate>> {
     let mut room = MOST_NAMES;
     let one = |built| {
@@ -128,7 +128,7 @@ pub fn built(modules: Vec<Built>) -> Result<Vec<Candidate>> {
     modules.into_iter().map(one).collect()
 }
 
-/// What of a kernel modules are compared with.
+/// The facts about a kernel that modules are checked against.
 pub struct Against<'a> {
     config: &'a Kconfig,
     arch: &'a str,
@@ -136,20 +136,20 @@ pub struct Against<'a> {
 }
 
 impl<'a> Against<'a> {
-    /// All that a kernel's build tree tells.
+    /// Everything that a kernel's build tree contains.
     pub fn tree(session: &Session, kernel: &Kernel, tree: &'a BuildTree) -> Result<Against<'a>> {
         let symvers = session.symvers(kernel, tree)?;
         Ok(Against { config: &tree.config, arch: &tree.arch, symvers })
     }
 
-    /// Without headers: machine and vermagic. That its symbols are the kernel's was checked where it was built, for a
-    /// kernel with the same `uname -v`.
+    /// Without headers: machine and vermagic only. The building host checked the symbols, for a kernel with the same
+    /// `uname -v`.
     pub fn config(config: &'a Kconfig) -> Against<'a> {
         Against { config, arch: kernels::arch(config), symvers: None }
     }
 }
 
-/// What is wrong with the modules of one package, for a kernel. `needed` are the exports of the packages it builds
+/// All defects of one package's modules, for a kernel. `needed` are the exports of the packages that it builds
 /// against.
 pub fn faults(
     kernel: &Kernel,
@@ -184,7 +184,7 @@ pub fn faults(
     Ok(faults)
 }
 
-/// What to say of modules that were built against other packages without their symbols' CRCs.
+/// Warnings about modules that were built against other packages without CRCs of their symbols.
 pub fn unversioned(modules: &[Candidate], needed: &BTreeMap<String, Export>) -> Vec<String> {
     let of = |module: &Candidate| {
         let names = ko::unversioned(module.ko.as_ref().ok()?, needed);
@@ -198,15 +198,15 @@ pub fn unversioned(modules: &[Candidate], needed: &BTreeMap<String, Export>) -> 
     modules.iter().filter_map(of).collect()
 }
 
-/// The modules among an entry's outputs that nobody has asked for: of names that its recipe does not promise, or, where the
-/// recipe takes whatever is built, of one that the kernel's own modules have. Whoever signs entries could else put an
-/// `ext4.ko` beside what was asked for. The recipe is the one that the entry's key is made of.
+/// The modules in an entry that its recipe does not list, or, if the recipe accepts all built modules, that have the
+/// name of an in-tree module. Otherwise a builder could add an `ext4.ko` to what was requested. The recipe is the one
+/// in the entry's key.
 pub fn undeclared(kernel: &Kernel, manifest: &Manifest) -> Result<Vec<Fault>> {
     let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
     undeclared_among(kernel, &promised(&manifest.fields), modules.map(|output| output.name.as_str()))
 }
 
-/// The same of modules that were built now.
+/// Like [`undeclared`], for modules that were just built.
 pub fn undeclared_among<'a>(
     kernel: &Kernel,
     promised: &Modules,
@@ -227,7 +227,7 @@ pub fn undeclared_among<'a>(
     Ok(own.into_iter().map(|(name, of)| fault(named[&name], Defect::Replaces { of })).collect())
 }
 
-/// What the recipe among the fields of a key promises. One that cannot be read promises nothing.
+/// The modules that the recipe in a key's fields lists; none if it cannot be parsed.
 fn promised(fields: &[Field]) -> Modules {
     #[derive(Deserialize)]
     struct Recipe {
@@ -238,9 +238,9 @@ fn promised(fields: &[Field]) -> Modules {
     recipe.map_or(Modules::Found, |recipe| recipe.modules)
 }
 
-/// Leaves out the modules that can never be loaded, because they need a symbol that nothing exports, if others remain; returns
-/// why. DKMS installs such modules, and nobody misses them: packages of many modules go on naming those that a kernel has
-/// left behind.
+/// Removes modules that can never be loaded, because they need a symbol that nothing exports, if others remain;
+/// returns the reasons. DKMS installs such modules, and nobody misses them: large packages list modules that newer
+/// kernels do not support any more.
 pub fn leave_out(
     kernel: &Kernel,
     against: &Against,
@@ -257,12 +257,12 @@ pub fn leave_out(
         if orphans.is_empty() || modules.iter().all(is_orphan) {
             return Ok(left_out);
         }
-        modules.retain(|module| !is_orphan(module)); // others may have needed what these export
+        modules.retain(|module| !is_orphan(module)); // others may need what these exported
         left_out.extend(orphans);
     }
 }
 
-/// The outputs of an entry, each byte verified; not its log. `None` where the store no longer has one of them.
+/// The outputs of an entry except the log, completely verified; `None` if the store lacks one of them.
 pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>> {
     let Some(store) = &session.store else { return Ok(None) };
     let mut outputs = Outputs::default();
@@ -280,13 +280,13 @@ pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>
     Ok(Some(outputs))
 }
 
-/// What the modules of an entry export.
+/// All symbols that the modules of an entry export.
 pub fn exports(modules: &[Candidate]) -> BTreeMap<String, Export> {
     modules.iter().filter_map(|module| module.ko.as_ref().ok()).flat_map(|ko| ko.exports.clone()).collect()
 }
 
-/// What of the debug information that a build made belongs to its modules. A module that a later step has linked again
-/// and not stripped leaves some that does not.
+/// Those files of a build's debug information that match its modules. A later step that links a module again without
+/// stripping it leaves one that does not.
 pub fn fitting(modules: &[Candidate], debug: Vec<Built>) -> Result<Vec<(String, Content)>> {
     let ids: BTreeMap<String, &BuildId> = modules
         .iter()
@@ -302,7 +302,7 @@ pub fn fitting(modules: &[Candidate], debug: Vec<Built>) -> Result<Vec<(String, 
     Ok(fitting)
 }
 
-/// What the debug information of a module file is called.
+/// Name of the file with a module file's debug information.
 pub fn debug_file(module: &str) -> String {
     format!("{module}.debug")
 }

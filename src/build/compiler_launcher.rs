@@ -16,40 +16,42 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::error::Result;
 use crate::run::session::{KernelFacts, Session};
 
-/// The program, where the tools are.
+/// Path of ccache in the tools' root.
 const CCACHE: &str = "/usr/bin/ccache";
-/// What of the toolchain decides what comes out of the compiler.
+/// Roles of the programs that determine the compiler's output.
 const ROLES: [&str; 4] = ["cc", "cc1", "as", "predef"];
-/// Most directories of one package, of 1 GiB at most (`kcache_kernel::sandbox`): as many builds of it run beside each other.
+/// Limit on cache directories of one package, of 1 GiB each (`kcache_kernel::sandbox`): this many builds of it can run
+/// concurrently.
 const MOST: usize = 4;
 
-/// Most that is kept in one of them: twice what ccache is told, which it keeps to by and by.
+/// Limit in bytes on a directory: twice ccache's own limit, which it enforces only gradually.
 const MOST_BYTES: u64 = 2 << 30;
 const MOST_FILES: u64 = 200_000;
 
-/// A directory that is lent to a build.
+/// A cache directory lent to a build.
 pub(crate) struct Lent {
-    /// Where they are at rest.
+    /// Paths where directories are stored between builds.
     places: Vec<PathBuf>,
     directory: PathBuf,
 }
 
 impl Lent {
-    /// Takes one for a build whose scratch directory this is, or makes one.
+    /// Takes a directory for a build with this scratch directory, or creates one.
     fn take(store: &Store, package: &str, scratch: &Path) -> Result<Lent> {
         let name = Digest::of(package.as_bytes()).short();
         let rest = store.foreign_dir("ccache")?;
         let places: Vec<PathBuf> = (0..MOST).map(|at| rest.join(format!("{name}.{at}"))).collect();
         let directory = scratch.join("ccache");
-        // What is not there another build has; what cannot be moved is as good as not there.
+        // A missing directory is in use by another build; one that cannot be moved is treated in the same way.
         if !places.iter().any(|place| fs::rename(place, &directory).is_ok()) {
             fs::create_dir(&directory)?;
         }
         Ok(Lent { places, directory })
     }
 
-    /// Puts it back, where there is a place; else it goes with the scratch directory. No process of the build may be alive.
-    /// It stays for as long as the store, so what no ccache has made, more than it is told to keep, goes as well.
+    /// Returns the directory to a free path; otherwise it is deleted with the scratch directory. All processes of the
+    /// build must be dead. It stays as long as the store does, so one that ccache cannot have left, or that exceeds
+    /// the limit, is deleted too.
     pub(crate) fn put_back(self) {
         if sandbox::holds_more(&self.directory, MOST_BYTES, MOST_FILES) {
             return;
@@ -60,7 +62,7 @@ impl Lent {
     }
 }
 
-/// Puts the launcher before the compiler of a sandbox, where one is configured; gives what is lent for it.
+/// Configures the launcher for a sandbox, if enabled; returns the directory lent to it.
 pub(crate) fn attach(
     session: &Session,
     sandbox: &mut Sandbox,
@@ -80,13 +82,13 @@ pub(crate) fn attach(
     Ok(Some(lent))
 }
 
-/// The compiler's path, where there is a launcher to be put before it.
+/// Path of the compiler, if a launcher can be put before it.
 fn compiler(facts: &KernelFacts, tools: &Root) -> Option<PathBuf> {
     tools.find(CCACHE)?;
     facts.tools.iter().find(|tool| tool.role == "cc").map(|tool| tool.path.clone())
 }
 
-/// What ccache takes the compiler to be, in place of its size and time.
+/// Identifies the compiler for ccache, instead of its size and time.
 fn identity(facts: &KernelFacts) -> String {
     let tools = facts.tools.iter().filter(|tool| ROLES.contains(&tool.role.as_str()));
     let all: String = tools.map(|tool| format!("{} {}\n", tool.role, tool.digest)).collect();
@@ -112,12 +114,12 @@ mod tests {
             places.iter().any(|place| fs::remove_dir_all(place).is_ok())
         };
         assert!(is_kept(&|dir| fs::write(dir.join("object"), "o").unwrap()));
-        // Deeper than any of ccache's, so that not all of it can be seen.
+        // Deeper than ccache's own directories, so that it cannot be walked completely.
         assert!(!is_kept(&|dir| fs::create_dir_all(dir.join("d/".repeat(200))).unwrap()));
     }
 
     #[test]
-    fn two_builds_of_a_package_have_a_directory_each_and_later_ones_have_both() {
+    fn concurrent_builds_have_separate_ccache_directories() {
         let dir = tempfile::tempdir().unwrap();
         let waiting = Waiting { limit: std::time::Duration::from_secs(9), say: &|_| () };
         let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
@@ -135,7 +137,7 @@ mod tests {
         two.1.put_back();
         let (three, four, five) = (build("3"), build("4"), build("5"));
         assert_eq!([three.2, four.2, five.2], ["1", "2", ""]);
-        // What is not put back is gone with its build.
+        // A directory that is not returned is deleted with its build.
         drop((three.0, three.1));
         assert_eq!(build("6").2, "");
     }

@@ -5,8 +5,8 @@
 //! are shown too.
 //!
 //! ```text
-//! scratch/dependencies/NAME/source     the source, as it was hashed; seen at /usr/src/NAME-VERSION
-//! scratch/dependencies/NAME/kept       what its build left, unpacked; seen at /var/lib/dkms/NAME/VERSION/KERNEL/ARCH, and
+//! scratch/dependencies/NAME/source     the source as it was hashed; in the sandbox /usr/src/NAME-VERSION
+//! scratch/dependencies/NAME/kept       its build's results; in the sandbox /var/lib/dkms/NAME/VERSION/KERNEL/ARCH, and
 //!                                      its modules at /lib/modules/KERNEL/updates/dkms
 //! ```
 
@@ -25,19 +25,19 @@ use crate::error::{Error, Result};
 use crate::run::sandbox;
 use crate::run::session::Session;
 
-/// A package that another one builds against.
+/// A package that another one builds against, with its build.
 pub struct Dependency<'a> {
     pub(crate) package: &'a Package,
     pub(crate) source: Digest,
     pub(crate) outputs: Outputs,
 }
 
-/// What these export.
+/// All symbols that these export.
 pub fn exports(dependencies: &[Dependency]) -> BTreeMap<String, Export> {
     dependencies.iter().flat_map(|dependency| check_modules::exports(&dependency.outputs.modules)).collect()
 }
 
-/// Shows them to a build.
+/// Shows build dependencies to a build.
 pub fn show(
     session: &Session,
     sandbox: &mut Sandbox,
@@ -64,7 +64,7 @@ pub fn show(
     Ok(())
 }
 
-/// The modules of a build, where it left what else it left for others.
+/// Puts a build's modules beside its other results.
 fn lay_out(session: &Session, outputs: &Outputs, to: &Path) -> Result<()> {
     let modules = to.join("module");
     fs::create_dir_all(&modules)?;
@@ -77,7 +77,7 @@ fn lay_out(session: &Session, outputs: &Outputs, to: &Path) -> Result<()> {
     Ok(readable(to, 0o755)?)
 }
 
-/// Whatever the umask: the build's user is to read it.
+/// Sets the mode, whatever the umask, so that the build's user can read it.
 fn readable(path: &Path, mode: u32) -> std::io::Result<()> {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }

@@ -1,4 +1,4 @@
-//! One build: from a private copy of the source to outputs that can be published.
+//! A build: from a private copy of the source to outputs that can be published.
 //!
 //! [`crate::resolve`] works between [`make`] and [`publish`]: it verifies that headers and tools did not change meanwhile, and
 //! has the modules checked ([`check_modules`]).
@@ -35,40 +35,45 @@ const SOUGHT: &str = "sought";
 /// What the log is called among the outputs.
 const LOG_NAME: &str = "log";
 
-/// How a build is run.
+/// Options of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
-    /// Whether objects of an earlier build may be taken again ([`crate::build::compiler_launcher`]).
+    /// Whether objects of an earlier build may be reused (`compiler_launcher`).
     pub may_launch: bool,
 }
 
-/// One build's result, on its way into the store.
+/// The result of a build before it is stored.
 pub struct Product {
-    /// What came out.
+    /// The outputs, or the failure.
     pub result: Made,
-    /// Modules that are kept from the store, and why.
+    /// Modules that are not stored, with the reasons.
     pub left_out: Vec<Fault>,
     /// What of the system a failed build did not find.
     pub sought: Vec<Sought>,
     /// What the build has printed.
     pub log: Content,
-    /// What of the system it has read beyond its inputs.
+    /// The undeclared inputs that it read.
     pub observed: Vec<Observed>,
-    /// How long it took.
+    /// Duration of the build in seconds.
     pub seconds: f64,
-    /// Where the outputs lie.
+    /// Contains the outputs.
     _scratch: Scratch,
 }
 
-/// What came out of a build.
+/// Success or failure of a build.
 pub enum Made {
-    /// Modules, and what is left for other packages.
+    /// Modules, and results for other packages.
     Outputs(Outputs),
-    /// A failure worth remembering.
+    /// A failure to remember.
     Failure(Outcome),
 }
 
-/// Runs one build in a scratch tree of its own.
+/// Runs a build in a scratch directory of its own.
+///
+/// # Errors
+///
+/// [`Error::Environment`] if this machine is at fault, [`Error::Cancelled`] after cancellation. If the package does
+/// not build, the result is [`Made::Failure`].
 pub fn make(
     session: &Session,
     request: &Request,
@@ -96,7 +101,7 @@ pub fn make(
         true => compiler_launcher::attach(session, &mut sandbox, request.package, &id.facts, scratch.path())?,
         false => None,
     };
-    // make's own first job; the others it asks for itself.
+    // make's own first job; it requests others through the jobserver.
     if !seat.begin(&context.cancel) {
         return Err(Error::Cancelled);
     }
@@ -176,7 +181,7 @@ fn show_overrides(
     Ok(())
 }
 
-/// Objects first, then the entry that names them.
+/// Stores the objects first, then the entry that references them.
 pub(crate) fn publish(
     session: &Session,
     store: &Store,
@@ -233,7 +238,7 @@ pub(crate) fn publish(
     Ok(entry)
 }
 
-/// What is worth knowing without opening the outputs.
+/// The facts that an entry contains about its outputs.
 fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
     let mut facts = serde_json::Map::new();
     facts.insert("seconds".to_owned(), made.seconds.into());

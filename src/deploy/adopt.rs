@@ -21,24 +21,25 @@ use crate::error::{Error, Result};
 use crate::run::select;
 use crate::run::session::Session;
 
-/// One package that DKMS has installed for a kernel.
+/// A package that DKMS has installed for a kernel.
 pub struct Candidate {
-    /// DKMS's record.
+    /// DKMS's record of the build.
     pub built: Built,
     /// Its files in the kernel's tree.
     pub files: Vec<ForeignFile>,
-    /// The same package as kcache sees it; or why it is left to DKMS.
+    /// The same package as kcache finds it; or the reason why it stays with DKMS.
     pub package: std::result::Result<Package, String>,
 }
 
-/// What DKMS has installed for a kernel and kcache could take over. What has left the kernel's tree since is nothing.
+/// Packages that DKMS has installed for a kernel and kcache could take over. Those whose files have been deleted do
+/// not count.
 pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result<Vec<Candidate>> {
     let root = &session.context.root;
     let records = Records::of(root)?;
     if root.is_host()
         && let Some(exposed) = Exposed::above(&records.dir().join("record"))?
     {
-        return Err(kcache_store::Error::Exposed(exposed).into()); // they say where sources lie
+        return Err(kcache_store::Error::Exposed(exposed).into()); // its links name the sources
     }
     let dir = generation::tree(session, kernel)?;
     let mut found = Vec::new();
@@ -56,7 +57,7 @@ pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result
     Ok(found)
 }
 
-/// Why files cannot change hands, if they cannot.
+/// Why files cannot be taken over, if they cannot.
 fn obstacle(root: &Root, dir: &Path, files: &[ForeignFile]) -> std::io::Result<Option<String>> {
     if let Some(link) = files.iter().find(|file| dir.join(&file.path).is_symlink()) {
         return Ok(Some(format!("{} is a link", link.path.display())));
@@ -82,7 +83,7 @@ fn package(
     packages::at_path(&source).map_err(|error| crate::error::chain(&error))
 }
 
-/// Why a build cannot stand in for DKMS's modules, if it cannot: it lacks one of them.
+/// Why a build cannot replace DKMS's modules, if it cannot: it lacks one of them.
 pub fn lacks(manifest: &Manifest, files: &[ForeignFile]) -> Option<String> {
     let ours: BTreeSet<ModuleName> = manifest
         .outputs
@@ -94,7 +95,7 @@ pub fn lacks(manifest: &Manifest, files: &[ForeignFile]) -> Option<String> {
     Some(format!("kcache's build lacks {}", lost.path.display()))
 }
 
-/// What is kept of a kernel's, and the packages it belongs to that kcache has installed: what giving it back takes.
+/// The kept modules of a kernel, and the kcache packages that are removed when they are given back.
 pub fn give_back(session: &Session, kernel: &Kernel) -> Result<(ForeignFiles, Vec<String>)> {
     let dir = generation::tree(session, kernel)?;
     let files = tree::kept(dir)?;
@@ -105,13 +106,13 @@ pub fn give_back(session: &Session, kernel: &Kernel) -> Result<(ForeignFiles, Ve
     Ok((ForeignFiles::GiveBack(files), names))
 }
 
-/// The change that takes these packages out, and no others.
+/// The change that removes exactly these packages.
 pub fn without(names: &[String]) -> Change<'_> {
-    // No name means all of them.
+    // An empty list would remove all packages.
     if names.is_empty() { Change::Add(&[]) } else { Change::Remove(names) }
 }
 
-/// The packages that kcache has installed in a tree.
+/// Names of the packages that kcache has installed in a tree.
 pub fn installed(dir: &Path) -> std::result::Result<Vec<String>, Error> {
     let generation = tree::current(dir)?;
     let packages = generation.into_iter().flat_map(|generation| generation.set.packages);

@@ -25,7 +25,7 @@ use crate::run::request::Options;
 use crate::run::select::Packages;
 use crate::run::session::Session;
 
-/// Puts every kernel's tree right; what stands in the way of one is given back with its release, and hides no other.
+/// Recovers every kernel's tree; returns the errors with their releases. One error does not prevent the others.
 pub fn settle(context: &Context) -> Result<Vec<(String, Error)>> {
     let mut failed = Vec::new();
     for (release, dir) in kernels::trees(&context.root)? {
@@ -39,7 +39,7 @@ pub fn settle(context: &Context) -> Result<Vec<(String, Error)>> {
     Ok(failed)
 }
 
-/// Installs what is missing or damaged in a kernel's tree and lies in the store. `None`: nothing was missing.
+/// Installs what is missing or corrupt in a kernel's tree, as far as the store has it. `None` if nothing was missing.
 pub fn complete(session: &Session, kernel: &Kernel, packages: &Packages) -> Result<Option<Done>> {
     let dir = generation::tree(session, kernel)?;
     let tree::Base { generation, fault, .. } = tree::base(dir)?;
@@ -54,7 +54,7 @@ pub fn complete(session: &Session, kernel: &Kernel, packages: &Packages) -> Resu
     generation::apply(session, kernel, &Change::Add(&missing)).map(Some)
 }
 
-/// Builds that the store has of packages that are wanted and not installed.
+/// Builds in the store of packages that are wanted and not installed.
 fn missing(
     session: &Session,
     kernel: &Kernel,
@@ -70,7 +70,7 @@ fn missing(
     let is_wanted =
         |package: &&Package| need(package) != Need::Ignored && !present.contains(package.name.as_str());
     for package in packages.chosen.iter().filter(is_wanted) {
-        // To work out a key takes reading all headers: only where something is known.
+        // Computing a key requires reading all headers, so do it only if there is a build.
         let rows = store.find(&[("package", &package.name), ("kernel", &kernel.release)])?;
         if !rows.iter().any(|row| row.built) {
             continue;
@@ -80,7 +80,7 @@ fn missing(
             Ok(Resolution::Ready { manifest, .. }) => found.push(*manifest),
             Ok(_) => {}
             Err(Error::Cancelled) => return Err(Error::Cancelled),
-            // One that cannot even be read keeps no other from being installed.
+            // An unreadable one does not prevent others from being installed.
             Err(error) => {
                 let progress = &session.context.progress;
                 progress.warn(&format!("{}: {}", request.name(), crate::error::chain(&error)));

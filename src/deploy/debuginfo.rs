@@ -25,11 +25,11 @@ use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
-/// Where the debug information of one module is to be had.
+/// Debug information of one module, located.
 pub struct DebugInfo {
-    /// The version of its package.
+    /// Version of its package.
     pub version: String,
-    /// The module's file name, `.ko` included.
+    /// File name of the module, including `.ko`.
     pub module: String,
     /// The module's build-id.
     pub build_id: BuildId,
@@ -37,7 +37,7 @@ pub struct DebugInfo {
     output: Output,
 }
 
-/// The debug information of a package's modules, each by itself; of the modules that are installed, where they are.
+/// The debug information of a package's modules; of installed ones as installed. Each has its own result.
 pub fn of(
     session: &Session,
     request: &Request,
@@ -58,7 +58,7 @@ pub fn of(
     Ok(modules.iter().map(|(name, digest)| one(session, &manifest, name, digest)).collect())
 }
 
-/// The bytes of it: from the store, else fetched into it.
+/// The bytes of the debug information: from the store, else fetched into it.
 pub fn bytes(session: &Session, debug: &DebugInfo) -> Result<Vec<u8>> {
     let found = object(session, &debug.key, &debug.output)?;
     let bytes = found.ok_or_else(|| lacking(&debug.module, Lack::NoObject))?;
@@ -69,7 +69,7 @@ pub fn bytes(session: &Session, debug: &DebugInfo) -> Result<Vec<u8>> {
 }
 
 impl DebugInfo {
-    /// Digest of its bytes.
+    /// BLAKE3 digest of the bytes.
     pub fn digest(&self) -> &Digest {
         &self.output.digest
     }
@@ -79,7 +79,7 @@ fn lacking(of: &str, lack: Lack) -> Error {
     Error::NoDebugInfo { of: of.to_owned(), lack }
 }
 
-/// What the store, or else a shared cache, says of the build that is installed.
+/// The entry of the installed build, from the store or else a shared cache.
 fn of_key(
     session: &Session,
     request: &Request,
@@ -127,7 +127,7 @@ fn one(session: &Session, manifest: &Manifest, name: &str, digest: &Digest) -> R
     })
 }
 
-/// One output's bytes: from the store, else fetched into it. What is damaged there is as good as absent.
+/// Bytes of an output: from the store, else fetched into it. Corrupt ones count as missing.
 fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8>>> {
     let Some(store) = &session.store else { return Ok(None) };
     match store.read_object(&output.digest, output.size) {

@@ -15,7 +15,11 @@ use kcache_store::{Digest, SignerId};
 use crate::error::{Error, Result};
 use crate::run::session::Session;
 
-/// A module, with the signature that the service has made of it appended.
+/// A module with the service's signature appended.
+///
+/// # Errors
+///
+/// [`Error::NoSignature`] if neither the store nor a shared cache has one.
 pub fn attach(
     session: &Session,
     certificate: &Certificate,
@@ -27,7 +31,7 @@ pub fn attach(
     Ok(signing::attach(module, &found.ok_or_else(missing)?, certificate)?)
 }
 
-/// The signature of a module, if the store or a shared cache has one that verifies.
+/// A valid signature of the module in the store or a shared cache.
 pub fn find(
     session: &Session,
     certificate: &Certificate,
@@ -53,7 +57,7 @@ pub fn find(
     Ok(found)
 }
 
-/// Keeps a signature that came back from the service, and puts it into the caches that are written to.
+/// Stores a signature from the service, and pushes it to the writable caches.
 pub fn import(
     session: &Session,
     certificate: &Certificate,

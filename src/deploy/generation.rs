@@ -27,39 +27,43 @@ use crate::verdict::ready_file;
 
 /// A change to the set of one kernel.
 pub enum Change<'a> {
-    /// These entries' modules are added, in place of other builds of the same packages.
+    /// Add these entries' modules, replacing other builds of the same packages.
     Add(&'a [Manifest]),
-    /// These packages go; none named: all.
+    /// Remove these packages; all if none is named.
     Remove(&'a [String]),
-    /// Back to the set before the present one.
+    /// Return to the previous set.
     RollBack,
 }
 
-/// What was done to one kernel.
+/// The result of a change to one kernel.
 pub struct Done {
-    /// What was planned.
+    /// The executed plan.
     pub plan: Plan,
-    /// The generation that is installed now.
+    /// Name of the generation that is installed now; `None` if there is none.
     pub generation: Option<String>,
     /// Whether anything was changed.
     pub changed: bool,
-    /// Who signed its modules.
+    /// The signer of its modules.
     pub signer: Option<Identity>,
-    /// What is to be said of it.
+    /// Warnings.
     pub remarks: Vec<Remark>,
-    /// Who made the indexes.
+    /// How the indexes were generated.
     pub indexed: Option<Indexed>,
 }
 
 impl Done {
-    /// The packages that were only signed anew.
+    /// The packages that were only re-signed.
     pub fn signed(&self) -> impl Iterator<Item = &str> {
         let signed = self.plan.changes.iter().filter(|change| change.act == Act::Sign);
         signed.map(|change| change.package.as_str())
     }
 }
 
-/// The tree that a kernel's modules are installed in.
+/// The tree into which a kernel's modules are installed.
+///
+/// # Errors
+///
+/// [`Error::NotInstalled`] for a build tree of a kernel that is not installed.
 pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
     kernel.modules.as_deref().ok_or_else(|| Error::NotInstalled {
         release: kernel.release.clone(),
@@ -67,7 +71,11 @@ pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
     })
 }
 
-/// Who signs modules for a kernel; an error where nobody does and the kernel would load none.
+/// The signer of modules for a kernel, if one is configured.
+///
+/// # Errors
+///
+/// [`Error::Unsigned`] if none is, and the kernel requires signatures.
 pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
     let root = &session.context.root;
     let config = kernels::config(root, kernel)?;
@@ -83,19 +91,19 @@ pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
     }
 }
 
-/// Whether what is installed for a kernel is signed by another than who would sign it now.
+/// Whether the installed set of a kernel would now be signed by another signer.
 pub fn signs_anew(session: &Session, kernel: &Kernel) -> Result<bool> {
     let installed = install::base(tree(session, kernel)?)?.generation;
     let signer = signer(session, kernel)?;
     Ok(installed.is_some_and(|generation| generation.set.signer != signer))
 }
 
-/// What a change would do. Takes no lock and writes nothing.
+/// Plans a change. Takes no lock and writes nothing.
 pub fn plan(session: &Session, kernel: &Kernel, change: &Change) -> Result<Plan> {
     plan_with(session, kernel, change, &ForeignFiles::Untouched)
 }
 
-/// The same, with files of others taken, dropped or given back.
+/// Like [`plan`], with foreign modules taken over, deleted or given back.
 pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &ForeignFiles) -> Result<Plan> {
     let tree = tree(session, kernel)?;
     let base = install::base(tree)?;
@@ -104,12 +112,12 @@ pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &F
     Ok(install::plan_upon(tree, base, wanted)?.with(tree, others.clone())?)
 }
 
-/// Performs a change, under the kernel's lock.
+/// Executes a change, under the kernel's lock.
 pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done> {
     apply_with(session, kernel, change, &ForeignFiles::Untouched)
 }
 
-/// The same, with files of others taken, dropped or given back in the same transaction.
+/// Like [`apply`], with foreign modules taken over, deleted or given back in the same transaction.
 pub fn apply_with(
     session: &Session,
     kernel: &Kernel,
@@ -134,7 +142,7 @@ pub fn apply_with(
     tell(context, &kernel.release, transaction.recovered());
     let plan = plan_with(session, kernel, change, others)?;
     if !plan.is_nothing() {
-        // Whatever the last verdict was, it was about another set.
+        // The last verdict was about another set.
         ready_file::clear(&context.root, &kernel.release)?;
     }
     let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, change, spec, out);
@@ -142,7 +150,8 @@ pub fn apply_with(
     Ok(done(session, change, plan, outcome))
 }
 
-/// The plan, where it is to do nothing: that takes no lock. What an interrupted run has left is something to do.
+/// The plan, if it changes nothing, so that no lock is needed. An interrupted run must be recovered, so it counts as a
+/// change.
 fn nothing(
     session: &Session,
     kernel: &Kernel,
@@ -163,7 +172,7 @@ fn nothing(
     Ok(Some(plan).filter(Plan::is_nothing))
 }
 
-/// What was done, and counted.
+/// Makes the result, and counts it.
 fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Done {
     if let Change::Add(manifests) = change {
         session.counters.installed(&plan.changes, manifests);
@@ -173,7 +182,7 @@ fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Don
     Done { plan, generation, changed, signer, remarks, indexed }
 }
 
-/// Finishes or undoes what an interrupted run left in a kernel's tree.
+/// Recovers a kernel's tree from an interrupted run.
 pub fn recover(context: &Context, release: &str, tree: &Path) -> Result<()> {
     if install::interrupted(tree)? {
         let say = |message: &str| context.progress.say(message);
@@ -182,32 +191,32 @@ pub fn recover(context: &Context, release: &str, tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Which of a tree's indexes are not what depmod makes of it.
+/// The indexes of a tree that differ from what depmod would write.
 pub fn compare_indexes(context: &Context, tree: &Path) -> Result<Vec<Fault>> {
     let scratch = Scratch::new(&context.temporary)?;
     let say = |message: &str| context.progress.say(message);
     Ok(install::compare(site(context, tree, &say), scratch.path())?)
 }
 
-/// Makes a tree's indexes again, with depmod.
+/// Regenerates a tree's indexes with depmod.
 pub fn remake_indexes(context: &Context, tree: &Path) -> Result<()> {
     let say = |message: &str| context.progress.say(message);
     Transaction::begin(site(context, tree, &say))?.remake_indexes()?;
     Ok(())
 }
 
-/// Deletes what is kept of a package that was taken over from DKMS: nobody will want it back.
+/// Deletes the kept modules of a package that was taken over from DKMS.
 pub fn forget_kept(context: &Context, tree: &Path, package: &str) -> Result<bool> {
     let say = |message: &str| context.progress.say(message);
     Ok(install::forget_kept(site(context, tree, &say), package)?)
 }
 
-/// Takes everything of kcache's out of the tree of a kernel that is being removed or is gone. True where there was
-/// something.
+/// Removes everything of kcache's from the tree of a kernel that is being removed or has been removed. True if there
+/// was anything.
 pub fn retire(context: &Context, release: &str) -> Result<bool> {
     let say = |message: &str| context.progress.say(message);
     let mut found = false;
-    // Hooks and the drop-in for dkms pass on what they were called with.
+    // Hooks and `dkms` pass on their arguments unchecked.
     if !release::is_plain(release) {
         return Ok(found);
     }
@@ -240,7 +249,7 @@ fn tell(context: &Context, release: &str, recovery: Recovery) {
     context.progress.say(&format!("{release}: {told}"));
 }
 
-/// Refuses what would take packages away, unasked, because it is not known any more what is installed of them.
+/// Refuses a change that would silently remove packages because their modules are unknown.
 fn must_be_known(base: &Base, change: &Change) -> Result<()> {
     let labels = |manifest: &Manifest| package(manifest).name;
     let named: Vec<String> = match change {
@@ -258,7 +267,7 @@ fn must_be_known(base: &Base, change: &Change) -> Result<()> {
     }
 }
 
-/// The complete set that a change leads to.
+/// The complete set that results from a change.
 fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Result<Set> {
     let context = session.context;
     let current = base.generation.as_ref();
@@ -346,7 +355,7 @@ fn bytes(
     }
 }
 
-/// Fetches an object that the store had when its entry was found, and has no more: somebody collects without any grace.
+/// Fetches an object again that was deleted after its entry was found, by a garbage collection without a grace period.
 fn fetched_again(session: &Session, store: &Store, change: &Change, digest: &Digest) -> Result<bool> {
     let Change::Add(manifests) = change else { return Ok(false) };
     let outputs =

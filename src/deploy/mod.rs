@@ -35,13 +35,13 @@ use crate::run::select::Packages;
 use crate::run::session::Session;
 use generation::{Change, Done};
 
-/// What is to be done.
+/// Input of [`run`].
 pub struct Job<'a> {
-    /// The packages.
+    /// The selected packages.
     pub packages: &'a Packages,
-    /// The kernels.
+    /// The selected kernels.
     pub kernels: &'a [Kernel],
-    /// How far to go for a build.
+    /// Whether to build, fetch or rebuild.
     pub options: Options,
     /// Build each once more and compare.
     pub again: Again,
@@ -49,33 +49,38 @@ pub struct Job<'a> {
     pub install: bool,
 }
 
-/// What came of a run.
+/// Result of a run.
 pub struct RunReport<'a> {
-    /// Each kernel, in the order of the job.
+    /// A report for each kernel, in the order of the job.
     pub kernels: Vec<KernelReport<'a>>,
 }
 
-/// What came of one kernel.
+/// Result for one kernel.
 pub struct KernelReport<'a> {
-    /// The kernel.
+    /// The kernel of the report.
     pub kernel: &'a Kernel,
-    /// Each package that was asked for.
+    /// Result for each requested package.
     pub packages: Vec<PackageResult<'a>>,
-    /// What came of its transaction, where there was anything to install.
+    /// Result of its transaction; `None` if there was nothing to install.
     pub transaction: Option<Result<Done>>,
-    /// How long that took.
+    /// Duration of the transaction in seconds.
     pub seconds: f64,
 }
 
 impl RunReport<'_> {
-    /// Whether any kernel has other modules now.
+    /// Whether the modules of any kernel have changed.
     pub fn changed(&self) -> bool {
         let done = self.kernels.iter().filter_map(|report| report.transaction.as_ref()?.as_ref().ok());
         done.into_iter().any(|done| done.changed)
     }
 }
 
-/// Does a job. Fails before anything was built where modules could not be installed in the end.
+/// Runs a job: obtains a build of each package for each kernel, and installs them if requested.
+///
+/// # Errors
+///
+/// Fails before anything is built if modules could not be signed or installed. Errors of single packages and kernels
+/// are in the report.
 pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
     let context = session.context;
     if job.install {
@@ -107,7 +112,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
     Ok(RunReport { kernels })
 }
 
-/// Keeps what was counted, for `kcache metrics`. The run has done what it was for, whatever comes of this.
+/// Saves the run's counters for `kcache metrics`. A failure is only a warning, because the run is done.
 pub fn keep_counters(session: &Session) {
     let Some(store) = &session.store else { return };
     if let Err(error) = session.counters.keep(store) {
@@ -115,13 +120,13 @@ pub fn keep_counters(session: &Session) {
     }
 }
 
-/// Refuses early what could not be installed in the end.
+/// Checks before a build whether modules can be installed for a kernel.
 pub fn may_install(session: &Session, kernel: &Kernel) -> Result<()> {
     generation::tree(session, kernel)?;
     generation::signer(session, kernel).map(drop)
 }
 
-/// Refuses early where modules are to be signed and cannot be.
+/// Checks before a build whether modules can be signed, if they are to be.
 pub fn may_sign(context: &Context) -> Result<()> {
     let Some(signing) = &context.signing else { return Ok(()) };
     if let Some(warning) = signing.try_out((context.now)())? {
@@ -130,7 +135,7 @@ pub fn may_sign(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What the configuration asks of a package for a kernel.
+/// The policy's need of a package for a kernel.
 pub fn need(context: &Context, request: &Request) -> Need {
     context.policy.need(&request.package.name, &request.kernel.release)
 }
@@ -145,12 +150,12 @@ fn requests<'a>(session: &Session, job: &Job<'a>) -> Vec<Request<'a>> {
     job.kernels.iter().flat_map(of_kernel).filter(is_wanted).collect()
 }
 
-/// Runs the packages' own scripts that come before a transaction; one that fails takes its package out of it.
+/// Runs the packages' scripts before a transaction. A failure excludes the package.
 fn before_install(session: &Session, report: &mut KernelReport) {
     if !report.packages.iter().any(|result| scripts::are_allowed(session, &result.request)) {
         return;
     }
-    // What stands in the way of the plan stands in the way of the transaction, which says so.
+    // If planning fails, so will the transaction, which reports the error.
     let Ok(plan) = generation::plan(session, report.kernel, &Change::Add(&ready(report))) else { return };
     let arriving: Vec<&str> = scripts::arriving(&plan).collect();
     for result in &mut report.packages {
@@ -161,7 +166,7 @@ fn before_install(session: &Session, report: &mut KernelReport) {
     }
 }
 
-/// One transaction for a kernel, where there is anything to install, and how long it took.
+/// Performs the transaction for a kernel, if there is anything to install; returns its duration in seconds.
 fn transaction(session: &Session, report: &KernelReport) -> (Option<Result<Done>>, f64) {
     let ready = ready(report);
     if ready.is_empty() {
@@ -200,7 +205,7 @@ fn after_install(session: &Session, report: &KernelReport) {
     }
 }
 
-/// The entries of what is to be installed.
+/// Entries to be installed.
 fn ready(report: &KernelReport) -> Vec<Manifest> {
     report.packages.iter().filter_map(|result| result.manifest().cloned()).collect()
 }

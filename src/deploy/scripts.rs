@@ -36,19 +36,19 @@ use crate::run::request::Request;
 use crate::run::sandbox;
 use crate::run::session::Session;
 
-/// Longest that a script may take; some regenerate an initramfs.
+/// Time limit of a script; some regenerate an initramfs.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Where copies of this machine's own sources are made: there programs may be run from it.
+/// Directory for copies on this machine, from which programs may be executed.
 const PLACE: &str = "/var/lib/kcache";
 
-/// The packages whose modules a plan puts in place.
+/// Names of the packages whose modules a plan installs.
 pub fn arriving(plan: &Plan) -> impl Iterator<Item = &str> {
     let arrives = |act| matches!(act, Act::Add | Act::Replace);
     plan.changes.iter().filter(move |change| arrives(change.act)).map(|change| change.package.as_str())
 }
 
-/// Before a package's modules are put in place: an error keeps them out.
+/// Runs scripts before a package's modules are installed. After an error they must not be.
 pub fn before_install(session: &Session, request: &Request) -> Result<()> {
     if !are_allowed(session, request) {
         return Ok(());
@@ -60,18 +60,18 @@ pub fn before_install(session: &Session, request: &Request) -> Result<()> {
         .try_for_each(|hook| run(session, request, hook, source))
 }
 
-/// After a package's modules were put in place.
+/// Runs scripts after a package's modules were installed.
 pub fn after_install(session: &Session, request: &Request) {
     let not_run = [When::Added, When::BeforeInstall, When::AfterInstall, When::AfterRemove];
     afterwards(session, request, When::AfterInstall, &not_run);
 }
 
-/// After they were taken away.
+/// Runs scripts after a package's modules were removed.
 pub fn after_remove(session: &Session, request: &Request) {
     afterwards(session, request, When::AfterRemove, &[When::AfterRemove]);
 }
 
-/// Runs what is for this moment; without leave, says what is not run.
+/// Runs the scripts for an event; if they are not allowed, reports those in `not_run`.
 fn afterwards(session: &Session, request: &Request, when: When, not_run: &[When]) {
     let progress = &session.context.progress;
     let outcome = hooks(session, request).and_then(|(hooks, source)| {
@@ -86,7 +86,7 @@ fn afterwards(session: &Session, request: &Request, when: When, not_run: &[When]
     }
 }
 
-/// Whether the administrator lets a package's scripts run.
+/// Whether the setting `package-scripts` allows a package's scripts.
 pub fn are_allowed(session: &Session, request: &Request) -> bool {
     session.context.package_scripts.iter().any(|glob| release::matches(glob, &request.package.name))
 }
@@ -104,7 +104,7 @@ fn say_not_run<'a>(session: &Session, request: &Request, hooks: impl Iterator<It
     ));
 }
 
-/// What a package's recipe says for a kernel, and the source that it was read from. Without headers nobody can tell.
+/// The scripts of a package's recipe for a kernel, with the digest of the source. Without headers there are none.
 fn hooks(session: &Session, request: &Request) -> Result<(Vec<Hook>, Digest)> {
     let (RecipeFile::Dkms, Some(tree)) = (&request.package.recipe, request.kernel.build_tree()) else {
         return Ok((Vec::new(), Digest::of(b"")));
@@ -113,7 +113,7 @@ fn hooks(session: &Session, request: &Request) -> Result<(Vec<Hook>, Digest)> {
     Ok((session.recipe(request.package, source, request.kernel, tree)?.hooks, source.digest))
 }
 
-/// Runs one script from a copy of its own.
+/// Runs one script in a copy of the source.
 fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Result<()> {
     let context = session.context;
     let failed = |reason: String| Error::Script {
@@ -170,8 +170,8 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
     }
 }
 
-/// The script's directory, as the system that is worked on calls it. The administrator's script of the same name goes
-/// before the package's.
+/// The script's working directory, as the system under the root sees it. The administrator's script of the same name
+/// takes precedence over the package's.
 fn directory(session: &Session, request: &Request, hook: &Hook, copy: &Path) -> PathBuf {
     let root = &session.context.root;
     let overrides = sandbox::overrides_dir(request.package);

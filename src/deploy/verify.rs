@@ -13,20 +13,20 @@ use crate::error::{Error, Result};
 use crate::run::context::Context;
 use crate::run::session::Session;
 
-/// What is wrong with what is installed for one kernel.
+/// The faults of one kernel's installed set.
 #[derive(Debug)]
 pub struct Damage {
-    /// The kernel.
+    /// Release of the kernel.
     pub release: String,
-    /// Its tree.
+    /// Path of its tree.
     pub tree: PathBuf,
-    /// In words, each with its path.
+    /// The faults as text, each with its path.
     pub wrong: Vec<String>,
-    /// Whether it is known what was installed, so that it can be put back.
+    /// Whether the installed set is known, so that it can be restored.
     pub known: bool,
 }
 
-/// Looks at every kernel under the root; how many have something of kcache's, and what is wrong.
+/// Verifies every kernel under the root; returns how many have modules of kcache's, and the faults.
 pub fn installed(context: &Context) -> Result<(u64, Vec<Damage>)> {
     let (mut seen, mut found) = (0, Vec::new());
     for (release, tree) in kernels::trees(&context.root)? {
@@ -42,7 +42,7 @@ pub fn installed(context: &Context) -> Result<(u64, Vec<Damage>)> {
     Ok((seen, found))
 }
 
-/// Whether it is known what is installed in a tree, and what is wrong; none where nothing is.
+/// Whether the installed set of a tree is known, and its faults; `None` if nothing is installed.
 fn examine(context: &Context, tree: &Path) -> Result<Option<(bool, Vec<String>)>> {
     let mut wrong = Vec::new();
     if install::interrupted(tree)? {
@@ -58,7 +58,7 @@ fn examine(context: &Context, tree: &Path) -> Result<Option<(bool, Vec<String>)>
     };
     let faults = install::verify(tree, &generation)?;
     let of_indexes = install::verify_indexes(tree)?;
-    // An index that cannot be read is one of either.
+    // An unreadable index is among both.
     let more = of_indexes.iter().filter(|fault| !is_told(&faults, fault));
     wrong.extend(faults.iter().chain(more).map(ToString::to_string));
     if wrong.is_empty() {
@@ -67,7 +67,7 @@ fn examine(context: &Context, tree: &Path) -> Result<Option<(bool, Vec<String>)>
     Ok(Some((true, wrong)))
 }
 
-/// What is wrong with the indexes, where all else is right: modules that are not there have none.
+/// Faults of the indexes if everything else is intact: missing modules have no index entries.
 fn indexes(context: &Context, tree: &Path) -> Result<Vec<String>> {
     match crate::deploy::generation::compare_indexes(context, tree) {
         Ok(faults) => Ok(faults.iter().map(ToString::to_string).collect()),
@@ -86,7 +86,7 @@ fn is_told(faults: &[Fault], fault: &Fault) -> bool {
     faults.iter().any(|told| path(told) == path(fault))
 }
 
-/// Finishes what was interrupted and puts the same set in again; what is still wrong.
+/// Recovers an interrupted run and installs the same set again; returns the remaining faults.
 pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec<String>> {
     crate::deploy::generation::recover(session.context, &damage.release, &damage.tree)?;
     if install::current(&damage.tree)?.is_some() {
@@ -100,7 +100,7 @@ pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec
     Ok(examine(session.context, &damage.tree)?.map_or(Vec::new(), |(_, wrong)| wrong))
 }
 
-/// The kernel that a tree is of.
+/// The kernel of a tree.
 pub fn kernel(context: &Context, release: &str) -> Result<Kernel> {
     kernels::of_release(&context.root, release)?.ok_or_else(|| Error::NotInstalled {
         release: release.to_owned(),

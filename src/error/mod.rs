@@ -12,10 +12,10 @@ use kcache_kernel as kernel;
 /// An error of the flow.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file.
+    /// A file operation failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The store.
+    /// An error of the store.
     #[error(transparent)]
     Store(#[from] kcache_store::Error),
     /// A kernel could not be read.
@@ -24,117 +24,117 @@ pub enum Error {
     /// A package could not be read.
     #[error(transparent)]
     Package(#[from] kernel::packages::Error),
-    /// A recipe is wrong.
+    /// A recipe is invalid.
     #[error(transparent)]
     Recipe(#[from] kernel::recipe::Error),
-    /// The compiler.
+    /// The toolchain could not be determined.
     #[error(transparent)]
     Toolchain(#[from] kernel::toolchain::Error),
-    /// The sandbox.
+    /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] kernel::sandbox::Error),
-    /// Installation.
+    /// The installation failed.
     #[error(transparent)]
     Install(#[from] kernel::install::Error),
-    /// Signing modules. Shared: what keeps a key from being opened is said of every kernel.
+    /// Signing modules failed. Shared, because a key that cannot be opened is reported for every kernel.
     #[error(transparent)]
     Signing(#[from] Arc<kernel::signing::Error>),
     /// A signing service has not signed a module yet.
     #[error("no signature for {module} by {subject} in the store or a shared cache")]
     NoSignature {
-        /// The module's name.
+        /// Name of the module.
         module: String,
         /// The certificate's subject.
         subject: String,
     },
-    /// A boot test.
+    /// A boot test could not be run.
     #[error(transparent)]
     BootTest(#[from] kernel::boot_test::Error),
-    /// There is nothing to boot.
+    /// A kernel has no image to boot.
     #[error("no image of kernel {release} under {}: tried /boot/vmlinuz-{release} and /lib/modules/{release}/vmlinuz", root.display())]
     NoImage {
-        /// The release.
+        /// Release of the kernel.
         release: String,
-        /// Where.
+        /// The root that was searched.
         root: PathBuf,
     },
-    /// No kernel is called so.
+    /// There is no such kernel.
     #[error("kernel '{asked}' not found under {}", root.display())]
     NoKernel {
-        /// What was asked for.
+        /// The name as given.
         asked: String,
-        /// Where.
+        /// The root that was searched.
         root: PathBuf,
-        /// The one with the most similar name.
+        /// The most similar release.
         nearest: Option<String>,
     },
-    /// No package is called so.
+    /// There is no such package.
     #[error("package '{asked}' not found under {}", root.display())]
     NoPackage {
-        /// What was asked for.
+        /// The name as given.
         asked: String,
-        /// Where.
+        /// The root that was searched.
         root: PathBuf,
-        /// The one with the most similar name.
+        /// The most similar name.
         nearest: Option<String>,
     },
-    /// A build tree was given for a kernel that is not installed.
+    /// A build tree was given, but its kernel is not installed.
     #[error("kernel {release} is not installed under {}: /lib/modules/{release} does not exist", root.display())]
     NotInstalled {
-        /// The release.
+        /// Release of the kernel.
         release: String,
-        /// Where.
+        /// The root that was searched.
         root: PathBuf,
     },
     /// A file name in a package's source is not UTF-8.
     #[error("{}: the file name is not UTF-8", path.display())]
     NotUtf8 {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// There is no set to go back to.
+    /// There is no previous set to return to.
     #[error("kernel {release} has no previous generation")]
     NoPrevious {
-        /// The kernel.
+        /// Release of the kernel.
         release: String,
     },
-    /// The kernel loads signed modules only.
+    /// The kernel requires signatures, and no signing key is configured.
     #[error("kernel {release} enforces module signatures ({why}), and no signing key is configured")]
     Unsigned {
-        /// The kernel.
+        /// Release of the kernel.
         release: String,
-        /// What makes it so strict.
+        /// Why it requires signatures.
         why: String,
     },
-    /// The package is only known by name.
+    /// Only the package's name is known.
     #[error("the source of {package} is not on this machine")]
     NoSource {
-        /// The package.
+        /// Name of the package.
         package: String,
     },
-    /// A build needs a store to be put into.
+    /// Building requires a store.
     #[error("no store to build into")]
     NoStore,
     /// Inputs changed while they were used.
     #[error("{what} changed during the run")]
     Changed {
-        /// Which.
+        /// Which inputs, as text.
         what: String,
     },
-    /// Nothing was built of this package for this kernel yet.
+    /// There is no build of this package for this kernel.
     #[error("no build or log of {package} for kernel {release}")]
     Unknown {
-        /// The package.
+        /// Name of the package.
         package: String,
-        /// The kernel.
+        /// Release of the kernel.
         release: String,
     },
-    /// A module's debug information is not to be had.
+    /// There is no debug information for a module.
     #[error("no debug information for {of}: {lack}")]
     NoDebugInfo {
-        /// The module, or the package.
+        /// Name of the module or package.
         of: String,
-        /// Why.
+        /// The reason.
         lack: Lack,
     },
     /// A package's script for the system failed.
@@ -142,59 +142,59 @@ pub enum Error {
     Script {
         /// The directive that names it.
         directive: &'static str,
-        /// The script and its arguments.
+        /// The script with its arguments.
         command: String,
-        /// What became of it.
+        /// How it failed.
         reason: String,
     },
-    /// What the build of another package left cannot be shown to those that build against it.
+    /// The results of another package's build cannot be shown to a build.
     #[error("invalid build results of {package} for other packages")]
     Kept {
-        /// The other package.
+        /// Name of that package.
         package: String,
-        /// Why.
+        /// The reason.
         source: kernel::build::kept::Error,
     },
-    /// A package builds against another one that is not there, or in a circle.
+    /// A build dependency is missing, or depends on the package itself.
     #[error("{package} builds against {needs}, which {problem}")]
     Dependency {
-        /// The package.
+        /// Name of the package.
         package: String,
-        /// The other.
+        /// Name of the dependency.
         needs: String,
-        /// What is wrong with that.
+        /// What is wrong with it.
         problem: &'static str,
     },
     /// This machine could not build.
     #[error("cannot build {package} for kernel {release}: {reason}")]
     Environment {
-        /// The package.
+        /// Name of the package.
         package: String,
-        /// The kernel.
+        /// Release of the kernel.
         release: String,
-        /// What was lacking.
+        /// What failed or is missing.
         reason: String,
     },
-    /// An entry that this host would not use was to be shared.
+    /// An entry that this host does not trust was to be pushed or exported.
     #[error("refusing to push or export entry {key}: {distrust}")]
     Distrusted {
-        /// The entry's key.
+        /// Key of the entry.
         key: kcache_store::Key,
-        /// Why it is not to be used.
+        /// Why it is not trusted.
         distrust: kcache_store::Distrust,
     },
-    /// It cannot be told which kernel will be booted.
+    /// The kernel that will be booted cannot be determined.
     #[error(transparent)]
     NoDefault(#[from] kernel::bootloader::Error),
-    /// What is installed for a kernel cannot be read, so what must stay is not known.
+    /// A kernel's installed set cannot be read, so roots for garbage collection are unknown.
     #[error("not collecting garbage: cannot determine which builds kernel {release} needs")]
     Unreachable {
-        /// The kernel.
+        /// Release of the kernel.
         release: String,
-        /// Why not.
+        /// The error.
         source: kernel::install::Error,
     },
-    /// The run was ended from outside.
+    /// The cancel flag was set.
     #[error("interrupted")]
     Cancelled,
 }
@@ -222,16 +222,16 @@ impl Error {
         )
     }
 
-    /// A program that building takes is not installed.
+    /// Whether a program required for building is not installed.
     pub fn lacks_tools(&self) -> bool {
         self.lacks_bubblewrap() || matches!(self, Error::Toolchain(kernel::toolchain::Error::Missing { .. }))
     }
 }
 
-/// A result of the flow.
+/// Result of the flow's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error with its causes, each said once.
+/// The messages of an error and its causes, without repetition.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -248,19 +248,19 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// Why there is no debug information.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lack {
-    /// Nobody knows the build.
+    /// No entry of the build is known.
     #[error("the store and shared caches have no entry for its build")]
     NoEntry,
-    /// The entry is that of other bits.
+    /// The known entry is of a build with other bytes.
     #[error("the store has a different build than the installed one")]
     OtherBuild,
-    /// The build made none.
+    /// The build produced none.
     #[error("its build produced none (kernel without CONFIG_DEBUG_INFO, or module not stripped)")]
     NotMade,
-    /// Nobody has the object.
+    /// Neither the store nor a shared cache has the object.
     #[error("not in the store or a shared cache")]
     NoObject,
-    /// What its builder has signed does not belong together.
+    /// The builder signed debug information of another module.
     #[error("it belongs to another module: the build-id is not {0}")]
     OtherModule(String),
 }

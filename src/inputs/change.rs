@@ -4,47 +4,47 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// An input: a field of the key, or a file beside the module that kcache keeps an eye on. Its words are published: the name of
-/// the key's field, in `kcache explain`, `check --json` and reports. Add, never rename.
+/// An input: a field of the key, or a file beside the module that `check` compares. The names are published in
+/// `kcache explain`, `check --json` and reports. Add, never rename.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InputChange {
     /// The package's source.
     Source,
-    /// What its recipe says to this kernel.
+    /// The evaluated recipe.
     Recipe,
     /// The administrator's patches and scripts for the package.
     Overrides,
-    /// `uname -r`.
+    /// The release, as `uname -r` prints it.
     Release,
-    /// `uname -m`.
+    /// The architecture, as `uname -m` prints it.
     Architecture,
-    /// The `uname -v` text: another build of the kernel.
+    /// The build of the kernel, as `uname -v` prints it.
     KernelVersion,
     /// The kernel's configuration.
     Config,
     /// The kernel's headers.
     Headers,
-    /// Where the kernel's `source` link leads.
+    /// The target of the kernel's link `source`.
     KernelSource,
-    /// A program that shapes the bits, by its role.
+    /// A program that affects the modules, by its role.
     Tool(String),
-    /// The packages that it is built against.
+    /// The packages that it builds against.
     Dependencies,
     /// The environment of builds.
     Environment,
-    /// What the sandbox shows.
+    /// The contents of the sandbox.
     Sandbox,
-    /// The copy in the initramfs is of another build.
+    /// The initramfs contains a copy of another build.
     Initramfs,
-    /// A field that another version of kcache has.
+    /// A field of another version of kcache.
     Other(String),
 }
 
-/// What a field that names a tool begins with.
+/// Prefix of fields for tools.
 const TOOL: &str = "toolchain.";
 
 impl InputChange {
-    /// Of a field of a key.
+    /// The input of a field of the key.
     pub fn of_field(name: &str) -> InputChange {
         let known = [
             InputChange::Source,
@@ -65,7 +65,7 @@ impl InputChange {
         found.unwrap_or_else(|| InputChange::Other(name.to_owned()))
     }
 
-    /// Whether only what builds is another, and not what is built (`key::is_tool`).
+    /// Whether only a build program changed, so that the kernel would see no difference.
     pub fn is_tool(&self) -> bool {
         matches!(self, InputChange::Tool(_) | InputChange::Environment | InputChange::Sandbox)
     }
@@ -103,7 +103,7 @@ impl Serialize for InputChange {
     }
 }
 
-/// Several of them, for people.
+/// Formats several inputs for people.
 pub fn listed(changes: &[InputChange]) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

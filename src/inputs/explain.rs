@@ -1,4 +1,4 @@
-//! Why a build is found or not: the fields of its key, and what differs from the nearest entry.
+//! Explaining why a build is found or not: the fields of its key, and the differences from the nearest entry.
 
 use kcache_kernel::kernels::BuildTree;
 use kcache_store::tree::{FileChange, Listing};
@@ -11,31 +11,31 @@ use crate::inputs::{key, kin, undeclared};
 use crate::run::request::Request;
 use crate::run::session::Session;
 
-/// Entries of a package that are compared to find the nearest. The newest are looked at first, and the nearest is hardly
-/// ever older than this many builds.
+/// Entries of a package that are compared to find the nearest, newest first. The nearest is hardly ever older than
+/// this many builds.
 const COMPARED: usize = 200;
 
-/// A key, explained.
+/// An explained key.
 pub struct Explanation {
-    /// The key.
+    /// The key itself.
     pub key: Key,
-    /// What it is made of.
+    /// The fields that were hashed into it.
     pub fields: Vec<Field>,
-    /// Why the package is not meant for this kernel, if it is not.
+    /// Why the package does not support this kernel; `None` if it does.
     pub excluded: Option<String>,
-    /// Its entry.
+    /// The key's entry, if the store has it.
     pub entry: Option<Manifest>,
-    /// The files of the system that the entry's build read, and whether they are the same here.
+    /// The undeclared inputs of that entry, and whether each is the same here.
     pub observed: Vec<(Observed, bool)>,
-    /// Without one, the entry of the package that differs least.
+    /// If there is no entry, the entry of the package with the fewest differences.
     pub nearest: Option<Nearest>,
 }
 
-/// An entry that would have been found, had these fields been other.
+/// The entry of another key.
 pub struct Nearest {
-    /// The entry.
+    /// The document of the entry.
     pub manifest: Manifest,
-    /// What differs.
+    /// The fields that differ.
     pub differences: Vec<Difference>,
     /// Why it is used although it differs, if it is.
     pub stands_in: Option<StandsIn>,
@@ -50,14 +50,14 @@ pub enum StandsIn {
     Allowed,
 }
 
-/// One field that differs.
+/// A field that differs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Which.
+    /// The changed input.
     pub field: InputChange,
-    /// There: the text for people, or the value.
+    /// Readable form of the entry's value.
     pub before: Option<String>,
-    /// Here.
+    /// Readable form of the value here.
     pub now: Option<String>,
     /// The files in which two trees differ, where the store has the listings of both.
     pub files: Vec<(FileChange, String)>,
@@ -156,7 +156,7 @@ pub fn differences(before: &[Field], now: &[Field]) -> Vec<Difference> {
         .collect()
 }
 
-/// A field for people.
+/// A field's value in readable form.
 fn text(field: Field) -> String {
     match field.note {
         Some(note) => format!("{} ({note})", &field.value[..field.value.len().min(12)]),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_named() {
+    fn only_differences_are_listed() {
         let before = [field("source", "1"), field("recipe", "r"), field("toolchain.pahole", "p")];
         let now = [field("source", "2"), field("recipe", "r")];
         let found = differences(&before, &now);

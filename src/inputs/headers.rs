@@ -12,18 +12,19 @@ use crate::error::{Error, Result};
 use crate::run::session::{KernelFacts, Session};
 
 impl Session<'_> {
-    /// Facts of a kernel with headers.
+    /// The inputs of a kernel with headers.
     pub fn kernel(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Arc<KernelFacts>> {
         self.kernels.get(&kernel.release, || {
             let tools_root = toolchain::tools_root(&self.context.root, tree);
-            // On a thread of its own: one of a shared pool would take up other work while it waits, which may want this lock.
+            // On a thread of its own: a thread of a shared pool could run other work while it waits, which may need
+            // this lock.
             let (headers, tools) = both(|| self.seen_headers(tree), || self.tools(kernel, tree, &tools_root));
             let config = tree::file_digest(&tree.outside().join(".config"))?.0;
             Ok(Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root }))
         })
     }
 
-    /// What a kernel with headers exports; `None` where they do not say.
+    /// The symbols that a kernel exports; `None` if its headers do not contain them.
     pub fn symvers(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Option<Arc<Symvers>>> {
         self.symvers.get(&kernel.release, || {
             let parse = |text: Vec<u8>| Symvers::parse(&text).map_err(std::io::Error::other);
@@ -31,17 +32,17 @@ impl Session<'_> {
         })
     }
 
-    /// A kernel's headers as they were when this run first looked at them.
+    /// The fingerprint of a kernel's headers at their first use in this run.
     pub(super) fn seen_headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
         Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.context.now)())?)
     }
 
-    /// A kernel's headers as they are now.
+    /// The fingerprint of a kernel's headers now.
     pub fn headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
         Ok(tree::fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.context.now)())?)
     }
 
-    /// The same for a kernel's headers. What was touched and put back was another thing in between.
+    /// Checks that headers were not changed since they had this fingerprint, even if the change was undone.
     pub fn still_headers(&self, kernel: &Kernel, tree: &BuildTree, headers: Fingerprint) -> Result<()> {
         if self.headers(tree)? == headers {
             return Ok(());
@@ -49,8 +50,8 @@ impl Session<'_> {
         Err(Error::Changed { what: format!("the headers of kernel {}", kernel.release) })
     }
 
-    /// The same for what else of a kernel goes into its keys: what was read of its build tree before that was hashed, and
-    /// the programs.
+    /// Checks that the kernel's other inputs have not changed: what was read from its build tree before that was
+    /// hashed, and the toolchain.
     pub fn still_facts(&self, kernel: &Kernel, tree: &BuildTree, facts: &KernelFacts) -> Result<()> {
         if !tree.is_current()? {
             return Err(Error::Changed { what: format!("the headers of kernel {}", kernel.release) });

@@ -15,34 +15,39 @@ use crate::run::request::Request;
 use crate::run::select;
 use crate::run::session::{KernelFacts, Session};
 
-/// What a build is identified by.
+/// The inputs and key of a build.
 pub struct Identified {
     /// The evaluated recipe.
     pub recipe: Recipe,
     /// Tree digest of the source.
     pub source: Digest,
-    /// Tree digest of the administrator's patches and scripts for the package, where there are any.
+    /// Tree digest of the administrator's patches and scripts for the package, if any.
     pub overrides: Option<Digest>,
-    /// What the key is made of.
+    /// The fields of the key.
     pub fields: Vec<Field>,
-    /// The key.
+    /// The hash of the fields.
     pub key: Key,
     /// The kin: what is built, whatever with.
     pub kin: Digest,
     /// The kernel's side of it.
     pub facts: Arc<KernelFacts>,
-    /// The packages it builds against, by the names it has for them.
+    /// The build dependencies, by the names that the recipe uses.
     pub dependencies: Vec<(String, Identified)>,
 }
 
 impl Identified {
-    /// Whether it is built against a package of this name, directly or not.
+    /// Whether it builds against a package of this name, directly or not.
     pub fn needs(&self, package: &str) -> bool {
         self.dependencies.iter().any(|(_, id)| id.recipe.name == package || id.needs(package))
     }
 }
 
-/// Finds out what a build is identified by. Builds nothing.
+/// Determines the inputs and the key of a build. Builds nothing.
+///
+/// # Errors
+///
+/// [`Error::Dependency`] if a build dependency is missing or cyclic; errors of evaluating the recipe and determining
+/// the toolchain.
 pub fn identify(session: &Session, request: &Request, tree: &BuildTree) -> Result<Identified> {
     identify_within(session, request, tree, &mut Vec::new())
 }
@@ -105,12 +110,12 @@ pub fn of_dependency<'a>(request: &Request<'a>, name: &str, id: &Identified) -> 
     package.ok_or_else(|| problem(request, name, "is not installed"))
 }
 
-/// What is wrong with a package that another is built against.
+/// The error for a build dependency.
 pub fn problem(request: &Request, needs: &str, problem: &'static str) -> Error {
     Error::Dependency { package: request.package.name.clone(), needs: needs.to_owned(), problem }
 }
 
-/// A kernel's side of a key.
+/// A kernel's inputs, for computing a key.
 fn kernel_inputs<'a>(facts: &KernelFacts, kernel: &'a Kernel, tree: &'a BuildTree) -> KernelInputs<'a> {
     KernelInputs {
         release: &kernel.release,

@@ -1,4 +1,4 @@
-//! The key: the hash of everything that goes into a build.
+//! The build key: the hash of all inputs of a build.
 //!
 //! Identity: what is built.
 //!
@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `source` | tree digest of the package's source: relative paths, type, executable bit, content or link target; not time or owner; without `.git` | an edit without a version bump is another build |
 //! | `recipe` | the recipe as evaluated for this kernel: commands, patches that apply, modules expected, strip flags | the same source builds differently |
-//! | `overrides` | tree digest of the administrator's patches and scripts for the package, `/etc/dkms/NAME`; empty without | they take the place of the package's |
+//! | `overrides` | tree digest of the administrator's patches and scripts for the package, `/etc/dkms/NAME`; empty without | they replace the package's |
 //! | `kernel.release`, `kernel.arch` | `uname -r`, `uname -m` | vermagic |
 //! | `kernel.version` | the `uname -v` text | the same release, built another time |
 //! | `kernel.config` | digest of `.config` | |
@@ -50,12 +50,13 @@ const KIN: &str = "kcache 2026-11 build kin v1";
 /// The field for the programs in a kernel's build tree.
 pub const KBUILD: &str = "toolchain.kbuild";
 
-/// The version of the sandbox that builds run in. Raised whenever what a build sees of it changes. 2: dependencies, the
-/// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the kernel's own.
+/// Version of the sandbox. Increase it whenever what a build sees of the sandbox changes. 2: dependencies, the
+/// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the
+/// kernel's own.
 const SANDBOX: &str = "3";
 
-/// The environment of every build, jobserver aside. What `KBUILD_BUILD_*` replace would be the clock, the user and the
-/// host (Documentation/kbuild/reproducible-builds.rst).
+/// The environment of every build, except for the jobserver. `KBUILD_BUILD_*` replace the clock, the user and the host
+/// name (Documentation/kbuild/reproducible-builds.rst).
 pub const ENVIRONMENT: [(&str, &str); 8] = [
     ("HOME", "/tmp"),
     ("KBUILD_BUILD_HOST", "localhost"),
@@ -67,17 +68,17 @@ pub const ENVIRONMENT: [(&str, &str); 8] = [
     ("TZ", "UTC"),
 ];
 
-/// Everything that goes into a build.
+/// All inputs of a build.
 pub struct Inputs<'a> {
     /// Tree digest of the package's source.
     pub source: Digest,
     /// The evaluated recipe.
     pub recipe: &'a Recipe,
-    /// Tree digest of the administrator's directory for the package, where there is one.
+    /// Tree digest of the administrator's directory for the package, if any.
     pub overrides: Option<Digest>,
-    /// The kernel.
+    /// The kernel's inputs.
     pub kernel: KernelInputs<'a>,
-    /// The programs that shape the bits.
+    /// The programs that affect the modules.
     pub tools: &'a [Tool],
     /// Packages it builds against: name and kin.
     pub dependencies: &'a [(String, Digest)],
@@ -85,18 +86,18 @@ pub struct Inputs<'a> {
     pub environment: &'a [(&'a str, &'a str)],
 }
 
-/// What a kernel brings.
+/// A kernel's inputs.
 #[derive(Clone, Copy)]
 pub struct KernelInputs<'a> {
-    /// `uname -r`.
+    /// The release, as `uname -r` prints it.
     pub release: &'a str,
-    /// `uname -m`.
+    /// The architecture, as `uname -m` prints it.
     pub arch: &'a str,
-    /// `uname -v`.
+    /// The build of the kernel, as `uname -v` prints it.
     pub version: &'a str,
     /// Digest of `.config`.
     pub config: Digest,
-    /// Tree digest of the headers and all that they reach, without programs.
+    /// Tree digest of the headers and everything that they refer to.
     pub headers: Digest,
     /// Digest of those programs.
     pub programs: Digest,
@@ -104,7 +105,7 @@ pub struct KernelInputs<'a> {
     pub source: Option<&'a Path>,
 }
 
-/// The fields of a key, in order. They are kept in the entry, so that a miss can be explained.
+/// The fields of a key, in order. They are stored in the entry, to explain a miss.
 pub fn fields(inputs: &Inputs) -> Vec<Field> {
     let plain = |name: &str, value: String| Field { name: name.to_owned(), value, note: None };
     let kernel = &inputs.kernel;
@@ -167,7 +168,7 @@ fn hash<'a>(context: &str, fields: impl Iterator<Item = &'a Field>) -> [u8; 32] 
     *hasher.finalize().as_bytes()
 }
 
-/// What of a recipe shapes the modules, as JSON. Whether it is installed by itself, and remarks on it, do not.
+/// The parts of a recipe that affect the modules, as JSON. Automatic installation and notes do not.
 fn recipe_text(recipe: &Recipe) -> String {
     serde_json::json!({
         "name": recipe.name,
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_and_the_room_are_fields() {
+    fn environment_and_sandbox_are_fields() {
         let field = |name: &str, value: &str| Field { name: name.into(), value: value.into(), note: None };
         let with = |env: &str, room: &str| key(&[field("environment", env), field("sandbox", room)]);
         assert_ne!(with("LANG=C", "1"), with("LANG=C", "2"));
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_shape_a_module_is_no_part_of_the_key() {
+    fn inputs_without_effect_on_modules_are_not_in_the_key() {
         let base = changed(|_, _, _, _| {});
         assert_eq!(base, changed(|_, tools, _, _| tools[0].version.push_str(" (same program)")));
         assert_eq!(base, changed(|recipe, _, _, _| recipe.automatic = false));
@@ -311,13 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_between_name_and_value_cannot_move() {
+    fn names_and_values_cannot_be_confused() {
         let field = |name: &str, value: &str| Field { name: name.into(), value: value.into(), note: None };
         assert_ne!(key(&[field("ab", "c")]), key(&[field("a", "bc")]));
         assert_ne!(key(&[field("a", "b"), field("c", "d")]), key(&[field("a", "bcd")]));
     }
 
-    /// A text in as many pieces as there are places to cut it, and one; names and values in turn.
+    /// Splits a text at these positions into pieces, which are alternately names and values.
     fn pieces(text: &str, cuts: &[usize]) -> Vec<Field> {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
         cuts.sort();
@@ -330,7 +331,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_boundary_can_move(
+        fn fields_cannot_be_confused(
             text in "[a-c\\x00 =\n]{0,12}",
             cuts in proptest::collection::vec(any::<usize>(), 1..6),
             others in proptest::collection::vec(any::<usize>(), 1..6),

@@ -11,7 +11,7 @@ use crate::run::sandbox;
 use crate::run::session::{Session, Signature};
 
 impl Session<'_> {
-    /// A package's recipe for a kernel.
+    /// Evaluates a package's recipe for a kernel, or returns the remembered result.
     pub fn recipe(
         &self,
         package: &Package,
@@ -28,9 +28,9 @@ impl Session<'_> {
         }
     }
 
-    /// `dkms.conf` may read anything that its sandbox shows: its own tree, the headers, the overrides, and the system's
-    /// programs, of which the directories' times tell when something was installed or removed. What is remembered under
-    /// the digests of the first two was read while they did not change.
+    /// `dkms.conf` may read everything that its sandbox shows: its own tree, the headers, the overrides, and the
+    /// system's programs, for which directory times show installations and removals. The result is remembered under
+    /// these; source and headers did not change while it was evaluated.
     fn dkms_recipe(
         &self,
         package: &Package,

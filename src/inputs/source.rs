@@ -11,22 +11,22 @@ use crate::run::sandbox;
 use crate::run::session::Session;
 
 impl Session<'_> {
-    /// A package's source as it was when this run first looked at it.
+    /// The fingerprint of a package's source at its first use in this run.
     pub fn seen_source(&self, package: &Package) -> Result<Fingerprint> {
         Ok(self.seen.fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.context.now)())?)
     }
 
-    /// A package's source as it is now.
+    /// The fingerprint of a package's source now.
     pub fn source(&self, package: &Package) -> Result<Fingerprint> {
         Ok(tree::fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.context.now)())?)
     }
 
-    /// An error where a package's source has names that are not text.
+    /// An error if a package's source has file names that are not UTF-8.
     pub fn check_names(&self, package: &Package) -> Result<()> {
         self.checked.get(&package.source, || check_names(&package.source))
     }
 
-    /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, where there are any.
+    /// Tree digest of the administrator's patches and scripts for a package with a `dkms.conf`, if any.
     pub fn overrides(&self, package: &Package) -> Result<Option<Digest>> {
         let dir = match package.recipe {
             RecipeFile::Dkms => self.context.root.find(sandbox::overrides_dir(package)),
@@ -37,7 +37,7 @@ impl Session<'_> {
         Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.context.now)())?))
     }
 
-    /// An error where a package's source was touched since it had this fingerprint.
+    /// Checks that a package's source was not changed since it had this fingerprint.
     pub(super) fn still(&self, package: &Package, source: Fingerprint) -> Result<()> {
         if self.source(package)? == source {
             return Ok(());
@@ -55,7 +55,7 @@ fn root_of_source(package: &Package) -> tree::Root {
     }
 }
 
-/// Refuses a source tree with a file name that is not UTF-8: recipes, logs and entries are text.
+/// Refuses a source tree with a file name that is not UTF-8, because recipes, logs and entries are text.
 fn check_names(source: &Path) -> Result<()> {
     let mut directories = vec![PathBuf::from(source)];
     while let Some(directory) = directories.pop() {

@@ -25,9 +25,9 @@ use crate::run::session::KernelFacts;
 /// The path that stands for all files. Stored: never change.
 pub const ANYTHING: &str = "/";
 
-/// What files held that a build opened, those aside that its key covers as tools. `started` and `ended` are when the build did,
-/// in seconds since 1970: a file that changed in between spoils it. One that will have changed only later was there before the
-/// clock was set back, or on a machine that has none.
+/// Digests of the files that a build opened, except those that its key covers as tools. `started` and `ended` are the
+/// time of the build in seconds since 1970: a file that changed in between cannot be recorded reliably. A time in the
+/// future is from before the clock was set back, or from a machine without a clock.
 pub fn digests(facts: &KernelFacts, opened: &Opened, started: u64, ended: u64) -> Result<Vec<Observed>> {
     if opened.missed {
         return Ok(vec![Observed { path: ANYTHING.to_owned(), digest: Some(Digest::of(b"")) }]);
@@ -48,24 +48,23 @@ fn observe(tools: &Root, path: &PathBuf, spoils: impl Fn(u64) -> bool) -> Result
     Ok(Observed { path: path.display().to_string(), digest })
 }
 
-/// Whether it is known what an entry's build has read, as far as this can be known.
+/// Whether the undeclared inputs of an entry's build are known, as far as this is possible.
 pub fn is_known(manifest: &Manifest) -> bool {
     manifest.observed.iter().all(|observed| observed.path != ANYTHING)
 }
 
-/// The first file that is not what it was when an entry was built, if there is one.
+/// The first file that differs from the one that an entry's build read, if any.
 pub fn difference<'m>(facts: &KernelFacts, manifest: &'m Manifest) -> Option<&'m str> {
     let differs = |observed: &&Observed| !is_same(facts, observed);
     manifest.observed.iter().find(differs).map(|observed| observed.path.as_str())
 }
 
-/// Whether a file is here what it was there.
+/// Whether a file here equals the recorded one.
 pub fn is_same(facts: &KernelFacts, observed: &Observed) -> bool {
     digest_here(&facts.tools_root, &observed.path) == observed.digest
 }
 
-/// An entry may come from elsewhere: a path in it leads to a regular file that a sandbox could have shown, and that can be read,
-/// or to nothing.
+/// An entry may be untrusted, so a path in it is read only if it is a regular file that a sandbox could have shown.
 fn digest_here(tools: &Root, path: &str) -> Option<Digest> {
     let inside = tools.resolve(path).ok().filter(|inside| Sandbox::is_system(inside))?;
     let outside = Some(tools.outside(inside)).filter(|path| path.is_file())?;
@@ -83,7 +82,7 @@ mod tests {
         Opened { files: [PathBuf::from(path)].into(), missed: false }
     }
 
-    /// A root with one header, and that as what a build opened.
+    /// A root with one header, and the result of a build that opened it.
     fn facts() -> (tempfile::TempDir, KernelFacts, Opened) {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("usr/include")).unwrap();
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_read_must_be_the_same_here() {
+    fn undeclared_inputs_must_be_equal() {
         let (dir, facts, opened) = facts();
         let observed = digests(&facts, &opened, 0, 0).unwrap();
         let header = dir.path().join(HEADER);
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_read_anything_is_an_answer_nowhere() {
+    fn an_entry_with_unknown_inputs_is_used_nowhere() {
         let (_dir, facts, opened) = facts();
         let observed = digests(&facts, &Opened { missed: true, ..opened }, 0, u64::MAX).unwrap();
         assert_eq!(observed.len(), 1);
@@ -126,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_behind_all_files_spoils_nothing() {
+    fn a_clock_behind_all_files_invalidates_nothing() {
         let (_dir, facts, opened) = facts();
         assert!(digests(&facts, &opened, 5, 10).is_ok());
     }
 
     #[test]
-    fn what_the_key_covers_as_a_tool_is_not_kept_twice() {
+    fn tools_are_not_undeclared_inputs() {
         let (_dir, mut facts, opened) = facts();
         facts.tools.push(Tool {
             role: "predef".into(),
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_cannot_make_this_host_read_what_no_sandbox_shows() {
+    fn undeclared_inputs_are_read_only_where_a_sandbox_could() {
         let (dir, facts, _) = facts();
         fs::create_dir_all(dir.path().join("proc")).unwrap();
         fs::write(dir.path().join("proc/kmsg"), "1").unwrap();

@@ -35,13 +35,13 @@ impl Again {
 
 /// What came of one request.
 pub struct PackageResult<'a> {
-    /// The request.
+    /// The package and the kernel.
     pub request: Request<'a>,
-    /// What was obtained.
+    /// The resolution, or why there is none.
     pub answer: Result<Resolution>,
-    /// What building again showed, where that was asked for.
+    /// The comparison with a rebuild, if requested.
     pub comparison: Option<Comparison>,
-    /// How long it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
@@ -55,10 +55,10 @@ impl PackageResult<'_> {
     }
 }
 
-/// Obtains all of them; those that `again` says are built once more and compared. Where a host cannot build, and a shared cache was too
-/// slow, it is asked again, after a pause that differs from host to host: a whole fleet may have asked at once, and the
-/// alternative is to give up. That ends with the first round that was of no use, or, where a cache has answered before, with the
-/// sixth.
+/// Resolves all requests; with `check`, each is built again and compared. If a host cannot build and a shared cache
+/// was too slow, the cache is queried again after a pause that differs between hosts: a whole fleet may have queried
+/// it at once, and the alternative is to give up. That ends with the first round without any result or, if a cache has
+/// answered before, with the sixth.
 pub fn obtain_all<'a>(
     session: &Session,
     requests: &[Request<'a>],
@@ -89,7 +89,7 @@ pub fn obtain_all<'a>(
     }
 }
 
-/// Tries to have these built, and says only what stands in the way of finding out whether they build.
+/// Tries to build these; reports only what prevents finding out whether they build.
 pub fn attempt(session: &Session, requests: &[Request], options: &Options) {
     for result in obtain_all(session, requests, options, Again::Never) {
         if let Err(error) = &result.answer {

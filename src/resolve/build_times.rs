@@ -10,22 +10,22 @@ use kcache_store::Digest;
 use crate::error::Result;
 use crate::run::session::Session;
 
-/// Where a package's last build is remembered.
+/// Kind of the memo with the duration of a package's last build.
 const KIND: &str = "seconds of a build";
 
-/// Bytes of C that are compiled in a second, of Debian's packages, by two CPUs, headers among what takes the time.
+/// Bytes of C compiled per second, including headers; measured for Debian's packages with two CPUs.
 const BYTES_A_SECOND: f64 = 20_000.0;
 
-/// A build of nothing.
+/// Duration of the smallest build in seconds.
 const LEAST_SECONDS: f64 = 2.0;
 
-/// Notes how long a build took.
+/// Records the duration of a build.
 pub(crate) fn remember(session: &Session, package: &Package, seconds: f64) -> Result<()> {
     let Some(store) = &session.store else { return Ok(()) };
     Ok(store.remember(KIND, &name(package), &seconds.to_le_bytes(), (session.context.now)())?)
 }
 
-/// How many seconds a build of a package may take.
+/// Expected duration of a package's build in seconds.
 pub(super) fn expected(session: &Session, package: &Package) -> f64 {
     let known = session.store.as_ref().and_then(|store| store.memo(KIND, &name(package)).ok().flatten());
     let known = known.and_then(|bytes| Some(f64::from_le_bytes(bytes.try_into().ok()?)));
@@ -39,7 +39,7 @@ fn name(package: &Package) -> Digest {
     Digest::of(package.name.as_bytes())
 }
 
-/// How much C there is; what cannot be read counts for nothing.
+/// Bytes of C source below a directory; unreadable files do not count.
 fn bytes_of_c(dir: &Path) -> u64 {
     let size = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => bytes_of_c(&entry.path()),

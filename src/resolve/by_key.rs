@@ -13,8 +13,8 @@ use crate::run::progress::size;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
-/// Fetches the entry of a key that this host can check in full; returns from where. That a package does not build is taken from
-/// others only where nothing is to be built here, `only` fetched.
+/// Fetches the entry of a key computed here, which this host can check completely; returns the source. A failure from
+/// another host is used only if nothing is to be built here (`only` fetched).
 pub(super) fn identified(
     session: &Session,
     request: &Request,
@@ -32,7 +32,7 @@ pub(super) fn identified(
     fetch(session, request, &id.key, &fits)
 }
 
-/// The entry of a key that is known from elsewhere, from a shared cache that has one that `fits`.
+/// Fetches the entry of a key that is known from elsewhere, from a shared cache whose entry `fits`.
 pub(crate) fn of_key(
     session: &Session,
     request: &Request,
@@ -45,8 +45,8 @@ pub(crate) fn of_key(
     }
 }
 
-/// Whether an entry can be what a build came to: its key is that of the fields it shows, by which its modules are judged, and
-/// one that was built has modules. Asked of what others have made before it is in the store.
+/// Checks that an entry is consistent: its key must be that of its fields, by which its modules are checked, and a
+/// build must have modules. Called for entries of other hosts before they are stored.
 pub fn is_honest(manifest: &Manifest) -> Result<(), String> {
     if !key::is_of(&manifest.key, &manifest.fields) {
         return Err(format!("its fields belong to key {}", key::key(&manifest.fields)));
@@ -59,7 +59,7 @@ pub fn is_honest(manifest: &Manifest) -> Result<(), String> {
     Ok(())
 }
 
-/// Fetches an entry into the store; says from where, and returns that.
+/// Fetches an entry into the store; reports the source and returns it.
 pub(super) fn fetch(
     session: &Session,
     request: &Request,
@@ -85,7 +85,7 @@ pub(super) fn fetch(
     Ok(Some(fetched.from))
 }
 
-/// What a trusted builder made and this host will not load: its builder must hear of it.
+/// Reports modules that a trusted builder made and this host will not load, so that the builder learns of it.
 pub(super) fn refuse(
     session: &Session,
     request: &Request,

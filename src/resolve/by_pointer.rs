@@ -23,13 +23,12 @@ use crate::run::request::{Request, Source};
 use crate::run::select;
 use crate::run::session::Session;
 
-/// What the kernel is called in pointers: the digest of its architecture and its `uname -v`, a line each.
+/// A kernel's name in pointers: the digest of its architecture and its `uname -v`, a line each.
 pub fn kernel_id(arch: &str, version: &str) -> Digest {
     Digest::of(format!("{arch}\n{version}\n").as_bytes())
 }
 
-/// The answer for a package whose key cannot be computed here. Nor can it be told which of several versions is meant for the
-/// kernel: it is the newest that there is a build of.
+/// Resolves a request whose key cannot be computed here.
 pub fn unidentified(session: &Session, request: &Request) -> Result<Resolution> {
     let mut newest = None;
     for package in version::versions(request) {
@@ -55,7 +54,7 @@ fn in_version(session: &Session, request: &Request) -> Result<Resolution> {
     }
 }
 
-/// What can be known of a kernel without headers, and of a package that may have no source.
+/// What is known about a kernel without headers, and about a package that may have no source.
 struct Known {
     config: Kconfig,
     arch: String,
@@ -80,7 +79,8 @@ impl Known {
         Ok(Some(Known { config, arch, version, source }))
     }
 
-    /// Whether an entry is one of this package for this kernel, of this source where there is one; else why not.
+    /// Checks that an entry is of this package for this kernel, and of this source if there is one; otherwise the
+    /// reason.
     fn fits(&self, request: &Request, manifest: &Manifest) -> Result<(), String> {
         let found = Labels::of(manifest);
         let source = self.source.map(|source| source.to_string());
@@ -103,7 +103,7 @@ impl Known {
     }
 }
 
-/// The newest entry that the store has of exactly this source.
+/// The newest entry in the store for exactly this source.
 fn in_store(session: &Session, request: &Request, known: &Known) -> Result<Option<Box<Manifest>>> {
     let (Some(store), Some(source)) = (&session.store, known.source) else { return Ok(None) };
     let source = source.to_string();
@@ -121,7 +121,7 @@ fn in_store(session: &Session, request: &Request, known: &Known) -> Result<Optio
     Ok(None)
 }
 
-/// The entry that a builder points to, from the store or a shared cache.
+/// The entry that a builder's pointer refers to, from the store or a shared cache.
 fn pointed_to(
     session: &Session,
     request: &Request,
@@ -154,7 +154,7 @@ fn pointed_to(
     Ok(Some((manifest, found)))
 }
 
-/// Whether modules may be loaded into this kernel, as far as it can be told here.
+/// Whether modules may be loaded into this kernel, as far as that can be determined here.
 fn judge(
     session: &Session,
     request: &Request,
@@ -176,7 +176,7 @@ fn judge(
         Some(tree) => Against::tree(session, request.kernel, tree)?,
         None => Against::config(&known.config),
     };
-    // What other packages export cannot be told here: it was checked where this was built, against the same kernel.
+    // Exports of other packages are not known here; the builder checked them against the same kernel.
     let mut faults = check_modules::faults(request.kernel, &against, &outputs.modules, &BTreeMap::new())?;
     faults.extend(check_modules::undeclared(request.kernel, &manifest)?);
     match (faults.is_empty(), &found) {
@@ -210,7 +210,7 @@ fn lacking(session: &Session, request: &Request) -> String {
     }
 }
 
-/// Whether an entry can be pointed to, and by which name.
+/// The name of the pointer to an entry; `None` if it cannot have one.
 pub fn pointer_name(entry: &Entry) -> Option<kcache_store::transport::Name> {
     let manifest = entry.manifest();
     let Labels { package, kernel, kernel_version, arch, .. } = Labels::of(manifest);

@@ -13,7 +13,7 @@ use crate::inputs::undeclared;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
-/// Notes that an entry of the store is used; false where it is gone again.
+/// Records that an entry of the store is used; false if it has been deleted meanwhile.
 pub fn used(session: &Session, key: &Key) -> Result<bool> {
     match &session.store {
         Some(store) => Ok(store.used(key, (session.context.now)())?),
@@ -21,7 +21,7 @@ pub fn used(session: &Session, key: &Key) -> Result<bool> {
     }
 }
 
-/// Whether an entry's build read what it would read here; a file that cannot be read is another.
+/// Whether an entry's undeclared inputs equal the files here. An unreadable file counts as different.
 pub fn fits(session: &Session, request: &Request, id: &Identified, manifest: &Manifest) -> bool {
     let Some(path) = undeclared::difference(&id.facts, manifest) else { return true };
     let what = request.name();
@@ -32,7 +32,7 @@ pub fn fits(session: &Session, request: &Request, id: &Identified, manifest: &Ma
     false
 }
 
-/// What the store says of a key. A damaged entry is forgotten, and one that is trusted no more is passed over.
+/// The store's entry of a key. A corrupt one is deleted, and one that is no longer trusted is skipped.
 pub fn stored(session: &Session, request: &Request, key: &Key) -> Result<Option<Box<Manifest>>> {
     let Some(store) = &session.store else { return Ok(None) };
     match store.lookup(key) {
@@ -55,7 +55,7 @@ pub fn stored(session: &Session, request: &Request, key: &Key) -> Result<Option<
     }
 }
 
-/// The outputs of an entry, where the store has all of them undamaged. Damage is deleted.
+/// The outputs of an entry, if all of them are intact. Corrupt ones are deleted.
 pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Result<Option<Outputs>> {
     match check_modules::outputs(session, manifest) {
         Ok(None) => {
@@ -82,12 +82,12 @@ fn say_damage(session: &Session, request: &Request, error: &kcache_store::Error)
     session.context.progress.warn(&format!("{error}; fetching or rebuilding {what}"));
 }
 
-/// Whether something of the store is broken, rather than not to be reached.
+/// Whether an error is corruption, as opposed to inaccessibility.
 pub(crate) fn is_damage(error: &kcache_store::Error) -> bool {
     matches!(error, kcache_store::Error::Damaged { .. } | kcache_store::Error::Entry { .. })
 }
 
-/// Deletes the objects of an entry that do not verify.
+/// Deletes the corrupt objects of an entry.
 fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
     for output in &manifest.outputs {
         match store.read_object(&output.digest, output.size) {
@@ -117,8 +117,8 @@ pub(super) fn lock(session: &Session, store: &Store, key: &Key) -> Result<Lock> 
     Ok(store.lock(&key.to_string(), &context.waiting(&|message| context.progress.say(message)))?)
 }
 
-/// Whether an entry of the store says that a package does not build, and others say so alone. A key that was stolen from one of
-/// them could else keep a package from every host.
+/// Whether an entry of the store records a failure that only other hosts signed. It is advice: otherwise a stolen key
+/// could make a package fail on every host.
 pub fn is_advice(session: &Session, manifest: &Manifest) -> Result<bool> {
     let (Some(store), Some(_)) = (&session.store, advice(manifest)) else { return Ok(false) };
     Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.context.made(&entry)))

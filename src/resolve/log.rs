@@ -1,4 +1,4 @@
-//! The log of a package's last build.
+//! Logs of builds.
 
 use kcache_store::{Manifest, Role};
 
@@ -7,7 +7,7 @@ use crate::inputs::identify;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
-/// The log of the last build of a package for a kernel: of exactly what is there now, else of the newest known build.
+/// The log of the last build of a package for a kernel: of the current inputs, else of the newest known build.
 pub fn last(session: &Session, request: &Request) -> Result<(Manifest, Vec<u8>)> {
     let unknown =
         || Error::Unknown { package: request.package.name.clone(), release: request.kernel.release.clone() };

@@ -10,10 +10,10 @@
 //! check_modules   every module against the kernel; only then are objects and entry published
 //! ```
 //!
-//! A failure counts if this host found it out, or if nothing is to be built here. A failure that others signed is advice: it is
-//! reported, and the build is tried once. Two processes that want the same key build it once: the second waits for the lock and then
-//! finds the entry. Corrupt data in the store is reported, deleted, and fetched or built again. After a crash, the next build deletes
-//! the scratch directory.
+//! A failure counts if this host determined it, or if nothing is to be built here. A failure that only others signed
+//! is advice: it is reported, and the build is tried once. Two processes that need the same key build it once: the
+//! second waits for the lock and then finds the entry. Corrupt data in the store is reported, deleted, and fetched or
+//! built again. After a crash, the next build deletes the scratch directory.
 
 pub mod batch;
 mod build_times;
@@ -47,10 +47,10 @@ use crate::run::request::Request;
 use crate::run::request::Source;
 use crate::run::session::Session;
 
-/// A build that has waited this long for its turn may be in a shared cache by now.
+/// After waiting this long for its turn, a build may be in a shared cache.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
-/// A package's modules for a kernel, built if need be. The answer is counted.
+/// A package's modules for a kernel, built if necessary. The result is counted.
 pub fn obtain(session: &Session, request: &Request, options: &Options) -> Result<Resolution> {
     match look(session, request, options)? {
         Lookup::Answered(answer) => Ok(answer),
@@ -58,7 +58,7 @@ pub fn obtain(session: &Session, request: &Request, options: &Options) -> Result
     }
 }
 
-/// Looks for them in the store and in shared caches. An answer is counted.
+/// Looks up a request in the store and in shared caches. A hit is counted.
 pub fn look<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Result<Lookup<'a>> {
     let looked = search(session, request, options)?;
     if let Lookup::Answered(answer) = &looked {
@@ -67,7 +67,7 @@ pub fn look<'a>(session: &Session, request: &Request<'a>, options: &Options) -> 
     Ok(looked)
 }
 
-/// Builds what a look has not found, unless it has come meanwhile. The answer is counted.
+/// Builds what a look-up has not found, unless another process built it meanwhile. The result is counted.
 pub fn build(
     session: &Session,
     request: &Request,
@@ -89,7 +89,7 @@ fn search<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Re
     };
     session.check_names(request.package)?;
     let id = match identify::identify(session, request, tree) {
-        // A host that never compiles needs nothing to compile with.
+        // A host that never compiles does not need a compiler.
         Err(error) if error.lacks_tools() => {
             return match by_pointer::unidentified(session, request)? {
                 Resolution::NoHeaders(_) => Err(error),
@@ -138,7 +138,7 @@ fn search<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Re
     Ok(Lookup::Missing(Box::new(Missing { tree, id, asked: Instant::now() })))
 }
 
-/// The answer that the store has for a run that goes so far.
+/// The resolution from the store, with these options.
 fn answer(
     session: &Session,
     request: &Request,
@@ -209,7 +209,7 @@ fn judge(
     Ok(Some(Resolution::Ready { manifest, found: Source::Store }))
 }
 
-/// What is wrong with modules, beside the kernel and the packages that they were built against.
+/// Faults of modules, given the kernel and the packages that they build against.
 fn faults(
     session: &Session,
     request: &Request,
@@ -221,7 +221,7 @@ fn faults(
     check_modules::faults(request.kernel, &against, &outputs.modules, &dependencies::exports(needed))
 }
 
-/// Under the key's lock: what another process may have put into the store meanwhile, or a shared cache has.
+/// Looks again, under the key's lock: another process or a shared cache may have it by now.
 fn look_further(
     session: &Session,
     store: &Store,
@@ -239,7 +239,7 @@ fn look_further(
             || is_outdated(id, &known)
             || !local::fits(session, request, id, &known))
     {
-        store.forget(&id.key)?; // room for one that is an answer
+        store.forget(&id.key)?; // makes room for a valid one
     }
     if !ask_caches {
         return Ok(None);
@@ -250,7 +250,7 @@ fn look_further(
     }
 }
 
-/// The answer that an entry gives which was fetched.
+/// The resolution from a fetched entry.
 fn fetched(
     session: &Session,
     request: &Request,
@@ -273,7 +273,7 @@ fn fetched(
     })
 }
 
-/// Builds, unless another process has done it meanwhile.
+/// Builds, unless another process has done so meanwhile.
 fn have_once(
     session: &Session,
     request: &Request,
@@ -330,7 +330,7 @@ fn have_once(
     })
 }
 
-/// All that a build is against, each package once, built first if need be.
+/// All build dependencies, each once, built first if necessary.
 pub fn have<'a>(
     session: &Session,
     request: &Request<'a>,

@@ -16,17 +16,17 @@ use crate::run::labels::Labels;
 use crate::run::request::Request;
 use crate::run::session::Session;
 
-/// What this host has of a package for a kernel.
+/// The best entry of a package for a kernel on this host.
 pub enum Known {
-    /// An entry, of what is there now; without headers or source, the newest.
+    /// An entry, for the current inputs; without headers or source, the newest.
     Entry(Box<Entry>),
-    /// The package is not meant for the kernel.
+    /// The package does not support the kernel.
     Excluded,
-    /// Nothing.
+    /// There is no entry.
     Nothing,
 }
 
-/// Finds out what this host has.
+/// Finds the best entry on this host.
 pub fn known(session: &Session, request: &Request) -> Result<Known> {
     let Some(store) = &session.store else { return Ok(Known::Nothing) };
     let key = match request.kernel.build_tree().filter(|_| request.package.has_source()) {
@@ -47,7 +47,7 @@ pub fn known(session: &Session, request: &Request) -> Result<Known> {
     Ok(entry.map_or(Known::Nothing, |entry| Known::Entry(Box::new(entry))))
 }
 
-/// Shares an entry that was built now. The build has succeeded, whatever comes of this: trouble is only said.
+/// Publishes a new entry. The build has succeeded, so failures are only warnings.
 pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<()> {
     let context = session.context;
     let Some(key) = &context.signer else {
@@ -68,8 +68,8 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     Ok(())
 }
 
-/// Makes an entry of the store ready to leave: signed, where this host has built it, and pointed to if it is the newest.
-/// Returns the name of the pointer that leads to it, if one does.
+/// Prepares an entry for publishing: signs it if this host built it, and updates the pointer if it is the newest.
+/// Returns the name of the pointer that refers to it, if any.
 pub fn vouch(
     session: &Session,
     store: &Store,
@@ -93,7 +93,11 @@ pub fn vouch(
     Ok(store.pointer(&name)?.filter(|pointer| pointer.key() == key).map(|_| name))
 }
 
-/// Pushes an entry to a cache; `newest` where it is the one to be pointed to.
+/// Pushes an entry to a cache; `newest` says that the pointer should refer to it.
+///
+/// # Errors
+///
+/// [`Error::Distrusted`] if this host would not use the entry itself.
 pub fn push(
     session: &Session,
     store: &Store,
@@ -114,7 +118,7 @@ pub fn push(
     Ok(pushed)
 }
 
-/// What this host would not use itself does not leave it.
+/// Refuses to publish what this host would not use itself.
 fn credible(session: &Session, entry: &Entry) -> Result<()> {
     match session.context.distrusts(entry) {
         Some(distrust) => Err(Error::Distrusted { key: entry.manifest().key, distrust }),
@@ -122,7 +126,7 @@ fn credible(session: &Session, entry: &Entry) -> Result<()> {
     }
 }
 
-/// Says what became of a push, the more loudly the odder it is.
+/// Reports the result of a push, as a warning if it is unusual.
 fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
     let labels = Labels::of(entry.manifest());
     let what = format!("{} for {}", labels.what(), labels.kernel);

@@ -10,16 +10,16 @@ use crate::resolve;
 use crate::run::request::{Options, Request};
 use crate::run::session::Session;
 
-/// What building again showed.
+/// Result of a rebuild.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// Every module has the same bits, and so have its debug information and what is left for other packages.
+    /// Every module has the same bytes, and so have its debug information and the results for other packages.
     Same,
-    /// These have not, or are missing, or are new.
+    /// Names of outputs that differ, are missing, or are new.
     Different(Vec<String>),
 }
 
-/// Builds once more and compares with what an entry holds.
+/// Builds again and compares with an entry's outputs.
 pub fn compare(session: &Session, request: &Request, manifest: &Manifest) -> Result<Comparison> {
     let Some(tree) = request.kernel.build_tree() else {
         return Err(Error::Environment {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_a_missing_and_a_new_module_are_named_once() {
+    fn changed_missing_and_new_modules_are_listed_once() {
         let module = |name: &str, bytes: &str| (name.to_owned(), Digest::of(bytes.as_bytes()));
         let first = [module("a", "1"), module("b", "1"), module("c", "1")];
         let second = [module("a", "1"), module("b", "2"), module("d", "1")];

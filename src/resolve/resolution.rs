@@ -10,36 +10,36 @@ use crate::inputs::identify::Identified;
 use crate::run::counters::Answered;
 use crate::run::request::Source;
 
-/// What was had.
+/// The result of a request.
 pub enum Resolution {
-    /// Modules.
+    /// There are modules.
     Ready {
         /// Their entry.
         manifest: Box<Manifest>,
-        /// Whether they were there or were built now.
+        /// Where the build came from.
         found: Source,
     },
     /// The package does not build.
     Fails {
-        /// The entry that says so.
+        /// The entry that records the failure.
         manifest: Box<Manifest>,
-        /// Whether that was known before.
+        /// Where the failure came from.
         found: Source,
     },
-    /// The package is not meant for this kernel.
+    /// The package does not support this kernel; the reason.
     Excluded(String),
-    /// It is not installed automatically and was not asked for.
+    /// It is not installed automatically and was not named.
     NotAutomatic,
-    /// Neither headers nor a build.
+    /// There are neither headers nor a build; what is missing.
     NoHeaders(String),
-    /// No build is to be had, and none was to be made.
+    /// No cache has a build, and building is disabled.
     NotCached,
-    /// What was built or kept must not be loaded.
+    /// The modules must not be loaded, because of these faults.
     Refused(Vec<Fault>),
 }
 
 impl Resolution {
-    /// As it is counted.
+    /// How it is counted.
     pub fn answered(&self) -> Answered<'_> {
         match self {
             Resolution::Ready { manifest, found } | Resolution::Fails { manifest, found } => {
@@ -51,24 +51,24 @@ impl Resolution {
     }
 }
 
-/// What came of a look.
+/// Result of a look-up.
 pub enum Lookup<'a> {
-    /// It needs no build, or there is none to be had.
+    /// It needs no build, or none is possible.
     Answered(Resolution),
-    /// It is to be built.
+    /// It must be built.
     Missing(Box<Missing<'a>>),
 }
 
-/// What nobody has.
+/// A request that must be built.
 pub struct Missing<'a> {
     pub(super) tree: &'a BuildTree,
     pub(super) id: Identified,
-    /// When the shared caches were asked for it.
+    /// When shared caches were queried for it.
     pub(super) asked: Instant,
 }
 
 impl Missing<'_> {
-    /// Whether it is built against a package of this name.
+    /// Whether it builds against a package of this name.
     pub fn needs(&self, package: &str) -> bool {
         self.id.needs(package)
     }

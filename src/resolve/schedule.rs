@@ -18,16 +18,18 @@ use crate::run::progress::Outlook;
 use crate::run::request::{Options, Request};
 use crate::run::session::Session;
 
-/// Threads beyond the jobs.
+/// Number of threads in addition to the jobs.
 const BESIDE: usize = 2;
-/// No second build begins with less memory to be had: gcc takes up to 300 MiB for one file, and a second like it may follow.
+/// Available memory in bytes below which no second build begins: gcc takes up to 300 MiB for one file, and another
+/// like it may follow.
 const MEMORY: u64 = 768 << 20;
-/// So long builds wait for the last look, so as to be begun in their order; one that fetches much takes longer.
+/// How long builds wait for the last look-up, so that they begin in the right order. A large fetch takes longer.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often it is looked whether there is memory again, or whether the run was cancelled.
+/// Interval at which available memory and cancellation are checked.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Works on all requests and gives what `then` makes of their answers, in their order; after a cancellation, of those that had one.
+/// Processes all requests and returns the results of `then`, in order; after a cancellation, only of those that were
+/// resolved.
 pub fn all<'a, T: Send>(
     session: &Session,
     requests: &[Request<'a>],
@@ -68,14 +70,14 @@ pub fn all<'a, T: Send>(
             scope.spawn(work);
         }
     });
-    // After a cancellation some are left, and no more is to be said of them.
+    // After a cancellation some are left; nothing more is reported about them.
     session.context.progress.outlook(&Outlook { waiting: 0, left: Duration::ZERO });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Whose turn it is.
+/// The shared state of the threads.
 struct Line<'a, 's> {
     session: &'a Session<'s>,
     requests: &'a [Request<'a>],
@@ -84,7 +86,7 @@ struct Line<'a, 's> {
 }
 
 struct State<'a> {
-    /// The first that nobody has looked at.
+    /// Index of the first request that was not looked up.
     next: usize,
     looking: usize,
     last_look: Instant,
@@ -92,7 +94,7 @@ struct State<'a> {
     running: Vec<Running>,
 }
 
-/// One that is to be built.
+/// A request to be built.
 struct Waits<'a> {
     at: usize,
     expected: f64,
@@ -111,11 +113,11 @@ enum Next<'a> {
     Build(Waits<'a>),
 }
 
-/// A thread's turn, which ends with it, also by a panic: the others wait for it.
+/// A thread's current task, which ends on drop, even after a panic, because others wait for it.
 struct Turn<'l, 'a> {
     state: &'l Mutex<State<'a>>,
     changed: &'l Condvar,
-    /// What is built; `None` for a look.
+    /// Index of the build; `None` for a look-up.
     builds: Option<usize>,
 }
 
@@ -131,7 +133,7 @@ impl Drop for Turn<'_, '_> {
 }
 
 impl<'a> Line<'a, '_> {
-    /// What a thread is to do, when there is something; `None` when there will be nothing more.
+    /// Waits for the next task of a thread; `None` if there will be none.
     fn next(&self) -> Option<(Next<'a>, Turn<'_, 'a>)> {
         let turn = |builds| Turn { state: &self.state, changed: &self.changed, builds };
         let mut state = self.lock();
@@ -160,7 +162,7 @@ impl<'a> Line<'a, '_> {
         }
     }
 
-    /// Whether one more build may begin.
+    /// Whether another build may begin.
     fn has_room(&self, state: &State) -> bool {
         if state.looking > 0 && state.last_look.elapsed() < GRACE {
             return false;
@@ -169,7 +171,7 @@ impl<'a> Line<'a, '_> {
         state.running.is_empty() || state.running.len() < self.session.context.jobs && enough()
     }
 
-    /// The longest that waits for no other of the run.
+    /// The longest build that waits for no other one of the run.
     fn first(&self, state: &State) -> Option<usize> {
         let unfinished: Vec<&Request> = state
             .waiting
@@ -190,7 +192,7 @@ impl<'a> Line<'a, '_> {
         longest.map(|(at, _)| at)
     }
 
-    /// Before the turn of the look has ended, or the others would go.
+    /// Called before the look-up's task ends, otherwise the other threads would exit.
     fn put_aside(&self, waits: Waits<'a>) {
         self.lock().waiting.push(waits);
     }

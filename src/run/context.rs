@@ -1,5 +1,5 @@
-//! The context of a run: passed in once, so that nothing below asks the environment, the wall clock or the home directory,
-//! and tests need none of them. Time limits and durations come from the monotonic clock, wherever they are needed.
+//! The context of a run: passed in once, so that nothing below it reads the environment, the wall clock or the home
+//! directory, and tests need none of them. Time limits and durations use the monotonic clock.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,109 +17,109 @@ use crate::run::signing::Signing;
 
 /// The context of one run.
 pub struct Context {
-    /// The system that is worked on.
+    /// The target system.
     pub root: Root,
-    /// Where the store is.
+    /// Directory of the store.
     pub store: PathBuf,
-    /// For what must not be in the store: a dry run's and a read-only store's scratch.
+    /// Directory for temporary files that must not be in the store: of a dry run, or for a read-only store.
     pub temporary: PathBuf,
-    /// `bwrap`.
+    /// Path of `bwrap`.
     pub bwrap: PathBuf,
-    /// `depmod`.
+    /// Path of `depmod`.
     pub depmod: PathBuf,
-    /// Whether it is to run even where indexes can be made without it.
+    /// Run depmod even if indexes can be updated without it.
     pub always_depmod: bool,
-    /// Whether builds have ccache before their compiler.
+    /// Whether builds run the compiler through ccache.
     pub launches_ccache: bool,
-    /// As whom builds run.
+    /// Provides the users that builds run as.
     pub identities: Identities,
-    /// The way into their sandboxes.
+    /// The program that is executed first in sandboxes.
     pub entrance: Arc<Entrance>,
-    /// What one of them may use.
+    /// Resource limits of each build.
     pub limits: Limits,
-    /// Where control groups can be made for them; found out when one is first wanted.
+    /// The control group for builds, determined at first use; `None` if there is none.
     pub control_groups: LazyLock<Option<Groups>>,
-    /// How many compilers may run at once, over all builds.
+    /// Limit on concurrent compilers over all builds.
     pub jobs: usize,
-    /// The longest that one build may take.
+    /// Time limit of one build.
     pub build_limit: Duration,
-    /// How long to wait for another kcache.
+    /// How long to wait for a concurrent kcache.
     pub lock_limit: Duration,
-    /// Who makes entries: stands in them for people to read.
+    /// This host's name in entries, for people.
     pub builder: String,
-    /// What entries made here are signed with; none on a host that vouches for nothing.
+    /// The key that signs entries; `None` if this host is not a builder.
     pub signer: Option<SigningKey>,
-    /// What modules are signed with when they are installed; `None`: they are not.
+    /// The key that signs modules when they are installed; `None` if they are not signed.
     pub signing: Option<Signing>,
-    /// Where entries are fetched from and pushed to, and whom to trust about them.
+    /// The shared caches, and the trusted keys.
     pub caches: SharedCaches,
-    /// Packages that may be had without their source.
+    /// Packages that may be installed without their source.
     pub elsewhere: Elsewhere,
-    /// The release, or the path of an image, that the boot loader takes, where its own files do not tell.
+    /// Release or image path of the kernel to boot, if the boot loader's files do not tell.
     pub default_kernel: Option<String>,
-    /// Which packages matter for which kernels.
+    /// The need of packages for kernels.
     pub policy: Policy,
     /// Whether builds by other tools than this host's are used.
     pub other_tools: OtherTools,
     /// Directives for every `dkms.conf` of the run, `NAME=VALUE`: they count after all files.
     pub directives: Vec<String>,
-    /// Shell patterns for the names of packages whose scripts for the system may be run, as root.
+    /// Shell patterns of the packages whose scripts may run on the system as root.
     pub package_scripts: Vec<String>,
-    /// Follow a pointer also to an older entry than before.
+    /// Follow a pointer even to an older entry than before.
     pub roll_back: bool,
-    /// Another one on most hosts: what a fleet would do at once is spread by it.
+    /// A number that differs between most hosts, used to spread the load of a fleet over time.
     pub number: u32,
-    /// Seconds since 1970.
+    /// The wall clock, in seconds since 1970.
     pub now: fn() -> u64,
-    /// How much memory builds can still get, in bytes, where that can be told.
+    /// Memory that builds can still get, in bytes, if known.
     pub available_memory: fn() -> Option<u64>,
-    /// Set to end the run.
+    /// Cancels the run when set.
     pub cancel: Arc<AtomicBool>,
-    /// Hears what is going on.
+    /// Receives messages and progress.
     pub progress: Arc<dyn Progress>,
 }
 
 impl Context {
-    /// How this run waits for others.
+    /// How this run waits for concurrent processes.
     pub fn waiting<'a>(&self, say: &'a (dyn Fn(&str) + Sync)) -> Waiting<'a> {
         Waiting { limit: self.lock_limit, say }
     }
 
-    /// Where control groups can be made, if anywhere.
+    /// The control group for builds, if any.
     pub fn groups(&self) -> Option<&Groups> {
         self.control_groups.as_ref()
     }
 
-    /// True where kcache is root, and builds are not.
+    /// Whether kcache is root, and builds are not.
     pub fn is_root(&self) -> bool {
         matches!(self.identities, Identities::Drop(_))
     }
 
-    /// True when the run is to end.
+    /// Whether the run was cancelled.
     pub fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
     }
 
-    /// Why an entry of the store is not to be used: it came from elsewhere, and those who signed it are trusted no more.
-    /// What was made here has no signature but this host's.
+    /// Why an entry of the store must not be used: it came from another host, and its signers are no longer trusted.
+    /// Entries built here have no other signature than this host's.
     pub fn distrusts(&self, entry: &Entry) -> Option<Distrust> {
         if self.made(entry) { None } else { self.caches.trust().vouch(entry.envelope()).err() }
     }
 
-    /// Whether an entry of the store is this host's own word.
+    /// Whether this host built an entry of the store.
     pub fn made(&self, entry: &Entry) -> bool {
         let envelope = entry.envelope();
         let own = || self.signer.as_ref().is_some_and(|signer| envelope.is_signed_by(signer.public()));
         envelope.signatures().is_empty() || own()
     }
 
-    /// Opens the store, making it where there is none.
+    /// Opens the store, creating it if it does not exist.
     pub fn open_store(&self) -> kcache_store::Result<Store> {
         Store::open(&self.store, &self.waiting(&|message| self.progress.say(message)))
             .inspect(|store| self.listen(store))
     }
 
-    /// Opens the store if there is one, changing nothing.
+    /// Opens the store if it exists, writing nothing.
     pub fn open_existing_store(&self) -> kcache_store::Result<Option<Store>> {
         let store = Store::open_existing(&self.store, &self.waiting(&|message| self.progress.say(message)))?;
         Ok(store.inspect(|store| self.listen(store)))

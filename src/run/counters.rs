@@ -17,35 +17,35 @@ use kcache_store::{Key, Manifest, Outcome, Store};
 use crate::run::labels::Labels;
 use crate::run::request::Source;
 
-/// Look-ups that the store answered, by a build or by the knowledge that it fails.
+/// Look-ups that the store answered, by a build or a remembered failure.
 pub const HITS_STORE: &str = "hits-store";
 /// Look-ups that a shared cache answered.
 pub const HITS_SHARED: &str = "hits-shared";
-/// Look-ups that no cache could answer, whether a build followed or none was possible.
+/// Look-ups that no cache could answer, whether or not a build followed.
 pub const MISSES: &str = "misses";
-/// Builds that ended with modules.
+/// Builds that succeeded.
 pub const BUILT: &str = "builds-built";
 /// Builds that failed.
 pub const FAILED: &str = "builds-failed";
-/// Milliseconds that builds took, those that failed included.
+/// Duration of builds in milliseconds, including failed ones.
 pub const COMPILED: &str = "milliseconds-compiled";
-/// Milliseconds that installed builds took elsewhere or before.
+/// Duration in milliseconds of installed builds that were made elsewhere or earlier.
 pub const SPARED: &str = "milliseconds-spared";
 
-/// The longest that a build is believed to have taken: eleven days. What others say of theirs is signed, not measured here.
+/// Limit in seconds on a build's duration: eleven days. Other hosts' durations are signed, not measured here.
 const MAX_SECONDS: f64 = 1e6;
 
 /// How a look-up was answered.
 pub enum Answered<'a> {
-    /// By an entry, which may say that the package does not build.
+    /// By an entry, which may be a remembered failure.
     By(&'a Manifest, &'a Source),
-    /// By nobody.
+    /// By no cache.
     Nothing,
-    /// It was not one for the caches to answer.
+    /// It was not a question for the caches.
     NotMeant,
 }
 
-/// What one run has counted.
+/// The counts of one run.
 #[derive(Debug, Default)]
 pub struct Counters(Mutex<Noted>);
 
@@ -54,12 +54,12 @@ struct Noted {
     counts: BTreeMap<&'static str, u64>,
     /// Keys that were answered, and whether by a cache.
     answered: BTreeMap<Key, bool>,
-    /// Wishes without an answer yet. They may be asked again, so they count in the end.
+    /// Requests without an answer so far. They may be asked again, so they are counted at the end.
     unanswered: BTreeSet<String>,
 }
 
 impl Counters {
-    /// Notes an answer to the request called `name`; `asked` where caches were asked before anything was built.
+    /// Counts the answer to the request `name`; `asked` says that caches were queried before anything was built.
     pub fn note(&self, name: &str, answered: &Answered, asked: bool) {
         let mut noted = self.noted();
         match answered {
@@ -72,7 +72,7 @@ impl Counters {
         }
     }
 
-    /// Notes what a transaction has put in place.
+    /// Counts what a transaction installed.
     pub fn installed(&self, changes: &[Change], manifests: &[Manifest]) {
         let mut noted = self.noted();
         let is_new = |change: &&Change| matches!(change.act, Act::Add | Act::Replace);
@@ -85,7 +85,7 @@ impl Counters {
         }
     }
 
-    /// Adds everything to the store's counters, and begins anew.
+    /// Adds all counts to the store's counters, and resets them.
     pub fn keep(&self, store: &Store) -> kcache_store::Result<()> {
         let mut noted = std::mem::take(&mut *self.noted());
         let unanswered = noted.unanswered.len() as u64;
@@ -122,7 +122,7 @@ impl Noted {
     }
 }
 
-/// How long a build took, where its entry says so and it can be true.
+/// Duration of a build in seconds, if its entry has a plausible one.
 pub fn seconds(manifest: &Manifest) -> Option<f64> {
     manifest.facts.get("seconds")?.as_f64().filter(|seconds| (0.0..=MAX_SECONDS).contains(seconds))
 }
@@ -158,7 +158,7 @@ mod tests {
         Source::Shared("https://cache.example/".to_owned())
     }
 
-    /// The counters of a new store after a run.
+    /// Checks the counters of a new store after a run.
     #[track_caller]
     fn check(run: impl FnOnce(&Counters), expect: &[(&str, u64)]) {
         let dir = tempfile::tempdir().unwrap();
@@ -167,7 +167,7 @@ mod tests {
         let counters = Counters::default();
         run(&counters);
         counters.keep(&store).unwrap();
-        counters.keep(&store).unwrap(); // what is kept is not kept twice
+        counters.keep(&store).unwrap(); // saving again adds nothing
         let expect = expect.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         assert_eq!(store.counts().unwrap(), expect);
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_to_be_built_whatever_caches_have_is_no_miss() {
+    fn a_forced_rebuild_is_not_a_miss() {
         check(
             |counters| counters.note("a", &Answered::By(&built("a"), &Source::Built), false),
             &[(BUILT, 1), (COMPILED, 1500)],
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_answer_in_the_end_is_one_miss() {
+    fn a_request_without_answer_is_one_miss() {
         check(
             |counters| {
                 for name in ["a", "a", "b"] {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_counted_when_it_is_made_and_a_hit_when_it_is_known() {
+    fn a_new_failure_is_a_miss_and_a_remembered_one_a_hit() {
         let failed = Outcome::Failed { status: Some(2), command: "make".into(), first_error: "no".into() };
         let failed = manifest("a", failed, 0.25);
         check(
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_spared_by_what_is_put_in_place_and_was_not_built_now() {
+    fn time_is_saved_by_installed_builds_of_earlier_runs() {
         let change = |package: &str, act| Change { package: package.to_owned(), act, from: None, to: None };
         let changes = [
             change("built", Act::Add),
@@ -236,7 +236,7 @@ mod tests {
             ("fetched", shared()),
             ("kept", Source::Store),
         ];
-        // Times are binary digits: each sum has one reading.
+        // Binary fractions, so that sums are exact.
         let mut seconds = 1.0;
         let manifests = founds.each_ref().map(|(name, _)| {
             seconds *= 2.0;
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_cannot_be_true_is_none() {
+    fn an_implausible_duration_is_ignored() {
         let of = |seconds| super::seconds(&manifest("a", Outcome::Built, seconds));
         assert_eq!(of(1.5), Some(1.5));
         assert_eq!((of(-1.0), of(1e300)), (None, None));

@@ -4,32 +4,32 @@ use std::collections::BTreeMap;
 
 use kcache_store::Manifest;
 
-/// The labels of one entry; what an entry does not have is empty. The names are stored: add, never rename.
+/// The labels of one entry; missing ones are empty. The names are stored: add, never rename.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Labels<'m> {
-    /// The package.
+    /// Name of the package.
     pub package: &'m str,
-    /// Its version.
+    /// Version of the package.
     pub version: &'m str,
-    /// The kernel's release.
+    /// Release of the kernel.
     pub kernel: &'m str,
-    /// Its `uname -v` text.
+    /// Build of the kernel, as `uname -v` prints it.
     pub kernel_version: &'m str,
-    /// Its architecture, as `uname -m` has it.
+    /// Architecture, as `uname -m` prints it.
     pub arch: &'m str,
-    /// The tree digest of the package's source.
+    /// Tree digest of the package's source.
     pub source: &'m str,
     /// The digest of what was built, whatever with (`inputs/key.rs`); entries from before it was kept have none.
     pub kin: &'m str,
 }
 
 impl<'m> Labels<'m> {
-    /// Of an entry.
+    /// The labels of an entry.
     pub fn of(manifest: &'m Manifest) -> Labels<'m> {
         Labels::read(&manifest.labels)
     }
 
-    /// As the store has them.
+    /// The labels in the store's form.
     pub fn read(stored: &'m BTreeMap<String, String>) -> Labels<'m> {
         let label = |name: &str| stored.get(name).map_or("", String::as_str);
         Labels {
@@ -56,12 +56,12 @@ impl<'m> Labels<'m> {
         ]
     }
 
-    /// For the store.
+    /// Converts them to the store's form.
     pub fn stored(&self) -> BTreeMap<String, String> {
         self.named().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    /// The package and its version, as people write them.
+    /// `PACKAGE/VERSION`, for people.
     pub fn what(&self) -> String {
         format!("{}/{}", self.package, self.version)
     }

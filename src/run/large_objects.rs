@@ -8,18 +8,18 @@ use std::sync::{Mutex, PoisonError};
 
 use kcache_store::Digest;
 
-/// From this size on bytes are kept; below it, reading again costs nothing that could be noticed.
+/// Size in bytes from which objects are kept; reading smaller ones again costs nothing noticeable.
 const LARGE: usize = 1 << 20;
 
-/// As many bytes as all of them may be: twice what NVIDIA's modules are.
+/// Limit in bytes on all of them: twice the size of NVIDIA's modules.
 const MOST: usize = 128 << 20;
 
-/// Bytes of objects, verified.
+/// Verified bytes of objects, by digest.
 #[derive(Default)]
 pub struct LargeObjects(Mutex<BTreeMap<Digest, Vec<u8>>>);
 
 impl LargeObjects {
-    /// Keeps an object's bytes, which were verified, if they are large and there is room.
+    /// Keeps an object's verified bytes, if they are large and within the limit.
     pub fn keep(&self, digest: &Digest, bytes: Vec<u8>) {
         if bytes.len() < LARGE {
             return;
@@ -31,7 +31,7 @@ impl LargeObjects {
         }
     }
 
-    /// An object's bytes, which are not kept any longer.
+    /// Takes an object's bytes out.
     pub fn take(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest)
     }
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_is_kept_until_it_is_taken() {
+    fn large_objects_are_kept_until_taken() {
         let large = LargeObjects::default();
         large.keep(&digest(1), vec![1; LARGE]);
         large.keep(&digest(2), vec![2; LARGE - 1]);
@@ -56,11 +56,11 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_there_is_room_for() {
+    fn kept_objects_are_limited() {
         let large = LargeObjects::default();
         for n in 0..5 {
             large.keep(&digest(n), vec![0; MOST / 4]);
-            large.keep(&digest(n), vec![0; MOST / 4]); // the same once more takes no room
+            large.keep(&digest(n), vec![0; MOST / 4]); // the same object again uses no more memory
         }
         let kept = (0..5).filter(|n| large.take(&digest(*n)).is_some()).count();
         assert_eq!(kept, 4);

@@ -2,20 +2,20 @@
 
 use kcache_kernel::release;
 
-/// How much a package matters for a kernel.
+/// The need of a package for a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Need {
     /// Without it the kernel is not ready.
     #[default]
     Required,
-    /// It is built and installed where that works; where it does not, that is said and blocks nothing.
+    /// It is built and installed if possible; failure is reported and blocks nothing.
     Optional,
-    /// It is passed over, unless it is asked for by name.
+    /// It is ignored, unless it is named.
     Ignored,
 }
 
 impl Need {
-    /// The word for it in configuration and JSON.
+    /// Its name in configuration and JSON.
     pub fn word(self) -> &'static str {
         match self {
             Need::Required => "required",
@@ -24,7 +24,7 @@ impl Need {
         }
     }
 
-    /// What a word of the configuration means.
+    /// Parses the name in the configuration.
     pub fn of_word(word: &str) -> Option<Need> {
         [Need::Required, Need::Optional, Need::Ignored].into_iter().find(|need| need.word() == word)
     }
@@ -45,25 +45,25 @@ pub enum OtherTools {
 /// One `[[policy]]` of the configuration.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// A shell pattern for packages' names.
+    /// Shell pattern for packages' names.
     pub package: String,
-    /// A shell pattern for kernels' releases.
+    /// Shell pattern for kernels' releases.
     pub kernel: String,
-    /// What holds for these.
+    /// The need of matching packages for matching kernels.
     pub need: Need,
 }
 
-/// All rules, in the order in which they are written.
+/// All rules, in the order of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Of several that match the last one counts, as later settings do.
+    /// Of several rules that match, the last one counts, as with other settings.
     pub rules: Vec<Rule>,
-    /// Whether a kernel is ready only if other people's modules in its tree will load as well.
+    /// Whether a kernel is ready only if foreign modules in its tree will load as well.
     pub needs_foreign: bool,
 }
 
 impl Policy {
-    /// How much a package matters for a kernel.
+    /// The need of a package for a kernel.
     pub fn need(&self, package: &str, kernel: &str) -> Need {
         let matches =
             |rule: &&Rule| release::matches(&rule.package, package) && release::matches(&rule.kernel, kernel);
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_rule_that_matches_counts_and_without_one_a_package_is_required() {
+    fn the_last_matching_rule_counts_and_required_is_the_default() {
         let rule =
             |package: &str, kernel: &str, need| Rule { package: package.into(), kernel: kernel.into(), need };
         let rules = vec![

@@ -4,45 +4,45 @@ use std::time::Duration;
 
 use kcache_store::{Notice, Severity};
 
-/// What is going on, as it happens. Called from several threads.
+/// Receives messages and progress, from several threads.
 pub trait Progress: Send + Sync {
-    /// Something a person should know now.
+    /// A message for the user.
     fn say(&self, message: &str);
-    /// Something that is not as it should be, and that the run goes on without.
+    /// A warning: something failed, and the run continues without it.
     fn warn(&self, message: &str);
-    /// What to do about the last warning.
+    /// The next step after the last warning.
     fn hint(&self, message: &str);
-    /// Something that the store has noticed.
+    /// A notice of the store.
     fn notice(&self, notice: &Notice) {
         match notice.severity {
             Severity::Info => self.say(&notice.text),
             Severity::Warning => self.warn(&notice.text),
         }
     }
-    /// Something that is only interesting when something is odd.
+    /// A detail, which matters only when analysing a problem.
     fn detail(&self, _message: &str) {}
-    /// A piece of work begins; `what` is a package and a kernel.
+    /// A task begins; `what` is a package and a kernel.
     fn begin(&self, _what: &str, _doing: &str) {}
-    /// A line of its log.
+    /// A line of the task's log.
     fn line(&self, _what: &str, _line: &str) {}
-    /// Bytes of it have come in.
+    /// Bytes were received for the task.
     fn heard(&self, _what: &str, _bytes: u64) {}
-    /// It has ended.
+    /// The task has ended.
     fn end(&self, _what: &str) {}
-    /// A build is about to begin; this is what is left besides it.
+    /// A build is about to begin; the outlook is without it.
     fn outlook(&self, _outlook: &Outlook) {}
 }
 
-/// What is still to be built.
+/// The remaining builds of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outlook {
-    /// Builds that wait for others to end.
+    /// Number of builds that wait for others to end.
     pub waiting: usize,
-    /// How long it may take until the last one has ended.
+    /// Expected time until the last one has ended.
     pub left: Duration,
 }
 
-/// Bytes for people.
+/// Formats a size for people.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),

@@ -3,32 +3,32 @@
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::packages::Package;
 
-/// What is to be had of one package for one kernel.
+/// A request: one package for one kernel.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The package.
     pub package: &'a Package,
     /// The kernel.
     pub kernel: &'a Kernel,
-    /// Every package, for dependencies.
+    /// All packages, for finding build dependencies.
     pub all: &'a [Package],
     /// This version, and no other one.
     pub exact: bool,
 }
 
 impl Request<'_> {
-    /// How it is called while it is worked on.
+    /// Its name in messages.
     pub fn name(&self) -> String {
         format!("{} for {}", self.package, self.kernel.release)
     }
 }
 
-/// How far to go.
+/// Options for resolving requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Build although an entry is there, also one that says it fails.
+    /// Build even if there is an entry, including a remembered failure.
     pub rebuild: bool,
-    /// Packages that are not installed automatically are left out.
+    /// Skip packages that are not installed automatically.
     pub automatic_only: bool,
     /// Build nothing.
     pub fetch_only: bool,
@@ -36,13 +36,13 @@ pub struct Options {
     pub exact_tools: bool,
 }
 
-/// Where an answer comes from.
+/// Where a build or failure came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The store had it.
+    /// The store.
     Store,
-    /// The shared cache with this URL had it.
+    /// The shared cache with this URL.
     Shared(String),
-    /// It was built now.
+    /// It was built in this run.
     Built,
 }

@@ -13,7 +13,7 @@ use kcache_kernel::sandbox::{Machine, Sandbox};
 
 use crate::run::context::Context;
 
-/// A sandbox that claims to run `kernel` on `cpus` CPUs, with the programs of `tools` and the kernel's headers in it.
+/// A sandbox that shows `kernel` as running on `cpus` CPUs, with the programs of `tools` and the kernel's headers.
 pub fn room(
     context: &Context,
     kernel: &Kernel,
@@ -22,7 +22,8 @@ pub fn room(
     own: PathBuf,
     cpus: usize,
 ) -> Sandbox {
-    // Recipes look for the configuration in /boot too. There it is the headers' own, which is what the key knows of.
+    // Recipes also look for the configuration in /boot. The headers' own is shown there, because the key covers that
+    // one.
     let config = Mount {
         outside: tree.outside().join(".config"),
         inside: PathBuf::from(format!("/boot/config-{}", kernel.release)),
@@ -51,7 +52,7 @@ pub fn room(
     }
 }
 
-/// Shows a package's source tree, which lies at `outside`, where DKMS has it; returns its path in the sandbox.
+/// Shows a package's source tree, which is at `outside`, at DKMS's path; returns its path in the sandbox.
 pub fn show_source(sandbox: &mut Sandbox, package: &Package, outside: &Path) -> PathBuf {
     let inside = PathBuf::from(format!("/usr/src/{}-{}", package.name, package.version));
     sandbox.read_only.push(Mount { outside: outside.to_owned(), inside: inside.clone() });
@@ -60,8 +61,8 @@ pub fn show_source(sandbox: &mut Sandbox, package: &Package, outside: &Path) -> 
     inside
 }
 
-/// Shows what the build of another package left, which lies at `outside`, where DKMS has it of an installed package, and its
-/// modules of these file names as installed.
+/// Shows the results of another package's build, which are at `outside`, at DKMS's path for an installed package, and
+/// its modules of these names as installed.
 pub fn show_kept<'a>(
     sandbox: &mut Sandbox,
     package: &Package,
@@ -77,13 +78,13 @@ pub fn show_kept<'a>(
     sandbox.read_only.push(Mount { outside: outside.to_owned(), inside });
 }
 
-/// The administrator's directory for a package: patches and scripts that take the place of the package's.
+/// The administrator's directory for a package: patches and scripts that replace the package's.
 pub fn overrides_dir(package: &Package) -> PathBuf {
     Path::new("/etc/dkms").join(&package.name)
 }
 
-/// Shows what evaluating a package's recipe may read: its source as far as the source's digest goes, and the
-/// administrator's overrides for just this package and kernel.
+/// Shows the files that evaluating a package's recipe may read: its source as far as its digest covers it, and the
+/// administrator's overrides for exactly this package and kernel.
 pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io::Result<PathBuf> {
     let inside = show_source(sandbox, package, &package.source);
     let git = package.source.join(".git");
@@ -110,12 +111,12 @@ pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io:
     Ok(inside)
 }
 
-/// True where lines end as they do on Windows, which bash takes for a part of the text.
+/// Whether lines end with CR LF, which bash would treat as part of the text.
 pub fn has_cr(recipe: &[u8]) -> bool {
     recipe.windows(2).any(|pair| pair == b"\r\n")
 }
 
-/// A copy of a recipe whose lines end as bash wants it; `None` where the recipe's own do.
+/// Makes a copy of a recipe with lines that bash can read; `None` if it needs none.
 fn without_cr(mut text: Vec<u8>, recipe: &Path, own: &Path) -> io::Result<Option<PathBuf>> {
     if !has_cr(&text) {
         return Ok(None);
@@ -125,7 +126,7 @@ fn without_cr(mut text: Vec<u8>, recipe: &Path, own: &Path) -> io::Result<Option
     fs::create_dir_all(&copies)?;
     let copy = copies.join(recipe.file_name().unwrap_or_default());
     fs::write(&copy, text)?;
-    // Whatever the umask: the build's user is to read it.
+    // Explicitly, whatever the umask: the build's user must be able to read it.
     fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     Ok(Some(copy))
 }

@@ -9,12 +9,15 @@ use kcache_kernel::{bootloader, release};
 
 use crate::error::{Error, Result};
 
-/// How alike two names must be for one to be suggested for the other (Jaro-Winkler, 0 to 1). Below it, suggestions are
-/// no longer what anybody meant.
+/// Minimum similarity of a suggested name (Jaro-Winkler, 0 to 1). Less similar names are not what was meant.
 const ALIKE: f64 = 0.75;
 
-/// The kernels that `asked` names: releases, globs, `all`, `newest`, `running` or paths of build trees. Oldest first,
-/// each once. Nothing asked: every installed kernel that `worth` says yes to.
+/// The kernels that `asked` selects: releases, globs, `all`, `newest`, `running` or paths of build trees; oldest
+/// first, each once. If `asked` is empty, every installed kernel for which `worth` is true.
+///
+/// # Errors
+///
+/// [`Error::NoKernel`] with the most similar release for a word that selects none.
 pub fn kernels(
     root: &Root,
     asked: &[String],
@@ -46,7 +49,7 @@ pub fn kernels(
     Ok(chosen)
 }
 
-/// The release of the kernel that the boot loader will take; `configured` stands in for a loader that is not known here: a
+/// The release of the kernel that the boot loader will start. `configured` replaces an unsupported boot loader: a
 /// release, or the path of an image.
 pub fn default_kernel(root: &Root, configured: Option<&str>) -> Result<String> {
     let choice = match configured {
@@ -61,15 +64,15 @@ fn matching(installed: &[Kernel], glob: &str) -> Vec<Kernel> {
     installed.iter().filter(|kernel| release::matches(glob, &kernel.release)).cloned().collect()
 }
 
-/// Every package of a system, and those among them that were asked for.
+/// Every package of a system, and the selected ones.
 pub struct Packages {
-    /// All that can be found, so that dependencies are.
+    /// All packages, to find build dependencies.
     pub all: Vec<Package>,
-    /// The ones that are meant, and whether each was asked for by name.
+    /// The selected packages.
     pub chosen: Vec<Package>,
     /// Whether they were named; unnamed ones count only if they are installed automatically.
     pub named: bool,
-    /// What looked like a package and is broken.
+    /// Errors of broken packages.
     pub broken: Vec<packages::Error>,
     /// Names and versions of those that were asked for by version or path.
     exact: Vec<(String, String)>,
@@ -82,17 +85,21 @@ impl Packages {
     }
 }
 
-/// Packages whose source need not be on this machine, because they may have been built elsewhere.
+/// Packages whose source need not be on this machine, because other hosts may have built them.
 #[derive(Clone, Debug, Default)]
 pub struct Elsewhere {
-    /// Those that are wanted where nothing is asked for.
+    /// Names of those that are selected if none is named.
     pub wanted: Vec<String>,
-    /// Whether any other name may be that of one as well.
+    /// Whether any other name may be one, too.
     pub any: bool,
 }
 
-/// The packages that `asked` names: a name, `NAME/VERSION` or a source directory. Nothing asked: every package, the newest
-/// version of each.
+/// The packages that `asked` selects: a name, `NAME/VERSION` or a source directory. If `asked` is empty, the newest
+/// version of every package.
+///
+/// # Errors
+///
+/// [`Error::NoPackage`] with the most similar name for a word that selects none.
 pub fn packages(root: &Root, asked: &[String], elsewhere: &Elsewhere) -> Result<Packages> {
     let (mut all, broken) = packages::installed(root)?;
     let (mut chosen, mut exact) = (Vec::new(), Vec::new());
@@ -127,7 +134,7 @@ pub fn packages(root: &Root, asked: &[String], elsewhere: &Elsewhere) -> Result<
     Ok(Packages { all, chosen, named: !asked.is_empty(), broken, exact })
 }
 
-/// The package called so; of several versions the newest.
+/// The package of this name; the newest of several versions.
 pub fn find<'a>(all: &'a [Package], word: &str) -> Option<&'a Package> {
     let (name, version) = match word.split_once('/') {
         Some((name, version)) => (name, Some(version)),
@@ -145,7 +152,7 @@ fn newest_versions(all: &[Package]) -> Vec<Package> {
     chosen
 }
 
-/// The name most like another, if any is like it.
+/// The most similar name, if any is similar enough.
 pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let alike = |name: &str| strsim::jaro_winkler(word, name);
     names
@@ -184,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_are_named_in_every_way_people_name_them() {
+    fn kernels_are_selected_by_every_kind_of_name() {
         let all = ["6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.1-amd64"];
         assert_eq!(chosen(&[]).unwrap(), all);
         assert_eq!(chosen(&["all"]).unwrap(), all);
@@ -194,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_exist_is_an_error_that_names_the_nearest() {
+    fn an_unknown_kernel_is_an_error_with_a_suggestion() {
         match chosen(&["6.1.0-11-amd64"]).unwrap_err() {
             Error::NoKernel { nearest, .. } => assert_eq!(nearest.as_deref(), Some("6.1.0-10-amd64")),
             other => panic!("{other}"),
@@ -202,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_versions_the_newest_is_meant() {
+    fn the_newest_version_is_selected() {
         let (_dir, root) = root(&[], &["a-1.9", "a-1.10", "b-1"]);
         let names = |asked: &[&str]| -> Vec<String> {
             let asked: Vec<String> = asked.iter().map(|word| (*word).to_owned()).collect();
@@ -215,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_that_is_built_elsewhere_needs_no_source() {
+    fn a_package_built_elsewhere_needs_no_source() {
         let (_dir, root) = root(&[], &["a-1"]);
         let names = |asked: &[&str], wanted: &[&str], any| -> Result<Vec<String>> {
             let texts = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();

@@ -23,20 +23,21 @@ use crate::run::context::Context;
 use crate::run::counters::Counters;
 use crate::run::large_objects::LargeObjects;
 
-/// How many kernels' symbols are kept, some 2 MB each. Packages are looked up kernel by kernel, by a few threads.
+/// Number of kernels whose symbols are kept, some 2 MB each. Packages are looked up kernel by kernel, by a few
+/// threads.
 const SYMVERS: usize = 4;
 
-/// One run: its context, its store, and what it has found out.
+/// One run: its context, its store, and what it has determined.
 pub struct Session<'w> {
     /// The context.
     pub context: &'w Context,
-    /// The store; `None` where there is none and none is to be made.
+    /// The store; `None` if it does not exist and must not be created.
     pub store: Option<Store>,
-    /// What all builds share.
+    /// The jobs that all builds share.
     pub jobs: Jobs,
-    /// Of what use the caches were.
+    /// Cache statistics of the run.
     pub counters: Counters,
-    /// What was read at the look-up, for the installation.
+    /// Objects read during look-up, for the installation.
     pub large: LargeObjects,
     pub(crate) kernels: OnceMap<String, Arc<KernelFacts>>,
     pub(crate) symvers: OnceMap<String, Option<Arc<Symvers>>>,
@@ -47,33 +48,33 @@ pub struct Session<'w> {
     said: Mutex<BTreeSet<String>>,
 }
 
-/// What goes into builds from a kernel's side.
+/// A kernel's inputs.
 pub struct KernelFacts {
     /// Digest of `.config`.
     pub config: Digest,
-    /// The headers and all that they reach.
+    /// The headers and everything that they refer to.
     pub headers: Fingerprint,
     /// The root whose programs are used.
     pub tools_root: Root,
-    /// Those programs.
+    /// The toolchain.
     pub tools: Vec<Tool>,
 }
 
-/// One program, as far as it matters.
+/// A program of the toolchain.
 #[derive(Clone, Debug)]
 pub struct Tool {
-    /// What it does in a build.
+    /// Its role in a build.
     pub role: String,
     /// Digest of the program.
     pub digest: Digest,
-    /// How it introduces itself.
+    /// The first line of its `--version`.
     pub version: String,
-    /// Where it is, in the tools' root; no part of a key.
+    /// Its path in the tools' root; not part of a key.
     pub path: PathBuf,
 }
 
 impl<'w> Session<'w> {
-    /// A session with a store, or without.
+    /// Starts a session with or without a store.
     pub fn new(context: &'w Context, store: Option<Store>) -> Result<Session<'w>> {
         Ok(Session {
             context,
@@ -91,28 +92,28 @@ impl<'w> Session<'w> {
         })
     }
 
-    /// Says what holds for the whole run, whichever of its kernels and packages comes upon it.
+    /// Reports a message about the whole run once, even if several kernels and packages cause it.
     pub fn say_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
             self.context.progress.say(message);
         }
     }
 
-    /// The same of what is not as it should be.
+    /// Like [`Session::say_once`], for a warning.
     pub fn warn_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
             self.context.progress.warn(message);
         }
     }
 
-    /// The same of what only matters where something is odd.
+    /// Like [`Session::say_once`], for a detail.
     pub fn detail_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
             self.context.progress.detail(message);
         }
     }
 
-    /// Whether there is any use in asking the shared caches. Where nobody is trusted there is none, which is said once.
+    /// Whether querying shared caches is useful. Without trusted keys it is not, which is reported once.
     pub fn asks_caches(&self) -> bool {
         let caches = &self.context.caches;
         if caches.is_empty() {
@@ -146,7 +147,8 @@ impl<'w> Session<'w> {
         }
     }
 
-    /// An answer about a file and some text; the same as long as neither changes. The file must not have changed just now.
+    /// A result about a file and some text, remembered as long as neither changes. The file must not have changed just
+    /// now.
     pub fn remembered_of_file<T>(
         &self,
         kind: &str,
@@ -162,7 +164,7 @@ impl<'w> Session<'w> {
         self.remembered(kind, &signature.finish(), make)
     }
 
-    /// A value from the memo, or made and put there.
+    /// A value from the memo, or computed and remembered.
     pub(crate) fn remembered<T>(
         &self,
         kind: &str,
@@ -185,7 +187,7 @@ impl<'w> Session<'w> {
     }
 }
 
-/// Collects what a remembered answer depends on.
+/// Collects everything that a remembered result depends on.
 pub(crate) struct Signature(Vec<u8>);
 
 impl Signature {
@@ -209,7 +211,7 @@ impl Signature {
         self
     }
 
-    /// A file as far as `stat` tells; nothing where it is missing.
+    /// Adds a file's stat data, or its absence.
     pub(crate) fn stat(&mut self, path: &Path) -> &mut Signature {
         let Ok(m) = fs::metadata(path) else { return self.bytes(b"") };
         let times = [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()];
@@ -217,7 +219,7 @@ impl Signature {
         self.text(&path.display().to_string()).text(&text)
     }
 
-    /// A system's programs, headers and libraries, as far as the times of the directories they are installed in tell.
+    /// Adds a system's programs, headers and libraries, as far as the times of their directories show changes.
     pub(crate) fn system(&mut self, root: &Root) -> &mut Signature {
         for inside in [
             "/usr/bin",

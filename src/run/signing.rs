@@ -13,42 +13,42 @@ use kcache_kernel::signing::{self, Certificate, Hash, Identity, KeyPair, KeyPlac
 
 use crate::error::{Error, Result};
 
-/// What modules are signed with.
+/// Key and certificate for signing modules.
 #[derive(Debug)]
 pub struct Signing {
     pair: KeyPair,
-    /// Instead of the kernel's own choice.
+    /// Overrides the kernel's own hash.
     hash: Option<Hash>,
     opened: Mutex<Option<Opened>>,
 }
 
-/// The key, or what kept it from being opened.
+/// The key, or why it could not be opened.
 type Opened = Result<Arc<Signer>, Arc<signing::Error>>;
 
 impl Signing {
-    /// Nothing is read yet.
+    /// Reads nothing yet.
     pub fn new(pair: KeyPair, hash: Option<Hash>) -> Signing {
         Signing { pair, hash, opened: Mutex::default() }
     }
 
-    /// The certificate.
+    /// Reads the certificate.
     pub fn certificate(&self) -> Result<Certificate> {
         Ok(self.pair.certificate()?)
     }
 
-    /// Whether the signatures are made elsewhere.
+    /// Whether a signing service makes the signatures.
     pub fn is_detached(&self) -> bool {
         self.pair.key.is_none()
     }
 
-    /// Who signs for a kernel; `None` where the kernel reads no signatures.
+    /// The signer for a kernel; `None` if the kernel does not verify signatures.
     pub fn identity(&self, config: Option<&Kconfig>) -> Result<Option<Identity>> {
         let Some(hash) = self.hash_for(config)? else { return Ok(None) };
         let hash = (!self.is_detached()).then_some(hash);
         Ok(Some(self.certificate()?.identity(hash)))
     }
 
-    /// Finds out early what would keep it from signing, as far as nobody need be asked for that. Gives a warning.
+    /// Detects early what would prevent signing, as far as that needs no passphrase. Returns a warning.
     pub fn try_out(&self, now: u64) -> Result<Option<String>> {
         let certificate = self.certificate()?;
         let asks = matches!(self.pair.secret, Some(Secret::Command(_)));
@@ -61,7 +61,7 @@ impl Signing {
         Ok(expired.then(told))
     }
 
-    /// A module, signed as `wanted` says; `attach` gives it with what a signing service has made of it.
+    /// Signs a module as `wanted`; `attach` returns it with a signing service's signature.
     pub fn sign(
         &self,
         wanted: &Identity,
@@ -82,7 +82,7 @@ impl Signing {
         }
     }
 
-    /// The opened key. A second thread waits for the first to have typed the passphrase.
+    /// The opened key. A second thread waits while the first prompts for the passphrase.
     fn signer(&self) -> Result<Arc<Signer>> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let signer = opened.get_or_insert_with(|| self.pair.open().map(Arc::new).map_err(Arc::new));
@@ -116,7 +116,7 @@ mod tests {
     use fs_err as fs;
 
     #[test]
-    fn a_passphrase_that_cannot_be_had_is_asked_for_once() {
+    fn a_failing_passphrase_is_requested_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let (key, certificate) = (path("key.pem"), path("certificate.pem"));

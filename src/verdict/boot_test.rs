@@ -24,9 +24,9 @@ use crate::run::session::Session;
 
 /// A package whose modules are to be tested.
 pub struct Subject {
-    /// Its name.
+    /// Name of the package.
     pub package: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
     /// Its modules, or why there are none.
     pub modules: Modules,
@@ -34,20 +34,20 @@ pub struct Subject {
 
 /// The modules of a [`Subject`].
 pub enum Modules {
-    /// As they are installed.
+    /// Modules as installed.
     Installed(Vec<Module>),
-    /// As they were built.
+    /// Modules as built.
     Built(Vec<Module>),
-    /// There are none to be had.
+    /// There are none; the resolution.
     None(Box<Resolution>),
-    /// In trying to have some.
+    /// Obtaining them failed.
     Error(Error),
-    /// A dry run has none, and builds none.
+    /// Not obtained in a dry run.
     Unbuilt,
 }
 
 impl Subject {
-    /// What there is to be loaded.
+    /// The modules to load.
     pub fn to_load(&self) -> &[Module] {
         match &self.modules {
             Modules::Installed(modules) | Modules::Built(modules) => modules,
@@ -56,8 +56,8 @@ impl Subject {
     }
 }
 
-/// The packages among `named` that are installed for a kernel, as they are, and the other words. Nothing named: all that are
-/// installed.
+/// The packages among `named` that are installed for a kernel, and the remaining words. If `named` is empty, all
+/// installed ones.
 pub fn installed(kernel: &Kernel, named: &[String]) -> Result<(Vec<Subject>, Vec<String>)> {
     let Some(tree) = &kernel.modules else { return Ok((Vec::new(), named.to_vec())) };
     let Some(generation) = install::current(tree)? else { return Ok((Vec::new(), named.to_vec())) };
@@ -84,7 +84,7 @@ fn as_installed(tree: &Path, generation: &Generation, package: &Set<Installed>) 
     })
 }
 
-/// Adds the build of a package that is not installed, and of those it builds against, which it cannot do without.
+/// Adds the build of a package that is not installed, with its build dependencies.
 pub fn add_build(
     session: &Session,
     request: &Request,
@@ -112,7 +112,7 @@ pub fn add_build(
     }
 }
 
-/// A package's version and modules; `None` for one that is not installed automatically and was not asked for.
+/// A package's version and modules; `None` if it is not installed automatically and was not named.
 fn build(
     session: &Session,
     request: &Request,
@@ -150,47 +150,47 @@ fn build(
     })
 }
 
-/// The packages that a package builds against; none where that cannot be told.
+/// The packages that a package builds against; none if they cannot be determined.
 fn builds_against<'a>(session: &Session, request: &Request<'a>) -> Vec<&'a Package> {
     let identified = request.kernel.build_tree().map(|tree| identify::identify(session, request, tree));
     let Some(Ok(id)) = identified else { return Vec::new() };
     id.dependencies.iter().filter_map(|(name, _)| select::find(request.all, name)).collect()
 }
 
-/// How to boot.
+/// Options of a boot.
 pub struct Guest<'a> {
     /// This program.
     pub program: &'a Program,
     /// Finds a program by its name.
     pub find: &'a dyn Fn(&str) -> PathBuf,
-    /// QEMU, if not the one that is found.
+    /// Path of QEMU, if given.
     pub qemu: Option<&'a Path>,
-    /// The image, if not the installed one.
+    /// Path of the image, if not the installed one.
     pub image: Option<&'a Path>,
-    /// MiB of memory, if not as many as it takes.
+    /// Memory in MiB; by default as much as needed.
     pub memory: Option<u64>,
-    /// The longest that it may take.
+    /// Time limit.
     pub limit: Duration,
-    /// What modules are loaded with.
+    /// Parameters for modules.
     pub parameters: &'a [Parameter],
-    /// The kernel is to load signed modules only.
+    /// Whether the kernel must load signed modules only.
     pub sig_enforce: bool,
-    /// Whether there is a KVM to be tried.
+    /// Whether to try KVM.
     pub kvm: bool,
 }
 
-/// A boot that could be made.
+/// A prepared boot test.
 pub struct Boot {
-    /// What is loaded, in order.
+    /// The modules to load, in order.
     pub plan: Plan,
-    /// The image.
+    /// Path of the image.
     pub image: PathBuf,
-    /// QEMU.
+    /// Path of QEMU.
     pub qemu: PathBuf,
     machine: &'static machine::Machine,
 }
 
-/// What booting a kernel for these packages takes.
+/// Plans a boot test of a kernel for these packages.
 pub fn plan(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<Boot> {
     let root = &session.context.root;
     let arch = match kernel.build_tree() {
@@ -199,7 +199,7 @@ pub fn plan(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gu
             .map_or(std::env::consts::ARCH, |config| kernels::arch(&config))
             .to_owned(),
     };
-    // The guest's first process is this program, so it must be one for that machine.
+    // The guest's first process is this program, so it must be built for that architecture.
     let machine = machine::of_arch(&arch)
         .filter(|machine| machine.arch == std::env::consts::ARCH)
         .ok_or(boot_test::Error::NoMachine { arch })?;
@@ -214,7 +214,7 @@ pub fn plan(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gu
     Ok(Boot { plan, image, qemu, machine })
 }
 
-/// Boots. The verdicts are those of all modules of all subjects, in order.
+/// Runs a boot test. The verdicts are those of all modules of all subjects, in order.
 pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<Outcome> {
     let context = session.context;
     let Boot { plan, image, qemu, machine } = plan(session, kernel, subjects, guest)?;
@@ -242,10 +242,10 @@ pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gue
     Ok(outcome?)
 }
 
-/// What is said of a kernel that is being booted.
+/// The progress message while a kernel is booted.
 const DOING: &str = "boot-testing";
 
-/// Tells of a guest what a person may want to know.
+/// Passes a guest's events on as progress.
 struct Told<'a> {
     session: &'a Session<'a>,
     kernel: &'a Kernel,

@@ -20,30 +20,31 @@ use crate::error::Result;
 use crate::inputs::change::InputChange;
 use crate::run::session::Session;
 
-/// What is installed for one kernel.
+/// The modules installed for one kernel, and their faults.
 pub(super) struct Installed {
     /// The generation, if kcache installed one.
     pub(super) generation: Option<Generation>,
-    /// Other people's modules.
+    /// Foreign modules.
     pub(super) foreign: Vec<Foreign>,
     /// See [`super::Verdict`].
     pub(super) warnings: Vec<String>,
     pub(super) details: Vec<String>,
-    /// What is wrong with the generation's files and indexes.
+    /// Faults of the generation's files and indexes.
     faults: Vec<Fault>,
     /// Modules that the kernel would not load: package and reason.
     unloadable: Vec<(String, String)>,
-    /// Packages of which the initramfs holds another build, or not what belongs there: package and reason.
+    /// Packages whose copy in the initramfs is of another build or missing: package and reason.
     outdated: Vec<(String, String)>,
-    /// The image is another build of the kernel than the generation was made for: the two texts.
+    /// The image is of another build of the kernel than the one that the generation was made for: both `uname -v`
+    /// texts.
     other_build: Option<(String, String)>,
-    /// Why it is not known what is installed.
+    /// Why the installed set is unknown.
     unknown: Option<Fault>,
     interrupted: bool,
 }
 
 impl Installed {
-    /// Reads and judges it.
+    /// Reads and checks it.
     pub(super) fn read(session: &Session, kernel: &Kernel) -> Result<Installed> {
         let mut found = Installed {
             generation: None,
@@ -76,7 +77,7 @@ impl Installed {
         Ok(found)
     }
 
-    /// The packages that are installed.
+    /// Names of the installed packages.
     pub(super) fn packages(&self) -> impl Iterator<Item = &str> {
         self.generation
             .iter()
@@ -90,7 +91,8 @@ impl Installed {
         packages.iter().find(|installed| installed.name == package).map(|installed| installed.key.as_str())
     }
 
-    /// What is wrong with one package's installed modules: of its files first, then what the kernel would object to.
+    /// The faults of one package's installed modules: of its files first, then the reasons why the kernel would not
+    /// load them.
     pub(super) fn fault(&self, package: &str) -> Option<String> {
         let own =
             self.generation.as_ref()?.set.packages.iter().find(|installed| installed.name == package)?;
@@ -113,7 +115,7 @@ impl Installed {
         summary(&of_kernel.map(|(_, reason)| reason.clone()).collect::<Vec<_>>())
     }
 
-    /// Why a package that is installed and whole is not what will be loaded all the same.
+    /// Why an installed and intact package is not what will be loaded.
     pub(super) fn outdated(&self, package: &str) -> Option<Standing> {
         let stale = |changed, reason: String| Standing {
             changed: vec![changed],
@@ -127,7 +129,7 @@ impl Installed {
         Some(stale(InputChange::Initramfs, reason.clone()))
     }
 
-    /// Why something is not installed, where an accident explains it.
+    /// Why something is not installed, if a fault explains it.
     pub(super) fn why_missing(&self) -> Option<String> {
         if let Some(fault) = &self.unknown {
             return Some(fault.to_string());
@@ -151,7 +153,7 @@ impl Installed {
             self.details.push("symbols and their versions not compared: no headers".to_owned());
         }
         let paths = own.iter().map(|(_, path)| path.clone()).chain(strange);
-        // A file that is gone has been told of already.
+        // A missing file has been reported already.
         let present = paths.filter(|path| tree.join(path).symlink_metadata().is_ok());
         let modules =
             present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<Module>>>()?;
@@ -176,7 +178,7 @@ impl Installed {
         Ok(())
     }
 
-    /// The certificates that signatures are checked with. One that a user may not read is no reason to suspect a module.
+    /// The certificates for verifying signatures. One that a user may not read does not make modules suspect.
     fn signers(&mut self, session: &Session) -> Known {
         let mut known = Known { enrolled: signing::enrolled(&session.context.root), ..Known::default() };
         match session.context.signing.as_ref().map(|signing| signing.certificate()) {
@@ -200,8 +202,8 @@ impl Installed {
             .collect()
     }
 
-    /// A copy in the initramfs is what will be loaded: it must be the module that is installed. One that belongs there and is not
-    /// there, as ZFS's under a root on ZFS, is not loaded when it is needed.
+    /// A copy in the initramfs is what will be loaded, so it must be the installed module. A missing one that belongs
+    /// there, as ZFS's for a root file system on ZFS, is not loaded when it is needed.
     fn look_into_initramfs(&mut self, session: &Session, kernel: &Kernel) -> Result<()> {
         let Some(generation) = &self.generation else { return Ok(()) };
         let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(()) };
@@ -254,7 +256,7 @@ fn copies(session: &Session, path: &Path, names: &BTreeSet<ModuleName>) -> Resul
     if is_settled { session.remembered_of_file("initramfs", path, &names_text, read) } else { read() }
 }
 
-/// Image and headers, or image and modules, are of two builds of one release.
+/// Warns if image and headers, or image and modules, are of two builds of one release.
 fn about_builds(kernel: &Kernel) -> Vec<String> {
     let differ = kernel.builds_differ().map(|(image, headers)| {
         format!("image and headers are from different builds: image '{image}', headers '{headers}'; install matching packages")
@@ -267,7 +269,7 @@ fn other_build(kernel: &Kernel, generation: &Generation) -> Option<(String, Stri
     (!made_for.is_empty() && image != *made_for).then(|| (image, made_for.clone()))
 }
 
-/// The first of several complaints, and how many more there are.
+/// The first of several faults, and the number of others.
 fn summary(faults: &[String]) -> Option<String> {
     let first = faults.first()?;
     Some(match faults.len() - 1 {

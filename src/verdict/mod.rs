@@ -46,27 +46,27 @@ use installed::Installed;
 pub struct Verdict<'a> {
     /// The kernel.
     pub kernel: &'a Kernel,
-    /// Nothing required is missing.
+    /// Whether all required packages are in a good state.
     pub ready: bool,
-    /// The generation that is installed.
+    /// Name of the installed generation.
     pub generation: Option<String>,
-    /// Who signed its modules.
+    /// The signer of its modules.
     pub signer: Option<Identity>,
-    /// How each package of the survey stands, in its order.
+    /// The standing of each package of the survey, in its order.
     pub standings: Vec<Standing>,
-    /// Other people's modules.
+    /// Foreign modules.
     pub foreign: Vec<Foreign>,
-    /// What should be known about the kernel as such.
+    /// Warnings about the kernel itself.
     pub warnings: Vec<String>,
-    /// What could not be looked at, for those who ask for details.
+    /// What could not be checked, for verbose output.
     pub details: Vec<String>,
 }
 
-/// Packages x kernels.
+/// The verdicts on several kernels.
 pub struct Survey<'a> {
-    /// Those that were asked for, and those that are installed all the same.
+    /// The selected packages, and others that are installed.
     pub packages: Vec<Package>,
-    /// One for each kernel.
+    /// A verdict for each kernel.
     pub verdicts: Vec<Verdict<'a>>,
 }
 
@@ -77,7 +77,7 @@ impl Survey<'_> {
     }
 }
 
-/// Judges packages for kernels.
+/// Determines the state of packages for kernels.
 pub fn survey<'a>(session: &Session, packages: &Packages, kernels: &'a [Kernel]) -> Result<Survey<'a>> {
     let installed =
         kernels.iter().map(|kernel| Installed::read(session, kernel)).collect::<Result<Vec<_>>>()?;
@@ -93,7 +93,7 @@ pub fn survey<'a>(session: &Session, packages: &Packages, kernels: &'a [Kernel])
     Ok(Survey { packages: chosen, verdicts })
 }
 
-/// Packages that are installed for one of the kernels, and whose source has left the machine since.
+/// Packages that are installed for one of the kernels, but have no source on this machine any more.
 fn orphans(chosen: &[Package], installed: &[Installed]) -> Vec<Package> {
     let mut names: Vec<&str> = installed.iter().flat_map(Installed::packages).collect();
     names.sort_unstable();
@@ -131,8 +131,8 @@ fn verdict<'a>(
     }
 }
 
-/// How a package stands for a kernel. Where packages were not named, those that are not installed automatically are
-/// nothing to wait for.
+/// The standing of a package for a kernel. If packages were not named, those that are not installed automatically are
+/// not missing.
 fn standing(session: &Session, request: &Request, installed: &Installed, named: bool) -> Standing {
     let need = session.context.policy.need(&request.package.name, &request.kernel.release);
     if need == Need::Ignored && !named {
@@ -185,7 +185,7 @@ fn judge(session: &Session, request: &Request, installed: &Installed, named: boo
     }
 }
 
-/// A package whose key cannot be worked out, for want of headers or source.
+/// The standing of a package whose key cannot be computed, for lack of headers or source.
 fn without_inputs(session: &Session, request: &Request, is_installed: bool, named: bool) -> Standing {
     let has_source = request.package.has_source();
     let lacks = if has_source { "headers" } else { "source" };
@@ -280,7 +280,7 @@ fn not_installed(
             Standing { built: true, ..Standing::because(State::Missing, reason) }
         }
         Some(Outcome::Failed { first_error, .. }) => {
-            // Every path of a build begins with where it was built, which is of no interest here.
+            // Paths in a build's messages begin with the build directory, which is removed.
             let Package { name, version, .. } = request.package;
             let reason = first_error.replace(&format!("/var/lib/dkms/{name}/{version}/build/"), "");
             Standing { built: true, ..Standing::because(State::Fails, reason) }

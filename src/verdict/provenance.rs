@@ -11,31 +11,31 @@ use crate::error::Result;
 use crate::run::counters;
 use crate::run::session::Session;
 
-/// One installed package.
+/// The provenance of an installed package.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Origin {
-    /// Its name.
+    /// Name of the package.
     pub package: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
-    /// How many modules it has.
+    /// Number of its modules.
     pub modules: u64,
-    /// Size in bytes of their files: signed and compressed.
+    /// Size in bytes of their files, signed and compressed.
     pub bytes: u64,
-    /// Who made them; none where the store no longer knows.
+    /// Who built them; `None` if the store has no entry any more.
     pub made: Option<Made>,
 }
 
-/// How a build came about.
+/// How a build was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Made {
-    /// The host that built it, as it calls itself.
+    /// Name of the building host, as it calls itself.
     pub builder: String,
-    /// Whether that was this host.
+    /// Whether this host built it.
     pub here: bool,
     /// Names of the trusted keys that signed it.
     pub signers: Vec<String>,
-    /// How long it took, where that is known.
+    /// Duration of the build in seconds, if known.
     pub seconds: Option<f64>,
 }
 
@@ -55,7 +55,7 @@ pub fn of_kernel(session: &Session, kernel: &Kernel) -> Result<Vec<Origin>> {
     Ok(generation.set.packages.iter().map(origin).collect())
 }
 
-/// The store's entry of an installed build. One that is damaged is for who needs it to heal.
+/// The store's entry of an installed build. A corrupt one is left for repair.
 fn entry(session: &Session, package: &Package<Installed>) -> Option<Entry> {
     session.store.as_ref()?.lookup(&package.key.parse().ok()?).ok().flatten()
 }

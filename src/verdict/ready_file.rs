@@ -16,7 +16,7 @@ use crate::verdict::Verdict;
 
 const DIRECTORY: &str = "/run/kcache/ready";
 
-/// Makes a kernel's mark, or takes it away.
+/// Creates or deletes a kernel's file, according to the verdict.
 pub fn set(root: &Root, verdict: &Verdict) -> Result<()> {
     let release = &verdict.kernel.release;
     if !verdict.ready {
@@ -30,7 +30,7 @@ pub fn set(root: &Root, verdict: &Verdict) -> Result<()> {
     Ok(rootfs::put(&path, format!("{generation}\n").as_bytes())?)
 }
 
-/// Takes a kernel's mark away, if it has one.
+/// Deletes a kernel's file, if it exists.
 pub fn clear(root: &Root, release: &str) -> Result<()> {
     match fs::remove_file(path(root, release)?) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),

@@ -3,27 +3,27 @@
 use crate::inputs::change::InputChange;
 use crate::run::policy::Need;
 
-/// How one package stands for one kernel.
+/// The state of one package for one kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is in the way.
+    /// Installed and up to date.
     Ready,
     /// Not installed.
     Missing,
     /// Its inputs have changed since it was installed.
     Stale,
-    /// Known not to build.
+    /// It does not build.
     Fails,
-    /// Not meant for this kernel.
+    /// It does not support this kernel.
     Excluded,
-    /// Installed, and of no use.
+    /// Installed, but unusable.
     Broken,
-    /// It cannot be built: no headers.
+    /// It cannot be built, because there are no headers.
     NoHeaders,
 }
 
 impl State {
-    /// All of them, the best first.
+    /// All states, the best first.
     pub const ALL: [State; 7] = [
         State::Ready,
         State::Excluded,
@@ -34,7 +34,7 @@ impl State {
         State::Broken,
     ];
 
-    /// The word for it. Printed, and part of the JSON: never changed.
+    /// Its name, printed and part of the JSON: never change it.
     pub fn word(self) -> &'static str {
         match self {
             State::Ready => "ready",
@@ -47,16 +47,16 @@ impl State {
         }
     }
 
-    /// True where a reboot into the kernel is none the worse for this package.
+    /// Whether the kernel can be booted as far as this package is concerned.
     pub fn is_good(self) -> bool {
         matches!(self, State::Ready | State::Excluded)
     }
 }
 
-/// The state of one package for one kernel, and why.
+/// The state of one package for one kernel, with the reason.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// The state.
+    /// The state itself.
     pub state: State,
     /// The version of the package that is meant for the kernel.
     pub version: String,
@@ -68,7 +68,7 @@ pub struct Standing {
     pub tools_changed: Vec<InputChange>,
     /// The store has a build of it, or knows that it fails.
     pub built: bool,
-    /// What the administrator asks of it.
+    /// The policy's need of it.
     pub need: Need,
 }
 
@@ -89,16 +89,16 @@ impl Standing {
         Standing::new(state, Some(reason.into()))
     }
 
-    /// True where this alone keeps a kernel from being ready.
+    /// Whether this package alone makes the kernel not ready.
     pub fn blocks(&self) -> bool {
         self.need == Need::Required && !self.state.is_good()
     }
 }
 
-/// Somebody else's module in a kernel's tree.
+/// A foreign module in a kernel's tree.
 #[derive(Clone, Debug)]
 pub struct Foreign {
-    /// Where it lies, relative to the tree.
+    /// Path relative to the tree.
     pub path: String,
     /// Why the kernel would not load it.
     pub fault: Option<String>,

@@ -129,7 +129,7 @@ mod tests {
     const EMPTY: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
     #[test]
-    fn a_name_has_one_spelling() {
+    fn an_identifier_has_one_spelling() {
         assert_eq!(Digest::of(b"").to_string(), EMPTY);
         assert_eq!(EMPTY.parse(), Ok(Digest::of(b"")));
         assert_eq!(Digest::of(b"").short(), "af1349b9f5f9");

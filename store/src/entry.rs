@@ -63,8 +63,8 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] if the file is no valid envelope or belongs to another key, [`Error::Entry`] if the manifest
-    /// breaks a rule, and [`Error::Format`] if a newer kcache wrote it.
+    /// [`Error::Entry`] if the file is no valid envelope or the manifest breaks a rule, [`Error::Damaged`] if it is the
+    /// entry of another key, and [`Error::Format`] if a newer kcache wrote it.
     pub fn parse(path: &Path, key: &Key, file: &[u8]) -> Result<Entry> {
         let invalid = |reason: String| Error::Entry { path: path.to_owned(), reason };
         let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_comes_back_as_it_went_in() {
+    fn a_manifest_is_read_back_unchanged() {
         let mut failed = manifest(KEY);
         failed.outcome =
             Outcome::Failed { status: Some(2), command: "make".to_owned(), first_error: "x.c:1".to_owned() };

@@ -198,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_is_what_the_specification_says() {
+    fn the_signed_bytes_follow_the_dsse_specification() {
         // The example of https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
         assert_eq!(hello().signed_bytes(), b"DSSEv1 29 http://example.com/HelloWorld 11 hello world");
     }
 
     #[test]
-    fn an_envelope_comes_back_as_it_went_in() {
+    fn an_envelope_is_read_back_unchanged() {
         let mut envelope = hello();
         assert!(envelope.sign(&SigningKey::from_seed([1; 32])));
         assert!(!envelope.sign(&SigningKey::from_seed([1; 32])));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_envelope_is_refused_with_the_broken_rule() {
+    fn invalid_envelopes_are_refused_with_the_broken_rule() {
         let check = |file: &[u8], expect: &str| {
             let told = Envelope::parse(file, KIND).unwrap_err();
             assert!(told.contains(expect), "{told}");

@@ -51,7 +51,7 @@ impl Exposed {
     pub fn above(path: &Path) -> std::io::Result<Option<Exposed>> {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             let metadata = match fs_err::metadata(parent) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // to be made by the caller
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // the caller will create it
                 metadata => metadata?,
             };
             let exposed = Exposed::find(parent, &metadata);
@@ -70,7 +70,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_group_or_others_can_write_is_exposed_and_so_is_all_below_unless_it_is_sticky() {
+    fn paths_writable_by_others_are_exposed_unless_sticky() {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
         fs_err::create_dir_all(&below).unwrap();

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_made_by_others_are_read_and_belong_together() {
+    fn keys_of_rfc_8410_are_read_and_match() {
         let public = PublicKey::from_pem(RFC8410_PUBLIC).unwrap();
         assert_eq!(public.to_pem(), RFC8410_PUBLIC);
         let private = SigningKey::read(file(RFC8410_PRIVATE, 0o600).path()).unwrap();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_key_is_read_again_and_never_overwritten() {
+    fn a_written_key_is_read_back_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key.pem");
         let key = SigningKey::generate().unwrap();

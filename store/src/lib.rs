@@ -28,6 +28,50 @@
 //! - Data is deleted only on request ([`gc`]), and never while concurrent processes use it.
 //! - On a read-only store everything that reads works; whatever only saves time is left out.
 //! - The index can be deleted at any time.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::time::Duration;
+//!
+//! use kcache_store::{Entry, FORMAT, Inserted, Key, Manifest, Outcome, Output, Role, Store, Waiting};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path().join("store");
+//! let waiting = Waiting { limit: Duration::from_secs(10), say: &|_| () };
+//! let store = Store::open(&dir, &waiting)?;
+//!
+//! // Objects come first, then the entry that references them.
+//! let module = store.put_object(&mut &b"the bytes of a module"[..])?;
+//! let key = Key::from_bytes([7; 32]); // in kcache, the hash of all inputs of a build
+//! let now = 1_700_000_000;
+//! let output = Output {
+//!     name: "zfs.ko".to_owned(),
+//!     role: Role::Module,
+//!     size: module.size,
+//!     digest: module.digest,
+//! };
+//! let entry = Entry::new(Manifest {
+//!     format: FORMAT,
+//!     key,
+//!     labels: BTreeMap::from([("package".to_owned(), "zfs".to_owned())]),
+//!     fields: Vec::new(),
+//!     outcome: Outcome::Built,
+//!     outputs: vec![output],
+//!     observed: Vec::new(),
+//!     facts: Default::default(),
+//!     builder: "build-host".to_owned(),
+//!     created: now,
+//! })?;
+//! assert_eq!(store.insert(&entry, now)?, Inserted::New);
+//!
+//! // Later, or in another process.
+//! let found = store.lookup(&key)?.expect("the entry was just inserted");
+//! let Output { digest, size, .. } = &found.manifest().outputs[0];
+//! assert_eq!(store.read_object(digest, *size)?.as_deref(), Some(&b"the bytes of a module"[..]));
+//! assert_eq!(store.find(&[("package", "zfs")])?[0].key, key);
+//! assert!(store.lookup(&Key::from_bytes([8; 32]))?.is_none(), "a miss");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod bundle;
 mod digest;

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub struct Waiting<'a> {
     /// Time limit; then the call fails with [`Error::Busy`].
     pub limit: Duration,
-    /// Called once per wait that takes longer than a second, with text such as "waiting for another kcache: ...".
+    /// Called once per wait that takes longer than a second, with text such as "waiting for another kcache to finish with ...".
     pub say: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn one_holds_it_and_the_next_is_told_who_it_waits_for() {
+    fn a_second_process_waits_and_reports_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let said = Mutex::new(Vec::new());
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_never_hold_it_together() {
+    fn only_one_thread_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let inside = AtomicU32::new(0);

@@ -222,7 +222,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_flat_name_is_any_short_plain_name() {
+    fn flat_names_are_short_and_plain() {
         for name in ["a", "8188eu.ko", "libc++_x-1.2", ".hidden", "...", &"a".repeat(128)] {
             assert!(is_flat(name), "{name}");
         }
@@ -240,7 +240,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn two_manifests_agree_when_their_outputs_do_logs_aside() {
+    fn manifests_agree_if_their_outputs_do_except_for_logs() {
         let key = Key::from_bytes([1; 32]);
         let log = |text: &[u8]| Output { role: Role::Log, ..output("log", Digest::of(text)) };
         let with = |outputs: Vec<Output>| Manifest { outputs, created: 2_000_000, ..manifest(key) };

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_back_as_they_went_in() {
+    fn objects_are_read_back_unchanged() {
         for size in [0, 1, CHUNK - 1, CHUNK, CHUNK * 3 + 7] {
             let dir = tempfile::tempdir().unwrap();
             let bytes: Vec<u8> = (0..size).map(|n| (n * n / 8) as u8).collect();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_is_damage() {
+    fn every_flipped_bit_is_corruption() {
         let good = packed(b"some bytes that were stored");
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_truncation_and_garbage_are_damage() {
+    fn wrong_bytes_truncation_and_garbage_are_corruption() {
         let bytes = b"some bytes that were stored";
         check_damaged(bytes, &packed(b"other bytes, as many of them"), 28, "28 bytes of digest");
         check_damaged(bytes, &packed(bytes)[..20], 27, "invalid compressed data");
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_stopped_at_the_declared_size() {
+    fn a_decompression_bomb_is_stopped_at_the_declared_size() {
         let zeros = vec![0; 64 << 20];
         check_damaged(&zeros, &packed(&zeros), 1 << 20, "found more bytes");
     }
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_receiver_is_not_damage() {
+    fn a_failing_writer_is_not_corruption() {
         let (dir, digest) = planted(b"some bytes", &packed(b"some bytes"));
         let error = copy(dir.path(), &digest, 10, &mut &mut [0; 3][..]).unwrap_err();
         assert!(matches!(error, Error::Io(_)), "{error:?}");

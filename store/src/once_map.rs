@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_found_out_once_and_the_oldest_forgotten() {
+    fn values_are_computed_once_and_the_oldest_is_dropped() {
         let once = OnceMap::of_at_most(2);
         let ask = |name: u8, answer| once.get(&name, || answer);
         assert_eq!(ask(1, Err("not yet")), Err("not yet"));

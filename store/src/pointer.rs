@@ -65,8 +65,8 @@ impl Pointer {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] if it is no valid envelope or belongs to another name, [`Error::Format`] if a newer kcache
-    /// wrote it.
+    /// [`Error::Entry`] if the file is no valid envelope of a pointer, [`Error::Damaged`] if it is the pointer of
+    /// another name, and [`Error::Format`] if a newer kcache wrote it.
     pub fn parse(origin: &Path, name: &Name, file: &[u8]) -> Result<Pointer> {
         let invalid = |reason: String| Error::Entry { path: origin.to_owned(), reason };
         let envelope = Envelope::parse(file, PAYLOAD_TYPE).map_err(invalid)?;
@@ -128,7 +128,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_pointer_comes_back_as_it_went_in() {
+    fn a_pointer_is_read_back_unchanged() {
         let pointer = Pointer::new(&name("a"), KEY, 5, &builder(1)).unwrap();
         assert_eq!(parse(&pointer.encode().unwrap()).unwrap(), pointer);
         assert_eq!((pointer.key(), pointer.epoch()), (KEY, 5));

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_name_is_kept_or_replaced_as_asked_and_no_draft_stays() {
+    fn an_existing_file_is_kept_or_replaced_and_drafts_are_deleted() {
         let tmp = tempfile::tempdir().unwrap();
         let text = || fs_err::read_to_string(tmp.path().join("sub/a")).unwrap();
         assert!(publish(tmp.path(), "one", IfTaken::Keep));

@@ -57,7 +57,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = remove(&self.dir, &self.held); // the next one sweeps what is left
+        let _ = remove(&self.dir, &self.held); // the next scratch directory deletes the rest
     }
 }
 
@@ -95,7 +95,7 @@ fn empty(
         let moved = |number: &u64| {
             match renameat_with(&dir, &*name, top, number.to_string(), RenameFlags::NOREPLACE) {
                 Err(Errno::ACCESS) => {
-                    drop(open_to_empty(&dir, &*name)?); // whoever moves a directory writes to it, too
+                    drop(open_to_empty(&dir, &*name)?); // moving a directory changes its `..`, which needs write permission
                     renameat_with(&dir, &*name, top, number.to_string(), RenameFlags::NOREPLACE)
                 }
                 other => other,
@@ -161,7 +161,7 @@ fn sweep(parent: &Path) -> Result<()> {
             continue;
         }
         if directory.try_lock().is_ok() {
-            let _ = remove(&entry.path(), &directory); // it is in nobody's way
+            let _ = remove(&entry.path(), &directory); // it does no harm
         }
     }
     Ok(())
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_is_cleared_away_and_what_is_in_use_stays() {
+    fn scratch_directories_of_crashed_processes_are_deleted() {
         let tmp = tempfile::tempdir().unwrap();
         fs_err::create_dir_all(tmp.path().join("kcache-scratch-dead/build")).unwrap();
         fs_err::create_dir(tmp.path().join("other")).unwrap();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_build_left_is_deleted_however_deep_it_is_and_links_lead_nowhere() {
+    fn deep_trees_are_deleted_and_links_not_followed() {
         let (tmp, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs_err::write(elsewhere.path().join("file"), "kept").unwrap();
         let scratch = Scratch::new(tmp.path()).unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_planted_under_the_name_is_neither_waited_for_nor_followed() {
+    fn planted_links_and_fifos_are_ignored() {
         let tmp = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, tmp.path().join("kcache-scratch-pipe"), 0o600.into()).unwrap();

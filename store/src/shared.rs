@@ -99,7 +99,7 @@ impl SharedCaches {
             // Not joined, so that nobody waits for a slow cache. Each thread ends within the transport's bounds.
             std::thread::spawn(move || {
                 let bytes = cache.call(|transport| transport.get(&name, limit, &|_| ()));
-                let _ = answers.send((at, bytes.ok().flatten())); // nobody waits for it any more
+                let _ = answers.send((at, bytes.ok().flatten())); // the receiver may be gone
             });
         }
         receiver

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn locations_that_cannot_be_used_say_why() {
+    fn invalid_locations_give_a_reason() {
         let check = |url: &str, expect: &str| {
             let said = bad(Location { url: url.to_owned(), ..Location::default() });
             assert!(said.contains(expect), "{said}");
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_refused_and_not_shown() {
+    fn a_password_in_a_url_is_refused_and_redacted() {
         let check = |url: &str, shown: &str| {
             let said = bad(Location { url: url.to_owned(), ..Location::default() });
             assert!(said.starts_with(&format!("shared cache {shown}: ")), "{said}");
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn object_stores_are_built_from_their_options() {
+    fn object_stores_are_constructed_from_their_options() {
         let location = |url: &str, options: &[(&str, &str)]| Location {
             url: url.to_owned(),
             options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_must_be_some() {
+    fn a_ca_file_must_contain_certificates() {
         let ca =
             |pem: &str| Location { url: "https://a/".into(), ca: Some(pem.into()), ..Location::default() };
         assert!(bad(ca("")).contains("no PEM certificate"));

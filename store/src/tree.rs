@@ -2,6 +2,7 @@
 //!
 //! A tree's digest covers names, contents, the executable bit and link targets. Times, owners, inode numbers and the
 //! location are not included, so identical hosts compute identical digests:
+//! ```text
 //! tree digest = BLAKE3 derive_key(CONTEXT) over, for each root in the order of labels:
 //!   text(label)  number of entries, 8 bytes
 //!   for each entry in the byte order of relative paths, the root itself ("") among them:
@@ -210,7 +211,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whatever_a_tree_says_changes_its_digest() {
+    fn every_change_of_content_changes_the_tree_digest() {
         check(true, |dir| fs_err::write(dir.join("a"), "ONE").unwrap());
         check(true, |dir| fs_err::rename(dir.join("a"), dir.join("b")).unwrap());
         check(true, |dir| fs_err::write(dir.join("new"), "").unwrap());
@@ -227,7 +228,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn times_modes_and_git_do_not() {
+    fn times_modes_and_git_do_not_change_the_tree_digest() {
         check(false, |dir| set_mtime(&dir.join("a"), 1));
         check(false, |dir| set_mode(&dir.join("a"), 0o600));
         check(false, |dir| set_mode(&dir.join("sub"), 0o700));
@@ -238,7 +239,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_place_does_not_count_and_the_label_does() {
+    fn the_location_does_not_change_the_tree_digest_but_the_label_does() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         plant(one.path());
         plant(two.path());
@@ -273,7 +274,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_edit_that_keeps_size_and_mtime_is_noticed() {
+    fn an_edit_that_keeps_size_and_mtime_is_detected() {
         let (_dir, store, tree) = store_and_tree();
         set_mtime(&tree.join("a"), 946_684_800);
         let before = tree_digest(Some(&store), &roots(&tree), LATER).unwrap();
@@ -283,7 +284,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_changed_just_now_or_will_change_is_not_remembered() {
+    fn recent_and_future_changes_are_not_remembered() {
         let (_dir, store, tree) = store_and_tree();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         tree_digest(Some(&store), &roots(&tree), now).unwrap();

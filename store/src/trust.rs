@@ -229,7 +229,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_signature_that_is_forged_or_of_other_bytes_or_another_type_is_none() {
+    fn forged_and_mismatched_signatures_are_invalid() {
         let good = signed(&[1]);
         let check = |kind: &str, payload: &str, signature: Signature| {
             let file =
@@ -247,7 +247,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_are_read_from_directories_and_a_broken_one_is_an_error() {
+    fn keys_are_read_from_directories_and_an_invalid_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let (trusted, revoked) = (dir.path().join("trusted"), dir.path().join("revoked"));
         assert_eq!(Trust::read(&trusted, &revoked, 1).unwrap().keys().count(), 0);

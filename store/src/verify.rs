@@ -8,6 +8,7 @@
 //!                   in the recorded sizes
 //! pointer           belongs to its name, obeys the format                 deleted; the next fetch finds another
 //! index             sound for SQLite, and equal to the entries            rebuilt from the entries
+//! ```
 //! Objects are verified before entries, so that a corrupt object which was deleted is missing when its entries are
 //! verified; the index comes last. What cannot be restored is deleted, and the next look-up is a miss: a build, never
 //! a wrong answer.

@@ -42,7 +42,7 @@ fn every_pointer_of_the_corpus_is_read_or_refused() {
 }
 
 #[test]
-fn every_bundle_of_the_corpus_is_taken_or_refused() {
+fn every_bundle_of_the_corpus_is_imported_or_refused() {
     let host = checks::Host::new();
     let mut taken = 0;
     for (path, bytes) in corpus("bundle") {
@@ -54,7 +54,7 @@ fn every_bundle_of_the_corpus_is_taken_or_refused() {
 }
 
 #[test]
-fn every_changed_bundle_is_taken_or_refused() {
+fn every_changed_bundle_is_imported_or_refused() {
     let host = checks::Host::new();
     mutate::each(&files("bundle"), IMPORTS, |bytes| {
         host.bundle(&checks::with_checksums(bytes));

@@ -235,7 +235,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn a_store_is_what_a_simple_model_says(acts in vec(act(), 1..24)) {
+    fn a_store_behaves_like_a_simple_model(acts in vec(act(), 1..24)) {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, mut model) = (open(dir.path()), Model::default());
         for act in &acts {
@@ -245,7 +245,7 @@ proptest! {
     }
 
     #[test]
-    fn a_bundle_brings_what_was_put_into_it_and_is_the_same_again(
+    fn bundles_are_complete_and_reproducible(
         entries in btree_map(0..8u8, 0..4u8, 0..6),
     ) {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
@@ -275,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn a_trees_digest_knows_its_content_and_nothing_else(
+    fn the_tree_digest_depends_on_content_only(
         files in btree_map("[a-c]{1,3}", vec(0..3u8, 0..4), 1..6), order in any::<u64>(), times in any::<u32>(),
     ) {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn files_come_after_their_directories_and_each_directory_once() {
+    fn directories_precede_their_files_and_occur_once() {
         let mut bytes = Vec::new();
         let mut cpio = Cpio::new(&mut bytes);
         cpio.file("/lib/a/x.ko", b"xyz12").unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_begins_at_a_multiple_of_four() {
+    fn entries_are_aligned_to_four_bytes() {
         for length in 0..8 {
             let mut bytes = Vec::new();
             let mut cpio = Cpio::new(&mut bytes);

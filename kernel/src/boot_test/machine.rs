@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_has_no_way_out() {
+    fn the_guest_has_no_disk_network_or_display() {
         let line = line(Acceleration::Tcg, false);
         for words in ["-nodefaults", "-no-user-config", "-nic none", "-sandbox on", "-no-reboot", "-m 512M"] {
             assert!(line.contains(words), "{words} in {line}");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_are_enforced_where_that_is_asked_for() {
+    fn signatures_are_enforced_on_request() {
         assert!(!line(Acceleration::Tcg, false).contains("sig_enforce"));
         assert!(line(Acceleration::Tcg, true).contains(" module.sig_enforce=1 -- 3"));
     }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_grows_with_what_is_unpacked() {
+    fn memory_grows_with_the_initramfs() {
         assert_eq!(memory(20 << 20), 512);
         assert_eq!(memory(100 << 20), 620);
     }

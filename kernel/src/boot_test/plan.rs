@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_comes_first() {
+    fn dependencies_are_loaded_first() {
         let modules = vec![
             module("top", &["depends=middle-one"]),
             module("middle-one", &["depends=base"]),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn soft_dependencies_may_fail_and_what_needs_them_hard_may_not() {
+    fn soft_dependencies_may_fail() {
         let modules = vec![
             module("top", &["softdep=pre: soft post: after", "depends=hard"]),
             module("soft", &["depends=below"]),
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_and_unknown_modules_are_left_to_the_kernel() {
+    fn cycles_and_unknown_modules_are_left_to_the_kernel() {
         let plan = plan(vec![module("a", &["depends=b,nobody"]), module("b", &["depends=a"])], &[]).unwrap();
         assert_eq!(order(&plan), ["b", "a"]);
     }
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_several_modules_go_by_mean_them_all() {
+    fn an_alias_of_several_modules_loads_all_of_them() {
         let modules =
             [module("sum-fast", &["depends=sum-lib"]), module("sum-lib", &[]), module("sum-slow", &[])];
         let aliases = "# aliases\nalias sum sum_slow\nalias sum sum_fast\nalias pci:* sum_lib\n";
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_asks_for_is_added_once_if_there_is_such_a_thing() {
+    fn requested_modules_are_added_once_if_they_exist() {
         let modules = [module("hmac", &["depends=lib"]), module("lib", &[])];
         let (_dir, mut plan) = with_tree(&modules, "alias crypto-hmac hmac\n");
         assert_eq!(order(&plan), ["top"]);
@@ -393,19 +393,19 @@ mod tests {
     }
 
     #[test]
-    fn of_two_modules_of_one_name_the_first_is_tested() {
+    fn the_first_of_two_modules_with_one_name_is_tested() {
         let plan = plan(vec![module("a-b", &[]), module("a_b", &[])], &[]).unwrap();
         assert_eq!((plan.count(), order(&plan)), (2, vec!["a_b"]));
     }
 
     #[test]
-    fn a_file_that_is_no_module_is_planned_all_the_same() {
+    fn a_file_that_is_not_a_module_is_planned() {
         let plan = plan(vec![Module { name: "junk".into(), bytes: b"junk".to_vec() }], &[]).unwrap();
         assert_eq!(order(&plan), ["junk"]);
     }
 
     #[test]
-    fn parameters_go_to_their_module() {
+    fn parameters_are_passed_to_their_module() {
         let modules = || vec![module("snd-pcm", &[]), module("other", &[])];
         let plan = |parameters: &[&str]| self::plan(modules(), parameters);
         let planned = plan(&["snd_pcm.debug=1", "snd-pcm.name=a.b=c"]).unwrap();

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_loads_and_is_listed_loads() {
+    fn a_loaded_and_listed_module_loads() {
         check(well(), State::Loads, None);
         let normal = log(&["hello: loading out-of-tree module taints kernel.", "hello: no debugging"]);
         check(Tested { tainted: (0, 1 << 12 | 1 << 13), log: normal, ..well() }, State::Loads, None);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn no_hardware_is_no_failure() {
+    fn missing_hardware_is_not_a_failure() {
         for errno in [19, 6] {
             let tested = Tested { loading: Some(Ended::Errno(errno)), ..Tested::default() };
             assert_eq!(tested.verdict(&Plan::default()).state, State::NoDevice);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_in_the_systems_words() {
+    fn errors_have_the_systems_messages() {
         let refused = |errno| Tested { loading: Some(Ended::Errno(errno)), ..Tested::default() };
         check(refused(129), State::Fails, Some("Key was rejected by service"));
         check(refused(8), State::Fails, Some("Exec format error"));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_of_the_kernel_is_a_warning_whatever_it_ended_with() {
+    fn a_warning_of_the_kernel_counts_whatever_the_result() {
         let warning = "WARNING: CPU: 0 PID: 70 at /build/warns.c:3 start+0x5/0x10 [warns]";
         let complaint = || log(&["------------[ cut here ]------------", warning, "Call Trace:"]);
         check(Tested { log: complaint(), ..well() }, State::Warns, Some(warning));
@@ -300,13 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn taints_are_letters_and_those_of_faults_among_them() {
+    fn taints_are_letters_including_those_of_faults() {
         let tested = Tested { tainted: (0, 1 << 7 | 1 << 9 | 1 << 12), taints: "OE\n".into(), ..well() };
         assert_eq!(tested.verdict(&Plan::default()).taints, "OEDW");
     }
 
     #[test]
-    fn lines_of_a_report_are_events_or_nothing() {
+    fn report_lines_are_events_or_ignored() {
         assert_eq!(
             parse(b"{\"event\":\"ready\",\"release\":\"6.1\"}\r\n"),
             Some(Event::Ready { release: "6.1".into() })

@@ -1,11 +1,11 @@
-//! What becomes of guests that do not behave, played by shell scripts in QEMU's place.
+//! Tests with misbehaving guests, played by shell scripts in QEMU's place.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
 
-/// Every script begins so: `$accel` is kvm or tcg, `$from` the step to begin with, and `say` reports.
+/// Beginning of every script: `$accel` is kvm or tcg, `$from` the first step to test, and `say` writes to the report.
 const PREAMBLE: &str = r#"#!/bin/sh
 for last; do :; done
 from=${last##* }
@@ -19,7 +19,7 @@ tested() {
 }
 "#;
 
-/// A machine that is a script.
+/// A machine whose QEMU is a script.
 struct Bench {
     dir: tempfile::TempDir,
     kvm: bool,
@@ -28,7 +28,7 @@ struct Bench {
     identity: Identity,
 }
 
-/// What came of it, and what was said on the way.
+/// The outcome, and the messages on the way.
 struct Run {
     outcome: Result<Outcome, Error>,
     notes: Vec<String>,
@@ -68,7 +68,7 @@ impl Bench {
         self
     }
 
-    /// Tests modules `a` and `b`.
+    /// A boot test of modules `a` and `b`.
     fn run(&self) -> Run {
         let module = |name: &str| Module { name: name.to_owned(), bytes: Vec::new() };
         let plan = Plan::new(vec![module("a"), module("b")], None, &[]).unwrap();
@@ -92,7 +92,7 @@ impl Bench {
         Run { outcome, notes: notes.notes, console: notes.console }
     }
 
-    /// The script that wrote its number into the scratch directory runs no more.
+    /// Checks that the script, which wrote its pid into the scratch directory, is not running any more.
     #[track_caller]
     fn nothing_is_left(&self) {
         let pid = fs::read_to_string(self.dir.path().join("scratch/pid")).unwrap();
@@ -117,7 +117,7 @@ const WELL: &str = "ready; testing 0; tested 0; testing 1; tested 1\n";
 const BOTH: [(State, Option<&str>); 2] = [(State::Loads, None), (State::Loads, None)];
 
 #[test]
-fn an_orderly_guest_has_a_verdict_for_each_module() {
+fn a_successful_guest_gives_a_verdict_for_each_module() {
     let run = Bench::new(&format!("echo hello; printf 'and more'; {WELL}")).run();
     assert_eq!(run.verdicts(), BOTH);
     assert_eq!(run.console, ["hello", "and more"]);
@@ -132,7 +132,7 @@ fn a_kvm_that_works_is_used() {
 }
 
 #[test]
-fn a_kvm_that_hangs_is_ended_and_the_guest_emulated() {
+fn a_hanging_kvm_is_replaced_by_emulation() {
     let hangs = "[ $accel = tcg ] || { echo $$ >pid; exec sleep 600; }\n";
     let bench = Bench::new(&format!("{hangs}{WELL}")).with_kvm();
     let run = bench.run();
@@ -143,7 +143,7 @@ fn a_kvm_that_hangs_is_ended_and_the_guest_emulated() {
 }
 
 #[test]
-fn a_kvm_that_ends_at_once_is_told_in_qemus_words() {
+fn a_failing_kvm_is_reported_with_qemus_message() {
     let ends = "[ $accel = tcg ] || { echo 'failed to set MSR' >&2; exit 1; }\n";
     let run = Bench::new(&format!("{ends}{WELL}")).with_kvm().run();
     assert_eq!(run.verdicts(), BOTH);
@@ -151,7 +151,7 @@ fn a_kvm_that_ends_at_once_is_told_in_qemus_words() {
 }
 
 #[test]
-fn a_qemu_without_seccomp_is_used_all_the_same() {
+fn a_qemu_without_seccomp_is_used() {
     let lacks =
         "case \"$*\" in *-sandbox*) echo 'qemu: -sandbox support is not enabled' >&2; exit 1 ;; esac\n";
     let run = Bench::new(&format!("{lacks}{WELL}")).run();
@@ -160,20 +160,20 @@ fn a_qemu_without_seccomp_is_used_all_the_same() {
 }
 
 #[test]
-fn a_qemu_that_does_not_run_is_an_error_in_its_own_words() {
+fn a_failing_qemu_is_reported_with_its_message() {
     let run = Bench::new("echo 'no such machine' >&2; exit 1").run();
     assert_eq!(run.error(), "QEMU ended with status 1: no such machine");
 }
 
 #[test]
-fn a_kernel_that_does_not_come_up_tests_nothing_and_its_last_words_are_kept() {
+fn a_kernel_that_does_not_boot_keeps_its_last_console_lines() {
     let run = Bench::new("echo 'Kernel panic - not syncing: no init'").run();
     assert_eq!(run.verdicts(), [(State::Untested, Some("the guest ended")); 2]);
     assert_eq!(run.outcome.unwrap().verdicts[1].log, ["Kernel panic - not syncing: no init"]);
 }
 
 #[test]
-fn garbage_is_no_report() {
+fn garbage_is_not_a_report() {
     let run =
         Bench::new("say garbage; say '{\"event\":\"tested\"}'; say '{\"event\":\"testing\",\"step\":7}'")
             .run();
@@ -181,7 +181,7 @@ fn garbage_is_no_report() {
 }
 
 #[test]
-fn a_panic_is_the_fault_of_the_module_that_was_loaded_and_another_guest_tests_the_rest() {
+fn a_panic_fails_the_loaded_module_and_another_guest_continues() {
     let panics =
         "if [ $from = 0 ]; then ready; testing 0; echo '[    1.5] Kernel panic - not syncing: a'; exit; fi\n";
     let run = Bench::new(&format!("{panics}ready; testing 1; tested 1")).run();
@@ -189,19 +189,19 @@ fn a_panic_is_the_fault_of_the_module_that_was_loaded_and_another_guest_tests_th
 }
 
 #[test]
-fn a_guest_that_ends_after_an_oops_is_followed_by_another() {
+fn another_guest_continues_after_an_oops() {
     let run = Bench::new("ready; testing $from; tested $from").run();
     assert_eq!(run.verdicts(), BOTH);
 }
 
 #[test]
-fn a_guest_that_comes_no_further_is_the_last() {
+fn a_guest_without_progress_is_the_last() {
     let run = Bench::new("ready; [ $from = 0 ] && tested 0; tested 0").run();
     assert_eq!(run.verdicts(), [BOTH[0], (State::Untested, Some("the guest ended"))]);
 }
 
 #[test]
-fn when_the_time_is_over_everything_ends() {
+fn the_time_limit_ends_everything() {
     let mut bench = Bench::new("echo $$ >pid; ready; testing 0; exec sleep 600");
     bench.limit = Duration::from_secs(1);
     let run = bench.run();
@@ -211,7 +211,7 @@ fn when_the_time_is_over_everything_ends() {
 }
 
 #[test]
-fn a_guest_that_prints_without_end_is_ended() {
+fn a_guest_with_endless_output_is_killed() {
     let run = Bench::new("echo $$ >pid; exec yes \"$(printf '%04000d' 0)\"").run();
     assert_eq!(run.verdicts(), [(State::Untested, Some("the guest printed too much output")); 2]);
 }
@@ -231,27 +231,27 @@ fn an_interrupted_run_leaves_nothing() {
 }
 
 #[test]
-fn another_kernel_in_the_images_place_is_an_error() {
+fn an_image_of_another_kernel_is_an_error() {
     let run = Bench::new("say '{\"event\":\"ready\",\"release\":\"6.1-other\"}'").run();
     assert!(run.error().ends_with("vmlinuz is kernel 6.1-other, not 6.1-test"));
 }
 
 #[test]
-fn trouble_in_the_guest_is_an_error() {
+fn a_failure_of_the_guests_first_process_is_an_error() {
     let run = Bench::new("ready; say '{\"event\":\"trouble\",\"what\":\"no /proc\"}'").run();
     assert_eq!(run.error(), "in the guest: no /proc");
 }
 
 #[test]
-fn a_missing_qemu_is_told_with_its_package() {
+fn a_missing_qemu_is_reported_with_its_package() {
     let bench = Bench::new("");
     fs::remove_file(bench.dir.path().join("qemu")).unwrap();
     assert!(matches!(bench.run().outcome, Err(Error::NoQemu { package: "qemu-system-x86", .. })));
 }
 
-/// A guest that has broken out of QEMU is nobody, in a directory that is not its own.
+/// A guest that has broken out of QEMU has no privileges, and its directory is not its own.
 #[test]
-fn what_qemu_is_given_it_can_neither_change_nor_swap() {
+fn qemu_can_neither_change_nor_replace_its_files() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

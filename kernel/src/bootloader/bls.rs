@@ -110,7 +110,7 @@ mod tests {
     );
 
     #[test]
-    fn systemd_boot_takes_its_default_or_the_newest() {
+    fn systemd_boot_starts_its_default_or_the_newest() {
         let loader = |text| ("efi/loader/loader.conf", text);
         check(&[loader("timeout 3\n"), OLD, NEW], Ok("6.1.0-10"));
         check(&[loader("default debian-6.1.conf\n"), OLD, NEW], Ok("6.1.0-9"));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_firmwares_variable_beats_the_file() {
+    fn the_firmwares_variable_overrides_the_file() {
         let mut value = String::from("\0\0\0\0");
         "debian-6.1.conf".chars().for_each(|c| value.extend([c, '\0']));
         let variable = "sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";

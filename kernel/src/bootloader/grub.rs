@@ -94,7 +94,7 @@ fn first_of(node: &Node) -> Option<&Entry> {
 
 fn menu(text: &str) -> Vec<Node> {
     let mut top = Vec::new();
-    let mut open: Vec<Option<Node>> = Vec::new(); // what each `{` begins; `None`: something else, as a function
+    let mut open: Vec<Option<Node>> = Vec::new(); // one for each `{`; `None` if it is not an entry
     for line in text.lines() {
         let words = words(line);
         match words.first().map(String::as_str) {
@@ -191,7 +191,7 @@ mod tests {
     const OLD: Result<&str, &str> = Ok("6.1.0-55-amd64");
 
     #[test]
-    fn the_default_is_a_number_a_title_an_id_or_a_way_through_submenus() {
+    fn the_default_is_a_number_title_id_or_submenu_path() {
         chosen("0", "", NEW);
         chosen("1>2", "", OLD);
         chosen("1", "", NEW);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn grubenv_counts_where_it_is_asked_and_once_for_the_next_boot() {
+    fn grubenv_is_used_if_referenced_and_next_entry_once() {
         chosen("${saved_entry}", "# GRUB Environment Block\nsaved_entry=1>2\n####", OLD);
         chosen("${saved_entry}", "", NEW);
         chosen("0", "saved_entry=1>2\n", NEW);
@@ -209,12 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_menu_chooses_nothing() {
+    fn an_empty_menu_has_no_default() {
         check(&[("boot/grub/grub.cfg", "set default=0\n")], Err("no boot loader configuration found"));
     }
 
     #[test]
-    fn the_command_line_is_that_of_the_kernels_own_entry() {
+    fn the_command_line_is_from_the_kernels_own_entry() {
         let text =
             grub_cfg("0").replace("55-amd64 root=UUID=1 ro ", "55-amd64 root=UUID=1 module.sig_enforce=1");
         let entries = entries(&Root::new("/nonexistent"), &text).unwrap();

@@ -85,7 +85,7 @@ pub(super) fn pack(dir: &Tree, outputs: &BTreeSet<PathBuf>) -> Result<Packed, Er
     let mut tar = Builder::new(Vec::new());
     let mut room = Room::default();
     let mut holds_something = false;
-    let mut lost = PathBuf::from("/"); // a directory that was left out, and all in it with it
+    let mut lost = PathBuf::from("/"); // a directory that was left out, with its contents
     for Found { path, kind } in sorted(dir)?.into_iter().filter(|found| !outputs.contains(&found.path)) {
         if path.starts_with(&lost) {
             continue;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_arrives_and_modules_are_not_part_of_it() {
+    fn kept_files_are_unpacked_and_modules_excluded() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         plant(from.path());
         let packed = packed(from.path());
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_files_make_the_same_bytes() {
+    fn equal_files_give_equal_bytes() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         plant(one.path());
         plant(two.path());
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_directories_are_nothing_to_keep() {
+    fn empty_directories_are_not_kept() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("module")).unwrap();
         fs::write(dir.path().join("module/a.ko"), "module").unwrap();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_out_or_is_no_file_is_left_out_and_named() {
+    fn outward_links_and_special_files_are_reported_and_left_out() {
         let dir = tempfile::tempdir().unwrap();
         plant(dir.path());
         symlink("/etc/shadow", dir.path().join("secret")).unwrap();
@@ -307,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn there_may_not_be_too_much_of_it() {
+    fn kept_files_are_limited() {
         let dir = tempfile::tempdir().unwrap();
         fs::File::create(dir.path().join("huge")).unwrap().set_len(MOST_BYTES + 1).unwrap();
         assert!(matches!(pack(&Tree::open(dir.path()).unwrap(), &BTreeSet::new()), Err(Error::TooMuch)));
     }
 
     #[test]
-    fn a_tree_that_is_too_deep_to_be_opened_is_no_error_of_the_system() {
+    fn a_tree_that_is_too_deep_is_reported_as_such() {
         let dir = tempfile::tempdir().unwrap();
         let name = "d".repeat(200);
         let mut at = std::fs::File::open(dir.path()).unwrap();

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_compiler_error_it_is_makes_and_else_the_last_line() {
+    fn without_a_compiler_error_makes_error_or_the_last_line_counts() {
         assert_eq!(
             noticed("a\nmake: *** No rule to make target 'x'.  Stop.\nb").failure(None).first_error,
             "make: *** No rule to make target 'x'.  Stop."
@@ -258,24 +258,24 @@ mod tests {
     }
 
     #[test]
-    fn what_a_script_quotes_of_an_attempt_is_no_error() {
+    fn quoted_output_of_failed_attempts_is_no_error() {
         let log = "//   test.c:4:16: error: storage size\na.c:71:10: fatal error: asm/unaligned.h";
         assert_eq!(noticed(log).failure(None).first_error, "a.c:71:10: fatal error: asm/unaligned.h");
     }
 
     #[test]
-    fn what_clang_says_of_its_options_is_a_compilers_error() {
+    fn clangs_errors_about_options_are_compiler_errors() {
         let log = "error: unknown warning option '-Wx' [-Werror]\nmake: *** [a] Error 1";
         assert!(noticed(log).failure(None).first_error.starts_with("error: unknown"));
     }
 
     #[test]
-    fn what_would_steer_a_terminal_is_made_visible() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("a\x1b]0;title\x07\tb\r\n"), "a\u{fffd}]0;title\u{fffd}\tb");
     }
 
     #[test]
-    fn a_hidden_compiler_error_comes_before_the_missing_module() {
+    fn a_hidden_compiler_error_precedes_the_missing_module() {
         let failure = noticed("a.c:3:1: error: first").failure_in_spite_of_success("built no a.ko");
         assert_eq!(
             failure.first_error,
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configure_that_gives_up_is_the_error_in_its_own_words() {
+    fn the_message_of_a_failed_configure_is_the_error() {
         let zfs = "checking whether bops->submit_bio() exists... configure: error:\n\
                    \t*** None of the expected \"bops\" interfaces were detected.\n\
                    \t*** This may be because your kernel version is newer\n\t***\n\t*** Compatible Kernels: 3.10 - 6.2\n\n\
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_test_compile_is_called_one() {
+    fn failed_test_compiles_are_identified() {
         let line = "/var/lib/dkms/n/1/build/conftest/functions.h:7:2: error: #error dma_buf_export() conftest failed!";
         let logged = noticed(line);
         assert_eq!(logged.conftest(), Some(Path::new("/var/lib/dkms/n/1/build/conftest/functions.h")));

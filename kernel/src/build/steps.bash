@@ -1,4 +1,4 @@
-# What the steps of a recipe are made of. Set before: the variables that recipes may use.
+# Functions for the steps of a recipe. Set before: the variables that recipes may use.
 
 # As DKMS, for ./configure and for Makefiles other than the kernel's: the compiler that the kernel names.
 config=$kernel_source_dir/.config strip=strip objcopy=objcopy readelf=readelf
@@ -11,13 +11,13 @@ fi
 if type -P "$CC" >/dev/null; then export CC KERNEL_CC=$CC; else unset CC; fi
 unset config
 
-# The administrator's patches stand beside the package's, or in their place.
+# The administrator's patches are added to the package's, or replace them.
 if [[ -d /etc/dkms/$module/patches ]]; then
     mkdir -p patches
     cp -dR --remove-destination "/etc/dkms/$module/patches/." patches || exit
 fi
 
-# What other packages find of this one; DKMS has it filled before POST_BUILD runs.
+# Results for other packages; DKMS fills the directory before POST_BUILD runs.
 kept=$dkms_tree/$module/$module_version/$kernelver/$arch
 kept_debug=$dkms_tree/$module/$module_version/debug
 
@@ -34,8 +34,8 @@ clean() {
     say "$1"
     ( eval "$1" ) || printf 'kcache: warning: cleaning ended with status %d\n' $?
 }
-# A script of the package's, or the administrator's of the same name. Where it fails, as a ./configure does that knows the kernel not to
-# be supported, nothing after it is run, as by DKMS since 3.1.
+# Runs a script of the package, or the administrator's of the same name. If it fails, as a ./configure does that does not
+# support the kernel, nothing after it is run, as in DKMS since 3.1.
 hook() {
     local directory=$PWD command
     [[ -x /etc/dkms/$module/${1%% *} ]] && directory=/etc/dkms/$module
@@ -47,7 +47,7 @@ hook() {
         printf 'kcache: warning: %s is not executable and was skipped\n' "${1%% *}"
     fi
 }
-# What strip cannot read is no module; the checks that follow say so with more words.
+# A file that strip cannot read is not a module; the later checks report it in detail.
 strip_all() {
     local ko
     while IFS= read -rd '' ko; do strip_one "$ko" "${ko##*/}"; done < <(find . -type f -name '*.ko' -print0)
@@ -60,12 +60,12 @@ strip_one() {
         split_debug "$1" "$kept_debug/$2.debug" && return
         printf 'kcache: warning: %s: its debug information is lost\n' "$2"
     elif [[ $sections == *' .gnu_debuglink '* ]]; then
-        return 0 # by an earlier step, or by the package's own hand
+        return 0 # split by an earlier step, or by the package itself
     fi
     "$strip" -g "$1" || :
 }
-# Debug information becomes a file of its own, whose name and CRC the module notes. The linker has hashed it into the
-# module's build-id before: the module's bits depend on no more than they did.
+# Moves debug information to a file of its own, whose name and CRC the module contains. The linker has already hashed it
+# into the build-id, so the module's bytes depend on nothing new.
 split_debug() {
     rm -f "$2"
     "$objcopy" --only-keep-debug "$1" "$2" && "$strip" -g "$1" && "$objcopy" --add-gnu-debuglink="$2" "$1" && return
@@ -76,7 +76,7 @@ keep_symvers() {
     mkdir -p "$kept/module"
     [[ ! -s Module.symvers ]] || cp Module.symvers "$kept/module/" || exit
 }
-# A module under the name it is installed by; nothing that is a link or below one that leads out, or is what no module is.
+# Copies a module under the name it is installed by, unless it is a link, below a link that leads out, or set-user-id.
 keep() {
     [[ ! -f $1 || -L $1 || -u $1 || -g $1 || $(readlink -f "$1") != "$PWD"/* ]] || cp "$1" "$kept/module/$2" || exit
 }

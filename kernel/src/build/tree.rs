@@ -170,7 +170,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn outputs_are_regular_files_of_the_tree_and_nothing_else() {
+    fn outputs_must_be_regular_files_of_the_tree() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("tree/sub")).unwrap();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn too_much_and_too_deep_are_errors_of_their_own() {
+    fn trees_with_too_many_files_or_too_deep_are_errors() {
         let dir = tempfile::tempdir().unwrap();
         (0..9).for_each(|at| fs::write(dir.path().join(at.to_string()), "").unwrap());
         let tree = Tree::open(dir.path()).unwrap();
@@ -215,7 +215,7 @@ mod tests {
     /// Gives a tree away while its directories are swapped for links to other trees, as a build that is still running
     /// could.
     #[test]
-    fn a_tree_whose_directories_become_links_is_given_and_nothing_else_is() {
+    fn changing_owners_never_follows_swapped_links() {
         if !rustix::process::geteuid().is_root() {
             return;
         }

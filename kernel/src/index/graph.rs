@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_needed_by_the_needed_is_no_direct_need() {
+    fn indirect_needs_are_not_direct() {
         // 0 needs 1 and 2; 1 needs 2.
         assert_eq!(reduce(&vec![vec![1, 2], vec![2], vec![]]), [vec![1], vec![2], vec![]]);
         assert_eq!(reduce(&vec![vec![2, 1], vec![], vec![]]), [vec![1, 2], vec![], vec![]]);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_has_no_order() {
+    fn a_cycle_has_no_order() {
         assert!(Sorted::of(&vec![vec![1], vec![2], vec![1]]).is_none());
         assert!(Sorted::of(&vec![vec![0]]).is_none());
     }

@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn names_are_where_depmod_of_kmod_30_has_them() {
+    fn names_have_the_buckets_of_kmod_30() {
         // The order of these names in a modules.dep without a modules.order.
         let mut names = ["a", "ab", "abc", "abcd", "v4l2loopback", "acpi_call", "xt_ACCOUNT"];
         names.sort_by_key(|name| (bucket(name, MODULES), *name));

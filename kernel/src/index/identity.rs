@@ -250,7 +250,7 @@ fn trees(story: &Story) -> (Tree, Tree, Option<Symvers>) {
 
 #[test]
 #[expect(clippy::print_stdout, reason = "how many were compared, for --nocapture")]
-fn whatever_comes_and_goes_the_indexes_are_those_of_depmod() {
+fn indexes_equal_depmods_after_any_change() {
     let mut same = Cell::new(0);
     let left = RefCell::new(BTreeMap::new());
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
@@ -281,7 +281,7 @@ fn whatever_comes_and_goes_the_indexes_are_those_of_depmod() {
 }
 
 #[test]
-fn a_text_in_which_a_bit_has_flipped_is_not_believed() {
+fn a_text_index_with_a_flipped_bit_is_not_used() {
     let made = |words: &[u8], exports: &[u8], needs: &[u8]| Made {
         words: words.to_vec(),
         exports: exports.to_vec(),

@@ -72,7 +72,7 @@ mod tests {
     const DEBIAN: &str = "kmod version 30\n+ZSTD +XZ -ZLIB +LIBCRYPTO -EXPERIMENTAL\n";
 
     #[test]
-    fn modules_are_what_this_depmod_can_unpack() {
+    fn modules_are_files_that_this_depmod_can_decompress() {
         let kmod = Kmod::parse(DEBIAN, b"\x7fELF /lib64/ld-linux-x86-64.so.2\0").unwrap();
         assert_eq!(kmod.stem("a.ko"), Some("a"));
         assert_eq!(kmod.stem("a.ko.xz"), Some("a"));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_depmod_is_named() {
+    fn an_unknown_depmod_is_reported() {
         let check = |version: &str, program: &[u8], expect: &str| {
             assert_eq!(Kmod::parse(version, program).unwrap_err().to_string(), expect);
         };

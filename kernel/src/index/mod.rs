@@ -10,10 +10,10 @@
 //! ```
 //!
 //! - [`DepIndex`]: a parsed `modules.dep.bin`, which alone decides which module `modprobe` loads. Keys are modules'
-//!   names; values are their file and the files it needs, relative to the kernel's tree: `kernel/fs/ext4/ext4.ko:
-//!   kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko`.
-//! - [`Present`] and [`update`]: the text indexes of a tree, and all of its indexes after modules were added and
-//!   removed, byte for byte equal to those of a depmod that reads every module again ([`update`] explains how).
+//!   names; values are their file and the files it needs, relative to the kernel's tree:
+//!   `kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko`.
+//! - [`Present`] and [`update()`]: the text indexes of a tree, and all of its indexes after modules were added and
+//!   removed, byte for byte equal to those of a depmod that reads every module again (`update.rs` explains how).
 //! - [`Facts`]: what depmod reads from a module. [`Rules`]: which of several files it chooses (depmod.d(5)). [`Kmod`]:
 //!   the version of depmod to reproduce.
 
@@ -157,7 +157,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn damage_is_named_with_its_place() {
+    fn corruption_is_reported_with_its_offset() {
         let check =
             |bytes: &[u8], expect: &str| assert_eq!(DepIndex::parse(bytes).unwrap_err().to_string(), expect);
         check(b"", "cut short at byte 0");
@@ -169,7 +169,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_node_that_is_its_own_child_ends() {
+    fn a_cyclic_node_is_an_error() {
         let node = 12 | CHILDREN;
         let own = [&[b'a', b'a'][..], &node.to_be_bytes()].concat();
         let bytes =
@@ -188,7 +188,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn every_changed_byte_gives_an_answer(at: proptest::sample::Index, to: u8) {
+        fn every_changed_byte_gives_a_result(at: proptest::sample::Index, to: u8) {
             let mut bytes = example();
             let at = at.index(bytes.len());
             bytes[at] = to;

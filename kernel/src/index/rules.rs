@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_that_is_named_first_wins() {
+    fn the_directory_named_first_takes_precedence() {
         let files = ["kernel/a.ko", "updates/a.ko", "extra/a.ko.xz"];
         assert_eq!(chosen("search extra updates built-in", &files), "extra/a.ko.xz");
         assert_eq!(chosen("search updates extra built-in\n", &files), "updates/a.ko");
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_override_wins_for_its_kernels() {
+    fn an_override_applies_to_its_kernels() {
         let files = ["kernel/a-b.ko", "updates/a-b.ko"];
         assert_eq!(chosen("override a-b * kernel", &files), "kernel/a-b.ko");
         assert_eq!(chosen("override a-b 6.1.0-56-amd64 kernel", &files), "kernel/a-b.ko");
@@ -215,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_excluded_is_passed_over() {
+    fn excluded_files_are_ignored() {
         let rules = rules("exclude old .git\n").unwrap();
         assert!(["old", ".git", "build", "source"].iter().all(|name| rules.passes_over(name)));
         assert!(!rules.passes_over("older"));
     }
 
     #[test]
-    fn what_only_depmod_can_know_is_left_to_it() {
+    fn ambiguous_configurations_are_left_to_depmod() {
         let unclear = |text: &str, what: &str| {
             assert_eq!(
                 chosen(text, &["kernel/a.ko", "updates/a.ko"]),

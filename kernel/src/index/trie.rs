@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_key_the_lowest_priority_comes_first_and_of_equals_the_last() {
+    fn values_are_ordered_by_priority_and_equal_ones_reversed() {
         let pair = |priority, value: &str| (b"key".to_vec(), priority, value.as_bytes().to_vec());
         let bytes = written(&[pair(7, "c"), pair(2, "a"), pair(2, "b"), pair(9, "d")]);
         assert_eq!(read(&bytes), [pair(2, "b"), pair(2, "a"), pair(7, "c"), pair(9, "d")]);
@@ -295,7 +295,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_in_order(pairs in vec(("[a-c]{0,6}", 0..3_u32, "[x-z]{0,2}"), 0..20)) {
+        fn values_are_read_back_in_order(pairs in vec(("[a-c]{0,6}", 0..3_u32, "[x-z]{0,2}"), 0..20)) {
             let mut pairs: Vec<Owned> =
                 pairs.into_iter().map(|(k, p, v)| (k.into_bytes(), p, v.into_bytes())).collect();
             let bytes = written(&pairs);

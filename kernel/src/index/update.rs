@@ -6,9 +6,9 @@
 //!
 //! | not in the indexes | how it is determined |
 //! |---|---|
-//! | direct needs of a module, and their order | `graph`: the lines tell as far as it matters; otherwise the module is read |
-//! | which symbols a module needs | it needs those it did. One whose owner is another module now: where a new module has all symbols that one which has gone had, it takes its place; else all that needed the old owner are read. One that nobody exported: `Module.symvers` lists what the kernel's own modules may need; others are read |
-//! | who else exports a symbol, and lost it to a later module | it matters when the later one goes or moves: `Module.symvers` tells the kernel's own, others are read |
+//! | direct needs of a module, and their order | `graph`: the lines contain them as far as it matters; otherwise the module is read |
+//! | symbols that a module needs | it needs those that it did. If the exporter of one changed: a new module with all symbols of a removed one replaces it; otherwise all that needed the old one are read. If nothing exported one: `Module.symvers` lists what in-tree modules may need; others are read |
+//! | other exporters of a symbol, which a later module hides | matters if the later one is removed or moved: `Module.symvers` lists in-tree ones, others are read |
 //!
 //! A module that needs another one which lost a symbol is read too. Reading a module may require reading more: so
 //! everything is computed with a list of what must be read; that is read, and everything is computed again, until the

@@ -113,7 +113,7 @@ mod tests {
     const TOOLS: (&str, &str) = ("usr/sbin/update-initramfs", "");
 
     #[test]
-    fn initramfs_tools_takes_lists_and_what_hooks_add() {
+    fn initramfs_tools_reads_lists_and_hooks() {
         let modules = ("etc/initramfs-tools/modules", "# my-disk\n  my-disk speed=3 # of mine\next4\n");
         check(&[TOOLS, modules], &[("my_disk", "/etc/initramfs-tools/modules")]);
         let hook = "usr/share/initramfs-tools/hooks/zfs";
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn dracut_takes_drivers_and_modules_of_its_own() {
+    fn dracut_reads_drivers_and_dracut_modules() {
         let own = (
             "etc/dracut.conf.d/a.conf",
             "add_drivers+=\" my-disk \"\n#force_drivers+=\" spl \"\nomit_drivers+=\" spl \"\n",

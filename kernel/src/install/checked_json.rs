@@ -172,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_also_when_it_is_laid_out_anew() {
+    fn records_are_read_back_even_if_reformatted() {
         assert_eq!(decode::<Note>(&encode(&note()).unwrap()).unwrap(), note());
         assert_eq!(decode::<Note>(value().to_string().as_bytes()).unwrap(), note());
     }
 
     #[test]
-    fn what_is_changed_added_or_taken_away_is_noticed_and_files_without_checksum_are_believed() {
+    fn changes_are_detected_and_files_without_checksum_accepted() {
         for (at, to) in [("/text", "y".into()), ("/list/0", false.into()), ("/list", Value::Null)] {
             let mut value = value();
             *value.pointer_mut(at).unwrap() = to;
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_from_a_digit_that_flipped() {
+    fn a_newer_format_is_distinguished_from_a_flipped_digit() {
         let newer = encode(&Note { format: 2, ..note() }).unwrap();
         let newer: Value = serde_json::from_slice(&newer).unwrap();
         assert_eq!(told(&newer), "format 2 is newer than this kcache supports (1)");
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn two_values_never_give_the_same_checksum() {
+    fn different_values_have_different_checksums() {
         let texts = [
             "null",
             "false",

@@ -92,7 +92,7 @@ fn configuration(root: &Path, tree: &Tree) -> io::Result<Vec<PathBuf>> {
     dirs.retain(|dir| dir.is_dir());
     for dir in &dirs {
         for name in disk::names(dir)?.iter().filter(|name| name.ends_with(".conf")) {
-            bounded_read::bytes(dir.join(name), bounded_read::MOST_CONFIG)?; // depmod would wait for a FIFO
+            bounded_read::bytes(dir.join(name), bounded_read::MOST_CONFIG)?; // depmod would block on a FIFO
         }
     }
     if dirs.is_empty() {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_about_indexes_and_our_modules_count_and_others_do_not() {
+    fn errors_about_indexes_are_fatal_and_others_are_not() {
         for (line, expect) in [
             (
                 "depmod: ERROR: Could not create index 'modules.dep.bin'. Output is truncated: No space left",
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ends_is_ended_with_all_that_it_has_started() {
+    fn a_hanging_depmod_is_killed_with_its_children() {
         let start = Instant::now();
         let (status, said) = call_shell("sleep 600 & sleep 600", Duration::from_millis(300));
         assert!(!status.success() && said.contains("longer than"), "{status} {said}");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn its_words_and_its_memory_have_an_end() {
+    fn output_and_memory_of_depmod_are_limited() {
         let (status, said) = call_shell("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo end >&2", LIMIT);
         assert!(status.success());
         assert_eq!(said.len() as u64, MOST_WORDS);

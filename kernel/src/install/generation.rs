@@ -147,7 +147,7 @@ impl Set {
             package.modules.sort_by(|a, b| a.name.cmp(&b.name));
             check_name(&package.name)?;
             if package.name.starts_with(FILE) {
-                return Err(Error::Name { name: package.name.clone() }); // it and its copy lie beside packages
+                return Err(Error::Name { name: package.name.clone() }); // it and its copy are beside packages
             }
             if !packages.insert(package.name.clone()) {
                 return Err(Error::SamePackage { package: package.name.clone() });
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_follows_the_content_and_not_the_order() {
+    fn the_name_depends_on_content_and_not_on_order() {
         let one = set(vec![package("a", &["x", "y"]), package("b", &["z"])]).checked().unwrap();
         let other = set(vec![package("b", &["z"]), package("a", &["y", "x"])]).checked().unwrap();
         assert_eq!(one.generation_name(), other.generation_name());
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_stand_side_by_side_is_refused() {
+    fn conflicting_packages_and_modules_are_refused() {
         let check = |set: Set, expect: &str| assert_eq!(set.checked().unwrap_err().to_string(), expect);
         check(set(vec![package("a", &["x"]), package("a", &["y"])]), "package a was requested twice");
         check(
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_generation_is_read_back() {
         let text = checked_json::encode(&generation()).unwrap();
         assert_eq!(Generation::parse(&text).unwrap(), generation());
     }

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_is_held_can_be_asked() {
+    fn a_held_lock_can_be_queried() {
         let (_dir, tree) = tree();
         assert!(!is_held(&tree));
         let lock = acquire(&tree, Duration::ZERO, &|_| ()).unwrap();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_waits_says_so_once_and_gives_up() {
+    fn the_second_process_waits_reports_it_once_and_gives_up() {
         let (dir, tree) = tree();
         let said = Cell::new(0);
         let say = |_: &str| said.set(said.get() + 1);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_are_never_in_it_at_once() {
+    fn only_one_thread_holds_the_lock() {
         let (_dir, tree) = tree();
         let inside = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -144,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_can_open_it() {
+    fn other_users_cannot_open_the_lock() {
         let (_dir, tree) = tree();
         let _lock = acquire(&tree, Duration::ZERO, &|_| {}).unwrap();
         assert_eq!(fs_err::metadata(lock_path(&tree)).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn a_link_in_its_place_is_not_followed() {
+    fn a_link_in_place_of_the_lock_is_not_followed() {
         let (dir, tree) = tree();
         let elsewhere = dir.path().join("elsewhere");
         fs_err::os::unix::fs::symlink(&elsewhere, lock_path(&tree)).unwrap();

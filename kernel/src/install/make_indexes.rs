@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn indexes_that_differ_are_named() {
+    fn differing_indexes_are_reported() {
         let empty = DepIndex::default();
         assert!(check_agreement(&empty, "").is_ok());
         let error = check_agreement(&empty, "kernel/a.ko: kernel/b.ko\n").unwrap_err();

@@ -7,7 +7,7 @@
 //! installed whose digest was not verified while it was written; signing comes after that. `depmod` never runs on the
 //! live tree, and no index is published that was not read again. Foreign modules are never changed, except on explicit
 //! request ([`ForeignFiles`]). Removing the last package leaves the tree as if kcache had never been there. When the
-//! kernel is removed, so is everything of kcache's in its tree ([`retire`]).
+//! kernel is removed, so is everything of kcache's in its tree ([`retire()`]).
 //!
 //! # On disk
 //!
@@ -39,9 +39,9 @@
 //!    to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation into the tree; rename all indexes but one; fsync. Rename `modules.dep.bin`; fsync.
-//! 5. Remove foreign modules as requested, move the old generation out, close the journal, delete the staging directory.
-//!    In this order: as long as the old generation is in the tree there is a journal, so a concurrent depmod that lists it is
-//!    noticed.
+//! 5. Remove foreign modules as requested, move the old generation out, close the journal, delete the staging
+//!    directory. In this order: as long as the old generation is in the tree there is a journal, so a concurrent depmod
+//!    that lists it is noticed.
 //!
 //! An error before the end of step 4, including a failed fsync, undoes everything at once. An fsync is never retried,
 //! because after a failed one the kernel may have dropped the pages, and reports that only once. After step 4 the new
@@ -53,7 +53,7 @@
 //! Concurrent processes: the second one waits for the lock, reports that, and gives up after a while
 //! ([`Error::Busy`]). A plan made without the lock is refused if it no longer fits ([`Error::Changed`]). Other
 //! programs do not use the lock: if they add modules or run depmod meanwhile, the indexes are generated again
-//! ([`concurrent`]). Full or read-only disk: everything that needs space is written to the staging directory before
+//! (`concurrent`). Full or read-only disk: everything that needs space is written to the staging directory before
 //! the journal.
 
 mod checked_json;

@@ -84,8 +84,7 @@ pub enum Act {
 ///
 /// # Errors
 ///
-/// As [`Set::checked`]; [`Error::Forgotten`] if the installed set is not known and the new one does not replace it
-/// completely.
+/// As [`Set::checked`]; [`Error::Newer`] if a newer kcache installed the present generation.
 pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
     plan_upon(tree, base(tree)?, wanted)
 }

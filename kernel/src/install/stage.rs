@@ -71,7 +71,7 @@ fn in_form(
     built: Vec<u8>,
 ) -> Result<(Vec<u8>, blake3::Hash), Error> {
     if wanted.signer.is_none() && wanted.compression == Compression::None {
-        return Ok((built, module.digest)); // hashed as it came
+        return Ok((built, module.digest)); // hashed when it was received
     }
     let bytes = wanted.compression.compress(&signed(sign, wanted, module, built)?)?;
     let digest = blake3::hash(&bytes);

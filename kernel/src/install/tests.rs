@@ -1,5 +1,5 @@
-//! Transactions on a small tree with the real depmod: as they should go, with each step failing, and with a crash at each
-//! step.
+//! Tests of transactions on a small tree with the real depmod: successful ones, with an error at each step, and with a
+//! crash at each step.
 
 mod concurrent;
 mod foreign_files;
@@ -22,10 +22,10 @@ use crate::index::DepIndex;
 use crate::ko::fixture::Built;
 
 const RELEASE: &str = "6.1.0-56-amd64";
-/// Another test's child process holds our lock from its fork to its exec.
+/// Time to wait for the lock. Another test's child process holds it between its fork and its exec.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// A kernel with one in-tree module, and a cache that has whatever is asked for.
+/// A kernel with one in-tree module, and a source that has any requested module.
 struct Host {
     dir: tempfile::TempDir,
     cache: RefCell<HashMap<blake3::Hash, Vec<u8>>>,
@@ -45,7 +45,7 @@ impl Host {
         host
     }
 
-    /// The same after a depmod of its own, as a distribution's kernel package leaves it.
+    /// Like [`Host::new`], after a depmod run, as a distribution's kernel package leaves it.
     fn indexed() -> Self {
         let host = Self::new();
         host.depmod();
@@ -111,7 +111,7 @@ impl Host {
         self.install_at(packages, &|_| Ok(()))
     }
 
-    /// Installs and dies at the `n`th step. Gives the step's name; `None`: there are fewer steps.
+    /// Installs, and crashes at the `n`th step. Returns the step's name; `None` if there are fewer steps.
     fn crash_at(&self, packages: &[Package], n: usize) -> Option<String> {
         let passed = RefCell::new(Vec::new());
         let step = |name: &str| {
@@ -159,7 +159,7 @@ impl Host {
     }
 }
 
-/// As good as a signature, where nobody verifies it.
+/// A fake signature, for tests that do not verify it.
 fn sign(signer: &Identity, _: &ModuleSpec, module: &[u8]) -> Result<Vec<u8>, BoxError> {
     let message = signer.subject.as_bytes();
     let length = (message.len() as u32).to_be_bytes();
@@ -229,7 +229,7 @@ fn removing_the_last_package_leaves_the_tree_as_it_was() {
 }
 
 #[test]
-fn an_updates_directory_of_others_stays() {
+fn a_foreign_updates_directory_is_kept() {
     let host = Host::new();
     fs_err::create_dir_all(host.tree().join("updates/dkms")).unwrap();
     fs_err::write(host.tree().join("updates/dkms/foreign.ko"), Built::named("foreign").bytes()).unwrap();
@@ -244,7 +244,7 @@ fn an_updates_directory_of_others_stays() {
 }
 
 #[test]
-fn indexes_that_somebody_made_since_are_kept_and_made_again() {
+fn indexes_of_a_later_depmod_are_kept_and_regenerated() {
     let host = Host::new();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
     fs_err::create_dir_all(host.tree().join("updates/dkms")).unwrap();
@@ -256,7 +256,7 @@ fn indexes_that_somebody_made_since_are_kept_and_made_again() {
 }
 
 #[test]
-fn a_plan_tells_what_changes() {
+fn a_plan_lists_all_changes() {
     let host = Host::indexed();
     let (p, q, r) =
         (host.package("p", "1", &["one"]), host.package("q", "1", &["two"]), host.package("r", "1", &["x"]));
@@ -269,7 +269,7 @@ fn a_plan_tells_what_changes() {
 }
 
 #[test]
-fn kept_modules_need_no_cache() {
+fn unchanged_modules_need_no_cache() {
     let host = Host::indexed();
     let (p, q) = (host.package("p", "1", &["one"]), host.package("q", "1", &["two"]));
     host.install(&[p.clone(), q]).unwrap();
@@ -280,7 +280,7 @@ fn kept_modules_need_no_cache() {
 }
 
 #[test]
-fn the_previous_set_can_be_brought_back() {
+fn the_previous_set_can_be_restored() {
     let host = Host::indexed();
     let first = host.install(&[host.package("p", "1", &["one"])]).unwrap().generation;
     host.install(&[host.package("p", "2", &["one"])]).unwrap();
@@ -290,7 +290,7 @@ fn the_previous_set_can_be_brought_back() {
 }
 
 #[test]
-fn damaged_files_and_indexes_are_seen_and_put_right() {
+fn corrupt_files_and_indexes_are_detected_and_repaired() {
     let host = Host::indexed();
     let packages = [host.package("p", "1", &["one", "two"])];
     host.install(&packages).unwrap();
@@ -311,7 +311,7 @@ fn damaged_files_and_indexes_are_seen_and_put_right() {
 }
 
 #[test]
-fn what_is_not_what_was_promised_is_refused_and_nothing_changes() {
+fn wrong_bytes_from_the_source_are_refused() {
     let host = Host::indexed();
     let good = host.package("p", "1", &["one"]);
     host.install(std::slice::from_ref(&good)).unwrap();
@@ -332,9 +332,9 @@ fn what_is_not_what_was_promised_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_module_of_others_that_wins_is_named() {
+fn a_foreign_module_that_takes_precedence_is_reported() {
     let host = Host::indexed();
-    // This root's own configuration, not the machine's, decides.
+    // This root's own configuration counts, not this machine's.
     let config = host.dir.path().join("etc/depmod.d");
     fs_err::create_dir_all(&config).unwrap();
     fs_err::write(config.join("order.conf"), "search built-in updates\n").unwrap();
@@ -348,7 +348,7 @@ fn a_module_of_others_that_wins_is_named() {
 }
 
 #[test]
-fn a_depmod_that_fails_or_lies_changes_nothing() {
+fn a_failing_or_wrong_depmod_changes_nothing() {
     let host = Host::indexed();
     let before = host.picture();
     let program = host.dir.path().join("depmod");
@@ -400,7 +400,7 @@ fn a_plan_that_no_longer_fits_is_refused() {
     });
 }
 
-/// From nothing, to another version, and to nothing; on kernels with and without indexes before.
+/// From nothing to a set, to another version, and to nothing; on kernels with and without indexes before.
 fn journeys(starts: &[fn() -> Host]) -> Vec<(Host, Vec<Package>)> {
     let mut journeys = Vec::new();
     for start in starts {
@@ -421,7 +421,7 @@ fn journeys(starts: &[fn() -> Host]) -> Vec<(Host, Vec<Package>)> {
 }
 
 #[test]
-fn after_a_crash_at_any_step_the_tree_is_wholly_old_or_wholly_new() {
+fn a_crash_at_any_step_leaves_the_old_or_the_new_set() {
     for n in 0.. {
         let mut reached = false;
         for (host, packages) in journeys(&[Host::new, Host::indexed]) {
@@ -456,7 +456,7 @@ fn a_recovery_may_crash_as_well() {
                 continue;
             }
             reached = true;
-            // The next run first recovers, and dies doing so.
+            // The next run first recovers, and crashes while it does.
             let _ = host.crash_at(&packages, 1);
             host.recover();
             let recovered = host.picture();
@@ -470,7 +470,7 @@ fn a_recovery_may_crash_as_well() {
 }
 
 #[test]
-fn an_error_at_any_step_before_the_commit_undoes_everything_at_once_and_one_after_it_is_a_warning() {
+fn errors_before_the_commit_undo_everything_and_later_ones_are_warnings() {
     for n in 0.. {
         let mut reached = false;
         for (host, packages) in journeys(&[Host::new]) {
@@ -510,7 +510,7 @@ fn an_error_at_any_step_before_the_commit_undoes_everything_at_once_and_one_afte
 }
 
 #[test]
-fn a_repair_that_crashes_ends_with_the_whole_set() {
+fn a_crashed_repair_is_completed() {
     for n in 0.. {
         let host = Host::indexed();
         let packages = [host.package("p", "1", &["one"])];
@@ -525,7 +525,7 @@ fn a_repair_that_crashes_ends_with_the_whole_set() {
 }
 
 #[test]
-fn a_foreign_depmod_after_a_crash_is_put_right() {
+fn recovery_handles_a_foreign_depmod_after_a_crash() {
     for n in 0.. {
         let host = Host::indexed();
         host.install(&[host.package("p", "1", &["one"])]).unwrap();

@@ -44,7 +44,7 @@ pub struct Base {
     pub lost: Vec<String>,
 }
 
-/// Like [`current`], for a caller that installs a complete set, which can replace corrupt ones.
+/// Like [`current`], but a corrupt generation is a fault and not an error: a complete set can replace it.
 pub fn base(tree: &Path) -> Result<Base, Error> {
     let (path, source) = match current(tree) {
         Ok(generation) => return Ok(Base { generation, ..Base::default() }),

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_from_every_class_and_byte_order_and_names_a_path() {
+    fn build_ids_are_read_from_every_class_and_byte_order() {
         for class in Class::ALL {
             let id = BuildId::of(&with(&[0xab, 0xcd, 0xef, 1, 2, 3, 4, 5]).class(class).bytes()).unwrap();
             assert_eq!(id.to_string(), "abcdef0102030405");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_none_or_an_odd_one_or_is_cut_short_gives_none() {
+    fn missing_or_invalid_build_ids_give_none() {
         let whole = with(&[1; 20]).bytes();
         for bytes in
             [&Built::example().bytes()[..], &with(&[1; 4]).bytes(), &with(&[1; 65]).bytes(), b"\x7fELF"]

@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_strangers_module_the_crcs_decide_not_the_release() {
+    fn foreign_modules_are_judged_by_crcs_not_by_release() {
         let check = |vermagic: &str, any_release: bool, expect: usize| {
             let found =
                 faults(&Built::example().vermagic(vermagic), |expect| expect.any_release = any_release);
@@ -435,12 +435,12 @@ mod tests {
     }
 
     #[test]
-    fn a_module_of_this_kernel_has_no_faults() {
+    fn a_module_of_this_kernel_has_no_defects() {
         check(&Built::example(), &[]);
     }
 
     #[test]
-    fn files_that_are_no_modules_are_refused() {
+    fn files_that_are_not_modules_are_refused() {
         let error = |bytes: &[u8]| {
             let siblings = BTreeMap::new();
             let machine = Machine::of_arch("x86_64").unwrap();
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn another_architecture_is_the_only_fault_named() {
+    fn another_architecture_hides_other_defects() {
         let found =
             faults(&Built::example().vermagic("5.10"), |e| e.machine = Machine::of_arch("s390x").unwrap());
         assert_eq!(found, ["example.ko is for 64-bit little-endian x86-64, expected 64-bit big-endian s390"]);
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_symbols_are_named_unless_they_are_weak() {
+    fn unknown_symbols_are_reported_unless_weak() {
         // The example's own `maybe` is weak, and nothing exports it.
         check(
             &needing("gone", 1),
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn without_symvers_symbols_are_not_judged() {
+    fn without_symvers_symbols_are_not_checked() {
         assert!(faults(&needing("gone", 1), |expect| expect.symvers = None).is_empty());
     }
 
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_others_export_a_crc_may_be_missing_and_must_not_be_wrong() {
+    fn crcs_of_other_packages_may_be_missing_but_not_wrong() {
         let siblings = BTreeMap::from([("p2p".to_owned(), Export { crc: Some(7), namespace: None })]);
         let of = |crc: Option<u32>| {
             let mut built = needing("p2p", crc.unwrap_or_default());
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn without_modversions_crcs_do_not_count() {
+    fn without_modversions_crcs_are_not_checked() {
         let mut built = Built::example().vermagic("6.1.0-56-amd64 SMP preempt mod_unload");
         built.versions.clear();
         assert!(faults(&built, |expect| expect.flags.modversions = false).is_empty());
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn exports_for_certain_modules_are_for_those_only() {
+    fn exports_for_certain_modules_are_refused_to_others() {
         let mut built = needing("for_some", 6);
         check(&built, &["example.ko uses for_some, which is for the modules kvm-*,other only"]);
         for name in ["kvm_intel", "other"] {
@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_resolve_and_come_first() {
+    fn exports_of_siblings_take_precedence() {
         let export = |crc| Export { crc: Some(crc), namespace: None };
         let siblings = BTreeMap::from([("gone".to_owned(), export(1)), ("printk".to_owned(), export(2))]);
         let symvers = Symvers::parse(SYMVERS.as_bytes()).unwrap();

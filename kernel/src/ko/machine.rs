@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_one_architecture_are_one_machine() {
+    fn all_names_of_an_architecture_give_the_same_machine() {
         assert_eq!(Machine::of_arch("amd64"), Machine::of_arch("x86_64"));
         assert_eq!(Machine::of_arch("x86_64"), Some(Machine { number: 62, bits: 64, big_endian: false }));
         assert_ne!(Machine::of_arch("ppc64"), Machine::of_arch("ppc64le"));
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_are_named_for_people() {
+    fn machines_have_readable_names() {
         assert_eq!(Machine::of_arch("arm64").unwrap().to_string(), "64-bit little-endian arm");
         assert_eq!(
             Machine { number: 7, bits: 32, big_endian: true }.to_string(),

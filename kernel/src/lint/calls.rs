@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_has_its_place_its_module_directory_and_its_goals() {
+    fn a_call_has_directory_module_directory_and_goals() {
         let inside = |dir: &str| Place::Inside(dir.to_owned());
         check(
             "make -C /lib/modules/6.1/build M=/var/lib/dkms/a/1/build/src modules",
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_into_the_kernel_that_names_no_module_directory_lacks_one() {
+    fn a_kbuild_call_without_module_directory_is_detected() {
         let lacks = |text: &str| calls(text, "", BUILD, &Given::default())[0].lacks_module();
         assert!(lacks("make -C /lib/modules/6.1/build modules"));
         assert!(!lacks("make -C /lib/modules/6.1/build M=. modules"));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_makefiles_text_becomes_the_shells() {
+    fn makefile_text_is_expanded_for_the_shell() {
         let makefile = makefile::read("KDIR = /lib/modules/$(shell uname -r)/build\n", &Given::default());
         let text =
             as_shell(&makefile, "$(MAKE) -C $(KDIR) M=$$PWD/x A=${B} D=$(CURDIR) $(call f,x)", "sub", BUILD);

@@ -230,7 +230,7 @@ fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec
     for (number, line) in joined(&text).into_iter().filter(|(_, line)| !line.trim_start().starts_with('#')) {
         found.extend(commands::in_shell(path, number, &line));
     }
-    // A script that is told the kernel determines it only if it is not.
+    // A script that gets the release as an argument may call uname as a fallback.
     let is_told =
         command.contains("/lib/modules/") || releases.iter().any(|release| command.contains(release));
     found.retain(|finding| !is_told || finding.rule.name != "uname-r");

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_have_their_order_and_their_row_in_the_documentation() {
+    fn rules_are_sorted_and_documented() {
         assert!(RULES.windows(2).all(|pair| pair[0].name < pair[1].name));
         let document = include_str!("../../../docs/lint.md");
         for rule in RULES {

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_split_where_a_shell_splits_it() {
+    fn lines_are_split_as_by_a_shell() {
         check("cd x && make -C 'a b' all; ls|wc", &["cd x", "make -C a b all", "ls", "wc"]);
         check("a \"$(b c)\" d", &["b c", "a $() d"]);
         check("a `b c` d # e; f", &["b c", "a $() d"]);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_is_what_is_called_in_the_end() {
+    fn the_program_is_found_after_leading_words() {
         let program = |text: &str| {
             let commands = commands(text);
             let (program, arguments) = commands[0].program();

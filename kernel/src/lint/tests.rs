@@ -12,10 +12,10 @@ use crate::recipe::{Module, Modules, Step, StepKind};
 const CONF: &str = "PACKAGE_NAME=a\nPACKAGE_VERSION=1\n";
 const SOURCE: &str = "MODULE_LICENSE(\"GPL\");\n";
 const KBUILD: &str = "make KERNELRELEASE=6.1 -C /lib/modules/6.1/build M=/var/lib/dkms/a/1/build";
-/// A makefile that does everything right.
+/// A makefile without findings.
 const GOOD: &str = "KDIR ?= /lib/modules/$(KERNELRELEASE)/build\nobj-m := a.o\nall:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules\n";
 
-/// A package of one module, changed file by file. What a make says is a step of its recipe.
+/// A package with one module, changed file by file. Its recipe calls make.
 #[derive(Clone)]
 struct Tree {
     files: BTreeMap<&'static str, String>,
@@ -44,7 +44,7 @@ impl Tree {
         self.with("dkms.conf", &format!("{CONF}{more}\n"))
     }
 
-    /// Built by its own Makefile, which is `all` and what it needs.
+    /// The package built by the goal `all` of its own Makefile.
     fn makefile(self, text: &str) -> Tree {
         self.step(StepKind::Make, "make all").with("Makefile", text)
     }
@@ -95,7 +95,7 @@ fn shown(findings: &[Finding]) -> Vec<String> {
     findings.iter().map(|it| format!("{} {}:{}", it.rule.name, it.file.display(), it.line)).collect()
 }
 
-/// The first tree has this finding and no other, the second none.
+/// Checks that the first tree has exactly this finding, and the second none.
 #[track_caller]
 fn check(bad: Tree, expect: &str, good: Tree) {
     assert_eq!(shown(&bad.lint(bad.plant().path())), [expect]);
@@ -109,7 +109,7 @@ fn a_package_that_does_everything_right_is_clean() {
 }
 
 #[test]
-fn the_running_kernel_is_asked_only_where_nobody_says_which() {
+fn uname_r_is_reported_only_where_it_is_used() {
     let asks =
         "KDIR = /lib/modules/$(shell uname -r)/build\nobj-m := a.o\nall:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR)\n";
     check(tree().makefile(asks), "uname-r Makefile:1", tree().with("Makefile", asks));
@@ -123,7 +123,7 @@ fn the_running_kernel_is_asked_only_where_nobody_says_which() {
 }
 
 #[test]
-fn scripts_of_the_recipe_are_read_unless_they_are_told_the_kernel() {
+fn scripts_are_checked_unless_they_get_the_kernel() {
     let script = "#!/bin/sh\n# uname -r\nuname -r\n";
     let runs = |command| tree().with("pre.sh", script).step(StepKind::Hook, command);
     check(runs("pre.sh"), "uname-r pre.sh:3", runs("pre.sh 6.1"));
@@ -132,7 +132,7 @@ fn scripts_of_the_recipe_are_read_unless_they_are_told_the_kernel() {
 }
 
 #[test]
-fn what_a_target_does_counts_where_the_recipe_leads_to_it() {
+fn only_reached_targets_are_checked() {
     let install = |needs: &str| format!("all: {needs}\ninstall:\n\tcp a.ko /lib/modules/x\n");
     check(tree().makefile(&install("install")), "touches-host Makefile:3", tree().makefile(&install("")));
     check(
@@ -151,7 +151,7 @@ fn what_a_target_does_counts_where_the_recipe_leads_to_it() {
 }
 
 #[test]
-fn git_and_the_clock_are_asked_where_their_answer_is_used() {
+fn git_and_the_clock_are_reported_if_their_output_is_used() {
     let define = |command: &str| format!("{GOOD}V := $(shell {command})\nccflags-y := -DV=$(V)\n");
     check(
         tree().with("Makefile", &define("git describe")),
@@ -166,7 +166,7 @@ fn git_and_the_clock_are_asked_where_their_answer_is_used() {
 }
 
 #[test]
-fn calls_of_kbuild_name_the_modules_directory() {
+fn calls_of_kbuild_must_name_a_module_directory() {
     let call = |words: &str| format!("all:\n\t$(MAKE) -C /lib/modules/$(KERNELRELEASE)/build {words}\n");
     check(tree().makefile(&call("modules")), "missing-m Makefile:2", tree().makefile(&call("kernelversion")));
     let subdirs = "SUBDIRS=$(PWD) modules";
@@ -181,7 +181,7 @@ fn calls_of_kbuild_name_the_modules_directory() {
 }
 
 #[test]
-fn old_flags_are_told_unless_the_new_ones_take_them_over() {
+fn old_flags_are_reported_unless_the_new_ones_include_them() {
     let flags = format!("{GOOD}EXTRA_CFLAGS += -DX\n");
     check(
         tree().with("Makefile", &flags),
@@ -191,7 +191,7 @@ fn old_flags_are_told_unless_the_new_ones_take_them_over() {
 }
 
 #[test]
-fn paths_of_one_machine_are_told() {
+fn hard_coded_paths_are_reported() {
     let include = |path: &str| format!("{GOOD}ccflags-y += -I{path}\n");
     for path in ["/usr/src/linux/include", "/lib/modules/6.1.0/build", "/home/me/x"] {
         check(
@@ -203,7 +203,7 @@ fn paths_of_one_machine_are_told() {
 }
 
 #[test]
-fn sources_declare_a_licence_that_the_kernel_knows() {
+fn sources_must_declare_a_known_licence() {
     check(
         tree().with("a.c", "int x;\n"),
         "no-license a.c:0",
@@ -217,7 +217,7 @@ fn sources_declare_a_licence_that_the_kernel_knows() {
 }
 
 #[test]
-fn sources_hold_neither_clock_nor_another_version() {
+fn clock_macros_and_other_versions_are_reported() {
     let source = |more: &str| tree().with("a.c", &format!("{SOURCE}{more}"));
     check(
         source("char *x = __DATE__;"),
@@ -228,7 +228,7 @@ fn sources_hold_neither_clock_nor_another_version() {
 }
 
 #[test]
-fn directives_that_do_nothing_or_differ_are_told() {
+fn directives_without_effect_are_reported() {
     check(tree().conf("REMAKE_INITRD=no"), "deprecated-directive dkms.conf:3", tree().conf("REMAKE_INITRD="));
     check(
         tree().conf("DEST_MODULE_LOCATION=/lib/x"),
@@ -259,7 +259,7 @@ fn recipe_and_kbuild_files_name_the_same_modules() {
 }
 
 #[test]
-fn patches_are_there_and_some_kernel_is_meant() {
+fn missing_patches_and_unsupported_kernels_are_reported() {
     let patched = tree().conf("PATCH=x.diff").step(StepKind::Patch, "patches/x.diff");
     check(patched.clone(), "absent-patch dkms.conf:3", patched.with("patches/x.diff", ""));
     let none = Tree { excluded: Some("it is for 2.6".into()), ..tree().conf("BUILD_EXCLUSIVE_KERNEL=x") };
@@ -271,7 +271,7 @@ fn patches_are_there_and_some_kernel_is_meant() {
 }
 
 #[test]
-fn trees_that_cannot_be_copied_are_told() {
+fn trees_that_cannot_be_copied_are_reported() {
     let dir = tree().plant();
     let bad = |make: &dyn Fn(&Path), expect: &str| {
         let dir = tree().plant();
@@ -291,7 +291,7 @@ fn trees_that_cannot_be_copied_are_told() {
 }
 
 #[test]
-fn without_answers_nothing_is_said_of_commands() {
+fn without_answers_commands_are_not_checked() {
     let tree = tree().makefile("all:\n\tdepmod\n");
     let dir = tree.plant();
     let package = packages::at_path(dir.path()).unwrap();

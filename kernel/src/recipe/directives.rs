@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn assignments_are_found_with_their_places() {
+    fn assignments_are_found_with_their_lines() {
         let text = "# MAKE=no\nMAKE[1]=\"make \\\n  -C x\" # why\nlocal=1\nif [ -f x ]; then\n  STRIP[0]='no'\nfi\nAUTOINSTALL=yes\n";
         let found: Vec<_> = read(text)
             .into_iter()
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bash_would_have_to_compute_is_not_literal() {
+    fn computed_values_are_not_literal() {
         for line in ["MAKE=\"make $x\"", "MAKE=`x`", "[ x ] && MAKE=1", "for i in 1; do\nMAKE=2\ndone"] {
             assert!(read(line).iter().all(|directive| directive.literal().is_none()), "{line}");
         }

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_without_bash_where_they_are_literal() {
+    fn literal_names_are_read_without_bash() {
         let check = |text: &str, name: Option<&str>, version: Option<&str>| {
             assert_eq!(literal_name(text), (name.map(str::to_owned), version.map(str::to_owned)), "{text}");
         };

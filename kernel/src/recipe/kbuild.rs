@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn obj_m_is_recognised_in_the_ways_people_write_it() {
+    fn obj_m_is_recognised_in_all_its_forms() {
         for line in ["obj-m := a.o", "obj-m+=a.o", "\tobj-m = a.o", "obj-$(CONFIG_A) += a.o"] {
             assert!(assigns_obj_m(line), "{line}");
         }

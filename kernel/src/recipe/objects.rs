@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_make_computes_is_not_guessed() {
+    fn computed_lists_are_not_guessed() {
         check(&[("Makefile", "obj-m += $(patsubst %.c,%.o,$(wildcard *.c))\n")], &[], false);
         check(&[("Makefile", "include x.mk\nobj-m := a.o absent/\n")], &["a: "], false);
     }

@@ -39,7 +39,7 @@ pub struct Limits {
     pub processes: u64,
     /// Number of CPUs; needs control groups.
     pub cpus: u64,
-    /// Disk space in bytes in everything that it can write ([`super::space`]), also the limit on each file.
+    /// Disk space in bytes in everything that it can write (`space`), also the limit on each file.
     pub disk: u64,
     /// Number of files and directories on disk, and again in memory.
     pub files: u64,
@@ -63,7 +63,7 @@ impl Groups {
         let own = Path::new(own).strip_prefix(mounted).ok()?;
         let is_normal = own.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if !is_normal {
-            return None; // kcache's own group is not to be seen from here
+            return None; // kcache's own group is not visible here
         }
         let groups = own.ancestors().map(|group| Groups {
             parent: top.join(group),
@@ -153,7 +153,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.path); // the next kcache's to remove, where something in it still dies
+        let _ = fs::remove_dir(&self.path); // if processes are still dying, the next kcache deletes it
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_made_in_the_nearest_that_hands_on_memory() {
+    fn groups_are_created_in_the_nearest_parent_that_delegates_memory() {
         let (dir, mounts) = hierarchy(&[
             ("", "cpu memory pids"),
             ("user.slice", "memory pids"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_place_for_groups_there_are_none() {
+    fn without_delegation_there_are_no_groups() {
         let (_dir, mounts) = hierarchy(&[("", "cpu pids"), ("a", "")]);
         assert!(Groups::find("0::/a\n", &mounts).is_none());
         assert!(Groups::find("0::/../elsewhere\n", &mounts).is_none());
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_cannot_be_bounded_is_none() {
+    fn a_group_without_limits_is_an_error() {
         let (dir, mounts) = hierarchy(&[("", "memory")]);
         // No kernel creates files in the new directory.
         assert!(Groups::find("0::/\n", &mounts).unwrap().make(&LIMITS).is_err());
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_for_want_of_memory_is_told_from_others() {
+    fn an_oom_kill_is_distinguished_from_others() {
         let dir = tempfile::tempdir().unwrap();
         let check = |events: &str, expect: bool| {
             let path = dir.path().join("group");
@@ -238,7 +238,7 @@ mod tests {
 
     /// A real group, if this machine allows the test to create one.
     #[test]
-    fn who_takes_more_memory_than_a_group_may_is_killed_and_the_group_goes() {
+    fn exceeding_the_memory_limit_kills_the_group() {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let Some(groups) = Groups::find(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo")) else {
             return;
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kcache_that_died_has_left_is_removed() {
+    fn groups_of_dead_kcaches_are_deleted() {
         let (dir, mounts) = hierarchy(&[("", "memory")]);
         let (dead, alive) = ("kcache-4194305-0", format!("kcache-{}-9", std::process::id()));
         for name in [dead, &alive, "other-4194305-0"] {

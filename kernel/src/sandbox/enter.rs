@@ -18,7 +18,7 @@
 //! No library is searched elsewhere, because all are found there; the loader's environment is empty, because the
 //! build's is passed in the orders; and `/etc/ld.so.preload` is empty. Both are mounted last, over any links and
 //! mounts that the tree may contain on the way there, and the files in a directory with nothing else in it, because
-//! loaders prefer libraries below `glibc-hwcaps`. Nothing else is mounted there on purpose ([`is_reserved`]). This
+//! loaders prefer libraries below `glibc-hwcaps`. Nothing else is mounted there on purpose (`is_reserved`). This
 //! program looks up no users and no locale, so it loads nothing more. `bwrap` leaves it three capabilities, which are
 //! needed to drop the others.
 //!
@@ -269,7 +269,7 @@ fn become_nobody(uid: u32) -> io::Result<()> {
         match thread::capability_is_in_bounding_set(capability) {
             Ok(true) => thread::remove_capability_from_bounding_set(capability)?,
             Ok(false) => {}
-            Err(_) => break, // the kernel's last was before
+            Err(_) => break, // beyond the kernel's last capability
         }
     }
     let uid = Uid::from_raw(uid);
@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_read_as_they_were_written_and_never_are_to_be_root() {
+    fn orders_are_read_back_and_never_keep_root() {
         let program = ["/bin/bash".to_owned(), "script".to_owned()];
         let environment = vec!["A=1=2".to_owned(), "EMPTY=".to_owned()];
         for uid in [Some(61184), None] {
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_privilege_is_seen_whichever_set_it_is_in() {
+    fn privileges_are_detected_in_every_set() {
         let sound = "Name:\tkcache\nNoNewPrivs:\t1\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\n";
         assert_eq!(with_privileges(sound, true), None);
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn no_mount_may_cover_the_way_in() {
+    fn no_mount_may_cover_the_entrance() {
         let reserved = [
             "/",
             "/run",
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_executed_with_a_privilege_lies_at_a_place_of_its_own() {
+    fn everything_executed_with_privileges_is_in_the_entrance() {
         let own = fs::read_link("/proc/self/exe").unwrap();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let shown = Shown::of(&Program::of_maps(&own, &own, &maps)).unwrap();

@@ -13,7 +13,7 @@
 //! back stay lent until the build ends, and bytes that a build writes into its pipe never count as more than it was
 //! lent.
 //!
-//! A new build waits until a job is free. If others keep their tokens for longer than [`PATIENCE`], it begins
+//! A new build waits until a job is free. If others keep their tokens for longer than `PATIENCE`, it begins
 //! nevertheless with its own job: then the run has as many additional jobs as there are builds that began in this way,
 //! and fewer than twice `N` in all.
 //!
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_by_itself_has_all_jobs_and_shares_them_with_those_that_come() {
+    fn a_single_build_has_all_jobs_and_shares_them_with_later_ones() {
         let jobs = Jobs::new(8);
         let first = jobs.seat();
         let first_pipe = served(&first);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_lent_more_than_a_share_and_all_no_more_than_there_is() {
+    fn no_build_gets_more_than_its_share_of_jobs() {
         for jobs in 1..9 {
             for builds in 1..12 {
                 let share = || Share { began: true, served: true, lent: 0 };
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_build_does_to_its_pipe_is_its_own_affair() {
+    fn a_build_that_disturbs_its_pipe_affects_no_other() {
         let jobs = Jobs::new(4);
         let (full, good) = (jobs.seat(), jobs.seat());
         let full_pipe = served(&full);
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_tokens_are_no_jobs_of_the_run() {
+    fn forged_tokens_are_not_jobs() {
         let jobs = Jobs::new(4);
         let seat = jobs.seat();
         let pipe = served(&seat);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_what_it_was_lent_keeps_no_other_from_beginning() {
+    fn a_build_that_keeps_tokens_does_not_block_others() {
         let jobs = Jobs::patient(3, Duration::from_millis(200));
         let greedy = jobs.seat();
         let greedy_pipe = served(&greedy);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_opened_last_is_known_by_its_place_when_the_mount_has_gone() {
+    fn a_file_opened_last_is_recorded_after_its_mount_is_gone() {
         use std::io::{Read, Write};
         use std::process::{Command, Stdio};
         if !rustix::process::geteuid().is_root() {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn who_opens_more_than_the_queue_or_the_note_holds_is_known_not_to_be_known() {
+    fn too_many_opened_files_are_recorded_as_missed() {
         if !rustix::process::geteuid().is_root() {
             return;
         }

@@ -137,7 +137,7 @@ fn read_apart(mut reader: io::PipeReader) -> io::Result<Receiver<io::Result<Vec<
             }
             goes_on = read.is_ok() && sender.send(Ok(piece)).is_ok();
             if let Err(error) = read {
-                let _ = sender.send(Err(error)); // or nobody wants to know any more
+                let _ = sender.send(Err(error)); // the receiver may be gone
             }
         }
     };
@@ -214,7 +214,7 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill(); // it may be over, which is as good
+        let _ = self.0.kill(); // it may have ended already
         let _ = self.0.wait();
     }
 }

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_and_second_names_take_no_disk_and_links_are_not_followed() {
+    fn holes_and_hard_links_use_no_space_and_links_are_not_followed() {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         file(&elsewhere.path().join("file"), 8 << 20);
         std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_ends_where_it_is_enough_and_says_what_it_has_not_seen() {
+    fn a_walk_ends_above_the_limit_and_reports_skipped_parts() {
         let dir = tempfile::tempdir().unwrap();
         (0..100).for_each(|n| file(&dir.path().join(n.to_string()), 1));
         assert_eq!(walked(dir.path(), Used { files: 20, ..PLENTY }).0.files, 21);
@@ -395,13 +395,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_system_has_grown_by_is_suspected_and_only_what_is_found_counts() {
+    fn growth_of_the_file_system_causes_a_walk_that_decides() {
         let dir = tempfile::tempdir().unwrap();
         let system = directory(dir.path()).unwrap();
         let mut gauge = gauge(dir.path(), Used { bytes: 4 << 20, ..PLENTY });
         assert_eq!(gauge.look(Some(&system)).unwrap(), None);
         file(&dir.path().join("a"), 3 << 20);
-        gauge.grown.bytes = 5 << 20; // by somebody else, too
+        gauge.grown.bytes = 5 << 20; // partly by another process
         assert_eq!(gauge.look(Some(&system)).unwrap(), None);
         assert!((3 << 20..4 << 20).contains(&gauge.found.bytes), "{:?}", gauge.found);
         file(&dir.path().join("b"), 3 << 20);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_left_whoever_takes_it_and_half_of_little_may_be_taken() {
+    fn free_space_is_reserved_whoever_uses_it() {
         let dir = tempfile::tempdir().unwrap();
         let system = directory(dir.path()).unwrap();
         let mut gauge = gauge(dir.path(), PLENTY);

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_have_one_uid_and_what_is_given_back_is_taken_again() {
+    fn uids_are_unique_and_reused() {
         let dir = tempfile::tempdir().unwrap();
         let locks = dir.path().join("run/uids");
         // Two processes that begin at the same offset.
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_file_of_locks_can_be_made_a_run_still_has_different_ones() {
+    fn uids_differ_within_a_run_without_a_lock_file() {
         let uids = Uids::new(10..13, 2, Path::new("/proc/none/uids"));
         let numbers = [(); 3].map(|()| uids.take().0.number);
         assert_eq!(numbers, [12, 10, 11]);

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_contradicts_itself_ends_the_reading() {
+    fn an_inconsistent_list_ends_parsing() {
         let good = list(X509, b"", &[b"one"]);
         let with = |at: usize, number: u32| {
             let mut bad = list(X509, b"", &[b"two"]);

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_does_not_answer_is_not_waited_for_for_ever() {
+    fn a_command_that_does_not_answer_times_out() {
         let told = output("exec sleep 987", Duration::from_millis(100)).unwrap_err().to_string();
         assert!(told.contains("timed out after"), "{told}");
         assert_eq!(**output("echo open", PATIENCE).unwrap(), *b"open\n");

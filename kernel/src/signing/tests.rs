@@ -1,4 +1,5 @@
-//! Signatures beside those of others: `sign-file` of a kernel's headers, `openssl`, and a token of SoftHSM's.
+//! Tests that compare signatures with those of other programs: `sign-file` of a kernel's headers, `openssl`, and
+//! SoftHSM's token.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use super::*;
 use crate::ko::fixture::Built;
 
-/// A directory in which openssl makes keys.
+/// A directory in which openssl generates keys.
 struct Desk(tempfile::TempDir);
 
 impl Desk {
@@ -26,7 +27,7 @@ impl Desk {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// `key.pem` and `cert.pem` of this kind.
+    /// Generates `key.pem` and `cert.pem` of this kind.
     fn keys(&self, kind: &str) -> KeyPair {
         self.run(&format!(
             "umask 077; openssl req -new -x509 -newkey {kind} -nodes -days 30 -subj '/O=Example/CN=modules' -keyout key.pem -out cert.pem"
@@ -48,19 +49,21 @@ impl Desk {
         self.path(name)
     }
 
-    /// The kernel's own program, where a kernel's headers are on this machine.
+    /// The module as signed by the kernel's own program; `None` if there are no fixtures.
+    #[expect(clippy::print_stdout, reason = "says why a test does nothing")]
     fn sign_file(&self, hash: &str) -> Option<Vec<u8>> {
         let home = PathBuf::from(std::env::var_os("HOME")?).join(".cache/kcache-fixtures");
         let fixtures = std::env::var_os("KCACHE_FIXTURES").map_or(home, PathBuf::from);
         let program = fixtures.join("root/usr/lib/linux-kbuild-6.1/scripts/sign-file");
         if !program.exists() {
+            println!("skipped, because {} does not exist: run tests/fixtures.sh", program.display());
             return None;
         }
         self.run(&format!("{} {hash} key.pem cert.pem module.ko signed.ko", program.display()));
         Some(fs_err::read(self.path("signed.ko")).unwrap())
     }
 
-    /// What openssl says of a signed module.
+    /// openssl's verdict on a signed module.
     fn openssl_accepts(&self, signed: &[u8]) -> bool {
         let (body, tail) = split_signature(signed);
         let tail = tail.unwrap();
@@ -82,7 +85,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Error>, expect: &str) {
 }
 
 #[test]
-fn rsa_signatures_are_those_of_sign_file_byte_for_byte() {
+fn rsa_signatures_equal_those_of_sign_file() {
     for bits in ["rsa:2048", "rsa:3072", "rsa:4096"] {
         let desk = Desk::new();
         let signer = desk.keys(bits).open().unwrap();
@@ -96,7 +99,7 @@ fn rsa_signatures_are_those_of_sign_file_byte_for_byte() {
 }
 
 #[test]
-fn openssl_accepts_what_every_kind_of_key_signs_and_nothing_that_was_changed() {
+fn openssl_accepts_signatures_of_every_kind_of_key_and_no_changed_module() {
     for kind in [RSA_KEY, P256_KEY, P384_KEY] {
         let desk = Desk::new();
         let signer = desk.keys(kind).open().unwrap();
@@ -114,7 +117,7 @@ fn openssl_accepts_what_every_kind_of_key_signs_and_nothing_that_was_changed() {
 }
 
 #[test]
-fn a_signature_takes_the_place_of_another() {
+fn a_new_signature_replaces_an_existing_one() {
     let desk = Desk::new();
     let signer = desk.keys(RSA_KEY).open().unwrap();
     let once = signer.sign(&Built::example().bytes(), Hash::Sha256).unwrap();
@@ -153,7 +156,7 @@ fn keys_are_read_in_every_form_that_openssl_writes() {
 }
 
 #[test]
-fn an_encrypted_key_wants_its_passphrase_from_a_file_or_a_program() {
+fn an_encrypted_key_needs_a_passphrase_from_a_file_or_program() {
     let desk = Desk::new();
     let pair = desk.keys(RSA_KEY);
     desk.run(
@@ -213,7 +216,7 @@ fn a_key_or_passphrase_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn what_is_no_key_is_named_with_its_file() {
+fn an_invalid_key_file_is_reported_with_its_path() {
     let desk = Desk::new();
     let pair = desk.keys(RSA_KEY);
     let with = |key: &str| desk.pair(key, "cert.pem").open();
@@ -288,18 +291,18 @@ fn every_cut_and_changed_message_gives_an_answer() {
     }
 }
 
-/// Where the nth of some bytes are in a message.
+/// Position in a message of the nth occurrence of some bytes.
 fn place(message: &[u8], bytes: &[u8], nth: usize) -> std::ops::Range<usize> {
     let mut places = (0..message.len()).filter(|at| message[*at..].starts_with(bytes));
     let at = places.nth(nth).unwrap();
     at..at + bytes.len()
 }
 
-/// For each byte of a message, flipped. Where they differ kcache goes with the kernel (`crypto/asymmetric_keys/`), which is
-/// stricter about versions, the type of the content and the signer's hash, and passes over the list of hashes in front and
-/// over which hash the name of an ECDSA signature holds.
+/// Tests each byte of a message, flipped. Where they differ kcache agrees with the kernel (`crypto/asymmetric_keys/`),
+/// which is stricter about versions, the type of the content and the signer's hash, and ignores the list of hashes at
+/// the beginning and the hash in the identifier of an ECDSA signature.
 #[test]
-fn openssl_and_kcache_believe_the_same_of_flipped_messages_but_for_what_the_kernel_judges_otherwise() {
+fn openssl_and_kcache_agree_on_flipped_messages_except_where_the_kernel_differs() {
     for (kind, hash) in [(RSA_KEY, Hash::Sha256), (P256_KEY, Hash::Sha384)] {
         let desk = Desk::new();
         let signer = desk.keys(kind).open().unwrap();
@@ -314,7 +317,7 @@ fn openssl_and_kcache_believe_the_same_of_flipped_messages_but_for_what_the_kern
         let mut only_kcache = vec![place(&message, &digest, 0)];
         if kind == P256_KEY {
             let name = place(&message, &oid(hash.ecdsa_oid()), 0);
-            // To OpenSSL any name will do. To the kernel any that is of ECDSA: one bit from SHA-384's is SHA-256's.
+            // OpenSSL accepts any identifier, the kernel any of ECDSA: SHA-384's differs by one bit from SHA-256's.
             only_openssl.push(name.clone());
             only_kcache.push(name.end - 1..name.end);
         }
@@ -332,7 +335,7 @@ fn openssl_and_kcache_believe_the_same_of_flipped_messages_but_for_what_the_kern
 }
 
 #[test]
-fn what_is_appended_must_be_declared_as_kernels_want_it() {
+fn the_appended_structure_must_be_what_kernels_accept() {
     let desk = Desk::new();
     let signer = desk.keys(P256_KEY).open().unwrap();
     let known = Known { configured: vec![signer.certificate.clone()], ..Known::default() };
@@ -349,7 +352,7 @@ fn what_is_appended_must_be_declared_as_kernels_want_it() {
 }
 
 #[test]
-fn the_hash_is_the_kernels() {
+fn the_default_hash_is_the_kernels() {
     let of = |text: &str| Hash::of_kernel(&Kconfig::new(text.to_owned()));
     assert_eq!(of("CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH=\"sha512\"\n").unwrap(), Some(Hash::Sha512));
     assert_eq!(of("# CONFIG_MODULE_SIG is not set\nCONFIG_MODULE_SIG_HASH=\"sha512\"\n").unwrap(), None);
@@ -357,17 +360,17 @@ fn the_hash_is_the_kernels() {
 }
 
 #[test]
-fn keys_in_a_token_sign_as_those_in_files() {
+fn keys_in_a_token_sign_like_those_in_files() {
     const LIBRARY: &str = "/usr/lib/softhsm/libsofthsm2.so";
     if !Path::new(LIBRARY).exists() {
         return;
     }
-    // SoftHSM takes its configuration from the environment, which a test must not change: another process does it.
+    // SoftHSM reads its configuration from the environment, which a test must not change, so another process uses it.
     if std::env::var_os("SOFTHSM2_CONF").is_none() {
         let desk = Desk::new();
         let this = std::env::current_exe().unwrap();
         desk.run(&format!(
-            "mkdir tokens; echo directories.tokendir = $PWD/tokens > conf; SOFTHSM2_CONF=$PWD/conf {} --exact signing::tests::keys_in_a_token_sign_as_those_in_files",
+            "mkdir tokens; echo directories.tokendir = $PWD/tokens > conf; SOFTHSM2_CONF=$PWD/conf {} --exact signing::tests::keys_in_a_token_sign_like_those_in_files",
             this.display()
         ));
         return;
@@ -401,7 +404,7 @@ fn keys_in_a_token_sign_as_those_in_files() {
 }
 
 #[test]
-fn who_signed_a_module_is_told_and_judged() {
+fn the_signer_of_a_module_is_determined_and_checked() {
     use crate::enforcement::Enforcement;
     let (desk, other) = (Desk::new(), Desk::new());
     let (signer, stranger) = (desk.keys(RSA_KEY).open().unwrap(), other.keys(P256_KEY).open().unwrap());

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_uri_cannot_mean_is_refused() {
+    fn invalid_uris_are_refused() {
         let check = |uri: &str, expect: &str| {
             let told = Uri::parse(uri).unwrap_err().to_string();
             assert!(told.contains(expect), "{told}");

@@ -158,7 +158,7 @@ fn check_error(bundle: &[u8], expect: &str) {
 }
 
 #[test]
-fn what_one_host_exports_another_imports() {
+fn another_host_imports_an_export() {
     let (one, other) = (full(), host());
     let bundle = one.export(&[B, A, B], &["a", "a"]);
     let done = other.import(&bundle).unwrap();
@@ -169,7 +169,7 @@ fn what_one_host_exports_another_imports() {
 }
 
 #[test]
-fn the_same_again_finds_everything_and_unpacks_nothing() {
+fn a_second_import_unpacks_nothing() {
     let bundle = full().export(&[A, B], &["a"]);
     let host = host();
     host.import(&bundle).unwrap();
@@ -184,7 +184,7 @@ fn the_same_again_finds_everything_and_unpacks_nothing() {
 }
 
 #[test]
-fn the_same_set_makes_the_same_bytes_however_its_objects_were_compressed() {
+fn equal_sets_give_equal_bytes_whatever_their_compression() {
     let check = |compress: &dyn Fn(&[u8]) -> Vec<u8>| {
         let (one, other) = (host(), host());
         let content = "some content that another zstd packs otherwise ".repeat(10_000);
@@ -210,7 +210,7 @@ fn an_empty_set_is_a_bundle() {
 }
 
 #[test]
-fn what_is_missing_damaged_or_unsigned_is_not_exported() {
+fn missing_corrupt_or_unsigned_entries_are_not_exported() {
     let host = full();
     let check = |key: Key, expect: &str| {
         let told = export(&host.store, &[A, key], &[], false, &mut Vec::new()).unwrap_err().to_string();
@@ -239,7 +239,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn what_no_trusted_key_has_signed_is_refused_with_its_objects() {
+fn untrusted_entries_are_refused_with_their_objects() {
     let one = full();
     one.build(Key::from_bytes([3; 32]), &["three", "shared"], &[2]);
     one.build(Key::from_bytes([0; 32]), &["zero", "shared"], &[2]);
@@ -263,7 +263,7 @@ fn what_no_trusted_key_has_signed_is_refused_with_its_objects() {
 }
 
 #[test]
-fn an_entry_that_is_there_takes_over_signatures_and_another_one_stays() {
+fn an_existing_entry_gets_signatures_and_is_kept_on_conflict() {
     let bundle = full().export(&[A], &[]);
     let host = host();
     host.build(A, &["one", "shared"], &[2]);
@@ -281,7 +281,7 @@ fn an_entry_that_is_there_takes_over_signatures_and_another_one_stays() {
 }
 
 #[test]
-fn pointers_lead_forwards_only_unless_asked() {
+fn older_pointers_are_imported_only_on_request() {
     let (one, other) = (full(), host());
     let mine = other.point("a", B, 6);
     let old = one.export(&[], &["a"]);
@@ -296,7 +296,7 @@ fn pointers_lead_forwards_only_unless_asked() {
 }
 
 #[test]
-fn every_truncation_is_an_error_and_leaves_whole_entries() {
+fn every_truncation_is_an_error_and_leaves_intact_entries() {
     let bundle = full().export(&[A, B], &["a"]);
     let lengths = (0..bundle.len()).step_by(BLOCK).flat_map(|n| [n, n + 1, n + BLOCK - 1]);
     let mut seen = Vec::new();
@@ -316,7 +316,7 @@ fn every_truncation_is_an_error_and_leaves_whole_entries() {
 }
 
 #[test]
-fn no_flipped_bit_brings_anything_wrong_in() {
+fn no_flipped_bit_imports_wrong_data() {
     let one = host();
     one.build(A, &["one"], &[1]);
     one.point("a", A, 5);
@@ -339,7 +339,7 @@ fn no_flipped_bit_brings_anything_wrong_in() {
 }
 
 #[test]
-fn an_entry_whose_objects_do_not_come_whole_is_refused_and_the_others_are_not() {
+fn an_entry_with_missing_or_corrupt_objects_is_refused_alone() {
     let object = object::path(Path::new("objects"), &Digest::of(b"two"));
     let object = object.to_str().unwrap();
     let check = |bundle: Vec<u8>, words: &str| {
@@ -361,7 +361,7 @@ fn an_entry_whose_objects_do_not_come_whole_is_refused_and_the_others_are_not() 
 }
 
 #[test]
-fn what_no_believed_entry_speaks_of_is_skipped_whatever_it_is() {
+fn objects_of_untrusted_entries_are_skipped_unread() {
     let stray = |content: Vec<u8>| {
         let path = Name::Object { of: A, digest: Digest::of(b"stray") }.path();
         let bundle = changed(|files| files.insert(4, (path, content)));
@@ -375,7 +375,7 @@ fn what_no_believed_entry_speaks_of_is_skipped_whatever_it_is() {
 }
 
 #[test]
-fn an_entry_or_pointer_that_breaks_a_rule_is_refused_and_the_rest_is_not() {
+fn an_invalid_entry_or_pointer_is_refused_alone() {
     let check = |at: usize, content: &[u8], words: &str, entries: u64, pointers: u64| {
         let host = host();
         let done = host.import(&changed(|files| files[at].1 = content.to_vec())).unwrap();
@@ -420,7 +420,7 @@ fn an_entry_that_the_caller_or_an_earlier_entry_contradicts_is_refused() {
 }
 
 #[test]
-fn files_come_in_order_and_once() {
+fn members_must_be_in_order_and_unique() {
     let check = |change: &dyn Fn(&mut Vec<File>), expect: &str| {
         check_error(&changed(|files| change(files)), expect);
     };
@@ -437,7 +437,7 @@ fn files_come_in_order_and_once() {
 }
 
 #[test]
-fn another_format_is_refused_by_its_number() {
+fn another_format_is_refused() {
     let format = |text: &str| changed(|files| files[0].1 = text.as_bytes().to_vec());
     assert!(matches!(host().import(&format("2\n")), Err(Error::Format { found: 2, .. })));
     for bad in ["", "1", "0\n", "1\n\n", "one\n", "-1\n", "\u{1b}[2J\n"] {

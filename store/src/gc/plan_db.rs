@@ -22,8 +22,8 @@ const TABLES: &str = "
         size      INTEGER  NOT NULL,
         inode     INTEGER  NOT NULL,
         modified  INTEGER  NOT NULL,
-        stays     INTEGER  NOT NULL,            -- 1: whoever names it
-        names     INTEGER  NOT NULL DEFAULT 0   -- entries that name it and do not go
+        stays     INTEGER  NOT NULL,            -- 1: is kept even if unreferenced
+        names     INTEGER  NOT NULL DEFAULT 0   -- kept entries that reference it
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE entry (
@@ -32,11 +32,11 @@ const TABLES: &str = "
         inode     INTEGER  NOT NULL,
         modified  INTEGER  NOT NULL,
         used      INTEGER  NOT NULL,            -- seconds since 1970
-        may_go    INTEGER  NOT NULL,            -- 1, or why not: 0 kept by name, 2 young
-        goes      INTEGER,                      -- for which cap; NULL: it stays
-        built     INTEGER,                      -- of those that go
+        may_go    INTEGER  NOT NULL,            -- 1, or why not: 0 root, 2 grace period
+        goes      INTEGER,                      -- for which limit; NULL: kept
+        built     INTEGER,                      -- of deleted ones
         labels    TEXT,                         -- JSON
-        bytes     INTEGER                       -- what goes with it
+        bytes     INTEGER                       -- freed by deleting it
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX entry_by_use ON entry (used, key);
 
@@ -46,7 +46,7 @@ const TABLES: &str = "
         size      INTEGER  NOT NULL,
         inode     INTEGER  NOT NULL,
         modified  INTEGER  NOT NULL,
-        leads_to  TEXT                            -- which file it would need, in the store
+        leads_to  TEXT                            -- file that it refers to, in the store
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE row (key BLOB NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;

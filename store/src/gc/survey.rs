@@ -23,7 +23,7 @@ pub(super) fn objects(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
     shards::objects(store, &mut |digest, _, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
-            return Ok(()); // somebody else's
+            return Ok(()); // not the store's
         }
         let stays = is_young(rules, metadata.mtime()) || rules.keep.objects.contains(&digest);
         plan_db.add_object(&digest, &Stamp::of(metadata), stays)
@@ -35,7 +35,7 @@ pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
     shards::entries(store, &mut |key, path, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
-            return Ok(()); // somebody else's
+            return Ok(()); // not the store's
         }
         match read(path, &key) {
             Ok(Some((stamp, modified, entry))) => {

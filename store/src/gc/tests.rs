@@ -105,7 +105,7 @@ fn has(store: &Store, content: &str) -> bool {
 }
 
 #[test]
-fn without_a_cap_only_what_is_of_no_use_goes() {
+fn without_a_limit_only_unreferenced_data_is_deleted() {
     let (_dir, store) = new();
     put(&store, 1, &["named"], 900);
     object(&store, "unnamed", 1);
@@ -116,7 +116,7 @@ fn without_a_cap_only_what_is_of_no_use_goes() {
 }
 
 #[test]
-fn those_unused_for_longest_go_until_the_size_is_kept() {
+fn least_recently_used_entries_are_deleted_to_meet_the_size_limit() {
     let (_dir, store) = new();
     put(&store, 1, &["one", "shared"], 30);
     put(&store, 2, &["two"], 40);
@@ -137,7 +137,7 @@ fn those_unused_for_longest_go_until_the_size_is_kept() {
 }
 
 #[test]
-fn those_unused_for_too_long_go_and_free_space_is_made() {
+fn old_entries_are_deleted_and_free_space_is_ensured() {
     let (_dir, store) = new();
     (1..4).for_each(|n| put(&store, n, &[&n.to_string()], u64::from(n) * 10));
     let aged = Caps { max_age: Some(20 * DAY), ..Caps::default() };
@@ -148,7 +148,7 @@ fn those_unused_for_too_long_go_and_free_space_is_made() {
 }
 
 #[test]
-fn what_is_kept_by_name_stays_with_all_that_it_names() {
+fn roots_are_kept_with_everything_they_reference() {
     let (_dir, store) = new();
     put(&store, 1, &["installed", "debug"], 900);
     put(&store, 2, &["other"], 900);
@@ -165,7 +165,7 @@ fn what_is_kept_by_name_stays_with_all_that_it_names() {
 }
 
 #[test]
-fn debug_information_goes_with_its_entry() {
+fn debug_information_is_deleted_with_its_entry() {
     let (_dir, store) = new();
     let digest = object(&store, "debug", 9);
     let debug = Output { role: Role::Debug, size: 5, ..output("a", digest) };
@@ -180,7 +180,7 @@ fn debug_information_goes_with_its_entry() {
 }
 
 #[test]
-fn the_index_is_not_asked_what_is_there() {
+fn gc_does_not_rely_on_the_index() {
     let (_dir, store) = new();
     put(&store, 1, &["one"], 30);
     put(&store, 2, &["two"], 30);
@@ -194,7 +194,7 @@ fn the_index_is_not_asked_what_is_there() {
 }
 
 #[test]
-fn a_use_counts_that_only_the_row_or_only_the_file_knows() {
+fn a_use_recorded_in_either_row_or_file_counts() {
     let (_dir, store) = new();
     (1..4).for_each(|n| put(&store, n, &[&n.to_string()], 30));
     store.update(|index| index.used(&key(1), NOW)).unwrap();
@@ -204,7 +204,7 @@ fn a_use_counts_that_only_the_row_or_only_the_file_knows() {
 }
 
 #[test]
-fn pointers_and_signatures_go_with_what_they_lead_to() {
+fn dangling_pointers_and_signatures_are_deleted() {
     let (_dir, store) = new();
     (1..3).for_each(|n| put(&store, n, &[&n.to_string()], 10));
     let by = SignerId::from_bytes([1; 32]);
@@ -228,7 +228,7 @@ fn pointers_and_signatures_go_with_what_they_lead_to() {
 }
 
 #[test]
-fn drafts_that_a_crash_left_go_after_a_day_and_files_of_others_never() {
+fn drafts_are_deleted_after_a_day_and_unknown_files_never() {
     let (_dir, store) = new();
     put(&store, 1, &["one"], 10);
     let plant = |path: &str, age: u64| {
@@ -247,7 +247,7 @@ fn drafts_that_a_crash_left_go_after_a_day_and_files_of_others_never() {
 }
 
 #[test]
-fn a_damaged_entry_is_told_and_left_and_names_nothing() {
+fn a_corrupt_entry_is_reported_kept_and_references_nothing() {
     let (_dir, store) = new();
     put(&store, 1, &["one", "shared"], 10);
     put(&store, 2, &["two", "shared"], 10);
@@ -264,7 +264,7 @@ fn a_damaged_entry_is_told_and_left_and_names_nothing() {
 }
 
 #[test]
-fn where_it_cannot_be_known_what_an_entry_names_nothing_goes() {
+fn nothing_is_deleted_if_references_are_unknown() {
     let (_dir, store) = new();
     put(&store, 1, &["one"], 10);
     object(&store, "unnamed", 10);
@@ -294,7 +294,7 @@ fn check_stays(act: impl FnOnce(&Store), entries: &[u8], objects: [bool; 2]) {
 }
 
 #[test]
-fn what_was_stored_named_or_used_since_the_plan_stays() {
+fn data_used_since_the_plan_is_kept() {
     check_stays(|_| (), &[], [false, false]);
     check_stays(|store| assert!(store.used(&key(1), NOW).unwrap()), &[1], [true, false]);
     check_stays(
@@ -316,7 +316,7 @@ fn what_was_stored_named_or_used_since_the_plan_stays() {
 }
 
 #[test]
-fn an_object_that_is_put_again_unchanged_has_another_time() {
+fn storing_an_object_again_updates_its_time() {
     let (_dir, store) = new();
     let zstd = zstd::encode_all(&b"one"[..], 3).unwrap();
     let digest = object(&store, "one", 10);
@@ -326,7 +326,7 @@ fn an_object_that_is_put_again_unchanged_has_another_time() {
 }
 
 #[test]
-fn an_entry_whose_objects_are_lost_gives_way_to_a_whole_one() {
+fn an_entry_without_its_objects_is_replaced_by_an_intact_one() {
     let (_dir, store) = new();
     put(&store, 1, &["one"], 1);
     store.discard_object(&Digest::of(b"one")).unwrap();
@@ -336,7 +336,7 @@ fn an_entry_whose_objects_are_lost_gives_way_to_a_whole_one() {
 }
 
 #[test]
-fn whoever_uses_an_entry_that_is_gone_is_told_so() {
+fn using_a_deleted_entry_returns_false() {
     let (_dir, store) = new();
     put(&store, 1, &["one"], 10);
     assert!(store.used(&key(1), NOW).unwrap());
@@ -356,7 +356,7 @@ fn littered() -> (TempDir, Store) {
 }
 
 #[test]
-fn stopped_at_any_step_it_leaves_a_sound_store_and_the_next_one_does_the_rest() {
+fn a_crash_at_any_step_leaves_a_consistent_store() {
     let caps = Caps { max_age: Some(2 * DAY), ..Caps::default() };
     let mut stops: u32 = 0;
     loop {
@@ -389,7 +389,7 @@ fn stopped_at_any_step_it_leaves_a_sound_store_and_the_next_one_does_the_rest() 
 }
 
 #[test]
-fn while_something_is_deleted_nobody_adds_and_the_other_way_round() {
+fn adding_and_deleting_exclude_each_other() {
     let (_dir, store) = littered();
     let at_once = Waiting { limit: Duration::ZERO, say: &|_| () };
     let impatient = Store::open(store.dir(), &at_once).unwrap();
@@ -416,7 +416,7 @@ fn while_something_is_deleted_nobody_adds_and_the_other_way_round() {
 }
 
 #[test]
-fn whoever_ends_it_finds_the_store_as_it_was() {
+fn cancelling_leaves_the_store_unchanged() {
     let (_dir, store) = littered();
     let plan = planned(&store, ALL, &Keep::default()).unwrap();
     let ended = AtomicBool::new(true);
@@ -436,7 +436,7 @@ fn age(store: &Store, seconds: u64) {
 }
 
 #[test]
-fn beside_those_who_add_and_read_no_entry_ever_lacks_an_object() {
+fn no_entry_lacks_an_object_during_concurrent_use() {
     let (_dir, store) = new();
     let contents: Vec<String> = (0..12).map(|n| format!("object {n}")).collect();
     let adders_left = std::sync::atomic::AtomicU32::new(3);
@@ -514,7 +514,7 @@ proptest! {
 
     /// Entries are sets of objects; some are roots, some young, and the limits are arbitrary.
     #[test]
-    fn whatever_is_reachable_stays_and_nothing_else_that_may_go(
+    fn exactly_the_reachable_data_is_kept(
         entries in prop::collection::vec((prop::collection::btree_set(0..9_u8, 0..5), 0..60_u64, any::<bool>()), 0..9),
         unnamed in prop::collection::btree_set(0..12_u8, 0..6),
         size in prop::option::of(0..6000_u64),

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_ask_a_dead_cache_is_asked_once() {
+    fn an_unreachable_cache_is_queried_once_by_all_threads() {
         let breaker = Breaker::default();
         let asked = AtomicU32::new(0);
         let dead = || {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_dies_later_is_not_asked_again() {
+    fn a_cache_that_fails_later_is_not_queried_again() {
         let breaker = Breaker::default();
         assert_eq!(breaker.call(|| Ok(1)), (Ok(1), false));
         assert!(fail(&breaker, &TransportError::Unreachable("reset".to_owned())));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn one_odd_answer_is_forgiven_three_are_not() {
+    fn three_invalid_responses_open_the_breaker() {
         let breaker = Breaker::default();
         let odd = TransportError::Odd("503".to_owned());
         assert_eq!([(); 3].map(|()| fail(&breaker, &odd)), [false, false, true]);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn slowness_can_be_forgiven_a_refusal_cannot() {
+    fn a_slow_cache_can_be_queried_again_one_that_refused_cannot() {
         for (trouble, forgiven) in [
             (TransportError::Silent(Duration::from_secs(3)), true),
             (TransportError::Denied("403".to_owned()), false),

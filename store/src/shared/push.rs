@@ -154,7 +154,7 @@ fn join(
 ) -> Result<Pushed> {
     let builder = there.manifest().builder.clone();
     if there.manifest().observed != entry.manifest().observed {
-        return Ok(Pushed::Present); // an answer for hosts unlike this one
+        return Ok(Pushed::Present); // its undeclared inputs differ from this host's
     }
     if !there.manifest().agrees_with(entry.manifest()) {
         return Ok(Pushed::Conflict(builder));

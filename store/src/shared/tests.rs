@@ -82,7 +82,7 @@ impl Host {
         let stored = self.store.put_object(&mut content.as_bytes()).unwrap();
         let outputs = vec![crate::Output { size: stored.size, ..output("a", stored.digest) }];
         static BUILDS: AtomicU64 = AtomicU64::new(NOW);
-        let created = BUILDS.fetch_add(1, Ordering::Relaxed); // no two builds are made at one time
+        let created = BUILDS.fetch_add(1, Ordering::Relaxed); // each build has another time
         let entry =
             Entry::new(Manifest { outputs, builder: content.to_owned(), created, ..manifest(KEY) }).unwrap();
         assert_ne!(self.store.insert(&entry, NOW).unwrap(), Inserted::Conflict);
@@ -138,7 +138,7 @@ fn tampered(n: u8, change: impl FnOnce(&mut serde_json::Value)) -> Arc<Memory> {
 }
 
 #[test]
-fn what_is_wanted_on_demand_comes_when_it_is_asked_for() {
+fn debug_outputs_are_fetched_on_demand() {
     let memory = Arc::new(Memory::default());
     let builder_host = host(&[&memory], trust(&[1], &[], 1));
     let mut outputs = Vec::new();
@@ -170,7 +170,7 @@ fn what_is_wanted_on_demand_comes_when_it_is_asked_for() {
 }
 
 #[test]
-fn what_a_builder_pushed_another_host_fetches_from_the_first_cache_that_has_it() {
+fn entries_are_fetched_from_the_first_cache_that_has_them() {
     let (empty, one, two) = (Arc::new(Memory::default()), filled(1, "abc"), filled(1, "abc"));
     let host = host(&[&empty, &two, &one], trust(&[1], &[], 1));
     assert_eq!(host.fetch().as_deref(), Some("mem://1"));
@@ -178,7 +178,7 @@ fn what_a_builder_pushed_another_host_fetches_from_the_first_cache_that_has_it()
 }
 
 #[test]
-fn what_nobody_has_is_a_miss() {
+fn an_entry_that_no_cache_has_is_a_miss() {
     let empty = Arc::new(Memory::default());
     let host = host(&[&empty, &empty, &empty], trust(&[1], &[], 1));
     assert_eq!(host.fetch(), None);
@@ -186,7 +186,7 @@ fn what_nobody_has_is_a_miss() {
 }
 
 #[test]
-fn what_no_trusted_key_has_signed_is_not_used_and_the_next_cache_is() {
+fn an_untrusted_entry_is_skipped_for_the_next_cache() {
     let check = |bad: Arc<Memory>, expect: &str| {
         let good = filled(1, "abc");
         let host = host(&[&bad, &good], trust(&[1], &[3], 1));
@@ -215,7 +215,7 @@ fn what_no_trusted_key_has_signed_is_not_used_and_the_next_cache_is() {
 }
 
 #[test]
-fn two_builders_must_agree_where_two_are_asked_for() {
+fn a_threshold_of_two_needs_two_builders_with_equal_outputs() {
     let memory = filled(1, "abc");
     let strict = || host(&[&memory], trust(&[1, 2], &[], 2));
     let host = strict();
@@ -228,7 +228,7 @@ fn two_builders_must_agree_where_two_are_asked_for() {
 }
 
 #[test]
-fn of_two_different_builds_the_first_stays_and_the_second_is_told() {
+fn a_conflict_keeps_the_first_build_and_is_reported() {
     let memory = filled(1, "abc");
     let before = memory.files.lock().unwrap().clone();
     let second = host(&[&memory], trust(&[1, 2], &[], 1));
@@ -248,7 +248,7 @@ fn pushing_again_changes_nothing() {
 }
 
 #[test]
-fn what_is_worthless_in_a_cache_does_not_keep_a_builder_out() {
+fn an_unusable_entry_in_a_cache_is_replaced_by_a_push() {
     for worthless in [filled(2, "other"), tampered(1, |entry| *entry = "<html>".into())] {
         let honest = host(&[&worthless], trust(&[1], &[], 1));
         assert_eq!(honest.push("abc", by(&builder(1))).unwrap(), Pushed::New);
@@ -257,7 +257,7 @@ fn what_is_worthless_in_a_cache_does_not_keep_a_builder_out() {
 }
 
 #[test]
-fn unsigned_entries_leave_the_host_only_on_request() {
+fn unsigned_entries_are_pushed_only_on_request() {
     let memory = Arc::new(Memory::default());
     let host = host(&[&memory], trust(&[1], &[], 1));
     assert!(matches!(host.push("abc", Sign::Signed), Err(Error::Unsigned { .. })));
@@ -266,7 +266,7 @@ fn unsigned_entries_leave_the_host_only_on_request() {
 }
 
 #[test]
-fn objects_that_are_missing_or_wrong_come_from_another_cache_or_the_fetch_is_a_miss() {
+fn missing_or_corrupt_objects_are_fetched_from_another_cache_or_it_is_a_miss() {
     let path = Name::Object { of: KEY, digest: Digest::of(b"abc") }.path();
     let with = |zstd: Option<Vec<u8>>| {
         let memory = filled(1, "abc");
@@ -298,7 +298,7 @@ fn objects_that_are_missing_or_wrong_come_from_another_cache_or_the_fetch_is_a_m
 }
 
 #[test]
-fn a_cache_that_does_not_answer_is_said_once_and_asked_once() {
+fn a_cache_that_does_not_answer_is_queried_and_reported_once() {
     let (dead, good) = (filled(1, "abc"), filled(1, "abc"));
     *dead.trouble.lock().unwrap() = Some(TransportError::Silent(Duration::from_secs(3)));
     let host = host(&[&dead, &good], trust(&[1], &[], 1));
@@ -317,7 +317,7 @@ fn a_cache_that_does_not_answer_is_said_once_and_asked_once() {
 }
 
 #[test]
-fn a_cache_that_lies_too_often_is_left_alone() {
+fn a_cache_that_serves_too_many_unusable_files_is_not_queried_again() {
     let memory = filled(2, "abc");
     let host = host(&[&memory], trust(&[1], &[], 1));
     (0..10).for_each(|_| assert_eq!(host.fetch(), None));
@@ -326,7 +326,7 @@ fn a_cache_that_lies_too_often_is_left_alone() {
 }
 
 #[test]
-fn pointers_are_followed_forwards_only() {
+fn pointers_are_not_followed_to_older_epochs() {
     let name = pointer_name("a");
     let to = |n: u8, epoch| Pointer::new(&name, Key::from_bytes([n; 32]), epoch, &builder(1)).unwrap();
     let memory = Arc::new(Memory::default());
@@ -380,7 +380,7 @@ fn of_several_caches_the_highest_epoch_counts() {
 }
 
 #[test]
-fn a_builders_pointer_goes_beyond_the_one_that_is_there() {
+fn a_builders_pointer_gets_a_higher_epoch_than_the_existing_one() {
     let name = pointer_name("a");
     let memory = Arc::new(Memory::default());
     let host = host(&[&memory], trust(&[1], &[], 1));
@@ -482,7 +482,7 @@ fn a_pointer_needs_as_many_signatures_as_an_entry() {
 }
 
 #[test]
-fn after_a_revocation_what_the_key_pointed_to_no_longer_counts() {
+fn pointers_of_a_revoked_key_are_ignored() {
     let name = pointer_name("a");
     let empty = Arc::new(Memory::default());
     let host = host(&[&empty], trust(&[1], &[1], 1));
@@ -492,7 +492,7 @@ fn after_a_revocation_what_the_key_pointed_to_no_longer_counts() {
 }
 
 #[test]
-fn nobody_signs_what_another_has_built_unless_told_to() {
+fn fetched_entries_are_signed_only_on_request() {
     let memory = filled(1, "abc");
     let second = host(&[&memory], trust(&[1, 2], &[], 1));
     assert!(second.fetch().is_some());
@@ -508,7 +508,7 @@ fn nobody_signs_what_another_has_built_unless_told_to() {
 }
 
 #[test]
-fn after_a_revocation_the_builders_new_key_replaces_all_that_the_old_one_signed() {
+fn a_builders_new_key_replaces_signatures_of_its_revoked_one() {
     let memory = filled(1, "abc");
     let name = pointer_name("a");
     let before = host(&[&memory], trust(&[1], &[], 1));
@@ -528,7 +528,7 @@ fn after_a_revocation_the_builders_new_key_replaces_all_that_the_old_one_signed(
 }
 
 #[test]
-fn a_second_builders_signature_on_a_pointer_makes_it_no_older() {
+fn a_second_signature_on_a_pointer_does_not_make_it_older() {
     let memory = Arc::new(Memory::default());
     let name = pointer_name("a");
     let host = host(&[&memory], trust(&[1, 2], &[], 1));

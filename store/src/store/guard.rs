@@ -8,7 +8,7 @@
 //!   only sticky directories such as `/tmp` are allowed. So what was checked stays as it is while the store is used.
 //! - A store contains only directories and regular files. None of its names is a link: neither those of the top
 //!   directory nor the directories below `entries`, `objects`, `signatures` and `by-kernel`; and a link in the place
-//!   of a file is not followed when the file is opened ([`open`]). So everything that is read, written and deleted is
+//!   of a file is not followed when the file is opened (`publish::open_plain`). So everything that is read, written and deleted is
 //!   inside the store.
 //!
 //! This costs a look at some directories and at most 256 shards of entries: some tenths of a millisecond.
@@ -129,7 +129,7 @@ mod tests {
     const WAITING: Waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
 
     #[test]
-    fn a_name_of_the_store_that_is_a_link_is_refused_and_nothing_is_made_where_it_leads() {
+    fn links_in_a_store_are_refused_and_never_followed() {
         let names = [
             "entries",
             "objects",

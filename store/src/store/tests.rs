@@ -50,7 +50,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_layout_is_as_drawn_and_ready_for_everyone_to_read() {
+fn the_layout_is_as_documented_and_world_readable() {
     let (_dir, store) = new();
     let expect = ["CACHEDIR.TAG", "entries", "format", "index.sqlite", "lock", "objects", "tmp"];
     let without_journal: Vec<String> =
@@ -63,7 +63,7 @@ fn the_layout_is_as_drawn_and_ready_for_everyone_to_read() {
 }
 
 #[test]
-fn where_there_is_no_store_none_is_made() {
+fn open_existing_creates_no_store() {
     let dir = tempfile::tempdir().unwrap();
     let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
     assert!(Store::open_existing(&dir.path().join("none"), &waiting).unwrap().is_none());
@@ -72,7 +72,7 @@ fn where_there_is_no_store_none_is_made() {
 }
 
 #[test]
-fn an_entry_comes_back_and_is_found_by_all_its_labels() {
+fn an_entry_is_read_back_and_found_by_its_labels() {
     let (_dir, store) = new();
     assert_eq!(store.lookup(&key(1)).unwrap(), None);
     assert_eq!(store.insert(&entry(1), NOW).unwrap(), Inserted::New);
@@ -97,7 +97,7 @@ fn the_newest_is_found_first_with_and_without_an_index() {
 }
 
 #[test]
-fn the_first_entry_of_a_key_stays_until_it_is_replaced_or_forgotten() {
+fn the_first_entry_of_a_key_is_kept_until_replaced_or_deleted() {
     let (_dir, store) = new();
     store.insert(&entry(1), NOW).unwrap();
     assert_eq!(store.insert(&entry(1), NOW).unwrap(), Inserted::Present);
@@ -113,7 +113,7 @@ fn the_first_entry_of_a_key_stays_until_it_is_replaced_or_forgotten() {
 }
 
 #[test]
-fn an_entry_without_its_objects_is_not_taken() {
+fn an_entry_without_its_objects_is_refused() {
     let (_dir, store) = new();
     store.discard_object(&Digest::of(b"abc")).unwrap();
     let error = store.insert(&entry(1), NOW).unwrap_err().to_string();
@@ -122,7 +122,7 @@ fn an_entry_without_its_objects_is_not_taken() {
 }
 
 #[test]
-fn a_damaged_entry_is_an_error_until_it_is_made_again() {
+fn a_corrupt_entry_is_an_error_until_it_is_replaced() {
     let (_dir, store) = new();
     let path = entry::path(&store.entries(), &key(1));
     let damages: [&dyn Fn(Vec<u8>) -> Vec<u8>; 3] =
@@ -138,7 +138,7 @@ fn a_damaged_entry_is_an_error_until_it_is_made_again() {
 }
 
 #[test]
-fn an_object_is_verified_stored_once_and_healed_by_storing_it_again() {
+fn an_object_is_verified_deduplicated_and_repaired_by_storing_it() {
     let (_dir, store) = new();
     let digest = Digest::of(b"abc");
     assert!(store.has_object(&digest).unwrap());
@@ -154,7 +154,7 @@ fn an_object_is_verified_stored_once_and_healed_by_storing_it_again() {
 }
 
 #[test]
-fn many_at_once_open_and_fill_one_store() {
+fn concurrent_threads_open_and_fill_one_store() {
     let dir = tempfile::tempdir().unwrap();
     let inserted: Vec<Inserted> = std::thread::scope(|threads| {
         let fill = || {
@@ -175,7 +175,7 @@ fn many_at_once_open_and_fill_one_store() {
 }
 
 #[test]
-fn a_last_use_is_noted_to_the_hour() {
+fn last_uses_are_recorded_with_a_resolution_of_an_hour() {
     let (_dir, store) = new();
     store.insert(&entry(1), NOW).unwrap();
     let check = |now: u64, expect: u64| {
@@ -191,7 +191,7 @@ fn a_last_use_is_noted_to_the_hour() {
 }
 
 #[test]
-fn a_memo_stays_for_half_a_year() {
+fn memos_are_kept_for_half_a_year() {
     let (_dir, store) = new();
     let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
     store.remember("k", &a, b"1", NOW).unwrap();
@@ -206,7 +206,7 @@ fn a_memo_stays_for_half_a_year() {
 }
 
 #[test]
-fn a_missing_or_damaged_index_is_built_again_from_the_entries() {
+fn a_missing_or_corrupt_index_is_rebuilt_from_the_entries() {
     let damages: [&dyn Fn(&Path); 4] = [
         &|index| fs_err::remove_file(index).unwrap(),
         &|index| fs_err::write(index, "").unwrap(),
@@ -228,7 +228,7 @@ fn a_missing_or_damaged_index_is_built_again_from_the_entries() {
 }
 
 #[test]
-fn damage_behind_the_first_page_is_noticed_in_use_and_set_aside() {
+fn corruption_after_the_first_page_is_detected_in_use() {
     let (_dir, store) = new();
     store.insert(&entry(1), NOW).unwrap();
     let (dir, path) = (store.dir().to_owned(), store.index_path());
@@ -243,7 +243,7 @@ fn damage_behind_the_first_page_is_noticed_in_use_and_set_aside() {
 }
 
 #[test]
-fn a_newer_store_or_index_is_refused_and_a_garbled_format_told() {
+fn a_newer_store_or_index_is_refused_and_a_corrupt_format_reported() {
     let (_dir, store) = new();
     let dir = store.dir().to_owned();
     drop(store);
@@ -267,7 +267,7 @@ fn downgrade(dir: &Path) {
 }
 
 #[test]
-fn an_index_of_version_1_is_upgraded_in_place_and_keeps_what_it_knows() {
+fn an_index_of_version_1_is_upgraded_in_place_without_loss() {
     let (_dir, store) = new();
     store.insert(&entry(1), NOW).unwrap();
     store.remember("k", &Digest::of(b""), b"1", NOW).unwrap();
@@ -284,7 +284,7 @@ fn an_index_of_version_1_is_upgraded_in_place_and_keeps_what_it_knows() {
 }
 
 #[test]
-fn many_at_once_upgrade_one_index() {
+fn concurrent_threads_upgrade_one_index() {
     let (_dir, store) = new();
     let dir = store.dir().to_owned();
     drop(store);
@@ -298,7 +298,7 @@ fn many_at_once_upgrade_one_index() {
 }
 
 #[test]
-fn counters_add_up_over_runs_and_begin_again_with_a_new_index() {
+fn counters_add_up_over_runs_and_restart_with_a_new_index() {
     let (_dir, store) = new();
     let dir = store.dir().to_owned();
     assert!(store.counts().unwrap().is_empty());
@@ -317,7 +317,7 @@ fn counters_add_up_over_runs_and_begin_again_with_a_new_index() {
 }
 
 #[test]
-fn usage_is_of_entries_and_objects_as_they_lie_there() {
+fn usage_counts_entries_and_objects_as_stored() {
     let (_dir, store) = new();
     let objects = store.usage().unwrap();
     assert_eq!((objects.entries, objects.objects), (0, 1));
@@ -327,7 +327,7 @@ fn usage_is_of_entries_and_objects_as_they_lie_there() {
 }
 
 #[test]
-fn a_read_only_store_reads_and_says_so_when_it_should_write() {
+fn a_read_only_store_can_be_read_and_refuses_writes() {
     let (_dir, store) = new();
     store.insert(&entry(1), NOW).unwrap();
     let dir = store.dir().to_owned();
@@ -357,7 +357,7 @@ fn a_read_only_store_reads_and_says_so_when_it_should_write() {
 }
 
 #[test]
-fn an_index_may_lie_elsewhere() {
+fn the_index_can_be_in_another_directory() {
     let dir = tempfile::tempdir().unwrap();
     let (files, local) = (dir.path().join("files"), dir.path().join("local"));
     fs_err::create_dir(&local).unwrap();
@@ -369,7 +369,7 @@ fn an_index_may_lie_elsewhere() {
 }
 
 #[test]
-fn a_scratch_directory_vanishes_and_a_lock_needs_a_flat_name() {
+fn scratch_directories_are_deleted_and_lock_names_are_checked() {
     let (_dir, store) = new();
     let scratch = store.scratch().unwrap().path().to_owned();
     assert!(scratch.starts_with(store.dir().join("tmp")) && !scratch.exists());

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_is_there_and_nothing_else() {
+    fn files_are_read_back_and_others_are_missing() {
         let top = tempfile::tempdir().unwrap();
         assert_eq!(get(top.path()), Ok(None));
         assert_eq!(directory(top.path()).put(&entry(), b"one", IfTaken::Keep), Ok(true));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_add_up_and_the_limit_holds() {
+    fn large_files_are_read_in_pieces_up_to_the_limit() {
         let top = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..3 * PIECE + 17).map(|n| n as u8).collect();
         directory(top.path()).put(&entry(), &bytes, IfTaken::Keep).unwrap();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_may_hold_what_urls_may_not() {
+    fn paths_may_contain_characters_that_urls_may_not() {
         let top = tempfile::tempdir().unwrap();
         let top = top.path().join("a b%20c é#?");
         fs_err::create_dir(&top).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_file_is_not_waited_for() {
+    fn special_files_are_refused_without_blocking() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join(entry().path());
         let odd = |top: &Path| assert!(matches!(get(top), Err(TransportError::Odd(_))), "{:?}", get(top));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_does_not_lead_out_of_the_tree() {
+    fn names_cannot_lead_out_of_the_tree() {
         let top = tempfile::tempdir().unwrap();
         let lead = |release: &str, package: &str| {
             let kernel = Digest::of(b"kernel");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_to_says_so() {
+    fn a_read_only_directory_is_reported() {
         // Nobody can create files in /sys, not even root.
         let read_only = directory(Path::new("/sys")).put(&entry(), b"one", IfTaken::Keep);
         assert!(matches!(read_only, Err(TransportError::ReadOnly(_))), "{read_only:?}");

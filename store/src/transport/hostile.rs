@@ -126,7 +126,7 @@ fn endless(head: &'static str, piece: &str) -> Server {
 }
 
 #[test]
-fn an_answer_means_what_its_status_says() {
+fn statuses_map_to_errors() {
     let check = |status: &str, expect: Result<Option<Vec<u8>>, TransportError>| {
         let server = Server::saying(format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\nabc"));
         assert_eq!(get(&server.http(PATIENT)), expect, "{status}");
@@ -145,7 +145,7 @@ fn an_answer_means_what_its_status_says() {
 }
 
 #[test]
-fn bytes_are_handed_on_as_they_are() {
+fn bodies_are_passed_on_unchanged() {
     let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\nContent-Length: 6\r\n\r\n<html>";
     assert_eq!(get(&Server::saying(page).http(PATIENT)), Ok(Some(b"<html>".to_vec())));
     let longer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef";
@@ -155,7 +155,7 @@ fn bytes_are_handed_on_as_they_are() {
 }
 
 #[test]
-fn what_has_come_in_is_told_and_adds_up() {
+fn received_bytes_are_reported_and_add_up() {
     let server =
         Server::saying(format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000)));
     let sum = std::cell::Cell::new(0);
@@ -164,7 +164,7 @@ fn what_has_come_in_is_told_and_adds_up() {
 }
 
 #[test]
-fn broken_answers_are_no_answers() {
+fn invalid_responses_are_errors() {
     for text in [
         "",
         "SSH-2.0-OpenSSH_9.2\r\n",
@@ -184,7 +184,7 @@ fn broken_answers_are_no_answers() {
 }
 
 #[test]
-fn a_reset_in_the_middle_is_no_answer() {
+fn a_reset_connection_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -217,7 +217,7 @@ fn more_than_the_limit_is_not_read() {
 }
 
 #[test]
-fn hanging_servers_are_left() {
+fn hanging_servers_time_out() {
     let silent = Err(TransportError::Silent(HASTY.silence));
     let hang = |before: &'static str| {
         move || {
@@ -241,7 +241,7 @@ fn hanging_servers_are_left() {
 }
 
 #[test]
-fn slow_servers_are_left() {
+fn slow_servers_time_out() {
     let drip = || {
         Server::new(|_, stream| {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
@@ -257,7 +257,7 @@ fn slow_servers_are_left() {
 }
 
 #[test]
-fn the_end_of_the_run_ends_a_call() {
+fn cancellation_ends_a_call() {
     let server = Server::new(|_, _| sleep(Duration::from_secs(600)));
     let location = server.http(PATIENT);
     let cancel = location.cancel.clone();
@@ -269,7 +269,7 @@ fn the_end_of_the_run_ends_a_call() {
 }
 
 #[test]
-fn nobody_there_is_unreachable() {
+fn a_closed_port_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = Server { address: listener.local_addr().unwrap().to_string(), heads: Arc::default() };
     drop(listener);
@@ -281,7 +281,7 @@ fn nobody_there_is_unreachable() {
 }
 
 #[test]
-fn redirects_end() {
+fn redirects_are_limited() {
     let server = Server::new(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n");
     });
@@ -306,7 +306,7 @@ fn credentials_do_not_follow_a_redirect_to_another_host() {
 }
 
 #[test]
-fn writing_follows_no_redirect() {
+fn writes_follow_no_redirect() {
     let server = Server::saying("HTTP/1.1 303 See Other\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(put(&server.http(PATIENT), IfTaken::Replace), Err(odd("HTTP 303 See Other")));
     assert_eq!(server.heads().len(), 1);
@@ -337,7 +337,7 @@ fn empty_but(put: &'static str) -> Server {
 }
 
 #[test]
-fn what_came_in_between_is_kept() {
+fn an_object_written_meanwhile_is_kept() {
     let server = empty_but("412 Precondition Failed");
     assert_eq!(put(&server.http(PATIENT), IfTaken::Keep), Ok(false));
     assert!(server.heads()[1].contains("if-none-match: *"));
@@ -345,7 +345,7 @@ fn what_came_in_between_is_kept() {
 }
 
 #[test]
-fn collections_are_made_where_the_server_wants_them() {
+fn collections_are_created_if_the_server_requires_them() {
     let made = Arc::new(Mutex::new(0));
     let server = Server::new(move |head, stream| {
         let mut made = made.lock().unwrap();
@@ -365,7 +365,7 @@ fn collections_are_made_where_the_server_wants_them() {
 }
 
 #[test]
-fn an_engine_without_conditions_gets_a_plain_put() {
+fn a_server_without_conditional_put_gets_a_plain_put() {
     let server = Server::new(|head, stream| {
         let status = match head.split(' ').next() {
             Some("put") if head.contains("if-none-match") => "501 Not Implemented",
@@ -382,7 +382,7 @@ fn an_engine_without_conditions_gets_a_plain_put() {
 }
 
 #[test]
-fn nothing_is_signed_without_credentials_and_the_prefix_is_kept() {
+fn requests_without_credentials_are_unsigned_and_keep_the_prefix() {
     let server = Server::saying("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(get(&server.s3(PATIENT)), Ok(None));
     let head = &server.heads()[0];
@@ -401,7 +401,7 @@ fn manifest(digest: &str) -> String {
 }
 
 #[test]
-fn manifests_are_not_believed() {
+fn oci_manifests_are_not_trusted() {
     let check = |manifest: &str, expect: &str| {
         let answer = get(&registry(manifest).oci(PATIENT)).unwrap_err().to_string();
         assert!(answer.contains(expect), "{manifest}: {answer}");
@@ -423,7 +423,7 @@ fn manifests_are_not_believed() {
 }
 
 #[test]
-fn a_token_is_fetched_with_the_password_and_shown_to_the_registry() {
+fn a_token_is_requested_with_the_password_and_sent_to_the_registry() {
     let server = Server::new(|head, stream| {
         let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
         let _ = match head {
@@ -506,7 +506,7 @@ fn nothing_leads_to_a_clouds_metadata() {
 }
 
 #[test]
-fn a_cache_that_a_stranger_chose_is_not_looked_for_on_this_machine() {
+fn an_untrusted_location_cannot_be_on_this_machine() {
     let server = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc");
     let port = server.address.rsplit(':').next().unwrap();
     let urls = [
@@ -525,7 +525,7 @@ fn a_cache_that_a_stranger_chose_is_not_looked_for_on_this_machine() {
 }
 
 #[test]
-fn a_login_that_does_not_work_is_a_refusal() {
+fn a_failed_login_is_a_refusal() {
     let refused = |challenge: &str| {
         let answer = format!(
             "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n"

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_nearer_than_the_server_is() {
+    fn no_server_leads_to_a_nearer_address() {
         let check = |server: &str, to: &str, expect: bool| {
             let url = Url::parse(&format!("http://{to}/")).unwrap();
             assert_eq!(reachable(server, false).allows(&url), expect, "{server} {to}");
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_looked_at_as_they_are_resolved() {
+    fn names_are_checked_when_they_are_resolved() {
         let at = |ip: &str| vec![SocketAddr::new(ip.parse().unwrap(), 0)];
         let of = |reachable: &Reachable, name: &str, ip: &str| reachable.of_name(name, at(ip)).len();
         let public = reachable("https://cache.example/", false);

@@ -426,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registry_on_this_machine_is_reached_by_plain_http_and_no_other() {
+    fn plain_http_is_used_only_for_registries_on_this_machine() {
         let check = |url: &str, expect: Option<&str>| {
             let found = address(&Url::parse(url).unwrap());
             assert_eq!(found.map(|(base, _)| base.to_string()).as_deref(), expect, "{url}");
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_named_to_logins_of_the_registrys_own_house_alone() {
+    fn user_names_are_sent_only_to_logins_of_the_same_domain() {
         let check = |registry: &str, login: &str, expect: bool| {
             let url = |text: &str| Url::parse(text).unwrap();
             assert_eq!(is_of_one_house(&url(registry), &url(login)), expect, "{registry} {login}");
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_are_understood() {
+    fn challenges_are_parsed() {
         let check = |texts: &[&str], expect: Option<Challenge>| {
             let mut headers = HeaderMap::new();
             for text in texts {

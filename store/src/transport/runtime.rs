@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_ends_it() {
+    fn a_silent_call_ends() {
         let silent = Err(TransportError::Silent(Duration::from_millis(60)));
         assert_eq!(deadline(60, 100_000).run::<()>(0, async |_| pending().await), silent);
         let then_silent = async |heartbeat: &Heartbeat| {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn slowness_ends_it() {
+    fn a_slow_call_ends() {
         let slow = async |heartbeat: &Heartbeat| every(1, || heartbeat.beat()).await;
         assert_eq!(
             deadline(100_000, 120).run(0, slow),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_always_ready_is_ended_too() {
+    fn a_future_that_is_always_ready_ends() {
         let busy = async |heartbeat: &Heartbeat| {
             loop {
                 heartbeat.beat();
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_run_ends_it() {
+    fn cancellation_ends_a_wait() {
         let deadline = deadline(100_000, 100_000);
         let cancel = deadline.cancel.clone();
         std::thread::spawn(move || cancel.store(true, Ordering::Relaxed));

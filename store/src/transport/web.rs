@@ -208,7 +208,7 @@ fn client(
             .redirect(redirects())
             .referer(false)
             .dns_resolver(Arc::new(reachable.clone()))
-            .connect_timeout(location.bounds.silence) // shared out among the addresses of a host
+            .connect_timeout(location.bounds.silence) // divided among a host's addresses
             .pool_idle_timeout(IDLE);
         if server.is_some_and(is_local) { builder.no_proxy() } else { builder }
     };

@@ -133,7 +133,7 @@ mod tests {
     use crate::tree::{Root, walk};
 
     #[test]
-    fn the_input_is_what_the_essay_says() {
+    fn the_tree_digest_has_the_documented_input() {
         let dir = tempfile::tempdir().unwrap();
         fs_err::write(dir.path().join("a"), "one").unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();

@@ -64,7 +64,7 @@ mod tests {
     use crate::tree::walk;
 
     #[test]
-    fn a_root_is_walked_once_and_says_what_a_walk_says() {
+    fn a_root_is_walked_once_per_run() {
         let (_dir, store, tree) = store_and_tree();
         let (seen, roots) = (Seen::default(), roots(&tree));
         let first = seen.fingerprint(Some(&store), &roots, LATER).unwrap();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_remembered_is_as_it_is_now() {
+    fn a_fingerprint_without_a_memo_is_computed_anew() {
         let (_dir, store, tree) = store_and_tree();
         let (seen, roots) = (Seen::default(), roots(&tree));
         seen.fingerprint(None, &roots, LATER).unwrap();

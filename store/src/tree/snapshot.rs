@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn source_and_copy_have_the_digest_that_copying_said() {
+    fn source_and_copy_have_the_returned_digest() {
         let (_dir, src, dst) = plant();
         let said = snapshot(&src, &dst, &skip()).unwrap();
         assert_eq!(said, digest(&src));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_stays_one_and_is_read_as_what_it_was() {
+    fn holes_are_preserved_by_a_copy() {
         let (_dir, src, dst) = plant();
         let mut sparse = File::create(src.join("sparse")).unwrap();
         sparse.write_all(b"begin").unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_never_mixes_with_what_is_there() {
+    fn a_copy_needs_an_empty_directory() {
         let (_dir, src, dst) = plant();
         fs_err::create_dir(&dst).unwrap();
         snapshot(&src, &dst, &skip()).unwrap();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_copied_and_not_followed_wherever_they_lead() {
+    fn links_are_copied_and_not_followed() {
         let (_dir, src, dst) = plant();
         for (link, target) in [("sub/out", "/etc/passwd"), ("above", "../../x"), ("dangling", "none")] {
             symlink(target, src.join(link)).unwrap();

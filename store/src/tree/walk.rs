@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_come_in_the_byte_order_of_their_paths() {
+    fn entries_are_in_the_byte_order_of_their_paths() {
         let dir = tempfile::tempdir().unwrap();
         fs_err::create_dir(dir.path().join("a")).unwrap();
         for name in ["a/z", "a.c", "a-b", "B", "ä"] {
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_hashed_for_hours_is_refused() {
+    fn files_and_trees_above_the_limits_are_refused() {
         let check = |files: u64, size: u64, limit: &str| {
             let dir = tempfile::tempdir().unwrap();
             for number in 0..files {
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_tells_of_an_edit_that_was_undone() {
+    fn a_stamp_detects_an_undone_edit() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         fs_err::write(&file, "one").unwrap();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn times_out_of_an_image_are_no_times() {
+    fn times_from_an_image_are_not_used_for_memos() {
         let dir = tempfile::tempdir().unwrap();
         fs_err::write(dir.path().join("a"), "").unwrap();
         let mut walk = walk(&[root(dir.path())]).unwrap();

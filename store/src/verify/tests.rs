@@ -89,7 +89,7 @@ fn rot(path: &Path, store: &Store, ways: impl Iterator<Item = Vec<u8>>) -> (usiz
 }
 
 #[test]
-fn a_store_in_order_has_no_findings() {
+fn an_intact_store_has_no_findings() {
     let (_dir, store) = store();
     assert!(findings(&store).is_empty());
     let seen = verify(&store, &AtomicBool::new(false), &mut |_| Ok(())).unwrap();
@@ -97,29 +97,27 @@ fn a_store_in_order_has_no_findings() {
 }
 
 #[test]
-fn every_flipped_bit_is_noticed_or_changes_nothing() {
+fn every_flipped_bit_is_detected_or_harmless() {
     let (_dir, store) = store();
+    // Five has no factor in common with eight, so a sample has bits of each place, and some of each byte.
+    let every = if std::env::var_os("KCACHE_TORTURE").is_some() { 1 } else { 5 };
     for path in all_files(&store) {
         let whole = fs_err::read(&path).unwrap();
-        let flipped = (0..whole.len() * 8).map(|bit| {
+        let flipped = (0..whole.len() * 8).step_by(every).map(|bit| {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             bytes
         });
         let (noticed, harmless) = rot(&path, &store, flipped);
-        assert_eq!(noticed + harmless, whole.len() * 8);
+        let flips = (whole.len() * 8).div_ceil(every);
+        assert_eq!(noticed + harmless, flips);
         // The name of the checksum's field, which then is an unknown field; unused bits of a frame's header.
-        assert!(
-            harmless <= 8 * 10,
-            "{harmless} of {} flips of {} change nothing",
-            whole.len() * 8,
-            path.display()
-        );
+        assert!(harmless <= 8 * 10, "{harmless} of {flips} flips of {} change nothing", path.display());
     }
 }
 
 #[test]
-fn every_truncation_is_noticed_or_changes_nothing() {
+fn every_truncation_is_detected_or_harmless() {
     let (_dir, store) = store();
     for path in all_files(&store) {
         let whole = fs_err::read(&path).unwrap();
@@ -129,7 +127,7 @@ fn every_truncation_is_noticed_or_changes_nothing() {
 }
 
 #[test]
-fn swapped_empty_and_zeroed_files_are_noticed() {
+fn swapped_empty_and_zeroed_files_are_detected() {
     let (_dir, store) = store();
     let paths = all_files(&store);
     for path in &paths {
@@ -154,7 +152,7 @@ fn mend(store: &Store) -> Vec<(What, Repaired)> {
 }
 
 #[test]
-fn a_damaged_object_goes_with_the_entries_that_need_it_and_no_others() {
+fn a_corrupt_object_is_deleted_with_exactly_the_entries_that_need_it() {
     let (_dir, store) = store();
     let digest = Digest::of(b"the second");
     fs_err::write(object::path(&store.objects(), &digest), "rot").unwrap();
@@ -165,7 +163,7 @@ fn a_damaged_object_goes_with_the_entries_that_need_it_and_no_others() {
 }
 
 #[test]
-fn an_index_that_says_something_else_is_made_again() {
+fn a_wrong_index_is_rebuilt() {
     let (_dir, store) = store();
     store.update(|index| index.remove(&[KEY])).unwrap();
     assert_eq!(findings(&store)[0].what, What::Index);
@@ -179,7 +177,7 @@ fn an_index_that_says_something_else_is_made_again() {
 }
 
 #[test]
-fn what_somebody_else_has_put_right_meanwhile_stays() {
+fn concurrent_repairs_are_kept() {
     let (_dir, store) = store();
     let whole = answers(&store);
     let caches = SharedCaches::new(Vec::new(), Trust::default());
@@ -204,7 +202,7 @@ fn what_somebody_else_has_put_right_meanwhile_stays() {
 }
 
 #[test]
-fn a_damaged_pointer_goes() {
+fn a_corrupt_pointer_is_deleted() {
     let (_dir, store) = store();
     let path =
         all_files(&store).into_iter().find(|path| path.to_string_lossy().contains("by-kernel")).unwrap();
@@ -214,7 +212,7 @@ fn a_damaged_pointer_goes() {
 }
 
 #[test]
-fn an_entry_that_says_another_size_than_its_object_has_is_told_and_goes() {
+fn an_entry_with_a_wrong_size_is_reported_and_deleted() {
     for size in [6, 8, 1 << 30] {
         let (_dir, store) = store();
         let entry = store.lookup(&OTHER).unwrap().unwrap();
@@ -267,7 +265,7 @@ fn is_part(found: &Answers, whole: &Answers) -> bool {
 }
 
 #[test]
-fn an_index_that_rots_answers_nothing_wrong_and_is_made_again() {
+fn a_corrupt_index_gives_no_wrong_answer_and_is_rebuilt() {
     let (dir, store) = indexed();
     let whole = asked(&store).unwrap();
     let path = store.index_path();

@@ -157,19 +157,19 @@ fn torment_in(place: &str) {
 }
 
 #[test]
-fn no_edit_goes_unseen_in_memory() {
+fn every_edit_is_detected_in_memory() {
     torment_in("/dev/shm");
 }
 
 #[test]
-fn no_edit_goes_unseen_on_a_disk() {
+fn every_edit_is_detected_on_disk() {
     torment_in("/var/tmp");
 }
 
 const IN_NAMESPACE: &str = "KCACHE_TEST_OVERLAY";
 
 #[test]
-fn no_edit_goes_unseen_on_overlayfs() {
+fn every_edit_is_detected_on_overlayfs() {
     if !rustix::process::geteuid().is_root() {
         return say("left out: only root may mount overlayfs");
     }
@@ -242,7 +242,7 @@ fn edits_within_one_tick_are_hashed_each_time() {
 }
 
 #[test]
-fn once_remembered_the_next_edit_is_still_seen() {
+fn an_edit_after_remembering_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (_kept, store) = store();
     let mut tree = planted(dir.path());
@@ -266,7 +266,7 @@ fn planted(dir: &Path) -> Tree {
 /// In a large file, the first byte of each page is overwritten, one after the other, with one letter and then with
 /// another. A digest of a state that never existed is of pages that were read at different times.
 #[test]
-fn a_tree_that_is_edited_while_it_is_hashed_is_said_to_change_or_had_that_state() {
+fn concurrent_edits_are_an_error_or_give_a_state_that_existed() {
     const PAGE: usize = 4096;
     const PAGES: usize = 64;
     let dir = tempfile::tempdir().unwrap();

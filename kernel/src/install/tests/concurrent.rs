@@ -1,4 +1,5 @@
-//! Others at the same tree, before each step of a transaction: they put a module in or take it away, and run depmod.
+//! Tests of concurrent changes before each step of a transaction: a foreign module is added or removed, and depmod
+//! runs.
 
 use super::*;
 
@@ -17,7 +18,7 @@ fn take_away(host: &Host) {
     host.depmod();
 }
 
-/// At each step in turn somebody does something; afterwards our modules are found, and theirs where it is there.
+/// Makes a change at each step in turn. Afterwards kcache's modules must be found, and the foreign one if it exists.
 fn at_each_step(before: impl Fn(&Host), act: impl Fn(&Host)) {
     for n in 0.. {
         let host = Host::indexed();
@@ -48,17 +49,17 @@ fn at_each_step(before: impl Fn(&Host), act: impl Fn(&Host)) {
 }
 
 #[test]
-fn a_module_that_comes_at_any_step_is_in_the_indexes() {
+fn a_module_added_at_any_step_is_indexed() {
     at_each_step(|_| (), put);
 }
 
 #[test]
-fn a_module_that_goes_at_any_step_is_not() {
+fn a_module_removed_at_any_step_is_not_indexed() {
     at_each_step(put, take_away);
 }
 
 #[test]
-fn others_who_never_end_do_not_keep_it_from_ending() {
+fn endless_concurrent_changes_do_not_block_a_transaction() {
     let host = Host::indexed();
     let step = |_: &str| {
         put(&host);

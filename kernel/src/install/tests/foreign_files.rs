@@ -1,10 +1,10 @@
-//! The same trees, with modules of DKMS's in them that are taken over, given back or dropped.
+//! Tests of taking over, giving back and dropping DKMS's modules.
 
 use super::*;
 
 pub(super) const DKMS: &str = "updates/dkms/one.ko";
 
-/// A kernel for which DKMS has installed a module, and run depmod.
+/// A kernel for which DKMS has installed a module and run depmod.
 pub(super) fn with_dkms() -> Host {
     let host = Host::new();
     let path = host.tree().join(DKMS);
@@ -38,7 +38,7 @@ pub(super) fn exchange(host: &Host, packages: &[Package], others: ForeignFiles) 
     exchange_at(host, packages, others, &|_| Ok(()))
 }
 
-/// Dies at the `n`th step. Gives the step's name; `None`: there are fewer steps.
+/// Crashes at the `n`th step. Returns the step's name; `None` if there are fewer steps.
 pub(super) fn crash_at(host: &Host, packages: &[Package], others: ForeignFiles, n: usize) -> Option<String> {
     let passed = RefCell::new(Vec::new());
     let step = |name: &str| {
@@ -50,16 +50,17 @@ pub(super) fn crash_at(host: &Host, packages: &[Package], others: ForeignFiles, 
     died.then(|| passed.borrow().last().cloned().unwrap_or_default())
 }
 
-/// modprobe finds the module, and a file is there.
+/// Checks that the file exists and modprobe finds the module.
 fn is_found(host: &Host) -> bool {
     host.found("one").is_some_and(|path| host.tree().join(path).is_file())
 }
 
 type Case = (Host, Vec<Package>, ForeignFiles);
-/// What lies under the modules directory.
+/// Everything under the modules directory.
 type Picture = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
-/// Taken over; given back; given back while another package stays; taken over where kcache's is installed already; dropped.
+/// The cases: take over; give back; give back while another package stays; take over when kcache's is already
+/// installed; drop.
 fn cases() -> Vec<Case> {
     let p = |host: &Host| host.package("p", "1", &["one"]);
     let fresh = with_dkms();
@@ -82,7 +83,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn what_is_taken_over_comes_back_as_it_was() {
+fn modules_taken_over_are_given_back_unchanged() {
     let host = with_dkms();
     let before = host.picture();
     let package = host.package("p", "1", &["one"]);
@@ -96,7 +97,7 @@ fn what_is_taken_over_comes_back_as_it_was() {
 }
 
 #[test]
-fn the_indexes_are_those_of_a_depmod_on_the_tree_without_what_was_taken() {
+fn indexes_omit_modules_that_were_taken_over() {
     let host = with_dkms();
     fs_err::write(host.tree().join("updates/dkms/other.ko"), Built::named("other").bytes()).unwrap();
     host.depmod();
@@ -108,7 +109,7 @@ fn the_indexes_are_those_of_a_depmod_on_the_tree_without_what_was_taken() {
 }
 
 #[test]
-fn what_is_dropped_is_gone_for_good() {
+fn dropped_modules_are_deleted() {
     let host = with_dkms();
     exchange(&host, &[], ForeignFiles::Drop(files())).unwrap();
     assert_eq!(host.found("one"), None);
@@ -122,7 +123,7 @@ fn left_beside(host: &Host) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_module_without_another_in_its_place_is_not_taken() {
+fn a_module_without_a_replacement_is_not_taken_over() {
     let host = with_dkms();
     let before = host.picture();
     let refused = |packages: &[Package], others: ForeignFiles, expect: &str| {
@@ -139,7 +140,7 @@ fn a_module_without_another_in_its_place_is_not_taken() {
 }
 
 #[test]
-fn what_lies_in_the_way_is_not_replaced() {
+fn existing_files_are_not_replaced_when_giving_back() {
     let host = with_dkms();
     exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap();
     fs_err::create_dir_all(host.tree().join("updates/dkms")).unwrap();
@@ -150,7 +151,7 @@ fn what_lies_in_the_way_is_not_replaced() {
     assert_eq!(host.picture(), before);
 }
 
-/// Shows each case after it has died at each of its steps: the case, what the tree was before, and the step.
+/// Calls back for each case after a crash at each of its steps, with the case, the tree before, and the step.
 fn at_each_crash(see: impl Fn(&Case, &Picture, &str)) {
     for n in 0.. {
         let mut reached = false;
@@ -169,7 +170,7 @@ fn at_each_crash(see: impl Fn(&Case, &Picture, &str)) {
 }
 
 #[test]
-fn nor_does_it_where_no_journal_can_be_read() {
+fn recovery_without_a_journal_keeps_foreign_modules() {
     at_each_crash(|(host, _, others), old, step| {
         let tree = Tree::open(&host.tree()).unwrap();
         let is_open = tree.journal().exists();
@@ -186,7 +187,7 @@ fn nor_does_it_where_no_journal_can_be_read() {
 }
 
 #[test]
-fn at_no_step_does_a_kernel_lack_a_module_that_is_taken_over_or_given_back() {
+fn a_kernel_has_its_modules_at_every_step() {
     at_each_crash(|(host, packages, others), old, step| {
         assert!(is_found(host), "{step}: before recovery");
         let recovery = host.recover();
@@ -240,7 +241,7 @@ fn an_error_before_the_commit_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn a_foreign_depmod_after_a_crash_leaves_no_kernel_without_the_module() {
+fn a_foreign_depmod_after_a_crash_does_not_lose_a_module() {
     for n in 0.. {
         let mut reached = false;
         for (host, packages, others) in cases() {
@@ -259,7 +260,7 @@ fn a_foreign_depmod_after_a_crash_leaves_no_kernel_without_the_module() {
 }
 
 #[test]
-fn what_is_kept_goes_with_the_kernel_and_with_the_package() {
+fn kept_modules_are_deleted_with_the_kernel_or_the_package() {
     let host = with_dkms();
     exchange(&host, &[host.package("p", "1", &["one"])], ForeignFiles::Take(files())).unwrap();
     assert!(host.site_does(|site| forget_kept(site, "p")).unwrap());
@@ -274,7 +275,7 @@ fn what_is_kept_goes_with_the_kernel_and_with_the_package() {
 }
 
 #[test]
-fn what_has_come_since_the_crash_is_not_taken_away() {
+fn files_added_after_a_crash_are_kept() {
     for n in 0.. {
         let mut reached = false;
         for (host, packages, others) in cases() {
@@ -294,7 +295,7 @@ fn what_has_come_since_the_crash_is_not_taken_away() {
 }
 
 #[test]
-fn a_link_is_not_taken_over() {
+fn links_are_not_taken_over() {
     let host = with_dkms();
     let live = host.tree().join(DKMS);
     fs_err::rename(&live, live.with_file_name("real")).unwrap();

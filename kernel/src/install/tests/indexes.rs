@@ -1,14 +1,14 @@
-//! Indexes that are made without depmod, and those that it makes: byte for byte the same.
+//! Tests that indexes generated without depmod equal depmod's, byte for byte.
 //!
-//! On made-up trees in any order of events, and on whole kernels: `KCACHE_INDEXES=all` takes each kernel of the fixtures and
-//! more steps (`make test-indexes`). `KCACHE_MODULES` names a directory `RELEASE/PACKAGE/MODULE.ko` of modules that were
-//! built; they are put in and taken out as well.
+//! They use generated trees with any order of events, and whole kernels: `KCACHE_INDEXES=all` uses each kernel of the
+//! fixtures and more steps (`make test-indexes`). `KCACHE_MODULES` names a directory `RELEASE/PACKAGE/MODULE.ko` of
+//! built modules, which are installed and removed as well.
 
 use std::process::Command;
 
 use super::*;
 
-/// What depmod makes of a tree, without touching it: its `modules.*`.
+/// The `modules.*` that depmod writes for a tree, which is not changed.
 fn of_depmod(tree: &Path) -> BTreeMap<String, Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let release = tree.file_name().unwrap();
@@ -18,7 +18,7 @@ fn of_depmod(tree: &Path) -> BTreeMap<String, Vec<u8>> {
     let wanted = |name: &str| brought.contains(&name) || !name.starts_with("modules.");
     disk::link_children(tree, &base, wanted).unwrap();
     let mut depmod = Command::new("/sbin/depmod");
-    // The configuration of the made-up root, which has none, or has its own.
+    // The configuration of the generated root, which has none, or has its own.
     let root = tree.ancestors().nth(3).unwrap();
     let empty = dir.path().join("none");
     fs_err::create_dir(&empty).unwrap();
@@ -35,7 +35,7 @@ fn indexes_of(tree: &Path) -> BTreeMap<String, Vec<u8>> {
     names.into_iter().map(|name| (name.clone(), fs_err::read(tree.join(name)).unwrap())).collect()
 }
 
-/// Says where two sets of indexes differ, without megabytes of bytes.
+/// Describes where two sets of indexes differ, without printing megabytes.
 fn assert_same(tree: &Path, when: &str) {
     let (found, expected) = (indexes_of(tree), of_depmod(tree));
     assert!(found.keys().eq(expected.keys()), "{when}: {:?} and {:?}", found.keys(), expected.keys());
@@ -54,14 +54,14 @@ fn assert_same(tree: &Path, when: &str) {
     }
 }
 
-/// A kernel's whole tree, copied, and indexed by depmod.
+/// A copy of a kernel's whole tree, with indexes by depmod.
 struct Whole {
     dir: tempfile::TempDir,
     release: String,
     cache: HashMap<blake3::Hash, Vec<u8>>,
-    /// What is installed, by package.
+    /// The installed modules, by package.
     installed: BTreeMap<String, Package>,
-    /// As the kernel's own modules are.
+    /// Compression of the in-tree modules.
     compression: Compression,
     here: usize,
     reasons: Vec<String>,
@@ -120,7 +120,7 @@ impl Whole {
         Package { name: name.to_owned(), version: "1".to_owned(), key: name.to_owned(), modules }
     }
 
-    /// The decompressed bytes of modules of the kernel's own, by their paths.
+    /// The decompressed bytes of in-tree modules, by path.
     fn own(&self, paths: &[&str]) -> Vec<(String, Vec<u8>)> {
         paths.iter().map(|path| self.read(path)).collect()
     }
@@ -131,7 +131,7 @@ impl Whole {
         (name.to_owned(), compression.decompress(&bytes, 1 << 30).unwrap())
     }
 
-    /// Installs what is in `installed`, and compares.
+    /// Installs what is in `installed`, and compares indexes.
     fn apply(&mut self, when: &str) {
         let packages: Vec<Package> = self.installed.values().cloned().collect();
         let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
@@ -175,7 +175,7 @@ impl Whole {
         self.apply(&format!("{} without {name}", self.release));
     }
 
-    /// Paths of the kernel's own modules whose file is called one of these.
+    /// Paths of the in-tree modules with one of these file names.
     fn find(&self, names: &[&str]) -> Vec<String> {
         let dep = fs_err::read_to_string(self.tree().join("modules.dep")).unwrap();
         let listed = dep.lines().filter_map(|line| line.split_once(':')).map(|(path, _)| path);
@@ -193,9 +193,15 @@ fn fixtures() -> PathBuf {
     dir.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/kcache-fixtures"))
 }
 
-/// The kernels to try, the smallest first.
+/// The kernels to test, the smallest first; none if there are no fixtures.
+#[expect(clippy::print_stdout, reason = "says why a test does nothing")]
 fn kernels() -> Vec<String> {
-    let env = fs_err::read_to_string(fixtures().join("env")).unwrap();
+    let path = fixtures().join("env");
+    if !everything() && !path.exists() {
+        println!("skipped, because {} does not exist: run tests/fixtures.sh", path.display());
+        return Vec::new();
+    }
+    let env = fs_err::read_to_string(path).unwrap();
     let value = |name: &str| {
         env.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
     };
@@ -207,15 +213,15 @@ fn everything() -> bool {
     std::env::var_os("KCACHE_INDEXES").is_some()
 }
 
-/// Modules that others need, so that an override of one moves much, and some that are alone.
+/// In-tree modules that others need, so that an override of one changes many lines, and some without dependencies.
 const OVERRIDDEN: [&str; 8] =
     ["x_tables", "dm-mod", "libcrc32c", "nf_tables", "usbcore", "mii", "xfs", "dummy"];
 
 #[test]
-fn a_whole_kernel_has_the_indexes_of_depmod_whatever_comes_and_goes() {
+fn a_real_kernel_has_depmods_indexes_after_any_change() {
     for release in kernels() {
         let mut whole = Whole::new(&fixtures(), &release);
-        // A module that nobody knows, with everything that an index has.
+        // An unknown module, with everything that an index can contain.
         let mut built = Built::named("made-up");
         built.modinfo.extend(
             [
@@ -256,7 +262,7 @@ fn a_whole_kernel_has_the_indexes_of_depmod_whatever_comes_and_goes() {
 /// Names and bytes of modules.
 type Modules = Vec<(String, Vec<u8>)>;
 
-/// The packages of a directory, each with its modules.
+/// The packages in a directory, with their modules.
 fn packages_in(dir: &Path) -> Vec<(String, Modules)> {
     let module = |file: &PathBuf| {
         let name = file.file_name()?.to_str()?;
@@ -273,12 +279,12 @@ fn packages_in(dir: &Path) -> Vec<(String, Modules)> {
 
 #[test]
 #[expect(clippy::print_stdout, reason = "figures, for --nocapture")]
-fn modules_that_were_built_come_and_go() {
+fn built_modules_are_installed_and_removed() {
     let Some(built) = std::env::var_os("KCACHE_MODULES").map(PathBuf::from) else { return };
     for release in disk::names(&built).unwrap() {
         let mut whole = Whole::new(&fixtures(), &release);
         let packages = packages_in(&built.join(&release));
-        // Two packages that build modules of one name are never in one set.
+        // Two packages that build modules of the same name are never in one set.
         let mut names = std::collections::BTreeSet::new();
         let fits = |(_, modules): &&(String, Modules)| {
             let new = modules.iter().all(|(name, _)| !names.contains(name));
@@ -289,14 +295,14 @@ fn modules_that_were_built_come_and_go() {
         packages.iter().for_each(|(name, modules)| whole.add(name, modules));
         packages.iter().for_each(|(name, _)| whole.remove(name));
         packages.iter().rev().for_each(|(name, modules)| whole.add(name, modules));
-        // Every other one, then the rest.
+        // Every second one, then the others.
         let (even, odd): (Vec<_>, Vec<_>) = packages.iter().enumerate().partition(|(n, _)| n % 2 == 0);
         even.iter().chain(&odd).for_each(|(_, (name, _))| whole.remove(name));
         println!("{release}: {} without depmod; {:#?}", whole.here, whole.reasons);
     }
 }
 
-/// In seconds: the median of some runs.
+/// The median of some runs, in seconds.
 fn median(mut run: impl FnMut()) -> f64 {
     let mut times: Vec<f64> = (0..7)
         .map(|_| {
@@ -309,10 +315,10 @@ fn median(mut run: impl FnMut()) -> f64 {
     times[3]
 }
 
-/// For people: `KCACHE_INDEXES=all cargo test --release -p kcache-kernel --lib how_long -- --nocapture`.
+/// A measurement: `KCACHE_INDEXES=all cargo test --release -p kcache-kernel --lib duration_of -- --nocapture`.
 #[test]
 #[expect(clippy::print_stdout, reason = "figures, for --nocapture")]
-fn how_long_it_takes_beside_depmod() {
+fn duration_of_updating_and_depmod() {
     if !everything() {
         return;
     }
@@ -353,7 +359,7 @@ fn how_long_it_takes_beside_depmod() {
     }
 }
 
-/// Installs on a small host that something was done to. Gives why depmod ran, or how many modules were read.
+/// Installs on a small host after a change. Returns why depmod ran, or how many modules were read.
 fn after(act: impl FnOnce(&Host)) -> String {
     let host = Host::new();
     later();
@@ -371,7 +377,7 @@ fn after(act: impl FnOnce(&Host)) -> String {
     }
 }
 
-/// Long enough for times to differ.
+/// Long enough for file times to differ.
 fn later() {
     std::thread::sleep(Duration::from_millis(20));
 }
@@ -391,7 +397,7 @@ fn set_back(host: &Host, names: &[&str], seconds: u64) {
 }
 
 #[test]
-fn what_others_have_done_is_in_the_indexes_whether_they_ran_depmod_or_not() {
+fn foreign_changes_are_indexed_with_or_without_a_depmod_run() {
     let check = |expect: &str, act: &dyn Fn(&Host)| assert_eq!(after(act), expect);
     let example = |host: &Host| write(host, "TREE/updates/example.ko", &Built::example().bytes());
     check("1 read", &|_| ());
@@ -413,7 +419,7 @@ fn what_others_have_done_is_in_the_indexes_whether_they_ran_depmod_or_not() {
         write(host, "TREE/updates/a.ko", &Built::named("a").bytes());
         write(host, "etc/depmod.d/a.conf", b"exclude old\n");
     });
-    // Nobody can tell who needs it.
+    // Nothing shows which modules need it.
     check(
         "example_fn is newly exported or no longer exported, and there is no Module.symvers to tell the effect",
         &example,
@@ -429,7 +435,7 @@ fn what_others_have_done_is_in_the_indexes_whether_they_ran_depmod_or_not() {
 }
 
 #[test]
-fn depmod_runs_where_something_is_not_known() {
+fn depmod_runs_if_anything_is_uncertain() {
     let check = |expect: &str, act: &dyn Fn(&Host)| assert_eq!(after(act), expect);
     check("modules.softdep does not exist", &|host| {
         fs_err::remove_file(host.tree().join("modules.softdep")).unwrap()
@@ -483,7 +489,7 @@ fn install_by(host: &Host, site: Site<'_>, version: &str) -> Indexed {
 }
 
 #[test]
-fn depmod_runs_where_it_is_asked_for_or_is_another_program() {
+fn depmod_runs_if_required_or_unknown() {
     let host = Host::indexed();
     let script = host.dir.path().join("depmod");
     fs_err::write(&script, "#!/bin/sh\nexec /sbin/depmod \"$@\"\n").unwrap();
@@ -496,7 +502,7 @@ fn depmod_runs_where_it_is_asked_for_or_is_another_program() {
 }
 
 #[test]
-fn indexes_that_are_not_those_of_depmod_are_found_and_made_again() {
+fn wrong_indexes_are_detected_and_regenerated() {
     let host = Host::indexed();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
     let differing = || {
@@ -522,7 +528,7 @@ fn indexes_that_are_not_those_of_depmod_are_found_and_made_again() {
 }
 
 #[test]
-fn a_plan_without_depmod_for_a_circle_ends_as_depmod_does() {
+fn cyclic_dependencies_are_left_to_depmod() {
     let host = Host::indexed();
     let built = |name: &str, exports: &str, needs: &str| {
         let mut built = Built::named(name);

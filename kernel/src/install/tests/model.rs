@@ -1,5 +1,5 @@
-//! Properties: what is written is read as the same, no two sets have one name, and any order of installations, crashes,
-//! rollbacks and foreign depmods leaves what a simple model says.
+//! Property tests: what is written is read back equal, no two sets have the same name, and any order of installations,
+//! crashes, rollbacks and foreign depmod runs leaves what a simple model predicts.
 
 use super::journal::{Hash, IndexChange, Journal};
 use super::*;
@@ -11,7 +11,7 @@ fn hash() -> impl Strategy<Value = blake3::Hash> {
     any::<[u8; 32]>().prop_map(blake3::Hash::from_bytes)
 }
 
-/// Sets with names that differ little, so that parts of them could be taken for one another.
+/// Sets with similar names, so that parts of them could be mistaken for each other.
 fn packages() -> impl Strategy<Value = Vec<Package>> {
     let module = (hash(), 0..9u64);
     let package = ("[ab]{0,2}", "[ab]{0,2}", btree_map("[a-c]{1,2}", module, 0..3));
@@ -91,7 +91,7 @@ prop_compose! {
     }
 }
 
-/// What of a set is in its name: all but the texts for people and what the digest says already.
+/// The parts of a set that determine its name: all but texts for people and what the digest covers already.
 fn identity(set: &Set) -> Set {
     let mut set = set.clone();
     set.kernel_version.clear();
@@ -102,13 +102,13 @@ fn identity(set: &Set) -> Set {
 
 proptest! {
     #[test]
-    fn a_generation_is_read_as_it_was_written(generation in generation()) {
+    fn a_generation_is_read_back_equal(generation in generation()) {
         let text = checked_json::encode(&generation).unwrap();
         prop_assert_eq!(Generation::parse(&text).unwrap(), generation);
     }
 
     #[test]
-    fn a_journal_is_read_as_it_was_written(journal in a_journal()) {
+    fn a_journal_is_read_back_equal(journal in a_journal()) {
         let host = Host::new();
         let tree = Tree::open(&host.tree()).unwrap();
         disk::make_private_dir(&tree.staging).unwrap();
@@ -117,9 +117,9 @@ proptest! {
     }
 
     #[test]
-    fn two_sets_have_one_name_where_they_are_the_same(one in any_set(), other in any_set(), moved in 0..2usize) {
+    fn only_equal_sets_have_equal_names(one in any_set(), other in any_set(), moved in 0..2usize) {
         prop_assert_eq!(one.generation_name() == other.generation_name(), identity(&one) == identity(&other));
-        // A letter goes from a package's name, or its version, to the field behind it.
+        // A letter moves from a package's name or version to the next field.
         let mut shifted = one.clone();
         for package in &mut shifted.packages {
             let Package { name, version, key, .. } = package;
@@ -132,11 +132,11 @@ proptest! {
     }
 }
 
-/// Something that happens to a kernel; a number stands for one of the sets.
+/// An event on a kernel; a number stands for one of the sets.
 #[derive(Debug, Clone)]
 enum Event {
     Install(usize),
-    /// An installation that dies at a step, and the recovery.
+    /// An installation that crashes at a step, and the recovery.
     Crash(usize, usize),
     Rollback,
     ForeignDepmod,
@@ -153,7 +153,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What is installed, and what a rollback brings back.
+/// The installed set, and the one that a rollback restores.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Model {
     now: Vec<Package>,
@@ -161,7 +161,7 @@ struct Model {
 }
 
 impl Model {
-    /// After an installation. Without packages nothing is left that could know what was before.
+    /// The model after an installation. Without packages, nothing is left that could record the previous set.
     fn after(&self, packages: &[Package]) -> Model {
         let before = match packages {
             [] => None,
@@ -227,7 +227,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn any_order_of_events_leaves_what_a_simple_model_says(events in vec(event(), 1..8)) {
+    fn any_order_of_events_agrees_with_a_simple_model(events in vec(event(), 1..8)) {
         let host = Host::indexed();
         let sets = [
             vec![],

@@ -1,11 +1,11 @@
-//! The same trees, prepared by somebody: as of a foreign image, with names and links that lead out of them.
+//! Tests of malicious trees, as of an untrusted image, with names and links that lead out of them.
 
 use fs_err::os::unix::fs::symlink;
 
 use super::foreign_files::{DKMS, crash_at, exchange, files, with_dkms};
 use super::*;
 
-/// A directory beside the trees, with a file of each name that could be reached.
+/// A directory beside the trees, with a file for each name that could be reached.
 fn elsewhere(host: &Host) -> PathBuf {
     let dir = host.dir.path().join("elsewhere");
     for path in ["empty/", "p/updates/dkms/one.ko", "modules.dep", "one.ko"] {
@@ -50,7 +50,7 @@ fn adopted() -> Host {
 }
 
 #[test]
-fn no_name_in_a_journal_leads_outside() {
+fn names_in_a_journal_cannot_lead_outside() {
     let out = "../../../elsewhere/modules.dep";
     let other = |package: &str, path: &str| serde_json::json!({"drop": [{"package": package, "path": path}]});
     let cases = [
@@ -73,7 +73,7 @@ fn no_name_in_a_journal_leads_outside() {
         host.crash_at(&[host.package("p", "2", &["one"])], 4).unwrap();
         let path = staging(&host).join("journal.json");
         let mut journal: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
-        // Whoever writes such a journal can do without the checksum.
+        // An attacker can omit the checksum.
         journal.as_object_mut().unwrap().remove("checksum");
         *journal.pointer_mut(field).unwrap() = value.clone();
         for path in [checked_json::copy(&path), path] {
@@ -87,7 +87,7 @@ fn no_name_in_a_journal_leads_outside() {
 }
 
 #[test]
-fn a_staging_directory_with_links_in_it_is_not_used() {
+fn a_staging_directory_with_links_is_refused() {
     for name in ["new", "old", "base", "base/usr/lib/modules", "kept"] {
         let host = with_dkms();
         let elsewhere = elsewhere(&host);
@@ -125,7 +125,7 @@ fn the_staging_directory_and_the_kept_place_are_real_and_private() {
 }
 
 #[test]
-fn a_package_s_place_that_is_a_link_is_not_followed() {
+fn a_link_in_place_of_a_kept_package_is_not_followed() {
     let host = adopted();
     let elsewhere = elsewhere(&host);
     let place = kept_place(&host).join("p");
@@ -140,7 +140,7 @@ fn a_package_s_place_that_is_a_link_is_not_followed() {
 }
 
 #[test]
-fn nothing_is_given_back_through_a_link() {
+fn modules_are_not_given_back_through_a_link() {
     let host = adopted();
     let elsewhere = elsewhere(&host);
     let dkms = host.tree().join("updates/dkms");

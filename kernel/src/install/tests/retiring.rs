@@ -1,8 +1,8 @@
-//! The same trees, when their kernel goes.
+//! Tests of removing a kernel.
 
 use super::*;
 
-/// What a package manager does when a kernel goes: all it has brought is deleted, and directories that are empty then.
+/// Removes a kernel as a package manager does: deletes its files, and directories that are empty then.
 fn uninstall_kernel(host: &Host) {
     fs_err::remove_dir_all(host.tree().join("kernel")).unwrap();
     for name in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
@@ -26,7 +26,7 @@ fn left(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn of_a_kernel_that_is_gone_nothing_is_left() {
+fn nothing_of_a_removed_kernel_is_left() {
     let host = Host::indexed();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
     uninstall_kernel(&host);
@@ -38,7 +38,7 @@ fn of_a_kernel_that_is_gone_nothing_is_left() {
 }
 
 #[test]
-fn killed_while_a_kernel_is_retired_the_next_call_does_the_rest() {
+fn an_interrupted_removal_of_a_kernel_is_completed() {
     for n in 0.. {
         let host = Host::indexed();
         host.install(&[host.package("p", "1", &["one"])]).unwrap();
@@ -60,7 +60,7 @@ fn killed_while_a_kernel_is_retired_the_next_call_does_the_rest() {
 }
 
 #[test]
-fn what_others_have_in_the_tree_of_a_kernel_that_is_gone_stays() {
+fn foreign_files_of_a_removed_kernel_are_kept() {
     let host = Host::indexed();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
     let dkms = host.tree().join("updates/dkms");
@@ -75,7 +75,7 @@ fn what_others_have_in_the_tree_of_a_kernel_that_is_gone_stays() {
 }
 
 #[test]
-fn a_kernel_that_is_still_there_stays_one_that_can_be_booted() {
+fn a_kernel_that_still_exists_stays_bootable() {
     let host = Host::indexed();
     let before = host.picture();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
@@ -85,7 +85,7 @@ fn a_kernel_that_is_still_there_stays_one_that_can_be_booted() {
 }
 
 #[test]
-fn a_transaction_on_a_kernel_that_went_meanwhile_is_litter() {
+fn a_transaction_on_a_removed_kernel_is_discarded() {
     let host = Host::indexed();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
     host.crash_at(&[host.package("p", "2", &["one"])], 4).unwrap();

@@ -1,19 +1,19 @@
-//! Rot of what is kept in a kernel's tree: each bit, each length, and files in each other's places. All of it is noticed or says
-//! nothing, and is put right.
+//! Tests of corruption in a kernel's tree: each bit, each length, and swapped files. All of it must be detected or
+//! have no effect, and is repaired.
 //!
-//! A sample, spread evenly, where the environment does not say `KCACHE_TORTURE`.
+//! Without `KCACHE_TORTURE`, an evenly spread sample is tested.
 
 #![allow(clippy::print_stdout, reason = "counts, shown by --nocapture")]
 
 use super::*;
 use crate::index;
 
-/// Every so many places are taken, with one bit each.
+/// Distance between tested positions, with one flipped bit each.
 fn every(sample: usize) -> usize {
     if std::env::var_os("KCACHE_TORTURE").is_some() { 1 } else { sample }
 }
 
-/// A file's bytes with one bit flipped each, then cut short at each length, with words for what was done.
+/// A file's bytes with one bit flipped in each, then truncated to each length, with a description.
 fn rotten(bytes: &[u8], every: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
     let flips = (0..bytes.len() * 8).step_by(every).map(|bit| {
         let mut bytes = bytes.to_vec();
@@ -30,7 +30,7 @@ fn packages(host: &Host) -> Vec<Package> {
     vec![host.package("p", "2", &["one", "two-three"])]
 }
 
-/// With a set before.
+/// A host with a previous set.
 fn installed() -> Host {
     let host = Host::indexed();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
@@ -49,7 +49,7 @@ fn faults(host: &Host) -> Vec<Fault> {
 }
 
 #[test]
-fn rot_in_what_is_said_of_a_generation_is_noticed_and_healed_from_the_other_file() {
+fn corruption_of_generation_json_is_detected_and_repaired_from_the_copy() {
     let host = installed();
     let (whole, known) = (host.picture(), host.current());
     let path = record_path(&host);
@@ -65,7 +65,7 @@ fn rot_in_what_is_said_of_a_generation_is_noticed_and_healed_from_the_other_file
                 harmless += 1;
                 continue;
             }
-            // A depmod each.
+            // Each needs a depmod run.
             if noticed % 50 == 0 {
                 assert!(host.install(&packages(&host)).unwrap().changed, "{what}");
                 assert_eq!(host.picture(), whole, "{what}");
@@ -78,7 +78,7 @@ fn rot_in_what_is_said_of_a_generation_is_noticed_and_healed_from_the_other_file
 }
 
 #[test]
-fn rot_in_the_only_file_is_an_error_and_a_set_that_has_all_of_it_takes_its_place() {
+fn corruption_of_the_only_file_is_an_error_until_a_complete_set_replaces_it() {
     let host = installed();
     let path = record_path(&host);
     let (text, known) = (fs_err::read(&path).unwrap(), host.current());
@@ -106,7 +106,7 @@ fn rot_in_the_only_file_is_an_error_and_a_set_that_has_all_of_it_takes_its_place
 }
 
 #[test]
-fn what_is_said_of_another_generation_or_kernel_or_nothing_is_damage() {
+fn files_of_other_generations_or_kernels_are_corrupt() {
     let host = installed();
     let (whole, path) = (host.picture(), record_path(&host));
     let text = fs_err::read(&path).unwrap();
@@ -160,7 +160,7 @@ fn files_of_before_checksums_and_copies_are_read_and_a_newer_format_is_refused()
 const BINARY: [&str; 3] = [DEP_BIN, "modules.alias.bin", "modules.symbols.bin"];
 
 #[test]
-fn rot_in_an_index_is_noticed_or_changes_no_answer() {
+fn corruption_of_an_index_is_detected_or_harmless() {
     let host = installed();
     let generation = host.current().unwrap();
     let answers = |bytes: &[u8]| {
@@ -193,7 +193,7 @@ fn rot_in_an_index_is_noticed_or_changes_no_answer() {
 }
 
 #[test]
-fn rot_in_the_index_that_commits_is_healed_whatever_it_says_then() {
+fn corruption_of_the_committing_index_is_repaired() {
     let host = installed();
     let whole = host.picture();
     let path = host.tree().join(DEP_BIN);
@@ -208,13 +208,13 @@ fn rot_in_the_index_that_commits_is_healed_whatever_it_says_then() {
 }
 
 #[test]
-fn indexes_of_somebody_s_depmod_are_no_fault() {
+fn indexes_of_a_foreign_depmod_are_not_a_fault() {
     let host = installed();
     fs_err::create_dir_all(host.tree().join("updates/dkms")).unwrap();
     fs_err::write(host.tree().join("updates/dkms/foreign.ko"), Built::named("foreign").bytes()).unwrap();
     host.depmod();
     assert_eq!(faults(&host), []);
-    // Whoever wants a small image takes the texts away.
+    // The text indexes may have been deleted to save space in an image.
     for name in ["modules.dep", "modules.alias", "modules.symbols"] {
         fs_err::remove_file(host.tree().join(name)).unwrap();
     }
@@ -225,7 +225,7 @@ fn journal_path(host: &Host) -> PathBuf {
     Tree::open(&host.tree()).unwrap().journal()
 }
 
-/// Every journey with a crash after each step at which there is a journal, and the tree of before.
+/// Calls back after a crash at each step at which there is a journal, with the tree before.
 fn interrupted_journeys(mut each: impl FnMut(Host, Vec<Package>, BTreeMap<PathBuf, (u32, Vec<u8>)>, String)) {
     for n in 0.. {
         let mut reached = false;
@@ -243,7 +243,7 @@ fn interrupted_journeys(mut each: impl FnMut(Host, Vec<Package>, BTreeMap<PathBu
     }
 }
 
-/// Recovers, and finds exactly the old tree or exactly the new one.
+/// Recovers, and checks that the tree is exactly the old one or exactly the new one.
 fn recovers(host: &Host, packages: &[Package], old: &BTreeMap<PathBuf, (u32, Vec<u8>)>, what: &str) {
     let recovery = host.recover();
     let recovered = host.picture();
@@ -255,7 +255,7 @@ fn recovers(host: &Host, packages: &[Package], old: &BTreeMap<PathBuf, (u32, Vec
 }
 
 #[test]
-fn a_damaged_journal_leads_to_the_old_set_or_the_new_one_by_its_copy() {
+fn a_corrupt_journal_is_replaced_by_its_copy() {
     interrupted_journeys(|host, packages, old, step| {
         fs_err::write(journal_path(&host), "{").unwrap();
         recovers(&host, &packages, &old, &step);
@@ -263,7 +263,7 @@ fn a_damaged_journal_leads_to_the_old_set_or_the_new_one_by_its_copy() {
 }
 
 #[test]
-fn without_any_readable_journal_the_tree_tells() {
+fn recovery_works_without_a_readable_journal() {
     interrupted_journeys(|host, packages, old, step| {
         let path = journal_path(&host);
         for path in [checked_json::copy(&path), path] {
@@ -274,7 +274,7 @@ fn without_any_readable_journal_the_tree_tells() {
 }
 
 #[test]
-fn no_flipped_bit_of_a_journal_is_believed() {
+fn every_flipped_bit_of_a_journal_is_detected() {
     let host = installed();
     host.crash_at(&[host.package("p", "3", &["one"])], 5).unwrap();
     let tree = Tree::open(&host.tree()).unwrap();
@@ -297,7 +297,7 @@ fn no_flipped_bit_of_a_journal_is_believed() {
 }
 
 #[test]
-fn the_journal_of_another_kernel_is_damage() {
+fn the_journal_of_another_kernel_is_corrupt() {
     interrupted_journeys(|host, packages, old, step| {
         let path = journal_path(&host);
         let mut journal: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();

@@ -1,9 +1,9 @@
-//! What signs modules on their way in, and what comes of it where nobody does.
+//! Tests of signing modules at installation.
 
 use super::*;
 
 impl Host {
-    /// Brings this set in, whoever signs it.
+    /// Installs this set with its signer.
     fn install_set(&self, set: Set) -> Result<Plan, Error> {
         let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
             self.fetched.set(self.fetched.get() + 1);
@@ -35,7 +35,7 @@ fn modules_are_signed_before_they_are_compressed() {
 }
 
 #[test]
-fn another_signer_signs_what_is_installed_without_any_cache() {
+fn installed_modules_are_re_signed_without_a_cache() {
     let host = Host::indexed();
     let packages = [host.package("p", "1", &["one"])];
     let signed = |name: Option<&str>| Set { signer: name.and_then(signer), ..set(&packages) };
@@ -55,7 +55,7 @@ fn another_signer_signs_what_is_installed_without_any_cache() {
 }
 
 #[test]
-fn what_cannot_be_signed_is_not_installed() {
+fn modules_that_cannot_be_signed_are_not_installed() {
     let host = Host::indexed();
     let packages = [host.package("p", "1", &["one"])];
     let before = host.picture();

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_odd_length_is_none() {
+    fn output_with_an_odd_number_of_fields_is_invalid() {
         assert!(Answer::parse(b"name\0a\0version\0").is_none());
         assert!(Answer::parse(b"name\0\xff\0").is_none());
     }
@@ -275,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn a_maximum_takes_the_place_of_obsolete_by() {
+    fn a_maximum_overrides_obsolete_by() {
         assert_eq!(recipe(&[("obsolete_by", "5.1"), ("max", "6.12")], &[]).unwrap().excluded, None);
         assert_eq!(recipe(&[("obsolete_by", "5.1")], &[("max", "6.12")]).unwrap().excluded, None);
     }
 
     #[test]
-    fn a_module_that_is_not_for_this_kernel_is_not_asked_for() {
+    fn a_module_that_excludes_this_kernel_is_not_listed() {
         let second =
             [("module", "1"), ("built", "b"), ("dest", "b"), ("dest_location", "/extra"), ("max", "5.10")];
         let recipe = recipe(&[], &second).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn where_modules_are_to_lie_is_checked() {
+    fn module_destinations_are_checked() {
         let check = |location: &str, expect: Option<&str>| {
             let found = recipe(&[], &[("dest_location", location)]).err();
             match (&found, expect) {
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_stay_among_patches() {
+    fn patches_cannot_leave_the_patches_directory() {
         assert!(recipe(&[("patch", "sub/a.patch")], &[]).is_ok());
         assert!(
             recipe(&[("patch", "../../a.patch")], &[])
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_installed_by_itself_is_what_does_not_say_no() {
+    fn packages_are_automatic_unless_they_opt_out() {
         for (value, expect) in
             [("yes", true), ("Y", true), ("true", true), ("1", true), ("no", false), ("", false)]
         {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_for_the_system_are_kept_apart_from_the_build() {
+    fn scripts_for_the_system_are_not_build_steps() {
         let hooks = recipe(&[("post_install", "after.sh x"), ("pre_install", "")], &[]).unwrap().hooks;
         assert_eq!(hooks, [Hook { when: When::AfterInstall, command: "after.sh x".into() }]);
     }

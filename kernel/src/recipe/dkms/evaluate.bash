@@ -28,7 +28,7 @@ take() {
 record() { printf '%s\0' "$@"; }
 note() { record note "$1"; }
 
-# Elements that DKMS never looks at, because it counts an array's elements and then counts up from 0.
+# Notes about elements that DKMS ignores, because it iterates from 0 to the number of elements.
 beyond_a_hole() {
     declare -n array=$1
     local index
@@ -37,7 +37,7 @@ beyond_a_hole() {
     done
 }
 
-# What must hold for a kernel, of the directives' elements with this index.
+# The conditions on a kernel in the directives' elements with this index.
 limits() {
     local kernel=${BUILD_EXCLUSIVE_KERNEL[$1]} arch_is=${BUILD_EXCLUSIVE_ARCH[$1]}
     [[ $kernel && ! $kernelver =~ $kernel ]] && record excluded "BUILD_EXCLUSIVE_KERNEL$2 is $kernel"

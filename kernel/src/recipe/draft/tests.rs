@@ -27,7 +27,7 @@ fn recipe(steps: &[(StepKind, &str)], modules: &[&str]) -> Recipe {
     }
 }
 
-/// What a draft means to a kernel.
+/// The recipe that a draft gives for a kernel.
 fn meaning(text: &str) -> Recipe {
     let path = Path::new("kcache.toml");
     let config = Kconfig::new(String::new());
@@ -37,7 +37,7 @@ fn meaning(text: &str) -> Recipe {
 }
 
 #[test]
-fn the_plain_line_needs_no_words() {
+fn the_plain_command_is_omitted() {
     let build = "make -C /lib/modules/6.1.0-56-amd64/build M=/var/lib/dkms/a/1/build";
     let steps = [
         (StepKind::Clean, &*format!("{build} clean")),
@@ -48,7 +48,7 @@ fn the_plain_line_needs_no_words() {
 }
 
 #[test]
-fn commands_get_their_variables_back_also_in_quotes() {
+fn variables_are_restored_in_commands_even_in_quotes() {
     let recipe = recipe(&[], &[]);
     let check = |command: &str, expect: &str| assert_eq!(portable(command, &recipe, RELEASE), expect);
     check("make K=6.1.0-56-amd64", "make K=$kernelver");
@@ -93,7 +93,7 @@ fn patches_hooks_cleaning_and_restrictions_keep_their_meaning() {
 }
 
 #[test]
-fn what_differs_between_kernels_becomes_a_comment() {
+fn differences_between_kernels_become_comments() {
     let old = recipe(&[(StepKind::Patch, "patches/old.diff"), (StepKind::Make, "make old")], &["a", "b"]);
     let new = recipe(&[(StepKind::Make, "make new")], &["a"]);
     let text = from_dkms("", &[("5.10", &old), (RELEASE, &new)]).unwrap();

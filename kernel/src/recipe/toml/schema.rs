@@ -44,7 +44,7 @@ fn fields(table: &Value) -> Vec<String> {
 }
 
 #[test]
-fn parser_and_schema_know_the_same_fields() {
+fn parser_and_schema_have_equal_fields() {
     for (place, file) in tables() {
         let message = objection(&file("unheard-of = 1")).unwrap();
         let (_, names) = message.split_once("expected").unwrap();
@@ -58,7 +58,7 @@ fn parser_and_schema_know_the_same_fields() {
 }
 
 #[test]
-fn parser_and_schema_want_the_same_types() {
+fn parser_and_schema_have_equal_types() {
     let schema = schema();
     for (place, file) in tables() {
         let table = schema.pointer(place).unwrap();

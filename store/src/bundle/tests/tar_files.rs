@@ -15,7 +15,7 @@ fn with_header(change: impl FnOnce(&mut tar::Header)) -> Vec<u8> {
 }
 
 #[test]
-fn paths_of_every_length_are_read_back_here_and_by_tar() {
+fn paths_of_every_length_are_read_by_kcache_and_tar() {
     let lengths = [1, 60, 80, 81, 95, 96, 128];
     let mut files = Vec::new();
     for (release, package) in lengths.iter().flat_map(|r| lengths.iter().map(move |p| (*r, *p))) {
@@ -33,7 +33,7 @@ fn paths_of_every_length_are_read_back_here_and_by_tar() {
 }
 
 #[test]
-fn paths_that_are_none_of_a_store_are_refused_and_shown_without_their_tricks() {
+fn paths_outside_the_layout_are_refused_and_escaped() {
     let hex = "0".repeat(64);
     let check = |path: &str, shown: &str| {
         let bundle = with_header(|header| {
@@ -70,7 +70,7 @@ fn paths_that_are_none_of_a_store_are_refused_and_shown_without_their_tricks() {
 }
 
 #[test]
-fn whatever_is_not_a_plain_file_is_refused() {
+fn members_that_are_not_regular_files_are_refused() {
     let check = |change: &dyn Fn(&mut tar::Header), expect: &str| check_error(&with_header(change), expect);
     for kind in *b"\x0012345679DKMNSVXgx" {
         check(&|header| header.as_old_mut().linkflag = [kind], "expected the header of a plain file");
@@ -126,7 +126,7 @@ fn headers_that_change_the_next_file_are_refused() {
 }
 
 #[test]
-fn after_the_end_there_is_nothing() {
+fn data_after_the_end_is_refused() {
     let bundle = full().export(&[A], &[]);
     let end = bundle.len() - 2 * BLOCK;
     check_error(
@@ -144,7 +144,7 @@ fn after_the_end_there_is_nothing() {
 }
 
 #[test]
-fn a_reader_that_fails_is_not_damage() {
+fn a_failing_reader_is_not_corruption() {
     struct Broken;
     impl std::io::Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
