@@ -472,7 +472,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_an_answer(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), elf: bool) {
+        fn any_bytes_give_a_result(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), elf: bool) {
             if elf && bytes.len() > 7 {
                 bytes[..4].copy_from_slice(b"\x7fELF");
                 bytes[4] = 1 + bytes[4] % 2;

@@ -245,12 +245,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_give_a_result(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Symvers::parse(&bytes);
         }
 
         #[test]
-        fn every_cut_and_changed_byte_gives_an_answer(cut in 0..THREE.len(), at in 0..THREE.len(), to in 0u8..128) {
+        fn every_truncated_or_changed_input_gives_a_result(cut in 0..THREE.len(), at in 0..THREE.len(), to in 0u8..128) {
             let _ = Symvers::parse(&THREE.as_bytes()[..cut]);
             let mut bytes = THREE.as_bytes().to_vec();
             bytes[at] = to;

@@ -13,7 +13,7 @@
 //! which objects the trusted ones need. Each object is contained once, however many entries reference it.
 //!
 //! Equal sets of entries give equal bytes, whichever store they come from: headers contain only a path and a size, and
-//! objects are compressed anew. So a bundle can be compared and signed as a file. It also makes reading strict: a
+//! objects are compressed again. So a bundle can be compared and signed as a file. It also makes reading strict: a
 //! header must equal, byte for byte, the header that this module writes for its path and size. This refuses links,
 //! devices, sparse files, extended headers, and everything else that programs interpret differently.
 //!

@@ -198,7 +198,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_give_a_result(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let head = [MAGIC.to_be_bytes(), 0x0002_0001_u32.to_be_bytes()].concat();
             let _ = verify(&bytes);
             let _ = verify(&[head, bytes].concat());

@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_an_answer(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), is_x509: bool) {
+        fn any_bytes_give_a_result(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), is_x509: bool) {
             if is_x509 && bytes.len() >= 24 {
                 bytes[..16].copy_from_slice(&X509);
                 bytes[17..20].fill(0);

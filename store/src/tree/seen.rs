@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_without_a_memo_is_computed_anew() {
+    fn a_fingerprint_without_a_memo_is_computed_again() {
         let (_dir, store, tree) = store_and_tree();
         let (seen, roots) = (Seen::default(), roots(&tree));
         seen.fingerprint(None, &roots, LATER).unwrap();

@@ -94,7 +94,7 @@ impl Walk {
     }
 
     /// Digest of names and ctimes alone: any change moves a ctime, even if it was undone. Unlike inode numbers, which
-    /// overlayfs and FUSE may assign anew, ctimes are stable while nothing happens.
+    /// overlayfs and FUSE may reassign, ctimes are stable while nothing happens.
     pub fn stamp(&self) -> Digest {
         together(STAMP, self.trees.iter().map(|tree| (tree.root.label.as_str(), tree.stamp())))
     }
