@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::builder::{Builder, url};
 use crate::host::{FIXTURES, Host, Run};
-use crate::packages::{hello, with_makefile};
+use crate::packages::{dkms_conf, hello, module_c, with_makefile};
 
 fn k() -> &'static str {
     &FIXTURES.new
@@ -166,11 +166,67 @@ fn what_is_found_is_built_again_and_compared_where_that_is_asked_for() {
     let run = Run::from(command.env("KCACHE_VERIFY", "1").output().unwrap()).exits(0);
     run.says(&["building hello"]);
     // One whose bits are others each time.
-    let conf =
-        "MAKE[0]=\"make -C $kernel_source_dir M=$PWD modules; od -An -N8 -tx1 /dev/urandom >>chance.ko\"\n";
-    with_makefile(&host, "chance", "", "obj-m := chance.o\n", conf);
+    let makefile = "obj-m := chance.o\nall:\n\tod -An -N8 -tx1 /dev/urandom | sed 's/.*/MODULE_INFO(chance, \"&\");/' >>chance.c\n\t$(MAKE) -C $(K) M=$(CURDIR) modules\n";
+    with_makefile(&host, "chance", "", makefile, "MAKE=\"make all K=$kernel_source_dir\"\n");
     host.kcache(&["build", "chance", "-k", k()]).exits(0);
     let run =
         host.kcache(&["install", "--verify", "chance", "-k", k()]).exits(7).says(&["chance.ko differs"]);
     assert!(!host.modules(k()).contains_key("chance/chance.ko"), "{}", run.shown());
+}
+
+/// A version of `multi` that is for kernels of one release alone.
+fn version_for(host: &Host, version: &str, kernel: &str) {
+    let conf =
+        format!("BUILD_EXCLUSIVE_KERNEL=\"^{}$\"\n", kernel.replace('.', "\\\\.").replace('+', "\\\\+"));
+    let files = [
+        ("dkms.conf", dkms_conf("multi", version, &conf)),
+        ("Makefile", "obj-m := multi.o\n".to_owned()),
+        ("multi.c", module_c(version)),
+    ];
+    host.write_package(&format!("multi-{version}"), &files);
+}
+
+#[test]
+fn each_kernel_gets_the_newest_version_that_is_meant_for_it() {
+    let (older, newer) = (FIXTURES.old.as_str(), k());
+    let host = Host::new(&[older, newer]);
+    version_for(&host, "1.9", older);
+    version_for(&host, "1.10", newer);
+    host.kcache(&["install", "-k", "all"])
+        .exits(0)
+        .prints(&["multi/1.9  installed", "multi/1.10  installed"]);
+    assert_eq!(host.modinfo(older, "multi", "description"), "1.9");
+    assert_eq!(host.modinfo(newer, "multi", "description"), "1.10");
+    host.kcache(&["check", "-k", "all"]).exits(0).prints(&["multi/1.9", "multi/1.10"]);
+    host.kcache(&["status"]).exits(0).prints(&["ready 1.9", "ready 1.10"]);
+    host.kcache(&["install", "-k", "all"]).exits(0).says(&["nothing to change"]);
+    // Who names a version means that one.
+    host.kcache(&["install", "multi/1.10", "-k", older]).exits(0).prints(&["excluded"]);
+    assert_eq!(host.modinfo(older, "multi", "description"), "1.9");
+    // Where none is meant, each says why.
+    fs::remove_dir_all(host.root().join("usr/src/multi-1.9")).unwrap();
+    version_for(&host, "1.8", "5.10.0");
+    host.kcache(&["remove", "multi", "-k", older]).exits(0);
+    let run = host.kcache(&["check", "-v", "-k", older]).exits(0);
+    run.prints(&["excluded", "1.10: ", "1.8: "]);
+}
+
+#[test]
+fn a_failure_for_want_of_something_counts_until_that_is_there() {
+    let host = Host::new(&[k()]);
+    // The log says that a header is missing; one of them is on every host with a C library.
+    for (name, header) in [("lacking", "of-no-package.h"), ("served", "stdio.h")] {
+        let makefile =
+            format!("all:\n\t@echo 'tool.c:1:10: fatal error: {header}: No such file or directory'; false\n");
+        with_makefile(&host, name, "", &makefile, "MAKE=\"make all\"\n");
+    }
+    let how = |name: &str| {
+        let run = host.kcache(&["--json", "build", name, "-k", k()]).exits(4);
+        (run.outcome().how.unwrap_or_default(), run.stderr.contains("header stdio.h, which is there now"))
+    };
+    assert_eq!(how("lacking"), ("built".to_owned(), false));
+    assert_eq!(how("lacking"), ("failure-remembered".to_owned(), false));
+    assert_eq!(how("served"), ("built".to_owned(), false));
+    host.kcache(&["check", "served", "-k", k()]).exits(3).prints(&["missing", "is there now"]);
+    assert_eq!(how("served"), ("built".to_owned(), true));
 }
