@@ -22,7 +22,7 @@ fn called(host: &Host, name: &str, arguments: &[&str]) -> Run {
     Run::from(command(host, name, arguments).output().unwrap())
 }
 
-fn command(host: &Host, name: &str, arguments: &[&str]) -> Command {
+pub fn command(host: &Host, name: &str, arguments: &[&str]) -> Command {
     let link = host.dir().join(name);
     if !link.exists() {
         symlink("kcache", &link).unwrap();
@@ -39,7 +39,7 @@ fn record(host: &Host, path: &str) -> PathBuf {
 }
 
 /// DKMS has built `hello` for a kernel and installed it.
-fn installed_by_dkms(host: &Host, kernel: &str) -> Vec<u8> {
+pub fn installed_by_dkms(host: &Host, kernel: &str) -> Vec<u8> {
     host.kcache(&["build", "hello", "-k", kernel, "--json"]).exits(0);
     host.kcache(&["install", "hello", "-k", kernel]).exits(0);
     let (_, path) = host.modules(kernel).into_iter().next().unwrap();
