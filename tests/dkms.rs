@@ -127,7 +127,7 @@ fn what_fails_ends_with_dkms_s_exit_codes() {
     dkms(&host, &["--help"]).exits(0).prints(&["Usage: dkms"]);
     dkms(&host, &["--bogus"]).exits(2).says(&["Error!  Unknown option: --bogus"]);
     dkms(&host, &["frobnicate"]).exits(2).says(&["Unknown action specified: \"frobnicate\""]);
-    dkms(&host, &["instal", "hello/1.0"]).exits(2).says(&["hint: did you mean install?"]);
+    dkms(&host, &["instal", "hello/1.0"]).exits(2).says(&["hint: did you mean 'install'?"]);
     dkms(&host, &[]).exits(2).says(&["Error! No action specified.\nUsage: dkms"]);
     dkms(&host, &["add", "/no/such"]).exits(9).says(&["/no/such must contain a dkms.conf file!"]);
     dkms(&host, &["build", "-k", k])
