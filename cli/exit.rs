@@ -202,6 +202,10 @@ fn hint(error: &Error) -> Option<String> {
         Error::NoDefault(_) => {
             Some("set `default-kernel` in /etc/kcache/config.toml to a release or the path of the booted image".into())
         }
+        Error::Unknown { package, release } => {
+            Some(format!("run `kcache build {} -k {}`", word(package), word(release)))
+        }
+        Error::Install(install::Error::Io(error)) if is_for_root(error) => Some("run kcache as root".into()),
         Error::NotInstalled { .. } => Some("use `kcache build` for a kernel that is not installed".into()),
         error if error.lacks_bubblewrap() => Some("install the package bubblewrap".into()),
         Error::Toolchain(toolchain::Error::Missing { program, .. }) => {
@@ -255,6 +259,11 @@ fn hint(error: &Error) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Whether a file operation failed that root may do and this user may not.
+fn is_for_root(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root()
 }
 
 fn path_word(path: &Path) -> String {
