@@ -91,12 +91,12 @@ impl<'a> Stage<'a> {
         let mut parts = redacted.split(BETWEEN);
         let (prompt, shown) = (parts.next().unwrap(), parts.next().unwrap());
         let mut text = format!("{prompt}\n\n-- terminal, exit {}\n{shown}", terminal.0);
-        let mut before = ("", "");
+        let mut before = None;
         for (form, run) in &runs {
             let (stdout, stderr) = (parts.next().unwrap(), parts.next().unwrap());
             write!(text, "\n-- {form}, exit {}", run.code.unwrap()).unwrap();
             text += &match (stdout, stderr) {
-                both if both == before => ": as in a pipe\n".to_owned(),
+                both if Some(both) == before => ": as in a pipe\n".to_owned(),
                 ("", "") => ": nothing\n".to_owned(),
                 (stdout, "") if stdout == shown => ": the same on stdout\n".to_owned(),
                 ("", stderr) if stderr == shown => ": the same on stderr\n".to_owned(),
@@ -104,9 +104,16 @@ impl<'a> Stage<'a> {
                 ("", stderr) => format!("\nstderr:\n{stderr}"),
                 (stdout, stderr) => format!("\nstdout:\n{stdout}stderr:\n{stderr}"),
             };
-            before = (stdout, stderr);
+            before = Some((stdout, stderr));
         }
         compare(name, &text.replace(self.left_out.0, self.left_out.1));
+    }
+
+    /// The same of what it sends to a terminal, with each escape character as `ESC`. For commands that draw no bars.
+    #[track_caller]
+    fn shows_colours(&self, name: &str, words: &[&str]) {
+        let (_, written) = pty::run(self.host, &(self.command)(self.host, words));
+        compare(name, &(self.redacted(&written.replace('\x1b', "ESC")) + "\n"));
     }
 
     fn redacted(&self, text: &str) -> String {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{Stage, k};
 use crate::dkms::installed_by_dkms;
 use crate::host::{Host, run};
-use crate::packages::{hello, plain};
+use crate::packages::{broken, hello, plain};
 
 /// The files below a directory of the store.
 fn files(host: &Host, part: &str) -> Vec<PathBuf> {
@@ -99,7 +99,36 @@ fn hooks() {
     };
     stage.before(&again).shows("hooks/removed", &["hooks", "remove", "debian"]);
     stage.shows("hooks/unknown-family", &["hooks", "install", "suse"]);
-    stage.without_json().shows("hooks/unknown-event", &["hooks", "run", "kernel-frobnicated", k()]);
+}
+
+#[test]
+fn hook_events() {
+    let host = Host::new(&[k()]);
+    hello(&host, "");
+    let stage = Stage::on(&host).without_json();
+    let of_kernel = |event: &'static str| ["hooks", "run", event, k()];
+    host.kcache(&["build"]).exits(0);
+    stage.shows("hooks/booted-and-not-ready", &["hooks", "run", "booted", k()]);
+    let removed = |host: &Host| {
+        host.kcache(&["remove", "--all"]).exits(0);
+    };
+    stage.before(&removed).shows("hooks/kernel-installed", &of_kernel("kernel-installed"));
+    stage.shows("hooks/headers-installed", &of_kernel("headers-installed"));
+    stage.before(&removed).shows("hooks/boot", &of_kernel("boot"));
+    let installed = |host: &Host| {
+        host.kcache(&["install"]).exits(0);
+    };
+    stage.before(&installed).shows("hooks/kernel-removed", &of_kernel("kernel-removed"));
+    broken(&host);
+    host.kcache(&["check", "--build"]).exits(3);
+    stage.shows("hooks/build-failed", &of_kernel("kernel-installed"));
+    host.write_config("on-failure = 'block'\n");
+    stage.shows("hooks/build-failed-and-blocks", &of_kernel("kernel-installed"));
+    fs::remove_file(host.kernel(k()).join("build")).unwrap();
+    fs::remove_dir_all(host.headers(k())).unwrap();
+    fs::remove_dir_all(host.store()).unwrap();
+    stage.before(&removed).shows("hooks/kernel-without-headers", &of_kernel("kernel-installed"));
+    stage.shows("hooks/unknown-event", &of_kernel("kernel-frobnicated"));
 }
 
 #[test]

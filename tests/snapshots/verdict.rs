@@ -63,6 +63,7 @@ fn each_state_at_once() {
     let host = host_with_each_state();
     let stage = Stage::on(&host);
     stage.shows("status/each-state", &["status"]);
+    stage.shows_colours("status/colours", &["status"]);
     stage.without_json().shows("status/verbose", &["-v", "status"]);
     stage.without_json().shows("check/each-state", &["check"]);
     stage.shows("check/one-line", &["check", "-q"]);
