@@ -52,6 +52,9 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Tests spend most of their time waiting: for servers that hang, locks, guests.
 test test-all: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
+# Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
+unexport UPDATE_EXPECT
+
 .PHONY: build demo test test-all test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:

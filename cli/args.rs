@@ -95,7 +95,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Run at most N compilers at once, over all builds [default: number of CPUs, limited by memory]
-    #[arg(short, long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(short, long, global = true, value_name = "N", value_parser = units::whole(1..=4096))]
     pub jobs: Option<u64>,
     /// Print results as JSON, for programs
     #[arg(long, global = true)]
@@ -498,10 +498,10 @@ pub struct BootTest {
     #[arg(long, value_name = "PROGRAM")]
     pub qemu: Option<PathBuf>,
     /// Guest memory in MiB [default: 512, or more if the modules need it]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(128..=65536))]
+    #[arg(long, value_name = "MIB", value_parser = units::whole(128..=65536))]
     pub memory: Option<u64>,
     /// Time limit for each kernel in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = units::whole(1..=86400))]
     pub timeout: u64,
 }
 

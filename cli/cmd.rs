@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fs_err as fs;
-use kcache::kernel::kernels::Kernel;
+use kcache::kernel::kernels::{self, Kernel};
 use kcache::run::context::Context;
 use kcache::run::select::{self, Packages};
 use kcache::run::session::Session;
@@ -174,13 +174,9 @@ fn looking<'w>(
     Ok((session, packages, kernels))
 }
 
-/// What is odd about the kernels and packages that are meant, before anything is done. Nothing to do is no error.
+/// Warns of what is odd about the selected kernels and packages, before anything is done. Nothing to do is no error.
 fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
-    let root = context.root.dir();
-    if kernels.is_empty() {
-        let root = root.display();
-        out.warn(&format!("no kernel with headers or a cached build is installed under {root}"));
-    }
+    say_empty(out, context, packages, kernels);
     for kernel in kernels {
         if let Some((image, headers)) = kernel.builds_differ() {
             out.warn(&format!(
@@ -190,11 +186,29 @@ fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Ke
             out.hint("install matching packages");
         }
     }
+}
+
+/// Warns if no kernel or no package is selected. A verdict itself contains the other warnings about its kernel.
+fn say_empty(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
+    let root = context.root.dir();
+    if kernels.is_empty() {
+        let any = kernels::trees(&context.root).is_ok_and(|trees| !trees.is_empty());
+        let which = if any { "kernel with headers or a cached build" } else { "kernel" };
+        out.warn(&format!("no {which} is installed under {}", root.display()));
+        if any {
+            out.hint("run `kcache status` to list installed kernels and the headers they lack");
+        }
+    }
     if packages.chosen.is_empty() {
         let (usr_src, packages) = (root.join("usr/src"), root.join("etc/kcache/packages.d"));
         let (usr_src, packages) = (usr_src.display(), packages.display());
         out.warn(&format!("no package found in {usr_src}/*/dkms.conf or {packages}"));
     }
+}
+
+/// NAME/VERSION; only NAME of a package whose version is not known.
+fn called(package: &str, version: &str) -> String {
+    if version.is_empty() { package.to_owned() } else { format!("{package}/{version}") }
 }
 
 /// Ends a command that was interrupted.

@@ -117,7 +117,7 @@ fn typed(words: &[String]) -> Result<u8, DkmsError> {
     let Some(action) = typed.action else {
         // DKMS says so and ends with 0; a script that mistypes an action should notice.
         let word = typed.unknown_action();
-        let meant = Action::nearest(word).map(|meant| format!("hint: did you mean {meant}?"));
+        let meant = Action::nearest(word).map(|meant| format!("hint: did you mean '{meant}'?"));
         let line = match word {
             "" => "No action specified.".to_owned(),
             word => format!("Unknown action specified: \"{word}\""),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use kcache::error::{Advice, Error, Kind, chain};
+use kcache::kernel::install;
 use kcache::store;
 
 /// How a run ends. Documented in docs/exit-codes.md: never renumbered.
@@ -62,8 +63,15 @@ impl Failure {
     /// An error of the flow, as it is printed.
     pub fn of(error: &Error) -> Failure {
         let Advice { kind, hint } = error.advice();
+        let hint = hint.or_else(|| is_for_root(error).then(|| "run kcache as root".to_owned()));
         Failure { exit: kind.into(), hint, message: chain(error) }
     }
+}
+
+/// Whether root may change a kernel's tree and this user may not.
+fn is_for_root(error: &Error) -> bool {
+    let Error::Install(install::Error::Io(error)) = error else { return false };
+    error.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root()
 }
 
 impl From<Error> for Failure {

@@ -60,7 +60,7 @@ impl Action {
             (Action::GiveBack, true) => "would give back",
             (Action::Write, false) => "written",
             (Action::Write, true) => "would write",
-            (Action::Keep, _) => "left",
+            (Action::Keep, _) => "kept",
             (Action::Load, _) => "would load",
             (Action::BuildRequired, _) => "would build or fetch first",
         }
@@ -72,6 +72,7 @@ impl Action {
             Action::AlreadyBuilt => "is built",
             Action::Resign => "would sign anew",
             Action::BuildRequired => "would be had first",
+            Action::Keep => "left",
             other => other.words(dry_run),
         }
     }

@@ -197,8 +197,13 @@ fn rendered(line: &str) -> String {
 /// A word of a table, and its colour.
 pub type Cell = (String, Style);
 
-/// Rows as columns, two spaces between them, the last one as long as it is. Colours take no room.
+/// Rows as columns, a line each.
 pub fn columns(rows: &[Vec<Cell>]) -> String {
+    lines(rows).join("\n")
+}
+
+/// Rows as columns, two spaces between them, the last one as long as it is. Colours take no room.
+pub fn lines(rows: &[Vec<Cell>]) -> Vec<String> {
     let shown = |(word, style): &Cell| (visible(word).into_owned(), *style);
     let rows: Vec<Vec<Cell>> = rows.iter().map(|row| row.iter().map(shown).collect()).collect();
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -214,7 +219,7 @@ pub fn columns(rows: &[Vec<Cell>]) -> String {
         };
         row.iter().take(last.map_or(0, |last| last + 1)).enumerate().map(cell).collect::<String>()
     };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    rows.iter().map(line).collect()
 }
 
 /// A word in a colour.

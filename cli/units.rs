@@ -1,5 +1,7 @@
 //! Sizes and times as people write them: `2G`, `30d`.
 
+use std::ops::RangeInclusive;
+
 /// A size with its unit, of 1024 or of 1000.
 const SIZES: [(&str, u64); 13] = [
     ("", 1),
@@ -31,6 +33,14 @@ pub fn seconds(text: &str) -> Result<u64, String> {
     none.or_else(|| number(text, &TIMES)).ok_or_else(|| "must be a time like 30d, 12h, 90m or 6w".to_owned())
 }
 
+/// A parser of whole numbers within limits.
+pub fn whole(limits: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if limits.contains(&number) => Ok(number),
+        _ => Err(format!("must be a whole number from {} to {}", limits.start(), limits.end())),
+    }
+}
+
 fn number(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -41,6 +51,16 @@ fn number(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_outside_the_limits_are_refused_with_the_limits() {
+        let wrong = Err("must be a whole number from 1 to 9".to_owned());
+        for (text, expect) in
+            [("1", Ok(1)), ("9", Ok(9)), ("0", wrong.clone()), ("many", wrong.clone()), ("-1", wrong)]
+        {
+            assert_eq!(whole(1..=9)(text), expect, "{text}");
+        }
+    }
 
     #[test]
     fn sizes_have_units_of_1024_or_1000() {

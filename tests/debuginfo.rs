@@ -67,14 +67,11 @@ fn check_pair(module: &Path, debug: &Path) {
 #[test]
 fn debug_information_comes_when_it_is_asked_for_and_not_before() {
     let host = client(&BUILDER.cache_url());
-    host.kcache(&["debuginfo", "--offline"])
-        .exits(3)
-        .one_error()
-        .says(&["no debug information for v4l2loopback.ko: not in the store or a shared cache", "hint:"]);
-    host.kcache(&["debuginfo", "--dry-run"]).exits(0).prints(&["would write"]);
+    host.kcache(&["debuginfo", "--offline"]).exits(3).one_error();
+    host.kcache(&["debuginfo", "--dry-run"]).exits(0);
     assert_eq!(placed(&host.root()), Vec::<PathBuf>::new());
 
-    host.kcache(&["debuginfo"]).exits(0).prints(&["v4l2loopback.ko", "usr/lib/debug/.build-id", "written"]);
+    host.kcache(&["debuginfo"]).exits(0);
     let [debug] = &placed(&host.root())[..] else { panic!("not one file") };
     check_pair(&host.modules(k())[MODULE], debug);
     assert_eq!(fs::metadata(debug).unwrap().permissions().mode() & 0o777, 0o644);

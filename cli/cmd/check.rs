@@ -13,7 +13,7 @@ use kcache::verdict::state::{Foreign, Standing, State};
 use kcache::verdict::{self, Survey, Verdict, ready_file};
 
 use super::status::{document, painted};
-use super::{interrupted, looking, say_oddities};
+use super::{interrupted, looking, say_empty};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
 use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
@@ -39,7 +39,7 @@ pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Ex
     } else if out.quiet {
         out.data(&one_line(&survey, ready));
     } else {
-        say_oddities(out, context, &packages, &kernels);
+        say_empty(out, context, &packages, &kernels);
         survey.verdicts.iter().for_each(|verdict| tell(out, &survey, verdict));
     }
     Ok(if ready { Exit::Done } else { Exit::NotReady })
@@ -71,6 +71,7 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
         let reason = standing.reason.as_deref().unwrap_or_default();
         let optional = standing.need == Need::Optional && !standing.state.is_good();
         let reason = if optional { format!("(optional) {reason}") } else { reason.to_owned() };
+        let reason = reason.trim_end().to_owned();
         vec![
             (format!("  {}", of_version(package, standing)), PLAIN),
             painted(standing.state),

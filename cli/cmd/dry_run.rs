@@ -12,7 +12,7 @@ use super::say_oddities;
 use super::task::Task;
 use crate::exit::{Exit, Failure};
 use crate::json::Action;
-use crate::out::Out;
+use crate::out::{Cell, Out, PLAIN, columns};
 
 /// What `install` or `build` would do: nothing is written, not even a store is made.
 pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failure> {
@@ -26,6 +26,7 @@ pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failur
         resigned.insert(&kernel.release, generation::signs_anew(&session, kernel)?);
     }
     let survey = verdict::survey(&session, &packages, &kernels)?;
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
     for verdict in &survey.verdicts {
         let kernel = verdict.kernel;
         for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
@@ -52,12 +53,19 @@ pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failur
                     "act": action.act(true), "action": action, "reason": standing.reason.clone(),
                 }));
             } else {
-                let reason = standing.reason.as_ref().map_or(String::new(), |reason| format!("  {reason}"));
-                let words = action.words(true);
-                let package = of_version(package, standing);
-                out.data(&format!("{}  {package}  {words}{reason}", kernel.release));
+                let reason = standing.reason.clone().unwrap_or_default();
+                let cells = [
+                    kernel.release.clone(),
+                    of_version(package, standing).to_string(),
+                    action.words(true).to_owned(),
+                    reason,
+                ];
+                rows.push(cells.map(|cell| (cell, PLAIN)).into());
             }
         }
+    }
+    if !rows.is_empty() {
+        out.data(&columns(&rows));
     }
     Ok(Exit::Done)
 }

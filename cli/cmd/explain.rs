@@ -19,8 +19,11 @@ use crate::out::Out;
 /// So many files are listed of a tree that differs; the rest is counted.
 const FILES: usize = 20;
 
-/// Columns a value may take before the rest is left to --json.
-const WIDTH: usize = 90;
+/// Columns of a value before the rest is left to --json: as many as a digest has.
+const WIDTH: usize = 64;
+
+/// Columns before the first difference between two values, which show where in them it is.
+const BEFORE: usize = 16;
 
 pub fn run(context: &Context, out: &Out, one: &One) -> Result<Exit, Failure> {
     let (session, packages, kernels) = looking(context, out, &selection(one))?;
@@ -54,7 +57,7 @@ fn print(out: &Out, package: &Package, kernel: &Kernel, explanation: &Explanatio
             Some(note) => format!("{}  {note}", &field.value[..field.value.len().min(12)]),
             None => field.value.clone(),
         };
-        out.data(&format!("  {:<18}  {}", field.name, one_line(&value)));
+        out.data(format!("  {:<18}  {}", field.name, one_line(&value)).trim_end());
     }
     if let Some(reason) = &explanation.excluded {
         out.data(&format!("excluded for this kernel: {reason}"));
@@ -94,9 +97,11 @@ fn print_nearest(out: &Out, nearest: &Nearest) {
         labels.kernel
     ));
     for difference in &nearest.differences {
-        let text = |side: &Option<String>| one_line(side.as_deref().unwrap_or("(none)"));
-        out.data(&format!("  {:<18}  was  {}", difference.field.to_string(), text(&difference.before)));
-        out.data(&format!("  {:<18}  now  {}", "", text(&difference.now)));
+        let (before, now) = (difference.before.as_deref(), difference.now.as_deref());
+        let same = same_beginning(before.unwrap_or_default(), now.unwrap_or_default());
+        let text = |side: Option<&str>| side.map_or("(none)".to_owned(), |side| from(side, same));
+        out.data(&format!("  {:<18}  was  {}", difference.field.to_string(), text(before)));
+        out.data(&format!("  {:<18}  now  {}", "", text(now)));
         for (change, path) in difference.files.iter().take(FILES) {
             out.data(&format!("  {:<18}    {} {path}", "", change.letter()));
         }
@@ -128,10 +133,24 @@ fn outcome(manifest: &Manifest) -> String {
 
 fn one_line(text: &str) -> String {
     let text = text.replace('\n', " ");
-    match text.char_indices().nth(WIDTH) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
+    match text.chars().count() > WIDTH {
+        true => text.chars().take(WIDTH - 3).chain("...".chars()).collect(),
+        false => text,
     }
+}
+
+/// The number of characters that two texts have in common at their beginnings.
+fn same_beginning(one: &str, other: &str) -> usize {
+    one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count()
+}
+
+/// A text in one line, in which the part that begins after `same` characters is visible.
+fn from(text: &str, same: usize) -> String {
+    if text.chars().count() <= WIDTH || same <= BEFORE {
+        return one_line(text);
+    }
+    let rest: String = text.chars().skip(same - BEFORE).collect();
+    one_line(&format!("...{rest}"))
 }
 
 fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> json::Explanation {
@@ -171,5 +190,22 @@ fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> jso
                 })
                 .collect(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_long_values_the_first_difference_is_shown() {
+        let (before, now) = (format!("{}was", "x".repeat(100)), format!("{}now", "x".repeat(100)));
+        let same = same_beginning(&before, &now);
+        assert_eq!(same, 100);
+        assert_eq!(from(&before, same), format!("...{}was", "x".repeat(BEFORE)));
+        assert_eq!(from(&now, same), format!("...{}now", "x".repeat(BEFORE)));
+        assert_eq!(from("short", 0), "short");
+        assert_eq!(from(&"ä".repeat(WIDTH + 1), 0), "ä".repeat(WIDTH - 3) + "...");
+        assert_eq!(from(&"x".repeat(WIDTH), 40), "x".repeat(WIDTH));
     }
 }

@@ -49,7 +49,10 @@ fn must_be_collected(path: &Path) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::usage(
             format!("{} does not end in .prom", path.display()),
-            Some("node_exporter's textfile collector reads files that end in .prom".into()),
+            Some(
+                "use another name: node_exporter's textfile collector reads only files that end in .prom"
+                    .into(),
+            ),
         )),
     }
 }

@@ -9,7 +9,7 @@ use kcache::resolve::batch::PackageResult;
 use kcache::resolve::reproduce::Comparison;
 use kcache::resolve::resolution::Resolution;
 use kcache::run::policy::Need;
-use kcache::run::request::Source;
+use kcache::run::request::{Request, Source};
 use kcache::run::session::Session;
 use kcache::shell::word;
 use kcache::store::{Outcome, Role};
@@ -17,7 +17,7 @@ use kcache::store::{Outcome, Role};
 use super::task::{Ran, Task};
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
-use crate::out::{BAD, GOOD, ODD, Out, paint};
+use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns, lines};
 
 /// Prints a line for each package of a kernel, and the result of its transaction.
 pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ran: &mut Ran) {
@@ -25,13 +25,17 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         Some(Err(error)) => Some(kcache::error::chain(error)),
         _ => None,
     };
-    for result in &kernel.packages {
+    let judge = |result| judge(result, task.install, failure.as_deref());
+    let judged: Vec<Judged> = kernel.packages.iter().filter_map(judge).collect();
+    let rows: Vec<Vec<Cell>> = judged.iter().map(|judged| row(&judged.record)).collect();
+    for (judged, line) in judged.into_iter().zip(lines(&rows)) {
         // Who names a package wants it, whatever the configuration says.
-        let is_optional = task.which.packages.is_empty()
-            && deploy::need(session.context, &result.request) == Need::Optional;
-        let exit = report(out, result, task.install, is_optional, failure.as_deref());
+        let is_optional =
+            task.which.packages.is_empty() && deploy::need(session.context, judged.request) == Need::Optional;
+        let name = judged.request.package.name.clone();
+        let exit = print(out, judged, &line, is_optional);
         if exit != Exit::Done {
-            ran.failed.push(result.request.package.name.clone());
+            ran.failed.push(name);
         }
         ran.exit = ran.exit.or(exit);
     }
@@ -63,14 +67,24 @@ pub fn report_transaction(
     failure.exit
 }
 
-/// Prints one result; the exit code it alone would have. `not_installed` says why nothing of this kernel was installed.
-pub fn report(
-    out: &Out,
-    result: &PackageResult,
-    install: bool,
-    optional: bool,
-    not_installed: Option<&str>,
-) -> Exit {
+/// One result as it will be printed.
+struct Judged<'a> {
+    request: &'a Request<'a>,
+    record: json::Record,
+    hint: Option<String>,
+    /// The exit code that it alone would have.
+    exit: Exit,
+}
+
+/// Prints the result of an installation of one package; the exit code that it alone would have.
+pub fn report(out: &Out, result: &PackageResult) -> Exit {
+    let Some(judged) = judge(result, true, None) else { return Exit::Done };
+    let line = columns(&[row(&judged.record)]);
+    print(out, judged, &line, false)
+}
+
+/// What there is to print of a result, if anything. `not_installed` says why nothing of this kernel was installed.
+fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&str>) -> Option<Judged<'a>> {
     let mut record = json::Record {
         r#type: "result",
         package: result.request.package.name.clone(),
@@ -114,7 +128,7 @@ pub fn report(
             record.error = Some(reason.clone());
             ended(&mut record, "excluded", Exit::Done)
         }
-        Ok(Resolution::NotAutomatic) => return Exit::Done,
+        Ok(Resolution::NotAutomatic) => return None,
         Ok(Resolution::NoHeaders(package)) => {
             let lacks = if result.request.package.has_source() { "headers" } else { "source" };
             record.error = Some(format!("no {lacks} installed and no cached build available"));
@@ -138,18 +152,24 @@ pub fn report(
             ended(&mut record, state, failure.exit)
         }
     };
+    Some(Judged { request: &result.request, record, hint, exit })
+}
+
+/// Prints one result and its error. An optional package's error is a warning.
+fn print(out: &Out, judged: Judged, line: &str, optional: bool) -> Exit {
+    let Judged { request, record, hint, exit } = judged;
     if out.json {
         out.record(&record)
     } else {
-        out.data(&line(&record))
+        out.data(line)
     }
     let error = record.error.unwrap_or_default();
     if exit != Exit::Done && optional && exit != Exit::Interrupted {
-        out.warn(&format!("{}: {error} (optional)", result.request.name()));
+        out.warn(&format!("{}: {error} (optional)", request.name()));
         return Exit::Done;
     }
     if exit != Exit::Done {
-        out.failure(&Failure { exit, message: format!("{}: {error}", result.request.name()), hint });
+        out.failure(&Failure { exit, message: format!("{}: {error}", request.name()), hint });
     }
     exit
 }
@@ -198,14 +218,16 @@ fn where_the_log_is(result: &PackageResult, found: &Source) -> String {
     format!("run `kcache log {package} -k {kernel}` for the whole log{again}")
 }
 
-/// One result for people.
-fn line(record: &json::Record) -> String {
+/// One result for people: kernel, package, state, and where the build is from.
+fn row(record: &json::Record) -> Vec<Cell> {
     let style = match record.state {
         "installed" | "built" | "fetched" => GOOD,
         "excluded" | "no-headers" => ODD,
         _ => BAD,
     };
     let how = match (record.state, record.how) {
+        // The build was found; its installation failed.
+        ("error", _) => String::new(),
         (_, Some("store")) => "from the store".to_owned(),
         ("fetched", Some(_)) => format!("in {:.1} s", record.seconds),
         ("failed", Some("shared-cache")) => "as on another host".to_owned(),
@@ -217,9 +239,8 @@ fn line(record: &json::Record) -> String {
         (_, Some(_)) => format!("built in {:.1} s", record.seconds),
         _ => String::new(),
     };
-    let state = paint(style, record.state);
-    let version = if record.version.is_empty() { "" } else { &format!("/{}", record.version) };
-    format!("{}  {}{version}  {state}  {how}", record.kernel, record.package).trim_end().to_owned()
+    let package = super::called(&record.package, &record.version);
+    vec![(record.kernel.clone(), PLAIN), (package, PLAIN), (record.state.to_owned(), style), (how, PLAIN)]
 }
 
 /// Says what a transaction did.
@@ -280,6 +301,7 @@ fn generation_failed(kernel: &Kernel, failure: &Failure) -> json::Generation {
 
 /// Prints a plan, one line a change.
 pub fn report_plan(out: &Out, plan: &Plan) {
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
     for change in plan.changes.iter().filter(|change| change.act != Act::Keep) {
         let action = match change.act {
             Act::Add => Action::Add,
@@ -295,8 +317,13 @@ pub fn report_plan(out: &Out, plan: &Plan) {
                 "act": action.act(true), "action": action,
             }));
         } else {
-            out.data(&format!("{}  {}/{version}  {}", plan.kernel, change.package, action.words(true)));
+            let package = format!("{}/{version}", change.package);
+            let cells = [plan.kernel.clone(), package, action.words(true).to_owned()];
+            rows.push(cells.map(|cell| (cell, PLAIN)).into());
         }
+    }
+    if !rows.is_empty() {
+        out.data(&columns(&rows));
     }
     for fault in &plan.faults {
         out.say(&format!("{}: would repair: {fault}", plan.kernel));

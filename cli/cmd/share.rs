@@ -130,7 +130,7 @@ fn everything(store: &Store) -> Result<Vec<Choice>, Failure> {
 
 pub fn say_missing(out: &Out, choice: &Choice, dry_run: bool) -> Exit {
     let Choice::Missing { package, version, kernel, error } = choice else { return Exit::Done };
-    let told = error.as_ref().map_or("not built, so there is nothing to push", |failure| &failure.message);
+    let told = error.as_ref().map_or("not built", |failure| &failure.message);
     let state = if error.is_some() { "error" } else { "missing" };
     if out.json {
         out.record(&json::Push {
@@ -145,7 +145,7 @@ pub fn say_missing(out: &Out, choice: &Choice, dry_run: bool) -> Exit {
             error: Some(told.to_owned()),
         });
     }
-    let message = format!("{package} for {kernel}: {told}");
+    let message = format!("{} for {kernel}: {told}", super::called(package, version));
     let hint = error.is_none().then(|| format!("run `kcache build {} -k {}`", word(package), word(kernel)));
     let exit = error.as_ref().map_or(Exit::NotReady, |failure| failure.exit);
     out.failure(&Failure { exit, message, hint });
@@ -188,7 +188,8 @@ fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Res
         out.data(&format!("{kernel}  {package}/{version}  {}  {url}", paint(style, state)));
     }
     if let Some(failure) = error {
-        out.failure(&Failure { message: format!("{package} for {kernel}: {}", failure.message), ..failure });
+        let message = format!("{} for {kernel}: {}", super::called(package, version), failure.message);
+        out.failure(&Failure { message, ..failure });
     }
     exit
 }

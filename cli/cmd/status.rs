@@ -7,7 +7,7 @@ use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{self, Survey, Verdict};
 
 use super::check::of_version;
-use super::{looking, say_oddities};
+use super::{looking, say_empty};
 use crate::args::Selection;
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -20,7 +20,7 @@ pub fn status(context: &Context, out: &Out, selection: &Selection) -> Result<Exi
         out.document(&document(&survey, survey.is_ready()));
         return Ok(Exit::Done);
     }
-    say_oddities(out, context, &packages, &kernels);
+    say_empty(out, context, &packages, &kernels);
     if !survey.packages.is_empty() && !kernels.is_empty() {
         out.data(&matrix(&survey));
     }

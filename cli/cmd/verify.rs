@@ -84,7 +84,8 @@ fn kernel(
         let done = if left.contains(wrong) { (None, "") } else { (Some("installed"), ": reinstalled") };
         line(out, "kernel", &damage.release, wrong, done, counters);
     }
-    if !left.is_empty() {
+    // The summary's hint comes first where --repair was not tried and could help.
+    if !left.is_empty() && (repair || !damage.known) {
         out.hint(&format!("run `kcache install -k {}` to reinstall its modules", damage.release));
     }
     Ok(())

@@ -14,7 +14,7 @@ Usage: dkms [action] [options]
               [--directive='NAME=VALUE'] [--kernelsourcedir=source-location]
               [--sourcetree=path] [--dkmstree=path]
               [--binaries-only] [--source-only] [--verbose] [-j number] [--version] [--help]
-This is kcache; what else of DKMS it takes, and what it makes of it, is in dkms.md of its documentation.";
+This is kcache. Its documentation (dkms.md) lists the options of DKMS that it supports.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {

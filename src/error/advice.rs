@@ -77,7 +77,10 @@ pub(super) fn of(error: &Error) -> Advice {
             "set `default-kernel` in /etc/kcache/config.toml to a release or the path of the booted image",
         ),
         Error::NotInstalled { .. } => Usage.hint("use `kcache build` for a kernel that is not installed"),
-        Error::NoSource { .. } | Error::Unknown { .. } | Error::NoPrevious { .. } | Error::Kernel(_) => Usage.into(),
+        Error::Unknown { package, release } => {
+            Usage.hint(format!("run `kcache build {} -k {}`", word(package), word(release)))
+        }
+        Error::NoSource { .. } | Error::NoPrevious { .. } | Error::Kernel(_) => Usage.into(),
         Error::Changed { .. } => BuildFailed.hint("run the command again"),
         Error::NotUtf8 { .. } | Error::Dependency { .. } | Error::Script { .. } | Error::Environment { .. } => {
             BuildFailed.into()

@@ -37,32 +37,37 @@ impl Placing<'_> {
     ) -> Result<Exit, Failure> {
         let program = self.program(program)?;
         let mut left = false;
-        for found in self.found(&self.families(families)?, vendor)? {
+        let hooks = self.found(&self.families(families)?, vendor)?;
+        let width = width(&hooks);
+        for found in hooks {
             let same = found.program.as_deref().is_none_or(|present| present == program);
             match found.state {
                 State::Installed if same => {}
-                State::Changed | State::Foreign if !force => left |= self.leave(&found),
-                _ => self.write(&found, &program)?,
+                State::Changed | State::Foreign if !force => left |= self.leave(&found, width),
+                _ => self.write(&found, &program, width)?,
             }
         }
+        let exit = self.end(left, "replace");
         if self.root.find(&program).is_none() {
             let place = self.root.dir().display();
             self.out.warn(&format!("{program} does not exist under {place}; hooks do nothing until it does"));
         }
-        Ok(if left { Exit::Refused } else { Exit::Done })
+        Ok(exit)
     }
 
     pub fn remove(&self, families: &[Family], force: bool) -> Result<Exit, Failure> {
         let families = if families.is_empty() { Family::value_variants() } else { families };
         let mut left = false;
-        for found in self.found(families, false)? {
+        let hooks = self.found(families, false)?;
+        let width = width(&hooks);
+        for found in hooks {
             match found.state {
                 State::Absent => {}
-                State::Changed | State::Foreign if !force => left |= self.leave(&found),
-                _ => self.delete(&found)?,
+                State::Changed | State::Foreign if !force => left |= self.leave(&found, width),
+                _ => self.delete(&found, width)?,
             }
         }
-        Ok(if left { Exit::Refused } else { Exit::Done })
+        Ok(self.end(left, "remove"))
     }
 
     pub fn status(&self, families: &[Family]) -> Result<Exit, Failure> {
@@ -116,20 +121,20 @@ impl Placing<'_> {
         Err(Failure::usage(format!("invalid --program '{}'", program.escape_debug()), Some(hint)))
     }
 
-    fn write(&self, found: &Found, program: &str) -> Result<(), Failure> {
+    fn write(&self, found: &Found, program: &str, width: usize) -> Result<(), Failure> {
         if !self.dry {
             found.hook.write(&found.path, program)?;
         }
-        self.tell(found, Action::Write);
+        self.tell(found, Action::Write, width);
         Ok(())
     }
 
-    fn delete(&self, found: &Found) -> Result<(), Failure> {
+    fn delete(&self, found: &Found, width: usize) -> Result<(), Failure> {
         if !self.dry {
             fs::remove_file(&found.path)?;
             self.remove_empty(&found.inside);
         }
-        self.tell(found, Action::Remove);
+        self.tell(found, Action::Remove, width);
         Ok(())
     }
 
@@ -145,18 +150,26 @@ impl Placing<'_> {
         }
     }
 
-    fn leave(&self, found: &Found) -> bool {
+    fn leave(&self, found: &Found, width: usize) -> bool {
         let path = found.inside.display();
         self.out.warn(&match found.state {
             State::Changed => format!("{path} was changed, so it was left alone"),
             _ => format!("{path} is not kcache's, so it was left alone"),
         });
-        self.out.hint("use --force");
-        self.tell(found, Action::Keep);
+        self.tell(found, Action::Keep, width);
         true
     }
 
-    fn tell(&self, found: &Found, action: Action) {
+    /// The exit code, and what to do about hooks that were left alone.
+    fn end(&self, left: bool, what: &str) -> Exit {
+        if !left {
+            return Exit::Done;
+        }
+        self.out.hint(&format!("use --force to {what} them too"));
+        Exit::Refused
+    }
+
+    fn tell(&self, found: &Found, action: Action, width: usize) {
         let dry_run = self.dry;
         let path = found.inside.display().to_string();
         if self.out.json {
@@ -164,7 +177,7 @@ impl Placing<'_> {
             let act = action.act(dry_run);
             self.out.record(&json::HookChange { r#type: "hook", family, path, act, action, dry_run });
         } else {
-            self.out.data(&format!("{path}  {}", action.words(dry_run)));
+            self.out.data(&format!("{path:width$}  {}", action.words(dry_run)));
         }
     }
 
@@ -177,6 +190,11 @@ impl Placing<'_> {
             program: found.program.clone(),
         }
     }
+}
+
+/// Columns of the longest path.
+fn width(hooks: &[Found]) -> usize {
+    hooks.iter().map(|found| found.inside.display().to_string().len()).max().unwrap_or(0)
 }
 
 fn name(family: Family) -> String {
