@@ -1,6 +1,8 @@
 # make                  build kcache
 # make demo             demonstrate kcache on real kernels and packages, in a scratch directory
-# make test             formatting, clippy, rustdoc, all tests, licences; .ci/run calls exactly this
+# make test             formatting, clippy, rustdoc, all tests; .ci/run calls this and the next
+# make test-services    licences of dependencies, and tests with Garage, an S3 store; compiles that and cargo-deny once
+# make test-host        all tests as on a host with kernels of its own in /lib/modules; root
 # make test-all         the same, with every package on every kernel
 # make test-indexes     compare kcache's module indexes with depmod's, on whole kernels with real packages; KCACHE_MODULES=DIR
 #                       adds modules from DIR/RELEASE/PACKAGE/*.ko
@@ -32,7 +34,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -40,22 +42,22 @@ demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 ifeq ($(origin TMPDIR),undefined)
 memory := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 6000000 2>/dev/null \
     && ! grep -q ' /dev/shm .*noexec' /proc/mounts && echo /dev/shm)
-test test-all test-indexes torture: export TMPDIR = $(or $(memory),/tmp)
+test test-all test-services test-host test-indexes torture: export TMPDIR = $(or $(memory),/tmp)
 endif
 
 # Compiled dependencies are shared too, so a fresh checkout compiles only its own crates.
 ifeq ($(origin CARGO_TARGET_DIR),undefined)
-test test-all: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
+test test-all test-services test-host: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 # Tests spend most of their time waiting: for servers that hang, locks, guests.
-test test-all: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -75,7 +77,16 @@ test: fixtures
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 	TMPDIR=$$(mktemp -d) && chmod 755 "$$TMPDIR" && export TMPDIR && trap 'rm -rf "$$TMPDIR"' EXIT INT TERM && $(CARGO) test --workspace --locked
-	if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; fi
+
+# What a quarter of an hour of compiling comes before, once. The tests' own programs are those of `make test`.
+test-services: export KCACHE_SERVICES = 1
+test-services:
+	tests/fixtures.sh --services
+	PATH="$$PATH:$(KCACHE_FIXTURES)/cargo-deny/bin" $(CARGO) deny --locked check bans licenses sources
+	$(CARGO) test --locked --test kcache -- garage fleet::
+
+test-host: fixtures
+	tests/with_kernels.sh $(CARGO) test --workspace --locked
 
 test-all: export KCACHE_TEST_ALL = 1
 test-all: test
@@ -86,7 +97,9 @@ test-indexes: fixtures
 	$(CARGO) test --release --locked --test kcache -- indexes:: --nocapture
 
 fleet: export KCACHE_FLEET ?= 200
-fleet: fixtures
+fleet: export KCACHE_SERVICES = 1
+fleet:
+	tests/fixtures.sh --services
 	$(CARGO) test --release --locked --test kcache -- fleet:: --nocapture
 
 verdicts: fixtures build

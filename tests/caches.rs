@@ -274,7 +274,7 @@ fn bucket(garage: &Garage, key: Option<&S3Key>) -> Location {
 
 #[test]
 fn s3_on_garage() {
-    let garage = Garage::cluster();
+    let Some(garage) = Garage::cluster() else { return };
     let key = garage.key("builder", &["--read", "--write"]);
     let cache = bucket(&garage, Some(&key));
     conforms(&|| open(&cache).unwrap());
@@ -295,7 +295,7 @@ fn s3_on_garage() {
 
 #[test]
 fn a_node_of_garage_may_die_in_the_middle() {
-    let mut garage = Garage::cluster();
+    let Some(mut garage) = Garage::cluster() else { return };
     let key = garage.key("builder", &["--read", "--write"]);
     let location = bucket(&garage, Some(&key));
     let done = AtomicUsize::new(0);

@@ -5,6 +5,7 @@
 #   tests/fixtures.sh             get what is missing; a second run takes no time and needs no network
 #   tests/fixtures.sh --refresh   look for newer kernels in the archive
 #   tests/fixtures.sh --kernels   skip what only the tests need: servers for shared caches, QEMU
+#   tests/fixtures.sh --services  also compile what `make test-services` takes: Garage, cargo-deny
 #
 # It writes to ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
 #
@@ -12,6 +13,7 @@
 #   root/                         the kernels, unpacked: /lib/modules/*, /usr/src/linux-headers-*, /usr/lib/linux-kbuild-*, /boot/*
 #   packages/usr/src/*            the module packages' sources, unpacked
 #   garage/bin/garage             an S3 store, compiled from crates.io
+#   cargo-deny/bin/cargo-deny     a checker of dependencies' licences and sources, likewise
 #   env                           K61_OLD=, K61_NEW=, K61_CLOUD=, K612=: which releases those are today
 #   stamp                         written last; without it the rest may be incomplete
 #
@@ -136,6 +138,13 @@ install_garage() {
     CARGO_TARGET_DIR=$cache/garage-target cargo install -q "garage@$garage" --locked --force --root "$cache/garage" \
         --no-default-features --features bundled-libs,sqlite
     rm -rf "$cache/garage-target"
+}
+
+install_deny() {
+    [ ! -x "$cache/cargo-deny/bin/cargo-deny" ] || return 0
+    say "compiling cargo-deny, once; two cores take some minutes"
+    CARGO_TARGET_DIR=$cache/cargo-deny-target cargo install -q cargo-deny --locked --root "$cache/cargo-deny"
+    rm -rf "$cache/cargo-deny-target"
 }
 
 # The compilers are those that the kernels' own headers packages depend on.
@@ -267,5 +276,8 @@ if [ "${1-}" != --kernels ]; then
     # In a shell of its own: it looks at other lists than the rest.
     for name in "${others[@]}"; do (download "$name" >/dev/null); done
     install_servers
+fi
+if [ "${1-}" = --services ]; then
     install_garage
+    install_deny
 fi
