@@ -41,6 +41,7 @@ use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
 use crate::confined::{self, Caller};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
+use context::Asked;
 
 /// Runs a command.
 pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
@@ -69,18 +70,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     let dry = args.global.dry_run;
     // What a cache says goes into the store: this one's dry run asks none.
     let offline = args.global.offline || (dry && matches!(args.command, Command::DebugInfo(_)));
-    let mut context = context::context(&settings, out, offline)?;
-    match &args.command {
-        Command::Install(Install { allow_rollback, .. }) | Command::Pull(Pull { allow_rollback, .. }) => {
-            context.roll_back = *allow_rollback;
-        }
-        _ => {}
-    }
-    if let Command::Install(Install { building, .. }) | Command::Build(Build { building, .. }) = &args.command
-    {
-        context.directives.clone_from(&building.directives);
-    }
-    let context = context;
+    let context = context::context(&settings, out, &asked(&args.command, offline))?;
     match &args.command {
         Command::Install(install) => install::install(&context, out, install, dry),
         Command::Build(build) => install::build(&context, out, build, dry),
@@ -137,6 +127,23 @@ fn releases(context: &Context, asked: &Kernels) -> Result<Vec<String>, Failure> 
         _ => Ok(word.clone()),
     };
     Ok(asked.kernels.iter().map(release).collect::<Result<_, _>>()?)
+}
+
+/// What a command says of its context.
+fn asked(command: &Command, offline: bool) -> Asked<'_> {
+    let roll_back = match command {
+        Command::Install(Install { allow_rollback, .. }) | Command::Pull(Pull { allow_rollback, .. }) => {
+            *allow_rollback
+        }
+        _ => false,
+    };
+    let directives: &[String] = match command {
+        Command::Install(Install { building, .. }) | Command::Build(Build { building, .. }) => {
+            &building.directives
+        }
+        _ => &[],
+    };
+    Asked { offline, roll_back, directives, lock_limit: None }
 }
 
 /// The release of the kernel that runs now.

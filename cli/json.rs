@@ -3,6 +3,42 @@
 use kcache::inputs::change::InputChange;
 use serde::Serialize;
 
+/// One line of a dry run: of `install`, `build` and `pull` (`plan`), or of `remove` and `rollback` (`change`).
+#[derive(Debug, Serialize)]
+pub struct Planned<'a> {
+    pub r#type: &'static str,
+    pub kernel: &'a str,
+    pub package: &'a str,
+    pub version: &'a str,
+    /// Words for people, kept for one release.
+    pub act: &'a str,
+    pub action: Action,
+    /// Only of `plan`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Option<&'a str>>,
+}
+
+/// `export`.
+#[derive(Debug, Serialize)]
+pub struct Exported {
+    pub r#type: &'static str,
+    pub entries: u64,
+    pub objects: u64,
+    pub pointers: usize,
+    pub bytes: u64,
+}
+
+/// `import`.
+#[derive(Debug, Serialize)]
+pub struct Imported {
+    pub r#type: &'static str,
+    pub entries: u64,
+    pub present: u64,
+    pub refused: u64,
+    pub objects: u64,
+    pub pointers: u64,
+}
+
 /// What a dry run would do, or what was done to a file. `action` in records: identifiers, added and never renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

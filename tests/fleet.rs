@@ -186,7 +186,8 @@ fn a_fleet_fetches_what_one_host_built() {
     let builders = hosts().div_ceil(20);
     let mut rows = Vec::new();
     // Three nodes of Garage and 200 hosts on two cores: at once, each would wait for the others longer than for an answer.
-    let mut caches: Vec<(_, &dyn Fn(usize) -> String, _)> = vec![("nginx, all at once", &http, Duration::ZERO)];
+    let mut caches: Vec<(_, &dyn Fn(usize) -> String, _)> =
+        vec![("nginx, all at once", &http, Duration::ZERO)];
     if garage.is_some() {
         caches.push(("Garage, 3 nodes, 5 a second", &s3, Duration::from_millis(200)));
     }

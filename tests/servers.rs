@@ -228,7 +228,11 @@ impl Garage {
     /// Starts one. It takes compiling Garage, so only `make test-services` does, which sets `KCACHE_SERVICES`.
     pub fn cluster() -> Option<Garage> {
         if std::env::var_os("KCACHE_SERVICES").is_none() {
-            eprintln!("skipped: Garage, which `make test-services` compiles and starts");
+            use std::io::Write as _;
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: Garage, which `make test-services` compiles and starts"
+            );
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

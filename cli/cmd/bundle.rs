@@ -13,6 +13,7 @@ use super::share::{Choice, choices, say_missing, sign};
 use crate::args::{Export, Import};
 use crate::exit::{Exit, Failure};
 use crate::file;
+use crate::json;
 use crate::out::Out;
 
 pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<Exit, Failure> {
@@ -58,9 +59,8 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
         size(exported.bytes)
     ));
     if out.json {
-        out.record(&serde_json::json!({
-            "type": "export", "entries": entries, "objects": objects, "pointers": pointers.len(), "bytes": exported.bytes,
-        }));
+        let (pointers, bytes) = (pointers.len(), exported.bytes);
+        out.record(&json::Exported { r#type: "export", entries, objects, pointers, bytes });
     }
     Ok(exit)
 }
@@ -89,10 +89,8 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
         count(imported.pointers, "pointer", "pointers"),
     ));
     if out.json {
-        out.record(&serde_json::json!({
-            "type": "import", "entries": imported.entries, "present": imported.present,
-            "refused": imported.refused, "objects": imported.objects, "pointers": imported.pointers,
-        }));
+        let store::Imported { entries, present, refused, objects, pointers } = imported;
+        out.record(&json::Imported { r#type: "import", entries, present, refused, objects, pointers });
     }
     if imported.refused == 0 {
         return Ok(Exit::Done);

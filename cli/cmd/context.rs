@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 use kcache::kernel::program::Program;
@@ -53,7 +53,20 @@ fn process() -> Process<'static> {
     }
 }
 
-pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Context, Failure> {
+/// What a run's arguments say of its context.
+#[derive(Default)]
+pub struct Asked<'a> {
+    /// Ask no shared cache.
+    pub offline: bool,
+    /// Follow pointers to older entries too.
+    pub roll_back: bool,
+    /// `NAME=VALUE` for every `dkms.conf`.
+    pub directives: &'a [String],
+    /// Wait for other kcache processes no longer than this.
+    pub lock_limit: Option<Duration>,
+}
+
+pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Context, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         // The second one ends the process at once.
@@ -66,7 +79,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
         Identities::Own
     };
     let progress: Arc<dyn Progress> = Arc::new(Reporter::new(out.clone()));
-    let caches = caches(settings, &progress, &cancel, offline)?;
+    let caches = caches(settings, &progress, &cancel, asked.offline)?;
     let store = settings.store.value.clone();
     let elsewhere = Elsewhere {
         wanted: settings.packages.iter().map(|package| package.value.clone()).collect(),
@@ -93,7 +106,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
         control_groups: LazyLock::new(control_groups),
         jobs: settings.jobs.value,
         build_limit: settings.build_timeout.value,
-        lock_limit: settings.lock_timeout.value,
+        lock_limit: settings.lock_timeout.value.min(asked.lock_limit.unwrap_or(Duration::MAX)),
         builder: hostname(),
         signer: signer(settings, caches.trust(), &*progress)?,
         signing: signing::meaning(settings.signing.as_ref(), &Root::new(&settings.root.value))?
@@ -106,9 +119,9 @@ pub fn context(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Con
         },
         other_tools: settings.other_tools.value.into(),
         default_kernel: settings.default_kernel.as_ref().map(|setting| setting.value.clone()),
-        directives: Vec::new(),
+        directives: asked.directives.to_vec(),
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
-        roll_back: false,
+        roll_back: asked.roll_back,
         number: crate::confined::number(),
         now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         available_memory: memory::available,

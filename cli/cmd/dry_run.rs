@@ -11,7 +11,7 @@ use super::check::of_version;
 use super::say_oddities;
 use super::task::Task;
 use crate::exit::{Exit, Failure};
-use crate::json::Action;
+use crate::json::{self, Action};
 use crate::out::{Cell, Out, PLAIN, columns};
 
 /// What `install` or `build` would do: nothing is written, not even a store is made.
@@ -48,10 +48,15 @@ pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failur
                 _ => Action::FetchOrBuild,
             };
             if out.json {
-                out.record(&serde_json::json!({
-                    "type": "plan", "kernel": kernel.release, "package": package.name, "version": standing.version,
-                    "act": action.act(true), "action": action, "reason": standing.reason.clone(),
-                }));
+                out.record(&json::Planned {
+                    r#type: "plan",
+                    kernel: &kernel.release,
+                    package: &package.name,
+                    version: &standing.version,
+                    act: action.act(true),
+                    action,
+                    reason: Some(standing.reason.as_deref()),
+                });
             } else {
                 let reason = standing.reason.clone().unwrap_or_default();
                 let cells = [

@@ -312,10 +312,15 @@ pub fn report_plan(out: &Out, plan: &Plan) {
         };
         let version = change.to.as_ref().or(change.from.as_ref()).map_or("", String::as_str);
         if out.json {
-            out.record(&serde_json::json!({
-                "type": "change", "kernel": plan.kernel, "package": change.package, "version": version,
-                "act": action.act(true), "action": action,
-            }));
+            out.record(&json::Planned {
+                r#type: "change",
+                kernel: &plan.kernel,
+                package: &change.package,
+                version,
+                act: action.act(true),
+                action,
+                reason: None,
+            });
         } else {
             let package = format!("{}/{version}", change.package);
             let cells = [plan.kernel.clone(), package, action.words(true).to_owned()];

@@ -20,7 +20,7 @@ use super::DkmsError;
 use super::args::{Typed, refused};
 use super::say::answer;
 use crate::args::Args;
-use crate::cmd;
+use crate::cmd::{self, context::Asked};
 use crate::confined::{self, Caller};
 use crate::out::Out;
 
@@ -71,8 +71,8 @@ impl<'a> Place<'a> {
         let settings = cmd::context::settings(&global)?;
         settings.warnings.iter().for_each(|warning| out.warn(warning));
         confined::confine(&settings, Caller::Dkms { archive: typed.archive.as_deref() }, &out);
-        let mut context = cmd::context::context(&settings, &out, false)?;
-        context.directives.clone_from(&typed.directives);
+        let asked = Asked { directives: &typed.directives, ..Asked::default() };
+        let context = cmd::context::context(&settings, &out, &asked)?;
         let records = match &typed.dkms_tree {
             Some(dir) => Records::at(context.root.place(dir)?),
             None => Records::of(&context.root)?,

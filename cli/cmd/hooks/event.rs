@@ -28,6 +28,7 @@ use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
 
+use super::super::context::Asked;
 use super::super::task::Ran;
 use super::super::{check, context, has_builds, packages, running};
 use super::super::{install, run_report};
@@ -112,9 +113,10 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
 
 fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, Failure> {
     let at_boot = matches!(event, Event::Boot(_));
-    let mut context = context::context(settings, out, at_boot)?;
     let limit = if at_boot { BOOT } else { settings.build_timeout.value };
-    context.lock_limit = context.lock_limit.min(if at_boot { BOOT_LOCK } else { limit });
+    let lock_limit = if at_boot { BOOT_LOCK } else { limit };
+    let asked = Asked { offline: at_boot, lock_limit: Some(lock_limit), ..Asked::default() };
+    let context = context::context(settings, out, &asked)?;
     let over = end_after(&context, limit);
     let done = match event {
         Event::KernelInstalled(release) => kernel_installed(&context, out, release),
@@ -303,7 +305,12 @@ mod tests {
         let (root, store) = (dir.path().display().to_string(), at("store").display().to_string());
         let global = Args::parse_from(["kcache", "--root", &root, "--store", &store, "config"]).global;
         let out = Arc::new(Out::new(&global));
-        let context = context::context(&context::settings(&global).unwrap(), &out, true).unwrap();
+        let context = context::context(
+            &context::settings(&global).unwrap(),
+            &out,
+            &Asked { offline: true, ..Asked::default() },
+        )
+        .unwrap();
         for release in ["../../elsewhere", "../../victim", "..", "-x", ""] {
             assert!(!flow::retire(&context, release).unwrap(), "{release}");
         }
