@@ -166,10 +166,10 @@ impl Bench {
     }
 
     fn first_hash(&self, table: &mut Table) {
-        let roots: Vec<tree::Root> = self
+        let roots: Vec<tree::TreeRoot> = self
             .headers()
             .into_iter()
-            .map(|path| tree::Root {
+            .map(|path| tree::TreeRoot {
                 label: path.display().to_string(),
                 path,
                 skip: Vec::new(),

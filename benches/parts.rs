@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fs_err as fs;
-use kcache_store::tree::{self, Root};
+use kcache_store::tree::{self, TreeRoot};
 use kcache_store::{
     Digest, Entry, FORMAT, Field, Key, Manifest, Outcome, Output, Role, SigningKey, Store, Trust, Waiting,
 };
@@ -67,7 +67,7 @@ fn memo(criterion: &mut Criterion) {
         fs::write(&file, format!("#define N{n} {n}\n").repeat(20)).expect("room");
     }
     let store = store(dir.path());
-    let roots = [Root { path, label: "headers".to_owned(), skip: Vec::new(), programs: false }];
+    let roots = [TreeRoot { path, label: "headers".to_owned(), skip: Vec::new(), programs: false }];
     // What has changed within the last seconds is not remembered.
     let later = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs() + 60;
     let digest = || tree::tree_digest(Some(&store), &roots, later).expect("a digest");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
 use kcache::store::Role;
-use kcache_store::tree::{self, Root};
+use kcache_store::tree::{self, TreeRoot};
 use kcache_store::{Digest, Entry, FORMAT, Field, Key, Manifest, Outcome, Output, Store, Waiting};
 
 use crate::commands::Bench;
@@ -108,7 +108,7 @@ fn large_store(bench: &Bench, table: &mut Table) {
 pub fn digest(store: &Path, tree: &Path) {
     let store =
         Store::open(store, &Waiting { limit: Duration::from_secs(9), say: &|_| () }).expect("a store");
-    let root = Root { path: tree.to_owned(), label: String::new(), skip: Vec::new(), programs: false };
+    let root = TreeRoot { path: tree.to_owned(), label: String::new(), skip: Vec::new(), programs: false };
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
     tree::tree_digest(Some(&store), &[root], now).expect("a digest");
 }

@@ -11,8 +11,8 @@ use fs_err as fs;
 use kcache::store::Role;
 use kcache_store::transport::{Location, open};
 use kcache_store::{
-    Entry, FORMAT, Key, Manifest, Outcome, Output, Say, SharedCache, SharedCaches, Sign, SigningKey, Store,
-    Trust, Waiting,
+    Entry, FORMAT, Key, Manifest, Outcome, Output, Say, SharedCache, SharedCaches, SignEntry, SigningKey,
+    Store, Trust, Waiting,
 };
 
 use crate::measure::{Row, Table, modules_of, run, timed};
@@ -94,7 +94,7 @@ fn fetch(modules: &Path) -> Row {
     from.insert(&entry, 1).expect("room");
     let there = caches(&[nginx.url()], true, &trust);
     for cache in there.writable() {
-        there.push(cache, &from, &entry, Sign::With { key: &signer, adopt: false }).expect("a push");
+        there.push(cache, &from, &entry, SignEntry::With { key: &signer, adopt: false }).expect("a push");
     }
     let paths: Vec<PathBuf> = files(&nginx.files());
     let ours = || {

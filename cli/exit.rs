@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use kcache::error::{Advice, Error, Kind, chain};
+use kcache::error::{Advice, Error, ErrorKind, chain};
 use kcache::kernel::install;
 use kcache::store;
 
@@ -92,16 +92,16 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-impl From<Kind> for Exit {
-    fn from(kind: Kind) -> Exit {
+impl From<ErrorKind> for Exit {
+    fn from(kind: ErrorKind) -> Exit {
         match kind {
-            Kind::Usage => Exit::Usage,
-            Kind::NotReady => Exit::NotReady,
-            Kind::BuildFailed => Exit::BuildFailed,
-            Kind::Refused => Exit::Refused,
-            Kind::Busy => Exit::Busy,
-            Kind::Interrupted => Exit::Interrupted,
-            Kind::Unexpected => Exit::Unexpected,
+            ErrorKind::Usage => Exit::Usage,
+            ErrorKind::NotReady => Exit::NotReady,
+            ErrorKind::BuildFailed => Exit::BuildFailed,
+            ErrorKind::Refused => Exit::Refused,
+            ErrorKind::Busy => Exit::Busy,
+            ErrorKind::Interrupted => Exit::Interrupted,
+            ErrorKind::Unexpected => Exit::Unexpected,
         }
     }
 }

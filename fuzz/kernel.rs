@@ -13,15 +13,17 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use fs_err as fs;
-use kcache_kernel::index::{DepIndex, Disk, Facts, File, Present, Reason, Rules, Texts, module_name, update};
+use kcache_kernel::index::{
+    DepIndex, DepmodReason, Disk, Facts, IndexedFile, Present, SearchRules, Texts, module_name, update,
+};
 use kcache_kernel::install::{self, Generation, Site, Transaction};
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::ko::{self, BuildId, Expect, Flags, Ko, ModInfo};
 use kcache_kernel::makefile::{self, Given};
 use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::recipe::{Recipe, Target};
-use kcache_kernel::signing::{self, Certificate, Hash, Known, Message, Signed};
-use kcache_kernel::symvers::{Kind, Symvers};
+use kcache_kernel::signing::{self, Certificate, Hash, KnownKeys, Message, Signed};
+use kcache_kernel::symvers::{ExportKind, Symvers};
 use kcache_kernel::{csource, initramfs, recipe};
 
 /// The kernel of the corpus.
@@ -44,7 +46,7 @@ pub fn module(bytes: &[u8]) {
         let text: usize = [aliases, softdeps, exports, needs].into_iter().flatten().map(String::len).sum();
         assert!(text <= 4 * bytes.len(), "{text} bytes of {}", bytes.len());
     }
-    let known = Known { configured: vec![SIGNER.clone()], ..Known::default() };
+    let known = KnownKeys { configured: vec![SIGNER.clone()], ..KnownKeys::default() };
     if let Some(defect) = known.object(&known.signer_of(bytes), None, true) {
         check_message(&defect.to_string());
     }
@@ -71,7 +73,7 @@ pub fn module(bytes: &[u8]) {
 fn text_of(ko: &Ko) -> usize {
     let undefined = ko.undefined.iter().map(|symbol| symbol.name.len());
     let versions = ko.versions.keys().map(String::len);
-    let export = |(name, export): (&String, &ko::Export)| {
+    let export = |(name, export): (&String, &ko::ModuleExport)| {
         name.len() + export.namespace.as_ref().map_or(0, String::len)
     };
     undefined.chain(versions).chain(ko.exports.iter().map(export)).sum()
@@ -131,7 +133,7 @@ fn elf(sections: &[(&str, &[u8])]) -> Vec<u8> {
 /// A PKCS#7 message: behind a module, and given as a detached signature.
 pub fn signature(message: &[u8]) {
     let signed = appended(BODY, message);
-    let known = Known { configured: vec![SIGNER.clone()], ..Known::default() };
+    let known = KnownKeys { configured: vec![SIGNER.clone()], ..KnownKeys::default() };
     if let Signed::By { .. } = known.signer_of(&signed) {
         let read = Message::parse(message).expect("what was believed");
         assert!(read.names(&SIGNER) && read.verifies(BODY, &SIGNER));
@@ -182,8 +184,8 @@ pub fn symvers(bytes: &[u8]) {
     for export in symvers.iter() {
         assert!(symvers.get(export.symbol).is_some());
         let kind = match export.kind {
-            Kind::Any => "EXPORT_SYMBOL",
-            Kind::Gpl => "EXPORT_SYMBOL_GPL",
+            ExportKind::Any => "EXPORT_SYMBOL",
+            ExportKind::Gpl => "EXPORT_SYMBOL_GPL",
         };
         let namespace = export.namespace.unwrap_or_default();
         text += &format!("{:#010x}\t{}\t{}\t{kind}\t{namespace}\n", export.crc, export.symbol, export.module);
@@ -240,7 +242,7 @@ pub fn indexes(bytes: &[u8]) {
     parts.push(rest);
     let [order, dep, alias, softdep, symbols, bins @ ..] = &parts[..] else { return };
     let ([dep_bin, alias_bin, symbols_bin], Ok(order)) = (bins, std::str::from_utf8(order)) else { return };
-    if let Err(reason) = Rules::parse(&[("a.conf".to_owned(), order.to_owned())], RELEASE) {
+    if let Err(reason) = SearchRules::parse(&[("a.conf".to_owned(), order.to_owned())], RELEASE) {
         check_message(&reason.to_string());
     }
     let texts = [dep, alias, softdep, symbols].map(|part| std::str::from_utf8(part));
@@ -251,8 +253,8 @@ pub fn indexes(bytes: &[u8]) {
         Err(reason) => return check_message(&reason.to_string()),
     };
     let listed = dep.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned()));
-    let mut tree: BTreeMap<String, File> =
-        listed.map(|path| (module_name(&path), File { path, unchanged: true })).collect();
+    let mut tree: BTreeMap<String, IndexedFile> =
+        listed.map(|path| (module_name(&path), IndexedFile { path, unchanged: true })).collect();
     let written = update(&present, &tree, &mut NoDisk).expect("what was accepted can be written");
     let same = [
         ("modules.dep", dep),
@@ -276,8 +278,8 @@ pub fn indexes(bytes: &[u8]) {
 struct NoDisk;
 
 impl Disk for NoDisk {
-    fn facts(&mut self, path: &str) -> Result<Facts, Reason> {
-        Err(Reason::Missing { name: path.to_owned() })
+    fn facts(&mut self, path: &str) -> Result<Facts, DepmodReason> {
+        Err(DepmodReason::Missing { name: path.to_owned() })
     }
 
     fn symvers(&mut self) -> Option<&Symvers> {

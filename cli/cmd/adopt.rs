@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use kcache::deploy::adopt::{self, Candidate};
-use kcache::deploy::generation::{self as flow, Change};
-use kcache::kernel::install::{ForeignFile, ForeignFiles, Plan};
+use kcache::deploy::adopt::{self, Adoptable};
+use kcache::deploy::generation::{self as flow, SetChange};
+use kcache::kernel::install::{ForeignFile, ForeignFiles, InstallPlan};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
@@ -71,7 +71,7 @@ fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result
     }
     let (manifests, files) = build(session, out, kernel, &packages, &candidates, &mut exit);
     if !manifests.is_empty() {
-        transact(session, out, kernel, &Change::Add(&manifests), &ForeignFiles::Take(files), false)?;
+        transact(session, out, kernel, &SetChange::Add(&manifests), &ForeignFiles::Take(files), false)?;
     }
     Ok(exit)
 }
@@ -82,11 +82,11 @@ fn build(
     out: &Out,
     kernel: &Kernel,
     packages: &Packages,
-    candidates: &[Candidate],
+    candidates: &[Adoptable],
     exit: &mut Exit,
 ) -> (Vec<Manifest>, Vec<ForeignFile>) {
     let (mut manifests, mut files) = (Vec::new(), Vec::new());
-    let meant: Vec<(&Candidate, &Package)> = candidates
+    let meant: Vec<(&Adoptable, &Package)> = candidates
         .iter()
         .filter_map(|candidate| Some((candidate, candidate.package.as_ref().ok()?)))
         .collect();
@@ -119,7 +119,7 @@ fn build(
 }
 
 /// The build that takes DKMS's place; or why it cannot, where the answer itself does not say so.
-fn stands_in<'a>(result: &'a PackageResult, candidate: &Candidate) -> Result<&'a Manifest, Option<String>> {
+fn stands_in<'a>(result: &'a PackageResult, candidate: &Adoptable) -> Result<&'a Manifest, Option<String>> {
     let manifest = result.manifest().ok_or(None)?;
     match adopt::lacks(manifest, &candidate.files) {
         Some(reason) => Err(Some(reason)),
@@ -127,7 +127,7 @@ fn stands_in<'a>(result: &'a PackageResult, candidate: &Candidate) -> Result<&'a
     }
 }
 
-fn left(out: &Out, kernel: &Kernel, candidate: &Candidate, reason: &str) -> Exit {
+fn left(out: &Out, kernel: &Kernel, candidate: &Adoptable, reason: &str) -> Exit {
     let what = &candidate.built.what;
     out.warn(&format!("{}: {}/{} stays with DKMS: {reason}", kernel.release, what.name, what.version));
     Exit::NotReady
@@ -147,12 +147,12 @@ fn transact(
     session: &Session,
     out: &Out,
     kernel: &Kernel,
-    change: &Change,
+    change: &SetChange,
     others: &ForeignFiles,
     dry: bool,
 ) -> Result<(), Failure> {
     if dry {
-        let plan: Plan = flow::plan_with(session, kernel, change, others)?;
+        let plan: InstallPlan = flow::plan_with(session, kernel, change, others)?;
         report_plan(out, &plan);
     } else {
         let start = Instant::now();

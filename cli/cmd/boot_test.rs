@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kcache::inputs::version;
-use kcache::kernel::boot_test::{KVM, Plan, State, Verdict};
+use kcache::kernel::boot_test::{KVM, LoadPlan, TestState, TestVerdict};
 use kcache::kernel::build::printable;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
@@ -15,7 +15,7 @@ use kcache::run::request::Options;
 use kcache::run::session::Session;
 use kcache::shell::word;
 use kcache::store::Outcome;
-use kcache::verdict::boot_test::{self, Boot, Guest, Modules, Subject};
+use kcache::verdict::boot_test::{self, Boot, Guest, Subject, TestedModules};
 
 use super::context::{own_program, program};
 use anstyle::Style;
@@ -99,9 +99,9 @@ fn subjects(
 /// Tells why there is nothing to be loaded of a package, if that is so.
 fn lacking(out: &Out, kernel: &Kernel, subject: &Subject) -> Exit {
     let (state, failure) = match &subject.modules {
-        Modules::Installed(_) | Modules::Built(_) | Modules::Unbuilt => return Exit::Done,
-        Modules::None(answer) => no_build(answer, kernel, subject),
-        Modules::Error(error) => ("untested", Failure::of(error)),
+        TestedModules::Installed(_) | TestedModules::Built(_) | TestedModules::Unbuilt => return Exit::Done,
+        TestedModules::None(answer) => no_build(answer, kernel, subject),
+        TestedModules::Error(error) => ("untested", Failure::of(error)),
     };
     let mut record = record(kernel, subject, None);
     (record.state, record.error) = (state, Some(failure.message.clone()));
@@ -149,7 +149,7 @@ fn no_build(answer: &Resolution, kernel: &Kernel, subject: &Subject) -> (&'stati
 }
 
 /// A line for each module; the exit code that they are worth.
-fn report(out: &Out, kernel: &Kernel, subjects: &[Subject], verdicts: &[Verdict]) -> Exit {
+fn report(out: &Out, kernel: &Kernel, subjects: &[Subject], verdicts: &[TestVerdict]) -> Exit {
     let modules =
         subjects.iter().flat_map(|subject| subject.to_load().iter().map(move |module| (subject, module)));
     let (mut exit, mut records) = (Exit::Done, Vec::new());
@@ -179,7 +179,7 @@ fn record(kernel: &Kernel, subject: &Subject, module: Option<String>) -> json::M
         version: subject.version.clone(),
         module,
         kernel: kernel.release.clone(),
-        state: State::Untested.word(),
+        state: TestState::Untested.word(),
         error: None,
         log: Vec::new(),
         taints: String::new(),
@@ -229,7 +229,7 @@ fn say_plan(out: &Out, kernel: &Kernel, subjects: &[Subject], boot: &Boot) {
     let mut number = 0;
     for subject in subjects {
         let called = super::called(&subject.package, &subject.version);
-        if matches!(subject.modules, Modules::Unbuilt) {
+        if matches!(subject.modules, TestedModules::Unbuilt) {
             plan_line(out, kernel, subject, None, Action::BuildRequired, &[]);
         }
         for module in subject.to_load() {
@@ -243,15 +243,15 @@ fn say_plan(out: &Out, kernel: &Kernel, subjects: &[Subject], boot: &Boot) {
 
 fn origin(subject: &Subject) -> &'static str {
     match subject.modules {
-        Modules::Installed(_) => "installed modules",
-        Modules::Built(_) => "built modules, not installed",
-        Modules::None(_) | Modules::Error(_) => "no modules to load",
-        Modules::Unbuilt => "neither installed nor built",
+        TestedModules::Installed(_) => "installed modules",
+        TestedModules::Built(_) => "built modules, not installed",
+        TestedModules::None(_) | TestedModules::Error(_) => "no modules to load",
+        TestedModules::Unbuilt => "neither installed nor built",
     }
 }
 
 /// The names of what is loaded before a module that is to be tested.
-fn needs(plan: &Plan, number: usize) -> Vec<String> {
+fn needs(plan: &LoadPlan, number: usize) -> Vec<String> {
     let step = plan.steps.iter().find(|step| step.tested == Some(number));
     let needs = step.map_or(&[][..], |step| &step.needs);
     needs.iter().map(|need| plan.steps[need.step].name.clone()).collect()

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
-use kcache::kernel::program::Program;
+use kcache::kernel::program::OwnProgram;
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox::{self, Entrance, Groups, Identities, Limits, Uids};
 use kcache::run::context::Context;
@@ -205,10 +205,10 @@ fn open(settings: &Settings, path: &Path) -> std::io::Result<File> {
 }
 
 /// This program's files, found while it runs: it may have been replaced on disk.
-pub fn own_program() -> io::Result<Program> {
+pub fn own_program() -> io::Result<OwnProgram> {
     let own = PathBuf::from("/proc/self/exe");
     let called = fs::read_link(&own)?;
-    Ok(Program::of_maps(&own, &called, &fs::read_to_string("/proc/self/maps")?))
+    Ok(OwnProgram::of_maps(&own, &called, &fs::read_to_string("/proc/self/maps")?))
 }
 
 /// Where control groups for builds can be made, if anywhere.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use kcache::deploy::debuginfo::{self, DebugInfo};
-use kcache::kernel::install::{self, Installed, Package as InstalledPackage};
+use kcache::kernel::install::{self, Installed, InstalledPackage};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::kernel::rootfs::Root;

@@ -5,7 +5,7 @@ use kcache::deploy::gc;
 use kcache::run::context::Context;
 use kcache::run::labels::Labels;
 use kcache::run::progress::size;
-use kcache::store::gc::{Caps, Going, Plan, Reason, Rules, Totals, plan};
+use kcache::store::gc::{Caps, GcPlan, GcReason, GcRules, Going, Totals, plan};
 use kcache::store::{Notice, Scratch};
 
 use super::bundle::count;
@@ -30,7 +30,7 @@ pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) ->
         out.warn(&format!("no kernel is installed under {root}, so no build counts as installed"));
     }
     let (say, now) = (|notice: &Notice| context.progress.notice(notice), (context.now)());
-    let rules = Rules { caps, keep: &keep, now, grace: args.grace, cancel: &context.cancel, say: &say };
+    let rules = GcRules { caps, keep: &keep, now, grace: args.grace, cancel: &context.cancel, say: &say };
     let scratch = if dry { Scratch::new(&context.temporary)? } else { store.scratch()? };
     let plan = plan(&store, &rules, scratch)?;
     let tell = &mut |going: &Going| line(out, going);
@@ -81,7 +81,7 @@ fn day(seconds: u64) -> String {
     moment.map_or(String::new(), |moment| moment.format("%Y-%m-%d").to_string())
 }
 
-fn summary(out: &Out, plan: &Plan, gone: &Totals, dry: bool) {
+fn summary(out: &Out, plan: &GcPlan, gone: &Totals, dry: bool) {
     let stays = plan.stays();
     let did = if dry { "would delete" } else { "deleted" };
     out.say(&format!(
@@ -120,7 +120,7 @@ fn summary(out: &Out, plan: &Plan, gone: &Totals, dry: bool) {
             stay_bytes: all,
             stay_kept: stays.kept,
             stay_young: stays.young,
-            exceeds: stays.exceeds.as_ref().map(Reason::to_string),
+            exceeds: stays.exceeds.as_ref().map(GcReason::to_string),
         });
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kcache::authoring;
-use kcache::kernel::lint::{Finding, RULES, Severity};
+use kcache::kernel::lint::{LintFinding, LintSeverity, RULES};
 use kcache::kernel::packages::{Package, RecipeFile};
 use kcache::run::context::Context;
 use kcache::run::select;
@@ -33,7 +33,7 @@ pub fn run(context: &Context, out: &Out, args: &Lint) -> Result<Exit, Failure> {
         findings.retain(|finding| !args.allow.iter().any(|name| name == finding.rule.name));
         tell(out, package, &findings);
         let worst = findings.iter().map(|finding| finding.rule.severity).min();
-        let limit = if args.strict { Severity::Warning } else { Severity::Error };
+        let limit = if args.strict { LintSeverity::Warning } else { LintSeverity::Error };
         if worst.is_some_and(|worst| worst <= limit) {
             exit = Exit::NotReady;
         }
@@ -57,7 +57,7 @@ fn allowed_rules_exist(names: &[String]) -> Result<(), Failure> {
     ))
 }
 
-fn tell(out: &Out, package: &Package, findings: &[Finding]) {
+fn tell(out: &Out, package: &Package, findings: &[LintFinding]) {
     let mut explained = BTreeSet::new();
     for finding in findings {
         if out.json {
@@ -66,9 +66,9 @@ fn tell(out: &Out, package: &Package, findings: &[Finding]) {
         }
         let severity = finding.rule.severity;
         let style = match severity {
-            Severity::Error => BAD,
-            Severity::Warning => ODD,
-            Severity::Note => PLAIN,
+            LintSeverity::Error => BAD,
+            LintSeverity::Warning => ODD,
+            LintSeverity::Note => PLAIN,
         };
         let word = paint(style, severity.word());
         out.data(&format!("{}: {word}: {} [{}]", place(package, finding), finding.what, finding.rule.name));
@@ -83,24 +83,24 @@ fn tell(out: &Out, package: &Package, findings: &[Finding]) {
 }
 
 /// `FILE:LINE`, as editors and compilers have it.
-fn place(package: &Package, finding: &Finding) -> String {
+fn place(package: &Package, finding: &LintFinding) -> String {
     let path = package.source.join(&finding.file);
     let path = path.display();
     if finding.line == 0 { path.to_string() } else { format!("{path}:{}", finding.line) }
 }
 
-fn count(findings: &[Finding]) -> String {
-    let of = |severity: Severity| {
+fn count(findings: &[LintFinding]) -> String {
+    let of = |severity: LintSeverity| {
         let count = findings.iter().filter(|finding| finding.rule.severity == severity).count();
         let plural = if count == 1 { "" } else { "s" };
         (count > 0).then(|| format!("{count} {}{plural}", severity.word()))
     };
     let counts: Vec<String> =
-        [Severity::Error, Severity::Warning, Severity::Note].into_iter().filter_map(of).collect();
+        [LintSeverity::Error, LintSeverity::Warning, LintSeverity::Note].into_iter().filter_map(of).collect();
     if counts.is_empty() { "no findings".to_owned() } else { counts.join(", ") }
 }
 
-fn record(package: &Package, finding: &Finding) -> json::LintFinding {
+fn record(package: &Package, finding: &LintFinding) -> json::LintFinding {
     json::LintFinding {
         r#type: "finding",
         package: package.name.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kcache::deploy::generation::{self, Change, Done};
+use kcache::deploy::generation::{self, Done, SetChange};
 use kcache::deploy::scripts;
 use kcache::error::Error;
 use kcache::kernel::install::{Act, Generation, base, current};
@@ -43,7 +43,7 @@ pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Resul
         out.say("nothing to remove");
     }
     let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
-    let changes: Vec<Change> = removed.iter().map(|names| Change::Remove(names)).collect();
+    let changes: Vec<SetChange> = removed.iter().map(|names| SetChange::Remove(names)).collect();
     transact(context, out, &kernels, &changes, settled, dry)
 }
 
@@ -55,7 +55,7 @@ pub fn rollback(context: &Context, out: &Out, asked: &Kernels, dry: bool) -> Res
     if kernels.is_empty() {
         return Err(Failure::usage("no kernel has a previous generation", None));
     }
-    let changes: Vec<Change> = kernels.iter().map(|_| Change::RollBack).collect();
+    let changes: Vec<SetChange> = kernels.iter().map(|_| SetChange::RollBack).collect();
     transact(context, out, &kernels, &changes, Exit::Done, dry)
 }
 
@@ -108,7 +108,7 @@ fn transact(
     context: &Context,
     out: &Out,
     kernels: &[Kernel],
-    changes: &[Change],
+    changes: &[SetChange],
     before: Exit,
     dry: bool,
 ) -> Result<Exit, Failure> {
@@ -128,7 +128,7 @@ fn transact(
     Ok(exit)
 }
 
-fn planned(session: &Session, out: &Out, kernel: &Kernel, change: &Change) -> Exit {
+fn planned(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) -> Exit {
     match generation::plan(session, kernel, change) {
         Ok(plan) => {
             report_plan(out, &plan);
@@ -138,7 +138,7 @@ fn planned(session: &Session, out: &Out, kernel: &Kernel, change: &Change) -> Ex
     }
 }
 
-fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &Change) -> Exit {
+fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) -> Exit {
     let start = Instant::now();
     let done = generation::apply(session, kernel, change);
     let exit = report_transaction(out, kernel, &done, start.elapsed().as_secs_f64());

@@ -3,7 +3,7 @@
 use kcache::deploy::generation::Done;
 use kcache::deploy::{self, KernelReport};
 use kcache::error::Error;
-use kcache::kernel::install::{Act, Indexed, Plan, Remark};
+use kcache::kernel::install::{Act, Indexed, InstallPlan, Remark};
 use kcache::kernel::kernels::Kernel;
 use kcache::resolve::batch::PackageResult;
 use kcache::resolve::reproduce::Comparison;
@@ -300,7 +300,7 @@ fn generation_failed(kernel: &Kernel, failure: &Failure) -> json::Generation {
 }
 
 /// Prints a plan, one line a change.
-pub fn report_plan(out: &Out, plan: &Plan) {
+pub fn report_plan(out: &Out, plan: &InstallPlan) {
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     for change in plan.changes.iter().filter(|change| change.act != Act::Keep) {
         let action = match change.act {

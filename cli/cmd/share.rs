@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use kcache::inputs::undeclared;
 use kcache::inputs::version;
 use kcache::resolve::by_pointer;
-use kcache::resolve::publish::{self, Known};
+use kcache::resolve::publish::{self, Publishable};
 use kcache::run::context::Context;
 use kcache::run::labels::Labels;
 use kcache::run::session::Session;
 use kcache::shell::word;
-use kcache::store::{Entry, Pushed, Sign, Store};
+use kcache::store::{Entry, Pushed, SignEntry, Store};
 
 use super::{interrupted, looking};
 use crate::args::{Push, Selection};
@@ -71,11 +71,11 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
 }
 
 /// Who signs what leaves this host.
-pub fn sign(context: &Context, adopt: bool, unsigned: bool) -> Sign<'_> {
+pub fn sign(context: &Context, adopt: bool, unsigned: bool) -> SignEntry<'_> {
     match &context.signer {
-        Some(key) => Sign::With { key, adopt },
-        None if unsigned => Sign::Unsigned,
-        None => Sign::Signed,
+        Some(key) => SignEntry::With { key, adopt },
+        None if unsigned => SignEntry::Unsigned,
+        None => SignEntry::Signed,
     }
 }
 
@@ -103,9 +103,9 @@ pub fn choices<'w>(
                 error,
             };
             match publish::known(&session, &request) {
-                Ok(Known::Entry(entry)) => choices.push(Choice::Entry { entry, newest: true }),
-                Ok(Known::Excluded) => {}
-                Ok(Known::Nothing) => choices.push(missing(None)),
+                Ok(Publishable::Entry(entry)) => choices.push(Choice::Entry { entry, newest: true }),
+                Ok(Publishable::Excluded) => {}
+                Ok(Publishable::Nothing) => choices.push(missing(None)),
                 Err(error) => choices.push(missing(Some(error.into()))),
             }
         }

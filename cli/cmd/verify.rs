@@ -5,7 +5,7 @@ use kcache::error::Error;
 use kcache::run::context::Context;
 use kcache::run::progress::size;
 use kcache::run::session::Session;
-use kcache::store::verify::{Finding, Repair, Repaired, Seen, verify};
+use kcache::store::verify::{Finding, Repair, Repaired, Verified, verify};
 
 use super::bundle::count;
 use crate::exit::{Exit, Failure};
@@ -34,10 +34,10 @@ pub fn run(context: &Context, out: &Out, repair: bool) -> Result<Exit, Failure> 
     Ok(exit)
 }
 
-fn stored(context: &Context, out: &Out, repair: bool, counters: &mut Counters) -> Result<Seen, Failure> {
+fn stored(context: &Context, out: &Out, repair: bool, counters: &mut Counters) -> Result<Verified, Failure> {
     let Some(store) = context.open_existing_store()? else {
         out.say(&format!("no store in {}", context.store.display()));
-        return Ok(Seen::default());
+        return Ok(Verified::default());
     };
     let say = |message: &str| context.progress.say(message);
     let waiting = context.waiting(&say);
@@ -124,7 +124,7 @@ fn line(
     out.data(&format!("{what} {path}: {wrong}{}", done.1));
 }
 
-fn summary(out: &Out, seen: Seen, kernels: u64, counters: &Counters, exit: Exit) {
+fn summary(out: &Out, seen: Verified, kernels: u64, counters: &Counters, exit: Exit) {
     let verdict = match (counters.damaged, counters.repaired) {
         (0, _) => "all intact".to_owned(),
         (damaged, 0) => format!("{damaged} corrupt"),

@@ -1,6 +1,6 @@
 //! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's flow, for one package and kernel at a time.
 
-use kcache::deploy::generation::{self as flow, Change};
+use kcache::deploy::generation::{self as flow, SetChange};
 use kcache::deploy::scripts;
 use kcache::kernel::dkms::Version;
 use kcache::kernel::install::ForeignFiles;
@@ -94,7 +94,7 @@ fn before_install(
     request: &Request,
     manifest: &Manifest,
 ) -> Result<(), DkmsError> {
-    let plan = flow::plan(session, request.kernel, &Change::Add(std::slice::from_ref(manifest)))?;
+    let plan = flow::plan(session, request.kernel, &SetChange::Add(std::slice::from_ref(manifest)))?;
     if !scripts::arriving(&plan).any(|name| name == request.package.name) {
         return Ok(());
     }
@@ -188,7 +188,7 @@ fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manife
     let Request { package, kernel, .. } = *request;
     let theirs = of_dkms(place, &package.name, kernel)?;
     let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
-    let change = Change::Add(std::slice::from_ref(manifest));
+    let change = SetChange::Add(std::slice::from_ref(manifest));
     let done = flow::apply_with(session, kernel, &change, &ForeignFiles::Drop(files))?;
     if scripts::arriving(&done.plan).any(|name| name == package.name) {
         scripts::after_install(session, request);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Parser;
 use fs_err as fs;
 use kcache::error::Error;
-use kcache::kernel::dkms::{Built, Records, Version};
+use kcache::kernel::dkms::{DkmsBuild, Records, Version};
 use kcache::kernel::install::{self, ForeignFile, Generation};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
@@ -44,7 +44,7 @@ pub struct Standing {
     pub kernel: String,
     pub installed: bool,
     /// DKMS's own record, where DKMS has built it.
-    pub by_dkms: Option<Built>,
+    pub by_dkms: Option<DkmsBuild>,
     /// kcache has installed it.
     pub by_kcache: Option<Generation>,
 }
@@ -321,7 +321,7 @@ pub fn of_dkms(
     place: &Place,
     name: &str,
     kernel: &Kernel,
-) -> Result<Vec<(Built, Vec<ForeignFile>)>, DkmsError> {
+) -> Result<Vec<(DkmsBuild, Vec<ForeignFile>)>, DkmsError> {
     let Some(tree) = &kernel.modules else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for built in place.records.installed(&kernel.release)? {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use kcache::deploy::{adopt, generation as flow, scripts};
 use kcache::error::Error;
-use kcache::kernel::dkms::{Built, Version, weakly_used};
+use kcache::kernel::dkms::{DkmsBuild, Version, weakly_used};
 use kcache::kernel::install::{ForeignFile, ForeignFiles};
 use kcache::run::request::Request;
 use kcache::run::session::Session;
@@ -77,7 +77,7 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     place.say(&format!("Module {name}-{version} for kernel {release} ({arch})."));
     place.say("Before uninstall, this module version was ACTIVE on this kernel.");
     let names: Vec<String> = standing.by_kcache.iter().map(|_| name.clone()).collect();
-    let theirs: Vec<(Built, Vec<ForeignFile>)> =
+    let theirs: Vec<(DkmsBuild, Vec<ForeignFile>)> =
         of_dkms(place, name, &kernel)?.into_iter().filter(|(built, _)| built.what == *what).collect();
     let files: Vec<ForeignFile> = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
     let dir = flow::tree(session, &kernel)?;

@@ -35,15 +35,15 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 
-pub use crate::program::Program;
-pub use machine::{Acceleration, Machine};
-pub use plan::{Module, Parameter, Plan};
-pub use report::{Event, State, Verdict};
+pub use crate::program::OwnProgram;
+pub use machine::{Acceleration, VirtualMachine};
+pub use plan::{LoadPlan, Parameter, TestModule};
+pub use report::{Event, TestState, TestVerdict};
 
 use crate::bounded_read;
 use crate::build::printable;
 use crate::index;
-use crate::sandbox::Identity;
+use crate::sandbox::BuildIdentity;
 use attempt::{Attempt, Ended, How, Listener};
 use machine::{Guest, IMAGE, INITRAMFS, Patience};
 
@@ -123,13 +123,13 @@ pub enum Error {
 /// A boot test of one kernel.
 pub struct BootTest<'a> {
     /// The machine for the kernel's architecture.
-    pub machine: &'a Machine,
+    pub machine: &'a VirtualMachine,
     /// Path of QEMU.
     pub qemu: &'a Path,
     /// Path of `setpriv` (util-linux).
     pub setpriv: &'a Path,
     /// The user to run QEMU as.
-    pub identity: &'a Identity,
+    pub identity: &'a BuildIdentity,
     /// Whether to try KVM before emulation.
     pub kvm: bool,
     /// Path of the kernel's image.
@@ -137,7 +137,7 @@ pub struct BootTest<'a> {
     /// The image's release.
     pub release: &'a str,
     /// This program with its libraries, which becomes the guest's first process.
-    pub program: &'a Program,
+    pub program: &'a OwnProgram,
     /// Memory of the guest in MiB; by default as much as the modules need.
     pub memory: Option<u64>,
     /// Boot with `module.sig_enforce=1`, so that unsigned modules are refused.
@@ -151,7 +151,7 @@ pub struct BootTest<'a> {
 }
 
 /// Receives events of a guest, which are untrusted.
-pub trait Watch {
+pub trait TestWatch {
     /// A line of the guest's console.
     fn console(&mut self, _line: &str) {}
     /// A module is about to be loaded; its number among those to be tested.
@@ -162,16 +162,16 @@ pub trait Watch {
 
 /// Result of a boot test.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct TestOutcome {
     /// What ran the guest that got furthest.
     pub acceleration: Acceleration,
     /// Verdicts on the tested modules, in the order in which they were given.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<TestVerdict>,
 }
 
 /// Lets QEMU's user access a file or directory through its group. A directory owned by that user would be unsafe: a
 /// guest that broke out of QEMU could prepare links there, which the next round would follow.
-fn share(path: &Path, identity: &Identity, mode: u32) -> io::Result<()> {
+fn share(path: &Path, identity: &BuildIdentity, mode: u32) -> io::Result<()> {
     let Some(uid) = identity.uid() else { return Ok(()) };
     std::os::unix::fs::lchown(path, None, Some(uid))?;
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
@@ -179,7 +179,7 @@ fn share(path: &Path, identity: &Identity, mode: u32) -> io::Result<()> {
 
 impl BootTest<'_> {
     /// Boots as many guests as needed to test every module of a plan.
-    pub fn run(&self, mut plan: Plan, watch: &mut dyn Watch) -> Result<Outcome, Error> {
+    pub fn run(&self, mut plan: LoadPlan, watch: &mut dyn TestWatch) -> Result<TestOutcome, Error> {
         if !self.qemu.is_file() {
             return Err(Error::NoQemu { program: self.qemu.to_owned(), package: self.machine.package });
         }
@@ -194,18 +194,18 @@ impl BootTest<'_> {
             }
         }
         let same_name = || "another module of its name was tested".to_owned();
-        let untested = || Verdict::of_nothing(State::Untested, same_name(), Vec::new());
+        let untested = || TestVerdict::of_nothing(TestState::Untested, same_name(), Vec::new());
         let verdicts = verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(untested)).collect();
-        Ok(Outcome { acceleration: runner.acceleration, verdicts })
+        Ok(TestOutcome { acceleration: runner.acceleration, verdicts })
     }
 
     /// Boots guests until every module has a verdict. Returns what the kernel requested in vain, by module.
     fn round(
         &self,
         runner: &mut Runner,
-        plan: &Plan,
-        verdicts: &mut [Option<Verdict>],
-        watch: &mut dyn Watch,
+        plan: &LoadPlan,
+        verdicts: &mut [Option<TestVerdict>],
+        watch: &mut dyn TestWatch,
     ) -> Result<Vec<(usize, Vec<String>)>, Error> {
         let initramfs = self.prepare(plan)?;
         let memory = self.memory.unwrap_or_else(|| machine::memory(initramfs));
@@ -248,7 +248,7 @@ impl BootTest<'_> {
     }
 
     /// Creates QEMU's files; returns the size of the initramfs in bytes.
-    fn prepare(&self, plan: &Plan) -> Result<u64, Error> {
+    fn prepare(&self, plan: &LoadPlan) -> Result<u64, Error> {
         let (image, initramfs) = (self.scratch.join(IMAGE), self.scratch.join(INITRAMFS));
         if !image.exists() {
             fs::write(&image, bounded_read::bytes(self.image, bounded_read::MOST_DATA)?)?;
@@ -260,7 +260,7 @@ impl BootTest<'_> {
         Ok(size)
     }
 
-    fn write_initramfs(&self, plan: &Plan, path: &Path) -> Result<u64, Error> {
+    fn write_initramfs(&self, plan: &LoadPlan, path: &Path) -> Result<u64, Error> {
         let mut cpio = cpio::Cpio::new(BufWriter::new(fs::File::create(path)?));
         for directory in ["/proc", "/sys", "/dev", crate::program::LIBRARIES] {
             cpio.directory(directory)?;
@@ -308,15 +308,15 @@ impl BootTest<'_> {
 /// Withdraws verdicts on modules that may have failed because a request of the kernel was not answered, if the plan
 /// can be completed with what was requested. False if there are none.
 fn reconsider(
-    plan: &mut Plan,
-    verdicts: &mut [Option<Verdict>],
+    plan: &mut LoadPlan,
+    verdicts: &mut [Option<TestVerdict>],
     requests: Vec<(usize, Vec<String>)>,
 ) -> Result<bool, Error> {
     let mut any = false;
     for (number, names) in requests {
         if verdicts[number]
             .as_ref()
-            .is_none_or(|verdict| verdict.state.is_good() && verdict.state != State::NoDevice)
+            .is_none_or(|verdict| verdict.state.is_good() && verdict.state != TestState::NoDevice)
         {
             continue;
         }
@@ -342,20 +342,24 @@ struct Runner {
 
 /// Results so far.
 struct Results<'a> {
-    plan: &'a Plan,
+    plan: &'a LoadPlan,
     /// Verdict of each module to be tested.
-    verdicts: &'a mut [Option<Verdict>],
+    verdicts: &'a mut [Option<TestVerdict>],
     /// Requests of the kernel that were not answered, by module.
     requests: Vec<(usize, Vec<String>)>,
     /// The step that began and was not reported as finished.
     testing: Option<usize>,
     release: Option<String>,
     trouble: Option<String>,
-    watch: &'a mut dyn Watch,
+    watch: &'a mut dyn TestWatch,
 }
 
 impl<'a> Results<'a> {
-    fn new(plan: &'a Plan, verdicts: &'a mut [Option<Verdict>], watch: &'a mut dyn Watch) -> Self {
+    fn new(
+        plan: &'a LoadPlan,
+        verdicts: &'a mut [Option<TestVerdict>],
+        watch: &'a mut dyn TestWatch,
+    ) -> Self {
         Self { plan, verdicts, requests: Vec::new(), testing: None, release: None, trouble: None, watch }
     }
 
@@ -376,14 +380,14 @@ impl<'a> Results<'a> {
         let Some(number) = self.number(step) else { return };
         let panic = ended.console.iter().find(|line| line.contains("Kernel panic"));
         let error = panic.map_or_else(|| ended.how.words(), |line| without_time(line).to_owned());
-        self.verdicts[number] = Some(Verdict::of_nothing(State::Fails, error, ended.console.clone()));
+        self.verdicts[number] = Some(TestVerdict::of_nothing(TestState::Fails, error, ended.console.clone()));
     }
 
     /// Marks all others as untested, because another guest would not get further.
     fn give_up(&mut self, ended: &Ended) {
         let log = if ended.ready { Vec::new() } else { ended.console.clone() };
         for verdict in self.verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
-            *verdict = Some(Verdict::of_nothing(State::Untested, ended.how.words(), log.clone()));
+            *verdict = Some(TestVerdict::of_nothing(TestState::Untested, ended.how.words(), log.clone()));
         }
     }
 }

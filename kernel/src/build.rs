@@ -72,7 +72,7 @@ const NO_FORK: i32 = 254;
 const FILE_SIZE: i32 = nix::libc::SIGXFSZ;
 
 /// Input of [`build`].
-pub struct Request<'a> {
+pub struct BuildRequest<'a> {
     /// The sandbox, with the headers mounted.
     pub sandbox: Sandbox,
     /// The commands and the modules they produce.
@@ -95,13 +95,13 @@ pub struct Request<'a> {
 
 /// Result of a build. The log is at `scratch/log` in every case.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum BuildOutcome {
     /// All modules of the recipe exist.
     Built {
         /// The modules, by name.
-        modules: Vec<Built>,
+        modules: Vec<BuiltFile>,
         /// Debug information split off them, `NAME.ko.debug`.
-        debug: Vec<Built>,
+        debug: Vec<BuiltFile>,
         /// Results for other packages, as a tar; `None` if there are none.
         kept: Option<Vec<u8>>,
     },
@@ -115,7 +115,7 @@ pub enum Outcome {
 
 /// A file that was built. All processes of the build are dead, so it does not change.
 #[derive(Debug)]
-pub struct Built {
+pub struct BuiltFile {
     /// File name, including `.ko` or `.ko.debug`.
     pub name: String,
     /// Size in bytes, not compressed.
@@ -124,7 +124,7 @@ pub struct Built {
     path: PathBuf,
 }
 
-impl Built {
+impl BuiltFile {
     /// Opens the file for reading; reads at most its size.
     pub fn open(&self) -> io::Result<impl Read + use<>> {
         let (file, _) = self.tree.file(&self.path)?.map_err(io::Error::other)?;
@@ -155,8 +155,9 @@ pub fn log_path(scratch: &Path) -> PathBuf {
 /// # Errors
 ///
 /// Errors of starting or ending the sandbox. A failed build is an [`Outcome`].
-pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
-    let Request { mut sandbox, recipe, scratch, environment, limit, cancel, jobs, opened, line } = request;
+pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
+    let BuildRequest { mut sandbox, recipe, scratch, environment, limit, cancel, jobs, opened, line } =
+        request;
     fs::create_dir(scratch.join("kept"))?;
     fs::create_dir(scratch.join("debug"))?;
     let inside = build_dir(&recipe.name, &recipe.version);
@@ -186,26 +187,26 @@ pub fn build(request: Request) -> Result<Outcome, sandbox::Error> {
         append(scratch, header)?;
     }
     Ok(match ended {
-        Ended::Cancelled => Outcome::Cancelled,
+        Ended::Cancelled => BuildOutcome::Cancelled,
         Ended::TimedOut => {
-            Outcome::Environment(format!("timed out after {} s (build-timeout)", limit.as_secs()))
+            BuildOutcome::Environment(format!("timed out after {} s (build-timeout)", limit.as_secs()))
         }
-        Ended::OutOfMemory => Outcome::Environment(format!(
+        Ended::OutOfMemory => BuildOutcome::Environment(format!(
             "killed: exceeded the memory limit of {} MiB (build-memory)",
             sandbox.limits.memory >> 20
         )),
-        Ended::TookTooMuch(excess) => Outcome::Environment(too_much(excess, &sandbox.limits)),
-        Ended::Signal(FILE_SIZE) => Outcome::Environment(too_large(&sandbox.limits)),
-        Ended::Signal(signal) => Outcome::Environment(format!("killed by signal {signal}")),
+        Ended::TookTooMuch(excess) => BuildOutcome::Environment(too_much(excess, &sandbox.limits)),
+        Ended::Signal(FILE_SIZE) => BuildOutcome::Environment(too_large(&sandbox.limits)),
+        Ended::Signal(signal) => BuildOutcome::Environment(format!("killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
-        Ended::Status(_) if logged.met_file_limit => Outcome::Environment(too_large(&sandbox.limits)),
-        Ended::Status(NO_FORK) if logged.machines_fault().is_none() => Outcome::Environment(format!(
+        Ended::Status(_) if logged.met_file_limit => BuildOutcome::Environment(too_large(&sandbox.limits)),
+        Ended::Status(NO_FORK) if logged.machines_fault().is_none() => BuildOutcome::Environment(format!(
             "it could start no more processes, of which it may have {} (build-processes)",
             sandbox.limits.processes
         )),
         Ended::Status(status) => match logged.machines_fault().cloned() {
-            Some(reason) => Outcome::Environment(reason),
-            None => Outcome::Failed(logged.failure(Some(status))),
+            Some(reason) => BuildOutcome::Environment(reason),
+            None => BuildOutcome::Failed(logged.failure(Some(status))),
         },
     })
 }
@@ -253,26 +254,26 @@ fn give(path: &Path, uid: u32) -> io::Result<()> {
 }
 
 /// The outputs, or which of them is missing.
-fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<Outcome> {
+fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<BuildOutcome> {
     let modules = match modules(scratch, &recipe.modules)? {
         Ok(modules) => modules,
-        Err(what) => return Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what))),
+        Err(what) => return Ok(BuildOutcome::Failed(logged.failure_in_spite_of_success(&what))),
     };
     let outputs: BTreeSet<PathBuf> =
         modules.iter().map(|module| Path::new("module").join(&module.name)).collect();
     let packed = match kept::pack(&Tree::open(&scratch.join("kept"))?, &outputs) {
         Ok(packed) => packed,
         Err(kept::Error::Io(error)) => return Err(error),
-        Err(what) => return Ok(Outcome::Failed(logged.failure_in_spite_of_success(&what.to_string()))),
+        Err(what) => return Ok(BuildOutcome::Failed(logged.failure_in_spite_of_success(&what.to_string()))),
     };
     let (debug, lost) = debug(scratch, &modules)?;
     let not_kept = packed.left_out.iter().map(|what| format!("not stored for other packages: {what}"));
     warn(scratch, not_kept.chain(lost))?;
-    Ok(Outcome::Built { modules, debug, kept: packed.tar })
+    Ok(BuildOutcome::Built { modules, debug, kept: packed.tar })
 }
 
 /// The debug information of these modules, if any, and a warning for each that is lost.
-fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<String>)> {
+fn debug(scratch: &Path, modules: &[BuiltFile]) -> io::Result<(Vec<BuiltFile>, Vec<String>)> {
     let tree = Arc::new(Tree::open(&scratch.join("debug"))?);
     let (mut found, mut lost, mut room) = (Vec::new(), Vec::new(), MOST_DEBUG);
     for module in modules {
@@ -285,7 +286,7 @@ fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<Strin
             Ok((_, size)) if size > MOST_MODULE.min(room) => lost.push(format!("{name} has {size} bytes")),
             Ok((_, size)) => {
                 room -= size;
-                found.push(Built { name, size, tree: tree.clone(), path });
+                found.push(BuiltFile { name, size, tree: tree.clone(), path });
             }
             Err(what) => lost.push(what),
         }
@@ -294,7 +295,7 @@ fn debug(scratch: &Path, modules: &[Built]) -> io::Result<(Vec<Built>, Vec<Strin
 }
 
 /// The modules of the recipe; the inner error says which one is missing.
-fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, String>> {
+fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<BuiltFile>, String>> {
     let source = Arc::new(Tree::open(&scratch.join("build"))?);
     let kept = Arc::new(Tree::open(&scratch.join("kept"))?);
     let wanted: Vec<(PathBuf, String)> = match promised {
@@ -335,7 +336,7 @@ fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<Built>, 
             Ok(_) if !names.insert(name.clone()) => return Ok(Err(format!("built more than one {name}"))),
             Ok((_, size)) => {
                 room -= size;
-                built.push(Built { name, size, tree: tree.clone(), path: at });
+                built.push(BuiltFile { name, size, tree: tree.clone(), path: at });
             }
             Err(what) => return Ok(Err(what)),
         }
@@ -386,7 +387,7 @@ mod tests {
         fs::create_dir(at("dir.ko.debug")).unwrap();
         fs::File::create(at("huge.ko.debug")).unwrap().set_len(MOST_MODULE + 1).unwrap();
         let tree = Arc::new(Tree::open(scratch.path()).unwrap());
-        let module = |name: &str| Built {
+        let module = |name: &str| BuiltFile {
             name: format!("{name}.ko"),
             size: 1,
             tree: tree.clone(),

@@ -50,7 +50,7 @@ pub struct Version {
 
 /// A version that DKMS has built for a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Built {
+pub struct DkmsBuild {
     /// The package's version.
     pub what: Version,
     /// Release of the kernel.
@@ -127,7 +127,7 @@ impl Records {
     }
 
     /// The builds of a version, oldest kernel first.
-    pub fn built(&self, what: &Version) -> io::Result<Vec<Built>> {
+    pub fn built(&self, what: &Version) -> io::Result<Vec<DkmsBuild>> {
         let mut found = Vec::new();
         let Some(place) = self.directory(&[&what.name, &what.version]) else { return Ok(found) };
         for kernel in names(&place)?.into_iter().filter(|name| name.starts_with(|c: char| c.is_ascii_digit()))
@@ -137,7 +137,7 @@ impl Records {
                 let own = of_kernel.join(&arch);
                 if self.directory(&[&what.name, &what.version, &kernel, &arch, "module"]).is_some() {
                     let installed = self.active(what, &kernel, &arch) == fs::canonicalize(&own).ok();
-                    found.push(Built { what: what.clone(), kernel: kernel.clone(), arch, installed });
+                    found.push(DkmsBuild { what: what.clone(), kernel: kernel.clone(), arch, installed });
                 }
             }
         }
@@ -146,7 +146,7 @@ impl Records {
     }
 
     /// All builds that DKMS has installed for a kernel.
-    pub fn installed(&self, kernel: &str) -> io::Result<Vec<Built>> {
+    pub fn installed(&self, kernel: &str) -> io::Result<Vec<DkmsBuild>> {
         let mut found = Vec::new();
         for what in self.added()? {
             found.extend(
@@ -158,7 +158,7 @@ impl Records {
 
     /// The files in a kernel's tree that belong to an installed build: in DKMS's own directory by name, elsewhere only
     /// if their bytes equal DKMS's copies.
-    pub fn files(&self, built: &Built, tree: &Path) -> io::Result<Vec<ForeignFile>> {
+    pub fn files(&self, built: &DkmsBuild, tree: &Path) -> io::Result<Vec<ForeignFile>> {
         let copies = self.copies(built)?;
         let mut found = Vec::new();
         for path in modules::foreign(tree)? {
@@ -173,7 +173,7 @@ impl Records {
     }
 
     /// Whether all modules of a build are in the kernel's tree with the same bytes.
-    pub fn is_intact(&self, built: &Built, tree: &Path) -> io::Result<bool> {
+    pub fn is_intact(&self, built: &DkmsBuild, tree: &Path) -> io::Result<bool> {
         let foreign = modules::foreign(tree)?;
         for copy in self.copies(built)? {
             let mut alike =
@@ -186,7 +186,7 @@ impl Records {
     }
 
     /// Paths of DKMS's copies of a build's modules.
-    fn copies(&self, built: &Built) -> io::Result<Vec<PathBuf>> {
+    fn copies(&self, built: &DkmsBuild) -> io::Result<Vec<PathBuf>> {
         let Version { name, version } = &built.what;
         let Some(dir) = self.directory(&[name, version, &built.kernel, &built.arch, "module"]) else {
             return Ok(Vec::new());
@@ -197,7 +197,7 @@ impl Records {
     }
 
     /// Deletes the record of a build for a kernel.
-    pub fn forget_build(&self, built: &Built) -> io::Result<()> {
+    pub fn forget_build(&self, built: &DkmsBuild) -> io::Result<()> {
         let Version { name, version } = &built.what;
         let Some(kernel) = self.directory(&[name, version, &built.kernel]) else { return Ok(()) };
         if built.installed {
@@ -367,7 +367,8 @@ mod tests {
             let before = listing(&theirs);
             assert_eq!(records.built(&a()).unwrap(), [], "{depth}");
             assert_eq!(records.is_added(&a()), depth.len() > "a/1.0".len(), "{depth}");
-            let built = Built { what: a(), kernel: "6.1".into(), arch: "x86_64".into(), installed: false };
+            let built =
+                DkmsBuild { what: a(), kernel: "6.1".into(), arch: "x86_64".into(), installed: false };
             assert_eq!(records.files(&built, &tree).unwrap(), [], "{depth}");
             let _ = records.forget_build(&built); // an error is fine
             let _ = records.forget(&a());

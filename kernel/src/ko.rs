@@ -33,14 +33,14 @@ use object::read::SectionIndex;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym, SymbolTable};
 
 pub use build_id::BuildId;
-pub use check::{Defect, Expect, Fault, Flags, Preempt, check, inspect, unversioned};
-pub use machine::Machine;
+pub use check::{Defect, Expect, Flags, ModuleFault, Preempt, check, inspect, unversioned};
+pub use machine::ElfMachine;
 
 /// The parsed contents of a module file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ko {
     /// Class, byte order and machine of the ELF header.
-    pub machine: Machine,
+    pub machine: ElfMachine,
     /// The strings of `.modinfo`.
     pub modinfo: ModInfo,
     /// `__versions`: the CRC of each symbol, including `module_layout`, at the time of the build. Empty without
@@ -49,7 +49,7 @@ pub struct Ko {
     /// The symbols it needs.
     pub undefined: Vec<Undefined>,
     /// The symbols that it exports, by name.
-    pub exports: BTreeMap<String, Export>,
+    pub exports: BTreeMap<String, ModuleExport>,
     /// Whether a signature is appended, which is not verified.
     pub signed: bool,
 }
@@ -72,7 +72,7 @@ pub struct Undefined {
 
 /// A symbol that a module exports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Export {
+pub struct ModuleExport {
     /// CRC of its type (genksyms); `None` without `CONFIG_MODVERSIONS`.
     pub crc: Option<u32>,
     /// The namespace that an importer must name (`MODULE_IMPORT_NS`).
@@ -192,7 +192,7 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
     let symbols = sections.symbols(endian, data, elf::SHT_SYMTAB)?;
     let object = Object::<Elf> { data, endian, sections, symbols };
     object.check_names()?;
-    let machine = Machine {
+    let machine = ElfMachine {
         number: header.e_machine(endian).0,
         bits: if header.is_type_64() { 64 } else { 32 },
         big_endian: header.is_big_endian(),
@@ -232,7 +232,7 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         }
     }
 
-    fn versions(&self, machine: Machine) -> Result<BTreeMap<String, u32>, Defect> {
+    fn versions(&self, machine: ElfMachine) -> Result<BTreeMap<String, u32>, Defect> {
         let mut versions = BTreeMap::new();
         let table = |name, size| Ok::<_, Defect>(self.section(name)?.unwrap_or_default().len() / size);
         if table("__versions", 64)? + table("__version_ext_crcs", 4)? > MOST_NAMES {
@@ -280,14 +280,14 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
         self.symbols.iter().filter(needed).map(named).filter(|symbol| !symbol.name.is_empty()).collect()
     }
 
-    fn exports(&self) -> BTreeMap<String, Export> {
-        let mut exports: BTreeMap<String, Export> = BTreeMap::new();
+    fn exports(&self) -> BTreeMap<String, ModuleExport> {
+        let mut exports: BTreeMap<String, ModuleExport> = BTreeMap::new();
         let mut crcs = BTreeMap::new();
         let mut namespaces = BTreeMap::new();
         for (index, symbol) in self.symbols.enumerate() {
             let name = self.name(symbol);
             if let Some(name) = name.strip_prefix(b"__ksymtab_") {
-                exports.insert(lossy(name), Export::default());
+                exports.insert(lossy(name), ModuleExport::default());
             } else if let Some(name) = name.strip_prefix(b"__crc_") {
                 crcs.insert(name, (index, symbol));
             } else if let Some(name) = name.strip_prefix(NAMESPACE) {
@@ -405,7 +405,7 @@ mod tests {
             assert_eq!(ko.versions["printk"], 0x1234_5678, "{class:?}");
             let undefined: Vec<_> = ko.undefined.iter().map(|u| (u.name.as_str(), u.weak)).collect();
             assert_eq!(undefined, [("printk", false), ("maybe", true)]);
-            let export = Export { crc: Some(0xaabb_ccdd), namespace: Some("NS".into()) };
+            let export = ModuleExport { crc: Some(0xaabb_ccdd), namespace: Some("NS".into()) };
             assert_eq!(ko.exports["example_fn"], export, "{class:?}");
             assert!(!ko.signed);
         }

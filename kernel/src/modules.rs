@@ -24,10 +24,10 @@ use crate::compress::Compression;
 use crate::enforcement::{self, Enforcement};
 use crate::index::DepIndex;
 use crate::kernels::{self, Kernel};
-use crate::ko::{self, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use crate::ko::{self, Defect, ElfMachine, Expect, Flags, Ko, ModuleExport, ModuleFault};
 use crate::module_name::ModuleName;
 use crate::rootfs::Root;
-use crate::signing::{Known, Signed};
+use crate::signing::{KnownKeys, Signed};
 use crate::symvers::Symvers;
 
 /// Limit in bytes on a module. The largest known, nvidia's, has some 100 MB with debug information.
@@ -35,7 +35,7 @@ const MODULE_MAX: u64 = 1 << 30;
 
 /// A module file that was read.
 #[derive(Debug)]
-pub struct Module {
+pub struct InstalledModule {
     /// Path relative to the kernel's tree.
     pub path: PathBuf,
     /// The parsed module, or why it cannot be parsed.
@@ -48,11 +48,11 @@ pub struct Module {
 #[derive(Debug)]
 pub struct Loader {
     release: String,
-    machine: Machine,
+    machine: ElfMachine,
     flags: Flags,
     symvers: Option<Symvers>,
     enforcement: Option<Enforcement>,
-    signers: Known,
+    signers: KnownKeys,
     /// Whether the kernel decompresses modules itself, so that xz files must suit its decoder.
     decompresses: bool,
 }
@@ -60,10 +60,10 @@ pub struct Loader {
 impl Loader {
     /// Collects what the system knows about a kernel; `None` if not even its configuration exists. Signatures are
     /// verified with the certificates of `signers`.
-    pub fn of(root: &Root, kernel: &Kernel, signers: Known) -> Result<Option<Loader>, kernels::Error> {
+    pub fn of(root: &Root, kernel: &Kernel, signers: KnownKeys) -> Result<Option<Loader>, kernels::Error> {
         let Some(config) = kernels::config(root, kernel)? else { return Ok(None) };
         let Some(machine) =
-            Machine::of_arch(kernel.build_tree().map_or(kernels::arch(&config), |tree| &tree.arch))
+            ElfMachine::of_arch(kernel.build_tree().map_or(kernels::arch(&config), |tree| &tree.arch))
         else {
             return Ok(None);
         };
@@ -84,7 +84,7 @@ impl Loader {
     }
 
     /// Reads a module file of a kernel's tree.
-    pub fn read(&self, tree: &Path, path: PathBuf) -> io::Result<Module> {
+    pub fn read(&self, tree: &Path, path: PathBuf) -> io::Result<InstalledModule> {
         let bytes = match bounded_read::bytes(tree.join(&path), MOST_DATA) {
             Ok(bytes) => self.decompress(&path, &bytes),
             // A dangling link, as in weak-updates when its kernel was removed.
@@ -92,7 +92,7 @@ impl Loader {
             Err(e) => return Err(e),
         };
         let signed = bytes.as_ref().map_or(Signed::Not, |bytes| self.signers.signer_of(bytes));
-        Ok(Module { path, ko: bytes.and_then(|bytes| ko::parse(&bytes)), signed })
+        Ok(InstalledModule { path, ko: bytes.and_then(|bytes| ko::parse(&bytes)), signed })
     }
 
     fn decompress(&self, path: &Path, bytes: &[u8]) -> Result<Vec<u8>, Defect> {
@@ -116,20 +116,20 @@ impl Loader {
     /// distinguishes kcache's modules from foreign ones; `index` is the kernel's, which lists the installed modules.
     pub fn judge(
         &self,
-        modules: &[Module],
+        modules: &[InstalledModule],
         index: &DepIndex,
-        is_own: &dyn Fn(&Module) -> bool,
-    ) -> Vec<Vec<Fault>> {
-        let exports: BTreeMap<String, Export> = modules
+        is_own: &dyn Fn(&InstalledModule) -> bool,
+    ) -> Vec<Vec<ModuleFault>> {
+        let exports: BTreeMap<String, ModuleExport> = modules
             .iter()
             .filter_map(|module| module.ko.as_ref().ok())
             .flat_map(|ko| ko.exports.clone())
             .collect();
-        let judge = |module: &Module| {
+        let judge = |module: &InstalledModule| {
             let file = module.path.display().to_string();
             let ko = match &module.ko {
                 Ok(ko) => ko,
-                Err(defect) => return vec![Fault { file, defect: defect.clone() }],
+                Err(defect) => return vec![ModuleFault { file, defect: defect.clone() }],
             };
             let expect = Expect {
                 release: &self.release,
@@ -142,14 +142,14 @@ impl Loader {
             let mut faults = ko::check(&file, ko, &expect);
             let unwelcome = self.signers.object(&module.signed, self.enforcement.as_ref(), is_own(module));
             let defects = unwelcome.into_iter().chain(self.missing(ko, &exports, index));
-            faults.extend(defects.map(|defect| Fault { file: file.clone(), defect }));
+            faults.extend(defects.map(|defect| ModuleFault { file: file.clone(), defect }));
             faults
         };
         modules.iter().map(judge).collect()
     }
 
     /// A needed in-tree module that is not installed: distributions split them among packages.
-    fn missing(&self, ko: &Ko, exports: &BTreeMap<String, Export>, index: &DepIndex) -> Option<Defect> {
+    fn missing(&self, ko: &Ko, exports: &BTreeMap<String, ModuleExport>, index: &DepIndex) -> Option<Defect> {
         let symvers = self.symvers.as_ref()?;
         let needed = ko.undefined.iter().filter(|symbol| !exports.contains_key(&symbol.name));
         needed.filter_map(|symbol| symvers.get(&symbol.name)).find_map(|export| {
@@ -246,11 +246,11 @@ mod tests {
         let config = "CONFIG_SMP=y\nCONFIG_PREEMPT_BUILD=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_MODVERSIONS=y\n";
         Loader {
             release: "6.1.0-56-amd64".into(),
-            machine: Machine::of_arch("x86_64").unwrap(),
+            machine: ElfMachine::of_arch("x86_64").unwrap(),
             flags: Flags::of_config(&Kconfig::new(config.into())),
             symvers: Some(Symvers::parse(symvers.as_bytes()).unwrap()),
             enforcement: None,
-            signers: Known::default(),
+            signers: KnownKeys::default(),
             decompresses: true,
         }
     }
@@ -275,7 +275,7 @@ mod tests {
         fs::write(tree.path().join(name), bytes).unwrap();
         let module = loader.read(tree.path(), name.into()).unwrap();
         let found = loader.judge(&[module], &DepIndex::default(), &|_| true);
-        found.concat().iter().map(Fault::to_string).collect()
+        found.concat().iter().map(ModuleFault::to_string).collect()
     }
 
     #[test]

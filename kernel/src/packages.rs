@@ -41,7 +41,7 @@ pub enum RecipeFile {
     /// `dkms.conf` in the source tree.
     Dkms,
     /// A parsed `kcache.toml`, with its path.
-    Toml(PathBuf, Box<toml::File>),
+    Toml(PathBuf, Box<toml::TomlRecipe>),
     /// There is no recipe file: a Kbuild directory.
     Kbuild,
     /// The package's source is not on this machine: it can only be installed from a build of another host.

@@ -22,22 +22,22 @@ type Header = FileHeader64<Endianness>;
 
 /// A program, with the files that its process has mapped as code.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub struct OwnProgram {
     /// Path of the program.
     pub path: PathBuf,
     /// Paths of its libraries, including the loader.
     pub libraries: Vec<PathBuf>,
 }
 
-impl Program {
+impl OwnProgram {
     /// A program from the view of its own process: `path`, and its `/proc/PID/maps`; `called` is the program's name
     /// there.
-    pub fn of_maps(path: &Path, called: &Path, maps: &str) -> Program {
+    pub fn of_maps(path: &Path, called: &Path, maps: &str) -> OwnProgram {
         let mut libraries: Vec<PathBuf> = maps.lines().filter_map(mapped_code).map(PathBuf::from).collect();
         libraries.sort();
         libraries.dedup();
         libraries.retain(|library| library != called);
-        Program { path: path.to_owned(), libraries }
+        OwnProgram { path: path.to_owned(), libraries }
     }
 
     /// The files for the guest with their paths, the program at `inside` first.
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn libraries_are_the_files_mapped_as_code() {
-        let program = Program::of_maps(Path::new("/proc/self/exe"), Path::new("/usr/bin/kcache"), MAPS);
+        let program = OwnProgram::of_maps(Path::new("/proc/self/exe"), Path::new("/usr/bin/kcache"), MAPS);
         let expect = ["/opt/my libs/libm.so.6", "/usr/lib/x86_64-linux-gnu/libc.so.6"].map(PathBuf::from);
         assert_eq!(program.libraries, expect);
     }
@@ -166,7 +166,7 @@ mod tests {
     fn the_parts_of_a_program_have_their_sonames() {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let own = fs::read_link("/proc/self/exe").unwrap();
-        let mut program = Program::of_maps(&own, &own, &maps);
+        let mut program = OwnProgram::of_maps(&own, &own, &maps);
         let parts = program.parts().unwrap();
         let libc = parts.libraries.iter().find(|(name, _)| name == "libc.so.6");
         assert!(libc.is_some_and(|(_, path)| path.is_absolute()), "{parts:?}");
@@ -182,7 +182,7 @@ mod tests {
     fn the_running_test_has_all_its_parts() {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let own = fs::read_link("/proc/self/exe").unwrap();
-        let files = Program::of_maps(&own, &own, &maps).files("/init").unwrap();
+        let files = OwnProgram::of_maps(&own, &own, &maps).files("/init").unwrap();
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[0], "/init");
         let loader = interpreter(&files[0].1[..]).unwrap();

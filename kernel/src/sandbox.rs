@@ -59,7 +59,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 pub use cgroup::{Groups, Limits};
 pub use enter::Entrance;
 pub use space::{Excess, holds_more};
-pub use uids::{Identities, Identity, Uids};
+pub use uids::{BuildIdentity, Identities, Uids};
 
 use crate::kernels::Mount;
 use crate::rootfs::Root;
@@ -117,7 +117,7 @@ pub enum Error {
 
 /// The kernel that the sandbox shows as running.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct MachineNames {
     /// Release, as `uname -r` prints it.
     pub release: String,
     /// Build, as `uname -v` prints it.
@@ -138,11 +138,11 @@ pub struct Sandbox {
     /// The root whose `/usr` is shown.
     pub tools: Root,
     /// The kernel that it shows as running.
-    pub machine: Machine,
+    pub machine: MachineNames,
     /// The program that is executed first in it.
     pub entrance: Arc<Entrance>,
     /// The user that its code runs as.
-    pub identity: Identity,
+    pub identity: BuildIdentity,
     /// Its resource limits.
     pub limits: Limits,
     /// The control group in which to create its own; `None` if there is none.
@@ -288,8 +288,8 @@ impl Sandbox {
         ]);
         args.flags(&["--die-with-parent", "--new-session", "--hostname", "localhost"]);
         match self.identity {
-            Identity::Own => args.flags(&["--unshare-user", "--uid", "1000", "--gid", "1000"]),
-            Identity::Drop(_) => {
+            BuildIdentity::Own => args.flags(&["--unshare-user", "--uid", "1000", "--gid", "1000"]),
+            BuildIdentity::Drop(_) => {
                 args.flags(&["--cap-drop", "ALL"]);
                 enter::KEPT.iter().for_each(|capability| args.flags(&["--cap-add", capability]));
             }
@@ -307,7 +307,7 @@ impl Sandbox {
             args.mount("--bind", &mount.outside, &mount.inside);
         }
         self.show_entrance(&mut args)?;
-        if matches!(self.identity, Identity::Own) {
+        if matches!(self.identity, BuildIdentity::Own) {
             args.close();
         }
         // It contains sysctls of the sandbox's namespaces, the process's OOM score, and pressure monitors.
@@ -401,7 +401,7 @@ impl Sandbox {
     fn show_kernel(&self, args: &mut Arguments) {
         let dir = self.place(&self.modules_dir());
         args.directory(&dir);
-        let Machine { build, source, .. } = &self.machine;
+        let MachineNames { build, source, .. } = &self.machine;
         for (name, target) in [("build", build), ("source", source)] {
             let link = dir.join(name);
             if let Some(target) = target.as_ref().filter(|target| self.place(target) != link) {
@@ -429,7 +429,7 @@ impl Sandbox {
             }
         }
         args.flags(&["--proc", "/proc", "--dev", "/dev"]);
-        if matches!(self.identity, Identity::Own) {
+        if matches!(self.identity, BuildIdentity::Own) {
             // The first process is bwrap. In this case it has the build's uid, and its memory must not be accessible
             // to the build.
             for memory in ["/proc/1/mem", "/proc/1/task/1/mem"] {

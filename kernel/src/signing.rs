@@ -54,7 +54,7 @@ use crate::ko::split_signature;
 pub use certificate::Certificate;
 pub use enrolled::{Enrolled, enrolled, parse_list};
 pub use error::Error;
-pub use known::{Known, Signed};
+pub use known::{KnownKeys, Signed};
 pub use message::{Message, Sid};
 pub use secret::Secret;
 

@@ -53,14 +53,14 @@ pub struct Export<'a> {
     /// The exporting module as a path without suffix (`drivers/cxl/core/cxl_core`), or `vmlinux`.
     pub module: &'a str,
     /// Which modules may use it.
-    pub kind: Kind,
+    pub kind: ExportKind,
     /// The namespace that an importer must name (`MODULE_IMPORT_NS`).
     pub namespace: Option<&'a str>,
 }
 
 /// Which modules may use an exported symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ExportKind {
     /// `EXPORT_SYMBOL`: any module.
     Any,
     /// `EXPORT_SYMBOL_GPL`: modules with a license compatible with the GPL.
@@ -166,10 +166,10 @@ fn parse_crc(text: &str) -> Option<u32> {
 }
 
 /// The `UNUSED` and `GPL_FUTURE` kinds were removed in 5.12.
-fn parse_kind(text: &str) -> Option<Kind> {
+fn parse_kind(text: &str) -> Option<ExportKind> {
     match text {
-        "EXPORT_SYMBOL" | "EXPORT_UNUSED_SYMBOL" | "EXPORT_SYMBOL_GPL_FUTURE" => Some(Kind::Any),
-        "EXPORT_SYMBOL_GPL" | "EXPORT_UNUSED_SYMBOL_GPL" => Some(Kind::Gpl),
+        "EXPORT_SYMBOL" | "EXPORT_UNUSED_SYMBOL" | "EXPORT_SYMBOL_GPL_FUTURE" => Some(ExportKind::Any),
+        "EXPORT_SYMBOL_GPL" | "EXPORT_UNUSED_SYMBOL_GPL" => Some(ExportKind::Gpl),
         _ => None,
     }
 }
@@ -183,7 +183,7 @@ mod tests {
         0x815f2897\tcxl_probe\tdrivers/cxl/core/cxl_core\tEXPORT_SYMBOL_GPL\tCXL\n\
         0x00000000\tabs\tvmlinux\tEXPORT_SYMBOL\t\n";
 
-    fn check(line: &str, expect: Result<(u32, &str, Kind, Option<&str>), &'static str>) {
+    fn check(line: &str, expect: Result<(u32, &str, ExportKind, Option<&str>), &'static str>) {
         let found = parse_line(line).map(|e| (e.crc, e.module, e.kind, e.namespace));
         assert_eq!(found, expect, "{line:?}");
     }
@@ -207,10 +207,10 @@ mod tests {
 
     #[test]
     fn every_format_is_read() {
-        check("0x1\ts\tm\tEXPORT_SYMBOL", Ok((1, "m", Kind::Any, None)));
-        check("0x1\ts\tNS\tm\tEXPORT_SYMBOL_GPL", Ok((1, "m", Kind::Gpl, Some("NS"))));
-        check("0x1\ts\tm\tEXPORT_SYMBOL_GPL\tNS", Ok((1, "m", Kind::Gpl, Some("NS"))));
-        check("0x1\ts\tm\tEXPORT_UNUSED_SYMBOL_GPL", Ok((1, "m", Kind::Gpl, None)));
+        check("0x1\ts\tm\tEXPORT_SYMBOL", Ok((1, "m", ExportKind::Any, None)));
+        check("0x1\ts\tNS\tm\tEXPORT_SYMBOL_GPL", Ok((1, "m", ExportKind::Gpl, Some("NS"))));
+        check("0x1\ts\tm\tEXPORT_SYMBOL_GPL\tNS", Ok((1, "m", ExportKind::Gpl, Some("NS"))));
+        check("0x1\ts\tm\tEXPORT_UNUSED_SYMBOL_GPL", Ok((1, "m", ExportKind::Gpl, None)));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use kcache_kernel::bounded_read;
 use kcache_kernel::csource;
 use kcache_kernel::kernels::Kernel;
-use kcache_kernel::lint::{self, Answer, Finding};
+use kcache_kernel::lint::{self, Answer, LintFinding};
 use kcache_kernel::makefile::Given;
 use kcache_kernel::packages::{self, Package, RecipeFile};
 use kcache_kernel::recipe::objects::{self, Objects};
@@ -54,7 +54,7 @@ fn declared_version(package: &Package, objects: &Objects) -> Result<Option<Strin
 }
 
 /// All findings about a package, for these kernels. Kernels without headers are skipped.
-pub fn lint(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<Vec<Finding>> {
+pub fn lint(session: &Session, package: &Package, kernels: &[Kernel]) -> Result<Vec<LintFinding>> {
     let mut answers = Vec::new();
     for kernel in kernels {
         let recipe = match recipe(session, package, kernel) {

@@ -5,10 +5,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use kcache_kernel::build::Built;
+use kcache_kernel::build::BuiltFile;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
-use kcache_kernel::ko::{self, BuildId, Defect, Expect, Export, Fault, Flags, Ko, Machine};
+use kcache_kernel::ko::{self, BuildId, Defect, ElfMachine, Expect, Flags, Ko, ModuleExport, ModuleFault};
 use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::modules::in_tree;
 use kcache_kernel::recipe::Modules;
@@ -53,7 +53,7 @@ pub struct Candidate {
 /// The location of bytes.
 pub enum Content {
     /// In a build's scratch directory.
-    Built(Built),
+    Built(BuiltFile),
     /// In memory.
     Bytes(Vec<u8>),
     /// In the store.
@@ -96,7 +96,7 @@ impl Candidate {
     }
 
     /// Parses a built module. A file that does not begin like a module is not read further.
-    pub fn built(built: Built) -> Result<Candidate> {
+    pub fn built(built: BuiltFile) -> Result<Candidate> {
         let mut file = built.open()?;
         let mut bytes = Vec::new();
         file.by_ref().take(ko::START).read_to_end(&mut bytes)?;
@@ -111,7 +111,7 @@ impl Candidate {
 }
 
 /// Parses built modules. Exceeding `MOST_NAMES` is a defect of the modules that do.
-pub fn built(modules: Vec<Built>) -> Result<Vec<Candidate>> {
+pub fn built(modules: Vec<BuiltFile>) -> Result<Vec<Candidate>> {
     let mut room = MOST_NAMES;
     let one = |built| {
         let mut module = Candidate::built(built)?;
@@ -155,19 +155,19 @@ pub fn faults(
     kernel: &Kernel,
     against: &Against,
     modules: &[Candidate],
-    needed: &BTreeMap<String, Export>,
-) -> Result<Vec<Fault>> {
+    needed: &BTreeMap<String, ModuleExport>,
+) -> Result<Vec<ModuleFault>> {
     let mut faults = Vec::new();
     let mut parsed: Vec<(&str, &Ko)> = Vec::new();
     for module in modules {
         match &module.ko {
             Ok(ko) => parsed.push((&module.name, ko)),
-            Err(defect) => faults.push(Fault { file: module.name.clone(), defect: defect.clone() }),
+            Err(defect) => faults.push(ModuleFault { file: module.name.clone(), defect: defect.clone() }),
         }
     }
     let mut siblings = needed.clone();
     siblings.extend(parsed.iter().flat_map(|(_, ko)| ko.exports.clone()));
-    let Some(machine) = Machine::of_arch(against.arch) else {
+    let Some(machine) = ElfMachine::of_arch(against.arch) else {
         return Err(
             std::io::Error::other(format!("cannot check modules of architecture {}", against.arch)).into()
         );
@@ -185,7 +185,7 @@ pub fn faults(
 }
 
 /// Warnings about modules that were built against other packages without CRCs of their symbols.
-pub fn unversioned(modules: &[Candidate], needed: &BTreeMap<String, Export>) -> Vec<String> {
+pub fn unversioned(modules: &[Candidate], needed: &BTreeMap<String, ModuleExport>) -> Vec<String> {
     let of = |module: &Candidate| {
         let names = ko::unversioned(module.ko.as_ref().ok()?, needed);
         let first = names.first()?;
@@ -201,7 +201,7 @@ pub fn unversioned(modules: &[Candidate], needed: &BTreeMap<String, Export>) -> 
 /// The modules in an entry that its recipe does not list, or, if the recipe accepts all built modules, that have the
 /// name of an in-tree module. Otherwise a builder could add an `ext4.ko` to what was requested. The recipe is the one
 /// in the entry's key.
-pub fn undeclared(kernel: &Kernel, manifest: &Manifest) -> Result<Vec<Fault>> {
+pub fn undeclared(kernel: &Kernel, manifest: &Manifest) -> Result<Vec<ModuleFault>> {
     let modules = manifest.outputs.iter().filter(|output| output.role == Role::Module);
     undeclared_among(kernel, &promised(&manifest.fields), modules.map(|output| output.name.as_str()))
 }
@@ -211,8 +211,8 @@ pub fn undeclared_among<'a>(
     kernel: &Kernel,
     promised: &Modules,
     files: impl Iterator<Item = &'a str>,
-) -> Result<Vec<Fault>> {
-    let fault = |file: &str, defect| Fault { file: file.to_owned(), defect };
+) -> Result<Vec<ModuleFault>> {
+    let fault = |file: &str, defect| ModuleFault { file: file.to_owned(), defect };
     if let Modules::Listed(list) = promised {
         let names: BTreeSet<String> = list.iter().map(|module| format!("{}.ko", module.name)).collect();
         return Ok(files
@@ -245,11 +245,11 @@ pub fn leave_out(
     kernel: &Kernel,
     against: &Against,
     modules: &mut Vec<Candidate>,
-    needed: &BTreeMap<String, Export>,
-) -> Result<Vec<Fault>> {
-    let mut left_out: Vec<Fault> = Vec::new();
+    needed: &BTreeMap<String, ModuleExport>,
+) -> Result<Vec<ModuleFault>> {
+    let mut left_out: Vec<ModuleFault> = Vec::new();
     loop {
-        let orphans: Vec<Fault> = faults(kernel, against, modules, needed)?
+        let orphans: Vec<ModuleFault> = faults(kernel, against, modules, needed)?
             .into_iter()
             .filter(|fault| matches!(fault.defect, Defect::UnknownSymbol { .. }))
             .collect();
@@ -281,13 +281,13 @@ pub fn outputs(session: &Session, manifest: &Manifest) -> Result<Option<Outputs>
 }
 
 /// All symbols that the modules of an entry export.
-pub fn exports(modules: &[Candidate]) -> BTreeMap<String, Export> {
+pub fn exports(modules: &[Candidate]) -> BTreeMap<String, ModuleExport> {
     modules.iter().filter_map(|module| module.ko.as_ref().ok()).flat_map(|ko| ko.exports.clone()).collect()
 }
 
 /// Those files of a build's debug information that match its modules. A later step that links a module again without
 /// stripping it leaves one that does not.
-pub fn fitting(modules: &[Candidate], debug: Vec<Built>) -> Result<Vec<(String, Content)>> {
+pub fn fitting(modules: &[Candidate], debug: Vec<BuiltFile>) -> Result<Vec<(String, Content)>> {
     let ids: BTreeMap<String, &BuildId> = modules
         .iter()
         .filter_map(|module| Some((debug_file(&module.name), module.build_id.as_ref()?)))

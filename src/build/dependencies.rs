@@ -15,7 +15,7 @@ use std::path::Path;
 
 use fs_err as fs;
 use kcache_kernel::build::kept;
-use kcache_kernel::ko::Export;
+use kcache_kernel::ko::ModuleExport;
 use kcache_kernel::packages::Package;
 use kcache_kernel::sandbox::Sandbox;
 use kcache_store::{Digest, tree};
@@ -33,7 +33,7 @@ pub struct Dependency<'a> {
 }
 
 /// All symbols that these export.
-pub fn exports(dependencies: &[Dependency]) -> BTreeMap<String, Export> {
+pub fn exports(dependencies: &[Dependency]) -> BTreeMap<String, ModuleExport> {
     dependencies.iter().flat_map(|dependency| check_modules::exports(&dependency.outputs.modules)).collect()
 }
 

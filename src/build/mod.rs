@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use kcache_kernel::build::{self, Outcome as BuildOutcome, Sought};
+use kcache_kernel::build::{self, BuildOutcome, Sought};
 use kcache_kernel::kernels::{BuildTree, Mount};
-use kcache_kernel::ko::Fault;
+use kcache_kernel::ko::ModuleFault;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{self, Opened, Sandbox};
 use kcache_store::{Entry, Manifest, Observed, Outcome, Output, Role, Scratch, Store, tree};
@@ -45,9 +45,9 @@ pub struct How {
 /// The result of a build before it is stored.
 pub struct Product {
     /// The outputs, or the failure.
-    pub result: Made,
+    pub result: BuildResult,
     /// Modules that are not stored, with the reasons.
-    pub left_out: Vec<Fault>,
+    pub left_out: Vec<ModuleFault>,
     /// What of the system a failed build did not find.
     pub sought: Vec<Sought>,
     /// What the build has printed.
@@ -61,7 +61,7 @@ pub struct Product {
 }
 
 /// Success or failure of a build.
-pub enum Made {
+pub enum BuildResult {
     /// Modules, and results for other packages.
     Outputs(Outputs),
     /// A failure to remember.
@@ -111,7 +111,7 @@ pub fn make(
     context.progress.begin(&what, "building");
     let (start, started) = (Instant::now(), (context.now)());
     let mut opened = Opened::default();
-    let outcome = build::build(build::Request {
+    let outcome = build::build(build::BuildRequest {
         sandbox,
         recipe: &id.recipe,
         scratch: scratch.path(),
@@ -135,11 +135,11 @@ pub fn make(
                 (check_modules::Against::tree(session, request.kernel, tree)?, dependencies::exports(needed));
             left_out = check_modules::leave_out(request.kernel, &against, &mut modules, &needed)?;
             let debug = check_modules::fitting(&modules, debug)?;
-            Made::Outputs(Outputs { debug, modules, kept: kept.map(Content::Bytes) })
+            BuildResult::Outputs(Outputs { debug, modules, kept: kept.map(Content::Bytes) })
         }
         BuildOutcome::Failed(failure) => {
             sought = failure.sought;
-            Made::Failure(Outcome::Failed {
+            BuildResult::Failure(Outcome::Failed {
                 status: failure.status,
                 command: failure.command,
                 first_error: failure.first_error,
@@ -200,7 +200,7 @@ pub(crate) fn publish(
             Ok(())
         })
     };
-    if let Made::Outputs(made) = &made.result {
+    if let BuildResult::Outputs(made) = &made.result {
         for module in &made.modules {
             put(&module.name, Role::Module, &module.content)?;
         }

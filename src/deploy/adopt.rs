@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kcache_kernel::dkms::{self, Built, Records};
+use kcache_kernel::dkms::{self, DkmsBuild, Records};
 use kcache_kernel::install::{self as tree, ForeignFile, ForeignFiles};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::module_name::ModuleName;
@@ -16,15 +16,15 @@ use kcache_kernel::packages::{self, Package};
 use kcache_kernel::rootfs::Root;
 use kcache_store::{Exposed, Manifest, Role};
 
-use crate::deploy::generation::{self, Change};
+use crate::deploy::generation::{self, SetChange};
 use crate::error::{Error, Result};
 use crate::run::select;
 use crate::run::session::Session;
 
 /// A package that DKMS has installed for a kernel.
-pub struct Candidate {
+pub struct Adoptable {
     /// DKMS's record of the build.
-    pub built: Built,
+    pub built: DkmsBuild,
     /// Its files in the kernel's tree.
     pub files: Vec<ForeignFile>,
     /// The same package as kcache finds it; or the reason why it stays with DKMS.
@@ -33,7 +33,7 @@ pub struct Candidate {
 
 /// Packages that DKMS has installed for a kernel and kcache could take over. Those whose files have been deleted do
 /// not count.
-pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result<Vec<Candidate>> {
+pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result<Vec<Adoptable>> {
     let root = &session.context.root;
     let records = Records::of(root)?;
     if root.is_host()
@@ -52,7 +52,7 @@ pub fn candidates(session: &Session, kernel: &Kernel, all: &[Package]) -> Result
             Some(why) => Err(why),
             None => package(&records, &built, all, session),
         };
-        found.push(Candidate { built, files, package });
+        found.push(Adoptable { built, files, package });
     }
     Ok(found)
 }
@@ -68,7 +68,7 @@ fn obstacle(root: &Root, dir: &Path, files: &[ForeignFile]) -> std::io::Result<O
 
 fn package(
     records: &Records,
-    built: &Built,
+    built: &DkmsBuild,
     all: &[Package],
     session: &Session,
 ) -> std::result::Result<Package, String> {
@@ -107,9 +107,9 @@ pub fn give_back(session: &Session, kernel: &Kernel) -> Result<(ForeignFiles, Ve
 }
 
 /// The change that removes exactly these packages.
-pub fn without(names: &[String]) -> Change<'_> {
+pub fn without(names: &[String]) -> SetChange<'_> {
     // An empty list would remove all packages.
-    if names.is_empty() { Change::Add(&[]) } else { Change::Remove(names) }
+    if names.is_empty() { SetChange::Add(&[]) } else { SetChange::Remove(names) }
 }
 
 /// Names of the packages that kcache has installed in a tree.

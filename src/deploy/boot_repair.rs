@@ -14,7 +14,7 @@ use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::packages::Package;
 use kcache_store::Manifest;
 
-use crate::deploy::generation::{self, Change, Done};
+use crate::deploy::generation::{self, Done, SetChange};
 use crate::error::{Error, Result};
 use crate::inputs::version;
 use crate::resolve;
@@ -51,7 +51,7 @@ pub fn complete(session: &Session, kernel: &Kernel, packages: &Packages) -> Resu
     if missing.is_empty() && !is_damaged {
         return Ok(None);
     }
-    generation::apply(session, kernel, &Change::Add(&missing)).map(Some)
+    generation::apply(session, kernel, &SetChange::Add(&missing)).map(Some)
 }
 
 /// Builds in the store of packages that are wanted and not installed.

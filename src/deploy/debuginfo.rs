@@ -13,13 +13,13 @@
 //!
 //! Fetched objects stay in the store like any other. Nothing else is written here.
 
-use kcache_kernel::install::{Installed, Package};
+use kcache_kernel::install::{Installed, InstalledPackage};
 use kcache_kernel::ko::BuildId;
 use kcache_store::{Digest, Key, Manifest, Output, Role};
 
 use crate::build::check_modules::debug_file;
 use crate::error::{Error, Lack, Result};
-use crate::resolve::publish::{self, Known};
+use crate::resolve::publish::{self, Publishable};
 use crate::resolve::{by_key, local};
 use crate::run::labels::Labels;
 use crate::run::request::Request;
@@ -41,13 +41,13 @@ pub struct DebugInfo {
 pub fn of(
     session: &Session,
     request: &Request,
-    installed: Option<&Package<Installed>>,
+    installed: Option<&InstalledPackage<Installed>>,
 ) -> Result<Vec<Result<DebugInfo>>> {
     let manifest = match installed {
         Some(package) => of_key(session, request, package)?,
         None => match publish::known(session, request)? {
-            Known::Entry(entry) => Some(Box::new(entry.into_manifest())),
-            Known::Excluded | Known::Nothing => None,
+            Publishable::Entry(entry) => Some(Box::new(entry.into_manifest())),
+            Publishable::Excluded | Publishable::Nothing => None,
         },
     };
     let manifest = manifest.ok_or_else(|| lacking(&request.package.name, Lack::NoEntry))?;
@@ -83,7 +83,7 @@ fn lacking(of: &str, lack: Lack) -> Error {
 fn of_key(
     session: &Session,
     request: &Request,
-    package: &Package<Installed>,
+    package: &InstalledPackage<Installed>,
 ) -> Result<Option<Box<Manifest>>> {
     let Ok(key) = package.key.parse::<Key>() else { return Ok(None) };
     if let Some(manifest) = local::stored(session, request, &key)? {

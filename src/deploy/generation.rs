@@ -9,8 +9,8 @@ use std::path::Path;
 
 use kcache_kernel::compress::Compression;
 use kcache_kernel::install::{
-    self, Act, Base, BoxError, Fault, ForeignFiles, Generation, Indexed, ModuleSpec, Outcome, Package, Plan,
-    Recovery, Remark, Set, Site, Transaction,
+    self, Act, Base, BoxError, Committed, Fault, ForeignFiles, Generation, Indexed, InstallPlan,
+    InstalledPackage, ModuleSpec, Recovery, Remark, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
@@ -26,7 +26,7 @@ use crate::run::session::Session;
 use crate::verdict::ready_file;
 
 /// A change to the set of one kernel.
-pub enum Change<'a> {
+pub enum SetChange<'a> {
     /// Add these entries' modules, replacing other builds of the same packages.
     Add(&'a [Manifest]),
     /// Remove these packages; all if none is named.
@@ -38,7 +38,7 @@ pub enum Change<'a> {
 /// The result of a change to one kernel.
 pub struct Done {
     /// The executed plan.
-    pub plan: Plan,
+    pub plan: InstallPlan,
     /// Name of the generation that is installed now; `None` if there is none.
     pub generation: Option<String>,
     /// Whether anything was changed.
@@ -99,12 +99,17 @@ pub fn signs_anew(session: &Session, kernel: &Kernel) -> Result<bool> {
 }
 
 /// Plans a change. Takes no lock and writes nothing.
-pub fn plan(session: &Session, kernel: &Kernel, change: &Change) -> Result<Plan> {
+pub fn plan(session: &Session, kernel: &Kernel, change: &SetChange) -> Result<InstallPlan> {
     plan_with(session, kernel, change, &ForeignFiles::Untouched)
 }
 
 /// Like [`plan`], with foreign modules taken over, deleted or given back.
-pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &ForeignFiles) -> Result<Plan> {
+pub fn plan_with(
+    session: &Session,
+    kernel: &Kernel,
+    change: &SetChange,
+    others: &ForeignFiles,
+) -> Result<InstallPlan> {
     let tree = tree(session, kernel)?;
     let base = install::base(tree)?;
     must_be_known(&base, change)?;
@@ -113,7 +118,7 @@ pub fn plan_with(session: &Session, kernel: &Kernel, change: &Change, others: &F
 }
 
 /// Executes a change, under the kernel's lock.
-pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done> {
+pub fn apply(session: &Session, kernel: &Kernel, change: &SetChange) -> Result<Done> {
     apply_with(session, kernel, change, &ForeignFiles::Untouched)
 }
 
@@ -121,12 +126,12 @@ pub fn apply(session: &Session, kernel: &Kernel, change: &Change) -> Result<Done
 pub fn apply_with(
     session: &Session,
     kernel: &Kernel,
-    change: &Change,
+    change: &SetChange,
     others: &ForeignFiles,
 ) -> Result<Done> {
     if let Some(plan) = nothing(session, kernel, change, others)? {
         let (generation, remarks) = (plan.to.clone(), Vec::new());
-        let outcome = Outcome { generation, changed: false, remarks, indexed: None };
+        let outcome = Committed { generation, changed: false, remarks, indexed: None };
         return Ok(done(session, change, plan, outcome));
     }
     let context = session.context;
@@ -155,9 +160,9 @@ pub fn apply_with(
 fn nothing(
     session: &Session,
     kernel: &Kernel,
-    change: &Change,
+    change: &SetChange,
     others: &ForeignFiles,
-) -> Result<Option<Plan>> {
+) -> Result<Option<InstallPlan>> {
     let tree = tree(session, kernel)?;
     if install::interrupted(tree)? {
         return Ok(None);
@@ -169,15 +174,15 @@ fn nothing(
         return Ok(None);
     }
     let plan = install::plan_upon(tree, base, wanted)?.with(tree, others.clone())?;
-    Ok(Some(plan).filter(Plan::is_nothing))
+    Ok(Some(plan).filter(InstallPlan::is_nothing))
 }
 
 /// Makes the result, and counts it.
-fn done(session: &Session, change: &Change, plan: Plan, outcome: Outcome) -> Done {
-    if let Change::Add(manifests) = change {
+fn done(session: &Session, change: &SetChange, plan: InstallPlan, outcome: Committed) -> Done {
+    if let SetChange::Add(manifests) = change {
         session.counters.installed(&plan.changes, manifests);
     }
-    let Outcome { generation, changed, remarks, indexed } = outcome;
+    let Committed { generation, changed, remarks, indexed } = outcome;
     let signer = plan.signer().cloned();
     Done { plan, generation, changed, signer, remarks, indexed }
 }
@@ -250,13 +255,13 @@ fn tell(context: &Context, release: &str, recovery: Recovery) {
 }
 
 /// Refuses a change that would silently remove packages because their modules are unknown.
-fn must_be_known(base: &Base, change: &Change) -> Result<()> {
+fn must_be_known(base: &Base, change: &SetChange) -> Result<()> {
     let labels = |manifest: &Manifest| package(manifest).name;
     let named: Vec<String> = match change {
-        Change::Add(manifests) => manifests.iter().map(labels).collect(),
-        Change::Remove([]) => return Ok(()),
-        Change::Remove(names) => names.to_vec(),
-        Change::RollBack => Vec::new(),
+        SetChange::Add(manifests) => manifests.iter().map(labels).collect(),
+        SetChange::Remove([]) => return Ok(()),
+        SetChange::Remove(names) => names.to_vec(),
+        SetChange::RollBack => Vec::new(),
     };
     let lost: Vec<String> = base.lost.iter().filter(|name| !named.contains(name)).cloned().collect();
     match &base.fault {
@@ -268,13 +273,13 @@ fn must_be_known(base: &Base, change: &Change) -> Result<()> {
 }
 
 /// The complete set that results from a change.
-fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Result<Set> {
+fn set(session: &Session, kernel: &Kernel, base: &Base, change: &SetChange) -> Result<Set> {
     let context = session.context;
     let current = base.generation.as_ref();
     let now = current.map(Generation::wanted);
     let mut packages = now.map(|set| set.packages).unwrap_or_default();
     match change {
-        Change::Add(manifests) => {
+        SetChange::Add(manifests) => {
             // The same bits under another key change nothing: no transaction, no signature, no depmod.
             for manifest in
                 manifests.iter().filter(|manifest| !is_as_installed(&packages, manifest)).collect::<Vec<_>>()
@@ -284,7 +289,7 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
                 packages.push(package);
             }
         }
-        Change::Remove(names) => {
+        SetChange::Remove(names) => {
             let is_known = |name: &String| {
                 packages.iter().any(|package| package.name == *name) || base.lost.contains(name)
             };
@@ -293,14 +298,14 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
             }
             packages.retain(|package| !names.is_empty() && !names.contains(&package.name));
         }
-        Change::RollBack => {
+        SetChange::RollBack => {
             let previous = current.and_then(|generation| generation.previous.clone());
             let previous = previous.ok_or_else(|| Error::NoPrevious { release: kernel.release.clone() })?;
             return Ok(Set { signer: signer(session, kernel)?, ..previous });
         }
     }
     let signer = match change {
-        Change::Remove(_) => current.and_then(|generation| generation.set.signer.clone()),
+        SetChange::Remove(_) => current.and_then(|generation| generation.set.signer.clone()),
         _ => signer(session, kernel)?,
     };
     let config = kernels::config(&context.root, kernel)?;
@@ -314,9 +319,9 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &Change) -> Resu
     })
 }
 
-fn package(manifest: &Manifest) -> Package {
+fn package(manifest: &Manifest) -> InstalledPackage {
     let labels = Labels::of(manifest);
-    Package {
+    InstalledPackage {
         name: labels.package.to_owned(),
         version: labels.version.to_owned(),
         key: manifest.key.to_string(),
@@ -325,7 +330,7 @@ fn package(manifest: &Manifest) -> Package {
 }
 
 /// Whether an entry's modules are the very ones that are installed of its package.
-pub fn is_as_installed(installed: &[Package], manifest: &Manifest) -> bool {
+pub fn is_as_installed(installed: &[InstalledPackage], manifest: &Manifest) -> bool {
     let wanted = package(manifest);
     installed.iter().any(|package| {
         (&package.name, &package.version, &package.modules)
@@ -336,7 +341,7 @@ pub fn is_as_installed(installed: &[Package], manifest: &Manifest) -> bool {
 /// One module's bytes. Modules that stay installed in the same form are not asked for.
 fn bytes(
     session: &Session,
-    change: &Change,
+    change: &SetChange,
     spec: &ModuleSpec,
     out: &mut dyn Write,
 ) -> std::result::Result<(), BoxError> {
@@ -356,8 +361,8 @@ fn bytes(
 }
 
 /// Fetches an object again that was deleted after its entry was found, by a garbage collection without a grace period.
-fn fetched_again(session: &Session, store: &Store, change: &Change, digest: &Digest) -> Result<bool> {
-    let Change::Add(manifests) = change else { return Ok(false) };
+fn fetched_again(session: &Session, store: &Store, change: &SetChange, digest: &Digest) -> Result<bool> {
+    let SetChange::Add(manifests) = change else { return Ok(false) };
     let outputs =
         manifests.iter().flat_map(|manifest| manifest.outputs.iter().map(|output| (manifest.key, output)));
     let Some((key, output)) = outputs.into_iter().find(|(_, output)| output.digest == *digest) else {

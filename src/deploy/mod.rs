@@ -33,7 +33,7 @@ use crate::run::policy::Need;
 use crate::run::request::{Options, Request};
 use crate::run::select::Packages;
 use crate::run::session::Session;
-use generation::{Change, Done};
+use generation::{Done, SetChange};
 
 /// Input of [`run`].
 pub struct Job<'a> {
@@ -156,7 +156,7 @@ fn before_install(session: &Session, report: &mut KernelReport) {
         return;
     }
     // If planning fails, so will the transaction, which reports the error.
-    let Ok(plan) = generation::plan(session, report.kernel, &Change::Add(&ready(report))) else { return };
+    let Ok(plan) = generation::plan(session, report.kernel, &SetChange::Add(&ready(report))) else { return };
     let arriving: Vec<&str> = scripts::arriving(&plan).collect();
     for result in &mut report.packages {
         let arrives = arriving.contains(&result.request.package.name.as_str());
@@ -174,7 +174,7 @@ fn transaction(session: &Session, report: &KernelReport) -> (Option<Result<Done>
     }
     let start = Instant::now();
     say_as_installed(session, report, &ready);
-    let done = generation::apply(session, report.kernel, &Change::Add(&ready));
+    let done = generation::apply(session, report.kernel, &SetChange::Add(&ready));
     (Some(done), start.elapsed().as_secs_f64())
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use fs_err as fs;
 use kcache_kernel::build::printable;
-use kcache_kernel::install::{Act, Plan};
+use kcache_kernel::install::{Act, InstallPlan};
 use kcache_kernel::packages::RecipeFile;
 use kcache_kernel::recipe::{Hook, When};
 use kcache_kernel::release;
@@ -43,7 +43,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const PLACE: &str = "/var/lib/kcache";
 
 /// Names of the packages whose modules a plan installs.
-pub fn arriving(plan: &Plan) -> impl Iterator<Item = &str> {
+pub fn arriving(plan: &InstallPlan) -> impl Iterator<Item = &str> {
     let arrives = |act| matches!(act, Act::Add | Act::Replace);
     plan.changes.iter().filter(move |change| arrives(change.act)).map(|change| change.package.as_str())
 }

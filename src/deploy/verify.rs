@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kcache_kernel::install::{self, Base, Error as TransportError, Fault};
 use kcache_kernel::kernels::{self, Kernel};
 
-use crate::deploy::generation::{Change, apply};
+use crate::deploy::generation::{SetChange, apply};
 use crate::error::{Error, Result};
 use crate::run::context::Context;
 use crate::run::session::Session;
@@ -90,7 +90,7 @@ fn is_told(faults: &[Fault], fault: &Fault) -> bool {
 pub fn repair(session: &Session, kernel: &Kernel, damage: &Damage) -> Result<Vec<String>> {
     crate::deploy::generation::recover(session.context, &damage.release, &damage.tree)?;
     if install::current(&damage.tree)?.is_some() {
-        apply(session, kernel, &Change::Add(&[]))?;
+        apply(session, kernel, &SetChange::Add(&[]))?;
         let is_sound = install::verify_indexes(&damage.tree)?.is_empty();
         if !is_sound || !crate::deploy::generation::compare_indexes(session.context, &damage.tree)?.is_empty()
         {

@@ -11,7 +11,7 @@ use crate::shell::word;
 
 /// Whose turn it is. `kcache` has an exit code for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// What was asked for or configured is wrong.
     Usage,
     /// What was asked about is not there yet.
@@ -32,26 +32,26 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// What to do next, in a sentence with the command to type, where something can be done.
     pub hint: Option<String>,
 }
 
-impl Kind {
+impl ErrorKind {
     fn hint(self, text: impl Into<String>) -> Advice {
         Advice { kind: self, hint: Some(text.into()) }
     }
 }
 
-impl From<Kind> for Advice {
-    fn from(kind: Kind) -> Advice {
+impl From<ErrorKind> for Advice {
+    fn from(kind: ErrorKind) -> Advice {
         Advice { kind, hint: None }
     }
 }
 
 /// What comes of an error of the flow.
 pub(super) fn of(error: &Error) -> Advice {
-    use Kind::{BuildFailed, Interrupted, NotReady, Refused, Unexpected, Usage};
+    use ErrorKind::{BuildFailed, Interrupted, NotReady, Refused, Unexpected, Usage};
     match error {
         error if error.lacks_bubblewrap() => Unexpected.hint("install the package bubblewrap"),
         Error::Cancelled => Interrupted.into(),
@@ -117,21 +117,21 @@ fn of_store(error: &store::Error) -> Advice {
         Busy, Exposed, Interrupted, KeyFile, KeyReadable, NetworkFs, NotPlain, NotStore, Unsigned,
     };
     match error {
-        Interrupted => Kind::Interrupted.into(),
-        NotPlain { .. } => Kind::BuildFailed.into(),
-        Busy { .. } => Kind::Busy.into(),
-        Unsigned { .. } => Kind::Refused.hint(
+        Interrupted => ErrorKind::Interrupted.into(),
+        NotPlain { .. } => ErrorKind::BuildFailed.into(),
+        Busy { .. } => ErrorKind::Busy.into(),
+        Unsigned { .. } => ErrorKind::Refused.hint(
             "run `kcache keys generate`, or use --unsigned to push entries that no host will use",
         ),
-        Exposed(exposed) => Kind::Refused.hint(format!(
+        Exposed(exposed) => ErrorKind::Refused.hint(format!(
             "if nobody else has written there, run `chown root {0}` and `chmod -R go-w {0}`; otherwise use another store with --store DIR",
             path_word(&exposed.path)
         )),
-        KeyReadable { path, .. } => Kind::Refused.hint(chmod(path)),
-        KeyFile { .. } => Kind::Refused.into(),
-        NotStore { .. } => Kind::Refused.hint("delete it, or use another store with --store DIR"),
-        NetworkFs { .. } => Kind::Unexpected.hint("use a store on a local disk"),
-        _ => Kind::Unexpected.into(),
+        KeyReadable { path, .. } => ErrorKind::Refused.hint(chmod(path)),
+        KeyFile { .. } => ErrorKind::Refused.into(),
+        NotStore { .. } => ErrorKind::Refused.hint("delete it, or use another store with --store DIR"),
+        NetworkFs { .. } => ErrorKind::Unexpected.hint("use a store on a local disk"),
+        _ => ErrorKind::Unexpected.into(),
     }
 }
 
@@ -141,64 +141,68 @@ fn of_install(error: &install::Error) -> Advice {
     };
     match error {
         // The flow signs, and says why it did not.
-        Sign { source, .. } => source.downcast_ref().map_or(Kind::Unexpected.into(), of),
-        Busy { .. } => Kind::Busy.into(),
-        Crowded { .. } => Kind::Busy.hint("run the command again when the other program has finished"),
-        Digest { .. } => Kind::Refused.into(),
+        Sign { source, .. } => source.downcast_ref().map_or(ErrorKind::Unexpected.into(), of),
+        Busy { .. } => ErrorKind::Busy.into(),
+        Crowded { .. } => ErrorKind::Busy.hint("run the command again when the other program has finished"),
+        Digest { .. } => ErrorKind::Refused.into(),
         // Not `dkms uninstall`: kcache's own would delete what is kept, too.
-        InTheWay { path } => Kind::Refused
+        InTheWay { path } => ErrorKind::Refused
             .hint(format!("move it out of the kernel's tree first: mv {} /root/", path_word(path))),
         Unresolved(install::Fault::Shadowed { winner, .. }) => {
-            Kind::Refused.hint(format!("remove the other module of this name first: {winner}"))
+            ErrorKind::Refused.hint(format!("remove the other module of this name first: {winner}"))
         }
-        Unresolved(_) => Kind::Refused.into(),
-        NoDepmod { .. } => Kind::Unexpected.hint("install the package kmod"),
-        Damaged { .. } => Kind::Unexpected.hint("run `kcache verify --repair`"),
+        Unresolved(_) => ErrorKind::Refused.into(),
+        NoDepmod { .. } => ErrorKind::Unexpected.hint("install the package kmod"),
+        Damaged { .. } => ErrorKind::Unexpected.hint("run `kcache verify --repair`"),
         Forgotten { lost, .. } => {
             let words: Vec<_> = lost.iter().map(|name| word(name)).collect();
             let words = words.join(" ");
-            Kind::Unexpected.hint(format!(
+            ErrorKind::Unexpected.hint(format!(
                 "name all packages of the set: `kcache install {words} ...`; or run `kcache remove --all`"
             ))
         }
-        Source { .. } => Kind::Unexpected.hint("run `kcache install` to fetch or rebuild missing objects"),
-        _ => Kind::Unexpected.into(),
+        Source { .. } => {
+            ErrorKind::Unexpected.hint("run `kcache install` to fetch or rebuild missing objects")
+        }
+        _ => ErrorKind::Unexpected.into(),
     }
 }
 
 fn of_signing(error: &signing::Error) -> Advice {
     use signing::Error::{Command, Exposed, Io, Key, Malformed, NoCertificate, NoKey, NoPassphrase, Token};
     match error {
-        NoPassphrase { .. } => Kind::Usage.hint("set passphrase-file or passphrase-command in [signing]"),
-        Io(_) | Malformed { .. } | NoCertificate | NoKey => Kind::Usage.into(),
-        Command { .. } | Token { .. } | Key { .. } => Kind::Unexpected.into(),
-        Exposed { path, .. } => Kind::Refused.hint(chmod(path)),
-        _ => Kind::Refused.into(),
+        NoPassphrase { .. } => {
+            ErrorKind::Usage.hint("set passphrase-file or passphrase-command in [signing]")
+        }
+        Io(_) | Malformed { .. } | NoCertificate | NoKey => ErrorKind::Usage.into(),
+        Command { .. } | Token { .. } | Key { .. } => ErrorKind::Unexpected.into(),
+        Exposed { path, .. } => ErrorKind::Refused.hint(chmod(path)),
+        _ => ErrorKind::Refused.into(),
     }
 }
 
 fn of_boot_test(error: &boot_test::Error) -> Advice {
     use boot_test::Error::{Cancelled, NoModule, NoQemu, OtherKernel};
     match error {
-        Cancelled => Kind::Interrupted.into(),
-        NoModule { .. } => Kind::Usage.into(),
-        OtherKernel { .. } => Kind::Refused.into(),
-        NoQemu { package, .. } => Kind::Unexpected
+        Cancelled => ErrorKind::Interrupted.into(),
+        NoModule { .. } => ErrorKind::Usage.into(),
+        OtherKernel { .. } => ErrorKind::Refused.into(),
+        NoQemu { package, .. } => ErrorKind::Unexpected
             .hint(format!("install the package {package}, or name the program with --qemu PROGRAM")),
-        _ => Kind::Unexpected.into(),
+        _ => ErrorKind::Unexpected.into(),
     }
 }
 
 fn of_toolchain(error: &toolchain::Error) -> Advice {
     use toolchain::Error::{Cancelled, Missing, Sandbox};
     match error {
-        Cancelled => Kind::Interrupted.into(),
-        Sandbox(_) => Kind::Unexpected.into(),
+        Cancelled => ErrorKind::Interrupted.into(),
+        Sandbox(_) => ErrorKind::Unexpected.into(),
         Missing { program, .. } => {
             let package = toolchain::debian_package(program);
-            Kind::BuildFailed.hint(format!("install {program} (Debian package: {package})"))
+            ErrorKind::BuildFailed.hint(format!("install {program} (Debian package: {package})"))
         }
-        _ => Kind::BuildFailed.into(),
+        _ => ErrorKind::BuildFailed.into(),
     }
 }
 
@@ -218,7 +222,7 @@ mod tests {
     fn what_lies_in_the_way_is_to_be_moved_and_not_uninstalled() {
         let path = "/lib/modules/6.1/updates/dkms/one.ko".into();
         let advice = Error::Install(install::Error::InTheWay { path }).advice();
-        assert_eq!(advice.kind, Kind::Refused);
+        assert_eq!(advice.kind, ErrorKind::Refused);
         let hint = advice.hint.unwrap();
         assert!(
             hint.contains("mv /lib/modules/6.1/updates/dkms/one.ko ") && !hint.contains("dkms uninstall")

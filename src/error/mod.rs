@@ -2,7 +2,7 @@
 
 mod advice;
 
-pub use advice::{Advice, Kind};
+pub use advice::{Advice, ErrorKind};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -64,8 +64,8 @@ impl Session<'_> {
     }
 }
 
-fn roots_of_headers(tree: &BuildTree) -> Vec<tree::Root> {
-    let root = |mount: &kcache_kernel::kernels::Mount| tree::Root {
+fn roots_of_headers(tree: &BuildTree) -> Vec<tree::TreeRoot> {
+    let root = |mount: &kcache_kernel::kernels::Mount| tree::TreeRoot {
         path: mount.outside.clone(),
         label: mount.inside.display().to_string(),
         skip: vec![".git".to_owned()],

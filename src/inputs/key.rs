@@ -183,7 +183,7 @@ fn recipe_text(recipe: &Recipe) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kcache_kernel::recipe::{Module, Modules, Step, StepKind};
+    use kcache_kernel::recipe::{Modules, RecipeModule, Step, StepKind};
     use proptest::prelude::*;
     use std::path::PathBuf;
 
@@ -193,7 +193,7 @@ mod tests {
             version: "1".into(),
             excluded: None,
             steps: vec![Step { kind: StepKind::Make, command: "make".into() }],
-            modules: Modules::Listed(vec![Module { built: "a".into(), name: "a".into(), strip: true }]),
+            modules: Modules::Listed(vec![RecipeModule { built: "a".into(), name: "a".into(), strip: true }]),
             depends: vec![],
             automatic: true,
             hooks: vec![],

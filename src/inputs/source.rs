@@ -33,7 +33,7 @@ impl Session<'_> {
             _ => None,
         };
         let Some(path) = dir.filter(|path| path.is_dir()) else { return Ok(None) };
-        let root = tree::Root { path, label: String::new(), skip: Vec::new(), programs: false };
+        let root = tree::TreeRoot { path, label: String::new(), skip: Vec::new(), programs: false };
         Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.context.now)())?))
     }
 
@@ -46,8 +46,8 @@ impl Session<'_> {
     }
 }
 
-fn root_of_source(package: &Package) -> tree::Root {
-    tree::Root {
+fn root_of_source(package: &Package) -> tree::TreeRoot {
+    tree::TreeRoot {
         path: package.source.clone(),
         label: String::new(),
         skip: vec![".git".to_owned()],

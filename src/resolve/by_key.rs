@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kcache_kernel::ko::Fault;
+use kcache_kernel::ko::ModuleFault;
 use kcache_store::{Key, Manifest, Outcome, Role};
 
 use crate::error::Result;
@@ -91,7 +91,7 @@ pub(super) fn refuse(
     request: &Request,
     key: &Key,
     from: &str,
-    faults: &[Fault],
+    faults: &[ModuleFault],
 ) -> Result<()> {
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     session.context.progress.warn(&format!(

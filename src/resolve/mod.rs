@@ -30,12 +30,12 @@ pub mod schedule;
 use std::time::{Duration, Instant};
 
 use kcache_kernel::kernels::{BuildTree, Headers};
-use kcache_kernel::ko::Fault;
+use kcache_kernel::ko::ModuleFault;
 use kcache_store::{Manifest, Outcome, Store};
 
 use crate::build::check_modules::{self, Outputs};
 use crate::build::dependencies::{self, Dependency};
-use crate::build::{self, How, Made};
+use crate::build::{self, BuildResult, How};
 use crate::error::{Error, Result};
 use crate::inputs::identify::{self, Identified};
 use crate::inputs::undeclared;
@@ -216,7 +216,7 @@ fn faults(
     tree: &BuildTree,
     outputs: &Outputs,
     needed: &[Dependency],
-) -> Result<Vec<Fault>> {
+) -> Result<Vec<ModuleFault>> {
     let against = check_modules::Against::tree(session, request.kernel, tree)?;
     check_modules::faults(request.kernel, &against, &outputs.modules, &dependencies::exports(needed))
 }
@@ -295,7 +295,7 @@ fn have_once(
     session.still_headers(request.kernel, tree, id.facts.headers)?;
     session.still_facts(request.kernel, tree, &id.facts)?;
     let outcome = match &made.result {
-        Made::Outputs(outputs) => {
+        BuildResult::Outputs(outputs) => {
             let mut faults = faults(session, request, tree, outputs, needed)?;
             let names = outputs.modules.iter().map(|module| module.name.as_str());
             faults.extend(check_modules::undeclared_among(request.kernel, &id.recipe.modules, names)?);
@@ -307,7 +307,7 @@ fn have_once(
             }
             Outcome::Built
         }
-        Made::Failure(outcome) => outcome.clone(),
+        BuildResult::Failure(outcome) => outcome.clone(),
     };
     for fault in &made.left_out {
         context.progress.warn(&format!("{}: skipping module: {fault}", request.name()));

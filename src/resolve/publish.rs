@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kcache_store::transport::Name;
-use kcache_store::{Entry, Pushed, SharedCache, Sign, Store, point_here};
+use kcache_store::{Entry, Pushed, SharedCache, SignEntry, Store, point_here};
 
 use crate::error::{Error, Result};
 use crate::inputs::{identify, undeclared};
@@ -17,7 +17,7 @@ use crate::run::request::Request;
 use crate::run::session::Session;
 
 /// The best entry of a package for a kernel on this host.
-pub enum Known {
+pub enum Publishable {
     /// An entry, for the current inputs; without headers or source, the newest.
     Entry(Box<Entry>),
     /// The package does not support the kernel.
@@ -27,13 +27,13 @@ pub enum Known {
 }
 
 /// Finds the best entry on this host.
-pub fn known(session: &Session, request: &Request) -> Result<Known> {
-    let Some(store) = &session.store else { return Ok(Known::Nothing) };
+pub fn known(session: &Session, request: &Request) -> Result<Publishable> {
+    let Some(store) = &session.store else { return Ok(Publishable::Nothing) };
     let key = match request.kernel.build_tree().filter(|_| request.package.has_source()) {
         Some(tree) => {
             let id = identify::identify(session, request, tree)?;
             if id.recipe.excluded.is_some() {
-                return Ok(Known::Excluded);
+                return Ok(Publishable::Excluded);
             }
             Some(id.key)
         }
@@ -44,7 +44,7 @@ pub fn known(session: &Session, request: &Request) -> Result<Known> {
     };
     let entry = key.map(|key| store.lookup(&key)).transpose()?.flatten();
     let entry = entry.filter(|entry| undeclared::is_known(entry.manifest()));
-    Ok(entry.map_or(Known::Nothing, |entry| Known::Entry(Box::new(entry))))
+    Ok(entry.map_or(Publishable::Nothing, |entry| Publishable::Entry(Box::new(entry))))
 }
 
 /// Publishes a new entry. The build has succeeded, so failures are only warnings.
@@ -57,7 +57,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
         }
         return Ok(());
     };
-    let sign = Sign::With { key, adopt: false };
+    let sign = SignEntry::With { key, adopt: false };
     vouch(session, store, entry, sign, true)?;
     for cache in context.caches.writable() {
         match push(session, store, cache, entry, sign, true) {
@@ -74,7 +74,7 @@ pub fn vouch(
     session: &Session,
     store: &Store,
     entry: &Entry,
-    sign: Sign,
+    sign: SignEntry,
     newest: bool,
 ) -> Result<Option<Name>> {
     credible(session, entry)?;
@@ -103,7 +103,7 @@ pub fn push(
     store: &Store,
     cache: &Arc<SharedCache>,
     entry: &Entry,
-    sign: Sign,
+    sign: SignEntry,
     newest: bool,
 ) -> Result<Pushed> {
     let context = session.context;

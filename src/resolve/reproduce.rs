@@ -3,7 +3,7 @@
 use kcache_store::{Digest, Manifest, Output, Role};
 
 use crate::build::check_modules::{Content, KEPT_NAME, Outputs};
-use crate::build::{How, Made, make};
+use crate::build::{BuildResult, How, make};
 use crate::error::{Error, Result};
 use crate::inputs::identify;
 use crate::resolve;
@@ -33,8 +33,8 @@ pub fn compare(session: &Session, request: &Request, manifest: &Manifest) -> Res
     let how = How { may_launch: false };
     let again = make(session, request, tree, &id, &needed, how)?;
     let second: Vec<(String, Digest)> = match &again.result {
-        Made::Outputs(outputs) => digests(session, outputs)?,
-        Made::Failure(_) => Vec::new(),
+        BuildResult::Outputs(outputs) => digests(session, outputs)?,
+        BuildResult::Failure(_) => Vec::new(),
     };
     let compared = |output: &&Output| [Role::Module, Role::Debug, Role::Kept].contains(&output.role);
     let first = manifest.outputs.iter().filter(compared);

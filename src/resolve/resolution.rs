@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use kcache_kernel::kernels::BuildTree;
-use kcache_kernel::ko::Fault;
+use kcache_kernel::ko::ModuleFault;
 use kcache_store::Manifest;
 
 use crate::inputs::identify::Identified;
@@ -35,7 +35,7 @@ pub enum Resolution {
     /// No cache has a build, and building is disabled.
     NotCached,
     /// The modules must not be loaded, because of these faults.
-    Refused(Vec<Fault>),
+    Refused(Vec<ModuleFault>),
 }
 
 impl Resolution {

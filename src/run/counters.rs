@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kcache_kernel::install::{Act, Change};
+use kcache_kernel::install::{Act, PackageChange};
 use kcache_store::{Key, Manifest, Outcome, Store};
 
 use crate::run::labels::Labels;
@@ -73,9 +73,9 @@ impl Counters {
     }
 
     /// Counts what a transaction installed.
-    pub fn installed(&self, changes: &[Change], manifests: &[Manifest]) {
+    pub fn installed(&self, changes: &[PackageChange], manifests: &[Manifest]) {
         let mut noted = self.noted();
-        let is_new = |change: &&Change| matches!(change.act, Act::Add | Act::Replace);
+        let is_new = |change: &&PackageChange| matches!(change.act, Act::Add | Act::Replace);
         for change in changes.iter().filter(is_new) {
             let is_it = |manifest: &&Manifest| Labels::of(manifest).package == change.package;
             let Some(manifest) = manifests.iter().find(is_it) else { continue };
@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn time_is_saved_by_installed_builds_of_earlier_runs() {
-        let change = |package: &str, act| Change { package: package.to_owned(), act, from: None, to: None };
+        let change =
+            |package: &str, act| PackageChange { package: package.to_owned(), act, from: None, to: None };
         let changes = [
             change("built", Act::Add),
             change("found", Act::Add),

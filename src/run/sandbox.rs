@@ -9,7 +9,7 @@ use kcache_kernel::kernels::{BuildTree, Kernel, Mount};
 use kcache_kernel::packages::Package;
 use kcache_kernel::recipe::{dkms, kept_dir};
 use kcache_kernel::rootfs::Root;
-use kcache_kernel::sandbox::{Machine, Sandbox};
+use kcache_kernel::sandbox::{MachineNames, Sandbox};
 
 use crate::run::context::Context;
 
@@ -31,7 +31,7 @@ pub fn room(
     Sandbox {
         bwrap: context.bwrap.clone(),
         tools: tools.clone(),
-        machine: Machine {
+        machine: MachineNames {
             release: kernel.release.clone(),
             version: tree.version.clone(),
             arch: tree.arch.clone(),
@@ -69,7 +69,7 @@ pub fn show_kept<'a>(
     outside: &Path,
     modules: impl Iterator<Item = &'a str>,
 ) {
-    let Machine { release, arch, .. } = &sandbox.machine;
+    let MachineNames { release, arch, .. } = &sandbox.machine;
     let (release, arch) = (release.clone(), arch.clone());
     let inside = kept_dir(&package.name, &package.version, &release, &arch);
     let link = Path::new("/var/lib/dkms").join(&package.name).join(format!("kernel-{release}-{arch}"));
@@ -93,7 +93,7 @@ pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io:
         let outside = if git.is_dir() { directory } else { file };
         sandbox.read_only.push(Mount { outside, inside: inside.join(".git") });
     }
-    let Machine { release, arch, .. } = &sandbox.machine;
+    let MachineNames { release, arch, .. } = &sandbox.machine;
     let mut recipes: Vec<Mount> = dkms::override_files(&package.name, &package.version, release, arch)
         .into_iter()
         .filter_map(|inside| Some(Mount { outside: root.find(&inside)?, inside }))

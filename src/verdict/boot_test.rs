@@ -7,8 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kcache_kernel::boot_test::{self, BootTest, Module, Outcome, Parameter, Plan, Program, Watch, machine};
-use kcache_kernel::install::{self, Generation, Installed, Package as Set};
+use kcache_kernel::boot_test::{
+    self, BootTest, LoadPlan, OwnProgram, Parameter, TestModule, TestOutcome, TestWatch, machine,
+};
+use kcache_kernel::install::{self, Generation, Installed, InstalledPackage as Set};
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::packages::Package;
 
@@ -29,15 +31,15 @@ pub struct Subject {
     /// Version of the package.
     pub version: String,
     /// Its modules, or why there are none.
-    pub modules: Modules,
+    pub modules: TestedModules,
 }
 
 /// The modules of a [`Subject`].
-pub enum Modules {
+pub enum TestedModules {
     /// Modules as installed.
-    Installed(Vec<Module>),
+    Installed(Vec<TestModule>),
     /// Modules as built.
-    Built(Vec<Module>),
+    Built(Vec<TestModule>),
     /// There are none; the resolution.
     None(Box<Resolution>),
     /// Obtaining them failed.
@@ -48,10 +50,10 @@ pub enum Modules {
 
 impl Subject {
     /// The modules to load.
-    pub fn to_load(&self) -> &[Module] {
+    pub fn to_load(&self) -> &[TestModule] {
         match &self.modules {
-            Modules::Installed(modules) | Modules::Built(modules) => modules,
-            Modules::None(_) | Modules::Error(_) | Modules::Unbuilt => &[],
+            TestedModules::Installed(modules) | TestedModules::Built(modules) => modules,
+            TestedModules::None(_) | TestedModules::Error(_) | TestedModules::Unbuilt => &[],
         }
     }
 }
@@ -76,11 +78,11 @@ pub fn installed(kernel: &Kernel, named: &[String]) -> Result<(Vec<Subject>, Vec
 
 fn as_installed(tree: &Path, generation: &Generation, package: &Set<Installed>) -> Result<Subject> {
     let directory = tree.join("updates").join(generation.dir_name());
-    let modules = package.modules.iter().map(|module| Module::read(&directory.join(&module.path)));
+    let modules = package.modules.iter().map(|module| TestModule::read(&directory.join(&module.path)));
     Ok(Subject {
         package: package.name.clone(),
         version: package.version.clone(),
-        modules: Modules::Installed(modules.collect::<std::io::Result<_>>()?),
+        modules: TestedModules::Installed(modules.collect::<std::io::Result<_>>()?),
     })
 }
 
@@ -107,7 +109,7 @@ pub fn add_build(
         Err(error) => subjects.push(Subject {
             package: request.package.name.clone(),
             version: request.package.version.clone(),
-            modules: Modules::Error(error),
+            modules: TestedModules::Error(error),
         }),
     }
 }
@@ -118,7 +120,7 @@ fn build(
     request: &Request,
     options: &Options,
     dry: bool,
-) -> Result<Option<(String, Modules)>> {
+) -> Result<Option<(String, TestedModules)>> {
     let version = request.package.version.clone();
     let answer = match request.kernel.build_tree() {
         Some(tree) if dry => {
@@ -128,10 +130,10 @@ fn build(
             }
             match resolve::look_up(session, request, tree, &id)? {
                 Some(answer) => answer,
-                None => return Ok(Some((version, Modules::Unbuilt))),
+                None => return Ok(Some((version, TestedModules::Unbuilt))),
             }
         }
-        None if dry => return Ok(Some((version, Modules::Unbuilt))),
+        None if dry => return Ok(Some((version, TestedModules::Unbuilt))),
         _ => resolve::obtain(session, request, options)?,
     };
     Ok(match answer {
@@ -140,13 +142,13 @@ fn build(
             let version =
                 Some(Labels::of(&manifest).version.to_owned()).filter(|it| !it.is_empty()).unwrap_or(version);
             let modules = check_modules::outputs(session, &manifest)?.unwrap_or_default().modules.into_iter();
-            let module = |candidate: check_modules::Candidate| -> Result<Module> {
+            let module = |candidate: check_modules::Candidate| -> Result<TestModule> {
                 let name = candidate.name.strip_suffix(".ko").unwrap_or(&candidate.name).to_owned();
-                Ok(Module { name, bytes: candidate.content.read(session)? })
+                Ok(TestModule { name, bytes: candidate.content.read(session)? })
             };
-            Some((version, Modules::Built(modules.map(module).collect::<Result<_>>()?)))
+            Some((version, TestedModules::Built(modules.map(module).collect::<Result<_>>()?)))
         }
-        answer => Some((version, Modules::None(Box::new(answer)))),
+        answer => Some((version, TestedModules::None(Box::new(answer)))),
     })
 }
 
@@ -160,7 +162,7 @@ fn builds_against<'a>(session: &Session, request: &Request<'a>) -> Vec<&'a Packa
 /// Options of a boot.
 pub struct Guest<'a> {
     /// This program.
-    pub program: &'a Program,
+    pub program: &'a OwnProgram,
     /// Finds a program by its name.
     pub find: &'a dyn Fn(&str) -> PathBuf,
     /// Path of QEMU, if given.
@@ -182,12 +184,12 @@ pub struct Guest<'a> {
 /// A prepared boot test.
 pub struct Boot {
     /// The modules to load, in order.
-    pub plan: Plan,
+    pub plan: LoadPlan,
     /// Path of the image.
     pub image: PathBuf,
     /// Path of QEMU.
     pub qemu: PathBuf,
-    machine: &'static machine::Machine,
+    machine: &'static machine::VirtualMachine,
 }
 
 /// Plans a boot test of a kernel for these packages.
@@ -210,12 +212,12 @@ pub fn plan(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gu
     };
     let qemu = guest.qemu.map_or_else(|| (guest.find)(machine.program), Path::to_owned);
     let modules = subjects.iter().flat_map(Subject::to_load).cloned().collect();
-    let plan = Plan::new(modules, kernel.modules.as_deref(), guest.parameters)?;
+    let plan = LoadPlan::new(modules, kernel.modules.as_deref(), guest.parameters)?;
     Ok(Boot { plan, image, qemu, machine })
 }
 
 /// Runs a boot test. The verdicts are those of all modules of all subjects, in order.
-pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<Outcome> {
+pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Guest) -> Result<TestOutcome> {
     let context = session.context;
     let Boot { plan, image, qemu, machine } = plan(session, kernel, subjects, guest)?;
     let scratch = session.scratch()?;
@@ -252,7 +254,7 @@ struct Told<'a> {
     names: Vec<&'a str>,
 }
 
-impl Watch for Told<'_> {
+impl TestWatch for Told<'_> {
     fn console(&mut self, line: &str) {
         self.session.context.progress.detail(line);
     }

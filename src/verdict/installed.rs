@@ -12,8 +12,8 @@ use kcache_kernel::initramfs::{self, Copy};
 use kcache_kernel::install::{self, Base, Fault, Generation};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::module_name::ModuleName;
-use kcache_kernel::modules::{self, Loader, Module};
-use kcache_kernel::signing::{self, Known};
+use kcache_kernel::modules::{self, InstalledModule, Loader};
+use kcache_kernel::signing::{self, KnownKeys};
 
 use super::state::{Foreign, Standing, State};
 use crate::error::Result;
@@ -156,12 +156,13 @@ impl Installed {
         // A missing file has been reported already.
         let present = paths.filter(|path| tree.join(path).symlink_metadata().is_ok());
         let modules =
-            present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<Module>>>()?;
+            present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<InstalledModule>>>()?;
         let index = bounded_read::bytes(tree.join("modules.dep.bin"), bounded_read::MOST_DATA)
             .ok()
             .and_then(|bytes| DepIndex::parse(&bytes).ok());
-        let package_of =
-            |module: &Module| own.iter().find(|(_, path)| *path == module.path).map(|(name, _)| name);
+        let package_of = |module: &InstalledModule| {
+            own.iter().find(|(_, path)| *path == module.path).map(|(name, _)| name)
+        };
         let faults =
             loader.judge(&modules, &index.unwrap_or_default(), &|module| package_of(module).is_some());
         for (module, faults) in modules.iter().zip(faults) {
@@ -179,8 +180,9 @@ impl Installed {
     }
 
     /// The certificates for verifying signatures. One that a user may not read does not make modules suspect.
-    fn signers(&mut self, session: &Session) -> Known {
-        let mut known = Known { enrolled: signing::enrolled(&session.context.root), ..Known::default() };
+    fn signers(&mut self, session: &Session) -> KnownKeys {
+        let mut known =
+            KnownKeys { enrolled: signing::enrolled(&session.context.root), ..KnownKeys::default() };
         match session.context.signing.as_ref().map(|signing| signing.certificate()) {
             Some(Ok(certificate)) => known.configured.push(certificate),
             Some(Err(error)) => {

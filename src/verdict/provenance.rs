@@ -3,7 +3,7 @@
 //! The generation in the kernel's tree says what is installed; the rest is in the store's entries. An entry may have been
 //! deleted (collected, or with the whole store). The modules are not affected, but their provenance is then unknown.
 
-use kcache_kernel::install::{self, Installed, Package};
+use kcache_kernel::install::{self, Installed, InstalledPackage};
 use kcache_kernel::kernels::Kernel;
 use kcache_store::Entry;
 
@@ -45,7 +45,7 @@ pub fn of_kernel(session: &Session, kernel: &Kernel) -> Result<Vec<Origin>> {
     let Some(generation) = install::current(tree)? else { return Ok(Vec::new()) };
     let directory = tree.join("updates").join(generation.dir_name());
     let size = |module: &Installed| fs_err::metadata(directory.join(&module.path)).map_or(0, |m| m.len());
-    let origin = |package: &Package<Installed>| Origin {
+    let origin = |package: &InstalledPackage<Installed>| Origin {
         package: package.name.clone(),
         version: package.version.clone(),
         modules: package.modules.len() as u64,
@@ -56,7 +56,7 @@ pub fn of_kernel(session: &Session, kernel: &Kernel) -> Result<Vec<Origin>> {
 }
 
 /// The store's entry of an installed build. A corrupt one is left for repair.
-fn entry(session: &Session, package: &Package<Installed>) -> Option<Entry> {
+fn entry(session: &Session, package: &InstalledPackage<Installed>) -> Option<Entry> {
     session.store.as_ref()?.lookup(&package.key.parse().ok()?).ok().flatten()
 }
 

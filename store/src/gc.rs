@@ -67,7 +67,7 @@ pub struct Keep {
 
 /// Input of [`plan`].
 #[derive(Clone, Copy)]
-pub struct Rules<'a> {
+pub struct GcRules<'a> {
     /// The limits to meet.
     pub caps: Caps,
     /// The roots.
@@ -84,7 +84,7 @@ pub struct Rules<'a> {
 
 /// The limit for which an entry is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum GcReason {
     /// [`Caps::max_age`].
     Age,
     /// [`Caps::max_size`].
@@ -93,12 +93,12 @@ pub enum Reason {
     Free,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for GcReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Reason::Age => "max-age",
-            Reason::Size => "max-size",
-            Reason::Free => "min-free",
+            GcReason::Age => "max-age",
+            GcReason::Size => "max-size",
+            GcReason::Free => "min-free",
         })
     }
 }
@@ -117,7 +117,7 @@ pub struct Going {
     /// Bytes that this frees: its file, and the objects that no other entry references.
     pub bytes: u64,
     /// The limit that requires it.
-    pub reason: Reason,
+    pub reason: GcReason,
 }
 
 /// A number of files and their total size.
@@ -181,7 +181,7 @@ pub struct Staying {
     /// Number of entries within the grace period that are not roots.
     pub young: u64,
     /// A limit that is exceeded nevertheless.
-    pub exceeds: Option<Reason>,
+    pub exceeds: Option<GcReason>,
 }
 
 /// Unneeded files other than entries and objects.
@@ -193,7 +193,7 @@ enum Useless {
 }
 
 /// A garbage collection plan: a database in a scratch directory, deleted on drop.
-pub struct Plan {
+pub struct GcPlan {
     plan_db: PlanDb,
     goes: Totals,
     stays: Staying,
@@ -206,17 +206,17 @@ pub struct Plan {
 ///
 /// [`Error::Format`] or a read error if an entry's references cannot be determined, and [`Error::Interrupted`] after
 /// `cancel`.
-pub fn plan(store: &Store, rules: &Rules, scratch: Scratch) -> Result<Plan> {
+pub fn plan(store: &Store, rules: &GcRules, scratch: Scratch) -> Result<GcPlan> {
     let plan_db = PlanDb::new(&scratch.path().join("plan.sqlite"))?;
     survey::objects(store, rules, &plan_db)?;
     survey::entries(store, rules, &plan_db)?;
     let exceeds = choose::entries(store, rules, &plan_db)?;
     survey::useless(store, rules, &plan_db)?;
     let (goes, stays) = plan_db.totals()?;
-    Ok(Plan { plan_db, goes, stays: Staying { exceeds, ..stays }, _scratch: scratch })
+    Ok(GcPlan { plan_db, goes, stays: Staying { exceeds, ..stays }, _scratch: scratch })
 }
 
-impl Plan {
+impl GcPlan {
     /// Counts of what [`Plan::apply`] will delete.
     pub fn goes(&self) -> &Totals {
         &self.goes

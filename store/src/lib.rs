@@ -115,9 +115,9 @@ pub use object::Stored;
 pub use once_map::OnceMap;
 pub use pointer::Pointer;
 pub use scratch::Scratch;
-pub use shared::{Fetched, Pushed, SharedCache, SharedCaches, Sign, point_here};
+pub use shared::{Fetched, Pushed, SharedCache, SharedCaches, SignEntry, point_here};
 pub use store::{Inserted, Store, Usage};
-pub use tree::{Fingerprint, Root, Walk, file_digest, fingerprint, snapshot, tree_digest, walk};
+pub use tree::{Fingerprint, TreeRoot, Walk, file_digest, fingerprint, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};
 
 /// Version of the store's layout and of its entries. Stored: readers refuse newer versions.

@@ -33,7 +33,7 @@ use crate::{Distrust, Error, Notice, Result, Say, Trust};
 pub use fetch::Fetched;
 pub use pointers::point_here;
 pub(crate) use pointers::{Accepted, accept};
-pub use push::{Pushed, Sign};
+pub use push::{Pushed, SignEntry};
 
 /// Objects that are transferred concurrently. One connection leaves a fast line idle between objects; more than eight
 /// gain nothing.

@@ -39,13 +39,13 @@ use digest::Digests;
 pub use listing::{FileChange, Listing};
 pub use seen::Seen;
 pub use snapshot::snapshot;
-pub use walk::{Kind, Walk, walk};
+pub use walk::{FileKind, Walk, walk};
 
 use crate::{Digest, Error, Result, Store};
 
 /// A directory or file that is part of a tree digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root {
+pub struct TreeRoot {
     /// Path on disk. If it is a link, it is followed; links below it are not.
     pub path: PathBuf,
     /// Name inside the digest, unique among the roots.
@@ -80,12 +80,12 @@ pub struct Fingerprint {
 ///
 /// [`Error::Changed`] if the tree keeps changing, [`Error::NotPlain`] for a device, socket or FIFO,
 /// [`Error::TooLarge`] above the limits.
-pub fn tree_digest(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digest> {
+pub fn tree_digest(store: Option<&Store>, roots: &[TreeRoot], now: u64) -> Result<Digest> {
     fingerprint(store, roots, now).map(|found| found.digest)
 }
 
 /// Like [`tree_digest`], with the stamp of these roots.
-pub fn fingerprint(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
+pub fn fingerprint(store: Option<&Store>, roots: &[TreeRoot], now: u64) -> Result<Fingerprint> {
     let mut attempt = 1;
     loop {
         match fingerprint_once(store, roots, now) {
@@ -95,7 +95,7 @@ pub fn fingerprint(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fi
     }
 }
 
-fn fingerprint_once(store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
+fn fingerprint_once(store: Option<&Store>, roots: &[TreeRoot], now: u64) -> Result<Fingerprint> {
     let before = walk(roots)?;
     let digests = match remembered(store, &before.signature())? {
         Some(digests) => digests,
@@ -122,7 +122,7 @@ fn remembered(store: Option<&Store>, signature: &Digest) -> Result<Option<Digest
 }
 
 /// Hashes the files of a walk, and checks that its roots are unchanged afterwards.
-fn hashed(before: &Walk, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Digests> {
+fn hashed(before: &Walk, store: Option<&Store>, roots: &[TreeRoot], now: u64) -> Result<Digests> {
     let contents = before.contents()?;
     let digests = before.digests_of(&contents);
     if let Some(path) = before.first_difference(&walk(roots)?) {
@@ -179,8 +179,13 @@ pub(crate) mod tests {
         File::open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
     }
 
-    pub(super) fn roots(dir: &Path) -> [Root; 1] {
-        [Root { path: dir.to_owned(), label: String::new(), skip: vec![".git".to_owned()], programs: false }]
+    pub(super) fn roots(dir: &Path) -> [TreeRoot; 1] {
+        [TreeRoot {
+            path: dir.to_owned(),
+            label: String::new(),
+            skip: vec![".git".to_owned()],
+            programs: false,
+        }]
     }
 
     fn digest(dir: &Path) -> Digest {
@@ -244,8 +249,8 @@ pub(crate) mod tests {
         plant(one.path());
         plant(two.path());
         assert_eq!(digest(one.path()), digest(two.path()));
-        let labelled = |label: &str| Root { label: label.to_owned(), ..roots(one.path())[0].clone() };
-        let of = |roots: &[Root]| tree_digest(None, roots, LATER).unwrap();
+        let labelled = |label: &str| TreeRoot { label: label.to_owned(), ..roots(one.path())[0].clone() };
+        let of = |roots: &[TreeRoot]| tree_digest(None, roots, LATER).unwrap();
         assert_ne!(of(&[labelled("a")]), of(&[labelled("b")]));
         assert_eq!(of(&[labelled("a"), labelled("b")]), of(&[labelled("b"), labelled("a")]));
         assert_ne!(of(&[labelled("a")]), of(&[labelled("a"), labelled("b")]));

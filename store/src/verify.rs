@@ -41,14 +41,14 @@ pub struct Finding {
     /// Path of the file.
     pub path: PathBuf,
     /// The kind of file.
-    pub what: What,
+    pub what: Corrupt,
     /// What is wrong with it, as text.
     pub wrong: String,
 }
 
 /// A part of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum Corrupt {
     /// An object whose bytes do not match.
     Object(Digest),
     /// A key's entry whose file is corrupt.
@@ -63,20 +63,20 @@ pub enum What {
     Index,
 }
 
-impl fmt::Display for What {
+impl fmt::Display for Corrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            What::Object(_) => "object",
-            What::Entry(_) | What::Lacking(_) | What::Untrue(_) => "entry",
-            What::Pointer(_) => "pointer",
-            What::Index => "index",
+            Corrupt::Object(_) => "object",
+            Corrupt::Entry(_) | Corrupt::Lacking(_) | Corrupt::Untrue(_) => "entry",
+            Corrupt::Pointer(_) => "pointer",
+            Corrupt::Index => "index",
         })
     }
 }
 
 /// Counts of what was verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct Verified {
     /// Number of objects.
     pub objects: u64,
     /// Size in bytes of the objects, compressed as stored.
@@ -96,31 +96,31 @@ pub fn verify(
     store: &Store,
     cancel: &AtomicBool,
     each: &mut dyn FnMut(Finding) -> Result<()>,
-) -> Result<Seen> {
-    let mut seen = Seen::default();
+) -> Result<Verified> {
+    let mut seen = Verified::default();
     objects(store, cancel, &mut seen, each)?;
     entries(store, cancel, &mut seen, each)?;
     pointers(store, cancel, &mut seen, each)?;
     if let Some(wrong) = index::wrong(store, cancel)? {
-        each(Finding { path: store.index_path(), what: What::Index, wrong })?;
+        each(Finding { path: store.index_path(), what: Corrupt::Index, wrong })?;
     }
     Ok(seen)
 }
 
 type Each<'a> = dyn FnMut(Finding) -> Result<()> + 'a;
 
-fn objects(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {
+fn objects(store: &Store, cancel: &AtomicBool, seen: &mut Verified, each: &mut Each) -> Result<()> {
     shards::objects(store, &mut |digest, path, metadata| {
         must_go_on(cancel)?;
         (seen.objects, seen.bytes) = (seen.objects + 1, seen.bytes + metadata.len());
         match wrong(object::examine(path, &digest))? {
-            Some(wrong) => each(Finding { path: path.to_owned(), what: What::Object(digest), wrong }),
+            Some(wrong) => each(Finding { path: path.to_owned(), what: Corrupt::Object(digest), wrong }),
             None => Ok(()),
         }
     })
 }
 
-fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {
+fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Verified, each: &mut Each) -> Result<()> {
     shards::entries(store, &mut |key, path, _| {
         must_go_on(cancel)?;
         seen.entries += 1;
@@ -136,14 +136,14 @@ fn entries(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each)
 }
 
 /// The finding about a key's entry, if any.
-fn examine(store: &Store, key: &Key) -> Result<Option<(What, String)>> {
+fn examine(store: &Store, key: &Key) -> Result<Option<(Corrupt, String)>> {
     match store.lookup(key) {
         Ok(Some(entry)) => match lacks(store, &entry)? {
-            Some(wrong) => Ok(Some((What::Lacking(*key), wrong))),
-            None => Ok(lies(store, &entry).map(|wrong| (What::Untrue(*key), wrong))),
+            Some(wrong) => Ok(Some((Corrupt::Lacking(*key), wrong))),
+            None => Ok(lies(store, &entry).map(|wrong| (Corrupt::Untrue(*key), wrong))),
         },
         Ok(None) => Ok(None),
-        Err(error) => Ok(wrong(Err(error))?.map(|wrong| (What::Entry(*key), wrong))),
+        Err(error) => Ok(wrong(Err(error))?.map(|wrong| (Corrupt::Entry(*key), wrong))),
     }
 }
 
@@ -171,7 +171,7 @@ fn lies(store: &Store, entry: &Entry) -> Option<String> {
     })
 }
 
-fn pointers(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each) -> Result<()> {
+fn pointers(store: &Store, cancel: &AtomicBool, seen: &mut Verified, each: &mut Each) -> Result<()> {
     let Some(releases) = if_there(fs_err::read_dir(store.dir().join("by-kernel")))? else { return Ok(()) };
     for release in releases {
         let release = release?;
@@ -186,7 +186,7 @@ fn pointers(store: &Store, cancel: &AtomicBool, seen: &mut Seen, each: &mut Each
             let Ok(name) = Pointer::name(&name, kernel, package) else { return Ok(()) };
             seen.pointers += 1;
             match wrong(store.pointer(&name).map(drop))? {
-                Some(wrong) => each(Finding { path: path.to_owned(), what: What::Pointer(name), wrong }),
+                Some(wrong) => each(Finding { path: path.to_owned(), what: Corrupt::Pointer(name), wrong }),
                 None => Ok(()),
             }
         })?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kcache_store::transport::Name;
 use kcache_store::{
     Believed, Digest, Entry, Error, Field, Inserted, Key, Manifest, Observed, Outcome, Output, Pointer, Role,
-    Root, SigningKey, Store, Trust, Waiting, export, import, tree_digest,
+    SigningKey, Store, TreeRoot, Trust, Waiting, export, import, tree_digest,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -293,7 +293,7 @@ proptest! {
         fs_err::OpenOptions::new().write(true).open(dirs[1].path().join(first)).unwrap()
             .set_modified(time).unwrap();
         let digest = |dir: &Path| {
-            let root = Root { path: dir.to_owned(), label: "r".into(), skip: vec![], programs: false };
+            let root = TreeRoot { path: dir.to_owned(), label: "r".into(), skip: vec![], programs: false };
             tree_digest(None, &[root], 1).unwrap()
         };
         prop_assert_eq!(digest(dirs[0].path()), digest(dirs[1].path()));

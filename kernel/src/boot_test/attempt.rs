@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
 
-use super::machine::{Guest, Machine, Patience, REPORT};
+use super::machine::{Guest, Patience, REPORT, VirtualMachine};
 use super::report::{Event, parse};
 use crate::build::printable;
-use crate::sandbox::Identity;
+use crate::sandbox::BuildIdentity;
 
 /// Interval at which a guest's time limits are checked.
 const TICK: Duration = Duration::from_millis(100);
@@ -39,10 +39,10 @@ const WORDS: usize = 2;
 
 /// Parameters of one guest.
 pub(super) struct Attempt<'a> {
-    pub machine: &'a Machine,
+    pub machine: &'a VirtualMachine,
     pub qemu: &'a Path,
     pub setpriv: &'a Path,
-    pub identity: &'a Identity,
+    pub identity: &'a BuildIdentity,
     /// Directory with QEMU's files, its working directory.
     pub dir: &'a Path,
     pub guest: Guest,

@@ -27,8 +27,8 @@ use rustix::system::{RebootCommand, delete_module, finit_module, reboot, uname};
 use serde::{Deserialize, Serialize};
 
 use super::INIT;
-use super::plan::Step;
-use super::report::{Ended, Event, Tested, kmsg_text};
+use super::plan::LoadStep;
+use super::report::{Event, GuestEnd, Tested, kmsg_text};
 
 /// Path of a guest's orders. If it exists, this process runs in a guest.
 pub(super) const ORDERS: &str = "/boot-test.json";
@@ -47,7 +47,7 @@ pub(super) struct Orders {
     /// Path of the serial port to report on.
     pub report: String,
     /// Steps of the plan.
-    pub steps: Vec<Step>,
+    pub steps: Vec<LoadStep>,
     /// Steps that answer the kernel's requests, by requested name.
     pub answers: BTreeMap<String, Vec<usize>>,
 }
@@ -123,14 +123,14 @@ fn answer(result: io::Result<()>) -> ExitCode {
 }
 
 /// Makes a system call in another process.
-fn call(arguments: &[&str]) -> io::Result<Ended> {
+fn call(arguments: &[&str]) -> io::Result<GuestEnd> {
     let status = Command::new(INIT).args(arguments).status()?;
     Ok(match status.code() {
-        Some(0) => Ended::Well,
-        Some(errno) => Ended::Errno(errno),
+        Some(0) => GuestEnd::Well,
+        Some(errno) => GuestEnd::Errno(errno),
         None => {
             debug_assert!(status.signal().is_some());
-            Ended::Killed
+            GuestEnd::Killed
         }
     })
 }
@@ -150,7 +150,7 @@ fn work(from: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn test_all(steps: &[Step], from: usize, report: &mut Report) -> io::Result<()> {
+fn test_all(steps: &[LoadStep], from: usize, report: &mut Report) -> io::Result<()> {
     // From here on the console gets all messages: nothing else remains of a machine that hangs.
     fs::write("/proc/sys/kernel/printk", "8")?;
     fs::write("/proc/sys/kernel/modprobe", INIT)?;
@@ -168,7 +168,7 @@ fn test_all(steps: &[Step], from: usize, report: &mut Report) -> io::Result<()> 
 }
 
 /// Loads a module and unloads it.
-fn test(steps: &[Step], at: usize, step: &Step, log: &mut Log) -> io::Result<Tested> {
+fn test(steps: &[LoadStep], at: usize, step: &LoadStep, log: &mut Log) -> io::Result<Tested> {
     let mut tested = Tested { step: at, tainted: (tainted()?, 0), ..Tested::default() };
     tested.lacking = load_needs(steps, step)?;
     if tested.lacking.is_none() {
@@ -176,7 +176,7 @@ fn test(steps: &[Step], at: usize, step: &Step, log: &mut Log) -> io::Result<Tes
         tested.loading = Some(load_anew(step)?);
         tested.seconds = start.elapsed().as_secs_f64();
     }
-    if tested.loading == Some(Ended::Well) {
+    if tested.loading == Some(GuestEnd::Well) {
         tested.listed = loaded()?.contains(&step.name);
         tested.taints = fs::read_to_string(format!("/sys/module/{}/taint", step.name)).unwrap_or_default();
         tested.unloading = Some(call(&["unload", &step.name])?);
@@ -188,22 +188,22 @@ fn test(steps: &[Step], at: usize, step: &Step, log: &mut Log) -> io::Result<Tes
 }
 
 /// Loads a module. One that is already loaded because the kernel requested it is unloaded first.
-fn load_anew(step: &Step) -> io::Result<Ended> {
-    if loaded()?.contains(&step.name) && call(&["unload", &step.name])? != Ended::Well {
-        return Ok(Ended::Well); // it was loaded, and is in use
+fn load_anew(step: &LoadStep) -> io::Result<GuestEnd> {
+    if loaded()?.contains(&step.name) && call(&["unload", &step.name])? != GuestEnd::Well {
+        return Ok(GuestEnd::Well); // it was loaded, and is in use
     }
     call(&["load", &step.file, &step.parameters])
 }
 
 /// Loads the dependencies of a step that are not loaded; returns a required one that fails to load.
-fn load_needs(steps: &[Step], step: &Step) -> io::Result<Option<(usize, Ended)>> {
+fn load_needs(steps: &[LoadStep], step: &LoadStep) -> io::Result<Option<(usize, GuestEnd)>> {
     let there = loaded()?;
     for need in &step.needs {
         let Some(needed) = steps.get(need.step).filter(|needed| !there.contains(&needed.name)) else {
             continue;
         };
         let ended = call(&["load", &needed.file, &needed.parameters])?;
-        if ended != Ended::Well && !need.optional {
+        if ended != GuestEnd::Well && !need.optional {
             return Ok(Some((need.step, ended)));
         }
     }

@@ -15,7 +15,7 @@ const TRANSLATED: u64 = 128;
 
 /// The machine for kernels of one architecture.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct VirtualMachine {
     /// The architecture as `uname -m` prints it.
     pub arch: &'static str,
     /// Name of the QEMU program.
@@ -34,7 +34,7 @@ pub struct Machine {
 }
 
 /// A row for each architecture. A new one needs names of its serial ports and a parameter for early messages.
-static MACHINES: [Machine; 1] = [Machine {
+static MACHINES: [VirtualMachine; 1] = [VirtualMachine {
     arch: "x86_64",
     program: "qemu-system-x86_64",
     package: "qemu-system-x86",
@@ -45,7 +45,7 @@ static MACHINES: [Machine; 1] = [Machine {
 }];
 
 /// The machine for an architecture as `uname -m` prints it.
-pub fn of_arch(arch: &str) -> Option<&'static Machine> {
+pub fn of_arch(arch: &str) -> Option<&'static VirtualMachine> {
     MACHINES.iter().find(|machine| machine.arch == arch)
 }
 
@@ -117,7 +117,7 @@ pub(super) fn memory(initramfs: u64) -> u64 {
     LEAST_MEMORY.max(FOR_THE_KERNEL + 3 * initramfs.div_ceil(1 << 20))
 }
 
-impl Machine {
+impl VirtualMachine {
     /// Arguments for QEMU.
     pub(super) fn arguments(&self, guest: &Guest) -> Vec<OsString> {
         let accelerator = match guest.acceleration {

@@ -25,23 +25,23 @@ const MOST_MODULE: u64 = 512 << 20;
 
 /// A module to be tested: file name without `.ko`, and decompressed bytes.
 #[derive(Clone, Debug)]
-pub struct Module {
+pub struct TestModule {
     /// File name without `.ko`, such as `v4l2loopback` or `snd-pcm`.
     pub name: String,
     /// The ELF file, not compressed.
     pub bytes: Vec<u8>,
 }
 
-impl Module {
+impl TestModule {
     /// Reads a module's file, compressed or not.
-    pub fn read(path: &Path) -> std::io::Result<Module> {
+    pub fn read(path: &Path) -> std::io::Result<TestModule> {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
         let (name, compression) =
             Compression::of_file_name(&file_name).unwrap_or((&file_name, Compression::None));
         let bytes = bounded_read::bytes(path, MOST_DATA)?;
         // If it cannot be decompressed, the kernel will refuse it.
         let bytes = compression.decompress(&bytes, MOST_MODULE).unwrap_or(bytes);
-        Ok(Module { name: name.to_owned(), bytes })
+        Ok(TestModule { name: name.to_owned(), bytes })
     }
 }
 
@@ -69,7 +69,7 @@ impl std::str::FromStr for Parameter {
 
 /// One module in the order of loading, after its dependencies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
+pub struct LoadStep {
     /// Name in the kernel, with `_` for `-`.
     pub name: String,
     /// Path of its file in the guest.
@@ -77,14 +77,14 @@ pub struct Step {
     /// Parameters: `NAME=VALUE NAME=VALUE`.
     pub parameters: String,
     /// Steps to be loaded before it, in this order.
-    pub needs: Vec<Need>,
+    pub needs: Vec<LoadNeed>,
     /// Its number among the modules to be tested; `None` for a dependency.
     pub tested: Option<usize>,
 }
 
 /// A dependency on another step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Need {
+pub struct LoadNeed {
     /// Index of the step.
     pub step: usize,
     /// Whether it may fail to load.
@@ -93,9 +93,9 @@ pub struct Need {
 
 /// What a guest is to load.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct LoadPlan {
     /// All modules in the order of loading.
-    pub steps: Vec<Step>,
+    pub steps: Vec<LoadStep>,
     /// The bytes of each step's file.
     pub(super) bytes: Vec<Vec<u8>>,
     /// What the kernel may request while it loads a module, with the steps that answer it.
@@ -112,19 +112,23 @@ pub struct Plan {
 /// Modules by alias.
 type Aliases = BTreeMap<String, Vec<String>>;
 
-impl Plan {
+impl LoadPlan {
     /// Makes a plan for these modules on a kernel with this tree (`/lib/modules/K`). Without a tree the kernel has no
     /// modules.
     ///
     /// # Errors
     ///
     /// [`Error::NoModule`] for a parameter of another module, [`Error::Index`] if `modules.dep.bin` is corrupt.
-    pub fn new(tested: Vec<Module>, tree: Option<&Path>, parameters: &[Parameter]) -> Result<Plan, Error> {
+    pub fn new(
+        tested: Vec<TestModule>,
+        tree: Option<&Path>,
+        parameters: &[Parameter],
+    ) -> Result<LoadPlan, Error> {
         let index = tree.map(|tree| read_index(&tree.join("modules.dep.bin"))).transpose()?.flatten();
         let names: Vec<String> = tested.iter().map(|module| kernel_name(&module.name)).collect();
         let tree = tree.map(Path::to_owned).zip(index);
-        let mut plan = Plan { tree, tested: names.clone(), ..Plan::default() };
-        let mut tested: Vec<Option<Module>> = tested.into_iter().map(Some).collect();
+        let mut plan = LoadPlan { tree, tested: names.clone(), ..LoadPlan::default() };
+        let mut tested: Vec<Option<TestModule>> = tested.into_iter().map(Some).collect();
         for name in names {
             plan.add(&name, &mut tested)?;
         }
@@ -182,10 +186,10 @@ fn read_index(path: &Path) -> Result<Option<DepIndex>, Error> {
     DepIndex::parse(&bytes).map(Some).map_err(damaged)
 }
 
-impl Plan {
+impl LoadPlan {
     /// Adds a module after its dependencies; returns its step. `None` if there is no such module, or it depends on
     /// itself: then loading it will fail in the kernel.
-    fn add(&mut self, name: &str, tested: &mut [Option<Module>]) -> Result<Option<usize>, Error> {
+    fn add(&mut self, name: &str, tested: &mut [Option<TestModule>]) -> Result<Option<usize>, Error> {
         if let Some(known) = self.at.get(name) {
             return Ok(*known);
         }
@@ -198,14 +202,14 @@ impl Plan {
             },
         };
         self.at.insert(name.to_owned(), None);
-        let mut needs: Vec<Need> = Vec::new();
+        let mut needs: Vec<LoadNeed> = Vec::new();
         for (needed, optional) in self.needs_of(&bytes)? {
             let Some(step) = self.add(&needed, tested)? else { continue };
             let below = self.steps[step]
                 .needs
                 .iter()
-                .map(|need| Need { optional: need.optional || optional, ..*need });
-            for need in below.chain([Need { step, optional }]) {
+                .map(|need| LoadNeed { optional: need.optional || optional, ..*need });
+            for need in below.chain([LoadNeed { step, optional }]) {
                 match needs.iter_mut().find(|known| known.step == need.step) {
                     Some(known) => known.optional &= need.optional,
                     None => needs.push(need),
@@ -214,7 +218,7 @@ impl Plan {
         }
         let step = self.steps.len();
         let file = format!("/modules/{step}.ko");
-        self.steps.push(Step {
+        self.steps.push(LoadStep {
             name: name.to_owned(),
             file,
             parameters: String::new(),
@@ -251,10 +255,10 @@ impl Plan {
     }
 
     /// Reads a module of the kernel's tree.
-    fn find(&self, name: &str) -> Result<Option<Module>, Error> {
+    fn find(&self, name: &str) -> Result<Option<TestModule>, Error> {
         let Some((tree, index)) = &self.tree else { return Ok(None) };
         let Some(entry) = index.lookup(name) else { return Ok(None) };
-        Ok(Some(Module::read(&tree.join(entry.path))?))
+        Ok(Some(TestModule::read(&tree.join(entry.path))?))
     }
 }
 
@@ -298,18 +302,18 @@ mod tests {
     use super::*;
     use crate::ko::fixture::Built;
 
-    fn module(name: &str, modinfo: &[&str]) -> Module {
+    fn module(name: &str, modinfo: &[&str]) -> TestModule {
         let mut built = Built::named(name);
         built.modinfo.extend(modinfo.iter().map(|text| (*text).to_owned()));
-        Module { name: name.to_owned(), bytes: built.bytes() }
+        TestModule { name: name.to_owned(), bytes: built.bytes() }
     }
 
-    fn plan(modules: Vec<Module>, parameters: &[&str]) -> Result<Plan, Error> {
+    fn plan(modules: Vec<TestModule>, parameters: &[&str]) -> Result<LoadPlan, Error> {
         let parameters: Vec<Parameter> = parameters.iter().map(|text| text.parse().unwrap()).collect();
-        Plan::new(modules, None, &parameters)
+        LoadPlan::new(modules, None, &parameters)
     }
 
-    fn order(plan: &Plan) -> Vec<&str> {
+    fn order(plan: &LoadPlan) -> Vec<&str> {
         plan.steps.iter().map(|step| step.name.as_str()).collect()
     }
 
@@ -352,7 +356,7 @@ mod tests {
     }
 
     /// A plan for module `top` on a kernel whose tree has `modules`, with these lines in `modules.alias`.
-    fn with_tree(modules: &[Module], aliases: &str) -> (tempfile::TempDir, Plan) {
+    fn with_tree(modules: &[TestModule], aliases: &str) -> (tempfile::TempDir, LoadPlan) {
         let dir = tempfile::tempdir().unwrap();
         let pairs: Vec<(String, String)> = modules
             .iter()
@@ -366,7 +370,7 @@ mod tests {
         for module in modules {
             fs_err::write(dir.path().join(format!("kernel/{}.ko", module.name)), &module.bytes).unwrap();
         }
-        let plan = Plan::new(vec![module("top", &["softdep=pre: sum"])], Some(dir.path()), &[]).unwrap();
+        let plan = LoadPlan::new(vec![module("top", &["softdep=pre: sum"])], Some(dir.path()), &[]).unwrap();
         (dir, plan)
     }
 
@@ -400,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_a_module_is_planned() {
-        let plan = plan(vec![Module { name: "junk".into(), bytes: b"junk".to_vec() }], &[]).unwrap();
+        let plan = plan(vec![TestModule { name: "junk".into(), bytes: b"junk".to_vec() }], &[]).unwrap();
         assert_eq!(order(&plan), ["junk"]);
     }
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
+use super::plan::LoadPlan;
 
 /// A line of a report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,13 +36,13 @@ pub struct Tested {
     /// Index in [`Plan::steps`].
     pub step: usize,
     /// A required module that failed to load, and how.
-    pub lacking: Option<(usize, Ended)>,
+    pub lacking: Option<(usize, GuestEnd)>,
     /// How loading ended; `None` if it was not tried.
-    pub loading: Option<Ended>,
+    pub loading: Option<GuestEnd>,
     /// Whether `/proc/modules` listed the module after loading.
     pub listed: bool,
     /// How unloading ended; `None` if it was not tried.
-    pub unloading: Option<Ended>,
+    pub unloading: Option<GuestEnd>,
     /// `/proc/sys/kernel/tainted` before and after.
     pub tainted: (u64, u64),
     /// `/sys/module/NAME/taint`: letters.
@@ -59,7 +59,7 @@ pub struct Tested {
 /// How a system call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Ended {
+pub enum GuestEnd {
     /// With success.
     Well,
     /// With this errno.
@@ -70,7 +70,7 @@ pub enum Ended {
 
 /// Verdict on a module. The words are printed, and part of the JSON: never change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum TestState {
     /// It loads and runs.
     Loads,
     /// It loads, but found none of its hardware.
@@ -83,29 +83,29 @@ pub enum State {
     Untested,
 }
 
-impl State {
+impl TestState {
     /// The word in output and JSON.
     pub fn word(self) -> &'static str {
         match self {
-            State::Loads => "loads",
-            State::NoDevice => "no-device",
-            State::Warns => "warns",
-            State::Fails => "fails",
-            State::Untested => "untested",
+            TestState::Loads => "loads",
+            TestState::NoDevice => "no-device",
+            TestState::Warns => "warns",
+            TestState::Fails => "fails",
+            TestState::Untested => "untested",
         }
     }
 
     /// Whether the kernel can be booted as far as this module is concerned.
     pub fn is_good(self) -> bool {
-        matches!(self, State::Loads | State::NoDevice)
+        matches!(self, TestState::Loads | TestState::NoDevice)
     }
 }
 
 /// Verdict on one module, with details.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+pub struct TestVerdict {
     /// The verdict itself.
-    pub state: State,
+    pub state: TestState,
     /// The reason, if it is not good or there is more to say.
     pub error: Option<String>,
     /// Lines of the kernel's log.
@@ -119,10 +119,10 @@ pub struct Verdict {
     pub seconds: f64,
 }
 
-impl Verdict {
+impl TestVerdict {
     /// The verdict on a module whose test did not complete.
-    pub(super) fn of_nothing(state: State, error: String, log: Vec<String>) -> Verdict {
-        Verdict { state, error: Some(error), log, taints: String::new(), unloaded: false, seconds: 0.0 }
+    pub(super) fn of_nothing(state: TestState, error: String, log: Vec<String>) -> TestVerdict {
+        TestVerdict { state, error: Some(error), log, taints: String::new(), unloaded: false, seconds: 0.0 }
     }
 }
 
@@ -138,54 +138,56 @@ const COMPLAINTS: [&str; 7] =
 
 impl Tested {
     /// Derives the verdict.
-    pub fn verdict(&self, plan: &Plan) -> Verdict {
+    pub fn verdict(&self, plan: &LoadPlan) -> TestVerdict {
         let (state, error) = self.judge(plan);
         let faults = self.faults().map(|(_, letter)| letter);
         let mut taints: String = self.taints.chars().filter(char::is_ascii_alphabetic).collect();
         taints.extend(faults.filter(|letter| !self.taints.contains(*letter)));
-        Verdict {
+        TestVerdict {
             state,
             error,
             log: self.log.clone(),
             taints,
-            unloaded: self.unloading == Some(Ended::Well),
+            unloaded: self.unloading == Some(GuestEnd::Well),
             seconds: self.seconds,
         }
     }
 
-    fn judge(&self, plan: &Plan) -> (State, Option<String>) {
+    fn judge(&self, plan: &LoadPlan) -> (TestState, Option<String>) {
         let complaint = self.complaint();
         if let Some((step, ended)) = self.lacking {
             let name = plan.steps.get(step).map_or("?", |step| step.name.as_str());
             // Without its hardware a dependency does not stay loaded, so the module cannot be tested.
             let state = match ended {
-                Ended::Errno(errno) if NO_DEVICE.contains(&errno) => State::NoDevice,
-                _ => State::Fails,
+                GuestEnd::Errno(errno) if NO_DEVICE.contains(&errno) => TestState::NoDevice,
+                _ => TestState::Fails,
             };
             return (state, Some(format!("dependency {name} does not load: {}", words(ended))));
         }
         match self.loading {
-            None => (State::Fails, Some("not loaded".to_owned())),
-            Some(Ended::Errno(errno)) if NO_DEVICE.contains(&errno) => match complaint {
-                Some(complaint) => (State::Warns, Some(complaint)),
-                None => (State::NoDevice, Some(words(Ended::Errno(errno)))),
+            None => (TestState::Fails, Some("not loaded".to_owned())),
+            Some(GuestEnd::Errno(errno)) if NO_DEVICE.contains(&errno) => match complaint {
+                Some(complaint) => (TestState::Warns, Some(complaint)),
+                None => (TestState::NoDevice, Some(words(GuestEnd::Errno(errno)))),
             },
-            Some(ended @ (Ended::Errno(_) | Ended::Killed)) => (State::Fails, Some(words(ended))),
-            Some(Ended::Well) => self.judge_loaded(complaint),
+            Some(ended @ (GuestEnd::Errno(_) | GuestEnd::Killed)) => (TestState::Fails, Some(words(ended))),
+            Some(GuestEnd::Well) => self.judge_loaded(complaint),
         }
     }
 
-    fn judge_loaded(&self, complaint: Option<String>) -> (State, Option<String>) {
+    fn judge_loaded(&self, complaint: Option<String>) -> (TestState, Option<String>) {
         if let Some(complaint) = complaint {
-            return (State::Warns, Some(complaint));
+            return (TestState::Warns, Some(complaint));
         }
         match self.unloading {
-            _ if !self.listed => (State::Fails, Some("loaded, but not in /proc/modules".to_owned())),
-            Some(Ended::Errno(errno)) if !IN_USE.contains(&errno) => {
-                (State::Warns, Some(format!("unload: {}", words(Ended::Errno(errno)))))
+            _ if !self.listed => (TestState::Fails, Some("loaded, but not in /proc/modules".to_owned())),
+            Some(GuestEnd::Errno(errno)) if !IN_USE.contains(&errno) => {
+                (TestState::Warns, Some(format!("unload: {}", words(GuestEnd::Errno(errno)))))
             }
-            Some(Ended::Killed) => (State::Warns, Some(format!("unload: {}", words(Ended::Killed)))),
-            _ => (State::Loads, None),
+            Some(GuestEnd::Killed) => {
+                (TestState::Warns, Some(format!("unload: {}", words(GuestEnd::Killed))))
+            }
+            _ => (TestState::Loads, None),
         }
     }
 
@@ -210,11 +212,11 @@ impl Tested {
 }
 
 /// How a system call ended, as text.
-fn words(ended: Ended) -> String {
+fn words(ended: GuestEnd) -> String {
     match ended {
-        Ended::Well => "success".to_owned(),
-        Ended::Killed => "the kernel killed the process inside the module".to_owned(),
-        Ended::Errno(errno) => {
+        GuestEnd::Well => "success".to_owned(),
+        GuestEnd::Killed => "the kernel killed the process inside the module".to_owned(),
+        GuestEnd::Errno(errno) => {
             let text = std::io::Error::from_raw_os_error(errno).to_string();
             text.split(" (os error").next().unwrap_or_default().to_owned()
         }
@@ -240,7 +242,12 @@ mod tests {
     use super::*;
 
     fn well() -> Tested {
-        Tested { loading: Some(Ended::Well), unloading: Some(Ended::Well), listed: true, ..Tested::default() }
+        Tested {
+            loading: Some(GuestEnd::Well),
+            unloading: Some(GuestEnd::Well),
+            listed: true,
+            ..Tested::default()
+        }
     }
 
     fn log(lines: &[&str]) -> Vec<String> {
@@ -248,61 +255,65 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(tested: Tested, state: State, error: Option<&str>) {
-        let verdict = tested.verdict(&Plan::default());
+    fn check(tested: Tested, state: TestState, error: Option<&str>) {
+        let verdict = tested.verdict(&LoadPlan::default());
         assert_eq!((verdict.state, verdict.error.as_deref()), (state, error));
     }
 
     #[test]
     fn a_loaded_and_listed_module_loads() {
-        check(well(), State::Loads, None);
+        check(well(), TestState::Loads, None);
         let normal = log(&["hello: loading out-of-tree module taints kernel.", "hello: no debugging"]);
-        check(Tested { tainted: (0, 1 << 12 | 1 << 13), log: normal, ..well() }, State::Loads, None);
-        check(Tested { unloading: Some(Ended::Errno(16)), ..well() }, State::Loads, None);
+        check(Tested { tainted: (0, 1 << 12 | 1 << 13), log: normal, ..well() }, TestState::Loads, None);
+        check(Tested { unloading: Some(GuestEnd::Errno(16)), ..well() }, TestState::Loads, None);
         let unlisted = Some("loaded, but not in /proc/modules");
-        check(Tested { listed: false, ..well() }, State::Fails, unlisted);
+        check(Tested { listed: false, ..well() }, TestState::Fails, unlisted);
     }
 
     #[test]
     fn missing_hardware_is_not_a_failure() {
         for errno in [19, 6] {
-            let tested = Tested { loading: Some(Ended::Errno(errno)), ..Tested::default() };
-            assert_eq!(tested.verdict(&Plan::default()).state, State::NoDevice);
-            let lacking = Tested { lacking: Some((0, Ended::Errno(errno))), ..Tested::default() };
-            assert_eq!(lacking.verdict(&Plan::default()).state, State::NoDevice);
+            let tested = Tested { loading: Some(GuestEnd::Errno(errno)), ..Tested::default() };
+            assert_eq!(tested.verdict(&LoadPlan::default()).state, TestState::NoDevice);
+            let lacking = Tested { lacking: Some((0, GuestEnd::Errno(errno))), ..Tested::default() };
+            assert_eq!(lacking.verdict(&LoadPlan::default()).state, TestState::NoDevice);
         }
     }
 
     #[test]
     fn errors_have_the_systems_messages() {
-        let refused = |errno| Tested { loading: Some(Ended::Errno(errno)), ..Tested::default() };
-        check(refused(129), State::Fails, Some("Key was rejected by service"));
-        check(refused(8), State::Fails, Some("Exec format error"));
-        check(refused(17), State::Fails, Some("File exists"));
-        check(Tested::default(), State::Fails, Some("not loaded"));
+        let refused = |errno| Tested { loading: Some(GuestEnd::Errno(errno)), ..Tested::default() };
+        check(refused(129), TestState::Fails, Some("Key was rejected by service"));
+        check(refused(8), TestState::Fails, Some("Exec format error"));
+        check(refused(17), TestState::Fails, Some("File exists"));
+        check(Tested::default(), TestState::Fails, Some("not loaded"));
         let killed = Some("the kernel killed the process inside the module");
-        check(Tested { loading: Some(Ended::Killed), ..well() }, State::Fails, killed);
-        let lacking = Tested { lacking: Some((0, Ended::Errno(2))), ..Tested::default() };
-        check(lacking, State::Fails, Some("dependency ? does not load: No such file or directory"));
+        check(Tested { loading: Some(GuestEnd::Killed), ..well() }, TestState::Fails, killed);
+        let lacking = Tested { lacking: Some((0, GuestEnd::Errno(2))), ..Tested::default() };
+        check(lacking, TestState::Fails, Some("dependency ? does not load: No such file or directory"));
     }
 
     #[test]
     fn a_warning_of_the_kernel_counts_whatever_the_result() {
         let warning = "WARNING: CPU: 0 PID: 70 at /build/warns.c:3 start+0x5/0x10 [warns]";
         let complaint = || log(&["------------[ cut here ]------------", warning, "Call Trace:"]);
-        check(Tested { log: complaint(), ..well() }, State::Warns, Some(warning));
-        let no_device = Tested { log: complaint(), loading: Some(Ended::Errno(19)), ..well() };
-        check(no_device, State::Warns, Some(warning));
-        check(Tested { tainted: (0, 1 << 9), ..well() }, State::Warns, Some("the kernel became tainted: W"));
-        check(Tested { tainted: (1 << 9, 1 << 9), ..well() }, State::Loads, None);
-        let killed = Tested { unloading: Some(Ended::Killed), ..well() };
-        assert_eq!(killed.verdict(&Plan::default()).state, State::Warns);
+        check(Tested { log: complaint(), ..well() }, TestState::Warns, Some(warning));
+        let no_device = Tested { log: complaint(), loading: Some(GuestEnd::Errno(19)), ..well() };
+        check(no_device, TestState::Warns, Some(warning));
+        check(
+            Tested { tainted: (0, 1 << 9), ..well() },
+            TestState::Warns,
+            Some("the kernel became tainted: W"),
+        );
+        check(Tested { tainted: (1 << 9, 1 << 9), ..well() }, TestState::Loads, None);
+        let killed = Tested { unloading: Some(GuestEnd::Killed), ..well() };
+        assert_eq!(killed.verdict(&LoadPlan::default()).state, TestState::Warns);
     }
 
     #[test]
     fn taints_are_letters_including_those_of_faults() {
         let tested = Tested { tainted: (0, 1 << 7 | 1 << 9 | 1 << 12), taints: "OE\n".into(), ..well() };
-        assert_eq!(tested.verdict(&Plan::default()).taints, "OEDW");
+        assert_eq!(tested.verdict(&LoadPlan::default()).taints, "OEDW");
     }
 
     #[test]
@@ -311,8 +322,11 @@ mod tests {
             parse(b"{\"event\":\"ready\",\"release\":\"6.1\"}\r\n"),
             Some(Event::Ready { release: "6.1".into() })
         );
-        let tested =
-            Event::Tested(Tested { log: log(&["a \"b\""]), lacking: Some((1, Ended::Errno(2))), ..well() });
+        let tested = Event::Tested(Tested {
+            log: log(&["a \"b\""]),
+            lacking: Some((1, GuestEnd::Errno(2))),
+            ..well()
+        });
         assert_eq!(parse(&serde_json::to_vec(&tested).unwrap()), Some(tested));
         for junk in
             [b"".as_slice(), b"[    1.0] hello", b"{\"event\":\"new\"}", b"{\"event\":\"ready\"", b"\xff"]

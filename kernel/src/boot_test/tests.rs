@@ -25,12 +25,12 @@ struct Bench {
     kvm: bool,
     limit: Duration,
     cancel: AtomicBool,
-    identity: Identity,
+    identity: BuildIdentity,
 }
 
 /// The outcome, and the messages on the way.
 struct Run {
-    outcome: Result<Outcome, Error>,
+    outcome: Result<TestOutcome, Error>,
     notes: Vec<String>,
     console: Vec<String>,
 }
@@ -41,7 +41,7 @@ struct Notes {
     console: Vec<String>,
 }
 
-impl Watch for Notes {
+impl TestWatch for Notes {
     fn console(&mut self, line: &str) {
         self.console.push(line.to_owned());
     }
@@ -60,7 +60,7 @@ impl Bench {
         fs::write(dir.path().join("vmlinuz"), "image").unwrap();
         fs::create_dir(dir.path().join("scratch")).unwrap();
         let (limit, cancel) = (Duration::from_secs(60), AtomicBool::new(false));
-        Bench { dir, kvm: false, limit, cancel, identity: Identity::Own }
+        Bench { dir, kvm: false, limit, cancel, identity: BuildIdentity::Own }
     }
 
     fn with_kvm(mut self) -> Bench {
@@ -70,8 +70,8 @@ impl Bench {
 
     /// A boot test of modules `a` and `b`.
     fn run(&self) -> Run {
-        let module = |name: &str| Module { name: name.to_owned(), bytes: Vec::new() };
-        let plan = Plan::new(vec![module("a"), module("b")], None, &[]).unwrap();
+        let module = |name: &str| TestModule { name: name.to_owned(), bytes: Vec::new() };
+        let plan = LoadPlan::new(vec![module("a"), module("b")], None, &[]).unwrap();
         let test = BootTest {
             machine: machine::of_arch("x86_64").unwrap(),
             qemu: &self.dir.path().join("qemu"),
@@ -80,7 +80,7 @@ impl Bench {
             kvm: self.kvm,
             image: &self.dir.path().join("vmlinuz"),
             release: "6.1-test",
-            program: &Program { path: "/bin/true".into(), libraries: Vec::new() },
+            program: &OwnProgram { path: "/bin/true".into(), libraries: Vec::new() },
             memory: None,
             sig_enforce: false,
             limit: self.limit,
@@ -102,7 +102,7 @@ impl Bench {
 
 impl Run {
     #[track_caller]
-    fn verdicts(&self) -> Vec<(State, Option<&str>)> {
+    fn verdicts(&self) -> Vec<(TestState, Option<&str>)> {
         let outcome = self.outcome.as_ref().unwrap();
         outcome.verdicts.iter().map(|verdict| (verdict.state, verdict.error.as_deref())).collect()
     }
@@ -114,7 +114,7 @@ impl Run {
 }
 
 const WELL: &str = "ready; testing 0; tested 0; testing 1; tested 1\n";
-const BOTH: [(State, Option<&str>); 2] = [(State::Loads, None), (State::Loads, None)];
+const BOTH: [(TestState, Option<&str>); 2] = [(TestState::Loads, None), (TestState::Loads, None)];
 
 #[test]
 fn a_successful_guest_gives_a_verdict_for_each_module() {
@@ -168,7 +168,7 @@ fn a_failing_qemu_is_reported_with_its_message() {
 #[test]
 fn a_kernel_that_does_not_boot_keeps_its_last_console_lines() {
     let run = Bench::new("echo 'Kernel panic - not syncing: no init'").run();
-    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest ended")); 2]);
+    assert_eq!(run.verdicts(), [(TestState::Untested, Some("the guest ended")); 2]);
     assert_eq!(run.outcome.unwrap().verdicts[1].log, ["Kernel panic - not syncing: no init"]);
 }
 
@@ -177,7 +177,7 @@ fn garbage_is_not_a_report() {
     let run =
         Bench::new("say garbage; say '{\"event\":\"tested\"}'; say '{\"event\":\"testing\",\"step\":7}'")
             .run();
-    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest ended")); 2]);
+    assert_eq!(run.verdicts(), [(TestState::Untested, Some("the guest ended")); 2]);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_panic_fails_the_loaded_module_and_another_guest_continues() {
     let panics =
         "if [ $from = 0 ]; then ready; testing 0; echo '[    1.5] Kernel panic - not syncing: a'; exit; fi\n";
     let run = Bench::new(&format!("{panics}ready; testing 1; tested 1")).run();
-    assert_eq!(run.verdicts(), [(State::Fails, Some("Kernel panic - not syncing: a")), BOTH[1]]);
+    assert_eq!(run.verdicts(), [(TestState::Fails, Some("Kernel panic - not syncing: a")), BOTH[1]]);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn another_guest_continues_after_an_oops() {
 #[test]
 fn a_guest_without_progress_is_the_last() {
     let run = Bench::new("ready; [ $from = 0 ] && tested 0; tested 0").run();
-    assert_eq!(run.verdicts(), [BOTH[0], (State::Untested, Some("the guest ended"))]);
+    assert_eq!(run.verdicts(), [BOTH[0], (TestState::Untested, Some("the guest ended"))]);
 }
 
 #[test]
@@ -206,14 +206,14 @@ fn the_time_limit_ends_everything() {
     bench.limit = Duration::from_secs(1);
     let run = bench.run();
     let over = Some("timed out");
-    assert_eq!(run.verdicts(), [(State::Fails, over), (State::Untested, over)]);
+    assert_eq!(run.verdicts(), [(TestState::Fails, over), (TestState::Untested, over)]);
     bench.nothing_is_left();
 }
 
 #[test]
 fn a_guest_with_endless_output_is_killed() {
     let run = Bench::new("echo $$ >pid; exec yes \"$(printf '%04000d' 0)\"").run();
-    assert_eq!(run.verdicts(), [(State::Untested, Some("the guest printed too much output")); 2]);
+    assert_eq!(run.verdicts(), [(TestState::Untested, Some("the guest printed too much output")); 2]);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn qemu_can_neither_change_nor_replace_its_files() {
     let script = "id -u; rm -f initramfs; ln -s victim initramfs; echo x >>vmlinuz; echo x >made; ready; tested 0; tested 1";
     let mut bench = Bench::new(script);
     let uids = crate::sandbox::Uids::new(61184..61185, 0, &bench.dir.path().join("uids"));
-    bench.identity = Identity::Drop(uids.take());
+    bench.identity = BuildIdentity::Drop(uids.take());
     fs::set_permissions(bench.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let run = bench.run();
     assert_eq!(run.console[0], "61184", "{:?}", run.console);

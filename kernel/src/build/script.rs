@@ -1,14 +1,14 @@
 //! The bash script of a build, made from a recipe's steps.
 
-use crate::recipe::{Module, Modules, Recipe, StepKind, dkms};
-use crate::sandbox::Machine;
+use crate::recipe::{Modules, Recipe, RecipeModule, StepKind, dkms};
+use crate::sandbox::MachineNames;
 
 /// Shell functions that the steps call.
 const STEPS: &str = include_str!("steps.bash");
 
 /// The script of a build. Results for other packages are copied before the package's own post-build script runs,
 /// because some clean up.
-pub(super) fn script(machine: &Machine, recipe: &Recipe) -> String {
+pub(super) fn script(machine: &MachineNames, recipe: &Recipe) -> String {
     let mut script = dkms::variables(&recipe.name, &recipe.version, &machine.release, &machine.arch);
     script.push_str(STEPS);
     let last_make = recipe.steps.iter().rposition(|step| step.kind == StepKind::Make);
@@ -31,7 +31,7 @@ pub(super) fn script(machine: &Machine, recipe: &Recipe) -> String {
 }
 
 fn strip_lines(modules: &Modules) -> String {
-    let strip = |module: &Module| format!("strip_one {} {}\n", built(module), installed(module));
+    let strip = |module: &RecipeModule| format!("strip_one {} {}\n", built(module), installed(module));
     match modules {
         Modules::Found => "strip_all\n".to_owned(),
         Modules::Listed(modules) => modules.iter().filter(|module| module.strip).map(strip).collect(),
@@ -39,7 +39,7 @@ fn strip_lines(modules: &Modules) -> String {
 }
 
 fn keep_lines(modules: &Modules) -> String {
-    let keep = |module: &Module| format!("keep {} {}\n", built(module), installed(module));
+    let keep = |module: &RecipeModule| format!("keep {} {}\n", built(module), installed(module));
     let listed = match modules {
         Modules::Found => String::new(),
         Modules::Listed(modules) => modules.iter().map(keep).collect(),
@@ -47,11 +47,11 @@ fn keep_lines(modules: &Modules) -> String {
     format!("keep_symvers\n{listed}")
 }
 
-fn built(module: &Module) -> String {
+fn built(module: &RecipeModule) -> String {
     quote(&format!("{}.ko", module.built))
 }
 
-fn installed(module: &Module) -> String {
+fn installed(module: &RecipeModule) -> String {
     quote(&format!("{}.ko", module.name))
 }
 

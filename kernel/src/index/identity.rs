@@ -114,7 +114,7 @@ struct Disc<'a> {
 }
 
 impl Disk for Disc<'_> {
-    fn facts(&mut self, path: &str) -> Result<Facts, Reason> {
+    fn facts(&mut self, path: &str) -> Result<Facts, DepmodReason> {
         Ok(Facts::parse(&self.tree.bytes(path)).unwrap())
     }
 
@@ -124,7 +124,7 @@ impl Disk for Disc<'_> {
 }
 
 /// The second tree's indexes by `update`, from those of the first.
-fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<Written, Reason> {
+fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<WrittenIndexes, DepmodReason> {
     let names = ["modules.order", "modules.dep", "modules.alias", "modules.softdep", "modules.symbols"];
     let [order, dep, alias, softdep, symbols] = names.map(|name| from.text(name));
     let bins = ["modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"].map(|name| from.bytes(name));
@@ -139,11 +139,11 @@ fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<Written,
     })
     .unwrap();
     let kmod = Kmod::parse("kmod version 30\n+XZ\n", b"/ld-linux").unwrap();
-    let rules = Rules::parse(&[("a.conf".to_owned(), SEARCH.to_owned())], RELEASE).unwrap();
+    let rules = SearchRules::parse(&[("a.conf".to_owned(), SEARCH.to_owned())], RELEASE).unwrap();
     let paths: BTreeMap<String, Spot> = to.files.keys().map(|spot| (path(*spot), *spot)).collect();
     let file = |(name, chosen): (String, String)| {
         let unchanged = from.files.get(&paths[&chosen]) == to.files.get(&paths[&chosen]);
-        (name, File { path: chosen, unchanged })
+        (name, IndexedFile { path: chosen, unchanged })
     };
     let modules = choose(&rules, &kmod, paths.keys().cloned())?.into_iter().map(file).collect();
     update(&present, &modules, &mut Disc { tree: to, symvers })

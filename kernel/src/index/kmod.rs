@@ -4,7 +4,7 @@
 //! it was compared byte by byte. It also depends on the C library: modules of equal rank stay in the order in which
 //! they were found only if `qsort` is stable. glibc's is for tables that fit into memory, musl's is not.
 
-use super::Reason;
+use super::DepmodReason;
 
 /// Versions whose output is known. Debian 12 has 30.
 const KNOWN: [&str; 1] = ["30"];
@@ -23,8 +23,9 @@ impl Kmod {
     /// kmod version 30
     /// +ZSTD +XZ -ZLIB +LIBCRYPTO -EXPERIMENTAL
     /// ```
-    pub fn parse(version: &str, program: &[u8]) -> Result<Self, Reason> {
-        let unknown = || Reason::Version { found: version.lines().next().unwrap_or_default().to_owned() };
+    pub fn parse(version: &str, program: &[u8]) -> Result<Self, DepmodReason> {
+        let unknown =
+            || DepmodReason::Version { found: version.lines().next().unwrap_or_default().to_owned() };
         let (first, features) = version.trim_end().split_once('\n').ok_or_else(unknown)?;
         let number = first.strip_prefix("kmod version ").ok_or_else(unknown)?;
         if !KNOWN.contains(&number) || features.contains('\n') || !is_of_glibc(program) {

@@ -32,10 +32,10 @@ mod update;
 pub use facts::Facts;
 pub use kmod::Kmod;
 pub use present::{Present, Texts};
-pub use reason::Reason;
-pub use rules::{Rules, choose, module_name};
+pub use reason::DepmodReason;
+pub use rules::{SearchRules, choose, module_name};
 pub use trie::{Error, KeyedValue, values, verify};
-pub use update::{Disk, File, Written, update};
+pub use update::{Disk, IndexedFile, WrittenIndexes, update};
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ pub struct DepIndex(BTreeMap<String, String>);
 
 /// A module in a [`DepIndex`]. Paths are relative to the kernel's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct IndexEntry<'a> {
     /// Name in the kernel, with `_` for `-`.
     pub name: &'a str,
     /// Path of the file that is loaded.
@@ -58,7 +58,7 @@ pub struct Entry<'a> {
     depends: &'a str,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> IndexEntry<'a> {
     /// Paths of the files it needs, the first to be loaded last.
     pub fn depends(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.depends.split_ascii_whitespace()
@@ -87,13 +87,13 @@ impl DepIndex {
     }
 
     /// The file that modprobe loads for a module's name; `-` and `_` are equal.
-    pub fn lookup(&self, module_name: &str) -> Option<Entry<'_>> {
+    pub fn lookup(&self, module_name: &str) -> Option<IndexEntry<'_>> {
         let (name, value) = self.0.get_key_value(&*ModuleName::new(module_name))?;
         entry(name, value)
     }
 
     /// All modules, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = IndexEntry<'_>> {
         self.0.iter().filter_map(|(name, value)| entry(name, value))
     }
 
@@ -108,9 +108,9 @@ impl DepIndex {
     }
 }
 
-fn entry<'a>(name: &'a str, value: &'a str) -> Option<Entry<'a>> {
+fn entry<'a>(name: &'a str, value: &'a str) -> Option<IndexEntry<'a>> {
     let (path, depends) = value.split_once(':')?;
-    Some(Entry { name, path, depends })
+    Some(IndexEntry { name, path, depends })
 }
 
 #[cfg(test)]

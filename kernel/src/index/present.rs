@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::graph::{Needs, Sorted, reduce};
-use super::{Reason, hash, module_name, trie};
+use super::{DepmodReason, hash, module_name, trie};
 
 pub(super) const ALIAS_HEAD: &str = "# Aliases extracted from modules themselves.\n";
 pub(super) const SOFTDEP_HEAD: &str = "# Soft dependencies extracted from modules themselves.\n";
@@ -27,11 +27,11 @@ pub(super) struct Order<'a>(HashMap<&'a str, u32>);
 pub(super) type Place<'a> = (bool, u32, u32, &'a str);
 
 impl<'a> Order<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Self, Reason> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, DepmodReason> {
         if !text.is_empty() && !text.ends_with('\n')
             || text.split('\n').any(|line| line.len() >= LINE_MAX - 1)
         {
-            return Err(Reason::Odd { name: "modules.order", line: text.split('\n').count() });
+            return Err(DepmodReason::Odd { name: "modules.order", line: text.split('\n').count() });
         }
         // If a path occurs twice, the last position counts.
         Ok(Self(text.split_terminator('\n').zip(0..).collect()))
@@ -103,10 +103,10 @@ impl<'a> Present<'a> {
     /// # Errors
     ///
     /// [`Reason::Odd`] with the line that depmod would not have written.
-    pub fn parse(texts: Texts<'a>) -> Result<Self, Reason> {
+    pub fn parse(texts: Texts<'a>) -> Result<Self, DepmodReason> {
         let order = Order::parse(texts.order)?;
         let (modules, by_path, whole) = dependencies(texts.dep)?;
-        let odd = |line| Reason::Odd { name: "modules.dep", line };
+        let odd = |line| DepmodReason::Odd { name: "modules.dep", line };
         let places: Vec<_> = modules.iter().map(|module| order.place(module.path, &module.name)).collect();
         if let Some(at) = places.windows(2).position(|pair| pair[0] >= pair[1]) {
             return Err(odd(at + 2));
@@ -140,7 +140,7 @@ impl<'a> Present<'a> {
                 Ok(())
             });
             if walked.is_err() || found != sum {
-                return Err(Reason::Odd { name, line: 1 });
+                return Err(DepmodReason::Odd { name, line: 1 });
             }
         }
         Ok(present)
@@ -230,8 +230,8 @@ pub(super) fn normalize(alias: &[u8], out: &mut Vec<u8>) -> bool {
 
 type Dependencies<'a> = (Vec<Listed<'a>>, HashMap<&'a str, u32>, Needs);
 
-fn dependencies(text: &str) -> Result<Dependencies<'_>, Reason> {
-    let odd = |line| Reason::Odd { name: "modules.dep", line };
+fn dependencies(text: &str) -> Result<Dependencies<'_>, DepmodReason> {
+    let odd = |line| DepmodReason::Odd { name: "modules.dep", line };
     check(text).ok_or_else(|| odd(1))?;
     let lines = text.split_terminator('\n').enumerate();
     let lines = lines.map(|(at, line)| line.split_once(':').ok_or_else(|| odd(at + 1)));
@@ -278,8 +278,8 @@ impl<'a, F: Fn(&'a str) -> Option<&'a str>> Lines<'a, F> {
         modules: &mut [Listed<'a>],
         numbers: &HashMap<String, u32>,
         put: impl Fn(&mut Listed<'a>, &'a str),
-    ) -> Result<(), Reason> {
-        let odd = |line| Reason::Odd { name: self.name, line };
+    ) -> Result<(), DepmodReason> {
+        let odd = |line| DepmodReason::Odd { name: self.name, line };
         check(self.text).ok_or_else(|| odd(1))?;
         let lines = self.text.strip_prefix(self.head).ok_or_else(|| odd(1))?;
         let mut current: Option<u32> = None;
@@ -304,8 +304,8 @@ impl<'a, F: Fn(&'a str) -> Option<&'a str>> Lines<'a, F> {
     }
 }
 
-fn symbols<'a>(text: &'a str, numbers: &HashMap<String, u32>) -> Result<Vec<(&'a str, u32)>, Reason> {
-    let odd = |line| Reason::Odd { name: "modules.symbols", line };
+fn symbols<'a>(text: &'a str, numbers: &HashMap<String, u32>) -> Result<Vec<(&'a str, u32)>, DepmodReason> {
+    let odd = |line| DepmodReason::Odd { name: "modules.symbols", line };
     check(text).ok_or_else(|| odd(1))?;
     let lines = text.strip_prefix(SYMBOLS_HEAD).ok_or_else(|| odd(1))?;
     let mut found = Vec::with_capacity(text.len() / 40);

@@ -2,7 +2,7 @@
 
 /// Why indexes cannot be updated from the existing ones.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum DepmodReason {
     /// The caller requires depmod.
     #[error("requested by --depmod=always")]
     Asked,
@@ -83,7 +83,7 @@ pub enum Reason {
     },
 }
 
-impl From<std::io::Error> for Reason {
+impl From<std::io::Error> for DepmodReason {
     fn from(error: std::io::Error) -> Self {
         Self::Io { what: error.to_string() }
     }

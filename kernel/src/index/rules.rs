@@ -13,12 +13,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Kmod, Reason};
+use super::{DepmodReason, Kmod};
 use crate::module_name::ModuleName;
 
 /// The parsed configuration of depmod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
+pub struct SearchRules {
     /// Directories in ascending order of priority.
     search: Vec<Search>,
     /// Paths without a suffix, in ascending order of priority.
@@ -32,16 +32,16 @@ enum Search {
     Directory(String),
 }
 
-impl Rules {
+impl SearchRules {
     /// Parses the configuration's files, given by path and text, in the order of their names.
     ///
     /// # Errors
     ///
     /// [`Reason::Unclear`] for a line whose effect is not certain.
-    pub fn parse(files: &[(String, String)], release: &str) -> Result<Self, Reason> {
+    pub fn parse(files: &[(String, String)], release: &str) -> Result<Self, DepmodReason> {
         let mut rules = Self { search: Vec::new(), overrides: Vec::new(), excluded: Vec::new() };
         for (path, text) in files {
-            let unclear = |what: &str| Reason::Unclear { path: path.clone(), what: what.to_owned() };
+            let unclear = |what: &str| DepmodReason::Unclear { path: path.clone(), what: what.to_owned() };
             for line in text.split('\n') {
                 if line.contains('\\') || line.contains('\0') {
                     return Err(unclear("a backslash"));
@@ -149,16 +149,16 @@ pub fn module_name(path: &str) -> String {
 
 /// The file that depmod chooses for each module, by the module's name.
 pub fn choose(
-    rules: &Rules,
+    rules: &SearchRules,
     kmod: &Kmod,
     files: impl Iterator<Item = String>,
-) -> Result<BTreeMap<String, String>, Reason> {
+) -> Result<BTreeMap<String, String>, DepmodReason> {
     let mut candidates: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in files {
         let file = path.rsplit('/').next().unwrap_or(&path);
         match kmod.stem(file) {
             Some(stem) if stem.contains('.') || !file.bytes().all(|c| c.is_ascii_graphic()) => {
-                return Err(Reason::Unclear { path, what: "an unusual name of a module".to_owned() });
+                return Err(DepmodReason::Unclear { path, what: "an unusual name of a module".to_owned() });
             }
             Some(_) => candidates.entry(module_name(&path)).or_default().push(path),
             None => {}
@@ -168,13 +168,13 @@ pub fn choose(
 }
 
 /// The file that is chosen whatever the order in which the files are found.
-fn best(rules: &Rules, paths: Vec<String>) -> Result<String, Reason> {
+fn best(rules: &SearchRules, paths: Vec<String>) -> Result<String, DepmodReason> {
     let wins = |path: &&String| {
         let mut others = paths.iter().filter(|other| other != path);
         others.all(|other| rules.replaces(other, path) && !rules.replaces(path, other))
     };
     let found = paths.iter().find(wins).cloned();
-    found.ok_or_else(|| Reason::Unclear {
+    found.ok_or_else(|| DepmodReason::Unclear {
         path: paths[0].clone(),
         what: format!("{} is of the same rank", paths[1]),
     })
@@ -184,8 +184,8 @@ fn best(rules: &Rules, paths: Vec<String>) -> Result<String, Reason> {
 mod tests {
     use super::*;
 
-    fn rules(text: &str) -> Result<Rules, Reason> {
-        Rules::parse(&[("/etc/depmod.d/a.conf".to_owned(), text.to_owned())], "6.1.0-56-amd64")
+    fn rules(text: &str) -> Result<SearchRules, DepmodReason> {
+        SearchRules::parse(&[("/etc/depmod.d/a.conf".to_owned(), text.to_owned())], "6.1.0-56-amd64")
     }
 
     fn chosen(text: &str, files: &[&str]) -> String {

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::graph::{Needs, Sorted};
 use super::present::{Listed, MODULES_MAX, Place, Present, name_of};
-use super::{Facts, Reason};
+use super::{DepmodReason, Facts};
 use crate::symvers::Symvers;
 
 /// Limit on files to read. depmod reads 600 modules of `.ko.xz` per second. The modules to be installed are included.
@@ -35,14 +35,14 @@ const ROUNDS_MAX: usize = 12;
 /// Access to the files of a tree.
 pub trait Disk {
     /// What depmod would read from a module's file.
-    fn facts(&mut self, path: &str) -> Result<Facts, Reason>;
+    fn facts(&mut self, path: &str) -> Result<Facts, DepmodReason>;
     /// Symbols that the kernel and its modules export; `None` if there is no `Module.symvers`.
     fn symvers(&mut self) -> Option<&Symvers>;
 }
 
 /// The file that depmod would choose for a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
+pub struct IndexedFile {
     /// Path relative to the tree.
     pub path: String,
     /// Whether the file is certainly unchanged since the indexes were made.
@@ -51,7 +51,7 @@ pub struct File {
 
 /// Updated indexes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenIndexes {
     /// Name and bytes of each index.
     pub files: Vec<(&'static str, Vec<u8>)>,
     /// Number of modules that were read.
@@ -65,31 +65,31 @@ pub struct Written {
 /// The reason why depmod must run instead.
 pub fn update(
     present: &Present<'_>,
-    tree: &BTreeMap<String, File>,
+    tree: &BTreeMap<String, IndexedFile>,
     disk: &mut dyn Disk,
-) -> Result<Written, Reason> {
+) -> Result<WrittenIndexes, DepmodReason> {
     if tree.len() > MODULES_MAX {
-        return Err(Reason::TooMany { count: tree.len() });
+        return Err(DepmodReason::TooMany { count: tree.len() });
     }
     let mut read: BTreeMap<String, Facts> = BTreeMap::new();
-    let is_known = |file: &&File| file.unchanged && present.by_path.contains_key(file.path.as_str());
+    let is_known = |file: &&IndexedFile| file.unchanged && present.by_path.contains_key(file.path.as_str());
     let mut unread: BTreeSet<String> =
         tree.values().filter(|file| !is_known(file)).map(|file| file.path.clone()).collect();
     for _ in 0..ROUNDS_MAX {
         let count = unread.len() + read.len();
         if count > READ_MAX {
-            return Err(Reason::TooMany { count });
+            return Err(DepmodReason::TooMany { count });
         }
         for path in std::mem::take(&mut unread) {
             let facts = disk.facts(&path)?;
             read.insert(path, facts);
         }
         match Attempt::new(present, tree, &read).work_out(disk)? {
-            Outcome::Indexes(files) => return Ok(Written { files, read: read.len() }),
+            Outcome::Indexes(files) => return Ok(WrittenIndexes { files, read: read.len() }),
             Outcome::Unread(paths) => unread = paths,
         }
     }
-    Err(Reason::TooMany { count: read.len() })
+    Err(DepmodReason::TooMany { count: read.len() })
 }
 
 enum Outcome {
@@ -132,10 +132,10 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     fn new(
         present: &'a Present<'a>,
-        tree: &'a BTreeMap<String, File>,
+        tree: &'a BTreeMap<String, IndexedFile>,
         read: &'a BTreeMap<String, Facts>,
     ) -> Self {
-        let module = |(name, file): (&'a String, &'a File)| {
+        let module = |(name, file): (&'a String, &'a IndexedFile)| {
             let path = file.path.as_str();
             let from = match read.get(path) {
                 Some(facts) => Some(From::File(facts)),
@@ -165,7 +165,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn work_out(mut self, disk: &mut dyn Disk) -> Result<Outcome, Reason> {
+    fn work_out(mut self, disk: &mut dyn Disk) -> Result<Outcome, DepmodReason> {
         self.find_owners(disk)?;
         if self.unread.is_empty() {
             self.find_heirs();
@@ -174,7 +174,7 @@ impl<'a> Attempt<'a> {
             return Ok(self.read_first());
         }
         let direct = self.direct()?;
-        let sorted = Sorted::of(&direct).ok_or(Reason::Circle)?;
+        let sorted = Sorted::of(&direct).ok_or(DepmodReason::Circle)?;
         let whole = sorted.whole(&direct);
         self.check_lines(&whole);
         self.check_order(&direct, &sorted);
@@ -205,7 +205,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Determines the exporters of symbols that have changed.
-    fn find_owners(&mut self, disk: &mut dyn Disk) -> Result<(), Reason> {
+    fn find_owners(&mut self, disk: &mut dyn Disk) -> Result<(), DepmodReason> {
         let mut exported: HashMap<&'a str, u32> = HashMap::new();
         for (number, module) in self.modules.iter().enumerate() {
             if let From::File(facts) = module.from {
@@ -250,16 +250,16 @@ impl<'a> Attempt<'a> {
         doubtful: &[&'a str],
         fresh: &[&'a str],
         disk: &mut dyn Disk,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), DepmodReason> {
         for module in &self.modules {
             if matches!(module.from, From::Index(_)) && !self.present.order.lists(module.path) {
                 self.unread.insert(module.path);
             }
         }
         let first = doubtful.iter().chain(fresh).min().map_or("", |symbol| symbol);
-        let symvers = disk.symvers().ok_or_else(|| Reason::NoSymvers { symbol: first.to_owned() })?;
+        let symvers = disk.symvers().ok_or_else(|| DepmodReason::NoSymvers { symbol: first.to_owned() })?;
         if let Some(symbol) = fresh.iter().filter(|symbol| symvers.get(symbol).is_some()).min() {
-            return Err(Reason::Needed { symbol: (*symbol).to_owned() });
+            return Err(DepmodReason::Needed { symbol: (*symbol).to_owned() });
         }
         let names: HashSet<String> = doubtful
             .iter()
@@ -314,13 +314,13 @@ impl<'a> Attempt<'a> {
     }
 
     /// The certain direct needs of each module, in the relevant order.
-    fn direct(&self) -> Result<Needs, Reason> {
+    fn direct(&self) -> Result<Needs, DepmodReason> {
         let needs = |module: &Module<'a>| match module.from {
             From::Index(old) => {
                 let needs = self.present.direct[old as usize].iter().map(|&needed| self.now(needed));
                 needs
                     .collect::<Option<Vec<u32>>>()
-                    .ok_or_else(|| Reason::Odd { name: "modules.dep", line: 1 + old as usize })
+                    .ok_or_else(|| DepmodReason::Odd { name: "modules.dep", line: 1 + old as usize })
             }
             From::File(facts) => {
                 let mut needs: Vec<u32> = Vec::new();

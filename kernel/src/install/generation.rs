@@ -54,7 +54,7 @@ pub struct ModuleSpec {
 
 /// A package with the modules of its build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Package<M = ModuleSpec> {
+pub struct InstalledPackage<M = ModuleSpec> {
     /// Name of the package; a generation contains one version of it.
     pub name: String,
     /// Version of the package.
@@ -75,7 +75,7 @@ pub struct Set<M = ModuleSpec> {
     /// The signer of the modules; `None` if they are unsigned.
     pub signer: Option<Identity>,
     /// The packages, sorted by name.
-    pub packages: Vec<Package<M>>,
+    pub packages: Vec<InstalledPackage<M>>,
 }
 
 /// A module as it is installed.
@@ -204,7 +204,7 @@ impl Generation {
     }
 
     /// Every module with its package.
-    pub fn modules(&self) -> impl Iterator<Item = (&Package<Installed>, &Installed)> {
+    pub fn modules(&self) -> impl Iterator<Item = (&InstalledPackage<Installed>, &Installed)> {
         self.set
             .packages
             .iter()
@@ -278,7 +278,7 @@ impl Record for Generation {
 
 impl<M> Set<M> {
     pub(super) fn map<N>(&self, module: impl Fn(&M) -> N) -> Set<N> {
-        let package = |p: &Package<M>| Package {
+        let package = |p: &InstalledPackage<M>| InstalledPackage {
             name: p.name.clone(),
             version: p.version.clone(),
             key: p.key.clone(),
@@ -318,12 +318,12 @@ mod tests {
         ModuleSpec { name: name.into(), digest: blake3::hash(name.as_bytes()), size: 4 }
     }
 
-    fn package(name: &str, modules: &[&str]) -> Package {
+    fn package(name: &str, modules: &[&str]) -> InstalledPackage {
         let modules = modules.iter().map(|m| module(m)).collect();
-        Package { name: name.into(), version: "1.0".into(), key: "k".into(), modules }
+        InstalledPackage { name: name.into(), version: "1.0".into(), key: "k".into(), modules }
     }
 
-    fn set(packages: Vec<Package>) -> Set {
+    fn set(packages: Vec<InstalledPackage>) -> Set {
         Set { kernel_version: "#1 SMP".into(), compression: Compression::Xz, signer: None, packages }
     }
 

@@ -69,7 +69,7 @@ fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
 /// then.
 fn check_agreement(index: &DepIndex, text: &str) -> Result<(), Error> {
     let textual: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
-    let differs = |entry: &index::Entry<'_>| {
+    let differs = |entry: &index::IndexEntry<'_>| {
         !textual.get(entry.path).is_some_and(|needs| needs.split_ascii_whitespace().eq(entry.depends()))
     };
     let binary: HashSet<&str> = index.iter().map(|entry| entry.path).collect();
@@ -86,10 +86,10 @@ fn check_others(tree: &Tree, index: &DepIndex, others: &ForeignFiles) -> Result<
     let Some(Ok(live)) = tree.dep_index()? else { return Ok(()) };
     let ours = format!("updates/{DIR_PREFIX}");
     // By file name: the key in the live index may be corrupt.
-    let is_listed = |e: &index::Entry<'_>| {
+    let is_listed = |e: &index::IndexEntry<'_>| {
         ModuleName::of_file(Path::new(e.path)).is_some_and(|m| index.lookup(&m).is_some())
     };
-    let gone = |e: &index::Entry<'_>| !e.path.starts_with(&ours) && !is_listed(e);
+    let gone = |e: &index::IndexEntry<'_>| !e.path.starts_with(&ours) && !is_listed(e);
     match live.iter().find(|e| gone(e) && !others.lets_go(e.path) && tree.path.join(e.path).exists()) {
         Some(entry) => Err(Error::Lost { path: entry.path.to_owned() }),
         None => Ok(()),

@@ -91,18 +91,18 @@ use std::time::Duration;
 pub use compare::compare;
 use concurrent::{ATTEMPTS, Indexes, TreeStamp};
 pub use error::Error;
-pub use generation::{Created, FILE as RECORD, Generation, Installed, ModuleSpec, Package, Set};
+pub use generation::{Created, FILE as RECORD, Generation, Installed, InstalledPackage, ModuleSpec, Set};
 pub use indexes::verify_indexes;
 
 pub use fault::Fault;
 pub use foreign_files::{ForeignFile, ForeignFiles, forget_kept, kept};
-pub use plan::{Act, Change, Plan, plan, plan_upon};
+pub use plan::{Act, InstallPlan, PackageChange, plan, plan_upon};
 pub use reachable::generations;
 pub use remark::Remark;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
 pub use verify::{Base, base, current, interrupted, verify};
 
-pub use crate::index::Reason;
+pub use crate::index::DepmodReason;
 use crate::parallel::both;
 use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
@@ -113,10 +113,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Delivers modules: writes the bytes of one module, identified by its digest. They are hashed again while they are
 /// received.
-pub type Source<'a> = dyn FnMut(&ModuleSpec, &mut dyn io::Write) -> Result<(), BoxError> + 'a;
+pub type ModuleSource<'a> = dyn FnMut(&ModuleSpec, &mut dyn io::Write) -> Result<(), BoxError> + 'a;
 
 /// Signs a module with verified bytes as this signer: returns the same bytes with an appended signature.
-pub type Sign<'a> = dyn Fn(&Identity, &ModuleSpec, &[u8]) -> Result<Vec<u8>, BoxError> + 'a;
+pub type SignModule<'a> = dyn Fn(&Identity, &ModuleSpec, &[u8]) -> Result<Vec<u8>, BoxError> + 'a;
 
 /// Called before each step; tests fail or crash in it.
 type Step<'a> = dyn Fn(&str) -> io::Result<()> + 'a;
@@ -133,7 +133,7 @@ pub struct Site<'a> {
     /// Run depmod even if the indexes can be updated without it.
     pub always_depmod: bool,
     /// Signs modules that are not installed yet; `None` if there is no key.
-    pub sign: Option<&'a Sign<'a>>,
+    pub sign: Option<&'a SignModule<'a>>,
     /// How long to wait for a concurrent transaction.
     pub wait: Duration,
     /// Called once with the reason for waiting.
@@ -142,7 +142,7 @@ pub struct Site<'a> {
 
 /// Result of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Committed {
     /// Name of the generation that is installed now; `None` if there is none.
     pub generation: Option<String>,
     /// Whether anything was changed.
@@ -164,7 +164,7 @@ pub enum Indexed {
     /// By depmod, which read every module.
     ByDepmod {
         /// Why updating was not possible.
-        reason: Reason,
+        reason: DepmodReason,
     },
 }
 
@@ -222,31 +222,36 @@ impl<'a> Transaction<'a> {
     ///
     /// [`Error::Changed`] if the installed generation is not the plan's any more. After any error but
     /// [`Error::NotUndone`] the previous set is installed.
-    pub fn apply(&self, plan: &Plan, source: &mut Source<'_>) -> Result<Outcome, Error> {
+    pub fn apply(&self, plan: &InstallPlan, source: &mut ModuleSource<'_>) -> Result<Committed, Error> {
         self.apply_at(plan, source, &|_| Ok(()))
     }
 
-    fn apply_at(&self, plan: &Plan, source: &mut Source<'_>, step: &Step<'_>) -> Result<Outcome, Error> {
+    fn apply_at(
+        &self,
+        plan: &InstallPlan,
+        source: &mut ModuleSource<'_>,
+        step: &Step<'_>,
+    ) -> Result<Committed, Error> {
         let installed = base(&self.tree.path)?.generation;
         if installed.as_ref().map(|g| &g.generation) != plan.from.as_ref() {
             return Err(Error::Changed { kernel: self.tree.release.clone() });
         }
         if plan.is_nothing() {
             let (generation, remarks) = (plan.to.clone(), Vec::new());
-            return Ok(Outcome { generation, changed: false, remarks, indexed: None });
+            return Ok(Committed { generation, changed: false, remarks, indexed: None });
         }
         let done = self.replace(installed.as_ref(), &plan.wanted, &plan.others, source, step)?;
         let Replaced { remarks, indexed, .. } = self.settle(done, step)?;
-        Ok(Outcome { generation: plan.to.clone(), changed: true, remarks, indexed })
+        Ok(Committed { generation: plan.to.clone(), changed: true, remarks, indexed })
     }
 
     /// Runs depmod to regenerate the indexes for what is installed.
-    pub fn remake_indexes(mut self) -> Result<Outcome, Error> {
+    pub fn remake_indexes(mut self) -> Result<Committed, Error> {
         self.site.always_depmod = true;
         let installed = current(&self.tree.path)?;
         let done = self.reindex(&|_| Ok(()))?;
         let Replaced { remarks, indexed, .. } = self.settle(done, &|_| Ok(()))?;
-        Ok(Outcome { generation: installed.map(|g| g.generation), changed: true, remarks, indexed })
+        Ok(Committed { generation: installed.map(|g| g.generation), changed: true, remarks, indexed })
     }
 
     /// Regenerates the indexes for what is installed. All its files are in the tree, so nothing is fetched.
@@ -283,7 +288,7 @@ impl<'a> Transaction<'a> {
         installed: Option<&Generation>,
         wanted: &Set,
         others: &ForeignFiles,
-        source: &mut Source<'_>,
+        source: &mut ModuleSource<'_>,
         step: &Step<'_>,
     ) -> Result<Replaced, Error> {
         let tree = &self.tree;
@@ -330,7 +335,7 @@ impl<'a> Transaction<'a> {
         installed: Option<&Generation>,
         wanted: &Set,
         others: &ForeignFiles,
-        source: &mut Source<'_>,
+        source: &mut ModuleSource<'_>,
         step: &Step<'_>,
     ) -> Result<Prepared, Error> {
         let tree = &self.tree;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::fault::Fault;
 use super::foreign_files::ForeignFiles;
-use super::generation::{Generation, Installed, Package, Set};
+use super::generation::{Generation, Installed, InstalledPackage, Set};
 use super::tree::{DEP_BIN, Tree};
 use super::verify::{Base, base, verify};
 use super::{Error, disk};
@@ -13,7 +13,7 @@ use crate::signing::Identity;
 
 /// What a transaction will do for one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct InstallPlan {
     /// Release of the kernel.
     pub kernel: String,
     /// Name of the generation that is installed now.
@@ -21,7 +21,7 @@ pub struct Plan {
     /// Name of the generation to install; `None` if the last package is removed.
     pub to: Option<String>,
     /// A change for each package, sorted by name.
-    pub changes: Vec<Change>,
+    pub changes: Vec<PackageChange>,
     /// Faults of the installed generation that will be repaired.
     pub faults: Vec<Fault>,
     /// Whether depmod will certainly run.
@@ -32,7 +32,7 @@ pub struct Plan {
     pub(super) wanted: Set,
 }
 
-impl Plan {
+impl InstallPlan {
     /// The plan with foreign modules taken over, deleted or given back, see [`ForeignFiles`].
     pub fn with(self, tree: &Path, others: ForeignFiles) -> Result<Self, Error> {
         let others = others.checked(&Tree::open(tree)?, &self.wanted)?;
@@ -53,7 +53,7 @@ impl Plan {
 
 /// What happens to one package.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct PackageChange {
     /// Name of the package.
     pub package: String,
     /// The kind of change.
@@ -85,12 +85,12 @@ pub enum Act {
 /// # Errors
 ///
 /// As [`Set::checked`]; [`Error::Newer`] if a newer kcache installed the present generation.
-pub fn plan(tree: &Path, wanted: Set) -> Result<Plan, Error> {
+pub fn plan(tree: &Path, wanted: Set) -> Result<InstallPlan, Error> {
     plan_upon(tree, base(tree)?, wanted)
 }
 
 /// Like [`plan`], if the installed generation has been determined already.
-pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<Plan, Error> {
+pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<InstallPlan, Error> {
     let wanted = wanted.checked()?;
     let Base { generation: installed, fault, .. } = base;
     let faults = match &installed {
@@ -98,7 +98,7 @@ pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<Plan, Error> {
         None => Vec::from_iter(fault),
     };
     let tree = Tree::open(tree)?;
-    let mut plan = Plan {
+    let mut plan = InstallPlan {
         kernel: tree.release.clone(),
         from: installed.as_ref().map(|generation| generation.generation.clone()),
         to: (!wanted.packages.is_empty()).then(|| wanted.generation_name()),
@@ -123,8 +123,8 @@ pub(super) fn made_all_indexes(tree: &Tree, installed: &Generation) -> Result<bo
     Ok(first && disk::digest(&tree.index(DEP_BIN))? == Some(installed.index))
 }
 
-fn changes(installed: Option<&Generation>, wanted: &Set) -> Vec<Change> {
-    let now: &[Package<Installed>] = installed.map_or(&[], |generation| &generation.set.packages);
+fn changes(installed: Option<&Generation>, wanted: &Set) -> Vec<PackageChange> {
+    let now: &[InstalledPackage<Installed>] = installed.map_or(&[], |generation| &generation.set.packages);
     // Another compression or signer gives other files of the same modules.
     let same_compression = installed.is_some_and(|g| g.set.compression == wanted.compression);
     let same_signer = installed.is_some_and(|g| g.set.signer == wanted.signer);
@@ -146,12 +146,12 @@ fn changes(installed: Option<&Generation>, wanted: &Set) -> Vec<Change> {
             _ => Act::Replace,
         };
         let (from, to) = (from.map(|p| p.version.clone()), to.map(|p| p.version.clone()));
-        Change { package: name.to_owned(), act, from, to }
+        PackageChange { package: name.to_owned(), act, from, to }
     };
     names.into_iter().map(change).collect()
 }
 
-fn is_same(now: &Package<Installed>, wanted: &Package) -> bool {
+fn is_same(now: &InstalledPackage<Installed>, wanted: &InstalledPackage) -> bool {
     (&now.version, &now.key) == (&wanted.version, &wanted.key)
         && now.modules.iter().map(|module| &module.spec).eq(&wanted.modules)
 }

@@ -28,7 +28,9 @@ use super::tree::{DEP_BIN, Tree};
 use super::{Error, Site, depmod, disk};
 use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
-use crate::index::{self, Facts, File, Kmod, Present, Reason, Rules, Texts, choose, update, verify};
+use crate::index::{
+    self, DepmodReason, Facts, IndexedFile, Kmod, Present, SearchRules, Texts, choose, update, verify,
+};
 use crate::parallel::both;
 use crate::rootfs::Root;
 use crate::symvers::Symvers;
@@ -50,9 +52,9 @@ const OF_OTHER_DEPMODS: [&str; 1] = ["modules.weakdep"];
 
 /// Writes the indexes into the staged base. The inner error is the reason why depmod must do it; then nothing was
 /// written.
-pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, Reason>, Error> {
+pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, DepmodReason>, Error> {
     if site.always_depmod {
-        return Ok(Err(Reason::Asked));
+        return Ok(Err(DepmodReason::Asked));
     }
     let made = match make(site, tree) {
         Ok(made) => made,
@@ -65,10 +67,10 @@ pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, Reas
     Ok(Ok(made.read))
 }
 
-fn make(site: &Site<'_>, tree: &Tree) -> Result<index::Written, Reason> {
+fn make(site: &Site<'_>, tree: &Tree) -> Result<index::WrittenIndexes, DepmodReason> {
     let kmod = kmod(site.depmod)?;
     let written = time_of_indexes(tree, &kmod)?;
-    let rules = Rules::parse(&configuration(site.root)?, &tree.release)?;
+    let rules = SearchRules::parse(&configuration(site.root)?, &tree.release)?;
     let text = |name: &str| read_text(&tree.index(name));
     let (order, builtin) = (text("modules.order")?, text("modules.builtin")?);
     let (dep, alias, softdep) = (text("modules.dep")?, text("modules.alias")?, text("modules.softdep")?);
@@ -88,33 +90,33 @@ fn make(site: &Site<'_>, tree: &Tree) -> Result<index::Written, Reason> {
     let present = present?;
     let file = |(name, path, changed): (String, String, Time)| {
         let unchanged = present.has(&path) && changed < limit(written, present.is_own(&path));
-        (name, File { path, unchanged })
+        (name, IndexedFile { path, unchanged })
     };
-    let modules: BTreeMap<String, File> = chosen?.into_iter().map(file).collect();
+    let modules: BTreeMap<String, IndexedFile> = chosen?.into_iter().map(file).collect();
     check_built_in(&builtin, &modules)?;
     let mut made = update(&present, &modules, &mut Base { site, tree, symvers: None })?;
     for name in OF_BUILT_IN {
         let bytes = bounded_read::bytes(tree.index(name), MOST_DATA)?;
-        verify(&bytes).map_err(|_| Reason::Odd { name, line: 1 })?;
+        verify(&bytes).map_err(|_| DepmodReason::Odd { name, line: 1 })?;
         made.files.push((name, bytes));
     }
     Ok(made)
 }
 
 /// Refuses a module with the name of a built-in one, for which depmod may use the built-in one's data.
-fn check_built_in(builtin: &str, modules: &BTreeMap<String, File>) -> Result<(), Reason> {
+fn check_built_in(builtin: &str, modules: &BTreeMap<String, IndexedFile>) -> Result<(), DepmodReason> {
     let twice = builtin.lines().find_map(|path| modules.get(&index::module_name(path)));
     let what = || "a module of this name is built into the kernel".to_owned();
-    twice.map_or(Ok(()), |file| Err(Reason::Unclear { path: file.path.clone(), what: what() }))
+    twice.map_or(Ok(()), |file| Err(DepmodReason::Unclear { path: file.path.clone(), what: what() }))
 }
 
-fn read_text(path: &Path) -> Result<String, Reason> {
+fn read_text(path: &Path) -> Result<String, DepmodReason> {
     Ok(crate::bounded_read::config(path)?)
 }
 
 /// Identifies the depmod program, once per process.
-fn kmod(program: &Path) -> Result<Kmod, Reason> {
-    static ASKED: Mutex<BTreeMap<PathBuf, Result<Kmod, Reason>>> = Mutex::new(BTreeMap::new());
+fn kmod(program: &Path) -> Result<Kmod, DepmodReason> {
+    static ASKED: Mutex<BTreeMap<PathBuf, Result<Kmod, DepmodReason>>> = Mutex::new(BTreeMap::new());
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = asked.get(program) {
         return known.clone();
@@ -124,15 +126,15 @@ fn kmod(program: &Path) -> Result<Kmod, Reason> {
     answer
 }
 
-fn ask(program: &Path) -> Result<Kmod, Reason> {
+fn ask(program: &Path) -> Result<Kmod, DepmodReason> {
     // A script in its place may have side effects, even if it is only asked for its version.
     let bytes = fs_err::read(program)?;
     if !bytes.starts_with(b"\x7fELF") {
-        return Err(Reason::Version { found: "a wrapper around depmod".to_owned() });
+        return Err(DepmodReason::Version { found: "a wrapper around depmod".to_owned() });
     }
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C").current_dir("/").arg("--version").stdin(Stdio::null());
-    let output = command.output().map_err(Reason::from)?;
+    let output = command.output().map_err(DepmodReason::from)?;
     Kmod::parse(&String::from_utf8_lossy(&output.stdout), &bytes)
 }
 
@@ -148,37 +150,41 @@ fn ctime(metadata: &std::fs::Metadata) -> Time {
 }
 
 /// Time of the oldest index.
-fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, Reason> {
+fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, DepmodReason> {
     if let Some(name) = OF_OTHER_DEPMODS.into_iter().find(|name| tree.index(name).exists()) {
-        return Err(Reason::Foreign { name: name.to_owned() });
+        return Err(DepmodReason::Foreign { name: name.to_owned() });
     }
     let regular = |name: &str| match fs_err::symlink_metadata(tree.index(name)) {
         Ok(metadata) if metadata.is_file() => Ok(metadata),
-        _ => Err(Reason::Missing { name: name.to_owned() }),
+        _ => Err(DepmodReason::Missing { name: name.to_owned() }),
     };
     let times = kmod.indexes().iter().map(|name| Ok(mtime(&regular(name)?)));
-    let times = times.collect::<Result<Vec<Time>, Reason>>()?;
+    let times = times.collect::<Result<Vec<Time>, DepmodReason>>()?;
     let (Some(&oldest), Some(&newest)) = (times.iter().min(), times.iter().max()) else {
-        return Err(Reason::Time { what: "no existing indexes" });
+        return Err(DepmodReason::Time { what: "no existing indexes" });
     };
     if newest.0 - oldest.0 > TOGETHER.as_secs() as i64 {
-        return Err(Reason::Time { what: "the indexes were not written together" });
+        return Err(DepmodReason::Time { what: "the indexes were not written together" });
     }
     // The directory was just created, so its time shows this file system's clock.
     if newest > mtime(&fs_err::metadata(tree.base_tree())?) {
-        return Err(Reason::Time { what: "the indexes have a time in the future" });
+        return Err(DepmodReason::Time { what: "the indexes have a time in the future" });
     }
     for name in OF_THE_KERNEL {
         let metadata = regular(name)?;
         if mtime(&metadata).max(ctime(&metadata)) >= oldest {
-            return Err(Reason::Newer { name: name.to_owned() });
+            return Err(DepmodReason::Newer { name: name.to_owned() });
         }
     }
     Ok(oldest)
 }
 
 /// The files that depmod would choose: a module's name, its file, and the time of its last change.
-fn chosen(tree: &Tree, rules: &Rules, kmod: &Kmod) -> Result<Vec<(String, String, Time)>, Reason> {
+fn chosen(
+    tree: &Tree,
+    rules: &SearchRules,
+    kmod: &Kmod,
+) -> Result<Vec<(String, String, Time)>, DepmodReason> {
     let mut walk = Walk { tree, rules, kmod, found: BTreeMap::new() };
     walk.dir(&tree.base_tree(), "", true, 0)?;
     let mut found = walk.found;
@@ -219,15 +225,16 @@ fn is_staged(tree: &Tree, path: &Path) -> bool {
 /// Collects every file of a directory that depmod would look at, following links, with the time of its last change.
 struct Walk<'a> {
     tree: &'a Tree,
-    rules: &'a Rules,
+    rules: &'a SearchRules,
     kmod: &'a Kmod,
     found: BTreeMap<String, Time>,
 }
 
 impl Walk<'_> {
     /// Walks one directory. `staged` says that it is the base itself.
-    fn dir(&mut self, dir: &Path, inside: &str, staged: bool, depth: usize) -> Result<(), Reason> {
-        let unclear = |what: &str| Reason::Unclear { path: dir.display().to_string(), what: what.to_owned() };
+    fn dir(&mut self, dir: &Path, inside: &str, staged: bool, depth: usize) -> Result<(), DepmodReason> {
+        let unclear =
+            |what: &str| DepmodReason::Unclear { path: dir.display().to_string(), what: what.to_owned() };
         if depth > DEPTH_MAX {
             return Err(unclear("directories nested too deeply"));
         }
@@ -243,11 +250,17 @@ impl Walk<'_> {
             if found.is_dir() {
                 let ours = staged && kind.is_symlink();
                 if kind.is_symlink() && !(ours && leads_to_dir(&entry.path())?) {
-                    return Err(Reason::Unclear { path, what: "a directory that is a link".to_owned() });
+                    return Err(DepmodReason::Unclear {
+                        path,
+                        what: "a directory that is a link".to_owned(),
+                    });
                 }
                 self.dir(&entry.path(), &format!("{path}/"), staged && !ours, depth + 1)?;
             } else if !found.is_file() {
-                return Err(Reason::Unclear { path, what: "neither a file nor a directory".to_owned() });
+                return Err(DepmodReason::Unclear {
+                    path,
+                    what: "neither a file nor a directory".to_owned(),
+                });
             } else if self.kmod.stem(&name).is_some() {
                 let metadata = entry.metadata()?;
                 let changed = match metadata.is_symlink() {
@@ -267,7 +280,7 @@ fn leads_to_dir(link: &Path) -> io::Result<bool> {
 }
 
 /// depmod's configuration: of files with equal names the one in the first directory, sorted by name.
-fn configuration(root: &Path) -> Result<Vec<(String, String)>, Reason> {
+fn configuration(root: &Path) -> Result<Vec<(String, String)>, DepmodReason> {
     let dirs = depmod::CONFIG_DIRS.map(|dir| root.join(dir).join("depmod.d"));
     if root == Path::new("/") {
         // depmod reads one of the last two, depending on how it was built.
@@ -275,7 +288,7 @@ fn configuration(root: &Path) -> Result<Vec<(String, String)>, Reason> {
         let real = |dir: &Path| dir.canonicalize().ok();
         if real(usr) != real(plain) {
             let what = "another directory than /lib/depmod.d".to_owned();
-            return Err(Reason::Unclear { path: usr.display().to_string(), what });
+            return Err(DepmodReason::Unclear { path: usr.display().to_string(), what });
         }
     }
     let mut files = BTreeMap::new();
@@ -291,7 +304,7 @@ fn configuration(root: &Path) -> Result<Vec<(String, String)>, Reason> {
             }
             if !path.is_file() {
                 let what = "not a regular file".to_owned();
-                return Err(Reason::Unclear { path: path.display().to_string(), what });
+                return Err(DepmodReason::Unclear { path: path.display().to_string(), what });
             }
             files.insert(name, (path.display().to_string(), read_text(&path)?));
         }
@@ -308,8 +321,8 @@ struct Base<'a> {
 }
 
 impl index::Disk for Base<'_> {
-    fn facts(&mut self, path: &str) -> Result<Facts, Reason> {
-        let unclear = |what: String| Reason::Unclear { path: path.to_owned(), what };
+    fn facts(&mut self, path: &str) -> Result<Facts, DepmodReason> {
+        let unclear = |what: String| DepmodReason::Unclear { path: path.to_owned(), what };
         let file = path.rsplit('/').next().unwrap_or(path);
         let (_, compression) =
             Compression::of_file_name(file).ok_or_else(|| unclear("no module".to_owned()))?;

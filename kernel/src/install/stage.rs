@@ -11,10 +11,10 @@ use fs_err::os::unix::fs::symlink;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::generation::{Generation, Installed, ModuleSpec, Package, Set};
+use super::generation::{Generation, Installed, InstalledPackage, ModuleSpec, Set};
 use super::names::{DIR_PREFIX, dir_name};
 use super::tree::Tree;
-use super::{Error, Sign, Site, Source, checked_json, disk, generation};
+use super::{Error, ModuleSource, SignModule, Site, checked_json, disk, generation};
 use crate::compress::Compression;
 use crate::ko::split_signature;
 
@@ -30,7 +30,7 @@ pub(super) fn stage_modules(
     tree: &Tree,
     wanted: &Set,
     installed: Option<&Generation>,
-    source: &mut Source<'_>,
+    source: &mut ModuleSource<'_>,
 ) -> Result<Set<Installed>, Error> {
     let dir = tree.new_generation(&wanted.generation_name());
     disk::make_dir(&dir)?;
@@ -56,8 +56,8 @@ pub(super) fn stage_modules(
             modules.push(Installed { spec: module.clone(), path, installed_digest });
         }
         disk::sync_dir(&package_dir)?;
-        let Package { name, version, key, .. } = package.clone();
-        packages.push(Package { name, version, key, modules });
+        let InstalledPackage { name, version, key, .. } = package.clone();
+        packages.push(InstalledPackage { name, version, key, modules });
     }
     let Set { kernel_version, compression, signer, .. } = wanted.clone();
     Ok(Set { kernel_version, compression, signer, packages })
@@ -65,7 +65,7 @@ pub(super) fn stage_modules(
 
 /// The installed bytes of a module if they are those that were built, with their digest.
 fn in_form(
-    sign: Option<&Sign<'_>>,
+    sign: Option<&SignModule<'_>>,
     wanted: &Set,
     module: &ModuleSpec,
     built: Vec<u8>,
@@ -120,7 +120,7 @@ fn unpack(
 
 /// The module as it will be loaded: with a signature, if the set has a signer.
 fn signed(
-    sign: Option<&Sign<'_>>,
+    sign: Option<&SignModule<'_>>,
     wanted: &Set,
     module: &ModuleSpec,
     built: Vec<u8>,
@@ -136,7 +136,7 @@ fn signed(
 }
 
 /// The bytes of a module from the source, verified.
-fn fetch(module: &ModuleSpec, source: &mut Source<'_>) -> Result<Vec<u8>, Error> {
+fn fetch(module: &ModuleSpec, source: &mut ModuleSource<'_>) -> Result<Vec<u8>, Error> {
     let mut received = Received { bytes: Vec::new(), hasher: blake3::Hasher::new(), size: module.size };
     source(module, &mut received).map_err(|source| Error::Source { module: module.name.clone(), source })?;
     let found = received.hasher.finalize();

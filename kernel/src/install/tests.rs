@@ -62,7 +62,7 @@ impl Host {
         assert!(status.unwrap().success());
     }
 
-    fn package(&self, name: &str, version: &str, modules: &[&str]) -> Package {
+    fn package(&self, name: &str, version: &str, modules: &[&str]) -> InstalledPackage {
         let module = |module: &&str| {
             let mut built = Built::named(module);
             built.modinfo.push(format!("version={version}"));
@@ -74,7 +74,7 @@ impl Host {
             ModuleSpec { name: (*module).into(), digest, size }
         };
         let modules = modules.iter().map(module).collect();
-        Package {
+        InstalledPackage {
             name: name.into(),
             version: version.into(),
             key: format!("key of {name} {version}"),
@@ -95,7 +95,7 @@ impl Host {
         })
     }
 
-    fn install_at(&self, packages: &[Package], step: &Step<'_>) -> Result<Outcome, Error> {
+    fn install_at(&self, packages: &[InstalledPackage], step: &Step<'_>) -> Result<Committed, Error> {
         let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
             self.fetched.set(self.fetched.get() + 1);
             Ok(to.write_all(self.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
@@ -107,12 +107,12 @@ impl Host {
         })
     }
 
-    fn install(&self, packages: &[Package]) -> Result<Outcome, Error> {
+    fn install(&self, packages: &[InstalledPackage]) -> Result<Committed, Error> {
         self.install_at(packages, &|_| Ok(()))
     }
 
     /// Installs, and crashes at the `n`th step. Returns the step's name; `None` if there are fewer steps.
-    fn crash_at(&self, packages: &[Package], n: usize) -> Option<String> {
+    fn crash_at(&self, packages: &[InstalledPackage], n: usize) -> Option<String> {
         let passed = RefCell::new(Vec::new());
         let step = |name: &str| {
             passed.borrow_mut().push(name.to_owned());
@@ -170,12 +170,12 @@ fn signer(subject: &str) -> Option<Identity> {
     Some(Identity { subject: subject.into(), certificate: subject.into(), hash: None })
 }
 
-fn set(packages: &[Package]) -> Set {
+fn set(packages: &[InstalledPackage]) -> Set {
     let (kernel_version, compression) = ("#1 SMP".to_owned(), Compression::Xz);
     Set { kernel_version, compression, signer: None, packages: packages.to_vec() }
 }
 
-fn acts(plan: &Plan) -> Vec<(&str, Act)> {
+fn acts(plan: &InstallPlan) -> Vec<(&str, Act)> {
     plan.changes.iter().map(|change| (change.package.as_str(), change.act)).collect()
 }
 
@@ -401,7 +401,7 @@ fn a_plan_that_no_longer_fits_is_refused() {
 }
 
 /// From nothing to a set, to another version, and to nothing; on kernels with and without indexes before.
-fn journeys(starts: &[fn() -> Host]) -> Vec<(Host, Vec<Package>)> {
+fn journeys(starts: &[fn() -> Host]) -> Vec<(Host, Vec<InstalledPackage>)> {
     let mut journeys = Vec::new();
     for start in starts {
         let host = start();

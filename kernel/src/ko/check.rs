@@ -9,7 +9,7 @@ use std::fmt;
 
 use object::elf;
 
-use super::{Export, Ko, Machine, Undefined, parse};
+use super::{ElfMachine, Ko, ModuleExport, Undefined, parse};
 use crate::kconfig::Kconfig;
 use crate::module_name::ModuleName;
 use crate::symvers::Symvers;
@@ -20,14 +20,14 @@ pub struct Expect<'a> {
     /// The kernel's release.
     pub release: &'a str,
     /// The kernel's ELF class, byte order and machine.
-    pub machine: Machine,
+    pub machine: ElfMachine,
     /// Flags from the kernel's configuration.
     pub flags: Flags,
     /// The kernel's exported symbols; `None` if they are not known, and then symbols are not checked.
     pub symvers: Option<&'a Symvers>,
     /// Symbols exported by the package's other modules and its dependencies. They take precedence over the kernel's: a
     /// package may replace an in-tree module and everything that uses it.
-    pub siblings: &'a BTreeMap<String, Export>,
+    pub siblings: &'a BTreeMap<String, ModuleExport>,
     /// Check like the loader, not more strictly: a foreign module, perhaps for another release, is judged by its CRCs
     /// if it has any.
     pub any_release: bool,
@@ -165,9 +165,9 @@ pub enum Defect {
     #[error("is for {found}, expected {expected}")]
     WrongMachine {
         /// The kernel's machine.
-        expected: Machine,
+        expected: ElfMachine,
         /// The module's machine.
-        found: Machine,
+        found: ElfMachine,
     },
     /// An object file that is not a module.
     #[error("has no .modinfo section")]
@@ -243,7 +243,7 @@ impl fmt::Display for Crc {
 /// A defect with the file that has it; prints as one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file} {defect}")]
-pub struct Fault {
+pub struct ModuleFault {
     /// Name of the file.
     pub file: String,
     /// What is wrong with the file.
@@ -255,15 +255,15 @@ pub struct Fault {
 /// # Errors
 ///
 /// Every reason why the kernel would refuse it.
-pub fn inspect(file_name: &str, bytes: &[u8], expect: &Expect<'_>) -> Result<Ko, Vec<Fault>> {
-    let ko = parse(bytes).map_err(|defect| vec![Fault { file: file_name.to_owned(), defect }])?;
+pub fn inspect(file_name: &str, bytes: &[u8], expect: &Expect<'_>) -> Result<Ko, Vec<ModuleFault>> {
+    let ko = parse(bytes).map_err(|defect| vec![ModuleFault { file: file_name.to_owned(), defect }])?;
     let faults = check(file_name, &ko, expect);
     if faults.is_empty() { Ok(ko) } else { Err(faults) }
 }
 
 /// Every reason why the kernel would refuse a module; empty if it will load, as far as the file shows.
-pub fn check(file_name: &str, ko: &Ko, expect: &Expect<'_>) -> Vec<Fault> {
-    let fault = |defect| Fault { file: file_name.to_owned(), defect };
+pub fn check(file_name: &str, ko: &Ko, expect: &Expect<'_>) -> Vec<ModuleFault> {
+    let fault = |defect| ModuleFault { file: file_name.to_owned(), defect };
     if ko.machine != expect.machine {
         // All other defects would only repeat this one.
         return vec![fault(Defect::WrongMachine { expected: expect.machine, found: ko.machine })];
@@ -350,14 +350,14 @@ fn check_crcs(ko: &Ko, expect: &Expect<'_>) -> Vec<Defect> {
 }
 
 /// Symbols of other packages that a module uses without a CRC, so that changes are not detected.
-pub fn unversioned<'k>(ko: &'k Ko, others: &BTreeMap<String, Export>) -> Vec<&'k str> {
+pub fn unversioned<'k>(ko: &'k Ko, others: &BTreeMap<String, ModuleExport>) -> Vec<&'k str> {
     let has_crc = |name: &&str| others.get(*name).is_some_and(|export| export.crc.is_some());
     let names = ko.undefined.iter().map(|symbol| symbol.name.as_str()).filter(has_crc);
     names.filter(|name| !ko.versions.contains_key(*name)).collect()
 }
 
 /// Symbols that the loader provides or that the last link of a module resolves (`ignore_undef_symbol` in modpost.c).
-fn is_resolved_elsewhere(machine: Machine, name: &str) -> bool {
+fn is_resolved_elsewhere(machine: ElfMachine, name: &str) -> bool {
     let any_prefix = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     matches!(name, "__this_module" | "_GLOBAL_OFFSET_TABLE_")
         || match elf::Machine(machine.number) {
@@ -395,7 +395,7 @@ mod tests {
     fn faults(built: &Built, change: impl FnOnce(&mut Expect<'_>)) -> Vec<String> {
         let symvers = Symvers::parse(SYMVERS.as_bytes()).unwrap();
         let siblings = BTreeMap::new();
-        let machine = Machine::of_arch("x86_64").unwrap();
+        let machine = ElfMachine::of_arch("x86_64").unwrap();
         let mut expect = Expect {
             release: "6.1.0-56-amd64",
             machine,
@@ -407,7 +407,7 @@ mod tests {
         change(&mut expect);
         match inspect("example.ko", &built.bytes(), &expect) {
             Ok(_) => Vec::new(),
-            Err(faults) => faults.iter().map(Fault::to_string).collect(),
+            Err(faults) => faults.iter().map(ModuleFault::to_string).collect(),
         }
     }
 
@@ -443,7 +443,7 @@ mod tests {
     fn files_that_are_not_modules_are_refused() {
         let error = |bytes: &[u8]| {
             let siblings = BTreeMap::new();
-            let machine = Machine::of_arch("x86_64").unwrap();
+            let machine = ElfMachine::of_arch("x86_64").unwrap();
             let expect = Expect {
                 release: "6.1",
                 machine,
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn another_architecture_hides_other_defects() {
         let found =
-            faults(&Built::example().vermagic("5.10"), |e| e.machine = Machine::of_arch("s390x").unwrap());
+            faults(&Built::example().vermagic("5.10"), |e| e.machine = ElfMachine::of_arch("s390x").unwrap());
         assert_eq!(found, ["example.ko is for 64-bit little-endian x86-64, expected 64-bit big-endian s390"]);
     }
 
@@ -541,7 +541,7 @@ mod tests {
 
     #[test]
     fn crcs_of_other_packages_may_be_missing_but_not_wrong() {
-        let siblings = BTreeMap::from([("p2p".to_owned(), Export { crc: Some(7), namespace: None })]);
+        let siblings = BTreeMap::from([("p2p".to_owned(), ModuleExport { crc: Some(7), namespace: None })]);
         let of = |crc: Option<u32>| {
             let mut built = needing("p2p", crc.unwrap_or_default());
             built.versions.truncate(built.versions.len() - usize::from(crc.is_none()));
@@ -551,11 +551,11 @@ mod tests {
         assert_eq!((of(None), of(Some(7)), of(Some(8))), ((0, 1), (0, 0), (1, 0)));
     }
 
-    fn faults_beside(built: &Built, siblings: &BTreeMap<String, Export>) -> Vec<String> {
+    fn faults_beside(built: &Built, siblings: &BTreeMap<String, ModuleExport>) -> Vec<String> {
         let symvers = Symvers::parse(SYMVERS.as_bytes()).unwrap();
         let expect = Expect {
             release: "6.1.0-56-amd64",
-            machine: Machine::of_arch("x86_64").unwrap(),
+            machine: ElfMachine::of_arch("x86_64").unwrap(),
             flags: FLAGS,
             symvers: Some(&symvers),
             siblings,
@@ -595,10 +595,10 @@ mod tests {
 
     #[test]
     fn exports_of_siblings_take_precedence() {
-        let export = |crc| Export { crc: Some(crc), namespace: None };
+        let export = |crc| ModuleExport { crc: Some(crc), namespace: None };
         let siblings = BTreeMap::from([("gone".to_owned(), export(1)), ("printk".to_owned(), export(2))]);
         let symvers = Symvers::parse(SYMVERS.as_bytes()).unwrap();
-        let machine = Machine::of_arch("x86_64").unwrap();
+        let machine = ElfMachine::of_arch("x86_64").unwrap();
         let expect = Expect {
             release: "6.1.0-56-amd64",
             machine,

@@ -6,7 +6,7 @@ use object::elf;
 
 /// The ELF identity of all modules of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine {
+pub struct ElfMachine {
     /// `e_machine`: 62 is `EM_X86_64` (`include/uapi/linux/elf-em.h`).
     pub number: u16,
     /// ELF class: 32 or 64.
@@ -15,7 +15,7 @@ pub struct Machine {
     pub big_endian: bool,
 }
 
-impl Machine {
+impl ElfMachine {
     /// The machine of an architecture as `uname -m` or a distribution names it; `None` for an unknown name.
     pub fn of_arch(arch: &str) -> Option<Self> {
         let little = |number: elf::Machine, bits| Some(Self { number: number.0, bits, big_endian: false });
@@ -35,7 +35,7 @@ impl Machine {
     }
 }
 
-impl fmt::Display for Machine {
+impl fmt::Display for ElfMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let order = if self.big_endian { "big" } else { "little" };
         write!(f, "{}-bit {order}-endian ", self.bits)?;
@@ -58,17 +58,20 @@ mod tests {
 
     #[test]
     fn all_names_of_an_architecture_give_the_same_machine() {
-        assert_eq!(Machine::of_arch("amd64"), Machine::of_arch("x86_64"));
-        assert_eq!(Machine::of_arch("x86_64"), Some(Machine { number: 62, bits: 64, big_endian: false }));
-        assert_ne!(Machine::of_arch("ppc64"), Machine::of_arch("ppc64le"));
-        assert_eq!(Machine::of_arch("pdp11"), None);
+        assert_eq!(ElfMachine::of_arch("amd64"), ElfMachine::of_arch("x86_64"));
+        assert_eq!(
+            ElfMachine::of_arch("x86_64"),
+            Some(ElfMachine { number: 62, bits: 64, big_endian: false })
+        );
+        assert_ne!(ElfMachine::of_arch("ppc64"), ElfMachine::of_arch("ppc64le"));
+        assert_eq!(ElfMachine::of_arch("pdp11"), None);
     }
 
     #[test]
     fn machines_have_readable_names() {
-        assert_eq!(Machine::of_arch("arm64").unwrap().to_string(), "64-bit little-endian arm");
+        assert_eq!(ElfMachine::of_arch("arm64").unwrap().to_string(), "64-bit little-endian arm");
         assert_eq!(
-            Machine { number: 7, bits: 32, big_endian: true }.to_string(),
+            ElfMachine { number: 7, bits: 32, big_endian: true }.to_string(),
             "32-bit big-endian machine 7"
         );
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::readings::Reading;
 use super::shell::{self, Command};
-use super::{Finding, finding};
+use super::{LintFinding, finding};
 use crate::makefile::What;
 
 /// Programs that access the network.
@@ -38,7 +38,7 @@ const WRITERS: [&str; 6] = ["cp", "mv", "install", "ln", "mkdir", "tee"];
 const SYSTEM: [&str; 5] = ["/lib/modules/", "/etc/", "/usr/", "/boot/", "/lib/firmware"];
 
 /// Findings in the commands and values of a makefile.
-pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
+pub fn in_makefile(reading: &Reading) -> Vec<LintFinding> {
     let mut found = Vec::new();
     for line in reading.live() {
         let (text, is_command) = match &line.what {
@@ -75,7 +75,7 @@ fn unexpanded(reading: &Reading, text: &str) -> String {
 }
 
 /// Findings in a line of shell, in a recipe or a script.
-pub fn in_shell(file: &Path, line: usize, text: &str) -> Vec<Finding> {
+pub fn in_shell(file: &Path, line: usize, text: &str) -> Vec<LintFinding> {
     let commands = shell::commands(text);
     let wrongs = in_words(text)
         .into_iter()

@@ -2,7 +2,7 @@
 
 use super::calls::Call;
 use super::readings::Reading;
-use super::{Finding, finding};
+use super::{LintFinding, finding};
 use crate::makefile::What;
 
 /// Old names of flags, with the new ones.
@@ -10,7 +10,7 @@ const FLAGS: [(&str, &str); 3] =
     [("EXTRA_CFLAGS", "ccflags-y"), ("EXTRA_AFLAGS", "asflags-y"), ("EXTRA_LDFLAGS", "ldflags-y")];
 
 /// Findings in a makefile.
-pub fn in_makefile(reading: &Reading) -> Vec<Finding> {
+pub fn in_makefile(reading: &Reading) -> Vec<LintFinding> {
     let mut found = Vec::new();
     if reading.goals.is_none() {
         found.extend(FLAGS.iter().filter_map(|(old, new)| old_flags(reading, old, new)));
@@ -36,7 +36,7 @@ pub fn wrong_call(call: &Call) -> Option<(&'static str, &'static str)> {
 
 /// The first line that sets flags in a way that has no effect any more; `None` if the file also sets the new ones from
 /// the old.
-fn old_flags(reading: &Reading, old: &str, new: &str) -> Option<Finding> {
+fn old_flags(reading: &Reading, old: &str, new: &str) -> Option<LintFinding> {
     let assigned = |wanted: &str| {
         reading.makefile.lines.iter().find_map(|line| match &line.what {
             What::Assignment { name, value, .. } if name == wanted && !value.is_empty() => Some(line.number),

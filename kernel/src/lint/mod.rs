@@ -24,7 +24,7 @@ mod tree;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use rules::{RULES, Rule, Severity};
+pub use rules::{LintRule, LintSeverity, RULES};
 
 use crate::bounded_read;
 use crate::packages::{Package, RecipeFile};
@@ -32,21 +32,21 @@ use crate::recipe::Recipe;
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
+pub struct LintFinding {
     /// Path relative to the source's top; empty for the tree itself.
     pub file: PathBuf,
     /// Line number, from 1; 0 for the whole file.
     pub line: usize,
     /// The kind of mistake.
-    pub rule: &'static Rule,
+    pub rule: &'static LintRule,
     /// What was found there, as text.
     pub what: String,
 }
 
 /// Makes a finding, given the name of its rule.
-fn finding(name: &str, file: &Path, line: usize, what: impl Into<String>) -> Option<Finding> {
+fn finding(name: &str, file: &Path, line: usize, what: impl Into<String>) -> Option<LintFinding> {
     let rule = RULES.iter().find(|rule| rule.name == name)?;
-    Some(Finding { file: file.to_owned(), line, rule, what: what.into() })
+    Some(LintFinding { file: file.to_owned(), line, rule, what: what.into() })
 }
 
 /// The evaluation of a recipe for one kernel.
@@ -59,7 +59,7 @@ pub struct Answer<'a> {
 }
 
 /// All findings about a package, by file and line. Without answers, commands are not checked.
-pub fn check(package: &Package, answers: &[Answer]) -> io::Result<Vec<Finding>> {
+pub fn check(package: &Package, answers: &[Answer]) -> io::Result<Vec<LintFinding>> {
     let top = &package.source;
     let mut found = tree::check(top)?;
     let recipes: Vec<&Recipe> = answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()).collect();
@@ -79,7 +79,7 @@ fn recipe_findings(
     package: &Package,
     answers: &[Answer],
     readings: &readings::Readings,
-) -> io::Result<Vec<Finding>> {
+) -> io::Result<Vec<LintFinding>> {
     let (path, text) = match &package.recipe {
         RecipeFile::Dkms => {
             let text = String::from_utf8_lossy(&package.dkms_conf()?).into_owned();

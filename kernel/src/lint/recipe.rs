@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::kbuild::wrong_call;
-use super::{Answer, Finding, calls, commands, finding, shell};
+use super::{Answer, LintFinding, calls, commands, finding, shell};
 use crate::makefile::joined;
 use crate::recipe::objects::Objects;
 use crate::recipe::{Modules, Recipe, StepKind, build_dir, directives};
@@ -48,14 +48,14 @@ impl Written<'_> {
         lines.find(|(_, line)| line.contains(word)).map_or(0, |(at, _)| at + 1)
     }
 
-    fn finding(&self, name: &str, line: usize, what: impl Into<String>) -> Option<Finding> {
+    fn finding(&self, name: &str, line: usize, what: impl Into<String>) -> Option<LintFinding> {
         finding(name, self.path, line, what)
     }
 }
 
 /// Findings about recipes that cannot be evaluated, or that support no kernel.
-pub fn in_answers(written: &Written, answers: &[Answer]) -> Vec<Finding> {
-    let mut found: Vec<Finding> = Vec::new();
+pub fn in_answers(written: &Written, answers: &[Answer]) -> Vec<LintFinding> {
+    let mut found: Vec<LintFinding> = Vec::new();
     for answer in answers {
         if let Err(reason) = &answer.recipe {
             found.extend(written.finding("bad-recipe", 0, reason.as_str()));
@@ -73,7 +73,7 @@ pub fn in_answers(written: &Written, answers: &[Answer]) -> Vec<Finding> {
 }
 
 /// Findings in the file's text.
-pub fn in_text(written: &Written) -> Vec<Finding> {
+pub fn in_text(written: &Written) -> Vec<LintFinding> {
     let mut found = Vec::new();
     if !written.is_dkms {
         for (at, line) in written.text.lines().enumerate() {
@@ -98,7 +98,7 @@ pub fn in_text(written: &Written) -> Vec<Finding> {
     found
 }
 
-fn outside_file(written: &Written, number: usize, line: &str) -> Option<Finding> {
+fn outside_file(written: &Written, number: usize, line: &str) -> Option<LintFinding> {
     // A second look at /boot's configuration is for hosts without headers.
     let has_headers = ["kernel_source_dir/.config", "kernel_source_dir}/.config"];
     let has_headers = has_headers.iter().any(|path| written.text.contains(path));
@@ -107,7 +107,7 @@ fn outside_file(written: &Written, number: usize, line: &str) -> Option<Finding>
     written.finding("outside-file", number, format!("reads {path}..."))
 }
 
-fn jobs(written: &Written, number: usize, line: &str) -> Option<Finding> {
+fn jobs(written: &Written, number: usize, line: &str) -> Option<LintFinding> {
     let line = line.split(" #").next().unwrap_or(line);
     let counts = ["nproc", "_NPROCESSORS", "/proc/cpuinfo", "parallel_jobs"];
     let after =
@@ -132,7 +132,7 @@ fn without_defaults(line: &str) -> String {
     .fold(line.to_owned(), |line, default| line.replace(default, "$kernelver"))
 }
 
-fn directive_finding(written: &Written, directive: &directives::Directive) -> Option<Finding> {
+fn directive_finding(written: &Written, directive: &directives::Directive) -> Option<LintFinding> {
     let name = directive.name.as_str();
     if directive.value.is_empty() {
         return None;
@@ -155,7 +155,7 @@ fn directive_finding(written: &Written, directive: &directives::Directive) -> Op
 }
 
 /// Findings in the commands of evaluated recipes.
-pub fn in_steps(written: &Written, answers: &[Answer]) -> io::Result<Vec<Finding>> {
+pub fn in_steps(written: &Written, answers: &[Answer]) -> io::Result<Vec<LintFinding>> {
     let mut found = Vec::new();
     let releases: &[&str] = &answers.iter().map(|answer| answer.release).collect::<Vec<_>>();
     for recipe in answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()) {
@@ -177,11 +177,11 @@ pub fn in_steps(written: &Written, answers: &[Answer]) -> io::Result<Vec<Finding
     Ok(found)
 }
 
-fn in_make(written: &Written, command: &str, build: &str) -> Vec<Finding> {
+fn in_make(written: &Written, command: &str, build: &str) -> Vec<LintFinding> {
     let line = written.line_of(if written.is_dkms { "MAKE" } else { first_line(command) });
     let calls = calls::calls(command, "", build, &Default::default());
     let wrong = calls.iter().filter_map(wrong_call);
-    let mut found: Vec<Finding> =
+    let mut found: Vec<LintFinding> =
         wrong.filter_map(|(name, what)| written.finding(name, line, what)).collect();
     if !written.is_dkms {
         found.extend(commands::in_shell(written.path, line, command));
@@ -200,7 +200,7 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-fn absent_patch(written: &Written, file: &str) -> Option<Finding> {
+fn absent_patch(written: &Written, file: &str) -> Option<LintFinding> {
     if written.top.join(file).is_file() {
         return None;
     }
@@ -209,7 +209,7 @@ fn absent_patch(written: &Written, file: &str) -> Option<Finding> {
 }
 
 /// Findings in a script that the recipe runs, if it is part of the source tree.
-fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec<Finding>> {
+fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec<LintFinding>> {
     let word = command.split_whitespace().next().unwrap_or_default();
     let path = word.strip_prefix("./").unwrap_or(word);
     let outside = path.is_empty() || path.starts_with('/') || path.contains("..");
@@ -223,7 +223,7 @@ fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec
         return Ok(Vec::new());
     }
     let path = Path::new(path);
-    let mut found: Vec<Finding> = Vec::new();
+    let mut found: Vec<LintFinding> = Vec::new();
     if text.contains("\r\n") {
         found.extend(finding("crlf", path, 1, "lines end with carriage returns"));
     }
@@ -238,7 +238,7 @@ fn script(written: &Written, command: &str, releases: &[&str]) -> io::Result<Vec
 }
 
 /// Findings about modules that are listed but not built, or built but not listed.
-pub fn in_modules(written: &Written, recipes: &[&Recipe], trees: &[Objects]) -> Vec<Finding> {
+pub fn in_modules(written: &Written, recipes: &[&Recipe], trees: &[Objects]) -> Vec<LintFinding> {
     let listed: BTreeSet<&str> = recipes
         .iter()
         .flat_map(|recipe| match &recipe.modules {

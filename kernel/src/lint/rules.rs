@@ -2,11 +2,11 @@
 
 /// A kind of mistake.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
+pub struct LintRule {
     /// Name of the rule. An interface: add names, never change them.
     pub name: &'static str,
     /// How bad the mistake is.
-    pub severity: Severity,
+    pub severity: LintSeverity,
     /// Its consequence, as text.
     pub why: &'static str,
     /// What to write instead, as text.
@@ -15,7 +15,7 @@ pub struct Rule {
 
 /// How bad a mistake is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub enum LintSeverity {
     /// The package does not build, or not as it says.
     Error,
     /// It builds, but results differ between machines, or some kernels are not supported.
@@ -24,25 +24,30 @@ pub enum Severity {
     Note,
 }
 
-impl Severity {
+impl LintSeverity {
     /// Its name in output and JSON.
     pub fn word(self) -> &'static str {
         match self {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Note => "note",
+            LintSeverity::Error => "error",
+            LintSeverity::Warning => "warning",
+            LintSeverity::Note => "note",
         }
     }
 }
 
-use Severity::{Error, Note, Warning};
+use LintSeverity::{Error, Note, Warning};
 
-const fn rule(name: &'static str, severity: Severity, why: &'static str, instead: &'static str) -> Rule {
-    Rule { name, severity, why, instead }
+const fn rule(
+    name: &'static str,
+    severity: LintSeverity,
+    why: &'static str,
+    instead: &'static str,
+) -> LintRule {
+    LintRule { name, severity, why, instead }
 }
 
 /// Every rule, sorted by name.
-pub const RULES: &[Rule] = &[
+pub const RULES: &[LintRule] = &[
     rule(
         "absent-patch",
         Error,

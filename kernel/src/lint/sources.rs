@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::{Finding, finding};
+use super::{LintFinding, finding};
 use crate::csource::{self, Use};
 use crate::packages::Package;
 use crate::recipe::objects::{Object, Objects};
@@ -27,7 +27,7 @@ const CLOCK: [&str; 3] = ["__DATE__", "__TIME__", "__TIMESTAMP__"];
 const DEEPEST: usize = 6;
 
 /// Findings in the sources of a package's modules.
-pub fn check(top: &Path, trees: &[Objects], package: &Package) -> io::Result<Vec<Finding>> {
+pub fn check(top: &Path, trees: &[Objects], package: &Package) -> io::Result<Vec<LintFinding>> {
     let mut found = Vec::new();
     for object in trees.iter().flat_map(|objects| &objects.modules) {
         let mut read = BTreeMap::new();
@@ -84,7 +84,7 @@ fn inside(path: &Path) -> Option<PathBuf> {
     Some(whole)
 }
 
-fn clock(path: &Path, text: &str) -> Vec<Finding> {
+fn clock(path: &Path, text: &str) -> Vec<LintFinding> {
     let code = csource::code(text, true);
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let uses = |line: &str, name: &str| {
@@ -99,7 +99,7 @@ fn clock(path: &Path, text: &str) -> Vec<Finding> {
 }
 
 /// A module without a licence in its C sources, or with one that the kernel does not know.
-fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<Finding> {
+fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<LintFinding> {
     let is_c = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "c");
     if declared.is_empty() && !object.sources.is_empty() && object.sources.iter().all(is_c) {
         let what = format!("no source of module {} has MODULE_LICENSE", object.name);
@@ -113,7 +113,7 @@ fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<Finding> {
 }
 
 /// Versions that differ even in the upstream part. A packager's suffix makes no difference.
-fn version(package: &Package, declared: &[(PathBuf, Use)]) -> Vec<Finding> {
+fn version(package: &Package, declared: &[(PathBuf, Use)]) -> Vec<LintFinding> {
     let differs = |(path, it): &(PathBuf, Use)| {
         let text = it.text.as_deref().filter(|text| !text.is_empty())?;
         let bare = text.trim_start_matches(['v', 'V']);

@@ -7,7 +7,7 @@ use fs_err as fs;
 
 use super::*;
 use crate::packages;
-use crate::recipe::{Module, Modules, Step, StepKind};
+use crate::recipe::{Modules, RecipeModule, Step, StepKind};
 
 const CONF: &str = "PACKAGE_NAME=a\nPACKAGE_VERSION=1\n";
 const SOURCE: &str = "MODULE_LICENSE(\"GPL\");\n";
@@ -60,7 +60,7 @@ impl Tree {
     }
 
     fn recipe(&self) -> Recipe {
-        let module = |name: &&str| Module { built: (*name).into(), name: (*name).into(), strip: true };
+        let module = |name: &&str| RecipeModule { built: (*name).into(), name: (*name).into(), strip: true };
         let step = |(kind, command): &(StepKind, &str)| Step { kind: *kind, command: (*command).into() };
         Recipe {
             name: "a".into(),
@@ -85,13 +85,13 @@ impl Tree {
         dir
     }
 
-    fn lint(&self, top: &Path) -> Vec<Finding> {
+    fn lint(&self, top: &Path) -> Vec<LintFinding> {
         let package = packages::at_path(top).unwrap();
         super::check(&package, &[Answer { release: "6.1", recipe: Ok(self.recipe()) }]).unwrap()
     }
 }
 
-fn shown(findings: &[Finding]) -> Vec<String> {
+fn shown(findings: &[LintFinding]) -> Vec<String> {
     findings.iter().map(|it| format!("{} {}:{}", it.rule.name, it.file.display(), it.line)).collect()
 }
 

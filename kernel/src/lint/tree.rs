@@ -5,13 +5,13 @@ use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 
-use super::{Finding, finding};
+use super::{LintFinding, finding};
 
 /// Directory that is not part of a package.
 const SKIP: &str = ".git";
 
 /// Findings about a tree's files, whatever their content.
-pub fn check(top: &Path) -> io::Result<Vec<Finding>> {
+pub fn check(top: &Path) -> io::Result<Vec<LintFinding>> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::new()];
     while let Some(directory) = directories.pop() {
@@ -36,7 +36,7 @@ pub fn check(top: &Path) -> io::Result<Vec<Finding>> {
     Ok(found)
 }
 
-fn link(top: &Path, path: &Path) -> io::Result<Option<Finding>> {
+fn link(top: &Path, path: &Path) -> io::Result<Option<LintFinding>> {
     let target = fs::read_link(top.join(path))?;
     let depth = path.components().count() - 1;
     Ok(if leaves(&target, depth) {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::directives::{self, Directive};
 use super::objects::Objects;
-use super::{Module, Modules, Recipe, StepKind, build_dir, kernel_source_dir};
+use super::{Modules, Recipe, RecipeModule, StepKind, build_dir, kernel_source_dir};
 
 /// The plain Kbuild command with variables, the default of `make`.
 const PLAIN: &str = "make -C $kernel_source_dir M=$dkms_tree/$module/$module_version/build";
@@ -26,7 +26,7 @@ struct Draft {
     prepare: Vec<String>,
     make: Vec<String>,
     kernels: Vec<String>,
-    modules: Vec<Module>,
+    modules: Vec<RecipeModule>,
     about_modules: Vec<String>,
     patches: Vec<String>,
     about_patches: Vec<String>,
@@ -54,7 +54,7 @@ pub fn from_source(name: &str, version: &str, objects: &Objects) -> String {
         draft.modules = objects
             .modules
             .iter()
-            .map(|object| Module { built: object.built(), name: object.name.clone(), strip: true })
+            .map(|object| RecipeModule { built: object.built(), name: object.name.clone(), strip: true })
             .collect();
     }
     draft.text()
@@ -247,7 +247,7 @@ impl Draft {
     }
 }
 
-fn module_table(module: &Module) -> String {
+fn module_table(module: &RecipeModule) -> String {
     let (dir, name) = module.built.rsplit_once('/').unwrap_or(("", &module.built));
     let mut table = format!("\n[[module]]\nname = {}", quoted(name));
     if !dir.is_empty() {

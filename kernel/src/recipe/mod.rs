@@ -114,14 +114,14 @@ pub enum StepKind {
 #[serde(rename_all = "lowercase")]
 pub enum Modules {
     /// These, each of which must exist after the build.
-    Listed(Vec<Module>),
+    Listed(Vec<RecipeModule>),
     /// All modules that the build produces, at least one.
     Found,
 }
 
 /// A module that a recipe lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Module {
+pub struct RecipeModule {
     /// Path in the source tree after the build, without `.ko`.
     pub built: String,
     /// Name under which it is installed, without `.ko`.

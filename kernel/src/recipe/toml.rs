@@ -5,13 +5,15 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Error, Module, Modules, Recipe, Step, StepKind, Target, build_dir, checked, kernel_source_dir};
+use super::{
+    Error, Modules, Recipe, RecipeModule, Step, StepKind, Target, build_dir, checked, kernel_source_dir,
+};
 use crate::release;
 
 /// The parsed file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct File {
+pub struct TomlRecipe {
     /// Name of the package.
     pub name: String,
     /// Version of the package.
@@ -124,13 +126,13 @@ pub(super) fn missing_config<S: AsRef<str>>(symbols: &[S], target: &Target) -> O
 }
 
 /// Parses the text of a `kcache.toml`; `path` is for messages.
-pub fn parse(path: &Path, text: &str) -> Result<File, Error> {
+pub fn parse(path: &Path, text: &str) -> Result<TomlRecipe, Error> {
     ::toml::from_str(text)
         .map_err(|e| Error::Bad { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() })
 }
 
 /// Makes the recipe for one kernel.
-pub fn recipe(path: &Path, file: &File, target: &Target) -> Result<Recipe, Error> {
+pub fn recipe(path: &Path, file: &TomlRecipe, target: &Target) -> Result<Recipe, Error> {
     let build = build_dir(&file.name, &file.version);
     let plain = format!("make -C {} M={} modules", kernel_source_dir(target.release), build.display());
     let make = if file.make.is_empty() { vec![plain] } else { file.make.clone() };
@@ -159,7 +161,7 @@ fn modules(tables: &[ModuleTable]) -> Modules {
     if tables.is_empty() {
         return Modules::Found;
     }
-    let module = |table: &ModuleTable| Module {
+    let module = |table: &ModuleTable| RecipeModule {
         built: join(&table.path, &table.name),
         name: table.install_as.clone().unwrap_or_else(|| table.name.clone()),
         strip: table.strip,

@@ -43,8 +43,8 @@ use rustix::process::{Resource, Rlimit, getegid, geteuid, getgid, getgroups, get
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::run::READY;
-use super::{Identity, Limits, OWN};
-use crate::program::{DELETED, Program};
+use super::{BuildIdentity, Limits, OWN};
+use crate::program::{DELETED, OwnProgram};
 
 /// Path of this program in a sandbox, by which it recognizes its task.
 const INSIDE: &str = "/run/kcache/enter/kcache";
@@ -65,7 +65,7 @@ pub(crate) const MOST_FILE: u64 = 4 << 30;
 
 /// This program as mounted in sandboxes. Its parts are determined at first use.
 pub struct Entrance {
-    find: fn() -> io::Result<Program>,
+    find: fn() -> io::Result<OwnProgram>,
     shown: OnceLock<Shown>,
 }
 
@@ -84,7 +84,7 @@ impl std::fmt::Debug for Entrance {
 
 impl Entrance {
     /// Makes the entrance; `find` returns the running program.
-    pub fn new(find: fn() -> io::Result<Program>) -> Entrance {
+    pub fn new(find: fn() -> io::Result<OwnProgram>) -> Entrance {
         Entrance { find, shown: OnceLock::new() }
     }
 
@@ -112,7 +112,7 @@ impl Entrance {
 }
 
 impl Shown {
-    fn of(program: &Program) -> io::Result<Shown> {
+    fn of(program: &OwnProgram) -> io::Result<Shown> {
         let parts = program.parts()?;
         let inside = |name: &OsString| Path::new(LIBRARIES).join(name);
         let mut others: Vec<(PathBuf, PathBuf)> =
@@ -171,7 +171,7 @@ pub(super) struct Orders {
 
 impl Orders {
     pub(super) fn new(
-        identity: &Identity,
+        identity: &BuildIdentity,
         limits: &Limits,
         environment: Vec<String>,
         program: &[&str],
@@ -407,7 +407,7 @@ mod tests {
     fn everything_executed_with_privileges_is_in_the_entrance() {
         let own = fs::read_link("/proc/self/exe").unwrap();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let shown = Shown::of(&Program::of_maps(&own, &own, &maps)).unwrap();
+        let shown = Shown::of(&OwnProgram::of_maps(&own, &own, &maps)).unwrap();
         assert!(shown.others.iter().all(|(_, inside)| inside.starts_with("/run/kcache/enter")));
         let call: Vec<&str> = shown.call.iter().filter_map(|word| word.to_str()).collect();
         assert_eq!((call[0], *call.last().unwrap()), (LOADER, INSIDE));

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
-use super::{CCACHE, COMPILER, LAUNCHED, Launcher, Machine, OWN, REAL_COMPILER, Sandbox};
+use super::{CCACHE, COMPILER, LAUNCHED, Launcher, MachineNames, OWN, REAL_COMPILER, Sandbox};
 
 /// Writes the files in [`OWN`], and the generated ones of `/etc` and `/proc`.
 pub(super) fn write(sandbox: &Sandbox, script: &str) -> io::Result<()> {
-    let Machine { release, version, arch, .. } = &sandbox.machine;
+    let MachineNames { release, version, arch, .. } = &sandbox.machine;
     let uid = sandbox.identity.uid().unwrap_or(1000);
     let files = [
         (NOTHING, String::new(), 0o644),

@@ -22,19 +22,19 @@ const DYNAMIC: &str = "/run/systemd/dynamic-uid";
 
 /// The user that code in a sandbox runs as.
 #[derive(Clone, Debug)]
-pub enum Identity {
+pub enum BuildIdentity {
     /// kcache is root: switch to this uid and gid.
     Drop(Uid),
     /// kcache is not root: a user namespace that contains only the current user.
     Own,
 }
 
-impl Identity {
+impl BuildIdentity {
     /// Uid and gid outside of the sandbox, if they differ from kcache's.
     pub fn uid(&self) -> Option<u32> {
         match self {
-            Identity::Drop(uid) => Some(uid.0.number),
-            Identity::Own => None,
+            BuildIdentity::Drop(uid) => Some(uid.0.number),
+            BuildIdentity::Own => None,
         }
     }
 }
@@ -61,10 +61,10 @@ pub enum Identities {
 
 impl Identities {
     /// A user for one sandbox.
-    pub fn take(&self) -> Identity {
+    pub fn take(&self) -> BuildIdentity {
         match self {
-            Identities::Drop(uids) => Identity::Drop(uids.take()),
-            Identities::Own => Identity::Own,
+            Identities::Drop(uids) => BuildIdentity::Drop(uids.take()),
+            Identities::Own => BuildIdentity::Own,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::ko::{Defect, split_signature};
 
 /// Certificates for verifying signatures.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub struct KnownKeys {
     /// Those configured on this host.
     pub configured: Vec<Certificate>,
     /// Those enrolled on this machine; `None` if not known.
@@ -40,7 +40,7 @@ pub enum Signed {
     },
 }
 
-impl Known {
+impl KnownKeys {
     /// Determines the state of a module's signature.
     pub fn signer_of(&self, module: &[u8]) -> Signed {
         let message = match message_of(module) {

@@ -308,7 +308,7 @@ fn openssl_and_kcache_agree_on_flipped_messages_except_where_the_kernel_differs(
         let signer = desk.keys(kind).open().unwrap();
         let body = Built::example().bytes();
         let message = signer.message(&body, hash).unwrap();
-        let known = Known { configured: vec![signer.certificate.clone()], ..Known::default() };
+        let known = KnownKeys { configured: vec![signer.certificate.clone()], ..KnownKeys::default() };
         let oid = |oid: der::oid::ObjectIdentifier| oid.as_bytes().to_vec();
         let (version, data, digest) = (b"\x02\x01\x01", oid(message::DATA), oid(hash.oid()));
         let mut only_openssl = [(&version[..], 0), (&version[..], 1), (&data, 0), (&digest, 1)]
@@ -338,7 +338,7 @@ fn openssl_and_kcache_agree_on_flipped_messages_except_where_the_kernel_differs(
 fn the_appended_structure_must_be_what_kernels_accept() {
     let desk = Desk::new();
     let signer = desk.keys(P256_KEY).open().unwrap();
-    let known = Known { configured: vec![signer.certificate.clone()], ..Known::default() };
+    let known = KnownKeys { configured: vec![signer.certificate.clone()], ..KnownKeys::default() };
     let good = signer.sign(b"\x7fELF body", Hash::Sha256).unwrap();
     assert!(matches!(known.signer_of(&good), Signed::By { .. }));
     for at in 0..8 {
@@ -414,8 +414,8 @@ fn the_signer_of_a_module_is_determined_and_checked() {
     flipped[200] ^= 1;
     let strange = stranger.sign(&module, Hash::Sha256).unwrap();
     let cut = [&good[..module.len()], &good[module.len() + 9..]].concat();
-    let known = Known { configured: vec![signer.certificate.clone()], ..Known::default() };
-    let check = |known: &Known, module: &[u8], strict: &str, lenient: &str, foreign: &str| {
+    let known = KnownKeys { configured: vec![signer.certificate.clone()], ..KnownKeys::default() };
+    let check = |known: &KnownKeys, module: &[u8], strict: &str, lenient: &str, foreign: &str| {
         let signed = known.signer_of(module);
         let told = |enforcement: Option<&Enforcement>, own| {
             known.object(&signed, enforcement, own).map_or(String::new(), |defect| defect.to_string())
@@ -435,10 +435,10 @@ fn the_signer_of_a_module_is_determined_and_checked() {
     check(&known, &flipped, wrong, wrong, wrong);
     let unknown = "is signed by CN=modules,O=Example (serial ";
     check(&known, &strange, unknown, "", "");
-    check(&Known::default(), &good, unknown, "", "");
-    check(&Known { incomplete: true, ..Known::default() }, &good, "", "", "");
+    check(&KnownKeys::default(), &good, unknown, "", "");
+    check(&KnownKeys { incomplete: true, ..KnownKeys::default() }, &good, "", "", "");
     check(&known, &cut, "invalid signature", "invalid signature", "invalid signature");
-    let enrolled = |certificates: Vec<Certificate>| Known {
+    let enrolled = |certificates: Vec<Certificate>| KnownKeys {
         enrolled: Some(Enrolled::of(certificates)),
         ..known.clone()
     };

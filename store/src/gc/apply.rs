@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::plan_db::{File, PlanDb, Stamp};
 use super::survey::{named, read};
-use super::{Going, Plan, Totals, must_go_on, under};
+use super::{GcPlan, Going, Totals, must_go_on, under};
 use crate::disk::remove;
 use crate::lease::Turn;
 use crate::publish::sync_dir;
@@ -17,7 +17,7 @@ type Step<'a> = dyn Fn(&str) -> Result<()> + 'a;
 /// Name of the lock that one collection holds.
 const LOCK: &str = "gc";
 
-impl Plan {
+impl GcPlan {
     /// Executes the plan: deletes what is unchanged since it was made, and calls `each` for each deleted entry. Waits
     /// for concurrent processes as long as `waiting` allows.
     ///

@@ -2,7 +2,7 @@
 
 use super::plan_db::{Candidate, PlanDb};
 use super::survey::{named, read};
-use super::{Going, Reason, Rules, must_go_on};
+use super::{GcReason, GcRules, Going, must_go_on};
 use crate::error::at;
 use crate::{Error, Outcome, Result, Store, entry};
 
@@ -19,16 +19,16 @@ impl Room {
     }
 
     /// A limit that is still exceeded.
-    fn exceeds(&self, rules: &Rules) -> Option<Reason> {
+    fn exceeds(&self, rules: &GcRules) -> Option<GcReason> {
         if rules.caps.max_size.is_some_and(|most| self.bytes > most) {
-            return Some(Reason::Size);
+            return Some(GcReason::Size);
         }
-        rules.caps.min_free.is_some_and(|least| self.free < least).then_some(Reason::Free)
+        rules.caps.min_free.is_some_and(|least| self.free < least).then_some(GcReason::Free)
     }
 }
 
 /// Chooses entries to delete. Returns a limit that is exceeded nevertheless.
-pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<Option<Reason>> {
+pub(super) fn entries(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<Option<GcReason>> {
     let (bytes, unnamed) = plan_db.bytes()?;
     let mut room = Room { bytes, free: free(store)? };
     room.gain(unnamed);
@@ -50,16 +50,16 @@ pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
     }
 }
 
-fn reason(rules: &Rules, room: &Room, candidate: &Candidate) -> Option<Reason> {
+fn reason(rules: &GcRules, room: &Room, candidate: &Candidate) -> Option<GcReason> {
     let unused = rules.now.saturating_sub(candidate.used);
     match rules.caps.max_age {
-        Some(most) if unused > most => Some(Reason::Age),
+        Some(most) if unused > most => Some(GcReason::Age),
         _ => room.exceeds(rules),
     }
 }
 
 /// Chooses an entry, unless its file changed since the survey; then it counts as young.
-fn go(store: &Store, plan_db: &PlanDb, candidate: &Candidate, reason: Reason) -> Result<Option<Going>> {
+fn go(store: &Store, plan_db: &PlanDb, candidate: &Candidate, reason: GcReason) -> Result<Option<Going>> {
     let key = candidate.key;
     let entry = match read(&entry::path(&store.entries(), &key), &key) {
         Ok(Some((stamp, _, entry))) if stamp == candidate.stamp => entry,

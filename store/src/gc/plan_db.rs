@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Params, Row, params};
 
-use super::{Count, Going, Reason, Staying, Totals, Useless};
+use super::{Count, GcReason, Going, Staying, Totals, Useless};
 use crate::disk::if_there;
 use crate::{Digest, Error, Key, Result};
 
@@ -222,7 +222,7 @@ impl PlanDb {
             let going = Going {
                 key: Key::from_bytes(row.get(0)?),
                 used: number(row, 4)?,
-                reason: one_of(&[Reason::Age, Reason::Size, Reason::Free], row, 5)?,
+                reason: one_of(&[GcReason::Age, GcReason::Size, GcReason::Free], row, 5)?,
                 built: row.get(6)?,
                 labels: serde_json::from_str(&row.get::<_, String>(7)?).unwrap_or_default(),
                 bytes: number(row, 8)?,

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::plan_db::{File, Hold, PlanDb, Stamp};
-use super::{RACY, Rules, Useless, must_go_on, under};
+use super::{GcRules, RACY, Useless, must_go_on, under};
 use crate::disk::{files, if_there};
 use crate::transport::Name;
 use crate::{
@@ -19,7 +19,7 @@ const DRAFT_AGE: u64 = 86400;
 const DRAFT: &str = "draft-";
 
 /// Records every object and its time. This must happen before the first entry is read, see `lease`.
-pub(super) fn objects(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+pub(super) fn objects(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<()> {
     shards::objects(store, &mut |digest, _, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
@@ -31,7 +31,7 @@ pub(super) fn objects(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
 }
 
 /// Records every entry, its last use, and its references.
-pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+pub(super) fn entries(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<()> {
     shards::entries(store, &mut |key, path, metadata| {
         must_go_on(rules.cancel)?;
         if !metadata.is_file() {
@@ -56,7 +56,7 @@ pub(super) fn entries(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<
     })
 }
 
-fn hold(rules: &Rules, key: &Key, modified: i64) -> Hold {
+fn hold(rules: &GcRules, key: &Key, modified: i64) -> Hold {
     match (rules.keep.keys.contains(key), is_young(rules, modified)) {
         (true, _) => Hold::Kept,
         (false, true) => Hold::Young,
@@ -76,14 +76,14 @@ pub(super) fn named(manifest: &Manifest) -> BTreeSet<Digest> {
 }
 
 /// Records what is dangling, or will be after the chosen entries are deleted.
-pub(super) fn useless(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+pub(super) fn useless(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<()> {
     pointers(store, rules, plan_db)?;
     signatures(store, rules, plan_db)?;
     drafts(store, rules, plan_db)?;
     rows(store, rules, plan_db)
 }
 
-fn pointers(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+fn pointers(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<()> {
     let Some(releases) = if_there(fs_err::read_dir(under(store, "by-kernel")))? else { return Ok(()) };
     for dir in releases {
         let dir = dir?;
@@ -118,7 +118,7 @@ fn target(store: &Store, name: &Name) -> Result<Option<Key>> {
     }
 }
 
-fn signatures(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+fn signatures(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<()> {
     let dir = under(store, "signatures");
     if !dir.is_dir() {
         return Ok(());
@@ -141,7 +141,7 @@ fn signatures(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
 }
 
 /// Drafts of dead processes. Scratch directories are not handled here: creating the next one deletes them.
-fn drafts(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+fn drafts(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<()> {
     for file in fs_err::read_dir(store.tmp())? {
         let file = file?;
         let Some(metadata) = if_there(file.metadata())? else { continue };
@@ -159,7 +159,7 @@ fn add(plan_db: &PlanDb, kind: Useless, path: String, stamp: &Stamp, leads_to: O
 }
 
 /// Rows without an entry, which a crash leaves.
-fn rows(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
+fn rows(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Result<()> {
     let mut last: Option<Key> = None;
     loop {
         must_go_on(rules.cancel)?;
@@ -175,7 +175,7 @@ fn rows(store: &Store, rules: &Rules, plan_db: &PlanDb) -> Result<()> {
 }
 
 /// Whether a file is within the grace period, or has a time in the future.
-fn is_young(rules: &Rules, modified: i64) -> bool {
+fn is_young(rules: &GcRules, modified: i64) -> bool {
     let grace = i64::try_from(rules.grace.max(RACY)).unwrap_or(i64::MAX);
     let now = i64::try_from(rules.now).unwrap_or(i64::MAX);
     modified.saturating_add(grace) > now

@@ -65,8 +65,8 @@ fn put(store: &Store, n: u8, contents: &[&str], days: u64) {
     set_time(&entry::path(&store.entries(), &key(n)), NOW - days * DAY);
 }
 
-fn planned(store: &Store, caps: Caps, keep: &Keep) -> Result<Plan> {
-    let rules = Rules { caps, keep, now: NOW, grace: 3600, cancel: &GO_ON, say: &|_| () };
+fn planned(store: &Store, caps: Caps, keep: &Keep) -> Result<GcPlan> {
+    let rules = GcRules { caps, keep, now: NOW, grace: 3600, cancel: &GO_ON, say: &|_| () };
     plan(store, &rules, store.scratch().unwrap())
 }
 
@@ -125,7 +125,7 @@ fn least_recently_used_entries_are_deleted_to_meet_the_size_limit() {
     let max_size = |max_size| Caps { max_size: Some(max_size), ..Caps::default() };
     assert!(collected(&store, max_size(all)).is_empty());
     let went = collect(&store, max_size(all - 1), &Keep::default());
-    assert_eq!((went[0].key, went[0].reason, went[0].used), (key(2), Reason::Size, NOW - 40 * DAY));
+    assert_eq!((went[0].key, went[0].reason, went[0].used), (key(2), GcReason::Size, NOW - 40 * DAY));
     assert_eq!(all - store.usage().unwrap().bytes, went[0].bytes);
     assert_eq!(collected(&store, max_size(store.usage().unwrap().bytes - 1)), [1]);
     assert_eq!(
@@ -144,7 +144,7 @@ fn old_entries_are_deleted_and_free_space_is_ensured() {
     assert_eq!(collected(&store, aged), [3], "exactly as old as allowed is not too old");
     let full = Caps { min_free: Some(u64::MAX), ..Caps::default() };
     assert_eq!(collected(&store, full), [2, 1]);
-    assert_eq!(planned(&store, full, &Keep::default()).unwrap().stays().exceeds, Some(Reason::Free));
+    assert_eq!(planned(&store, full, &Keep::default()).unwrap().stays().exceeds, Some(GcReason::Free));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn roots_are_kept_with_everything_they_reference() {
         ["installed", "debug", "other", "of an entry that is lost"].map(|content| has(&store, content));
     assert_eq!(there, [true, true, false, true]);
     let stays = *planned(&store, ALL, &keep).unwrap().stays();
-    assert_eq!((stays.kept, stays.young, stays.exceeds), (1, 0, Some(Reason::Size)));
+    assert_eq!((stays.kept, stays.young, stays.exceeds), (1, 0, Some(GcReason::Size)));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_corrupt_entry_is_reported_kept_and_references_nothing() {
     let said = std::cell::RefCell::new(String::new());
     let say = |notice: &crate::Notice| said.borrow_mut().push_str(&notice.text);
     let keep = Keep::default();
-    let rules = Rules { caps: Caps::default(), keep: &keep, now: NOW, grace: 0, cancel: &GO_ON, say: &say };
+    let rules = GcRules { caps: Caps::default(), keep: &keep, now: NOW, grace: 0, cancel: &GO_ON, say: &say };
     let plan = plan(&store, &rules, store.scratch().unwrap()).unwrap();
     plan.apply(&store, &PATIENT, &GO_ON, &mut |_| ()).unwrap();
     assert!(said.borrow().contains(&path.display().to_string()));
@@ -490,7 +490,7 @@ fn no_entry_lacks_an_object_during_concurrent_use() {
             round += 1;
             age(&store, round);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-            let rules = Rules { caps: ALL, keep: &keep, now, grace: 0, cancel: &GO_ON, say: &|_| () };
+            let rules = GcRules { caps: ALL, keep: &keep, now, grace: 0, cancel: &GO_ON, say: &|_| () };
             let plan = plan(&store, &rules, store.scratch().unwrap()).unwrap();
             let now_gone = plan.apply(&store, &PATIENT, &GO_ON, &mut |_| ()).unwrap();
             gone.entries.files += now_gone.entries.files;

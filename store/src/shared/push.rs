@@ -13,7 +13,7 @@ use crate::{Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
 
 /// Which entries to sign before they are pushed.
 #[derive(Clone, Copy)]
-pub enum Sign<'a> {
+pub enum SignEntry<'a> {
     /// Sign with this host's key.
     With {
         /// The signing key.
@@ -28,12 +28,12 @@ pub enum Sign<'a> {
     Unsigned,
 }
 
-impl<'a> Sign<'a> {
+impl<'a> SignEntry<'a> {
     /// The key to sign an entry with, if any.
     pub fn key(&self, entry: &Entry) -> Option<&'a SigningKey> {
         match *self {
-            Sign::With { key, adopt } => Some(key).filter(|key| adopt || entry.is_made_by(key.public())),
-            Sign::Signed | Sign::Unsigned => None,
+            SignEntry::With { key, adopt } => Some(key).filter(|key| adopt || entry.is_made_by(key.public())),
+            SignEntry::Signed | SignEntry::Unsigned => None,
         }
     }
 }
@@ -65,13 +65,19 @@ impl SharedCaches {
     /// # Errors
     ///
     /// [`Error::Shared`] if the cache fails, [`Error::Unsigned`] for an unsigned entry without [`Sign::Unsigned`].
-    pub fn push(&self, cache: &Arc<SharedCache>, store: &Store, entry: &Entry, sign: Sign) -> Result<Pushed> {
+    pub fn push(
+        &self,
+        cache: &Arc<SharedCache>,
+        store: &Store,
+        entry: &Entry,
+        sign: SignEntry,
+    ) -> Result<Pushed> {
         let mut entry = entry.clone();
         let key = sign.key(&entry);
         if key.is_some_and(|key| entry.sign(key)) {
             store.replace(&entry)?;
         }
-        if entry.envelope().signatures().is_empty() && !matches!(sign, Sign::Unsigned) {
+        if entry.envelope().signatures().is_empty() && !matches!(sign, SignEntry::Unsigned) {
             return Err(Error::Unsigned { key: entry.manifest().key });
         }
         let name = Name::Entry(entry.manifest().key);
@@ -105,7 +111,13 @@ impl SharedCaches {
     }
 
     /// The cache's entry, if any client would use it. Otherwise it will be replaced, with a notice.
-    fn entry_there(&self, cache: &Arc<SharedCache>, name: &Name, entry: &Entry, sign: Sign) -> Result<There> {
+    fn entry_there(
+        &self,
+        cache: &Arc<SharedCache>,
+        name: &Name,
+        entry: &Entry,
+        sign: SignEntry,
+    ) -> Result<There> {
         let bytes = cache
             .call(|transport| transport.get(name, MAX_FILE, &|_| ()))
             .map_err(|trouble| cache.failed(trouble))?;
@@ -122,8 +134,8 @@ impl SharedCaches {
             Ok(there) => there,
             Err(error) => return worthless(&error),
         };
-        let own = matches!(sign, Sign::With { key, .. } if there.envelope().is_signed_by(key.public()));
-        if own || there == *entry || matches!(sign, Sign::Unsigned) {
+        let own = matches!(sign, SignEntry::With { key, .. } if there.envelope().is_signed_by(key.public()));
+        if own || there == *entry || matches!(sign, SignEntry::Unsigned) {
             return Ok(There::Entry(Box::new(there)));
         }
         match self.trust.vouch_one(there.envelope()) {

@@ -89,7 +89,7 @@ impl Host {
         entry
     }
 
-    fn push(&self, content: &str, sign: Sign) -> Result<Pushed> {
+    fn push(&self, content: &str, sign: SignEntry) -> Result<Pushed> {
         let entry = self.build(content);
         let cache = self.caches.caches[0].clone();
         self.caches.push(&cache, &self.store, &entry, sign)
@@ -111,8 +111,8 @@ impl Host {
 }
 
 /// Signed by a builder with its own key.
-fn by(key: &SigningKey) -> Sign<'_> {
-    Sign::With { key, adopt: false }
+fn by(key: &SigningKey) -> SignEntry<'_> {
+    SignEntry::With { key, adopt: false }
 }
 
 /// A cache to which builder `n` pushed a build with this content.
@@ -260,9 +260,9 @@ fn an_unusable_entry_in_a_cache_is_replaced_by_a_push() {
 fn unsigned_entries_are_pushed_only_on_request() {
     let memory = Arc::new(Memory::default());
     let host = host(&[&memory], trust(&[1], &[], 1));
-    assert!(matches!(host.push("abc", Sign::Signed), Err(Error::Unsigned { .. })));
+    assert!(matches!(host.push("abc", SignEntry::Signed), Err(Error::Unsigned { .. })));
     assert!(memory.files.lock().unwrap().is_empty());
-    assert_eq!(host.push("abc", Sign::Unsigned).unwrap(), Pushed::New);
+    assert_eq!(host.push("abc", SignEntry::Unsigned).unwrap(), Pushed::New);
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn fetched_entries_are_signed_only_on_request() {
     assert!(second.fetch().is_some());
     let entry = second.store.lookup(&KEY).unwrap().unwrap();
     let push = |adopt| {
-        let sign = Sign::With { key: &builder(2), adopt };
+        let sign = SignEntry::With { key: &builder(2), adopt };
         second.caches.push(&second.caches.caches[0], &second.store, &entry, sign).unwrap()
     };
     assert_eq!(push(false), Pushed::Present);

@@ -1,6 +1,6 @@
 //! The tree digest: computed from a walk and the contents of its files and links.
 
-use super::walk::{Entry, Kind, Tree, Walk, put_number, put_text};
+use super::walk::{Entry, FileKind, Tree, Walk, put_number, put_text};
 use super::{program, read};
 use crate::{Digest, Result};
 
@@ -43,9 +43,9 @@ impl Walk {
         read::each(entries.len(), |n, buffer| {
             let (tree, entry) = entries[n];
             Ok(match entry.kind {
-                Kind::File => content(tree, entry, buffer)?,
-                Kind::Dir => Content::Dir,
-                Kind::Link => Content::Link(read::link_target(tree, entry)?),
+                FileKind::File => content(tree, entry, buffer)?,
+                FileKind::Dir => Content::Dir,
+                FileKind::Link => Content::Link(read::link_target(tree, entry)?),
             })
         })
     }
@@ -130,14 +130,15 @@ fn put_content(text: &mut Vec<u8>, entry: &Entry, content: &Content) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Root, walk};
+    use crate::tree::{TreeRoot, walk};
 
     #[test]
     fn the_tree_digest_has_the_documented_input() {
         let dir = tempfile::tempdir().unwrap();
         fs_err::write(dir.path().join("a"), "one").unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
-        let root = Root { path: dir.path().to_owned(), label: "L".to_owned(), skip: vec![], programs: false };
+        let root =
+            TreeRoot { path: dir.path().to_owned(), label: "L".to_owned(), skip: vec![], programs: false };
         let number = |n: u64| n.to_le_bytes().to_vec();
         let text = |s: &str| [number(s.len() as u64), s.as_bytes().to_vec()].concat();
         let input = [

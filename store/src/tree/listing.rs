@@ -129,12 +129,12 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::tree::tests::{LATER, roots, store_and_tree};
-    use crate::tree::{Root, fingerprint};
+    use crate::tree::{TreeRoot, fingerprint};
 
     #[test]
     fn what_differs_is_named_file_by_file() {
         let (_dir, store, tree) = store_and_tree();
-        let roots = [Root { label: "L".into(), ..roots(&tree)[0].clone() }];
+        let roots = [TreeRoot { label: "L".into(), ..roots(&tree)[0].clone() }];
         let digest = || fingerprint(Some(&store), &roots, LATER).unwrap().digest;
         let before = digest();
         fs_err::write(tree.join("a"), "other").unwrap();

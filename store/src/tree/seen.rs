@@ -2,11 +2,11 @@
 //! root is walked once, and of the walk only two digests are kept.
 
 use super::walk::{SIGNATURE, STAMP, Tree, Walk, together};
-use super::{Fingerprint, Root, fingerprint, hashed, remembered};
+use super::{Fingerprint, TreeRoot, fingerprint, hashed, remembered};
 use crate::{Digest, Error, OnceMap, Result, Store};
 
 /// The roots that were walked in this run.
-pub struct Seen(OnceMap<Root, Glance>);
+pub struct Seen(OnceMap<TreeRoot, Glance>);
 
 impl Default for Seen {
     fn default() -> Self {
@@ -24,7 +24,7 @@ struct Glance {
 impl Seen {
     /// The [`fingerprint`] of these roots, each as it was at the first call. To detect later changes, compare it with
     /// one computed without this cache.
-    pub fn fingerprint(&self, store: Option<&Store>, roots: &[Root], now: u64) -> Result<Fingerprint> {
+    pub fn fingerprint(&self, store: Option<&Store>, roots: &[TreeRoot], now: u64) -> Result<Fingerprint> {
         let mut trees = Vec::new();
         let mut seen = Vec::new();
         for root in roots {
@@ -47,7 +47,7 @@ impl Seen {
     }
 
     /// The digests of a root. A root that is not yet known is walked, and added to `trees`.
-    fn glance(&self, root: &Root, trees: &mut Vec<Tree>) -> Result<Glance> {
+    fn glance(&self, root: &TreeRoot, trees: &mut Vec<Tree>) -> Result<Glance> {
         self.0.get(root, || {
             let tree = Tree::walk(root)?;
             let glance = Glance { signature: tree.signature(), stamp: tree.stamp() };

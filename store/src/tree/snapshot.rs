@@ -17,8 +17,8 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::digest::Content;
 use super::open::{full_path, os};
-use super::walk::{Entry, Kind, Tree, walk};
-use super::{Root, read};
+use super::walk::{Entry, FileKind, Tree, walk};
+use super::{TreeRoot, read};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 
@@ -37,21 +37,21 @@ const MTIME: u64 = 946_684_800;
 /// [`Error::Changed`] if the source changed meanwhile, [`Error::NotPlain`] for special files, [`Error::TooLarge`]
 /// above 8 GiB.
 pub fn snapshot(src: &Path, dst: &Path, skip: &[String]) -> Result<Digest> {
-    let root = Root { path: src.to_owned(), label: String::new(), skip: skip.to_vec(), programs: false };
+    let root = TreeRoot { path: src.to_owned(), label: String::new(), skip: skip.to_vec(), programs: false };
     let walk = walk(&[root])?;
     let tree = &walk.trees[0];
     check_size(tree)?;
     make_dirs(tree, dst)?;
     let contents = read::each(tree.entries.len(), |n, buffer| copy(tree, &tree.entries[n], dst, buffer))?;
     // Bottom up, because creating an entry changes the directory's time.
-    for entry in tree.entries.iter().rev().filter(|entry| entry.kind != Kind::File) {
+    for entry in tree.entries.iter().rev().filter(|entry| entry.kind != FileKind::File) {
         set_time(&full_path(dst, tree.path(entry)))?;
     }
     Ok(walk.digest_of(&contents))
 }
 
 fn check_size(tree: &Tree) -> Result<()> {
-    let files = tree.entries.iter().filter(|entry| entry.kind == Kind::File);
+    let files = tree.entries.iter().filter(|entry| entry.kind == FileKind::File);
     let bytes = files.fold(0, |sum: u64, file| sum.saturating_add(file.size));
     if bytes > MAX_BYTES {
         return Err(Error::TooLarge { path: tree.root.path.clone(), limit: "8 GiB" });
@@ -61,7 +61,7 @@ fn check_size(tree: &Tree) -> Result<()> {
 
 /// Creates all directories. They sort before their contents, so one pass is enough.
 fn make_dirs(tree: &Tree, dst: &Path) -> Result<()> {
-    for entry in tree.entries.iter().filter(|entry| entry.kind == Kind::Dir) {
+    for entry in tree.entries.iter().filter(|entry| entry.kind == FileKind::Dir) {
         let dir = full_path(dst, tree.path(entry));
         if dir != dst || !is_empty_dir(dst)? {
             fs_err::create_dir(&dir)?;
@@ -78,9 +78,9 @@ fn is_empty_dir(dir: &Path) -> Result<bool> {
 fn copy(tree: &Tree, entry: &Entry, dst: &Path, buffer: &mut [u8]) -> Result<Content> {
     let to = full_path(dst, tree.path(entry));
     match entry.kind {
-        Kind::Dir => Ok(Content::Dir),
-        Kind::File => copy_file(tree, entry, &to, buffer).map(Content::File),
-        Kind::Link => copy_link(tree, entry, &to).map(Content::Link),
+        FileKind::Dir => Ok(Content::Dir),
+        FileKind::File => copy_file(tree, entry, &to, buffer).map(Content::File),
+        FileKind::Link => copy_link(tree, entry, &to).map(Content::Link),
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn digest(path: &Path) -> Digest {
-        let root = Root { path: path.to_owned(), label: String::new(), skip: skip(), programs: false };
+        let root = TreeRoot { path: path.to_owned(), label: String::new(), skip: skip(), programs: false };
         tree_digest(None, &[root], 0).unwrap()
     }
 

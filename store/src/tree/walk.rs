@@ -14,7 +14,7 @@ use rayon::slice::ParallelSliceMut;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, RawDir, Stat, statat};
 
-use super::Root;
+use super::TreeRoot;
 use super::open::{full_path, open_dir, open_dir_below, os};
 use crate::error::at;
 use crate::{Digest, Error, Result};
@@ -34,7 +34,7 @@ pub(super) const SIGNATURE: &str = "kcache 2026-11 tree signature v3";
 
 /// Type of an entry in a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// A regular file.
     File,
     /// A directory.
@@ -50,7 +50,7 @@ pub struct Walk {
 
 /// All entries under one root.
 pub(super) struct Tree {
-    pub(super) root: Root,
+    pub(super) root: TreeRoot,
     /// `None` if the root is a file.
     pub(super) dir: Option<OwnedFd>,
     pub(super) entries: Vec<Entry>,
@@ -60,7 +60,7 @@ pub(super) struct Tree {
 /// A file, directory or link, with its stat fields.
 pub(super) struct Entry {
     path: Range<usize>,
-    pub(super) kind: Kind,
+    pub(super) kind: FileKind,
     pub(super) size: u64,
     mode: u32,
     dev: u64,
@@ -70,7 +70,7 @@ pub(super) struct Entry {
 }
 
 /// Walks all roots. Links below a root are not followed.
-pub fn walk(roots: &[Root]) -> Result<Walk> {
+pub fn walk(roots: &[TreeRoot]) -> Result<Walk> {
     Ok(Walk::of(roots.iter().map(Tree::walk).collect::<Result<_>>()?))
 }
 
@@ -81,7 +81,7 @@ impl Walk {
     }
 
     /// Label, path relative to the root, and type of each entry.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, &Path, Kind)> {
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Path, FileKind)> {
         self.trees.iter().flat_map(|tree| {
             tree.entries.iter().map(|e| (tree.root.label.as_str(), Path::new(os(tree.path(e))), e.kind))
         })
@@ -131,18 +131,18 @@ pub(super) fn together<'a>(context: &str, each: impl Iterator<Item = (&'a str, D
 }
 
 impl Tree {
-    pub(super) fn walk(root: &Root) -> Result<Tree> {
+    pub(super) fn walk(root: &TreeRoot) -> Result<Tree> {
         let path = root.path.as_path();
         let stat = statat(CWD, path, AtFlags::empty()).map_err(|e| at("access", path)(e.into()))?;
         let mut top = Listing::default();
         let kind = top.push(path, b"", b"", &stat)?;
         let (dir, listings) = match kind {
-            Kind::Dir => {
+            FileKind::Dir => {
                 let dir = open_dir(path)?;
                 let listings = Walker::run(root, &dir)?;
                 (Some(dir), listings)
             }
-            Kind::File | Kind::Link => (None, Vec::new()),
+            FileKind::File | FileKind::Link => (None, Vec::new()),
         };
         let (entries, paths) = merge(top, listings);
         Ok(Tree { root: root.clone(), dir, entries, paths })
@@ -217,7 +217,7 @@ struct Listing {
 
 impl Listing {
     /// Adds the entry `name` of the directory `parent`, both relative to `root`.
-    fn push(&mut self, root: &Path, parent: &[u8], name: &[u8], stat: &Stat) -> Result<Kind> {
+    fn push(&mut self, root: &Path, parent: &[u8], name: &[u8], stat: &Stat) -> Result<FileKind> {
         let start = self.paths.len();
         self.paths.extend(parent);
         if !parent.is_empty() {
@@ -227,7 +227,7 @@ impl Listing {
         let path = start..self.paths.len();
         let kind = kind_of(stat)
             .map_err(|kind| Error::NotPlain { path: full_path(root, &self.paths[path.clone()]), kind })?;
-        if kind == Kind::File && stat.st_size as u64 > MAX_FILE {
+        if kind == FileKind::File && stat.st_size as u64 > MAX_FILE {
             let path = full_path(root, &self.paths[path]);
             return Err(Error::TooLarge { path, limit: "4 GiB" });
         }
@@ -247,7 +247,7 @@ impl Listing {
 
 /// A walk in progress.
 struct Walker<'a> {
-    root: &'a Root,
+    root: &'a TreeRoot,
     dir: &'a OwnedFd,
     found: AtomicUsize,
     bytes: AtomicU64,
@@ -255,7 +255,7 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    fn run(root: &Root, dir: &OwnedFd) -> Result<Vec<Listing>> {
+    fn run(root: &TreeRoot, dir: &OwnedFd) -> Result<Vec<Listing>> {
         let walker = Walker {
             root,
             dir,
@@ -271,7 +271,7 @@ impl Walker<'_> {
     fn visit<'s>(&'s self, scope: &rayon::Scope<'s>, dir: Vec<u8>) {
         let listing = self.list(&dir);
         if let Ok(listing) = &listing {
-            for entry in listing.entries.iter().filter(|entry| entry.kind == Kind::Dir) {
+            for entry in listing.entries.iter().filter(|entry| entry.kind == FileKind::Dir) {
                 let below = listing.paths[entry.path.clone()].to_vec();
                 scope.spawn(move |scope| self.visit(scope, below));
             }
@@ -311,7 +311,7 @@ impl Walker<'_> {
         if found > MAX_ENTRIES {
             return Err(Error::TooLarge { path: root.clone(), limit: "1,000,000 files" });
         }
-        let files = listing.entries.iter().filter(|entry| entry.kind == Kind::File);
+        let files = listing.entries.iter().filter(|entry| entry.kind == FileKind::File);
         let bytes: u64 = files.map(|entry| entry.size).sum();
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_BYTES {
             return Err(Error::TooLarge { path: root.clone(), limit: "64 GiB" });
@@ -336,11 +336,11 @@ fn merge(top: Listing, listings: Vec<Listing>) -> (Vec<Entry>, Vec<u8>) {
 }
 
 /// The type, or the name of an unsupported one.
-fn kind_of(stat: &Stat) -> Result<Kind, &'static str> {
+fn kind_of(stat: &Stat) -> Result<FileKind, &'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(Kind::File),
-        FileType::Directory => Ok(Kind::Dir),
-        FileType::Symlink => Ok(Kind::Link),
+        FileType::RegularFile => Ok(FileKind::File),
+        FileType::Directory => Ok(FileKind::Dir),
+        FileType::Symlink => Ok(FileKind::Link),
         FileType::Fifo => Err("fifo"),
         FileType::Socket => Err("socket"),
         FileType::CharacterDevice | FileType::BlockDevice => Err("device"),
@@ -369,8 +369,8 @@ mod tests {
 
     use super::*;
 
-    fn root(path: &Path) -> Root {
-        Root { path: path.to_owned(), label: "r".to_owned(), skip: vec![], programs: false }
+    fn root(path: &Path) -> TreeRoot {
+        TreeRoot { path: path.to_owned(), label: "r".to_owned(), skip: vec![], programs: false }
     }
 
     fn paths(walk: &Walk) -> Vec<&[u8]> {
@@ -421,8 +421,8 @@ mod tests {
         std::os::unix::fs::symlink("/", dir.path().join("all")).unwrap();
         std::os::unix::fs::symlink("nowhere", dir.path().join("none")).unwrap();
         let walk = walk(&[root(dir.path())]).unwrap();
-        let kinds: Vec<Kind> = walk.entries().map(|(_, _, kind)| kind).collect();
-        assert_eq!(kinds, [Kind::Dir, Kind::Link, Kind::Link]);
+        let kinds: Vec<FileKind> = walk.entries().map(|(_, _, kind)| kind).collect();
+        assert_eq!(kinds, [FileKind::Dir, FileKind::Link, FileKind::Link]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Repairing findings.
 
-use super::{Finding, What, examine};
+use super::{Corrupt, Finding, examine};
 use crate::{Entry, Key, Result, SharedCaches, Store, Waiting, disk, entry, object};
 
 /// Input of repairs.
@@ -32,7 +32,7 @@ impl Repair<'_> {
     /// Repairs a finding.
     pub fn repair(&self, finding: &Finding) -> Result<Repaired> {
         match &finding.what {
-            What::Object(digest) => {
+            Corrupt::Object(digest) => {
                 let _turn = self.store.collecting(self.waiting)?;
                 let path = object::path(&self.store.objects(), digest);
                 if object::examine(&path, digest).is_ok() {
@@ -41,13 +41,13 @@ impl Repair<'_> {
                 self.store.discard_object(digest)?;
                 Ok(Repaired::Deleted)
             }
-            What::Entry(key) => self.entry(key),
-            What::Lacking(key) => match self.store.lookup(key)? {
+            Corrupt::Entry(key) => self.entry(key),
+            Corrupt::Lacking(key) => match self.store.lookup(key)? {
                 Some(entry) => self.lacking(key, &entry),
                 None => Ok(Repaired::Nothing),
             },
-            What::Untrue(key) => self.untrue(key),
-            What::Pointer(name) => {
+            Corrupt::Untrue(key) => self.untrue(key),
+            Corrupt::Pointer(name) => {
                 let _turn = self.store.collecting(self.waiting)?;
                 if self.store.pointer(name).is_ok() {
                     return Ok(Repaired::Nothing);
@@ -55,7 +55,7 @@ impl Repair<'_> {
                 disk::remove(&self.store.dir().join(name.path()))?;
                 Ok(Repaired::Deleted)
             }
-            What::Index => {
+            Corrupt::Index => {
                 self.store.mend_index(self.waiting)?;
                 Ok(Repaired::MadeAgain)
             }
@@ -80,7 +80,7 @@ impl Repair<'_> {
     /// Deletes the entry first, because inserting would keep an intact file.
     fn untrue(&self, key: &Key) -> Result<Repaired> {
         let turn = self.store.collecting(self.waiting)?;
-        if !matches!(examine(self.store, key)?, Some((What::Untrue(_), _))) {
+        if !matches!(examine(self.store, key)?, Some((Corrupt::Untrue(_), _))) {
             return Ok(Repaired::Nothing);
         }
         self.store.forget(key)?;

@@ -139,7 +139,7 @@ fn swapped_empty_and_zeroed_files_are_detected() {
     }
 }
 
-fn mend(store: &Store) -> Vec<(What, Repaired)> {
+fn mend(store: &Store) -> Vec<(Corrupt, Repaired)> {
     let caches = SharedCaches::new(Vec::new(), Trust::default());
     let repair = Repair { store, caches: &caches, waiting: &PATIENT, now: 9 };
     let mut done = Vec::new();
@@ -157,7 +157,10 @@ fn a_corrupt_object_is_deleted_with_exactly_the_entries_that_need_it() {
     let digest = Digest::of(b"the second");
     fs_err::write(object::path(&store.objects(), &digest), "rot").unwrap();
     let done = mend(&store);
-    assert_eq!(done, [(What::Object(digest), Repaired::Deleted), (What::Lacking(KEY), Repaired::Deleted)]);
+    assert_eq!(
+        done,
+        [(Corrupt::Object(digest), Repaired::Deleted), (Corrupt::Lacking(KEY), Repaired::Deleted)]
+    );
     assert!(store.lookup(&KEY).unwrap().is_none() && store.lookup(&OTHER).unwrap().is_some());
     assert!(findings(&store).is_empty());
 }
@@ -166,8 +169,8 @@ fn a_corrupt_object_is_deleted_with_exactly_the_entries_that_need_it() {
 fn a_wrong_index_is_rebuilt() {
     let (_dir, store) = store();
     store.update(|index| index.remove(&[KEY])).unwrap();
-    assert_eq!(findings(&store)[0].what, What::Index);
-    assert_eq!(mend(&store), [(What::Index, Repaired::MadeAgain)]);
+    assert_eq!(findings(&store)[0].what, Corrupt::Index);
+    assert_eq!(mend(&store), [(Corrupt::Index, Repaired::MadeAgain)]);
     assert!(findings(&store).is_empty());
 
     fs_err::remove_file(entry::path(&store.entries(), &OTHER)).unwrap();
@@ -192,7 +195,7 @@ fn concurrent_repairs_are_kept() {
             let found = findings(&store);
             fs_err::write(&path, &bytes).unwrap();
             // The index is rebuilt, whatever it contains by now.
-            for finding in found.iter().filter(|finding| finding.what != What::Index) {
+            for finding in found.iter().filter(|finding| finding.what != Corrupt::Index) {
                 assert_eq!(repair.repair(finding).unwrap(), Repaired::Nothing, "{finding:?}");
             }
         }
@@ -221,9 +224,9 @@ fn an_entry_with_a_wrong_size_is_reported_and_deleted() {
         let lie = Entry::new(crate::Manifest { outputs, ..entry.into_manifest() }).unwrap();
         store.replace(&lie).unwrap();
         let found = findings(&store);
-        assert_eq!((found.len(), &found[0].what), (1, &What::Untrue(OTHER)), "{found:?}");
+        assert_eq!((found.len(), &found[0].what), (1, &Corrupt::Untrue(OTHER)), "{found:?}");
         assert!(found[0].wrong.contains(&format!("should have {size} bytes")), "{}", found[0].wrong);
-        assert_eq!(mend(&store), [(What::Untrue(OTHER), Repaired::Deleted)]);
+        assert_eq!(mend(&store), [(Corrupt::Untrue(OTHER), Repaired::Deleted)]);
         assert!(store.lookup(&OTHER).unwrap().is_none() && findings(&store).is_empty());
     }
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use edits::{Dice, EDITS, Edit, Tree, plant};
 use fs_err as fs;
-use kcache_store::{Digest, Error, Root, Store, Waiting, tree_digest, walk};
+use kcache_store::{Digest, Error, Store, TreeRoot, Waiting, tree_digest, walk};
 use tempfile::TempDir;
 
 /// The kind of memo of tree digests.
@@ -58,8 +58,8 @@ fn store() -> (TempDir, Store) {
     (dir, store)
 }
 
-fn roots(tree: &Path) -> [Root; 1] {
-    [Root {
+fn roots(tree: &Path) -> [TreeRoot; 1] {
+    [TreeRoot {
         path: tree.to_owned(),
         label: "/usr/src/tree".to_owned(),
         skip: vec![".git".to_owned()],

@@ -6,14 +6,14 @@ use super::{Attempt, From, Module};
 use crate::index::graph::Needs;
 use crate::index::present::{ALIAS_HEAD, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of, normalize};
 use crate::index::trie::{self, Pair};
-use crate::index::{Reason, hash};
+use crate::index::{DepmodReason, hash};
 use crate::parallel::both;
 
 const DEVNAME_HEAD: &str = "# Device nodes to trigger on-demand module loading.\n";
 
 impl<'a> Attempt<'a> {
     /// All indexes, given all needs of each module.
-    pub(super) fn files(&self, whole: &Needs) -> Result<Vec<(&'static str, Vec<u8>)>, Reason> {
+    pub(super) fn files(&self, whole: &Needs) -> Result<Vec<(&'static str, Vec<u8>)>, DepmodReason> {
         let dep: Vec<String> =
             self.modules.iter().zip(whole).map(|(module, needs)| self.line(module, needs)).collect();
         let (aliases, symbols) = both(|| self.aliases(), || self.symbols());
@@ -51,7 +51,7 @@ impl<'a> Attempt<'a> {
         line
     }
 
-    fn aliases(&self) -> Result<(Vec<u8>, Vec<u8>), Reason> {
+    fn aliases(&self) -> Result<(Vec<u8>, Vec<u8>), DepmodReason> {
         let mut text = ALIAS_HEAD.to_owned();
         // Offsets at which the lines of each module end.
         let mut ends = Vec::with_capacity(self.modules.len());
@@ -126,7 +126,7 @@ impl<'a> Attempt<'a> {
         if text == DEVNAME_HEAD { String::new() } else { text }
     }
 
-    fn symbols(&self) -> Result<(Vec<u8>, Vec<u8>), Reason> {
+    fn symbols(&self) -> Result<(Vec<u8>, Vec<u8>), DepmodReason> {
         let place = |name: &'a str| (hash::bucket(name, hash::SYMBOLS), name);
         let mut new: Vec<_> =
             self.owners.iter().filter_map(|(name, owner)| Some((place(name), (*owner)?))).collect();
@@ -165,8 +165,8 @@ impl<'a> Attempt<'a> {
     }
 }
 
-fn bin(pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, Reason> {
-    trie::write(pairs).ok_or(Reason::Odd { name: "modules.alias", line: 1 })
+fn bin(pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, DepmodReason> {
+    trie::write(pairs).ok_or(DepmodReason::Odd { name: "modules.alias", line: 1 })
 }
 
 /// A device node in /dev from a module's aliases, with its numbers (tools/depmod.c, `output_devname`).

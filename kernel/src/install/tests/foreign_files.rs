@@ -20,10 +20,10 @@ pub(super) fn files() -> Vec<ForeignFile> {
 
 fn exchange_at(
     host: &Host,
-    packages: &[Package],
+    packages: &[InstalledPackage],
     others: ForeignFiles,
     step: &Step<'_>,
-) -> Result<Outcome, Error> {
+) -> Result<Committed, Error> {
     let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
         Ok(to.write_all(host.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
     };
@@ -34,12 +34,21 @@ fn exchange_at(
     })
 }
 
-pub(super) fn exchange(host: &Host, packages: &[Package], others: ForeignFiles) -> Result<Outcome, Error> {
+pub(super) fn exchange(
+    host: &Host,
+    packages: &[InstalledPackage],
+    others: ForeignFiles,
+) -> Result<Committed, Error> {
     exchange_at(host, packages, others, &|_| Ok(()))
 }
 
 /// Crashes at the `n`th step. Returns the step's name; `None` if there are fewer steps.
-pub(super) fn crash_at(host: &Host, packages: &[Package], others: ForeignFiles, n: usize) -> Option<String> {
+pub(super) fn crash_at(
+    host: &Host,
+    packages: &[InstalledPackage],
+    others: ForeignFiles,
+    n: usize,
+) -> Option<String> {
     let passed = RefCell::new(Vec::new());
     let step = |name: &str| {
         passed.borrow_mut().push(name.to_owned());
@@ -55,7 +64,7 @@ fn is_found(host: &Host) -> bool {
     host.found("one").is_some_and(|path| host.tree().join(path).is_file())
 }
 
-type Case = (Host, Vec<Package>, ForeignFiles);
+type Case = (Host, Vec<InstalledPackage>, ForeignFiles);
 /// Everything under the modules directory.
 type Picture = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
@@ -126,7 +135,7 @@ fn left_beside(host: &Host) -> Vec<PathBuf> {
 fn a_module_without_a_replacement_is_not_taken_over() {
     let host = with_dkms();
     let before = host.picture();
-    let refused = |packages: &[Package], others: ForeignFiles, expect: &str| {
+    let refused = |packages: &[InstalledPackage], others: ForeignFiles, expect: &str| {
         assert_eq!(exchange(&host, packages, others).unwrap_err().to_string(), expect);
         assert_eq!(host.picture(), before);
     };

@@ -60,7 +60,7 @@ struct Whole {
     release: String,
     cache: HashMap<blake3::Hash, Vec<u8>>,
     /// The installed modules, by package.
-    installed: BTreeMap<String, Package>,
+    installed: BTreeMap<String, InstalledPackage>,
     /// Compression of the in-tree modules.
     compression: Compression,
     here: usize,
@@ -110,14 +110,14 @@ impl Whole {
         assert!(status.unwrap().success());
     }
 
-    fn package(&mut self, name: &str, modules: &[(String, Vec<u8>)]) -> Package {
+    fn package(&mut self, name: &str, modules: &[(String, Vec<u8>)]) -> InstalledPackage {
         let module = |(name, bytes): &(String, Vec<u8>)| {
             let digest = blake3::hash(bytes);
             self.cache.insert(digest, bytes.clone());
             ModuleSpec { name: name.clone(), digest, size: bytes.len() as u64 }
         };
         let modules = modules.iter().map(module).collect();
-        Package { name: name.to_owned(), version: "1".to_owned(), key: name.to_owned(), modules }
+        InstalledPackage { name: name.to_owned(), version: "1".to_owned(), key: name.to_owned(), modules }
     }
 
     /// The decompressed bytes of in-tree modules, by path.
@@ -133,7 +133,7 @@ impl Whole {
 
     /// Installs what is in `installed`, and compares indexes.
     fn apply(&mut self, when: &str) {
-        let packages: Vec<Package> = self.installed.values().cloned().collect();
+        let packages: Vec<InstalledPackage> = self.installed.values().cloned().collect();
         let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
             Ok(to.write_all(self.cache.get(&module.digest).ok_or("not in the cache")?)?)
         };
@@ -495,9 +495,9 @@ fn depmod_runs_if_required_or_unknown() {
     fs_err::write(&script, "#!/bin/sh\nexec /sbin/depmod \"$@\"\n").unwrap();
     fs_err::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
     let asked = host.site_does(|site| install_by(&host, Site { always_depmod: true, ..site }, "1"));
-    assert_eq!(asked, Indexed::ByDepmod { reason: Reason::Asked });
+    assert_eq!(asked, Indexed::ByDepmod { reason: DepmodReason::Asked });
     let other = host.site_does(|site| install_by(&host, Site { depmod: &script, ..site }, "2"));
-    assert!(matches!(other, Indexed::ByDepmod { reason: Reason::Version { .. } }), "{other:?}");
+    assert!(matches!(other, Indexed::ByDepmod { reason: DepmodReason::Version { .. } }), "{other:?}");
     assert!(matches!(host.site_does(|site| install_by(&host, site, "3")), Indexed::Here { .. }));
 }
 
@@ -523,7 +523,7 @@ fn wrong_indexes_are_detected_and_regenerated() {
     );
     assert_eq!(differing(), [expect]);
     let made = host.site_does(|site| Transaction::begin(site).unwrap().remake_indexes()).unwrap();
-    assert_eq!(made.indexed, Some(Indexed::ByDepmod { reason: Reason::Asked }));
+    assert_eq!(made.indexed, Some(Indexed::ByDepmod { reason: DepmodReason::Asked }));
     assert_eq!(host.picture(), before);
 }
 

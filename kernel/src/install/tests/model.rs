@@ -12,16 +12,13 @@ fn hash() -> impl Strategy<Value = blake3::Hash> {
 }
 
 /// Sets with similar names, so that parts of them could be mistaken for each other.
-fn packages() -> impl Strategy<Value = Vec<Package>> {
+fn packages() -> impl Strategy<Value = Vec<InstalledPackage>> {
     let module = (hash(), 0..9u64);
     let package = ("[ab]{0,2}", "[ab]{0,2}", btree_map("[a-c]{1,2}", module, 0..3));
     btree_map("[ab]{1,2}", package, 0..4).prop_map(|packages| {
         let module = |(name, (digest, size))| ModuleSpec { name, digest, size };
-        let package = |(name, (version, key, modules)): (String, (String, String, BTreeMap<_, _>))| Package {
-            name,
-            version,
-            key,
-            modules: modules.into_iter().map(module).collect(),
+        let package = |(name, (version, key, modules)): (String, (String, String, BTreeMap<_, _>))| {
+            InstalledPackage { name, version, key, modules: modules.into_iter().map(module).collect() }
         };
         packages.into_iter().map(package).collect()
     })
@@ -122,7 +119,7 @@ proptest! {
         // A letter moves from a package's name or version to the next field.
         let mut shifted = one.clone();
         for package in &mut shifted.packages {
-            let Package { name, version, key, .. } = package;
+            let InstalledPackage { name, version, key, .. } = package;
             let (from, to) = if moved == 0 { (name, version) } else { (version, key) };
             if let Some(letter) = from.pop() {
                 to.insert(0, letter);
@@ -156,13 +153,13 @@ fn event() -> impl Strategy<Value = Event> {
 /// The installed set, and the one that a rollback restores.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Model {
-    now: Vec<Package>,
-    before: Option<Vec<Package>>,
+    now: Vec<InstalledPackage>,
+    before: Option<Vec<InstalledPackage>>,
 }
 
 impl Model {
     /// The model after an installation. Without packages, nothing is left that could record the previous set.
-    fn after(&self, packages: &[Package]) -> Model {
+    fn after(&self, packages: &[InstalledPackage]) -> Model {
         let before = match packages {
             [] => None,
             same if same == self.now => self.before.clone(),
@@ -178,7 +175,7 @@ impl Model {
         Model { now: generation.wanted().packages, before }
     }
 
-    fn happens(&mut self, host: &Host, sets: &[Vec<Package>], event: &Event) {
+    fn happens(&mut self, host: &Host, sets: &[Vec<InstalledPackage>], event: &Event) {
         match event {
             Event::Install(set) => {
                 host.install(&sets[*set]).unwrap();

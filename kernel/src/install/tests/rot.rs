@@ -26,7 +26,7 @@ fn rotten(bytes: &[u8], every: usize) -> impl Iterator<Item = (String, Vec<u8>)>
     flips.chain(cuts)
 }
 
-fn packages(host: &Host) -> Vec<Package> {
+fn packages(host: &Host) -> Vec<InstalledPackage> {
     vec![host.package("p", "2", &["one", "two-three"])]
 }
 
@@ -226,7 +226,9 @@ fn journal_path(host: &Host) -> PathBuf {
 }
 
 /// Calls back after a crash at each step at which there is a journal, with the tree before.
-fn interrupted_journeys(mut each: impl FnMut(Host, Vec<Package>, BTreeMap<PathBuf, (u32, Vec<u8>)>, String)) {
+fn interrupted_journeys(
+    mut each: impl FnMut(Host, Vec<InstalledPackage>, BTreeMap<PathBuf, (u32, Vec<u8>)>, String),
+) {
     for n in 0.. {
         let mut reached = false;
         for (host, packages) in journeys(&[Host::new, Host::indexed]) {
@@ -244,7 +246,7 @@ fn interrupted_journeys(mut each: impl FnMut(Host, Vec<Package>, BTreeMap<PathBu
 }
 
 /// Recovers, and checks that the tree is exactly the old one or exactly the new one.
-fn recovers(host: &Host, packages: &[Package], old: &BTreeMap<PathBuf, (u32, Vec<u8>)>, what: &str) {
+fn recovers(host: &Host, packages: &[InstalledPackage], old: &BTreeMap<PathBuf, (u32, Vec<u8>)>, what: &str) {
     let recovery = host.recover();
     let recovered = host.picture();
     assert!(matches!(recovery, Recovery::Undone | Recovery::Finished), "{what}");

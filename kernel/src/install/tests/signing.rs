@@ -4,7 +4,7 @@ use super::*;
 
 impl Host {
     /// Installs this set with its signer.
-    fn install_set(&self, set: Set) -> Result<Plan, Error> {
+    fn install_set(&self, set: Set) -> Result<InstallPlan, Error> {
         let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
             self.fetched.set(self.fetched.get() + 1);
             Ok(to.write_all(self.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
@@ -59,7 +59,7 @@ fn modules_that_cannot_be_signed_are_not_installed() {
     let host = Host::indexed();
     let packages = [host.package("p", "1", &["one"])];
     let before = host.picture();
-    let check = |sign: Option<&Sign<'_>>, expect: &str| {
+    let check = |sign: Option<&SignModule<'_>>, expect: &str| {
         let told = host.site_does(|site| {
             let transaction = Transaction::begin(Site { sign, ..site }).unwrap();
             let plan = plan(&host.tree(), Set { signer: signer("a"), ..set(&packages) }).unwrap();

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::JOBS;
 use crate::recipe::toml::{join, missing_config};
 use crate::recipe::{
-    Hook, Module, Modules, Recipe, Step, StepKind, Target, When, build_dir, kernel_source_dir,
+    Hook, Modules, Recipe, RecipeModule, Step, StepKind, Target, When, build_dir, kernel_source_dir,
 };
 
 /// Names and values, in order: first the scalar ones, then those of each module after a `module`.
@@ -121,7 +121,7 @@ impl Answer {
     }
 }
 
-fn module(records: &Records) -> Result<Module, String> {
+fn module(records: &Records) -> Result<RecipeModule, String> {
     let one = |name: &'static str| records.one(name).unwrap_or_default();
     let (index, built, name) = (one("module"), one("built"), one("dest"));
     if built.is_empty() {
@@ -134,7 +134,7 @@ fn module(records: &Records) -> Result<Module, String> {
     }
     check_destination(index, one("dest_location"))?;
     let strip = !one("strip").starts_with(['n', 'N']);
-    Ok(Module { built: join(one("location"), built), name: name.to_owned(), strip })
+    Ok(RecipeModule { built: join(one("location"), built), name: name.to_owned(), strip })
 }
 
 /// Modules are installed where kcache decides, but an invalid location is still an error (dkms(8),

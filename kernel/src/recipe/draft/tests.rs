@@ -9,7 +9,7 @@ const RELEASE: &str = "6.1.0-56-amd64";
 fn recipe(steps: &[(StepKind, &str)], modules: &[&str]) -> Recipe {
     let module = |built: &&str| {
         let name = built.rsplit('/').next().unwrap_or_default().to_owned();
-        Module { built: (*built).to_owned(), name, strip: true }
+        RecipeModule { built: (*built).to_owned(), name, strip: true }
     };
     Recipe {
         name: "a".into(),
