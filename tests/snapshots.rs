@@ -31,7 +31,7 @@ use fs_err as fs;
 
 use crate::host::{FIXTURES, Host, Run};
 use crate::pty;
-use redact::{Names, redact};
+use redact::Redaction;
 use screen::screen;
 
 fn k() -> &'static str {
@@ -47,6 +47,7 @@ struct Stage<'a> {
     command: fn(&Host, &[&str]) -> Command,
     /// The name in the prompt.
     program: &'static str,
+    /// Whether it is also run with `--json`.
     has_json: bool,
     /// A text that stands in many outputs, and what stands in its place.
     left_out: (&'a str, &'a str),
@@ -75,56 +76,39 @@ impl<'a> Stage<'a> {
     /// Compares all that a command prints with the snapshot of this name.
     #[track_caller]
     fn shows(&self, name: &str, words: &[&str]) {
-        let prompt = format!(
-            "$ {}",
-            [&[self.program], words].concat().iter().map(|word| typed(word)).collect::<Vec<_>>().join(" ")
-        );
-        let terminal = self.on_terminal(words);
-        let mut runs = vec![("pipe", self.piped(words))];
-        if self.has_json {
-            runs.push(("--json", self.piped(&[&["--json"], words].concat())));
-        }
-        // Redacted together, so that a hash has the same letter everywhere.
-        let raw = runs.iter().flat_map(|(_, run)| [run.stdout.as_str(), &run.stderr]);
-        let raw: Vec<&str> = [prompt.as_str(), &terminal.1].into_iter().chain(raw).collect();
-        let redacted = self.redacted(&raw.join(BETWEEN));
-        let mut parts = redacted.split(BETWEEN);
-        let (prompt, shown) = (parts.next().unwrap(), parts.next().unwrap());
-        let mut text = format!("{prompt}\n\n-- terminal, exit {}\n{shown}", terminal.0);
+        let mut redaction = self.redaction();
+        let typed: Vec<String> = words.iter().map(|word| typed(word)).collect();
+        let prompt = redaction.apply(&format!("$ {} {}", self.program, typed.join(" ")));
+        let (code, written) = self.on_terminal(words);
+        let shown = redaction.apply(&screen(&written));
+        let mut text = format!("{}\n\n-- terminal, exit {code}\n{shown}", prompt.trim_end());
         let mut before = None;
-        for (form, run) in &runs {
-            let (stdout, stderr) = (parts.next().unwrap(), parts.next().unwrap());
-            write!(text, "\n-- {form}, exit {}", run.code.unwrap()).unwrap();
-            text += &match (stdout, stderr) {
-                both if Some(both) == before => ": as in a pipe\n".to_owned(),
-                ("", "") => ": nothing\n".to_owned(),
-                (stdout, "") if stdout == shown => ": the same on stdout\n".to_owned(),
-                ("", stderr) if stderr == shown => ": the same on stderr\n".to_owned(),
-                (stdout, "") => format!("\nstdout:\n{stdout}"),
-                ("", stderr) => format!("\nstderr:\n{stderr}"),
-                (stdout, stderr) => format!("\nstdout:\n{stdout}stderr:\n{stderr}"),
-            };
-            before = Some((stdout, stderr));
+        let json = self.has_json.then_some(("--json", &["--json"][..]));
+        for (form, option) in std::iter::once(("pipe", &[][..])).chain(json) {
+            let run = self.piped(&[option, words].concat());
+            let streams = [run.stdout, run.stderr].map(|stream| redaction.apply(&stream));
+            let code = run.code.unwrap();
+            write!(text, "\n-- {form}, exit {code}{}", told(&streams, &shown, before.as_ref())).unwrap();
+            before = Some(streams);
         }
         compare(name, &text.replace(self.left_out.0, self.left_out.1));
     }
 
-    /// The same of what it sends to a terminal, with each escape character as `ESC`. For commands that draw no bars.
+    /// Compares what it sends to a terminal, with each escape character as `ESC`. For commands that draw no bars.
     #[track_caller]
     fn shows_colours(&self, name: &str, words: &[&str]) {
-        let (_, written) = pty::run(self.host, &(self.command)(self.host, words));
-        compare(name, &(self.redacted(&written.replace('\x1b', "ESC")) + "\n"));
+        let (_, written) = self.on_terminal(words);
+        compare(name, &(self.redaction().apply(&written.replace('\x1b', "ESC")) + "\n"));
     }
 
-    fn redacted(&self, text: &str) -> String {
-        let releases = [(FIXTURES.new.as_str(), "N"), (FIXTURES.old.as_str(), "O")];
-        redact(text, &Names { dir: self.host.dir(), releases })
+    fn redaction(&self) -> Redaction<'a> {
+        Redaction::new(self.host.dir(), [(&FIXTURES.new, "N"), (&FIXTURES.old, "O")])
     }
 
     fn on_terminal(&self, words: &[&str]) -> (i32, String) {
         (self.before)(self.host);
         let (code, written) = pty::run(self.host, &(self.command)(self.host, words));
-        (code.unwrap(), screen(&written))
+        (code.unwrap(), written)
     }
 
     fn piped(&self, words: &[&str]) -> Run {
@@ -133,13 +117,23 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Stands between texts that are redacted together.
-const BETWEEN: &str = "\x1e";
-
 /// A word as it would be typed into a shell.
 fn typed(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-=:,%@".contains(c);
     if word.chars().all(plain) { word.to_owned() } else { format!("'{word}'") }
+}
+
+/// stdout and stderr of a run; in a few words where they are what the terminal showed, or what the run before printed.
+fn told(streams: &[String; 2], shown: &str, before: Option<&[String; 2]>) -> String {
+    match streams.each_ref().map(String::as_str) {
+        _ if Some(streams) == before => ": as in a pipe\n".to_owned(),
+        ["", ""] => ": nothing\n".to_owned(),
+        [stdout, ""] if stdout == shown => ": the same on stdout\n".to_owned(),
+        ["", stderr] if stderr == shown => ": the same on stderr\n".to_owned(),
+        [stdout, ""] => format!("\nstdout:\n{stdout}"),
+        ["", stderr] => format!("\nstderr:\n{stderr}"),
+        [stdout, stderr] => format!("\nstdout:\n{stdout}stderr:\n{stderr}"),
+    }
 }
 
 /// Compares a text with a snapshot; with `UPDATE_EXPECT` set, writes it instead.

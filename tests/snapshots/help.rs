@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Stage, names};
+use super::{Stage, names, screen::screen};
 use crate::host::Host;
 use crate::pty::COLUMNS;
 
@@ -25,7 +25,7 @@ fn commands(help: &str) -> Vec<String> {
 fn help_of_each_command() {
     let host = Host::without_kernels();
     let stage = Stage::on(&host).without_json();
-    let (_, help) = stage.on_terminal(&["install", "--help"]);
+    let help = screen(&stage.on_terminal(&["install", "--help"]).1);
     let global = &help[help.find("Global options:").unwrap()..];
     let without_global = Stage { left_out: (global, "[global options as of install]\n"), ..stage };
     stage.shows("help/kcache", &["--help"]);
@@ -42,7 +42,7 @@ fn help_of_each_command() {
         let help: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
         let stage = if help[0] == "install" { stage } else { without_global };
         stage.shows(&format!("help/{}", words.join("-")), &help);
-        let shown = stage.on_terminal(&help).1;
+        let shown = screen(&stage.on_terminal(&help).1);
         let wide: Vec<&str> = shown.lines().filter(|line| line.chars().count() > COLUMNS).collect();
         assert!(wide.is_empty(), "{words:?}: wider than the terminal: {wide:?}");
     }

@@ -7,33 +7,54 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-/// What is different on each host and that no pattern could find.
-pub struct Names<'a> {
+/// Replaces in the texts of one host.
+pub struct Redaction<'a> {
     /// The host's directory, laid out as in `tests/host.rs`.
-    pub dir: &'a Path,
+    dir: &'a Path,
     /// The releases of its kernels, each with the letter that replaces the digits of its ABI number.
-    pub releases: [(&'a str, &'a str); 2],
+    releases: [(&'a str, &'a str); 2],
+    /// Hashes so far; a letter stands for each.
+    hashes: Vec<String>,
 }
 
-/// Replaces paths, releases, hashes, times, durations, sizes, versions, process numbers, and what depends on the machine.
-pub fn redact(text: &str, names: &Names) -> String {
-    let dir = names.dir.display().to_string();
-    let mut text = text
-        .replace(&format!("{dir}/store"), "/var/cache/kcache")
-        .replace(&format!("{dir}/root/"), "/")
-        .replace(&format!("{dir}/root"), "/")
-        .replace(&dir, "/host");
-    for (release, letter) in names.releases {
-        // `6.1.0-57` of `6.1.0-57-amd64`: the common headers have another suffix.
-        let abi = release.strip_suffix("-amd64").unwrap_or(release);
-        let (version, number) = abi.rsplit_once('-').unwrap();
-        text = text.replace(abi, &format!("{version}-{}", letter.repeat(number.len())));
+impl<'a> Redaction<'a> {
+    pub fn new(dir: &'a Path, releases: [(&'a str, &'a str); 2]) -> Redaction<'a> {
+        Redaction { dir, releases, hashes: Vec::new() }
     }
-    for (pattern, replacement) in RULES.iter() {
-        text = pattern.replace_all(&text, *replacement).into_owned();
+
+    /// Replaces paths, releases, hashes, times, durations, sizes, versions, process numbers, and what depends on the machine.
+    pub fn apply(&mut self, text: &str) -> String {
+        let dir = self.dir.display().to_string();
+        let mut text = text
+            .replace(&format!("{dir}/store"), "/var/cache/kcache")
+            .replace(&format!("{dir}/root/"), "/")
+            .replace(&format!("{dir}/root"), "/")
+            .replace(&dir, "/host");
+        for (release, letter) in self.releases {
+            // `6.1.0-57` of `6.1.0-57-amd64`: the common headers have another suffix.
+            let abi = release.strip_suffix("-amd64").unwrap_or(release);
+            let (version, number) = abi.rsplit_once('-').unwrap();
+            text = text.replace(abi, &format!("{version}-{}", letter.repeat(number.len())));
+        }
+        for (pattern, replacement) in RULES.iter() {
+            text = pattern.replace_all(&text, *replacement).into_owned();
+        }
+        HASH.replace_all(&text, |found: &Captures| self.letter(&found[0]).repeat(found[0].len())).into_owned()
     }
-    hashes(&text)
+
+    /// The letter of a hash, which it keeps where it is abbreviated.
+    fn letter(&mut self, hash: &str) -> String {
+        let same = |known: &String| known.starts_with(hash) || hash.starts_with(known.as_str());
+        let at = self.hashes.iter().position(same).unwrap_or_else(|| {
+            self.hashes.push(hash.to_owned());
+            self.hashes.len() - 1
+        });
+        char::from(b'a' + u8::try_from(at % 26).unwrap()).to_string()
+    }
 }
+
+/// A hash, or its beginning, or another long number.
+static HASH: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b[0-9a-f]{10,128}\b").unwrap());
 
 /// Applied in this order.
 static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
@@ -53,7 +74,7 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         // Files of the store and of debug information, by the first digits of a hash.
         (r"/(entries|objects|signatures|\.build-id)/[0-9a-f]{2}/", "/$1/xx/"),
         // Lines of the kernel's own Makefiles.
-        (r"(/Makefile(?:\.build)?:)\d+", "${1}0"),
+        (r"(/linux-headers-[^:\s]*/Makefile(?:\.build)?:)\d+", "${1}0"),
         // Defaults that come from the number of CPUs and the memory, and whether there is KVM.
         (r"(?m)^(jobs|build-memory|build-processes) = \d+  # default", "$1 = 0  # default"),
         (
@@ -65,24 +86,6 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     rules.map(|(pattern, replacement)| (Regex::new(pattern).unwrap(), replacement)).into()
 });
 
-/// Replaces hashes, and other long numbers, by letters: `aaaa...` is the first one in the text, and keeps its letter where it
-/// is abbreviated.
-fn hashes(text: &str) -> String {
-    static HASH: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b[0-9a-f]{10,128}\b").unwrap());
-    let mut known: Vec<String> = Vec::new();
-    HASH.replace_all(text, |found: &Captures| {
-        let hash = &found[0];
-        let same = |known: &String| known.starts_with(hash) || hash.starts_with(known.as_str());
-        let at = known.iter().position(same).unwrap_or_else(|| {
-            known.push(hash.to_owned());
-            known.len() - 1
-        });
-        let letter = char::from(b'a' + u8::try_from(at % 26).unwrap());
-        letter.to_string().repeat(hash.len())
-    })
-    .into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +93,7 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expect: &str) {
         let releases = [("6.1.0-57-amd64", "N"), ("6.1.0-56-amd64", "O")];
-        assert_eq!(redact(text, &Names { dir: Path::new("/tmp/.tmpAb12Cd"), releases }), expect);
+        assert_eq!(Redaction::new(Path::new("/tmp/.tmpAb12Cd"), releases).apply(text), expect);
     }
 
     #[test]
@@ -146,6 +149,11 @@ mod tests {
             "kcache_build_seconds{kernel=\"a\"} 1.5\nkcache_store_entries 3",
             "kcache_build_seconds{kernel=\"a\"} 0\nkcache_store_entries 3",
         );
+        check(
+            "/usr/src/linux-headers-6.1.0-57-common/Makefile:2065",
+            "/usr/src/linux-headers-6.1.0-NN-common/Makefile:0",
+        );
+        check("/usr/src/a-1.0/Makefile:3", "/usr/src/a-1.0/Makefile:3");
         check("held by process 4711", "held by process PID");
     }
 }
