@@ -67,6 +67,7 @@ pub fn command() -> clap::Command {
 /// Build cache and installer for third-party Linux kernel modules
 #[derive(Debug, Parser)]
 #[command(name = "kcache", version, max_term_width = WIDTH, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 not ready, 4 build failed, 5 no headers and no \
 cached build, 6 refused (signature, digest, vermagic, symbols), 7 not reproducible, 8 busy, 130 interrupted"

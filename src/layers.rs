@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The folders of the flow, from the lowest layer up. None imports from one that comes after it.
-const LAYERS: [&str; 8] = ["error", "run", "inputs", "build", "resolve", "verdict", "deploy", "authoring"];
+const LAYERS: [&str; 9] =
+    ["shell", "error", "run", "inputs", "build", "resolve", "verdict", "deploy", "authoring"];
 
 type Module = Vec<String>;
 

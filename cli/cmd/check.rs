@@ -3,7 +3,6 @@
 use kcache::inputs::change::listed;
 use kcache::inputs::version;
 use kcache::kernel::kernels::Kernel;
-use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
 use kcache::run::policy::Need;
 use kcache::run::request::{Options, Request};
@@ -12,7 +11,7 @@ use kcache::run::session::Session;
 use kcache::verdict::state::{Foreign, Standing, State};
 use kcache::verdict::{self, Survey, Verdict, ready_file};
 
-use super::status::{document, painted};
+use super::status::{document, of_version, painted};
 use super::{interrupted, looking, say_empty};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
@@ -94,11 +93,6 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
     for detail in &verdict.details {
         out.detail(&format!("{release}: {detail}"));
     }
-}
-
-/// The package, in the version that is meant for the kernel.
-pub fn of_version(package: &Package, standing: &Standing) -> Package {
-    Package { version: standing.version.clone(), ..package.clone() }
 }
 
 fn stranger(Foreign { path, fault }: &Foreign) -> Vec<Cell> {

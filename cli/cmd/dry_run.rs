@@ -7,8 +7,8 @@ use kcache::run::context::Context;
 use kcache::run::session::Session;
 use kcache::verdict::{self, state::State};
 
-use super::check::of_version;
 use super::say_oddities;
+use super::status::of_version;
 use super::task::Task;
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
 use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{self, Survey, Verdict};
 
-use super::check::of_version;
 use super::{looking, say_empty};
 use crate::args::Selection;
 use crate::exit::{Exit, Failure};
@@ -69,6 +69,11 @@ fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
     }
     verdict.warnings.iter().for_each(|warning| out.warn(&format!("{release}: {warning}")));
     verdict.details.iter().for_each(|detail| out.detail(&format!("{release}: {detail}")));
+}
+
+/// The package, in the version that is meant for the kernel.
+pub fn of_version(package: &Package, standing: &Standing) -> Package {
+    Package { version: standing.version.clone(), ..package.clone() }
 }
 
 /// A state's word in its colour.

@@ -356,8 +356,10 @@ mod tests {
     fn the_key_of_given_fields_never_changes() {
         let field = Field { name: "kernel.release".into(), value: "6.1".into(), note: None };
         assert_eq!(
-            key(&[field]).to_string(),
-            "44680592810e4af3178664dce9eb066daac924e52aa3da25282598db31ffbb95"
+            key(std::slice::from_ref(&field)).to_string(),
+            "4cce9ba713ffe1185ba764d502b328c90c58a768ceea906a5c64762203f4fa97"
         );
+        let before = Key::from_bytes(hash(BEFORE, [&field].into_iter()));
+        assert_eq!(before.to_string(), "44680592810e4af3178664dce9eb066daac924e52aa3da25282598db31ffbb95");
     }
 }

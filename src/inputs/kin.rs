@@ -15,7 +15,7 @@
 use kcache_store::Field;
 
 use crate::inputs::change::InputChange;
-use crate::inputs::explain::{self, Difference};
+use crate::inputs::difference::{Difference, differences};
 use crate::inputs::key;
 use crate::run::policy::OtherTools;
 
@@ -25,7 +25,7 @@ const SAME_BITS: [&str; 1] = ["3"];
 /// The tools in which two builds differ.
 pub fn tools(before: &[Field], now: &[Field]) -> Vec<Difference> {
     let (before, now) = (of_tools(before), of_tools(now));
-    explain::differences(&before, &now)
+    differences(&before, &now)
 }
 
 fn of_tools(fields: &[Field]) -> Vec<Field> {

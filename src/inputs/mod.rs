@@ -9,11 +9,13 @@
 //! identify   all inputs of one package for one kernel  ->  key
 //! version    which version of a package is meant for a kernel
 //! change     a changed input
-//! explain    two keys, field by field
+//! difference two keys, field by field
+//! explain    why a build is found or not: the nearest build, and the files that differ
 //! kin        builds of the same thing by other tools, and which may stand in for one another
 //! ```
 
 pub mod change;
+pub mod difference;
 pub mod explain;
 mod headers;
 pub mod identify;

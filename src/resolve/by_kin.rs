@@ -111,7 +111,7 @@ pub(super) fn pointed_to(
     let fits = |manifest: &Manifest| {
         by_key::is_honest(manifest)?;
         if manifest.outcome != Outcome::Built || key::kin(&manifest.fields) != id.kin {
-            return Err("it is no build of the same inputs".to_owned());
+            return Err("not a build of the same inputs".to_owned());
         }
         if !may_stand_in(session, tree, id, manifest) {
             let told = kin::told(&kin::tools(&manifest.fields, &id.fields));

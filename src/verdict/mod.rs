@@ -27,7 +27,7 @@ use kcache_store::{Entry, Key, Manifest, Outcome};
 
 use crate::error::Result;
 use crate::inputs::change::{InputChange, listed};
-use crate::inputs::explain::{self, Difference};
+use crate::inputs::difference::{Difference, differences};
 use crate::inputs::identify;
 use crate::inputs::identify::Identified;
 use crate::inputs::{key, kin, version};
@@ -237,7 +237,7 @@ fn compare(
         let reason = "inputs have changed; which ones is unknown, because the store has no entry for the installed build";
         return Ok(Standing { built, ..Standing::because(State::Stale, reason) });
     };
-    let mut changed = changes(&explain::differences(&before.fields, &id.fields));
+    let mut changed = changes(&differences(&before.fields, &id.fields));
     changed.retain(|change| !change.is_tool());
     let reason = format!("changed: {}", listed(&changed));
     Ok(Standing { built, changed, tools_changed: tools, ..Standing::because(State::Stale, reason) })
