@@ -2,6 +2,9 @@
 
 use crate::host::{FIXTURES, Host, run};
 use fs_err as fs;
+use kcache::kernel::kernels;
+use kcache::kernel::rootfs::Root;
+use kcache::resolve::by_pointer;
 use kcache::store::{Entry, Manifest, SigningKey, Store, Waiting};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -128,6 +131,14 @@ pub fn file(directory: &Path, suffix: &str) -> PathBuf {
     let found: Vec<&str> = text.lines().filter(|path| path.ends_with(suffix)).collect();
     assert_eq!(found.len(), 1, "{suffix} in {text}");
     PathBuf::from(found[0])
+}
+
+/// A cache's pointer to a package's newest build for the fixtures' kernel; another one beside it is named by the build's kin.
+pub fn pointer(cache: &Path, package: &str) -> PathBuf {
+    let kernels = kernels::installed(&Root::new(BUILDER.host.root())).unwrap();
+    let kernel = kernels.into_iter().find(|kernel| kernel.release == FIXTURES.new).unwrap();
+    let id = by_pointer::kernel_id(std::env::consts::ARCH, &kernel.image_version.unwrap());
+    cache.join(format!("by-kernel/{}/{id}/{package}.json", FIXTURES.new))
 }
 
 /// What is in an envelope, and what a signature of it covers.

@@ -3,7 +3,9 @@
 //! Each case is a web server that serves a builder's cache, but for one thing. Alone, nothing of it may be installed;
 //! before a good cache, the good one is used; and where a host can build, it builds.
 
-use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, covered, encode, file, openssl_sign, payload, url};
+use crate::builder::{
+    BUILDER, Builder, MODULE, PACKAGE, covered, encode, file, openssl_sign, payload, pointer, url,
+};
 use crate::host::{FIXTURES, Host, Run, run};
 use crate::packages;
 use crate::sharing::entry_of;
@@ -450,13 +452,12 @@ fn a_directory_where_a_file_should_be() {
         assert_is_the_builders(&both);
     };
     check(file(&cache.join("entries"), &entry_of(PACKAGE)), &cache);
-    check(file(&cache.join("by-kernel"), "/v4l2loopback.json"), &cache);
+    check(pointer(&cache, "v4l2loopback"), &cache);
 }
 
 #[test]
 fn a_pointer_of_another_package_kernel_or_time() {
-    let pointers = BUILDER.cache().join("by-kernel");
-    let other = fs::read(file(&pointers, "/bbswitch.json")).unwrap();
+    let other = fs::read(pointer(&BUILDER.cache(), "bbswitch")).unwrap();
     check(only(is_pointer, Act::Bytes(other)), &["expected by-kernel/"]);
     let key = SigningKey::read(&BUILDER.private_key()).unwrap();
     let name = Pointer::name(k(), Digest::of(b"another kernel"), PACKAGE).unwrap();

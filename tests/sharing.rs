@@ -1,6 +1,6 @@
 //! One host builds, others fetch: keys, push, pull, pointers, and hosts that cannot compile anything.
 
-use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, decode, file, payload, url};
+use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, decode, file, payload, pointer, url};
 use crate::host::{FIXTURES, Host, run};
 use crate::packages::with_makefile;
 use fs_err as fs;
@@ -183,7 +183,7 @@ fn an_older_pointer_is_followed_only_on_request() {
     let host = host.with_caches(&[&url(&format!("file://{}", cache.display()))]);
     host.kcache(&["install", "-k", k()]).exits(0);
     // Another build becomes the newest, and is then hidden again by whoever runs the cache.
-    let pointer = file(&cache.join("by-kernel"), "/v4l2loopback.json");
+    let pointer = pointer(&cache, "v4l2loopback");
     let old = fs::read(&pointer).unwrap();
     let name = kcache::store::Pointer::name(
         k(),
@@ -303,7 +303,7 @@ fn openssl_reads_the_keys_and_checks_the_signatures() {
 
 /// The file name of the builder's entry of a package.
 pub fn entry_of(package: &str) -> String {
-    let pointer = file(&BUILDER.cache().join("by-kernel"), &format!("/{package}.json"));
+    let pointer = pointer(&BUILDER.cache(), package);
     let kernel = pointer.parent().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
     let name = kcache::store::Pointer::name(k(), kernel, package).unwrap();
     let parsed = kcache::store::Pointer::parse(&pointer, &name, &fs::read(&pointer).unwrap()).unwrap();
