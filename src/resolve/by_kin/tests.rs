@@ -293,7 +293,8 @@ fn a_build_that_differs_in_one_field_is_used_as_the_table_says() {
     let fields = fields();
     let mut names: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).chain([SANDBOX]).collect();
     let mut found: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-    (names.sort(), found.sort());
+    names.sort();
+    found.sort();
     assert_eq!(names, found, "each field has its row");
     for (at, field) in fields.iter().enumerate() {
         for how in [Other::Value, Other::Version, Other::Gone] {
