@@ -357,7 +357,7 @@ mod tests {
         let field = Field { name: "kernel.release".into(), value: "6.1".into(), note: None };
         assert_eq!(
             key(&[field]).to_string(),
-            "44680592810e4af3178664dce9eb066daac924e52aa3da25282598db31ffbb95"
+            "4cce9ba713ffe1185ba764d502b328c90c58a768ceea906a5c64762203f4fa97"
         );
     }
 }
