@@ -82,7 +82,7 @@ fn subjects(
         let need = |name: &str| session.context.policy.need(name, &kernel.release);
         let wanted = |package: &&Package| packages.named || need(&package.name) != Need::Ignored;
         for package in packages.chosen.iter().filter(wanted) {
-            let request = version::request(&session, &packages, package, kernel);
+            let request = version::request(session, &packages, package, kernel);
             boot_test::add_build(session, &request, &options, dry, &mut subjects);
             super::interrupted(session.context)?;
         }

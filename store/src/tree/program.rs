@@ -114,6 +114,7 @@ mod tests {
     use std::process::Command;
 
     /// A program by this machine's compiler, with a debug link to a file of that content.
+    #[expect(clippy::print_stderr, reason = "what was left out, for who runs the tests with --nocapture")]
     fn compiled(words: &[&str], debug: &str) -> Option<Vec<u8>> {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
