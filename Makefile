@@ -14,6 +14,8 @@
 #                       after test-apt
 # make corpus           build every -dkms package of Debian, including contrib and non-free, with dkms and with kcache; root,
 #                       hours; CORPUS_RELEASE=trixie for another release than bookworm
+# make verify-archive   the same, keeping kcache's store: builds that it finds, also by other tools, are built again and compared;
+#                       after an update of the compiler, the kernels or kcache
 # make verdicts         compare the verdicts of `kcache check` for ten packages with what three booted kernels load
 # make fleet            200 hosts fetch at once what one has built, and a table of the results
 # make torture          kill kcache, cut its power and fail its calls at every system call, on full disks; corruption,
@@ -34,7 +36,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -57,7 +59,7 @@ test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -107,6 +109,9 @@ verdicts: fixtures build
 
 corpus: fixtures build
 	tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache
+
+verify-archive: fixtures build
+	KCACHE_VERIFY=1 tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache
 
 test-large: kernels deb
 	. $(KCACHE_FIXTURES)/env && CORPUS_KERNELS=$$K61_NEW CORPUS_BOOT=zfs tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache zfs-dkms nvidia-kernel-dkms

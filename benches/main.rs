@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench kcache                       all of it, printed only
-//! cargo bench --bench kcache -- [write] SUITE...   some: commands, shared, indexes, dkms, large, scale
+//! cargo bench --bench kcache -- [write] SUITE...   some: commands, shared, indexes, dkms, large, scale, history
 //! ```
 //!
 //! `write` puts them into docs/performance.md, each suite into its part of the page, and draws docs/performance/*.svg.
@@ -14,6 +14,7 @@
 
 mod beside;
 mod commands;
+mod history;
 mod measure;
 mod page;
 mod scale;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 use commands::Bench;
 use measure::Table;
 
-const SUITES: [&str; 6] = ["commands", "shared", "indexes", "dkms", "large", "scale"];
+const SUITES: [&str; 7] = ["commands", "shared", "indexes", "dkms", "large", "scale", "history"];
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -73,6 +74,7 @@ fn measured(suite: &str) -> Option<Table> {
         "indexes" => beside::indexes(&mut table),
         "dkms" => beside::dkms(&mut table),
         "large" => beside::large(&mut table),
+        "history" => history::all(&mut table),
         _ => scale::all(&Bench::with_kernel()?, &mut table),
     }
     Some(table)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 
+use crate::history::Step;
 use crate::scale::Scaled;
 
 /// What was measured.
@@ -15,6 +16,7 @@ pub struct Table {
     pub rows: Vec<Row>,
     pub costs: Vec<Cost>,
     pub scaled: Vec<Scaled>,
+    pub steps: Vec<Step>,
 }
 
 impl Table {
@@ -27,6 +29,11 @@ impl Table {
     pub fn scale(&mut self, scaled: Scaled) {
         println!("{}", scaled.line());
         self.scaled.push(scaled);
+    }
+
+    pub fn step(&mut self, step: Step) {
+        println!("{}", step.line());
+        self.steps.push(step);
     }
 
     pub fn cost(&mut self, cost: Cost) {

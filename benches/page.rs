@@ -7,6 +7,7 @@ use std::process::Command;
 
 use fs_err as fs;
 
+use crate::history;
 use crate::measure::{Row, Table};
 
 /// Puts a suite's table into its part of the page, and draws its figure.
@@ -49,6 +50,10 @@ fn measured(table: &Table, is_in_room: bool) -> String {
     if !table.scaled.is_empty() {
         text += "| what | time | peak memory |\n|---|--:|--:|\n";
         table.scaled.iter().for_each(|scaled| text += &(scaled.line() + "\n"));
+    }
+    if !table.steps.is_empty() {
+        text += history::HEAD;
+        table.steps.iter().for_each(|step| text += &(step.line() + "\n"));
     }
     text
 }

@@ -36,7 +36,11 @@ pub static BUILDER: LazyLock<Builder> = LazyLock::new(|| {
 impl Builder {
     /// A host with packages, headers and a new key.
     pub fn new(name: &str, packages: &[&str]) -> Builder {
-        let host = Host::new(&[&FIXTURES.new]).with_packages(packages);
+        Builder::of(Host::new(&[&FIXTURES.new]).with_packages(packages), name)
+    }
+
+    /// A host with a new key.
+    pub fn of(host: Host, name: &str) -> Builder {
         let mut builder = Builder { host, name: String::new() };
         builder.generate(name);
         builder

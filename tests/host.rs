@@ -101,11 +101,14 @@ impl Host {
     /// A host with these kernels' headers, trimmed to what x86 modules are built from, and a few in-tree modules.
     pub fn new(kernels: &[&str]) -> Host {
         let host = Host::without_kernels();
-        for kernel in kernels {
-            host.copy_headers(kernel, OF_HEADERS, OF_COMMON);
-            host.copy_kernel(kernel, &FEW);
-        }
+        kernels.iter().for_each(|kernel| host.add_kernel(kernel));
         host
+    }
+
+    /// Adds such a kernel, with kbuild as the fixtures have it, as a package manager does.
+    pub fn add_kernel(&self, kernel: &str) {
+        self.copy_headers(kernel, OF_HEADERS, OF_COMMON);
+        self.copy_kernel(kernel, &FEW);
     }
 
     /// A host with these kernels complete, as Debian's packages leave them.

@@ -22,6 +22,7 @@ mod everywhere;
 mod export;
 mod fleet;
 mod gc;
+mod history;
 mod hooks;
 mod host;
 mod hostile;

@@ -180,3 +180,6 @@ pub fn pointer_name(entry: &Entry) -> Option<Name> {
     let is_pointed_to = manifest.outcome == Outcome::Built && key::kin(&manifest.fields) == kin;
     Pointer::name(kernel, kin, package).ok().filter(|_| is_pointed_to)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 #   $kernels     an array of releases
 #   $dkms        Debian's package of dkms
 #   $kcache      the program
+#   $store       if set, kcache's store, instead of one in the layer of its own
 
 # make_room PART...: of each kernel's tree these parts, its headers, configuration and image.
 make_room() {
@@ -52,6 +53,7 @@ inside() {
     mount --rbind /dev "$room/merged/dev"
     mount -t tmpfs tmpfs "$room/merged/tmp"
     mkdir -p "$room/merged/var/lib/dkms" "$room/merged/var/cache/kcache"
+    [ -z "${store-}" ] || mount --bind "$store" "$room/merged/var/cache/kcache"
     chroot "$room/merged" "$@" || status=$?
     umount --recursive "$room/merged"
     return "$status"

@@ -7,6 +7,8 @@
 #   CORPUS_RELEASE=trixie                       another release than bookworm, with its own compiler and dkms
 #   CORPUS_KERNELS="R..."                       other kernels than the newest of each series
 #   CORPUS_BOOT="zfs ..."                       load the modules of these in `kcache boot-test` too; by dkms.conf's names
+#   KCACHE_VERIFY=1                             keep kcache's store from run to run: builds that it finds there, by the same tools or
+#                                               by others that it lets stand in, are built again and compared
 #
 # Both run in the same system: this machine's, or one that debootstrap creates once for the release, with the kernels, the packages
 # and dkms laid over it (overlayfs), in a mount namespace of its own, so that nothing of it is left behind or reaches /usr/src,
@@ -119,7 +121,7 @@ build_with_kcache() {
     cp "$room/upper/var/boot" "$result/" 2>/dev/null || true
     cat "$room"/upper/var/{first.err,log.txt,again.err} >"$result/log"
     cat "$room"/upper/var/boot.err >>"$result/log" 2>/dev/null || true
-    python3 "$here/table.py" --extract "$room/upper/var/cache/kcache" "$result"
+    python3 "$here/table.py" --extract "${store:-$room/upper/var/cache/kcache}" "$result"
     echo "$status" >"$result/status"
 }
 
@@ -152,6 +154,11 @@ dkms=$(download dkms)
 mount -t tmpfs -o mode=755 corpus "$room"
 make_room build source ${CORPUS_BOOT:+kernel modules.builtin modules.builtin.modinfo modules.order}
 edition=$(sha256sum <"$kcache" | cut -c1-12)
+if [ -n "${KCACHE_VERIFY-}" ]; then
+    # Until tomorrow an interrupted run continues; then everything is compared anew.
+    edition+=-verify-$(date +%F) store=$cache/store/$release
+    mkdir -p "$store"
+fi
 wanted=("$@")
 [ $# != 0 ] || mapfile -t wanted < <(dkms_packages)
 
