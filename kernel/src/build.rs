@@ -15,8 +15,8 @@
 //! removes from a module is kept in a file beside it, which the module names (`.gnu_debuglink`). A build does not fail
 //! for lack of it.
 //!
-//! There are two kinds of failure. [`Outcome::Failed`] is the package's fault: equal inputs will fail again, anywhere,
-//! so it is remembered. [`Outcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
+//! There are two kinds of failure. [`BuildOutcome::Failed`] is the package's fault: equal inputs will fail again, anywhere,
+//! so it is remembered. [`BuildOutcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
 
 pub mod kept;
 mod log;
@@ -154,7 +154,7 @@ pub fn log_path(scratch: &Path) -> PathBuf {
 ///
 /// # Errors
 ///
-/// Errors of starting or ending the sandbox. A failed build is an [`Outcome`].
+/// Errors of starting or ending the sandbox. A failed build is an [`BuildOutcome`].
 pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
     let BuildRequest { mut sandbox, recipe, scratch, environment, limit, cancel, jobs, opened, line } =
         request;

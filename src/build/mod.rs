@@ -1,6 +1,6 @@
 //! A build: from a private copy of the source to outputs that can be published.
 //!
-//! [`crate::resolve`] works between [`make`] and [`publish`]: it verifies that headers and tools did not change meanwhile, and
+//! [`crate::resolve`] works between [`make`] and `publish`: it verifies that headers and tools did not change meanwhile, and
 //! has the modules checked ([`check_modules`]).
 
 pub mod check_modules;
@@ -73,7 +73,7 @@ pub enum BuildResult {
 /// # Errors
 ///
 /// [`Error::Environment`] if this machine is at fault, [`Error::Cancelled`] after cancellation. If the package does
-/// not build, the result is [`Made::Failure`].
+/// not build, the result is [`BuildResult::Failure`].
 pub fn make(
     session: &Session,
     request: &Request,

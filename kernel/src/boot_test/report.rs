@@ -18,7 +18,7 @@ pub enum Event {
     },
     /// A module is about to be loaded.
     Testing {
-        /// Index in [`Plan::steps`].
+        /// Index in [`LoadPlan::steps`].
         step: usize,
     },
     /// Loading and unloading a module has ended.
@@ -33,7 +33,7 @@ pub enum Event {
 /// Observations while a module was loaded and unloaded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tested {
-    /// Index in [`Plan::steps`].
+    /// Index in [`LoadPlan::steps`].
     pub step: usize,
     /// A required module that failed to load, and how.
     pub lacking: Option<(usize, GuestEnd)>,

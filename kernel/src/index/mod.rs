@@ -14,7 +14,7 @@
 //!   `kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko`.
 //! - [`Present`] and [`update()`]: the text indexes of a tree, and all of its indexes after modules were added and
 //!   removed, byte for byte equal to those of a depmod that reads every module again (`update.rs` explains how).
-//! - [`Facts`]: what depmod reads from a module. [`Rules`]: which of several files it chooses (depmod.d(5)). [`Kmod`]:
+//! - [`Facts`]: what depmod reads from a module. [`SearchRules`]: which of several files it chooses (depmod.d(5)). [`Kmod`]:
 //!   the version of depmod to reproduce.
 
 mod facts;

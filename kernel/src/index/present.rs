@@ -102,7 +102,7 @@ impl<'a> Present<'a> {
     ///
     /// # Errors
     ///
-    /// [`Reason::Odd`] with the line that depmod would not have written.
+    /// [`DepmodReason::Odd`] with the line that depmod would not have written.
     pub fn parse(texts: Texts<'a>) -> Result<Self, DepmodReason> {
         let order = Order::parse(texts.order)?;
         let (modules, by_path, whole) = dependencies(texts.dep)?;

@@ -37,7 +37,7 @@ impl SearchRules {
     ///
     /// # Errors
     ///
-    /// [`Reason::Unclear`] for a line whose effect is not certain.
+    /// [`DepmodReason::Unclear`] for a line whose effect is not certain.
     pub fn parse(files: &[(String, String)], release: &str) -> Result<Self, DepmodReason> {
         let mut rules = Self { search: Vec::new(), overrides: Vec::new(), excluded: Vec::new() };
         for (path, text) in files {

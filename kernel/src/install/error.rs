@@ -104,7 +104,7 @@ pub enum Error {
         /// The second of the two packages.
         package: String,
     },
-    /// [`super::Source`] failed to deliver a module.
+    /// [`super::ModuleSource`] failed to deliver a module.
     #[error("module {module} cannot be fetched")]
     Source {
         /// Name of the module.
@@ -112,7 +112,7 @@ pub enum Error {
         /// The source's error.
         source: BoxError,
     },
-    /// [`super::Source`] delivered other bytes than requested.
+    /// [`super::ModuleSource`] delivered other bytes than requested.
     #[error("module {module} has the digest {found}, expected {expected}")]
     Digest {
         /// Name of the module.

@@ -35,7 +35,7 @@
 //! # The protocol
 //!
 //! 1. Lock. Recover from an interrupted run. Stage every module: read, verify, sign, compress, write, fsync.
-//! 2. Generate the indexes of the staged base ([`reindex`], or depmod) and read them again; every module must resolve
+//! 2. Generate the indexes of the staged base (`reindex`, or depmod) and read them again; every module must resolve
 //!    to the staged file.
 //! 3. Write the journal, fsync. From here on the live tree changes.
 //! 4. Rename the generation into the tree; rename all indexes but one; fsync. Rename `modules.dep.bin`; fsync.
@@ -108,7 +108,7 @@ use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
 use tree::{DEP_BIN, Tree};
 
-/// Any error of a [`Source`] or [`Sign`].
+/// Any error of a [`ModuleSource`] or [`SignModule`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Delivers modules: writes the bytes of one module, identified by its digest. They are hashed again while they are

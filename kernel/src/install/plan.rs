@@ -64,7 +64,7 @@ pub struct PackageChange {
     pub to: Option<String>,
 }
 
-/// The kind of a [`Change`].
+/// The kind of a [`PackageChange`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// It was not installed.

@@ -1,6 +1,6 @@
 //! `kcache lint`: mistakes in a package, reported to its author before anybody builds it.
 //!
-//! [`check`] reads the text of a source tree and the evaluated recipe; it runs nothing. Each [`Rule`] is about one
+//! [`check`] reads the text of a source tree and the evaluated recipe; it runs nothing. Each [`LintRule`] is about one
 //! kind of mistake. Rules consider only what a build uses: commands of a Makefile that the recipe's goals reach, with
 //! the variables that the recipe sets; files that Kbuild reads; sources of the modules it builds. Anything that the
 //! text does not determine is skipped, because a wrong finding costs its reader more than a missing one.
