@@ -136,7 +136,7 @@ impl Count {
     }
 }
 
-/// What a plan deletes, or [`Plan::apply`] deleted.
+/// What a plan deletes, or [`GcPlan::apply`] deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Entries, least recently used first.
@@ -217,7 +217,7 @@ pub fn plan(store: &Store, rules: &GcRules, scratch: Scratch) -> Result<GcPlan> 
 }
 
 impl GcPlan {
-    /// Counts of what [`Plan::apply`] will delete.
+    /// Counts of what [`GcPlan::apply`] will delete.
     pub fn goes(&self) -> &Totals {
         &self.goes
     }

@@ -14,7 +14,7 @@
 //! everything is computed with a list of what must be read; that is read, and everything is computed again, until the
 //! list is empty. The number of files is limited, because above [`READ_MAX`] depmod is not slower.
 //!
-//! If there is any doubt, the result is a [`Reason`]. One assumption is made: a file that `modules.order` lists
+//! If there is any doubt, the result is a [`DepmodReason`]. One assumption is made: a file that `modules.order` lists
 //! exports and needs only what `Module.symvers` contains; that is, nobody replaced it by one with symbols of a module
 //! that is added or removed. `kcache verify` detects that.
 

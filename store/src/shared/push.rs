@@ -64,7 +64,7 @@ impl SharedCaches {
     ///
     /// # Errors
     ///
-    /// [`Error::Shared`] if the cache fails, [`Error::Unsigned`] for an unsigned entry without [`Sign::Unsigned`].
+    /// [`Error::Shared`] if the cache fails, [`Error::Unsigned`] for an unsigned entry without [`SignEntry::Unsigned`].
     pub fn push(
         &self,
         cache: &Arc<SharedCache>,
