@@ -46,7 +46,7 @@ pub struct Counts {
     other_tools: usize,
     built: usize,
     fetched: usize,
-    /// Packages that do not build for a kernel.
+    /// Builds that failed: each host tries itself.
     failed: usize,
     /// Builds whose modules were those of an earlier build for the same kernel.
     known: usize,
@@ -68,20 +68,23 @@ impl Step {
     pub fn line(&self) -> String {
         let Step { debian, kernel, kbuild, one, two } = self;
         let both = |count: fn(&Counts) -> usize| count(one) + count(two);
-        let failed = if one.failed > 0 { format!(" ({} fail)", one.failed) } else { String::new() };
+        let built = |counts: &Counts| match counts.failed {
+            0 => counts.built.to_string(),
+            failed => format!("{}, {failed} fail", counts.built),
+        };
         let cells = [
-            one.built,
-            one.known,
-            one.other_tools,
-            both(|counts| counts.judged),
-            two.fetched,
-            two.built,
-            two.known,
-            both(|counts| counts.wrongly_not_ready),
-            both(|counts| counts.wrongly_ready),
+            one.ready.to_string(),
+            built(one),
+            one.known.to_string(),
+            one.other_tools.to_string(),
+            both(|counts| counts.judged).to_string(),
+            two.fetched.to_string(),
+            built(two),
+            two.known.to_string(),
+            both(|counts| counts.wrongly_not_ready).to_string(),
+            both(|counts| counts.wrongly_ready).to_string(),
         ];
-        let cells = cells.map(|count| count.to_string()).join(" | ");
-        format!("| {debian} | {kernel} | {kbuild} | {}{failed} | {cells} |", one.ready)
+        format!("| {debian} | {kernel} | {kbuild} | {} |", cells.join(" | "))
     }
 }
 
@@ -155,6 +158,7 @@ fn replay(history: &History, table: &mut Table) {
             host.install(&update.kernel, &mut known)
         });
         let [mut one_counts, mut two_counts] = counts;
+        assert_eq!(two_counts.other_tools, two_counts.ready, "another compiler is another tool");
         // Of the second host all builds are by another compiler: its last kernel stands for all.
         one.judge(None, &mut one_counts);
         if is_last {
@@ -238,7 +242,7 @@ impl Host {
     }
 
     fn succeeds(&self, words: &[&str]) {
-        run(&mut self.kcache("store", words));
+        run(&mut self.kcache("store", &[&["-q"], words].concat()));
     }
 
     /// What it prints, one document a line.
@@ -289,9 +293,9 @@ impl Host {
             let pair = (text(&result["package"]), text(&result["kernel"]));
             let is_installed = result["state"] == "installed";
             let how = text(&result["how"]);
-            counts.built += usize::from(how == "built");
-            counts.fetched += usize::from(how == "shared-cache");
-            counts.failed += usize::from(!is_installed);
+            counts.built += usize::from(how == "built" && is_installed);
+            counts.failed += usize::from(how == "built" && !is_installed);
+            counts.fetched += usize::from(how == "shared-cache" && is_installed);
             if is_installed {
                 installed.insert(pair.clone());
                 let bits = self.bits("store", &result["key"]);

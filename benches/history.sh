@@ -47,7 +47,8 @@ kbuild_of() {
     local name least version
     read -r name least < <(dpkg-deb -f "$1" Depends | tr ',' '\n' | sed -n 's/^ *\(linux-kbuild-[^ ]*\)\( (>= \(.*\))\)\?$/\1 \3/p')
     versions "$name" | while read -r version _; do
-        [ -n "$least" ] && dpkg --compare-versions "$version" lt "$least" || echo "$version"
+        [ -n "$least" ] && dpkg --compare-versions "$version" lt "$least" && continue
+        echo "$version"
     done | sort -V | sed "1s/^/$name=/;q"
 }
 
