@@ -26,7 +26,7 @@ use kcache_store::{Digest, Error, Store, TreeRoot, Waiting, tree_digest, walk};
 use tempfile::TempDir;
 
 /// The kind of memo of tree digests.
-const KIND: &str = "tree 1";
+const KIND: &str = "tree 2";
 const YEAR: i64 = 365 * 86400;
 
 fn is_torture() -> bool {
