@@ -7,6 +7,7 @@ use fs_err as fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -48,10 +49,18 @@ impl Drop for Process {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on: given out once in this process, and below those that the kernel gives to clients
+/// (`net.ipv4.ip_local_port_range`), one of which may take a port between this and the server's start.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() % PORTS;
+    let next = || 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+    let mut ports = std::iter::repeat_with(next).take(PORTS as usize).map(|port| port as u16);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
+
+/// So many ports are tried.
+const PORTS: u32 = 12_000;
 
 /// Runs a command to its end, and returns what it printed.
 fn run(command: &mut Command) -> String {
