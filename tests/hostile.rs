@@ -9,6 +9,7 @@ use crate::builder::{
 use crate::host::{FIXTURES, Host, Run, run};
 use crate::packages;
 use crate::sharing::entry_of;
+use crate::tools::update_kbuild;
 use fs_err as fs;
 use kcache::store::{Digest, Pointer, Role, SigningKey};
 use serde_json::{Value, json};
@@ -417,6 +418,16 @@ fn a_build_that_the_kernel_would_not_load_is_refused_although_it_is_signed() {
         .exits(0)
         .says(&["refusing the build from", "vermagic"]);
     assert_eq!(run.outcome().how.as_deref(), Some("built"));
+    // The same where it could only stand in for a build by this host's tools.
+    let other = Host::new(&[k()]).trusting(&builder).with_caches(&[&url(&builder.cache_url())]);
+    packages::hello(&other, "text");
+    update_kbuild(&other);
+    for _ in 0..2 {
+        let run = other.kcache(&["--json", "build", "hello", "-k", k()]).exits(0);
+        assert_eq!(run.outcome().how.as_deref(), Some("built"));
+        run.says(&["refusing the build from", "vermagic"]);
+        fs::remove_dir_all(other.store()).unwrap();
+    }
 }
 
 /// Makes the one module of a builder's store one for another kernel, and has that signed.

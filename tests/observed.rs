@@ -3,6 +3,7 @@
 use crate::builder::{Builder, url};
 use crate::host::{FIXTURES, Host, is_root};
 use crate::packages::{dkms_conf, module_c};
+use crate::tools::update_kbuild;
 use fs_err as fs;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,10 @@ fn a_file_that_configure_read_is_compared_before_a_build_is_used_again() {
     is(install(&host, &includes(&host, "one")), "store", "one");
     is(install(&host, &includes(&host, "two")), "built", "two");
     is(install(&host, &includes(&host, "two")), "store", "two");
+    // Nor is what is installed left alone because only tools are others besides.
+    update_kbuild(&host);
+    is(install(&host, &includes(&host, "two")), "store", "two");
+    is(install(&host, &includes(&host, "three")), "built", "three");
     // Here, where nothing is mounted, the header is absent.
     host.kcache(&["explain", "curious", "-k", &FIXTURES.new]).exits(0).prints(&[
         "in the store: built\nnot used, because",

@@ -36,7 +36,10 @@ pub(super) fn installed(
     let Some(key) = package.and_then(|package| package.key.parse().ok()).filter(|key| *key != id.key) else {
         return Ok(None);
     };
-    let Some(manifest) = stored_kin(session, request, id, &key)? else { return Ok(None) };
+    let manifest = stored_kin(session, request, id, &key)?;
+    let Some(manifest) = manifest.filter(|manifest| local::fits(session, request, id, manifest)) else {
+        return Ok(None);
+    };
     let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
     let answer = ready(session, request, tree, id, manifest)?;
     if answer.is_some() {
@@ -129,7 +132,7 @@ pub(super) fn pointed_to(
     let Some(from) = by_key::fetch(session, request, &key, &fits)? else { return Ok(None) };
     let Some(manifest) = stored_kin(session, request, id, &key)? else { return Ok(None) };
     let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
-    match ready(session, request, tree, id, manifest)? {
+    match resolve::judge(session, request, tree, id, manifest)? {
         Some(Resolution::Ready { manifest, .. }) => {
             context.progress.say(&format!("{}: using a build by other tools: {told}", request.name()));
             Ok(Some(Resolution::Ready { manifest, found: Source::Shared(from) }))

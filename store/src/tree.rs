@@ -267,6 +267,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn programs_count_apart_unless_they_are_too_large_to_be_kept_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        plant(dir.path());
+        let roots = [TreeRoot { programs: true, ..roots(dir.path())[0].clone() }];
+        let found = || fingerprint(None, &roots, LATER).unwrap();
+        let plain = found();
+        let head = [&b"\x7fELF\x02\x01\x01"[..], &[0; 9], &[2, 0]].concat();
+        let program = dir.path().join("sub/program");
+        fs_err::write(&program, &head).unwrap();
+        let small = found();
+        assert!(small.digest == plain.digest && small.programs != plain.programs);
+        assert_ne!(program_digest(&program).unwrap(), file_digest(&program).unwrap().0);
+        File::options().write(true).open(&program).unwrap().set_len(program::MOST_IN_TREE + 1).unwrap();
+        let large = found();
+        assert!(large.digest != plain.digest && large.programs == plain.programs);
+        assert_eq!(program_digest(&dir.path().join("a")).unwrap(), Digest::of(b"one"));
+    }
+
+    #[test]
     fn a_known_signature_saves_the_hashing() {
         let (_dir, store, tree) = store_and_tree();
         let first = tree_digest(Some(&store), &roots(&tree), LATER).unwrap();

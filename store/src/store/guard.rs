@@ -1,7 +1,7 @@
 //! Whether a store is safe to use, checked at each opening before anything in it is used.
 //!
 //! Builds of this host are unsigned unless it has a signing key, so whoever can write a store that root installs from
-//! is effectively root. And a store can be part of a tree that somebody else made (`--root`), with prepared links:
+//! is effectively root. And a store can be part of a tree from an untrusted party (`--root`), with prepared links:
 //!
 //! - The store and its directories must belong to root or the current user, and nobody else may be able to write them.
 //!   For root, the same holds for all directories above, because otherwise the store could be replaced a moment later;

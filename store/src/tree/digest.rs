@@ -100,7 +100,7 @@ impl Content {
 
 /// Reads a file, which may be a program that is counted apart.
 fn content(tree: &Tree, entry: &Entry, buffer: &mut [u8]) -> Result<Content> {
-    let apart = tree.root.programs && entry.size <= program::MOST;
+    let apart = tree.root.programs && entry.size <= program::MOST_IN_TREE;
     let (mut bytes, mut is_first) = (None, true);
     let digest = read::pass_on(tree, entry, buffer, &mut |piece| {
         if std::mem::take(&mut is_first) && apart && program::is_program(piece) {

@@ -18,8 +18,8 @@ use crate::{Digest, Result, Store};
 const MEMO: &str = "listing 1";
 /// So much of a digest.
 const SHORT: usize = 8;
-/// Larger listings are nobody's, in bytes: a million files with long paths have so many.
-const MOST: u64 = 256 << 20;
+/// Limit in bytes on an unpacked listing, which may be of an image's store: headers have 2 MB.
+const MOST: u64 = 32 << 20;
 
 /// What a file's name is followed by in a listing: its kind and a part of its digest.
 type Mark = [u8; 1 + SHORT];

@@ -28,7 +28,10 @@ const MOST_BUILD_ID: usize = 64;
 /// Most that a debug link has, in bytes: the name of a file (`NAME_MAX`, include/uapi/linux/limits.h), padded, and a CRC-32.
 const MOST_LINK: usize = 256 + 4;
 
-/// Most that a program of a tree may have in bytes to be told so, as it is read into memory. Larger ones are plain files.
+/// Limit in bytes on a program of a tree, because it is read into memory, as many at a time as there are readers. Larger ones count
+/// as plain files. The largest of kbuild's programs has 2 MB.
+pub(super) const MOST_IN_TREE: u64 = 16 << 20;
+/// The same for a single program, such as a compiler: gcc's `cc1` has 33 MB.
 pub(super) const MOST: u64 = 256 << 20;
 
 /// Whether a file that begins so is an ELF program or shared object (`ET_EXEC`, `ET_DYN`; elf(5)).

@@ -68,6 +68,26 @@ pub(super) fn pass_on(
 
 /// Digest and size in bytes of one file, by its path.
 pub(super) fn file(path: &Path) -> Result<(Digest, u64)> {
+    each_piece(path, &mut |_| ())
+}
+
+/// Digest of one file, by its path: of an ELF program by what it does. It is read once: by its path there may be another one
+/// the next time.
+pub(super) fn program(path: &Path) -> Result<Digest> {
+    let (mut bytes, mut is_first) = (None, true);
+    let (digest, _) = each_piece(path, &mut |piece| {
+        if std::mem::take(&mut is_first) && program::is_program(piece) {
+            bytes = Some(Vec::new());
+        }
+        // What grows beyond the limit is a plain file.
+        bytes = bytes.take().filter(|kept: &Vec<u8>| (kept.len() + piece.len()) as u64 <= program::MOST);
+        bytes.iter_mut().for_each(|kept| kept.extend_from_slice(piece));
+    })?;
+    Ok(bytes.map_or(digest, |bytes| program::digest(&bytes)))
+}
+
+/// Passes on all bytes of one file, hashing them; returns their digest and number.
+fn each_piece(path: &Path, to: &mut dyn FnMut(&[u8])) -> Result<(Digest, u64)> {
     let fd = rustix::fs::open(path, FILE, Mode::empty()).map_err(|e| at("open", path)(e.into()))?;
     let mode = rustix::fs::fstat(&fd).map_err(|e| at("access", path)(e.into()))?.st_mode;
     if FileType::from_raw_mode(mode) != FileType::RegularFile {
@@ -76,21 +96,13 @@ pub(super) fn file(path: &Path) -> Result<(Digest, u64)> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; BUFFER];
     loop {
-        match read(&fd, &mut buffer).map_err(at("read", path))? {
-            0 => return Ok((hasher.finalize().into(), hasher.count())),
-            n => hasher.update(&buffer[..n]),
-        };
+        let n = read(&fd, &mut buffer).map_err(at("read", path))?;
+        if n == 0 {
+            return Ok((hasher.finalize().into(), hasher.count()));
+        }
+        hasher.update(&buffer[..n]);
+        to(&buffer[..n]);
     }
-}
-
-/// Digest of one file, by its path: of an ELF program by what it does.
-pub(super) fn program(path: &Path) -> Result<Digest> {
-    let (digest, size) = file(path)?;
-    if size > program::MOST {
-        return Ok(digest);
-    }
-    let bytes = fs_err::read(path)?;
-    Ok(if program::is_program(&bytes) { program::digest(&bytes) } else { digest })
 }
 
 /// Calls `work` for each number below `count`, on many threads with a buffer each, and collects the results in order.
