@@ -64,6 +64,28 @@ fn the_administrators_overrides_come_after_the_packages_recipe() {
 }
 
 #[test]
+fn a_recipe_reads_its_settings_file_as_zfs_does_and_another_setting_is_another_build() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let conf = "PACKAGE_CONFIG=/etc/dkms/hello.conf\nPRE_BUILD=\"pre.sh\n  $(\n    [[ -r ${PACKAGE_CONFIG} ]] \\\n    \
+                && source ${PACKAGE_CONFIG} \\\n    && shopt -q -s extglob \\\n    && \\\n    {\n      \
+                if [[ ${HELLO_ENABLE_DEBUG,,} == @(y|yes) ]]\n      then\n        echo --enable-debug\n      fi\n    }\n  )\n\"\n";
+    let source = with_makefile(&host, "hello", "x", "obj-m := hello.o\n", conf);
+    let describe =
+        "sed -i \"s/MODULE_DESCRIPTION(.*)/MODULE_DESCRIPTION(\\\"arguments: ${*:-none}\\\")/\" hello.c";
+    script(&source, "pre.sh", describe);
+    fs::create_dir_all(host.root().join("etc/dkms")).unwrap();
+    let settings = host.root().join("etc/dkms/hello.conf");
+    for (setting, arguments) in [("yes", "--enable-debug"), ("no", "none"), ("Y", "--enable-debug")] {
+        fs::write(&settings, format!("HELLO_ENABLE_DEBUG={setting}\n")).unwrap();
+        install(&host, "hello");
+        assert_eq!(description(&host, "hello"), format!("arguments: {arguments}"));
+    }
+    fs::remove_file(&settings).unwrap();
+    install(&host, "hello");
+    assert_eq!(description(&host, "hello"), "arguments: none");
+}
+
+#[test]
 fn hooks_patches_and_the_last_make_that_matches_do_their_part() {
     let host = Host::new(&[&FIXTURES.new]);
     let conf = "MAKE[0]=\"false\"\nMAKE[1]=\"false\"\nMAKE_MATCH[1]=\"^6\\.\"\n\
