@@ -18,6 +18,7 @@
 //! There are two kinds of failure. [`BuildOutcome::Failed`] is the package's fault: equal inputs will fail again, anywhere,
 //! so it is remembered. [`BuildOutcome::Environment`] is this machine's: a full disk, a killed compiler, a missing tool.
 
+mod cause;
 pub mod kept;
 mod log;
 mod script;
@@ -39,11 +40,12 @@ use fs_err as fs;
 use rustix::fs::FileType;
 
 use crate::kernels::Mount;
-use crate::recipe::{Modules, Recipe, build_dir, debug_dir, kept_dir};
+use crate::recipe::{Modules, Recipe, StepKind, build_dir, debug_dir, kept_dir};
 use crate::sandbox::enter::MOST_FILE;
 use crate::sandbox::jobs::Seat;
 use crate::sandbox::{self, Ended, Excess, Limits, Opened, Sandbox, Watch};
-use log::{Log, Logged};
+use cause::Logged;
+use log::Log;
 use tree::Tree;
 
 /// Limit in bytes on a log; the rest is dropped. The longest log of a real package is below 1 MiB.
@@ -62,6 +64,9 @@ const MOST_DEBUG: u64 = 1 << 30;
 
 /// Limit in bytes on a build's file that is shown in its log. NVIDIA's `conftest/functions.h` has 10 KiB.
 const MOST_SHOWN: u64 = 64 << 10;
+
+/// So many modules are named that were built instead of a promised one.
+const MOST_NAMED: usize = 5;
 
 /// bash's exit status if it cannot fork (jobs.c, `make_child`). Its message about that goes to a stderr that may be
 /// redirected.
@@ -206,9 +211,38 @@ pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
         )),
         Ended::Status(status) => match logged.machines_fault().cloned() {
             Some(reason) => BuildOutcome::Environment(reason),
-            None => BuildOutcome::Failed(logged.failure(Some(status))),
+            None => {
+                let step = step_of(recipe, logged.command());
+                let downloads = step.is_some() && is_downloader(scratch, logged.command())?;
+                BuildOutcome::Failed(logged.failure(Some(status), step, downloads))
+            }
         },
     })
+}
+
+/// What a recipe calls the step with this command, unless it builds.
+fn step_of(recipe: &Recipe, command: &str) -> Option<&'static str> {
+    let at = recipe.steps.iter().position(|step| step.command == command)?;
+    let has_made = recipe.steps[..at].iter().any(|step| step.kind == StepKind::Make);
+    match recipe.steps[at].kind {
+        StepKind::Hook => Some(if has_made { "its POST_BUILD" } else { "its PRE_BUILD" }),
+        StepKind::Patch | StepKind::Clean | StepKind::Make => None,
+    }
+}
+
+/// Whether a package's script calls a program that downloads.
+fn is_downloader(scratch: &Path, command: &str) -> io::Result<bool> {
+    let script = Path::new(command.split_whitespace().next().unwrap_or_default());
+    let Ok((found, _)) = Tree::open(&scratch.join("build"))?.file(script)? else { return Ok(false) };
+    let mut bytes = Vec::new();
+    found.take(MOST_SHOWN).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let is_call = |line: &str| {
+        let mut words = line.split(|c: char| !(c.is_alphanumeric() || "-_.".contains(c)));
+        let fetches = words.by_ref().any(|word| ["wget", "curl", "aria2c", "apt-get", "pip", "pip3"].contains(&word));
+        fetches || ["git clone", "git fetch", "git pull"].iter().any(|git| line.contains(git))
+    };
+    Ok(text.lines().filter(|line| !line.trim_start().starts_with('#')).any(is_call))
 }
 
 /// Describes the limit that a build exceeded, and the setting for it.
@@ -338,10 +372,26 @@ fn modules(scratch: &Path, promised: &Modules) -> io::Result<Result<Vec<BuiltFil
                 room -= size;
                 built.push(BuiltFile { name, size, tree: tree.clone(), path: at });
             }
-            Err(what) => return Ok(Err(what)),
+            Err(what) => return Ok(Err(format!("{what}{}", elsewhere(&source, &at, &name)))),
         }
     }
     Ok(Ok(built))
+}
+
+/// Where else a module of this name was built, or what was built instead.
+fn elsewhere(source: &Tree, at: &Path, name: &str) -> String {
+    let found = found_modules(source).unwrap_or_default();
+    let others: Vec<String> =
+        found.iter().filter(|(path, _)| path != at).map(|(path, _)| path.display().to_string()).collect();
+    match found.iter().find(|(path, other)| other == name && path != at) {
+        Some((path, _)) => format!(", but {}, which is not where the recipe has it (BUILT_MODULE_LOCATION)", path.display()),
+        None if others.is_empty() => String::new(),
+        None => {
+            let shown = &others[..others.len().min(MOST_NAMED)];
+            let more = if others.len() > MOST_NAMED { ", ..." } else { "" };
+            format!(", but {}{more}", shown.join(", "))
+        }
+    }
 }
 
 /// Appends warnings about a successful build to its log.

@@ -18,6 +18,40 @@ const LIBRARIES: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/usr/local/lib"
 const PKG_CONFIG: [&str; 4] =
     ["/usr/lib/pkgconfig", "/usr/lib64/pkgconfig", "/usr/share/pkgconfig", "/usr/local/lib/pkgconfig"];
 
+/// Programs that modules' builds call, and their packages on Debian (`apt-file search bin/PROGRAM`).
+const PACKAGES: [(&str, &str); 30] = [
+    ("aclocal", "automake"),
+    ("autoconf", "autoconf"),
+    ("automake", "automake"),
+    ("autoreconf", "autoconf"),
+    ("bc", "bc"),
+    ("bison", "bison"),
+    ("clang", "clang"),
+    ("cmake", "cmake"),
+    ("cpio", "cpio"),
+    ("curl", "curl"),
+    ("depmod", "kmod"),
+    ("flex", "flex"),
+    ("g++", "g++"),
+    ("gawk", "gawk"),
+    ("git", "git"),
+    ("libtoolize", "libtool"),
+    ("lsb_release", "lsb-release"),
+    ("modinfo", "kmod"),
+    ("nasm", "nasm"),
+    ("openssl", "openssl"),
+    ("pahole", "dwarves"),
+    ("patch", "patch"),
+    ("perl", "perl"),
+    ("pkg-config", "pkgconf"),
+    ("python", "python-is-python3"),
+    ("python3", "python3"),
+    ("rsync", "rsync"),
+    ("unzip", "unzip"),
+    ("wget", "wget"),
+    ("xxd", "xxd"),
+];
+
 /// A thing that was not found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sought {
@@ -25,6 +59,8 @@ pub enum Sought {
     Header(String),
     /// A module of Python.
     Python(String),
+    /// A module of Perl, as a file: `XML/Parser.pm`.
+    Perl(String),
     /// A library, without `lib` and `.so`.
     Library(String),
     /// A package of pkg-config(1).
@@ -46,13 +82,14 @@ impl Sought {
             .or_else(|| between(": fatal error: ", " file not found"))
             .map(Sought::Header);
         let python = || between("ModuleNotFoundError: No module named '", "'").map(Sought::Python);
+        let perl = || between("Can't locate ", " in @INC").map(Sought::Perl);
         let library = || {
             let name = line.split_once("cannot find -l").map(|(_, name)| name)?;
             Some(Sought::Library(name.split([':', ' ']).next()?.to_owned()))
         };
         let package = || between("No package '", "' found").map(Sought::PkgConfig);
         let program = || program(line).map(Sought::Program);
-        header.or_else(python).or_else(library).or_else(package).or_else(program).filter(Sought::is_plain)
+        header.or_else(python).or_else(perl).or_else(library).or_else(package).or_else(program).filter(Sought::is_plain)
     }
 
     /// Reads what [`Sought::text`] gives.
@@ -61,6 +98,7 @@ impl Sought {
         let make = match kind {
             "header" => Sought::Header,
             "python" => Sought::Python,
+            "perl" => Sought::Perl,
             "library" => Sought::Library,
             "pkg-config" => Sought::PkgConfig,
             "program" => Sought::Program,
@@ -74,6 +112,7 @@ impl Sought {
         let kind = match self {
             Sought::Header(_) => "header",
             Sought::Python(_) => "python",
+            Sought::Perl(_) => "perl",
             Sought::Library(_) => "library",
             Sought::PkgConfig(_) => "pkg-config",
             Sought::Program(_) => "program",
@@ -85,6 +124,7 @@ impl Sought {
         match self {
             Sought::Header(name)
             | Sought::Python(name)
+            | Sought::Perl(name)
             | Sought::Library(name)
             | Sought::PkgConfig(name)
             | Sought::Program(name) => name,
@@ -117,6 +157,7 @@ impl Sought {
             Sought::Library(name) => {
                 ["so", "a"].iter().any(|ending| any(below(&LIBRARIES, &format!("lib{name}.{ending}"))))
             }
+            Sought::Perl(name) => any(perl(root).iter().map(|dir| dir.join(name)).collect()),
             Sought::Program(name) => any(PROGRAMS.iter().map(|dir| Path::new(dir).join(name)).collect()),
             Sought::PkgConfig(name) => any(below(&PKG_CONFIG, &format!("{name}.pc"))),
             Sought::Python(name) => {
@@ -130,12 +171,32 @@ impl Sought {
     }
 }
 
+/// A program's name, with the package that has it on Debian if that has another name or is often not installed.
+pub(super) fn with_package(program: &str) -> String {
+    match PACKAGES.iter().find(|(name, _)| *name == program) {
+        Some((_, package)) => format!("{program} (Debian package: {package})"),
+        None => program.to_owned(),
+    }
+}
+
 /// The program that a shell or make did not find: `sh: 1: flex: not found`, `make: flex: No such file or directory`.
 fn program(line: &str) -> Option<String> {
     let of_shell = line.strip_suffix(": command not found").or_else(|| line.strip_suffix(": not found"));
     let of_make = || line.strip_suffix(": No such file or directory").filter(|rest| rest.starts_with("make"));
     let name = of_shell.or_else(of_make)?.rsplit(": ").next()?;
     (!name.contains([' ', '/'])).then(|| name.to_owned())
+}
+
+/// The directories that Perl has its modules in: `@INC` of Debian's (perl(1)), of each version.
+fn perl(root: &Root) -> Vec<PathBuf> {
+    let architecture = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let mut found = vec![PathBuf::from("/usr/share/perl5"), Path::new("/usr/lib").join(&architecture).join("perl5")];
+    for above in [PathBuf::from("/usr/share/perl"), Path::new("/usr/lib").join(&architecture).join("perl")] {
+        let names =
+            root.find(&above).and_then(|dir| fs_err::read_dir(dir).ok()).into_iter().flatten().flatten();
+        found.extend(names.map(|entry| above.join(entry.file_name())));
+    }
+    found
 }
 
 /// The directories that Python has its modules in: Debian's, and those of each version.
@@ -166,6 +227,7 @@ mod tests {
         check("tool.c:3:10: fatal error: libelf.h: No such file or directory", Some("header libelf.h"));
         check("a.c:1:10: fatal error: 'openssl/evp.h' file not found", Some("header openssl/evp.h"));
         check("ModuleNotFoundError: No module named 'elftools.elf'", Some("python elftools.elf"));
+        check("Can't locate XML/Parser.pm in @INC (you may need ...)", Some("perl XML/Parser.pm"));
         check("/usr/bin/ld: cannot find -lelf: No such file or directory", Some("library elf"));
         check("/usr/bin/ld: cannot find -lcrypto", Some("library crypto"));
         check("No package 'libssl' found", Some("pkg-config libssl"));
@@ -197,6 +259,7 @@ mod tests {
             ("library elf", format!("usr/lib/{multiarch}/libelf.so")),
             ("pkg-config libssl", format!("usr/lib/{multiarch}/pkgconfig/libssl.pc")),
             ("python elftools.elf", "usr/lib/python3/dist-packages/elftools/__init__.py".to_owned()),
+            ("perl XML/Parser.pm", "usr/share/perl5/XML/Parser.pm".to_owned()),
             ("python yaml", "usr/lib/python3.11/site-packages/yaml.py".to_owned()),
         ] {
             let sought = Sought::parse(text).unwrap();

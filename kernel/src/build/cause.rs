@@ -1,0 +1,468 @@
+//! The cause of a failed build, found in its log.
+//!
+//! make and shells end with a line that says *that* something failed; the cause is earlier. In order of precedence:
+//!
+//! ```text
+//! configure: error: TEXT           the last words of a ./configure, with its *** lines
+//! FILE:LINE: error: TEXT           the first error of a compiler, modpost or linker
+//! *** TEXT.  Stop.                 make's first error; above `*** .` the text is in $(warning) lines
+//! PROGRAM: cannot ...              where make only names the target: what the command itself complained about
+//! anything else                    the last line
+//! ```
+//!
+//! Scripts try things and go on without them, so a missing program counts only if nothing else went wrong after it.
+
+use std::path::Path;
+
+use super::Failure;
+use super::sought::{self, Sought};
+
+/// Prefix of lines that kcache itself writes into a log.
+const OWN: &str = "kcache: ";
+
+/// Limit in bytes on the reason that a `./configure` prints. ZFS's has 300.
+const MOST_REASON: usize = 1024;
+
+/// Limit on the lines of `$(warning)` above an error of make.
+const MOST_WARNINGS: usize = 8;
+
+/// Appended to the error of a build whose test compiles failed.
+const CONFTEST: &str =
+    "a test compile of the package itself failed; what its tests found is at the end of the log";
+
+/// Appended where a build tried to reach the network.
+const NO_NETWORK: &str = "builds have no network";
+
+/// Appended where a build tried to write elsewhere.
+const READ_ONLY: &str = "builds can write only below their build directory, their own source in /usr/src, and /tmp";
+
+/// Findings in a log.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Logged {
+    command: String,
+    /// The reason why a `./configure` stopped.
+    configure: Option<Reason>,
+    compiler: Option<String>,
+    make: Option<String>,
+    /// The last complaint of another program before make's first error.
+    complaint: Option<String>,
+    /// The lines directly above, if they are of `$(warning)`.
+    warnings: Vec<String>,
+    last: String,
+    /// A file exceeded the size limit of the build.
+    pub(super) met_file_limit: bool,
+    /// The reason, if the failure is this machine's.
+    environment: Option<String>,
+    /// A program was missing, of which is not known yet whether the build survives that.
+    missing_program: Option<String>,
+    tried_network: bool,
+    sought: Vec<Sought>,
+}
+
+/// The last message of a `./configure` (autoconf's AC_MSG_ERROR): `configure: error: TEXT`, where the text may
+/// continue in lines that begin with `***`.
+#[derive(Clone, Debug)]
+struct Reason {
+    text: String,
+    ended: bool,
+}
+
+impl Reason {
+    fn begin(line: &str) -> Option<Reason> {
+        let text = line.split_once("configure: error:")?.1.trim();
+        Some(Reason { text: format!("configure: error: {text}").trim_end().to_owned(), ended: false })
+    }
+
+    /// Adds the next line, if it belongs to the text.
+    fn go_on(&mut self, line: &str) {
+        let more = line.trim().strip_prefix("***").map(str::trim);
+        match more.filter(|_| !self.ended && self.text.len() + line.len() < MOST_REASON) {
+            Some("") => {}
+            Some(more) => self.text = format!("{} {more}", self.text),
+            None => self.ended = true,
+        }
+    }
+}
+
+impl Logged {
+    /// Takes the next line of the log.
+    pub(super) fn notice(&mut self, line: &str) {
+        if let Some(own) = line.strip_prefix(OWN) {
+            if let Some(command) = own.strip_prefix("$ ") {
+                *self = Logged { command: command.to_owned(), ..Logged::default() };
+            }
+            return;
+        }
+        if line.trim().is_empty() {
+            return;
+        }
+        let larger = ["File size limit exceeded", ": File too large"]; // SIGXFSZ, EFBIG
+        self.met_file_limit |= larger.iter().any(|sign| line.contains(sign));
+        if self.environment.is_none() {
+            self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
+        }
+        self.tried_network |= is_of_network(line);
+        self.notice_missing(line);
+        match &mut self.configure {
+            Some(reason) => reason.go_on(line),
+            None => self.configure = Reason::begin(line),
+        }
+        if self.compiler.is_none() && is_of_compiler(line) {
+            self.compiler = Some(line.to_owned());
+            self.missing_program = None;
+        }
+        if self.make.is_none() {
+            self.notice_make(line);
+        }
+        self.last = line.to_owned();
+    }
+
+    fn notice_missing(&mut self, line: &str) {
+        let sought = Sought::of_line(line);
+        let is_missing = [": command not found", "Error 127"].iter().any(|sign| line.contains(sign));
+        if is_missing && self.missing_program.is_none() {
+            let name = |sought: &Sought| match sought {
+                Sought::Program(name) => Some(name.clone()),
+                _ => None,
+            };
+            let program = sought.iter().chain(self.sought.iter().rev()).find_map(name);
+            self.missing_program = Some(match program {
+                Some(program) => format!("it needs {}, which is not installed", sought::with_package(&program)),
+                None => format!("it needs a program that is not installed: {line}"),
+            });
+        }
+        if let Some(sought) = sought.filter(|sought| self.sought.len() < sought::MOST && !self.sought.contains(sought)) {
+            self.sought.push(sought);
+        }
+    }
+
+    fn notice_make(&mut self, line: &str) {
+        if let Some((_, text)) = line.split_once("*** ") {
+            let says_nothing = text.trim_end_matches("Stop.").trim().chars().all(|c| c.is_ascii_punctuation());
+            self.make = Some(match says_nothing && !self.warnings.is_empty() {
+                true => self.warnings.join("; "),
+                false => line.to_owned(),
+            });
+            if says_nothing || !is_of_target(text) {
+                self.complaint = None;
+            }
+            return;
+        }
+        match warning(line) {
+            Some(text) if self.warnings.len() < MOST_WARNINGS => {
+                self.warnings.extend((!is_banner(text)).then(|| text.to_owned()))
+            }
+            _ => self.warnings.clear(),
+        }
+        if is_complaint(line) {
+            self.complaint = Some(line.to_owned());
+        }
+    }
+
+    /// The first cause that the log states.
+    fn error(&self) -> Option<String> {
+        let configure = self.configure.as_ref().map(|reason| &reason.text);
+        let make = || self.make.as_ref().map(|make| self.complaint.as_ref().unwrap_or(make));
+        let error = configure.or(self.compiler.as_ref()).or_else(make)?;
+        Some(match self.conftest() {
+            Some(_) => format!("{error} ({CONFTEST})"),
+            None => error.clone(),
+        })
+    }
+
+    /// The header of a package's own test compiles, if the first error is one that they left in it: its path as the
+    /// compiler prints it (NVIDIA's conftest.sh: `#error dma_buf_export() conftest failed!`).
+    pub(super) fn conftest(&self) -> Option<&Path> {
+        let (file, error) = self.compiler.as_deref()?.split_once(':')?;
+        (error.contains("#error") && error.contains("conftest failed")).then(|| Path::new(file))
+    }
+
+    /// The reason, if this machine is why the build failed.
+    pub(super) fn machines_fault(&self) -> Option<&String> {
+        self.environment.as_ref().or(self.missing_program.as_ref())
+    }
+
+    /// The command that was run last.
+    pub(super) fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// The failure of a command with this status. `step` says what the command is for, if it is not the build itself;
+    /// `downloads` whether it is made to fetch something.
+    pub(super) fn failure(&self, status: Option<i32>, step: Option<&str>, downloads: bool) -> Failure {
+        let said = self.error().or_else(|| Some(&self.last).filter(|line| !line.is_empty()).cloned());
+        let silent = || match status {
+            Some(status) => format!("`{}` ended with status {status} and printed nothing", self.command),
+            None => format!("`{}` printed nothing", self.command),
+        };
+        let error = said.unwrap_or_else(silent);
+        let mut notes: Vec<String> = Vec::new();
+        notes.extend(step.map(|step| format!("{step}, `{}`, failed", self.command)));
+        notes.extend((self.tried_network || downloads).then(|| NO_NETWORK.to_owned()));
+        notes.extend(error.contains("Read-only file system").then(|| READ_ONLY.to_owned()));
+        let first_error = match notes.is_empty() {
+            true => error,
+            false => format!("{error} ({})", notes.join("; ")),
+        };
+        Failure { status, command: self.command.clone(), first_error, sought: self.sought.clone() }
+    }
+
+    /// The failure of commands that succeeded without producing the modules. Pipelines and `;` hide a compiler's
+    /// status, so its error comes first if there is one.
+    pub(super) fn failure_in_spite_of_success(&self, what: &str) -> Failure {
+        let ended = format!("the build ended with status 0, but {what}");
+        let first_error = match self.error() {
+            Some(error) => format!("{error} ({ended})"),
+            None => ended,
+        };
+        Failure { status: Some(0), command: self.command.clone(), first_error, sought: self.sought.clone() }
+    }
+}
+
+fn is_of_compiler(line: &str) -> bool {
+    let signs = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
+    // A ./configure that quotes the output of a failed attempt.
+    let is_quoted = line.starts_with("// ") || line.starts_with("# ");
+    (line.starts_with("error: ") || signs.iter().any(|sign| line.contains(sign))) && !is_quoted
+}
+
+/// Whether an error of make only names the target of a command that failed: `[Makefile:4: tool] Error 1`.
+fn is_of_target(text: &str) -> bool {
+    text.starts_with('[')
+}
+
+/// The text of make's `$(warning)`: `Makefile:149: TEXT`.
+fn warning(line: &str) -> Option<&str> {
+    let (file, rest) = line.split_once(':')?;
+    let (number, text) = rest.split_once(": ")?;
+    let is_makefile = Path::new(file).file_name()?.to_str().is_some_and(|name| {
+        name.starts_with("Makefile") || name.starts_with("Kbuild") || name.ends_with(".mk") || name == "GNUmakefile"
+    });
+    (is_makefile && number.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with("***")).then(|| text.trim())
+}
+
+/// Whether a line only frames others: `=== ERROR ===`.
+fn is_banner(text: &str) -> bool {
+    let words: String = text.chars().filter(|c| c.is_alphanumeric()).collect();
+    words.is_empty() || ["error", "warning"].contains(&words.to_lowercase().as_str())
+}
+
+/// Whether a program other than make and the compiler reports with this line that something went wrong.
+fn is_complaint(line: &str) -> bool {
+    let is_of_make = line.starts_with("make");
+    if is_of_make && !line.ends_with(": No such file or directory") {
+        return false;
+    }
+    if line.contains("warning:") || line.starts_with("checking ") || line.starts_with("  ") {
+        return false;
+    }
+    let lower = line.to_lowercase();
+    let signs = [
+        "cannot", "can't", "could not", "couldn't", "unable to", "no such file", "permission denied",
+        "not permitted", "read-only file system", "not found", "no space left", "failed", "failure", "error",
+        "invalid", "not supported", "unsupported", "missing", "unknown", "unrecognized", "must be", "refus",
+    ];
+    signs.iter().any(|sign| lower.contains(sign))
+}
+
+/// Whether a line shows that a program wanted the network: the messages of resolvers, curl, wget, git and pip.
+fn is_of_network(line: &str) -> bool {
+    let signs = [
+        "Could not resolve host",
+        "Couldn't resolve host",
+        "unable to resolve host",
+        "Temporary failure in name resolution",
+        "Name or service not known",
+        "Network is unreachable",
+        "network is unreachable",
+        "Failed to connect to ",
+        "Could not resolve proxy",
+        "Failed to establish a new connection",
+        "no such host",
+    ];
+    signs.iter().any(|sign| line.contains(sign))
+}
+
+/// The reason why a line of a log shows this machine's failure and not the package's.
+fn environmental(line: &str) -> Option<&'static str> {
+    let signs = [
+        ("No space left on device", "the disk is full"),
+        ("Disk quota exceeded", "the disk quota is used up"),
+        ("Cannot allocate memory", "out of memory"),
+        ("virtual memory exhausted", "out of memory"),
+        ("out of memory allocating", "out of memory"),
+        ("Killed signal terminated program", "the compiler was killed"),
+        ("fork: Resource temporarily unavailable", "no more processes can be started"),
+        ("fork: retry: Resource temporarily unavailable", "no more processes can be started"),
+    ];
+    let found = signs.iter().find(|(sign, _)| line.contains(sign)).map(|(_, reason)| *reason);
+    found.or_else(|| is_unreadable(line).then_some("a file of this host cannot be read by builds"))
+}
+
+/// Whether a file of the system could not be read: `/usr/include/x.h: Permission denied`. Elsewhere a build may meet
+/// its own modes.
+fn is_unreadable(line: &str) -> bool {
+    let Some((before, _)) = line.split_once(": Permission denied") else { return false };
+    let place = before.rsplit([' ', ':']).next().unwrap_or_default().trim_matches(['\'', '"', '`']);
+    ["/usr/", "/lib/", "/lib64/", "/boot/"].iter().any(|system| place.starts_with(system))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noticed(log: &str) -> Logged {
+        let mut logged = Logged::default();
+        log.lines().for_each(|line| logged.notice(line));
+        logged
+    }
+
+    fn first_error(log: &str) -> String {
+        noticed(log).failure(Some(2), None, false).first_error
+    }
+
+    #[test]
+    fn the_first_compiler_error_is_what_failed() {
+        let log = "kcache: $ make clean\nx.c:1: error: old\nkcache: $ make\nmake: *** [a] Error 1\n\
+                   a.c:3:1: error: first\na.c:4:1: error: second\n";
+        let failure = noticed(log).failure(Some(2), None, false);
+        assert_eq!(failure.first_error, "a.c:3:1: error: first");
+        assert_eq!(failure.command, "make");
+    }
+
+    #[test]
+    fn without_a_compiler_error_makes_error_or_the_last_line_counts() {
+        assert_eq!(
+            first_error("a\nmake: *** No rule to make target 'x'.  Stop.\nb"),
+            "make: *** No rule to make target 'x'.  Stop."
+        );
+        assert_eq!(first_error("a\nb\n \n"), "b");
+        assert_eq!(
+            noticed("kcache: $ ./x\n").failure(Some(3), None, false).first_error,
+            "`./x` ended with status 3 and printed nothing"
+        );
+    }
+
+    #[test]
+    fn the_text_above_an_empty_error_of_make_is_the_error() {
+        let log = "/h/Makefile:149: =============== ERROR ==============\n\
+                   /h/Makefile:150: 'SUBDIRS' was removed in Linux 5.3\n\
+                   /h/Makefile:151: Use 'M=' or 'KBUILD_EXTMOD=' instead\n\
+                   /h/Makefile:152: ====================================\n/h/Makefile:153: *** ..  Stop.\n";
+        assert_eq!(first_error(log), "'SUBDIRS' was removed in Linux 5.3; Use 'M=' or 'KBUILD_EXTMOD=' instead");
+        let other = "Makefile:1: of another matter\n  CC x.o\nMakefile:3: *** .  Stop.\n";
+        assert_eq!(first_error(other), "Makefile:3: *** .  Stop.");
+        let full = "Makefile:1: a note\nMakefile:2: *** gpu source not found.  Stop.\n";
+        assert_eq!(first_error(full), "Makefile:2: *** gpu source not found.  Stop.");
+    }
+
+    #[test]
+    fn where_make_only_names_a_target_its_commands_complaint_is_the_error() {
+        let log = "cc -o tool tool.c\ngrep: x: No such file or directory\nmkdir: cannot create directory 'out': Read-only file system\n\
+                   make: *** [Makefile:4: tool] Error 1\nmake: cannot say more\n";
+        assert_eq!(
+            first_error(log),
+            format!("mkdir: cannot create directory 'out': Read-only file system ({READ_ONLY})")
+        );
+        assert_eq!(first_error("checking for x... not found\nmake: *** [a] Error 1"), "make: *** [a] Error 1");
+        assert_eq!(
+            first_error("ld: cannot find x\nmake: *** No rule to make target 'y'.  Stop."),
+            "make: *** No rule to make target 'y'.  Stop."
+        );
+    }
+
+    #[test]
+    fn quoted_output_of_failed_attempts_is_no_error() {
+        let log = "//   test.c:4:16: error: storage size\na.c:71:10: fatal error: asm/unaligned.h";
+        assert_eq!(first_error(log), "a.c:71:10: fatal error: asm/unaligned.h");
+    }
+
+    #[test]
+    fn clangs_errors_about_options_are_compiler_errors() {
+        let log = "error: unknown warning option '-Wx' [-Werror]\nmake: *** [a] Error 1";
+        assert!(first_error(log).starts_with("error: unknown"));
+    }
+
+    #[test]
+    fn a_hidden_compiler_error_precedes_the_missing_module() {
+        let failure = noticed("a.c:3:1: error: first").failure_in_spite_of_success("built no a.ko");
+        assert_eq!(
+            failure.first_error,
+            "a.c:3:1: error: first (the build ended with status 0, but built no a.ko)"
+        );
+    }
+
+    #[test]
+    fn the_message_of_a_failed_configure_is_the_error() {
+        let zfs = "checking whether bops->submit_bio() exists... configure: error:\n\
+                   \t*** None of the expected \"bops\" interfaces were detected.\n\
+                   \t*** This may be because your kernel version is newer\n\t***\n\t*** Compatible Kernels: 3.10 - 6.2\n\n\
+                   a.c:1:1: error: later\n*** later\n";
+        let said = "configure: error: None of the expected \"bops\" interfaces were detected. \
+                    This may be because your kernel version is newer Compatible Kernels: 3.10 - 6.2";
+        assert_eq!(first_error(zfs), said);
+        let plain =
+            "x.c:1:1: error: of an attempt\nconfigure: error: *** A compiler is missing\nsee config.log\n";
+        assert_eq!(first_error(plain), "configure: error: *** A compiler is missing");
+        let long = format!("configure: error: a\n{}", "*** b\n".repeat(10_000));
+        assert!(first_error(&long).len() <= MOST_REASON);
+    }
+
+    #[test]
+    fn failed_test_compiles_are_identified() {
+        let line = "/var/lib/dkms/n/1/build/conftest/functions.h:7:2: error: #error dma_buf_export() conftest failed!";
+        assert_eq!(noticed(line).conftest(), Some(Path::new("/var/lib/dkms/n/1/build/conftest/functions.h")));
+        assert_eq!(first_error(line), format!("{line} ({CONFTEST})"));
+        assert_eq!(noticed("a.h:7:2: error: #error not for this kernel").conftest(), None);
+    }
+
+    #[test]
+    fn what_a_script_is_for_and_that_it_wanted_the_network_is_said() {
+        let step = |log: &str, downloads| noticed(log).failure(Some(1), Some("its PRE_BUILD"), downloads).first_error;
+        assert_eq!(
+            step("kcache: $ get.sh\ncurl: (6) Could not resolve host: git.kernel.org\n", false),
+            "curl: (6) Could not resolve host: git.kernel.org (its PRE_BUILD, `get.sh`, failed; builds have no network)"
+        );
+        assert_eq!(
+            step("kcache: $ get.sh\nkernel could not be downloaded\n", true),
+            "kernel could not be downloaded (its PRE_BUILD, `get.sh`, failed; builds have no network)"
+        );
+        assert_eq!(step("kcache: $ get.sh\nno\n", false), "no (its PRE_BUILD, `get.sh`, failed)");
+    }
+
+    #[test]
+    fn a_missing_program_is_why_a_build_failed_only_if_nothing_else_is() {
+        let fault = |log: &str| noticed(log).machines_fault().cloned().unwrap_or_default();
+        assert_eq!(
+            fault("sh: 1: flex: command not found\nmake: *** [x] Error 127"),
+            "it needs flex (Debian package: flex), which is not installed"
+        );
+        assert_eq!(
+            fault("make: kc-gpp: No such file or directory\nmake: *** [Makefile:2: all] Error 127"),
+            "it needs kc-gpp, which is not installed"
+        );
+        assert!(fault("make: *** [x] Error 127").contains("Error 127"));
+        let survived = "sh: git: command not found\na.c:3:1: error: first\nmake: *** [a.o] Error 1";
+        assert_eq!(fault(survived), "");
+        assert_eq!(first_error(survived), "a.c:3:1: error: first");
+        // What a later command does not find is another matter.
+        assert!(fault("a.c:3:1: error: of a test\nsh: bison: command not found").contains("bison"));
+    }
+
+    #[test]
+    fn what_was_not_found_is_kept_with_the_failure() {
+        let log = "tool.c:1:10: fatal error: libelf.h: No such file or directory\nmake: *** [tool] Error 1";
+        let failure = noticed(log).failure(Some(2), None, false);
+        assert_eq!(failure.sought, [Sought::Header("libelf.h".to_owned())]);
+    }
+
+    #[test]
+    fn a_full_disk_or_an_unreadable_header_is_not_the_packages_fault() {
+        let fault = |log: &str| noticed(log).machines_fault().cloned().unwrap_or_default();
+        assert!(fault("cc1: x.s: No space left on device").starts_with("the disk is full"));
+        assert!(fault("cat: /usr/include/x.h: Permission denied").starts_with("a file of this host"));
+        assert!(fault("a.c:1:10: fatal error: /usr/include/x.h: Permission denied").starts_with("a file of"));
+        assert_eq!(fault("sh: ./own: Permission denied"), "");
+        assert_eq!(fault("a.c:1: error: no member named 'x'"), "");
+    }
+}
