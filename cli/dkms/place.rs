@@ -283,9 +283,9 @@ impl<'a> Place<'a> {
 }
 
 fn package_at(source: &Path, what: &Version) -> Result<Package, DkmsError> {
-    match packages::at_path(source) {
-        Ok(package) if package.name == what.name && package.version == what.version => Ok(package),
-        Ok(_) | Err(_) => {
+    match packages::called(source, &what.name, &what.version) {
+        Ok(package) => Ok(package),
+        Err(_) => {
             let file = format!("File: {}/dkms.conf does not exist.", source.display());
             Err(DkmsError::new(4, &["Could not locate dkms.conf file.", &file]))
         }

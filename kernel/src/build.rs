@@ -170,12 +170,9 @@ pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
     let kept = kept_dir(&recipe.name, &recipe.version, &machine.release, &machine.arch);
     let debug = debug_dir(&recipe.name, &recipe.version);
     for (name, inside) in [("build", inside.clone()), ("kept", kept), ("debug", debug)] {
-        let outside = scratch.join(name);
-        if let Some(uid) = sandbox.identity.uid() {
-            give(&outside, uid)?;
-        }
-        sandbox.writable.push(Mount { outside, inside });
+        sandbox.writable.push(Mount { outside: scratch.join(name), inside });
     }
+    give_writable(&sandbox)?;
     if let (Some(launcher), Some(uid)) = (&sandbox.launcher, sandbox.identity.uid())
         && give(&launcher.directory, uid).is_err()
     {
@@ -277,6 +274,12 @@ fn append(scratch: &Path, file: &Path) -> io::Result<()> {
     let mut log = fs::OpenOptions::new().append(true).open(log_path(scratch))?;
     writeln!(log, "kcache: {}:", printable(&file.display().to_string()))?;
     text.lines().try_for_each(|line| writeln!(log, "{}", printable(line)))
+}
+
+/// Makes a sandbox's user the owner of what it may write, which no process of it has used yet.
+pub(crate) fn give_writable(sandbox: &Sandbox) -> io::Result<()> {
+    let Some(uid) = sandbox.identity.uid() else { return Ok(()) };
+    sandbox.writable.iter().try_for_each(|mount| give(&mount.outside, uid))
 }
 
 /// Makes the build's user the owner of a tree that no build has used yet.

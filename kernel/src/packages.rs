@@ -33,6 +33,8 @@ pub struct Package {
     pub source: PathBuf,
     /// The recipe's file.
     pub recipe: RecipeFile,
+    /// Name and version in its `dkms.conf`, where those are others: DKMS knows a package by its directory.
+    pub declared: Option<(String, String)>,
 }
 
 /// The location of a package's recipe.
@@ -56,7 +58,22 @@ impl Package {
             version: String::new(),
             source: PathBuf::new(),
             recipe: RecipeFile::Elsewhere,
+            declared: None,
         }
+    }
+
+    /// The same package under the name and version that DKMS was told, which its `dkms.conf` need not have.
+    pub fn called(self, name: &str, version: &str) -> Package {
+        let declared = (self.name.clone(), self.version.clone());
+        let is_other = declared.0 != name || declared.1 != version;
+        let declared = if is_other { Some(declared) } else { self.declared };
+        Package { name: name.to_owned(), version: version.to_owned(), declared, ..self }
+    }
+
+    /// Whether it goes by this name, and this version if one is given: its own, or those of its `dkms.conf`.
+    pub fn is_called(&self, name: &str, version: Option<&str>) -> bool {
+        let is = |own: &str, own_version: &str| own == name && version.is_none_or(|version| version == own_version);
+        is(&self.name, &self.version) || self.declared.as_ref().is_some_and(|(name, version)| is(name, version))
     }
 
     /// Whether its source is on this machine.
@@ -102,6 +119,20 @@ pub enum Error {
         /// Path of the recipe.
         path: PathBuf,
     },
+    /// The recipe still has a placeholder that the package's own installation replaces.
+    #[error("{}:{line}: {directive} is still the placeholder '{value}'; {instead}", path.display())]
+    Placeholder {
+        /// Path of the recipe.
+        path: PathBuf,
+        /// The number of the line.
+        line: usize,
+        /// `PACKAGE_NAME` or `PACKAGE_VERSION`.
+        directive: &'static str,
+        /// What is assigned.
+        value: String,
+        /// What replaces it.
+        instead: String,
+    },
 }
 
 /// Every package of a system, sorted by name and version. Broken ones do not hide the others: their errors are
@@ -115,7 +146,7 @@ pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
     };
     for directory in children(root, "/usr/src")? {
         if directory.join("dkms.conf").exists() {
-            keep(at_path(&directory));
+            keep(in_place(&directory));
         }
     }
     for path in children(root, "/etc/kcache/packages.d")? {
@@ -139,6 +170,36 @@ fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Reads the package in a directory of `/usr/src`. DKMS knows it by the directory, `NAME-VERSION`, whatever its file says.
+fn in_place(source: &Path) -> Result<Package, Error> {
+    let is_dkms = !source.join("kcache.toml").exists();
+    let names = is_dkms.then(|| names_in_place(source)).transpose()?.flatten();
+    in_place_as(source, names)
+}
+
+fn in_place_as(source: &Path, names: Option<(String, String)>) -> Result<Package, Error> {
+    match (at_path(source), names) {
+        (Ok(package), Some((name, version))) => Ok(package.called(&name, &version)),
+        (Err(Error::NoName { .. } | Error::Placeholder { .. }), Some((name, version))) => Ok(Package {
+            name,
+            version,
+            source: source.to_owned(),
+            recipe: RecipeFile::Dkms,
+            declared: None,
+        }),
+        (package, _) => package,
+    }
+}
+
+/// Reads the package in a source directory that DKMS was told to be of this name and version.
+///
+/// # Errors
+///
+/// [`Error::NoRecipe`] if the directory is not a package.
+pub fn called(source: &Path, name: &str, version: &str) -> Result<Package, Error> {
+    in_place_as(source, Some((name.to_owned(), version.to_owned())))
+}
+
 /// Reads the package in a source directory.
 ///
 /// # Errors
@@ -151,7 +212,8 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
     }
     let file = toml::parse(&own, &recipe_in(source, "kcache.toml")?)?;
     let (name, version) = (file.name.clone(), file.version.clone());
-    Ok(Package { name, version, source: source.to_owned(), recipe: RecipeFile::Toml(own, Box::new(file)) })
+    let recipe = RecipeFile::Toml(own, Box::new(file));
+    Ok(Package { name, version, source: source.to_owned(), recipe, declared: None })
 }
 
 /// Reads the package in a source directory, ignoring a `kcache.toml`.
@@ -173,8 +235,54 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
         .into());
     };
     match (name, version) {
-        (Some(name), Some(version)) => Ok(Package { name, version, source: source.to_owned(), recipe }),
-        _ => Err(Error::NoName { path: if conf.exists() { conf } else { source.to_owned() } }),
+        (Some(name), Some(version)) => {
+            Ok(Package { name, version, source: source.to_owned(), recipe, declared: None })
+        }
+        _ if conf.exists() => Err(match placeholder(source, &recipe_in(source, DKMS_CONF)?) {
+            Some(found) => found,
+            None => Error::NoName { path: conf },
+        }),
+        _ => Err(Error::NoName { path: source.to_owned() }),
+    }
+}
+
+/// A placeholder such as `#MODULE_VERSION#` or `@PKGVER@`, assigned as a name or version.
+fn placeholder(source: &Path, conf: &str) -> Option<Error> {
+    let mut lines = conf.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
+    lines.find_map(|(line, text)| {
+        let (directive, value) = ["PACKAGE_NAME", "PACKAGE_VERSION"]
+            .iter()
+            .find_map(|directive| Some((*directive, text.strip_prefix(directive)?.strip_prefix('=')?)))?;
+        let value = value.split(" #").next()?.trim().trim_matches(['"', '\'']);
+        let mark = value.chars().next().filter(|mark| "#@%{".contains(*mark))?;
+        let is_closed = value.len() > 2 && value.ends_with(if mark == '{' { '}' } else { mark });
+        is_closed.then(|| Error::Placeholder {
+            path: source.join(DKMS_CONF),
+            line,
+            directive,
+            value: value.to_owned(),
+            instead: instead_of(source, value),
+        })
+    })
+}
+
+/// What replaces a placeholder: the package's own installation for DKMS, as far as it can be told, else sed(1).
+fn instead_of(source: &Path, value: &str) -> String {
+    let script = ["dkms-install.sh", "dkms_install.sh", "install-dkms.sh", "install.sh"]
+        .iter()
+        .find(|name| source.join(name).is_file());
+    if let Some(script) = script {
+        return format!("the package's ./{script} replaces it");
+    }
+    let makefile = recipe_in(source, "Makefile").unwrap_or_default();
+    let is_target = |line: &str| {
+        let (target, _) = line.split_once(':')?;
+        let plain = target.replace(['_', '-'], "");
+        ["dkmsinstall", "installdkms", "dkms", "dkmsadd"].contains(&plain.as_str()).then(|| target.to_owned())
+    };
+    match makefile.lines().find_map(is_target) {
+        Some(target) => format!("the package's `make {target}` replaces it"),
+        None => format!("replace it first: sed -i 's/{value}/VERSION/' dkms.conf"),
     }
 }
 
@@ -210,20 +318,55 @@ fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {
     let Some(source) = &file.source else { return Err(Error::NoSource { path: path.to_owned() }) };
     let source = root.outside(root.resolve(source)?);
     let (name, version) = (file.name.clone(), file.version.clone());
-    Ok(Package { name, version, source, recipe: RecipeFile::Toml(path.to_owned(), Box::new(file)) })
+    let recipe = RecipeFile::Toml(path.to_owned(), Box::new(file));
+    Ok(Package { name, version, source, recipe, declared: None })
+}
+
+/// Name and version by which DKMS knows a directory of `/usr/src`, `NAME-VERSION`; `None` if it does not end like that.
+/// Where both have dashes, what the recipe assigns tells where the version begins.
+fn names_in_place(source: &Path) -> Result<Option<(String, String)>, Error> {
+    let Some(base) = source.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+    let (name, version) = dkms::literal_name(&recipe_in(source, DKMS_CONF)?);
+    let good = |name: &str, version: &str| {
+        let are = recipe::is_flat_name(name) && recipe::is_version(version);
+        are.then(|| (name.to_owned(), version.to_owned()))
+    };
+    let after_name = name.as_deref().and_then(|name| Some((name, base.strip_prefix(name)?.strip_prefix('-')?)));
+    if let Some((name, rest)) = after_name.filter(|(_, rest)| version.as_deref() == Some(rest) || is_like_version(rest)) {
+        return Ok(good(name, rest));
+    }
+    let before = version.as_deref().and_then(|version| Some((base.strip_suffix(version)?.strip_suffix('-')?, version)));
+    Ok(before.or_else(|| split(base)).and_then(|(name, version)| good(name, version)))
 }
 
 /// Name and version from a directory called `NAME-VERSION`, as in DKMS's layout.
 fn name_of_directory(source: &Path) -> (Option<String>, Option<String>) {
     let Some(base) = source.file_name().and_then(|name| name.to_str()) else { return (None, None) };
     let flat = |name: &str| recipe::is_flat_name(name).then(|| name.to_owned());
-    let version_of = |text: &str| recipe::is_version(text).then(|| text.to_owned());
-    match base.rsplit_once('-') {
-        Some((name, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => {
-            (flat(name), version_of(version))
-        }
-        _ => (flat(base), None),
+    match split(base) {
+        Some((name, version)) => (flat(name), recipe::is_version(version).then(|| version.to_owned())),
+        None => (flat(base), None),
     }
+}
+
+/// Splits `NAME-VERSION` at the last dash, or at the one before if only that begins a version: `a-1.0-rc1`.
+fn split(base: &str) -> Option<(&str, &str)> {
+    let (name, version) = base.rsplit_once('-')?;
+    if is_like_version(version) {
+        return Some((name, version));
+    }
+    let (name, _) = name.rsplit_once('-')?;
+    let version = &base[name.len() + 1..];
+    is_like_version(version).then_some((name, version))
+}
+
+/// Whether a text begins like a version: with a digit, `v` and a digit, or as an abbreviated git hash.
+fn is_like_version(text: &str) -> bool {
+    let digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let is_hash = (7..=40).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        && text.bytes().any(|b| b.is_ascii_digit());
+    digit(text) || text.strip_prefix(['v', 'V', 'r']).is_some_and(digit) || is_hash
 }
 
 #[cfg(test)]
@@ -260,6 +403,48 @@ mod tests {
         let dir = tree(&[("my-mod-1.5/dkms.conf", "PACKAGE_NAME=$X\nPACKAGE_VERSION=$(cat V)\n")]);
         let package = at_path(&dir.path().join("my-mod-1.5")).unwrap();
         assert_eq!((package.name.as_str(), package.version.as_str()), ("my-mod", "1.5"));
+    }
+
+    #[test]
+    fn dkms_knows_a_package_by_its_directory_and_both_find_it() {
+        let check = |directory: &str, name: &str, version: &str, expect: (&str, &str)| {
+            let conf = format!("PACKAGE_NAME=\"{name}\"\nPACKAGE_VERSION=\"{version}\"\n");
+            let dir = tree(&[(&format!("usr/src/{directory}/dkms.conf"), &conf)]);
+            let (found, broken) = installed(&Root::new(dir.path())).unwrap();
+            assert!(broken.is_empty(), "{broken:?}");
+            let package = &found[0];
+            assert_eq!((package.name.as_str(), package.version.as_str()), expect, "{directory}");
+            assert!(package.is_called(expect.0, Some(expect.1)) && package.is_called(expect.0, None));
+            assert!(!package.is_called("other", None) && !package.is_called(expect.0, Some("9.9")));
+            if !name.contains('#') && !version.contains(['#', '@', '$']) {
+                assert!(package.is_called(name, Some(version)), "{directory}");
+            }
+        };
+        check("m-0.3", "m", "0.2", ("m", "0.3"));
+        check("8812au-5.6.4.2", "realtek-rtl88xxau", "5.6.4.2~20230501", ("8812au", "5.6.4.2"));
+        check("msi_ec-0.11", "msi-ec", "0.11", ("msi_ec", "0.11"));
+        check("rtl8821ce-v5.5.2_34066.20200325", "rtl8821ce", "#MODULE_VERSION#", ("rtl8821ce", "v5.5.2_34066.20200325"));
+        check("evdi-1.14-rc1", "evdi", "@PKGVER@", ("evdi", "1.14-rc1"));
+        check("nvidia-current-550.1-2", "nvidia-current", "550.1-2", ("nvidia-current", "550.1-2"));
+        check("hid-2-in-1-1.0", "$X", "$Y", ("hid-2-in-1", "1.0"));
+        check("xone-a1b2c3d", "xone", "git", ("xone", "a1b2c3d"));
+        check("foo-dkms-1.0", "foo", "1.0", ("foo-dkms", "1.0"));
+        check("foo-master", "foo", "1.0", ("foo", "1.0"));
+        check("foo", "foo", "1.0", ("foo", "1.0"));
+    }
+
+    #[test]
+    fn a_placeholder_is_named_with_its_line_and_what_replaces_it() {
+        let conf = "PACKAGE_NAME=\"bb\"\nPACKAGE_VERSION=\"#MODULE_VERSION#\"\n";
+        let check = |file: (&str, &str), expect: &str| {
+            let dir = tree(&[("bb/dkms.conf", conf), (&format!("bb/{}", file.0), file.1)]);
+            let error = at_path(&dir.path().join("bb")).unwrap_err().to_string();
+            assert!(error.contains("dkms.conf:2: PACKAGE_VERSION is still the placeholder '#MODULE_VERSION#'"), "{error}");
+            assert!(error.ends_with(expect), "{error}");
+        };
+        check(("dkms-install.sh", ""), "the package's ./dkms-install.sh replaces it");
+        check(("Makefile", "all:\ndkms_install: all\n"), "the package's `make dkms_install` replaces it");
+        check(("README", ""), "sed -i 's/#MODULE_VERSION#/VERSION/' dkms.conf");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::inputs::key::ENVIRONMENT;
 use crate::inputs::undeclared;
 use crate::run::labels::Labels;
 use crate::run::request::Request;
-use crate::run::sandbox::{overrides_dir, room, show_source};
+use crate::run::sandbox::{overrides_dir, room, show_writable_source};
 use crate::run::session::Session;
 
 /// The fact of an entry that lists what its build did not find.
@@ -94,7 +94,7 @@ pub fn make(
     tree::snapshot(&source, &scratch.path().join("build"), &[])?;
     let own = scratch.path().join("own");
     let mut sandbox = room(context, request.kernel, tree, &id.facts.tools_root, own, context.jobs);
-    show_source(&mut sandbox, request.package, &source);
+    show_writable_source(&mut sandbox, request.package, &source);
     show_overrides(session, &mut sandbox, request, id, &scratch.path().join("overrides"))?;
     dependencies::show(session, &mut sandbox, needed, scratch.path())?;
     let lent = match how.may_launch {

@@ -1,10 +1,12 @@
 //! Evaluates a package's recipe for a kernel.
 
+use std::path::Path;
+
 use kcache_kernel::bounded_read;
 use kcache_kernel::kernels::{BuildTree, Kernel};
 use kcache_kernel::packages::{Package, RecipeFile};
-use kcache_kernel::recipe::{Recipe, Target, dkms, kbuild, toml};
-use kcache_store::Fingerprint;
+use kcache_kernel::recipe::{self, Recipe, Target, dkms, kbuild, toml};
+use kcache_store::{Fingerprint, tree};
 
 use crate::error::{Error, Result};
 use crate::run::sandbox;
@@ -59,13 +61,18 @@ impl Session<'_> {
         }
         signature.text(&self.context.directives.join("\0"));
         self.remembered("recipe", &signature.finish(), || {
-            let scratch = self.scratch()?;
-            let own = scratch.path().join("own");
-            let mut room = sandbox::room(self.context, kernel, tree, &facts.tools_root, own, dkms::JOBS);
-            let inside = sandbox::show_recipe(&mut room, &self.context.root, package)?;
-            let (name, version) = (&package.name, &package.version);
-            let (given, cancel) = (&self.context.directives, &self.context.cancel);
-            let mut recipe = dkms::evaluate(&room, &inside, name, version, target, given, cancel)?;
+            let mut wrote = false;
+            let evaluated = self.evaluate(package, kernel, tree, target, None, &mut wrote);
+            let mut recipe = match evaluated {
+                // It made files beside itself, or needs some that it could not make: DKMS evaluates it where root may write.
+                Ok(_) | Err(Error::Recipe(recipe::Error::Bad { .. })) if wrote => {
+                    let copy = self.scratch()?;
+                    let to = copy.path().join("source");
+                    tree::snapshot(&package.source, &to, &[".git".to_owned()])?;
+                    self.evaluate(package, kernel, tree, target, Some(&to), &mut wrote)?
+                }
+                evaluated => evaluated?,
+            };
             if sandbox::has_cr(&package.dkms_conf()?) {
                 recipe
                     .notes
@@ -75,5 +82,30 @@ impl Session<'_> {
             self.still_headers(kernel, tree, facts.headers)?;
             Ok(recipe)
         })
+    }
+
+    /// Evaluates a `dkms.conf` in a sandbox: beside the source, which is read-only, or beside a copy. `wrote` is set if it
+    /// failed to write anything there.
+    fn evaluate(
+        &self,
+        package: &Package,
+        kernel: &Kernel,
+        tree: &BuildTree,
+        target: &Target,
+        copy: Option<&Path>,
+        wrote: &mut bool,
+    ) -> Result<Recipe> {
+        let facts = self.kernel(kernel, tree)?;
+        let scratch = self.scratch()?;
+        let own = scratch.path().join("own");
+        let mut room = sandbox::room(self.context, kernel, tree, &facts.tools_root, own, dkms::JOBS);
+        let inside = sandbox::show_recipe(&mut room, &self.context.root, package, copy)?;
+        let conf = dkms::Conf {
+            source: &inside,
+            name: &package.name,
+            version: &package.version,
+            directives: &self.context.directives,
+        };
+        Ok(dkms::evaluate(&room, &conf, target, &self.context.cancel, wrote)?)
     }
 }

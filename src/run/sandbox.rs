@@ -54,10 +54,29 @@ pub fn room(
 
 /// Shows a package's source tree, which is at `outside`, at DKMS's path; returns its path in the sandbox.
 pub fn show_source(sandbox: &mut Sandbox, package: &Package, outside: &Path) -> PathBuf {
-    let inside = PathBuf::from(format!("/usr/src/{}-{}", package.name, package.version));
+    let inside = link_source(sandbox, package);
     sandbox.read_only.push(Mount { outside: outside.to_owned(), inside: inside.clone() });
-    let dkms = Path::new("/var/lib/dkms").join(&package.name).join(&package.version);
-    sandbox.links.push((dkms.join("source"), inside.clone()));
+    inside
+}
+
+/// Shows a private copy of a package's source tree at DKMS's path, where root may write: some packages build helpers there.
+/// Whoever runs the sandbox gives the copy to its user.
+pub fn show_writable_source(sandbox: &mut Sandbox, package: &Package, copy: &Path) -> PathBuf {
+    let inside = link_source(sandbox, package);
+    sandbox.writable.push(Mount { outside: copy.to_owned(), inside: inside.clone() });
+    inside
+}
+
+/// Links DKMS's record of a package to the place of its source, also under the names in its `dkms.conf`.
+fn link_source(sandbox: &mut Sandbox, package: &Package) -> PathBuf {
+    let inside = PathBuf::from(format!("/usr/src/{}-{}", package.name, package.version));
+    let records = Path::new("/var/lib/dkms");
+    sandbox.links.push((records.join(&package.name).join(&package.version).join("source"), inside.clone()));
+    if let Some((name, version)) = &package.declared {
+        let own = records.join(&package.name).join(&package.version);
+        sandbox.links.push((records.join(name).join(version), own));
+        sandbox.links.push((PathBuf::from(format!("/usr/src/{name}-{version}")), inside.clone()));
+    }
     inside
 }
 
@@ -84,12 +103,20 @@ pub fn overrides_dir(package: &Package) -> PathBuf {
 }
 
 /// Shows the files that evaluating a package's recipe may read: its source as far as its digest covers it, and the
-/// administrator's overrides for exactly this package and kernel.
-pub fn show_recipe(sandbox: &mut Sandbox, root: &Root, package: &Package) -> io::Result<PathBuf> {
-    let inside = show_source(sandbox, package, &package.source);
+/// administrator's overrides for exactly this package and kernel. `copy` is one of the source that may be written.
+pub fn show_recipe(
+    sandbox: &mut Sandbox,
+    root: &Root,
+    package: &Package,
+    copy: Option<&Path>,
+) -> io::Result<PathBuf> {
+    let inside = match copy {
+        Some(copy) => show_writable_source(sandbox, package, copy),
+        None => show_source(sandbox, package, &package.source),
+    };
     let git = package.source.join(".git");
     let (directory, file) = sandbox.blanks();
-    if git.exists() {
+    if copy.is_none() && git.exists() {
         let outside = if git.is_dir() { directory } else { file };
         sandbox.read_only.push(Mount { outside, inside: inside.join(".git") });
     }

@@ -134,14 +134,14 @@ pub fn packages(root: &Root, asked: &[String], elsewhere: &Elsewhere) -> Result<
     Ok(Packages { all, chosen, named: !asked.is_empty(), broken, exact })
 }
 
-/// The package of this name; the newest of several versions.
+/// The package of this name; the newest of several versions. The directory's name comes before its `dkms.conf`'s.
 pub fn find<'a>(all: &'a [Package], word: &str) -> Option<&'a Package> {
     let (name, version) = match word.split_once('/') {
         Some((name, version)) => (name, Some(version)),
         None => (word, None),
     };
-    all.iter()
-        .rfind(|package| package.name == name && version.is_none_or(|version| package.version == version))
+    let own = |package: &&Package| package.name == name && version.is_none_or(|version| package.version == version);
+    all.iter().rfind(own).or_else(|| all.iter().rfind(|package| package.is_called(name, version)))
 }
 
 fn newest_versions(all: &[Package]) -> Vec<Package> {

@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::{Error, Recipe, Target, checked, kernel_source_dir};
+use crate::build;
 use crate::sandbox::{Ended, Sandbox, Watch};
 use answer::Answer;
 
@@ -40,19 +41,31 @@ const MARK: &[u8] = b"\0kcache answers\0";
 /// The fixed part of the script that evaluates a recipe.
 const EVALUATE: &str = include_str!("dkms/evaluate.bash");
 
-/// Evaluates a package's `dkms.conf` for the kernel that the sandbox shows as running. `source` is the path of the
-/// package's source in the sandbox; `directives`, each `NAME=VALUE`, override all files (dkms(8), `--directive`).
+/// A package's `dkms.conf`.
+pub struct Conf<'a> {
+    /// Path of the package's source in the sandbox.
+    pub source: &'a Path,
+    /// Name that the package goes by, which the file may call otherwise.
+    pub name: &'a str,
+    /// Version that it goes by.
+    pub version: &'a str,
+    /// Directives that override all files, each `NAME=VALUE` (dkms(8), `--directive`).
+    pub directives: &'a [String],
+}
+
+/// Evaluates a package's `dkms.conf` for the kernel that the sandbox shows as running. `wrote` is set if the file tried to
+/// write where it may not.
 pub fn evaluate(
     sandbox: &Sandbox,
-    source: &Path,
-    name: &str,
-    version: &str,
+    conf: &Conf,
     target: &Target,
-    directives: &[String],
     cancel: &AtomicBool,
+    wrote: &mut bool,
 ) -> Result<Recipe, Error> {
+    let Conf { source, name, version, directives } = *conf;
     let conf = source.join("dkms.conf");
     let bad = |reason: String| Error::Bad { path: conf.clone(), reason };
+    build::give_writable(sandbox)?;
     let script = script(&conf, name, version, target, directives);
     let mut output = Vec::new();
     let mut keep = |piece: &[u8]| {
@@ -68,11 +81,14 @@ pub fn evaluate(
         return Err(bad(format!("evaluation timed out after {} s", LIMIT.as_secs())));
     }
     let answer = find_last(&output, MARK);
+    let text = String::from_utf8_lossy(&output[..answer.unwrap_or(output.len())]);
+    *wrote = ["Read-only file system", "Permission denied"].iter().any(|sign| text.contains(sign));
     let (talk, answer) = match answer {
         Some(at) if ended == Ended::Status(0) => (&output[..at], &output[at + MARK.len()..]),
         _ => return Err(bad(complaint(&output, ended))),
     };
-    recipe(&conf, answer, target)?.ok_or_else(|| bad(complaint(talk, ended)))
+    let Some(answer) = Answer::parse(answer) else { return Err(bad(complaint(talk, ended))) };
+    checked(answer.called(name, version).recipe(target).map_err(bad)?, &conf)
 }
 
 /// Makes a recipe for a kernel from an evaluation's results; `None` if the output contains none. The results are

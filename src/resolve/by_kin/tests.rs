@@ -127,7 +127,7 @@ impl Host {
         let inside = PathBuf::from("/usr/src/headers");
         let source = dir.path().join("hello-1.0");
         let package =
-            Package { name: "hello".into(), version: "1.0".into(), source, recipe: RecipeFile::Kbuild };
+            Package { name: "hello".into(), version: "1.0".into(), source, recipe: RecipeFile::Kbuild, declared: None };
         let kernel = Kernel {
             release: "6.1.0-1-amd64".into(),
             modules: None,

@@ -45,6 +45,18 @@ impl Answer {
         Some(answer)
     }
 
+    /// The same under another name and version, if the file assigns any.
+    pub(super) fn called(mut self, name: &str, version: &str) -> Self {
+        for (record, value) in &mut self.package.0 {
+            match record.as_str() {
+                "name" if !value.is_empty() => *value = name.to_owned(),
+                "version" if !value.is_empty() => *value = version.to_owned(),
+                _ => {}
+            }
+        }
+        self
+    }
+
     pub(super) fn recipe(&self, target: &Target) -> Result<Recipe, String> {
         let required = |name: &str, directive: &str| {
             self.package.one(name).map(str::to_owned).ok_or_else(|| format!("{directive} is not assigned"))

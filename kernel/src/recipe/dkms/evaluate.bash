@@ -1,20 +1,24 @@
 # Evaluates dkms.conf and the administrator's overrides, decides with bash what only bash can decide (regular expressions),
 # and prints the result as names and values, each ended by NUL. Set before: the variables that recipes may use, conf, and given.
 
-directives='CLEAN AUTOINSTALL NO_WEAK_MODULES PACKAGE_NAME PACKAGE_VERSION OBSOLETE_BY
+directives=(CLEAN AUTOINSTALL NO_WEAK_MODULES PACKAGE_NAME PACKAGE_VERSION OBSOLETE_BY
     POST_ADD POST_BUILD POST_INSTALL POST_REMOVE PRE_BUILD PRE_INSTALL
     BUILD_DEPENDS BUILD_DEPENDS_REBUILD BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN BUILD_EXCLUSIVE_KERNEL_MAX
     BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG MAKE MAKE_MATCH PATCH PATCH_MATCH STRIP
     BUILT_MODULE_NAME BUILT_MODULE_LOCATION DEST_MODULE_NAME DEST_MODULE_LOCATION
-    REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE MODULES_CONF_OBSOLETE_ONLY'
+    REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE MODULES_CONF_OBSOLETE_ONLY)
 
 take() {
     bash -n "$1" || exit 65
     local text
     text=$(
         . "$1" >/dev/null
-        set -f
-        for _name in $directives; do
+        # What the file leaves behind does not count: options, traps, functions with the names of builtins, IFS.
+        builtin set +eux -f
+        builtin unset -f set trap unset declare echo eval for printf test '[' 2>/dev/null
+        trap - EXIT ERR DEBUG RETURN
+        IFS=$' \t\n'
+        for _name in "${directives[@]}"; do
             declare -n _array=$_name
             for _i in "${!_array[@]}"; do
                 echo "$_name[$_i]=\""${_array[_i]}\"
@@ -53,7 +57,7 @@ for _file in "$module" "$module-$module_version" "$module-$module_version-$kerne
 done
 for _given in "${given[@]}"; do
     _name=${_given%%=*}
-    if [[ ! $_name =~ ^([A-Z_]+)(\[[0-9]+\])?$ || " "$(echo $directives)" " != *" ${BASH_REMATCH[1]} "* ]]; then
+    if [[ ! $_name =~ ^([A-Z_]+)(\[[0-9]+\])?$ || " ${directives[*]} " != *" ${BASH_REMATCH[1]} "* ]]; then
         echo "unknown directive $_name"
         exit 1
     fi
