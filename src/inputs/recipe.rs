@@ -64,7 +64,7 @@ impl Session<'_> {
             let mut room = sandbox::room(self.context, kernel, tree, &facts.tools_root, own, dkms::JOBS);
             let inside = sandbox::show_recipe(&mut room, &self.context.root, package)?;
             let (name, version) = (&package.name, &package.version);
-            let (given, cancel) = (&self.context.directives, &self.context.cancel);
+            let (given, cancel) = (&self.context.directives, &self.context.services.cancel);
             let mut recipe = dkms::evaluate(&room, &inside, name, version, target, given, cancel)?;
             if sandbox::has_cr(&package.dkms_conf()?) {
                 recipe
