@@ -28,7 +28,6 @@ mod task;
 mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use fs_err as fs;
 use kcache::kernel::kernels::{self, Kernel};
@@ -220,5 +219,5 @@ fn called(package: &str, version: &str) -> String {
 
 /// Ends a command that was interrupted.
 fn interrupted(context: &Context) -> Result<(), Failure> {
-    if context.cancel.load(Ordering::Relaxed) { Err(kcache::error::Error::Cancelled.into()) } else { Ok(()) }
+    if context.services.cancelled() { Err(kcache::error::Error::Cancelled.into()) } else { Ok(()) }
 }

@@ -71,10 +71,10 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
         true => Box::new(io::stdin().lock()),
         false => Box::new(BufReader::new(fs::File::open(&args.file)?)),
     };
-    let trust = context.caches.trust();
-    let say = |notice: &Notice| context.progress.notice(notice);
+    let trust = context.caches().trust();
+    let say = |notice: &Notice| context.progress().notice(notice);
     let believed = store::Believed { trust, fits: &by_key::is_honest, roll_back: args.allow_rollback };
-    let imported = match store::import(&store, &args.file, &mut *from, believed, (context.now)(), &say) {
+    let imported = match store::import(&store, &args.file, &mut *from, believed, context.now(), &say) {
         Err(error @ (store::Error::Damaged { .. } | store::Error::Entry { .. })) => {
             let hint = "the intact part is in the store; import a complete file to continue";
             return Err(Failure { exit: Exit::Refused, hint: Some(hint.into()), ..error.into() });

@@ -16,6 +16,7 @@ use kcache::run::context::Context;
 use kcache::run::policy::Policy;
 use kcache::run::progress::Progress;
 use kcache::run::select::Elsewhere;
+use kcache::run::services::Services;
 use kcache::run::signing::Signing;
 use kcache::store::transport::{self, Location};
 use kcache::store::{Say, SharedCache, SharedCaches, SigningKey, Trust};
@@ -67,24 +68,12 @@ pub struct Asked<'a> {
 }
 
 pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Context, Failure> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        // The second one ends the process at once.
-        signal_hook::flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, cancel.clone())?;
-        signal_hook::flag::register(signal, cancel.clone())?;
-    }
-    let identities = if rustix::process::geteuid().is_root() {
-        Identities::Drop(Uids::new(UIDS, confined::number().wrapping_mul(STRIDE), Path::new(UID_LOCKS)))
-    } else {
-        Identities::Own
-    };
-    let progress: Arc<dyn Progress> = Arc::new(Reporter::new(out.clone()));
-    let caches = caches(settings, &progress, &cancel, asked.offline)?;
+    let services = services(settings, out, asked.offline)?;
     let store = settings.store.value.clone();
     let elsewhere = Elsewhere {
         wanted: settings.packages.iter().map(|package| package.value.clone()).collect(),
         // An imported set may hold what no cache here has.
-        any: !caches.is_empty() || store.join("by-kernel").is_dir(),
+        any: !services.caches.is_empty() || store.join("by-kernel").is_dir(),
     };
     Ok(Context {
         root: Root::new(&settings.root.value),
@@ -94,8 +83,6 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         depmod: program("depmod"),
         always_depmod: settings.depmod.value == Depmod::Always,
         launches_ccache: settings.compiler_launcher.value == CompilerLauncher::Ccache,
-        identities,
-        entrance: Arc::new(Entrance::new(own_program)),
         limits: Limits {
             memory: settings.build_memory.value << 20,
             processes: settings.build_processes.value,
@@ -103,31 +90,62 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
             disk: settings.build_disk.value << 20,
             files: settings.build_files.value,
         },
-        control_groups: LazyLock::new(control_groups),
         jobs: settings.jobs.value,
         build_limit: settings.build_timeout.value,
         lock_limit: settings.lock_timeout.value.min(asked.lock_limit.unwrap_or(Duration::MAX)),
         builder: hostname(),
-        signer: signer(settings, caches.trust(), &*progress)?,
-        signing: signing::meaning(settings.signing.as_ref(), &Root::new(&settings.root.value))?
-            .map(|signing| Signing::new(signing.pair, signing.hash)),
-        caches,
         elsewhere,
+        default_kernel: settings.default_kernel.as_ref().map(|setting| setting.value.clone()),
         policy: Policy {
             rules: settings.policy.iter().map(|rule| rule.value.clone()).collect(),
             needs_foreign: settings.foreign.value == Foreign::Require,
         },
         other_tools: settings.other_tools.value.into(),
-        default_kernel: settings.default_kernel.as_ref().map(|setting| setting.value.clone()),
         directives: asked.directives.to_vec(),
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
         roll_back: asked.roll_back,
         number: crate::confined::number(),
+        services,
+    })
+}
+
+/// What the run works with. From now on signals cancel it.
+fn services(settings: &Settings, out: &Arc<Out>, offline: bool) -> Result<Services, Failure> {
+    let cancel = cancelled_by_signals()?;
+    let progress: Arc<dyn Progress> = Arc::new(Reporter::new(out.clone()));
+    let caches = caches(settings, &progress, &cancel, offline)?;
+    Ok(Services {
+        signer: signer(settings, caches.trust(), &*progress)?,
+        signing: signing::meaning(settings.signing.as_ref(), &Root::new(&settings.root.value))?
+            .map(|signing| Signing::new(signing.pair, signing.hash)),
+        caches,
+        identities: identities(),
+        entrance: Arc::new(Entrance::new(own_program)),
+        control_groups: LazyLock::new(control_groups),
         now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         available_memory: memory::available,
         cancel,
         progress,
     })
+}
+
+/// A flag that the first signal sets; the second one ends the process at once.
+fn cancelled_by_signals() -> io::Result<Arc<AtomicBool>> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, cancel.clone())?;
+        signal_hook::flag::register(signal, cancel.clone())?;
+    }
+    Ok(cancel)
+}
+
+/// The users that builds run as: this process's own unless it is root.
+fn identities() -> Identities {
+    if rustix::process::geteuid().is_root() {
+        Identities::Drop(Uids::new(UIDS, confined::number().wrapping_mul(STRIDE), Path::new(UID_LOCKS)))
+    } else {
+        Identities::Own
+    }
 }
 
 /// This host's name.

@@ -42,8 +42,8 @@ pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failur
                 _ if is_built => Action::AlreadyBuilt,
                 _ if task.fetch_only && !task.install => Action::Fetch,
                 _ if task.fetch_only || !package.has_source() => Action::FetchAndInstall,
-                _ if context.caches.is_empty() && task.install => Action::BuildAndInstall,
-                _ if context.caches.is_empty() => Action::Build,
+                _ if context.caches().is_empty() && task.install => Action::BuildAndInstall,
+                _ if context.caches().is_empty() => Action::Build,
                 _ if task.install => Action::FetchOrBuildAndInstall,
                 _ => Action::FetchOrBuild,
             };

@@ -29,8 +29,9 @@ pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) ->
         let root = context.root.dir().display();
         out.warn(&format!("no kernel is installed under {root}, so no build counts as installed"));
     }
-    let (say, now) = (|notice: &Notice| context.progress.notice(notice), (context.now)());
-    let rules = GcRules { caps, keep: &keep, now, grace: args.grace, cancel: &context.cancel, say: &say };
+    let (say, now) = (|notice: &Notice| context.progress().notice(notice), context.now());
+    let rules =
+        GcRules { caps, keep: &keep, now, grace: args.grace, cancel: &context.services.cancel, say: &say };
     let scratch = if dry { Scratch::new(&context.temporary)? } else { store.scratch()? };
     let plan = plan(&store, &rules, scratch)?;
     let tell = &mut |going: &Going| line(out, going);
@@ -38,8 +39,8 @@ pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) ->
         plan.entries(tell)?;
         *plan.goes()
     } else {
-        let say = |message: &str| context.progress.say(message);
-        plan.apply(&store, &context.waiting(&say), &context.cancel, tell)?
+        let say = |message: &str| context.progress().say(message);
+        plan.apply(&store, &context.waiting(&say), &context.services.cancel, tell)?
     };
     summary(out, &plan, &gone, dry);
     Ok(Exit::Done)

@@ -78,7 +78,7 @@ fn about_verdicts(text: &mut Exposition, context: &Context, survey: &Survey, bro
         text,
         "kcache_verdict_timestamp_seconds",
         "When the metrics were collected, in seconds since 1970.",
-        [sample((context.now)() as f64)],
+        [sample(context.now() as f64)],
     );
     gauge(
         text,

@@ -49,7 +49,7 @@ pub fn run(
     let page = Page {
         host: &super::context::hostname(),
         system: (context.root.dir() != Path::new("/")).then(|| context.root.dir().display().to_string()),
-        now: (context.now)(),
+        now: context.now(),
         running: &running(),
         default: select::default_kernel(&context.root, context.default_kernel.as_deref())
             .map_err(|error| kcache::error::chain(&error)),

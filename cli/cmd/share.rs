@@ -40,7 +40,7 @@ pub enum Choice {
 }
 
 pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit, Failure> {
-    if context.caches.writable().next().is_none() {
+    if context.caches().writable().next().is_none() {
         return Err(Failure::usage(
             "no writable shared cache",
             Some("configure one with `write = true`, or name one with --to URL; do not use --offline".into()),
@@ -58,7 +58,7 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
             exit = exit.or(say_missing(out, choice, dry));
             continue;
         };
-        for cache in context.caches.writable() {
+        for cache in context.caches().writable() {
             interrupted(context)?;
             let result = match dry {
                 true => None,
@@ -72,7 +72,7 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
 
 /// Who signs what leaves this host.
 pub fn sign(context: &Context, adopt: bool, unsigned: bool) -> SignEntry<'_> {
-    match &context.signer {
+    match &context.services.signer {
         Some(key) => SignEntry::With { key, adopt },
         None if unsigned => SignEntry::Unsigned,
         None => SignEntry::Signed,

@@ -28,7 +28,7 @@ use crate::out::{GOOD, Out, paint};
 const MAX: u64 = 64 << 10;
 
 pub fn run(context: &Context, out: &Out, command: &SignaturesCommand, dry: bool) -> Result<Exit, Failure> {
-    let signing = context.signing.as_ref().ok_or_else(|| {
+    let signing = context.services.signing.as_ref().ok_or_else(|| {
         Failure::usage(
             "no certificate is configured to verify signatures with",
             Some("set `certificate` in [signing] of /etc/kcache/config.toml, see docs/signing.md".into()),

@@ -39,11 +39,10 @@ fn stored(context: &Context, out: &Out, repair: bool, counters: &mut Counters) -
         out.say(&format!("no store in {}", context.store.display()));
         return Ok(Verified::default());
     };
-    let say = |message: &str| context.progress.say(message);
+    let say = |message: &str| context.progress().say(message);
     let waiting = context.waiting(&say);
-    let repairing =
-        Repair { store: &store, caches: &context.caches, waiting: &waiting, now: (context.now)() };
-    Ok(verify(&store, &context.cancel, &mut |finding| {
+    let repairing = Repair { store: &store, caches: context.caches(), waiting: &waiting, now: context.now() };
+    Ok(verify(&store, &context.services.cancel, &mut |finding| {
         let done = if repair { Some(repairing.repair(&finding)?) } else { None };
         if done != Some(Repaired::Nothing) {
             tell(out, &finding, done, counters);
@@ -99,7 +98,7 @@ fn put_back(context: &Context, damage: &Damage) -> Result<Vec<String>, Failure> 
         Ok(left) => Ok(left),
         Err(error @ (Error::Cancelled | Error::Unsigned { .. })) => Err(error.into()),
         Err(error) => {
-            context.progress.warn(&format!("{}: {}", damage.release, kcache::error::chain(&error)));
+            context.progress().warn(&format!("{}: {}", damage.release, kcache::error::chain(&error)));
             Ok(damage.wrong.clone())
         }
     }

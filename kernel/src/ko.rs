@@ -21,8 +21,10 @@
 
 mod build_id;
 mod check;
+mod defect;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod flags;
 mod machine;
 
 use std::collections::BTreeMap;
@@ -33,7 +35,9 @@ use object::read::SectionIndex;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym, SymbolTable};
 
 pub use build_id::BuildId;
-pub use check::{Defect, Expect, Flags, ModuleFault, Preempt, check, inspect, unversioned};
+pub use check::{Expect, check, inspect, unversioned};
+pub use defect::{Defect, ModuleFault};
+pub use flags::{Flags, Preempt};
 pub use machine::ElfMachine;
 
 /// The parsed contents of a module file.

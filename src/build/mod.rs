@@ -102,14 +102,14 @@ pub fn make(
         false => None,
     };
     // make's own first job; it requests others through the jobserver.
-    if !seat.begin(&context.cancel) {
+    if !seat.begin(&context.services.cancel) {
         return Err(Error::Cancelled);
     }
-    if context.groups().is_none() {
+    if context.services.groups().is_none() {
         session.detail_once("cannot create control groups here; build-memory has no effect");
     }
-    context.progress.begin(&what, "building");
-    let (start, started) = (Instant::now(), (context.now)());
+    context.progress().begin(&what, "building");
+    let (start, started) = (Instant::now(), context.now());
     let mut opened = Opened::default();
     let outcome = build::build(build::BuildRequest {
         sandbox,
@@ -117,12 +117,12 @@ pub fn make(
         scratch: scratch.path(),
         environment: &ENVIRONMENT,
         limit: context.build_limit,
-        cancel: &context.cancel,
+        cancel: &context.services.cancel,
         jobs: Some(&seat),
-        opened: context.is_root().then_some(&mut opened),
-        line: &mut |line| context.progress.line(&what, line),
+        opened: context.services.is_root().then_some(&mut opened),
+        line: &mut |line| context.progress().line(&what, line),
     });
-    context.progress.end(&what);
+    context.progress().end(&what);
     if !matches!(outcome, Err(sandbox::Error::Undead)) {
         lent.into_iter().for_each(compiler_launcher::Lent::put_back);
     }
@@ -151,7 +151,7 @@ pub fn make(
             return Err(Error::Environment { package, release, reason });
         }
     };
-    let observed = undeclared::digests(&id.facts, &opened, started, (context.now)())?;
+    let observed = undeclared::digests(&id.facts, &opened, started, context.now())?;
     Ok(Product {
         result,
         left_out,
@@ -213,7 +213,7 @@ pub(crate) fn publish(
     }
     put(LOG_NAME, Role::Log, &made.log)?;
     outputs.sort_by(|a, b| a.name.cmp(&b.name));
-    let now = (session.context.now)();
+    let now = session.context.now();
     let manifest = Manifest {
         format: kcache_store::FORMAT,
         key: id.key,
@@ -227,7 +227,7 @@ pub(crate) fn publish(
         created: now,
     };
     let mut entry = Entry::new(manifest)?;
-    if let Some(signer) = &session.context.signer {
+    if let Some(signer) = &session.context.services.signer {
         entry.sign(signer);
     }
     if replace {

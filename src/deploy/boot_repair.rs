@@ -82,7 +82,7 @@ fn missing(
             Err(Error::Cancelled) => return Err(Error::Cancelled),
             // An unreadable one does not prevent others from being installed.
             Err(error) => {
-                let progress = &session.context.progress;
+                let progress = session.context.progress();
                 progress.warn(&format!("{}: {}", request.name(), crate::error::chain(&error)));
             }
         }

@@ -133,7 +133,7 @@ fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8
     match store.read_object(&output.digest, output.size) {
         Ok(None) => {}
         Err(error) if local::is_damage(&error) => {
-            session.context.progress.warn(&format!("{error}; fetching it again"));
+            session.context.progress().warn(&format!("{error}; fetching it again"));
             store.discard_object(&output.digest)?;
         }
         found => return Ok(found?),
@@ -141,8 +141,8 @@ fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8
     if !session.asks_caches() {
         return Ok(None);
     }
-    session.context.progress.begin(&output.name, "fetching");
-    let fetched = session.context.caches.fetch_output(store, key, output);
-    session.context.progress.end(&output.name);
+    session.context.progress().begin(&output.name, "fetching");
+    let fetched = session.context.caches().fetch_output(store, key, output);
+    session.context.progress().end(&output.name);
     Ok(if fetched? { store.read_object(&output.digest, output.size)? } else { None })
 }

@@ -47,10 +47,12 @@ pub fn find(
     {
         match fits(&bytes) {
             Ok(()) => return Ok(Some(bytes)),
-            Err(why) => session.context.progress.warn(&format!("signature of {digest} in the store: {why}")),
+            Err(why) => {
+                session.context.progress().warn(&format!("signature of {digest} in the store: {why}"))
+            }
         }
     }
-    let found = session.context.caches.signature(&by, digest, &fits);
+    let found = session.context.caches().signature(&by, digest, &fits);
     if let (Some(store), Some(bytes)) = (&session.store, &found) {
         store.keep_signature(&by, digest, bytes)?;
     }
@@ -69,8 +71,8 @@ pub fn import(
     let by = signer_id(certificate);
     let store = session.store.as_ref().ok_or(Error::NoStore)?;
     store.keep_signature(&by, digest, bytes)?;
-    for cache in session.context.caches.writable() {
-        session.context.caches.push_signature(cache, &by, digest, bytes)?;
+    for cache in session.context.caches().writable() {
+        session.context.caches().push_signature(cache, &by, digest, bytes)?;
     }
     Ok(())
 }

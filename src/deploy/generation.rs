@@ -79,7 +79,7 @@ pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
 pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
     let root = &session.context.root;
     let config = kernels::config(root, kernel)?;
-    let identity = match &session.context.signing {
+    let identity = match &session.context.services.signing {
         Some(signing) => signing.identity(config.as_ref())?,
         None => None,
     };
@@ -136,8 +136,8 @@ pub fn apply_with(
     }
     let context = session.context;
     let tree = tree(session, kernel)?;
-    let say = |message: &str| context.progress.say(message);
-    let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &context.signing {
+    let say = |message: &str| context.progress().say(message);
+    let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &context.services.signing {
         Some(signing) => signing.sign(wanted, module, &|certificate| {
             detached_signature::attach(session, certificate, spec, module)
         }),
@@ -190,7 +190,7 @@ fn done(session: &Session, change: &SetChange, plan: InstallPlan, outcome: Commi
 /// Recovers a kernel's tree from an interrupted run.
 pub fn recover(context: &Context, release: &str, tree: &Path) -> Result<()> {
     if install::interrupted(tree)? {
-        let say = |message: &str| context.progress.say(message);
+        let say = |message: &str| context.progress().say(message);
         tell(context, release, Transaction::begin(site(context, tree, &say))?.recovered());
     }
     Ok(())
@@ -199,27 +199,27 @@ pub fn recover(context: &Context, release: &str, tree: &Path) -> Result<()> {
 /// The indexes of a tree that differ from what depmod would write.
 pub fn compare_indexes(context: &Context, tree: &Path) -> Result<Vec<Fault>> {
     let scratch = Scratch::new(&context.temporary)?;
-    let say = |message: &str| context.progress.say(message);
+    let say = |message: &str| context.progress().say(message);
     Ok(install::compare(site(context, tree, &say), scratch.path())?)
 }
 
 /// Regenerates a tree's indexes with depmod.
 pub fn remake_indexes(context: &Context, tree: &Path) -> Result<()> {
-    let say = |message: &str| context.progress.say(message);
+    let say = |message: &str| context.progress().say(message);
     Transaction::begin(site(context, tree, &say))?.remake_indexes()?;
     Ok(())
 }
 
 /// Deletes the kept modules of a package that was taken over from DKMS.
 pub fn forget_kept(context: &Context, tree: &Path, package: &str) -> Result<bool> {
-    let say = |message: &str| context.progress.say(message);
+    let say = |message: &str| context.progress().say(message);
     Ok(install::forget_kept(site(context, tree, &say), package)?)
 }
 
 /// Removes everything of kcache's from the tree of a kernel that is being removed or has been removed. True if there
 /// was anything.
 pub fn retire(context: &Context, release: &str) -> Result<bool> {
-    let say = |message: &str| context.progress.say(message);
+    let say = |message: &str| context.progress().say(message);
     let mut found = false;
     // Hooks and `dkms` pass on their arguments unchecked.
     if !release::is_plain(release) {
@@ -251,7 +251,7 @@ fn tell(context: &Context, release: &str, recovery: Recovery) {
         Recovery::Finished => "completed an interrupted installation",
         Recovery::Undone => "undid an interrupted installation",
     };
-    context.progress.say(&format!("{release}: {told}"));
+    context.progress().say(&format!("{release}: {told}"));
 }
 
 /// Refuses a change that would silently remove packages because their modules are unknown.
@@ -368,5 +368,5 @@ fn fetched_again(session: &Session, store: &Store, change: &SetChange, digest: &
     let Some((key, output)) = outputs.into_iter().find(|(_, output)| output.digest == *digest) else {
         return Ok(false);
     };
-    Ok(session.asks_caches() && session.context.caches.fetch_output(store, &key, output)?)
+    Ok(session.asks_caches() && session.context.caches().fetch_output(store, &key, output)?)
 }

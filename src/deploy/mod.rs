@@ -88,7 +88,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
         job.kernels.iter().try_for_each(|kernel| may_install(session, kernel))?;
     }
     let mut results = batch::obtain_all(session, &requests(session, job), &job.options, job.again);
-    if context.cancelled() {
+    if context.services.cancelled() {
         return Err(Error::Cancelled);
     }
     let mut kernels: Vec<KernelReport> = job
@@ -116,7 +116,10 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
 pub fn keep_counters(session: &Session) {
     let Some(store) = &session.store else { return };
     if let Err(error) = session.counters.keep(store) {
-        session.context.progress.detail(&format!("statistics not updated: {}", crate::error::chain(&error)));
+        session
+            .context
+            .progress()
+            .detail(&format!("statistics not updated: {}", crate::error::chain(&error)));
     }
 }
 
@@ -128,9 +131,9 @@ pub fn may_install(session: &Session, kernel: &Kernel) -> Result<()> {
 
 /// Checks before a build whether modules can be signed, if they are to be.
 pub fn may_sign(context: &Context) -> Result<()> {
-    let Some(signing) = &context.signing else { return Ok(()) };
-    if let Some(warning) = signing.try_out((context.now)())? {
-        context.progress.warn(&warning);
+    let Some(signing) = &context.services.signing else { return Ok(()) };
+    if let Some(warning) = signing.try_out(context.now())? {
+        context.progress().warn(&warning);
     }
     Ok(())
 }
@@ -189,7 +192,7 @@ fn say_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]
             let release = &report.kernel.release;
             session
                 .context
-                .progress
+                .progress()
                 .say(&format!("{release}: {what}: the new build has the modules that are installed"));
         }
     }

@@ -73,7 +73,7 @@ pub fn after_remove(session: &Session, request: &Request) {
 
 /// Runs the scripts for an event; if they are not allowed, reports those in `not_run`.
 fn afterwards(session: &Session, request: &Request, when: When, not_run: &[When]) {
-    let progress = &session.context.progress;
+    let progress = session.context.progress();
     let outcome = hooks(session, request).and_then(|(hooks, source)| {
         if !are_allowed(session, request) {
             say_not_run(session, request, hooks.iter().filter(|hook| not_run.contains(&hook.when)));
@@ -121,7 +121,7 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
         command: hook.command.clone(),
         reason,
     };
-    if !context.is_root() {
+    if !context.services.is_root() {
         return Err(failed("is not run, because kcache is not running as root".to_owned()));
     }
     let scratch = match context.root.is_host() {
@@ -135,7 +135,7 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
     if tree::snapshot(&request.package.source, &copy, &[".git".to_owned()])? != source {
         return Err(Error::Changed { what: format!("the source of {}", request.package.name) });
     }
-    context.progress.say(&format!(
+    context.progress().say(&format!(
         "{}: running {} ({})",
         request.name(),
         hook.when.directive(),
@@ -150,12 +150,12 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
         command: &hook.command,
         output: fs::File::create(&output)?.into_parts().0,
         limit: LIMIT,
-        cancel: &context.cancel,
+        cancel: &context.services.cancel,
     })?;
     let mut printed = Vec::new();
     fs::File::open(&output)?.take(scripts::MOST_OUTPUT).read_to_end(&mut printed)?;
     for line in String::from_utf8_lossy(&printed).lines().take(1000) {
-        context.progress.detail(&format!("{}: {}", request.package.name, printable(line)));
+        context.progress().detail(&format!("{}: {}", request.package.name, printable(line)));
     }
     match ended {
         Ended::Status(0) => Ok(()),

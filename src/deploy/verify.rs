@@ -30,7 +30,7 @@ pub struct Damage {
 pub fn installed(context: &Context) -> Result<(u64, Vec<Damage>)> {
     let (mut seen, mut found) = (0, Vec::new());
     for (release, tree) in kernels::trees(&context.root)? {
-        if context.cancelled() {
+        if context.services.cancelled() {
             return Err(Error::Cancelled);
         }
         let Some((known, wrong)) = examine(context, &tree)? else { continue };

@@ -34,12 +34,12 @@ impl Session<'_> {
 
     /// The fingerprint of a kernel's headers at their first use in this run.
     pub(super) fn seen_headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
-        Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.context.now)())?)
+        Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), self.context.now())?)
     }
 
     /// The fingerprint of a kernel's headers now.
     pub fn headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
-        Ok(tree::fingerprint(self.store.as_ref(), &roots_of_headers(tree), (self.context.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &roots_of_headers(tree), self.context.now())?)
     }
 
     /// Checks that headers were not changed since they had this fingerprint, even if the change was undone.

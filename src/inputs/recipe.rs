@@ -106,6 +106,6 @@ impl Session<'_> {
             version: &package.version,
             directives: &self.context.directives,
         };
-        Ok(dkms::evaluate(&room, &conf, target, &self.context.cancel, wrote)?)
+        Ok(dkms::evaluate(&room, &conf, target, &self.context.services.cancel, wrote)?)
     }
 }

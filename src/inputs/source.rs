@@ -13,12 +13,12 @@ use crate::run::session::Session;
 impl Session<'_> {
     /// The fingerprint of a package's source at its first use in this run.
     pub fn seen_source(&self, package: &Package) -> Result<Fingerprint> {
-        Ok(self.seen.fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.context.now)())?)
+        Ok(self.seen.fingerprint(self.store.as_ref(), &[root_of_source(package)], self.context.now())?)
     }
 
     /// The fingerprint of a package's source now.
     pub fn source(&self, package: &Package) -> Result<Fingerprint> {
-        Ok(tree::fingerprint(self.store.as_ref(), &[root_of_source(package)], (self.context.now)())?)
+        Ok(tree::fingerprint(self.store.as_ref(), &[root_of_source(package)], self.context.now())?)
     }
 
     /// An error if a package's source has file names that are not UTF-8.
@@ -34,7 +34,7 @@ impl Session<'_> {
         };
         let Some(path) = dir.filter(|path| path.is_dir()) else { return Ok(None) };
         let root = tree::TreeRoot { path, label: String::new(), skip: Vec::new(), programs: false };
-        Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], (self.context.now)())?))
+        Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], self.context.now())?))
     }
 
     /// Checks that a package's source was not changed since it had this fingerprint.

@@ -26,7 +26,7 @@ impl Session<'_> {
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;
             let room = sandbox::room(self.context, kernel, tree, tools_root, scratch.path().join("own"), 1);
-            Ok(toolchain::programs(&room, tree, &self.context.cancel)?)
+            Ok(toolchain::programs(&room, tree, &self.context.services.cancel)?)
         })?;
         if let Some(difference) = toolchain::stands_in(tree, &programs) {
             self.warn_once(&format!("kernel {} {difference}", kernel.release));
@@ -38,7 +38,7 @@ impl Session<'_> {
         let path = tools_root.outside(tools_root.resolve(&program.path)?);
         let mut signature = Signature::new("program 1");
         signature.stat(&path);
-        let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= (self.context.now)();
+        let racy = fs::metadata(&path)?.ctime().unsigned_abs() + 2 >= self.context.now();
         let hash = || Ok(tree::program_digest(&path)?);
         let digest = if racy { hash()? } else { self.remembered("program", &signature.finish(), hash)? };
         Ok(Tool { role: program.role, digest, version: program.version, path: program.path })

@@ -65,7 +65,7 @@ pub fn obtain_all<'a>(
     options: &Options,
     again: Again,
 ) -> Vec<PackageResult<'a>> {
-    let caches = &session.context.caches;
+    let caches = session.context.caches();
     let mut results = work(session, requests, options, again);
     let is_lacking = |result: &PackageResult| matches!(result.answer, Ok(Resolution::NoHeaders(_)));
     let (mut before, mut useless) = (usize::MAX, 0);
@@ -73,14 +73,14 @@ pub fn obtain_all<'a>(
         let lacking = results.iter().filter(|result| is_lacking(result)).count();
         useless = if lacking < before { 0 } else { useless + 1 };
         let too_often = useless >= if caches.have_answered() { 6 } else { 1 };
-        if lacking == 0 || too_often || session.context.cancelled() || !caches.forgive() {
+        if lacking == 0 || too_often || session.context.services.cancelled() || !caches.forgive() {
             return results;
         }
         before = lacking;
         let pause = Duration::from_millis(1000 + u64::from(session.context.number) % 4000);
         session
             .context
-            .progress
+            .progress()
             .say(&format!("querying shared caches again in {:.0} s", pause.as_secs_f64()));
         std::thread::sleep(pause);
         for result in results.iter_mut().filter(|result| is_lacking(result)) {
@@ -94,7 +94,7 @@ pub fn attempt(session: &Session, requests: &[Request], options: &Options) {
     for result in obtain_all(session, requests, options, Again::Never) {
         if let Err(error) = &result.answer {
             let why = crate::error::chain(error);
-            session.context.progress.warn(&format!("{}: {why}", result.request.name()));
+            session.context.progress().warn(&format!("{}: {why}", result.request.name()));
         }
     }
 }

@@ -22,7 +22,7 @@ const LEAST_SECONDS: f64 = 2.0;
 /// Records the duration of a build.
 pub(crate) fn remember(session: &Session, package: &Package, seconds: f64) -> Result<()> {
     let Some(store) = &session.store else { return Ok(()) };
-    Ok(store.remember(KIND, &name(package), &seconds.to_le_bytes(), (session.context.now)())?)
+    Ok(store.remember(KIND, &name(package), &seconds.to_le_bytes(), session.context.now())?)
 }
 
 /// Expected duration of a package's build in seconds.

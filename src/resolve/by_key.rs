@@ -71,12 +71,12 @@ pub(super) fn fetch(
         return Ok(None);
     }
     let (what, start) = (request.name(), Instant::now());
-    context.progress.begin(&what, "fetching");
+    context.progress().begin(&what, "fetching");
     let fetched =
-        context.caches.fetch(store, key, (context.now)(), fits, &|n| context.progress.heard(&what, n));
-    context.progress.end(&what);
+        context.caches().fetch(store, key, context.now(), fits, &|n| context.progress().heard(&what, n));
+    context.progress().end(&what);
     let Some(fetched) = fetched? else { return Ok(None) };
-    context.progress.say(&format!(
+    context.progress().say(&format!(
         "fetched {what} from {} ({}, {:.1} s)",
         fetched.from,
         size(fetched.bytes),
@@ -94,7 +94,7 @@ pub(super) fn refuse(
     faults: &[ModuleFault],
 ) -> Result<()> {
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    session.context.progress.warn(&format!(
+    session.context.progress().warn(&format!(
         "{}: refusing the build from {from}: {}",
         request.name(),
         faults.join("; ")

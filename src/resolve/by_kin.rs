@@ -45,7 +45,7 @@ pub(super) fn installed(
     if answer.is_some() {
         session
             .context
-            .progress
+            .progress()
             .detail(&format!("{}: installed build by other tools: {told}", request.name()));
     }
     Ok(answer)
@@ -62,7 +62,7 @@ pub(super) fn stored(
     let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
     let answer = ready(session, request, tree, id, manifest)?;
     if answer.is_some() {
-        session.context.progress.say(&format!("{}: using a build by other tools: {told}", request.name()));
+        session.context.progress().say(&format!("{}: using a build by other tools: {told}", request.name()));
     }
     Ok(answer)
 }
@@ -107,7 +107,7 @@ pub(super) fn pointed_to(
         return Ok(None);
     }
     let name = Pointer::name(&request.kernel.release, id.kin, &request.package.name)?;
-    let Some(pointer) = context.caches.pointer(store, &name, context.roll_back, (context.now)())? else {
+    let Some(pointer) = context.caches().pointer(store, &name, context.roll_back, context.now())? else {
         return Ok(None);
     };
     let key = pointer.key();
@@ -134,7 +134,7 @@ pub(super) fn pointed_to(
     let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
     match resolve::judge(session, request, tree, id, manifest)? {
         Some(Resolution::Ready { manifest, .. }) => {
-            context.progress.say(&format!("{}: using a build by other tools: {told}", request.name()));
+            context.progress().say(&format!("{}: using a build by other tools: {told}", request.name()));
             Ok(Some(Resolution::Ready { manifest, found: Source::Shared(from) }))
         }
         Some(Resolution::Refused(faults)) => {

@@ -131,7 +131,7 @@ fn pointed_to(
     let kernel = kernel_id(&known.arch, &known.version);
     let name = Pointer::name(&request.kernel.release, kernel, &request.package.name)?;
     session.asks_caches();
-    let Some(pointer) = context.caches.pointer(store, &name, context.roll_back, (context.now)())? else {
+    let Some(pointer) = context.caches().pointer(store, &name, context.roll_back, context.now())? else {
         return Ok(None);
     };
     let key = pointer.key();
@@ -147,7 +147,7 @@ fn pointed_to(
     let Some(manifest) = manifest else { return Ok(None) };
     if let Err(reason) = known.fits(request, &manifest) {
         context
-            .progress
+            .progress()
             .say(&format!("{}: ignoring the newest build in the store: {reason}", request.name()));
         return Ok(None);
     }

@@ -16,7 +16,7 @@ use crate::run::session::Session;
 /// Records that an entry of the store is used; false if it has been deleted meanwhile.
 pub fn used(session: &Session, key: &Key) -> Result<bool> {
     match &session.store {
-        Some(store) => Ok(store.used(key, (session.context.now)())?),
+        Some(store) => Ok(store.used(key, session.context.now())?),
         None => Ok(false),
     }
 }
@@ -25,7 +25,7 @@ pub fn used(session: &Session, key: &Key) -> Result<bool> {
 pub fn fits(session: &Session, request: &Request, id: &Identified, manifest: &Manifest) -> bool {
     let Some(path) = undeclared::difference(&id.facts, manifest) else { return true };
     let what = request.name();
-    session.context.progress.detail(&match path {
+    session.context.progress().detail(&match path {
         undeclared::ANYTHING => format!("{what}: ignoring a build with incompletely recorded inputs"),
         _ => format!("{what}: ignoring a build that read a different {path}"),
     });
@@ -36,11 +36,14 @@ pub fn fits(session: &Session, request: &Request, id: &Identified, manifest: &Ma
 pub fn stored(session: &Session, request: &Request, key: &Key) -> Result<Option<Box<Manifest>>> {
     let Some(store) = &session.store else { return Ok(None) };
     match store.lookup(key) {
-        Ok(Some(entry)) => match session.context.distrusts(&entry) {
+        Ok(Some(entry)) => match session.context.services.distrusts(&entry) {
             None => Ok(Some(Box::new(entry.into_manifest()))),
             Some(distrust) => {
                 let what = request.name();
-                session.context.progress.warn(&format!("ignoring the store's entry for {what}: {distrust}"));
+                session
+                    .context
+                    .progress()
+                    .warn(&format!("ignoring the store's entry for {what}: {distrust}"));
                 store.forget(key)?;
                 Ok(None)
             }
@@ -62,7 +65,7 @@ pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Resul
             let what = request.name();
             session
                 .context
-                .progress
+                .progress()
                 .detail(&format!("{what}: the store has the entry but lacks some of its objects"));
             Ok(None)
         }
@@ -79,7 +82,7 @@ pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Resul
 
 fn say_damage(session: &Session, request: &Request, error: &kcache_store::Error) {
     let what = request.name();
-    session.context.progress.warn(&format!("{error}; fetching or rebuilding {what}"));
+    session.context.progress().warn(&format!("{error}; fetching or rebuilding {what}"));
 }
 
 /// Whether an error is corruption, as opposed to inaccessibility.
@@ -114,14 +117,14 @@ pub fn modules(manifest: &Manifest) -> Vec<ModuleSpec> {
 /// Waits for others who want the same.
 pub(super) fn lock(session: &Session, store: &Store, key: &Key) -> Result<Lock> {
     let context = session.context;
-    Ok(store.lock(&key.to_string(), &context.waiting(&|message| context.progress.say(message)))?)
+    Ok(store.lock(&key.to_string(), &context.waiting(&|message| context.progress().say(message)))?)
 }
 
 /// Whether an entry of the store records a failure that only other hosts signed. It is advice: otherwise a stolen key
 /// could make a package fail on every host.
 pub fn is_advice(session: &Session, manifest: &Manifest) -> Result<bool> {
     let (Some(store), Some(_)) = (&session.store, advice(manifest)) else { return Ok(false) };
-    Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.context.made(&entry)))
+    Ok(store.lookup(&manifest.key)?.is_some_and(|entry| !session.context.services.made(&entry)))
 }
 
 /// The message about such an entry.

@@ -99,7 +99,7 @@ fn search<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Re
         id => id?,
     };
     for note in &id.recipe.notes {
-        session.context.progress.detail(&format!("{}: {note}", request.package.name));
+        session.context.progress().detail(&format!("{}: {note}", request.package.name));
     }
     if options.automatic_only && !id.recipe.automatic {
         return answered(Resolution::NotAutomatic);
@@ -116,7 +116,7 @@ fn search<'a>(session: &Session, request: &Request<'a>, options: &Options) -> Re
         {
             return answered(answer);
         }
-        if !session.context.caches.is_empty() {
+        if !session.context.caches().is_empty() {
             let store = session.store.as_ref().ok_or(Error::NoStore)?;
             let _lock = local::lock(session, store, &id.key)?;
             if let Some(answer) = look_further(session, store, request, tree, &id, options, true)? {
@@ -303,14 +303,14 @@ fn have_once(
                 return Ok(Resolution::Refused(faults));
             }
             for what in check_modules::unversioned(&outputs.modules, &dependencies::exports(needed)) {
-                context.progress.warn(&format!("{}: {what}", request.name()));
+                context.progress().warn(&format!("{}: {what}", request.name()));
             }
             Outcome::Built
         }
         BuildResult::Failure(outcome) => outcome.clone(),
     };
     for fault in &made.left_out {
-        context.progress.warn(&format!("{}: skipping module: {fault}", request.name()));
+        context.progress().warn(&format!("{}: skipping module: {fault}", request.name()));
     }
     build_times::remember(session, request.package, made.seconds)?;
     let entry = build::publish(session, store, request, id, made, outcome, options.rebuild)?;
@@ -318,7 +318,7 @@ fn have_once(
         publish::write_through(session, store, &entry)?;
     } else {
         let what = request.name();
-        context.progress.warn(&format!(
+        context.progress().warn(&format!(
             "{what}: the build opened more files than can be recorded; it is used in this run only and not shared"
         ));
     }

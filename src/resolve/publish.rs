@@ -50,19 +50,19 @@ pub fn known(session: &Session, request: &Request) -> Result<Publishable> {
 /// Publishes a new entry. The build has succeeded, so failures are only warnings.
 pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<()> {
     let context = session.context;
-    let Some(key) = &context.signer else {
-        if context.caches.writable().next().is_some() {
-            context.progress.say("not pushing: no signing key");
-            context.progress.hint("run `kcache keys generate`");
+    let Some(key) = &context.services.signer else {
+        if context.caches().writable().next().is_some() {
+            context.progress().say("not pushing: no signing key");
+            context.progress().hint("run `kcache keys generate`");
         }
         return Ok(());
     };
     let sign = SignEntry::With { key, adopt: false };
     vouch(session, store, entry, sign, true)?;
-    for cache in context.caches.writable() {
+    for cache in context.caches().writable() {
         match push(session, store, cache, entry, sign, true) {
             Ok(pushed) => say(session, cache, entry, &pushed),
-            Err(error) => context.progress.warn(&format!("push failed: {error}")),
+            Err(error) => context.progress().warn(&format!("push failed: {error}")),
         }
     }
     Ok(())
@@ -86,7 +86,7 @@ pub fn vouch(
             store.replace(&entry)?;
         }
         for name in name.iter().chain(&by_kin::pointer_name(&entry)) {
-            point_here(store, name, key, (session.context.now)(), None, signer)?;
+            point_here(store, name, key, session.context.now(), None, signer)?;
         }
     }
     let Some(name) = name else { return Ok(None) };
@@ -108,19 +108,19 @@ pub fn push(
 ) -> Result<Pushed> {
     let context = session.context;
     credible(session, entry)?;
-    let pushed = context.caches.push(cache, store, entry, sign)?;
+    let pushed = context.caches().push(cache, store, entry, sign)?;
     let name = by_pointer::pointer_name(entry).filter(|_| newest && !matches!(pushed, Pushed::Conflict(_)));
     let kin = by_kin::pointer_name(entry).filter(|_| newest && !matches!(pushed, Pushed::Conflict(_)));
     for name in name.into_iter().chain(kin) {
         let key = entry.manifest().key;
-        context.caches.point(cache, store, &name, key, (context.now)(), sign.key(entry))?;
+        context.caches().point(cache, store, &name, key, context.now(), sign.key(entry))?;
     }
     Ok(pushed)
 }
 
 /// Refuses to publish what this host would not use itself.
 fn credible(session: &Session, entry: &Entry) -> Result<()> {
-    match session.context.distrusts(entry) {
+    match session.context.services.distrusts(entry) {
         Some(distrust) => Err(Error::Distrusted { key: entry.manifest().key, distrust }),
         None => Ok(()),
     }
@@ -131,7 +131,7 @@ fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
     let labels = Labels::of(entry.manifest());
     let what = format!("{} for {}", labels.what(), labels.kernel);
     let url = cache.url();
-    let progress = &session.context.progress;
+    let progress = session.context.progress();
     match pushed {
         Pushed::New => progress.say(&format!("pushed {what} to {url}")),
         Pushed::Present => progress.detail(&format!("{url} already has {what}")),

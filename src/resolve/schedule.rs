@@ -71,7 +71,7 @@ pub fn all<'a, T: Send>(
         }
     });
     // After a cancellation some are left; nothing more is reported about them.
-    session.context.progress.outlook(&Outlook { waiting: 0, left: Duration::ZERO });
+    session.context.progress().outlook(&Outlook { waiting: 0, left: Duration::ZERO });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
@@ -138,7 +138,7 @@ impl<'a> Line<'a, '_> {
         let turn = |builds| Turn { state: &self.state, changed: &self.changed, builds };
         let mut state = self.lock();
         loop {
-            if self.session.context.cancelled() {
+            if self.session.context.services.cancelled() {
                 return None;
             }
             if state.next < self.requests.len() {
@@ -153,7 +153,7 @@ impl<'a> Line<'a, '_> {
             if let Some(at) = self.first(&state).filter(|_| self.has_room(&state)) {
                 let waits = state.waiting.swap_remove(at);
                 state.running.push(Running { at: waits.at, expected: waits.expected, since: Instant::now() });
-                self.session.context.progress.outlook(&state.outlook(self.session.context.jobs));
+                self.session.context.progress().outlook(&state.outlook(self.session.context.jobs));
                 let turn = turn(Some(waits.at));
                 return Some((Next::Build(waits), turn));
             }
@@ -167,7 +167,7 @@ impl<'a> Line<'a, '_> {
         if state.looking > 0 && state.last_look.elapsed() < GRACE {
             return false;
         }
-        let enough = || (self.session.context.available_memory)().is_none_or(|free| free >= MEMORY);
+        let enough = || (self.session.context.services.available_memory)().is_none_or(|free| free >= MEMORY);
         state.running.is_empty() || state.running.len() < self.session.context.jobs && enough()
     }
 

@@ -9,5 +9,6 @@ pub mod progress;
 pub mod request;
 pub mod sandbox;
 pub mod select;
+pub mod services;
 pub mod session;
 pub mod signing;

@@ -95,34 +95,34 @@ impl<'w> Session<'w> {
     /// Reports a message about the whole run once, even if several kernels and packages cause it.
     pub fn say_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
-            self.context.progress.say(message);
+            self.context.progress().say(message);
         }
     }
 
     /// Like [`Session::say_once`], for a warning.
     pub fn warn_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
-            self.context.progress.warn(message);
+            self.context.progress().warn(message);
         }
     }
 
     /// Like [`Session::say_once`], for a detail.
     pub fn detail_once(&self, message: &str) {
         if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
-            self.context.progress.detail(message);
+            self.context.progress().detail(message);
         }
     }
 
     /// Whether querying shared caches is useful. Without trusted keys it is not, which is reported once.
     pub fn asks_caches(&self) -> bool {
-        let caches = &self.context.caches;
+        let caches = self.context.caches();
         if caches.is_empty() {
             return false;
         }
         let trusting = caches.trust().keys().next().is_some();
         if !trusting {
             self.distrust_said.call_once(|| {
-                let progress = &self.context.progress;
+                let progress = self.context.progress();
                 progress.warn("no key is trusted, so shared caches are not used");
                 progress.hint("run `kcache keys trust FILE` with a builder's public key");
             });
@@ -182,7 +182,7 @@ impl<'w> Session<'w> {
         }
         let value = make()?;
         let text = serde_json::to_vec(&value).map_err(std::io::Error::from)?;
-        store.remember(kind, signature, &text, (self.context.now)())?;
+        store.remember(kind, signature, &text, self.context.now())?;
         Ok(value)
     }
 }

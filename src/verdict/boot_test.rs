@@ -225,7 +225,7 @@ pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gue
         machine,
         qemu: &qemu,
         setpriv: &(guest.find)("setpriv"),
-        identity: &context.identities.take(),
+        identity: &context.services.identities.take(),
         kvm: guest.kvm,
         image: &image,
         release: &kernel.release,
@@ -234,13 +234,13 @@ pub fn run(session: &Session, kernel: &Kernel, subjects: &[Subject], guest: &Gue
         sig_enforce: guest.sig_enforce,
         limit: guest.limit,
         scratch: scratch.path(),
-        cancel: &context.cancel,
+        cancel: &context.services.cancel,
     };
     let names = subjects.iter().flat_map(Subject::to_load).map(|module| module.name.as_str()).collect();
-    context.progress.begin(&kernel.release, DOING);
+    context.progress().begin(&kernel.release, DOING);
     let mut told = Told { session, kernel, names };
     let outcome = test.run(plan, &mut told);
-    context.progress.end(&kernel.release);
+    context.progress().end(&kernel.release);
     Ok(outcome?)
 }
 
@@ -256,16 +256,16 @@ struct Told<'a> {
 
 impl TestWatch for Told<'_> {
     fn console(&mut self, line: &str) {
-        self.session.context.progress.detail(line);
+        self.session.context.progress().detail(line);
     }
 
     fn testing(&mut self, number: usize) {
         if let Some(name) = self.names.get(number) {
-            self.session.context.progress.line(&self.kernel.release, &format!("loading {name}"));
+            self.session.context.progress().line(&self.kernel.release, &format!("loading {name}"));
         }
     }
 
     fn note(&mut self, text: &str) {
-        self.session.context.progress.detail(text);
+        self.session.context.progress().detail(text);
     }
 }

@@ -183,7 +183,7 @@ impl Installed {
     fn signers(&mut self, session: &Session) -> KnownKeys {
         let mut known =
             KnownKeys { enrolled: signing::enrolled(&session.context.root), ..KnownKeys::default() };
-        match session.context.signing.as_ref().map(|signing| signing.certificate()) {
+        match session.context.services.signing.as_ref().map(|signing| signing.certificate()) {
             Some(Ok(certificate)) => known.configured.push(certificate),
             Some(Err(error)) => {
                 known.incomplete = true;
@@ -253,7 +253,7 @@ impl Installed {
 /// What an initramfs holds of these modules; remembered, since it takes decompressing all of it.
 fn copies(session: &Session, path: &Path, names: &BTreeSet<ModuleName>) -> Result<Vec<Copy>> {
     let names_text = names.iter().map(|name| &**name).collect::<Vec<_>>().join(",");
-    let is_settled = (session.context.now)() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
+    let is_settled = session.context.now() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
     let read = || Ok(initramfs::copies(path, names)?);
     if is_settled { session.remembered_of_file("initramfs", path, &names_text, read) } else { read() }
 }

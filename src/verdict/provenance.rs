@@ -62,8 +62,8 @@ fn entry(session: &Session, package: &InstalledPackage<Installed>) -> Option<Ent
 
 fn made(session: &Session, entry: &Entry) -> Made {
     let (context, manifest) = (session.context, entry.manifest());
-    let own = context.signer.as_ref().map(|signer| signer.public());
-    let keys = context.caches.trust().keys();
+    let own = context.services.signer.as_ref().map(|signer| signer.public());
+    let keys = context.caches().trust().keys();
     Made {
         builder: manifest.builder.clone(),
         here: entry.envelope().signatures().is_empty() || own.is_some_and(|key| entry.is_made_by(key)),

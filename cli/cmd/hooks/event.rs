@@ -134,7 +134,7 @@ fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, F
 /// Ends the run after a while, as a signal would. The flag tells that it was this.
 fn end_after(context: &Context, limit: Duration) -> Arc<AtomicBool> {
     let over = Arc::new(AtomicBool::new(false));
-    let (told, cancel) = (over.clone(), context.cancel.clone());
+    let (told, cancel) = (over.clone(), context.services.cancel.clone());
     std::thread::spawn(move || {
         std::thread::sleep(limit);
         told.store(true, Ordering::Relaxed);

@@ -5,12 +5,12 @@
 //! built against other headers than its key says.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use object::elf;
 
+use super::defect::{Defect, ModuleFault};
+use super::flags::{Flags, WORDS};
 use super::{ElfMachine, Ko, ModuleExport, Undefined, parse};
-use crate::kconfig::Kconfig;
 use crate::module_name::ModuleName;
 use crate::symvers::Symvers;
 
@@ -31,223 +31,6 @@ pub struct Expect<'a> {
     /// Check like the loader, not more strictly: a foreign module, perhaps for another release, is judged by its CRCs
     /// if it has any.
     pub any_release: bool,
-}
-
-/// The parts of a kernel's configuration that appear in its modules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags {
-    /// `CONFIG_SMP`
-    pub smp: bool,
-    /// The kernel's preemption model.
-    pub preempt: Preempt,
-    /// `CONFIG_MODULE_UNLOAD`
-    pub mod_unload: bool,
-    /// `CONFIG_MODVERSIONS`
-    pub modversions: bool,
-    /// `CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS`: the kernel only warns about a missing namespace.
-    pub missing_imports_allowed: bool,
-}
-
-/// The preemption model as in vermagic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Preempt {
-    /// Not mentioned in vermagic.
-    #[default]
-    Off,
-    /// `preempt`
-    On,
-    /// `preempt_rt`
-    Rt,
-}
-
-impl Flags {
-    /// Reads the flags from a configuration as `include/linux/vermagic.h` does.
-    pub fn of_config(config: &Kconfig) -> Self {
-        // CONFIG_PREEMPT_BUILD counts since 5.16, CONFIG_PREEMPT before.
-        let preempt = if config.yes("CONFIG_PREEMPT_BUILD") || config.yes("CONFIG_PREEMPT") {
-            Preempt::On
-        } else if config.yes("CONFIG_PREEMPT_RT") {
-            Preempt::Rt
-        } else {
-            Preempt::Off
-        };
-        Self {
-            smp: config.yes("CONFIG_SMP"),
-            preempt,
-            mod_unload: config.yes("CONFIG_MODULE_UNLOAD"),
-            modversions: config.yes("CONFIG_MODVERSIONS"),
-            missing_imports_allowed: config.yes("CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS"),
-        }
-    }
-
-    /// The words of vermagic after the release.
-    fn words(self) -> impl Iterator<Item = &'static str> {
-        let preempt = match self.preempt {
-            Preempt::Off => "",
-            Preempt::On => "preempt",
-            Preempt::Rt => "preempt_rt",
-        };
-        let modversions = if self.modversions { "modversions" } else { "" };
-        let mod_unload = if self.mod_unload { "mod_unload" } else { "" };
-        [if self.smp { "SMP" } else { "" }, preempt, mod_unload, modversions]
-            .into_iter()
-            .filter(|w| !w.is_empty())
-    }
-}
-
-/// All words of [`Flags::words`]. Other words of a vermagic belong to the architecture (`aarch64`, `ARMv7 p2v8`) or to
-/// structure randomization, and are not checked.
-const WORDS: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modversions"];
-
-/// Why a kernel would not load a file as a module. Names come from the file and are escaped for terminals.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Defect {
-    /// The file does not exist, although its directory lists it.
-    #[error("is a dangling link")]
-    Gone,
-    /// The file is empty.
-    #[error("is empty")]
-    Empty,
-    /// The file is not an ELF file.
-    #[error("is not an ELF file")]
-    NotElf,
-    /// The ELF file is inconsistent.
-    #[error("is a corrupt ELF file: {why}")]
-    Malformed {
-        /// The first inconsistency.
-        why: String,
-    },
-    /// The ELF file is a program or library.
-    #[error("has the ELF type {found}, expected a relocatable object (1)")]
-    NotRelocatable {
-        /// Its `e_type`.
-        found: u16,
-    },
-    /// The compressed file cannot be decompressed, or not by this kernel.
-    #[error("cannot be decompressed: {why}")]
-    Compressed {
-        /// The reason.
-        why: String,
-    },
-    /// The module is unsigned, but the kernel requires signatures.
-    #[error("is unsigned, and the kernel enforces signatures ({why})")]
-    Unsigned {
-        /// Why the kernel requires signatures.
-        why: String,
-    },
-    /// The module's signature cannot be valid.
-    #[error("has an invalid signature: {why}")]
-    BadSignature {
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The signer is unknown, but the kernel requires trusted signatures.
-    #[error("is signed by {signer}, whose certificate is neither configured nor enrolled")]
-    UnknownSigner {
-        /// The signer as named in the signature.
-        signer: String,
-    },
-    /// This machine does not trust the signer.
-    #[error("is signed by {signer}, which is not enrolled; run `mokutil --import CERTIFICATE`")]
-    NotEnrolled {
-        /// The certificate's subject.
-        signer: String,
-    },
-    /// A module that it depends on is not installed.
-    #[error("needs the symbol {} of the module {}, which is not installed", .symbol.escape_debug(), .module.escape_debug())]
-    MissingModule {
-        /// The needed symbol.
-        symbol: String,
-        /// Name of the module that exports it.
-        module: String,
-    },
-    /// The module was built for another architecture.
-    #[error("is for {found}, expected {expected}")]
-    WrongMachine {
-        /// The kernel's machine.
-        expected: ElfMachine,
-        /// The module's machine.
-        found: ElfMachine,
-    },
-    /// An object file that is not a module.
-    #[error("has no .modinfo section")]
-    NoModinfo,
-    /// The module was built for another kernel.
-    #[error("has the vermagic {found:?}, expected {expected:?}")]
-    Vermagic {
-        /// The kernel's vermagic, without words of the architecture.
-        expected: String,
-        /// The module's vermagic.
-        found: String,
-    },
-    /// Nothing exports a symbol that it needs.
-    #[error("needs the symbol {}, which neither the kernel nor a dependency exports", .symbol.escape_debug())]
-    UnknownSymbol {
-        /// Name of the symbol.
-        symbol: String,
-    },
-    /// The module was built against another type of a symbol.
-    #[error("was built against {} with {}, expected {:#010x}", .symbol.escape_debug(), Crc(*.found), .expected)]
-    WrongCrc {
-        /// Name of the symbol.
-        symbol: String,
-        /// The CRC in the kernel or the dependency.
-        expected: u32,
-        /// The CRC in the module; `None` if it has none.
-        found: Option<u32>,
-    },
-    /// The module does not import the namespace of a symbol that it needs.
-    #[error("uses {} without importing its namespace {}", .symbol.escape_debug(), .namespace.escape_debug())]
-    MissingNamespace {
-        /// Name of the symbol.
-        symbol: String,
-        /// Name of the namespace.
-        namespace: String,
-    },
-    /// The symbol is exported to other modules only (`EXPORT_SYMBOL_GPL_FOR_MODULES`).
-    #[error("uses {}, which is for the modules {} only", .symbol.escape_debug(), .modules.escape_debug())]
-    NotForThisModule {
-        /// Name of the symbol.
-        symbol: String,
-        /// Names of the allowed modules, separated by commas.
-        modules: String,
-    },
-    /// The package's recipe does not list the module.
-    #[error("is not named by its recipe")]
-    NotPromised,
-    /// The module would be loaded in place of an in-tree one, which the recipe does not declare.
-    #[error("would replace the in-tree module {of}, and its recipe does not name it")]
-    Replaces {
-        /// Path of the in-tree module, relative to `/lib/modules/K`.
-        of: String,
-    },
-}
-
-impl From<object::read::Error> for Defect {
-    fn from(error: object::read::Error) -> Self {
-        Self::Malformed { why: error.to_string() }
-    }
-}
-
-struct Crc(Option<u32>);
-
-impl fmt::Display for Crc {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(crc) => write!(f, "the CRC {crc:#010x}"),
-            None => f.write_str("no CRC"),
-        }
-    }
-}
-
-/// A defect with the file that has it; prints as one line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file} {defect}")]
-pub struct ModuleFault {
-    /// Name of the file.
-    pub file: String,
-    /// What is wrong with the file.
-    pub defect: Defect,
 }
 
 /// Parses a module and checks it.
@@ -375,7 +158,9 @@ fn is_resolved_elsewhere(machine: ElfMachine, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::Built;
+    use super::super::flags::Preempt;
     use super::*;
+    use crate::kconfig::Kconfig;
 
     const SYMVERS: &str = "0x12345678\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n\
         0x00000000\tfrom_assembly\tvmlinux\tEXPORT_SYMBOL\t\n\

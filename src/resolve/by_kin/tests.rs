@@ -22,6 +22,7 @@ use crate::run::context::Context;
 use crate::run::policy::Policy;
 use crate::run::progress::Progress;
 use crate::run::select::Elsewhere;
+use crate::run::services::Services;
 use crate::run::session::{KernelFacts, Tool};
 
 const SETTINGS: [OtherTools; 3] = [OtherTools::Never, OtherTools::Kbuild, OtherTools::SameCompiler];
@@ -112,6 +113,21 @@ impl Progress for Quiet {
     fn hint(&self, _: &str) {}
 }
 
+fn services() -> Services {
+    Services {
+        caches: SharedCaches::new(Vec::new(), Trust::default()),
+        signer: None,
+        signing: None,
+        identities: Identities::Own,
+        entrance: Arc::new(Entrance::new(|| Err(std::io::ErrorKind::NotFound.into()))),
+        control_groups: LazyLock::new(|| None),
+        now: || 2_000_000,
+        available_memory: || None,
+        cancel: Arc::new(AtomicBool::new(false)),
+        progress: Arc::new(Quiet),
+    }
+}
+
 /// A host with a store, a package and a kernel of which nothing is there but its name.
 struct Host {
     dir: tempfile::TempDir,
@@ -154,17 +170,11 @@ impl Host {
             depmod: "/nonexistent".into(),
             always_depmod: false,
             launches_ccache: false,
-            identities: Identities::Own,
-            entrance: Arc::new(Entrance::new(|| Err(std::io::ErrorKind::NotFound.into()))),
             limits: Limits { memory: 0, processes: 0, cpus: 1, disk: 0, files: 0 },
-            control_groups: LazyLock::new(|| None),
             jobs: 1,
             build_limit: Duration::ZERO,
             lock_limit: Duration::from_secs(20),
             builder: "test".into(),
-            signer: None,
-            signing: None,
-            caches: SharedCaches::new(Vec::new(), Trust::default()),
             elsewhere: Elsewhere::default(),
             default_kernel: None,
             policy: Policy::default(),
@@ -173,10 +183,7 @@ impl Host {
             package_scripts: Vec::new(),
             roll_back: false,
             number: 0,
-            now: || 2_000_000,
-            available_memory: || None,
-            cancel: Arc::new(AtomicBool::new(false)),
-            progress: Arc::new(Quiet),
+            services: services(),
         }
     }
 
