@@ -19,7 +19,7 @@ use choices::{CompilerLauncher, Depmod, Foreign, OnFailure, OtherTools, word};
 use files::{KEYS, Texts, Written, read_file, sources};
 use kcache::kernel::rootfs::Root;
 use kcache::run::policy::Rule;
-use values::{absolute, mebibytes, number, one_of, signing_key, store, threshold};
+use values::{absolute, mebibytes, number, one_of, signing_key, store, threshold, tool_path};
 
 use crate::args::Global;
 use crate::exit::Failure;
@@ -96,6 +96,8 @@ pub struct Settings {
     pub packages: Vec<Setting<String>>,
     /// Shell patterns for packages whose scripts for the system may be run.
     pub package_scripts: Vec<Setting<String>>,
+    /// Directories of tools for builds, absolute.
+    pub tool_paths: Vec<Setting<PathBuf>>,
     /// In order of priority.
     pub caches: Vec<Cache>,
     /// The release, or the path of an image, that the boot loader takes, where kcache cannot read that.
@@ -158,7 +160,17 @@ impl Settings {
         for source in sources(global, &Root::new(&root.value), &mut written.warnings)? {
             read_file(source, &mut written)?;
         }
-        let Written { mut texts, packages, package_scripts, mut caches, policy, signing, gc, .. } = written;
+        let Written {
+            mut texts,
+            packages,
+            package_scripts,
+            mut tool_paths,
+            mut caches,
+            policy,
+            signing,
+            gc,
+            ..
+        } = written;
         let mut warnings = written.warnings;
         warnings.extend(image::warning(&written.passed_over, &root.value.join("etc/kcache")));
         for (key, variable) in KEYS {
@@ -177,6 +189,11 @@ impl Settings {
         }
         if let Some(when) = global.depmod {
             texts.insert("depmod", Setting { value: word(&when), origin: Origin::Flag("--depmod") });
+        }
+        if let Some(paths) = (process.variable)("KCACHE_TOOL_PATHS") {
+            let origin = Origin::Environment("KCACHE_TOOL_PATHS");
+            let paths = paths.split(':').filter(|path| !path.is_empty());
+            tool_paths.extend(paths.map(|path| Setting { value: path.to_owned(), origin: origin.clone() }));
         }
         if let Some(urls) = (process.variable)("KCACHE_CACHE") {
             let origin = Origin::Environment("KCACHE_CACHE");
@@ -203,6 +220,7 @@ impl Settings {
             on_failure: one_of(&texts, "on-failure")?,
             packages,
             package_scripts,
+            tool_paths: tool_paths.into_iter().map(tool_path).collect::<Result<_, _>>()?,
             caches,
             default_kernel: texts.get("default-kernel").cloned(),
             foreign: one_of(&texts, "foreign")?,

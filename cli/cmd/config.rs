@@ -42,6 +42,7 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
     rows.extend(texts("default-kernel", s.default_kernel.as_slice()));
     rows.extend(texts("packages", &s.packages));
     rows.extend(texts("package-scripts", &s.package_scripts));
+    rows.extend(s.tool_paths.iter().map(|path| row("tool-paths", &path.value.display(), &path.origin)));
     rows.extend(s.caches.iter().map(|cache| {
         let write = if cache.write { " (written to)" } else { "" };
         row("cache", &format!("{}{write}", without_credentials(&cache.called())), &cache.origin)

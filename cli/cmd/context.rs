@@ -103,6 +103,10 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         other_tools: settings.other_tools.value.into(),
         directives: asked.directives.to_vec(),
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
+        tool_paths: settings.tool_paths.iter().map(|path| path.value.clone()).collect(),
+        search_path: std::env::var_os("PATH")
+            .map(|path| std::env::split_paths(&path).collect())
+            .unwrap_or_default(),
         roll_back: asked.roll_back,
         number: crate::confined::number(),
         services,

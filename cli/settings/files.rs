@@ -39,7 +39,7 @@ pub(super) const KEYS: [(&str, &str); 16] = [
 ];
 
 /// What can be set in files only, because it is more than a text or number.
-const LISTS: [&str; 6] = ["packages", "package-scripts", "cache", "policy", "signing", "gc"];
+const LISTS: [&str; 7] = ["packages", "package-scripts", "tool-paths", "cache", "policy", "signing", "gc"];
 
 /// No configuration has so many bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -50,6 +50,7 @@ pub(super) struct Written {
     pub(super) texts: BTreeMap<&'static str, Setting<String>>,
     pub(super) packages: Vec<Setting<String>>,
     pub(super) package_scripts: Vec<Setting<String>>,
+    pub(super) tool_paths: Vec<Setting<String>>,
     pub(super) caches: Vec<Cache>,
     pub(super) policy: Vec<Setting<Rule>>,
     pub(super) signing: Option<Setting<signing::Table>>,
@@ -157,10 +158,11 @@ pub(super) fn read_file(source: Source, written: &mut Written) -> Result<(), Fai
             continue;
         }
         match name.as_str() {
-            "packages" | "package-scripts" => {
+            "packages" | "package-scripts" | "tool-paths" => {
                 let names: Vec<String> = value.try_into().map_err(bad)?;
                 let list = match name.as_str() {
                     "packages" => &mut written.packages,
+                    "tool-paths" => &mut written.tool_paths,
                     _ => &mut written.package_scripts,
                 };
                 list.extend(names.into_iter().map(|value| Setting { value, origin: origin.clone() }));

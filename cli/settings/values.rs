@@ -46,6 +46,18 @@ pub(super) fn signing_key(texts: &Texts, root: &Root) -> Result<Setting<PathBuf>
     })
 }
 
+/// A directory of tools, as the system that builds names it.
+pub(super) fn tool_path(setting: Setting<String>) -> Result<Setting<PathBuf>, Failure> {
+    let Setting { value, origin } = setting;
+    let path = PathBuf::from(&value);
+    let is_plain = path.components().skip(1).all(|part| matches!(part, std::path::Component::Normal(_)));
+    if path.is_absolute() && path.parent().is_some() && is_plain && !value.contains([':', '\n']) {
+        return Ok(Setting { value: path.components().collect(), origin });
+    }
+    let must = "must be an absolute path of a directory, without `..` and `:`";
+    Err(Failure::usage(format!("invalid tool-paths '{value}' ({origin}): {must}"), None))
+}
+
 pub(super) fn threshold(texts: &Texts) -> Result<Setting<usize>, Failure> {
     let Setting { value, origin } = number(texts, "threshold", 1)?;
     match usize::try_from(value).ok().filter(|threshold| *threshold <= MAX_THRESHOLD) {

@@ -112,8 +112,8 @@ pub enum BuildOutcome {
     },
     /// The package does not build; worth remembering.
     Failed(Failure),
-    /// This machine failed, with the reason; not to be remembered.
-    Environment(String),
+    /// This machine failed, with the reason, and what of the system was not found; not to be remembered.
+    Environment(String, Vec<Sought>),
     /// The cancel flag was set.
     Cancelled,
 }
@@ -188,26 +188,25 @@ pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
     if let Some(header) = logged.conftest().and_then(|header| header.strip_prefix(&inside).ok()) {
         append(scratch, header)?;
     }
+    let environment = |reason: String| BuildOutcome::Environment(reason, Vec::new());
     Ok(match ended {
         Ended::Cancelled => BuildOutcome::Cancelled,
-        Ended::TimedOut => {
-            BuildOutcome::Environment(format!("timed out after {} s (build-timeout)", limit.as_secs()))
-        }
-        Ended::OutOfMemory => BuildOutcome::Environment(format!(
+        Ended::TimedOut => environment(format!("timed out after {} s (build-timeout)", limit.as_secs())),
+        Ended::OutOfMemory => environment(format!(
             "killed: exceeded the memory limit of {} MiB (build-memory)",
             sandbox.limits.memory >> 20
         )),
-        Ended::TookTooMuch(excess) => BuildOutcome::Environment(too_much(excess, &sandbox.limits)),
-        Ended::Signal(FILE_SIZE) => BuildOutcome::Environment(too_large(&sandbox.limits)),
-        Ended::Signal(signal) => BuildOutcome::Environment(format!("killed by signal {signal}")),
+        Ended::TookTooMuch(excess) => environment(too_much(excess, &sandbox.limits)),
+        Ended::Signal(FILE_SIZE) => environment(too_large(&sandbox.limits)),
+        Ended::Signal(signal) => environment(format!("killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
-        Ended::Status(_) if logged.met_file_limit => BuildOutcome::Environment(too_large(&sandbox.limits)),
-        Ended::Status(NO_FORK) if logged.machines_fault().is_none() => BuildOutcome::Environment(format!(
+        Ended::Status(_) if logged.met_file_limit => environment(too_large(&sandbox.limits)),
+        Ended::Status(NO_FORK) if logged.machines_fault().is_none() => environment(format!(
             "it could start no more processes, of which it may have {} (build-processes)",
             sandbox.limits.processes
         )),
         Ended::Status(status) => match logged.machines_fault().cloned() {
-            Some(reason) => BuildOutcome::Environment(reason),
+            Some(reason) => BuildOutcome::Environment(reason, logged.sought().to_vec()),
             None => {
                 let step = step_of(recipe, logged.command());
                 let downloads = step.is_some() && is_downloader(scratch, logged.command())?;
@@ -236,7 +235,8 @@ fn is_downloader(scratch: &Path, command: &str) -> io::Result<bool> {
     let text = String::from_utf8_lossy(&bytes);
     let is_call = |line: &str| {
         let mut words = line.split(|c: char| !(c.is_alphanumeric() || "-_.".contains(c)));
-        let fetches = words.by_ref().any(|word| ["wget", "curl", "aria2c", "apt-get", "pip", "pip3"].contains(&word));
+        let fetches =
+            words.by_ref().any(|word| ["wget", "curl", "aria2c", "apt-get", "pip", "pip3"].contains(&word));
         fetches || ["git clone", "git fetch", "git pull"].iter().any(|git| line.contains(git))
     };
     Ok(text.lines().filter(|line| !line.trim_start().starts_with('#')).any(is_call))
@@ -387,7 +387,9 @@ fn elsewhere(source: &Tree, at: &Path, name: &str) -> String {
     let others: Vec<String> =
         found.iter().filter(|(path, _)| path != at).map(|(path, _)| path.display().to_string()).collect();
     match found.iter().find(|(path, other)| other == name && path != at) {
-        Some((path, _)) => format!(", but {}, which is not where the recipe has it (BUILT_MODULE_LOCATION)", path.display()),
+        Some((path, _)) => {
+            format!(", but {}, which is not where the recipe has it (BUILT_MODULE_LOCATION)", path.display())
+        }
         None if others.is_empty() => String::new(),
         None => {
             let shown = &others[..others.len().min(MOST_NAMED)];

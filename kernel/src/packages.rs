@@ -72,8 +72,11 @@ impl Package {
 
     /// Whether it goes by this name, and this version if one is given: its own, or those of its `dkms.conf`.
     pub fn is_called(&self, name: &str, version: Option<&str>) -> bool {
-        let is = |own: &str, own_version: &str| own == name && version.is_none_or(|version| version == own_version);
-        is(&self.name, &self.version) || self.declared.as_ref().is_some_and(|(name, version)| is(name, version))
+        let is = |own: &str, own_version: &str| {
+            own == name && version.is_none_or(|version| version == own_version)
+        };
+        is(&self.name, &self.version)
+            || self.declared.as_ref().is_some_and(|(name, version)| is(name, version))
     }
 
     /// Whether its source is on this machine.
@@ -180,13 +183,9 @@ fn in_place(source: &Path) -> Result<Package, Error> {
 fn in_place_as(source: &Path, names: Option<(String, String)>) -> Result<Package, Error> {
     match (at_path(source), names) {
         (Ok(package), Some((name, version))) => Ok(package.called(&name, &version)),
-        (Err(Error::NoName { .. } | Error::Placeholder { .. }), Some((name, version))) => Ok(Package {
-            name,
-            version,
-            source: source.to_owned(),
-            recipe: RecipeFile::Dkms,
-            declared: None,
-        }),
+        (Err(Error::NoName { .. } | Error::Placeholder { .. }), Some((name, version))) => {
+            Ok(Package { name, version, source: source.to_owned(), recipe: RecipeFile::Dkms, declared: None })
+        }
         (package, _) => package,
     }
 }
@@ -331,11 +330,16 @@ fn names_in_place(source: &Path) -> Result<Option<(String, String)>, Error> {
         let are = recipe::is_flat_name(name) && recipe::is_version(version);
         are.then(|| (name.to_owned(), version.to_owned()))
     };
-    let after_name = name.as_deref().and_then(|name| Some((name, base.strip_prefix(name)?.strip_prefix('-')?)));
-    if let Some((name, rest)) = after_name.filter(|(_, rest)| version.as_deref() == Some(rest) || is_like_version(rest)) {
+    let after_name =
+        name.as_deref().and_then(|name| Some((name, base.strip_prefix(name)?.strip_prefix('-')?)));
+    if let Some((name, rest)) =
+        after_name.filter(|(_, rest)| version.as_deref() == Some(rest) || is_like_version(rest))
+    {
         return Ok(good(name, rest));
     }
-    let before = version.as_deref().and_then(|version| Some((base.strip_suffix(version)?.strip_suffix('-')?, version)));
+    let before = version
+        .as_deref()
+        .and_then(|version| Some((base.strip_suffix(version)?.strip_suffix('-')?, version)));
     Ok(before.or_else(|| split(base)).and_then(|(name, version)| good(name, version)))
 }
 
@@ -423,7 +427,12 @@ mod tests {
         check("m-0.3", "m", "0.2", ("m", "0.3"));
         check("8812au-5.6.4.2", "realtek-rtl88xxau", "5.6.4.2~20230501", ("8812au", "5.6.4.2"));
         check("msi_ec-0.11", "msi-ec", "0.11", ("msi_ec", "0.11"));
-        check("rtl8821ce-v5.5.2_34066.20200325", "rtl8821ce", "#MODULE_VERSION#", ("rtl8821ce", "v5.5.2_34066.20200325"));
+        check(
+            "rtl8821ce-v5.5.2_34066.20200325",
+            "rtl8821ce",
+            "#MODULE_VERSION#",
+            ("rtl8821ce", "v5.5.2_34066.20200325"),
+        );
         check("evdi-1.14-rc1", "evdi", "@PKGVER@", ("evdi", "1.14-rc1"));
         check("nvidia-current-550.1-2", "nvidia-current", "550.1-2", ("nvidia-current", "550.1-2"));
         check("hid-2-in-1-1.0", "$X", "$Y", ("hid-2-in-1", "1.0"));
@@ -439,7 +448,10 @@ mod tests {
         let check = |file: (&str, &str), expect: &str| {
             let dir = tree(&[("bb/dkms.conf", conf), (&format!("bb/{}", file.0), file.1)]);
             let error = at_path(&dir.path().join("bb")).unwrap_err().to_string();
-            assert!(error.contains("dkms.conf:2: PACKAGE_VERSION is still the placeholder '#MODULE_VERSION#'"), "{error}");
+            assert!(
+                error.contains("dkms.conf:2: PACKAGE_VERSION is still the placeholder '#MODULE_VERSION#'"),
+                "{error}"
+            );
             assert!(error.ends_with(expect), "{error}");
         };
         check(("dkms-install.sh", ""), "the package's ./dkms-install.sh replaces it");

@@ -7,7 +7,9 @@
 //! /usr/src/linux-headers-K and everything it refers to, read-only; /lib/modules/K/build leads to it, and source to the
 //!                          target of the kernel's own link of that name
 //! /boot/config-K           the .config of the headers
-//! /etc                     alternatives, ld.so.cache, os-release; passwd and group with one fictional user
+//! /etc                     alternatives, ld.so.cache; passwd and group with one fictional user
+//! /etc/os-release ...      of the target, and System.map-K, where the package's source mentions them ([`Sandbox::files`])
+//! /opt/...                 directories of tools that the administrator lists, which PATH begins with
 //! /proc                    of its own pid namespace; osrelease and version are those of K
 //! /usr/bin/uname           answers for K
 //! /usr/bin/pahole          runs without -j, which makes its output differ from run to run
@@ -74,6 +76,9 @@ const OWN: &str = "/run/kcache";
 /// hidden.
 const SYSTEM: [&str; 10] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/gnu", "/etc"];
+
+/// Directories of these that builds do not see.
+const HIDDEN: [&str; 4] = ["/usr/src", "/usr/local", "/lib/modules", "/usr/lib/modules"];
 
 /// Programs that are replaced by scripts of the sandbox.
 const REPLACED: [&str; 4] = ["uname", "nproc", "make", "pahole"];
@@ -149,6 +154,10 @@ pub struct Sandbox {
     pub groups: Option<Groups>,
     /// Read-only mounts: headers, sources.
     pub read_only: Vec<Mount>,
+    /// Single files to show, in directories that the sandbox makes itself: of `/etc`, `/boot` and `/lib/modules/K`.
+    pub files: Vec<Mount>,
+    /// Directories of tools outside of the usual places, which are searched first: `/opt/llvm-18`.
+    pub tool_paths: Vec<PathBuf>,
     /// Writable mounts: the scratch directory.
     pub writable: Vec<Mount>,
     /// The number of CPUs that `nproc` prints.
@@ -216,7 +225,7 @@ impl Sandbox {
     pub fn run(&self, script: &str, cwd: &Path, env: &[(&str, &str)], watch: Watch) -> Result<Ended, Error> {
         programs::write(self, script)?;
         let mut command = Command::new(&self.bwrap);
-        command.env_clear().env("PATH", PATH).envs(env.iter().copied());
+        command.env_clear().env("PATH", self.search_path()).envs(env.iter().copied());
         let _served = watch.jobs.map(|seat| seat.serve(&mut command)).transpose()?;
         let environment = environment(&command);
         command.env_clear(); // bwrap may be root: nothing of it is for bwrap or the loader
@@ -249,6 +258,28 @@ impl Sandbox {
         Ok(())
     }
 
+    /// `PATH` in the sandbox: of each directory of tools its `bin` and `sbin`, or itself; then the system's.
+    fn search_path(&self) -> String {
+        let programs = |path: &PathBuf| -> Vec<PathBuf> {
+            let found: Vec<PathBuf> = ["bin", "sbin"]
+                .iter()
+                .map(|name| path.join(name))
+                .filter(|dir| self.tools.find(dir).is_some())
+                .collect();
+            if found.is_empty() { vec![path.clone()] } else { found }
+        };
+        let own = self.tool_paths.iter().flat_map(programs).map(|dir| dir.display().to_string());
+        own.chain([PATH.to_owned()]).collect::<Vec<_>>().join(":")
+    }
+
+    /// Mounts for the directories of tools, as far as they are not seen anyway.
+    fn tool_mounts(&self) -> Vec<Mount> {
+        let hidden = self.tool_paths.iter().filter(|path| !Sandbox::shows(path));
+        hidden
+            .filter_map(|path| Some(Mount { outside: self.tools.find(path)?, inside: path.clone() }))
+            .collect()
+    }
+
     /// Directories on this machine's disks that the sandbox can write.
     fn writable_places(&self) -> Vec<PathBuf> {
         let launcher = self.launcher.iter().map(|launcher| &launcher.directory);
@@ -260,9 +291,17 @@ impl Sandbox {
         SYSTEM.iter().any(|place| path.starts_with(place))
     }
 
+    /// Whether builds see a path of the system at all, as far as it exists.
+    pub fn shows(path: &Path) -> bool {
+        let is_etc = path.starts_with("/etc");
+        Sandbox::is_system(path) && !is_etc && !HIDDEN.iter().any(|hidden| path.starts_with(hidden))
+    }
+
     /// Whether a mount shows the system, and not an input or the sandbox's own files.
     fn shows_system_at(&self, mount: &Path) -> bool {
-        let inputs = self.read_only.iter().chain(&self.writable).map(|input| self.place(&input.inside));
+        let files = self.files.iter().map(|file| self.place_of_file(&file.inside));
+        let inputs =
+            self.read_only.iter().chain(&self.writable).map(|input| self.place(&input.inside)).chain(files);
         let made = ["/etc/passwd", "/etc/group", "/etc/ld.so.cache", PRELOAD]
             .iter()
             .any(|file| mount == Path::new(file));
@@ -297,8 +336,11 @@ impl Sandbox {
         self.show_system(&mut args)?;
         self.show_kernel(&mut args);
         self.show_private(&mut args);
-        for mount in &self.read_only {
+        for mount in self.read_only.iter().chain(&self.tool_mounts()) {
             args.mount("--ro-bind", &mount.outside, &self.place(&mount.inside));
+        }
+        for file in &self.files {
+            args.mount("--ro-bind", &file.outside, &self.place_of_file(&file.inside));
         }
         for (path, target) in &self.links {
             args.mount("--symlink", target, path);
@@ -333,7 +375,9 @@ impl Sandbox {
     /// An error if a mount or link would cover the entrance or a file that its loader reads: a kernel's `build` in an
     /// image may be a link to any path.
     fn leaves_the_entrance_alone(&self) -> Result<(), Error> {
-        let mounts = self.read_only.iter().chain(&self.writable).map(|mount| &mount.inside);
+        let mounts =
+            self.read_only.iter().chain(&self.writable).chain(&self.files).map(|mount| &mount.inside);
+        let mounts = mounts.chain(&self.tool_paths);
         let mut places = mounts.chain(self.links.iter().map(|(path, _)| path));
         let reserved =
             places.find(|inside| enter::is_reserved(inside) || enter::is_reserved(&self.place(inside)));
@@ -347,7 +391,7 @@ impl Sandbox {
         for inside in SYSTEM.iter().filter(|inside| **inside != "/etc") {
             self.show(Path::new(inside), &missing, args)?;
         }
-        for hidden in ["/usr/src", "/usr/local", "/lib/modules", "/usr/lib/modules"] {
+        for hidden in HIDDEN {
             let at = self.place(Path::new(hidden));
             if self.tools.outside(&at).exists() && !args.holds(&at) {
                 args.tmpfs(&at);
@@ -420,9 +464,7 @@ impl Sandbox {
 
     fn show_private(&self, args: &mut Arguments) {
         args.directory("/etc");
-        for name in
-            ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "os-release", "debian_version"]
-        {
+        for name in ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"] {
             let inside = Path::new("/etc").join(name);
             if let Some(outside) = self.tools.find(&inside) {
                 args.pair("--ro-bind", outside, inside);
@@ -495,6 +537,14 @@ impl Sandbox {
     /// Paths of an empty directory and an empty file of this machine, used to hide things.
     pub fn blanks(&self) -> (PathBuf, PathBuf) {
         (self.own.join("empty"), PathBuf::from("/dev/null"))
+    }
+
+    /// The same for a file: if it is a link itself, it is replaced, and its target is not.
+    fn place_of_file(&self, inside: &Path) -> PathBuf {
+        match (inside.parent(), inside.file_name()) {
+            (Some(directory), Some(name)) => self.place(directory).join(name),
+            _ => inside.to_owned(),
+        }
     }
 
     /// `inside` as a mount point: links of the tools' root in it are followed.

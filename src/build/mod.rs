@@ -6,6 +6,7 @@
 pub mod check_modules;
 mod compiler_launcher;
 pub mod dependencies;
+mod out_of_reach;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -95,6 +96,7 @@ pub fn make(
     let own = scratch.path().join("own");
     let mut sandbox = room(context, request.kernel, tree, &id.facts.tools_root, own, context.jobs);
     show_writable_source(&mut sandbox, request.package, &source);
+    id.system.show(&mut sandbox)?;
     show_overrides(session, &mut sandbox, request, id, &scratch.path().join("overrides"))?;
     dependencies::show(session, &mut sandbox, needed, scratch.path())?;
     let lent = match how.may_launch {
@@ -138,6 +140,12 @@ pub fn make(
             BuildResult::Outputs(Outputs { debug, modules, kept: kept.map(Content::Bytes) })
         }
         BuildOutcome::Failed(failure) => {
+            let log = String::from_utf8_lossy(&build::read_log(scratch.path())?).into_owned();
+            if let Some(advice) =
+                out_of_reach::advice(session, request, needed, &failure.sought, &log, &source)
+            {
+                return Err(environment(request, format!("{} ({advice})", failure.first_error)));
+            }
             sought = failure.sought;
             BuildResult::Failure(Outcome::Failed {
                 status: failure.status,
@@ -146,9 +154,13 @@ pub fn make(
             })
         }
         BuildOutcome::Cancelled => return Err(Error::Cancelled),
-        BuildOutcome::Environment(reason) => {
-            let (package, release) = (request.package.name.clone(), request.kernel.release.clone());
-            return Err(Error::Environment { package, release, reason });
+        BuildOutcome::Environment(reason, missing) => {
+            let log = String::from_utf8_lossy(&build::read_log(scratch.path())?).into_owned();
+            let advice = out_of_reach::advice(session, request, needed, &missing, &log, &source);
+            return Err(environment(
+                request,
+                advice.map_or(reason.clone(), |advice| format!("{reason} ({advice})")),
+            ));
         }
     };
     let observed = undeclared::digests(&id.facts, &opened, started, context.now())?;
@@ -161,6 +173,11 @@ pub fn make(
         seconds,
         _scratch: scratch,
     })
+}
+
+fn environment(request: &Request, reason: String) -> Error {
+    let (package, release) = (request.package.name.clone(), request.kernel.release.clone());
+    Error::Environment { package, release, reason }
 }
 
 /// Shows the administrator's patches and scripts for the package, as they were hashed.

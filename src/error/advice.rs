@@ -69,6 +69,7 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
             Usage.hint(format!("did you mean '{name}'?"))
         }
+        Error::NoToolPath { .. } => Usage.hint("run `kcache config` to see which file sets it"),
         Error::NoKernel { .. } => Usage.hint("run `kcache status` to list installed kernels"),
         Error::NoPackage { .. } => Usage.hint(
             "packages are found in /usr/src/*/dkms.conf and /etc/kcache/packages.d; give a directory as a path, such as ./DIR",

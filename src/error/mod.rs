@@ -175,6 +175,12 @@ pub enum Error {
         /// What failed or is missing.
         reason: String,
     },
+    /// A directory of the setting `tool-paths` does not exist.
+    #[error("the directory {} of the setting tool-paths does not exist", path.display())]
+    NoToolPath {
+        /// The directory.
+        path: PathBuf,
+    },
     /// An entry that this host does not trust was to be pushed or exported.
     #[error("refusing to push or export entry {key}: {distrust}")]
     Distrusted {

@@ -10,6 +10,7 @@ use kcache_store::{Digest, Field, Key};
 
 use crate::error::{Error, Result};
 use crate::inputs::key::{self, ENVIRONMENT, Inputs, KernelInputs};
+use crate::inputs::system_files::SystemFiles;
 use crate::inputs::version;
 use crate::run::request::Request;
 use crate::run::select;
@@ -23,6 +24,8 @@ pub struct Identified {
     pub source: Digest,
     /// Tree digest of the administrator's patches and scripts for the package, if any.
     pub overrides: Option<Digest>,
+    /// Files of the target system that the package mentions.
+    pub system: SystemFiles,
     /// The fields of the key.
     pub fields: Vec<Field>,
     /// The hash of the fields.
@@ -62,6 +65,7 @@ fn identify_within<'a>(
         both(|| session.seen_source(request.package), || session.kernel(request.kernel, tree));
     let (source, facts) = (source?, facts?);
     let recipe = session.recipe(request.package, source, request.kernel, tree)?;
+    let system = session.system_files(request.package, source, request.kernel, tree)?;
     let source = source.digest;
     within.push(&request.package.name);
     let mut dependencies = Vec::new();
@@ -81,11 +85,12 @@ fn identify_within<'a>(
         kernel: kernel_inputs(&facts, request.kernel, tree),
         tools: &facts.tools,
         dependencies: &kin,
+        system: [system.releases, system.map],
         environment: &ENVIRONMENT,
     };
     let fields = key::fields(&inputs);
     let (key, kin) = (key::key(&fields), key::kin(&fields));
-    Ok(Identified { recipe, source, overrides, fields, key, kin, facts, dependencies })
+    Ok(Identified { recipe, source, overrides, system, fields, key, kin, facts, dependencies })
 }
 
 /// The package called so that `request` builds against; `within` are those that build against it in turn.

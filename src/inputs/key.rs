@@ -20,6 +20,8 @@
 //! |---|---|---|
 //! | `toolchain.ROLE` | digest of each program that shapes the modules' bits, with its version text for people | a patch-level upgrade is another compiler |
 //! | `toolchain.kbuild` | digest of the programs in the build tree (modpost, objtool, fixdep, ...) | an update of any kernel of a series replaces those of all |
+//! | `toolchain.path.DIR` | digest of a directory of the setting `tool-paths` | builds see all of it |
+//! | `system.release`, `system.map` | digest of the target's `/etc/*-release` and of `System.map`; empty if the package does not mention them | sources that tell a distribution by them; a point release is another system to these alone |
 //! | `environment` | the closed environment that the build gets | |
 //! | `sandbox` | the version of the sandbox that builds run in | a change to it may change bits |
 //!
@@ -52,8 +54,9 @@ pub const KBUILD: &str = "toolchain.kbuild";
 
 /// Version of the sandbox. Increase it whenever what a build sees of the sandbox changes. 2: dependencies, the
 /// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the
-/// kernel's own.
-const SANDBOX: &str = "3";
+/// kernel's own. 4: files that tell the distribution only where they are mentioned, then of the target, and System.map; the source in
+/// /usr/src can be written.
+const SANDBOX: &str = "4";
 
 /// The environment of every build, except for the jobserver. `KBUILD_BUILD_*` replace the clock, the user and the host
 /// name (Documentation/kbuild/reproducible-builds.rst).
@@ -82,6 +85,8 @@ pub struct Inputs<'a> {
     pub tools: &'a [Tool],
     /// Packages it builds against: name and kin.
     pub dependencies: &'a [(String, Digest)],
+    /// Digests of the files that tell the distribution and of `System.map`, if the package mentions them.
+    pub system: [Option<Digest>; 2],
     /// The environment.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -128,6 +133,9 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
     fields.push(plain(KBUILD, kernel.programs.to_string()));
     let dependencies: Vec<String> =
         inputs.dependencies.iter().map(|(name, kin)| format!("{name} {kin}")).collect();
+    for (name, digest) in ["system.release", "system.map"].iter().zip(inputs.system) {
+        fields.push(plain(name, digest.map_or(String::new(), |digest| digest.to_string())));
+    }
     fields.push(plain("dependencies", dependencies.join("\n")));
     let environment: Vec<String> =
         inputs.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -138,7 +146,7 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
 
 /// Whether a field is of the tools, and no part of the kin.
 pub fn is_tool(name: &str) -> bool {
-    name.starts_with("toolchain.") || matches!(name, "environment" | "sandbox")
+    name.starts_with("toolchain.") || name.starts_with("system.") || matches!(name, "environment" | "sandbox")
 }
 
 /// The key of a sequence of fields.
@@ -237,6 +245,7 @@ mod tests {
             kernel,
             tools: &tools,
             dependencies: &dependencies,
+            system: [None, Some(Digest::of(b"map"))],
             environment: &environment,
         })
     }

@@ -5,6 +5,7 @@
 //! source     the package's source, and the administrator's overrides
 //! recipe     the package's recipe, evaluated for this kernel in the sandbox
 //! tools      the programs that determine the modules' bits
+//! system_files  files that tell the distribution, and System.map, for packages that mention them
 //! undeclared files of the system that a build read: not in the key, but recorded in the entry and compared
 //! identify   all inputs of one package for one kernel  ->  key
 //! version    which version of a package is meant for a kernel
@@ -23,6 +24,7 @@ pub mod key;
 pub mod kin;
 mod recipe;
 mod source;
+pub mod system_files;
 mod tools;
 pub mod undeclared;
 pub mod version;

@@ -9,6 +9,7 @@ use kcache_kernel::recipe::{self, Recipe, Target, dkms, kbuild, toml};
 use kcache_store::{Fingerprint, tree};
 
 use crate::error::{Error, Result};
+use crate::inputs::system_files::SystemFiles;
 use crate::run::sandbox;
 use crate::run::session::{Session, Signature};
 
@@ -42,7 +43,7 @@ impl Session<'_> {
         target: &Target,
     ) -> Result<Recipe> {
         let facts = self.kernel(kernel, tree)?;
-        let mut signature = Signature::new("recipe 3");
+        let mut signature = Signature::new("recipe 4");
         signature
             .text(&package.name)
             .text(&package.version)
@@ -60,16 +61,20 @@ impl Session<'_> {
             );
         }
         signature.text(&self.context.directives.join("\0"));
+        let system = self.system_files(package, source, kernel, tree)?;
+        for digest in system.releases.into_iter().chain(system.map) {
+            signature.digest(digest);
+        }
         self.remembered("recipe", &signature.finish(), || {
             let mut wrote = false;
-            let evaluated = self.evaluate(package, kernel, tree, target, None, &mut wrote);
+            let evaluated = self.evaluate(package, kernel, tree, (target, &system), None, &mut wrote);
             let mut recipe = match evaluated {
                 // It made files beside itself, or needs some that it could not make: DKMS evaluates it where root may write.
                 Ok(_) | Err(Error::Recipe(recipe::Error::Bad { .. })) if wrote => {
                     let copy = self.scratch()?;
                     let to = copy.path().join("source");
                     tree::snapshot(&package.source, &to, &[".git".to_owned()])?;
-                    self.evaluate(package, kernel, tree, target, Some(&to), &mut wrote)?
+                    self.evaluate(package, kernel, tree, (target, &system), Some(&to), &mut wrote)?
                 }
                 evaluated => evaluated?,
             };
@@ -91,7 +96,7 @@ impl Session<'_> {
         package: &Package,
         kernel: &Kernel,
         tree: &BuildTree,
-        target: &Target,
+        (target, system): (&Target, &SystemFiles),
         copy: Option<&Path>,
         wrote: &mut bool,
     ) -> Result<Recipe> {
@@ -100,6 +105,7 @@ impl Session<'_> {
         let own = scratch.path().join("own");
         let mut room = sandbox::room(self.context, kernel, tree, &facts.tools_root, own, dkms::JOBS);
         let inside = sandbox::show_recipe(&mut room, &self.context.root, package, copy)?;
+        system.show(&mut room)?;
         let conf = dkms::Conf {
             source: &inside,
             name: &package.name,

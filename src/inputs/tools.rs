@@ -1,6 +1,7 @@
 //! The programs that determine a module's bits: found once, in the sandbox, and identified by their bytes.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use fs_err as fs;
 use kcache_kernel::bounded_read;
@@ -9,13 +10,13 @@ use kcache_kernel::rootfs::Root;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::tree;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::sandbox;
 use crate::run::session::{Session, Signature, Tool};
 
 impl Session<'_> {
     pub(super) fn tools(&self, kernel: &Kernel, tree: &BuildTree, tools_root: &Root) -> Result<Vec<Tool>> {
-        let mut signature = Signature::new("toolchain 2");
+        let mut signature = Signature::new("toolchain 3");
         signature.text(tree.compiler().unwrap_or_default()).text(&kernel.release);
         signature.text(if toolchain::is_llvm(tree) { "llvm" } else { "gnu" });
         signature.text(if tree.makes_btf() { "btf" } else { "" }).system(tools_root);
@@ -23,6 +24,10 @@ impl Session<'_> {
             &bounded_read::bytes(tree.outside().join(".kernelvariables"), bounded_read::MOST_CONFIG)
                 .unwrap_or_default(),
         );
+        let directories = self.tool_paths(tools_root)?;
+        for tool in &directories {
+            signature.text(&tool.role).digest(tool.digest);
+        }
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;
             let room = sandbox::room(self.context, kernel, tree, tools_root, scratch.path().join("own"), 1);
@@ -31,7 +36,23 @@ impl Session<'_> {
         if let Some(difference) = toolchain::stands_in(tree, &programs) {
             self.warn_once(&format!("kernel {} {difference}", kernel.release));
         }
-        programs.into_iter().map(|program| self.tool(tools_root, program)).collect()
+        let programs = programs.into_iter().map(|program| self.tool(tools_root, program));
+        programs.chain(directories.into_iter().map(Ok)).collect()
+    }
+
+    /// The administrator's directories of tools: builds see all of each, so all of it is one tool.
+    fn tool_paths(&self, tools_root: &Root) -> Result<Vec<Tool>> {
+        let tool = |path: &PathBuf| {
+            let Some(outside) = tools_root.find(path).filter(|outside| outside.is_dir()) else {
+                return Err(Error::NoToolPath { path: path.clone() });
+            };
+            let root =
+                tree::TreeRoot { path: outside, label: String::new(), skip: Vec::new(), programs: false };
+            let digest = tree::tree_digest(self.store.as_ref(), &[root], (self.context.services.now)())?;
+            let role = format!("path.{}", path.display());
+            Ok(Tool { role, digest, version: String::new(), path: path.clone() })
+        };
+        self.context.tool_paths.iter().map(tool).collect()
     }
 
     fn tool(&self, tools_root: &Root, program: Program) -> Result<Tool> {

@@ -54,6 +54,10 @@ pub struct Context {
     pub directives: Vec<String>,
     /// Shell patterns of the packages whose scripts may run on the system as root.
     pub package_scripts: Vec<String>,
+    /// Directories of tools that builds see and search first, beside the system's; absolute.
+    pub tool_paths: Vec<PathBuf>,
+    /// The caller's `PATH`, to tell where a program is that builds do not find.
+    pub search_path: Vec<PathBuf>,
     /// Follow a pointer even to an older entry than before.
     pub roll_back: bool,
     /// A number that differs between most hosts, used to spread the load of a fleet over time.

@@ -43,6 +43,8 @@ pub fn room(
         limits: context.limits,
         groups: context.services.groups().cloned(),
         read_only: tree.mounts.iter().cloned().chain([config]).collect(),
+        files: Vec::new(),
+        tool_paths: context.tool_paths.clone(),
         writable: Vec::new(),
         cpus,
         links: Vec::new(),

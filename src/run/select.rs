@@ -140,7 +140,8 @@ pub fn find<'a>(all: &'a [Package], word: &str) -> Option<&'a Package> {
         Some((name, version)) => (name, Some(version)),
         None => (word, None),
     };
-    let own = |package: &&Package| package.name == name && version.is_none_or(|version| package.version == version);
+    let own =
+        |package: &&Package| package.name == name && version.is_none_or(|version| package.version == version);
     all.iter().rfind(own).or_else(|| all.iter().rfind(|package| package.is_called(name, version)))
 }
 

@@ -34,7 +34,8 @@ const CONFTEST: &str =
 const NO_NETWORK: &str = "builds have no network";
 
 /// Appended where a build tried to write elsewhere.
-const READ_ONLY: &str = "builds can write only below their build directory, their own source in /usr/src, and /tmp";
+const READ_ONLY: &str =
+    "builds can write only below their build directory, their own source in /usr/src, and /tmp";
 
 /// Findings in a log.
 #[derive(Clone, Debug, Default)]
@@ -127,18 +128,23 @@ impl Logged {
             };
             let program = sought.iter().chain(self.sought.iter().rev()).find_map(name);
             self.missing_program = Some(match program {
-                Some(program) => format!("it needs {}, which is not installed", sought::with_package(&program)),
+                Some(program) => {
+                    format!("it needs {}, which is not installed", sought::with_package(&program))
+                }
                 None => format!("it needs a program that is not installed: {line}"),
             });
         }
-        if let Some(sought) = sought.filter(|sought| self.sought.len() < sought::MOST && !self.sought.contains(sought)) {
+        if let Some(sought) =
+            sought.filter(|sought| self.sought.len() < sought::MOST && !self.sought.contains(sought))
+        {
             self.sought.push(sought);
         }
     }
 
     fn notice_make(&mut self, line: &str) {
         if let Some((_, text)) = line.split_once("*** ") {
-            let says_nothing = text.trim_end_matches("Stop.").trim().chars().all(|c| c.is_ascii_punctuation());
+            let says_nothing =
+                text.trim_end_matches("Stop.").trim().chars().all(|c| c.is_ascii_punctuation());
             self.make = Some(match says_nothing && !self.warnings.is_empty() {
                 true => self.warnings.join("; "),
                 false => line.to_owned(),
@@ -180,6 +186,11 @@ impl Logged {
     /// The reason, if this machine is why the build failed.
     pub(super) fn machines_fault(&self) -> Option<&String> {
         self.environment.as_ref().or(self.missing_program.as_ref())
+    }
+
+    /// What of the system was not found.
+    pub(super) fn sought(&self) -> &[Sought] {
+        &self.sought
     }
 
     /// The command that was run last.
@@ -236,9 +247,13 @@ fn warning(line: &str) -> Option<&str> {
     let (file, rest) = line.split_once(':')?;
     let (number, text) = rest.split_once(": ")?;
     let is_makefile = Path::new(file).file_name()?.to_str().is_some_and(|name| {
-        name.starts_with("Makefile") || name.starts_with("Kbuild") || name.ends_with(".mk") || name == "GNUmakefile"
+        name.starts_with("Makefile")
+            || name.starts_with("Kbuild")
+            || name.ends_with(".mk")
+            || name == "GNUmakefile"
     });
-    (is_makefile && number.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with("***")).then(|| text.trim())
+    (is_makefile && number.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with("***"))
+        .then(|| text.trim())
 }
 
 /// Whether a line only frames others: `=== ERROR ===`.
@@ -258,9 +273,28 @@ fn is_complaint(line: &str) -> bool {
     }
     let lower = line.to_lowercase();
     let signs = [
-        "cannot", "can't", "could not", "couldn't", "unable to", "no such file", "permission denied",
-        "not permitted", "read-only file system", "not found", "no space left", "failed", "failure", "error",
-        "invalid", "not supported", "unsupported", "missing", "unknown", "unrecognized", "must be", "refus",
+        "cannot",
+        "can't",
+        "could not",
+        "couldn't",
+        "unable to",
+        "no such file",
+        "permission denied",
+        "not permitted",
+        "read-only file system",
+        "not found",
+        "no space left",
+        "failed",
+        "failure",
+        "error",
+        "invalid",
+        "not supported",
+        "unsupported",
+        "missing",
+        "unknown",
+        "unrecognized",
+        "must be",
+        "refus",
     ];
     signs.iter().any(|sign| lower.contains(sign))
 }
@@ -349,7 +383,10 @@ mod tests {
                    /h/Makefile:150: 'SUBDIRS' was removed in Linux 5.3\n\
                    /h/Makefile:151: Use 'M=' or 'KBUILD_EXTMOD=' instead\n\
                    /h/Makefile:152: ====================================\n/h/Makefile:153: *** ..  Stop.\n";
-        assert_eq!(first_error(log), "'SUBDIRS' was removed in Linux 5.3; Use 'M=' or 'KBUILD_EXTMOD=' instead");
+        assert_eq!(
+            first_error(log),
+            "'SUBDIRS' was removed in Linux 5.3; Use 'M=' or 'KBUILD_EXTMOD=' instead"
+        );
         let other = "Makefile:1: of another matter\n  CC x.o\nMakefile:3: *** .  Stop.\n";
         assert_eq!(first_error(other), "Makefile:3: *** .  Stop.");
         let full = "Makefile:1: a note\nMakefile:2: *** gpu source not found.  Stop.\n";
@@ -364,7 +401,10 @@ mod tests {
             first_error(log),
             format!("mkdir: cannot create directory 'out': Read-only file system ({READ_ONLY})")
         );
-        assert_eq!(first_error("checking for x... not found\nmake: *** [a] Error 1"), "make: *** [a] Error 1");
+        assert_eq!(
+            first_error("checking for x... not found\nmake: *** [a] Error 1"),
+            "make: *** [a] Error 1"
+        );
         assert_eq!(
             first_error("ld: cannot find x\nmake: *** No rule to make target 'y'.  Stop."),
             "make: *** No rule to make target 'y'.  Stop."
@@ -418,7 +458,9 @@ mod tests {
 
     #[test]
     fn what_a_script_is_for_and_that_it_wanted_the_network_is_said() {
-        let step = |log: &str, downloads| noticed(log).failure(Some(1), Some("its PRE_BUILD"), downloads).first_error;
+        let step = |log: &str, downloads| {
+            noticed(log).failure(Some(1), Some("its PRE_BUILD"), downloads).first_error
+        };
         assert_eq!(
             step("kcache: $ get.sh\ncurl: (6) Could not resolve host: git.kernel.org\n", false),
             "curl: (6) Could not resolve host: git.kernel.org (its PRE_BUILD, `get.sh`, failed; builds have no network)"

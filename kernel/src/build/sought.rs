@@ -89,7 +89,13 @@ impl Sought {
         };
         let package = || between("No package '", "' found").map(Sought::PkgConfig);
         let program = || program(line).map(Sought::Program);
-        header.or_else(python).or_else(perl).or_else(library).or_else(package).or_else(program).filter(Sought::is_plain)
+        header
+            .or_else(python)
+            .or_else(perl)
+            .or_else(library)
+            .or_else(package)
+            .or_else(program)
+            .filter(Sought::is_plain)
     }
 
     /// Reads what [`Sought::text`] gives.
@@ -190,7 +196,8 @@ fn program(line: &str) -> Option<String> {
 /// The directories that Perl has its modules in: `@INC` of Debian's (perl(1)), of each version.
 fn perl(root: &Root) -> Vec<PathBuf> {
     let architecture = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let mut found = vec![PathBuf::from("/usr/share/perl5"), Path::new("/usr/lib").join(&architecture).join("perl5")];
+    let mut found =
+        vec![PathBuf::from("/usr/share/perl5"), Path::new("/usr/lib").join(&architecture).join("perl5")];
     for above in [PathBuf::from("/usr/share/perl"), Path::new("/usr/lib").join(&architecture).join("perl")] {
         let names =
             root.find(&above).and_then(|dir| fs_err::read_dir(dir).ok()).into_iter().flatten().flatten();

@@ -30,7 +30,7 @@ const COMPILER: &str = "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0";
 
 /// Every field of a key, and under which of [`SETTINGS`] an entry is used that has another value there, of a tool the same version in
 /// another build.
-const FIELDS: [(&str, [bool; 3]); 20] = [
+const FIELDS: [(&str, [bool; 3]); 22] = [
     ("source", NOT),
     ("recipe", NOT),
     ("overrides", NOT),
@@ -49,6 +49,8 @@ const FIELDS: [(&str, [bool; 3]); 20] = [
     ("toolchain.pahole", [false, false, true]),
     ("toolchain.predef", NOT),
     ("toolchain.kbuild", [false, true, true]),
+    ("system.release", NOT),
+    ("system.map", NOT),
     ("dependencies", NOT),
     ("environment", NOT),
 ];
@@ -142,8 +144,13 @@ impl Host {
         let headers = dir.path().join("headers");
         let inside = PathBuf::from("/usr/src/headers");
         let source = dir.path().join("hello-1.0");
-        let package =
-            Package { name: "hello".into(), version: "1.0".into(), source, recipe: RecipeFile::Kbuild, declared: None };
+        let package = Package {
+            name: "hello".into(),
+            version: "1.0".into(),
+            source,
+            recipe: RecipeFile::Kbuild,
+            declared: None,
+        };
         let kernel = Kernel {
             release: "6.1.0-1-amd64".into(),
             modules: None,
@@ -181,6 +188,8 @@ impl Host {
             other_tools,
             directives: Vec::new(),
             package_scripts: Vec::new(),
+            tool_paths: Vec::new(),
+            search_path: Vec::new(),
             roll_back: false,
             number: 0,
             services: services(),
@@ -195,7 +204,17 @@ impl Host {
         let facts = Arc::new(KernelFacts { config: none, headers, tools_root, tools: Vec::new() });
         let (key, kin) = (key::key(&fields), key::kin(&fields));
         let dependencies = Vec::new();
-        Identified { recipe, source: none, overrides: None, fields, key, kin, facts, dependencies }
+        Identified {
+            recipe,
+            source: none,
+            overrides: None,
+            system: Default::default(),
+            fields,
+            key,
+            kin,
+            facts,
+            dependencies,
+        }
     }
 
     /// Under which settings an entry with these fields is used, if it is all that the store has.
@@ -258,6 +277,7 @@ fn fields() -> Vec<Field> {
             programs: digest("programs"),
             source: Some(Path::new("/usr/src/source")),
         },
+        system: [None, None],
         tools: &roles.map(tool),
         dependencies: &[("base".to_owned(), digest("base"))],
         environment: &ENVIRONMENT,
