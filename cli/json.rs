@@ -133,15 +133,28 @@ pub struct Record {
     pub error: Option<String>,
 }
 
-/// `install`, `remove` and `rollback`: one line a kernel.
+/// `install`, `remove`, `rollback` and `adopt`: one line a kernel.
 #[derive(Debug, Serialize)]
 pub struct Generation {
     pub r#type: &'static str,
     pub kernel: String,
     pub generation: Option<String>,
     pub changed: bool,
+    /// Packages that are not as they were before.
+    pub changes: Vec<GenerationChange>,
     pub seconds: f64,
     pub error: Option<String>,
+}
+
+/// A package of a [`Generation`].
+#[derive(Debug, Serialize)]
+pub struct GenerationChange {
+    /// add, replace, remove, resign.
+    pub action: Action,
+    pub package: String,
+    /// Installed before and now; null: it was not, or is not.
+    pub from: Option<String>,
+    pub to: Option<String>,
 }
 
 /// The last line of `install`, `build`, `remove` and `rollback`, unless an error ended them or it was a dry run.

@@ -13,7 +13,7 @@ use kcache::run::request::Request;
 use kcache::run::select;
 use kcache::run::session::Session;
 
-use super::run_report::{report_plan, report_transaction};
+use super::run_report::{report_changes, report_error, report_plan};
 use crate::args::{Kernels, Remove};
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -74,7 +74,7 @@ fn settle(context: &Context, out: &Out, kernels: &mut Vec<Kernel>) -> Exit {
         let Some(tree) = kernel.modules.as_deref() else { return true };
         let settled = generation::recover(context, &kernel.release, tree);
         let Err(error) = settled else { return true };
-        exit = exit.or(report_transaction(out, kernel, &Err(error), 0.0));
+        exit = exit.or(report_error(out, kernel, &error));
         false
     });
     exit
@@ -134,18 +134,19 @@ fn planned(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) ->
             report_plan(out, &plan);
             Exit::Done
         }
-        Err(error) => report_transaction(out, kernel, &Err(error), 0.0),
+        Err(error) => report_error(out, kernel, &error),
     }
 }
 
 fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) -> Exit {
     let start = Instant::now();
-    let done = generation::apply(session, kernel, change);
-    let exit = report_transaction(out, kernel, &done, start.elapsed().as_secs_f64());
-    if let Ok(done) = &done
-        && let Err(error) = after_remove(session, kernel, done)
-    {
-        return exit.or(report_transaction(out, kernel, &Err(error), 0.0));
+    let done = match generation::apply(session, kernel, change) {
+        Ok(done) => done,
+        Err(error) => return report_error(out, kernel, &error),
+    };
+    report_changes(out, kernel, &done, start.elapsed().as_secs_f64());
+    match after_remove(session, kernel, &done) {
+        Ok(()) => Exit::Done,
+        Err(error) => report_error(out, kernel, &error),
     }
-    exit
 }
