@@ -219,7 +219,31 @@ pub struct Signature {
     pub path: String,
 }
 
-/// `keys list`.
+/// `keys generate`, `keys trust` and `keys revoke`.
+#[derive(Debug, Serialize)]
+pub struct KeyChange {
+    pub r#type: &'static str,
+    #[serde(flatten)]
+    pub key: Key,
+    /// Whether the key's state is new.
+    pub changed: bool,
+    /// Only of `keys generate`: the file of the private key.
+    pub signing_key: Option<String>,
+    /// Only of a key that was revoked now: entries in the store that are signed with it.
+    pub entries: Option<u64>,
+}
+
+/// `keys mok`.
+#[derive(Debug, Serialize)]
+pub struct Mok {
+    pub r#type: &'static str,
+    /// The file of the private key.
+    pub key: String,
+    /// The file to enroll.
+    pub certificate: String,
+}
+
+/// `keys list`; also a part of [`KeyChange`].
 #[derive(Debug, Serialize)]
 pub struct Key {
     /// trusted, revoked.
@@ -457,8 +481,8 @@ pub struct Collected {
     pub reason: String,
 }
 
-/// The last line of `gc`: what was deleted, with `--dry-run` what would be.
-#[derive(Debug, Serialize)]
+/// The last line of `gc`: what was deleted, with `--dry-run` what would be. All zero if there is no store.
+#[derive(Debug, Default, Serialize)]
 pub struct Collection {
     pub r#type: &'static str,
     pub exit: u8,

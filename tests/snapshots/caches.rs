@@ -40,10 +40,7 @@ fn push_and_export() {
     let without_key = |host: &Host| {
         let _ = fs::remove_dir_all(host.root().join("etc/kcache"));
     };
-    stage
-        .before(&without_key)
-        .without_json()
-        .shows("keys/generated", &["keys", "generate", "--name", "builder"]);
+    stage.before(&without_key).shows("keys/generated", &["keys", "generate", "--name", "builder"]);
     stage.shows("keys/already-generated", &["keys", "generate", "--name", "builder"]);
     stage.shows("keys/list", &["keys", "list"]);
     stage.shows("push/dry-run", &[&["--dry-run"][..], &push].concat());
