@@ -69,7 +69,7 @@ pub struct Check {
     pub mark: bool,
 }
 
-/// What is loaded into which kernel, and how that is booted.
+/// The modules to load, and the VM to load them in.
 #[derive(Debug, ClapArgs)]
 pub struct BootTest {
     /// A package's name, NAME/VERSION, or source directory [default: all that are installed for the kernel; if none are, all

@@ -33,7 +33,7 @@ pub fn aim(settings: &mut Settings, to: &[String]) {
     settings.caches.iter_mut().for_each(|cache| cache.write = to.contains(&cache.url));
 }
 
-/// An entry that is to be shared; or what lacks one.
+/// An entry to push or export, or a package that has none.
 pub enum Choice {
     Entry { entry: Box<Entry>, newest: bool },
     Missing { package: String, version: String, kernel: String, error: Option<Failure> },
@@ -70,7 +70,7 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
     Ok(exit)
 }
 
-/// Who signs what leaves this host.
+/// How entries are signed before they leave this host.
 pub fn sign(context: &Context, adopt: bool, unsigned: bool) -> SignEntry<'_> {
     match &context.services.signer {
         Some(key) => SignEntry::With { key, adopt },
