@@ -42,7 +42,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use context::Asked;
 
-/// Runs a command.
+/// Resolves the settings, confines the process where it works on another tree, and runs the command.
 pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     if let Command::Hooks(hooks) = &args.command {
         return hooks::run(args, &hooks.command, out);
@@ -145,12 +145,12 @@ fn asked(command: &Command, offline: bool) -> Asked<'_> {
     Asked { offline, roll_back, directives, lock_limit: None }
 }
 
-/// The release of the kernel that runs now.
+/// Release of the running kernel (`uname -r`); empty without /proc.
 pub fn running() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-/// The kernels that are meant.
+/// The selected kernels: without a selection, those with headers or with a build in the store.
 fn kernels(context: &Context, kernels: &Kernels, store: Option<&Store>) -> Result<Vec<Kernel>, Failure> {
     let elsewhere = !context.elsewhere.wanted.is_empty();
     let worth = |kernel: &Kernel| elsewhere || kernel.build_tree().is_some() || has_builds(store, kernel);

@@ -45,7 +45,7 @@ const LIKE: &str = "3.0.10";
 /// The name of the maintainer scripts' program.
 const POSTINST: &str = "common.postinst";
 
-/// What went wrong, told and numbered as DKMS does.
+/// An error with DKMS's message and exit code.
 #[derive(Debug)]
 pub struct DkmsError {
     code: u8,
@@ -91,7 +91,7 @@ pub fn is_dkms(name: &str) -> bool {
     name.is_some_and(|name| name == "dkms" || name == POSTINST)
 }
 
-/// Does what was asked of DKMS.
+/// Runs kcache as DKMS.
 pub fn run(name: &str, words: &[String]) -> ExitCode {
     let given: Vec<OsString> = words.iter().map(OsString::from).collect();
     if let Some(exit) = confined::in_another(place::root().as_deref(), name, &given, &Out::default()) {

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-/// What is said about the values of a family.
+/// The type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// May go up and down.
@@ -14,7 +14,7 @@ pub enum Kind {
     Counter,
 }
 
-/// One value.
+/// A value with its labels.
 #[derive(Clone, Debug)]
 pub struct Sample {
     labels: Vec<(&'static str, String)>,
@@ -34,7 +34,7 @@ impl Sample {
     }
 }
 
-/// A text in the making.
+/// Metrics in Prometheus' text format.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 
@@ -64,7 +64,6 @@ impl Exposition {
         self
     }
 
-    /// The text.
     pub fn text(&self) -> &str {
         &self.0
     }

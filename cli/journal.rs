@@ -23,7 +23,7 @@ pub enum Priority {
     Debug = 7,
 }
 
-/// A way to the journal.
+/// A socket, and the path of the one at which the journal listens.
 #[derive(Debug)]
 pub struct Journal {
     socket: UnixDatagram,
@@ -31,12 +31,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The way to this machine's journal, if it has one.
+    /// This machine's journal, if it has one.
     pub fn open() -> Option<Journal> {
         Journal::at(Path::new(SOCKET))
     }
 
-    /// The way to whoever listens at a socket.
+    /// A journal that listens at this path.
     pub fn at(path: &Path) -> Option<Journal> {
         if !path.exists() {
             return None;

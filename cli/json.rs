@@ -133,15 +133,28 @@ pub struct Record {
     pub error: Option<String>,
 }
 
-/// `install`, `remove` and `rollback`: one line a kernel.
+/// `install`, `remove`, `rollback` and `adopt`: one line a kernel.
 #[derive(Debug, Serialize)]
 pub struct Generation {
     pub r#type: &'static str,
     pub kernel: String,
     pub generation: Option<String>,
     pub changed: bool,
+    /// Packages that are not as they were before.
+    pub changes: Vec<GenerationChange>,
     pub seconds: f64,
     pub error: Option<String>,
+}
+
+/// A package of a [`Generation`].
+#[derive(Debug, Serialize)]
+pub struct GenerationChange {
+    /// add, replace, remove, resign.
+    pub action: Action,
+    pub package: String,
+    /// Installed before and now; null: it was not, or is not.
+    pub from: Option<String>,
+    pub to: Option<String>,
 }
 
 /// The last line of `install`, `build`, `remove` and `rollback`, unless an error ended them or it was a dry run.
@@ -206,7 +219,31 @@ pub struct Signature {
     pub path: String,
 }
 
-/// `keys list`.
+/// `keys generate`, `keys trust` and `keys revoke`.
+#[derive(Debug, Serialize)]
+pub struct KeyChange {
+    pub r#type: &'static str,
+    #[serde(flatten)]
+    pub key: Key,
+    /// Whether the key's state is new.
+    pub changed: bool,
+    /// Only of `keys generate`: the file of the private key.
+    pub signing_key: Option<String>,
+    /// Only of a key that was revoked now: entries in the store that are signed with it.
+    pub entries: Option<u64>,
+}
+
+/// `keys mok`.
+#[derive(Debug, Serialize)]
+pub struct Mok {
+    pub r#type: &'static str,
+    /// The file of the private key.
+    pub key: String,
+    /// The file to enroll.
+    pub certificate: String,
+}
+
+/// `keys list`; also a part of [`KeyChange`].
 #[derive(Debug, Serialize)]
 pub struct Key {
     /// trusted, revoked.
@@ -223,6 +260,8 @@ pub struct Key {
 pub struct Status {
     pub kernels: Vec<Kernel>,
     pub packages: Vec<Package>,
+    /// Releases of removed kernels whose directories are still there; they do not count.
+    pub leftovers: Vec<String>,
     /// Every kernel is ready.
     pub ready: bool,
 }
@@ -444,8 +483,8 @@ pub struct Collected {
     pub reason: String,
 }
 
-/// The last line of `gc`: what was deleted, with `--dry-run` what would be.
-#[derive(Debug, Serialize)]
+/// The last line of `gc`: what was deleted, with `--dry-run` what would be. All zero if there is no store.
+#[derive(Debug, Default, Serialize)]
 pub struct Collection {
     pub r#type: &'static str,
     pub exit: u8,

@@ -16,14 +16,14 @@ use crate::exit::Failure;
 use crate::journal::{Journal, Priority};
 use crate::visible::{json, visible};
 
-/// Writes what a run has to say.
+/// Writes results, messages and errors.
 #[derive(Debug, Default)]
 pub struct Out {
     /// Results are JSON.
     pub json: bool,
     /// Results and errors only.
     pub quiet: bool,
-    /// How much detail.
+    /// 1 and more: details; 2 and more: build logs.
     pub verbose: u8,
     bars: OnceLock<MultiProgress>,
     journal: OnceLock<Journal>,
@@ -69,7 +69,7 @@ impl Out {
         let _ = self.journal.set(journal);
     }
 
-    /// A line of results.
+    /// Prints a line of results to stdout.
     pub fn data(&self, line: &str) {
         self.journal(Priority::Info, line);
         self.above_bars(|| {
@@ -85,21 +85,21 @@ impl Out {
         };
     }
 
-    /// A JSON record: one line.
+    /// Prints a JSON record in one line.
     pub fn record(&self, record: &impl serde::Serialize) {
         if let Ok(line) = serde_json::to_string(record) {
             self.data(&json(&line));
         }
     }
 
-    /// A JSON document.
+    /// Prints an indented JSON document.
     pub fn document(&self, document: &impl serde::Serialize) {
         if let Ok(text) = serde_json::to_string_pretty(document) {
             self.data(&json(&text));
         }
     }
 
-    /// A line of conversation.
+    /// Prints a message to stderr, unless `--quiet` was given.
     pub fn say(&self, line: &str) {
         self.journal(Priority::Info, line);
         if !self.quiet {
@@ -107,13 +107,13 @@ impl Out {
         }
     }
 
-    /// What is not as it should be, and does not end the run. `--quiet` does not hide it.
+    /// Prints a warning, even with `--quiet`.
     pub fn warn(&self, line: &str) {
         self.journal(Priority::Warning, &format!("warning: {line}"));
         self.err(&format!("{} {line}", paint(ODD, "warning:")));
     }
 
-    /// What to do next.
+    /// Prints the next step after a warning, unless `--quiet` was given.
     pub fn hint(&self, line: &str) {
         self.journal(Priority::Notice, &format!("hint: {line}"));
         if !self.quiet {
@@ -121,7 +121,7 @@ impl Out {
         }
     }
 
-    /// A line that only `-v` shows.
+    /// Prints a line that only `-v` shows.
     pub fn detail(&self, line: &str) {
         self.journal(Priority::Debug, line);
         if self.verbose > 0 {
@@ -129,7 +129,7 @@ impl Out {
         }
     }
 
-    /// An error and what to do about it.
+    /// Prints an error with its hint, even with `--quiet`.
     pub fn failure(&self, failure: &Failure) {
         self.journal(Priority::Error, &failure.message);
         if let Some(hint) = &failure.hint {

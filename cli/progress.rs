@@ -11,7 +11,7 @@ use kcache::run::progress::{Outlook, Progress, size};
 use crate::out::Out;
 use crate::visible::visible;
 
-/// Progress of one run.
+/// Prints messages, and draws a bar for each task on a terminal.
 pub struct Reporter {
     out: Arc<Out>,
     bars: Option<MultiProgress>,

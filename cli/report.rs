@@ -27,9 +27,8 @@ use kcache::verdict::{Survey, Verdict};
 
 const STYLE: &str = include_str!("report/style.css");
 
-/// All that a page tells.
+/// The contents of a page.
 pub struct Page<'a> {
-    /// This host's name.
     pub host: &'a str,
     /// The directory of the system that is judged, where it is not this host's own.
     pub system: Option<String>,
@@ -51,13 +50,12 @@ pub struct Page<'a> {
     pub origins: Vec<Vec<Origin>>,
     /// The shared caches that are configured.
     pub caches: Vec<Cache>,
-    /// What the store holds.
     pub usage: Usage,
     /// What was counted over runs (`kcache::run::counters`).
     pub counts: BTreeMap<String, u64>,
 }
 
-/// A build that failed.
+/// A failed build, for its section of the page.
 pub struct Failure {
     /// What failed, and how.
     pub command: String,
@@ -95,7 +93,7 @@ impl Page<'_> {
     }
 }
 
-/// The page.
+/// Renders the page as one HTML document.
 pub fn render(page: &Page) -> String {
     let main = element("main")
         .child(header(page))

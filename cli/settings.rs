@@ -25,11 +25,11 @@ use crate::args::Global;
 use crate::exit::Failure;
 use crate::memory;
 
-/// Where this host's own key is, if it has one.
+/// Path of this host's own key under the root.
 pub const SIGNING_KEY: &str = "/etc/kcache/signing-key.pem";
-/// Where the keys of those are whose entries are used.
+/// Directory of trusted keys under the root.
 pub const TRUSTED_KEYS: &str = "/etc/kcache/trusted-keys";
-/// Where the keys of those are whose entries are never used again.
+/// Directory of revoked keys under the root.
 pub const REVOKED_KEYS: &str = "/etc/kcache/revoked-keys";
 
 /// Longest that one build may take. The slowest package of Debian takes some 3 minutes on two cores.
@@ -67,14 +67,13 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value and its origin.
 #[derive(Clone, Debug)]
 pub struct Setting<T> {
     pub value: T,
     pub origin: Origin,
 }
 
-/// All settings of a run.
+/// The settings of a run, each with its origin.
 #[derive(Debug)]
 pub struct Settings {
     pub root: Setting<PathBuf>,
@@ -106,17 +105,17 @@ pub struct Settings {
     pub depmod: Setting<Depmod>,
     pub compiler_launcher: Setting<CompilerLauncher>,
     pub other_tools: Setting<OtherTools>,
-    /// Which packages matter for which kernels.
+    /// The need of packages for kernels; the last matching rule counts.
     pub policy: Vec<Setting<Rule>>,
     /// What modules are signed with.
     pub signing: Option<Setting<signing::Table>>,
-    /// How large the store may be.
+    /// The limits of the store.
     pub gc: Option<Setting<gc::Table>>,
-    /// What of the files does not count, a line each.
+    /// Settings in files that are ignored, a line each.
     pub warnings: Vec<String>,
 }
 
-/// What of the process the settings depend on.
+/// The parts of the process that settings depend on.
 pub struct Process<'a> {
     /// A variable of the environment.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
@@ -150,7 +149,7 @@ impl Process<'_> {
 }
 
 impl Settings {
-    /// Works out the settings of this process.
+    /// Combines options, environment variables and files.
     pub fn resolve(global: &Global, process: &Process) -> Result<Settings, Failure> {
         let root = match &global.root {
             Some(dir) => Setting { value: absolute(dir)?, origin: Origin::Flag("--root") },
@@ -240,7 +239,7 @@ impl Settings {
         self.signing.as_ref().is_some_and(|table| table.value.runs_others())
     }
 
-    /// How large the store may be.
+    /// The limits of the store.
     pub fn gc(&self) -> gc::Table {
         self.gc.as_ref().map(|setting| setting.value.clone()).unwrap_or_default()
     }

@@ -69,7 +69,7 @@ pub struct Check {
     pub mark: bool,
 }
 
-/// What is loaded into which kernel, and how that is booted.
+/// The modules to load, and the VM to load them in.
 #[derive(Debug, ClapArgs)]
 pub struct BootTest {
     /// A package's name, NAME/VERSION, or source directory [default: all that are installed for the kernel; if none are, all
@@ -100,8 +100,8 @@ pub struct BootTest {
 
 #[derive(Debug, ClapArgs)]
 pub struct Remove {
-    /// Packages to remove
-    #[arg(value_name = "PACKAGE", required_unless_present = "all")]
+    /// Packages to remove; not needed for a leftover of a removed kernel
+    #[arg(value_name = "PACKAGE", required_unless_present_any = ["all", "kernels"])]
     pub packages: Vec<String>,
     /// Remove everything that kcache installed
     #[arg(long, conflicts_with = "packages")]

@@ -96,7 +96,6 @@ pub struct Gc {
     pub grace: u64,
 }
 
-/// What is done about corruption.
 #[derive(Debug, ClapArgs)]
 pub struct Verify {
     /// Repair corruption: fetch from shared caches, delete so that it is rebuilt, or reinstall modules

@@ -103,7 +103,7 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
     Ok(Exit::Refused)
 }
 
-/// So many of something.
+/// A number with its noun: `1 entry`, `2 entries`.
 pub fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }

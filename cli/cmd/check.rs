@@ -11,7 +11,7 @@ use kcache::run::session::Session;
 use kcache::verdict::state::{Foreign, Standing, State};
 use kcache::verdict::{self, Survey, Verdict, ready_file};
 
-use super::status::{document, of_version, painted};
+use super::status::{document, leftovers, of_version, painted, say_leftovers};
 use super::{interrupted, looking, say_empty};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
@@ -33,13 +33,15 @@ pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Ex
     }
     // No kernel at all, or a package that cannot even be read, is no reason to say "ready".
     let ready = survey.is_ready() && !kernels.is_empty() && packages.broken.is_empty();
+    let leftovers = leftovers(context, &args.which.kernels)?;
     if out.json {
-        out.document(&document(&survey, ready));
+        out.document(&document(&survey, &leftovers, ready));
     } else if out.quiet {
         out.data(&one_line(&survey, ready));
     } else {
         say_empty(out, context, &packages, &kernels);
         survey.verdicts.iter().for_each(|verdict| tell(out, &survey, verdict));
+        say_leftovers(out, &leftovers);
     }
     Ok(if ready { Exit::Done } else { Exit::NotReady })
 }

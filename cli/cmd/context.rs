@@ -54,10 +54,10 @@ fn process() -> Process<'static> {
     }
 }
 
-/// What a run's arguments say of its context.
+/// Options of a command that are part of the context.
 #[derive(Default)]
 pub struct Asked<'a> {
-    /// Ask no shared cache.
+    /// Use no shared cache.
     pub offline: bool,
     /// Follow pointers to older entries too.
     pub roll_back: bool,
@@ -152,12 +152,11 @@ fn identities() -> Identities {
     }
 }
 
-/// This host's name.
 pub fn hostname() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-/// Whom to trust.
+/// The trusted and revoked keys below the root, and the threshold.
 pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
     let root = Root::new(&settings.root.value);
     let (trusted, revoked) = (root.place(TRUSTED_KEYS)?, root.place(REVOKED_KEYS)?);

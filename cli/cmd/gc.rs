@@ -18,6 +18,9 @@ use crate::settings::gc::Table;
 pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) -> Result<Exit, Failure> {
     let Some(store) = context.open_existing_store()? else {
         out.say(&format!("no store in {}", context.store.display()));
+        if out.json {
+            out.record(&json::Collection { r#type: "summary", ..json::Collection::default() });
+        }
         return Ok(Exit::Done);
     };
     let caps = caps(args, table);

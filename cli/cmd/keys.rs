@@ -54,6 +54,12 @@ impl Keys<'_> {
         let key = SigningKey::generate()?;
         key.write_new(path)?;
         publish(&public, &key.public().to_pem())?;
+        if self.out.json {
+            let signing_key = Some(path.display().to_string());
+            let change = self.change("trusted", &name, key.public().id(), &public);
+            self.out.record(&json::KeyChange { signing_key, ..change });
+            return Ok(Exit::Done);
+        }
         self.out.say(&format!("this host now signs its builds with {}", path.display()));
         self.out.say(&format!(
             "to trust it on other hosts, copy this file there and run `kcache keys trust {name}.pem`:"
@@ -64,13 +70,7 @@ impl Keys<'_> {
 
     fn list(&self) -> Result<Exit, Failure> {
         let own = self.own();
-        let row = |state: &'static str, key: &TrustedKey| json::Key {
-            state,
-            name: key.name.clone(),
-            id: key.key.id().to_string(),
-            own: own == Some(key.key.id()),
-            path: key.path.display().to_string(),
-        };
+        let row = |state, key: &TrustedKey| row(state, &key.name, key.key.id(), &key.path, own);
         let mut rows: Vec<json::Key> = self.trust.keys().map(|key| row("trusted", key)).collect();
         rows.extend(self.trust.revoked().map(|key| row("revoked", key)));
         rows.sort_by(|a, b| (a.state == "revoked", &a.name).cmp(&(b.state == "revoked", &b.name)));
@@ -103,12 +103,15 @@ impl Keys<'_> {
         }
         if let Some(known) = self.trust.keys().find(|known| known.key.id() == key.id()) {
             self.out.say(&format!("{} is already trusted as {}", key.id(), known.name));
+            self.record(self.unchanged("trusted", known));
             return Ok(Exit::Done);
         }
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = plain(name.unwrap_or(&stem))?;
-        publish(&self.free(&name)?, &key.to_pem())?;
+        let path = self.free(&name)?;
+        publish(&path, &key.to_pem())?;
         self.out.say(&format!("{name} is trusted: {}", key.id()));
+        self.record(self.change("trusted", &name, key.id(), &path));
         Ok(Exit::Done)
     }
 
@@ -117,6 +120,7 @@ impl Keys<'_> {
             && !self.trust.keys().any(|key| key.name == word)
         {
             self.out.say(&format!("{word} is already revoked: {}", revoked.key.id()));
+            self.record(self.unchanged("revoked", revoked));
             return Ok(Exit::Done);
         }
         let (name, key, trusted) = self.find(word)?;
@@ -132,11 +136,13 @@ impl Keys<'_> {
             fs::remove_file(trusted)?;
         }
         self.out.say(&format!("{name} is revoked: {}", key.id()));
-        let signed = self.signed_by(key.id())?;
-        let signed = count(signed as u64, "entry in the store is", "entries in the store are");
+        let entries = self.signed_by(key.id())?;
+        let signed = count(entries, "entry in the store is", "entries in the store are");
         self.out.say(&format!(
             "{signed} signed with it; entries without another trusted signature are no longer used"
         ));
+        let change = self.change("revoked", &name, key.id(), &path);
+        self.record(json::KeyChange { entries: Some(entries), ..change });
         if self.own() == Some(key.id()) {
             let path = self.settings.signing_key.value.display();
             self.out.warn("this is this host's own key");
@@ -184,7 +190,24 @@ impl Keys<'_> {
         }
     }
 
-    fn signed_by(&self, id: SignerId) -> Result<usize, Failure> {
+    /// Prints what happened to a key, for programs.
+    fn record(&self, change: json::KeyChange) {
+        if self.out.json {
+            self.out.record(&change);
+        }
+    }
+
+    fn change(&self, state: &'static str, name: &str, id: SignerId, path: &Path) -> json::KeyChange {
+        let key = row(state, name, id, path, self.own());
+        json::KeyChange { r#type: "key", key, changed: true, signing_key: None, entries: None }
+    }
+
+    fn unchanged(&self, state: &'static str, key: &TrustedKey) -> json::KeyChange {
+        json::KeyChange { changed: false, ..self.change(state, &key.name, key.key.id(), &key.path) }
+    }
+
+    /// Number of the store's entries that are signed with a key.
+    fn signed_by(&self, id: SignerId) -> Result<u64, Failure> {
         let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
         let Some(store) = Store::open_existing(&self.settings.store.value, &waiting)? else { return Ok(0) };
         let id = id.to_string();
@@ -192,7 +215,17 @@ impl Keys<'_> {
             let entry = store.lookup(key).ok().flatten();
             entry.is_some_and(|entry| entry.envelope().signatures().iter().any(|sig| sig.keyid == id))
         };
-        Ok(store.find(&[])?.iter().filter(|row| is_signed(&row.key)).count())
+        Ok(store.find(&[])?.iter().filter(|row| is_signed(&row.key)).count() as u64)
+    }
+}
+
+fn row(state: &'static str, name: &str, id: SignerId, path: &Path, own: Option<SignerId>) -> json::Key {
+    json::Key {
+        state,
+        name: name.to_owned(),
+        id: id.to_string(),
+        own: own == Some(id),
+        path: path.display().to_string(),
     }
 }
 

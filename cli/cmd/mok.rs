@@ -16,6 +16,7 @@ use kcache::kernel::rootfs::Root;
 
 use super::context;
 use crate::exit::{Exit, Failure};
+use crate::json;
 use crate::out::Out;
 use crate::settings::Settings;
 
@@ -72,6 +73,10 @@ pub fn make(settings: &Settings, out: &Out, dir: &Path, name: Option<&str>) -> R
 
 fn tell(out: &Out, dir: &Path) {
     let (key, certificate) = (dir.join(KEY), dir.join(CERTIFICATE));
+    if out.json {
+        let [key, certificate] = [key, certificate].map(|path| path.display().to_string());
+        return out.record(&json::Mok { r#type: "mok", key, certificate });
+    }
     out.say("enroll this key once: run this command, choose a password, reboot, and confirm at the console:");
     out.data(&format!("mokutil --import {}", certificate.display()));
     let mut lines =

@@ -13,7 +13,7 @@ use kcache::run::request::Request;
 use kcache::run::select;
 use kcache::run::session::Session;
 
-use super::run_report::{report_plan, report_transaction};
+use super::run_report::{report_changes, report_error, report_plan};
 use crate::args::{Kernels, Remove};
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -29,6 +29,9 @@ pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Resul
         }
     };
     let mut kernels = meant(context, &remove.kernels)?;
+    if remove.packages.is_empty() && !remove.all {
+        return leftovers(context, out, &kernels, dry);
+    }
     // A removal that was killed after its commit leaves nothing to remove, and a transaction to be finished.
     let settled = if dry { Exit::Done } else { settle(context, out, &mut kernels) };
     let is_unknown = |name: &&String| !kernels.iter().any(|kernel| names(kernel).contains(name));
@@ -45,6 +48,24 @@ pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Resul
     let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
     let changes: Vec<SetChange> = removed.iter().map(|names| SetChange::Remove(names)).collect();
     transact(context, out, &kernels, &changes, settled, dry)
+}
+
+/// Removes everything of kcache's from the directories of removed kernels.
+fn leftovers(context: &Context, out: &Out, kernels: &[Kernel], dry: bool) -> Result<Exit, Failure> {
+    if let Some(kernel) = kernels.iter().find(|kernel| !kernel.is_leftover) {
+        let message = format!("kernel {} is installed: which packages are to be removed?", kernel.release);
+        return Err(Failure::usage(message, Some("name them, or give --all".to_owned())));
+    }
+    for kernel in kernels {
+        let release = &kernel.release;
+        let found = if dry { !names(kernel).is_empty() } else { generation::retire(context, release)? };
+        match found {
+            true if dry => out.say(&format!("{release}: would remove what kcache has left there")),
+            true => out.say(&format!("{release}: removed what kcache had left there")),
+            false => out.say(&format!("{release}: nothing of kcache's is left there")),
+        }
+    }
+    Ok(Exit::Done)
 }
 
 pub fn rollback(context: &Context, out: &Out, asked: &Kernels, dry: bool) -> Result<Exit, Failure> {
@@ -74,7 +95,7 @@ fn settle(context: &Context, out: &Out, kernels: &mut Vec<Kernel>) -> Exit {
         let Some(tree) = kernel.modules.as_deref() else { return true };
         let settled = generation::recover(context, &kernel.release, tree);
         let Err(error) = settled else { return true };
-        exit = exit.or(report_transaction(out, kernel, &Err(error), 0.0));
+        exit = exit.or(report_error(out, kernel, &error));
         false
     });
     exit
@@ -134,18 +155,19 @@ fn planned(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) ->
             report_plan(out, &plan);
             Exit::Done
         }
-        Err(error) => report_transaction(out, kernel, &Err(error), 0.0),
+        Err(error) => report_error(out, kernel, &error),
     }
 }
 
 fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) -> Exit {
     let start = Instant::now();
-    let done = generation::apply(session, kernel, change);
-    let exit = report_transaction(out, kernel, &done, start.elapsed().as_secs_f64());
-    if let Ok(done) = &done
-        && let Err(error) = after_remove(session, kernel, done)
-    {
-        return exit.or(report_transaction(out, kernel, &Err(error), 0.0));
+    let done = match generation::apply(session, kernel, change) {
+        Ok(done) => done,
+        Err(error) => return report_error(out, kernel, &error),
+    };
+    report_changes(out, kernel, &done, start.elapsed().as_secs_f64());
+    match after_remove(session, kernel, &done) {
+        Ok(()) => Exit::Done,
+        Err(error) => report_error(out, kernel, &error),
     }
-    exit
 }

@@ -3,7 +3,7 @@
 use kcache::deploy::generation::Done;
 use kcache::deploy::{self, KernelReport};
 use kcache::error::Error;
-use kcache::kernel::install::{Act, Indexed, InstallPlan, Remark};
+use kcache::kernel::install::{Act, Indexed, InstallPlan, PackageChange, Remark};
 use kcache::kernel::kernels::Kernel;
 use kcache::resolve::batch::PackageResult;
 use kcache::resolve::reproduce::Comparison;
@@ -39,25 +39,15 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         }
         ran.exit = ran.exit.or(exit);
     }
-    if let Some(transaction) = &kernel.transaction {
-        ran.exit = ran.exit.or(report_transaction(out, kernel.kernel, transaction, kernel.seconds));
+    match &kernel.transaction {
+        Some(Ok(done)) => report_done(out, kernel.kernel, done, kernel.seconds),
+        Some(Err(error)) => ran.exit = ran.exit.or(report_error(out, kernel.kernel, error)),
+        None => {}
     }
 }
 
-/// Says what came of a kernel's transaction, which is no other kernel's matter; its exit code.
-pub fn report_transaction(
-    out: &Out,
-    kernel: &Kernel,
-    transaction: &Result<Done, Error>,
-    seconds: f64,
-) -> Exit {
-    let error = match transaction {
-        Ok(done) => {
-            report_done(out, kernel, done, seconds);
-            return Exit::Done;
-        }
-        Err(error) => error,
-    };
+/// Says why nothing of a kernel was changed, which is no other kernel's matter; the exit code.
+pub fn report_error(out: &Out, kernel: &Kernel, error: &Error) -> Exit {
     let failure = Failure::of(error);
     if out.json {
         out.record(&generation_failed(kernel, &failure));
@@ -130,8 +120,11 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
         }
         Ok(Resolution::NotAutomatic) => return None,
         Ok(Resolution::NoHeaders(package)) => {
-            let lacks = if result.request.package.has_source() { "headers" } else { "source" };
-            record.error = Some(format!("no {lacks} installed and no cached build available"));
+            let lacks = match result.request.package.has_source() {
+                true => result.request.kernel.why_no_headers(),
+                false => "no source installed".to_owned(),
+            };
+            record.error = Some(format!("{lacks}, and no cache has a build"));
             hint = Some(package.clone());
             ended(&mut record, "no-headers", Exit::NoHeaders)
         }
@@ -232,7 +225,7 @@ fn row(record: &json::Record) -> Vec<Cell> {
         ("fetched", Some(_)) => format!("in {:.1} s", record.seconds),
         ("failed", Some("shared-cache")) => "as on another host".to_owned(),
         (_, Some("shared-cache")) => format!("fetched in {:.1} s", record.seconds),
-        (_, Some("failure-remembered")) => "remembered".to_owned(),
+        (_, Some("failure-remembered")) => "as before".to_owned(),
         ("failed", Some(_)) => format!("after {:.1} s", record.seconds),
         ("built", Some(_)) => format!("in {:.1} s", record.seconds),
         ("excluded", _) => record.error.clone().unwrap_or_default(),
@@ -243,8 +236,17 @@ fn row(record: &json::Record) -> Vec<Cell> {
     vec![(record.kernel.clone(), PLAIN), (package, PLAIN), (record.state.to_owned(), style), (how, PLAIN)]
 }
 
-/// Says what a transaction did.
+/// Says what a transaction did, to packages that were reported one by one.
 pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
+    report_set(out, kernel, done, seconds, &[]);
+}
+
+/// Says what a transaction did, and to which packages.
+pub fn report_changes(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
+    report_set(out, kernel, done, seconds, &changes(&done.plan.changes));
+}
+
+fn report_set(out: &Out, kernel: &Kernel, done: &Done, seconds: f64, changes: &[String]) {
     match &done.indexed {
         Some(Indexed::Here { read }) => {
             out.detail(&format!("{}: indexes updated without depmod, {read} modules read", kernel.release));
@@ -266,6 +268,7 @@ pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
             kernel: kernel.release.clone(),
             generation: done.generation.clone(),
             changed: done.changed,
+            changes: done.plan.changes.iter().filter_map(record_of).collect(),
             seconds,
             error: None,
         });
@@ -279,12 +282,55 @@ pub fn report_done(out: &Out, kernel: &Kernel, done: &Done, seconds: f64) {
             None => format!("{release}: signatures removed: {signed}"),
         });
     }
-    match (&done.generation, done.changed) {
-        (_, false) => out.say(&format!("{release}: nothing to change")),
-        (Some(generation), true) => {
-            out.say(&format!("{release}: installed generation {generation} ({seconds:.1} s)"))
-        }
-        (None, true) => out.say(&format!("{release}: removed all of kcache's modules ({seconds:.1} s)")),
+    let did = match (&done.generation, done.changed) {
+        (_, false) => return out.say(&format!("{release}: nothing to change")),
+        (Some(generation), true) => format!("installed generation {generation}"),
+        (None, true) if changes.is_empty() => "removed all of kcache's modules".to_owned(),
+        (None, true) => "no module of kcache's remains".to_owned(),
+    };
+    let did = [changes, &[did]].concat().join("; ");
+    out.say(&format!("{release}: {did} ({seconds:.1} s)"));
+}
+
+/// What happened to packages, a text for each action. Re-signed ones have a line of their own.
+fn changes(all: &[PackageChange]) -> Vec<String> {
+    let of = |act: Act, verb: &str| {
+        let changed = all.iter().filter(|change| change.act == act);
+        let names: Vec<String> = changed.map(name_of_change).collect();
+        (!names.is_empty()).then(|| format!("{verb} {}", names.join(", ")))
+    };
+    [(Act::Remove, "removed"), (Act::Replace, "replaced"), (Act::Add, "added")]
+        .into_iter()
+        .filter_map(|(act, verb)| of(act, verb))
+        .collect()
+}
+
+/// The package as it was; where another version replaced it, that too.
+fn name_of_change(change: &PackageChange) -> String {
+    let version = |version: &Option<String>| version.clone().unwrap_or_default();
+    match (&change.from, &change.to) {
+        (Some(from), Some(to)) if from != to => format!("{}/{from} with {to}", change.package),
+        (from, to) => super::called(&change.package, &version(if from.is_some() { from } else { to })),
+    }
+}
+
+fn record_of(change: &PackageChange) -> Option<json::GenerationChange> {
+    Some(json::GenerationChange {
+        action: action(change.act)?,
+        package: change.package.clone(),
+        from: change.from.clone(),
+        to: change.to.clone(),
+    })
+}
+
+/// `None` for a package that stays as it is.
+fn action(act: Act) -> Option<Action> {
+    match act {
+        Act::Add => Some(Action::Add),
+        Act::Replace => Some(Action::Replace),
+        Act::Remove => Some(Action::Remove),
+        Act::Sign => Some(Action::Resign),
+        Act::Keep => None,
     }
 }
 
@@ -294,6 +340,7 @@ fn generation_failed(kernel: &Kernel, failure: &Failure) -> json::Generation {
         kernel: kernel.release.clone(),
         generation: None,
         changed: false,
+        changes: Vec::new(),
         seconds: 0.0,
         error: Some(failure.message.clone()),
     }
@@ -302,14 +349,8 @@ fn generation_failed(kernel: &Kernel, failure: &Failure) -> json::Generation {
 /// Prints a plan, one line a change.
 pub fn report_plan(out: &Out, plan: &InstallPlan) {
     let mut rows: Vec<Vec<Cell>> = Vec::new();
-    for change in plan.changes.iter().filter(|change| change.act != Act::Keep) {
-        let action = match change.act {
-            Act::Add => Action::Add,
-            Act::Replace => Action::Replace,
-            Act::Remove => Action::Remove,
-            Act::Sign => Action::Resign,
-            Act::Keep => continue,
-        };
+    for change in &plan.changes {
+        let Some(action) = action(change.act) else { continue };
         let version = change.to.as_ref().or(change.from.as_ref()).map_or("", String::as_str);
         if out.json {
             out.record(&json::Planned {
@@ -335,5 +376,32 @@ pub fn report_plan(out: &Out, plan: &InstallPlan) {
     }
     if plan.is_nothing() {
         out.say(&format!("{}: nothing to change", plan.kernel));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_name_each_package_with_its_versions() {
+        let change = |package: &str, act, from: Option<&str>, to: Option<&str>| PackageChange {
+            package: package.to_owned(),
+            act,
+            from: from.map(str::to_owned),
+            to: to.map(str::to_owned),
+        };
+        let all = [
+            change("new", Act::Add, None, Some("1")),
+            change("gone", Act::Remove, Some("1"), None),
+            change("old", Act::Remove, Some("2"), None),
+            change("kept", Act::Keep, Some("1"), Some("1")),
+            change("signed", Act::Sign, Some("1"), Some("1")),
+            change("rebuilt", Act::Replace, Some("1"), Some("1")),
+            change("updated", Act::Replace, Some("1"), Some("2")),
+        ];
+        let expect = ["removed gone/1, old/2", "replaced rebuilt/1, updated/1 with 2", "added new/1"];
+        assert_eq!(changes(&all), expect);
+        assert!(changes(&all[3..5]).is_empty());
     }
 }

@@ -10,7 +10,7 @@ use kcache::run::context::Context;
 use kcache::run::labels::Labels;
 use kcache::run::session::Session;
 use kcache::shell::word;
-use kcache::store::{Entry, Pushed, SignEntry, Store};
+use kcache::store::{Entry, Pushed, SharedCache, SignEntry, Store};
 
 use super::{interrupted, looking};
 use crate::args::{Push, Selection};
@@ -33,7 +33,7 @@ pub fn aim(settings: &mut Settings, to: &[String]) {
     settings.caches.iter_mut().for_each(|cache| cache.write = to.contains(&cache.url));
 }
 
-/// An entry that is to be shared; or what lacks one.
+/// An entry to push or export, or a package that has none.
 pub enum Choice {
     Entry { entry: Box<Entry>, newest: bool },
     Missing { package: String, version: String, kernel: String, error: Option<Failure> },
@@ -64,13 +64,13 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
                 true => None,
                 false => Some(publish::push(&session, store, cache, entry, sign, *newest)),
             };
-            exit = exit.or(report(out, entry, cache.url(), result));
+            exit = exit.or(report(out, entry, cache, result));
         }
     }
     Ok(exit)
 }
 
-/// Who signs what leaves this host.
+/// How entries are signed before they leave this host.
 pub fn sign(context: &Context, adopt: bool, unsigned: bool) -> SignEntry<'_> {
     match &context.services.signer {
         Some(key) => SignEntry::With { key, adopt },
@@ -153,7 +153,14 @@ pub fn say_missing(out: &Out, choice: &Choice, dry_run: bool) -> Exit {
 }
 
 /// Prints what became of one push; `None` where it was only to be said.
-fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Result<Pushed>>) -> Exit {
+fn report(
+    out: &Out,
+    entry: &Entry,
+    cache: &SharedCache,
+    result: Option<kcache::error::Result<Pushed>>,
+) -> Exit {
+    let url = cache.url();
+    let reported = matches!(&result, Some(Err(error)) if error.is_reported());
     let dry_run = result.is_none();
     let (state, style, exit, error) = match result {
         None => ("would push", GOOD, Exit::Done, None),
@@ -188,7 +195,10 @@ fn report(out: &Out, entry: &Entry, url: &str, result: Option<kcache::error::Res
         out.data(&format!("{kernel}  {package}/{version}  {}  {url}", paint(style, state)));
     }
     if let Some(failure) = error {
-        let message = format!("{} for {kernel}: {}", super::called(package, version), failure.message);
+        let message = match reported {
+            true => publish::not_pushed(entry, cache),
+            false => format!("{} for {kernel}: {}", super::called(package, version), failure.message),
+        };
         out.failure(&Failure { message, ..failure });
     }
     exit

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use kcache::kernel::install::is_orphaned;
+use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
 use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{self, Survey, Verdict};
 
 use super::{looking, say_empty};
-use crate::args::Selection;
+use crate::args::{Kernels, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns};
@@ -17,7 +19,8 @@ pub fn status(context: &Context, out: &Out, selection: &Selection) -> Result<Exi
     let (session, packages, kernels) = looking(context, out, selection)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
     if out.json {
-        out.document(&document(&survey, survey.is_ready()));
+        let leftovers = leftovers(context, &selection.kernels)?;
+        out.document(&document(&survey, &leftovers, survey.is_ready()));
         return Ok(Exit::Done);
     }
     say_empty(out, context, &packages, &kernels);
@@ -25,7 +28,31 @@ pub fn status(context: &Context, out: &Out, selection: &Selection) -> Result<Exi
         out.data(&matrix(&survey));
     }
     survey.verdicts.iter().for_each(|verdict| say_reasons(out, &survey, verdict));
+    say_leftovers(out, &leftovers(context, &selection.kernels)?);
     Ok(Exit::Done)
+}
+
+/// Leftovers of removed kernels, unless kernels were named.
+pub fn leftovers(context: &Context, asked: &Kernels) -> Result<Vec<Kernel>, Failure> {
+    if !asked.kernels.is_empty() {
+        return Ok(Vec::new());
+    }
+    let installed = kernels::installed(&context.root).map_err(kcache::error::Error::from)?;
+    Ok(installed.into_iter().filter(|kernel| kernel.is_leftover).collect())
+}
+
+/// Says which directories are no kernels any more, and how to remove kcache's part of them.
+pub fn say_leftovers(out: &Out, leftovers: &[Kernel]) {
+    for kernel in leftovers {
+        let release = &kernel.release;
+        let is_ours = kernel.modules.as_deref().is_some_and(|tree| is_orphaned(tree).unwrap_or(true));
+        let way = if is_ours {
+            format!("; `kcache remove -k {release}` removes kcache's modules")
+        } else {
+            String::new()
+        };
+        out.say(&format!("{release}: leftover of a removed kernel, not counted{way}"));
+    }
 }
 
 fn matrix(survey: &Survey) -> String {
@@ -87,7 +114,7 @@ pub fn painted(state: State) -> Cell {
 }
 
 /// A survey for programs.
-pub fn document(survey: &Survey, ready: bool) -> json::Status {
+pub fn document(survey: &Survey, leftovers: &[Kernel], ready: bool) -> json::Status {
     let package = |(at, package): (usize, &kcache::kernel::packages::Package)| json::Package {
         name: package.name.clone(),
         version: package.version.clone(),
@@ -100,6 +127,7 @@ pub fn document(survey: &Survey, ready: bool) -> json::Status {
     json::Status {
         kernels: survey.verdicts.iter().map(kernel).collect(),
         packages: survey.packages.iter().enumerate().map(package).collect(),
+        leftovers: leftovers.iter().map(|kernel| kernel.release.clone()).collect(),
         ready,
     }
 }

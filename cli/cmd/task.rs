@@ -6,7 +6,7 @@ use crate::exit::Exit;
 /// Set to anything but 0: as `--verify`, for the programs that call kcache.
 const VERIFY: &str = "KCACHE_VERIFY";
 
-/// What was asked for.
+/// A request of `install`, `build` or `pull`.
 pub struct Task<'a> {
     pub which: &'a Selection,
     pub rebuild: bool,
@@ -20,7 +20,7 @@ pub struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// To obtain these, and no more.
+    /// Obtains builds for the selection without installing them.
     pub fn of(which: &Selection) -> Task<'_> {
         Task {
             which,
@@ -41,10 +41,10 @@ impl Task<'_> {
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 pub struct Ran {
     pub exit: Exit,
-    /// Packages that are not there now, by name.
+    /// Names of the packages that failed.
     pub failed: Vec<String>,
     /// Whether any kernel has other modules now.
     pub changed: bool,

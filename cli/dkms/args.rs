@@ -58,18 +58,18 @@ impl Action {
         Action::ALL.iter().find(|(name, _)| *name == word).map(|(_, action)| *action)
     }
 
-    /// The action that a word was meant for, perhaps.
+    /// The action with the most similar name.
     pub fn nearest(word: &str) -> Option<String> {
         kcache::run::select::nearest(word, Action::ALL.iter().map(|(name, _)| *name))
     }
 
-    /// Those that change a kernel's modules.
+    /// Whether the action changes a kernel's modules.
     pub fn wants_root(self) -> bool {
         use Action::{Autoinstall, Install, KernelPostinst, KernelPrerm, Match, Uninstall};
         matches!(self, Install | Uninstall | Autoinstall | Match | KernelPostinst | KernelPrerm)
     }
 
-    /// Those that write to DKMS's records.
+    /// Whether the action writes to DKMS's records.
     pub fn wants_records(self) -> bool {
         matches!(self, Action::Add | Action::Build | Action::Remove | Action::Unbuild | Action::Ldtarball)
     }
@@ -86,7 +86,7 @@ impl Action {
     }
 }
 
-/// What was typed.
+/// The parsed command line.
 #[derive(Debug, Default)]
 pub struct Typed {
     pub action: Option<Action>,
@@ -140,7 +140,7 @@ const WITHOUT_EFFECT: [&str; 9] = [
 ];
 
 impl Typed {
-    /// What is only to be printed.
+    /// The output of an action that only prints: help or the version.
     pub fn answer(&self) -> Option<String> {
         match self.shows.as_ref()? {
             Shows::Version => Some(format!("dkms-{LIKE}")),
@@ -165,7 +165,6 @@ impl Typed {
     }
 }
 
-/// Reads the words.
 pub fn parse(words: &[String]) -> Result<Typed, DkmsError> {
     let mut typed = Typed::default();
     let mut rest = words.iter();

@@ -34,7 +34,7 @@ pub fn add(place: &Place) -> Result<u8, DkmsError> {
     added.map(|()| 0)
 }
 
-/// One action for every kernel that is meant.
+/// Runs an action for each selected kernel.
 pub fn each(
     place: &Place,
     act: fn(&Place, &Session, &Version, &str) -> Result<(), DkmsError>,
@@ -205,7 +205,7 @@ fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manife
     Ok(())
 }
 
-/// What is installed automatically, for one kernel.
+/// Installs all packages that are installed automatically, for each selected kernel.
 pub fn autoinstall(place: &Place) -> Result<u8, DkmsError> {
     let mut exit = Exit::Done;
     for release in place.releases() {
@@ -224,7 +224,7 @@ pub fn autoinstall(place: &Place) -> Result<u8, DkmsError> {
     }
 }
 
-/// What another kernel has installed.
+/// Installs for one kernel what another has installed (`match --templatekernel`).
 pub fn match_kernel(place: &Place) -> Result<u8, DkmsError> {
     let Some(template) = &place.typed.template else {
         return Err(DkmsError::new(

@@ -39,7 +39,7 @@ pub struct Place<'a> {
     source_tree: PathBuf,
 }
 
-/// What there is of a version for one kernel.
+/// The builds and installations of a version for one kernel.
 pub struct Standing {
     pub kernel: String,
     pub installed: bool,
@@ -49,7 +49,7 @@ pub struct Standing {
     pub by_kcache: Option<Generation>,
 }
 
-/// The other system, if it is one.
+/// The root under `KCACHE_ROOT`; `None` for this machine.
 pub fn root() -> Option<PathBuf> {
     std::env::var_os(ROOT).filter(|root| !root.is_empty()).map(PathBuf::from)
 }
@@ -111,7 +111,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// A line of results, but for `-q`.
+    /// Prints a line of results, unless `-q` was given.
     pub fn say(&self, line: &str) {
         if !self.typed.quiet {
             answer(line);
@@ -218,7 +218,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Every installed kernel's release.
+    /// Releases of installed kernels, oldest first, with their directories of modules.
     pub fn installed_kernels(&self) -> Result<Vec<(String, PathBuf)>, DkmsError> {
         Ok(kernels::trees(&self.context.root).map_err(kcache::error::Error::from)?)
     }

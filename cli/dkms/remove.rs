@@ -15,7 +15,7 @@ use super::place::{Place, of_dkms, session};
 use super::say::{complain, warn};
 use super::{DkmsError, upgrade};
 
-/// One action for every kernel that is meant.
+/// Runs an action for each selected kernel.
 pub fn each(
     place: &Place,
     act: fn(&Place, &Session, &Version, &str) -> Result<(), DkmsError>,

@@ -2,7 +2,7 @@
 
 use crate::out;
 
-/// A line of results.
+/// Prints a line of results.
 pub fn answer(line: &str) {
     out::stdout_line(line);
 }

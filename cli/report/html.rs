@@ -17,30 +17,29 @@ pub fn element(name: &'static str) -> Element {
 }
 
 impl Element {
-    /// With an attribute more.
+    /// Adds an attribute.
     pub fn with(mut self, name: &'static str, value: &str) -> Element {
         let _ = write!(self.attributes, " {name}=\"{}\"", escaped(value)); // a String takes everything
         self
     }
 
-    /// With a class.
     pub fn class(self, value: &str) -> Element {
         self.with("class", value)
     }
 
-    /// With a text more.
+    /// Adds text, escaped.
     pub fn text(mut self, text: &str) -> Element {
         self.content += &escaped(text);
         self
     }
 
-    /// With an element more.
+    /// Adds an element.
     pub fn child(mut self, child: Element) -> Element {
         let _ = write!(self.content, "{child}");
         self
     }
 
-    /// With several elements more, or none.
+    /// Adds elements.
     pub fn children(self, children: impl IntoIterator<Item = Element>) -> Element {
         children.into_iter().fold(self, Element::child)
     }

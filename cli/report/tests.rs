@@ -15,7 +15,13 @@ const HOSTILE: &str =
 
 fn kernel(release: &str) -> Kernel {
     let modules = Some(PathBuf::from("/lib/modules").join(release));
-    Kernel { release: release.to_owned(), modules, headers: Headers::Missing, image_version: None }
+    Kernel {
+        release: release.to_owned(),
+        modules,
+        headers: Headers::Missing { leads_to: None },
+        image_version: None,
+        is_leftover: false,
+    }
 }
 
 fn standing(state: State, reason: Option<&str>) -> Standing {

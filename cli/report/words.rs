@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 
-/// A moment, to the minute.
+/// A time in seconds since 1970, to the minute, in UTC.
 pub fn moment(seconds: u64) -> String {
     let moment = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
     moment.map_or(String::new(), |moment| moment.format("%-d %B %Y, %H:%M UTC").to_string())
@@ -19,7 +19,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// So many of something.
+/// A number with its noun: `1 module`, `2 modules`.
 pub fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }

@@ -19,7 +19,7 @@ pub enum Depmod {
     Always,
 }
 
-/// What is before the compiler.
+/// The program that launches the compiler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CompilerLauncher {
     None,
@@ -44,7 +44,7 @@ impl From<OtherTools> for policy::OtherTools {
     }
 }
 
-/// What a hook does where modules could not be made ready.
+/// How a hook ends if a kernel is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnFailure {
     /// Says so; the package manager goes on.

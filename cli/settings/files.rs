@@ -44,7 +44,7 @@ const LISTS: [&str; 7] = ["packages", "package-scripts", "tool-paths", "cache", 
 /// No configuration has so many bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What the files say.
+/// The settings in the configuration files.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) texts: BTreeMap<&'static str, Setting<String>>,
@@ -60,7 +60,6 @@ pub(super) struct Written {
     pub(super) passed_over: BTreeSet<String>,
 }
 
-/// A file of settings.
 pub(super) struct Source {
     path: PathBuf,
     file: File,

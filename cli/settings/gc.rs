@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::units;
 
-/// The table, as it is written.
+/// The table `[gc]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Table {
@@ -36,7 +36,6 @@ impl Default for Table {
 }
 
 impl Table {
-    /// How much there may be.
     pub fn caps(&self) -> Caps {
         let number = |written: &Option<Written>| written.as_ref().map(|written| written.number);
         Caps {

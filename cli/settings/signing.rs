@@ -12,7 +12,7 @@ use crate::exit::Failure;
 /// How the URI of a key in a token begins.
 const SCHEME: &str = "pkcs11:";
 
-/// The table, as it is written.
+/// The table `[signing]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Table {

@@ -14,6 +14,7 @@ use fs_err as fs;
 
 use crate::bounded_read;
 use crate::compress::Compression;
+use crate::install::has_kernel;
 use crate::kconfig::Kconfig;
 use crate::release;
 use crate::rootfs::Root;
@@ -59,6 +60,8 @@ pub struct Kernel {
     pub headers: Headers,
     /// The image's build, as `uname -v` prints it, if there is an image that contains it.
     pub image_version: Option<String>,
+    /// Whether nothing of the kernel itself is there: package managers leave such directories behind.
+    pub is_leftover: bool,
 }
 
 /// Whether modules can be compiled for a kernel.
@@ -67,7 +70,10 @@ pub enum Headers {
     /// They can, against this build tree.
     Present(Box<BuildTree>),
     /// No build tree is installed.
-    Missing,
+    Missing {
+        /// Target of a dangling link `build`, as of a kernel that was built on another machine.
+        leads_to: Option<PathBuf>,
+    },
     /// The build tree belongs to another kernel.
     Wrong {
         /// Path of the build tree.
@@ -82,7 +88,22 @@ impl Kernel {
     pub fn build_tree(&self) -> Option<&BuildTree> {
         match &self.headers {
             Headers::Present(tree) => Some(tree),
-            Headers::Missing | Headers::Wrong { .. } => None,
+            Headers::Missing { .. } | Headers::Wrong { .. } => None,
+        }
+    }
+
+    /// Why there is no build tree, in a few words.
+    pub fn why_no_headers(&self) -> String {
+        match &self.headers {
+            Headers::Missing { leads_to: Some(target) } => format!(
+                "no headers installed: /lib/modules/{}/build leads to {}, where there is no build tree",
+                self.release,
+                target.display()
+            ),
+            Headers::Wrong { path, found } => {
+                format!("no headers installed: {} contains headers of {found}", path.display())
+            }
+            Headers::Missing { leads_to: None } | Headers::Present(_) => "no headers installed".to_owned(),
         }
     }
 
@@ -189,7 +210,13 @@ pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
         None => read_foreign_tree(&path, canonical)?,
     };
     let image_version = image_version(root, &release);
-    Ok(Kernel { release, modules, headers: Headers::Present(Box::new(tree)), image_version })
+    Ok(Kernel {
+        release,
+        modules,
+        headers: Headers::Present(Box::new(tree)),
+        image_version,
+        is_leftover: false,
+    })
 }
 
 /// Whether a path is where packages install build trees: there a tree keeps its own path in the sandbox.
@@ -208,14 +235,16 @@ fn read_installed(root: &Root, release: String, modules: PathBuf) -> Result<Kern
         root.outside(dir.join("Makefile")).exists() && root.outside(dir.join(".config")).exists()
     });
     let headers = match tree {
-        None => Headers::Missing,
+        None => Headers::Missing { leads_to: fs::read_link(modules.join("build")).ok() },
         Some(dir) => match tree_release(&root.outside(&dir)) {
             Some(found) if found != release => Headers::Wrong { path: root.outside(&dir), found },
             _ => Headers::Present(Box::new(read_tree(root, dir, source_in(root, &inside))?)),
         },
     };
     let image_version = image_version(root, &release);
-    Ok(Kernel { release, modules: Some(modules), headers, image_version })
+    let has_image = boot_image::image(root, &release).is_some();
+    let is_leftover = !has_image && matches!(headers, Headers::Missing { .. }) && !has_kernel(&modules)?;
+    Ok(Kernel { release, modules: Some(modules), headers, image_version, is_leftover })
 }
 
 #[cfg(test)]

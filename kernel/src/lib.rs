@@ -19,7 +19,7 @@
 //! fs::create_dir_all(image.join("lib/modules/6.1.0-56-amd64"))?;
 //! let kernels = kernels::installed(&Root::new(image))?;
 //! assert_eq!(kernels[0].release, "6.1.0-56-amd64");
-//! assert!(matches!(kernels[0].headers, Headers::Missing));
+//! assert!(matches!(kernels[0].headers, Headers::Missing { .. }));
 //!
 //! // Its configuration.
 //! let config = Kconfig::new("CONFIG_MODVERSIONS=y\nCONFIG_MODULE_COMPRESS_XZ=y\n".to_owned());

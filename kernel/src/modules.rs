@@ -57,6 +57,24 @@ pub struct Loader {
     decompresses: bool,
 }
 
+/// Names of the modules that a kernel has built in, which modprobe therefore never loads (`modules.builtin`, written by
+/// the kernel's build; modprobe(8)).
+pub fn built_in(tree: &Path) -> io::Result<BTreeSet<ModuleName>> {
+    match bounded_read::bytes(tree.join("modules.builtin"), MOST_DATA) {
+        Ok(text) => {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            Ok(text.lines().filter_map(|line| ModuleName::of_file(Path::new(line.trim()))).collect())
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(e) => Err(e),
+    }
+}
+
+/// What is said of a module that the kernel has built in.
+pub fn never_loaded(module: &ModuleName) -> String {
+    format!("{module} is built into this kernel, which therefore never loads the module")
+}
+
 impl Loader {
     /// Collects what the system knows about a kernel; `None` if not even its configuration exists. Signatures are
     /// verified with the certificates of `signers`.

@@ -147,9 +147,11 @@ pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
         Ok(package) => found.push(package),
         Err(error) => broken.push(error),
     };
-    for directory in children(root, "/usr/src")? {
-        if directory.join("dkms.conf").exists() {
-            keep(in_place(&directory));
+    for place in children(root, "/usr/src")? {
+        // Resolves links inside the root.
+        let Some(source) = root.inside(&place).and_then(|inside| root.find(inside)) else { continue };
+        if source.join("dkms.conf").symlink_metadata().is_ok() {
+            keep(in_place(&place, &source));
         }
     }
     for path in children(root, "/etc/kcache/packages.d")? {
@@ -173,10 +175,11 @@ fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads the package in a directory of `/usr/src`. DKMS knows it by the directory, `NAME-VERSION`, whatever its file says.
-fn in_place(source: &Path) -> Result<Package, Error> {
+/// Reads the package in a directory of `/usr/src`, which may be a link to `source`. DKMS knows it by the directory,
+/// `NAME-VERSION`, whatever its file says.
+fn in_place(place: &Path, source: &Path) -> Result<Package, Error> {
     let is_dkms = !source.join("kcache.toml").exists();
-    let names = is_dkms.then(|| names_in_place(source)).transpose()?.flatten();
+    let names = is_dkms.then(|| names_in_place(place, source)).transpose()?.flatten();
     in_place_as(source, names)
 }
 
@@ -323,8 +326,8 @@ fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {
 
 /// Name and version by which DKMS knows a directory of `/usr/src`, `NAME-VERSION`; `None` if it does not end like that.
 /// Where both have dashes, what the recipe assigns tells where the version begins.
-fn names_in_place(source: &Path) -> Result<Option<(String, String)>, Error> {
-    let Some(base) = source.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+fn names_in_place(place: &Path, source: &Path) -> Result<Option<(String, String)>, Error> {
+    let Some(base) = place.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
     let (name, version) = dkms::literal_name(&recipe_in(source, DKMS_CONF)?);
     let good = |name: &str, version: &str| {
         let are = recipe::is_flat_name(name) && recipe::is_version(version);

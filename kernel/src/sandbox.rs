@@ -164,6 +164,8 @@ pub struct Sandbox {
     pub cpus: usize,
     /// Symbolic links to create in it: path, target.
     pub links: Vec<(PathBuf, PathBuf)>,
+    /// Links by which the headers refer to parts of them.
+    pub tree_links: Vec<(PathBuf, PathBuf)>,
     /// Modules to show as installed for the kernel, in DKMS's directory; given by their paths in the sandbox.
     pub installed: Vec<PathBuf>,
     /// A launcher for the compiler, such as ccache.
@@ -344,6 +346,13 @@ impl Sandbox {
         }
         for (path, target) in &self.links {
             args.mount("--symlink", target, path);
+        }
+        for (path, target) in &self.tree_links {
+            let at = self.place_of_file(path);
+            // In a directory of the system it is there already.
+            if !Sandbox::shows(path) && at != *target && !args.is_made(&at) {
+                args.mount("--symlink", target, &at);
+            }
         }
         for mount in &self.writable {
             args.mount("--bind", &mount.outside, &mount.inside);
@@ -613,6 +622,13 @@ impl Arguments {
             self.0.push(path);
         }
         self.flags(&["--remount-ro", "/dev"]);
+    }
+
+    /// Whether there is a link or mount at exactly this path.
+    fn is_made(&self, path: &Path) -> bool {
+        self.0.windows(3).any(|words| {
+            ["--symlink", "--ro-bind"].iter().any(|flag| words[0] == *flag) && words[2] == path.as_os_str()
+        })
     }
 
     /// Whether something was already mounted at exactly this path.

@@ -22,12 +22,15 @@ pub mod verify;
 use std::time::Instant;
 
 use kcache_kernel::kernels::Kernel;
+use kcache_kernel::module_name::ModuleName;
+use kcache_kernel::modules;
 use kcache_kernel::parallel::each;
 use kcache_store::Manifest;
 
 use crate::error::{Error, Result};
 use crate::inputs::version;
 use crate::resolve::batch::{self, Again, PackageResult};
+use crate::resolve::local;
 use crate::run::context::Context;
 use crate::run::policy::Need;
 use crate::run::request::{Options, Request};
@@ -177,6 +180,7 @@ fn transaction(session: &Session, report: &KernelReport) -> (Option<Result<Done>
     }
     let start = Instant::now();
     say_as_installed(session, report, &ready);
+    warn_of_built_in(session, report.kernel, &ready);
     let done = generation::apply(session, report.kernel, &SetChange::Add(&ready));
     (Some(done), start.elapsed().as_secs_f64())
 }
@@ -194,6 +198,22 @@ fn say_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]
                 .context
                 .progress()
                 .say(&format!("{release}: {what}: the new build has the modules that are installed"));
+        }
+    }
+}
+
+/// Warns of modules that the kernel has built in: they are installed for nothing.
+fn warn_of_built_in(session: &Session, kernel: &Kernel, ready: &[Manifest]) {
+    let Some(Ok(built_in)) = kernel.modules.as_deref().map(modules::built_in) else { return };
+    for manifest in ready {
+        let names = local::modules(manifest).into_iter().map(|module| ModuleName::new(&module.name));
+        for name in names.filter(|name| built_in.contains(name)) {
+            let what = crate::run::labels::Labels::of(manifest).what();
+            session.context.progress().warn(&format!(
+                "{}: {what}: {}",
+                kernel.release,
+                modules::never_loaded(&name)
+            ));
         }
     }
 }

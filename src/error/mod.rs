@@ -228,6 +228,11 @@ impl Error {
         )
     }
 
+    /// Whether it is a shared cache's failure, for which there has been a warning.
+    pub fn is_reported(&self) -> bool {
+        matches!(self, Error::Store(error) if error.is_reported())
+    }
+
     /// Whether a program required for building is not installed.
     pub fn lacks_tools(&self) -> bool {
         self.lacks_bubblewrap() || matches!(self, Error::Toolchain(kernel::toolchain::Error::Missing { .. }))

@@ -62,6 +62,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     for cache in context.caches().writable() {
         match push(session, store, cache, entry, sign, true) {
             Ok(pushed) => say(session, cache, entry, &pushed),
+            Err(error) if error.is_reported() => context.progress().warn(&not_pushed(entry, cache)),
             Err(error) => context.progress().warn(&format!("push failed: {error}")),
         }
     }
@@ -124,6 +125,12 @@ fn credible(session: &Session, entry: &Entry) -> Result<()> {
         Some(distrust) => Err(Error::Distrusted { key: entry.manifest().key, distrust }),
         None => Ok(()),
     }
+}
+
+/// Says that an entry was not pushed, if there has been a warning that says why.
+pub fn not_pushed(entry: &Entry, cache: &SharedCache) -> String {
+    let labels = Labels::of(entry.manifest());
+    format!("{} for {}: not pushed to {}", labels.what(), labels.kernel, cache.url())
 }
 
 /// Reports the result of a push, as a warning if it is unusual.

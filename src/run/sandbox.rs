@@ -48,6 +48,7 @@ pub fn room(
         writable: Vec::new(),
         cpus,
         links: Vec::new(),
+        tree_links: tree.links.clone(),
         installed: Vec::new(),
         launcher: None,
         own,

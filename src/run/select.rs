@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 const ALIKE: f64 = 0.75;
 
 /// The kernels that `asked` selects: releases, globs, `all`, `newest`, `running` or paths of build trees; oldest
-/// first, each once. If `asked` is empty, every installed kernel for which `worth` is true.
+/// first, each once. If `asked` is empty, every installed kernel for which `worth` is true. Leftovers of removed kernels
+/// are selected by name only.
 ///
 /// # Errors
 ///
@@ -26,14 +27,14 @@ pub fn kernels(
 ) -> Result<Vec<Kernel>> {
     let installed = kernels::installed(root)?;
     if asked.is_empty() {
-        return Ok(installed.into_iter().filter(|kernel| worth(kernel)).collect());
+        return Ok(installed.into_iter().filter(|kernel| !kernel.is_leftover && worth(kernel)).collect());
     }
     let mut chosen: Vec<Kernel> = Vec::new();
     for word in asked {
         let named = match word.as_str() {
             path if path.contains('/') => vec![kernels::at_path(root, Path::new(path))?],
-            "all" => installed.clone(),
-            "newest" => installed.last().cloned().into_iter().collect(),
+            "all" => installed.iter().filter(|kernel| !kernel.is_leftover).cloned().collect(),
+            "newest" => installed.iter().rfind(|kernel| !kernel.is_leftover).cloned().into_iter().collect(),
             "running" => matching(&installed, running),
             glob => matching(&installed, glob),
         };

@@ -143,10 +143,11 @@ impl Installed {
         if own.is_empty() && strange.is_empty() {
             return Ok(());
         }
+        self.look_for_built_in(tree)?;
         let signers = self.signers(session);
         let Some(loader) = Loader::of(&session.context.root, kernel, signers)? else {
             let what = "kernel configuration not found; modules are not compared with it";
-            self.warnings.push(format!("{}: {what}", kernel.release));
+            self.warnings.push(what.to_owned());
             return Ok(());
         };
         if !loader.knows_symbols() {
@@ -176,6 +177,18 @@ impl Installed {
                     .push(Foreign { path: module.path.display().to_string(), fault: summary(&faults) }),
             }
         }
+        Ok(())
+    }
+
+    /// A module that the kernel has built in is never loaded, however well it is installed.
+    fn look_for_built_in(&mut self, tree: &Path) -> Result<()> {
+        let Some(generation) = &self.generation else { return Ok(()) };
+        let built_in = modules::built_in(tree)?;
+        let faults = generation.modules().filter_map(|(package, module)| {
+            let name = ModuleName::new(&module.spec.name);
+            built_in.contains(&name).then(|| (package.name.clone(), modules::never_loaded(&name)))
+        });
+        self.unloadable.extend(faults);
         Ok(())
     }
 

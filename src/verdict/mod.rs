@@ -194,7 +194,7 @@ fn without_inputs(session: &Session, request: &Request, is_installed: bool, name
     }
     if has_source {
         let hint = kernels::headers_hint(&session.context.root, &request.kernel.release);
-        return Standing::because(State::NoHeaders, format!("no headers installed: {hint}"));
+        return Standing::because(State::NoHeaders, format!("{}: {hint}", request.kernel.why_no_headers()));
     }
     if named || session.context.elsewhere.wanted.contains(&request.package.name) {
         return Standing::because(

@@ -176,6 +176,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether a shared cache failed, which was reported when it happened: with every failure but these two.
+    pub fn is_reported(&self) -> bool {
+        let Error::Shared { trouble, .. } = self else { return false };
+        !matches!(trouble, TransportError::ReadOnly(_) | TransportError::Cancelled)
+    }
+}
+
 /// Adds operation and path to an error that has neither, such as one of a bare system call.
 pub(crate) fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::At { act, path: path.to_owned(), source }

@@ -40,10 +40,7 @@ fn push_and_export() {
     let without_key = |host: &Host| {
         let _ = fs::remove_dir_all(host.root().join("etc/kcache"));
     };
-    stage
-        .before(&without_key)
-        .without_json()
-        .shows("keys/generated", &["keys", "generate", "--name", "builder"]);
+    stage.before(&without_key).shows("keys/generated", &["keys", "generate", "--name", "builder"]);
     stage.shows("keys/already-generated", &["keys", "generate", "--name", "builder"]);
     stage.shows("keys/list", &["keys", "list"]);
     stage.shows("push/dry-run", &[&["--dry-run"][..], &push].concat());
@@ -57,6 +54,9 @@ fn push_and_export() {
     stage.shows("export/dry-run", &["export", "set.tar", "hello", "--dry-run"]);
     let without_file = |host: &Host| fs::remove_dir_all(host.dir().join("cache")).unwrap_or_default();
     stage.before(&without_file).shows("push/cache-is-gone", &push);
+    host.write_config(&format!("[[cache]]\n{}\nwrite = true\n", url(to)));
+    let nothing_built = |host: &Host| fs::remove_dir_all(host.store()).unwrap_or_default();
+    stage.before(&nothing_built).shows("build/cache-is-gone", &["build", "hello"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use kcache::kernel::rootfs::Root;
 
 use crate::args::Family;
 
-/// One file, or link, that somebody looks for.
+/// A file or link that a package manager or systemd looks for.
 pub struct Hook {
     pub family: Family,
     pub name: &'static str,
@@ -52,7 +52,6 @@ const MULTI_USER: [&str; 2] =
     ["/etc/systemd/system/multi-user.target.wants", "/usr/lib/systemd/system/multi-user.target.wants"];
 const PACMAN: [&str; 2] = ["/etc/pacman.d/hooks", "/usr/share/libalpm/hooks"];
 
-/// Every hook.
 pub static HOOKS: [Hook; 10] = [
     debian("/etc/kernel/postinst.d", include_str!("../../hooks/debian-postinst")),
     debian("/etc/kernel/postrm.d", include_str!("../../hooks/debian-postrm")),
@@ -95,7 +94,7 @@ const fn link(name: &'static str, [etc, vendor]: [&'static str; 2]) -> Hook {
     Hook { family: Family::Boot, name, etc, vendor, content: Content::Link(name) }
 }
 
-/// What became of a hook.
+/// The state of a hook on a system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// As this kcache writes it.
@@ -111,7 +110,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word for it. Printed, and part of the JSON: never changed.
+    /// The identifier that is printed and part of the JSON: never changed.
     pub fn word(self) -> &'static str {
         match self {
             State::Installed => "installed",
@@ -122,7 +121,7 @@ impl State {
         }
     }
 
-    /// Nobody but kcache has anything in this file.
+    /// Whether the file is as this or another version of kcache wrote it.
     pub fn is_ours(self) -> bool {
         matches!(self, State::Installed | State::Outdated)
     }
@@ -131,12 +130,12 @@ impl State {
 /// A hook on a system: where it is or would be.
 pub struct Found {
     pub hook: &'static Hook,
-    /// As the system names it.
+    /// Path in the system under the root.
     pub inside: PathBuf,
-    /// As this machine names it.
+    /// Path on this machine.
     pub path: PathBuf,
     pub state: State,
-    /// The kcache that it calls, as the system names it.
+    /// Path, in the system under the root, of the kcache that it calls.
     pub program: Option<String>,
 }
 

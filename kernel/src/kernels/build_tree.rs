@@ -36,6 +36,8 @@ pub struct BuildTree {
     pub source: PathBuf,
     /// Every directory that belongs to it, the tree itself first.
     pub mounts: Vec<Mount>,
+    /// Links by which it refers to some of them, with their targets: those that no directory of it contains.
+    pub links: Vec<(PathBuf, PathBuf)>,
     /// `.config`.
     pub config: Kconfig,
     /// The architecture, as `uname -m` prints it (`x86_64`, `aarch64`).
@@ -61,7 +63,7 @@ impl BuildTree {
 
     /// Whether the tree's own files are unchanged since they were read.
     pub fn is_current(&self) -> Result<bool, Error> {
-        let now = describe(self.inside.clone(), self.source.clone(), self.mounts.clone())?;
+        let now = describe(self.inside.clone(), self.source.clone(), self.mounts.clone(), Vec::new())?;
         Ok((now.config, now.arch, now.version)
             == (self.config.clone(), self.arch.clone(), self.version.clone()))
     }
@@ -114,7 +116,7 @@ pub(super) fn source_in(root: &Root, dir: &Path) -> Option<PathBuf> {
 /// Reads a tree under the root, at its own path `inside`, with the kernel's source if that is another directory.
 pub(super) fn read_tree(root: &Root, inside: PathBuf, source: Option<PathBuf>) -> Result<BuildTree, Error> {
     let source = source.unwrap_or_else(|| inside.clone());
-    let mut mounts = Vec::new();
+    let (mut mounts, mut links) = (Vec::new(), Vec::new());
     let add = |mounts: &mut Vec<Mount>, inside: PathBuf| {
         if !mounts.iter().any(|mount| inside.starts_with(&mount.inside)) {
             mounts.push(Mount { outside: root.outside(&inside), inside });
@@ -130,11 +132,14 @@ pub(super) fn read_tree(root: &Root, inside: PathBuf, source: Option<PathBuf>) -
         let Some(mount) = mounts.get(next) else { break };
         for reached in reaches(&mount.outside.clone(), &mount.inside.clone())? {
             let Ok(inside) = root.resolve(&reached) else { continue };
+            if inside != reached {
+                links.push((reached, inside.clone()));
+            }
             add(&mut mounts, inside);
         }
         next += 1;
     }
-    describe(inside, source, mounts)
+    describe(inside, source, mounts, links)
 }
 
 /// Reads a tree elsewhere. It is mounted at a canonical path, unless it refers to directories outside itself: then its
@@ -148,10 +153,16 @@ pub(super) fn read_foreign_tree(path: &Path, canonical: PathBuf) -> Result<Build
         canonical.clone(),
         canonical.clone(),
         vec![Mount { outside: path.to_owned(), inside: canonical }],
+        Vec::new(),
     )
 }
 
-fn describe(inside: PathBuf, source: PathBuf, mounts: Vec<Mount>) -> Result<BuildTree, Error> {
+fn describe(
+    inside: PathBuf,
+    source: PathBuf,
+    mounts: Vec<Mount>,
+    links: Vec<(PathBuf, PathBuf)>,
+) -> Result<BuildTree, Error> {
     let dir = &mounts[0].outside;
     let config = Kconfig::new(bounded_read::config(&dir.join(".config"))?);
     let generated =
@@ -162,7 +173,7 @@ fn describe(inside: PathBuf, source: PathBuf, mounts: Vec<Mount>) -> Result<Buil
         .unwrap_or_default()
         .to_owned();
     let arch = define(&compile, "UTS_MACHINE").unwrap_or_else(|| self::arch(&config)).to_owned();
-    Ok(BuildTree { inside, source, mounts, config, arch, version })
+    Ok(BuildTree { inside, source, mounts, links, config, arch, version })
 }
 
 /// Directories that a build tree refers to: targets of its links, and directories of the Makefiles that its own

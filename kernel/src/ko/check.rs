@@ -57,6 +57,7 @@ pub fn check(file_name: &str, ko: &Ko, expect: &Expect<'_>) -> Vec<ModuleFault> 
     }
     if expect.flags.modversions {
         defects.extend(check_crcs(ko, expect));
+        defects.extend(check_versions(ko, expect));
     }
     defects.into_iter().map(fault).collect()
 }
@@ -112,6 +113,16 @@ fn is_listed(modules: &str, name: &str) -> bool {
             None => name == listed,
         }
     })
+}
+
+/// A module that uses symbols, and has a version of none. The kernel loads it only if `CONFIG_MODULE_FORCE_LOAD` allows
+/// that (`check_version`, `try_to_force_load` in kernel/module). With a `Module.symvers`, [`check_crcs`] tells more.
+fn check_versions(ko: &Ko, expect: &Expect<'_>) -> Option<Defect> {
+    let needs_some = ko.undefined.iter().any(|symbol| {
+        !is_resolved_elsewhere(ko.machine, &symbol.name) && !expect.siblings.contains_key(&symbol.name)
+    });
+    let has_none = ko.versions.is_empty() && expect.symvers.is_none() && !expect.flags.force_load;
+    (has_none && needs_some).then_some(Defect::Unversioned)
 }
 
 /// Checks every symbol for which the module has a CRC, and every symbol for which it needs one. `module_layout` is
@@ -173,6 +184,7 @@ mod tests {
         preempt: Preempt::On,
         mod_unload: true,
         modversions: true,
+        force_load: false,
         missing_imports_allowed: false,
     };
 

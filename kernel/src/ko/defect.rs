@@ -101,6 +101,11 @@ pub enum Defect {
         /// The CRC in the module; `None` if it has none.
         found: Option<u32>,
     },
+    /// The kernel requires symbol versions, and the module has none at all.
+    #[error(
+        "has no symbol versions, without which the kernel does not load it (CONFIG_MODVERSIONS); headers with a Module.symvers are needed to build it"
+    )]
+    Unversioned,
     /// The module does not import the namespace of a symbol that it needs.
     #[error("uses {} without importing its namespace {}", .symbol.escape_debug(), .namespace.escape_debug())]
     MissingNamespace {

@@ -13,6 +13,8 @@ pub struct Flags {
     pub mod_unload: bool,
     /// `CONFIG_MODVERSIONS`
     pub modversions: bool,
+    /// `CONFIG_MODULE_FORCE_LOAD`: modules without any version are loaded all the same, and taint the kernel.
+    pub force_load: bool,
     /// `CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS`: the kernel only warns about a missing namespace.
     pub missing_imports_allowed: bool,
 }
@@ -45,6 +47,7 @@ impl Flags {
             preempt,
             mod_unload: config.yes("CONFIG_MODULE_UNLOAD"),
             modversions: config.yes("CONFIG_MODVERSIONS"),
+            force_load: config.yes("CONFIG_MODULE_FORCE_LOAD"),
             missing_imports_allowed: config.yes("CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS"),
         }
     }

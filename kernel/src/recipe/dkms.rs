@@ -85,9 +85,9 @@ pub fn evaluate(
     *wrote = ["Read-only file system", "Permission denied"].iter().any(|sign| text.contains(sign));
     let (talk, answer) = match answer {
         Some(at) if ended == Ended::Status(0) => (&output[..at], &output[at + MARK.len()..]),
-        _ => return Err(bad(complaint(&output, ended))),
+        _ => return Err(bad(complaint(&conf, &output, ended))),
     };
-    let Some(answer) = Answer::parse(answer) else { return Err(bad(complaint(talk, ended))) };
+    let Some(answer) = Answer::parse(answer) else { return Err(bad(complaint(&conf, talk, ended))) };
     checked(answer.called(name, version).recipe(target).map_err(bad)?, &conf)
 }
 
@@ -144,10 +144,12 @@ fn find_last(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).rposition(|window| window == needle)
 }
 
-/// The error messages of a failed evaluation, shortened.
-fn complaint(output: &[u8], ended: Ended) -> String {
+/// The error messages of a failed evaluation, shortened. The error itself names the file, which bash begins each with.
+fn complaint(conf: &Path, output: &[u8], ended: Ended) -> String {
     let text = String::from_utf8_lossy(output);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(5).collect();
+    let named = format!("{}: ", conf.display());
+    let plain = |line| str::trim_end(line).trim_start_matches(&named);
+    let lines: Vec<&str> = text.lines().map(plain).filter(|line| !line.is_empty()).take(5).collect();
     match (lines.is_empty(), ended) {
         (false, Ended::Status(65)) => format!("bash syntax error: {}", lines.join("; ")),
         (false, _) => lines.join("; "),
@@ -187,5 +189,20 @@ mod tests {
         );
         check("PACKAGE_NAME=a # comment\nPACKAGE_VERSION=$(cat VERSION)\n", Some("a"), None);
         check("", None, None);
+    }
+
+    #[test]
+    fn complaints_name_the_file_only_if_it_is_another() {
+        let check = |output: &str, status: i32, expect: &str| {
+            let conf = Path::new("/usr/src/a-1/dkms.conf");
+            assert_eq!(complaint(conf, output.as_bytes(), Ended::Status(status)), expect);
+        };
+        check(
+            "/usr/src/a-1/dkms.conf: line 2: unexpected `then'\n/usr/src/a-1/dkms.conf: line 2: `if then'\n",
+            65,
+            "bash syntax error: line 2: unexpected `then'; line 2: `if then'",
+        );
+        check("/etc/dkms/a.conf: line 1: x\n", 65, "bash syntax error: /etc/dkms/a.conf: line 1: x");
+        check("\n", 1, "evaluation exited with status 1");
     }
 }

@@ -154,12 +154,14 @@ impl Host {
         let kernel = Kernel {
             release: "6.1.0-1-amd64".into(),
             modules: None,
-            headers: Headers::Missing,
+            headers: Headers::Missing { leads_to: None },
             image_version: None,
+            is_leftover: false,
         };
         let tree = BuildTree {
             inside: inside.clone(),
             source: inside.clone(),
+            links: Vec::new(),
             mounts: vec![Mount { outside: headers, inside }],
             config: Kconfig::new(format!("CONFIG_CC_VERSION_TEXT=\"{COMPILER}\"\n")),
             arch: "x86_64".into(),

@@ -317,6 +317,31 @@ fn a_cache_that_does_not_answer_is_queried_and_reported_once() {
 }
 
 #[test]
+fn an_error_is_reported_if_there_was_a_notice_of_it() {
+    let text = || "why".to_owned();
+    let second = Duration::from_secs(1);
+    for trouble in [
+        TransportError::Unreachable(text()),
+        TransportError::Silent(second),
+        TransportError::Slow(second),
+        TransportError::Denied(text()),
+        TransportError::Odd(text()),
+        TransportError::Busy(text()),
+        TransportError::TooLong(1),
+        TransportError::ReadOnly(text()),
+        TransportError::Cancelled,
+    ] {
+        let memory = Arc::new(Memory::default());
+        *memory.trouble.lock().unwrap() = Some(trouble.clone());
+        let host = host(&[&memory], trust(&[1], &[], 1));
+        for _ in 0..5 {
+            let error = host.push("abc", by(&builder(1))).unwrap_err();
+            assert_eq!(error.is_reported(), host.said().contains(&trouble.to_string()), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_cache_that_serves_too_many_unusable_files_is_not_queried_again() {
     let memory = filled(2, "abc");
     let host = host(&[&memory], trust(&[1], &[], 1));
