@@ -259,6 +259,7 @@ fn report_set(out: &Out, kernel: &Kernel, done: &Done, seconds: f64, changes: &[
     for remark in &done.remarks {
         match remark {
             Remark::Depmod(line) => out.detail(line),
+            Remark::Shadowed(_) => {} // reported with its package
             Remark::Undone(what) => out.warn(&format!("{}: {what}", kernel.release)),
         }
     }

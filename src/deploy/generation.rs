@@ -29,6 +29,8 @@ use crate::verdict::ready_file;
 pub enum SetChange<'a> {
     /// Add these entries' modules, replacing other builds of the same packages.
     Add(&'a [Manifest]),
+    /// The same, and remove these packages, which they replace.
+    Exchange(&'a [Manifest], &'a [String]),
     /// Remove these packages; all if none is named.
     Remove(&'a [String]),
     /// Return to the previous set.
@@ -179,7 +181,7 @@ fn nothing(
 
 /// Makes the result, and counts it.
 fn done(session: &Session, change: &SetChange, plan: InstallPlan, outcome: Committed) -> Done {
-    if let SetChange::Add(manifests) = change {
+    if let SetChange::Add(manifests) | SetChange::Exchange(manifests, _) = change {
         session.counters.installed(&plan.changes, manifests);
     }
     let Committed { generation, changed, remarks, indexed } = outcome;
@@ -258,7 +260,9 @@ fn tell(context: &Context, release: &str, recovery: Recovery) {
 fn must_be_known(base: &Base, change: &SetChange) -> Result<()> {
     let labels = |manifest: &Manifest| package(manifest).name;
     let named: Vec<String> = match change {
-        SetChange::Add(manifests) => manifests.iter().map(labels).collect(),
+        SetChange::Add(manifests) | SetChange::Exchange(manifests, _) => {
+            manifests.iter().map(labels).collect()
+        }
         SetChange::Remove([]) => return Ok(()),
         SetChange::Remove(names) => names.to_vec(),
         SetChange::RollBack => Vec::new(),
@@ -279,7 +283,10 @@ fn set(session: &Session, kernel: &Kernel, base: &Base, change: &SetChange) -> R
     let now = current.map(Generation::wanted);
     let mut packages = now.map(|set| set.packages).unwrap_or_default();
     match change {
-        SetChange::Add(manifests) => {
+        SetChange::Add(manifests) | SetChange::Exchange(manifests, _) => {
+            if let SetChange::Exchange(_, replaced) = change {
+                packages.retain(|package| !replaced.contains(&package.name));
+            }
             // The same bits under another key change nothing: no transaction, no signature, no depmod.
             for manifest in
                 manifests.iter().filter(|manifest| !is_as_installed(&packages, manifest)).collect::<Vec<_>>()
@@ -362,7 +369,7 @@ fn bytes(
 
 /// Fetches an object again that was deleted after its entry was found, by a garbage collection without a grace period.
 fn fetched_again(session: &Session, store: &Store, change: &SetChange, digest: &Digest) -> Result<bool> {
-    let SetChange::Add(manifests) = change else { return Ok(false) };
+    let (SetChange::Add(manifests) | SetChange::Exchange(manifests, _)) = change else { return Ok(false) };
     let outputs =
         manifests.iter().flat_map(|manifest| manifest.outputs.iter().map(|output| (manifest.key, output)));
     let Some((key, output)) = outputs.into_iter().find(|(_, output)| output.digest == *digest) else {

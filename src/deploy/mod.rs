@@ -3,6 +3,7 @@
 //! ```text
 //! may it be signed and installed?   for each kernel, before anything is built
 //! resolve                           every package for every kernel: found, fetched or built
+//! conflicts                         packages with modules of one name: they are left out, and nothing else
 //! before_install                    the packages' own scripts; if one fails, its package is left out
 //! one transaction per kernel        in parallel; a kernel that fails does not stop the others
 //! after_install                     the packages' own scripts
@@ -12,6 +13,7 @@
 
 pub mod adopt;
 pub mod boot_repair;
+mod conflicts;
 pub mod debuginfo;
 pub mod detached_signature;
 pub mod gc;
@@ -21,6 +23,7 @@ pub mod verify;
 
 use std::time::Instant;
 
+use kcache_kernel::install::{self, Fault, Remark};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::modules;
@@ -32,6 +35,7 @@ use crate::inputs::version;
 use crate::resolve::batch::{self, Again, PackageResult};
 use crate::resolve::local;
 use crate::run::context::Context;
+use crate::run::labels::Labels;
 use crate::run::policy::Need;
 use crate::run::request::{Options, Request};
 use crate::run::select::Packages;
@@ -104,10 +108,22 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
             results.extract_if(.., |result| result.request.kernel.release == report.kernel.release).collect();
     }
     if job.install {
-        kernels.iter_mut().for_each(|report| before_install(session, report));
-        let transactions = each(&kernels, context.jobs, |report| transaction(session, report));
+        let mut replaced = Vec::new();
+        for report in &mut kernels {
+            replaced.push(conflicts::settle(session, job.packages, report.kernel, &mut report.packages));
+            before_install(session, report);
+        }
+        let jobs: Vec<(&KernelReport, Vec<String>)> = kernels.iter().zip(replaced).collect();
+        let transactions =
+            each(&jobs, context.jobs, |(report, replaced)| transaction(session, report, replaced));
         for (report, transaction) in kernels.iter_mut().zip(transactions) {
-            (report.transaction, report.seconds) = transaction;
+            (report.transaction, report.seconds) = (transaction.done, transaction.seconds);
+            for result in &mut report.packages {
+                let own = |(name, _): &(String, _)| *name == result.request.package.name;
+                if let Some(at) = transaction.in_the_way.iter().position(own) {
+                    result.answer = Err(install::Error::from(transaction.in_the_way[at].1.clone()).into());
+                }
+            }
             after_install(session, report);
         }
     }
@@ -172,17 +188,54 @@ fn before_install(session: &Session, report: &mut KernelReport) {
     }
 }
 
-/// Performs the transaction for a kernel, if there is anything to install; returns its duration in seconds.
-fn transaction(session: &Session, report: &KernelReport) -> (Option<Result<Done>>, f64) {
-    let ready = ready(report);
-    if ready.is_empty() {
-        return (None, 0.0);
-    }
+/// Result of one kernel's transaction.
+struct Transacted {
+    /// `None` if there was nothing to install.
+    done: Option<Result<Done>>,
+    seconds: f64,
+    /// Packages for whose modules the kernel would load other files, with the first of these.
+    in_the_way: Vec<(String, Fault)>,
+}
+
+/// Performs the transaction for a kernel, if there is anything to install. A package in whose way a foreign file is costs
+/// no other one its installation: it is left out. One that is installed already stays, and is reported.
+fn transaction(session: &Session, report: &KernelReport, replaced: &[String]) -> Transacted {
+    let (mut ready, mut in_the_way) = (ready(report), Vec::new());
     let start = Instant::now();
     say_as_installed(session, report, &ready);
     warn_of_built_in(session, report.kernel, &ready);
-    let done = generation::apply(session, report.kernel, &SetChange::Add(&ready));
-    (Some(done), start.elapsed().as_secs_f64())
+    let done = loop {
+        if ready.is_empty() {
+            break None;
+        }
+        let done = generation::apply(session, report.kernel, &SetChange::Exchange(&ready, replaced));
+        let fault = match &done {
+            Err(Error::Install(install::Error::Unresolved(fault @ Fault::Shadowed { .. }))) => fault.clone(),
+            _ => break Some(done),
+        };
+        match owner(&ready, &fault) {
+            Some(at) => in_the_way.push((package_name(&ready.remove(at)), fault)),
+            None => break Some(done),
+        }
+    };
+    if let Some(Ok(done)) = &done {
+        let shadowed = done.remarks.iter().filter_map(|remark| match remark {
+            Remark::Shadowed(fault) => Some((package_name(&ready[owner(&ready, fault)?]), fault.clone())),
+            Remark::Depmod(_) | Remark::Undone(_) => None,
+        });
+        in_the_way.extend(shadowed);
+    }
+    Transacted { done, seconds: start.elapsed().as_secs_f64(), in_the_way }
+}
+
+/// Which of the entries has the module of a fault.
+fn owner(ready: &[Manifest], fault: &Fault) -> Option<usize> {
+    let Fault::Shadowed { module, .. } = fault else { return None };
+    ready.iter().position(|manifest| local::modules(manifest).iter().any(|own| own.name == *module))
+}
+
+fn package_name(manifest: &Manifest) -> String {
+    Labels::of(manifest).package.to_owned()
 }
 
 /// Says which builds with another key than the installed ones came to the same modules.
@@ -192,7 +245,7 @@ fn say_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]
     for manifest in ready.iter().filter(|manifest| generation::is_as_installed(&installed, manifest)) {
         let key = manifest.key.to_string();
         if installed.iter().all(|package| package.key != key) {
-            let what = crate::run::labels::Labels::of(manifest).what();
+            let what = Labels::of(manifest).what();
             let release = &report.kernel.release;
             session
                 .context
@@ -208,7 +261,7 @@ fn warn_of_built_in(session: &Session, kernel: &Kernel, ready: &[Manifest]) {
     for manifest in ready {
         let names = local::modules(manifest).into_iter().map(|module| ModuleName::new(&module.name));
         for name in names.filter(|name| built_in.contains(name)) {
-            let what = crate::run::labels::Labels::of(manifest).what();
+            let what = Labels::of(manifest).what();
             session.context.progress().warn(&format!(
                 "{}: {what}: {}",
                 kernel.release,

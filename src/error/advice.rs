@@ -69,6 +69,13 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
             Usage.hint(format!("did you mean '{name}'?"))
         }
+        Error::SameModule { package, others, stays: true, .. } => Refused.hint(format!(
+            "run `kcache remove {others}` first to install {package}, or say in a [[policy]] that {package} is ignored"
+        )),
+        Error::SameModule { package, .. } => Refused.hint(format!(
+            "run `kcache install {}` to install that one, and say in a [[policy]] that the other is ignored",
+            word(package)
+        )),
         Error::NoToolPath { .. } => Usage.hint("run `kcache config` to see which file sets it"),
         Error::NoKernel { .. } => Usage.hint("run `kcache status` to list installed kernels"),
         Error::NoPackage { .. } => Usage.hint(

@@ -175,6 +175,18 @@ pub enum Error {
         /// What failed or is missing.
         reason: String,
     },
+    /// Packages build a module of one name, and the kernel loads one of a name.
+    #[error("module {module} is also built by {others}{}", if *.stays { ", which is installed" } else { "; only one of them can be installed" })]
+    SameModule {
+        /// Name of the module.
+        module: String,
+        /// Name of the package.
+        package: String,
+        /// Names of the others.
+        others: String,
+        /// Whether the other one is installed.
+        stays: bool,
+    },
     /// A directory of the setting `tool-paths` does not exist.
     #[error("the directory {} of the setting tool-paths does not exist", path.display())]
     NoToolPath {

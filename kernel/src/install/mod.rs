@@ -384,6 +384,7 @@ impl<'a> Transaction<'a> {
             (Some(set), Some(made)) => Some(self.write_manifest(set.clone(), installed, &indexes, made)?),
             _ => None,
         };
+        let (new_manifest, shadowed) = new_manifest.unzip();
         disk::sync_dir(&tree.new_dir())?;
         stage::keep_indexes(tree, indexes.iter().filter(|change| change.before).map(|change| &change.name))?;
         step("indexes kept")?;
@@ -403,7 +404,8 @@ impl<'a> Transaction<'a> {
             new,
         };
         let staged = Indexes::staged(tree, &journal.indexes)?;
-        let (remarks, indexed) = made.map(|made| (made.remarks, Some(made.by))).unwrap_or_default();
+        let (mut remarks, indexed) = made.map(|made| (made.remarks, Some(made.by))).unwrap_or_default();
+        remarks.extend(shadowed.into_iter().flatten());
         Ok(Prepared { journal, remarks, indexed, staged, seen: seen.clone() })
     }
 
@@ -431,15 +433,15 @@ impl<'a> Transaction<'a> {
         Ok((changes, Some(made)))
     }
 
-    /// Checks that every module resolves to its staged file, then completes the staged generation. Returns the digest
-    /// of its `generation.json`.
+    /// Checks that every new module resolves to its staged file, then completes the staged generation. Returns the digest
+    /// of its `generation.json`, and the installed modules that do not resolve.
     fn write_manifest(
         &self,
         set: Set<Installed>,
         installed: Option<&Generation>,
         indexes: &[IndexChange],
         made: &make_indexes::Made,
-    ) -> Result<blake3::Hash, Error> {
+    ) -> Result<(blake3::Hash, Vec<Remark>), Error> {
         let name = set.map(|module| module.spec.clone()).generation_name();
         let first = || -> io::Result<Created> {
             let indexes =
@@ -459,8 +461,13 @@ impl<'a> Transaction<'a> {
                 other => other.map(Generation::wanted),
             },
         };
-        if let Some(fault) = verify::verify_index(&made.index, &generation).into_iter().next() {
-            return Err(fault.into());
+        let mut remarks = Vec::new();
+        for fault in verify::verify_index(&made.index, &generation) {
+            // A file that came into the way of an installed module is no reason to keep others out.
+            match was_installed(installed, &fault) {
+                true => remarks.push(Remark::Shadowed(fault)),
+                false => return Err(fault.into()),
+            }
         }
         let text = checked_json::encode(&generation)?;
         let dir = self.tree.new_generation(&name);
@@ -468,7 +475,7 @@ impl<'a> Transaction<'a> {
         disk::write_file(&path, &text)?;
         disk::write_file(&checked_json::copy(&path), &text)?;
         disk::sync_dir(&dir)?;
-        Ok(blake3::hash(&text))
+        Ok((blake3::hash(&text), remarks))
     }
 
     /// Directories of all generations but the new one: the old one, and leftovers.
@@ -483,6 +490,12 @@ impl<'a> Transaction<'a> {
         step("journal opened")?;
         commit::forward(&self.tree, journal, step)
     }
+}
+
+/// Whether a fault is of a module that the installed generation has, too.
+fn was_installed(installed: Option<&Generation>, fault: &Fault) -> bool {
+    let Fault::Shadowed { module, .. } = fault else { return false };
+    installed.is_some_and(|generation| generation.modules().any(|(_, own)| own.spec.name == *module))
 }
 
 struct Prepared {

@@ -1,10 +1,14 @@
 //! Warnings about a transaction that succeeded.
 
+use super::fault::Fault;
+
 /// A one-line warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remark {
     /// A message of depmod about foreign modules; begins with `depmod: `.
     Depmod(String),
+    /// A module that was installed before, and in whose way a foreign file is now.
+    Shadowed(Fault),
     /// What failed after the commit, and why.
     Undone(String),
 }
