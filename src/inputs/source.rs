@@ -39,7 +39,7 @@ impl Session<'_> {
 
     /// Checks that a package's source was not changed since it had this fingerprint.
     pub(super) fn still(&self, package: &Package, source: Fingerprint) -> Result<()> {
-        if self.source(package)? == source {
+        if source.is_unwritten(&self.source(package)?) {
             return Ok(());
         }
         Err(Error::Changed { what: format!("the source of {}", package.name) })

@@ -71,6 +71,8 @@ pub struct Fingerprint {
     pub programs: Digest,
     /// Digest of names and ctimes, see [`Walk::stamp`].
     pub stamp: Digest,
+    /// A hash of mtimes, see [`Walk::modified`].
+    pub modified: u64,
 }
 
 /// The digest of these roots together: from the memo in `store` if their signature is known, otherwise computed and
@@ -101,12 +103,19 @@ fn fingerprint_once(store: Option<&Store>, roots: &[TreeRoot], now: u64) -> Resu
         Some(digests) => digests,
         None => hashed(&before, store, roots, now)?,
     };
-    Ok(Fingerprint::of(digests, before.stamp()))
+    Ok(Fingerprint::of(digests, before.stamp(), before.modified()))
 }
 
 impl Fingerprint {
-    fn of(digests: Digests, stamp: Digest) -> Fingerprint {
-        Fingerprint { digest: digests.tree, programs: digests.programs, stamp }
+    fn of(digests: Digests, stamp: Digest, modified: u64) -> Fingerprint {
+        Fingerprint { digest: digests.tree, programs: digests.programs, stamp, modified }
+    }
+
+    /// Whether nothing was written since: a backup that makes hard links to the files moves their ctimes, and does not
+    /// count.
+    pub fn is_unwritten(&self, later: &Fingerprint) -> bool {
+        let is_same = (self.digest, self.programs) == (later.digest, later.programs);
+        is_same && (self.stamp == later.stamp || self.modified == later.modified)
     }
 }
 

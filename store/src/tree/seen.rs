@@ -19,6 +19,7 @@ impl Default for Seen {
 struct Glance {
     signature: Digest,
     stamp: Digest,
+    modified: u64,
 }
 
 impl Seen {
@@ -33,12 +34,13 @@ impl Seen {
         seen.sort_by_key(|(label, _)| *label);
         let signature = together(SIGNATURE, seen.iter().map(|(label, glance)| (*label, glance.signature)));
         let stamp = together(STAMP, seen.iter().map(|(label, glance)| (*label, glance.stamp)));
+        let modified = seen.iter().map(|(_, glance)| glance.modified).fold(0, u64::wrapping_add);
         if let Some(digests) = remembered(store, &signature)? {
-            return Ok(Fingerprint::of(digests, stamp));
+            return Ok(Fingerprint::of(digests, stamp, modified));
         }
         if trees.len() == roots.len() {
             match hashed(&Walk::of(trees), store, roots, now) {
-                Ok(digests) => return Ok(Fingerprint::of(digests, stamp)),
+                Ok(digests) => return Ok(Fingerprint::of(digests, stamp, modified)),
                 Err(Error::Changed { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -50,7 +52,8 @@ impl Seen {
     fn glance(&self, root: &TreeRoot, trees: &mut Vec<Tree>) -> Result<Glance> {
         self.0.get(root, || {
             let tree = Tree::walk(root)?;
-            let glance = Glance { signature: tree.signature(), stamp: tree.stamp() };
+            let glance =
+                Glance { signature: tree.signature(), stamp: tree.stamp(), modified: tree.modified() };
             trees.push(tree);
             Ok(glance)
         })
@@ -72,6 +75,25 @@ mod tests {
         fs_err::write(tree.join("more"), "more").unwrap();
         assert_eq!(seen.fingerprint(Some(&store), &roots, LATER).unwrap(), first, "walked again");
         assert_ne!(fingerprint(Some(&store), &roots, LATER).unwrap(), first);
+    }
+
+    #[test]
+    fn a_hard_link_is_no_change_and_an_edit_that_was_undone_is_one() {
+        let (dir, store, tree) = store_and_tree();
+        let roots = roots(&tree);
+        let file = tree.join("more");
+        fs_err::write(&file, "more").unwrap();
+        let now = || fingerprint(Some(&store), &roots, LATER).unwrap();
+        let before = now();
+        fs_err::hard_link(&file, dir.path().join("backup")).unwrap();
+        let linked = now();
+        assert_ne!(linked.stamp, before.stamp);
+        assert!(before.is_unwritten(&linked));
+        fs_err::write(&file, "less").unwrap();
+        assert!(!before.is_unwritten(&now()));
+        fs_err::write(&file, "more").unwrap();
+        assert_eq!(before.digest, now().digest);
+        assert!(!before.is_unwritten(&now()), "its mtime has moved");
     }
 
     #[test]

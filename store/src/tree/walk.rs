@@ -4,6 +4,7 @@
 //! and the signature is hashed from another. `getdents` and `fstatat` relative to the open directory spare the kernel
 //! a path walk from `/` for each file.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,11 @@ impl Walk {
         together(STAMP, self.trees.iter().map(|tree| (tree.root.label.as_str(), tree.stamp())))
     }
 
+    /// A hash of all mtimes. A hard link to a file, or a change of its owner, moves its ctime and leaves these.
+    pub fn modified(&self) -> u64 {
+        self.trees.iter().map(Tree::modified).fold(0, u64::wrapping_add)
+    }
+
     /// Whether something changed so shortly before `now` (seconds since 1970) that it could change again with the same
     /// timestamp, or has a time in the future.
     pub fn racy(&self, now: u64) -> bool {
@@ -163,6 +169,13 @@ impl Tree {
     /// See [`Walk::stamp`].
     pub(super) fn stamp(&self) -> Digest {
         self.digest_of_stats(STAMP, |entry, text| put_time(text, entry.ctime))
+    }
+
+    /// See [`Walk::modified`].
+    pub(super) fn modified(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.entries.iter().for_each(|entry| entry.mtime.hash(&mut hasher));
+        hasher.finish()
     }
 
     fn digest_of_stats(&self, context: &str, put: impl Fn(&Entry, &mut Vec<u8>)) -> Digest {
