@@ -4,8 +4,11 @@
 
 use std::path::Path;
 
+use fs_err as fs;
+
 use kcache::deploy::{adopt, generation as flow, scripts};
 use kcache::error::Error;
+use kcache::kernel::dkms::originals::{self, Original};
 use kcache::kernel::dkms::{DkmsBuild, Version, weakly_used};
 use kcache::kernel::install::{ForeignFile, ForeignFiles};
 use kcache::run::request::Request;
@@ -84,7 +87,15 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     if let Some(other) = weakly_used(&place.context.root, dir, &files)? {
         warn(&format!("weak-updates of {} linked to its modules.", other.display()));
     }
+    let originals = place.records.originals(name, release, &arch, dir)?;
+    for original in &originals {
+        originals::give_back(dir, original)?;
+    }
     flow::apply_with(session, &kernel, &adopt::without(&names), &ForeignFiles::Drop(files))?;
+    for Original { kept, place: at } in originals {
+        fs::remove_file(kept)?;
+        place.say(&format!("Original module restored: {}", dir.join(at).display()));
+    }
     if let Ok((package, all)) = place.package(what) {
         scripts::after_remove(
             session,

@@ -14,6 +14,9 @@
 //! Under `--root` the records are untrusted. DKMS creates directories, so anything else is not a record: a link in the
 //! place of a directory could redirect writes, deletions and comparisons to any path on this machine.
 
+pub mod framework;
+pub mod originals;
+
 use std::io;
 use std::path::{Component, Path, PathBuf};
 

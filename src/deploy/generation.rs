@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use kcache_kernel::compress::Compression;
+use kcache_kernel::dkms::framework;
 use kcache_kernel::install::{
     self, Act, Base, BoxError, Committed, Fault, ForeignFiles, Generation, Indexed, InstallPlan,
     InstalledPackage, ModuleSpec, Recovery, Remark, Set, Site, Transaction,
@@ -87,7 +88,8 @@ pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
     };
     match enforcement::of(root, &kernel.release, config.as_ref()) {
         Some(why) if identity.is_none() => {
-            Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string() })
+            let of_dkms = framework::signing_key(root, &kernel.release);
+            Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string(), of_dkms })
         }
         _ => Ok(identity),
     }

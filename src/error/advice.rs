@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kcache_kernel::build::kept;
-use kcache_kernel::{boot_test, install, packages, recipe, signing, toolchain};
+use kcache_kernel::{boot_test, install, packages, recipe, sandbox, signing, toolchain};
 use kcache_store as store;
 
 use super::{Error, Lack};
@@ -62,7 +62,8 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::Toolchain(error) => of_toolchain(error),
         Error::Recipe(recipe::Error::Cancelled) => Interrupted.into(),
         // The sandbox or a disk stood in the way, not the package.
-        Error::Recipe(recipe::Error::Sandbox(_) | recipe::Error::Io(_)) => Unexpected.into(),
+        Error::Recipe(recipe::Error::Sandbox(error)) => of_sandbox(error),
+        Error::Recipe(recipe::Error::Io(_)) => Unexpected.into(),
         Error::Recipe(_) => BuildFailed.into(),
         Error::Package(packages::Error::NoRecipe { .. } | packages::Error::Io(_)) => Usage.into(),
         Error::Package(_) => BuildFailed.into(),
@@ -76,6 +77,9 @@ pub(super) fn of(error: &Error) -> Advice {
             "run `kcache install {}` to install that one, and say in a [[policy]] that the other is ignored",
             word(package)
         )),
+        Error::NoExec { .. } => {
+            Unexpected.hint("use a store elsewhere with --store DIR, or remount it: mount -o remount,exec DIR")
+        }
         Error::NoToolPath { .. } => Usage.hint("run `kcache config` to see which file sets it"),
         Error::NoKernel { .. } => Usage.hint("run `kcache status` to list installed kernels"),
         Error::NoPackage { .. } => Usage.hint(
@@ -104,6 +108,11 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::NoSignature { .. } => {
             Refused.hint("run `kcache signatures export DIR` to export modules for signing, see docs/signing.md")
         }
+        Error::Unsigned { of_dkms: Some(found), .. } => Refused.hint(format!(
+            "DKMS signs with {0} on this host; to use the same key, set `key = \"{0}\"` and `certificate = \"{1}\"` in [signing] in /etc/kcache/config.toml, see docs/signing.md",
+            found.key.display(),
+            found.certificate.display()
+        )),
         Error::Unsigned { .. } => Refused.hint(
             "create a key with `kcache keys mok` and configure [signing] in /etc/kcache/config.toml, see docs/signing.md",
         ),
@@ -116,8 +125,27 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::Unreachable { release, source: install::Error::Damaged { .. } } => {
             Unexpected.hint(format!("run `kcache install -k {release}` to reinstall its modules"))
         }
-        Error::Io(_) | Error::NoStore | Error::Unreachable { .. } | Error::Sandbox(_) => Unexpected.into(),
+        Error::Sandbox(error) => of_sandbox(error),
+        Error::Io(_) | Error::NoStore | Error::Unreachable { .. } => Unexpected.into(),
     }
+}
+
+/// What stands in the way of the sandbox, by bubblewrap's words.
+fn of_sandbox(error: &sandbox::Error) -> Advice {
+    let sandbox::Error::NotMade { said } = error else { return ErrorKind::Unexpected.into() };
+    let is = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    // A chroot whose `/` is no mount point (pivot_root(2), mount_namespaces(7)).
+    let is_chroot = is(&["pivot_root", "Failed to make / slave", "make / slave"]);
+    let hint = if is_chroot {
+        "in a plain chroot the directory must be a mount point: run `mount --bind DIR DIR` before `chroot DIR`"
+    } else if is(&["namespace", "Operation not permitted", "Permission denied", "mount proc", "Can't mount"])
+    {
+        "builds need namespaces: start the container with --privileged, or with --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined; \
+         for a user, allow user namespaces (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns); fetching from a cache needs neither"
+    } else {
+        return ErrorKind::Unexpected.into();
+    };
+    ErrorKind::Unexpected.hint(hint)
 }
 
 fn of_store(error: &store::Error) -> Advice {
@@ -205,7 +233,7 @@ fn of_toolchain(error: &toolchain::Error) -> Advice {
     use toolchain::Error::{Cancelled, Missing, Sandbox};
     match error {
         Cancelled => ErrorKind::Interrupted.into(),
-        Sandbox(_) => ErrorKind::Unexpected.into(),
+        Sandbox(error) => of_sandbox(error),
         Missing { program, .. } => {
             let package = toolchain::debian_package(program);
             ErrorKind::BuildFailed.hint(format!("install {program} (Debian package: {package})"))

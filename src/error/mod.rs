@@ -105,6 +105,8 @@ pub enum Error {
         release: String,
         /// Why it requires signatures.
         why: String,
+        /// The key that DKMS signs with on this host, if it has one.
+        of_dkms: Option<kernel::dkms::framework::DkmsKey>,
     },
     /// Only the package's name is known.
     #[error("the source of {package} is not on this machine")]
@@ -186,6 +188,12 @@ pub enum Error {
         others: String,
         /// Whether the other one is installed.
         stays: bool,
+    },
+    /// Scratch directories are where nothing can be executed.
+    #[error("builds run in {}, which is on a file system that is mounted noexec", path.display())]
+    NoExec {
+        /// The scratch directory's parent.
+        path: PathBuf,
     },
     /// A directory of the setting `tool-paths` does not exist.
     #[error("the directory {} of the setting tool-paths does not exist", path.display())]

@@ -140,9 +140,15 @@ impl<'w> Session<'w> {
 
     /// A directory that vanishes when it is dropped: in the store, else among temporary files.
     pub fn scratch(&self) -> Result<Scratch> {
-        match self.store.as_ref().map(Store::scratch) {
-            Some(Ok(scratch)) => Ok(scratch),
-            _ => Ok(Scratch::new(&self.context.temporary)?),
+        let scratch = match self.store.as_ref().map(Store::scratch) {
+            Some(Ok(scratch)) => scratch,
+            _ => Scratch::new(&self.context.temporary)?,
+        };
+        // Neither the sandbox's own programs nor a package's ./configure could run.
+        let flags = rustix::fs::statvfs(scratch.path()).map_err(std::io::Error::from)?.f_flag;
+        match flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
+            true => Err(Error::NoExec { path: scratch.path().parent().unwrap_or(scratch.path()).to_owned() }),
+            false => Ok(scratch),
         }
     }
 

@@ -86,6 +86,7 @@ impl Store {
     pub fn open_with_index(dir: &Path, index_dir: &Path, waiting: &Waiting) -> Result<Store> {
         guard::place(dir)?;
         if dir.is_dir() {
+            guard::close_empty(dir)?;
             guard::check(dir)?;
         }
         if !is_store(dir)? {
@@ -109,6 +110,9 @@ impl Store {
     fn open_existing_as(dir: &Path, writable: bool, waiting: &Waiting) -> Result<Option<Store>> {
         if dir.is_dir() {
             guard::place(dir)?;
+            if guard::is_empty(dir)? {
+                return Ok(None);
+            }
             guard::check(dir)?;
         }
         if !is_store(dir)? {

@@ -13,8 +13,9 @@
 //!
 //! This costs a look at some directories and at most 256 shards of entries: some tenths of a millisecond.
 
-use std::fs::FileType;
+use std::fs::{FileType, Permissions};
 use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use crate::error::at;
@@ -76,6 +77,25 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes the others' right to write from an empty directory of this user's, such as a new tmpfs, whose mode is 1777.
+/// Whatever they have put there before that shows.
+pub(super) fn close_empty(dir: &Path) -> Result<()> {
+    let metadata = fs_err::metadata(dir)?;
+    let (is_own, mode) = (metadata.uid() == rustix::process::geteuid().as_raw(), metadata.mode());
+    if is_own && mode & 0o022 != 0 && is_empty(dir)? {
+        fs_err::set_permissions(dir, Permissions::from_mode(0o755))?;
+        if !is_empty(dir)? {
+            fs_err::set_permissions(dir, Permissions::from_mode(mode & 0o7777))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether nothing is in a directory.
+pub(super) fn is_empty(dir: &Path) -> Result<bool> {
+    Ok(fs_err::read_dir(dir)?.next().is_none())
+}
+
 /// Refuses a directory that others can write. One that was deleted meanwhile is fine.
 fn not_exposed(dir: &Path) -> Result<()> {
     match fs_err::symlink_metadata(dir) {
@@ -127,6 +147,23 @@ mod tests {
     use std::time::Duration;
 
     const WAITING: Waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+
+    #[test]
+    fn an_empty_directory_that_others_could_write_is_closed_and_another_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |path: &std::path::Path| {
+            fs_err::set_permissions(path, PermissionsExt::from_mode(0o1777)).unwrap();
+            Store::open(path, &WAITING)
+        };
+        let (empty, full) = (dir.path().join("empty"), dir.path().join("full"));
+        fs_err::create_dir(&empty).unwrap();
+        open(&empty).unwrap();
+        assert_eq!(fs_err::metadata(&empty).unwrap().permissions().mode() & 0o7777, 0o755);
+        fs_err::create_dir(&full).unwrap();
+        fs_err::write(full.join("x"), "").unwrap();
+        assert!(matches!(open(&full), Err(crate::Error::Exposed(_))));
+        assert_eq!(fs_err::metadata(&full).unwrap().permissions().mode() & 0o7777, 0o1777);
+    }
 
     #[test]
     fn links_in_a_store_are_refused_and_never_followed() {
