@@ -17,7 +17,7 @@ use kcache_kernel::sandbox::jobs::Jobs;
 use kcache_kernel::symvers::Symvers;
 use kcache_store::{Digest, Fingerprint, OnceMap, Scratch, Store, tree};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::context::Context;
 use crate::run::counters::Counters;
 use crate::run::large_objects::LargeObjects;
