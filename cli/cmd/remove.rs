@@ -20,22 +20,19 @@ use crate::json;
 use crate::out::Out;
 
 pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Result<Exit, Failure> {
+    let mut kernels = meant(context, &remove.kernels)?;
+    let asked = known_as(context, &kernels, &remove.packages)?;
     let present = |kernel: &Kernel| -> Vec<String> {
         let installed = names(kernel);
-        if remove.all {
-            installed
-        } else {
-            remove.packages.iter().filter(|n| installed.contains(n)).cloned().collect()
-        }
+        if remove.all { installed } else { asked.iter().filter(|n| installed.contains(n)).cloned().collect() }
     };
-    let mut kernels = meant(context, &remove.kernels)?;
     if remove.packages.is_empty() && !remove.all {
         return leftovers(context, out, &kernels, dry);
     }
     // A removal that was killed after its commit leaves nothing to remove, and a transaction to be finished.
     let settled = if dry { Exit::Done } else { settle(context, out, &mut kernels) };
     let is_unknown = |name: &&String| !kernels.iter().any(|kernel| names(kernel).contains(name));
-    if let Some(unknown) = remove.packages.iter().find(is_unknown).filter(|_| settled == Exit::Done) {
+    if let Some(unknown) = asked.iter().find(is_unknown).filter(|_| settled == Exit::Done) {
         let known: Vec<String> = kernels.iter().flat_map(names).collect();
         let nearest = select::nearest(unknown, known.iter().map(String::as_str));
         let message = format!("package '{unknown}' is not installed for any selected kernel");
@@ -48,6 +45,17 @@ pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Resul
     let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
     let changes: Vec<SetChange> = removed.iter().map(|names| SetChange::Remove(names)).collect();
     transact(context, out, &kernels, &changes, settled, dry)
+}
+
+/// The names that packages are installed under: that of a `dkms.conf` may be another than its directory's.
+fn known_as(context: &Context, kernels: &[Kernel], asked: &[String]) -> Result<Vec<String>, Failure> {
+    let (all, _) = packages::installed(&context.root)?;
+    let known = |name: &String| {
+        let is_installed = kernels.iter().any(|kernel| names(kernel).contains(name));
+        let other = select::find(&all, name).filter(|_| !is_installed);
+        other.map_or_else(|| name.clone(), |package| package.name.clone())
+    };
+    Ok(asked.iter().map(known).collect())
 }
 
 /// Removes everything of kcache's from the directories of removed kernels.

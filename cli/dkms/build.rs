@@ -1,5 +1,6 @@
 //! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's flow, for one package and kernel at a time.
 
+use kcache::deploy::conflicts;
 use kcache::deploy::generation::{self as flow, SetChange};
 use kcache::deploy::scripts;
 use kcache::kernel::dkms::Version;
@@ -83,8 +84,10 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
     let (package, all) = place.package(what)?;
     let request = Request { package: &package, kernel: &kernel, all: &all, exact: true };
     let manifest = had(place, session, &request)?;
-    before_install(place, session, &request, &manifest)?;
-    put_in(place, session, &request, &manifest)
+    let replaced: Vec<String> = conflicts::replaced(session, &all, &kernel, &manifest)?.into_iter().collect();
+    let change = SetChange::Exchange(std::slice::from_ref(&manifest), &replaced);
+    before_install(place, session, &request, &change)?;
+    put_in(place, session, &request, &change, &manifest)
 }
 
 /// The package's own script for the system, where its modules will be others than before.
@@ -92,9 +95,9 @@ fn before_install(
     place: &Place,
     session: &Session,
     request: &Request,
-    manifest: &Manifest,
+    change: &SetChange,
 ) -> Result<(), DkmsError> {
-    let plan = flow::plan(session, request.kernel, &SetChange::Add(std::slice::from_ref(manifest)))?;
+    let plan = flow::plan(session, request.kernel, change)?;
     if !scripts::arriving(&plan).any(|name| name == request.package.name) {
         return Ok(());
     }
@@ -184,12 +187,17 @@ fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest
 }
 
 /// Adds a build to a kernel's set. What DKMS itself has installed of the package goes in the same transaction.
-fn put_in(place: &Place, session: &Session, request: &Request, manifest: &Manifest) -> Result<(), DkmsError> {
+fn put_in(
+    place: &Place,
+    session: &Session,
+    request: &Request,
+    change: &SetChange,
+    manifest: &Manifest,
+) -> Result<(), DkmsError> {
     let Request { package, kernel, .. } = *request;
     let theirs = of_dkms(place, &package.name, kernel)?;
     let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
-    let change = SetChange::Add(std::slice::from_ref(manifest));
-    let done = flow::apply_with(session, kernel, &change, &ForeignFiles::Drop(files))?;
+    let done = flow::apply_with(session, kernel, change, &ForeignFiles::Drop(files))?;
     if scripts::arriving(&done.plan).any(|name| name == package.name) {
         scripts::after_install(session, request);
     }

@@ -65,6 +65,9 @@ const MOST_DEBUG: u64 = 1 << 30;
 /// Limit in bytes on a build's file that is shown in its log. NVIDIA's `conftest/functions.h` has 10 KiB.
 const MOST_SHOWN: u64 = 64 << 10;
 
+/// Limit in bytes on a script's first line (BINPRM_BUF_SIZE, include/uapi/linux/binfmts.h).
+const MOST_FIRST_LINE: u64 = 256;
+
 /// So many modules are named that were built instead of a promised one.
 const MOST_NAMED: usize = 5;
 
@@ -201,19 +204,71 @@ pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
         Ended::Signal(signal) => environment(format!("killed by signal {signal}")),
         Ended::Status(0) => collect(scratch, recipe, logged)?,
         Ended::Status(_) if logged.met_file_limit => environment(too_large(&sandbox.limits)),
-        Ended::Status(NO_FORK) if logged.machines_fault().is_none() => environment(format!(
+        Ended::Status(NO_FORK) if logged.machines_fault(NO_FORK).is_none() => environment(format!(
             "it could start no more processes, of which it may have {} (build-processes)",
             sandbox.limits.processes
         )),
-        Ended::Status(status) => match logged.machines_fault().cloned() {
-            Some(reason) => BuildOutcome::Environment(reason, logged.sought().to_vec()),
-            None => {
-                let step = step_of(recipe, logged.command());
-                let downloads = step.is_some() && is_downloader(scratch, logged.command())?;
-                BuildOutcome::Failed(logged.failure(Some(status), step, downloads))
-            }
-        },
+        Ended::Status(status) => failed(scratch, &inside, recipe, &sandbox, &logged, status)?,
     })
+}
+
+/// The result of a build of which a command ended with this status.
+fn failed(
+    scratch: &Path,
+    inside: &Path,
+    recipe: &Recipe,
+    sandbox: &Sandbox,
+    logged: &Logged,
+    status: i32,
+) -> io::Result<BuildOutcome> {
+    let step = step_of(recipe, logged.command());
+    if let Some(script) = logged.unrunnable(status)
+        && let Some(interpreter) = interpreter(scratch, inside, script)?
+    {
+        return Ok(without_interpreter(logged, step, status, script, &interpreter));
+    }
+    if let Some(reason) = logged.machines_fault(status) {
+        return Ok(BuildOutcome::Environment(reason.clone(), logged.sought().to_vec()));
+    }
+    let downloads = step.is_some() && is_downloader(scratch, logged.command())?;
+    let mut failure = logged.failure(Some(status), step, downloads);
+    failure.sought.extend(sought::named(&failure.first_error, &sandbox.tools));
+    Ok(BuildOutcome::Failed(failure))
+}
+
+/// The failure of a script that could not be run for want of the program in its first line.
+fn without_interpreter(
+    logged: &Logged,
+    step: Option<&str>,
+    status: i32,
+    script: &Path,
+    interpreter: &str,
+) -> BuildOutcome {
+    let (script, program) = (script.display(), interpreter.trim_end());
+    if program != interpreter {
+        let mut failure = logged.failure(Some(status), step, false);
+        failure.first_error = format!(
+            "{script} cannot be run: its first line ends in CR LF (Windows line endings), which is taken as part of {program}"
+        );
+        return BuildOutcome::Failed(failure);
+    }
+    let name = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or(program);
+    let sought = Sought::parse(&format!("program {name}"));
+    let reason =
+        format!("it needs {program}, which the first line of {script} names and which is not installed");
+    BuildOutcome::Environment(reason, sought.into_iter().collect())
+}
+
+/// The program in the first line of a script of the package: `#!PROGRAM`, up to a blank; with the CR that follows it.
+fn interpreter(scratch: &Path, inside: &Path, script: &Path) -> io::Result<Option<String>> {
+    let path = script.strip_prefix(inside).unwrap_or(script);
+    let path: PathBuf = path.components().filter(|part| *part != std::path::Component::CurDir).collect();
+    let Ok((found, _)) = Tree::open(&scratch.join("build"))?.file(&path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    found.take(MOST_FIRST_LINE).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.split('\n').next().and_then(|line| line.strip_prefix("#!"));
+    Ok(line.and_then(|line| line.trim_start().split([' ', '\t']).next()).map(str::to_owned))
 }
 
 /// What a recipe calls the step with this command, unless it builds.

@@ -147,9 +147,7 @@ pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
         Ok(package) => found.push(package),
         Err(error) => broken.push(error),
     };
-    for place in children(root, "/usr/src")? {
-        // Resolves links inside the root.
-        let Some(source) = root.inside(&place).and_then(|inside| root.find(inside)) else { continue };
+    for (place, source) in places(root)? {
         if source.join("dkms.conf").symlink_metadata().is_ok() {
             keep(in_place(&place, &source));
         }
@@ -165,6 +163,20 @@ pub fn installed(root: &Root) -> io::Result<(Vec<Package>, Vec<Error>)> {
     }
     found.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| crate::release::compare(&a.version, &b.version)));
     Ok((found, broken))
+}
+
+/// The directories of `/usr/src` with what they lead to, their links resolved inside the root. Of several names of one
+/// directory there, its own counts.
+fn places(root: &Root) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let resolved = |place: PathBuf| {
+        let source = root.inside(&place).and_then(|inside| root.find(inside))?;
+        Some((place, source))
+    };
+    let mut found: Vec<_> = children(root, "/usr/src")?.into_iter().filter_map(resolved).collect();
+    let own: Vec<PathBuf> =
+        found.iter().filter(|(place, source)| place == source).map(|(place, _)| place.clone()).collect();
+    found.retain(|(place, source)| place == source || !own.contains(source));
+    Ok(found)
 }
 
 fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {

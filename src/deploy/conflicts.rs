@@ -14,9 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use kcache_kernel::install::{Generation, InstalledPackage};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::module_name::ModuleName;
+use kcache_kernel::packages::Package;
 use kcache_store::Manifest;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::resolve::batch::PackageResult;
 use crate::resolve::local;
 use crate::run::labels::Labels;
@@ -30,29 +31,65 @@ pub(super) fn settle(
     kernel: &Kernel,
     results: &mut [PackageResult],
 ) -> Vec<String> {
-    let installed = session.installed(kernel).map_or(Vec::new(), |generation| installed(&generation));
     let arriving: Vec<(String, BTreeSet<ModuleName>)> =
         results.iter().filter_map(PackageResult::manifest).map(names).collect();
-    let wanted = &session.context.elsewhere.wanted;
-    let is_gone = |name: &str| {
-        !packages.all.iter().any(|package| package.is_called(name, None))
-            && !wanted.iter().any(|other| other == name)
-    };
-    let (replaced, refused) = conflicts(&installed, &arriving, &is_gone);
+    let (replaced, refused) = of_kernel(session, &packages.all, kernel, &arriving);
     for result in results {
-        let release = &kernel.release;
-        let what = result.manifest().map(|manifest| (names(manifest).0, Labels::of(manifest).what()));
-        let Some((name, what)) = what else { continue };
+        let Some(manifest) = result.manifest() else { continue };
+        let name = names(manifest).0;
         if let Some(conflict) = refused.get(&name) {
             result.answer = Err(conflict.error(&name));
         } else if let Some(old) = replaced.get(&name) {
-            let message = format!(
-                "{release}: {what} replaces {old}, which builds the same modules and has no source any more"
-            );
-            session.context.progress().say(&message);
+            say_replaced(session, kernel, manifest, old);
         }
     }
     replaced.into_values().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The installed package that one entry replaces, if it replaces any. `all` are the packages of the system.
+///
+/// # Errors
+///
+/// [`Error::SameModule`] if another package's module of the same name is installed, and stays.
+pub fn replaced(
+    session: &Session,
+    all: &[Package],
+    kernel: &Kernel,
+    manifest: &Manifest,
+) -> Result<Option<String>> {
+    let (mut replaced, mut refused) = of_kernel(session, all, kernel, &[names(manifest)]);
+    let name = names(manifest).0;
+    if let Some(conflict) = refused.remove(&name) {
+        return Err(conflict.error(&name));
+    }
+    let old = replaced.remove(&name);
+    if let Some(old) = &old {
+        say_replaced(session, kernel, manifest, old);
+    }
+    Ok(old)
+}
+
+fn of_kernel(
+    session: &Session,
+    all: &[Package],
+    kernel: &Kernel,
+    arriving: &Owners,
+) -> (BTreeMap<String, String>, BTreeMap<String, Conflict>) {
+    let installed = session.installed(kernel).map_or(Vec::new(), |generation| installed(&generation));
+    let wanted = &session.context.elsewhere.wanted;
+    let is_gone = |name: &str| {
+        !all.iter().any(|package| package.is_called(name, None)) && !wanted.iter().any(|other| other == name)
+    };
+    conflicts(&installed, arriving, &is_gone)
+}
+
+fn say_replaced(session: &Session, kernel: &Kernel, manifest: &Manifest, old: &str) {
+    let message = format!(
+        "{}: {} replaces {old}, which builds the same modules and has no source any more",
+        kernel.release,
+        Labels::of(manifest).what()
+    );
+    session.context.progress().say(&message);
 }
 
 /// Why a package is not installed.

@@ -13,7 +13,7 @@
 
 pub mod adopt;
 pub mod boot_repair;
-mod conflicts;
+pub mod conflicts;
 pub mod debuginfo;
 pub mod detached_signature;
 pub mod gc;

@@ -43,7 +43,7 @@ impl Session<'_> {
         target: &Target,
     ) -> Result<Recipe> {
         let facts = self.kernel(kernel, tree)?;
-        let mut signature = Signature::new("recipe 4");
+        let mut signature = Signature::new("recipe 5");
         signature
             .text(&package.name)
             .text(&package.version)

@@ -10,6 +10,9 @@
 //! anything else                    the last line
 //! ```
 //!
+//! What wanted the network, which no build has, goes before what make and others say. Lines that only say that an earlier one
+//! was fatal (`collect2: error: ld returned 1 exit status`) are no cause.
+//!
 //! Scripts try things and go on without them, so a missing program counts only if nothing else went wrong after it.
 
 use std::path::Path;
@@ -22,6 +25,12 @@ const OWN: &str = "kcache: ";
 
 /// Limit in bytes on the reason that a `./configure` prints. ZFS's has 300.
 const MOST_REASON: usize = 1024;
+
+/// A script's advice after its complaint has so many lines at most: git's has 3.
+const MOST_ADVICE: usize = 4;
+
+/// Exit status of shells, and of env(1) and others, for a program that is not there (POSIX, 2.8.2).
+const NOT_FOUND: i32 = 127;
 
 /// Limit on the lines of `$(warning)` above an error of make.
 const MOST_WARNINGS: usize = 8;
@@ -47,6 +56,8 @@ pub(super) struct Logged {
     make: Option<String>,
     /// The last complaint of another program before make's first error.
     complaint: Option<String>,
+    /// The number of lines since that.
+    since_complaint: usize,
     /// The lines directly above, if they are of `$(warning)`.
     warnings: Vec<String>,
     last: String,
@@ -55,9 +66,21 @@ pub(super) struct Logged {
     /// The reason, if the failure is this machine's.
     environment: Option<String>,
     /// A program was missing, of which is not known yet whether the build survives that.
-    missing_program: Option<String>,
-    tried_network: bool,
+    missing_program: Option<Missing>,
+    /// The path of a script that was not run although it may be there.
+    unrunnable: Option<String>,
+    /// The first line that shows that a program wanted the network.
+    network: Option<String>,
     sought: Vec<Sought>,
+}
+
+/// A program that was not there.
+#[derive(Clone, Debug)]
+struct Missing {
+    reason: String,
+    line: String,
+    /// Whether a status said that a command was not found, so that it was not merely tried.
+    is_certain: bool,
 }
 
 /// The last message of a `./configure` (autoconf's AC_MSG_ERROR): `configure: error: TEXT`, where the text may
@@ -102,7 +125,12 @@ impl Logged {
         if self.environment.is_none() {
             self.environment = environmental(line).map(|reason| format!("{reason}: {line}"));
         }
-        self.tried_network |= is_of_network(line);
+        if self.network.is_none() && is_of_network(line) {
+            self.network = Some(line.to_owned());
+        }
+        if let Some(path) = sought::unrunnable(line) {
+            self.unrunnable = Some(path.to_owned());
+        }
         self.notice_missing(line);
         match &mut self.configure {
             Some(reason) => reason.go_on(line),
@@ -120,19 +148,24 @@ impl Logged {
 
     fn notice_missing(&mut self, line: &str) {
         let sought = Sought::of_line(line);
-        let is_missing = [": command not found", "Error 127"].iter().any(|sign| line.contains(sign));
+        let says_status = line.contains("Error 127");
+        let is_missing = says_status || matches!(sought, Some(Sought::Program(_)));
         if is_missing && self.missing_program.is_none() {
             let name = |sought: &Sought| match sought {
                 Sought::Program(name) => Some(name.clone()),
                 _ => None,
             };
             let program = sought.iter().chain(self.sought.iter().rev()).find_map(name);
-            self.missing_program = Some(match program {
+            let reason = match program {
                 Some(program) => {
                     format!("it needs {}, which is not installed", sought::with_package(&program))
                 }
                 None => format!("it needs a program that is not installed: {line}"),
-            });
+            };
+            self.missing_program = Some(Missing { reason, line: line.to_owned(), is_certain: false });
+        }
+        if let Some(missing) = self.missing_program.as_mut().filter(|_| says_status) {
+            missing.is_certain = true;
         }
         if let Some(sought) =
             sought.filter(|sought| self.sought.len() < sought::MOST && !self.sought.contains(sought))
@@ -160,8 +193,9 @@ impl Logged {
             }
             _ => self.warnings.clear(),
         }
+        self.since_complaint += 1;
         if is_complaint(line) {
-            self.complaint = Some(line.to_owned());
+            (self.complaint, self.since_complaint) = (Some(line.to_owned()), 0);
         }
     }
 
@@ -169,11 +203,21 @@ impl Logged {
     fn error(&self) -> Option<String> {
         let configure = self.configure.as_ref().map(|reason| &reason.text);
         let make = || self.make.as_ref().map(|make| self.complaint.as_ref().unwrap_or(make));
-        let error = configure.or(self.compiler.as_ref()).or_else(make)?;
+        let error = configure.or(self.compiler.as_ref()).or(self.network.as_ref()).or_else(make)?;
         Some(match self.conftest() {
             Some(_) => format!("{error} ({CONFTEST})"),
             None => error.clone(),
         })
+    }
+
+    /// What a script said last that sounds like a cause; advice may follow it.
+    fn last_words(&self) -> Option<String> {
+        let complaint = self.complaint.as_ref().filter(|_| self.since_complaint <= MOST_ADVICE);
+        complaint.or(Some(&self.last).filter(|line| !line.is_empty())).cloned()
+    }
+
+    fn cause(&self) -> Option<String> {
+        self.error().or_else(|| self.last_words())
     }
 
     /// The header of a package's own test compiles, if the first error is one that they left in it: its path as the
@@ -183,9 +227,19 @@ impl Logged {
         (error.contains("#error") && error.contains("conftest failed")).then(|| Path::new(file))
     }
 
-    /// The reason, if this machine is why the build failed.
-    pub(super) fn machines_fault(&self) -> Option<&String> {
-        self.environment.as_ref().or(self.missing_program.as_ref())
+    /// The reason, if this machine is why a command ended with this status.
+    pub(super) fn machines_fault(&self, status: i32) -> Option<&String> {
+        let is_cause = |missing: &&Missing| {
+            missing.is_certain || status == NOT_FOUND || self.cause().as_ref() == Some(&missing.line)
+        };
+        let missing = || self.missing_program.as_ref().filter(is_cause).map(|missing| &missing.reason);
+        self.environment.as_ref().or_else(missing)
+    }
+
+    /// The script that could not be run, if that is why a command ended with this status.
+    pub(super) fn unrunnable(&self, status: i32) -> Option<&Path> {
+        let is_cause = status == NOT_FOUND || self.machines_fault(status).is_some();
+        self.unrunnable.as_deref().filter(|_| is_cause).map(Path::new)
     }
 
     /// What of the system was not found.
@@ -201,16 +255,21 @@ impl Logged {
     /// The failure of a command with this status. `step` says what the command is for, if it is not the build itself;
     /// `downloads` whether it is made to fetch something.
     pub(super) fn failure(&self, status: Option<i32>, step: Option<&str>, downloads: bool) -> Failure {
-        let said = self.error().or_else(|| Some(&self.last).filter(|line| !line.is_empty()).cloned());
-        let silent = || match status {
-            Some(status) => format!("`{}` ended with status {status} and printed nothing", self.command),
-            None => format!("`{}` printed nothing", self.command),
+        let ended = match status {
+            Some(status) => format!("ended with status {status} and printed nothing"),
+            None => "printed nothing".to_owned(),
         };
-        let error = said.unwrap_or_else(silent);
         let mut notes: Vec<String> = Vec::new();
-        notes.extend(step.map(|step| format!("{step}, `{}`, failed", self.command)));
-        notes.extend((self.tried_network || downloads).then(|| NO_NETWORK.to_owned()));
-        notes.extend(error.contains("Read-only file system").then(|| READ_ONLY.to_owned()));
+        let error = match (self.cause(), step) {
+            (Some(cause), step) => {
+                notes.extend(step.map(|step| format!("{step}, `{}`, failed", self.command)));
+                cause
+            }
+            (None, Some(step)) => format!("{step}, `{}`, {ended}", self.command),
+            (None, None) => format!("`{}` {ended}", self.command),
+        };
+        notes.extend((self.network.is_some() || downloads).then(|| NO_NETWORK.to_owned()));
+        notes.extend(writes_elsewhere(&error).then(|| READ_ONLY.to_owned()));
         let first_error = match notes.is_empty() {
             true => error,
             false => format!("{error} ({})", notes.join("; ")),
@@ -230,11 +289,36 @@ impl Logged {
     }
 }
 
+/// Whether a line only says that an earlier one was fatal.
+fn is_consequence(line: &str) -> bool {
+    let signs = [
+        "collect2: error: ld returned",
+        "linker command failed",
+        "BEGIN failed--compilation aborted",
+        "compilation terminated.",
+    ];
+    signs.iter().any(|sign| line.contains(sign))
+}
+
+/// Whether an error is that a build may not write where it tried to.
+fn writes_elsewhere(error: &str) -> bool {
+    let is_own = |path: &&str| {
+        let own = ["/tmp", "/var/tmp", "/var/lib/dkms/", "/usr/src/", "/run/kcache", "/dev/"];
+        own.iter().any(|own| path.starts_with(own))
+    };
+    let mut paths = error.split([' ', ':', '\'', '"', '`', ',']).filter(|word| word.starts_with('/'));
+    let writes = ["cannot create", "can't create", "cannot touch"].iter().any(|sign| error.contains(sign));
+    error.contains("Read-only file system") || writes && paths.next_back().is_some_and(|path| !is_own(&path))
+}
+
 fn is_of_compiler(line: &str) -> bool {
-    let signs = [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to"];
+    let signs =
+        [": error:", ": fatal error:", "ERROR: modpost:", ": undefined reference to", "ld: cannot find -l"];
     // A ./configure that quotes the output of a failed attempt.
     let is_quoted = line.starts_with("// ") || line.starts_with("# ");
-    (line.starts_with("error: ") || signs.iter().any(|sign| line.contains(sign))) && !is_quoted
+    (line.starts_with("error: ") || signs.iter().any(|sign| line.contains(sign)))
+        && !is_quoted
+        && !is_consequence(line)
 }
 
 /// Whether an error of make only names the target of a command that failed: `[Makefile:4: tool] Error 1`.
@@ -268,7 +352,11 @@ fn is_complaint(line: &str) -> bool {
     if is_of_make && !line.ends_with(": No such file or directory") {
         return false;
     }
-    if line.contains("warning:") || line.starts_with("checking ") || line.starts_with("  ") {
+    if line.contains("warning:")
+        || line.starts_with("checking ")
+        || line.starts_with("  ")
+        || is_consequence(line)
+    {
         return false;
     }
     let lower = line.to_lowercase();
@@ -287,6 +375,7 @@ fn is_complaint(line: &str) -> bool {
         "failed",
         "failure",
         "error",
+        "fatal",
         "invalid",
         "not supported",
         "unsupported",
@@ -294,12 +383,17 @@ fn is_complaint(line: &str) -> bool {
         "unknown",
         "unrecognized",
         "must be",
+        "please ",
+        "require",
+        "no module named",
+        "no package",
         "refus",
     ];
     signs.iter().any(|sign| lower.contains(sign))
 }
 
-/// Whether a line shows that a program wanted the network: the messages of resolvers, curl, wget, git and pip.
+/// Whether a line shows that a program wanted the network: the messages of resolvers, curl, wget (also BusyBox's), git, ssh,
+/// pip, apt, Go and Node.
 fn is_of_network(line: &str) -> bool {
     let signs = [
         "Could not resolve host",
@@ -313,6 +407,14 @@ fn is_of_network(line: &str) -> bool {
         "Could not resolve proxy",
         "Failed to establish a new connection",
         "no such host",
+        "Could not resolve hostname",
+        "Couldn't connect to server",
+        "bad address '",
+        "Temporary failure resolving",
+        "Name does not resolve",
+        "nodename nor servname provided",
+        "dial tcp",
+        "getaddrinfo",
     ];
     signs.iter().any(|sign| line.contains(sign))
 }
@@ -470,11 +572,54 @@ mod tests {
             "kernel could not be downloaded (its PRE_BUILD, `get.sh`, failed; builds have no network)"
         );
         assert_eq!(step("kcache: $ get.sh\nno\n", false), "no (its PRE_BUILD, `get.sh`, failed)");
+        assert_eq!(
+            step("kcache: $ get.sh\n", false),
+            "its PRE_BUILD, `get.sh`, ended with status 1 and printed nothing"
+        );
+    }
+
+    #[test]
+    fn the_network_and_the_complaint_above_advice_are_the_cause() {
+        let ssh = "Cloning into 'y'...\nssh: Could not resolve hostname github.com: Temporary failure\n\
+                   fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\n\
+                   and the repository exists.\n";
+        assert!(first_error(ssh).starts_with("ssh: Could not resolve hostname"), "{}", first_error(ssh));
+        let git = "fatal: not a git repository (or any parent up to mount point /)\n\
+                   Stopping at filesystem boundary (GIT_DISCOVERY_ACROSS_FILESYSTEM not set).";
+        assert!(first_error(git).starts_with("fatal: not a git"));
+        let piped = "curl: (6) Could not resolve host: x\ntar: Error is not recoverable: exiting now\nmake: *** [a] Error 2";
+        assert!(first_error(piped).starts_with("curl: (6)"));
+        let compiled = "wget: bad address 'x'\na.c:1:1: error: first\nmake: *** [a] Error 1";
+        assert_eq!(first_error(compiled), format!("a.c:1:1: error: first ({NO_NETWORK})"));
+    }
+
+    #[test]
+    fn what_only_follows_from_an_error_is_no_cause() {
+        let linked = "/usr/bin/ld: cannot find -lelf: No such file or directory\ncollect2: error: ld returned 1 exit status\nmake: *** [t] Error 1";
+        assert!(first_error(linked).contains("cannot find -lelf"));
+        let perl = "Can't locate A/B.pm in @INC (@INC contains: /etc/perl).\nBEGIN failed--compilation aborted.\nmake: *** [t] Error 2";
+        assert!(first_error(perl).starts_with("Can't locate A/B.pm"));
+    }
+
+    #[test]
+    fn where_builds_can_write_is_said_of_paths_elsewhere() {
+        assert!(
+            first_error("touch: cannot touch '/var/log/x': No such file or directory").contains(READ_ONLY)
+        );
+        assert!(first_error("sh: 2: cannot create /root/x: Directory nonexistent").contains(READ_ONLY));
+        assert!(
+            !first_error("cp: cannot create regular file 'a/b': No such file or directory")
+                .contains(READ_ONLY)
+        );
+        assert!(
+            !first_error("mkdir: cannot create directory '/var/lib/dkms/a/1/build/x': File exists")
+                .contains(READ_ONLY)
+        );
     }
 
     #[test]
     fn a_missing_program_is_why_a_build_failed_only_if_nothing_else_is() {
-        let fault = |log: &str| noticed(log).machines_fault().cloned().unwrap_or_default();
+        let fault = |log: &str| noticed(log).machines_fault(2).cloned().unwrap_or_default();
         assert_eq!(
             fault("sh: 1: flex: command not found\nmake: *** [x] Error 127"),
             "it needs flex (Debian package: flex), which is not installed"
@@ -488,7 +633,11 @@ mod tests {
         assert_eq!(fault(survived), "");
         assert_eq!(first_error(survived), "a.c:3:1: error: first");
         // What a later command does not find is another matter.
-        assert!(fault("a.c:3:1: error: of a test\nsh: bison: command not found").contains("bison"));
+        let later = noticed("a.c:3:1: error: of a test\nsh: bison: command not found");
+        assert!(later.machines_fault(127).is_some_and(|reason| reason.contains("bison")));
+        assert!(fault("/bin/sh: 1: flex: not found\nmake: *** [x] Error 1").contains("flex"));
+        assert_eq!(fault("/bin/sh: 1: lsb_release: not found\nMakefile:3: *** too old.  Stop."), "");
+        assert_eq!(fault("/bin/sh: 1: lsb_release: not found\nthis kernel is not supported"), "");
     }
 
     #[test]
@@ -500,7 +649,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_or_an_unreadable_header_is_not_the_packages_fault() {
-        let fault = |log: &str| noticed(log).machines_fault().cloned().unwrap_or_default();
+        let fault = |log: &str| noticed(log).machines_fault(1).cloned().unwrap_or_default();
         assert!(fault("cc1: x.s: No space left on device").starts_with("the disk is full"));
         assert!(fault("cat: /usr/include/x.h: Permission denied").starts_with("a file of this host"));
         assert!(fault("a.c:1:10: fatal error: /usr/include/x.h: Permission denied").starts_with("a file of"));

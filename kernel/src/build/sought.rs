@@ -81,13 +81,19 @@ impl Sought {
         let header = between(": fatal error: ", ": No such file or directory")
             .or_else(|| between(": fatal error: ", " file not found"))
             .map(Sought::Header);
-        let python = || between("ModuleNotFoundError: No module named '", "'").map(Sought::Python);
+        let python = || python_module(line).map(Sought::Python);
         let perl = || between("Can't locate ", " in @INC").map(Sought::Perl);
         let library = || {
             let name = line.split_once("cannot find -l").map(|(_, name)| name)?;
             Some(Sought::Library(name.split([':', ' ']).next()?.to_owned()))
         };
-        let package = || between("No package '", "' found").map(Sought::PkgConfig);
+        // pkg-config's, and pkgconf's.
+        let package = || {
+            between("No package '", "' found")
+                .or_else(|| between("Package ", " was not found in the pkg-config search path"))
+                .or_else(|| between("Package '", "', required by "))
+                .map(Sought::PkgConfig)
+        };
         let program = || program(line).map(Sought::Program);
         header
             .or_else(python)
@@ -185,12 +191,131 @@ pub(super) fn with_package(program: &str) -> String {
     }
 }
 
-/// The program that a shell or make did not find: `sh: 1: flex: not found`, `make: flex: No such file or directory`.
+/// Programs that run another one, and say that it is not there: env(1), xargs(1), timeout(1), ...
+const RUNNERS: [&str; 10] =
+    ["env", "xargs", "timeout", "nice", "nohup", "setsid", "stdbuf", "ionice", "taskset", "time"];
+
+/// The program that a shell, make or another program did not find: `sh: 1: flex: not found`,
+/// `make: flex: No such file or directory`, `/usr/bin/env: 'python': No such file or directory`.
 fn program(line: &str) -> Option<String> {
-    let of_shell = line.strip_suffix(": command not found").or_else(|| line.strip_suffix(": not found"));
-    let of_make = || line.strip_suffix(": No such file or directory").filter(|rest| rest.starts_with("make"));
-    let name = of_shell.or_else(of_make)?.rsplit(": ").next()?;
-    (!name.contains([' ', '/'])).then(|| name.to_owned())
+    let of_shell = [": command not found", ": Command not found", ": not found"];
+    let of_shell = of_shell.iter().find_map(|end| line.strip_suffix(end));
+    let of_make = || line.strip_suffix(NO_FILE).filter(|rest| rest.starts_with("make"));
+    let named = of_shell.or_else(of_make).and_then(|rest| rest.rsplit(": ").next());
+    let name = named.or_else(|| of_runner(line)).or_else(|| of_script(line))?;
+    (!name.is_empty() && !name.contains([' ', '/'])).then(|| name.to_owned())
+}
+
+const NO_FILE: &str = ": No such file or directory";
+
+fn of_runner(line: &str) -> Option<&str> {
+    let (runner, what) = line.strip_suffix(NO_FILE)?.split_once(": ")?;
+    RUNNERS.contains(&runner.rsplit('/').next()?).then_some(())?;
+    let phrases = ["failed to run command ", "failed to execute ", "cannot run "];
+    let name = phrases.iter().find_map(|phrase| what.strip_prefix(phrase)).unwrap_or(what);
+    Some(name.trim_matches(['\'', '"', '`', '\u{2018}', '\u{2019}']))
+}
+
+/// Python's and Perl's words for a program that they could not run.
+fn of_script(line: &str) -> Option<&str> {
+    let python =
+        line.split_once("FileNotFoundError: [Errno 2] No such file or directory: '").map(|(_, name)| name);
+    let perl = || line.split_once("Can't exec \"").map(|(_, name)| name);
+    let name = python.or_else(perl)?.split(['\'', '"']).next()?;
+    // One with a dot is a file rather than a program.
+    (!name.contains('.')).then_some(name)
+}
+
+/// The path of a script of the package that could not be run although it is there, as far as a line shows: the program that
+/// its first line names is not.
+pub(super) fn unrunnable(line: &str) -> Option<&str> {
+    let bash = [": cannot execute: required file not found", ": bad interpreter: No such file or directory"];
+    let of_bash =
+        line.strip_suffix(bash[0]).or_else(|| Some(line.strip_suffix(bash[1])?.rsplit_once(": ")?.0));
+    let of_sh = || line.strip_suffix(": not found");
+    let of_make = || line.strip_suffix(NO_FILE).filter(|rest| rest.starts_with("make"));
+    let path = of_bash.or_else(of_sh).or_else(of_make)?.rsplit(": ").next()?;
+    (path.contains('/') && !path.contains(' ')).then_some(path)
+}
+
+/// Python's `No module named 'a.b'; 'a' is not a package`; version 2 has no quotes.
+fn python_module(line: &str) -> Option<String> {
+    let (_, name) = line.split_once("No module named ")?;
+    Some(name.split([';', ' ', ',']).next()?.trim_matches(['\'', '"']).to_owned())
+}
+
+/// Words of messages that are not names of programs.
+const PLAIN_WORDS: [&str; 44] = [
+    "a",
+    "all",
+    "an",
+    "and",
+    "are",
+    "be",
+    "before",
+    "build",
+    "building",
+    "but",
+    "cannot",
+    "command",
+    "could",
+    "error",
+    "first",
+    "for",
+    "found",
+    "have",
+    "in",
+    "install",
+    "installed",
+    "is",
+    "it",
+    "missing",
+    "must",
+    "need",
+    "needed",
+    "needs",
+    "no",
+    "not",
+    "of",
+    "or",
+    "package",
+    "please",
+    "program",
+    "required",
+    "requires",
+    "system",
+    "the",
+    "this",
+    "to",
+    "was",
+    "with",
+    "you",
+];
+
+/// So many words of a message are kept that may be names of programs.
+const MOST_WORDS: usize = 8;
+
+/// Programs that a script's message may be about, which are not there: `Please install dwarves and flex`. Whether it means one
+/// of them is seen once that is installed.
+pub(super) fn named(message: &str, root: &Root) -> Vec<Sought> {
+    let lower = message.to_lowercase();
+    let signs = ["install", "require", "not found", "missing", "need"];
+    if !signs.iter().any(|sign| lower.contains(sign)) || lower.contains(" error:") {
+        return Vec::new();
+    }
+    let words = message.split(|c: char| !(c.is_ascii_alphanumeric() || "+-_.".contains(c)));
+    let words = words.map(|word| word.trim_matches(['.', '-']));
+    let is_like = |word: &&str| {
+        word.len() > 1 && word.starts_with(|c: char| c.is_ascii_lowercase()) && !PLAIN_WORDS.contains(word)
+    };
+    let sought = words.filter(is_like).map(|word| Sought::Program(word.to_owned()));
+    let mut found: Vec<Sought> = Vec::new();
+    for sought in sought.filter(|sought| !sought.is_there(root)) {
+        if found.len() < MOST_WORDS && !found.contains(&sought) {
+            found.push(sought);
+        }
+    }
+    found
 }
 
 /// The directories that Perl has its modules in: `@INC` of Debian's (perl(1)), of each version.
@@ -212,7 +337,10 @@ fn python(root: &Root) -> Vec<PathBuf> {
     for above in ["/usr/lib", "/usr/lib64", "/usr/local/lib"] {
         let names =
             root.find(above).and_then(|dir| fs_err::read_dir(dir).ok()).into_iter().flatten().flatten();
-        let versions = names.filter(|entry| entry.file_name().to_string_lossy().starts_with("python3."));
+        let versions = names.filter(|entry| {
+            let name = entry.file_name();
+            ["python3.", "python2."].iter().any(|python| name.to_string_lossy().starts_with(python))
+        });
         found.extend(versions.flat_map(|entry| {
             let dir = Path::new(above).join(entry.file_name());
             [dir.join("site-packages"), dir.join("dist-packages"), dir]
@@ -243,6 +371,19 @@ mod tests {
         check("script: line 5: flex: command not found", Some("program flex"));
         check("/bin/sh: 1: bison: not found", Some("program bison"));
         check("make[1]: gawk: No such file or directory", Some("program gawk"));
+        check("make: gcc-13: Command not found", Some("program gcc-13"));
+        check("/usr/bin/env: 'python': No such file or directory", Some("program python"));
+        check("xargs: pahole: No such file or directory", Some("program pahole"));
+        check("timeout: failed to run command 'dtc': No such file or directory", Some("program dtc"));
+        check("env: 'a b': No such file or directory", None);
+        check("Can't exec \"nasm\": No such file or directory at x.pl line 3.", Some("program nasm"));
+        check("FileNotFoundError: [Errno 2] No such file or directory: 'bison'", Some("program bison"));
+        check("FileNotFoundError: [Errno 2] No such file or directory: 'a.txt'", None);
+        check("ImportError: No module named yaml", Some("python yaml"));
+        check("/usr/bin/python3: No module named venv", Some("python venv"));
+        check("ModuleNotFoundError: No module named 'a.b'; 'a' is not a package", Some("python a.b"));
+        check("Package libnl-3.0 was not found in the pkg-config search path.", Some("pkg-config libnl-3.0"));
+        check("Package 'x', required by 'virtual:world', not found", Some("pkg-config x"));
         check("cat: x: No such file or directory", None);
         check("./configure: line 3: ./own: command not found", None);
         for text in ["header a/b.h", "python x", "library y", "pkg-config z"] {
@@ -252,6 +393,32 @@ mod tests {
             [Sought::parse("header ../x"), Sought::parse("other x"), Sought::parse("")],
             [None, None, None]
         );
+    }
+
+    #[test]
+    fn a_message_names_programs_that_are_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("usr/bin")).unwrap();
+        fs::write(dir.path().join("usr/bin/gawk"), "").unwrap();
+        let check = |message: &str, expect: &[&str]| {
+            let found = named(message, &Root::new(dir.path()));
+            assert_eq!(found.iter().map(Sought::text).collect::<Vec<_>>(), expect, "{message}");
+        };
+        check("Please install dwarves, gawk and flex.", &["program dwarves", "program flex"]);
+        check("dtc is required but was not found", &["program dtc"]);
+        check("this kernel is too old", &[]);
+        check("a.c:3:1: error: x not found", &[]);
+    }
+
+    #[test]
+    fn a_script_without_its_interpreter_is_recognised() {
+        let check = |line: &str, expect: Option<&str>| assert_eq!(unrunnable(line), expect, "{line}");
+        check("s: line 5: /b/pre: cannot execute: required file not found", Some("/b/pre"));
+        check("s: /b/pre: /usr/bin/x: bad interpreter: No such file or directory", Some("/b/pre"));
+        check("/bin/sh: 1: ./gen.sh: not found", Some("./gen.sh"));
+        check("make[1]: ./gen.sh: No such file or directory", Some("./gen.sh"));
+        check("cat: ./x: No such file or directory", None);
+        check("sh: 1: flex: not found", None);
     }
 
     #[test]
@@ -268,6 +435,7 @@ mod tests {
             ("python elftools.elf", "usr/lib/python3/dist-packages/elftools/__init__.py".to_owned()),
             ("perl XML/Parser.pm", "usr/share/perl5/XML/Parser.pm".to_owned()),
             ("python yaml", "usr/lib/python3.11/site-packages/yaml.py".to_owned()),
+            ("python old", "usr/lib/python2.7/dist-packages/old/__init__.py".to_owned()),
         ] {
             let sought = Sought::parse(text).unwrap();
             assert!(!sought.is_there(&root), "{text}");

@@ -97,12 +97,14 @@ pub enum Error {
         package: String,
     },
     /// Two packages build a module of the same name, of which only one could be loaded.
-    #[error("module {module} of package {package} is also built by another package of the set")]
+    #[error("module {module} of package {package} is also built by {other}")]
     SameModule {
         /// Name of the module.
         module: String,
         /// The second of the two packages.
         package: String,
+        /// The first of them.
+        other: String,
     },
     /// [`super::ModuleSource`] failed to deliver a module.
     #[error("module {module} cannot be fetched")]

@@ -19,7 +19,7 @@
 //! its own `previous`: enough to return one step, and of bounded size. Readers ignore unknown fields and refuse
 //! unknown formats.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,7 @@ impl Set {
     pub fn checked(mut self) -> Result<Self, Error> {
         self.packages.sort_by(|a, b| a.name.cmp(&b.name));
         let mut packages = BTreeSet::new();
-        let mut modules = BTreeSet::new();
+        let mut modules = BTreeMap::new();
         for package in &mut self.packages {
             package.modules.sort_by(|a, b| a.name.cmp(&b.name));
             check_name(&package.name)?;
@@ -155,10 +155,11 @@ impl Set {
             for module in &package.modules {
                 check_name(&module.name)?;
                 // The kernel calls `snd-pcm.ko` `snd_pcm`, so both spellings are one module.
-                if !modules.insert(ModuleName::new(&module.name)) {
+                if let Some(other) = modules.insert(ModuleName::new(&module.name), package.name.clone()) {
                     return Err(Error::SameModule {
                         module: module.name.clone(),
                         package: package.name.clone(),
+                        other,
                     });
                 }
             }
@@ -386,7 +387,7 @@ mod tests {
         check(set(vec![package("a", &["x"]), package("a", &["y"])]), "package a was requested twice");
         check(
             set(vec![package("a", &["s-x"]), package("b", &["s_x"])]),
-            "module s_x of package b is also built by another package of the set",
+            "module s_x of package b is also built by a",
         );
         check(set(vec![package("../a", &[])]), "invalid package or module name \"../a\"");
         check(set(vec![package("a", &[".x"])]), "invalid package or module name \".x\"");

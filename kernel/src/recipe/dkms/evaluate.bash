@@ -8,25 +8,45 @@ directives=(CLEAN AUTOINSTALL NO_WEAK_MODULES PACKAGE_NAME PACKAGE_VERSION OBSOL
     BUILT_MODULE_NAME BUILT_MODULE_LOCATION DEST_MODULE_NAME DEST_MODULE_LOCATION
     REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE MODULES_CONF_OBSOLETE_ONLY)
 
+# Prints the directives as assignments, in the shell that has read a file. What the file leaves behind does not count:
+# options, traps, functions with the names of builtins, IFS. In POSIX mode, `set`, `trap` and `unset` are never functions.
+# `exit` in a file ends up here too; with a status other than 0, it refuses to be read.
+_kcache_give() {
+    POSIXLY_CORRECT=1
+    set +euxC -f
+    trap - EXIT ERR DEBUG RETURN
+    unset -f declare echo shopt
+    unset POSIXLY_CORRECT
+    shopt -u xpg_echo
+    IFS=$' \t\n'
+    if [[ $1 != read ]]; then
+        [[ $1 == 0 ]] || return "$1"
+        echo _kcache_exited=1 >>"$_kcache_out"
+    fi
+    for _kcache_name in "${_kcache_directives[@]}"; do
+        declare -n _kcache_array=$_kcache_name
+        for _kcache_i in "${!_kcache_array[@]}"; do
+            echo "$_kcache_name[$_kcache_i]=\""${_kcache_array[_kcache_i]}\"
+        done >>"$_kcache_out"
+        unset -n _kcache_array
+    done
+    return 0
+}
+
 take() {
     bash -n "$1" || exit 65
-    local text
-    text=$(
-        . "$1" >/dev/null
-        # What the file leaves behind does not count: options, traps, functions with the names of builtins, IFS.
-        builtin set +eux -f
-        builtin unset -f set trap unset declare echo eval for printf test '[' 2>/dev/null
-        trap - EXIT ERR DEBUG RETURN
-        IFS=$' \t\n'
-        for _name in "${directives[@]}"; do
-            declare -n _array=$_name
-            for _i in "${!_array[@]}"; do
-                echo "$_name[$_i]=\""${_array[_i]}\"
-            done
-            unset -n _array
-        done
-    )
-    eval "$text"
+    local out=/tmp/.kcache-directives
+    >$out
+    (
+        _kcache_directives=("${directives[@]}") _kcache_out=$out
+        trap '_kcache_give $?' EXIT
+        . "$1"
+        _kcache_give read
+    ) >/dev/null || {
+        echo "it ends itself with status $?"
+        exit 1
+    }
+    . $out
 }
 
 record() { printf '%s\0' "$@"; }
@@ -85,6 +105,7 @@ for name in REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS
     ((${#array[@]})) && note "$name is deprecated and does nothing"
     unset -n array
 done
+[[ $_kcache_exited ]] && note "it calls \`exit\`, after which DKMS itself reads nothing of it"
 [[ $NO_WEAK_MODULES ]] && note "NO_WEAK_MODULES has no effect: kcache makes no weak modules"
 [[ $BUILD_DEPENDS_REBUILD ]] && note "BUILD_DEPENDS_REBUILD has no effect: what is built against counts always"
 [[ $CLEAN && ! $CLEAN =~ ^(/usr)?(/bin/)?true$ ]] && note "CLEAN is deprecated in DKMS 3; it is run before the build"
