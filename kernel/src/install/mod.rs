@@ -32,6 +32,11 @@
 //! The staging directory is beside `T`, on the same file system but outside it, because depmod searches directories
 //! whose name begins with a dot.
 //!
+//! If `T` is a mount of its own, nothing can be renamed into it from beside it. Then both directories are in it, below
+//! `.kcache/build/`, because depmod searches no directory of that name. `/lib/modules/R` may be a link; then all of this
+//! is at its target ([`ModulesDir`]). On overlayfs a directory of a lower layer cannot be renamed: an old generation
+//! there is deleted in its place, while the journal shows that it is not installed any more.
+//!
 //! # The protocol
 //!
 //! 1. Lock. Recover from an interrupted run. Stage every module: read, verify, sign, compress, write, fsync.
