@@ -16,7 +16,7 @@ use fs_err as fs;
 use kcache_kernel::index::{
     DepIndex, DepmodReason, Disk, Facts, IndexedFile, Present, SearchRules, Texts, module_name, update,
 };
-use kcache_kernel::install::{self, Generation, Site, Transaction};
+use kcache_kernel::install::{self, Generation, ModulesDir, Site, Transaction};
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::ko::{self, BuildId, Expect, Flags, Ko, ModInfo};
 use kcache_kernel::makefile::{self, Given};
@@ -391,8 +391,9 @@ pub fn journal(bytes: &[u8]) {
     let tree = Tree::new();
     fs::write(tree.staging().join("journal.json"), bytes).expect("a file");
     let (live, before) = (tree.live(), tree.strange());
+    let dir = ModulesDir::from(&live);
     let begun = Transaction::begin(Site {
-        tree: &live,
+        tree: &dir,
         root: tree.0.path(),
         depmod: Path::new("/nonexistent/depmod"),
         always_depmod: false,

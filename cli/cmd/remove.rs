@@ -100,8 +100,8 @@ pub fn meant(context: &Context, asked: &Kernels) -> Result<Vec<Kernel>, Failure>
 fn settle(context: &Context, out: &Out, kernels: &mut Vec<Kernel>) -> Exit {
     let mut exit = Exit::Done;
     kernels.retain(|kernel| {
-        let Some(tree) = kernel.modules.as_deref() else { return true };
-        let settled = generation::recover(context, &kernel.release, tree);
+        let Some(tree) = kernel.modules.as_ref() else { return true };
+        let settled = generation::recover(context, tree);
         let Err(error) = settled else { return true };
         exit = exit.or(report_error(out, kernel, &error));
         false
@@ -110,12 +110,12 @@ fn settle(context: &Context, out: &Out, kernels: &mut Vec<Kernel>) -> Exit {
 }
 
 fn generation(kernel: &Kernel) -> Option<Generation> {
-    current(kernel.modules.as_deref()?).ok().flatten()
+    current(kernel.modules.as_ref()?).ok().flatten()
 }
 
 /// Also of packages of which nothing but their names is known any more.
 fn names(kernel: &Kernel) -> Vec<String> {
-    let base = kernel.modules.as_deref().and_then(|tree| base(tree).ok()).unwrap_or_default();
+    let base = kernel.modules.as_ref().and_then(|tree| base(tree).ok()).unwrap_or_default();
     let packages = base.generation.into_iter().flat_map(|generation| generation.set.packages);
     packages.map(|package| package.name).chain(base.lost).collect()
 }

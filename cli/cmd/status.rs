@@ -45,7 +45,7 @@ pub fn leftovers(context: &Context, asked: &Kernels) -> Result<Vec<Kernel>, Fail
 pub fn say_leftovers(out: &Out, leftovers: &[Kernel]) {
     for kernel in leftovers {
         let release = &kernel.release;
-        let is_ours = kernel.modules.as_deref().is_some_and(|tree| is_orphaned(tree).unwrap_or(true));
+        let is_ours = kernel.modules.as_ref().is_some_and(|tree| is_orphaned(tree).unwrap_or(true));
         let way = if is_ours {
             format!("; `kcache remove -k {release}` removes kcache's modules")
         } else {

@@ -7,7 +7,7 @@ use clap::Parser;
 use fs_err as fs;
 use kcache::error::Error;
 use kcache::kernel::dkms::{DkmsBuild, Records, Version};
-use kcache::kernel::install::{self, ForeignFile, Generation};
+use kcache::kernel::install::{self, ForeignFile, Generation, ModulesDir};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
 use kcache::kernel::recipe::{is_flat_name, is_version};
@@ -219,14 +219,14 @@ impl<'a> Place<'a> {
     }
 
     /// Releases of installed kernels, oldest first, with their directories of modules.
-    pub fn installed_kernels(&self) -> Result<Vec<(String, PathBuf)>, DkmsError> {
+    pub fn installed_kernels(&self) -> Result<Vec<ModulesDir>, DkmsError> {
         Ok(kernels::trees(&self.context.root).map_err(kcache::error::Error::from)?)
     }
 
     /// Every version that is added, or installed without that.
     pub fn known(&self) -> Result<Vec<Version>, DkmsError> {
         let mut known = self.records.added()?;
-        for (_, tree) in self.installed_kernels()? {
+        for tree in self.installed_kernels()? {
             let generation = install::current(&tree).map_err(kcache::error::Error::from)?;
             let packages = generation.into_iter().flat_map(|generation| generation.set.packages);
             known.extend(packages.map(|package| Version { name: package.name, version: package.version }));
@@ -241,7 +241,8 @@ impl<'a> Place<'a> {
         let dkms = self.records.built(what)?;
         let store = self.context.open_existing_store().map_err(kcache::error::Error::from)?;
         let mut found = Vec::new();
-        for (kernel, tree) in self.installed_kernels()? {
+        for tree in self.installed_kernels()? {
+            let kernel = tree.release().to_owned();
             let generation = install::current(&tree).map_err(kcache::error::Error::from)?;
             let has = |g: &Generation| {
                 g.set.packages.iter().any(|p| p.name == what.name && p.version == what.version)

@@ -2,15 +2,13 @@
 //!
 //! Modules that DKMS itself installed are removed by a transaction too, and its records with them.
 
-use std::path::Path;
-
 use fs_err as fs;
 
 use kcache::deploy::{adopt, generation as flow, scripts};
 use kcache::error::Error;
 use kcache::kernel::dkms::originals::{self, Original};
 use kcache::kernel::dkms::{DkmsBuild, Version, weakly_used};
-use kcache::kernel::install::{ForeignFile, ForeignFiles};
+use kcache::kernel::install::{ForeignFile, ForeignFiles, ModulesDir};
 use kcache::run::request::Request;
 use kcache::run::session::Session;
 
@@ -110,7 +108,7 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
 }
 
 /// What was taken over from DKMS is not to come back by `kcache adopt --undo`.
-fn forget_kept(place: &Place, tree: &Path, name: &str) -> Result<(), DkmsError> {
+fn forget_kept(place: &Place, tree: &ModulesDir, name: &str) -> Result<(), DkmsError> {
     flow::forget_kept(&place.context, tree, name)?;
     Ok(())
 }

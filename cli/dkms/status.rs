@@ -5,11 +5,9 @@
 //! bbswitch/0.8: added
 //! ```
 
-use std::path::Path;
-
 use kcache::error::Error;
 use kcache::kernel::dkms::Version;
-use kcache::kernel::install::{self, Fault, Generation};
+use kcache::kernel::install::{self, Fault, Generation, ModulesDir};
 
 use super::DkmsError;
 use super::place::{Place, Standing};
@@ -61,8 +59,7 @@ fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Resul
 
 /// Whether an installed file is not what it was.
 fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool, DkmsError> {
-    let Some((_, tree)) =
-        place.installed_kernels()?.into_iter().find(|(kernel, _)| *kernel == standing.kernel)
+    let Some(tree) = place.installed_kernels()?.into_iter().find(|tree| tree.release() == standing.kernel)
     else {
         return Ok(false);
     };
@@ -73,7 +70,7 @@ fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool
     }
 }
 
-fn is_faulty(tree: &Path, generation: &Generation, what: &Version) -> Result<bool, DkmsError> {
+fn is_faulty(tree: &ModulesDir, generation: &Generation, what: &Version) -> Result<bool, DkmsError> {
     let faults = install::verify(tree, generation).map_err(Error::from)?;
     Ok(faults.iter().any(|fault| match fault {
         Fault::Missing { path } | Fault::Changed { path, .. } => {

@@ -1,6 +1,5 @@
-use std::path::PathBuf;
-
 use kcache::inputs::change::InputChange;
+use kcache::kernel::install::ModulesDir;
 use kcache::kernel::kernels::{Headers, Kernel};
 use kcache::kernel::packages::Package;
 use kcache::run::policy::Need;
@@ -14,7 +13,7 @@ const HOSTILE: &str =
     "</td></pre></style><script>alert(1)</script><img src=x onerror='alert(1)'>\" onclick=\"x";
 
 fn kernel(release: &str) -> Kernel {
-    let modules = Some(PathBuf::from("/lib/modules").join(release));
+    let modules = Some(ModulesDir::new(format!("/lib/modules/{release}"), release));
     Kernel {
         release: release.to_owned(),
         modules,

@@ -14,7 +14,7 @@ use fs_err as fs;
 
 use crate::bounded_read;
 use crate::compress::Compression;
-use crate::install::has_kernel;
+use crate::install::{ModulesDir, has_kernel};
 use crate::kconfig::Kconfig;
 use crate::release;
 use crate::rootfs::Root;
@@ -54,8 +54,8 @@ pub enum Error {
 pub struct Kernel {
     /// Release, as `uname -r` prints it.
     pub release: String,
-    /// Path of `/lib/modules/R` on this machine; `None` for a build tree of a kernel that is not installed.
-    pub modules: Option<PathBuf>,
+    /// `/lib/modules/R` on this machine; `None` for a build tree of a kernel that is not installed.
+    pub modules: Option<ModulesDir>,
     /// The build tree, or why there is none.
     pub headers: Headers,
     /// The image's build, as `uname -v` prints it, if there is an image that contains it.
@@ -143,30 +143,36 @@ pub fn compression(config: &Kconfig) -> Compression {
 
 /// Every kernel under the root's `/lib/modules` and `/usr/lib/modules`, oldest first.
 pub fn installed(root: &Root) -> Result<Vec<Kernel>, Error> {
-    trees(root)?.into_iter().map(|(release, dir)| read_installed(root, release, dir)).collect()
+    trees(root)?.into_iter().map(|dir| read_installed(root, dir)).collect()
 }
 
 /// The installed kernel of exactly this release.
 pub fn of_release(root: &Root, release: &str) -> Result<Option<Kernel>, Error> {
-    let found = trees(root)?.into_iter().find(|(other, _)| other == release);
-    found.map(|(release, dir)| read_installed(root, release, dir)).transpose()
+    let found = trees(root)?.into_iter().find(|dir| dir.release() == release);
+    found.map(|dir| read_installed(root, dir)).transpose()
 }
 
 /// The directories of installed or removed kernels' modules, with their releases, oldest first. Directories whose name
-/// cannot be a release are ignored.
-pub fn trees(root: &Root) -> Result<Vec<(String, PathBuf)>, Error> {
-    let mut found: Vec<(String, PathBuf)> = Vec::new();
+/// cannot be a release are ignored. Links are followed within the root.
+pub fn trees(root: &Root) -> Result<Vec<ModulesDir>, Error> {
+    let mut found: Vec<ModulesDir> = Vec::new();
     for parent in modules_dirs(root) {
         for entry in fs::read_dir(parent)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            let new = !found.iter().any(|(release, _)| *release == name);
-            if new && release::is_plain(&name) && entry.file_type()?.is_dir() {
-                found.push((name, entry.path()));
+            let is_known = found.iter().any(|dir| dir.release() == name);
+            if is_known || !release::is_plain(&name) {
+                continue;
             }
+            let kind = entry.file_type()?;
+            let path = match kind.is_symlink() {
+                true => root.inside(&entry.path()).and_then(|inside| root.find(inside)),
+                false => Some(entry.path()),
+            };
+            found.extend(path.filter(|path| path.is_dir()).map(|path| ModulesDir::new(path, &name)));
         }
     }
-    found.sort_by(|a, b| release::compare(&a.0, &b.0));
+    found.sort_by(|a, b| release::compare(a.release(), b.release()));
     Ok(found)
 }
 
@@ -197,7 +203,8 @@ pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
     let modules = ["/lib/modules", "/usr/lib/modules"]
         .iter()
         .find_map(|parent| root.find(format!("{parent}/{release}")))
-        .filter(|dir| dir.is_dir());
+        .filter(|dir| dir.is_dir())
+        .map(|dir| ModulesDir::new(dir, &release));
     let tree = match root.inside(&path).filter(|_| packaged(root, &path)) {
         Some(inside) => {
             let beside = modules
@@ -224,8 +231,9 @@ fn packaged(root: &Root, path: &Path) -> bool {
     ["/usr/src", "/usr/lib", "/lib"].iter().filter_map(|dir| root.find(dir)).any(|dir| path.starts_with(dir))
 }
 
-fn read_installed(root: &Root, release: String, modules: PathBuf) -> Result<Kernel, Error> {
-    let inside = root.inside(&modules).unwrap_or_else(|| modules.clone());
+fn read_installed(root: &Root, modules: ModulesDir) -> Result<Kernel, Error> {
+    let release = modules.release().to_owned();
+    let inside = root.inside(&modules).unwrap_or_else(|| modules.to_path_buf());
     let places = [
         inside.join("build"),
         PathBuf::from(format!("/usr/src/linux-headers-{release}")),

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use kcache_kernel::dkms::{self, DkmsBuild, Records};
-use kcache_kernel::install::{self as tree, ForeignFile, ForeignFiles};
+use kcache_kernel::install::{self as tree, ForeignFile, ForeignFiles, ModulesDir};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::packages::{self, Package};
@@ -113,7 +113,7 @@ pub fn without(names: &[String]) -> SetChange<'_> {
 }
 
 /// Names of the packages that kcache has installed in a tree.
-pub fn installed(dir: &Path) -> std::result::Result<Vec<String>, Error> {
+pub fn installed(dir: &ModulesDir) -> std::result::Result<Vec<String>, Error> {
     let generation = tree::current(dir)?;
     let packages = generation.into_iter().flat_map(|generation| generation.set.packages);
     Ok(packages.map(|package| package.name).collect())

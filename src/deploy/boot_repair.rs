@@ -28,13 +28,13 @@ use crate::run::session::Session;
 /// Recovers every kernel's tree; returns the errors with their releases. One error does not prevent the others.
 pub fn settle(context: &Context) -> Result<Vec<(String, Error)>> {
     let mut failed = Vec::new();
-    for (release, dir) in kernels::trees(&context.root)? {
+    for dir in kernels::trees(&context.root)? {
         let settled = match tree::is_orphaned(&dir) {
-            Ok(true) => generation::retire(context, &release).map(|_| ()),
-            Ok(false) => generation::recover(context, &release, &dir),
+            Ok(true) => generation::retire(context, dir.release()).map(|_| ()),
+            Ok(false) => generation::recover(context, &dir),
             Err(error) => Err(error.into()),
         };
-        failed.extend(settled.err().map(|error| (release, error)));
+        failed.extend(settled.err().map(|error| (dir.release().to_owned(), error)));
     }
     Ok(failed)
 }

@@ -21,7 +21,8 @@ use crate::run::context::Context;
 /// What stays for the kernels under the root. Sets to go back to count only where `keep_previous` says so.
 pub fn keep(context: &Context, store: &Store, keep_previous: bool, pins: &[Key]) -> Result<Keep> {
     let mut keep = Keep { keys: pins.iter().copied().collect(), ..Keep::default() };
-    for (release, tree) in kernels::trees(&context.root)? {
+    for tree in kernels::trees(&context.root)? {
+        let release = tree.release().to_owned();
         let unknown = |source| Error::Unreachable { release: release.clone(), source };
         for generation in install::generations(&tree).map_err(unknown)? {
             add(&mut keep, &generation.wanted());

@@ -5,13 +5,12 @@
 //! set is signed with the current key. When modules are removed, the rest stays as it is.
 
 use std::io::Write;
-use std::path::Path;
 
 use kcache_kernel::compress::Compression;
 use kcache_kernel::dkms::framework;
 use kcache_kernel::install::{
     self, Act, Base, BoxError, Committed, Fault, ForeignFiles, Generation, Indexed, InstallPlan,
-    InstalledPackage, ModuleSpec, Recovery, Remark, Set, Site, Transaction,
+    InstalledPackage, ModuleSpec, ModulesDir, Recovery, Remark, Set, Site, Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
@@ -67,8 +66,8 @@ impl Done {
 /// # Errors
 ///
 /// [`Error::NotInstalled`] for a build tree of a kernel that is not installed.
-pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a Path> {
-    kernel.modules.as_deref().ok_or_else(|| Error::NotInstalled {
+pub fn tree<'a>(session: &Session, kernel: &'a Kernel) -> Result<&'a ModulesDir> {
+    kernel.modules.as_ref().ok_or_else(|| Error::NotInstalled {
         release: kernel.release.clone(),
         root: session.context.root.dir().to_owned(),
     })
@@ -192,30 +191,30 @@ fn done(session: &Session, change: &SetChange, plan: InstallPlan, outcome: Commi
 }
 
 /// Recovers a kernel's tree from an interrupted run.
-pub fn recover(context: &Context, release: &str, tree: &Path) -> Result<()> {
+pub fn recover(context: &Context, tree: &ModulesDir) -> Result<()> {
     if install::interrupted(tree)? {
         let say = |message: &str| context.progress().say(message);
-        tell(context, release, Transaction::begin(site(context, tree, &say))?.recovered());
+        tell(context, tree.release(), Transaction::begin(site(context, tree, &say))?.recovered());
     }
     Ok(())
 }
 
 /// The indexes of a tree that differ from what depmod would write.
-pub fn compare_indexes(context: &Context, tree: &Path) -> Result<Vec<Fault>> {
+pub fn compare_indexes(context: &Context, tree: &ModulesDir) -> Result<Vec<Fault>> {
     let scratch = Scratch::new(&context.temporary)?;
     let say = |message: &str| context.progress().say(message);
     Ok(install::compare(site(context, tree, &say), scratch.path())?)
 }
 
 /// Regenerates a tree's indexes with depmod.
-pub fn remake_indexes(context: &Context, tree: &Path) -> Result<()> {
+pub fn remake_indexes(context: &Context, tree: &ModulesDir) -> Result<()> {
     let say = |message: &str| context.progress().say(message);
     Transaction::begin(site(context, tree, &say))?.remake_indexes()?;
     Ok(())
 }
 
 /// Deletes the kept modules of a package that was taken over from DKMS.
-pub fn forget_kept(context: &Context, tree: &Path, package: &str) -> Result<bool> {
+pub fn forget_kept(context: &Context, tree: &ModulesDir, package: &str) -> Result<bool> {
     let say = |message: &str| context.progress().say(message);
     Ok(install::forget_kept(site(context, tree, &say), package)?)
 }
@@ -231,12 +230,16 @@ pub fn retire(context: &Context, release: &str) -> Result<bool> {
     }
     ready_file::clear(&context.root, release)?;
     for modules in kernels::modules_dirs(&context.root) {
-        found |= install::retire(site(context, &modules.join(release), &say))?;
+        let path = modules.join(release);
+        // Links are followed within the root.
+        let real = context.root.inside(&path).and_then(|inside| context.root.find(inside));
+        let tree = ModulesDir::new(real.unwrap_or(path), release);
+        found |= install::retire(site(context, &tree, &say))?;
     }
     Ok(found)
 }
 
-fn site<'a>(context: &'a Context, tree: &'a Path, say: &'a dyn Fn(&str)) -> Site<'a> {
+fn site<'a>(context: &'a Context, tree: &'a ModulesDir, say: &'a dyn Fn(&str)) -> Site<'a> {
     Site {
         tree,
         root: context.root.dir(),

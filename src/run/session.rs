@@ -132,7 +132,7 @@ impl<'w> Session<'w> {
     /// What was installed for a kernel when this was first asked; `None` also where that cannot be read.
     pub fn installed(&self, kernel: &Kernel) -> Option<Arc<Generation>> {
         let read = || {
-            let base = kernel.modules.as_deref().and_then(|tree| install::base(tree).ok());
+            let base = kernel.modules.as_ref().and_then(|tree| install::base(tree).ok());
             Ok::<_, crate::error::Error>(base.and_then(|base| base.generation).map(Arc::new))
         };
         self.installed.get(&kernel.release, read).ok().flatten()

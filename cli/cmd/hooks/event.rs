@@ -268,9 +268,9 @@ fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
 /// Directories without a kernel are left out: headers alone are nothing that could be booted.
 fn booted(context: &Context, out: &Out) -> Result<Exit, Failure> {
     let mut releases = Vec::new();
-    for (release, tree) in kernels::trees(&context.root).map_err(Error::from)? {
+    for tree in kernels::trees(&context.root).map_err(Error::from)? {
         if has_kernel(&tree)? {
-            releases.push(release);
+            releases.push(tree.release().to_owned());
         }
     }
     if releases.is_empty() { Ok(Exit::Done) } else { verdict(context, out, &releases) }

@@ -42,7 +42,7 @@ pub(super) fn finish(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<
     for dir in &journal.retire {
         // Moved out of the tree as a whole, so a concurrent depmod sees a complete old generation or none.
         let gone = tree.old_dir().join(dir);
-        disk::if_found(fs_err::rename(tree.updates().join(dir), gone))?;
+        disk::move_out(&tree.updates().join(dir), &gone)?;
         step("old generation moved out")?;
     }
     if journal.drops_updates {
@@ -69,7 +69,7 @@ pub(super) fn back(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<()
 pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
     if let Some(new) = &journal.new {
         if journal.old.as_ref() != Some(new) {
-            disk::if_found(fs_err::rename(tree.generation(new), tree.old_dir().join(dir_name(new))))?;
+            disk::move_out(&tree.generation(new), &tree.old_dir().join(dir_name(new)))?;
         } else if !disk::exists(&tree.generation(new))? {
             fs_err::rename(tree.old_dir().join(dir_name(new)), tree.generation(new))?;
         }
@@ -87,7 +87,8 @@ pub(super) fn displace(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Resul
 pub(super) fn sweep(tree: &Tree) -> Result<(), Error> {
     disk::if_found(fs_err::remove_dir_all(&tree.staging))?;
     foreign_files::prune(tree)?;
-    Ok(disk::sync_dir(tree.parent())?)
+    tree.remove_own_dirs()?;
+    Ok(disk::sync_dir(tree.top())?)
 }
 
 pub(super) fn close(tree: &Tree, step: &Step<'_>) -> Result<(), Error> {
@@ -132,6 +133,14 @@ fn exchange(staged: &Path, live: &Path, old: &Path) -> Result<(), Error> {
         // corrupt modules are missing.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             fs_err::rename(live, old)?;
+            Ok(fs_err::rename(staged, live)?)
+        }
+        // overlayfs renames no directory of a lower layer. The corrupt one is kept as a copy, in case this is undone.
+        Err(rustix::io::Errno::XDEV) => {
+            if !disk::exists(old)? {
+                disk::copy_dir(live, old)?;
+            }
+            fs_err::remove_dir_all(live)?;
             Ok(fs_err::rename(staged, live)?)
         }
         Err(e) => {

@@ -16,7 +16,7 @@ use super::{Error, Site, depmod, disk, stage};
 /// Missing indexes are not included: without `modules.dep.bin` nothing can be loaded, which [`super::verify()`]
 /// reports, and newer versions of depmod write additional ones.
 pub fn compare(site: Site<'_>, scratch: &Path) -> Result<Vec<Fault>, Error> {
-    let tree = Tree { staging: scratch.to_owned(), ..Tree::open(site.tree)? };
+    let tree = Tree::open(site.tree)?.staged_in(scratch);
     stage::stage_base(&tree, None)?;
     for dir in tree.generations()? {
         symlink(tree.updates().join(&dir), tree.base_tree().join("updates").join(&dir))?;

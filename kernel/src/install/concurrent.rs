@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use super::disk;
 use super::journal::IndexChange;
 use super::names::DIR_PREFIX;
-use super::tree::Tree;
+use super::tree::{OWN, Tree};
 
 /// Attempts to find the tree unchanged. Each costs a depmod, which takes seconds if modules are compressed; a program
 /// that changes the tree for longer will run depmod at its end.
@@ -87,7 +87,7 @@ fn dirs_in(dir: &Path) -> io::Result<Vec<String>> {
         let entry = entry?;
         // No name of the kernel's or of kmod's is invalid UTF-8.
         let name = entry.file_name().into_string().unwrap_or_default();
-        if !name.starts_with(DIR_PREFIX) && entry.file_type()?.is_dir() {
+        if !name.starts_with(DIR_PREFIX) && name != OWN && entry.file_type()?.is_dir() {
             found.push(name);
         }
     }

@@ -79,6 +79,28 @@ pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Moves a directory out of the tree, to be deleted; one that does not exist is fine. overlayfs renames no directory of a
+/// lower layer (Documentation/filesystems/overlayfs.rst, "Renaming directories"): there it is deleted in its place.
+pub(super) fn move_out(from: &Path, to: &Path) -> io::Result<()> {
+    match if_found(fs_err::rename(from, to)) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => fs_err::remove_dir_all(from),
+        moved => moved.map(drop),
+    }
+}
+
+/// Copies a directory of files and directories, durably.
+pub(super) fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+    make_dir(to)?;
+    for name in names(from)? {
+        let (from, to) = (from.join(&name), to.join(&name));
+        match fs_err::symlink_metadata(&from)?.is_dir() {
+            true => copy_dir(&from, &to)?,
+            false => write_file(&to, &fs_err::read(&from)?)?,
+        }
+    }
+    sync_dir(to)
+}
+
 pub(super) fn remove_if_empty(dir: &Path) -> io::Result<()> {
     match if_found(fs_err::remove_dir(dir)) {
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generation::{Set, check_name};
 use super::names::DIR_PREFIX;
-use super::tree::{Tree, check_real};
+use super::tree::{ModulesDir, Tree, check_real};
 use super::{Error, Site, Step, disk, lock};
 use crate::index::DepIndex;
 use crate::module_name::ModuleName;
@@ -161,7 +161,7 @@ impl ForeignFiles {
             for (top, path) in [
                 (&*tree.path, file.live(tree)),
                 (&*tree.staging, file.staged(tree)),
-                (tree.parent(), file.kept(tree)),
+                (tree.top(), file.kept(tree)),
             ] {
                 check_real(top, path.parent().unwrap_or(top))?;
             }
@@ -172,7 +172,7 @@ impl ForeignFiles {
     /// Creates the second name of files to keep in the staging directory, and the directories of the third.
     pub(super) fn stage(&self, tree: &Tree) -> io::Result<()> {
         let ForeignFiles::Take(files) = self else { return Ok(()) };
-        make_private(&tree.kept())?;
+        make_private(tree.kept())?;
         for file in files {
             for to in [file.staged(tree), file.kept(tree)] {
                 make_dirs(to.parent().unwrap_or(&to), disk::make_private_dir)?;
@@ -180,7 +180,7 @@ impl ForeignFiles {
             fs_err::hard_link(file.live(tree), file.staged(tree))?;
             disk::sync_dir(file.staged(tree).parent().unwrap_or(&tree.staging))?;
         }
-        disk::sync_dir(tree.parent())
+        disk::sync_dir(tree.kept().parent().unwrap_or(tree.parent()))
     }
 
     /// Makes a staged base look as the tree will after the commit.
@@ -262,12 +262,12 @@ impl ForeignFiles {
 }
 
 /// Foreign modules of a kernel that kcache took over and keeps.
-pub fn kept(tree: &Path) -> Result<Vec<ForeignFile>, Error> {
+pub fn kept(tree: impl Into<ModulesDir>) -> Result<Vec<ForeignFile>, Error> {
     let tree = Tree::named(tree)?;
     let mut found = Vec::new();
-    for package in disk::names(&tree.kept())? {
+    for package in disk::names(tree.kept())? {
         let place = tree.kept().join(&package);
-        check_real(&tree.kept(), &place)?;
+        check_real(tree.kept(), &place)?;
         for path in files_below(&place)? {
             let path = path.strip_prefix(&place).unwrap_or(&path).to_owned();
             // One that also is in its old place was left by a transaction that was not completed.
@@ -292,7 +292,7 @@ pub(super) fn settle(tree: &Tree) -> Result<(), Error> {
             fs_err::rename(file.staged(tree), kept)?;
         }
     }
-    for file in files_of(&tree.kept())? {
+    for file in files_of(tree.kept())? {
         ForeignFiles::Take(vec![file.clone()]).check_ways(tree)?;
         if is_same(&file.kept(tree), &file.live(tree))? {
             fs_err::remove_file(if is_listed(&file.path) { file.kept(tree) } else { file.live(tree) })?;
@@ -335,10 +335,10 @@ pub fn forget_kept(site: Site<'_>, package: &str) -> Result<bool, Error> {
 
 /// Removes empty directories of the kept place.
 pub(super) fn prune(tree: &Tree) -> io::Result<()> {
-    for dir in dirs_below(&tree.kept())?.iter().rev() {
+    for dir in dirs_below(tree.kept())?.iter().rev() {
         disk::remove_if_empty(dir)?;
     }
-    disk::remove_if_empty(&tree.kept())
+    disk::remove_if_empty(tree.kept())
 }
 
 /// Whether a path may be changed here: inside the tree, a module, and not in a generation.

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::fault::Fault;
-use super::tree::{DEP_BIN, Tree};
+use super::tree::{DEP_BIN, ModulesDir, Tree};
 use super::{Error, disk};
 use crate::index::{self, DepIndex};
 use crate::module_name::ModuleName;
@@ -27,7 +27,7 @@ use crate::module_name::ModuleName;
 type Names = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
 /// Verifies every index of a kernel, whichever program wrote it.
-pub fn verify_indexes(tree: &Path) -> Result<Vec<Fault>, Error> {
+pub fn verify_indexes(tree: impl Into<ModulesDir>) -> Result<Vec<Fault>, Error> {
     let tree = Tree::open(tree)?;
     let mut faults = Vec::new();
     for name in disk::names(&tree.path)? {

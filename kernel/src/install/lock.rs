@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use super::Error;
+use super::{Error, ModulesDir};
 
 /// Interval of attempts: too short to notice, long enough to cost nothing.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ impl Drop for Lock {
 }
 
 /// Takes the lock, waiting for at most `wait`. Calls `say` once if it has to wait.
-pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result<Lock, Error> {
+pub(super) fn acquire(tree: &ModulesDir, wait: Duration, say: &dyn Fn(&str)) -> Result<Lock, Error> {
     let path = lock_path(tree);
     let mut waited = Duration::ZERO;
     loop {
@@ -43,7 +43,7 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
             Err(TryLockError::Error(e)) => return Err(e.into()),
             // Another process holds it, or did until just now; then the next one may have created a new file.
             Ok(()) | Err(TryLockError::WouldBlock) if waited >= wait => {
-                return Err(Error::Busy { path: tree.to_owned() });
+                return Err(Error::Busy { path: tree.to_path_buf() });
             }
             Ok(()) | Err(TryLockError::WouldBlock) => {}
         }
@@ -56,7 +56,7 @@ pub(super) fn acquire(tree: &Path, wait: Duration, say: &dyn Fn(&str)) -> Result
 }
 
 /// Whether a process holds the lock now. False if the file cannot be opened for lack of permission.
-pub(super) fn is_held(tree: &Path) -> bool {
+pub(super) fn is_held(tree: &ModulesDir) -> bool {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).custom_flags(flags());
     match fs_err::OpenOptions::from_options(options).open(lock_path(tree)) {
@@ -65,8 +65,8 @@ pub(super) fn is_held(tree: &Path) -> bool {
     }
 }
 
-fn lock_path(tree: &Path) -> PathBuf {
-    let release = tree.file_name().unwrap_or_default().to_string_lossy();
+fn lock_path(tree: &ModulesDir) -> PathBuf {
+    let release = tree.release();
     tree.with_file_name(format!(".kcache-{release}.lock"))
 }
 
@@ -94,9 +94,9 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    fn tree() -> (tempfile::TempDir, PathBuf) {
+    fn tree() -> (tempfile::TempDir, ModulesDir) {
         let dir = tempfile::tempdir().unwrap();
-        let tree = dir.path().join("6.1");
+        let tree = ModulesDir::new(dir.path().join("6.1"), "6.1");
         fs_err::create_dir(&tree).unwrap();
         (dir, tree)
     }

@@ -32,6 +32,11 @@
 //! The staging directory is beside `T`, on the same file system but outside it, because depmod searches directories
 //! whose name begins with a dot.
 //!
+//! If `T` is a mount of its own, nothing can be renamed into it from beside it. Then both directories are in it, below
+//! `.kcache/build/`, because depmod searches no directory of that name. `/lib/modules/R` may be a link; then all of this
+//! is at its target ([`ModulesDir`]). On overlayfs a directory of a lower layer cannot be renamed: an old generation
+//! there is deleted in its place, while the journal shows that it is not installed any more.
+//!
 //! # The protocol
 //!
 //! 1. Lock. Recover from an interrupted run. Stage every module: read, verify, sign, compress, write, fsync.
@@ -100,6 +105,7 @@ pub use plan::{Act, InstallPlan, PackageChange, plan, plan_upon};
 pub use reachable::generations;
 pub use remark::Remark;
 pub use retire::{has_kernel, is_live, is_orphaned, retire};
+pub use tree::ModulesDir;
 pub use verify::{Base, base, current, interrupted, verify};
 
 pub use crate::index::DepmodReason;
@@ -125,7 +131,7 @@ type Step<'a> = dyn Fn(&str) -> io::Result<()> + 'a;
 #[derive(Clone, Copy)]
 pub struct Site<'a> {
     /// `<modules dir>/<release>`, absolute: `/lib/modules/6.1.0-56-amd64`, possibly under another root.
-    pub tree: &'a Path,
+    pub tree: &'a ModulesDir,
     /// `/`, or the root of another system, whose depmod configuration applies.
     pub root: &'a Path,
     /// Path of depmod.
@@ -232,7 +238,7 @@ impl<'a> Transaction<'a> {
         source: &mut ModuleSource<'_>,
         step: &Step<'_>,
     ) -> Result<Committed, Error> {
-        let installed = base(&self.tree.path)?.generation;
+        let installed = base(self.site.tree)?.generation;
         if installed.as_ref().map(|g| &g.generation) != plan.from.as_ref() {
             return Err(Error::Changed { kernel: self.tree.release.clone() });
         }
@@ -248,7 +254,7 @@ impl<'a> Transaction<'a> {
     /// Runs depmod to regenerate the indexes for what is installed.
     pub fn remake_indexes(mut self) -> Result<Committed, Error> {
         self.site.always_depmod = true;
-        let installed = current(&self.tree.path)?;
+        let installed = current(self.site.tree)?;
         let done = self.reindex(&|_| Ok(()))?;
         let Replaced { remarks, indexed, .. } = self.settle(done, &|_| Ok(()))?;
         Ok(Committed { generation: installed.map(|g| g.generation), changed: true, remarks, indexed })
@@ -256,7 +262,7 @@ impl<'a> Transaction<'a> {
 
     /// Regenerates the indexes for what is installed. All its files are in the tree, so nothing is fetched.
     fn reindex(&self, step: &Step<'_>) -> Result<Replaced, Error> {
-        let installed = base(&self.tree.path)?.generation;
+        let installed = base(self.site.tree)?.generation;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
         let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is corrupt".into());
         self.replace(installed.as_ref(), &wanted, &ForeignFiles::Untouched, &mut source, step)
@@ -339,7 +345,7 @@ impl<'a> Transaction<'a> {
         step: &Step<'_>,
     ) -> Result<Prepared, Error> {
         let tree = &self.tree;
-        disk::make_private_dir(&tree.staging)?;
+        tree.make_staging()?;
         disk::make_dir(&tree.new_dir())?;
         disk::make_dir(&tree.old_dir())?;
         let new = (!wanted.packages.is_empty()).then(|| wanted.generation_name());

@@ -1,12 +1,11 @@
 //! Plans: what a transaction will do, as plain data. `--dry-run` prints the plan that is applied otherwise.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::fault::Fault;
 use super::foreign_files::ForeignFiles;
 use super::generation::{Generation, Installed, InstalledPackage, Set};
-use super::tree::{DEP_BIN, Tree};
+use super::tree::{DEP_BIN, ModulesDir, Tree};
 use super::verify::{Base, base, verify};
 use super::{Error, disk};
 use crate::signing::Identity;
@@ -34,7 +33,7 @@ pub struct InstallPlan {
 
 impl InstallPlan {
     /// The plan with foreign modules taken over, deleted or given back, see [`ForeignFiles`].
-    pub fn with(self, tree: &Path, others: ForeignFiles) -> Result<Self, Error> {
+    pub fn with(self, tree: impl Into<ModulesDir>, others: ForeignFiles) -> Result<Self, Error> {
         let others = others.checked(&Tree::open(tree)?, &self.wanted)?;
         let depmod = self.depmod || !others.is_nothing();
         Ok(Self { depmod, others, ..self })
@@ -85,19 +84,21 @@ pub enum Act {
 /// # Errors
 ///
 /// As [`Set::checked`]; [`Error::Newer`] if a newer kcache installed the present generation.
-pub fn plan(tree: &Path, wanted: Set) -> Result<InstallPlan, Error> {
-    plan_upon(tree, base(tree)?, wanted)
+pub fn plan(tree: impl Into<ModulesDir>, wanted: Set) -> Result<InstallPlan, Error> {
+    let tree = tree.into();
+    plan_upon(&tree, base(&tree)?, wanted)
 }
 
 /// Like [`plan`], if the installed generation has been determined already.
-pub fn plan_upon(tree: &Path, base: Base, wanted: Set) -> Result<InstallPlan, Error> {
+pub fn plan_upon(tree: impl Into<ModulesDir>, base: Base, wanted: Set) -> Result<InstallPlan, Error> {
     let wanted = wanted.checked()?;
+    let dir = tree.into();
     let Base { generation: installed, fault, .. } = base;
     let faults = match &installed {
-        Some(generation) => verify(tree, generation)?,
+        Some(generation) => verify(&dir, generation)?,
         None => Vec::from_iter(fault),
     };
-    let tree = Tree::open(tree)?;
+    let tree = Tree::open(&dir)?;
     let mut plan = InstallPlan {
         kernel: tree.release.clone(),
         from: installed.as_ref().map(|generation| generation.generation.clone()),

@@ -3,10 +3,8 @@
 //! [`super::current`] determines the installed set, and ignores unreadable files that do not affect the result. Before
 //! builds are deleted, every readable or unreadable set matters: the builds of an unreadable one must not be deleted.
 
-use std::path::Path;
-
 use super::generation::{FILE, Generation};
-use super::tree::Tree;
+use super::tree::{ModulesDir, Tree};
 use super::verify::{is_in_use, unmoved};
 use super::{Error, disk};
 
@@ -16,7 +14,7 @@ use super::{Error, disk};
 /// # Errors
 ///
 /// An error if one that may be installed cannot be read.
-pub fn generations(tree: &Path) -> Result<Vec<Generation>, Error> {
+pub fn generations(tree: impl Into<ModulesDir>) -> Result<Vec<Generation>, Error> {
     let tree = Tree::open(tree)?;
     unmoved(&tree, || read_all(&tree, &tree.generations()?))
 }

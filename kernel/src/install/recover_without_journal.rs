@@ -77,7 +77,7 @@ fn retire(tree: &Tree, stays: impl Fn(&Generation) -> bool) -> Result<(), Error>
         let Ok(Some(generation)) = Generation::read(tree, &dir) else { continue };
         if !is_in_use(&dir, &index) && !stays(&generation) {
             made_updates |= generation.created.updates_dir;
-            fs_err::rename(tree.updates().join(&dir), tree.old_dir().join(&dir))?;
+            disk::move_out(&tree.updates().join(&dir), &tree.old_dir().join(&dir))?;
         }
     }
     if made_updates {

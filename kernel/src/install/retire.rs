@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::generation::Set;
 use super::names::DIR_PREFIX;
-use super::tree::{DEP_BIN, Tree};
+use super::tree::{DEP_BIN, ModulesDir, Tree};
 use super::{Error, ModuleSpec, Recovery, Site, Step, Transaction, commit, disk, lock, plan};
 use crate::compress::Compression;
 
@@ -51,12 +51,12 @@ pub fn is_live(tree: &Path) -> io::Result<bool> {
 }
 
 /// Whether the kernel has been removed, but kcache's modules exist.
-pub fn is_orphaned(tree: &Path) -> Result<bool, Error> {
-    if has_kernel(tree)? || !tree.is_dir() {
+pub fn is_orphaned(dir: &ModulesDir) -> Result<bool, Error> {
+    if has_kernel(dir)? || !dir.is_dir() {
         return Ok(false);
     }
-    let tree = Tree::open(tree)?;
-    Ok(!tree.generations()?.is_empty() || disk::exists(&tree.kept())?)
+    let tree = Tree::open(dir)?;
+    Ok(!tree.generations()?.is_empty() || disk::exists(tree.kept())?)
 }
 
 /// Removes everything of kcache's from a kernel's tree, whether or not the kernel still exists. True if there was
@@ -88,7 +88,7 @@ fn empty(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> {
 /// Deletes kcache's files.
 fn clear(tree: &Tree, step: &Step<'_>) -> Result<bool, Error> {
     let generations = tree.generations()?;
-    let ours = !generations.is_empty() || disk::exists(&tree.staging)? || disk::exists(&tree.kept())?;
+    let ours = !generations.is_empty() || disk::exists(&tree.staging)? || disk::exists(tree.kept())?;
     if !generations.is_empty() && !has_other_modules(&tree.path)? {
         for name in INDEXES {
             disk::if_found(fs_err::remove_file(tree.index(name)))?;

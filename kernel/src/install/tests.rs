@@ -83,7 +83,7 @@ impl Host {
     }
 
     fn site_does<T>(&self, act: impl FnOnce(Site<'_>) -> T) -> T {
-        let (tree, say) = (self.tree(), |_: &str| ());
+        let (tree, say) = (ModulesDir::from(&self.tree()), |_: &str| ());
         act(Site {
             tree: &tree,
             root: self.dir.path(),

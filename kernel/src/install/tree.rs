@@ -12,37 +12,138 @@ use crate::index::{self, DepIndex};
 /// The index whose rename is the commit, because modprobe resolves modules with it alone.
 pub(super) const DEP_BIN: &str = "modules.dep.bin";
 
+/// A kernel's directory of modules, with the release that it is for: `/lib/modules/R` may be a link to a directory of any
+/// name. Made of a path alone, it is named after the release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModulesDir {
+    path: PathBuf,
+    release: String,
+}
+
+impl ModulesDir {
+    /// The directory of the kernel with this release.
+    pub fn new(path: impl Into<PathBuf>, release: &str) -> Self {
+        Self { path: path.into(), release: release.to_owned() }
+    }
+
+    /// Release of the kernel.
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+}
+
+impl std::ops::Deref for ModulesDir {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for ModulesDir {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl From<&ModulesDir> for ModulesDir {
+    fn from(dir: &ModulesDir) -> Self {
+        dir.clone()
+    }
+}
+
+impl From<&Path> for ModulesDir {
+    fn from(path: &Path) -> Self {
+        Self::new(path, &path.file_name().unwrap_or_default().to_string_lossy())
+    }
+}
+
+impl From<&PathBuf> for ModulesDir {
+    fn from(path: &PathBuf) -> Self {
+        path.as_path().into()
+    }
+}
+
+/// Directory in a tree that is a mount of its own, for what is beside others. Its contents are in a directory called
+/// `build`, because depmod searches none of that name (kmod, tools/depmod.c).
+pub(super) const OWN: &str = ".kcache";
+const NOT_SEARCHED: &str = "build";
+
 /// One kernel's tree, `<modules dir>/<release>`.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     pub(super) path: PathBuf,
     pub(super) release: String,
-    /// Beside the tree, so that a rename from one to the other is atomic.
+    /// Beside the tree, so that a rename from one to the other is atomic; in it, if the tree is a mount of its own.
     pub(super) staging: PathBuf,
+    /// The kept place of foreign modules ([`super::foreign_files`]).
+    kept: PathBuf,
 }
 
 impl Tree {
     /// A tree that must exist.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let tree = Self::named(path)?;
-        if !path.is_dir() {
-            return Err(Error::NoTree { path: path.to_owned() });
+    pub(super) fn open(dir: impl Into<ModulesDir>) -> Result<Self, Error> {
+        let tree = Self::named(dir)?;
+        if !tree.path.is_dir() {
+            return Err(Error::NoTree { path: tree.path });
         }
         Ok(tree)
     }
 
     /// A tree that may have been removed.
-    pub(super) fn named(path: &Path) -> Result<Self, Error> {
-        let release = path.file_name().and_then(|name| name.to_str());
-        let release = release.ok_or_else(|| Error::NoTree { path: path.to_owned() })?.to_owned();
-        let staging = path.with_file_name(format!(".kcache-{release}"));
-        let tree = Self { path: path.to_owned(), release, staging };
+    pub(super) fn named(dir: impl Into<ModulesDir>) -> Result<Self, Error> {
+        let ModulesDir { path, release } = dir.into();
+        if release.is_empty() || path.file_name().is_none() {
+            return Err(Error::NoTree { path });
+        }
+        let own = path.join(OWN).join(NOT_SEARCHED);
+        let (staging, kept) = match is_mount(&path) {
+            true => (own.join("staging"), own.join("adopted")),
+            false => (
+                path.with_file_name(format!(".kcache-{release}")),
+                path.with_file_name(format!(".kcache-{release}.adopted")),
+            ),
+        };
+        let tree = Self { path, release, staging, kept };
         check_real(&tree.path, &tree.updates())?;
-        for dir in [&tree.staging, &tree.kept()] {
-            check_real(tree.parent(), dir)?;
+        for dir in [&tree.staging, &tree.kept] {
+            check_real(tree.top(), dir)?;
             check_private(tree.parent(), dir)?;
         }
         Ok(tree)
+    }
+
+    /// The same tree with another staging directory.
+    pub(super) fn staged_in(self, staging: &Path) -> Self {
+        Self { staging: staging.to_owned(), ..self }
+    }
+
+    /// The nearest directory above the staging directory that is not kcache's.
+    pub(super) fn top(&self) -> &Path {
+        if self.staging.starts_with(&self.path) { &self.path } else { self.parent() }
+    }
+
+    /// Creates the staging directory.
+    pub(super) fn make_staging(&self) -> io::Result<()> {
+        for dir in self.own_dirs() {
+            if !disk::exists(&dir)? {
+                disk::make_private_dir(&dir)?;
+            }
+        }
+        disk::make_private_dir(&self.staging)
+    }
+
+    /// Removes the directories that only hold the staging directory, if they are empty.
+    pub(super) fn remove_own_dirs(&self) -> io::Result<()> {
+        self.own_dirs().iter().rev().try_for_each(|dir| disk::remove_if_empty(dir))
+    }
+
+    /// The directories between the tree and a staging directory in it, outermost first.
+    fn own_dirs(&self) -> Vec<PathBuf> {
+        match self.staging.starts_with(&self.path) {
+            true => vec![self.path.join(OWN), self.path.join(OWN).join(NOT_SEARCHED)],
+            false => Vec::new(),
+        }
     }
 
     /// The path `<modules dir>`.
@@ -102,8 +203,8 @@ impl Tree {
     }
 
     /// The kept place of foreign modules ([`super::foreign_files`]).
-    pub(super) fn kept(&self) -> PathBuf {
-        self.path.with_file_name(format!(".kcache-{}.adopted", self.release))
+    pub(super) fn kept(&self) -> &Path {
+        &self.kept
     }
 
     /// Refuses a staging directory with links in it.
@@ -116,6 +217,13 @@ impl Tree {
     pub(super) fn journal(&self) -> PathBuf {
         self.staging.join("journal.json")
     }
+}
+
+/// Whether a directory is on another file system than the one that contains it, so that nothing can be renamed between the
+/// two.
+fn is_mount(path: &Path) -> bool {
+    let device = |path: Option<&Path>| Some(fs_err::metadata(path?).ok()?.dev());
+    matches!((device(Some(path)), device(path.parent())), (Some(own), Some(above)) if own != above)
 }
 
 /// Refuses links and files in the place of directories, from below `top` down to `dir`. Under another root they may

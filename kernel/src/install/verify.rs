@@ -11,7 +11,7 @@ use std::path::Path;
 use super::checked_json::{self, Unreadable};
 use super::fault::Fault;
 use super::generation::{Generation, Installed};
-use super::tree::{DEP_BIN, Tree};
+use super::tree::{DEP_BIN, ModulesDir, Tree};
 use super::{Error, disk, indexes, lock};
 use crate::index::DepIndex;
 
@@ -28,7 +28,7 @@ const ATTEMPTS: u32 = 10;
 /// # Errors
 ///
 /// [`Error::Damaged`] or [`Error::Newer`] if its `generation.json` and the copy cannot be used.
-pub fn current(tree: &Path) -> Result<Option<Generation>, Error> {
+pub fn current(tree: impl Into<ModulesDir>) -> Result<Option<Generation>, Error> {
     let tree = Tree::open(tree)?;
     unmoved(&tree, || look(&tree))
 }
@@ -45,13 +45,14 @@ pub struct Base {
 }
 
 /// Like [`current`], but a corrupt generation is a fault and not an error: a complete set can replace it.
-pub fn base(tree: &Path) -> Result<Base, Error> {
-    let (path, source) = match current(tree) {
+pub fn base(tree: impl Into<ModulesDir>) -> Result<Base, Error> {
+    let tree = tree.into();
+    let (path, source) = match current(&tree) {
         Ok(generation) => return Ok(Base { generation, ..Base::default() }),
         Err(Error::Damaged { path, source }) => (path, source),
         Err(error) => return Err(error),
     };
-    let dir = path.parent().unwrap_or(tree);
+    let dir = path.parent().unwrap_or(&tree);
     let mut lost = disk::names(dir)?;
     lost.retain(|name| dir.join(name).is_dir());
     Ok(Base { generation: None, fault: Some(Fault::Record { path, why: source.to_string() }), lost })
@@ -122,7 +123,7 @@ pub(super) fn unmoved<T>(tree: &Tree, look: impl Fn() -> Result<T, Error>) -> Re
 
 /// Verifies an installed generation: the digest of every file, its `generation.json`, and that modprobe finds every
 /// module.
-pub fn verify(tree: &Path, generation: &Generation) -> Result<Vec<Fault>, Error> {
+pub fn verify(tree: impl Into<ModulesDir>, generation: &Generation) -> Result<Vec<Fault>, Error> {
     let tree = Tree::open(tree)?;
     let mut faults = verify_files(&tree.updates().join(generation.dir_name()), generation)?;
     faults.extend(verify_records(&tree, generation)?);
@@ -188,8 +189,9 @@ fn fault_of_index(index: &DepIndex, generation: &Generation, installed: &Install
 
 /// Whether an earlier run was interrupted, so that [`super::Transaction::begin`] has something to recover. A running
 /// transaction does not count.
-pub fn interrupted(tree: &Path) -> Result<bool, Error> {
-    Ok(disk::exists(&Tree::open(tree)?.staging)? && !lock::is_held(tree))
+pub fn interrupted(tree: impl Into<ModulesDir>) -> Result<bool, Error> {
+    let tree = tree.into();
+    Ok(disk::exists(&Tree::open(&tree)?.staging)? && !lock::is_held(&tree))
 }
 
 pub(super) fn is_in_use(dir: &str, index: &DepIndex) -> bool {

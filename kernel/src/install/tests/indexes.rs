@@ -152,8 +152,9 @@ impl Whole {
 
     fn site_does<T>(&self, act: impl FnOnce(Site<'_>, &Tree) -> T) -> T {
         let tree = self.tree();
+        let dir = ModulesDir::from(&tree);
         let site = Site {
-            tree: &tree,
+            tree: &dir,
             root: self.dir.path(),
             depmod: Path::new("/sbin/depmod"),
             always_depmod: false,

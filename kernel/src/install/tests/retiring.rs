@@ -30,7 +30,7 @@ fn nothing_of_a_removed_kernel_is_left() {
     let host = Host::indexed();
     host.install(&[host.package("p", "1", &["one"])]).unwrap();
     uninstall_kernel(&host);
-    assert!(is_orphaned(&host.tree()).unwrap());
+    assert!(is_orphaned(&(&*host.tree()).into()).unwrap());
     assert!(retire_at(&host, &|_| Ok(())).unwrap());
     assert_eq!(left(&host), [""; 0]);
     assert!(!retire_at(&host, &|_| Ok(())).unwrap(), "a second time there is nothing");
