@@ -299,6 +299,15 @@ impl Sandbox {
         Sandbox::is_system(path) && !is_etc && !HIDDEN.iter().any(|hidden| path.starts_with(hidden))
     }
 
+    /// Whether a path is that of a file by which programs tell the distribution: `/etc/os-release`, `/etc/debian_version`. No
+    /// loader reads one.
+    pub fn is_release_file(path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        let ends = ["-release", "_version", "-version"];
+        path.parent() == Some(Path::new("/etc")) && is_plain && ends.iter().any(|end| name.ends_with(end))
+    }
+
     /// Whether a mount shows the system, and not an input or the sandbox's own files.
     fn shows_system_at(&self, mount: &Path) -> bool {
         let files = self.files.iter().map(|file| self.place_of_file(&file.inside));
@@ -384,8 +393,8 @@ impl Sandbox {
     /// An error if a mount or link would cover the entrance or a file that its loader reads: a kernel's `build` in an
     /// image may be a link to any path.
     fn leaves_the_entrance_alone(&self) -> Result<(), Error> {
-        let mounts =
-            self.read_only.iter().chain(&self.writable).chain(&self.files).map(|mount| &mount.inside);
+        let files = self.files.iter().filter(|file| !Sandbox::is_release_file(&file.inside));
+        let mounts = self.read_only.iter().chain(&self.writable).chain(files).map(|mount| &mount.inside);
         let mounts = mounts.chain(&self.tool_paths);
         let mut places = mounts.chain(self.links.iter().map(|(path, _)| path));
         let reserved =

@@ -101,8 +101,11 @@ fn of_path(root: &Root, log: &str) -> Option<String> {
     let is_hidden = |path: &&str| {
         let path = Path::new(path);
         let is_own =
-            ["/run", "/tmp", "/proc", "/dev", "/var/lib/dkms"].iter().any(|own| path.starts_with(own));
-        !is_own && !Sandbox::shows(path) && root.find(path).is_some()
+            ["/run", "/tmp", "/proc", "/dev", "/var/lib/dkms", "/lib/modules", "/boot", "/usr/src/kernels"]
+                .iter()
+                .any(|own| path.starts_with(own));
+        let is_of_kernel = is_own || path.to_string_lossy().starts_with("/usr/src/linux");
+        !is_of_kernel && !Sandbox::shows(path) && root.find(path).is_some()
     };
     // Builds have a /tmp of their own.
     let is_elsewhere = |path: &&str| {

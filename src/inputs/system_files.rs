@@ -118,20 +118,17 @@ impl Session<'_> {
 /// `/etc/os-release`, `/etc/redhat-release`, `/etc/debian_version`, ...: os-release(5) and its predecessors.
 fn releases(root: &Root) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
     let Some(etc) = root.find("/etc") else { return Ok(Vec::new()) };
-    let mut names: Vec<String> =
-        fs::read_dir(etc)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    names.retain(|name| {
-        let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        is_plain && ["-release", "_version", "-version"].iter().any(|end| name.ends_with(end))
-    });
-    names.sort();
-    names.truncate(MOST_RELEASES);
-    let read = |name: String| {
-        let inside = Path::new("/etc").join(name);
+    let mut paths: Vec<PathBuf> = fs::read_dir(etc)?
+        .filter_map(|entry| Some(Path::new("/etc").join(entry.ok()?.file_name())))
+        .filter(|path| Sandbox::is_release_file(path))
+        .collect();
+    paths.sort();
+    paths.truncate(MOST_RELEASES);
+    let read = |inside: PathBuf| {
         let text = bounded_read::bytes(root.find(&inside)?, MOST_RELEASE).ok()?;
         Some((inside, text))
     };
-    Ok(names.into_iter().filter_map(read).collect())
+    Ok(paths.into_iter().filter_map(read).collect())
 }
 
 /// A kernel's `System.map`, in each place that has it.
@@ -207,7 +204,8 @@ fn mentions_release(text: &[u8]) -> bool {
         let is_known = matches!(name, b"os" | b"lsb") || name.ends_with(b"_os");
         (before.ends_with(b"/") && (is_glob || is_joined)) || (is_joined && is_known)
     };
-    memchr::memmem::find_iter(text, b"release").any(is_file) || has(b"debian_version") || has(b"/etc/issue")
+    memchr::memmem::find_iter(text, b"release").any(is_file)
+        || [&b"debian_version"[..], b"/etc/issue", b"/etc/*"].iter().any(|word| has(word))
 }
 
 #[cfg(test)]
@@ -220,6 +218,8 @@ mod tests {
             "ifneq ($(wildcard /etc/redhat-release),)",
             "cat /etc/*release",
             "cat /etc/*-release | grep ID",
+            "cat /etc/*elease",
+            "cat /etc/*version",
             "$(shell grep rocky /etc/os-release)",
             ". ${SYSROOT}/etc/os-release",
             "lsb_release -si",

@@ -130,9 +130,7 @@ pub fn show_recipe(
         .collect();
     for mount in &mut recipes {
         let text = bounded_read::text(&mount.outside, bounded_read::MOST)?.unwrap_or_default();
-        if let Some(plain) = without_cr(text.into_bytes(), &mount.inside, &sandbox.own)? {
-            mount.outside = plain;
-        }
+        mount.outside = plain_copy(text.into_bytes(), &mount.inside, &sandbox.own)?;
     }
     if let Some(outside) = without_cr(package.dkms_conf()?, Path::new("dkms.conf"), &sandbox.own)? {
         recipes.push(Mount { outside, inside: inside.join("dkms.conf") });
@@ -147,16 +145,23 @@ pub fn has_cr(recipe: &[u8]) -> bool {
 }
 
 /// Makes a copy of a recipe with lines that bash can read; `None` if it needs none.
-fn without_cr(mut text: Vec<u8>, recipe: &Path, own: &Path) -> io::Result<Option<PathBuf>> {
+fn without_cr(text: Vec<u8>, recipe: &Path, own: &Path) -> io::Result<Option<PathBuf>> {
     if !has_cr(&text) {
         return Ok(None);
     }
-    text.retain(|&byte| byte != b'\r');
+    plain_copy(text, recipe, own).map(Some)
+}
+
+/// Makes a copy of a recipe, without CR, that the build's user can read: the file itself may be for root alone.
+fn plain_copy(mut text: Vec<u8>, recipe: &Path, own: &Path) -> io::Result<PathBuf> {
+    if has_cr(&text) {
+        text.retain(|&byte| byte != b'\r');
+    }
     let copies = own.join("recipes");
     fs::create_dir_all(&copies)?;
     let copy = copies.join(recipe.file_name().unwrap_or_default());
     fs::write(&copy, text)?;
-    // Explicitly, whatever the umask: the build's user must be able to read it.
+    // Explicitly, whatever the umask.
     fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    Ok(Some(copy))
+    Ok(copy)
 }
