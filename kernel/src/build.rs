@@ -202,7 +202,7 @@ pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
         Ended::TookTooMuch(excess) => environment(too_much(excess, &sandbox.limits)),
         Ended::Signal(FILE_SIZE) => environment(too_large(&sandbox.limits)),
         Ended::Signal(signal) => environment(format!("killed by signal {signal}")),
-        Ended::Status(0) => collect(scratch, recipe, logged)?,
+        Ended::Status(0) => collect(scratch, recipe, &sandbox, &inside, logged)?,
         Ended::Status(_) if logged.met_file_limit => environment(too_large(&sandbox.limits)),
         Ended::Status(NO_FORK) if logged.machines_fault(NO_FORK).is_none() => environment(format!(
             "it could start no more processes, of which it may have {} (build-processes)",
@@ -346,10 +346,19 @@ fn give(path: &Path, uid: u32) -> io::Result<()> {
 }
 
 /// The outputs, or which of them is missing.
-fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<BuildOutcome> {
+fn collect(
+    scratch: &Path,
+    recipe: &Recipe,
+    sandbox: &Sandbox,
+    inside: &Path,
+    logged: Logged,
+) -> io::Result<BuildOutcome> {
     let modules = match modules(scratch, &recipe.modules)? {
         Ok(modules) => modules,
-        Err(what) => return Ok(BuildOutcome::Failed(logged.failure_in_spite_of_success(&what))),
+        Err(what) => {
+            let what = format!("{what}{}", outside(sandbox, inside, &recipe.modules));
+            return Ok(BuildOutcome::Failed(logged.failure_in_spite_of_success(&what)));
+        }
     };
     let outputs: BTreeSet<PathBuf> =
         modules.iter().map(|module| Path::new("module").join(&module.name)).collect();
@@ -452,6 +461,21 @@ fn elsewhere(source: &Tree, at: &Path, name: &str) -> String {
             format!(", but {}{more}", shown.join(", "))
         }
     }
+}
+
+/// Where a module of the recipe is in another tree that the build can write: its source in `/usr/src`. DKMS does not look
+/// there either.
+fn outside(sandbox: &Sandbox, inside: &Path, promised: &Modules) -> String {
+    let Modules::Listed(promised) = promised else { return String::new() };
+    let is_promised = |name: &str| promised.iter().any(|module| name == format!("{}.ko", module.name));
+    let sources =
+        sandbox.writable.iter().filter(|mount| !mount.inside.starts_with(inside.parent().unwrap_or(inside)));
+    let mut found = sources.filter_map(|mount| {
+        let tree = Tree::open(&mount.outside).ok()?;
+        let found = found_modules(&tree).ok()?.into_iter().find(|(_, name)| is_promised(name))?;
+        Some(format!(", but {}, outside of its build directory", mount.inside.join(found.0).display()))
+    });
+    found.next().unwrap_or_default()
 }
 
 /// Appends warnings about a successful build to its log.

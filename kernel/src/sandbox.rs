@@ -157,7 +157,7 @@ pub struct Sandbox {
     /// Single files to show, in directories that the sandbox makes itself: of `/etc`, `/boot` and `/lib/modules/K`.
     pub files: Vec<Mount>,
     /// Directories of tools outside of the usual places, which are searched first: `/opt/llvm-18`.
-    pub tool_paths: Vec<PathBuf>,
+    pub tool_paths: Vec<Mount>,
     /// Writable mounts: the scratch directory.
     pub writable: Vec<Mount>,
     /// The number of CPUs that `nproc` prints.
@@ -262,13 +262,10 @@ impl Sandbox {
 
     /// `PATH` in the sandbox: of each directory of tools its `bin` and `sbin`, or itself; then the system's.
     fn search_path(&self) -> String {
-        let programs = |path: &PathBuf| -> Vec<PathBuf> {
-            let found: Vec<PathBuf> = ["bin", "sbin"]
-                .iter()
-                .map(|name| path.join(name))
-                .filter(|dir| self.tools.find(dir).is_some())
-                .collect();
-            if found.is_empty() { vec![path.clone()] } else { found }
+        let programs = |mount: &Mount| -> Vec<PathBuf> {
+            let below = ["bin", "sbin"].iter().filter(|name| mount.outside.join(name).is_dir());
+            let found: Vec<PathBuf> = below.map(|name| mount.inside.join(name)).collect();
+            if found.is_empty() { vec![mount.inside.clone()] } else { found }
         };
         let own = self.tool_paths.iter().flat_map(programs).map(|dir| dir.display().to_string());
         own.chain([PATH.to_owned()]).collect::<Vec<_>>().join(":")
@@ -276,10 +273,7 @@ impl Sandbox {
 
     /// Mounts for the directories of tools, as far as they are not seen anyway.
     fn tool_mounts(&self) -> Vec<Mount> {
-        let hidden = self.tool_paths.iter().filter(|path| !Sandbox::shows(path));
-        hidden
-            .filter_map(|path| Some(Mount { outside: self.tools.find(path)?, inside: path.clone() }))
-            .collect()
+        self.tool_paths.iter().filter(|mount| !Sandbox::shows(&mount.inside)).cloned().collect()
     }
 
     /// Directories on this machine's disks that the sandbox can write.
@@ -297,6 +291,11 @@ impl Sandbox {
     pub fn shows(path: &Path) -> bool {
         let is_etc = path.starts_with("/etc");
         Sandbox::is_system(path) && !is_etc && !HIDDEN.iter().any(|hidden| path.starts_with(hidden))
+    }
+
+    /// Whether a directory can be shown: not where the sandbox has its own files.
+    pub fn may_show(directory: &Path) -> bool {
+        !enter::is_reserved(directory)
     }
 
     /// Whether a path is that of a file by which programs tell the distribution: `/etc/os-release`, `/etc/debian_version`. No
@@ -395,7 +394,7 @@ impl Sandbox {
     fn leaves_the_entrance_alone(&self) -> Result<(), Error> {
         let files = self.files.iter().filter(|file| !Sandbox::is_release_file(&file.inside));
         let mounts = self.read_only.iter().chain(&self.writable).chain(files).map(|mount| &mount.inside);
-        let mounts = mounts.chain(&self.tool_paths);
+        let mounts = mounts.chain(self.tool_paths.iter().map(|mount| &mount.inside));
         let mut places = mounts.chain(self.links.iter().map(|(path, _)| path));
         let reserved =
             places.find(|inside| enter::is_reserved(inside) || enter::is_reserved(&self.place(inside)));

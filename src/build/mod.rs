@@ -92,6 +92,9 @@ pub fn make(
     if tree::snapshot(&request.package.source, &source, &[".git".to_owned()])? != id.source {
         return Err(Error::Changed { what: format!("the source of {}", request.package.name) });
     }
+    if id.recipe.writes {
+        session.make_beside(request.package, request.kernel, tree, &id.system, &source)?;
+    }
     tree::snapshot(&source, &scratch.path().join("build"), &[])?;
     let own = scratch.path().join("own");
     let mut sandbox = room(context, request.kernel, tree, &id.facts.tools_root, own, context.jobs);

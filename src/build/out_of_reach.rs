@@ -39,12 +39,14 @@ pub(super) fn advice(
         .filter(|other| other.name != request.package.name && !is_dependency(other))
         .collect();
     let context = session.context;
-    of_other_package(request.package, &others, log)
+    of_link(session, source, log)
+        .or_else(|| of_other_package(request.package, &others, log))
         .or_else(|| {
             in_files(source, MOST_DEPTH, &mut { MOST_FILES }, &|text| {
                 of_other_package(request.package, &others, text)
             })
         })
+        .or_else(|| of_etc(&context.root, &request.package.name, log))
         .or_else(|| of_path(&context.root, log))
         .or_else(|| of_program(&context.root, &context.search_path, sought))
 }
@@ -91,13 +93,63 @@ fn in_files(
     directories.iter().find_map(|directory| in_files(directory, depth, left, look))
 }
 
+/// A file of the source that is a link to one outside of it, and that the log names.
+fn of_link(session: &Session, source: &Path, log: &str) -> Option<String> {
+    let link = outward(source, source, MOST_DEPTH, &mut { MOST_FILES }, log)?;
+    let target = fs::read_link(source.join(&link)).ok()?;
+    let is_there = session.context.root.find(&target).is_some();
+    is_there.then(|| {
+        let (link, target) = (link.display(), target.display());
+        format!("{link} of its source is a link to {target}, outside of what builds see; copy that file in its place")
+    })
+}
+
+/// The first link below `directory` whose target is an absolute path elsewhere, and whose name is in the log's errors.
+fn outward(top: &Path, directory: &Path, depth: usize, left: &mut usize, log: &str) -> Option<PathBuf> {
+    let mut directories = Vec::new();
+    for entry in fs::read_dir(directory).ok()?.flatten() {
+        *left = left.checked_sub(1)?;
+        let (path, name) = (entry.path(), entry.file_name());
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => directories.push(path),
+            Ok(kind) if kind.is_symlink() => {
+                let target = fs::read_link(&path).unwrap_or_default();
+                let is_named = log.lines().any(|line| {
+                    let fails =
+                        ["No such file", "No rule to make target"].iter().any(|sign| line.contains(sign));
+                    fails && name.to_str().is_some_and(|name| line.contains(name))
+                });
+                if target.is_absolute() && !target.starts_with("/usr/src") && is_named {
+                    return path.strip_prefix(top).ok().map(Path::to_owned);
+                }
+            }
+            _ => {}
+        }
+    }
+    let depth = depth.checked_sub(1)?;
+    directories.iter().find_map(|directory| outward(top, directory, depth, left, log))
+}
+
+/// Words of the lines that say that something does not exist, if they are absolute paths.
+fn missing_paths(log: &str) -> impl Iterator<Item = &str> + Clone {
+    log.lines()
+        .filter(|line| ["No such file", "not found"].iter().any(|sign| line.contains(sign)))
+        .flat_map(|line| line.split([' ', ':', '\'', '"', '`', '(', ')', ',', ';', '=']))
+        .filter(|word| word.len() > 2 && word.starts_with('/'))
+}
+
+/// The first file of `/etc` that the log says does not exist, and that this host has: builds see next to nothing there.
+fn of_etc(root: &Root, package: &str, log: &str) -> Option<String> {
+    let is_hidden = |path: &&str| path.starts_with("/etc/") && root.find(path).is_some();
+    let path = missing_paths(log).find(is_hidden)?;
+    Some(format!(
+        "{path} is on this host, but of /etc builds see only /etc/dkms/{package}.conf and what is in /etc/dkms/{package}/, where a copy can be put"
+    ))
+}
+
 /// The first path that the log says does not exist, and that this host has.
 fn of_path(root: &Root, log: &str) -> Option<String> {
-    let missing = log
-        .lines()
-        .filter(|line| ["No such file or directory", "not found"].iter().any(|sign| line.contains(sign)))
-        .flat_map(|line| line.split([' ', ':', '\'', '"', '`', '(', ')', ',', ';', '=']))
-        .filter(|word| word.len() > 2 && word.starts_with('/'));
+    let missing = missing_paths(log);
     let is_hidden = |path: &&str| {
         let path = Path::new(path);
         let is_own =

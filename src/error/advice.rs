@@ -73,14 +73,14 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::SameModule { package, others, stays: true, .. } => Refused.hint(format!(
             "run `kcache remove {others}` first to install {package}, or say in a [[policy]] that {package} is ignored"
         )),
-        Error::SameModule { package, .. } => Refused.hint(format!(
-            "run `kcache install {}` to install that one, and say in a [[policy]] that the other is ignored",
+        Error::SameModule { package, others, .. } => Refused.hint(format!(
+            "run `kcache install {}` to install that one, and say in a [[policy]] that {others} is ignored",
             word(package)
         )),
         Error::NoExec { .. } => {
             Unexpected.hint("use a store elsewhere with --store DIR, or remount it: mount -o remount,exec DIR")
         }
-        Error::NoToolPath { .. } => Usage.hint("run `kcache config` to see which file sets it"),
+        Error::NoToolPath { .. } | Error::ReservedToolPath { .. } => Usage.hint("run `kcache config` to see which file sets it"),
         Error::NoKernel { .. } => Usage.hint("run `kcache status` to list installed kernels"),
         Error::NoPackage { .. } => Usage.hint(
             "packages are found in /usr/src/*/dkms.conf and /etc/kcache/packages.d; give a directory as a path, such as ./DIR",

@@ -195,6 +195,12 @@ pub enum Error {
         /// The scratch directory's parent.
         path: PathBuf,
     },
+    /// A directory of the setting `tool-paths` is one that the sandbox makes itself.
+    #[error("the directory {} of the setting tool-paths cannot be shown to builds, which have their own there", path.display())]
+    ReservedToolPath {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A directory of the setting `tool-paths` does not exist.
     #[error("the directory {} of the setting tool-paths does not exist", path.display())]
     NoToolPath {

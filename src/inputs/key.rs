@@ -146,7 +146,7 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
 
 /// Whether a field is of the tools, and no part of the kin.
 pub fn is_tool(name: &str) -> bool {
-    name.starts_with("toolchain.") || name.starts_with("system.") || matches!(name, "environment" | "sandbox")
+    name.starts_with("toolchain.") || matches!(name, "environment" | "sandbox")
 }
 
 /// The key of a sequence of fields.
@@ -154,9 +154,10 @@ pub fn key(fields: &[Field]) -> Key {
     Key::from_bytes(hash(CONTEXT, fields.iter()))
 }
 
-/// The kin of a sequence of fields.
+/// The kin of a sequence of fields. Entries that were made before there were files of the system have no fields for them.
 pub fn kin(fields: &[Field]) -> Digest {
-    Digest::from_bytes(hash(KIN, fields.iter().filter(|field| !is_tool(&field.name))))
+    let is_unused = |field: &Field| field.name.starts_with("system.") && field.value.is_empty();
+    Digest::from_bytes(hash(KIN, fields.iter().filter(|field| !is_tool(&field.name) && !is_unused(field))))
 }
 
 /// Whether a key is that of these fields, also one that was made before programs were a field of their own.
@@ -206,6 +207,7 @@ mod tests {
             automatic: true,
             hooks: vec![],
             notes: vec![],
+            writes: false,
         }
     }
 

@@ -43,7 +43,7 @@ impl Session<'_> {
         target: &Target,
     ) -> Result<Recipe> {
         let facts = self.kernel(kernel, tree)?;
-        let mut signature = Signature::new("recipe 5");
+        let mut signature = Signature::new("recipe 6");
         signature
             .text(&package.name)
             .text(&package.version)
@@ -74,7 +74,9 @@ impl Session<'_> {
                     let copy = self.scratch()?;
                     let to = copy.path().join("source");
                     tree::snapshot(&package.source, &to, &[".git".to_owned()])?;
-                    self.evaluate(package, kernel, tree, (target, &system), Some(&to), &mut wrote)?
+                    let recipe =
+                        self.evaluate(package, kernel, tree, (target, &system), Some(&to), &mut wrote)?;
+                    Recipe { writes: true, ..recipe }
                 }
                 evaluated => evaluated?,
             };
@@ -87,6 +89,20 @@ impl Session<'_> {
             self.still_headers(kernel, tree, facts.headers)?;
             Ok(recipe)
         })
+    }
+
+    /// Makes in a copy of a package's source the files that its `dkms.conf` makes beside itself. DKMS copies the source after
+    /// that, so builds may read them.
+    pub fn make_beside(
+        &self,
+        package: &Package,
+        kernel: &Kernel,
+        tree: &BuildTree,
+        system: &SystemFiles,
+        copy: &Path,
+    ) -> Result<()> {
+        let target = Target { release: &kernel.release, arch: &tree.arch, config: &tree.config };
+        self.evaluate(package, kernel, tree, (&target, system), Some(copy), &mut false).map(drop)
     }
 
     /// Evaluates a `dkms.conf` in a sandbox: beside the source, which is read-only, or beside a copy. `wrote` is set if it

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use fs_err as fs;
 use kcache_kernel::bounded_read;
-use kcache_kernel::kernels::{BuildTree, Kernel};
+use kcache_kernel::kernels::{BuildTree, Kernel, Mount};
 use kcache_kernel::rootfs::Root;
+use kcache_kernel::sandbox::Sandbox;
 use kcache_kernel::toolchain::{self, Program};
 use kcache_store::tree;
 
@@ -43,7 +44,10 @@ impl Session<'_> {
     /// The administrator's directories of tools: builds see all of each, so all of it is one tool.
     fn tool_paths(&self, tools_root: &Root) -> Result<Vec<Tool>> {
         let tool = |path: &PathBuf| {
-            let Some(outside) = tools_root.find(path).filter(|outside| outside.is_dir()) else {
+            if !Sandbox::may_show(path) {
+                return Err(Error::ReservedToolPath { path: path.clone() });
+            }
+            let Some(Mount { outside, .. }) = sandbox::tool_path(self.context, tools_root, path) else {
                 return Err(Error::NoToolPath { path: path.clone() });
             };
             let root =

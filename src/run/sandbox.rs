@@ -44,7 +44,7 @@ pub fn room(
         groups: context.services.groups().cloned(),
         read_only: tree.mounts.iter().cloned().chain([config]).collect(),
         files: Vec::new(),
-        tool_paths: context.tool_paths.clone(),
+        tool_paths: context.tool_paths.iter().filter_map(|path| tool_path(context, tools, path)).collect(),
         writable: Vec::new(),
         cpus,
         links: Vec::new(),
@@ -53,6 +53,13 @@ pub fn room(
         launcher: None,
         own,
     }
+}
+
+/// A directory of the setting `tool-paths`: that of the system whose tools are used, or the target's, where that is another.
+pub fn tool_path(context: &Context, tools: &Root, path: &Path) -> Option<Mount> {
+    let found = [tools, &context.root].into_iter().filter_map(|root| root.find(path));
+    let outside = found.into_iter().find(|outside| outside.is_dir())?;
+    Some(Mount { outside, inside: path.to_owned() })
 }
 
 /// Shows a package's source tree, which is at `outside`, at DKMS's path; returns its path in the sandbox.

@@ -71,6 +71,7 @@ impl Tree {
             depends: Vec::new(),
             automatic: true,
             notes: Vec::new(),
+            writes: false,
             hooks: Vec::new(),
         }
     }

@@ -36,6 +36,7 @@ pub fn recipe(name: &str, version: &str, release: &str) -> Recipe {
         automatic: true,
         hooks: Vec::new(),
         notes: Vec::new(),
+        writes: false,
     }
 }
 

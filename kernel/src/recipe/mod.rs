@@ -46,6 +46,9 @@ pub struct Recipe {
     pub hooks: Vec<Hook>,
     /// Notes for the recipe's maintainer, a line each.
     pub notes: Vec<String>,
+    /// Whether its file makes others beside itself when it is evaluated, which the build may read.
+    #[serde(default)]
+    pub writes: bool,
 }
 
 /// A script of a package that is not part of its build: it runs as root on the system.

@@ -153,6 +153,7 @@ pub fn recipe(path: &Path, file: &TomlRecipe, target: &Target) -> Result<Recipe,
         automatic: file.automatic,
         hooks: Vec::new(),
         notes: Vec::new(),
+        writes: false,
     };
     checked(recipe, path)
 }

@@ -84,6 +84,7 @@ impl Answer {
                 .is_some_and(|value| !value.starts_with(['n', 'N', 'f', 'F', '0'])),
             hooks: self.hooks(),
             notes: self.all_of("note"),
+            writes: false,
             name,
             version,
         })

@@ -23,6 +23,7 @@ fn recipe(steps: &[(StepKind, &str)], modules: &[&str]) -> Recipe {
         depends: Vec::new(),
         automatic: true,
         notes: Vec::new(),
+        writes: false,
         hooks: Vec::new(),
     }
 }
