@@ -20,6 +20,7 @@ mod depends;
 mod dkms;
 mod everywhere;
 mod export;
+mod field;
 mod fleet;
 mod gc;
 mod history;

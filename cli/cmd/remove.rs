@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use fs_err as fs;
 use kcache::deploy::generation::{self, Done, SetChange};
 use kcache::deploy::scripts;
 use kcache::error::Error;
+use kcache::kernel::dkms::Records;
+use kcache::kernel::dkms::originals::{self, Original};
 use kcache::kernel::install::{Act, Generation, base, current};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages;
@@ -120,6 +123,34 @@ fn names(kernel: &Kernel) -> Vec<String> {
     packages.map(|package| package.name).chain(base.lost).collect()
 }
 
+/// Gives back the in-tree modules that DKMS moved away because of packages that are removed. They are in place when the
+/// indexes are made.
+fn originals(session: &Session, kernel: &Kernel, change: &SetChange) -> Result<Vec<Original>, Error> {
+    let SetChange::Remove(names) = change else { return Ok(Vec::new()) };
+    let tree = generation::tree(session, kernel)?;
+    let records = Records::of(&session.context.root)?;
+    let own = || rustix::system::uname().machine().to_string_lossy().into_owned();
+    let arch = kernel.build_tree().map_or_else(own, |tree| tree.arch.clone());
+    let mut found = Vec::new();
+    for name in *names {
+        for original in records.originals(name, &kernel.release, &arch, tree)? {
+            originals::give_back(tree, &original)?;
+            found.push(original);
+        }
+    }
+    Ok(found)
+}
+
+/// Deletes what DKMS kept of modules that are back in place.
+fn forget_originals(out: &Out, kernel: &Kernel, originals: &[Original]) -> Result<(), Error> {
+    for Original { kept, place } in originals {
+        fs::remove_file(kept)?;
+        let place = place.display();
+        out.say(&format!("{}: restored {place}, which DKMS had moved away", kernel.release));
+    }
+    Ok(())
+}
+
 /// Runs the scripts of packages that are gone, as far as their source is still there.
 fn after_remove(session: &Session, kernel: &Kernel, done: &Done) -> Result<(), Error> {
     let gone = done.plan.changes.iter().filter(|change| change.act == Act::Remove);
@@ -169,12 +200,17 @@ fn planned(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) ->
 
 fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &SetChange) -> Exit {
     let start = Instant::now();
+    let originals = match originals(session, kernel, change) {
+        Ok(originals) => originals,
+        Err(error) => return report_error(out, kernel, &error),
+    };
     let done = match generation::apply(session, kernel, change) {
         Ok(done) => done,
         Err(error) => return report_error(out, kernel, &error),
     };
     report_changes(out, kernel, &done, start.elapsed().as_secs_f64());
-    match after_remove(session, kernel, &done) {
+    let ended = after_remove(session, kernel, &done).and_then(|()| forget_originals(out, kernel, &originals));
+    match ended {
         Ok(()) => Exit::Done,
         Err(error) => report_error(out, kernel, &error),
     }
