@@ -27,7 +27,7 @@ use crate::host::{FIXTURES, Host, PATH, Run, run};
 use crate::packages::{dkms_conf, module_c};
 
 fn k() -> &'static str {
-    &FIXTURES.cloud
+    &FIXTURES.new
 }
 
 fn host() -> Host {

@@ -302,6 +302,10 @@ impl Host {
         let mut found = BTreeMap::new();
         let Ok(generations) = fs::read_dir(self.kernel(kernel).join("updates")) else { return found };
         for generation in generations.map(|entry| entry.unwrap().path()) {
+            // A foreign module.
+            if !generation.is_dir() {
+                continue;
+            }
             for package in fs::read_dir(generation).unwrap().map(|entry| entry.unwrap().path()) {
                 if package.is_dir() {
                     let modules = fs::read_dir(&package).unwrap().map(|entry| entry.unwrap().path());

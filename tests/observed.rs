@@ -76,7 +76,7 @@ fn a_file_that_configure_read_is_compared_before_a_build_is_used_again() {
     host.kcache(&["explain", "curious", "-k", &FIXTURES.new]).exits(0).prints(&[
         "in the store: built\nnot used, because",
         "undeclared input /usr/include/asm-generic/probe.h: different here",
-        "os-release: same here",
+        "system.release",
     ]);
 }
 

@@ -112,9 +112,10 @@ fn fails(before: &str, makefile: &str) -> String {
 fn a_configure_that_fails_is_the_error_and_nothing_after_it_is_run() {
     let gives_up = "echo 'x.c:1:1: error: of an attempt' >&2; printf 'checking x... configure: error:\\n\\t*** too new\\n'; exit 1";
     let error = fails(gives_up, "all:\n\t@echo 'a.c:1:1: error: made all the same'; false\n");
-    assert_eq!(error.lines().next(), Some("configure: error: too new"));
+    assert_eq!(error.lines().next(), Some("configure: error: too new (its PRE_BUILD, `before.sh`, failed)"));
     let error = fails("echo this kernel is not supported; exit 3", "all:\n\t@echo ran on; false\n");
-    assert_eq!(error.lines().next(), Some("this kernel is not supported"));
+    let told = "this kernel is not supported (its PRE_BUILD, `before.sh`, failed)";
+    assert_eq!(error.lines().next(), Some(told));
 }
 
 #[test]

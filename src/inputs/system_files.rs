@@ -3,7 +3,8 @@
 //! Sources test for `/etc/redhat-release` or grep `/etc/os-release` to tell a distribution's kernel from others, and some look up
 //! symbols in `System.map`. They are shown to a build, and part of its key by content, only if the package's source, or what the
 //! administrator adds to its recipe, mentions them: so a point release of the distribution, which changes `os-release`, leaves all
-//! other packages as they are. They are those of the target system.
+//! other packages as they are. They are those of the target system; a target without any, such as a directory with kernels
+//! alone, has those of the system whose tools are used.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -105,7 +106,10 @@ impl Session<'_> {
             mentions = Mentions { releases: mentions.releases || releases, map: mentions.map || map };
         }
         self.context.directives.iter().for_each(|directive| mentions.add(directive.as_bytes()));
-        let releases = if mentions.releases { releases(root)? } else { Vec::new() };
+        let releases = match mentions.releases {
+            true => releases_of(root, &self.kernel(kernel, tree)?.tools_root)?,
+            false => Vec::new(),
+        };
         let maps = if mentions.map { maps(root, release) } else { Vec::new() };
         Ok(SystemFiles {
             releases: mentions.releases.then(|| digest(&releases)),
@@ -113,6 +117,12 @@ impl Session<'_> {
             files: releases.into_iter().chain(maps).collect(),
         })
     }
+}
+
+/// The target's files; those of the system whose tools are used if it has none, as a root with kernels alone.
+fn releases_of(root: &Root, tools_root: &Root) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
+    let own = releases(root)?;
+    if own.is_empty() { releases(tools_root) } else { Ok(own) }
 }
 
 /// `/etc/os-release`, `/etc/redhat-release`, `/etc/debian_version`, ...: os-release(5) and its predecessors.

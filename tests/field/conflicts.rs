@@ -8,7 +8,7 @@ use crate::packages::plain;
 
 #[test]
 fn of_two_packages_with_one_module_neither_is_installed_and_a_third_is() {
-    let kernels = [&*FIXTURES.old, &FIXTURES.new, &FIXTURES.cloud];
+    let kernels = [&*FIXTURES.old, &FIXTURES.new, &FIXTURES.six12];
     let host = Host::new(&kernels);
     for (name, module) in [("nva", "nv"), ("nvb", "nv"), ("third", "third")] {
         bearing(&host, name, "1.0", module);
@@ -20,7 +20,8 @@ fn of_two_packages_with_one_module_neither_is_installed_and_a_third_is() {
     ]);
     assert_eq!(installed.stderr.matches("error: nva/1.0").count(), 3, "{}", installed.shown());
     for kernel in kernels {
-        assert_eq!(host.modules(kernel).into_keys().collect::<Vec<_>>(), ["third/third.ko"], "{kernel}");
+        let found: Vec<String> = host.modules(kernel).into_keys().collect();
+        assert!(found.len() == 1 && found[0].starts_with("third/third.ko"), "{kernel}: {found:?}");
     }
     host.kcache(&["install", "nva", "-k", k()]).exits(0);
     append(&host.root().join("etc/kcache/config.toml"), "[[policy]]\npackage = \"nvb\"\nis = \"ignore\"\n");

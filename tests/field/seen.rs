@@ -36,7 +36,7 @@ fn files_that_tell_the_distribution_are_the_targets_and_part_of_the_key_of_those
         with_makefile(&host, name, "", &makefile, "");
     };
     test("wildcard", "$(wildcard /etc/redhat-release)");
-    test("glob", "$(shell cat /etc/*elease | grep rocky)");
+    test("globs", "$(shell cat /etc/*elease | grep rocky)");
     test("grep", "$(shell grep rocky /etc/os-release)");
     test("link", "$(shell grep Rocky /etc/system-release)");
     test("version", "$(shell cat /etc/debian_version)");
@@ -48,7 +48,7 @@ fn files_that_tell_the_distribution_are_the_targets_and_part_of_the_key_of_those
 
     put(&host, "etc/os-release", "ID=rocky\nVERSION_ID=9.6\n");
     host.kcache(&["check"]).exits(3).prints(&["changed: system.release"]);
-    let expect = ["conf", "glob", "grep", "link", "version", "wildcard"].map(|name| format!("{name} stale"));
+    let expect = ["conf", "globs", "grep", "link", "version", "wildcard"].map(|name| format!("{name} stale"));
     assert_eq!(stale(&host), expect);
     host.kcache(&["install"]).exits(0);
     assert_eq!(stale(&host), Vec::<String>::new());

@@ -300,6 +300,8 @@ fn is_consequence(line: &str) -> bool {
     signs.iter().any(|sign| line.contains(sign))
 }
 
+const NO_FILE: &str = ": No such file or directory";
+
 /// Whether an error is that a build may not write where it tried to.
 fn writes_elsewhere(error: &str) -> bool {
     let is_own = |path: &&str| {
@@ -308,7 +310,11 @@ fn writes_elsewhere(error: &str) -> bool {
     };
     let mut paths = error.split([' ', ':', '\'', '"', '`', ',']).filter(|word| word.starts_with('/'));
     let writes = ["cannot create", "can't create", "cannot touch"].iter().any(|sign| error.contains(sign));
-    error.contains("Read-only file system") || writes && paths.next_back().is_some_and(|path| !is_own(&path))
+    // A shell's redirection says no more than that. There is nothing to read in these either.
+    let is_absent = |path: &&str| ["/root/", "/home/", "/var/"].iter().any(|place| path.starts_with(place));
+    let last = paths.next_back().filter(|path| !is_own(path));
+    error.contains("Read-only file system")
+        || last.is_some_and(|path| writes || error.ends_with(NO_FILE) && is_absent(&path))
 }
 
 fn is_of_compiler(line: &str) -> bool {
@@ -383,7 +389,7 @@ fn is_complaint(line: &str) -> bool {
         "unknown",
         "unrecognized",
         "must be",
-        "please ",
+        "please install",
         "require",
         "no module named",
         "no package",
@@ -606,6 +612,7 @@ mod tests {
         assert!(
             first_error("touch: cannot touch '/var/log/x': No such file or directory").contains(READ_ONLY)
         );
+        assert!(first_error("pre: line 2: /root/x: No such file or directory").contains(READ_ONLY));
         assert!(first_error("sh: 2: cannot create /root/x: Directory nonexistent").contains(READ_ONLY));
         assert!(
             !first_error("cp: cannot create regular file 'a/b': No such file or directory")
