@@ -235,7 +235,12 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
     let conf = source.join(DKMS_CONF);
     let (from_dir, version_from_dir) = name_of_directory(source);
     let (name, version, recipe) = if conf.exists() {
-        let (name, version) = dkms::literal_name(&recipe_in(source, DKMS_CONF)?);
+        let text = recipe_in(source, DKMS_CONF)?;
+        // A directory that is not called after a version does not say what is to be in its place.
+        if let Some(found) = placeholder(source, &text).filter(|_| version_from_dir.is_none()) {
+            return Err(found);
+        }
+        let (name, version) = dkms::literal_name(&text);
         (name.or(from_dir), version.or(version_from_dir), RecipeFile::Dkms)
     } else if kbuild::is_kbuild(source) {
         (from_dir, version_from_dir.or_else(|| Some("0".into())), RecipeFile::Kbuild)
@@ -252,15 +257,12 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
         (Some(name), Some(version)) => {
             Ok(Package { name, version, source: source.to_owned(), recipe, declared: None })
         }
-        _ if conf.exists() => Err(match placeholder(source, &recipe_in(source, DKMS_CONF)?) {
-            Some(found) => found,
-            None => Error::NoName { path: conf },
-        }),
+        _ if conf.exists() => Err(Error::NoName { path: conf }),
         _ => Err(Error::NoName { path: source.to_owned() }),
     }
 }
 
-/// A placeholder such as `#MODULE_VERSION#` or `@PKGVER@`, assigned as a name or version.
+/// A placeholder such as `#MODULE_VERSION#`, `@PKGVER@` or `__VERSION__`, assigned as a name or version.
 fn placeholder(source: &Path, conf: &str) -> Option<Error> {
     let mut lines = conf.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
     lines.find_map(|(line, text)| {
@@ -268,8 +270,11 @@ fn placeholder(source: &Path, conf: &str) -> Option<Error> {
             .iter()
             .find_map(|directive| Some((*directive, text.strip_prefix(directive)?.strip_prefix('=')?)))?;
         let value = value.split(" #").next()?.trim().trim_matches(['"', '\'']);
-        let mark = value.chars().next().filter(|mark| "#@%{".contains(*mark))?;
-        let is_closed = value.len() > 2 && value.ends_with(if mark == '{' { '}' } else { mark });
+        let marks = [("#", "#"), ("@", "@"), ("%{", "}"), ("%", "%"), ("{", "}"), ("<", ">"), ("__", "__")];
+        let is_closed = marks.iter().any(|(open, close)| {
+            let within = value.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+            within.is_some_and(|within| !within.is_empty())
+        });
         is_closed.then(|| Error::Placeholder {
             path: source.join(DKMS_CONF),
             line,

@@ -51,6 +51,7 @@ fn the_directorys_name_stands_for_a_placeholder_and_elsewhere_that_is_named() {
         ("@PKGVER@", "README", "sed -i 's/@PKGVER@/VERSION/' dkms.conf"),
         ("%VERSION%", "README", "still the placeholder '%VERSION%'"),
         ("{{version}}", "README", "still the placeholder '{{version}}'"),
+        ("__VERSION__", "README", "still the placeholder '__VERSION__'"),
     ] {
         let checkout = host.dir().join("checkout");
         let _ = fs::remove_dir_all(&checkout);

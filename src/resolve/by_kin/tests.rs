@@ -105,7 +105,7 @@ fn is_let(name: &str, how: Other, setting: usize) -> bool {
     let row = FIELDS.iter().find(|(field, _)| *field == name);
     let may = row.is_some_and(|(_, may)| may[setting]);
     // An entry from before there was such a field, of a package that mentions no file of the system.
-    let is_old = how == Other::Gone && name.starts_with("system.");
+    let is_old = how == Other::Gone && name.starts_with("system.") && SETTINGS[setting] != OtherTools::Never;
     is_old || may && (how == Other::Value || how == Other::Version && !says_version)
 }
 
@@ -342,7 +342,7 @@ fn a_build_of_something_else_is_not_used_whatever_its_labels_say() {
     let kin = key::kin(&fields());
     for (at, field) in fields().iter().enumerate().filter(|(_, field)| !key::is_tool(&field.name)) {
         let hows = [Other::Value, Other::Gone];
-        for how in hows.into_iter().filter(|how| !is_let(&field.name, *how, 0)) {
+        for how in hows.into_iter().filter(|how| !is_let(&field.name, *how, 1)) {
             let forged = entry(fields_but(&[(at, how)]), Some(kin));
             assert_eq!(host.uses(&forged), NOT, "{}, {how:?}", field.name);
         }
