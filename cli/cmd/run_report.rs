@@ -12,7 +12,7 @@ use kcache::run::policy::Need;
 use kcache::run::request::{Request, Source};
 use kcache::run::session::Session;
 use kcache::shell::word;
-use kcache::store::{Outcome, Role};
+use kcache::store::{CacheState, Outcome, Role};
 
 use super::task::{Ran, Task};
 use crate::exit::{Exit, Failure};
@@ -33,6 +33,8 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         let is_optional =
             task.which.packages.is_empty() && deploy::need(session.context, judged.request) == Need::Optional;
         let name = judged.request.package.name.clone();
+        ran.states.push(judged.record.state);
+        ran.lacks_builds |= judged.record.reason.is_some() && !judged.request.package.has_source();
         let exit = print(out, judged, &line, is_optional);
         if exit != Exit::Done {
             ran.failed.push(name);
@@ -43,6 +45,31 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         Some(Ok(done)) => report_done(out, kernel.kernel, done, kernel.seconds),
         Some(Err(error)) => ran.exit = ran.exit.or(report_error(out, kernel.kernel, error)),
         None => {}
+    }
+}
+
+/// Says at the end of a run how many packages ended how, if there are several; for programs, what became of each cache.
+pub fn summarize(session: &Session, out: &Out, ran: &Ran) {
+    if out.json {
+        for (url, state) in session.context.caches().states() {
+            let (state, error) = match state {
+                CacheState::NotAsked => ("not-asked", None),
+                CacheState::Answered => ("answered", None),
+                CacheState::Unreachable(why) => ("unreachable", Some(why)),
+            };
+            out.record(&json::AskedCache { r#type: "cache", url, state, error });
+        }
+    }
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for state in &ran.states {
+        match counts.iter_mut().find(|(word, _)| word == state) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((state, 1)),
+        }
+    }
+    if ran.states.len() > 1 {
+        let parts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        out.say(&parts.join(", "));
     }
 }
 
@@ -86,6 +113,7 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
         key: None,
         seconds: result.seconds,
         modules: Vec::new(),
+        reason: None,
         error: None,
     };
     let mut hint = None;
@@ -119,13 +147,10 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
             ended(&mut record, "excluded", Exit::Done)
         }
         Ok(Resolution::NotAutomatic) => return None,
-        Ok(Resolution::NoHeaders(package)) => {
-            let lacks = match result.request.package.has_source() {
-                true => result.request.kernel.why_no_headers(),
-                false => "no source installed".to_owned(),
-            };
-            record.error = Some(format!("{lacks}, and no cache has a build"));
-            hint = Some(package.clone());
+        Ok(Resolution::NoHeaders(lack)) => {
+            record.reason = Some(lack.reason.word());
+            record.error = Some(lack.error.clone());
+            hint = Some(lack.hint.clone());
             ended(&mut record, "no-headers", Exit::NoHeaders)
         }
         Ok(Resolution::NotCached) => {
