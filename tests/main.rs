@@ -32,6 +32,7 @@ mod indexes;
 mod install;
 mod keys;
 mod launcher;
+mod misses;
 mod mounts;
 mod observed;
 mod packages;

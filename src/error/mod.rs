@@ -237,15 +237,24 @@ impl Error {
         advice::of(self)
     }
 
+    /// The sandbox's own error.
+    fn of_sandbox(&self) -> Option<&kernel::sandbox::Error> {
+        match self {
+            Error::Sandbox(error)
+            | Error::Recipe(kernel::recipe::Error::Sandbox(error))
+            | Error::Toolchain(kernel::toolchain::Error::Sandbox(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Bubblewrap is not installed.
     pub fn lacks_bubblewrap(&self) -> bool {
-        use kernel::sandbox::Error::NoBubblewrap;
-        matches!(
-            self,
-            Error::Sandbox(NoBubblewrap)
-                | Error::Recipe(kernel::recipe::Error::Sandbox(NoBubblewrap))
-                | Error::Toolchain(kernel::toolchain::Error::Sandbox(NoBubblewrap))
-        )
+        matches!(self.of_sandbox(), Some(kernel::sandbox::Error::NoBubblewrap))
+    }
+
+    /// There is no sandbox on this machine: bubblewrap is not installed, or may not make one, as in many containers.
+    fn lacks_sandbox(&self) -> bool {
+        self.lacks_bubblewrap() || matches!(self.of_sandbox(), Some(kernel::sandbox::Error::NotMade { .. }))
     }
 
     /// Whether it is a shared cache's failure, for which there has been a warning.
@@ -253,9 +262,9 @@ impl Error {
         matches!(self, Error::Store(error) if error.is_reported())
     }
 
-    /// Whether a program required for building is not installed.
+    /// Whether nothing can be built here for want of a program, or of a sandbox.
     pub fn lacks_tools(&self) -> bool {
-        self.lacks_bubblewrap() || matches!(self, Error::Toolchain(kernel::toolchain::Error::Missing { .. }))
+        self.lacks_sandbox() || matches!(self, Error::Toolchain(kernel::toolchain::Error::Missing { .. }))
     }
 }
 
