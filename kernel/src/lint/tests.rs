@@ -217,6 +217,15 @@ fn sources_must_declare_a_known_licence() {
 }
 
 #[test]
+fn a_licence_is_missed_only_where_all_sources_are_known() {
+    let list = "obj-m := a.o\ndefine a-y\n\tmain.o\nendef\na-y := $(strip ${a-y})\na-y += extra.o\n";
+    let computed = tree().makefile(list).step(StepKind::Make, KBUILD);
+    let computed = computed.with("main.c", SOURCE).with("extra.c", "int x;\n");
+    let plain = computed.clone().with("main.c", "").with("Makefile", "obj-m := a.o\na-y := main.o extra.o\n");
+    check(plain, "no-license extra.c:0", computed);
+}
+
+#[test]
 fn clock_macros_and_other_versions_are_reported() {
     let source = |more: &str| tree().with("a.c", &format!("{SOURCE}{more}"));
     check(

@@ -119,6 +119,7 @@ fn a_source_tree_lists_its_modules_unless_some_are_conditional() {
         line: 1,
         condition: condition.map(str::to_owned),
         sources: Vec::new(),
+        complete: true,
     };
     let text =
         |objects| from_source("a", "1", &Objects { modules: objects, complete: true, ..Objects::default() });
