@@ -39,7 +39,7 @@ use fs_err as fs;
 use rustix::fs::FileType;
 
 use crate::kernels::Mount;
-use crate::recipe::{Modules, Recipe, build_dir, debug_dir, kept_dir};
+use crate::recipe::{Modules, Recipe, StepKind, build_dir, debug_dir, kept_dir};
 use crate::sandbox::enter::MOST_FILE;
 use crate::sandbox::jobs::Seat;
 use crate::sandbox::{self, Ended, Excess, Limits, Opened, Sandbox, Watch};
@@ -104,6 +104,8 @@ pub enum BuildOutcome {
         debug: Vec<BuiltFile>,
         /// Results for other packages, as a tar; `None` if there are none.
         kept: Option<Vec<u8>>,
+        /// Of a recipe with attempts, the command that built them.
+        command: Option<String>,
     },
     /// The package does not build; worth remembering.
     Failed(Failure),
@@ -186,6 +188,14 @@ pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
     if let Some(header) = logged.conftest().and_then(|header| header.strip_prefix(&inside).ok()) {
         append(scratch, header)?;
     }
+    let logged = match (&ended, logged.failed_here().cloned()) {
+        (Ended::Status(0), Some(failed)) => {
+            let reason = failed.environment.unwrap_or_else(|| too_large(&sandbox.limits));
+            return Ok(BuildOutcome::Environment(reason));
+        }
+        (Ended::Status(0), None) => logged,
+        _ => logged.of_attempts(),
+    };
     Ok(match ended {
         Ended::Cancelled => BuildOutcome::Cancelled,
         Ended::TimedOut => {
@@ -257,7 +267,9 @@ fn give(path: &Path, uid: u32) -> io::Result<()> {
 fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<BuildOutcome> {
     let modules = match modules(scratch, &recipe.modules)? {
         Ok(modules) => modules,
-        Err(what) => return Ok(BuildOutcome::Failed(logged.failure_in_spite_of_success(&what))),
+        Err(what) => {
+            return Ok(BuildOutcome::Failed(logged.of_attempts().failure_in_spite_of_success(&what)));
+        }
     };
     let outputs: BTreeSet<PathBuf> =
         modules.iter().map(|module| Path::new("module").join(&module.name)).collect();
@@ -269,7 +281,8 @@ fn collect(scratch: &Path, recipe: &Recipe, logged: Logged) -> io::Result<BuildO
     let (debug, lost) = debug(scratch, &modules)?;
     let not_kept = packed.left_out.iter().map(|what| format!("not stored for other packages: {what}"));
     warn(scratch, not_kept.chain(lost))?;
-    Ok(BuildOutcome::Built { modules, debug, kept: packed.tar })
+    let tried = recipe.steps.iter().any(|step| step.kind == StepKind::Attempt);
+    Ok(BuildOutcome::Built { modules, debug, kept: packed.tar, command: tried.then_some(logged.command) })
 }
 
 /// The debug information of these modules, if any, and a warning for each that is lost.

@@ -211,6 +211,15 @@ fn both(one: Option<bool>, other: Option<bool>) -> Option<bool> {
     }
 }
 
+/// Whether a file of this name is a makefile, as far as names show it.
+pub fn is_name(name: &str) -> bool {
+    let begins = ["Makefile", "makefile", "GNUmakefile", "Kbuild"];
+    let begins = begins.iter().filter_map(|begin| name.strip_prefix(begin));
+    begins.into_iter().any(|rest| rest.is_empty() || rest.starts_with(['.', '-', '_']))
+        || name.ends_with(".mk")
+        || name.ends_with(".mak")
+}
+
 /// Lines of a makefile or shell script with their numbers; lines continued by a backslash are joined.
 pub fn joined(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();

@@ -163,7 +163,8 @@ pub fn in_steps(written: &Written, answers: &[Answer]) -> io::Result<Vec<LintFin
         for step in &recipe.steps {
             match step.kind {
                 StepKind::Patch => found.extend(absent_patch(written, &step.command)),
-                StepKind::Clean => {}
+                // Only trees without a recipe have attempts.
+                StepKind::Clean | StepKind::Attempt => {}
                 StepKind::Hook => found.extend(script(written, &step.command, releases)?),
                 StepKind::Make => {
                     found.extend(in_make(written, &step.command, &build));

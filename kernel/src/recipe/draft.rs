@@ -92,7 +92,7 @@ impl Draft {
                 StepKind::Clean => self.prepare.push(format!("{command} || true")),
                 StepKind::Hook if self.make.is_empty() => self.prepare.push(format!("./{command}")),
                 StepKind::Hook => self.make.push(format!("./{command}")),
-                StepKind::Make => self.make.push(command),
+                StepKind::Make | StepKind::Attempt => self.make.push(command),
             }
         }
         let plain = |command: &String| {
