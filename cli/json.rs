@@ -131,6 +131,9 @@ pub struct Record {
     pub seconds: f64,
     pub modules: Vec<String>,
     pub error: Option<String>,
+    /// same, different: how a second build compares; absent where none was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub again: Option<&'static str>,
 }
 
 /// `install`, `remove` and `rollback`: one line a kernel.

@@ -65,6 +65,13 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::Recipe(recipe::Error::Sandbox(_) | recipe::Error::Io(_)) => Unexpected.into(),
         Error::Recipe(_) => BuildFailed.into(),
         Error::Package(packages::Error::NoRecipe { .. } | packages::Error::Io(_)) => Usage.into(),
+        Error::Package(packages::Error::Below { path, below }) => {
+            Usage.hint(format!("give that directory: {}", path_word(&path.join(below))))
+        }
+        Error::Package(packages::Error::Several { path, parts }) => Usage.hint(format!(
+            "give one of them, such as {}, or write a kcache.toml with the commands that build all",
+            path_word(&path.join(&parts[0]))
+        )),
         Error::Package(_) => BuildFailed.into(),
         Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
             Usage.hint(format!("did you mean '{name}'?"))

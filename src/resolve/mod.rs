@@ -312,6 +312,12 @@ fn have_once(
     for fault in &made.left_out {
         context.progress.warn(&format!("{}: skipping module: {fault}", request.name()));
     }
+    if let Some(command) = &made.command {
+        let (package, directory) = (request.package, request.package.source.display());
+        context.progress.say(&format!(
+            "{package} has no recipe; built by `{command}` (`kcache init {directory}` writes it to a kcache.toml)"
+        ));
+    }
     build_times::remember(session, request.package, made.seconds)?;
     let entry = build::publish(session, store, request, id, made, outcome, options.rebuild)?;
     if undeclared::is_known(entry.manifest()) {

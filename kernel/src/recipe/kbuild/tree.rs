@@ -45,6 +45,21 @@ pub enum Lack {
     Several(Vec<PathBuf>),
 }
 
+impl Plain {
+    /// Whether a Makefile that is tried moves modules to another directory.
+    pub fn moves_modules(&self, top: &Path) -> io::Result<bool> {
+        for attempt in &self.attempts {
+            if let Attempt::Make { dir, .. } = attempt
+                && let Some(driver) = Driver::read(top, dir)?
+                && driver.commands().any(|text| text.contains(".ko") && text.contains("mv "))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// The kernel part of a tree, and what builds it.
 pub fn find(top: &Path) -> io::Result<Result<Plain, Lack>> {
     let (parts, recipe) = parts(top)?;
