@@ -122,6 +122,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         directives: asked.directives.to_vec(),
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
         roll_back: asked.roll_back,
+        cpu: kcache::kernel::native::cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         number: crate::confined::number(),
         now: || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         available_memory: memory::available,

@@ -106,6 +106,9 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::Unsigned { .. } => Refused.hint(
             "create a key with `kcache keys mok` and configure [signing] in /etc/kcache/config.toml, see docs/signing.md",
         ),
+        Error::ForOneCpu { .. } => {
+            Refused.hint("run `kcache lint` to find the flags, and build without them")
+        }
         Error::Distrusted { .. } => Refused.hint("run `kcache build --rebuild`"),
         Error::Kept { source: kept::Error::Io(_), .. } => Unexpected.into(),
         Error::Kept { .. } => Refused.into(),

@@ -81,6 +81,7 @@ fn identify_within<'a>(
         kernel: kernel_inputs(&facts, request.kernel, tree),
         tools: &facts.tools,
         dependencies: &kin,
+        cpu: session.asks_cpu(request.package, source, overrides, &recipe)?.then_some(&session.context.cpu),
         environment: &ENVIRONMENT,
     };
     let fields = key::fields(&inputs);

@@ -172,6 +172,7 @@ impl Host {
             directives: Vec::new(),
             package_scripts: Vec::new(),
             roll_back: false,
+            cpu: String::new(),
             number: 0,
             now: || 2_000_000,
             available_memory: || None,
@@ -253,6 +254,7 @@ fn fields() -> Vec<Field> {
         },
         tools: &roles.map(tool),
         dependencies: &[("base".to_owned(), digest("base"))],
+        cpu: None,
         environment: &ENVIRONMENT,
     })
 }
