@@ -13,7 +13,9 @@
 
 mod calls;
 mod commands;
+mod guards;
 mod kbuild;
+mod machine;
 mod readings;
 mod recipe;
 mod rules;
@@ -62,11 +64,13 @@ pub struct Answer<'a> {
 pub fn check(package: &Package, answers: &[Answer]) -> io::Result<Vec<LintFinding>> {
     let top = &package.source;
     let mut found = tree::check(top)?;
-    let recipes: Vec<&Recipe> = answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()).collect();
+    let recipes = meant(answers);
     let readings = readings::read(top, &recipes)?;
+    found.extend(machine::check(top)?);
     for reading in &readings.makefiles {
         found.extend(commands::in_makefile(reading));
         found.extend(kbuild::in_makefile(reading));
+        found.extend(recipe::in_scripts_of(top, reading)?);
     }
     found.extend(sources::check(top, &readings.objects, package)?);
     found.extend(recipe_findings(package, answers, &readings)?);
@@ -99,10 +103,15 @@ fn recipe_findings(
     };
     let mut found = recipe::in_answers(&written, answers);
     found.extend(recipe::in_text(&written));
-    let recipes: Vec<&Recipe> = answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()).collect();
     found.extend(recipe::in_steps(&written, answers)?);
-    found.extend(recipe::in_modules(&written, &recipes, &readings.objects));
+    found.extend(recipe::in_modules(&written, &meant(answers), readings));
     Ok(found)
+}
+
+/// The recipes of the kernels that the package supports: what it would do for others does not matter.
+fn meant<'a>(answers: &'a [Answer]) -> Vec<&'a Recipe> {
+    let recipes = answers.iter().filter_map(|answer| answer.recipe.as_ref().ok());
+    recipes.filter(|recipe| recipe.excluded.is_none()).collect()
 }
 
 /// The text of a recipe outside its source tree.
