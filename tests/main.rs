@@ -34,6 +34,7 @@ mod keys;
 mod launcher;
 mod observed;
 mod packages;
+mod plain_trees;
 mod power;
 mod pty;
 mod real_input;

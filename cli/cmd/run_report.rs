@@ -228,8 +228,7 @@ fn outside_header(package: &Package, error: &str) -> Option<(String, String)> {
     let build = build_dir(&package.name, &package.version);
     let Header { path, both } = outside::header(&package.source, error, &build).ok()??;
     let source = package.source.display();
-    let message =
-        format!("{} is outside of {source}, and a build sees only that directory", path.display());
+    let message = format!("{} is outside of {source}, and a build sees only that directory", path.display());
     Some((message, format!("give the directory that contains both: {}", word(&both.to_string_lossy()))))
 }
 

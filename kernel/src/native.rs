@@ -59,7 +59,11 @@ pub fn uses(top: &Path) -> io::Result<Vec<Use>> {
             } else if kind.is_file() && left > 0 && sets_flags(&name) {
                 left -= 1;
                 let text = bounded_read::text_in(top, &path)?.unwrap_or_default();
-                found.extend(in_text(&text).into_iter().map(|(line, flag)| Use { file: path.clone(), line, flag }));
+                found.extend(in_text(&text).into_iter().map(|(line, flag)| Use {
+                    file: path.clone(),
+                    line,
+                    flag,
+                }));
             }
         }
     }
@@ -71,7 +75,8 @@ pub fn uses(top: &Path) -> io::Result<Vec<Use>> {
 pub fn in_text(text: &str) -> Vec<(usize, &'static str)> {
     let mut found = Vec::new();
     for (at, line) in text.lines().enumerate() {
-        let line = if line.trim_start().starts_with('#') { "" } else { line.split(" #").next().unwrap_or(line) };
+        let line =
+            if line.trim_start().starts_with('#') { "" } else { line.split(" #").next().unwrap_or(line) };
         found.extend(FLAGS.iter().filter(|flag| line.contains(*flag)).map(|flag| (at + 1, *flag)));
     }
     found
@@ -88,7 +93,8 @@ fn sets_flags(name: &str) -> bool {
 /// What compilers know of the first CPU, from the text of /proc/cpuinfo, in the order of the file.
 pub fn cpu(cpuinfo: &str) -> String {
     let first = cpuinfo.split("\n\n").next().unwrap_or_default();
-    let of_model = |line: &&str| line.split_once(':').is_some_and(|(name, _)| OF_MODEL.contains(&name.trim()));
+    let of_model =
+        |line: &&str| line.split_once(':').is_some_and(|(name, _)| OF_MODEL.contains(&name.trim()));
     first.lines().filter(of_model).collect::<Vec<_>>().join("\n")
 }
 
@@ -118,7 +124,9 @@ mod tests {
     #[test]
     fn a_cpu_is_its_model_and_features_and_not_its_clock() {
         let info = |mhz: &str, flags: &str| {
-            format!("processor\t: 0\nmodel name\t: Some CPU\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: x\n")
+            format!(
+                "processor\t: 0\nmodel name\t: Some CPU\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: x\n"
+            )
         };
         assert_eq!(cpu(&info("1", "fpu avx")), cpu(&info("2", "fpu avx")));
         assert_ne!(cpu(&info("1", "fpu avx")), cpu(&info("1", "fpu")));

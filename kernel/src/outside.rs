@@ -56,7 +56,11 @@ pub fn references(top: &Path) -> io::Result<Vec<Reference>> {
                 for (number, line) in makefile::joined(&text) {
                     let outside = climbing(&line).filter_map(|climb| leaving(top, &dir.join(climb)));
                     let existing = outside.filter(|directory| directory.is_dir());
-                    found.extend(existing.map(|directory| Reference { file: path.clone(), line: number, directory }));
+                    found.extend(existing.map(|directory| Reference {
+                        file: path.clone(),
+                        line: number,
+                        directory,
+                    }));
                 }
             }
         }
@@ -70,7 +74,8 @@ pub fn references(top: &Path) -> io::Result<Vec<Reference>> {
 pub fn header(top: &Path, error: &str, build: &Path) -> io::Result<Option<Header>> {
     let Some((place, rest)) = error.split_once(": fatal error: ") else { return Ok(None) };
     let name = rest.split_once(": No such file").or_else(|| rest.split_once(" file not found"));
-    let Some(name) = name.map(|(name, _)| name.trim_matches(['\'', '"'])).filter(|name| !name.starts_with('/'))
+    let Some(name) =
+        name.map(|(name, _)| name.trim_matches(['\'', '"'])).filter(|name| !name.starts_with('/'))
     else {
         return Ok(None);
     };
@@ -78,8 +83,10 @@ pub fn header(top: &Path, error: &str, build: &Path) -> io::Result<Option<Header
     let dir = file.strip_prefix(build).unwrap_or(file).parent().unwrap_or(Path::new(""));
     let beside = leaving(top, &dir.join(name));
     let below = references(top)?.into_iter().map(|reference| reference.directory.join(name));
-    let above = projects(top).flat_map(|project| with_children(&project)).map(|directory| directory.join(name));
-    let path = beside.into_iter().chain(below).chain(above).find(|path| path.is_file() && !path.starts_with(top));
+    let above =
+        projects(top).flat_map(|project| with_children(&project)).map(|directory| directory.join(name));
+    let path =
+        beside.into_iter().chain(below).chain(above).find(|path| path.is_file() && !path.starts_with(top));
     Ok(path.map(|path| Header { both: both(top, &path), path }))
 }
 
@@ -91,7 +98,8 @@ fn projects(top: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// A directory and those in it.
 fn with_children(dir: &Path) -> Vec<PathBuf> {
-    let children = fs::read_dir(dir).into_iter().flatten().take(MOST).filter_map(|entry| Some(entry.ok()?.path()));
+    let children =
+        fs::read_dir(dir).into_iter().flatten().take(MOST).filter_map(|entry| Some(entry.ok()?.path()));
     let mut found: Vec<PathBuf> = children.filter(|path| path.is_dir()).collect();
     found.sort();
     found.insert(0, dir.to_owned());
@@ -121,7 +129,8 @@ fn leaving(top: &Path, relative: &Path) -> Option<PathBuf> {
         }
     }
     // The root is no project.
-    (!whole.starts_with(top) && !top.starts_with(&whole) && both(top, &whole) != Path::new("/")).then_some(whole)
+    (!whole.starts_with(top) && !top.starts_with(&whole) && both(top, &whole) != Path::new("/"))
+        .then_some(whole)
 }
 
 /// The nearest directory above two paths.

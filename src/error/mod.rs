@@ -184,7 +184,9 @@ pub enum Error {
         distrust: kcache_store::Distrust,
     },
     /// An entry whose modules are for CPUs like this host's only was to be pushed or exported.
-    #[error("refusing to push or export entry {key}: its flags (-march=native) make it depend on this host's CPU")]
+    #[error(
+        "refusing to push or export entry {key}: its flags (-march=native) make it depend on this host's CPU"
+    )]
     ForOneCpu {
         /// Key of the entry.
         key: kcache_store::Key,

@@ -319,7 +319,13 @@ mod tests {
             let recipe = recipe();
             let (none, environment) = (Digest::of(b""), ENVIRONMENT);
             let kernel = KernelInputs {
-                release: "r", arch: "a", version: "v", config: none, headers: none, programs: none, source: None,
+                release: "r",
+                arch: "a",
+                version: "v",
+                config: none,
+                headers: none,
+                programs: none,
+                source: None,
             };
             let (source, recipe, overrides, tools, dependencies) = (none, &recipe, None, &[][..], &[][..]);
             let environment = &environment[..];

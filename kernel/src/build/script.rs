@@ -24,10 +24,14 @@ pub(super) fn script(machine: &MachineNames, recipe: &Recipe) -> String {
             StepKind::Make => "run",
             StepKind::Attempt => {
                 let cleaning = recipe.steps[..at].iter().filter(|step| step.kind == StepKind::Clean);
-                let cleaning: String = cleaning.map(|step| format!("clean {}; ", quote(&step.command))).collect();
+                let cleaning: String =
+                    cleaning.map(|step| format!("clean {}; ", quote(&step.command))).collect();
                 script.push_str(&format!("if fresh; then {cleaning}attempt {}; fi\n", quote(&step.command)));
                 if Some(at) == last {
-                    script.push_str(&format!("attempted\n{}keep_symvers_below\n", strip_lines(&recipe.modules)));
+                    script.push_str(&format!(
+                        "attempted\n{}keep_symvers_below\n",
+                        strip_lines(&recipe.modules)
+                    ));
                 }
                 continue;
             }

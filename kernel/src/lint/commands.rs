@@ -9,7 +9,8 @@ use crate::makefile::What;
 
 /// Programs that access the network.
 const NETWORK: [&str; 14] = [
-    "apt", "apt-get", "aria2c", "curl", "dnf", "ftp", "npm", "pip", "pip3", "rsync", "scp", "svn", "wget", "yum",
+    "apt", "apt-get", "aria2c", "curl", "dnf", "ftp", "npm", "pip", "pip3", "rsync", "scp", "svn", "wget",
+    "yum",
 ];
 
 /// git's subcommands that access the network.
@@ -38,7 +39,17 @@ const WRITERS: [&str; 7] = ["cp", "mv", "install", "ln", "mkdir", "tee", "touch"
 
 /// Directories of the system and of users.
 const SYSTEM: [&str; 11] = [
-    "/lib/modules/", "/etc/", "/usr/", "/boot/", "/lib/firmware", "/opt/", "/root/", "/home/", "$HOME/", "${HOME}/", "~/",
+    "/lib/modules/",
+    "/etc/",
+    "/usr/",
+    "/boot/",
+    "/lib/firmware",
+    "/opt/",
+    "/root/",
+    "/home/",
+    "$HOME/",
+    "${HOME}/",
+    "~/",
 ];
 
 /// Findings in the commands and values of a makefile.
@@ -160,15 +171,15 @@ fn on_host(command: &Command, dir: &str) -> Option<Wrong> {
     if program == "make" && arguments.iter().any(|word| word == "modules_install") {
         return Some(("touches-host", "runs make modules_install during the build".to_owned()));
     }
-    let redirected = arguments.iter().enumerate().find_map(|(at, word)| match word.trim_start_matches(['1', '2']) {
-        ">" | ">>" => arguments.get(at + 1).map(String::as_str),
-        word => word.strip_prefix(">>").or_else(|| word.strip_prefix('>')),
-    });
+    let redirected =
+        arguments.iter().enumerate().find_map(|(at, word)| match word.trim_start_matches(['1', '2']) {
+            ">" | ">>" => arguments.get(at + 1).map(String::as_str),
+            word => word.strip_prefix(">>").or_else(|| word.strip_prefix('>')),
+        });
     let operand = arguments.iter().rev().find(|word| !word.contains('>')).map(String::as_str);
     let targets = [redirected, operand.filter(|_| WRITERS.contains(&program))];
-    let is_outside = |target: &&str| {
-        SYSTEM.iter().any(|directory| target.starts_with(directory)) || is_above(target, dir)
-    };
+    let is_outside =
+        |target: &&str| SYSTEM.iter().any(|directory| target.starts_with(directory)) || is_above(target, dir);
     let target = targets.into_iter().flatten().find(is_outside)?;
     Some(("touches-host", format!("{program} writes to {target}")))
 }

@@ -41,7 +41,9 @@ impl<'a> Guards<'a> {
         self.given.iter().find_map(|name| {
             let tests = |operator: &str| {
                 let wanted = format!("{operator} ${name}");
-                plain.match_indices(&wanted).any(|(at, _)| !plain[at + wanted.len()..].starts_with(is_of_name))
+                plain
+                    .match_indices(&wanted)
+                    .any(|(at, _)| !plain[at + wanted.len()..].starts_with(is_of_name))
             };
             match () {
                 () if tests("-z") || tests("[ !") || tests("[[ !") => Some(true),

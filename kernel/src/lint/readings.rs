@@ -42,8 +42,9 @@ pub fn read(top: &Path, recipes: &[&Recipe]) -> io::Result<Readings> {
     let mut seen = BTreeSet::new();
     for recipe in recipes {
         let build = build_dir(&recipe.name, &recipe.version).display().to_string();
-        let mut open: Vec<Call> =
-            building(recipe).flat_map(|step| calls::calls(&step.command, "", &build, &Given::default())).collect();
+        let mut open: Vec<Call> = building(recipe)
+            .flat_map(|step| calls::calls(&step.command, "", &build, &Given::default()))
+            .collect();
         while let Some(call) = open.pop() {
             if seen.len() < MOST && seen.insert(format!("{build} {call:?}")) {
                 let from = readings.makefiles.len();

@@ -258,8 +258,11 @@ fn script(top: &Path, command: &shell::Command, releases: &[&str]) -> io::Result
         found.extend(finding("crlf", path, 1, "lines end with carriage returns"));
     }
     let arguments: Vec<&str> = words.map(String::as_str).collect();
-    let given: Vec<String> =
-        command.environment().map(str::to_owned).chain((1..=arguments.len()).map(|at| at.to_string())).collect();
+    let given: Vec<String> = command
+        .environment()
+        .map(str::to_owned)
+        .chain((1..=arguments.len()).map(|at| at.to_string()))
+        .collect();
     let mut guards = Guards::new(&given);
     for (number, line) in joined(&text).into_iter().filter(|(_, line)| !line.trim_start().starts_with('#')) {
         found.extend(in_line(path, number, &line, &mut guards));

@@ -133,7 +133,8 @@ fn scripts_are_checked_unless_they_get_the_kernel() {
 
 #[test]
 fn a_guarded_answer_of_the_running_kernel_is_no_finding() {
-    let script = "#!/bin/sh\nkernelver=${kernelver:-$(uname -r)}\nmake -C /lib/modules/$kernelver/build M=$PWD\n";
+    let script =
+        "#!/bin/sh\nkernelver=${kernelver:-$(uname -r)}\nmake -C /lib/modules/$kernelver/build M=$PWD\n";
     let runs = |command| tree().with("build.sh", script).step(StepKind::Make, command).named(&[]);
     check(runs("./build.sh"), "uname-r build.sh:2", runs("kernelver=6.1 ./build.sh"));
     let asks = "[ -z \"$kernelver\" ] && kernelver=$(uname -r)";
@@ -152,9 +153,7 @@ fn writes_outside_the_tree_and_scripts_of_makefiles_are_checked() {
     let all = |command: &str| tree().makefile(&format!("all:\n\t{command}\n"));
     check(all("cp a.h ../b.h"), "touches-host Makefile:2", all("cp ../b.h a.h"));
     check(all("echo x >$(HOME)/x"), "touches-host Makefile:2", all("echo x >sub/../x 2>/dev/null"));
-    let sub = |command: &str| {
-        all("make -C sub").with("sub/Makefile", &format!("all:\n\t{command}\n"))
-    };
+    let sub = |command: &str| all("make -C sub").with("sub/Makefile", &format!("all:\n\t{command}\n"));
     check(sub("mkdir -p ../../x"), "touches-host sub/Makefile:2", sub("mkdir -p ../x"));
     let script = |line: &str| all("./get.sh").with("get.sh", &format!("#!/bin/sh\n{line}\n"));
     check(script("wget http://x/y"), "network get.sh:2", script("echo $(uname -r)"));
@@ -162,9 +161,13 @@ fn writes_outside_the_tree_and_scripts_of_makefiles_are_checked() {
 
 #[test]
 fn a_module_is_where_the_recipe_says() {
-    let files = tree().with("Makefile", "obj-y := src/\n").with("src/Makefile", "obj-m := a.o\n").with("src/a.c", SOURCE);
+    let files = tree()
+        .with("Makefile", "obj-y := src/\n")
+        .with("src/Makefile", "obj-m := a.o\n")
+        .with("src/a.c", SOURCE);
     let moved = "all:\n\tmake -C /lib/modules/$(KERNELRELEASE)/build M=$(CURDIR) modules\n\tcp src/a.ko .\n";
-    let moves = files.clone().step(StepKind::Make, "make").with("Kbuild", "obj-y := src/\n").with("Makefile", moved);
+    let moves =
+        files.clone().step(StepKind::Make, "make").with("Kbuild", "obj-y := src/\n").with("Makefile", moved);
     let conf = |tree: Tree| tree.conf("BUILT_MODULE_NAME[0]=a");
     check(conf(files.clone()), "module-location dkms.conf:3", conf(moves));
     check(conf(files.clone()), "module-location dkms.conf:3", conf(files.named(&["src/a"])));

@@ -58,7 +58,9 @@ pub fn from_source(recipe: &Recipe, release: &str, built_by: Option<&str>, objec
     if let (None, [_, others @ ..]) = (built_by, commands.as_slice())
         && !others.is_empty()
     {
-        draft.remarks.push("Not built yet. `kcache build` without this file would try, in this order:".into());
+        draft
+            .remarks
+            .push("Not built yet. `kcache build` without this file would try, in this order:".into());
         draft.remarks.extend(commands.iter().map(|command| format!("    {}", portable(command))));
     }
     let conditional: Vec<String> = objects

@@ -58,7 +58,10 @@ pub fn recipe(source: &Path, name: &str, version: &str, release: &str) -> io::Re
             if dir.is_empty() { make } else { format!("cd {} && {make}", quoted(dir)) }
         }
     };
-    let kind = if plain.attempts.len() == 1 { StepKind::Make } else { StepKind::Attempt };
+    let kind = match plain.attempts.as_slice() {
+        [Attempt::Kbuild { .. }] => StepKind::Make,
+        _ => StepKind::Attempt,
+    };
     let clean = plain.part.iter().map(|dir| Step { kind: StepKind::Clean, command: kbuild(dir, "clean") });
     let tried = plain.attempts.iter().map(|attempt| Step { kind, command: command(attempt) });
     Ok(Some(Recipe {

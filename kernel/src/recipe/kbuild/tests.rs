@@ -55,12 +55,16 @@ fn the_kernel_part_may_be_below_the_top() {
     let own = "obj-m := a.o\nall:\n\tmake -C $(KSRC) M=$(CURDIR)\n";
     check(&[("drv/Makefile", own)], &["cd drv && make KSRC=K", part]);
     // From the top, if that leads there; else at last.
-    let leads = ["all:\n\t$(MAKE) -C drv\n", "all: drv\ndrv:\n\tmake -C $@\n", "DIRS := lib drv\nall:\n\tfor d in $(DIRS); do make -C $$d; done\n"];
+    let leads = [
+        "all:\n\t$(MAKE) -C drv\n",
+        "all: drv\ndrv:\n\tmake -C $@\n",
+        "DIRS := lib drv\nall:\n\tfor d in $(DIRS); do make -C $$d; done\n",
+    ];
     for makefile in leads {
         check(&[kbuild, ("Makefile", makefile)], &["make", part]);
     }
     check(&[kbuild, ("Makefile", "all:\n\tcc tool.c\n")], &[part, "make"]);
-    check(&[("a/b c/Kbuild", "obj-m := a.o\n")], &["make -C K M='B/a/b c' modules"]);
+    check(&[("README", ""), ("a/b c/Kbuild", "obj-m := a.o\n")], &["make -C K M='B/a/b c' modules"]);
 }
 
 #[test]
@@ -77,8 +81,14 @@ fn what_does_not_lead_to_kbuild_is_not_a_tree() {
     assert_eq!(lack(&[("Makefile", "all:\n\tcc a.c\n# obj-m := a.o\n")]), Lack::Nothing);
     assert_eq!(lack(&[("Makefile", "obj-y := a.o absent/\n")]), Lack::Nothing);
     assert_eq!(lack(&[("x/dkms.conf", ""), ("x/Kbuild", "obj-m := a.o\n")]), Lack::Recipe("x".into()));
+    // Somebody's home, and another project.
+    assert_eq!(lack(&[("src/a/Kbuild", "obj-m := a.o\n")]), Lack::Nothing);
+    assert_eq!(lack(&[("a/Kbuild", "obj-m := a.o\n"), ("a/.git/config", "")]), Lack::Nothing);
     // A kernel.
-    assert_eq!(lack(&[("Kbuild", "obj-y += init/\n"), ("init/a", ""), ("scripts/Makefile.build", "")]), Lack::Nothing);
+    assert_eq!(
+        lack(&[("Kbuild", "obj-y += init/\n"), ("init/a", ""), ("scripts/Makefile.build", "")]),
+        Lack::Nothing
+    );
     let several = Lack::Several(vec!["a".into(), "b".into()]);
     assert_eq!(lack(&[("a/Kbuild", "obj-m := a.o\n"), ("b/Kbuild", "obj-m := b.o\n")]), several);
 }
@@ -94,7 +104,10 @@ fn variables_that_select_the_kernel_are_set_whatever_their_name() {
     }
     set("X ?= /usr/src/linux", " X=K");
     set("X = /lib/modules/$(V)/source\nV != uname -r", " V=6.1 X=/lib/modules/6.1/source");
-    set("BUILD_KERNEL ?= $(shell uname -r)\nKSRC := $(firstword $(wildcard /lib/x))", " BUILD_KERNEL=6.1 KSRC=K");
+    set(
+        "BUILD_KERNEL ?= $(shell uname -r)\nKSRC := $(firstword $(wildcard /lib/x))",
+        " BUILD_KERNEL=6.1 KSRC=K",
+    );
     // Not the kernel's: a part of the tree, a part of the release, an installation.
     set("KSRC := $(PWD)/kernel", "");
     set("LINUX_DIR := linux", "");

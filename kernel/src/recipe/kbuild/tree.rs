@@ -19,8 +19,15 @@ use crate::makefile::{self, Given, Makefile, What, joined};
 const DEEPEST: usize = 5;
 const MOST: usize = 2000;
 
+/// The same where nothing shows that the directory is a project: it may be somebody's home.
+const OF_NO_PROJECT: usize = 1;
+
+/// Beginnings of the names that show a project, in lower case.
+const OF_PROJECT: [&str; 9] =
+    [".git", "makefile", "gnumakefile", "readme", "licen", "copying", "configure", "changelog", "version"];
+
 /// Directories whose modules are not the package's, where there are others.
-const ASIDE: [&str; 8] = ["test", "tests", "testing", "example", "examples", "sample", "samples", "doc"];
+const ASIDE: [&str; 8] = ["doc", "example", "examples", "sample", "samples", "test", "testing", "tests"];
 
 /// Files that make a directory a package of its own.
 const RECIPES: [&str; 2] = ["dkms.conf", "kcache.toml"];
@@ -87,7 +94,8 @@ pub fn find(top: &Path) -> io::Result<Result<Plain, Lack>> {
 fn parts(top: &Path) -> io::Result<(Vec<String>, Option<PathBuf>)> {
     let mut level = vec![String::new()];
     let (mut seen, mut recipe) = (0, None);
-    for _ in 0..=DEEPEST {
+    let deepest = if is_project(top)? { DEEPEST } else { OF_NO_PROJECT };
+    for _ in 0..=deepest {
         let mut found = Vec::new();
         for dir in &level {
             if names_modules(top, dir)? {
@@ -121,7 +129,19 @@ fn parts(top: &Path) -> io::Result<(Vec<String>, Option<PathBuf>)> {
     Ok((Vec::new(), recipe))
 }
 
-/// Subdirectories in order of their names, without hidden ones and links. A kernel's tree has none of its own.
+/// Whether a directory looks like the top of a project, and not like one in which somebody keeps several.
+fn is_project(top: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(top)? {
+        let name = entry?.file_name().to_string_lossy().to_lowercase();
+        if OF_PROJECT.iter().any(|begin| name.starts_with(begin)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Subdirectories in order of their names, without hidden ones, links and other projects' clones. A kernel's tree has
+/// none of its own.
 fn children(top: &Path, dir: &str) -> io::Result<Vec<String>> {
     let path = top.join(dir);
     if path.join("scripts/Makefile.build").exists() {
@@ -133,6 +153,7 @@ fn children(top: &Path, dir: &str) -> io::Result<Vec<String>> {
         if let Ok(name) = entry.file_name().into_string()
             && !name.starts_with('.')
             && entry.file_type()?.is_dir()
+            && !entry.path().join(".git").is_dir()
         {
             found.push(join(dir, &name));
         }
@@ -252,7 +273,9 @@ impl Driver {
     /// Whether it calls Kbuild for a directory of modules.
     fn calls_kbuild(&self) -> bool {
         let is_module = |word: &str| {
-            ["M=", "SUBDIRS=", "KBUILD_EXTMOD="].iter().any(|begin| word.trim_matches(['"', '\'']).starts_with(begin))
+            ["M=", "SUBDIRS=", "KBUILD_EXTMOD="]
+                .iter()
+                .any(|begin| word.trim_matches(['"', '\'']).starts_with(begin))
         };
         self.commands().any(|text| text.split_whitespace().any(is_module))
     }
@@ -261,7 +284,8 @@ impl Driver {
     fn names(&self, below: &str) -> bool {
         let next = below.split('/').next().unwrap_or(below);
         let is_part = |word: &str| word.split(['/', '=', '"', '\'', ';', ')', '(']).any(|part| part == next);
-        let is_target = |target: &String| target.trim_end_matches('/') == next || target.starts_with(&format!("{next}/"));
+        let is_target =
+            |target: &String| target.trim_end_matches('/') == next || target.starts_with(&format!("{next}/"));
         self.reached.iter().any(is_target) || self.commands().any(|text| text.split_whitespace().any(is_part))
     }
 
