@@ -51,8 +51,8 @@ fn a_default_target_may_generate_a_header_first() {
     );
     builds("header", &[("Makefile", &makefile), ("a.c", &including("version.h"))], "make KDIR=K");
     // What the header says follows from the kernel's own.
-    let makefile = format!(
-        "KERNEL_SRC = /usr/src/linux\nobj-m := a.o\nall: config.h\n\t$(MAKE) -C $(KERNEL_SRC) M=$(CURDIR)\nconfig.h:\n\tsh ./configure.sh $(KERNEL_SRC) >$@\n"
+    let makefile = String::from(
+        "KERNEL_SRC = /usr/src/linux\nobj-m := a.o\nall: config.h\n\t$(MAKE) -C $(KERNEL_SRC) M=$(CURDIR)\nconfig.h:\n\tsh ./configure.sh $(KERNEL_SRC) >$@\n",
     );
     let configure = "grep -q register_chrdev $1/include/linux/fs.h || grep -rq register_chrdev $1/../*/include/linux/fs.h\necho '#define HAVE_CHRDEV 1'\n";
     let files = [("Makefile", &*makefile), ("configure.sh", configure), ("a.c", &including("config.h"))];

@@ -147,7 +147,11 @@ pub fn read(text: &str, given: &Given) -> Makefile {
             continue;
         }
         if word == "define" {
-            let here = branches.iter().fold(Some(true), |here, branch| both(here, branch.now));
+            let here = match () {
+                () if branches.iter().any(|branch| branch.now == Some(false)) => Some(false),
+                () if branches.iter().all(|branch| branch.now == Some(true)) => Some(true),
+                () => None,
+            };
             define = Some(Define { number, name: defined(&text), body: Vec::new(), here });
             continue;
         }
@@ -200,15 +204,6 @@ impl Define {
 /// The variable of `define NAME` or `define NAME :=`.
 fn defined(text: &str) -> String {
     text.split_whitespace().nth(1).unwrap_or_default().trim_end_matches(['=', ':', '+', '?']).to_owned()
-}
-
-/// Whether two conditions hold, if known.
-fn both(one: Option<bool>, other: Option<bool>) -> Option<bool> {
-    match (one, other) {
-        (Some(false), _) | (_, Some(false)) => Some(false),
-        (Some(true), Some(true)) => Some(true),
-        _ => None,
-    }
 }
 
 /// Whether a file of this name is a makefile, as far as names show it.

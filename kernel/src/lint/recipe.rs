@@ -60,7 +60,7 @@ impl Written<'_> {
         };
         let mut lines = self.text.lines().enumerate().filter(|(_, line)| {
             let line = line.trim_start();
-            !line.starts_with('#') && !(self.is_dkms && line.starts_with("PACKAGE_NAME"))
+            !(line.starts_with('#') || self.is_dkms && line.starts_with("PACKAGE_NAME"))
         });
         lines.find(|(_, line)| has(line)).map(|(at, _)| at + 1)
     }
