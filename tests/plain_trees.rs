@@ -218,6 +218,6 @@ fn a_check_says_that_it_built_twice_and_that_the_bits_are_the_same() {
     let source = plant(&host, "twice-1.0", &[("Kbuild", "obj-m := a.o\n"), ("a.c", &module_c("a"))]);
     let check = ["build", "--check", &source, "-k", &FIXTURES.new];
     host.kcache(&check).exits(0).prints(&["built  twice in ", ": the same bits"]);
-    host.kcache(&check).exits(0).prints(&["from the store, built again: the same bits"]);
+    host.kcache(&check).exits(0).prints(&["from the store, rebuilt: the same bits"]);
     host.kcache(&[&check[..], &["--json"]].concat()).exits(0).prints(&["\"again\":\"same\""]);
 }

@@ -261,7 +261,7 @@ fn row(record: &json::Record) -> Vec<Cell> {
     };
     let how = match record.again {
         Some("same") if record.how == Some("built") => format!("twice {how}: the same bits"),
-        Some("same") => format!("{how}, built again: the same bits"),
+        Some("same") => format!("{how}, rebuilt: the same bits"),
         _ => how,
     };
     let package = super::called(&record.package, &record.version);

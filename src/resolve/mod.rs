@@ -46,6 +46,7 @@ use crate::run::request::Options;
 use crate::run::request::Request;
 use crate::run::request::Source;
 use crate::run::session::Session;
+use crate::shell::word;
 
 /// After waiting this long for its turn, a build may be in a shared cache.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -313,7 +314,8 @@ fn have_once(
         context.progress.warn(&format!("{}: skipping module: {fault}", request.name()));
     }
     if let Some(command) = &made.command {
-        let (package, directory) = (request.package, request.package.source.display());
+        let (package, directory) = (request.package, request.package.source.to_string_lossy());
+        let directory = word(&directory);
         context.progress.say(&format!(
             "{package} has no recipe; built by `{command}` (`kcache init {directory}` writes it to a kcache.toml)"
         ));

@@ -200,7 +200,9 @@ impl Logged {
         let best = all.iter().position(|one| one.environment.is_some() || one.met_file_limit);
         let best = best.or_else(|| all.iter().position(compiled));
         let best = best.or_else(|| all.iter().position(|one| one.machines_fault().is_none()));
-        all.swap_remove(best.unwrap_or(0))
+        // Once one of the things is there that any of them sought, the build is worth another try.
+        let sought = all.iter().flat_map(|one| one.sought.clone()).take(sought::MOST).collect();
+        Logged { sought, ..all.swap_remove(best.unwrap_or(0)) }
     }
 
     /// The failed attempt before a successful one that failed because of this machine: elsewhere it would have been the
@@ -380,6 +382,9 @@ mod tests {
         );
         assert_eq!(failure(&["sh: flex: command not found", "make: *** b"]), error("1", "make: *** b"));
         assert_eq!(failure(&["make: *** a", "make: *** b"]), error("0", "make: *** a"));
+        let missing =
+            ["a.c:1:1: fatal error: libelf.h: No such file or directory", "sh: flex: command not found"];
+        assert_eq!(noticed(&log(&missing)).of_attempts().sought.len(), 2);
         let full = noticed(&log(&["cc1: x.s: No space left on device", "a.c:1:1: error: first"]));
         assert!(full.failed_here().is_some() && full.of_attempts().machines_fault().is_some());
         assert!(noticed(&log(&["a.c:1:1: error: first", ""])).failed_here().is_none());

@@ -174,6 +174,27 @@ fn a_module_is_where_the_recipe_says() {
 }
 
 #[test]
+fn of_commands_to_try_the_first_without_an_error_counts() {
+    let check = |modules: &str, expect: &[&str]| {
+        let all = format!("obj-m := a.o\nall: modules install\nmodules:\n\t{modules}\ninstall:\n\tdepmod\n");
+        let plain = tree().with("Makefile", &all);
+        let dir = plain.plant();
+        fs::remove_file(dir.path().join("dkms.conf")).unwrap();
+        let recipe = crate::recipe::kbuild::recipe(dir.path(), "a", "1", "6.1").unwrap().unwrap();
+        let package = crate::packages::Package {
+            name: "a".into(),
+            version: "1".into(),
+            source: dir.path().to_owned(),
+            recipe: crate::packages::RecipeFile::Kbuild,
+        };
+        let answers = [Answer { release: "6.1", recipe: Ok(recipe) }];
+        assert_eq!(shown(&super::check(&package, &answers).unwrap()), expect);
+    };
+    check("make -C $(KDIR) M=$(CURDIR) modules", &[]);
+    check("echo $(shell uname -r)", &["uname-r Makefile:4"]);
+}
+
+#[test]
 fn excluded_kernels_are_not_checked() {
     let excluded = Tree {
         excluded: Some("it is for 2.6".into()),
