@@ -103,6 +103,7 @@ fn variables_that_select_the_kernel_are_set_whatever_their_name() {
         set(&format!("{name} := /lib/modules/$(shell uname -r)/build"), &format!(" {name}=K"));
     }
     set("X ?= /usr/src/linux", " X=K");
+    set("X ?= /usr/src/linux-headers-$(shell uname -r)/\nINC := /usr/src/linux/include", " X=K");
     set("X = /lib/modules/$(V)/source\nV != uname -r", " V=6.1 X=/lib/modules/6.1/source");
     set(
         "BUILD_KERNEL ?= $(shell uname -r)\nKSRC := $(firstword $(wildcard /lib/x))",

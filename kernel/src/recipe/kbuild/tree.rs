@@ -113,6 +113,9 @@ fn parts(top: &Path) -> io::Result<(Vec<String>, Option<PathBuf>)> {
         }
         let mut next = Vec::new();
         for dir in &level {
+            if seen > MOST {
+                break;
+            }
             for child in children(top, dir)? {
                 seen += 1;
                 match RECIPES.iter().find(|name| top.join(&child).join(name).is_file()) {
@@ -148,7 +151,12 @@ fn children(top: &Path, dir: &str) -> io::Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
+    let entries = match fs::read_dir(path) {
+        // Somebody else's; what cannot be read is not built either.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !dir.is_empty() => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         if let Ok(name) = entry.file_name().into_string()
             && !name.starts_with('.')
@@ -196,9 +204,11 @@ pub(super) fn assigns_modules(line: &str, is_dir: &dyn Fn(&str) -> bool) -> bool
 /// The text of a file of the tree; `None` if there is none that can be read.
 fn text(top: &Path, dir: &str, name: &str) -> io::Result<Option<String>> {
     match bounded_read::text_in(top, Path::new(&join(dir, name))) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+            io::ErrorKind::PermissionDenied if !dir.is_empty() => Ok(None),
+            _ => Err(error),
+        },
         text => text,
     }
 }

@@ -71,7 +71,7 @@ const RELEASE: [&str; 12] = [
 ];
 
 /// Kbuild's own variables, which a command line would overrule there, too.
-const OF_KBUILD: [&str; 14] = [
+const OF_KBUILD: [&str; 17] = [
     "ARCH",
     "EXTRAVERSION",
     "KBUILD_EXTMOD",
@@ -85,6 +85,9 @@ const OF_KBUILD: [&str; 14] = [
     "SRCARCH",
     "SUBLEVEL",
     "VERSION",
+    "abs_objtree",
+    "abs_srctree",
+    "objtree",
     "srctree",
 ];
 
@@ -192,7 +195,8 @@ fn meaning(name: &str, value: &str) -> Meaning {
     let asks = ["$(shell uname -r)", "${shell uname -r}", "$(shell uname --kernel-release)", "uname -r"];
     let is_word = !value.contains(char::is_whitespace) || value.contains("$(shell uname -r)");
     let tree = ["/lib/modules/", "/usr/lib/modules/"].iter().any(|begin| value.starts_with(begin)) && is_word;
-    let other_tree = ["/usr/src/linux", "/usr/src/kernels/"].iter().any(|begin| value.starts_with(begin));
+    let beside = value.strip_prefix("/usr/src/kernels/").or_else(|| value.strip_prefix("/usr/src/linux"));
+    let other_tree = beside.is_some_and(|rest| is_word && !rest.trim_end_matches('/').contains('/'));
     match value.trim_end_matches('/') {
         value if asks.contains(&value) => Meaning::Release,
         value if tree && value.ends_with("/source") => Meaning::Tree(true),
