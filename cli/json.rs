@@ -134,6 +134,9 @@ pub struct Record {
     /// unknown-package.
     pub reason: Option<&'static str>,
     pub error: Option<String>,
+    /// same, different: how a second build compares; absent where none was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub again: Option<&'static str>,
 }
 
 /// A shared cache, at the end of `install`, `build` and `pull`.

@@ -36,6 +36,7 @@ mod misses;
 mod mounts;
 mod observed;
 mod packages;
+mod plain_trees;
 mod power;
 mod pty;
 mod real_input;

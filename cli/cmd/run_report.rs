@@ -5,6 +5,9 @@ use kcache::deploy::{self, KernelReport};
 use kcache::error::Error;
 use kcache::kernel::install::{Act, Indexed, InstallPlan, PackageChange, Remark};
 use kcache::kernel::kernels::Kernel;
+use kcache::kernel::outside::{self, Header};
+use kcache::kernel::packages::Package;
+use kcache::kernel::recipe::build_dir;
 use kcache::resolve::batch::PackageResult;
 use kcache::resolve::reproduce::Comparison;
 use kcache::resolve::resolution::Resolution;
@@ -115,6 +118,10 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
         modules: Vec::new(),
         reason: None,
         error: None,
+        again: result.comparison.as_ref().map(|compared| match compared {
+            Comparison::Same => "same",
+            Comparison::Different(_) => "different",
+        }),
     };
     let mut hint = None;
     let exit = match &result.answer {
@@ -136,10 +143,14 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
             record.how = Some(how(found, "failure-remembered"));
             record.cache = cache(found);
             record.key = Some(manifest.key.to_string());
+            hint = Some(where_the_log_is(result, found));
             if let Outcome::Failed { first_error, .. } = &manifest.outcome {
                 record.error = Some(first_error.clone());
+                if let Some(header) = outside_header(result.request.package, first_error) {
+                    record.error = Some(format!("{first_error}; {}", header.0));
+                    hint = Some(header.1);
+                }
             }
-            hint = Some(where_the_log_is(result, found));
             ended(&mut record, "failed", Exit::BuildFailed)
         }
         Ok(Resolution::Excluded(reason)) => {
@@ -230,6 +241,15 @@ fn cache(found: &Source) -> Option<String> {
     }
 }
 
+/// What to say of an error about a header that is outside of the package's directory, and the hint.
+fn outside_header(package: &Package, error: &str) -> Option<(String, String)> {
+    let build = build_dir(&package.name, &package.version);
+    let Header { path, both } = outside::header(&package.source, error, &build).ok()??;
+    let source = package.source.display();
+    let message = format!("{} is outside of {source}, and a build sees only that directory", path.display());
+    Some((message, format!("give the directory that contains both: {}", word(&both.to_string_lossy()))))
+}
+
 fn where_the_log_is(result: &PackageResult, found: &Source) -> String {
     let (package, kernel) = (word(&result.request.package.name), &result.request.kernel.release);
     let again = if *found == Source::Built { "" } else { "; use `--rebuild` to try again" };
@@ -256,6 +276,11 @@ fn row(record: &json::Record) -> Vec<Cell> {
         ("excluded", _) => record.error.clone().unwrap_or_default(),
         (_, Some(_)) => format!("built in {:.1} s", record.seconds),
         _ => String::new(),
+    };
+    let how = match record.again {
+        Some("same") if record.how == Some("built") => format!("twice {how}: the same bits"),
+        Some("same") => format!("{how}, rebuilt: the same bits"),
+        _ => how,
     };
     let package = super::called(&record.package, &record.version);
     vec![(record.kernel.clone(), PLAIN), (package, PLAIN), (record.state.to_owned(), style), (how, PLAIN)]

@@ -51,6 +51,8 @@ pub mod lint;
 pub mod makefile;
 pub mod module_name;
 pub mod modules;
+pub mod native;
+pub mod outside;
 pub mod packages;
 pub mod parallel;
 pub mod program;

@@ -209,6 +209,14 @@ pub enum Error {
         /// Why it is not trusted.
         distrust: kcache_store::Distrust,
     },
+    /// An entry whose modules are for CPUs like this host's only was to be pushed or exported.
+    #[error(
+        "refusing to push or export entry {key}: its flags (-march=native) make it depend on this host's CPU"
+    )]
+    ForOneCpu {
+        /// Key of the entry.
+        key: kcache_store::Key,
+    },
     /// The kernel that will be booted cannot be determined.
     #[error(transparent)]
     NoDefault(#[from] kernel::bootloader::Error),
