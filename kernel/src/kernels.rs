@@ -14,8 +14,8 @@ use fs_err as fs;
 
 use crate::bounded_read;
 use crate::compress::Compression;
-use crate::install::{ModulesDir, has_kernel};
 use crate::kconfig::Kconfig;
+use crate::modules_dir::{ModulesDir, has_kernel};
 use crate::release;
 use crate::rootfs::Root;
 

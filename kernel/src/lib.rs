@@ -51,6 +51,7 @@ pub mod lint;
 pub mod makefile;
 pub mod module_name;
 pub mod modules;
+pub mod modules_dir;
 pub mod native;
 pub mod outside;
 pub mod packages;

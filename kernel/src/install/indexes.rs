@@ -18,10 +18,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::fault::Fault;
-use super::tree::{DEP_BIN, ModulesDir, Tree};
+use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};
 use crate::index::{self, DepIndex};
 use crate::module_name::ModuleName;
+use crate::modules_dir::ModulesDir;
 
 /// Values by key, in order of preference.
 type Names = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
