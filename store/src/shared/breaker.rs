@@ -58,15 +58,7 @@ impl Breaker {
     /// Closes the breaker if the cache was too slow, or could not be reached, as a server that restarts; false otherwise.
     pub(super) fn forgive(&self) -> bool {
         let mut state = self.state();
-        let slow = matches!(
-            *state,
-            State::Broken(
-                TransportError::Silent(_)
-                    | TransportError::Slow(_)
-                    | TransportError::Busy(_)
-                    | TransportError::Unreachable(_)
-            )
-        );
+        let slow = matches!(&*state, State::Broken(trouble) if trouble.may_pass());
         if slow {
             *state = State::Untried;
         }
@@ -210,7 +202,8 @@ mod tests {
         for (trouble, forgiven) in [
             (TransportError::Silent(Duration::from_secs(3)), true),
             (TransportError::Denied("403".to_owned()), false),
-            (TransportError::Unreachable("refused".to_owned()), true),
+            (TransportError::Unreachable("Connection refused (os error 111)".to_owned()), true),
+            (TransportError::Unreachable("/srv/nothing does not exist".to_owned()), false),
         ] {
             let breaker = Breaker::default();
             assert!(!breaker.forgive());
