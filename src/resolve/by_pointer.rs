@@ -215,7 +215,7 @@ fn judge(
     };
     let against = match request.kernel.build_tree() {
         Some(tree) => Against::tree(session, request.kernel, tree)?,
-        None => Against::config(&known.config),
+        None => Against::config(session, request.kernel, &known.config),
     };
     // Exports of other packages are not known here; the builder checked them against the same kernel.
     let mut faults = check_modules::faults(request.kernel, &against, &outputs.modules, &BTreeMap::new())?;
