@@ -14,7 +14,9 @@
 #                       after test-apt
 # make corpus           build every -dkms package of Debian, including contrib and non-free, with dkms and with kcache; root,
 #                       hours; CORPUS_RELEASE=trixie for another release than bookworm
-# make verify-archive   the same, keeping kcache's store: builds that it finds, also by other tools, are built again and compared;
+# make corpus-trees     CORPUS=DIR: build each of your own source trees in DIR with dkms, with make and with kcache, and print
+#                       a table; root
+# make verify-archive   make corpus, keeping kcache's store: builds that it finds, also by other tools, are built again and compared;
 #                       after an update of the compiler, the kernels or kcache
 # make verdicts         compare the verdicts of `kcache check` for ten packages with what three booted kernels load
 # make fleet            200 hosts fetch at once what one has built, and a table of the results
@@ -36,7 +38,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -59,7 +61,7 @@ test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -109,6 +111,9 @@ verdicts: fixtures build
 
 corpus: fixtures build
 	tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache
+
+corpus-trees: fixtures build
+	tests/corpus/trees.sh $(CARGO_TARGET_DIR)/release/kcache "$(CORPUS)"
 
 verify-archive: fixtures build
 	KCACHE_VERIFY=1 tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache

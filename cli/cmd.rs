@@ -180,6 +180,17 @@ fn looking<'w>(
     Ok((session, packages, kernels))
 }
 
+/// The same for commands that judge: installed modules are for a kernel's image, so only headers of that build count.
+fn judging<'w>(
+    context: &'w Context,
+    out: &Out,
+    selection: &Selection,
+) -> Result<(Session<'w>, Packages, Vec<Kernel>), Failure> {
+    let (session, packages, mut kernels) = looking(context, out, selection)?;
+    kernels.iter_mut().for_each(Kernel::keep_to_image);
+    Ok((session, packages, kernels))
+}
+
 /// Warns of what is odd about the selected kernels and packages, before anything is done. Nothing to do is no error.
 fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
     say_empty(out, context, packages, kernels);

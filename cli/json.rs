@@ -130,6 +130,22 @@ pub struct Record {
     pub key: Option<String>,
     pub seconds: f64,
     pub modules: Vec<String>,
+    /// Why there is no build, of `no-headers`: not-built-yet, cache-unreachable, untrusted, no-trusted-key, not-asked, no-cache,
+    /// unknown-package.
+    pub reason: Option<&'static str>,
+    pub error: Option<String>,
+    /// same, different: how a second build compares; absent where none was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub again: Option<&'static str>,
+}
+
+/// A shared cache, at the end of `install`, `build` and `pull`.
+#[derive(Debug, Serialize)]
+pub struct AskedCache<'a> {
+    pub r#type: &'static str,
+    pub url: &'a str,
+    /// answered, unreachable, not-asked.
+    pub state: &'static str,
     pub error: Option<String>,
 }
 

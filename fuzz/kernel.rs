@@ -63,6 +63,7 @@ pub fn module(bytes: &[u8]) {
             flags: Flags { modversions: true, ..Flags::default() },
             symvers,
             siblings: &ko.exports,
+            struct_size: Some(1),
             any_release: false,
         };
         ko::check("a.ko", &ko, &expect).iter().for_each(|fault| check_message(&fault.to_string()));

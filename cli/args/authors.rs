@@ -9,7 +9,8 @@ pub struct Init {
     /// The source directory
     #[arg(value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
-    /// A kernel to evaluate dkms.conf for, as for `install`; can be repeated [default: the newest with headers]
+    /// A kernel to evaluate dkms.conf for, or whose build shows which command works; can be repeated [default: the
+    /// newest with headers; without dkms.conf all with headers]
     #[arg(short = 'k', long = "kernel", value_name = "K")]
     pub kernels: Vec<String>,
     /// Replace an existing kcache.toml

@@ -134,9 +134,9 @@ fn no_build(answer: &Resolution, kernel: &Kernel, subject: &Subject) -> (&'stati
             );
             untested(Exit::BuildFailed, error, Some(log))
         }
-        Resolution::NoHeaders(hint) => {
+        Resolution::NoHeaders(lack) => {
             let message = "no build available, and no headers or source to build from".to_owned();
-            untested(Exit::NoHeaders, message, Some(hint.clone()))
+            untested(Exit::NoHeaders, message, Some(lack.hint.clone()))
         }
         Resolution::Refused(faults) => {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();

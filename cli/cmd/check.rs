@@ -12,7 +12,7 @@ use kcache::verdict::state::{Foreign, Standing, State};
 use kcache::verdict::{self, Survey, Verdict, ready_file};
 
 use super::status::{document, leftovers, of_version, painted, say_leftovers};
-use super::{interrupted, looking, say_empty};
+use super::{interrupted, judging, say_empty};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
 use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
@@ -20,7 +20,7 @@ use kcache::deploy;
 use kcache::resolve::batch;
 
 pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Exit, Failure> {
-    let (mut session, packages, kernels) = looking(context, out, &args.which)?;
+    let (mut session, packages, kernels) = judging(context, out, &args.which)?;
     let mut survey = verdict::survey(&session, &packages, &kernels)?;
     if args.build && !dry {
         session = Session::new(context, Some(context.open_store()?))?;

@@ -108,6 +108,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
             .map(|path| std::env::split_paths(&path).collect())
             .unwrap_or_default(),
         roll_back: asked.roll_back,
+        cpu: kcache::kernel::native::cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         number: crate::confined::number(),
         services,
     })

@@ -29,7 +29,8 @@ pub fn run(context: &Context, out: &Out, args: &Init, dry: bool) -> Result<Exit,
     let package = packages::without_toml(&source).map_err(|error| not_a_package(error.into()))?;
     let kernels = match package.recipe {
         RecipeFile::Dkms => kernels(context, &args.kernels)?,
-        _ => Vec::new(),
+        // Its commands are the same for all; a build shows which one works.
+        _ => kernels_with_headers(context, &args.kernels)?,
     };
     let session = Session::new(context, context.open_existing_store()?)?;
     let text = authoring::draft(&session, &package, &kernels)?;
@@ -41,7 +42,8 @@ pub fn run(context: &Context, out: &Out, args: &Init, dry: bool) -> Result<Exit,
     }
     if out.json && !dry {
         let from = if matches!(package.recipe, RecipeFile::Dkms) { "dkms.conf" } else { "kbuild" };
-        let kernels = kernels.iter().map(|kernel| kernel.release.clone()).collect();
+        let asked: &[Kernel] = if from == "dkms.conf" { &kernels } else { &[] };
+        let kernels = asked.iter().map(|kernel| kernel.release.clone()).collect();
         out.record(&json::Init { r#type: "init", path: path.display().to_string(), from, kernels });
     }
     Ok(Exit::Done)
@@ -76,8 +78,10 @@ fn not_a_package(error: kcache::error::Error) -> Failure {
     use kcache::error::Error::Package;
     let mut failure = Failure::of(&error);
     if let Package(packages::Error::NoRecipe { .. }) = error {
-        failure.hint =
-            Some("run it in the directory whose Makefile or Kbuild file has `obj-m := NAME.o`".into());
+        failure.hint = Some(
+            "run it in a directory in which a Makefile or Kbuild file has `obj-m := NAME.o`, or write a kcache.toml with the commands that build it"
+                .into(),
+        );
     }
     failure
 }

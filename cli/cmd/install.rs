@@ -9,7 +9,7 @@ use kcache::run::select::Packages;
 use kcache::run::session::Session;
 
 use super::dry_run::dry_run;
-use super::run_report::tell;
+use super::run_report::{summarize, tell};
 use super::say_oddities;
 use super::task::{Ran, Task};
 use crate::args::{Build, Install, Kernels, Pull, Selection};
@@ -54,8 +54,12 @@ fn run(context: &Context, out: &Out, task: &Task, dry: bool) -> Result<Exit, Fai
 fn perform(context: &Context, out: &Out, task: &Task) -> Result<Ran, Failure> {
     let session = Session::new(context, Some(context.open_store()?))?;
     let packages = super::packages(context, out, &task.which.packages)?;
-    let kernels = super::kernels(context, &task.which.kernels, session.store.as_ref())?;
+    let mut kernels = super::kernels(context, &task.which.kernels, session.store.as_ref())?;
     say_oddities(out, context, &packages, &kernels);
+    if task.install {
+        // What is built against the headers of another build of the kernel would be stale at once.
+        kernels.iter_mut().for_each(Kernel::keep_to_image);
+    }
     let report = deploy::run(&session, &job(task, &packages, &kernels))?;
     Ok(said(&session, out, task, &packages, &report))
 }
@@ -78,9 +82,11 @@ fn job<'a>(task: &Task, packages: &'a Packages, kernels: &'a [Kernel]) -> Job<'a
 /// Says what came of a run, kernel by kernel.
 fn said(session: &Session, out: &Out, task: &Task, packages: &Packages, report: &RunReport) -> Ran {
     let exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
-    let mut ran = Ran { exit, failed: Vec::new(), changed: report.changed() };
+    let changed = report.changed();
+    let mut ran = Ran { exit, failed: Vec::new(), states: Vec::new(), lacks_builds: false, changed };
     for kernel in &report.kernels {
         tell(session, out, task, kernel, &mut ran);
     }
+    summarize(session, out, &ran);
     ran
 }

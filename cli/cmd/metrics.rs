@@ -13,7 +13,7 @@ use kcache::verdict::provenance::{self, Origin};
 use kcache::verdict::state::State;
 use kcache::verdict::{self, Survey, Verdict};
 
-use super::looking;
+use super::judging;
 use crate::args::{Kernels, Metrics, Selection};
 use crate::exit::{Exit, Failure};
 use crate::exposition::{Exposition, Kind, Sample, sample};
@@ -29,7 +29,7 @@ pub fn run(context: &Context, out: &Out, args: &Metrics, dry: bool) -> Result<Ex
         must_be_collected(path)?;
     }
     let everything = Selection { packages: Vec::new(), kernels: Kernels { kernels: Vec::new() } };
-    let (session, packages, kernels) = looking(context, out, &everything)?;
+    let (session, packages, kernels) = judging(context, out, &everything)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
     let mut text = Exposition::default();
     about_verdicts(&mut text, context, &survey, packages.broken.len());

@@ -13,7 +13,7 @@ use kcache::store::transport::without_credentials;
 use kcache::store::{Outcome, Usage};
 use kcache::verdict::{self, Survey, provenance};
 
-use super::{interrupted, looking, running, say_oddities};
+use super::{interrupted, judging, running, say_oddities};
 use crate::args::Report;
 use crate::exit::{Exit, Failure};
 use crate::file;
@@ -37,7 +37,7 @@ pub fn run(
         let hint = "use `kcache status --json`";
         return Err(Failure::usage("report has no JSON output", Some(hint.into())));
     }
-    let (session, packages, kernels) = looking(context, out, &args.which)?;
+    let (session, packages, kernels) = judging(context, out, &args.which)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
     interrupted(context)?;
     say_oddities(out, context, &packages, &kernels);

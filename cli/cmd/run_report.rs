@@ -5,6 +5,9 @@ use kcache::deploy::{self, KernelReport};
 use kcache::error::Error;
 use kcache::kernel::install::{Act, Indexed, InstallPlan, PackageChange, Remark};
 use kcache::kernel::kernels::Kernel;
+use kcache::kernel::outside::{self, Header};
+use kcache::kernel::packages::Package;
+use kcache::kernel::recipe::build_dir;
 use kcache::resolve::batch::PackageResult;
 use kcache::resolve::reproduce::Comparison;
 use kcache::resolve::resolution::Resolution;
@@ -12,7 +15,7 @@ use kcache::run::policy::Need;
 use kcache::run::request::{Request, Source};
 use kcache::run::session::Session;
 use kcache::shell::word;
-use kcache::store::{Outcome, Role};
+use kcache::store::{CacheState, Outcome, Role};
 
 use super::task::{Ran, Task};
 use crate::exit::{Exit, Failure};
@@ -33,6 +36,8 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         let is_optional =
             task.which.packages.is_empty() && deploy::need(session.context, judged.request) == Need::Optional;
         let name = judged.request.package.name.clone();
+        ran.states.push(judged.record.state);
+        ran.lacks_builds |= judged.record.reason.is_some() && !judged.request.package.has_source();
         let exit = print(out, judged, &line, is_optional);
         if exit != Exit::Done {
             ran.failed.push(name);
@@ -43,6 +48,31 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         Some(Ok(done)) => report_done(out, kernel.kernel, done, kernel.seconds),
         Some(Err(error)) => ran.exit = ran.exit.or(report_error(out, kernel.kernel, error)),
         None => {}
+    }
+}
+
+/// Says at the end of a run how many packages ended how, if there are several; for programs, what became of each cache.
+pub fn summarize(session: &Session, out: &Out, ran: &Ran) {
+    if out.json {
+        for (url, state) in session.context.caches().states() {
+            let (state, error) = match state {
+                CacheState::NotAsked => ("not-asked", None),
+                CacheState::Answered => ("answered", None),
+                CacheState::Unreachable(why) => ("unreachable", Some(why)),
+            };
+            out.record(&json::AskedCache { r#type: "cache", url, state, error });
+        }
+    }
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for state in &ran.states {
+        match counts.iter_mut().find(|(word, _)| word == state) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((state, 1)),
+        }
+    }
+    if ran.states.len() > 1 {
+        let parts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        out.say(&parts.join(", "));
     }
 }
 
@@ -86,7 +116,12 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
         key: None,
         seconds: result.seconds,
         modules: Vec::new(),
+        reason: None,
         error: None,
+        again: result.comparison.as_ref().map(|compared| match compared {
+            Comparison::Same => "same",
+            Comparison::Different(_) => "different",
+        }),
     };
     let mut hint = None;
     let exit = match &result.answer {
@@ -108,10 +143,14 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
             record.how = Some(how(found, "failure-remembered"));
             record.cache = cache(found);
             record.key = Some(manifest.key.to_string());
+            hint = Some(where_the_log_is(result, found));
             if let Outcome::Failed { first_error, .. } = &manifest.outcome {
                 record.error = Some(first_error.clone());
+                if let Some(header) = outside_header(result.request.package, first_error) {
+                    record.error = Some(format!("{first_error}; {}", header.0));
+                    hint = Some(header.1);
+                }
             }
-            hint = Some(where_the_log_is(result, found));
             ended(&mut record, "failed", Exit::BuildFailed)
         }
         Ok(Resolution::Excluded(reason)) => {
@@ -119,13 +158,10 @@ fn judge<'a>(result: &'a PackageResult, install: bool, not_installed: Option<&st
             ended(&mut record, "excluded", Exit::Done)
         }
         Ok(Resolution::NotAutomatic) => return None,
-        Ok(Resolution::NoHeaders(package)) => {
-            let lacks = match result.request.package.has_source() {
-                true => result.request.kernel.why_no_headers(),
-                false => "no source installed".to_owned(),
-            };
-            record.error = Some(format!("{lacks}, and no cache has a build"));
-            hint = Some(package.clone());
+        Ok(Resolution::NoHeaders(lack)) => {
+            record.reason = Some(lack.reason.word());
+            record.error = Some(lack.error.clone());
+            hint = Some(lack.hint.clone());
             ended(&mut record, "no-headers", Exit::NoHeaders)
         }
         Ok(Resolution::NotCached) => {
@@ -205,6 +241,15 @@ fn cache(found: &Source) -> Option<String> {
     }
 }
 
+/// What to say of an error about a header that is outside of the package's directory, and the hint.
+fn outside_header(package: &Package, error: &str) -> Option<(String, String)> {
+    let build = build_dir(&package.name, &package.version);
+    let Header { path, both } = outside::header(&package.source, error, &build).ok()??;
+    let source = package.source.display();
+    let message = format!("{} is outside of {source}, and a build sees only that directory", path.display());
+    Some((message, format!("give the directory that contains both: {}", word(&both.to_string_lossy()))))
+}
+
 fn where_the_log_is(result: &PackageResult, found: &Source) -> String {
     let (package, kernel) = (word(&result.request.package.name), &result.request.kernel.release);
     let again = if *found == Source::Built { "" } else { "; use `--rebuild` to try again" };
@@ -231,6 +276,11 @@ fn row(record: &json::Record) -> Vec<Cell> {
         ("excluded", _) => record.error.clone().unwrap_or_default(),
         (_, Some(_)) => format!("built in {:.1} s", record.seconds),
         _ => String::new(),
+    };
+    let how = match record.again {
+        Some("same") if record.how == Some("built") => format!("twice {how}: the same bits"),
+        Some("same") => format!("{how}, rebuilt: the same bits"),
+        _ => how,
     };
     let package = super::called(&record.package, &record.version);
     vec![(record.kernel.clone(), PLAIN), (package, PLAIN), (record.state.to_owned(), style), (how, PLAIN)]

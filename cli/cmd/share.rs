@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use kcache::inputs::key::is_for_one_cpu;
 use kcache::inputs::undeclared;
 use kcache::inputs::version;
 use kcache::resolve::by_pointer;
@@ -88,7 +89,8 @@ pub fn choices<'w>(
 ) -> Result<(Session<'w>, Vec<Choice>), Failure> {
     if all {
         let session = Session::new(context, context.open_existing_store()?)?;
-        let choices = session.store.as_ref().map(everything).transpose()?.unwrap_or_default();
+        let mut choices = session.store.as_ref().map(everything).transpose()?.unwrap_or_default();
+        choices.retain(|choice| may_be_shared(out, choice));
         return Ok((session, choices));
     }
     let (session, packages, kernels) = looking(context, out, which)?;
@@ -111,6 +113,17 @@ pub fn choices<'w>(
         }
     }
     Ok((session, choices))
+}
+
+/// Whether an entry is of use to other hosts; reports one that is not.
+fn may_be_shared(out: &Out, choice: &Choice) -> bool {
+    let Choice::Entry { entry, .. } = choice else { return true };
+    let for_one = is_for_one_cpu(&entry.manifest().fields);
+    if for_one {
+        let labels = Labels::of(entry.manifest());
+        out.warn(&format!("skipping {} for {}: it depends on this host's CPU", labels.what(), labels.kernel));
+    }
+    !for_one
 }
 
 /// Every entry of a store. Of those of one package for one kernel the newest is pointed to.

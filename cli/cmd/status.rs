@@ -9,14 +9,14 @@ use kcache::run::context::Context;
 use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{self, Survey, Verdict};
 
-use super::{looking, say_empty};
+use super::{judging, say_empty};
 use crate::args::{Kernels, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns};
 
 pub fn status(context: &Context, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
-    let (session, packages, kernels) = looking(context, out, selection)?;
+    let (session, packages, kernels) = judging(context, out, selection)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
     if out.json {
         let leftovers = leftovers(context, &selection.kernels)?;

@@ -46,6 +46,10 @@ pub struct Ran {
     pub exit: Exit,
     /// Names of the packages that failed.
     pub failed: Vec<String>,
+    /// The state of each result, as it was printed.
+    pub states: Vec<&'static str>,
+    /// Whether a package without source here has no build: no headers would help it.
+    pub lacks_builds: bool,
     /// Whether any kernel has other modules now.
     pub changed: bool,
 }

@@ -112,6 +112,8 @@ pub enum BuildOutcome {
         debug: Vec<BuiltFile>,
         /// Results for other packages, as a tar; `None` if there are none.
         kept: Option<Vec<u8>>,
+        /// Of a recipe with attempts, the command that built them.
+        command: Option<String>,
     },
     /// The package does not build; worth remembering.
     Failed(Failure),
@@ -192,6 +194,14 @@ pub fn build(request: BuildRequest) -> Result<BuildOutcome, sandbox::Error> {
         append(scratch, header)?;
     }
     let environment = |reason: String| BuildOutcome::Environment(reason, Vec::new());
+    let logged = match (&ended, logged.failed_here().cloned()) {
+        (Ended::Status(0), Some(failed)) => {
+            let reason = failed.environment.unwrap_or_else(|| too_large(&sandbox.limits));
+            return Ok(environment(reason));
+        }
+        (Ended::Status(0), None) => logged,
+        _ => logged.of_attempts(),
+    };
     Ok(match ended {
         Ended::Cancelled => BuildOutcome::Cancelled,
         Ended::TimedOut => environment(format!("timed out after {} s (build-timeout)", limit.as_secs())),
@@ -274,10 +284,11 @@ fn interpreter(scratch: &Path, inside: &Path, script: &Path) -> io::Result<Optio
 /// What a recipe calls the step with this command, unless it builds.
 fn step_of(recipe: &Recipe, command: &str) -> Option<&'static str> {
     let at = recipe.steps.iter().position(|step| step.command == command)?;
-    let has_made = recipe.steps[..at].iter().any(|step| step.kind == StepKind::Make);
+    let has_made =
+        recipe.steps[..at].iter().any(|step| matches!(step.kind, StepKind::Make | StepKind::Attempt));
     match recipe.steps[at].kind {
         StepKind::Hook => Some(if has_made { "its POST_BUILD" } else { "its PRE_BUILD" }),
-        StepKind::Patch | StepKind::Clean | StepKind::Make => None,
+        StepKind::Patch | StepKind::Clean | StepKind::Make | StepKind::Attempt => None,
     }
 }
 
@@ -357,7 +368,7 @@ fn collect(
         Ok(modules) => modules,
         Err(what) => {
             let what = format!("{what}{}", outside(sandbox, inside, &recipe.modules));
-            return Ok(BuildOutcome::Failed(logged.failure_in_spite_of_success(&what)));
+            return Ok(BuildOutcome::Failed(logged.of_attempts().failure_in_spite_of_success(&what)));
         }
     };
     let outputs: BTreeSet<PathBuf> =
@@ -370,7 +381,13 @@ fn collect(
     let (debug, lost) = debug(scratch, &modules)?;
     let not_kept = packed.left_out.iter().map(|what| format!("not stored for other packages: {what}"));
     warn(scratch, not_kept.chain(lost))?;
-    Ok(BuildOutcome::Built { modules, debug, kept: packed.tar })
+    let tried = recipe.steps.iter().any(|step| step.kind == StepKind::Attempt);
+    Ok(BuildOutcome::Built {
+        modules,
+        debug,
+        kept: packed.tar,
+        command: tried.then(|| logged.command().to_owned()),
+    })
 }
 
 /// The debug information of these modules, if any, and a warning for each that is lost.

@@ -14,15 +14,15 @@ use fs_err as fs;
 
 use crate::bounded_read;
 use crate::compress::Compression;
-use crate::install::{ModulesDir, has_kernel};
 use crate::kconfig::Kconfig;
+use crate::modules_dir::{ModulesDir, has_kernel};
 use crate::release;
 use crate::rootfs::Root;
 
 use boot_image::image_version;
 pub use boot_image::{image, image_release, images};
 pub use build_tree::{BuildTree, Mount, arch};
-use build_tree::{read_foreign_tree, read_tree, source_in, tree_release};
+use build_tree::{missing_in, read_foreign_tree, read_tree, source_in, tree_release};
 pub use headers_hint::headers_hint;
 
 /// Why a kernel could not be read.
@@ -74,6 +74,18 @@ pub enum Headers {
         /// Target of a dangling link `build`, as of a kernel that was built on another machine.
         leads_to: Option<PathBuf>,
     },
+    /// The build tree is of another build of the same release than the installed image.
+    OtherBuild {
+        /// `uname -v` of the image.
+        image: String,
+        /// `uname -v` of the build tree.
+        headers: String,
+    },
+    /// The build tree lacks a file that every build needs.
+    Incomplete {
+        /// Path of the missing file, in the system.
+        missing: PathBuf,
+    },
     /// The build tree belongs to another kernel.
     Wrong {
         /// Path of the build tree.
@@ -88,7 +100,14 @@ impl Kernel {
     pub fn build_tree(&self) -> Option<&BuildTree> {
         match &self.headers {
             Headers::Present(tree) => Some(tree),
-            Headers::Missing { .. } | Headers::Wrong { .. } => None,
+            _ => None,
+        }
+    }
+
+    /// Passes over headers of another build than the image: modules that are installed must be for the image.
+    pub fn keep_to_image(&mut self) {
+        if let Some((image, headers)) = self.builds_differ() {
+            self.headers = Headers::OtherBuild { image: image.to_owned(), headers: headers.to_owned() };
         }
     }
 
@@ -102,6 +121,12 @@ impl Kernel {
             ),
             Headers::Wrong { path, found } => {
                 format!("no headers installed: {} contains headers of {found}", path.display())
+            }
+            Headers::OtherBuild { image, headers } => format!(
+                "the headers are of another build of this kernel than its image (image '{image}', headers '{headers}')"
+            ),
+            Headers::Incomplete { missing } => {
+                format!("the headers are incomplete: {} is missing", missing.display())
             }
             Headers::Missing { leads_to: None } | Headers::Present(_) => "no headers installed".to_owned(),
         }
@@ -246,7 +271,10 @@ fn read_installed(root: &Root, modules: ModulesDir) -> Result<Kernel, Error> {
         None => Headers::Missing { leads_to: fs::read_link(modules.join("build")).ok() },
         Some(dir) => match tree_release(&root.outside(&dir)) {
             Some(found) if found != release => Headers::Wrong { path: root.outside(&dir), found },
-            _ => Headers::Present(Box::new(read_tree(root, dir, source_in(root, &inside))?)),
+            _ => match missing_in(root, &dir)? {
+                Some(missing) => Headers::Incomplete { missing },
+                None => Headers::Present(Box::new(read_tree(root, dir, source_in(root, &inside))?)),
+            },
         },
     };
     let image_version = image_version(root, &release);

@@ -54,6 +54,8 @@ pub struct Ko {
     pub undefined: Vec<Undefined>,
     /// The symbols that it exports, by name.
     pub exports: BTreeMap<String, ModuleExport>,
+    /// Size in bytes of `.gnu.linkonce.this_module`, that is of its `struct module`; `None` without that section.
+    pub struct_size: Option<u64>,
     /// Whether a signature is appended, which is not verified.
     pub signed: bool,
 }
@@ -207,9 +209,13 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
         versions: object.versions(machine)?,
         undefined: object.undefined(),
         exports: object.exports(),
+        struct_size: object.section(THIS_MODULE)?.map(|section| section.len() as u64),
         signed: false,
     })
 }
+
+/// The section with a module's `struct module` (include/linux/module.h; scripts/mod/modpost.c).
+const THIS_MODULE: &str = ".gnu.linkonce.this_module";
 
 /// Prefix of the symbol whose value is a namespace's name.
 const NAMESPACE: &[u8] = b"__kstrtabns_";

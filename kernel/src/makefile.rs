@@ -84,7 +84,7 @@ pub struct Line {
 /// Kinds of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// `NAME = VALUE`, with any of make's operators.
+    /// `NAME = VALUE`, with any of make's operators, or a `define`.
     Assignment {
         /// Name of the variable; may contain a reference, as in `obj-$(CONFIG_X)`.
         name: String,
@@ -134,12 +134,25 @@ pub fn read(text: &str, given: &Given) -> Makefile {
     let mut lines = Vec::new();
     let mut branches: Vec<Branch> = Vec::new();
     let mut targets: Vec<String> = Vec::new();
-    let mut in_define = false;
+    let mut define: Option<Define> = None;
     let mut known = Known { given, assigned: BTreeSet::new() };
     for (number, text) in joined(text) {
         let word = text.split_whitespace().next().unwrap_or_default();
-        if in_define || word == "define" {
-            in_define = word != "endef";
+        if let Some(open) = &mut define {
+            if word != "endef" {
+                open.body.push(text);
+                continue;
+            }
+            lines.extend(define.take().and_then(|ended| ended.line(given)));
+            continue;
+        }
+        if word == "define" {
+            let here = match () {
+                () if branches.iter().any(|branch| branch.now == Some(false)) => Some(false),
+                () if branches.iter().all(|branch| branch.now == Some(true)) => Some(true),
+                () => None,
+            };
+            define = Some(Define { number, name: defined(&text), body: Vec::new(), here });
             continue;
         }
         let is_command = text.starts_with('\t') && !targets.is_empty();
@@ -168,6 +181,38 @@ pub fn read(text: &str, given: &Given) -> Makefile {
         lines.push(Line { number, sure, what });
     }
     Makefile { lines }
+}
+
+/// A `define` whose `endef` was not read yet.
+struct Define {
+    number: usize,
+    name: String,
+    body: Vec<String>,
+    /// Whether it has an effect, if known.
+    here: Option<bool>,
+}
+
+impl Define {
+    /// The assignment that it is; `None` if it has no effect.
+    fn line(self, given: &Given) -> Option<Line> {
+        let has_effect = self.here != Some(false) && !given.words.contains(&self.name);
+        let what = What::Assignment { name: self.name, value: self.body.join("\n"), adds: false };
+        has_effect.then(|| Line { number: self.number, sure: self.here == Some(true), what })
+    }
+}
+
+/// The variable of `define NAME` or `define NAME :=`.
+fn defined(text: &str) -> String {
+    text.split_whitespace().nth(1).unwrap_or_default().trim_end_matches(['=', ':', '+', '?']).to_owned()
+}
+
+/// Whether a file of this name is a makefile, as far as names show it.
+pub fn is_name(name: &str) -> bool {
+    let begins = ["Makefile", "makefile", "GNUmakefile", "Kbuild"];
+    let begins = begins.iter().filter_map(|begin| name.strip_prefix(begin));
+    begins.into_iter().any(|rest| rest.is_empty() || rest.starts_with(['.', '-', '_']))
+        || name.ends_with(".mk")
+        || name.ends_with(".mak")
 }
 
 /// Lines of a makefile or shell script with their numbers; lines continued by a backslash are joined.
@@ -455,7 +500,9 @@ mod tests {
         );
         check("obj-$(CONFIG_A:y=m) += x.o \\\n  y.o\n", &[], &["obj-$(CONFIG_A:y=m)=x.o y.o"]);
         check("# a=1\nall: b\n\t@c=2\n", &[], &[]);
-        check("define x\na=1\nendef\nb=2\n", &[], &["b=2"]);
+        check("define x\na=1\nc\nendef\nb=2\n", &[], &["x=a=1\nc", "b=2"]);
+        check("ifdef X\ndefine x\na\nendef\nendif\ndefine b =\n2\nendef\n", &[], &["b=2"]);
+        check("define x\na\nendef\n", &["x"], &[]);
     }
 
     #[test]

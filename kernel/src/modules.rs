@@ -30,6 +30,9 @@ use crate::rootfs::Root;
 use crate::signing::{KnownKeys, Signed};
 use crate::symvers::Symvers;
 
+/// So many files and directories are looked at for a module of the kernel's own.
+const MOST_SEARCHED: usize = 10_000;
+
 /// Limit in bytes on a module. The largest known, nvidia's, has some 100 MB with debug information.
 const MODULE_MAX: u64 = 1 << 30;
 
@@ -51,6 +54,7 @@ pub struct Loader {
     machine: ElfMachine,
     flags: Flags,
     symvers: Option<Symvers>,
+    struct_size: Option<u64>,
     enforcement: Option<Enforcement>,
     signers: KnownKeys,
     /// Whether the kernel decompresses modules itself, so that xz files must suit its decoder.
@@ -68,6 +72,31 @@ pub fn built_in(tree: &Path) -> io::Result<BTreeSet<ModuleName>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(e) => Err(e),
     }
+}
+
+/// Size in bytes of the `struct module` of one of a kernel's own modules; `None` if none can be read.
+pub fn struct_size(tree: &Path) -> Option<u64> {
+    let mut pending = vec![tree.join("kernel")];
+    let mut left = MOST_SEARCHED;
+    while let Some(path) = pending.pop() {
+        left = left.checked_sub(1)?;
+        let metadata = fs::symlink_metadata(&path).ok()?;
+        if metadata.is_dir() {
+            let mut inside: Vec<PathBuf> =
+                fs::read_dir(&path).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            inside.sort_by(|one, other| other.cmp(one));
+            pending.extend(inside);
+            continue;
+        }
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        let Some((_, compression)) = Compression::of_file_name(&name).filter(|_| metadata.is_file()) else {
+            continue;
+        };
+        let bytes = bounded_read::bytes(&path, MOST_DATA).ok()?;
+        let ko = ko::parse(&compression.decompress(&bytes, MOST_DATA).ok()?).ok()?;
+        return ko.struct_size;
+    }
+    None
 }
 
 /// What is said of a module that the kernel has built in.
@@ -90,6 +119,7 @@ impl Loader {
             machine,
             flags: Flags::of_config(&config),
             symvers: symvers(root, kernel)?,
+            struct_size: kernel.modules.as_deref().and_then(struct_size),
             enforcement: enforcement::of(root, &kernel.release, Some(&config)),
             signers,
             decompresses: config.yes("CONFIG_MODULE_DECOMPRESS"),
@@ -154,6 +184,7 @@ impl Loader {
                 machine: self.machine,
                 flags: self.flags,
                 symvers: self.symvers.as_ref(),
+                struct_size: self.struct_size,
                 siblings: &exports,
                 any_release: !is_own(module),
             };
@@ -267,6 +298,7 @@ mod tests {
             machine: ElfMachine::of_arch("x86_64").unwrap(),
             flags: Flags::of_config(&Kconfig::new(config.into())),
             symvers: Some(Symvers::parse(symvers.as_bytes()).unwrap()),
+            struct_size: None,
             enforcement: None,
             signers: KnownKeys::default(),
             decompresses: true,
@@ -331,6 +363,23 @@ mod tests {
         built.versions.push(("mc_fn".into(), 7));
         let expect = "example.ko needs the symbol mc_fn of the module mc, which is not installed";
         assert_eq!(faults(&loader(), "example.ko", &built.bytes()), [expect]);
+    }
+
+    #[test]
+    fn the_size_of_struct_module_is_that_of_the_first_module_of_the_kernel() {
+        let tree = tempfile::tempdir().unwrap();
+        assert_eq!(struct_size(tree.path()), None);
+        let path = tree.path().join("kernel/drivers/a");
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("README"), "no module").unwrap();
+        assert_eq!(struct_size(tree.path()), None);
+        fs::write(path.join("m.ko"), Built::named("m").struct_size(1280).bytes()).unwrap();
+        fs::create_dir_all(tree.path().join("updates")).unwrap();
+        fs::write(tree.path().join("updates/x.ko"), Built::named("x").struct_size(1).bytes()).unwrap();
+        assert_eq!(struct_size(tree.path()), Some(1280));
+        assert_eq!(built_in(tree.path()).unwrap(), BTreeSet::new());
+        fs::write(tree.path().join("modules.builtin"), "kernel/a/snd-x.ko\nkernel/b.ko\n").unwrap();
+        assert_eq!(built_in(tree.path()).unwrap(), ["b", "snd_x"].map(ModuleName::new).into());
     }
 
     #[test]

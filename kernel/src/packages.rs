@@ -44,7 +44,7 @@ pub enum RecipeFile {
     Dkms,
     /// A parsed `kcache.toml`, with its path.
     Toml(PathBuf, Box<toml::TomlRecipe>),
-    /// There is no recipe file: a Kbuild directory.
+    /// There is no recipe file: Makefiles lead to Kbuild.
     Kbuild,
     /// The package's source is not on this machine: it can only be installed from a build of another host.
     Elsewhere,
@@ -104,11 +104,27 @@ pub enum Error {
     /// The recipe is invalid.
     #[error(transparent)]
     Recipe(#[from] recipe::Error),
-    /// The directory has no recipe and is no Kbuild directory.
+    /// The directory has no recipe, and nothing in it leads to Kbuild.
     #[error("{} is not a package: it has no dkms.conf, no kcache.toml and no Makefile with obj-m", path.display())]
     NoRecipe {
         /// Path of the directory.
         path: PathBuf,
+    },
+    /// A directory below has a recipe.
+    #[error("{} is not a package, but {} in it is", path.display(), below.display())]
+    Below {
+        /// Path of the directory.
+        path: PathBuf,
+        /// The package, relative to it.
+        below: PathBuf,
+    },
+    /// Several directories have modules, and no Makefile leads to all of them.
+    #[error("{} is not a package: several directories in it have modules: {}", path.display(), listed(parts))]
+    Several {
+        /// Path of the directory.
+        path: PathBuf,
+        /// The directories, relative to it.
+        parts: Vec<PathBuf>,
     },
     /// A recipe outside a source tree does not name its source.
     #[error("{}: missing field `source` (the package's source directory)", path.display())]
@@ -136,6 +152,13 @@ pub enum Error {
         /// What replaces it.
         instead: String,
     },
+}
+
+/// Some paths, and how many there are beside them.
+fn listed(paths: &[PathBuf]) -> String {
+    let shown: Vec<String> = paths.iter().take(5).map(|path| path.display().to_string()).collect();
+    let more = paths.len().saturating_sub(shown.len());
+    shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
 /// Every package of a system, sorted by name and version. Broken ones do not hide the others: their errors are
@@ -218,7 +241,7 @@ pub fn called(source: &Path, name: &str, version: &str) -> Result<Package, Error
 ///
 /// # Errors
 ///
-/// [`Error::NoRecipe`] if the directory is not a package.
+/// [`Error::NoRecipe`], [`Error::Below`] and [`Error::Several`] if the directory is not a package.
 pub fn at_path(source: &Path) -> Result<Package, Error> {
     let own = source.join("kcache.toml");
     if !own.exists() {
@@ -242,10 +265,14 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
         }
         let (name, version) = dkms::literal_name(&text);
         (name.or(from_dir), version.or(version_from_dir), RecipeFile::Dkms)
-    } else if kbuild::is_kbuild(source) {
-        (from_dir, version_from_dir.or_else(|| Some("0".into())), RecipeFile::Kbuild)
     } else if fs::metadata(source)?.is_dir() {
-        return Err(Error::NoRecipe { path: source.to_owned() });
+        let path = source.to_owned();
+        match kbuild::find(source)? {
+            Ok(_) => (from_dir, version_from_dir.or_else(|| Some("0".into())), RecipeFile::Kbuild),
+            Err(kbuild::Lack::Nothing) => return Err(Error::NoRecipe { path }),
+            Err(kbuild::Lack::Recipe(below)) => return Err(Error::Below { path, below }),
+            Err(kbuild::Lack::Several(parts)) => return Err(Error::Several { path, parts }),
+        }
     } else {
         return Err(io::Error::new(
             io::ErrorKind::NotADirectory,
@@ -481,7 +508,16 @@ mod tests {
 
     #[test]
     fn a_directory_without_recipe_is_not_a_package() {
-        let dir = tree(&[("x/README", "")]);
-        assert!(at_path(&dir.path().join("x")).unwrap_err().to_string().contains("is not a package"));
+        let message = |files: &[(&str, &str)]| {
+            let dir = tree(files);
+            let at = dir.path().join("x");
+            at_path(&at).unwrap_err().to_string().replace(&at.display().to_string(), "X")
+        };
+        assert!(message(&[("x/README", "")]).starts_with("X is not a package: it has no dkms.conf"));
+        assert_eq!(message(&[("x/src/dkms.conf", "")]), "X is not a package, but src in it is");
+        assert_eq!(
+            message(&[("x/b/Makefile", "obj-m := b.o\n"), ("x/a/Kbuild", "obj-m := a.o\n")]),
+            "X is not a package: several directories in it have modules: a, b"
+        );
     }
 }

@@ -133,19 +133,22 @@ pub struct Against<'a> {
     config: &'a Kconfig,
     arch: &'a str,
     symvers: Option<Arc<Symvers>>,
+    struct_size: Option<u64>,
 }
 
 impl<'a> Against<'a> {
     /// Everything that a kernel's build tree contains.
     pub fn tree(session: &Session, kernel: &Kernel, tree: &'a BuildTree) -> Result<Against<'a>> {
         let symvers = session.symvers(kernel, tree)?;
-        Ok(Against { config: &tree.config, arch: &tree.arch, symvers })
+        let struct_size = session.struct_size(kernel);
+        Ok(Against { config: &tree.config, arch: &tree.arch, symvers, struct_size })
     }
 
     /// Without headers: machine and vermagic only. The building host checked the symbols, for a kernel with the same
     /// `uname -v`.
-    pub fn config(config: &'a Kconfig) -> Against<'a> {
-        Against { config, arch: kernels::arch(config), symvers: None }
+    pub fn config(session: &Session, kernel: &Kernel, config: &'a Kconfig) -> Against<'a> {
+        let struct_size = session.struct_size(kernel);
+        Against { config, arch: kernels::arch(config), symvers: None, struct_size }
     }
 }
 
@@ -177,6 +180,7 @@ pub fn faults(
         machine,
         flags: Flags::of_config(against.config),
         symvers: against.symvers.as_deref(),
+        struct_size: against.struct_size,
         siblings: &siblings,
         any_release: false,
     };

@@ -33,6 +33,9 @@ use crate::run::session::Session;
 /// The fact of an entry that lists what its build did not find.
 const SOUGHT: &str = "sought";
 
+/// The fact of an entry that names the command which built it, where there were several to try.
+const COMMAND: &str = "command";
+
 /// What the log is called among the outputs.
 const LOG_NAME: &str = "log";
 
@@ -51,6 +54,8 @@ pub struct Product {
     pub left_out: Vec<ModuleFault>,
     /// What of the system a failed build did not find.
     pub sought: Vec<Sought>,
+    /// Of several commands to try, the one that built it.
+    pub command: Option<String>,
     /// What the build has printed.
     pub log: Content,
     /// The undeclared inputs that it read.
@@ -132,9 +137,10 @@ pub fn make(
         lent.into_iter().for_each(compiler_launcher::Lent::put_back);
     }
     let seconds = start.elapsed().as_secs_f64();
-    let (mut left_out, mut sought) = (Vec::new(), Vec::new());
+    let (mut left_out, mut sought, mut built_by) = (Vec::new(), Vec::new(), None);
     let result = match outcome? {
-        BuildOutcome::Built { modules, debug, kept } => {
+        BuildOutcome::Built { modules, debug, kept, command } => {
+            built_by = command;
             let mut modules = check_modules::built(modules)?;
             let (against, needed) =
                 (check_modules::Against::tree(session, request.kernel, tree)?, dependencies::exports(needed));
@@ -171,6 +177,7 @@ pub fn make(
         result,
         left_out,
         sought,
+        command: built_by,
         log: Content::Bytes(build::read_log(scratch.path())?),
         observed,
         seconds,
@@ -270,7 +277,15 @@ fn facts_of(made: &Product) -> serde_json::Map<String, serde_json::Value> {
         let sought: Vec<String> = made.sought.iter().map(Sought::text).collect();
         facts.insert(SOUGHT.to_owned(), sought.into());
     }
+    if let Some(command) = &made.command {
+        facts.insert(COMMAND.to_owned(), command.as_str().into());
+    }
     facts
+}
+
+/// The command that built an entry, where the recipe had several to try.
+pub fn built_by(manifest: &Manifest) -> Option<&str> {
+    manifest.facts.get(COMMAND)?.as_str()
 }
 
 /// What of the system a failed build did not find, and this host has now.

@@ -66,6 +66,13 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::Recipe(recipe::Error::Io(_)) => Unexpected.into(),
         Error::Recipe(_) => BuildFailed.into(),
         Error::Package(packages::Error::NoRecipe { .. } | packages::Error::Io(_)) => Usage.into(),
+        Error::Package(packages::Error::Below { path, below }) => {
+            Usage.hint(format!("give that directory: {}", path_word(&path.join(below))))
+        }
+        Error::Package(packages::Error::Several { path, parts }) => Usage.hint(format!(
+            "give one of them, such as {}, or write a kcache.toml with the commands that build all",
+            path_word(&path.join(&parts[0]))
+        )),
         Error::Package(_) => BuildFailed.into(),
         Error::NoKernel { nearest: Some(name), .. } | Error::NoPackage { nearest: Some(name), .. } => {
             Usage.hint(format!("did you mean '{name}'?"))
@@ -116,6 +123,9 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::Unsigned { .. } => Refused.hint(
             "create a key with `kcache keys mok` and configure [signing] in /etc/kcache/config.toml, see docs/signing.md",
         ),
+        Error::ForOneCpu { .. } => {
+            Refused.hint("run `kcache lint` to find the flags, and build without them")
+        }
         Error::Distrusted { .. } => Refused.hint("run `kcache build --rebuild`"),
         Error::Kept { source: kept::Error::Io(_), .. } => Unexpected.into(),
         Error::Kept { .. } => Refused.into(),

@@ -215,6 +215,14 @@ pub enum Error {
         /// Why it is not trusted.
         distrust: kcache_store::Distrust,
     },
+    /// An entry whose modules are for CPUs like this host's only was to be pushed or exported.
+    #[error(
+        "refusing to push or export entry {key}: its flags (-march=native) make it depend on this host's CPU"
+    )]
+    ForOneCpu {
+        /// Key of the entry.
+        key: kcache_store::Key,
+    },
     /// The kernel that will be booted cannot be determined.
     #[error(transparent)]
     NoDefault(#[from] kernel::bootloader::Error),
@@ -243,15 +251,24 @@ impl Error {
         advice::of(self)
     }
 
+    /// The sandbox's own error.
+    fn of_sandbox(&self) -> Option<&kernel::sandbox::Error> {
+        match self {
+            Error::Sandbox(error)
+            | Error::Recipe(kernel::recipe::Error::Sandbox(error))
+            | Error::Toolchain(kernel::toolchain::Error::Sandbox(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Bubblewrap is not installed.
     pub fn lacks_bubblewrap(&self) -> bool {
-        use kernel::sandbox::Error::NoBubblewrap;
-        matches!(
-            self,
-            Error::Sandbox(NoBubblewrap)
-                | Error::Recipe(kernel::recipe::Error::Sandbox(NoBubblewrap))
-                | Error::Toolchain(kernel::toolchain::Error::Sandbox(NoBubblewrap))
-        )
+        matches!(self.of_sandbox(), Some(kernel::sandbox::Error::NoBubblewrap))
+    }
+
+    /// There is no sandbox on this machine: bubblewrap is not installed, or may not make one, as in many containers.
+    fn lacks_sandbox(&self) -> bool {
+        self.lacks_bubblewrap() || matches!(self.of_sandbox(), Some(kernel::sandbox::Error::NotMade { .. }))
     }
 
     /// Whether it is a shared cache's failure, for which there has been a warning.
@@ -259,9 +276,9 @@ impl Error {
         matches!(self, Error::Store(error) if error.is_reported())
     }
 
-    /// Whether a program required for building is not installed.
+    /// Whether nothing can be built here for want of a program, or of a sandbox.
     pub fn lacks_tools(&self) -> bool {
-        self.lacks_bubblewrap() || matches!(self, Error::Toolchain(kernel::toolchain::Error::Missing { .. }))
+        self.lacks_sandbox() || matches!(self, Error::Toolchain(kernel::toolchain::Error::Missing { .. }))
     }
 }
 

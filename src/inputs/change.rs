@@ -30,6 +30,8 @@ pub enum InputChange {
     Tool(String),
     /// The packages that it builds against.
     Dependencies,
+    /// The CPU, for a package whose flags make compilers ask for it.
+    Cpu,
     /// The environment of builds.
     Environment,
     /// The contents of the sandbox.
@@ -57,6 +59,7 @@ impl InputChange {
             InputChange::Headers,
             InputChange::KernelSource,
             InputChange::Dependencies,
+            InputChange::Cpu,
             InputChange::Environment,
             InputChange::Sandbox,
         ];
@@ -82,6 +85,7 @@ impl InputChange {
             InputChange::Headers => "kernel.headers",
             InputChange::KernelSource => "kernel.source",
             InputChange::Dependencies => "dependencies",
+            InputChange::Cpu => "cpu",
             InputChange::Environment => "environment",
             InputChange::Sandbox => "sandbox",
             InputChange::Initramfs => "initramfs",

@@ -86,6 +86,7 @@ fn identify_within<'a>(
         tools: &facts.tools,
         dependencies: &kin,
         system: [system.releases, system.map],
+        cpu: session.asks_cpu(request.package, source, overrides, &recipe)?.then_some(&session.context.cpu),
         environment: &ENVIRONMENT,
     };
     let fields = key::fields(&inputs);

@@ -13,6 +13,7 @@
 //! | `kernel.headers` | tree digest of the build tree and all that it reaches, without programs | also what an old kernel shares with a new one |
 //! | `kernel.source` | where `/lib/modules/K/source` leads in the sandbox; empty where it is the build tree | `configure` scripts look for headers there; what lies there is part of `kernel.headers` |
 //! | `dependencies` | kin of the packages it builds against | by content, not by version text |
+//! | `cpu` | digest of the CPU's model, features and cache; only where the source or recipe has `-march=native` or the like | the compiler asks the CPU. Such builds are not shared |
 //!
 //! Tools: what it is built with.
 //!
@@ -36,6 +37,7 @@
 
 use std::path::Path;
 
+use kcache_kernel::native;
 use kcache_kernel::recipe::Recipe;
 use kcache_store::{Digest, Field, Key};
 
@@ -51,6 +53,9 @@ const KIN: &str = "kcache 2026-11 build kin v1";
 
 /// The field for the programs in a kernel's build tree.
 pub const KBUILD: &str = "toolchain.kbuild";
+
+/// The field for the CPU.
+const CPU: &str = "cpu";
 
 /// Version of the sandbox. Increase it whenever what a build sees of the sandbox changes. 2: dependencies, the
 /// kernel's configuration in /boot, and the kernel's compiler in the environment. 3: /lib/modules/K/source is the
@@ -87,6 +92,8 @@ pub struct Inputs<'a> {
     pub dependencies: &'a [(String, Digest)],
     /// Digests of the files that tell the distribution and of `System.map`, if the package mentions them.
     pub system: [Option<Digest>; 2],
+    /// What compilers know of this host's CPU, if flags of the source or recipe make them ask.
+    pub cpu: Option<&'a str>,
     /// The environment.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -141,7 +148,17 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
         inputs.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     fields.push(plain("environment", environment.join("\n")));
     fields.push(plain("sandbox", SANDBOX.to_owned()));
+    fields.extend(inputs.cpu.map(|cpu| Field {
+        name: CPU.to_owned(),
+        value: Digest::of(cpu.as_bytes()).to_string(),
+        note: native::model(cpu).map(str::to_owned),
+    }));
     fields
+}
+
+/// Whether the build of a key is for CPUs like one host's only.
+pub fn is_for_one_cpu(fields: &[Field]) -> bool {
+    fields.iter().any(|field| field.name == CPU)
 }
 
 /// Whether a field is of the tools, and no part of the kin.
@@ -248,6 +265,7 @@ mod tests {
             tools: &tools,
             dependencies: &dependencies,
             system: [None, Some(Digest::of(b"map"))],
+            cpu: None,
             environment: &environment,
         })
     }
@@ -304,6 +322,41 @@ mod tests {
         assert_ne!(base, changed(|_, tools, _, _| tools[0].role.push('x')));
         assert_ne!(base, changed(|_, _, dependencies, _| dependencies.push(("b".into(), other))));
         assert_eq!(base, changed(|_, _, _, _| {}));
+    }
+
+    #[test]
+    fn a_cpu_is_part_of_key_and_kin_if_flags_ask_for_it() {
+        let with = |cpu: Option<&str>| {
+            let recipe = recipe();
+            let (none, environment) = (Digest::of(b""), ENVIRONMENT);
+            let kernel = KernelInputs {
+                release: "r",
+                arch: "a",
+                version: "v",
+                config: none,
+                headers: none,
+                programs: none,
+                source: None,
+            };
+            let (source, recipe, overrides, tools, dependencies) = (none, &recipe, None, &[][..], &[][..]);
+            let environment = &environment[..];
+            fields(&Inputs {
+                source,
+                recipe,
+                overrides,
+                kernel,
+                tools,
+                dependencies,
+                cpu,
+                system: [None, None],
+                environment,
+            })
+        };
+        let [none, one, other] = [None, Some("flags : avx"), Some("flags : sse")].map(with);
+        assert!(key(&one) != key(&other) && key(&one) != key(&none));
+        // No build for another CPU may stand in for it.
+        assert!(kin(&one) != kin(&other) && kin(&one) != kin(&none));
+        assert!(is_for_one_cpu(&one) && !is_for_one_cpu(&none));
     }
 
     #[test]

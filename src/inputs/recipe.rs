@@ -24,7 +24,11 @@ impl Session<'_> {
     ) -> Result<Recipe> {
         let target = Target { release: &kernel.release, arch: &tree.arch, config: &tree.config };
         match &package.recipe {
-            RecipeFile::Kbuild => Ok(kbuild::recipe(&package.name, &package.version, &kernel.release)),
+            RecipeFile::Kbuild => {
+                let (name, version) = (&package.name, &package.version);
+                let recipe = kbuild::recipe(&package.source, name, version, &kernel.release)?;
+                recipe.ok_or_else(|| Error::Changed { what: format!("the source of {name}") })
+            }
             RecipeFile::Toml(path, file) => Ok(toml::recipe(path, file, &target)?),
             RecipeFile::Elsewhere => Err(Error::NoSource { package: package.name.clone() }),
             RecipeFile::Dkms => self.dkms_recipe(package, source, kernel, tree, &target),

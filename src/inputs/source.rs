@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use kcache_kernel::native;
 use kcache_kernel::packages::{Package, RecipeFile};
+use kcache_kernel::recipe::Recipe;
 use kcache_store::{Digest, Fingerprint, tree};
 
 use crate::error::{Error, Result};
 use crate::run::sandbox;
-use crate::run::session::Session;
+use crate::run::session::{Session, Signature};
 
 impl Session<'_> {
     /// The fingerprint of a package's source at its first use in this run.
@@ -35,6 +37,26 @@ impl Session<'_> {
         let Some(path) = dir.filter(|path| path.is_dir()) else { return Ok(None) };
         let root = tree::TreeRoot { path, label: String::new(), skip: Vec::new(), programs: false };
         Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], self.context.now())?))
+    }
+
+    /// Whether the source, the administrator's files or the recipe have flags that make compilers ask for the CPU.
+    pub(super) fn asks_cpu(
+        &self,
+        package: &Package,
+        source: Digest,
+        overrides: Option<Digest>,
+        recipe: &Recipe,
+    ) -> Result<bool> {
+        if recipe.steps.iter().any(|step| !native::in_text(&step.command).is_empty()) {
+            return Ok(true);
+        }
+        let mut signature = Signature::new("native 1");
+        signature.digest(source).text(&overrides.map_or(String::new(), |digest| digest.to_string()));
+        self.remembered("native", &signature.finish(), || {
+            let dir = overrides.and_then(|_| self.context.root.find(sandbox::overrides_dir(package)));
+            let theirs = dir.map(|dir| native::uses(&dir)).transpose()?.unwrap_or_default();
+            Ok(!theirs.is_empty() || !native::uses(&package.source)?.is_empty())
+        })
     }
 
     /// Checks that a package's source was not changed since it had this fingerprint.

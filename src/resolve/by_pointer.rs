@@ -10,17 +10,17 @@
 use std::collections::BTreeMap;
 
 use kcache_kernel::kconfig::Kconfig;
-use kcache_kernel::kernels::{self, Headers};
+use kcache_kernel::kernels;
+use kcache_store::transport::Name;
 use kcache_store::{Digest, Entry, Manifest, Outcome, Pointer};
 
 use crate::build::check_modules::{self, Against};
 use crate::error::Result;
 use crate::inputs::version;
 use crate::resolve::resolution::Resolution;
-use crate::resolve::{by_key, local};
+use crate::resolve::{by_key, lack, local};
 use crate::run::labels::Labels;
 use crate::run::request::{Request, Source};
-use crate::run::select;
 use crate::run::session::Session;
 
 /// A kernel's name in pointers: the digest of its architecture and its `uname -v`, a line each.
@@ -43,14 +43,18 @@ pub fn unidentified(session: &Session, request: &Request) -> Result<Resolution> 
 
 fn in_version(session: &Session, request: &Request) -> Result<Resolution> {
     let known = Known::of(session, request)?;
-    let lacking = || Ok(Resolution::NoHeaders(lacking(session, request)));
-    let Some(known) = known else { return lacking() };
+    let lacking =
+        |asked, distrusted| Ok(Resolution::NoHeaders(lack::of(session, request, asked, distrusted)));
+    let Some(known) = known else { return lacking(false, false) };
     if let Some(manifest) = in_store(session, request, &known)? {
         return judge(session, request, &known, manifest, Source::Store);
     }
     match pointed_to(session, request, &known)? {
-        Some((manifest, found)) => judge(session, request, &known, manifest, found),
-        None => lacking(),
+        Pointed::To(manifest, found) if manifest.outcome == Outcome::Built => {
+            judge(session, request, &known, manifest, found)
+        }
+        Pointed::To(manifest, found) => Ok(Resolution::Fails { manifest, found }),
+        Pointed::Nowhere { distrusted } => lacking(true, distrusted),
     }
 }
 
@@ -79,9 +83,15 @@ impl Known {
         Ok(Some(Known { config, arch, version, source }))
     }
 
+    /// Like [`Known::is_of`], for one that was built.
+    fn fits(&self, request: &Request, manifest: &Manifest) -> Result<(), String> {
+        self.is_of(request, manifest)?;
+        if manifest.outcome == Outcome::Built { Ok(()) } else { Err("it did not build".to_owned()) }
+    }
+
     /// Checks that an entry is of this package for this kernel, and of this source if there is one; otherwise the
     /// reason.
-    fn fits(&self, request: &Request, manifest: &Manifest) -> Result<(), String> {
+    fn is_of(&self, request: &Request, manifest: &Manifest) -> Result<(), String> {
         let found = Labels::of(manifest);
         let source = self.source.map(|source| source.to_string());
         let wanted = Labels {
@@ -99,7 +109,7 @@ impl Known {
         if let Some((label, other)) = found.named().into_iter().zip(wanted.named()).find_map(differs) {
             return Err(format!("version {} was built for another {label}: {other}", found.version));
         }
-        if manifest.outcome == Outcome::Built { Ok(()) } else { Err("it did not build".to_owned()) }
+        Ok(())
     }
 }
 
@@ -121,31 +131,60 @@ fn in_store(session: &Session, request: &Request, known: &Known) -> Result<Optio
     Ok(None)
 }
 
-/// The entry that a builder's pointer refers to, from the store or a shared cache.
-fn pointed_to(
+/// Where the builders' pointers lead.
+enum Pointed {
+    /// To this entry, from the store or a shared cache.
+    To(Box<Manifest>, Source),
+    /// There is none to follow.
+    Nowhere {
+        /// Whether there is one that this host does not trust.
+        distrusted: bool,
+    },
+}
+
+/// The entry that a builder's pointer refers to: a build, or, if there is none, the record that the package fails.
+fn pointed_to(session: &Session, request: &Request, known: &Known) -> Result<Pointed> {
+    let context = session.context;
+    let kernel = kernel_id(&known.arch, &known.version);
+    let (release, package) = (&request.kernel.release, &request.package.name);
+    let build = Pointer::name(release, kernel, package)?;
+    session.asks_caches();
+    let fits = |manifest: &Manifest| known.fits(request, manifest);
+    if let Some((manifest, found)) = follow(session, request, &build, &fits)? {
+        return Ok(Pointed::To(manifest, found));
+    }
+    let failure = Pointer::name(release, kernel, &failing(package))?;
+    let fails = |manifest: &Manifest| known.is_of(request, manifest);
+    if let Some((manifest, found)) = follow(session, request, &failure, &fails)? {
+        return Ok(Pointed::To(manifest, found));
+    }
+    let distrusted = [&build, &failure].iter().any(|name| context.caches().have_distrusted(name));
+    Ok(Pointed::Nowhere { distrusted })
+}
+
+/// The entry that one pointer leads to, if it fits.
+fn follow(
     session: &Session,
     request: &Request,
-    known: &Known,
+    name: &Name,
+    fits: &dyn Fn(&Manifest) -> Result<(), String>,
 ) -> Result<Option<(Box<Manifest>, Source)>> {
     let (context, Some(store)) = (session.context, &session.store) else { return Ok(None) };
-    let kernel = kernel_id(&known.arch, &known.version);
-    let name = Pointer::name(&request.kernel.release, kernel, &request.package.name)?;
-    session.asks_caches();
-    let Some(pointer) = context.caches().pointer(store, &name, context.roll_back, context.now())? else {
+    let Some(pointer) = context.caches().pointer(store, name, context.roll_back, context.now())? else {
         return Ok(None);
     };
     let key = pointer.key();
     let mut found = Source::Store;
     let mut manifest = local::stored(session, request, &key)?;
-    let fits = |manifest: &Manifest| by_key::is_honest(manifest).and_then(|()| known.fits(request, manifest));
+    let is_usable = |manifest: &Manifest| by_key::is_honest(manifest).and_then(|()| fits(manifest));
     if manifest.is_none()
-        && let Some(from) = by_key::fetch(session, request, &key, &fits)?
+        && let Some(from) = by_key::fetch(session, request, &key, &is_usable)?
     {
         found = Source::Shared(from);
         manifest = local::stored(session, request, &key)?;
     }
     let Some(manifest) = manifest else { return Ok(None) };
-    if let Err(reason) = known.fits(request, &manifest) {
+    if let Err(reason) = fits(&manifest) {
         context
             .progress()
             .say(&format!("{}: ignoring the newest build in the store: {reason}", request.name()));
@@ -171,10 +210,12 @@ fn judge(
         found = Source::Shared(from);
         outputs = local::whole(session, request, &manifest)?;
     }
-    let Some(outputs) = outputs else { return Ok(Resolution::NoHeaders(lacking(session, request))) };
+    let Some(outputs) = outputs else {
+        return Ok(Resolution::NoHeaders(lack::of(session, request, true, false)));
+    };
     let against = match request.kernel.build_tree() {
         Some(tree) => Against::tree(session, request.kernel, tree)?,
-        None => Against::config(&known.config),
+        None => Against::config(session, request.kernel, &known.config),
     };
     // Exports of other packages are not known here; the builder checked them against the same kernel.
     let mut faults = check_modules::faults(request.kernel, &against, &outputs.modules, &BTreeMap::new())?;
@@ -189,31 +230,20 @@ fn judge(
     }
 }
 
-fn lacking(session: &Session, request: &Request) -> String {
-    let release = &request.kernel.release;
-    let hint = kernels::headers_hint(&session.context.root, release);
-    match &request.kernel.headers {
-        Headers::Wrong { path, found } => {
-            format!("{} contains headers of {found}: {hint}", path.display())
-        }
-        _ if !request.package.has_source() => {
-            let wanted =
-                session.context.elsewhere.wanted.iter().filter(|name| **name != request.package.name);
-            let names = request.all.iter().map(|package| &package.name).chain(wanted).map(String::as_str);
-            let nearest = select::nearest(&request.package.name, names);
-            let nearest = nearest.map_or(String::new(), |name| format!("; did you mean '{name}'?"));
-            format!(
-                "the source is not on this machine, and no cache has a build for exactly this kernel{nearest}"
-            )
-        }
-        _ => hint,
-    }
-}
-
 /// The name of the pointer to an entry; `None` if it cannot have one.
-pub fn pointer_name(entry: &Entry) -> Option<kcache_store::transport::Name> {
+pub fn pointer_name(entry: &Entry) -> Option<Name> {
     let manifest = entry.manifest();
     let Labels { package, kernel, kernel_version, arch, .. } = Labels::of(manifest);
-    let is_known = manifest.outcome == Outcome::Built && !arch.is_empty() && !kernel_version.is_empty();
-    Pointer::name(kernel, kernel_id(arch, kernel_version), package).ok().filter(|_| is_known)
+    let is_known = !arch.is_empty() && !kernel_version.is_empty();
+    let package = match manifest.outcome {
+        Outcome::Built => package.to_owned(),
+        Outcome::Failed { .. } => failing(package),
+    };
+    Pointer::name(kernel, kernel_id(arch, kernel_version), &package).ok().filter(|_| is_known)
+}
+
+/// A package's name in pointers to failures, by which hosts that cannot build hear of them. No package's name begins
+/// with a dash ([`kcache_kernel::recipe::is_flat_name`]). Stored: never change it.
+fn failing(package: &str) -> String {
+    format!("-fails-{package}")
 }

@@ -20,6 +20,7 @@ mod build_times;
 pub mod by_key;
 pub mod by_kin;
 pub mod by_pointer;
+pub mod lack;
 pub mod local;
 pub mod log;
 pub mod publish;
@@ -46,6 +47,7 @@ use crate::run::request::Options;
 use crate::run::request::Request;
 use crate::run::request::Source;
 use crate::run::session::Session;
+use crate::shell::word;
 
 /// After waiting this long for its turn, a build may be in a shared cache.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -311,6 +313,13 @@ fn have_once(
     };
     for fault in &made.left_out {
         context.progress().warn(&format!("{}: skipping module: {fault}", request.name()));
+    }
+    if let Some(command) = &made.command {
+        let (package, directory) = (request.package, request.package.source.to_string_lossy());
+        let directory = word(&directory);
+        context.progress().say(&format!(
+            "{package} has no recipe; built by `{command}` (`kcache init {directory}` writes it to a kcache.toml)"
+        ));
     }
     build_times::remember(session, request.package, made.seconds)?;
     let entry = build::publish(session, store, request, id, made, outcome, options.rebuild)?;

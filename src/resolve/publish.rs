@@ -10,6 +10,7 @@ use kcache_store::transport::Name;
 use kcache_store::{Entry, Pushed, SharedCache, SignEntry, Store, point_here};
 
 use crate::error::{Error, Result};
+use crate::inputs::key::is_for_one_cpu;
 use crate::inputs::{identify, undeclared};
 use crate::resolve::{by_kin, by_pointer};
 use crate::run::labels::Labels;
@@ -57,6 +58,13 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
         }
         return Ok(());
     };
+    if is_for_one_cpu(&entry.manifest().fields) {
+        let what = Labels::of(entry.manifest()).what();
+        context.progress().warn(&format!(
+            "not sharing {what}: its flags (-march=native) make it depend on this host's CPU"
+        ));
+        return Ok(());
+    }
     let sign = SignEntry::With { key, adopt: false };
     vouch(session, store, entry, sign, true)?;
     for cache in context.caches().writable() {
@@ -119,8 +127,11 @@ pub fn push(
     Ok(pushed)
 }
 
-/// Refuses to publish what this host would not use itself.
+/// Refuses to publish what this host would not use itself, or what is of no use to others.
 fn credible(session: &Session, entry: &Entry) -> Result<()> {
+    if is_for_one_cpu(&entry.manifest().fields) {
+        return Err(Error::ForOneCpu { key: entry.manifest().key });
+    }
     match session.context.services.distrusts(entry) {
         Some(distrust) => Err(Error::Distrusted { key: entry.manifest().key, distrust }),
         None => Ok(()),

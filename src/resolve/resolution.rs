@@ -1,5 +1,6 @@
 //! The result of a request.
 
+use crate::resolve::lack::Lack;
 use std::time::Instant;
 
 use kcache_kernel::kernels::BuildTree;
@@ -30,8 +31,8 @@ pub enum Resolution {
     Excluded(String),
     /// It is not installed automatically and was not named.
     NotAutomatic,
-    /// There are neither headers nor a build; what is missing.
-    NoHeaders(String),
+    /// There are neither headers nor a build.
+    NoHeaders(Lack),
     /// No cache has a build, and building is disabled.
     NotCached,
     /// The modules must not be loaded, because of these faults.

@@ -60,6 +60,8 @@ pub struct Context {
     pub search_path: Vec<PathBuf>,
     /// Follow a pointer even to an older entry than before.
     pub roll_back: bool,
+    /// What compilers know of this host's CPU ([`kcache_kernel::native::cpu`]).
+    pub cpu: String,
     /// A number that differs between most hosts, used to spread the load of a fleet over time.
     pub number: u32,
     /// What the run works with.

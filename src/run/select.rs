@@ -172,7 +172,9 @@ mod tests {
     fn root(releases: &[&str], packages: &[&str]) -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
         for release in releases {
-            fs::create_dir_all(dir.path().join("lib/modules").join(release)).unwrap();
+            let modules = dir.path().join("lib/modules").join(release);
+            fs::create_dir_all(&modules).unwrap();
+            fs::write(modules.join("modules.order"), "").unwrap();
         }
         for package in packages {
             let source = dir.path().join("usr/src").join(package);

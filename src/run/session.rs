@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, Once};
 use fs_err as fs;
 use kcache_kernel::install::{self, Generation};
 use kcache_kernel::kernels::Kernel;
+use kcache_kernel::modules;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::jobs::Jobs;
 use kcache_kernel::symvers::Symvers;
@@ -42,6 +43,7 @@ pub struct Session<'w> {
     pub(crate) symvers: OnceMap<String, Option<Arc<Symvers>>>,
     pub(crate) checked: OnceMap<PathBuf, ()>,
     installed: OnceMap<String, Option<Arc<Generation>>>,
+    struct_sizes: OnceMap<String, Option<u64>>,
     pub(crate) seen: tree::Seen,
     distrust_said: Once,
     said: Mutex<BTreeSet<String>>,
@@ -84,6 +86,7 @@ impl<'w> Session<'w> {
             symvers: OnceMap::of_at_most(SYMVERS),
             checked: OnceMap::of_at_most(usize::MAX),
             installed: OnceMap::of_at_most(usize::MAX),
+            struct_sizes: OnceMap::of_at_most(usize::MAX),
             seen: tree::Seen::default(),
             large: LargeObjects::default(),
             distrust_said: Once::new(),
@@ -136,6 +139,13 @@ impl<'w> Session<'w> {
             Ok::<_, crate::error::Error>(base.and_then(|base| base.generation).map(Arc::new))
         };
         self.installed.get(&kernel.release, read).ok().flatten()
+    }
+
+    /// Size in bytes of the `struct module` of one of a kernel's own modules, read once.
+    pub fn struct_size(&self, kernel: &Kernel) -> Option<u64> {
+        let tree = kernel.modules.as_deref()?;
+        let read = || Ok::<_, Error>(modules::struct_size(tree));
+        self.struct_sizes.get(&kernel.release, read).ok().flatten()
     }
 
     /// A directory that vanishes when it is dropped: in the store, else among temporary files.

@@ -10,7 +10,7 @@ use kcache_kernel::bounded_read;
 use kcache_kernel::index::DepIndex;
 use kcache_kernel::initramfs::{self, Copy};
 use kcache_kernel::install::{self, Base, Fault, Generation};
-use kcache_kernel::kernels::Kernel;
+use kcache_kernel::kernels::{Headers, Kernel};
 use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::modules::{self, InstalledModule, Loader};
 use kcache_kernel::signing::{self, KnownKeys};
@@ -273,7 +273,11 @@ fn copies(session: &Session, path: &Path, names: &BTreeSet<ModuleName>) -> Resul
 
 /// Warns if image and headers, or image and modules, are of two builds of one release.
 fn about_builds(kernel: &Kernel) -> Vec<String> {
-    let differ = kernel.builds_differ().map(|(image, headers)| {
+    let differ = match &kernel.headers {
+        Headers::OtherBuild { image, headers } => Some((image.as_str(), headers.as_str())),
+        _ => kernel.builds_differ(),
+    };
+    let differ = differ.map(|(image, headers)| {
         format!("image and headers are from different builds: image '{image}', headers '{headers}'; install matching packages")
     });
     differ.into_iter().collect()

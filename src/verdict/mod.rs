@@ -141,6 +141,9 @@ fn standing(session: &Session, request: &Request, installed: &Installed, named: 
     let standing = judge(session, request, installed, named).unwrap_or_else(|error| {
         let reason = crate::error::chain(&error);
         match installed.key(&request.package.name) {
+            None if error.lacks_tools() => {
+                Standing::because(State::Missing, format!("nothing can be built here: {reason}"))
+            }
             None => Standing::because(State::Fails, reason),
             Some(_) if error.lacks_tools() => {
                 Standing::because(State::Ready, format!("inputs not compared: {reason}"))

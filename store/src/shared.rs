@@ -20,9 +20,10 @@ mod fetch;
 mod pointers;
 mod push;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use breaker::Breaker;
@@ -56,7 +57,20 @@ pub struct SharedCache {
     transport: Arc<dyn Transport>,
     writable: bool,
     breaker: Breaker,
+    /// Files that were not signed by enough trusted keys.
+    distrusted: Mutex<BTreeSet<String>>,
     say: Say,
+}
+
+/// What became of one shared cache in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheState {
+    /// No request was made.
+    NotAsked,
+    /// It answers.
+    Answered,
+    /// It is not queried any more, for this reason.
+    Unreachable(String),
 }
 
 impl SharedCaches {
@@ -85,6 +99,19 @@ impl SharedCaches {
         self.caches.iter().filter(|cache| cache.breaker.forgive()).count() > 0
     }
 
+    /// The caches' URLs, with what became of each in this run.
+    pub fn states(&self) -> Vec<(&str, CacheState)> {
+        self.caches.iter().map(|cache| (cache.url(), cache.breaker.state_now())).collect()
+    }
+
+    /// Whether any cache has had a file of this name that was not signed by enough trusted keys.
+    pub fn have_distrusted(&self, name: &Name) -> bool {
+        let has = |cache: &Arc<SharedCache>| {
+            cache.distrusted.lock().unwrap_or_else(PoisonError::into_inner).contains(&name.path())
+        };
+        self.caches.iter().any(has)
+    }
+
     /// Whether any cache has answered in this run.
     pub fn have_answered(&self) -> bool {
         self.caches.iter().any(|cache| cache.breaker.has_answered())
@@ -109,7 +136,14 @@ impl SharedCaches {
 impl SharedCache {
     /// Makes a cache from its transport. `url` names it in messages.
     pub fn new(url: &str, transport: Arc<dyn Transport>, writable: bool, say: Say) -> SharedCache {
-        SharedCache { url: url.to_owned(), transport, writable, breaker: Breaker::default(), say }
+        SharedCache {
+            url: url.to_owned(),
+            transport,
+            writable,
+            breaker: Breaker::default(),
+            distrusted: Mutex::default(),
+            say,
+        }
     }
 
     /// The cache's URL, without credentials.
@@ -173,6 +207,7 @@ impl SharedCache {
     /// Records that the cache served a document without enough trusted signatures.
     fn distrusted(&self, name: &Name, distrust: &Distrust) {
         let (url, path) = (&self.url, name.path());
+        self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
         match distrust {
             // A second builder may still be about to sign.
             Distrust::TooFew { .. } => {

@@ -221,6 +221,22 @@ pub enum TransportError {
     Cancelled,
 }
 
+impl TransportError {
+    /// Whether the same request may succeed a few seconds later: the cache was slow, or its server restarts.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            TransportError::Silent(_) | TransportError::Slow(_) | TransportError::Busy(_) => true,
+            // The messages of ECONNREFUSED, ECONNRESET and ECONNABORTED (errno(3)).
+            TransportError::Unreachable(why) => {
+                ["Connection refused", "Connection reset", "connection abort"]
+                    .iter()
+                    .any(|sign| why.contains(sign))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A location that cannot be used, because of its URL or options.
 #[derive(Debug, thiserror::Error)]
 #[error("shared cache {url}: {reason}")]

@@ -213,6 +213,14 @@ fn conclude(context: &Context, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<
         return Ok(Exit::Done);
     }
     if ran.exit == Exit::NoHeaders && kernel.build_tree().is_none() {
+        if ran.lacks_builds {
+            out.warn(&format!(
+                "do not reboot into {release} (no cache has a build of {} yet)",
+                ran.failed.join(", ")
+            ));
+            out.hint(&format!("run `kcache install -k {release}` once a builder has built it"));
+            return Ok(Exit::NotReady.or(ran.exit));
+        }
         wait_for_headers(context, out, release);
         return Ok(Exit::Done);
     }

@@ -23,6 +23,12 @@ use super::sought::{self, Sought};
 /// Prefix of lines that kcache itself writes into a log.
 const OWN: &str = "kcache: ";
 
+/// The line, after the prefix, between two attempts.
+const NEXT_ATTEMPT: &str = "trying another command";
+
+/// Limit on the attempts that are kept. Recipes have at most a handful.
+const MOST_ATTEMPTS: usize = 64;
+
 /// Limit in bytes on the reason that a `./configure` prints. ZFS's has 300.
 const MOST_REASON: usize = 1024;
 
@@ -50,6 +56,8 @@ const READ_ONLY: &str =
 #[derive(Clone, Debug, Default)]
 pub(super) struct Logged {
     command: String,
+    /// Attempts before it, which have failed.
+    earlier: Vec<Logged>,
     /// The reason why a `./configure` stopped.
     configure: Option<Reason>,
     compiler: Option<String>,
@@ -64,7 +72,7 @@ pub(super) struct Logged {
     /// A file exceeded the size limit of the build.
     pub(super) met_file_limit: bool,
     /// The reason, if the failure is this machine's.
-    environment: Option<String>,
+    pub(super) environment: Option<String>,
     /// A program was missing, of which is not known yet whether the build survives that.
     missing_program: Option<Missing>,
     /// The path of a script that was not run although it may be there.
@@ -113,7 +121,12 @@ impl Logged {
     pub(super) fn notice(&mut self, line: &str) {
         if let Some(own) = line.strip_prefix(OWN) {
             if let Some(command) = own.strip_prefix("$ ") {
-                *self = Logged { command: command.to_owned(), ..Logged::default() };
+                let earlier = std::mem::take(&mut self.earlier);
+                *self = Logged { command: command.to_owned(), earlier, ..Logged::default() };
+            } else if own == NEXT_ATTEMPT && self.earlier.len() < MOST_ATTEMPTS {
+                let mut earlier = std::mem::take(&mut self.earlier);
+                earlier.push(std::mem::take(self));
+                self.earlier = earlier;
             }
             return;
         }
@@ -225,6 +238,28 @@ impl Logged {
     pub(super) fn conftest(&self) -> Option<&Path> {
         let (file, error) = self.compiler.as_deref()?.split_once(':')?;
         (error.contains("#error") && error.contains("conftest failed")).then(|| Path::new(file))
+    }
+
+    /// The attempt whose failure says most: the first with an error of a compiler or a `./configure`, as others fail for
+    /// lack of a target or of a generated file; else the first that did not only lack a program.
+    pub(super) fn of_attempts(mut self) -> Logged {
+        let mut all = std::mem::take(&mut self.earlier);
+        all.push(self);
+        let compiled = |one: &Logged| one.compiler.is_some() || one.configure.is_some();
+        let best = all.iter().position(|one| one.environment.is_some() || one.met_file_limit);
+        let best = best.or_else(|| all.iter().position(compiled));
+        let best = best.or_else(|| {
+            all.iter().position(|one| one.environment.is_none() && one.missing_program.is_none())
+        });
+        // Once one of the things is there that any of them sought, the build is worth another try.
+        let sought = all.iter().flat_map(|one| one.sought.clone()).take(sought::MOST).collect();
+        Logged { sought, ..all.swap_remove(best.unwrap_or(0)) }
+    }
+
+    /// The failed attempt before a successful one that failed because of this machine: elsewhere it would have been the
+    /// one that counts.
+    pub(super) fn failed_here(&self) -> Option<&Logged> {
+        self.earlier.iter().find(|one| one.environment.is_some() || one.met_file_limit)
     }
 
     /// The reason, if this machine is why a command ended with this status.
@@ -652,6 +687,32 @@ mod tests {
         let log = "tool.c:1:10: fatal error: libelf.h: No such file or directory\nmake: *** [tool] Error 1";
         let failure = noticed(log).failure(Some(2), None, false);
         assert_eq!(failure.sought, [Sought::Header("libelf.h".to_owned())]);
+    }
+
+    #[test]
+    fn of_several_attempts_the_first_compiler_error_is_what_failed() {
+        let next = format!("{OWN}{NEXT_ATTEMPT}\n");
+        let log = |attempts: &[&str]| {
+            let of = |(at, text): (usize, &&str)| format!("kcache: $ clean\nkcache: $ {at}\n{text}\n");
+            attempts.iter().enumerate().map(of).collect::<Vec<_>>().join(&next)
+        };
+        let failure = |attempts: &[&str]| {
+            let failure = noticed(&log(attempts)).of_attempts().failure(Some(2), None, false);
+            (failure.command, failure.first_error)
+        };
+        let error = |command: &str, error: &str| (command.to_owned(), error.to_owned());
+        assert_eq!(
+            failure(&["make: *** No rule", "a.c:1:1: error: first", "a.c:1:1: error: second"]),
+            error("1", "a.c:1:1: error: first")
+        );
+        assert_eq!(failure(&["sh: flex: command not found", "make: *** b"]), error("1", "make: *** b"));
+        assert_eq!(failure(&["make: *** a", "make: *** b"]), error("0", "make: *** a"));
+        let missing =
+            ["a.c:1:1: fatal error: libelf.h: No such file or directory", "sh: flex: command not found"];
+        assert_eq!(noticed(&log(&missing)).of_attempts().sought.len(), 2);
+        let full = noticed(&log(&["cc1: x.s: No space left on device", "a.c:1:1: error: first"]));
+        assert!(full.failed_here().is_some() && full.of_attempts().machines_fault(1).is_some());
+        assert!(noticed(&log(&["a.c:1:1: error: first", ""])).failed_here().is_none());
     }
 
     #[test]

@@ -47,6 +47,31 @@ hook() {
         printf 'kcache: warning: %s is not executable and was skipped\n' "${1%% *}"
     fi
 }
+# Attempts: whether one is still wanted, and if so the source for it, as it was before any other, without modules in it.
+fresh() {
+    [[ -z ${attempt_built-} ]] || return 1
+    if [[ -n ${attempt_made-} ]]; then
+        printf 'kcache: trying another command\n'
+        find . -mindepth 1 -delete && cp -dR --preserve=mode,timestamps "$source_tree/$module-$module_version/." . || exit
+    fi
+    attempt_made=1
+    find . -type f -name '*.ko' -delete
+}
+attempt() {
+    local status=0
+    say "$1"
+    ( eval "$1" ) || status=$?
+    if (( status )); then
+        : "${attempt_failed:=$status}"
+        printf 'kcache: failed with status %d\n' "$status"
+    elif [[ -n $(find . -type f -name '*.ko' -print -quit) ]]; then
+        attempt_built=1
+    else
+        printf 'kcache: built no module\n'
+    fi
+}
+# If none has built a module, the build ends as the first failed one did.
+attempted() { [[ -n ${attempt_built-} ]] || exit "${attempt_failed:-0}"; }
 # A file that strip cannot read is not a module; the later checks report it in detail.
 strip_all() {
     local ko
@@ -75,6 +100,13 @@ split_debug() {
 keep_symvers() {
     mkdir -p "$kept/module"
     [[ ! -s Module.symvers ]] || cp Module.symvers "$kept/module/" || exit
+}
+# For a tree whose kernel part is a directory in it.
+keep_symvers_below() {
+    local found
+    mapfile -d '' found < <(find . -type f -name Module.symvers -size +0 -print0)
+    mkdir -p "$kept/module"
+    (( ${#found[@]} != 1 )) || cp "${found[0]}" "$kept/module/" || exit
 }
 # Copies a module under the name it is installed by, unless it is a link, below a link that leads out, or set-user-id.
 keep() {

@@ -30,10 +30,11 @@ use serde::{Deserialize, Serialize};
 
 use super::generation::{Set, check_name};
 use super::names::DIR_PREFIX;
-use super::tree::{ModulesDir, Tree, check_real};
+use super::tree::{Tree, check_real};
 use super::{Error, Site, Step, disk, lock};
 use crate::index::DepIndex;
 use crate::module_name::ModuleName;
+use crate::modules_dir::ModulesDir;
 
 /// A file in a kernel's tree that is not kcache's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -18,10 +18,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::fault::Fault;
-use super::tree::{DEP_BIN, ModulesDir, Tree};
+use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk};
 use crate::index::{self, DepIndex};
 use crate::module_name::ModuleName;
+use crate::modules_dir::ModulesDir;
 
 /// Values by key, in order of preference.
 type Names = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
@@ -80,7 +81,9 @@ fn fault_of(tree: &Tree, name: &str) -> Result<Option<Fault>, Error> {
     let expected = text.map(|text| match beside {
         "modules.builtin" => of_builtin(&text),
         "modules.builtin.modinfo" => of_modinfo(&text),
-        _ => of_aliases(&text),
+        // depmod normalizes aliases, and not symbols, whose namespaces may have dashes: `symbol:module:kvm-amd`.
+        "modules.symbols" => of_aliases(&text, <[u8]>::to_vec),
+        _ => of_aliases(&text, normal),
     });
     Ok(expected.and_then(|expected| disagreement(tree, name, beside, &found, &expected)))
 }
@@ -118,10 +121,10 @@ fn of_dep(text: &[u8]) -> Names {
 }
 
 /// Parses lines such as `alias pci:v00001217d* sdhci_pci` and `alias symbol:crc16 crc16`.
-fn of_aliases(text: &[u8]) -> Names {
+fn of_aliases(text: &[u8], key: fn(&[u8]) -> Vec<u8>) -> Names {
     let alias = |line: &[u8]| {
         let mut words = line.splitn(3, |&c| c == b' ').skip(1).map(<[u8]>::to_vec);
-        (normal(&words.next().unwrap_or_default()), words.next().unwrap_or_default())
+        (key(&words.next().unwrap_or_default()), words.next().unwrap_or_default())
     };
     names(lines(text).map(alias))
 }

@@ -104,11 +104,11 @@ pub use foreign_files::{ForeignFile, ForeignFiles, forget_kept, kept};
 pub use plan::{Act, InstallPlan, PackageChange, plan, plan_upon};
 pub use reachable::generations;
 pub use remark::Remark;
-pub use retire::{has_kernel, is_live, is_orphaned, retire};
-pub use tree::ModulesDir;
+pub use retire::{is_live, is_orphaned, retire};
 pub use verify::{Base, base, current, interrupted, verify};
 
 pub use crate::index::DepmodReason;
+pub use crate::modules_dir::{ModulesDir, has_kernel};
 use crate::parallel::both;
 use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};

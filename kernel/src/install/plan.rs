@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::fault::Fault;
 use super::foreign_files::ForeignFiles;
 use super::generation::{Generation, Installed, InstalledPackage, Set};
-use super::tree::{DEP_BIN, ModulesDir, Tree};
+use super::tree::{DEP_BIN, Tree};
 use super::verify::{Base, base, verify};
 use super::{Error, disk};
+use crate::modules_dir::ModulesDir;
 use crate::signing::Identity;
 
 /// What a transaction will do for one kernel.

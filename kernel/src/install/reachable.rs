@@ -4,9 +4,10 @@
 //! builds are deleted, every readable or unreadable set matters: the builds of an unreadable one must not be deleted.
 
 use super::generation::{FILE, Generation};
-use super::tree::{ModulesDir, Tree};
+use super::tree::Tree;
 use super::verify::{is_in_use, unmoved};
 use super::{Error, disk};
+use crate::modules_dir::ModulesDir;
 
 /// All generations in a tree: the installed one, and those that exist during a transaction or after a crash. Takes no
 /// lock.

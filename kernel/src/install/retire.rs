@@ -17,12 +17,10 @@ use std::path::Path;
 
 use super::generation::Set;
 use super::names::DIR_PREFIX;
-use super::tree::{DEP_BIN, ModulesDir, Tree};
+use super::tree::{DEP_BIN, Tree};
 use super::{Error, ModuleSpec, Recovery, Site, Step, Transaction, commit, disk, lock, plan};
 use crate::compress::Compression;
-
-/// Files of kernel packages that depmod does not write.
-const OF_KERNELS: [&str; 4] = ["kernel", "modules.builtin", "modules.order", "vmlinuz"];
+use crate::modules_dir::{ModulesDir, has_kernel};
 
 /// Files that depmod writes (kmod, tools/depmod.c). `modules.builtin` and `modules.order` belong to the kernel.
 pub(super) const INDEXES: [&str; 12] = [
@@ -39,11 +37,6 @@ pub(super) const INDEXES: [&str; 12] = [
     "modules.weakdep",
     "modules.weakdep.bin",
 ];
-
-/// Whether the kernel's own files exist: package managers leave directories behind that contain only foreign files.
-pub fn has_kernel(tree: &Path) -> io::Result<bool> {
-    any_of(tree, &OF_KERNELS)
-}
 
 /// Whether modules can be loaded from a tree: the kernel exists, and its package has run depmod.
 pub fn is_live(tree: &Path) -> io::Result<bool> {
@@ -121,15 +114,6 @@ fn has_other_modules(dir: &Path) -> io::Result<bool> {
             Compression::of_file_name(&name).is_some()
         };
         if found {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn any_of(tree: &Path, names: &[&str]) -> io::Result<bool> {
-    for name in names {
-        if disk::exists(&tree.join(name))? {
             return Ok(true);
         }
     }

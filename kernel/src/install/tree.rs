@@ -1,6 +1,7 @@
 //! Paths of the kernel's tree and of the staging directory beside it.
 
 use crate::bounded_read::{self, MOST_DATA};
+use crate::modules_dir::ModulesDir;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,58 +12,6 @@ use crate::index::{self, DepIndex};
 
 /// The index whose rename is the commit, because modprobe resolves modules with it alone.
 pub(super) const DEP_BIN: &str = "modules.dep.bin";
-
-/// A kernel's directory of modules, with the release that it is for: `/lib/modules/R` may be a link to a directory of any
-/// name. Made of a path alone, it is named after the release.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModulesDir {
-    path: PathBuf,
-    release: String,
-}
-
-impl ModulesDir {
-    /// The directory of the kernel with this release.
-    pub fn new(path: impl Into<PathBuf>, release: &str) -> Self {
-        Self { path: path.into(), release: release.to_owned() }
-    }
-
-    /// Release of the kernel.
-    pub fn release(&self) -> &str {
-        &self.release
-    }
-}
-
-impl std::ops::Deref for ModulesDir {
-    type Target = Path;
-
-    fn deref(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl AsRef<Path> for ModulesDir {
-    fn as_ref(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl From<&ModulesDir> for ModulesDir {
-    fn from(dir: &ModulesDir) -> Self {
-        dir.clone()
-    }
-}
-
-impl From<&Path> for ModulesDir {
-    fn from(path: &Path) -> Self {
-        Self::new(path, &path.file_name().unwrap_or_default().to_string_lossy())
-    }
-}
-
-impl From<&PathBuf> for ModulesDir {
-    fn from(path: &PathBuf) -> Self {
-        path.as_path().into()
-    }
-}
 
 /// Directory in a tree that is a mount of its own, for what is beside others. Its contents are in a directory called
 /// `build`, because depmod searches none of that name (kmod, tools/depmod.c).
@@ -92,7 +41,8 @@ impl Tree {
 
     /// A tree that may have been removed.
     pub(super) fn named(dir: impl Into<ModulesDir>) -> Result<Self, Error> {
-        let ModulesDir { path, release } = dir.into();
+        let dir = dir.into();
+        let (path, release) = (dir.to_path_buf(), dir.release().to_owned());
         if release.is_empty() || path.file_name().is_none() {
             return Err(Error::NoTree { path });
         }

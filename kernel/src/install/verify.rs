@@ -11,9 +11,10 @@ use std::path::Path;
 use super::checked_json::{self, Unreadable};
 use super::fault::Fault;
 use super::generation::{Generation, Installed};
-use super::tree::{DEP_BIN, ModulesDir, Tree};
+use super::tree::{DEP_BIN, Tree};
 use super::{Error, disk, indexes, lock};
 use crate::index::DepIndex;
+use crate::modules_dir::ModulesDir;
 
 /// Attempts to find the tree unchanged. A transaction changes a tree twice, and takes longer than reading it.
 const ATTEMPTS: u32 = 10;

@@ -113,6 +113,19 @@ pub(super) fn source_in(root: &Root, dir: &Path) -> Option<PathBuf> {
     (has("Makefile") && has("include")).then_some(source)
 }
 
+/// The first file that a tree under the root lacks and no build can do without: a Makefile that its own includes, or the
+/// directory of Kbuild's programs.
+pub(super) fn missing_in(root: &Root, inside: &Path) -> Result<Option<PathBuf>, Error> {
+    let makefiles = included_makefiles(&root.outside(inside).join("Makefile"))?;
+    let needed = makefiles.into_iter().map(|directory| directory.join("Makefile"));
+    let link = inside.join("scripts");
+    let scripts = root.outside(&link).is_symlink().then(|| {
+        let target = fs::read_link(root.outside(&link)).unwrap_or_default();
+        lexical(&inside.join(target))
+    });
+    Ok(needed.chain(scripts).find(|path| root.find(path).is_none()))
+}
+
 /// Reads a tree under the root, at its own path `inside`, with the kernel's source if that is another directory.
 pub(super) fn read_tree(root: &Root, inside: PathBuf, source: Option<PathBuf>) -> Result<BuildTree, Error> {
     let source = source.unwrap_or_else(|| inside.clone());

@@ -28,6 +28,9 @@ pub struct Expect<'a> {
     /// Symbols exported by the package's other modules and its dependencies. They take precedence over the kernel's: a
     /// package may replace an in-tree module and everything that uses it.
     pub siblings: &'a BTreeMap<String, ModuleExport>,
+    /// Size in bytes of the `struct module` of an in-tree module, if there is one to compare with. Kernels before Linux 6.4
+    /// do not check it, and would use memory beyond it; without symbol versions nothing else shows another configuration.
+    pub struct_size: Option<u64>,
     /// Check like the loader, not more strictly: a foreign module, perhaps for another release, is judged by its CRCs
     /// if it has any.
     pub any_release: bool,
@@ -52,6 +55,7 @@ pub fn check(file_name: &str, ko: &Ko, expect: &Expect<'_>) -> Vec<ModuleFault> 
         return vec![fault(Defect::WrongMachine { expected: expect.machine, found: ko.machine })];
     }
     let mut defects: Vec<Defect> = check_vermagic(ko, expect).into_iter().collect();
+    defects.extend(check_struct(ko, expect));
     for symbol in ko.undefined.iter().filter(|symbol| !is_resolved_elsewhere(ko.machine, &symbol.name)) {
         defects.extend(check_symbol(ko, symbol, expect));
     }
@@ -113,6 +117,11 @@ fn is_listed(modules: &str, name: &str) -> bool {
             None => name == listed,
         }
     })
+}
+
+fn check_struct(ko: &Ko, expect: &Expect<'_>) -> Option<Defect> {
+    let (found, expected) = (ko.struct_size?, expect.struct_size?);
+    (found != expected).then_some(Defect::StructSize { found, expected })
 }
 
 /// A module that uses symbols, and has a version of none. The kernel loads it only if `CONFIG_MODULE_FORCE_LOAD` allows
@@ -199,6 +208,7 @@ mod tests {
             flags: FLAGS,
             symvers: Some(&symvers),
             siblings: &siblings,
+            struct_size: None,
             any_release: false,
         };
         change(&mut expect);
@@ -237,6 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn a_module_built_with_another_configuration_is_refused_by_the_size_of_its_struct_module() {
+        let sized = |size| Built::example().struct_size(size);
+        let check = |built: usize, kernel: Option<u64>, expect: usize| {
+            assert_eq!(
+                faults(&sized(built), |expect| expect.struct_size = kernel).len(),
+                expect,
+                "{built} {kernel:?}"
+            );
+        };
+        check(1280, Some(1280), 0);
+        check(1280, None, 0);
+        check(0, Some(1280), 0);
+        check(1216, Some(1280), 1);
+        let said = faults(&sized(1216), |expect| expect.struct_size = Some(1280));
+        assert!(
+            said[0].contains("a struct module of 1216 bytes, and the kernel's own modules have 1280"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
     fn files_that_are_not_modules_are_refused() {
         let error = |bytes: &[u8]| {
             let siblings = BTreeMap::new();
@@ -247,6 +278,7 @@ mod tests {
                 flags: FLAGS,
                 symvers: None,
                 siblings: &siblings,
+                struct_size: None,
                 any_release: false,
             };
             inspect("m.ko", bytes, &expect).unwrap_err()[0].to_string()
@@ -356,6 +388,7 @@ mod tests {
             flags: FLAGS,
             symvers: Some(&symvers),
             siblings,
+            struct_size: None,
             any_release: false,
         };
         let found = inspect("example.ko", &built.bytes(), &expect).err().unwrap_or_default();
@@ -402,6 +435,7 @@ mod tests {
             flags: FLAGS,
             symvers: Some(&symvers),
             siblings: &siblings,
+            struct_size: None,
             any_release: false,
         };
         let faults = inspect("example.ko", &needing("gone", 1).bytes(), &expect).unwrap_err();

@@ -101,6 +101,16 @@ pub enum Defect {
         /// The CRC in the module; `None` if it has none.
         found: Option<u32>,
     },
+    /// Its `struct module` is not the kernel's: it was built with another configuration.
+    #[error(
+        "has a struct module of {found} bytes, and the kernel's own modules have {expected}: it was built with another configuration"
+    )]
+    StructSize {
+        /// Size in bytes in the module.
+        found: u64,
+        /// Size in bytes in the kernel's own modules.
+        expected: u64,
+    },
     /// The kernel requires symbol versions, and the module has none at all.
     #[error(
         "has no symbol versions, without which the kernel does not load it (CONFIG_MODVERSIONS); headers with a Module.symvers are needed to build it"

@@ -38,6 +38,8 @@ pub(crate) struct Built {
     pub(crate) exports: Vec<(String, u32, String)>,
     /// The section is omitted if this is empty.
     pub(crate) build_id: Vec<u8>,
+    /// Size in bytes of its `struct module`; the section is omitted if this is 0.
+    pub(crate) struct_size: usize,
 }
 
 impl Built {
@@ -63,7 +65,13 @@ impl Built {
             undefined: vec![],
             exports: vec![],
             build_id: vec![],
+            struct_size: 0,
         }
+    }
+
+    pub(crate) fn struct_size(mut self, bytes: usize) -> Self {
+        self.struct_size = bytes;
+        self
     }
 
     pub(crate) fn class(mut self, class: Class) -> Self {
@@ -126,6 +134,9 @@ impl Built {
         if !self.build_id.is_empty() {
             let sizes = [4, self.build_id.len() as u32, 3].map(|n| self.u32(n)).concat(); // NT_GNU_BUILD_ID
             add(".note.gnu.build-id", 7, [&sizes[..], b"GNU\0", &self.build_id].concat());
+        }
+        if self.struct_size > 0 {
+            add(".gnu.linkonce.this_module", 1, vec![0; self.struct_size]);
         }
         add("__versions", 1, self.versions.iter().flat_map(|(name, crc)| self.version(name, *crc)).collect());
         add(

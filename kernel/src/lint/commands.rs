@@ -8,7 +8,10 @@ use super::{LintFinding, finding};
 use crate::makefile::What;
 
 /// Programs that access the network.
-const NETWORK: [&str; 10] = ["curl", "wget", "pip", "pip3", "npm", "apt", "apt-get", "yum", "dnf", "svn"];
+const NETWORK: [&str; 14] = [
+    "apt", "apt-get", "aria2c", "curl", "dnf", "ftp", "npm", "pip", "pip3", "rsync", "scp", "svn", "wget",
+    "yum",
+];
 
 /// git's subcommands that access the network.
 const GIT_NETWORK: [&str; 4] = ["clone", "fetch", "pull", "submodule"];
@@ -32,10 +35,22 @@ const HOST: [&str; 14] = [
 ];
 
 /// Programs that write to their last argument.
-const WRITERS: [&str; 6] = ["cp", "mv", "install", "ln", "mkdir", "tee"];
+const WRITERS: [&str; 7] = ["cp", "mv", "install", "ln", "mkdir", "tee", "touch"];
 
-/// Directories of the system.
-const SYSTEM: [&str; 5] = ["/lib/modules/", "/etc/", "/usr/", "/boot/", "/lib/firmware"];
+/// Directories of the system and of users.
+const SYSTEM: [&str; 11] = [
+    "/lib/modules/",
+    "/etc/",
+    "/usr/",
+    "/boot/",
+    "/lib/firmware",
+    "/opt/",
+    "/root/",
+    "/home/",
+    "$HOME/",
+    "${HOME}/",
+    "~/",
+];
 
 /// Findings in the commands and values of a makefile.
 pub fn in_makefile(reading: &Reading) -> Vec<LintFinding> {
@@ -59,7 +74,7 @@ pub fn in_makefile(reading: &Reading) -> Vec<LintFinding> {
             wrongs.extend(
                 shell::commands(&reading.as_shell(text.trim_start_matches(['@', '+'])))
                     .iter()
-                    .filter_map(on_host),
+                    .filter_map(|command| on_host(command, &reading.dir)),
             );
         }
         found.extend(
@@ -80,7 +95,7 @@ pub fn in_shell(file: &Path, line: usize, text: &str) -> Vec<LintFinding> {
     let wrongs = in_words(text)
         .into_iter()
         .chain(commands.iter().filter_map(in_command))
-        .chain(commands.iter().filter_map(on_host));
+        .chain(commands.iter().filter_map(|command| on_host(command, "")));
     wrongs.filter_map(|(name, what)| finding(name, file, line, what)).collect()
 }
 
@@ -145,8 +160,8 @@ fn in_command(command: &Command) -> Option<Wrong> {
     }
 }
 
-/// The effect of a command on the host.
-fn on_host(command: &Command) -> Option<Wrong> {
+/// The effect of a command that runs in a directory of the source tree on what is outside of it.
+fn on_host(command: &Command, dir: &str) -> Option<Wrong> {
     let (program, arguments) = command.program();
     if HOST.contains(&program) {
         let asks = ["-n", "-V", "--version", "-h", "--help", "-k", "status"];
@@ -156,11 +171,21 @@ fn on_host(command: &Command) -> Option<Wrong> {
     if program == "make" && arguments.iter().any(|word| word == "modules_install") {
         return Some(("touches-host", "runs make modules_install during the build".to_owned()));
     }
-    let target = arguments.last().filter(|_| WRITERS.contains(&program));
-    let target = target.or_else(|| {
-        let at = arguments.iter().position(|word| word == ">" || word == ">>")?;
-        arguments.get(at + 1)
-    });
-    let target = target.filter(|target| SYSTEM.iter().any(|directory| target.starts_with(directory)))?;
+    let redirected =
+        arguments.iter().enumerate().find_map(|(at, word)| match word.trim_start_matches(['1', '2']) {
+            ">" | ">>" => arguments.get(at + 1).map(String::as_str),
+            word => word.strip_prefix(">>").or_else(|| word.strip_prefix('>')),
+        });
+    let operand = arguments.iter().rev().find(|word| !word.contains('>')).map(String::as_str);
+    let targets = [redirected, operand.filter(|_| WRITERS.contains(&program))];
+    let is_outside =
+        |target: &&str| SYSTEM.iter().any(|directory| target.starts_with(directory)) || is_above(target, dir);
+    let target = targets.into_iter().flatten().find(is_outside)?;
     Some(("touches-host", format!("{program} writes to {target}")))
+}
+
+/// Whether a relative path leads out of the source tree from a directory in it.
+fn is_above(path: &str, dir: &str) -> bool {
+    let depth = dir.split('/').filter(|part| !part.is_empty()).count();
+    path.split('/').take_while(|part| *part == "..").count() > depth
 }

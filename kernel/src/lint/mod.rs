@@ -13,7 +13,9 @@
 
 mod calls;
 mod commands;
+mod guards;
 mod kbuild;
+mod machine;
 mod readings;
 mod recipe;
 mod rules;
@@ -28,7 +30,7 @@ pub use rules::{LintRule, LintSeverity, RULES};
 
 use crate::bounded_read;
 use crate::packages::{Package, RecipeFile};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Step, StepKind};
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +52,7 @@ fn finding(name: &str, file: &Path, line: usize, what: impl Into<String>) -> Opt
 }
 
 /// The evaluation of a recipe for one kernel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer<'a> {
     /// Release of the kernel.
     pub release: &'a str,
@@ -59,14 +61,46 @@ pub struct Answer<'a> {
 }
 
 /// All findings about a package, by file and line. Without answers, commands are not checked.
+///
+/// Of commands that a build would try, those about the first that has no error: a default target that also installs
+/// fails in a build, and the package builds by the next one.
 pub fn check(package: &Package, answers: &[Answer]) -> io::Result<Vec<LintFinding>> {
+    let is_error = |finding: &LintFinding| finding.rule.severity == LintSeverity::Error;
+    let first = check_attempt(package, answers)?;
+    if !first.iter().any(is_error) {
+        return Ok(first);
+    }
+    let mut left = answers.to_vec();
+    // Each kernel's recipe has the same ones.
+    while left.iter_mut().filter_map(|answer| answer.recipe.as_mut().ok()).filter_map(skip_attempt).count()
+        > 0
+    {
+        let found = check_attempt(package, &left)?;
+        if !found.iter().any(is_error) {
+            return Ok(found);
+        }
+    }
+    Ok(first)
+}
+
+/// Removes and returns the first of several attempts.
+fn skip_attempt(recipe: &mut Recipe) -> Option<Step> {
+    let is_attempt = |step: &Step| step.kind == StepKind::Attempt;
+    let first = recipe.steps.iter().position(is_attempt);
+    let has_more = recipe.steps.iter().filter(|step| is_attempt(step)).count() > 1;
+    first.filter(|_| has_more).map(|at| recipe.steps.remove(at))
+}
+
+fn check_attempt(package: &Package, answers: &[Answer]) -> io::Result<Vec<LintFinding>> {
     let top = &package.source;
     let mut found = tree::check(top)?;
-    let recipes: Vec<&Recipe> = answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()).collect();
+    let recipes = meant(answers);
     let readings = readings::read(top, &recipes)?;
+    found.extend(machine::check(top)?);
     for reading in &readings.makefiles {
         found.extend(commands::in_makefile(reading));
         found.extend(kbuild::in_makefile(reading));
+        found.extend(recipe::in_scripts_of(top, reading)?);
     }
     found.extend(sources::check(top, &readings.objects, package)?);
     found.extend(recipe_findings(package, answers, &readings)?);
@@ -99,10 +133,15 @@ fn recipe_findings(
     };
     let mut found = recipe::in_answers(&written, answers);
     found.extend(recipe::in_text(&written));
-    let recipes: Vec<&Recipe> = answers.iter().filter_map(|answer| answer.recipe.as_ref().ok()).collect();
     found.extend(recipe::in_steps(&written, answers)?);
-    found.extend(recipe::in_modules(&written, &recipes, &readings.objects));
+    found.extend(recipe::in_modules(&written, &meant(answers), readings));
     Ok(found)
+}
+
+/// The recipes of the kernels that the package supports: what it would do for others does not matter.
+fn meant<'a>(answers: &'a [Answer]) -> Vec<&'a Recipe> {
+    let recipes = answers.iter().filter_map(|answer| answer.recipe.as_ref().ok());
+    recipes.filter(|recipe| recipe.excluded.is_none()).collect()
 }
 
 /// The text of a recipe outside its source tree.

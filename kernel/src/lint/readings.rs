@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::calls::{self, Call, Place};
 use crate::makefile::{self, Given, Line, Makefile, What};
 use crate::recipe::objects::{self, Objects};
-use crate::recipe::{Recipe, StepKind, build_dir};
+use crate::recipe::{Recipe, Step, StepKind, build_dir};
 
 /// Limit on makefiles that are followed; real packages have a dozen.
 const MOST: usize = 200;
@@ -42,9 +42,9 @@ pub fn read(top: &Path, recipes: &[&Recipe]) -> io::Result<Readings> {
     let mut seen = BTreeSet::new();
     for recipe in recipes {
         let build = build_dir(&recipe.name, &recipe.version).display().to_string();
-        let steps = recipe.steps.iter().filter(|step| step.kind == StepKind::Make);
-        let mut open: Vec<Call> =
-            steps.flat_map(|step| calls::calls(&step.command, "", &build, &Given::default())).collect();
+        let mut open: Vec<Call> = building(recipe)
+            .flat_map(|step| calls::calls(&step.command, "", &build, &Given::default()))
+            .collect();
         while let Some(call) = open.pop() {
             if seen.len() < MOST && seen.insert(format!("{build} {call:?}")) {
                 let from = readings.makefiles.len();
@@ -54,6 +54,16 @@ pub fn read(top: &Path, recipes: &[&Recipe]) -> io::Result<Readings> {
         }
     }
     Ok(readings)
+}
+
+/// The commands that build. Of attempts, the first is the one that is meant to; Kbuild's own runs nothing of the tree.
+fn building(recipe: &Recipe) -> impl Iterator<Item = &Step> {
+    let mut first = true;
+    recipe.steps.iter().filter(move |step| match step.kind {
+        StepKind::Make => true,
+        StepKind::Attempt => std::mem::take(&mut first) || step.command.starts_with("make -C /lib/modules/"),
+        _ => false,
+    })
 }
 
 fn follow(top: &Path, build: &str, call: Call, readings: &mut Readings) -> io::Result<()> {

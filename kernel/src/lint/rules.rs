@@ -112,12 +112,24 @@ pub const RULES: &[LintRule] = &[
         "make -C $(KDIR) M=$(CURDIR) modules",
     ),
     rule(
+        "module-location",
+        Warning,
+        "the build fails, because the module is not where the recipe says",
+        "the directory in BUILT_MODULE_LOCATION, or as path in a kcache.toml",
+    ),
+    rule(
         "module-version",
         Note,
         "modinfo and the package report different versions",
         "one version in both, or no MODULE_VERSION",
     ),
     rule("name-not-utf8", Error, "source trees with such names are refused", "a name in UTF-8"),
+    rule(
+        "native-cpu",
+        Warning,
+        "the modules may not run on another CPU, so kcache does not share such builds",
+        "no such flag, or a fixed one as in -march=x86-64-v2",
+    ),
     rule("network", Error, "builds have no network", "files in the package"),
     rule(
         "no-license",
@@ -130,6 +142,12 @@ pub const RULES: &[LintRule] = &[
         Warning,
         "DKMS installs below /kernel, /updates and /extra only",
         "/updates or /extra",
+    ),
+    rule(
+        "outside-directory",
+        Warning,
+        "a build sees only the directory that it was given",
+        "the package as the directory that contains both",
     ),
     rule(
         "outside-file",

@@ -101,7 +101,8 @@ fn clock(path: &Path, text: &str) -> Vec<LintFinding> {
 /// A module without a licence in its C sources, or with one that the kernel does not know.
 fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<LintFinding> {
     let is_c = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "c");
-    if declared.is_empty() && !object.sources.is_empty() && object.sources.iter().all(is_c) {
+    if declared.is_empty() && object.complete && !object.sources.is_empty() && object.sources.iter().all(is_c)
+    {
         let what = format!("no source of module {} has MODULE_LICENSE", object.name);
         return finding("no-license", &object.sources[0], 0, what).into_iter().collect();
     }

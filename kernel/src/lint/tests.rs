@@ -133,6 +133,85 @@ fn scripts_are_checked_unless_they_get_the_kernel() {
 }
 
 #[test]
+fn a_guarded_answer_of_the_running_kernel_is_no_finding() {
+    let script =
+        "#!/bin/sh\nkernelver=${kernelver:-$(uname -r)}\nmake -C /lib/modules/$kernelver/build M=$PWD\n";
+    let runs = |command| tree().with("build.sh", script).step(StepKind::Make, command).named(&[]);
+    check(runs("./build.sh"), "uname-r build.sh:2", runs("kernelver=6.1 ./build.sh"));
+    let asks = "[ -z \"$kernelver\" ] && kernelver=$(uname -r)";
+    check(tree().conf("kernelver=$(uname -r)"), "uname-r dkms.conf:3", tree().conf(asks));
+}
+
+#[test]
+fn flags_for_the_builders_cpu_are_reported() {
+    let flags = |flag: &str| tree().with("Makefile", &format!("{GOOD}ccflags-y += {flag}\n"));
+    check(flags("-march=native"), "native-cpu Makefile:5", flags("-march=x86-64-v2"));
+    check(tree().conf("MAKE=\"make CFLAGS=-mtune=native\""), "native-cpu dkms.conf:3", tree());
+}
+
+#[test]
+fn writes_outside_the_tree_and_scripts_of_makefiles_are_checked() {
+    let all = |command: &str| tree().makefile(&format!("all:\n\t{command}\n"));
+    check(all("cp a.h ../b.h"), "touches-host Makefile:2", all("cp ../b.h a.h"));
+    check(all("echo x >$(HOME)/x"), "touches-host Makefile:2", all("echo x >sub/../x 2>/dev/null"));
+    let sub = |command: &str| all("make -C sub").with("sub/Makefile", &format!("all:\n\t{command}\n"));
+    check(sub("mkdir -p ../../x"), "touches-host sub/Makefile:2", sub("mkdir -p ../x"));
+    let script = |line: &str| all("./get.sh").with("get.sh", &format!("#!/bin/sh\n{line}\n"));
+    check(script("wget http://x/y"), "network get.sh:2", script("echo $(uname -r)"));
+}
+
+#[test]
+fn a_module_is_where_the_recipe_says() {
+    let files = tree()
+        .with("Makefile", "obj-y := src/\n")
+        .with("src/Makefile", "obj-m := a.o\n")
+        .with("src/a.c", SOURCE);
+    let moved = "all:\n\tmake -C /lib/modules/$(KERNELRELEASE)/build M=$(CURDIR) modules\n\tcp src/a.ko .\n";
+    let moves =
+        files.clone().step(StepKind::Make, "make").with("Kbuild", "obj-y := src/\n").with("Makefile", moved);
+    let conf = |tree: Tree| tree.conf("BUILT_MODULE_NAME[0]=a");
+    check(conf(files.clone()), "module-location dkms.conf:3", conf(moves));
+    check(conf(files.clone()), "module-location dkms.conf:3", conf(files.named(&["src/a"])));
+}
+
+#[test]
+fn of_commands_to_try_the_first_without_an_error_counts() {
+    let check = |modules: &str, expect: &[&str]| {
+        let all = format!("obj-m := a.o\nall: modules install\nmodules:\n\t{modules}\ninstall:\n\tdepmod\n");
+        let plain = tree().with("Makefile", &all);
+        let dir = plain.plant();
+        fs::remove_file(dir.path().join("dkms.conf")).unwrap();
+        let recipe = crate::recipe::kbuild::recipe(dir.path(), "a", "1", "6.1").unwrap().unwrap();
+        let package = crate::packages::Package {
+            name: "a".into(),
+            version: "1".into(),
+            source: dir.path().to_owned(),
+            recipe: crate::packages::RecipeFile::Kbuild,
+            declared: None,
+        };
+        let answers = [Answer { release: "6.1", recipe: Ok(recipe) }];
+        assert_eq!(shown(&super::check(&package, &answers).unwrap()), expect);
+    };
+    check("make -C $(KDIR) M=$(CURDIR) modules", &[]);
+    check("echo $(shell uname -r)", &["uname-r Makefile:4"]);
+}
+
+#[test]
+fn excluded_kernels_are_not_checked() {
+    let excluded = Tree {
+        excluded: Some("it is for 2.6".into()),
+        ..tree().step(StepKind::Patch, "patches/x.diff").conf("PATCH=x.diff")
+    };
+    let dir = excluded.plant();
+    let package = packages::at_path(dir.path()).unwrap();
+    let answers = [
+        Answer { release: "6.1", recipe: Ok(excluded.recipe()) },
+        Answer { release: "5.4", recipe: Ok(tree().recipe()) },
+    ];
+    assert_eq!(shown(&super::check(&package, &answers).unwrap()), [""; 0]);
+}
+
+#[test]
 fn only_reached_targets_are_checked() {
     let install = |needs: &str| format!("all: {needs}\ninstall:\n\tcp a.ko /lib/modules/x\n");
     check(tree().makefile(&install("install")), "touches-host Makefile:3", tree().makefile(&install("")));
@@ -215,6 +294,15 @@ fn sources_must_declare_a_known_licence() {
         "unknown-license a.c:1",
         tree().with("a.c", "MODULE_LICENSE(\"Dual MIT/GPL\");"),
     );
+}
+
+#[test]
+fn a_licence_is_missed_only_where_all_sources_are_known() {
+    let list = "obj-m := a.o\ndefine a-y\n\tmain.o\nendef\na-y := $(strip ${a-y})\na-y += extra.o\n";
+    let computed = tree().makefile(list).step(StepKind::Make, KBUILD);
+    let computed = computed.with("main.c", SOURCE).with("extra.c", "int x;\n");
+    let plain = computed.clone().with("main.c", "").with("Makefile", "obj-m := a.o\na-y := main.o extra.o\n");
+    check(plain, "no-license extra.c:0", computed);
 }
 
 #[test]

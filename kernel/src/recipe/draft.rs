@@ -15,6 +15,11 @@ use super::{Modules, Recipe, RecipeModule, StepKind, build_dir, kernel_source_di
 /// The plain Kbuild command with variables, the default of `make`.
 const PLAIN: &str = "make -C $kernel_source_dir M=$dkms_tree/$module/$module_version/build";
 
+/// Whether a command is the one that is run if there is none.
+fn is_plain(command: &str) -> bool {
+    command == PLAIN || command == format!("{PLAIN} modules")
+}
+
 /// A `kcache.toml` being written: its fields, with comments above each.
 #[derive(Debug, Default)]
 struct Draft {
@@ -32,10 +37,32 @@ struct Draft {
     about_patches: Vec<String>,
 }
 
-/// Drafts one for a source tree without recipe.
-pub fn from_source(name: &str, version: &str, objects: &Objects) -> String {
-    let mut draft =
-        Draft { name: name.to_owned(), version: version.to_owned(), automatic: true, ..Draft::default() };
+/// Drafts one for a source tree without recipe: with the command that built it for a release, or with the first of the
+/// commands that a build would try.
+pub fn from_source(recipe: &Recipe, release: &str, built_by: Option<&str>, objects: &Objects) -> String {
+    let mut draft = Draft {
+        name: recipe.name.clone(),
+        version: recipe.version.clone(),
+        automatic: true,
+        ..Draft::default()
+    };
+    let commands: Vec<&str> = recipe
+        .steps
+        .iter()
+        .filter(|step| matches!(step.kind, StepKind::Make | StepKind::Attempt))
+        .map(|step| step.command.as_str())
+        .collect();
+    let command = built_by.or(commands.first().copied()).unwrap_or_default();
+    let portable = |command: &str| portable(command, recipe, release);
+    draft.make = vec![portable(command)].into_iter().filter(|command| !is_plain(command)).collect();
+    if let (None, [_, others @ ..]) = (built_by, commands.as_slice())
+        && !others.is_empty()
+    {
+        draft
+            .remarks
+            .push("Not built yet. `kcache build` without this file would try, in this order:".into());
+        draft.remarks.extend(commands.iter().map(|command| format!("    {}", portable(command))));
+    }
     let conditional: Vec<String> = objects
         .modules
         .iter()
@@ -92,13 +119,10 @@ impl Draft {
                 StepKind::Clean => self.prepare.push(format!("{command} || true")),
                 StepKind::Hook if self.make.is_empty() => self.prepare.push(format!("./{command}")),
                 StepKind::Hook => self.make.push(format!("./{command}")),
-                StepKind::Make => self.make.push(command),
+                StepKind::Make | StepKind::Attempt => self.make.push(command),
             }
         }
-        let plain = |command: &String| {
-            let command = command.replacen(" KERNELRELEASE=$kernelver", "", 1);
-            command == PLAIN || command == format!("{PLAIN} modules")
-        };
+        let plain = |command: &String| is_plain(&command.replacen(" KERNELRELEASE=$kernelver", "", 1));
         if self.make.len() == 1 && plain(&self.make[0]) {
             self.make.clear();
         }

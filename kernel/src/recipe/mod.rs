@@ -4,7 +4,7 @@
 //!
 //! - `dkms.conf`, a bash program, evaluated by bash in the sandbox ([`dkms`]);
 //! - `kcache.toml`, declarative ([`toml`]);
-//! - no file: a plain Kbuild directory whose Makefile assigns `obj-m` ([`kbuild`]).
+//! - no file: a tree whose Makefiles lead to Kbuild ([`kbuild`]).
 //!
 //! A recipe is evaluated for each kernel, because it may differ between kernels. It is plain data: its JSON is part of
 //! a build's key, so its fields contain everything that can affect the modules, and nothing of the machine on which it
@@ -110,6 +110,9 @@ pub enum StepKind {
     Clean,
     /// Builds; must succeed.
     Make,
+    /// May build: of the attempts in a row, the first that makes a module counts. Each begins with a fresh copy of the
+    /// source, on which the cleaning before them has run.
+    Attempt,
 }
 
 /// The modules that a recipe lists.

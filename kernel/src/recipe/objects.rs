@@ -41,6 +41,8 @@ pub struct Object {
     pub condition: Option<String>,
     /// Its source files that exist, relative to the source's top.
     pub sources: Vec<PathBuf>,
+    /// Whether these are all of its sources: no list of its parts is computed, and no part is generated.
+    pub complete: bool,
 }
 
 impl Object {
@@ -140,29 +142,35 @@ fn condition_of(name: &str, makefile: &Makefile) -> Option<String> {
 
 fn object(top: &Path, kbuild: &Kbuild, stem: &str, line: usize, condition: Option<&str>) -> Object {
     let (below, name) = stem.rsplit_once('/').unwrap_or(("", stem));
+    let (sources, complete) = sources(top, kbuild.dir, stem, &kbuild.makefile);
     Object {
         name: name.to_owned(),
         dir: if below.is_empty() { kbuild.dir.to_owned() } else { join(kbuild.dir, below) },
         file: kbuild.file.clone(),
         line,
         condition: condition.map(str::to_owned),
-        sources: sources(top, kbuild.dir, stem, &kbuild.makefile),
+        sources,
+        complete,
     }
 }
 
-/// The source files of a module: of its parts if it has some, else its own.
-fn sources(top: &Path, dir: &str, stem: &str, makefile: &Makefile) -> Vec<PathBuf> {
+/// The source files of a module: of its parts if it has some, else its own; and whether these are all.
+fn sources(top: &Path, dir: &str, stem: &str, makefile: &Makefile) -> (Vec<PathBuf>, bool) {
     let mut parts: BTreeSet<String> = BTreeSet::new();
+    let mut complete = true;
     for line in &makefile.lines {
-        if let What::Assignment { name, value, .. } = &line.what
-            && let Some(kind) =
-                makefile.expanded(name).strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'))
-            && (["y", "m", "objs"].contains(&kind) || kind.starts_with("$("))
-        {
-            let value = makefile.expanded(value);
-            parts.extend(
-                value.split_whitespace().filter_map(|word| word.strip_suffix(".o")).map(str::to_owned),
-            );
+        match &line.what {
+            What::Assignment { name, value, .. } if is_list_of(&makefile.expanded(name), stem) => {
+                let value = makefile.expanded(value);
+                complete &= !value.contains(['$', '%', '(', ')']);
+                parts.extend(
+                    value.split_whitespace().filter_map(|word| word.strip_suffix(".o")).map(str::to_owned),
+                );
+            }
+            // The name itself is computed, or the list is where this does not look.
+            What::Assignment { name, .. } if makefile.expanded(name).starts_with('$') => complete = false,
+            What::Other(text) if text.contains("include ") || text.starts_with('$') => complete = false,
+            _ => {}
         }
     }
     if parts.is_empty() {
@@ -173,7 +181,15 @@ fn sources(top: &Path, dir: &str, stem: &str, makefile: &Makefile) -> Vec<PathBu
             ["c", "S", "rs"].map(|suffix| PathBuf::from(format!("{}.{suffix}", join(dir, part))));
         candidates.into_iter().find(|path| top.join(path).is_file())
     };
-    parts.iter().filter_map(source).collect()
+    let found: Vec<PathBuf> = parts.iter().filter_map(source).collect();
+    complete &= found.len() == parts.len();
+    (found, complete)
+}
+
+/// Whether a variable lists the parts of a module: `NAME-y`, `NAME-objs`, `NAME-$(CONFIG_X)`.
+fn is_list_of(name: &str, stem: &str) -> bool {
+    let kind = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'));
+    kind.is_some_and(|kind| ["y", "m", "objs"].contains(&kind) || kind.starts_with("$("))
 }
 
 #[cfg(test)]
@@ -230,6 +246,24 @@ mod tests {
     #[test]
     fn a_configuration_that_the_file_makes_itself_is_no_condition() {
         check(&[("Makefile", "CONFIG_A := m\nobj-$(CONFIG_A) += a.o\n")], &["a: "], true);
+    }
+
+    #[test]
+    fn a_module_knows_whether_all_of_its_sources_were_found() {
+        let complete = |makefile: &str| {
+            let dir = tree(&[("Makefile", makefile), ("a.c", ""), ("b.c", "")]);
+            let objects = read(dir.path(), "", &Given::default()).unwrap();
+            (objects.modules[0].complete, objects.modules[0].sources.len())
+        };
+        assert_eq!(complete("obj-m := m.o\nm-y := a.o b.o\n"), (true, 2));
+        assert_eq!(complete("obj-m := m.o\nLIST := a.o\nm-y := $(LIST)\nm-$(CONFIG_B) += b.o\n"), (true, 2));
+        let define = "obj-m := m.o\ndefine m-y\n\ta.o\nendef\nm-y := $(strip ${m-y})\nm-y += b.o\n";
+        assert_eq!(complete(define), (false, 2));
+        assert_eq!(complete("obj-m := m.o\nm-objs := $(patsubst %.c,%.o,a.c)\nm-objs += b.o\n"), (false, 1));
+        assert_eq!(complete("obj-m := m.o\nN := m\n$(N)-y := a.o\nO := o\n$(O)-y := x.o\n"), (true, 1));
+        assert_eq!(complete("obj-m := m.o\nm-y := a.o generated.o\n"), (false, 1));
+        assert_eq!(complete("obj-m := a.o\ninclude parts.mk\n"), (false, 1));
+        assert_eq!(complete("obj-m := m.o\nm-y := a.o\n$(foreach x,b,$(eval m-y += $(x).o))\n"), (false, 1));
     }
 
     #[test]

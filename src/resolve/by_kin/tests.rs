@@ -195,6 +195,7 @@ impl Host {
             tool_paths: Vec::new(),
             search_path: Vec::new(),
             roll_back: false,
+            cpu: String::new(),
             number: 0,
             services: services(),
         }
@@ -285,6 +286,7 @@ fn fields() -> Vec<Field> {
         system: [None, None],
         tools: &roles.map(tool),
         dependencies: &[("base".to_owned(), digest("base"))],
+        cpu: None,
         environment: &ENVIRONMENT,
     })
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::LIES;
+use super::{CacheState, LIES};
 use crate::transport::TransportError;
 
 /// State of a shared cache in this run.
@@ -55,17 +55,23 @@ impl Breaker {
         (result, broke)
     }
 
-    /// Closes the breaker if the cache was only too slow; false otherwise.
+    /// Closes the breaker if the cache was too slow, or could not be reached, as a server that restarts; false otherwise.
     pub(super) fn forgive(&self) -> bool {
         let mut state = self.state();
-        let slow = matches!(
-            *state,
-            State::Broken(TransportError::Silent(_) | TransportError::Slow(_) | TransportError::Busy(_))
-        );
+        let slow = matches!(&*state, State::Broken(trouble) if trouble.may_pass());
         if slow {
             *state = State::Untried;
         }
         slow
+    }
+
+    /// What became of the cache in this run.
+    pub(super) fn state_now(&self) -> CacheState {
+        match &*self.state() {
+            State::Broken(trouble) => CacheState::Unreachable(trouble.to_string()),
+            State::Untried | State::Probing if !self.has_answered() => CacheState::NotAsked,
+            State::Untried | State::Probing | State::Working { .. } => CacheState::Answered,
+        }
     }
 
     /// Whether the cache has answered in this run.
@@ -192,11 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_cache_can_be_queried_again_one_that_refused_cannot() {
+    fn a_cache_that_was_slow_or_away_can_be_queried_again_one_that_denied_cannot() {
         for (trouble, forgiven) in [
             (TransportError::Silent(Duration::from_secs(3)), true),
             (TransportError::Denied("403".to_owned()), false),
-            (TransportError::Unreachable("refused".to_owned()), false),
+            (TransportError::Unreachable("Connection refused (os error 111)".to_owned()), true),
+            (TransportError::Unreachable("/srv/nothing does not exist".to_owned()), false),
         ] {
             let breaker = Breaker::default();
             assert!(!breaker.forgive());

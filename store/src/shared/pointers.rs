@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::{SharedCache, SharedCaches};
 use crate::pointer::MAX_POINTER;
 use crate::transport::{IfTaken, Name};
-use crate::{Error, Key, Notice, Pointer, Result, SigningKey, Store, Trust};
+use crate::{Distrust, Error, Key, Notice, Pointer, Result, SigningKey, Store, Trust};
 
 /// How far ahead of this host's clock an epoch may be, in seconds: more than builders' clocks deviate, and the longest
 /// time for which the holder of a stolen key can block updates.
@@ -78,7 +78,7 @@ impl SharedCaches {
         now: u64,
         signer: Option<&SigningKey>,
     ) -> Result<()> {
-        let there = self.there(cache, name)?.filter(|there| too_far(there, now).is_none());
+        let there = self.there(cache, name, to)?.filter(|there| too_far(there, now).is_none());
         let pointer = match (there, signer) {
             (Some(mut there), Some(signer)) if there.key() == to => {
                 if !there.sign(signer) {
@@ -101,13 +101,19 @@ impl SharedCaches {
         store.point(name, &pointer)
     }
 
-    /// A cache's pointer, if any trusted key signed it.
-    fn there(&self, cache: &Arc<SharedCache>, name: &Name) -> Result<Option<Pointer>> {
+    /// A cache's pointer, if any trusted key signed it, or if it is of a builder that this host does not know and leads to the
+    /// same entry: then both sign it, so that nobody loses what they trust.
+    fn there(&self, cache: &Arc<SharedCache>, name: &Name, to: Key) -> Result<Option<Pointer>> {
         let bytes = cache
             .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
             .map_err(|trouble| cache.failed(trouble))?;
         let pointer = bytes.and_then(|bytes| Pointer::parse(&cache.origin(name), name, &bytes).ok());
-        Ok(pointer.filter(|pointer| self.trust.vouch_one(pointer.envelope()).is_ok()))
+        let counts = |pointer: &Pointer| match self.trust.vouch_one(pointer.envelope()) {
+            Ok(()) => true,
+            Err(Distrust::Stranger(_)) => pointer.key() == to,
+            Err(_) => false,
+        };
+        Ok(pointer.filter(counts))
     }
 }
 

@@ -5,11 +5,16 @@
 //! conflict. The first entry is kept, and the conflict is reported.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
-use crate::{Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
+use crate::{Distrust, Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
+
+/// After how long a builder looks whether its signature is still there, and how often.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const ROUNDS: u32 = 5;
 
 /// Which entries to sign before they are pushed.
 #[derive(Clone, Copy)]
@@ -57,6 +62,8 @@ enum There {
     /// A file that no client would use.
     Worthless,
     Entry(Box<Entry>),
+    /// An entry of a builder that this host does not know, and others may trust, which says what this host says.
+    OfStranger(Box<Entry>),
 }
 
 impl SharedCaches {
@@ -81,8 +88,14 @@ impl SharedCaches {
             return Err(Error::Unsigned { key: entry.manifest().key });
         }
         let name = Name::Entry(entry.manifest().key);
+        let mut stranger = None;
         let if_taken = match self.entry_there(cache, &name, &entry, sign)? {
             There::Entry(there) => return join(cache, &name, &entry, *there, key),
+            There::OfStranger(there) => {
+                // Both sign it, so that nobody loses what they trust. This host's objects are what its signature is for.
+                stranger = Some(there);
+                IfTaken::Keep
+            }
             There::Nothing => IfTaken::Keep,
             There::Worthless => IfTaken::Replace,
         };
@@ -98,16 +111,50 @@ impl SharedCaches {
                 .map_err(|trouble| cache.failed(trouble))?;
             Ok(true)
         })?;
+        if let Some(there) = stranger {
+            return self.cosign(cache, &name, &entry, *there, key, sign);
+        }
         if put(cache, &name, &entry, if_taken)? {
             return Ok(Pushed::New);
         }
         // Another process pushed an entry meanwhile.
         match self.entry_there(cache, &name, &entry, sign)? {
-            There::Entry(there) => join(cache, &name, &entry, *there, key),
+            There::Entry(there) | There::OfStranger(there) => {
+                self.cosign(cache, &name, &entry, *there, key, sign)
+            }
             There::Nothing | There::Worthless => {
                 put(cache, &name, &entry, IfTaken::Replace).map(|_| Pushed::New)
             }
         }
+    }
+
+    /// Like [`join`]. Caches have no conditional writes in common, so builders that sign at the same moment may overwrite each
+    /// other's signature: each looks again after a while, and signs again.
+    fn cosign(
+        &self,
+        cache: &Arc<SharedCache>,
+        name: &Name,
+        entry: &Entry,
+        there: Entry,
+        key: Option<&SigningKey>,
+        sign: SignEntry,
+    ) -> Result<Pushed> {
+        let mut pushed = join(cache, name, entry, there, key)?;
+        for round in 1..=ROUNDS {
+            if !matches!(pushed, Pushed::Cosigned(_)) {
+                break;
+            }
+            std::thread::sleep(LOOK_AGAIN * round + jitter(key, round));
+            let there = match self.entry_there(cache, name, entry, sign)? {
+                There::Entry(there) | There::OfStranger(there) => there,
+                There::Nothing | There::Worthless => break,
+            };
+            match join(cache, name, entry, *there, key)? {
+                Pushed::Present => break,
+                again => pushed = again,
+            }
+        }
+        Ok(pushed)
     }
 
     /// The cache's entry, if any client would use it. Otherwise it will be replaced, with a notice.
@@ -140,9 +187,19 @@ impl SharedCaches {
         }
         match self.trust.vouch_one(there.envelope()) {
             Ok(()) => Ok(There::Entry(Box::new(there))),
+            Err(Distrust::Stranger(_)) if there.manifest().says_the_same_as(entry.manifest()) => {
+                Ok(There::OfStranger(Box::new(there)))
+            }
             Err(distrust) => worthless(&distrust),
         }
     }
+}
+
+/// A pause that differs between builders and rounds.
+fn jitter(key: Option<&SigningKey>, round: u32) -> Duration {
+    let id = key.map(|key| key.public().id().to_string()).unwrap_or_default();
+    let sum = id.bytes().fold(round, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    LOOK_AGAIN * (sum % 16) / 8
 }
 
 /// The outputs to push: all but [`crate::Role::Debug`] ones that this host does not have.

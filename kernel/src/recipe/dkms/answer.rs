@@ -165,8 +165,17 @@ fn check_destination(index: &str, location: &str) -> Result<(), String> {
     Err(format!("DEST_MODULE_LOCATION[{index}] is {location}: {problem}"))
 }
 
+/// Whether a path leads out of the directory that it begins in: Mellanox's mstflint has `/kernel/../misc/`, which does not.
 fn climbs(path: &str) -> bool {
-    path.split('/').any(|part| part == "..")
+    let mut depth = 0_i32;
+    path.split('/').any(|part| {
+        depth += match part {
+            "" | "." => 0,
+            ".." => -1,
+            _ => 1,
+        };
+        depth < 0
+    })
 }
 
 /// Why a package, or one of its modules, does not support a kernel.

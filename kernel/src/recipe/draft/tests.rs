@@ -5,6 +5,7 @@ use crate::kconfig::Kconfig;
 use crate::recipe::{Step, Target, toml};
 
 const RELEASE: &str = "6.1.0-56-amd64";
+const PLAIN_NOW: &str = "make -C /lib/modules/6.1.0-56-amd64/build M=/var/lib/dkms/a/1/build modules";
 
 fn recipe(steps: &[(StepKind, &str)], modules: &[&str]) -> Recipe {
     let module = |built: &&str| {
@@ -120,13 +121,31 @@ fn a_source_tree_lists_its_modules_unless_some_are_conditional() {
         line: 1,
         condition: condition.map(str::to_owned),
         sources: Vec::new(),
+        complete: true,
     };
-    let text =
-        |objects| from_source("a", "1", &Objects { modules: objects, complete: true, ..Objects::default() });
+    let text = |modules| {
+        let objects = Objects { modules, complete: true, ..Objects::default() };
+        from_source(&recipe(&[(StepKind::Make, PLAIN_NOW)], &[]), RELEASE, None, &objects)
+    };
     assert!(
         matches!(meaning(&text(vec![object("x", None)])).modules, Modules::Listed(list) if list[0].built == "src/x")
     );
     let text = text(vec![object("x", None), object("y", Some("CONFIG_Y"))]);
     assert!(text.contains("src/y (CONFIG_Y)"), "{text}");
     assert_eq!(meaning(&text).modules, Modules::Found);
+}
+
+#[test]
+fn a_source_tree_keeps_the_command_that_built_it() {
+    let make = format!("make KDIR=/lib/modules/{RELEASE}/build KVER={RELEASE}");
+    let recipe = recipe(&[(StepKind::Attempt, &make), (StepKind::Attempt, PLAIN_NOW)], &[]);
+    let draft = |built_by| from_source(&recipe, RELEASE, built_by, &Objects::default());
+    let line = "make = [\"make KDIR=$kernel_source_dir KVER=$kernelver\"]\n";
+    let untried = draft(None);
+    assert!(untried.contains(line) && untried.contains("# Not built yet."), "{untried}");
+    assert!(untried.contains(&format!("#     {PLAIN} modules\n")), "{untried}");
+    let built = draft(Some(&make));
+    assert!(built.contains(line) && !built.contains("Not built yet"), "{built}");
+    let by_kbuild = draft(Some(PLAIN_NOW));
+    assert!(!by_kbuild.contains("make"), "{by_kbuild}");
 }
