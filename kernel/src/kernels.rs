@@ -312,6 +312,7 @@ mod tests {
         }
         fs::create_dir_all(at("usr/src/h-x/include/config")).unwrap();
         fs::create_dir_all(at("usr/src/h-x/include/generated")).unwrap();
+        fs::write(at("usr/src/h-common/Makefile"), "").unwrap();
         fs::write(at("usr/src/h-x/Makefile"), "include /usr/src/h-common/Makefile\n").unwrap();
         fs::write(at("usr/src/h-x/.config"), "CONFIG_X86_64=y\nCONFIG_MODULE_COMPRESS_XZ=y\n").unwrap();
         fs::write(at("usr/src/h-x/include/config/kernel.release"), "6.1.0-9-x\n").unwrap();
