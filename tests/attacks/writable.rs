@@ -29,7 +29,8 @@ const MEANT: [&str; 11] = [
 ];
 
 fn is_meant(line: &str) -> bool {
-    MEANT.contains(&line) || line.starts_with("/var/lib/dkms/p/1.0/") || line == "/proc/config.gz" // /dev/null, too
+    let is_own = ["/var/lib/dkms/p/1.0/", "/usr/src/p-1.0"].iter().any(|own| line.starts_with(own));
+    MEANT.contains(&line) || is_own || line == "/proc/config.gz" // /dev/null, too
 }
 
 /// Lists what a build, and the evaluation of its recipe, can write.
