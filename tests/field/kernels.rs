@@ -82,12 +82,13 @@ fn headers_without_symbol_versions_are_named_where_the_kernel_insists_on_them() 
     assert!(!is_installed(&host, k(), "hello"));
 }
 
-/// Moves a directory of the host below /data and leaves an absolute link to it.
+/// Moves a directory of the host below /usr/moved and leaves an absolute link to it. The relative links of Debian's headers
+/// lead from there to the same places.
 fn linked(host: &Host, path: &str) {
     let name = Path::new(path).file_name().unwrap().to_str().unwrap();
-    fs::create_dir_all(host.root().join("data")).unwrap();
-    fs::rename(host.root().join(path), host.root().join("data").join(name)).unwrap();
-    symlink(format!("/data/{name}"), host.root().join(path)).unwrap();
+    fs::create_dir_all(host.root().join("usr/moved")).unwrap();
+    fs::rename(host.root().join(path), host.root().join("usr/moved").join(name)).unwrap();
+    symlink(format!("/usr/moved/{name}"), host.root().join(path)).unwrap();
 }
 
 #[test]
@@ -101,10 +102,10 @@ fn links_in_the_way_of_packages_and_headers_are_followed_inside_the_root() {
     linked(&host, "usr/src/chain-1.0");
     let source = |name: &str| host.root().join("usr/src").join(name);
     fs::remove_file(source("relative-1.0")).unwrap();
-    symlink("../../data/relative-1.0", source("relative-1.0")).unwrap();
-    symlink("/data/chain-1.0", host.root().join("data/one")).unwrap();
+    symlink("../moved/relative-1.0", source("relative-1.0")).unwrap();
+    symlink("/usr/moved/chain-1.0", host.root().join("usr/moved/one")).unwrap();
     fs::remove_file(source("chain-1.0")).unwrap();
-    symlink("/data/one", source("chain-1.0")).unwrap();
+    symlink("/usr/moved/one", source("chain-1.0")).unwrap();
     fs::rename(source("within-1.0/within.c"), source("within-1.0/real.c")).unwrap();
     symlink("/usr/src/within-1.0/real.c", source("within-1.0/within.c")).unwrap();
     symlink("/usr/src/nowhere", source("dangling-1.0")).unwrap();

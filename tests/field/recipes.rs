@@ -41,6 +41,9 @@ fn a_recipe_that_ends_itself_with_an_error_is_refused_with_its_words() {
     let host = host();
     with_conf(&host, "old", "echo 'this kernel is too old' >&2\nexit 3");
     host.kcache(&["build", "old"]).exits(4).says(&["this kernel is too old", "it ends itself with status 3"]);
+    plain(&host, "other", "");
+    put(&host, "etc/dkms/other.conf", "exit 1\n");
+    host.kcache(&["build", "other"]).exits(4).says(&["/etc/dkms/other.conf: it ends itself with status 1"]);
 }
 
 #[test]
@@ -105,6 +108,11 @@ fn headers_that_builds_cannot_read_are_named_and_not_remembered() {
     let host = host();
     plain(&host, "hello", "");
     let headers = host.headers(k());
+    for file in ["Module.symvers", "include/generated/autoconf.h"] {
+        run(Command::new("chmod").arg("go=").arg(headers.join(file)));
+        host.kcache(&["install"]).exits(4).says(&["a file of this host cannot be read by builds"]);
+        run(Command::new("chmod").arg("go=r").arg(headers.join(file)));
+    }
     run(Command::new("chmod").args(["-R", "go="]).arg(&headers));
     host.kcache(&["install"])
         .exits(4)

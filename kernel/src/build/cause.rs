@@ -481,7 +481,11 @@ fn environmental(line: &str) -> Option<&'static str> {
 fn is_unreadable(line: &str) -> bool {
     let Some((before, _)) = line.split_once(": Permission denied") else { return false };
     let place = before.rsplit([' ', ':']).next().unwrap_or_default().trim_matches(['\'', '"', '`']);
-    ["/usr/", "/lib/", "/lib64/", "/boot/"].iter().any(|system| place.starts_with(system))
+    // kbuild works in the headers. The copy of the source can be read.
+    let of_headers = ["Module.symvers", "scripts/", "include/", "arch/"];
+    let is_of_headers =
+        of_headers.iter().any(|own| place.strip_prefix("./").unwrap_or(place).starts_with(own));
+    is_of_headers || ["/usr/", "/lib/", "/lib64/", "/boot/"].iter().any(|system| place.starts_with(system))
 }
 
 #[cfg(test)]
@@ -721,6 +725,10 @@ mod tests {
         assert!(fault("cc1: x.s: No space left on device").starts_with("the disk is full"));
         assert!(fault("cat: /usr/include/x.h: Permission denied").starts_with("a file of this host"));
         assert!(fault("a.c:1:10: fatal error: /usr/include/x.h: Permission denied").starts_with("a file of"));
+        assert!(fault("Module.symvers: Permission denied").starts_with("a file of this host"));
+        assert!(
+            fault("make[1]: ./scripts/mod/modpost: Permission denied").starts_with("a file of this host")
+        );
         assert_eq!(fault("sh: ./own: Permission denied"), "");
         assert_eq!(fault("a.c:1: error: no member named 'x'"), "");
     }

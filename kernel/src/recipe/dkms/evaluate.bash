@@ -43,7 +43,7 @@ take() {
         . "$1"
         _kcache_give read
     ) >/dev/null || {
-        echo "it ends itself with status $?"
+        echo "$1: it ends itself with status $?"
         exit 1
     }
     . $out
