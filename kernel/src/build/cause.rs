@@ -480,6 +480,13 @@ fn environmental(line: &str) -> Option<&'static str> {
 /// its own modes.
 fn is_unreadable(line: &str) -> bool {
     let Some((before, _)) = line.split_once(": Permission denied") else { return false };
+    // Who wants to write there is the package: a shell's `>FILE`, and coreutils' words.
+    let is_of_shell = before.split(": ").any(|part| {
+        part.strip_prefix("line ").is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
+    });
+    if is_of_shell || before.contains("cannot ") {
+        return false;
+    }
     let place = before.rsplit([' ', ':']).next().unwrap_or_default().trim_matches(['\'', '"', '`']);
     // kbuild works in the headers. The copy of the source can be read.
     let of_headers = ["Module.symvers", "scripts/", "include/", "arch/"];
@@ -730,6 +737,8 @@ mod tests {
             fault("make[1]: ./scripts/mod/modpost: Permission denied").starts_with("a file of this host")
         );
         assert_eq!(fault("sh: ./own: Permission denied"), "");
+        assert_eq!(fault("/run/kcache/script: line 5: /lib/modules/x: Permission denied"), "");
+        assert_eq!(fault("mkdir: cannot create directory '/usr/src/x': Permission denied"), "");
         assert_eq!(fault("a.c:1: error: no member named 'x'"), "");
     }
 }
