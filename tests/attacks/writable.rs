@@ -14,7 +14,7 @@ list / \( \( -path /proc -o -path /sys -o -path /var/lib/dkms/p/1.0/build \) -pr
 "#;
 
 /// What is meant to be: nothing of `/proc` and `/sys`.
-const MEANT: [&str; 11] = [
+const MEANT: [&str; 12] = [
     "/dev/full",
     "/dev/null",
     "/dev/pts", // in which nothing can be made
@@ -25,7 +25,8 @@ const MEANT: [&str; 11] = [
     "/dev/urandom",
     "/dev/zero",
     "/tmp",
-    "first:mem", // which is /dev/null in a user's
+    "/tmp/.kcache-directives", // what a recipe has assigned, while it is evaluated
+    "first:mem",               // which is /dev/null in a user's
 ];
 
 fn is_meant(line: &str) -> bool {
