@@ -31,6 +31,7 @@
 //! arguments contain paths of this machine, so they are passed through a descriptor, because its command line is
 //! readable inside; `/proc/self/mountinfo` still shows the source of each mount within its file system.
 
+mod arguments;
 pub mod cgroup;
 pub mod enter;
 pub mod jobs;
@@ -58,6 +59,7 @@ use command_fds::CommandFdExt;
 use fs_err as fs;
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use arguments::Arguments;
 pub use cgroup::{Groups, Limits};
 pub use enter::Entrance;
 pub use space::{Excess, holds_more};
@@ -372,9 +374,7 @@ impl Sandbox {
         // It contains sysctls of the sandbox's namespaces, the process's OOM score, and pressure monitors.
         args.flags(&["--remount-ro", "/proc"]);
         args.flags(&["--remount-ro", "/"]);
-        args.flags(&["--chdir"]);
-        args.0.push(cwd.into());
-        Ok(args.0)
+        Ok(args.ending_in(cwd))
     }
 
     /// Mounts the entrance last, so that nothing covers it, in a directory with nothing else. Dynamic loaders read
@@ -575,73 +575,6 @@ impl Sandbox {
             },
             None => inside.to_owned(),
         }
-    }
-}
-
-/// `bwrap`'s arguments, in order of execution.
-#[derive(Default)]
-struct Arguments(Vec<OsString>, Closed);
-
-/// File systems in memory to remount read-only after all mounts.
-type Closed = Vec<OsString>;
-
-impl Arguments {
-    fn flags(&mut self, flags: &[&str]) {
-        self.0.extend(flags.iter().map(OsString::from));
-    }
-
-    fn pair(&mut self, flag: &str, from: impl Into<OsString>, to: impl Into<OsString>) {
-        self.0.extend([flag.into(), from.into(), to.into()]);
-    }
-
-    /// Like [`Arguments::pair`], creating parent directories: those that bwrap creates by itself are accessible to
-    /// root only.
-    fn mount(&mut self, flag: &str, from: &Path, to: &Path) {
-        let parents: Vec<&Path> = to.ancestors().skip(1).filter(|dir| dir.parent().is_some()).collect();
-        for parent in parents.into_iter().rev() {
-            self.directory(parent);
-        }
-        self.pair(flag, from, to);
-    }
-
-    /// Creates an empty directory that the build's uid can traverse, whatever the umask.
-    fn directory(&mut self, path: impl Into<OsString>) {
-        self.flags(&["--perms", "0755", "--dir"]);
-        self.0.push(path.into());
-    }
-
-    /// Creates a file system in memory for mount points.
-    fn tmpfs(&mut self, path: impl Into<OsString>) {
-        let path = path.into();
-        self.flags(&["--perms", "0755", "--tmpfs"]);
-        self.0.push(path.clone());
-        self.1.push(path);
-    }
-
-    /// Creates a file system in memory that everybody can write, with a size limit in bytes.
-    fn memory(&mut self, path: &str, most: &str) {
-        self.flags(&["--perms", "1777", "--size", most, "--tmpfs", path]);
-    }
-
-    /// Remounts read-only the file systems in memory that belong to the user and must not be written.
-    fn close(&mut self) {
-        for path in std::mem::take(&mut self.1) {
-            self.flags(&["--remount-ro"]);
-            self.0.push(path);
-        }
-        self.flags(&["--remount-ro", "/dev"]);
-    }
-
-    /// Whether there is a link or mount at exactly this path.
-    fn is_made(&self, path: &Path) -> bool {
-        self.0.windows(3).any(|words| {
-            ["--symlink", "--ro-bind"].iter().any(|flag| words[0] == *flag) && words[2] == path.as_os_str()
-        })
-    }
-
-    /// Whether something was already mounted at exactly this path.
-    fn holds(&self, path: &Path) -> bool {
-        self.0.windows(2).any(|pair| pair[0] == "--tmpfs" && pair[1] == path.as_os_str())
     }
 }
 

@@ -127,7 +127,7 @@ pub fn push(
     Ok(pushed)
 }
 
-/// Refuses to publish what this host would not use itself, or what is of no use to others.
+/// Refuses to publish what this host would not use itself, or what only hosts like this one can use.
 fn credible(session: &Session, entry: &Entry) -> Result<()> {
     if is_for_one_cpu(&entry.manifest().fields) {
         return Err(Error::ForOneCpu { key: entry.manifest().key });

@@ -152,7 +152,7 @@ fn children(top: &Path, dir: &str) -> io::Result<Vec<String>> {
     }
     let mut found = Vec::new();
     let entries = match fs::read_dir(path) {
-        // Somebody else's; what cannot be read is not built either.
+        // Another tree's; what cannot be read is not built either.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !dir.is_empty() => return Ok(found),
         entries => entries?,
     };
