@@ -40,6 +40,7 @@ mod pty;
 mod real_input;
 mod recipes;
 mod report;
+mod retry;
 mod schedule;
 mod scripts;
 mod servers;

@@ -40,6 +40,8 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         list.iter().map(|setting| row(name, &setting.value, &setting.origin)).collect::<Vec<_>>()
     };
     rows.extend(texts("default-kernel", s.default_kernel.as_slice()));
+    let textfile = s.metrics_textfile.iter();
+    rows.extend(textfile.map(|path| row("metrics-textfile", &path.value.display(), &path.origin)));
     rows.extend(texts("packages", &s.packages));
     rows.extend(texts("package-scripts", &s.package_scripts));
     rows.extend(s.tool_paths.iter().map(|path| row("tool-paths", &path.value.display(), &path.origin)));

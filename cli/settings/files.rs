@@ -19,7 +19,7 @@ use crate::args::Global;
 use crate::exit::{Exit, Failure};
 
 /// Everything that can be set, with the environment variable that also sets it.
-pub(super) const KEYS: [(&str, &str); 16] = [
+pub(super) const KEYS: [(&str, &str); 17] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
@@ -35,6 +35,7 @@ pub(super) const KEYS: [(&str, &str); 16] = [
     ("depmod", "KCACHE_DEPMOD"),
     ("compiler-launcher", "KCACHE_COMPILER_LAUNCHER"),
     ("on-failure", "KCACHE_ON_FAILURE"),
+    ("metrics-textfile", "KCACHE_METRICS_TEXTFILE"),
     ("other-tools", "KCACHE_OTHER_TOOLS"),
 ];
 
