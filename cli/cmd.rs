@@ -25,6 +25,7 @@ mod share;
 mod signatures;
 mod status;
 mod task;
+mod use_cache;
 mod verify;
 
 use std::sync::Arc;
@@ -63,6 +64,12 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     if let Command::Keys(keys) = &args.command {
         return keys::run(&settings, out, &keys.command);
     }
+    if let Command::Use(asked) = &args.command {
+        if args.global.offline {
+            return Err(Failure::usage("use asks the cache; do not use --offline", None));
+        }
+        return use_cache::run(&settings, out, asked, args.global.dry_run);
+    }
     if let Command::Push(push) = &args.command {
         share::aim(&mut settings, &push.to);
     }
@@ -93,7 +100,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Lint(lint) => lint::run(&context, out, lint),
         Command::Signatures(signatures) => signatures::run(&context, out, &signatures.command, dry),
         Command::DebugInfo(args) => debuginfo::run(&context, out, args, dry),
-        Command::Keys(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
+        Command::Keys(_) | Command::Use(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
     }
 }
 

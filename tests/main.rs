@@ -51,6 +51,7 @@ mod terminal;
 mod together;
 mod tools;
 mod traps;
+mod use_cache;
 mod verdict;
 mod verify;
 mod wrong_input;

@@ -28,8 +28,8 @@ pub fn say_what_follows(context: &Context, out: &Out, release: &str, ran: &Ran) 
 /// Whether systemd starts the timer at boot: it is there, linked, and not masked.
 pub fn is_enabled(root: &Root) -> bool {
     let is_file = |path: &Path| root.find(path).is_some_and(|path| path.is_file());
-    let is_linked = |dir: &&str| is_file(&Path::new(dir).join("timers.target.wants").join(TIMER));
-    UNITS.iter().any(|dir| is_linked(&dir)) && !is_masked(root)
+    let is_linked = |dir: &str| is_file(&Path::new(dir).join("timers.target.wants").join(TIMER));
+    UNITS.iter().any(|dir| is_linked(dir)) && !is_masked(root)
 }
 
 /// Whether the administrator's unit of this name is a link to `/dev/null`.
