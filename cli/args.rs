@@ -19,7 +19,7 @@ use crate::units;
 
 pub use authors::{Init, Lint};
 pub use caches::{Export, Import, Keys, KeysCommand, Pull, Push, Use};
-pub use every_day::{BootTest, Build, Building, Check, Install, Metrics, Remove, Report};
+pub use every_day::{BootTest, Build, Building, Check, Install, Metrics, Remove, Report, Status};
 pub use secure_boot::{DebugInfo, Signatures, SignaturesCommand};
 pub use upkeep::{Adopt, Family, Gc, Hooks, HooksCommand, Verify};
 
@@ -151,7 +151,7 @@ pub enum Command {
     /// Check whether kernels have all their modules and may be booted
     Check(Check),
     /// Show the state of each package for each kernel
-    Status(Selection),
+    Status(Status),
     /// Boot a kernel in a disposable VM and load its modules there
     BootTest(BootTest),
     /// Write an HTML report: states, reasons, failure logs, provenance

@@ -1,6 +1,6 @@
 //! Asking again: what a host gets by its timer that no cache had when its kernel was installed.
 
-use crate::builder::{BUILDER, PACKAGE, url};
+use crate::builder::{BUILDER, Builder, PACKAGE, url};
 use crate::host::{FIXTURES, Host, Run, run};
 use crate::packages::{broken, hello};
 use crate::servers::Nginx;
@@ -151,4 +151,69 @@ fn leftovers_of_removed_kernels_and_packages_without_a_cache_are_left_alone() {
     hello(&host, "");
     let run = retry(&host);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{}", run.shown());
+}
+
+/// A builder that has pushed `hello`, and a host without headers that has it installed from there.
+fn fetched(cache: &std::path::Path) -> (Builder, Host) {
+    let builder = Builder::new("fixer", &[]);
+    push(&builder, "1.0", "broken", cache);
+    let host = Host::image_only().trusting(&builder);
+    host.write_config(&format!("packages = ['hello']\n[[cache]]\n{}\n", url(&at(cache))));
+    host.kcache(&["install", "-k", k()]).exits(0);
+    (builder, host)
+}
+
+fn at(cache: &std::path::Path) -> String {
+    format!("file://{}", cache.display())
+}
+
+/// Builds and pushes a version of `hello`, in place of the one before.
+fn push(builder: &Builder, version: &str, text: &str, cache: &std::path::Path) {
+    let source = hello(&builder.host, text);
+    let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+    fs::write(source.join("dkms.conf"), conf.replace("1.0", version)).unwrap();
+    fs::rename(&source, source.with_file_name(format!("hello-{version}"))).unwrap();
+    builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    builder.host.kcache(&["push", "--to", &at(cache), "hello", "-k", k()]).exits(0);
+}
+
+#[test]
+fn a_fixed_package_is_seen_where_caches_are_asked_and_installed_where_that_is_wished() {
+    let dir = tempfile::tempdir().unwrap();
+    let (builder, host) = fetched(dir.path());
+    let state = |words: &[&str]| {
+        let json = host.kcache(&[&["--json"], words].concat()).exits(0).json();
+        assert_eq!(json["ready"], true);
+        json["packages"][0]["kernels"][k()].clone()
+    };
+    assert_eq!(state(&["check", "--remote"])["state"], "ready", "the newest is installed");
+    push(&builder, "1.1", "fixed", dir.path());
+    // Nothing here has changed.
+    assert_eq!(state(&["check"])["state"], "ready");
+    let outdated = state(&["check", "--remote"]);
+    assert_eq!(outdated["state"], "outdated");
+    let reason =
+        format!("a shared cache has 1.1, and 1.0 is installed; `kcache install -k {}` installs it", k());
+    assert_eq!(outdated["reason"], reason);
+    assert_eq!(state(&["status", "--remote"]), outdated);
+    host.kcache(&["status", "--remote"]).exits(0).prints(&["outdated"]).says(&[&reason]);
+    host.kcache(&["check", "--remote", "-q"]).exits(0).prints(&["ready: "]);
+    for (words, says) in
+        [(["check", "--offline"], "no shared cache to ask"), (["status", "-n"], "no dry run")]
+    {
+        host.kcache(&[&words[..], &["--remote"]].concat()).exits(2).says(&[says]);
+    }
+
+    let quiet = retry(&host);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    assert_eq!(host.modinfo(k(), "hello", "description"), "broken");
+    let config = host.root().join("etc/kcache/config.toml");
+    fs::write(&config, format!("refresh = true\n{}", fs::read_to_string(&config).unwrap())).unwrap();
+    retry(&host).says(&["asking again for hello", "fetched hello"]).prints(&[&format!("{}: ready", k())]);
+    assert_eq!(host.modinfo(k(), "hello", "description"), "fixed");
+    let again = retry(&host);
+    assert_eq!((again.stdout.as_str(), again.stderr.as_str()), ("", ""), "{}", again.shown());
+    // A cache that is gone changes no verdict.
+    fs::remove_dir_all(dir.path()).unwrap();
+    assert_eq!(state(&["check", "--remote"])["state"], "ready");
 }

@@ -35,6 +35,7 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         row("other-tools", &word(&s.other_tools.value), &s.other_tools.origin),
         row("foreign", &word(&s.foreign.value), &s.foreign.origin),
         row("on-failure", &word(&s.on_failure.value), &s.on_failure.origin),
+        row("refresh", &word(&s.refresh.value), &s.refresh.origin),
     ];
     let texts = |name, list: &[Setting<String>]| {
         list.iter().map(|setting| row(name, &setting.value, &setting.origin)).collect::<Vec<_>>()

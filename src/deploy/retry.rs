@@ -50,7 +50,8 @@ fn may_come(context: &Context, kernel: &Kernel, package: &Package, standing: &St
     let asks = !context.caches().is_empty() && context.caches().trust().keys().next().is_some();
     let builds = kernel.build_tree().is_some() && package.has_source();
     let is_open = match standing.state {
-        State::Missing | State::NoHeaders => true,
+        // Outdated is only what caches were asked for.
+        State::Missing | State::NoHeaders | State::Outdated => true,
         // Another initramfs is all that lacks there.
         State::Stale => !standing.changed.contains(&InputChange::Initramfs),
         State::Ready | State::Excluded | State::Fails | State::Broken => false,

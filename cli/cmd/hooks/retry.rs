@@ -1,8 +1,9 @@
 //! `kcache hooks run retry`: asks shared caches again for what is not ready, and installs it.
 //!
 //! Every installed kernel is judged first, as `kcache check` does, from what is on disk: if nothing is open, no cache is asked and
-//! nothing is printed. Else each kernel with an open package gets what a hook of its own would give it, if its turn has come
-//! ([`Attempts`]). Ready files are set in any case, and metrics written if the setting `metrics-textfile` says where.
+//! nothing is printed. With `refresh = true`, caches are asked for newer builds of what was fetched, which are open too. Each kernel
+//! with an open package gets what a hook of its own would give it, if its turn has come ([`Attempts`]). Ready files are set in any
+//! case, and metrics written if the setting `metrics-textfile` says where.
 
 use kcache::deploy::retry::{self, Attempts};
 use kcache::inputs::change::InputChange;
@@ -10,24 +11,26 @@ use kcache::run::context::Context;
 use kcache::verdict::{self, ready_file};
 
 use super::super::task::Ran;
-use super::super::{install, judging, metrics};
+use super::super::{install, judging, look_remotely, metrics};
 use super::verdict::{bootable, of_releases, print};
 use super::{initramfs, timer};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::settings::Settings;
+use crate::settings::choices::Refresh;
 
 pub fn run(context: &Context, settings: &Settings, out: &Out) -> Result<Exit, Failure> {
     let releases = bootable(context)?;
-    let tried = if releases.is_empty() { Ok(Exit::Done) } else { again(context, out, &releases) };
+    let tried = if releases.is_empty() { Ok(Exit::Done) } else { again(context, settings, out, &releases) };
     if let Some(path) = &settings.metrics_textfile {
         metrics::write(context, out, &path.value)?;
     }
     tried
 }
 
-fn again(context: &Context, out: &Out, releases: &[String]) -> Result<Exit, Failure> {
-    let Judged { open, mut attempts } = judge(context, out, releases)?;
+fn again(context: &Context, settings: &Settings, out: &Out, releases: &[String]) -> Result<Exit, Failure> {
+    let refreshes = settings.refresh.value == Refresh::True && !context.caches().is_empty();
+    let Judged { open, mut attempts } = judge(context, out, releases, refreshes)?;
     if open.is_empty() {
         attempts.end()?;
         out.detail("nothing to ask for again");
@@ -65,9 +68,12 @@ struct Judged {
 }
 
 /// Judges the installed kernels, and sets their ready files.
-fn judge(context: &Context, out: &Out, releases: &[String]) -> Result<Judged, Failure> {
+fn judge(context: &Context, out: &Out, releases: &[String], refreshes: bool) -> Result<Judged, Failure> {
     let (session, packages, kernels) = judging(context, out, &of_releases(releases))?;
-    let survey = verdict::survey(&session, &packages, &kernels)?;
+    let mut survey = verdict::survey(&session, &packages, &kernels)?;
+    if refreshes {
+        look_remotely(context, &packages, &mut survey, false)?;
+    }
     survey.verdicts.iter().try_for_each(|verdict| ready_file::set(&context.root, verdict))?;
     let open = retry::open(context, &survey).into_iter();
     let open = open.map(|(release, names)| (release.to_owned(), names.join(", "))).collect();

@@ -22,7 +22,8 @@ pub fn bootable(context: &Context) -> Result<Vec<String>, Failure> {
 
 /// Prints whether these kernels are ready, and sets their ready files.
 pub fn print(context: &Context, out: &Out, releases: &[String]) -> Result<Exit, Failure> {
-    check::check(context, out, &Check { which: of_releases(releases), build: false, mark: true }, false)
+    let which = of_releases(releases);
+    check::check(context, out, &Check { which, build: false, remote: false, mark: true }, false)
 }
 
 /// Every package for these kernels.
