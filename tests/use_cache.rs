@@ -67,7 +67,11 @@ fn nothing_is_written_unless_the_key_is_named_or_confirmed_and_the_cache_answers
     refuses(&[&url], 2, &["which key is to be trusted", &id, "use --key ID"]);
     refuses(&[&url, "--key", &id[..15]], 2, &["at least 16 digits"]);
     refuses(&[&url, "--key", &"0".repeat(64)], 6, &["no key 0000", &id]);
-    refuses(&["file:///nowhere/cache", "--key", &id], 1, &["nowhere", "nothing was written"]);
+    refuses(
+        &["file:///nowhere/cache", "--key", &id],
+        1,
+        &["cannot be reached: /nowhere/cache does not exist"],
+    );
     refuses(&["http://127.0.0.1:9/", "--key", &id], 1, &["cannot be reached"]);
     refuses(&["ftp://cache.example.org/", "--key", &id], 2, &["unknown scheme"]);
     refuses(&["https://user:secret@cache.example.org/", "--key", &id], 2, &["must not contain"]);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use fs_err as fs;
 use kcache::kernel::rootfs::Root;
-use kcache::store::transport::{self, Transport, without_credentials};
+use kcache::store::transport::{self, Transport, TransportError, without_credentials};
 use kcache::store::{PublicKey, Trust, offered};
 
 use super::context;
@@ -91,7 +91,9 @@ impl Using<'_> {
         let keys = offered(cache).map_err(|trouble| Failure {
             exit: Exit::Unexpected,
             message: format!("shared cache {} {trouble}", without_credentials(&args.url)),
-            hint: Some("nothing was written; write a [[cache]] table by hand if it needs credentials".into()),
+            hint: matches!(trouble, TransportError::Denied(_)).then(|| {
+                "a cache that needs credentials needs a [[cache]] table written by hand, see docs/config.md".into()
+            }),
         })?;
         self.out.detail(&format!("{} answers, and offers keys of builders: {}", args.url, keys.len()));
         Ok(keys)
