@@ -18,8 +18,8 @@ use crate::settings::choices::Depmod;
 use crate::units;
 
 pub use authors::{Init, Lint};
-pub use caches::{Export, Import, Keys, KeysCommand, Pull, Push};
-pub use every_day::{BootTest, Build, Building, Check, Install, Metrics, Remove, Report};
+pub use caches::{Export, Import, Keys, KeysCommand, Pull, Push, Use};
+pub use every_day::{BootTest, Build, Building, Check, Install, Metrics, Remove, Report, Status};
 pub use secure_boot::{DebugInfo, Signatures, SignaturesCommand};
 pub use upkeep::{Adopt, Family, Gc, Hooks, HooksCommand, Verify};
 
@@ -44,7 +44,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "metrics",
         ],
     ),
-    ("Caches and fleets", &["push", "pull", "export", "import", "keys"]),
+    ("Caches and fleets", &["use", "push", "pull", "export", "import", "keys"]),
     ("Secure Boot and debugging", &["signatures", "debuginfo"]),
     ("Upkeep", &["hooks", "adopt", "gc", "verify", "config"]),
     ("For module authors", &["init", "lint"]),
@@ -151,7 +151,7 @@ pub enum Command {
     /// Check whether kernels have all their modules and may be booted
     Check(Check),
     /// Show the state of each package for each kernel
-    Status(Selection),
+    Status(Status),
     /// Boot a kernel in a disposable VM and load its modules there
     BootTest(BootTest),
     /// Write an HTML report: states, reasons, failure logs, provenance
@@ -168,6 +168,8 @@ pub enum Command {
     Adopt(Adopt),
     /// Return to the previous generation of modules
     Rollback(Kernels),
+    /// Use a shared cache, and trust the key of its builder
+    Use(Use),
     /// Push builds to shared caches
     Push(Push),
     /// Fetch builds from shared caches, into the store only

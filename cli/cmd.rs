@@ -25,6 +25,7 @@ mod share;
 mod signatures;
 mod status;
 mod task;
+mod use_cache;
 mod verify;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use kcache::run::context::Context;
 use kcache::run::select::{self, Packages};
 use kcache::run::session::Session;
 use kcache::store::Store;
+use kcache::verdict::{self, Survey};
 
 use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
 use crate::confined::{self, Caller};
@@ -63,6 +65,12 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     if let Command::Keys(keys) = &args.command {
         return keys::run(&settings, out, &keys.command);
     }
+    if let Command::Use(asked) = &args.command {
+        if args.global.offline {
+            return Err(Failure::usage("use asks the cache; do not use --offline", None));
+        }
+        return use_cache::run(&settings, out, asked, args.global.dry_run);
+    }
     if let Command::Push(push) = &args.command {
         share::aim(&mut settings, &push.to);
     }
@@ -75,7 +83,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Build(build) => install::build(&context, out, build, dry),
         Command::Pull(pull) => install::pull(&context, out, pull, dry),
         Command::Check(check) => check::check(&context, out, check, dry),
-        Command::Status(selection) => status::status(&context, out, selection),
+        Command::Status(status) => status::status(&context, out, status, dry),
         Command::BootTest(test) => boot_test::run(&context, out, test, dry),
         Command::Report(report) => report::run(&context, out, report, &settings.caches, dry),
         Command::Metrics(metrics) => metrics::run(&context, out, metrics, dry),
@@ -93,7 +101,7 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         Command::Lint(lint) => lint::run(&context, out, lint),
         Command::Signatures(signatures) => signatures::run(&context, out, &signatures.command, dry),
         Command::DebugInfo(args) => debuginfo::run(&context, out, args, dry),
-        Command::Keys(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
+        Command::Keys(_) | Command::Use(_) | Command::Config | Command::Hooks(_) => Ok(Exit::Done),
     }
 }
 
@@ -189,6 +197,25 @@ fn judging<'w>(
     let (session, packages, mut kernels) = looking(context, out, selection)?;
     kernels.iter_mut().for_each(Kernel::keep_to_image);
     Ok((session, packages, kernels))
+}
+
+/// Asks shared caches for newer builds than the installed ones, with a session that may keep what it accepts.
+fn look_remotely(
+    context: &Context,
+    packages: &Packages,
+    survey: &mut Survey,
+    dry: bool,
+) -> Result<(), Failure> {
+    if dry {
+        return Err(Failure::usage("--remote has no dry run", None));
+    }
+    if context.caches().is_empty() {
+        let hint = "name one in the configuration or with --cache URL; do not use --offline";
+        return Err(Failure::usage("--remote: no shared cache to ask", Some(hint.into())));
+    }
+    let session = Session::new(context, Some(context.open_store()?))?;
+    verdict::remote::look(&session, packages, survey);
+    interrupted(context)
 }
 
 /// Warns of what is odd about the selected kernels and packages, before anything is done. Nothing to do is no error.

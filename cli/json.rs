@@ -235,7 +235,17 @@ pub struct Signature {
     pub path: String,
 }
 
-/// `keys generate`, `keys trust` and `keys revoke`.
+/// `use`: the file with the cache's settings.
+#[derive(Debug, Serialize)]
+pub struct UsedCache {
+    pub r#type: &'static str,
+    pub cache: String,
+    pub path: String,
+    pub action: Action,
+    pub dry_run: bool,
+}
+
+/// `keys generate`, `keys trust`, `keys revoke` and `use`.
 #[derive(Debug, Serialize)]
 pub struct KeyChange {
     pub r#type: &'static str,
@@ -247,6 +257,9 @@ pub struct KeyChange {
     pub signing_key: Option<String>,
     /// Only of a key that was revoked now: entries in the store that are signed with it.
     pub entries: Option<u64>,
+    /// Only of a dry run of `use`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// `keys mok`.

@@ -143,6 +143,7 @@ fn section(title: &str) -> Element {
 fn state(state: State) -> [Element; 2] {
     let sign = match state {
         State::Ready => "✓",
+        State::Outdated => "↑",
         State::Excluded => "–",
         State::Stale => "↻",
         State::Missing => "○",

@@ -15,11 +15,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use caches::Cache;
-use choices::{CompilerLauncher, Depmod, Foreign, OnFailure, OtherTools, word};
+use choices::{CompilerLauncher, Depmod, Foreign, OnFailure, OtherTools, Refresh, word};
 use files::{KEYS, Texts, Written, read_file, sources};
 use kcache::kernel::rootfs::Root;
 use kcache::run::policy::Rule;
-use values::{absolute, mebibytes, number, one_of, signing_key, store, threshold, tool_path};
+use values::{absolute, mebibytes, number, one_of, placed, signing_key, store, threshold, tool_path};
 
 use crate::args::Global;
 use crate::exit::Failure;
@@ -91,6 +91,9 @@ pub struct Settings {
     pub signing_key: Setting<PathBuf>,
     pub threshold: Setting<usize>,
     pub on_failure: Setting<OnFailure>,
+    pub refresh: Setting<Refresh>,
+    /// Where the retry writes metrics; a path of this machine.
+    pub metrics_textfile: Option<Setting<PathBuf>>,
     /// Packages that are wanted also where their source is not.
     pub packages: Vec<Setting<String>>,
     /// Shell patterns for packages whose scripts for the system may be run.
@@ -217,6 +220,8 @@ impl Settings {
             signing_key: signing_key(&texts, &Root::new(&root.value))?,
             threshold: threshold(&texts)?,
             on_failure: one_of(&texts, "on-failure")?,
+            refresh: one_of(&texts, "refresh")?,
+            metrics_textfile: placed(&texts, "metrics-textfile", &Root::new(&root.value))?,
             packages,
             package_scripts,
             tool_paths: tool_paths.into_iter().map(tool_path).collect::<Result<_, _>>()?,

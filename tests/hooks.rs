@@ -84,13 +84,13 @@ fn hooks_come_and_go_and_leave_the_root_as_it_was() {
     hooks(&host, &[&["install", "--dry-run"], &ALL[..]].concat()).exits(0);
     assert_eq!(before, host.tree());
     hooks(&host, &[&["install"], &ALL[..]].concat()).exits(0);
-    assert_eq!(states(&host), ["installed"; 10]);
+    assert_eq!(states(&host), ["installed"; 13]);
     let installed = host.tree();
     let again = hooks(&host, &[&["install"], &ALL[..]].concat()).exits(0);
     assert_eq!((installed, again.stdout.as_str()), (host.tree(), ""));
     hooks(&host, &["remove"]).exits(0);
     assert_eq!(before, host.tree());
-    assert_eq!(states(&host), ["absent"; 10]);
+    assert_eq!(states(&host), ["absent"; 13]);
 }
 
 #[test]
@@ -218,25 +218,30 @@ fn hooks_that_outlive_kcache_do_nothing() {
 fn the_units_are_confined() {
     let host = Host::without_kernels();
     with_hooks(&host, "");
-    let both = [
+    let all = [
         "NoNewPrivileges=yes",
         "CapabilityBoundingSet=CAP_SYS_ADMIN ",
         "ProtectSystem=full",
         "ProtectHome=read-only",
         "PrivateDevices=yes",
         "ProtectClock=yes",
-        "LockPersonality=yes",
         "SystemCallArchitectures=native",
         "SystemCallFilter=~@clock ",
         "KeyringMode=private",
         "UMask=0022",
         "RestrictAddressFamilies=AF_UNIX AF_NETLINK",
     ];
-    for (unit, own) in
-        [("kcache-boot.service", "PrivateNetwork=yes"), ("kcache-ready.service", "PrivateTmp=yes")]
-    {
+    for (unit, own) in [
+        (
+            "kcache-boot.service",
+            &["PrivateNetwork=yes", "LockPersonality=yes", "MemoryDenyWriteExecute=yes"][..],
+        ),
+        ("kcache-ready.service", &["PrivateTmp=yes", "LockPersonality=yes", "MemoryDenyWriteExecute=yes"]),
+        // Compilers run in it.
+        ("kcache-retry.service", &["PrivateTmp=yes", "After=network-online.target"]),
+    ] {
         let text = fs::read_to_string(host.root().join("etc/systemd/system").join(unit)).unwrap();
-        for line in both.iter().chain([&own]) {
+        for line in all.iter().chain(own) {
             assert!(text.lines().any(|found| found.starts_with(line)), "{unit}: {line}");
         }
         // Either would keep the service from what it is for: the one hides /lib/modules, the other a sandbox's own /proc.
@@ -254,7 +259,8 @@ fn systemd_finds_no_fault_with_the_units() {
     }
     let host = Host::without_kernels();
     with_hooks(&host, "");
-    for unit in ["kcache-boot.service", "kcache-ready.service"] {
+    for unit in ["kcache-boot.service", "kcache-ready.service", "kcache-retry.service", "kcache-retry.timer"]
+    {
         let mut verify = Command::new("/usr/bin/systemd-analyze");
         verify.args(["verify", "--man=no", "--recursive-errors=no"]);
         let output = run(verify.arg(host.root().join("etc/systemd/system").join(unit)));

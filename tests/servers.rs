@@ -117,7 +117,7 @@ impl Nginx {
             "daemon off; master_process off; pid nginx.pid; error_log stderr;
             events {{}}
             http {{
-                access_log off; client_max_body_size 1g;
+                access_log requests; client_max_body_size 1g;
                 client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
                 uwsgi_temp_path uwsgi; scgi_temp_path scgi;
                 server {{
@@ -142,6 +142,11 @@ impl Nginx {
     /// The certificate of its authority.
     pub fn ca(&self) -> Vec<u8> {
         fs::read(self.dir.path().join("ca.pem")).unwrap()
+    }
+
+    /// How many requests it has answered.
+    pub fn requests(&self) -> usize {
+        fs::read_to_string(self.dir.path().join("requests")).unwrap().lines().count()
     }
 
     /// The directory it serves.

@@ -7,6 +7,19 @@ use clap::{Args as ClapArgs, Subcommand};
 use super::Selection;
 
 #[derive(Debug, ClapArgs)]
+pub struct Use {
+    /// URL of the shared cache
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// The builder's key: its id, the first 16 digits of it or more, or a file [default: ask at a terminal]
+    #[arg(long, value_name = "ID|FILE")]
+    pub key: Option<String>,
+    /// PEM certificates to trust for TLS, in addition to the system's; an absolute path, under --root DIR
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Push {
     #[command(flatten)]
     pub which: Selection,

@@ -64,9 +64,21 @@ pub struct Check {
     /// Build what is missing first, without installing it, to find build failures
     #[arg(long)]
     pub build: bool,
+    /// Ask shared caches for newer builds of what was fetched: state `outdated`
+    #[arg(long)]
+    pub remote: bool,
     /// Create /run/kcache/ready/RELEASE for kernels that are ready, delete it for others
     #[arg(long, conflicts_with = "packages")]
     pub mark: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Status {
+    #[command(flatten)]
+    pub which: Selection,
+    /// Ask shared caches for newer builds of what was fetched: state `outdated`
+    #[arg(long)]
+    pub remote: bool,
 }
 
 /// The modules to load, and the VM to load them in.

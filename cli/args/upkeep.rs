@@ -40,7 +40,7 @@ pub enum HooksCommand {
     /// Handle an event; called by the hooks
     #[command(hide = true)]
     Run {
-        /// kernel-installed, headers-installed, kernel-removed, boot or booted
+        /// kernel-installed, headers-installed, kernel-removed, boot, booted or retry
         // Hooks may be newer than this program: what it does not know must not break a package manager's transaction.
         #[arg(value_name = "EVENT")]
         event: String,

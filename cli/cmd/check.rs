@@ -12,7 +12,7 @@ use kcache::verdict::state::{Foreign, Standing, State};
 use kcache::verdict::{self, Survey, Verdict, ready_file};
 
 use super::status::{document, leftovers, of_version, painted, say_leftovers};
-use super::{interrupted, judging, say_empty};
+use super::{interrupted, judging, look_remotely, say_empty};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
 use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
@@ -26,6 +26,9 @@ pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Ex
         session = Session::new(context, Some(context.open_store()?))?;
         try_missing(&session, &packages, &survey, &kernels);
         survey = verdict::survey(&session, &packages, &kernels)?;
+    }
+    if args.remote {
+        look_remotely(context, &packages, &mut survey, dry)?;
     }
     interrupted(context)?;
     if args.mark && !dry {

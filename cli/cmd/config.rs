@@ -35,11 +35,14 @@ pub fn run(settings: &Settings, out: &Out) -> Exit {
         row("other-tools", &word(&s.other_tools.value), &s.other_tools.origin),
         row("foreign", &word(&s.foreign.value), &s.foreign.origin),
         row("on-failure", &word(&s.on_failure.value), &s.on_failure.origin),
+        row("refresh", &word(&s.refresh.value), &s.refresh.origin),
     ];
     let texts = |name, list: &[Setting<String>]| {
         list.iter().map(|setting| row(name, &setting.value, &setting.origin)).collect::<Vec<_>>()
     };
     rows.extend(texts("default-kernel", s.default_kernel.as_slice()));
+    let textfile = s.metrics_textfile.iter();
+    rows.extend(textfile.map(|path| row("metrics-textfile", &path.value.display(), &path.origin)));
     rows.extend(texts("packages", &s.packages));
     rows.extend(texts("package-scripts", &s.package_scripts));
     rows.extend(s.tool_paths.iter().map(|path| row("tool-paths", &path.value.display(), &path.origin)));

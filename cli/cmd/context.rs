@@ -44,7 +44,7 @@ pub fn settings(global: &Global) -> Result<Settings, Failure> {
     Settings::resolve(global, &process())
 }
 
-fn process() -> Process<'static> {
+pub fn process() -> Process<'static> {
     Process {
         variable: &|name| std::env::var(name).ok().filter(|value| !value.is_empty()),
         is_root: rustix::process::geteuid().is_root(),

@@ -1,12 +1,16 @@
 //! `kcache hooks`: the hooks that package managers call when kernels are installed or removed, and systemd at boot.
 //!
-//! [`files`] knows the hooks and their state on a system, [`placing`] writes and deletes them, [`event`] is what they call.
+//! [`files`] knows the hooks and their state on a system, [`placing`] writes and deletes them, [`event`] is what they call, of which
+//! [`retry`] has a file of its own.
 //! The hooks themselves are in `cli/hooks/`, one file each.
 
 mod event;
 mod files;
 mod initramfs;
 mod placing;
+mod retry;
+mod timer;
+mod verdict;
 
 use std::sync::Arc;
 

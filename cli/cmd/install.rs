@@ -83,7 +83,8 @@ fn job<'a>(task: &Task, packages: &'a Packages, kernels: &'a [Kernel]) -> Job<'a
 fn said(session: &Session, out: &Out, task: &Task, packages: &Packages, report: &RunReport) -> Ran {
     let exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
     let changed = report.changed();
-    let mut ran = Ran { exit, failed: Vec::new(), states: Vec::new(), lacks_builds: false, changed };
+    let mut ran =
+        Ran { exit, failed: Vec::new(), states: Vec::new(), lacks_builds: false, may_pass: false, changed };
     for kernel in &report.kernels {
         tell(session, out, task, kernel, &mut ran);
     }

@@ -199,7 +199,14 @@ impl Keys<'_> {
 
     fn change(&self, state: &'static str, name: &str, id: SignerId, path: &Path) -> json::KeyChange {
         let key = row(state, name, id, path, self.own());
-        json::KeyChange { r#type: "key", key, changed: true, signing_key: None, entries: None }
+        json::KeyChange {
+            r#type: "key",
+            key,
+            changed: true,
+            signing_key: None,
+            entries: None,
+            dry_run: false,
+        }
     }
 
     fn unchanged(&self, state: &'static str, key: &TrustedKey) -> json::KeyChange {
@@ -229,7 +236,7 @@ fn row(state: &'static str, name: &str, id: SignerId, path: &Path, own: Option<S
     }
 }
 
-fn read_public(file: &Path) -> Result<PublicKey, Failure> {
+pub(super) fn read_public(file: &Path) -> Result<PublicKey, Failure> {
     PublicKey::from_pem(&fs::read_to_string(file)?)
         .map_err(|reason| Failure::usage(format!("{}: {reason}", file.display()), None))
 }
@@ -247,7 +254,7 @@ fn plain(name: &str) -> Result<String, Failure> {
 }
 
 /// Writes a key's file, whole or not at all.
-fn publish(path: &Path, pem: &str) -> Result<(), Failure> {
+pub(super) fn publish(path: &Path, pem: &str) -> Result<(), Failure> {
     make_dir(path.parent().unwrap_or(Path::new("/")))?;
     let draft = path.with_extension("new");
     // What lies there may be a link.
@@ -263,6 +270,6 @@ fn publish(path: &Path, pem: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn make_dir(dir: &Path) -> std::io::Result<()> {
+pub(super) fn make_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
 }

@@ -28,6 +28,23 @@ pub fn run(context: &Context, out: &Out, args: &Metrics, dry: bool) -> Result<Ex
     if let Some(path) = &args.textfile {
         must_be_collected(path)?;
     }
+    let text = collect(context, out)?;
+    match &args.textfile {
+        None => out.raw(text.text().as_bytes()),
+        Some(path) if dry => out.say(&format!("would write {}", path.display())),
+        Some(path) => file::write(path, |to| to.write_all(text.text().as_bytes()))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Writes them to a file for node_exporter, as `--textfile` does.
+pub fn write(context: &Context, out: &Out, path: &Path) -> Result<(), Failure> {
+    must_be_collected(path)?;
+    let text = collect(context, out)?;
+    file::write(path, |to| to.write_all(text.text().as_bytes()))
+}
+
+fn collect(context: &Context, out: &Out) -> Result<Exposition, Failure> {
     let everything = Selection { packages: Vec::new(), kernels: Kernels { kernels: Vec::new() } };
     let (session, packages, kernels) = judging(context, out, &everything)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
@@ -35,12 +52,7 @@ pub fn run(context: &Context, out: &Out, args: &Metrics, dry: bool) -> Result<Ex
     about_verdicts(&mut text, context, &survey, packages.broken.len());
     about_installed(&mut text, &session, &survey)?;
     about_store(&mut text, &session)?;
-    match &args.textfile {
-        None => out.raw(text.text().as_bytes()),
-        Some(path) if dry => out.say(&format!("would write {}", path.display())),
-        Some(path) => file::write(path, |to| to.write_all(text.text().as_bytes()))?,
-    }
-    Ok(Exit::Done)
+    Ok(text)
 }
 
 /// node_exporter passes over files of other names, in silence.

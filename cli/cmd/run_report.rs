@@ -28,6 +28,7 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         Some(Err(error)) => Some(kcache::error::chain(error)),
         _ => None,
     };
+    ran.may_pass |= kernel.packages.iter().any(may_pass);
     let judge = |result| judge(result, task.install, failure.as_deref());
     let judged: Vec<Judged> = kernel.packages.iter().filter_map(judge).collect();
     let rows: Vec<Vec<Cell>> = judged.iter().map(|judged| row(&judged.record)).collect();
@@ -48,6 +49,21 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
         Some(Ok(done)) => report_done(out, kernel.kernel, done, kernel.seconds),
         Some(Err(error)) => ran.exit = ran.exit.or(report_error(out, kernel.kernel, error)),
         None => {}
+    }
+}
+
+/// Whether a package may come later without anybody's changing this host.
+fn may_pass(result: &PackageResult) -> bool {
+    let request = &result.request;
+    match &result.answer {
+        Ok(Resolution::NoHeaders(lack)) => lack.reason.may_pass(),
+        Ok(Resolution::NotCached) => true,
+        // A builder said so; what this host tried itself stays.
+        Ok(Resolution::Fails { .. }) => {
+            request.kernel.build_tree().is_none() || !request.package.has_source()
+        }
+        Err(error) => error.lacks_tools() || Failure::of(error).exit == Exit::Busy,
+        Ok(_) => false,
     }
 }
 

@@ -9,15 +9,19 @@ use kcache::run::context::Context;
 use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{self, Survey, Verdict};
 
-use super::{judging, say_empty};
-use crate::args::{Kernels, Selection};
+use super::{judging, look_remotely, say_empty};
+use crate::args::{Kernels, Status};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns};
 
-pub fn status(context: &Context, out: &Out, selection: &Selection) -> Result<Exit, Failure> {
+pub fn status(context: &Context, out: &Out, args: &Status, dry: bool) -> Result<Exit, Failure> {
+    let selection = &args.which;
     let (session, packages, kernels) = judging(context, out, selection)?;
-    let survey = verdict::survey(&session, &packages, &kernels)?;
+    let mut survey = verdict::survey(&session, &packages, &kernels)?;
+    if args.remote {
+        look_remotely(context, &packages, &mut survey, dry)?;
+    }
     if out.json {
         let leftovers = leftovers(context, &selection.kernels)?;
         out.document(&document(&survey, &leftovers, survey.is_ready()));
@@ -83,7 +87,8 @@ fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
         let Some(reason) = &standing.reason else { continue };
         let package = of_version(package, standing);
         let line = format!("{package} for {release}: {}: {reason}", standing.state.word());
-        if standing.state.is_good() { out.detail(&line) } else { out.say(&line) }
+        let is_shown = !standing.state.is_good() || standing.state == State::Outdated;
+        if is_shown { out.say(&line) } else { out.detail(&line) }
     }
     for foreign in &verdict.foreign {
         match &foreign.fault {
@@ -107,7 +112,7 @@ pub fn of_version(package: &Package, standing: &Standing) -> Package {
 pub fn painted(state: State) -> Cell {
     let style = match state {
         State::Ready | State::Excluded => GOOD,
-        State::Missing | State::Stale | State::NoHeaders => ODD,
+        State::Outdated | State::Missing | State::Stale | State::NoHeaders => ODD,
         State::Fails | State::Broken => BAD,
     };
     (state.word().to_owned(), style)

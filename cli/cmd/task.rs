@@ -50,6 +50,8 @@ pub struct Ran {
     pub states: Vec<&'static str>,
     /// Whether a package without source here has no build: no headers would help it.
     pub lacks_builds: bool,
+    /// Whether any of what failed may come later without anybody's changing this host.
+    pub may_pass: bool,
     /// Whether any kernel has other modules now.
     pub changed: bool,
 }

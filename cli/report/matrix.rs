@@ -79,6 +79,7 @@ fn legend(page: &Page) -> Element {
 fn meaning(state: State) -> &'static str {
     match state {
         State::Ready => "installed and intact; the kernel will load it",
+        State::Outdated => "installed and intact; a shared cache has a newer build",
         State::Excluded => "excluded for this kernel",
         State::Stale => "installed, but an input has changed",
         State::Missing => "not installed",

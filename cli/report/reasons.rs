@@ -70,6 +70,7 @@ fn row(
 fn plain_reason(state: State) -> &'static str {
     match state {
         State::Ready => "Installed, intact and up to date.",
+        State::Outdated => "Installed and intact; a shared cache has a newer build.",
         State::Missing => "Not installed, and not yet built here.",
         _ => "",
     }

@@ -71,7 +71,7 @@ fn page<'a>(survey: &'a Survey<'a>) -> Page<'a> {
 /// Draws a page about one kernel `K` and the packages `a`, `b` ... in these states.
 fn drawn(standings: &[Standing], change: impl FnOnce(&mut Page)) -> String {
     let kernel = kernel("K");
-    let packages = ["a", "b", "c", "d", "e", "f", "g"].map(Package::elsewhere);
+    let packages = ["a", "b", "c", "d", "e", "f", "g", "h"].map(Package::elsewhere);
     let survey = Survey {
         packages: packages[..standings.len()].to_vec(),
         verdicts: vec![verdict(&kernel, standings)],

@@ -53,6 +53,13 @@ pub enum OnFailure {
     Block,
 }
 
+/// Whether a retry also replaces installed builds by newer ones in shared caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Refresh {
+    False,
+    True,
+}
+
 /// The word for a choice.
 pub fn word(choice: &impl ValueEnum) -> String {
     choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())

@@ -19,7 +19,7 @@ use crate::args::Global;
 use crate::exit::{Exit, Failure};
 
 /// Everything that can be set, with the environment variable that also sets it.
-pub(super) const KEYS: [(&str, &str); 16] = [
+pub(super) const KEYS: [(&str, &str); 18] = [
     ("store", "KCACHE_STORE"),
     ("jobs", "KCACHE_JOBS"),
     ("build-timeout", "KCACHE_BUILD_TIMEOUT"),
@@ -35,6 +35,8 @@ pub(super) const KEYS: [(&str, &str); 16] = [
     ("depmod", "KCACHE_DEPMOD"),
     ("compiler-launcher", "KCACHE_COMPILER_LAUNCHER"),
     ("on-failure", "KCACHE_ON_FAILURE"),
+    ("refresh", "KCACHE_REFRESH"),
+    ("metrics-textfile", "KCACHE_METRICS_TEXTFILE"),
     ("other-tools", "KCACHE_OTHER_TOOLS"),
 ];
 
@@ -194,6 +196,7 @@ pub(super) fn read_file(source: Source, written: &mut Written) -> Result<(), Fai
                 let value = match value {
                     toml::Value::String(text) => text,
                     toml::Value::Integer(number) => number.to_string(),
+                    toml::Value::Boolean(is) if key == "refresh" => is.to_string(),
                     other => {
                         let kind = other.type_str();
                         return Err(Failure::usage(wrong(&format!("{name} cannot be a {kind}")), None));

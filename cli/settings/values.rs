@@ -35,14 +35,23 @@ pub(super) fn one_of<T: ValueEnum>(texts: &Texts, key: &'static str) -> Result<S
     }
 }
 
-/// A path in a file is one of the system that is worked on, one in a variable is this machine's.
 pub(super) fn signing_key(texts: &Texts, root: &Root) -> Result<Setting<PathBuf>, Failure> {
-    Ok(match texts.get("signing-key") {
+    match placed(texts, "signing-key", root)? {
+        Some(setting) => Ok(setting),
+        None => Ok(Setting { value: root.place(SIGNING_KEY)?, origin: Origin::Default }),
+    }
+}
+
+/// A path in a file is one of the system that is worked on, one in a variable is this machine's.
+pub(super) fn placed(texts: &Texts, key: &str, root: &Root) -> Result<Option<Setting<PathBuf>>, Failure> {
+    Ok(match texts.get(key) {
         Some(Setting { value, origin: origin @ Origin::File(_) }) => {
-            Setting { value: root.place(value)?, origin: origin.clone() }
+            Some(Setting { value: root.place(value)?, origin: origin.clone() })
         }
-        Some(Setting { value, origin }) => Setting { value: PathBuf::from(value), origin: origin.clone() },
-        None => Setting { value: root.place(SIGNING_KEY)?, origin: Origin::Default },
+        Some(Setting { value, origin }) => {
+            Some(Setting { value: PathBuf::from(value), origin: origin.clone() })
+        }
+        None => None,
     })
 }
 

@@ -18,6 +18,7 @@ pub mod debuginfo;
 pub mod detached_signature;
 pub mod gc;
 pub mod generation;
+pub mod retry;
 pub mod scripts;
 pub mod verify;
 

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use kcache_kernel::install::ModuleSpec;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels;
 use kcache_store::transport::Name;
@@ -16,7 +17,7 @@ use kcache_store::{Digest, Entry, Manifest, Outcome, Pointer};
 
 use crate::build::check_modules::{self, Against};
 use crate::error::Result;
-use crate::inputs::version;
+use crate::inputs::{key, version};
 use crate::resolve::resolution::Resolution;
 use crate::resolve::{by_key, lack, local};
 use crate::run::labels::Labels;
@@ -129,6 +130,42 @@ fn in_store(session: &Session, request: &Request, known: &Known) -> Result<Optio
         }
     }
     Ok(None)
+}
+
+/// The build that a builder points to instead of the installed one, if it has other modules and not just other tools made
+/// them. Its modules are not fetched.
+pub fn newer(
+    session: &Session,
+    request: &Request,
+    installed: &str,
+    modules: &[ModuleSpec],
+) -> Result<Option<Manifest>> {
+    let (Some(known), Some(store)) = (Known::of(session, request)?, &session.store) else { return Ok(None) };
+    if !session.asks_caches() {
+        return Ok(None);
+    }
+    let caches = session.context.caches();
+    let kernel = kernel_id(&known.arch, &known.version);
+    let name = Pointer::name(&request.kernel.release, kernel, &request.package.name)?;
+    let pointer = caches.pointer(store, &name, false, session.context.now())?;
+    let Some(key) = pointer.map(|pointer| pointer.key()).filter(|key| key.to_string() != installed) else {
+        return Ok(None);
+    };
+    let fits = |manifest: &Manifest| by_key::is_honest(manifest).and_then(|()| known.fits(request, manifest));
+    let manifest = match local::stored(session, request, &key)? {
+        Some(manifest) => Some(*manifest).filter(|manifest| fits(manifest).is_ok()),
+        None => caches.peek(&key, &fits).map(Entry::into_manifest),
+    };
+    let before = match installed.parse() {
+        Ok(key) => local::stored(session, request, &key)?,
+        Err(_) => None,
+    };
+    let is_other = |manifest: &Manifest| {
+        let is_kin =
+            before.as_ref().is_some_and(|before| key::kin(&before.fields) == key::kin(&manifest.fields));
+        !is_kin && local::modules(manifest) != modules
+    };
+    Ok(manifest.filter(is_other))
 }
 
 /// Where the builders' pointers lead.

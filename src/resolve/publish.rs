@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kcache_store::transport::Name;
-use kcache_store::{Entry, Pushed, SharedCache, SignEntry, Store, point_here};
+use kcache_store::{Entry, Pushed, SharedCache, SignEntry, SigningKey, Store, point_here};
 
 use crate::error::{Error, Result};
 use crate::inputs::key::is_for_one_cpu;
@@ -97,6 +97,7 @@ pub fn vouch(
         for name in name.iter().chain(&by_kin::pointer_name(&entry)) {
             point_here(store, name, key, session.context.now(), None, signer)?;
         }
+        store.offer(signer.public())?;
     }
     let Some(name) = name else { return Ok(None) };
     Ok(store.pointer(&name)?.filter(|pointer| pointer.key() == key).map(|_| name))
@@ -124,7 +125,23 @@ pub fn push(
         let key = entry.manifest().key;
         context.caches().point(cache, store, &name, key, context.now(), sign.key(entry))?;
     }
+    if let Some(signer) = sign.key(entry) {
+        offer_key(session, cache, signer);
+    }
     Ok(pushed)
+}
+
+/// Adds this host's public key to those that a cache offers, once in a run. The builds are there, so a failure is only a warning.
+fn offer_key(session: &Session, cache: &Arc<SharedCache>, signer: &SigningKey) {
+    if !session.is_first(&format!("offer a key to {}", cache.url())) {
+        return;
+    }
+    match session.context.caches().offer(cache, signer.public()) {
+        Err(error) if !session.context.services.cancelled() => {
+            session.context.progress().warn(&format!("public key not published: {error}"));
+        }
+        _ => {}
+    }
 }
 
 /// Refuses to publish what this host would not use itself, or what only hosts like this one can use.

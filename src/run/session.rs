@@ -94,23 +94,28 @@ impl<'w> Session<'w> {
         })
     }
 
+    /// Whether this is the first call of the run with this text.
+    pub fn is_first(&self, text: &str) -> bool {
+        self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(text.to_owned())
+    }
+
     /// Reports a message about the whole run once, even if several kernels and packages cause it.
     pub fn say_once(&self, message: &str) {
-        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+        if self.is_first(message) {
             self.context.progress().say(message);
         }
     }
 
     /// Like [`Session::say_once`], for a warning.
     pub fn warn_once(&self, message: &str) {
-        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+        if self.is_first(message) {
             self.context.progress().warn(message);
         }
     }
 
     /// Like [`Session::say_once`], for a detail.
     pub fn detail_once(&self, message: &str) {
-        if self.said.lock().unwrap_or_else(|e| e.into_inner()).insert(message.to_owned()) {
+        if self.is_first(message) {
             self.context.progress().detail(message);
         }
     }

@@ -1,6 +1,7 @@
 //! "May I reboot into K?": the state of each wanted package for each kernel, from what is on disk.
 //!
 //! ```text
+//! outdated     ready, and a shared cache has a newer build; known only if caches were asked ([`remote`])
 //! ready        installed, intact, loadable, and up to date; or up to date except for another compiler
 //! missing      not installed, though perhaps built
 //! stale        installed, but an input has changed since; or the initramfs holds another build of it
@@ -18,6 +19,7 @@ pub mod boot_test;
 mod installed;
 pub mod provenance;
 pub mod ready_file;
+pub mod remote;
 pub mod state;
 
 use kcache_kernel::kernels::{self, BuildTree, Kernel};

@@ -8,6 +8,8 @@ use crate::run::policy::Need;
 pub enum State {
     /// Installed and up to date.
     Ready,
+    /// Installed as a builder once built it, and a shared cache has a newer build.
+    Outdated,
     /// Not installed.
     Missing,
     /// Its inputs have changed since it was installed.
@@ -24,8 +26,9 @@ pub enum State {
 
 impl State {
     /// All states, the best first.
-    pub const ALL: [State; 7] = [
+    pub const ALL: [State; 8] = [
         State::Ready,
+        State::Outdated,
         State::Excluded,
         State::Stale,
         State::Missing,
@@ -38,6 +41,7 @@ impl State {
     pub fn word(self) -> &'static str {
         match self {
             State::Ready => "ready",
+            State::Outdated => "outdated",
             State::Missing => "missing",
             State::Stale => "stale",
             State::Fails => "fails",
@@ -49,7 +53,7 @@ impl State {
 
     /// Whether the kernel can be booted as far as this package is concerned.
     pub fn is_good(self) -> bool {
-        matches!(self, State::Ready | State::Excluded)
+        matches!(self, State::Ready | State::Outdated | State::Excluded)
     }
 }
 

@@ -115,7 +115,7 @@ pub use object::Stored;
 pub use once_map::OnceMap;
 pub use pointer::Pointer;
 pub use scratch::Scratch;
-pub use shared::{CacheState, Fetched, Pushed, SharedCache, SharedCaches, SignEntry, point_here};
+pub use shared::{CacheState, Fetched, Pushed, SharedCache, SharedCaches, SignEntry, offered, point_here};
 pub use store::{Inserted, Store, Usage};
 pub use tree::{Fingerprint, TreeRoot, Walk, file_digest, fingerprint, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};

@@ -10,11 +10,13 @@
 //!            into the store                            objects first, each verified, then the entry
 //! signature  a detached signature of an object         from the first cache by priority whose signature is valid
 //! push       objects, then the entry, then the pointer; existing ones are kept
+//! offer      the builder's public key, for hosts to compare and take
 //! ```
 //! A cache that does not answer is not queried again in this run (`breaker`). An interrupted fetch leaves unreferenced
 //! objects; the next one finds them and continues from there.
 
 mod breaker;
+mod builders;
 mod detached;
 mod fetch;
 mod pointers;
@@ -31,6 +33,7 @@ use breaker::Breaker;
 use crate::transport::{Name, Transport, TransportError};
 use crate::{Distrust, Error, Notice, Result, Say, Trust};
 
+pub use builders::offered;
 pub use fetch::Fetched;
 pub use pointers::point_here;
 pub(crate) use pointers::{Accepted, accept};

@@ -270,6 +270,17 @@ impl Store {
         publish_bytes(&self.tmp(), &self.dir.join(name.path()), bytes, IfTaken::Replace).map(drop)
     }
 
+    /// Reads a small file of a cache's layout that is no entry, pointer or signature.
+    pub(crate) fn read_named(&self, name: &Name) -> Result<Option<Vec<u8>>> {
+        entry::read_file(&self.dir.join(name.path()))
+    }
+
+    /// Writes such a file, replacing an earlier one.
+    pub(crate) fn write_named(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+        self.must_write()?;
+        publish_bytes(&self.tmp(), &self.dir.join(name.path()), bytes, IfTaken::Replace).map(drop)
+    }
+
     /// Reads an object of `size` bytes into memory and verifies it; `None` if it is missing.
     pub fn read_object(&self, digest: &Digest, size: u64) -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::with_capacity(size.min(MOST_RESERVED) as usize);

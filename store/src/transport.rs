@@ -11,8 +11,9 @@
 //! objects/ab/<digest>.zst
 //! by-kernel/<release>/<kernel>/<package>.json
 //! signatures/<signer>/<digest>.p7s
+//! keys/builders.pem
 //! ```
-//! Everything except pointers and detached signatures is written once. Two writers of one object write the same bytes,
+//! Everything except pointers, detached signatures and the builders' keys is written once. Two writers of one object write the same bytes,
 //! so no lock is needed. Of two writers of one entry, the first is kept, as far as the server can tell which was
 //! first.
 //!
@@ -117,6 +118,8 @@ pub enum Name {
         /// Digest of the signed object.
         of: Digest,
     },
+    /// The public keys of the builders that push here.
+    Builders,
 }
 
 impl Name {
@@ -129,6 +132,7 @@ impl Name {
                 format!("by-kernel/{release}/{kernel}/{package}.json")
             }
             Name::Signature { by, of } => format!("signatures/{by}/{of}.p7s"),
+            Name::Builders => "keys/builders.pem".to_owned(),
         }
     }
 }

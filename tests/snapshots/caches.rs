@@ -105,6 +105,49 @@ fn install_from_a_cache_and_import() {
 }
 
 #[test]
+fn use_a_cache_and_see_what_is_newer_there() {
+    let Builder { host: builder, to } = &Builder::new();
+    builder.kcache(&["keys", "generate", "--name", "builder"]).exits(0);
+    let push = |text: &str| {
+        hello(builder, text);
+        builder.kcache(&["build", "hello"]).exits(0);
+        builder.kcache(&["push", "--to", to, "hello", "-k", k()]).exits(0);
+    };
+    push("broken");
+    let keys = builder.kcache(&["keys", "list", "--json"]).exits(0).json();
+    let id = keys[0]["id"].as_str().unwrap();
+    let host = Host::without_headers(k());
+    let cache = host.dir().join("cache");
+    let copy = || run(Command::new("cp").arg("-rT").arg(builder.dir().join("cache")).arg(&cache));
+    copy();
+    let url = format!("file://{}", cache.display());
+    let stage = Stage::on(&host);
+    let unused = |host: &Host| {
+        let _ = fs::remove_dir_all(host.root().join("etc/kcache"));
+    };
+    let stage = stage.before(&unused);
+    stage.shows("use/which-key", &["use", &url]);
+    stage.shows("use/no-such-key", &["use", &url, "--key", "0123456789abcdef"]);
+    stage.shows("use/cache-is-gone", &["use", "/host/cache", "--key", id]);
+    stage.shows("use/dry-run", &["use", &url, "--key", id, "--dry-run"]);
+    stage.shows("use/written", &["use", &url, "--key", &id[..16]]);
+    let stage = stage.before(&|_| ());
+    stage.shows("use/in-use", &["use", &url]);
+
+    host.write_config(&format!("packages = ['hello']\n[[cache]]\nurl = {url:?}\n"));
+    host.kcache(&["install"]).exits(0);
+    push("fixed");
+    copy();
+    stage.shows("check/outdated", &["check", "--remote"]);
+    stage.shows("status/outdated", &["status", "--remote"]);
+    let before = |host: &Host| {
+        host.kcache(&["remove", "--all"]).exits(0);
+        let _ = fs::remove_dir_all(host.store());
+    };
+    stage.before(&before).without_json().shows("hooks/retry", &["hooks", "run", "retry"]);
+}
+
+#[test]
 fn debuginfo() {
     let host = Host::new(&[k()]);
     hello(&host, "");

@@ -9,6 +9,7 @@
 //! | `kernel-removed R` | package managers | remove kcache's modules for R |
 //! | `boot` | kcache-boot.service | recover interrupted installations; install what the running kernel lacks from the store |
 //! | `booted` | kcache-ready.service | the verdict for every kernel |
+//! | `retry` | kcache-retry.service | ask shared caches again for what installed kernels lack, and install it |
 //!
 //! Package managers call in the middle of a transaction. So hooks never wait for input; a whole run is limited to the time of
 //! one build (`build-timeout`); everything is also logged to the journal; and a failure is a warning unless
@@ -30,10 +31,11 @@ use kcache::run::session::Session;
 
 use super::super::context::Asked;
 use super::super::task::Ran;
-use super::super::{check, context, has_builds, packages, running};
+use super::super::{context, has_builds, packages, running};
 use super::super::{install, run_report};
-use super::initramfs;
-use crate::args::{Check, Global, Kernels, Selection};
+use super::verdict::{bootable, print};
+use super::{initramfs, retry, timer};
+use crate::args::Global;
 use crate::confined::{self, Caller};
 use crate::exit::{Exit, Failure};
 use crate::journal::Journal;
@@ -45,6 +47,8 @@ use crate::settings::choices::OnFailure;
 const BOOT: Duration = Duration::from_secs(45);
 /// At boot nobody else should be at work.
 const BOOT_LOCK: Duration = Duration::from_secs(10);
+/// Whoever is at work may well be about to do what a retry is for; it comes again.
+const RETRY_LOCK: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy)]
 enum Event<'a> {
@@ -53,6 +57,7 @@ enum Event<'a> {
     KernelRemoved(&'a str),
     Boot(Option<&'a str>),
     Booted,
+    Retry,
 }
 
 impl<'a> Event<'a> {
@@ -64,13 +69,14 @@ impl<'a> Event<'a> {
             ("kernel-removed", Some(release)) => Event::KernelRemoved(release),
             ("boot", release) => Event::Boot(release),
             ("booted", _) => Event::Booted,
+            ("retry", _) => Event::Retry,
             _ => return None,
         })
     }
 
     /// Something waits for what comes of it.
     fn may_block(self) -> bool {
-        !matches!(self, Event::Boot(_) | Event::Booted)
+        !matches!(self, Event::Boot(_) | Event::Booted | Event::Retry)
     }
 }
 
@@ -114,7 +120,11 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
 fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, Failure> {
     let at_boot = matches!(event, Event::Boot(_));
     let limit = if at_boot { BOOT } else { settings.build_timeout.value };
-    let lock_limit = if at_boot { BOOT_LOCK } else { limit };
+    let lock_limit = match event {
+        Event::Boot(_) => BOOT_LOCK,
+        Event::Retry => RETRY_LOCK,
+        _ => limit,
+    };
     let asked = Asked { offline: at_boot, lock_limit: Some(lock_limit), ..Asked::default() };
     let context = context::context(settings, out, &asked)?;
     let over = end_after(&context, limit);
@@ -124,6 +134,7 @@ fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, F
         Event::KernelRemoved(release) => kernel_removed(&context, out, release),
         Event::Boot(release) => boot(&context, out, release.unwrap_or(&running())),
         Event::Booted => booted(&context, out),
+        Event::Retry => retry::run(&context, settings, out),
     };
     done.map_err(|failure| match over.load(Ordering::Relaxed) {
         true => Failure { message: format!("timed out after {} s", limit.as_secs()), ..failure },
@@ -170,7 +181,7 @@ fn headers_installed(context: &Context, out: &Out, release: &str) -> Result<Exit
     }
     let ran = install::for_kernel(context, out, release, true)?;
     if ran.changed {
-        initramfs::make_anew(context, out, release);
+        initramfs::make_anew(context, out, release, false);
     }
     conclude(context, out, &kernel, &ran)
 }
@@ -209,7 +220,7 @@ fn wait_for_headers(context: &Context, out: &Out, release: &str) {
 /// The verdict, which decides. What is not there for want of headers is nobody's failure: they may come next.
 fn conclude(context: &Context, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<Exit, Failure> {
     let release = &kernel.release;
-    if verdict(context, out, std::slice::from_ref(release))? == Exit::Done {
+    if print(context, out, std::slice::from_ref(release))? == Exit::Done {
         return Ok(Exit::Done);
     }
     if ran.exit == Exit::NoHeaders && kernel.build_tree().is_none() {
@@ -218,7 +229,7 @@ fn conclude(context: &Context, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<
                 "do not reboot into {release} (no cache has a build of {} yet)",
                 ran.failed.join(", ")
             ));
-            out.hint(&format!("run `kcache install -k {release}` once a builder has built it"));
+            timer::say_what_follows(context, out, release, ran);
             return Ok(Exit::NotReady.or(ran.exit));
         }
         wait_for_headers(context, out, release);
@@ -234,13 +245,6 @@ fn warn(out: &Out, release: &str, what: &str) {
     out.hint(&format!(
         "run `kcache check -k {release}`, and `kcache log PACKAGE -k {release}` for a build log"
     ));
-}
-
-/// Whether these kernels are ready: said, as `kcache check` says it.
-fn verdict(context: &Context, out: &Out, releases: &[String]) -> Result<Exit, Failure> {
-    let kernels = Kernels { kernels: releases.to_vec() };
-    let which = Selection { packages: Vec::new(), kernels };
-    check::check(context, out, &Check { which, build: false, mark: true }, false)
 }
 
 fn kernel_removed(context: &Context, out: &Out, release: &str) -> Result<Exit, Failure> {
@@ -273,15 +277,9 @@ fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Directories without a kernel are left out: headers alone are nothing that could be booted.
 fn booted(context: &Context, out: &Out) -> Result<Exit, Failure> {
-    let mut releases = Vec::new();
-    for tree in kernels::trees(&context.root).map_err(Error::from)? {
-        if has_kernel(&tree)? {
-            releases.push(tree.release().to_owned());
-        }
-    }
-    if releases.is_empty() { Ok(Exit::Done) } else { verdict(context, out, &releases) }
+    let releases = bootable(context)?;
+    if releases.is_empty() { Ok(Exit::Done) } else { print(context, out, &releases) }
 }
 
 #[cfg(test)]

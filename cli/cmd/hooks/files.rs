@@ -50,9 +50,11 @@ const SYSINIT: [&str; 2] =
     ["/etc/systemd/system/sysinit.target.wants", "/usr/lib/systemd/system/sysinit.target.wants"];
 const MULTI_USER: [&str; 2] =
     ["/etc/systemd/system/multi-user.target.wants", "/usr/lib/systemd/system/multi-user.target.wants"];
+const TIMERS: [&str; 2] =
+    ["/etc/systemd/system/timers.target.wants", "/usr/lib/systemd/system/timers.target.wants"];
 const PACMAN: [&str; 2] = ["/etc/pacman.d/hooks", "/usr/share/libalpm/hooks"];
 
-pub static HOOKS: [Hook; 10] = [
+pub static HOOKS: [Hook; 13] = [
     debian("/etc/kernel/postinst.d", include_str!("../../hooks/debian-postinst")),
     debian("/etc/kernel/postrm.d", include_str!("../../hooks/debian-postrm")),
     debian("/etc/kernel/header_postinst.d", include_str!("../../hooks/debian-header-postinst")),
@@ -74,6 +76,9 @@ pub static HOOKS: [Hook; 10] = [
     link("kcache-boot.service", SYSINIT),
     text(Family::Boot, "kcache-ready.service", SYSTEMD, include_str!("../../hooks/kcache-ready.service")),
     link("kcache-ready.service", MULTI_USER),
+    text(Family::Boot, "kcache-retry.service", SYSTEMD, include_str!("../../hooks/kcache-retry.service")),
+    text(Family::Boot, "kcache-retry.timer", SYSTEMD, include_str!("../../hooks/kcache-retry.timer")),
+    link("kcache-retry.timer", TIMERS),
 ];
 
 const fn debian(dir: &'static str, script: &'static str) -> Hook {

@@ -2,7 +2,11 @@
 //!
 //! Only the initramfs generator knows which modules belong in it. So it is called whenever modules changed, but not if they are
 //! installed before the kernel's own hooks generate the first one.
+//!
+//! It looks at this machine's devices and file systems to find what the root file system needs. A hardened unit shows it none, and
+//! the initramfs would lack what unlocks the disk. So there systemd runs it, outside of the unit.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use kcache::kernel::rootfs::Root;
@@ -12,8 +16,13 @@ use kcache::shell::word;
 
 use crate::out::Out;
 
-/// Makes the initramfs of a kernel anew, if it has one already.
-pub fn make_anew(context: &Context, out: &Out, release: &str) {
+/// systemd is running (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
+/// Runs a command as a service of its own.
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
+
+/// Makes the initramfs of a kernel anew, if it has one already. `in_unit`: this process may be in a hardened unit.
+pub fn make_anew(context: &Context, out: &Out, release: &str, in_unit: bool) {
     let Some(command) = command(&context.root, release) else { return };
     let words: Vec<_> = command.iter().map(|text| word(text)).collect();
     let line = words.join(" ");
@@ -22,7 +31,8 @@ pub fn make_anew(context: &Context, out: &Out, release: &str) {
             .hint(&format!("{release}: initramfs is older than the modules; run `{line}` in that system"));
     }
     out.say(&format!("{release}: regenerating the initramfs: {line}"));
-    let mut program = called(&command);
+    let leaves = in_unit && Path::new(BOOTED).is_dir() && Path::new(SYSTEMD_RUN).exists();
+    let mut program = called(&if leaves { outside(command) } else { command });
     program.stdout(std::io::stderr());
     let failed = match program.status() {
         Ok(status) if status.success() => return,
@@ -32,6 +42,12 @@ pub fn make_anew(context: &Context, out: &Out, release: &str) {
     out.warn(&format!(
         "{release}: cannot regenerate the initramfs ({failed}): it lacks kcache's modules, or has old ones"
     ));
+}
+
+/// The same command outside of the unit of this process, waited for.
+fn outside(command: Vec<String>) -> Vec<String> {
+    let before = [SYSTEMD_RUN, "--quiet", "--wait", "--collect", "--"].map(str::to_owned);
+    before.into_iter().chain(command).collect()
 }
 
 /// The call, as at a login of root's: a package manager's variables name descriptors that are its own (debconf), and some

@@ -57,6 +57,16 @@ impl SharedCaches {
         Ok(None)
     }
 
+    /// A key's entry alone, from the first cache that has one with enough trusted signatures that `fits`. Nothing is stored.
+    pub fn peek(
+        &self,
+        key: &Key,
+        fits: &dyn Fn(&Manifest) -> std::result::Result<(), String>,
+    ) -> Option<Entry> {
+        let mut entries = self.entries(key).map(|(_, entry, _)| entry);
+        entries.find(|entry| fits(entry.manifest()).is_ok())
+    }
+
     /// Fetches an output that is not fetched with its entry ([`crate::Role::Debug`]); false if no cache has it.
     pub fn fetch_output(&self, store: &Store, of: &Key, output: &Output) -> Result<bool> {
         let wanted = Wanted { store, of: *of, output, heard: &|_| () };

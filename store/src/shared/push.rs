@@ -10,11 +10,11 @@ use std::time::Duration;
 use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
-use crate::{Distrust, Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
+use crate::{Distrust, Entry, Error, Notice, Output, PublicKey, Result, Role, SigningKey, Store};
 
 /// After how long a builder looks whether its signature is still there, and how often.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const ROUNDS: u32 = 5;
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const ROUNDS: u32 = 5;
 
 /// Which entries to sign before they are pushed.
 #[derive(Clone, Copy)]
@@ -144,7 +144,7 @@ impl SharedCaches {
             if !matches!(pushed, Pushed::Cosigned(_)) {
                 break;
             }
-            std::thread::sleep(LOOK_AGAIN * round + jitter(key, round));
+            std::thread::sleep(LOOK_AGAIN * round + jitter(key.map(SigningKey::public), round));
             let there = match self.entry_there(cache, name, entry, sign)? {
                 There::Entry(there) | There::OfStranger(there) => there,
                 There::Nothing | There::Worthless => break,
@@ -196,8 +196,8 @@ impl SharedCaches {
 }
 
 /// A pause that differs between builders and rounds.
-fn jitter(key: Option<&SigningKey>, round: u32) -> Duration {
-    let id = key.map(|key| key.public().id().to_string()).unwrap_or_default();
+pub(super) fn jitter(key: Option<&PublicKey>, round: u32) -> Duration {
+    let id = key.map(|key| key.id().to_string()).unwrap_or_default();
     let sum = id.bytes().fold(round, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
     LOOK_AGAIN * (sum % 16) / 8
 }

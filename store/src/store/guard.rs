@@ -31,11 +31,12 @@ struct Directory {
     is_hashed: bool,
 }
 
-const DIRECTORIES: [Directory; 6] = [
+const DIRECTORIES: [Directory; 7] = [
     Directory { name: "entries", depth: 1, is_hashed: false },
     Directory { name: "objects", depth: 1, is_hashed: true },
     Directory { name: "signatures", depth: 1, is_hashed: true },
     Directory { name: "by-kernel", depth: 2, is_hashed: false },
+    Directory { name: "keys", depth: 0, is_hashed: false },
     Directory { name: "lock", depth: 0, is_hashed: false },
     Directory { name: "tmp", depth: 0, is_hashed: false },
 ];
@@ -174,6 +175,7 @@ mod tests {
             "tmp",
             "by-kernel",
             "signatures",
+            "keys",
             "ccache",
             "index.sqlite",
             "index.sqlite-wal",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/                     must exist: an unmounted stick is not an empty cache
-//!   entries/ objects/ by-kernel/ signatures/
+//!   entries/ objects/ by-kernel/ signatures/ keys/
 //!   tmp/                   files being written
 //! ```
 //! Files are published as in the store: written to `tmp/`, synced, renamed, and the directory synced. A crash leaves a

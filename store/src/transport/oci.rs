@@ -1,4 +1,5 @@
-//! `oci://REGISTRY/REPOSITORY`: any OCI registry. Each entry, pointer and detached signature is one artifact.
+//! `oci://REGISTRY/REPOSITORY`: any OCI registry. Each entry, pointer and detached signature is one artifact, and so are
+//! the builders' keys.
 //!
 //! ```text
 //! REPOSITORY:<key>                      artifactType application/vnd.kcache.entry.v1+json
@@ -8,6 +9,8 @@
 //!   layer 0                             the pointer; the digits are of BLAKE3 of its path
 //! REPOSITORY:signature-<32 hex digits>  artifactType application/vnd.kcache.signature.v1
 //!   layer 0                             a detached signature; the digits are of BLAKE3 of its path
+//! REPOSITORY:builders                   artifactType application/vnd.kcache.builders.v1
+//!   layer 0                             the public keys of the builders
 //! ```
 //! So the registry's own tools copy, sign, scan and delete an entry together with its objects.
 //!
@@ -34,6 +37,7 @@ const ENTRY: &str = "application/vnd.kcache.entry.v1+json";
 const OBJECT: &str = "application/vnd.kcache.object.v1+zstd";
 const POINTER: &str = "application/vnd.kcache.pointer.v1+json";
 const SIGNATURE: &str = "application/vnd.kcache.signature.v1";
+const BUILDERS: &str = "application/vnd.kcache.builders.v1";
 const TITLE: &str = "org.opencontainers.image.title";
 /// The empty configuration (OCI image specification 1.1, guidance for artifacts).
 const NO_CONFIG: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
@@ -103,7 +107,7 @@ impl Repository {
         Ok(!kept)
     }
 
-    /// Puts an entry, pointer or signature as an artifact.
+    /// Puts an entry, pointer, signature or list of keys as an artifact.
     async fn put_artifact(
         &self,
         name: &Name,
@@ -119,6 +123,7 @@ impl Repository {
             Name::Entry(_) | Name::Object { .. } => ENTRY,
             Name::Pointer { .. } => POINTER,
             Name::Signature { .. } => SIGNATURE,
+            Name::Builders => BUILDERS,
         };
         let config = self.registry.put_blob(NO_CONFIG.0, NO_CONFIG.1, heartbeat).await?;
         let layer = titled_as(title(name), self.registry.put_blob(media_type, bytes, heartbeat).await?);
@@ -185,6 +190,7 @@ fn tag(name: &Name) -> String {
         Name::Entry(key) | Name::Object { of: key, .. } => key.to_string(),
         Name::Pointer { .. } => format!("pointer-{}", of_path()),
         Name::Signature { .. } => format!("signature-{}", of_path()),
+        Name::Builders => "builders".to_owned(),
     }
 }
 
