@@ -10,7 +10,7 @@
 //! make -C /lib/modules/K/build M=PART modules    Kbuild itself, in the kernel part
 //! ```
 //!
-//! The list follows from the source's text alone ([`tree`], [`variables`]). It is part of the key as a whole, so hosts
+//! The list follows from the source's text alone (`tree`, `variables`). It is part of the key as a whole, so hosts
 //! agree on the key before anybody has built; a build tries the commands in one sandbox, each on a fresh copy of the
 //! source, and the first that makes a module counts. Equal inputs lead to the same one.
 
