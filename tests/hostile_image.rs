@@ -10,7 +10,7 @@ mod trace;
 
 use crate::host::{FIXTURES, PATH, is_root, run};
 use fs_err as fs;
-use scene::{CALLS, Scene};
+use scene::{CALLS, Scene, USE};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::AssertUnwindSafe;
 use std::process::Command;
@@ -173,6 +173,9 @@ fn a_link_where_something_is_made_leads_out_of_no_command() {
     }
     for (place, words) in [
         ("etc/kcache/trusted-keys", "keys generate --name y"),
+        ("etc/kcache/trusted-keys", USE),
+        ("etc/kcache/config.d", USE),
+        ("etc/kcache/config.d/50-cache.toml", USE),
         ("etc/kcache/revoked-keys", "keys revoke y"),
         ("etc/kcache/mok", "keys mok"),
         ("etc/kernel/postinst.d", "hooks install debian"),
@@ -204,6 +207,7 @@ fn nobody_waits_for_a_fifo_or_reads_a_file_without_end() {
     }
     let scene = Scene::new();
     assert_eq!(scene.call("install hello -k {k}"), 0);
+    assert_eq!(scene.call(USE), 0);
     for place in [
         "boot/vmlinuz-{k}",
         "boot/initrd.img-{k}",
@@ -212,6 +216,7 @@ fn nobody_waits_for_a_fifo_or_reads_a_file_without_end() {
         "lib/modules/{k}/modules.alias",
         "lib/modules/{k}/updates/x.ko",
         "etc/depmod.d/x.conf",
+        "etc/kcache/config.d/50-cache.toml",
         "etc/kernel/postinst.d/dkms",
         "etc/kernel/postinst.d/kcache",
         "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
@@ -223,7 +228,9 @@ fn nobody_waits_for_a_fifo_or_reads_a_file_without_end() {
                 "fifo" => rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o644.into()).unwrap(),
                 _ => fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
             });
-            for words in ["check", "--depmod always install hello -k {k}", "remove --all", "hooks status"] {
+            for words in
+                ["check", "--depmod always install hello -k {k}", "remove --all", "hooks status", USE]
+            {
                 scene.call(words);
             }
         }

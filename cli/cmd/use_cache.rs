@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fs_err as fs;
+use kcache::kernel::bounded_read;
 use kcache::kernel::rootfs::Root;
 use kcache::store::transport::{self, Transport, TransportError, without_credentials};
 use kcache::store::{PublicKey, Trust, offered};
@@ -230,7 +231,7 @@ impl Using<'_> {
         for number in NUMBERS {
             let path = dir.join(format!("{number}-{}.toml", place(url)));
             // A file of ours that is not among the settings: of another root, whose settings do not all count.
-            if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            if matches!(bounded_read::text_in(&dir, &path), Ok(Some(there)) if there == text) {
                 self.say(url, &path, Action::Keep);
                 return Ok(());
             }

@@ -104,7 +104,7 @@ pub(super) fn of(session: &Session, request: &Request, asked: bool, distrusted: 
     let hint = match (nearest, reason) {
         (Some(nearest), Reason::Unknown) => format!("did you mean '{nearest}'?"),
         _ if has_source => kernels::headers_hint(&context.root, release),
-        (_, Reason::NoCache) => "name one in /etc/kcache/config.toml, see docs/fleet.md".to_owned(),
+        (_, Reason::NoCache) => "run `kcache use URL --key ID` to use one, see docs/fleet.md".to_owned(),
         (_, Reason::NoTrustedKey | Reason::Untrusted) => {
             "run `kcache keys trust FILE` with a builder's public key".to_owned()
         }

@@ -60,7 +60,7 @@ pub struct SharedCache {
     transport: Arc<dyn Transport>,
     writable: bool,
     breaker: Breaker,
-    /// Files that were not signed by enough trusted keys.
+    /// Files that no trusted key signed.
     distrusted: Mutex<BTreeSet<String>>,
     say: Say,
 }
@@ -107,7 +107,8 @@ impl SharedCaches {
         self.caches.iter().map(|cache| (cache.url(), cache.breaker.state_now())).collect()
     }
 
-    /// Whether any cache has had a file of this name that was not signed by enough trusted keys.
+    /// Whether any cache has had a file of this name that no trusted key signed. One that still lacks a second signature does
+    /// not count.
     pub fn have_distrusted(&self, name: &Name) -> bool {
         let has = |cache: &Arc<SharedCache>| {
             cache.distrusted.lock().unwrap_or_else(PoisonError::into_inner).contains(&name.path())
@@ -210,7 +211,9 @@ impl SharedCache {
     /// Records that the cache served a document without enough trusted signatures.
     fn distrusted(&self, name: &Name, distrust: &Distrust) {
         let (url, path) = (&self.url, name.path());
-        self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        if !matches!(distrust, Distrust::TooFew { .. }) {
+            self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        }
         match distrust {
             // A second builder may still be about to sign.
             Distrust::TooFew { .. } => {

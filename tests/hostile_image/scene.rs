@@ -14,6 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const SECRET: &str = "a-secret-of-the-callers";
+/// The public key of RFC 8410, section 10.1.
+const BUILDER: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+
+pub const USE: &str = "use file://{out}/cache --key {out}/builder.pem";
 
 /// Each command, and how it is called. `{k}` is the kernel, `{out}` a directory of the caller's, `{src}` the package.
 pub const CALLS: &[(&str, &[&str])] = &[
@@ -50,6 +55,7 @@ pub const CALLS: &[(&str, &[&str])] = &[
     ("init", &["init {src}"]),
     ("lint", &["lint {src}"]),
     ("config", &["config"]),
+    ("use", &[USE]),
     ("remove", &["remove --all", "hooks run kernel-removed {k}"]),
 ];
 
@@ -64,9 +70,10 @@ impl Scene {
     pub fn new() -> Scene {
         let host = Host::new(&[&FIXTURES.new]);
         packages::hello(&host, "text");
-        for dir in ["bait/dir", "out", "markers", "beside"] {
+        for dir in ["bait/dir", "out/cache", "markers", "beside"] {
             fs::create_dir_all(host.dir().join(dir)).unwrap();
         }
+        fs::write(host.dir().join("out/builder.pem"), BUILDER).unwrap();
         fs::set_permissions(host.dir().join("markers"), PermissionsExt::from_mode(0o1777)).unwrap();
         for (file, mode) in [("bait/file", 0o644), ("bait/dir/file", 0o600)] {
             fs::write(host.dir().join(file), "bait").unwrap();
