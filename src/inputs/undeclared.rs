@@ -89,7 +89,12 @@ mod tests {
         fs::write(dir.path().join(HEADER), "1").unwrap();
         let none = Digest::of(b"");
         let tools_root = Root::new(dir.path());
-        let headers = kcache_store::Fingerprint { digest: none, programs: none, stamp: none, modified: 0 };
+        let headers = kcache_store::Fingerprint {
+            digest: none,
+            programs: none,
+            stamp: none,
+            written: Default::default(),
+        };
         let facts = KernelFacts { config: none, headers, tools_root, tools: Vec::new() };
         (dir, facts, of_one("/usr/include/a.h"))
     }

@@ -117,7 +117,7 @@ pub use pointer::Pointer;
 pub use scratch::Scratch;
 pub use shared::{CacheState, Fetched, Pushed, SharedCache, SharedCaches, SignEntry, offered, point_here};
 pub use store::{Inserted, Store, Usage};
-pub use tree::{Fingerprint, TreeRoot, Walk, file_digest, fingerprint, snapshot, tree_digest, walk};
+pub use tree::{Fingerprint, TreeRoot, Walk, Written, file_digest, fingerprint, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};
 
 /// Version of the store's layout and of its entries. Stored: readers refuse newer versions.

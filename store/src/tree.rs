@@ -71,8 +71,26 @@ pub struct Fingerprint {
     pub programs: Digest,
     /// Digest of names and ctimes, see [`Walk::stamp`].
     pub stamp: Digest,
-    /// A hash of mtimes, see [`Walk::modified`].
-    pub modified: u64,
+    /// What tells new hard links from an edit, where stamps differ.
+    pub written: Written,
+}
+
+/// Of a tree's files what a new hard link to one leaves, and what it changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// A hash of the mtimes of all entries.
+    mtimes: u64,
+    /// Number of hard links to all files.
+    links: u64,
+}
+
+impl std::iter::Sum for Written {
+    fn sum<I: Iterator<Item = Written>>(each: I) -> Written {
+        each.fold(Written::default(), |a, b| Written {
+            mtimes: a.mtimes.wrapping_add(b.mtimes),
+            links: a.links.wrapping_add(b.links),
+        })
+    }
 }
 
 /// The digest of these roots together: from the memo in `store` if their signature is known, otherwise computed and
@@ -103,19 +121,21 @@ fn fingerprint_once(store: Option<&Store>, roots: &[TreeRoot], now: u64) -> Resu
         Some(digests) => digests,
         None => hashed(&before, store, roots, now)?,
     };
-    Ok(Fingerprint::of(digests, before.stamp(), before.modified()))
+    Ok(Fingerprint::of(digests, before.stamp(), before.written()))
 }
 
 impl Fingerprint {
-    fn of(digests: Digests, stamp: Digest, modified: u64) -> Fingerprint {
-        Fingerprint { digest: digests.tree, programs: digests.programs, stamp, modified }
+    fn of(digests: Digests, stamp: Digest, written: Written) -> Fingerprint {
+        Fingerprint { digest: digests.tree, programs: digests.programs, stamp, written }
     }
 
-    /// Whether nothing was written since: a backup that makes hard links to the files moves their ctimes, and does not
-    /// count.
+    /// Whether nothing was written since. A backup that makes hard links to the files moves their ctimes, and does not
+    /// count; an edit that was undone, times and all, does.
     pub fn is_unwritten(&self, later: &Fingerprint) -> bool {
         let is_same = (self.digest, self.programs) == (later.digest, later.programs);
-        is_same && (self.stamp == later.stamp || self.modified == later.modified)
+        let (then, now) = (self.written, later.written);
+        let is_linked = then.links != now.links && then.mtimes == now.mtimes;
+        is_same && (self.stamp == later.stamp || is_linked)
     }
 }
 

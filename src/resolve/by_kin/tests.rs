@@ -204,7 +204,7 @@ impl Host {
     fn identified(&self) -> Identified {
         let (recipe, fields) = (recipe(), fields());
         let none = Digest::of(b"");
-        let headers = Fingerprint { digest: none, programs: none, stamp: none, modified: 0 };
+        let headers = Fingerprint { digest: none, programs: none, stamp: none, written: Default::default() };
         let tools_root = Root::new(self.dir.path());
         let facts = Arc::new(KernelFacts { config: none, headers, tools_root, tools: Vec::new() });
         let (key, kin) = (key::key(&fields), key::kin(&fields));

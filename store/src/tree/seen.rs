@@ -2,7 +2,7 @@
 //! root is walked once, and of the walk only two digests are kept.
 
 use super::walk::{SIGNATURE, STAMP, Tree, Walk, together};
-use super::{Fingerprint, TreeRoot, fingerprint, hashed, remembered};
+use super::{Fingerprint, TreeRoot, Written, fingerprint, hashed, remembered};
 use crate::{Digest, Error, OnceMap, Result, Store};
 
 /// The roots that were walked in this run.
@@ -19,7 +19,7 @@ impl Default for Seen {
 struct Glance {
     signature: Digest,
     stamp: Digest,
-    modified: u64,
+    written: Written,
 }
 
 impl Seen {
@@ -34,13 +34,13 @@ impl Seen {
         seen.sort_by_key(|(label, _)| *label);
         let signature = together(SIGNATURE, seen.iter().map(|(label, glance)| (*label, glance.signature)));
         let stamp = together(STAMP, seen.iter().map(|(label, glance)| (*label, glance.stamp)));
-        let modified = seen.iter().map(|(_, glance)| glance.modified).fold(0, u64::wrapping_add);
+        let written = seen.iter().map(|(_, glance)| glance.written).sum();
         if let Some(digests) = remembered(store, &signature)? {
-            return Ok(Fingerprint::of(digests, stamp, modified));
+            return Ok(Fingerprint::of(digests, stamp, written));
         }
         if trees.len() == roots.len() {
             match hashed(&Walk::of(trees), store, roots, now) {
-                Ok(digests) => return Ok(Fingerprint::of(digests, stamp, modified)),
+                Ok(digests) => return Ok(Fingerprint::of(digests, stamp, written)),
                 Err(Error::Changed { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -52,8 +52,7 @@ impl Seen {
     fn glance(&self, root: &TreeRoot, trees: &mut Vec<Tree>) -> Result<Glance> {
         self.0.get(root, || {
             let tree = Tree::walk(root)?;
-            let glance =
-                Glance { signature: tree.signature(), stamp: tree.stamp(), modified: tree.modified() };
+            let glance = Glance { signature: tree.signature(), stamp: tree.stamp(), written: tree.written() };
             trees.push(tree);
             Ok(glance)
         })
@@ -89,6 +88,11 @@ mod tests {
         let linked = now();
         assert_ne!(linked.stamp, before.stamp);
         assert!(before.is_unwritten(&linked));
+        let times =
+            std::fs::FileTimes::new().set_modified(fs_err::metadata(&file).unwrap().modified().unwrap());
+        fs_err::write(&file, "more").unwrap();
+        fs_err::File::options().write(true).open(&file).unwrap().file().set_times(times).unwrap();
+        assert!(!linked.is_unwritten(&now()), "its mtime was put back");
         fs_err::write(&file, "less").unwrap();
         assert!(!before.is_unwritten(&now()));
         fs_err::write(&file, "more").unwrap();

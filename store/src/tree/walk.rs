@@ -15,8 +15,8 @@ use rayon::slice::ParallelSliceMut;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, RawDir, Stat, statat};
 
-use super::TreeRoot;
 use super::open::{full_path, open_dir, open_dir_below, os};
+use super::{TreeRoot, Written};
 use crate::error::at;
 use crate::{Digest, Error, Result};
 
@@ -68,6 +68,8 @@ pub(super) struct Entry {
     ino: u64,
     mtime: (i64, u32),
     ctime: (i64, u32),
+    /// Hard links to a file; 0 for a directory.
+    links: u64,
 }
 
 /// Walks all roots. Links below a root are not followed.
@@ -100,9 +102,9 @@ impl Walk {
         together(STAMP, self.trees.iter().map(|tree| (tree.root.label.as_str(), tree.stamp())))
     }
 
-    /// A hash of all mtimes. A hard link to a file, or a change of its owner, moves its ctime and leaves these.
-    pub fn modified(&self) -> u64 {
-        self.trees.iter().map(Tree::modified).fold(0, u64::wrapping_add)
+    /// See [`Tree::written`].
+    pub(super) fn written(&self) -> Written {
+        self.trees.iter().map(Tree::written).sum()
     }
 
     /// Whether something changed so shortly before `now` (seconds since 1970) that it could change again with the same
@@ -171,11 +173,12 @@ impl Tree {
         self.digest_of_stats(STAMP, |entry, text| put_time(text, entry.ctime))
     }
 
-    /// See [`Walk::modified`].
-    pub(super) fn modified(&self) -> u64 {
+    /// What tells new hard links from an edit. Both move ctimes.
+    pub(super) fn written(&self) -> Written {
         let mut hasher = DefaultHasher::new();
         self.entries.iter().for_each(|entry| entry.mtime.hash(&mut hasher));
-        hasher.finish()
+        let links = self.entries.iter().map(|entry| entry.links).sum();
+        Written { mtimes: hasher.finish(), links }
     }
 
     fn digest_of_stats(&self, context: &str, put: impl Fn(&Entry, &mut Vec<u8>)) -> Digest {
@@ -244,6 +247,8 @@ impl Listing {
             let path = full_path(root, &self.paths[path]);
             return Err(Error::TooLarge { path, limit: "4 GiB" });
         }
+        #[allow(clippy::unnecessary_cast, reason = "a u32 on aarch64")]
+        let links = if kind == FileKind::Dir { 0 } else { stat.st_nlink as u64 };
         self.entries.push(Entry {
             path,
             kind,
@@ -253,6 +258,7 @@ impl Listing {
             ino: stat.st_ino,
             mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
             ctime: (stat.st_ctime, stat.st_ctime_nsec as u32),
+            links,
         });
         Ok(kind)
     }
