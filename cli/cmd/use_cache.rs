@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /etc/kcache/config.d/50-HOST.toml               the [[cache]] table
-//! /etc/kcache/trusted-keys/HOST-XXXXXXXX.pem      the builder's key
+//! /etc/kcache/trusted-keys/HOST-KEYID.pem         the builder's key
 //! ```
 //! The cache must answer before anything is written. Builders offer their keys in it (`kcache_store::offered`), and so can anybody
 //! else who may write there. So a key is taken only if the caller names its id, or confirms it at a terminal.
