@@ -14,7 +14,7 @@ use super::name;
 const ON_DEMAND: &str = "debug";
 /// What lies at the top of a store or a shared cache.
 const LAYOUT: &[&str] =
-    &["CACHEDIR.TAG", "format", "entries", "objects", "by-kernel", "signatures", "tmp", "lock"];
+    &["CACHEDIR.TAG", "format", "entries", "objects", "by-kernel", "signatures", "keys", "tmp", "lock"];
 
 /// The keys of all entries, each of which has to be whole, with its objects.
 pub fn look(dir: &Path, faults: &mut Vec<String>) -> BTreeSet<String> {
