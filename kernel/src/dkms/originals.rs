@@ -72,6 +72,10 @@ pub fn give_back(tree: &Path, original: &Original) -> io::Result<()> {
     if fs::symlink_metadata(&live).is_ok() {
         return Ok(());
     }
+    let records = original.kept.parent().unwrap_or(Path::new("/"));
+    let Some(bytes) = bounded_read::bytes_in(records, &original.kept, MOST_DATA)? else {
+        return Err(io::Error::other(format!("{} is not a module", original.kept.display())));
+    };
     let mut directory = tree.to_owned();
     for part in original.place.parent().into_iter().flat_map(Path::components) {
         directory.push(part);
@@ -83,8 +87,13 @@ pub fn give_back(tree: &Path, original: &Original) -> io::Result<()> {
     }
     let draft =
         directory.join(format!(".kcache-{}", original.place.file_name().unwrap_or_default().display()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
-    file.write_all(&bounded_read::bytes(&original.kept, MOST_DATA)?)?;
+    // What lies there may be a link.
+    match fs::remove_file(&draft) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?;
+    file.write_all(&bytes)?;
     file.sync_all()?;
     fs::rename(&draft, &live)?;
     fs::File::open(&directory)?.sync_all()
@@ -127,5 +136,19 @@ mod tests {
         let original = Original { kept: dir.path().join("a.ko"), place: "extra/a.ko".into() };
         assert!(give_back(&tree, &original).is_err());
         assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+        // In the draft's place.
+        fs::remove_file(tree.join("extra")).unwrap();
+        fs::create_dir(tree.join("extra")).unwrap();
+        fs::write(out.join("file"), "theirs").unwrap();
+        fs_err::os::unix::fs::symlink(out.join("file"), tree.join("extra/.kcache-a.ko")).unwrap();
+        give_back(&tree, &original).unwrap();
+        assert_eq!(fs::read_to_string(out.join("file")).unwrap(), "theirs");
+        assert_eq!(fs::read_to_string(tree.join("extra/a.ko")).unwrap(), "a");
+        // In the place of the kept file, since it was listed.
+        fs::remove_file(tree.join("extra/a.ko")).unwrap();
+        fs::remove_file(&original.kept).unwrap();
+        fs_err::os::unix::fs::symlink(out.join("file"), &original.kept).unwrap();
+        assert!(give_back(&tree, &original).is_err());
+        assert!(!tree.join("extra/a.ko").exists());
     }
 }
