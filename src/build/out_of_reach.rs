@@ -162,7 +162,7 @@ fn of_path(root: &Root, log: &str) -> Option<String> {
     // Builds have a /tmp of their own.
     let is_elsewhere = |path: &&str| {
         let below = ["/tmp/", "/dev/shm/", "/var/tmp/"].iter().any(|own| path.starts_with(own));
-        below && Path::new(path).exists()
+        below && root.find(path).is_some()
     };
     let path = missing.clone().find(is_hidden).or_else(|| missing.clone().find(is_elsewhere))?;
     Some(format!(

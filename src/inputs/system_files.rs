@@ -6,7 +6,7 @@
 //! other packages as they are. They are those of the target system; a target without any, such as a directory with kernels
 //! alone, has those of the system whose tools are used.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -179,7 +179,7 @@ fn in_tree(top: &Path) -> Mentions {
                 Ok(kind) if kind.is_dir() && depth < MOST_DEPTH && entry.file_name() != ".git" => {
                     directories.push((entry.path(), depth + 1));
                 }
-                Ok(kind) if kind.is_file() => mentions.add(&text(&entry.path()).unwrap_or_default()),
+                Ok(kind) if kind.is_file() => mentions.add(&text(top, &entry.path())),
                 _ => {}
             }
         }
@@ -187,16 +187,11 @@ fn in_tree(top: &Path) -> Mentions {
     mentions
 }
 
-/// A file's bytes if it is text: that is, has no NUL in its first part.
-fn text(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = bounded_read::open(path)?;
-    let mut bytes = Vec::new();
-    (&mut file).take(4096).read_to_end(&mut bytes)?;
-    if bytes.contains(&0) {
-        return Ok(Vec::new());
-    }
-    file.take(MOST_SOURCE).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// The bytes of a file of the tree if it is text: that is, has no NUL in its first part.
+fn text(top: &Path, path: &Path) -> Vec<u8> {
+    let bytes = bounded_read::bytes_in(top, path, MOST_SOURCE).ok().flatten().unwrap_or_default();
+    let is_binary = bytes.iter().take(4096).any(|&byte| byte == 0);
+    if is_binary { Vec::new() } else { bytes }
 }
 
 /// Whether a text names a file that tells the distribution: `/etc/redhat-release`, `/etc/*release`, `lsb_release`,
