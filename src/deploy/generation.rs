@@ -4,8 +4,6 @@
 //! they are read, and signed as [`crate::run::signing`] says. When modules are added, or an earlier set is restored, the whole
 //! set is signed with the current key. When modules are removed, the rest stays as it is.
 
-use std::io::Write;
-
 use kcache_kernel::compress::Compression;
 use kcache_kernel::dkms::framework;
 use kcache_kernel::install::{
@@ -153,7 +151,7 @@ pub fn apply_with(
         // The last verdict was about another set.
         ready_file::clear(&context.root, &kernel.release)?;
     }
-    let mut source = |spec: &ModuleSpec, out: &mut dyn Write| bytes(session, change, spec, out);
+    let mut source = |spec: &ModuleSpec| bytes(session, change, spec);
     let outcome = transaction.apply(&plan, &mut source)?;
     Ok(done(session, change, plan, outcome))
 }
@@ -351,25 +349,17 @@ pub fn is_as_installed(installed: &[InstalledPackage], manifest: &Manifest) -> b
 }
 
 /// One module's bytes. Modules that stay installed in the same form are not asked for.
-fn bytes(
-    session: &Session,
-    change: &SetChange,
-    spec: &ModuleSpec,
-    out: &mut dyn Write,
-) -> std::result::Result<(), BoxError> {
+fn bytes(session: &Session, change: &SetChange, spec: &ModuleSpec) -> std::result::Result<Vec<u8>, BoxError> {
     let digest = Digest::from_bytes(*spec.digest.as_bytes());
     if let Some(bytes) = session.large.take(&digest) {
-        return Ok(out.write_all(&bytes)?);
+        return Ok(bytes);
     }
     let Some(store) = &session.store else { return Err(Error::NoStore.into()) };
     let mut object = store.read_object(&digest, spec.size)?;
     if object.is_none() && fetched_again(session, store, change, &digest)? {
         object = store.read_object(&digest, spec.size)?;
     }
-    match object {
-        Some(bytes) => Ok(out.write_all(&bytes)?),
-        None => Err(format!("object {digest} is not in the store").into()),
-    }
+    object.ok_or_else(|| format!("object {digest} is not in the store").into())
 }
 
 /// Fetches an object again that was deleted after its entry was found, by a garbage collection without a grace period.

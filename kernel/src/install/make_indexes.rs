@@ -10,6 +10,7 @@ use std::path::Path;
 use super::depmod::{self, written};
 use super::foreign_files::ForeignFiles;
 use super::names::DIR_PREFIX;
+use super::stage::StagedFacts;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Indexed, Remark, Site, disk, reindex};
 use crate::bounded_read::{self, MOST_DATA};
@@ -31,8 +32,13 @@ pub(super) struct Made {
 }
 
 /// Generates the indexes of the staged base, with depmod if necessary, and verifies them.
-pub(super) fn run(site: &Site<'_>, tree: &Tree, others: &ForeignFiles) -> Result<Made, Error> {
-    let (by, remarks) = match reindex::reindex(site, tree)? {
+pub(super) fn run(
+    site: &Site<'_>,
+    tree: &Tree,
+    new: Option<(&str, &StagedFacts)>,
+    others: &ForeignFiles,
+) -> Result<Made, Error> {
+    let (by, remarks) = match reindex::reindex(site, tree, new)? {
         Ok(read) => (Indexed::Here { read }, Vec::new()),
         Err(reason) => (Indexed::ByDepmod { reason }, depmod::call(site, tree)?),
     };

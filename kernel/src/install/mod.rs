@@ -112,14 +112,14 @@ pub use crate::modules_dir::{ModulesDir, has_kernel};
 use crate::parallel::both;
 use crate::signing::Identity;
 use journal::{Hash, IndexChange, Journal};
+use stage::{Staged, StagedFacts};
 use tree::{DEP_BIN, Tree};
 
 /// Any error of a [`ModuleSource`] or [`SignModule`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Delivers modules: writes the bytes of one module, identified by its digest. They are hashed again while they are
-/// received.
-pub type ModuleSource<'a> = dyn FnMut(&ModuleSpec, &mut dyn io::Write) -> Result<(), BoxError> + 'a;
+/// Delivers modules: the bytes of one module, identified by its digest. They are hashed again when they are received.
+pub type ModuleSource<'a> = dyn FnMut(&ModuleSpec) -> Result<Vec<u8>, BoxError> + 'a;
 
 /// Signs a module with verified bytes as this signer: returns the same bytes with an appended signature.
 pub type SignModule<'a> = dyn Fn(&Identity, &ModuleSpec, &[u8]) -> Result<Vec<u8>, BoxError> + 'a;
@@ -264,7 +264,7 @@ impl<'a> Transaction<'a> {
     fn reindex(&self, step: &Step<'_>) -> Result<Replaced, Error> {
         let installed = base(self.site.tree)?.generation;
         let wanted = installed.as_ref().map_or_else(Set::nothing, Generation::wanted);
-        let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("its installed file is corrupt".into());
+        let mut source = |_: &ModuleSpec| Err("its installed file is corrupt".into());
         self.replace(installed.as_ref(), &wanted, &ForeignFiles::Untouched, &mut source, step)
     }
 
@@ -353,14 +353,14 @@ impl<'a> Transaction<'a> {
             Some(_) => stage::stage_modules(&self.site, tree, wanted, installed, source).map(Some),
             None => Ok(None),
         };
-        let (set, seen) = both(stage, || TreeStamp::of(tree));
-        let (set, mut seen) = (set?, seen?);
+        let (staged, seen) = both(stage, || TreeStamp::of(tree));
+        let (staged, mut seen) = (staged?, seen?);
         others.stage(tree)?;
         step("modules staged")?;
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
-            let prepared = self.prepare_indexes(installed, set.as_ref(), others, &seen, step);
+            let prepared = self.prepare_indexes(installed, staged.as_ref(), others, &seen, step);
             let alone = seen.is_still(tree)?;
             match prepared {
                 Err(source) if !alone && left == 0 => {
@@ -377,14 +377,16 @@ impl<'a> Transaction<'a> {
     fn prepare_indexes(
         &self,
         installed: Option<&Generation>,
-        set: Option<&Set<Installed>>,
+        modules: Option<&Staged>,
         others: &ForeignFiles,
         seen: &TreeStamp,
         step: &Step<'_>,
     ) -> Result<Prepared, Error> {
         let tree = &self.tree;
+        let set = modules.map(|modules| &modules.set);
         let new = set.map(|set| set.map(|module| module.spec.clone()).generation_name());
-        let (indexes, made) = self.index(installed, new.as_deref(), others)?;
+        let facts = modules.map(|modules| &modules.facts);
+        let (indexes, made) = self.index(installed, new.as_deref().zip(facts), others)?;
         step("indexes made")?;
         let new_manifest = match (set, &made) {
             (Some(set), Some(made)) => Some(self.write_manifest(set.clone(), installed, &indexes, made)?),
@@ -419,7 +421,7 @@ impl<'a> Transaction<'a> {
     fn index(
         &self,
         installed: Option<&Generation>,
-        new: Option<&str>,
+        new: Option<(&str, &StagedFacts)>,
         others: &ForeignFiles,
     ) -> Result<(Vec<IndexChange>, Option<make_indexes::Made>), Error> {
         let tree = &self.tree;
@@ -432,9 +434,9 @@ impl<'a> Transaction<'a> {
             let changes = installed.created.indexes.iter().map(|name| change(name, false));
             return Ok((changes.collect::<io::Result<_>>()?, None));
         }
-        stage::stage_base(tree, new)?;
+        stage::stage_base(tree, new.map(|(generation, _)| generation))?;
         others.stage_base(tree)?;
-        let made = make_indexes::run(&self.site, tree, others)?;
+        let made = make_indexes::run(&self.site, tree, new, others)?;
         let changes = made.names.iter().map(|name| change(name, true)).collect::<io::Result<_>>()?;
         Ok((changes, Some(made)))
     }

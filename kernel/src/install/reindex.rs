@@ -24,6 +24,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::names::dir_name;
+use super::stage::StagedFacts;
 use super::tree::{DEP_BIN, Tree};
 use super::{Error, Site, depmod, disk};
 use crate::bounded_read::{self, MOST_DATA};
@@ -52,11 +54,15 @@ const OF_OTHER_DEPMODS: [&str; 1] = ["modules.weakdep"];
 
 /// Writes the indexes into the staged base. The inner error is the reason why depmod must do it; then nothing was
 /// written.
-pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, DepmodReason>, Error> {
+pub(super) fn reindex(
+    site: &Site<'_>,
+    tree: &Tree,
+    new: Option<(&str, &StagedFacts)>,
+) -> Result<Result<usize, DepmodReason>, Error> {
     if site.always_depmod {
         return Ok(Err(DepmodReason::Asked));
     }
-    let made = match make(site, tree) {
+    let made = match make(site, tree, new) {
         Ok(made) => made,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -67,7 +73,11 @@ pub(super) fn reindex(site: &Site<'_>, tree: &Tree) -> Result<Result<usize, Depm
     Ok(Ok(made.read))
 }
 
-fn make(site: &Site<'_>, tree: &Tree) -> Result<index::WrittenIndexes, DepmodReason> {
+fn make(
+    site: &Site<'_>,
+    tree: &Tree,
+    new: Option<(&str, &StagedFacts)>,
+) -> Result<index::WrittenIndexes, DepmodReason> {
     let kmod = kmod(site.depmod)?;
     let written = time_of_indexes(tree, &kmod)?;
     let rules = SearchRules::parse(&configuration(site.root)?, &tree.release)?;
@@ -94,7 +104,7 @@ fn make(site: &Site<'_>, tree: &Tree) -> Result<index::WrittenIndexes, DepmodRea
     };
     let modules: BTreeMap<String, IndexedFile> = chosen?.into_iter().map(file).collect();
     check_built_in(&builtin, &modules)?;
-    let mut made = update(&present, &modules, &mut Base { site, tree, symvers: None })?;
+    let mut made = update(&present, &modules, &mut Base { site, tree, new, symvers: None })?;
     for name in OF_BUILT_IN {
         let bytes = bounded_read::bytes(tree.index(name), MOST_DATA)?;
         verify(&bytes).map_err(|_| DepmodReason::Odd { name, line: 1 })?;
@@ -316,6 +326,8 @@ fn configuration(root: &Path) -> Result<Vec<(String, String)>, DepmodReason> {
 struct Base<'a> {
     site: &'a Site<'a>,
     tree: &'a Tree,
+    /// The new generation's name, and what is known of its modules.
+    new: Option<(&'a str, &'a StagedFacts)>,
     /// `Some` after the first attempt to read it.
     symvers: Option<Option<Symvers>>,
 }
@@ -323,6 +335,9 @@ struct Base<'a> {
 impl index::Disk for Base<'_> {
     fn facts(&mut self, path: &str) -> Result<Facts, DepmodReason> {
         let unclear = |what: String| DepmodReason::Unclear { path: path.to_owned(), what };
+        if let Some(facts) = self.staged(path) {
+            return facts.clone().map_err(unclear);
+        }
         let file = path.rsplit('/').next().unwrap_or(path);
         let (_, compression) =
             Compression::of_file_name(file).ok_or_else(|| unclear("no module".to_owned()))?;
@@ -335,8 +350,17 @@ impl index::Disk for Base<'_> {
     }
 
     fn symvers(&mut self) -> Option<&Symvers> {
-        let Self { site, tree, symvers } = self;
+        let Self { site, tree, symvers, .. } = self;
         symvers.get_or_insert_with(|| read_symvers(site, tree)).as_ref()
+    }
+}
+
+impl Base<'_> {
+    /// What is known of a staged module, by its path in the base.
+    fn staged(&self, path: &str) -> Option<&Result<Facts, String>> {
+        let (generation, facts) = self.new?;
+        let inside = path.strip_prefix("updates/")?.strip_prefix(&dir_name(generation))?;
+        facts.get(inside.strip_prefix('/')?)
     }
 }
 

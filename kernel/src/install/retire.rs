@@ -73,7 +73,7 @@ pub(super) fn retire_at(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> 
 /// Empties the set as the removal of the last package does.
 fn empty(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> {
     let transaction = Transaction::begin_at(site, step)?;
-    let mut source = |_: &ModuleSpec, _: &mut dyn io::Write| Err("nothing is to be installed".into());
+    let mut source = |_: &ModuleSpec| Err("nothing is to be installed".into());
     let done = transaction.apply_at(&plan(site.tree, Set::nothing())?, &mut source, step)?;
     Ok(done.changed || transaction.recovered() != Recovery::Nothing)
 }

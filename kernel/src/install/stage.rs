@@ -3,12 +3,14 @@
 //! A module that the installed generation has in the same form is copied from there, so a package can be removed
 //! although the cache is lost; its bytes are hashed on the way, and a corrupt file is replaced from the source. A
 //! module in another form is unpacked and converted: a change of key needs no cache. Other modules come from the
-//! source, and are hashed while they are received. Modules are signed, then compressed, because the kernel
+//! source, and are hashed when they are received. Modules are signed, then compressed, because the kernel
 //! decompresses first.
 
 use crate::bounded_read::{self, MOST_DATA};
 use fs_err::os::unix::fs::symlink;
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::generation::{Generation, Installed, InstalledPackage, ModuleSpec, Set};
@@ -16,13 +18,25 @@ use super::names::{DIR_PREFIX, dir_name};
 use super::tree::Tree;
 use super::{Error, ModuleSource, SignModule, Site, checked_json, disk, generation};
 use crate::compress::Compression;
+use crate::index::Facts;
 use crate::ko::split_signature;
+use crate::parallel::both;
 
 /// Limit in bytes on a signature.
 const SIGNATURE_MAX: u64 = 64 << 10;
 
 /// Files of the kernel package, other than modules, that depmod reads.
 const LISTS: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
+
+/// The modules of the next generation, written and synced.
+pub(super) struct Staged {
+    pub(super) set: Set<Installed>,
+    pub(super) facts: StagedFacts,
+}
+
+/// What depmod reads from staged modules, by their paths in the generation. It is taken from the bytes in memory, because
+/// reading 65 MB back takes as long as writing them. Modules that were copied are not listed.
+pub(super) type StagedFacts = HashMap<String, Result<Facts, String>>;
 
 /// Writes the modules of a set into the staging directory, durably except for `generation.json`.
 pub(super) fn stage_modules(
@@ -31,28 +45,33 @@ pub(super) fn stage_modules(
     wanted: &Set,
     installed: Option<&Generation>,
     source: &mut ModuleSource<'_>,
-) -> Result<Set<Installed>, Error> {
+) -> Result<Staged, Error> {
     let dir = tree.new_generation(&wanted.generation_name());
     disk::make_dir(&dir)?;
-    let mut packages = Vec::new();
+    let (mut packages, mut facts) = (Vec::new(), StagedFacts::new());
     for package in &wanted.packages {
         let package_dir = dir.join(&package.name);
         disk::make_dir(&package_dir)?;
         let mut modules = Vec::new();
         for module in &package.modules {
-            let (bytes, installed_digest) = match reuse(tree, wanted, installed, module)? {
-                Some(reused) => reused,
+            let path = format!("{}/{}.ko{}", package.name, module.name, wanted.compression.extension());
+            let file = dir.join(&path);
+            let installed_digest = match reuse(tree, wanted, installed, module)? {
+                Some((bytes, digest)) => {
+                    disk::write_file(&file, &bytes)?;
+                    digest
+                }
                 None => {
                     let built = match unpack(tree, installed, module)? {
                         Some(built) => built,
                         None => fetch(module, source)?,
                     };
-                    in_form(site.sign, wanted, module, built)?
+                    let write = || write_in_form(site.sign, wanted, module, &built, &file);
+                    let (digest, read) = both(write, || Facts::parse(&built));
+                    facts.insert(path.clone(), read);
+                    digest?
                 }
             };
-            let file = format!("{}.ko{}", module.name, wanted.compression.extension());
-            disk::write_file(&package_dir.join(&file), &bytes)?;
-            let path = format!("{}/{file}", package.name);
             modules.push(Installed { spec: module.clone(), path, installed_digest });
         }
         disk::sync_dir(&package_dir)?;
@@ -60,22 +79,24 @@ pub(super) fn stage_modules(
         packages.push(InstalledPackage { name, version, key, modules });
     }
     let Set { kernel_version, compression, signer, .. } = wanted.clone();
-    Ok(Set { kernel_version, compression, signer, packages })
+    Ok(Staged { set: Set { kernel_version, compression, signer, packages }, facts })
 }
 
-/// The installed bytes of a module if they are those that were built, with their digest.
-fn in_form(
+/// Writes a module in the form of the set; returns the digest of the file.
+fn write_in_form(
     sign: Option<&SignModule<'_>>,
     wanted: &Set,
     module: &ModuleSpec,
-    built: Vec<u8>,
-) -> Result<(Vec<u8>, blake3::Hash), Error> {
+    built: &[u8],
+    file: &Path,
+) -> Result<blake3::Hash, Error> {
     if wanted.signer.is_none() && wanted.compression == Compression::None {
-        return Ok((built, module.digest)); // hashed when it was received
+        disk::write_file(file, built)?;
+        return Ok(module.digest); // hashed when it was received
     }
     let bytes = wanted.compression.compress(&signed(sign, wanted, module, built)?)?;
-    let digest = blake3::hash(&bytes);
-    Ok((bytes, digest))
+    disk::write_file(file, &bytes)?;
+    Ok(blake3::hash(&bytes))
 }
 
 /// The installed file of the same module in the same form, with its digest, if its bytes are intact.
@@ -119,54 +140,30 @@ fn unpack(
 }
 
 /// The module as it will be loaded: with a signature, if the set has a signer.
-fn signed(
+fn signed<'a>(
     sign: Option<&SignModule<'_>>,
     wanted: &Set,
     module: &ModuleSpec,
-    built: Vec<u8>,
-) -> Result<Vec<u8>, Error> {
-    let Some(signer) = &wanted.signer else { return Ok(built) };
+    built: &'a [u8],
+) -> Result<Cow<'a, [u8]>, Error> {
+    let Some(signer) = &wanted.signer else { return Ok(Cow::Borrowed(built)) };
     let failed = |source| Error::Sign { module: module.name.clone(), source };
     let sign = sign.ok_or_else(|| failed(format!("no key of {}", signer.subject).into()))?;
-    let signed = sign(signer, module, &built).map_err(failed)?;
+    let signed = sign(signer, module, built).map_err(failed)?;
     match split_signature(&signed) {
-        (body, Some(_)) if body == split_signature(&built).0 => Ok(signed),
+        (body, Some(_)) if body == split_signature(built).0 => Ok(Cow::Owned(signed)),
         _ => Err(failed("the signer did not return the module with a signature".into())),
     }
 }
 
 /// The bytes of a module from the source, verified.
 fn fetch(module: &ModuleSpec, source: &mut ModuleSource<'_>) -> Result<Vec<u8>, Error> {
-    let mut received = Received { bytes: Vec::new(), hasher: blake3::Hasher::new(), size: module.size };
-    source(module, &mut received).map_err(|source| Error::Source { module: module.name.clone(), source })?;
-    let found = received.hasher.finalize();
+    let bytes = source(module).map_err(|source| Error::Source { module: module.name.clone(), source })?;
+    let found = blake3::hash(&bytes);
     if found != module.digest {
         return Err(Error::Digest { module: module.name.clone(), expected: module.digest, found });
     }
-    Ok(received.bytes)
-}
-
-/// Receives at most the announced size, and hashes exactly what it keeps.
-struct Received {
-    bytes: Vec<u8>,
-    hasher: blake3::Hasher,
-    size: u64,
-}
-
-impl Write for Received {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if (self.bytes.len() + bytes.len()) as u64 > self.size {
-            let text = format!("more than the {} bytes of the module", self.size);
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-        }
-        self.hasher.update(bytes);
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Ok(bytes)
 }
 
 /// Creates the tree that depmod reads: links, so that it looks as the live one will after the commit. `updates/` alone

@@ -96,9 +96,9 @@ impl Host {
     }
 
     fn install_at(&self, packages: &[InstalledPackage], step: &Step<'_>) -> Result<Committed, Error> {
-        let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
+        let mut source = |module: &ModuleSpec| {
             self.fetched.set(self.fetched.get() + 1);
-            Ok(to.write_all(self.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
+            Ok(self.cache.borrow().get(&module.digest).ok_or("not in the cache")?.clone())
         };
         self.site_does(|site| {
             let transaction = Transaction::begin_at(site, step)?;
@@ -320,7 +320,7 @@ fn wrong_bytes_from_the_source_are_refused() {
     let digest = bad.modules[0].digest;
     let cases: [(&[u8], &str); 3] = [
         (b"short", "module two has the digest"),
-        (&[0; 1 << 16], "module two cannot be fetched"),
+        (&[0; 1 << 16], "module two has the digest"),
         (b"", "module two has the digest"),
     ];
     for (bytes, expect) in cases {
@@ -366,9 +366,7 @@ fn a_failing_or_wrong_depmod_changes_nothing() {
         let error = host.site_does(|site| {
             let transaction = Transaction::begin(Site { depmod: &program, ..site }).unwrap();
             let plan = plan(&host.tree(), set(&packages)).unwrap();
-            let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
-                Ok(to.write_all(&host.cache.borrow()[&module.digest])?)
-            };
+            let mut source = |module: &ModuleSpec| Ok(host.cache.borrow()[&module.digest].clone());
             transaction.apply(&plan, &mut source).expect_err(script)
         });
         assert!(error.to_string().contains(expect), "{error}");
@@ -395,7 +393,7 @@ fn a_plan_that_no_longer_fits_is_refused() {
     let stale = plan(&host.tree(), set(&[host.package("p", "1", &["one"])])).unwrap();
     host.install(&[host.package("q", "1", &["two"])]).unwrap();
     host.site_does(|site| {
-        let result = Transaction::begin(site).unwrap().apply(&stale, &mut |_, _| Ok(()));
+        let result = Transaction::begin(site).unwrap().apply(&stale, &mut |_| Ok(Vec::new()));
         assert!(matches!(result, Err(Error::Changed { .. })));
     });
 }

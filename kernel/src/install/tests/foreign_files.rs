@@ -24,9 +24,8 @@ fn exchange_at(
     others: ForeignFiles,
     step: &Step<'_>,
 ) -> Result<Committed, Error> {
-    let mut source = |module: &ModuleSpec, to: &mut dyn io::Write| {
-        Ok(to.write_all(host.cache.borrow().get(&module.digest).ok_or("not in the cache")?)?)
-    };
+    let mut source =
+        |module: &ModuleSpec| Ok(host.cache.borrow().get(&module.digest).ok_or("not in the cache")?.clone());
     host.site_does(|site| {
         let transaction = Transaction::begin_at(site, step)?;
         let plan = plan(&host.tree(), set(packages))?.with(&host.tree(), others.clone())?;
