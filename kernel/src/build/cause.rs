@@ -162,18 +162,22 @@ impl Logged {
     fn notice_missing(&mut self, line: &str) {
         let sought = Sought::of_line(line);
         let says_status = line.contains("Error 127");
-        let is_missing = says_status || matches!(sought, Some(Sought::Program(_)));
+        let is_missing = says_status || matches!(sought, Some(Sought::Program(_) | Sought::SharedLibrary(_)));
         if is_missing && self.missing_program.is_none() {
             let name = |sought: &Sought| match sought {
                 Sought::Program(name) => Some(name.clone()),
                 _ => None,
             };
             let program = sought.iter().chain(self.sought.iter().rev()).find_map(name);
-            let reason = match program {
-                Some(program) => {
+            let reason = match (&sought, program) {
+                (Some(Sought::SharedLibrary(library)), _) => {
+                    let program = sought::linked_program(line).unwrap_or("a program");
+                    format!("{program} needs {}, which is not installed", sought::with_package(library))
+                }
+                (_, Some(program)) => {
                     format!("it needs {}, which is not installed", sought::with_package(&program))
                 }
-                None => format!("it needs a program that is not installed: {line}"),
+                (_, None) => format!("it needs a program that is not installed: {line}"),
             };
             self.missing_program = Some(Missing { reason, line: line.to_owned(), is_certain: false });
         }

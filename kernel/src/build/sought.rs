@@ -18,8 +18,8 @@ const LIBRARIES: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/usr/local/lib"
 const PKG_CONFIG: [&str; 4] =
     ["/usr/lib/pkgconfig", "/usr/lib64/pkgconfig", "/usr/share/pkgconfig", "/usr/local/lib/pkgconfig"];
 
-/// Programs that modules' builds call, and their packages on Debian (`apt-file search bin/PROGRAM`).
-const PACKAGES: [(&str, &str); 30] = [
+/// Programs that modules' builds call and libraries that these are linked to, and their packages on Debian (`apt-file search bin/PROGRAM`).
+const PACKAGES: [(&str, &str); 33] = [
     ("aclocal", "automake"),
     ("autoconf", "autoconf"),
     ("automake", "automake"),
@@ -35,6 +35,10 @@ const PACKAGES: [(&str, &str); 30] = [
     ("g++", "g++"),
     ("gawk", "gawk"),
     ("git", "git"),
+    // What a kernel's own host programs are linked to; Debian 13's end in t64.
+    ("libcrypto.so.3", "libssl3 or libssl3t64"),
+    ("libelf.so.1", "libelf1 or libelf1t64"),
+    ("libdw.so.1", "libdw1 or libdw1t64"),
     ("libtoolize", "libtool"),
     ("lsb_release", "lsb-release"),
     ("modinfo", "kmod"),
@@ -67,6 +71,8 @@ pub enum Sought {
     PkgConfig(String),
     /// A program.
     Program(String),
+    /// A library that a program is linked to, as a file: `libelf.so.1`.
+    SharedLibrary(String),
 }
 
 impl Sought {
@@ -94,12 +100,15 @@ impl Sought {
                 .or_else(|| between("Package '", "', required by "))
                 .map(Sought::PkgConfig)
         };
+        // ld.so(8)'s.
+        let shared = || between(SHARED, ": cannot open shared object file").map(Sought::SharedLibrary);
         let program = || program(line).map(Sought::Program);
         header
             .or_else(python)
             .or_else(perl)
             .or_else(library)
             .or_else(package)
+            .or_else(shared)
             .or_else(program)
             .filter(Sought::is_plain)
     }
@@ -114,6 +123,7 @@ impl Sought {
             "library" => Sought::Library,
             "pkg-config" => Sought::PkgConfig,
             "program" => Sought::Program,
+            "shared-library" => Sought::SharedLibrary,
             _ => return None,
         };
         Some(make(name.to_owned())).filter(Sought::is_plain)
@@ -128,6 +138,7 @@ impl Sought {
             Sought::Library(_) => "library",
             Sought::PkgConfig(_) => "pkg-config",
             Sought::Program(_) => "program",
+            Sought::SharedLibrary(_) => "shared-library",
         };
         format!("{kind} {}", self.name())
     }
@@ -139,7 +150,8 @@ impl Sought {
             | Sought::Perl(name)
             | Sought::Library(name)
             | Sought::PkgConfig(name)
-            | Sought::Program(name) => name,
+            | Sought::Program(name)
+            | Sought::SharedLibrary(name) => name,
         }
     }
 
@@ -169,6 +181,7 @@ impl Sought {
             Sought::Library(name) => {
                 ["so", "a"].iter().any(|ending| any(below(&LIBRARIES, &format!("lib{name}.{ending}"))))
             }
+            Sought::SharedLibrary(name) => any(below(&LIBRARIES, name)),
             Sought::Perl(name) => any(perl(root).iter().map(|dir| dir.join(name)).collect()),
             Sought::Program(name) => any(PROGRAMS.iter().map(|dir| Path::new(dir).join(name)).collect()),
             Sought::PkgConfig(name) => any(below(&PKG_CONFIG, &format!("{name}.pc"))),
@@ -191,6 +204,12 @@ pub(super) fn with_package(program: &str) -> String {
     }
 }
 
+/// The program that lacks a shared library, by a line of ld.so(8): `.../objtool: error while loading shared libraries: ...`.
+pub(super) fn linked_program(line: &str) -> Option<&str> {
+    let path = line.split_once(SHARED)?.0.trim_end_matches([':', ' ']);
+    path.rsplit(['/', ' ']).next().filter(|name| !name.is_empty())
+}
+
 /// Programs that run another one, and say that it is not there: env(1), xargs(1), timeout(1), ...
 const RUNNERS: [&str; 10] =
     ["env", "xargs", "timeout", "nice", "nohup", "setsid", "stdbuf", "ionice", "taskset", "time"];
@@ -206,6 +225,7 @@ fn program(line: &str) -> Option<String> {
     (!name.is_empty() && !name.contains([' ', '/'])).then(|| name.to_owned())
 }
 
+const SHARED: &str = "error while loading shared libraries: ";
 const NO_FILE: &str = ": No such file or directory";
 
 fn of_runner(line: &str) -> Option<&str> {
@@ -430,6 +450,7 @@ mod tests {
             ("header libelf.h", "usr/include/libelf.h".to_owned()),
             ("header openssl/evp.h", format!("usr/include/{multiarch}/openssl/evp.h")),
             ("program flex", "usr/bin/flex".to_owned()),
+            ("shared-library libelf.so.1", format!("usr/lib/{multiarch}/libelf.so.1")),
             ("library elf", format!("usr/lib/{multiarch}/libelf.so")),
             ("pkg-config libssl", format!("usr/lib/{multiarch}/pkgconfig/libssl.pc")),
             ("python elftools.elf", "usr/lib/python3/dist-packages/elftools/__init__.py".to_owned()),

@@ -174,6 +174,12 @@ fn a_missing_program_is_why_a_build_failed_only_if_nothing_else_is() {
         "it needs kc-gpp, which is not installed"
     );
     assert!(fault("make: *** [x] Error 127").contains("Error 127"));
+    let linked = "/usr/src/linux-headers-1/tools/objtool/objtool: error while loading shared libraries: libelf.so.1: cannot open \
+                  shared object file: No such file or directory\nmake[1]: *** [a.o] Error 127";
+    assert_eq!(
+        fault(linked),
+        "objtool needs libelf.so.1 (Debian package: libelf1 or libelf1t64), which is not installed"
+    );
     let survived = "sh: git: command not found\na.c:3:1: error: first\nmake: *** [a.o] Error 1";
     assert_eq!(fault(survived), "");
     assert_eq!(first_error(survived), "a.c:3:1: error: first");
