@@ -5,7 +5,7 @@
 # make test-host        all tests as on a host with kernels of its own in /lib/modules; root
 # make test-all         the same, with every package on every kernel
 # make test-indexes     compare kcache's module indexes with depmod's, on whole kernels with real packages; KCACHE_MODULES=DIR
-#                       adds modules from DIR/RELEASE/PACKAGE/*.ko
+#                       adds modules from DIR/RELEASE/PACKAGE/*.ko, DEPMOD=FILE takes another depmod than this machine's
 # make test-apt         hooks in a Debian system of its own, with its own apt, in every order; root, eight minutes
 # make test-apt-dkms    Debian's -dkms packages with kcache as dkms, in two such systems; root, five minutes, after test-apt
 # make test-adopt       kcache adopt on a host where Debian's dkms script has installed modules; root, a few minutes
@@ -87,6 +87,7 @@ test-services: export KCACHE_SERVICES = 1
 test-services:
 	tests/fixtures.sh --services
 	PATH="$$PATH:$(KCACHE_FIXTURES)/cargo-deny/bin" $(CARGO) deny --locked check bans licenses sources
+	DEPMOD=$(KCACHE_FIXTURES)/kmod/depmod $(CARGO) test --locked -p kcache-kernel --lib -- index
 	$(CARGO) test --locked --test kcache -- garage fleet::
 
 test-host: fixtures

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fs_err as fs;
 use kcache_kernel::index::{
-    DepIndex, DepmodReason, Disk, Facts, IndexedFile, Present, SearchRules, Texts, module_name, update,
+    DepIndex, DepmodReason, Disk, Facts, IndexedFile, Kmod, Present, SearchRules, Texts, module_name, update,
 };
 use kcache_kernel::install::{self, Generation, ModulesDir, Site, Transaction};
 use kcache_kernel::kconfig::Kconfig;
@@ -42,8 +42,9 @@ static SIGNER: LazyLock<Certificate> =
 pub fn module(bytes: &[u8]) {
     let _ = BuildId::of(bytes);
     if let Ok(facts) = Facts::parse(bytes) {
-        let Facts { aliases, softdeps, exports, needs } = &facts;
-        let text: usize = [aliases, softdeps, exports, needs].into_iter().flatten().map(String::len).sum();
+        let Facts { aliases, softdeps, weakdeps, exports, needs } = &facts;
+        let all = [aliases, softdeps, weakdeps, exports, needs];
+        let text: usize = all.into_iter().flatten().map(String::len).sum();
         assert!(text <= 4 * bytes.len(), "{text} bytes of {}", bytes.len());
     }
     let known = KnownKeys { configured: vec![SIGNER.clone()], ..KnownKeys::default() };
@@ -249,7 +250,9 @@ pub fn indexes(bytes: &[u8]) {
     let texts = [dep, alias, softdep, symbols].map(|part| std::str::from_utf8(part));
     let [Ok(dep), Ok(alias), Ok(softdep), Ok(symbols)] = texts else { return };
     let bins = [*dep_bin, *alias_bin, *symbols_bin];
-    let present = match Present::parse(Texts { order, dep, alias, softdep, symbols, bins }) {
+    let kmod = Kmod::parse("kmod version 30\n+XZ\n", b"/ld-linux").expect("a known version");
+    let texts = Texts { order, dep, alias, softdep, weakdep: "", symbols, bins };
+    let present = match Present::parse(texts, &kmod) {
         Ok(present) => present,
         Err(reason) => return check_message(&reason.to_string()),
     };

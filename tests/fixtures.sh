@@ -5,7 +5,7 @@
 #   tests/fixtures.sh             get what is missing; a second run takes no time and needs no network
 #   tests/fixtures.sh --refresh   look for newer kernels in the archive
 #   tests/fixtures.sh --kernels   skip what only the tests need: servers for shared caches, QEMU
-#   tests/fixtures.sh --services  also compile what `make test-services` takes: Garage, cargo-deny
+#   tests/fixtures.sh --services  also compile what `make test-services` takes: Garage, cargo-deny, Debian 13's depmod
 #
 # It writes to ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
 #
@@ -14,6 +14,7 @@
 #   packages/usr/src/*            the module packages' sources, unpacked
 #   garage/bin/garage             an S3 store, compiled from crates.io
 #   cargo-deny/bin/cargo-deny     a checker of dependencies' licences and sources, likewise
+#   kmod/depmod                   depmod of Debian 13, compiled from its source package
 #   env                           K61_OLD=, K61_NEW=, K61_CLOUD=, K612=: which releases those are today
 #   stamp                         written last; without it the rest may be incomplete
 #
@@ -145,6 +146,32 @@ install_deny() {
     say "compiling cargo-deny, once; two cores take some minutes"
     CARGO_TARGET_DIR=$cache/cargo-deny-target cargo install -q cargo-deny --locked --root "$cache/cargo-deny"
     rm -rf "$cache/cargo-deny-target"
+}
+
+# Modules' indexes are compared with those of Debian 13's depmod, whose program does not run with Debian 12's C library.
+install_kmod() {
+    [ ! -x "$cache/kmod/depmod" ] || return 0
+    local missing
+    say "compiling Debian 13's kmod, once"
+    mapfile -t missing < <(printf '%s\n' 'meson meson' 'ninja ninja-build' 'pkg-config pkgconf' | missing)
+    [ -e /usr/include/lzma.h ] || missing+=(liblzma-dev)
+    [ -e /usr/include/zstd.h ] || missing+=(libzstd-dev)
+    [ ${#missing[@]} = 0 ] || install_with_apt "${missing[@]}"
+    rm -rf "$cache/kmod-new"
+    mkdir -p "$cache/kmod-new"
+    (
+        cd "$cache/kmod-new"
+        release=trixie with_sources=1
+        look_at_release
+        apt-get -qq source --download-only kmod >&2
+        tar -xf kmod_*.orig.tar.*
+        meson setup -Dzstd=enabled -Dxz=enabled -Dzlib=disabled -Dopenssl=disabled -Dmanpages=false \
+            -Dbashcompletiondir=no -Dfishcompletiondir=no -Dzshcompletiondir=no build kmod-*/
+        ninja -C build
+    ) >"$cache/kmod.log" 2>&1 || { tail -n 5 "$cache/kmod.log" >&2; die "kmod could not be compiled: $cache/kmod.log"; }
+    mkdir -p "$cache/kmod"
+    cp "$cache/kmod-new/build/kmod" "$cache/kmod/depmod" # it is depmod by its name
+    rm -rf "$cache/kmod-new"
 }
 
 # The compilers are those that the kernels' own headers packages depend on.
@@ -280,4 +307,5 @@ fi
 if [ "${1-}" = --services ]; then
     install_garage
     install_deny
+    install_kmod
 fi

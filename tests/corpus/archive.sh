@@ -5,15 +5,17 @@
 mirror=${KCACHE_MIRROR:-http://deb.debian.org/debian}
 components='main contrib non-free non-free-firmware'
 
-# From here on apt-get and apt-cache see the release alone, as if nothing was installed. The lists are a day old at most.
+# From here on apt-get and apt-cache see the release alone, as if nothing was installed. The lists are a day old at most. With
+# with_sources=1, they have main's source packages too.
 look_at_release() {
-    local lists=$cache/apt/$release from suite
+    local lists=$cache/apt/$release${with_sources:+-sources} from suite
     [ "${APT_CONFIG-}" != "$lists/apt.conf" ] || return 0
     mkdir -p "$lists"/{lists,archives}/partial
     from='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
     for suite in "$mirror $release" "$mirror $release-updates" "$mirror $release-backports" "$mirror-security $release-security"; do
         printf 'deb %s %s %s\n' "$from" "$suite" "$components"
     done >"$lists/sources.list"
+    [ -z "${with_sources-}" ] || printf 'deb-src %s %s %s main\n' "$from" "$mirror" "$release" >>"$lists/sources.list"
     cat >"$lists/apt.conf" <<-END
 	Dir::State::lists "$lists/lists";
 	Dir::State::status "/dev/null";

@@ -4,7 +4,7 @@
 //! of depmod's output (kmod, `libkmod/libkmod-elf.c`):
 //!
 //! ```text
-//! .modinfo            "alias=..." and "softdep=...": each becomes a line of an index
+//! .modinfo            "alias=...", "softdep=..." and "weakdep=...": each becomes a line of an index
 //! .symtab             __crc_NAME: exported symbols; without any, the strings of __ksymtab_strings;
 //!                     undefined symbols of any binding: needed
 //! __versions          names without such a symbol (module_layout): needed as well
@@ -27,6 +27,8 @@ pub struct Facts {
     pub aliases: Vec<String>,
     /// Values of `softdep` in `.modinfo`.
     pub softdeps: Vec<String>,
+    /// Values of `weakdep` in `.modinfo`.
+    pub weakdeps: Vec<String>,
     /// Names of exported symbols.
     pub exports: Vec<String>,
     /// Names of needed symbols.
@@ -61,7 +63,8 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Facts, Stri
     let object = Object::<Elf> { data, endian, sections };
     let modinfo = object.section(".modinfo")?;
     let (exports, needs) = object.symbols()?;
-    Ok(Facts { aliases: values(modinfo, "alias")?, softdeps: values(modinfo, "softdep")?, exports, needs })
+    let [aliases, softdeps, weakdeps] = ["alias", "softdep", "weakdep"].map(|key| values(modinfo, key));
+    Ok(Facts { aliases: aliases?, softdeps: softdeps?, weakdeps: weakdeps?, exports, needs })
 }
 
 struct Object<'data, Elf: FileHeader<Endian = Endianness>> {
@@ -102,7 +105,12 @@ impl<'data, Elf: FileHeader<Endian = Endianness>> Object<'data, Elf> {
             }
         }
         if exports.is_empty() {
-            let names = strings(self.section("__ksymtab_strings")?).map(|name| Ok(checked(name)?.to_owned()));
+            let section = self.section("__ksymtab_strings")?;
+            // kmod 34 reads nothing of such a section, earlier versions do.
+            if section.last().is_some_and(|&last| last != 0) {
+                return Err("a __ksymtab_strings without an end".to_owned());
+            }
+            let names = strings(section).map(|name| Ok(checked(name)?.to_owned()));
             exports = names.collect::<Result<_, String>>()?;
         }
         for name in self.versions()? {

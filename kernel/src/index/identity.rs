@@ -45,7 +45,7 @@ fn path((module, dir): Spot) -> String {
     }
 }
 
-const WORDS: [&str; 10] = [
+const WORDS: [&str; 11] = [
     "alias=pci:v00001AF4d0000[0-9a-f]*",
     "alias=pci:v00001AF4d00001000*",
     "alias=char-major-10-99",
@@ -55,6 +55,7 @@ const WORDS: [&str; 10] = [
     "alias=",
     "alias=symbol",
     "softdep=pre: m1 post: m2",
+    "weakdep=m1 m3",
     "author=J\u{f6}rg",
 ];
 
@@ -89,7 +90,7 @@ impl Tree {
         fs_err::write(tree.path().join("modules.builtin"), "kernel/built.ko\n").unwrap();
         fs_err::write(tree.path().join("modules.builtin.modinfo"), "built.alias=b\0").unwrap();
         fs_err::write(tree.dir.path().join("a.conf"), SEARCH).unwrap();
-        let mut depmod = Command::new("/sbin/depmod");
+        let mut depmod = Command::new(depmod_of_tests());
         depmod.arg("-C").arg(tree.dir.path().join("a.conf")).arg("-b").arg(tree.dir.path()).arg(RELEASE);
         assert!(depmod.output().unwrap().status.success());
         tree
@@ -127,18 +128,20 @@ impl Disk for Disc<'_> {
 fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<WrittenIndexes, DepmodReason> {
     let names = ["modules.order", "modules.dep", "modules.alias", "modules.softdep", "modules.symbols"];
     let [order, dep, alias, softdep, symbols] = names.map(|name| from.text(name));
+    let kmod = Kmod::of_tests();
+    let weakdep = if kmod.writes_weakdep() { from.text("modules.weakdep") } else { String::new() };
     let bins = ["modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"].map(|name| from.bytes(name));
     let [dep_bin, alias_bin, symbols_bin] = &bins;
-    let present = Present::parse(Texts {
+    let texts = Texts {
         order: &order,
         dep: &dep,
         alias: &alias,
         softdep: &softdep,
+        weakdep: &weakdep,
         symbols: &symbols,
         bins: [dep_bin, alias_bin, symbols_bin],
-    })
-    .unwrap();
-    let kmod = Kmod::parse("kmod version 30\n+XZ\n", b"/ld-linux").unwrap();
+    };
+    let present = Present::parse(texts, &kmod).unwrap();
     let rules = SearchRules::parse(&[("a.conf".to_owned(), SEARCH.to_owned())], RELEASE).unwrap();
     let paths: BTreeMap<String, Spot> = to.files.keys().map(|spot| (path(*spot), *spot)).collect();
     let file = |(name, chosen): (String, String)| {
@@ -296,10 +299,12 @@ fn a_text_index_with_a_flipped_bit_is_not_used() {
     let [dep_bin, alias_bin, symbols_bin] = &bins;
     let texts = ["modules.dep", "modules.alias", "modules.symbols"].map(|name| tree.text(name));
     let softdep = tree.text("modules.softdep");
+    let kmod = Kmod::of_tests();
+    let weakdep = if kmod.writes_weakdep() { tree.text("modules.weakdep") } else { String::new() };
     let parse = |[dep, alias, symbols]: [&str; 3]| {
         let bins = [&dep_bin[..], alias_bin, symbols_bin];
-        Present::parse(Texts { order: "kernel/d1/m1.ko\n", dep, alias, softdep: &softdep, symbols, bins })
-            .is_ok()
+        let (order, softdep, weakdep) = ("kernel/d1/m1.ko\n", &softdep[..], &weakdep[..]);
+        Present::parse(Texts { order, dep, alias, softdep, weakdep, symbols, bins }, &kmod).is_ok()
     };
     assert!(parse([&texts[0], &texts[1], &texts[2]]));
     for (which, text) in texts.iter().enumerate() {

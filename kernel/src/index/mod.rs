@@ -5,6 +5,7 @@
 //! modules.alias           from `.modinfo`: `alias PATTERN MODULE`, with which the kernel requests drivers
 //! modules.symbols         `alias symbol:NAME MODULE`: exported symbols
 //! modules.softdep         from `.modinfo`: `softdep MODULE pre: ...`
+//! modules.weakdep         from `.modinfo`: `weakdep MODULE OTHER...`, since kmod 33
 //! modules.devname         device nodes in /dev whose opening loads a module
 //! modules.{dep,alias,symbols,builtin,builtin.alias}.bin      tries of the same data ([`trie`])
 //! ```
@@ -31,6 +32,8 @@ mod update;
 
 pub use facts::Facts;
 pub use kmod::Kmod;
+#[cfg(test)]
+pub(crate) use kmod::depmod_of_tests;
 pub use present::{Present, Texts};
 pub use reason::DepmodReason;
 pub use rules::{SearchRules, choose, module_name};
@@ -125,7 +128,7 @@ pub(crate) mod tests {
         for (key, value) in pairs {
             sorted.push(trie::Pair { key: key.as_bytes(), priority: 1, value: value.as_bytes() });
         }
-        trie::write(sorted).unwrap()
+        trie::write(sorted, trie::Layout::ChildrenFirst).unwrap()
     }
 
     fn example() -> Vec<u8> {

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::graph::{Needs, Sorted, reduce};
-use super::{DepmodReason, hash, module_name, trie};
+use super::{DepmodReason, Kmod, hash, module_name, trie};
 
 pub(super) const ALIAS_HEAD: &str = "# Aliases extracted from modules themselves.\n";
 pub(super) const SOFTDEP_HEAD: &str = "# Soft dependencies extracted from modules themselves.\n";
+pub(super) const WEAKDEP_HEAD: &str = "# Weak dependencies extracted from modules themselves.\n";
 pub(super) const SYMBOLS_HEAD: &str = "# Aliases for symbols, used by symbol_request().\n";
 const BINS: [&str; 3] = ["modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"];
 /// `PATH_MAX`, the size of depmod's line buffer.
@@ -27,14 +28,18 @@ pub(super) struct Order<'a>(HashMap<&'a str, u32>);
 pub(super) type Place<'a> = (bool, u32, u32, &'a str);
 
 impl<'a> Order<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Self, DepmodReason> {
+    pub(super) fn parse(text: &'a str, kmod: &Kmod) -> Result<Self, DepmodReason> {
         if !text.is_empty() && !text.ends_with('\n')
             || text.split('\n').any(|line| line.len() >= LINE_MAX - 1)
         {
             return Err(DepmodReason::Odd { name: "modules.order", line: text.split('\n').count() });
         }
-        // If a path occurs twice, the last position counts.
-        Ok(Self(text.split_terminator('\n').zip(0..).collect()))
+        // If a path occurs twice, the last position counts, or the first.
+        let mut lines: Vec<(&str, u32)> = text.split_terminator('\n').zip(0..).collect();
+        if kmod.takes_first_of_order() {
+            lines.reverse();
+        }
+        Ok(Self(lines.into_iter().collect()))
     }
 
     pub(super) fn place<'b>(&self, path: &str, name: &'b str) -> Place<'b> {
@@ -60,13 +65,15 @@ impl<'a> Order<'a> {
 pub(super) struct Listed<'a> {
     pub(super) path: &'a str,
     pub(super) name: String,
-    /// Its lines in `modules.alias` and `modules.softdep`.
+    /// Its lines in `modules.alias`, `modules.softdep` and `modules.weakdep`.
     pub(super) alias: &'a str,
     pub(super) softdep: &'a str,
+    pub(super) weakdep: &'a str,
 }
 
 /// The parsed text indexes of a tree.
 pub struct Present<'a> {
+    pub(super) kmod: &'a Kmod,
     pub(super) order: Order<'a>,
     pub(super) modules: Vec<Listed<'a>>,
     pub(super) by_path: HashMap<&'a str, u32>,
@@ -90,6 +97,8 @@ pub struct Texts<'a> {
     pub alias: &'a str,
     /// `modules.softdep`
     pub softdep: &'a str,
+    /// `modules.weakdep`; not read if depmod does not write it.
+    pub weakdep: &'a str,
     /// `modules.symbols`
     pub symbols: &'a str,
     /// `modules.dep.bin`, `modules.alias.bin`, `modules.symbols.bin`, which contain the same data: a comparison
@@ -102,9 +111,9 @@ impl<'a> Present<'a> {
     ///
     /// # Errors
     ///
-    /// [`DepmodReason::Odd`] with the line that depmod would not have written.
-    pub fn parse(texts: Texts<'a>) -> Result<Self, DepmodReason> {
-        let order = Order::parse(texts.order)?;
+    /// [`DepmodReason::Odd`] with the line that this depmod would not have written.
+    pub fn parse(texts: Texts<'a>, kmod: &'a Kmod) -> Result<Self, DepmodReason> {
+        let order = Order::parse(texts.order, kmod)?;
         let (modules, by_path, whole) = dependencies(texts.dep)?;
         let odd = |line| DepmodReason::Odd { name: "modules.dep", line };
         let places: Vec<_> = modules.iter().map(|module| order.place(module.path, &module.name)).collect();
@@ -114,7 +123,7 @@ impl<'a> Present<'a> {
         let direct = reduce(&whole);
         let sorted =
             Sorted::of(&direct).filter(|sorted| sorted.whole(&direct) == whole).ok_or_else(|| odd(1))?;
-        let mut present = Self { order, modules, by_path, whole, direct, sorted, symbols: Vec::new() };
+        let mut present = Self { kmod, order, modules, by_path, whole, direct, sorted, symbols: Vec::new() };
         let numbers: HashMap<String, u32> =
             present.modules.iter().map(|module| module.name.clone()).zip(0..).collect();
         if numbers.len() != present.modules.len() {
@@ -127,6 +136,12 @@ impl<'a> Present<'a> {
         let softdep =
             Lines { name: "modules.softdep", head: SOFTDEP_HEAD, text: texts.softdep, module: second };
         softdep.divide(&mut present.modules, &numbers, |module, lines| module.softdep = lines)?;
+        if kmod.writes_weakdep() {
+            let second = |line: &'a str| Some(line.strip_prefix("weakdep ")?.split_once(' ')?.0);
+            let weakdep =
+                Lines { name: "modules.weakdep", head: WEAKDEP_HEAD, text: texts.weakdep, module: second };
+            weakdep.divide(&mut present.modules, &numbers, |module, lines| module.weakdep = lines)?;
+        }
         present.symbols = symbols(texts.symbols, &numbers)?;
         let sums = [
             dep_sum(&present.modules, texts.dep),
@@ -253,7 +268,7 @@ fn dependencies(text: &str) -> Result<Dependencies<'_>, DepmodReason> {
         }
     };
     let whole = lines.iter().enumerate().map(needs).collect::<Result<_, _>>()?;
-    let listed = |(path, _)| Listed { path, name: module_name(path), alias: "", softdep: "" };
+    let listed = |(path, _)| Listed { path, name: module_name(path), alias: "", softdep: "", weakdep: "" };
     Ok((lines.into_iter().map(listed).collect(), by_path, whole))
 }
 

@@ -17,8 +17,8 @@
 //!
 //! Writing: the trie that results from depmod's insertions depends only on the keys, not on their order. A node's
 //! prefix is the longest common one of all keys below it, except the root's, which is always empty. A node comes after
-//! its children, which are in the order of their bytes. So the file is written directly from the sorted keys, and no
-//! node is kept in memory. Values of one key are ordered by priority; among equal ones, the last inserted comes first.
+//! its children, or since kmod 34 before them; children are in the order of their bytes. So the file is written directly from
+//! the sorted keys, and no node is kept in memory. Values of one key are ordered by priority; among equal ones, the last inserted comes first.
 
 pub(super) const MAGIC: u32 = 0xB007_F457;
 const VERSION: u32 = 0x0002_0001;
@@ -175,21 +175,31 @@ pub(super) const KEY_MAX: usize = 1024;
 
 /// Writes an index of these pairs. Those of equal key and priority must be in the order in which depmod inserts them.
 /// `None` if the index would be larger than offsets can express.
-pub(super) fn write(mut pairs: Vec<Pair<'_>>) -> Option<Vec<u8>> {
+pub(super) fn write(mut pairs: Vec<Pair<'_>>, layout: Layout) -> Option<Vec<u8>> {
     let order = |a: &Pair<'_>, b: &Pair<'_>| a.key.cmp(b.key).then(a.priority.cmp(&b.priority));
     // Reversed and then sorted stably: of equal ones the last comes first.
     pairs.reverse();
     pairs.sort_by(order);
     let text: usize = pairs.iter().map(|pair| pair.value.len() + 16).sum();
-    let mut writer = Writer { out: Vec::with_capacity(2 * text), offsets: Vec::new(), prefix: 0 };
+    let mut writer = Writer { out: Vec::with_capacity(2 * text), layout, offsets: Vec::new(), prefix: 0 };
     writer.out.extend([MAGIC.to_be_bytes(), VERSION.to_be_bytes(), [0; 4]].concat());
     let root = writer.node(&pairs, 0)?;
     writer.out[8..12].copy_from_slice(&root.to_be_bytes());
     Some(writer.out)
 }
 
+/// Where the nodes are in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// kmod up to 33.
+    ChildrenFirst,
+    /// kmod since 34.
+    ParentsFirst,
+}
+
 struct Writer {
     out: Vec<u8>,
+    layout: Layout,
     /// Children's offsets of all nodes that are being written.
     offsets: Vec<u32>,
     /// Limit on the length of the next node's prefix; the root has none.
@@ -197,13 +207,19 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes the node for keys that share their first `depth` bytes, after its children. Returns its offset.
+    /// Writes the node for keys that share their first `depth` bytes, and its children. Returns its offset.
     fn node(&mut self, pairs: &[Pair<'_>], depth: usize) -> Option<u32> {
         let end = depth + common(pairs, depth).min(self.prefix);
         self.prefix = KEY_MAX;
         let (own, below) = pairs.split_at(pairs.partition_point(|pair| pair.key.len() == end));
         let mark = self.offsets.len();
-        let range = self.children(below, end)?;
+        let range = below.first().zip(below.last()).map(|(first, last)| (first.key[end], last.key[end]));
+        if let Some((first, last)) = range {
+            self.offsets.resize(mark + usize::from(last - first) + 1, 0);
+        }
+        if self.layout == Layout::ChildrenFirst {
+            self.children(below, end, mark)?;
+        }
         let at = u32::try_from(self.out.len()).ok().filter(|at| *at <= OFFSET)?;
         let mut flags = 0;
         if end > depth {
@@ -214,28 +230,33 @@ impl Writer {
         if let Some((first, last)) = range {
             flags |= CHILDREN;
             self.out.extend([first, last]);
-            self.out.extend(self.offsets[mark..].iter().flat_map(|offset| offset.to_be_bytes()));
-            self.offsets.truncate(mark);
         }
+        let table = self.out.len();
+        self.out.extend(self.offsets[mark..].iter().flat_map(|offset| offset.to_be_bytes()));
         if !own.is_empty() {
             flags |= VALUES;
             self.values(own);
         }
+        if self.layout == Layout::ParentsFirst {
+            self.children(below, end, mark)?;
+            let table = self.out[table..].chunks_exact_mut(4);
+            for (place, offset) in table.zip(&self.offsets[mark..]) {
+                place.copy_from_slice(&offset.to_be_bytes());
+            }
+        }
+        self.offsets.truncate(mark);
         Some(at | flags)
     }
 
-    /// Writes the children, and pushes an offset for each byte from the first to the last one that has a child.
-    fn children(&mut self, mut pairs: &[Pair<'_>], end: usize) -> Option<Option<(u8, u8)>> {
-        let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else { return Some(None) };
-        let (first, last) = (first.key[end], last.key[end]);
-        let mark = self.offsets.len();
-        self.offsets.resize(mark + usize::from(last - first) + 1, 0);
+    /// Writes the children, and sets their offsets, one for each byte from the first to the last one that has a child.
+    fn children(&mut self, mut pairs: &[Pair<'_>], end: usize, mark: usize) -> Option<()> {
+        let Some(first) = pairs.first().map(|pair| pair.key[end]) else { return Some(()) };
         while let Some(byte) = pairs.first().map(|pair| pair.key[end]) {
             let (child, rest) = pairs.split_at(pairs.partition_point(|pair| pair.key[end] == byte));
             self.offsets[mark + usize::from(byte - first)] = self.node(child, end + 1)?;
             pairs = rest;
         }
-        Some(Some((first, last)))
+        Some(())
     }
 
     fn values(&mut self, pairs: &[Pair<'_>]) {
@@ -278,19 +299,35 @@ mod tests {
         found
     }
 
-    fn written(pairs: &[Owned]) -> Vec<u8> {
+    fn written(pairs: &[Owned], layout: Layout) -> Vec<u8> {
         let mut borrowed = Vec::new();
         for (key, priority, value) in pairs {
             borrowed.push(Pair { key, priority: *priority, value });
         }
-        write(borrowed).unwrap()
+        write(borrowed, layout).unwrap()
     }
+
+    const LAYOUTS: [Layout; 2] = [Layout::ChildrenFirst, Layout::ParentsFirst];
 
     #[test]
     fn values_are_ordered_by_priority_and_equal_ones_reversed() {
         let pair = |priority, value: &str| (b"key".to_vec(), priority, value.as_bytes().to_vec());
-        let bytes = written(&[pair(7, "c"), pair(2, "a"), pair(2, "b"), pair(9, "d")]);
-        assert_eq!(read(&bytes), [pair(2, "b"), pair(2, "a"), pair(7, "c"), pair(9, "d")]);
+        for layout in LAYOUTS {
+            let bytes = written(&[pair(7, "c"), pair(2, "a"), pair(2, "b"), pair(9, "d")], layout);
+            assert_eq!(read(&bytes), [pair(2, "b"), pair(2, "a"), pair(7, "c"), pair(9, "d")]);
+        }
+    }
+
+    #[test]
+    fn the_root_is_the_last_node_or_the_first() {
+        let root = |layout| {
+            let bytes = written(&[(b"ab".to_vec(), 0, vec![]), (b"ac".to_vec(), 0, vec![])], layout);
+            (u32::from_be_bytes(bytes[8..12].try_into().unwrap()) & OFFSET, bytes.len())
+        };
+        let (last, length) = root(Layout::ChildrenFirst);
+        // Its children: a first and a last byte, and an offset.
+        assert_eq!(last as usize, length - 6);
+        assert_eq!(root(Layout::ParentsFirst), (12, length));
     }
 
     proptest! {
@@ -298,12 +335,13 @@ mod tests {
         fn values_are_read_back_in_order(pairs in vec(("[a-c]{0,6}", 0..3_u32, "[x-z]{0,2}"), 0..20)) {
             let mut pairs: Vec<Owned> =
                 pairs.into_iter().map(|(k, p, v)| (k.into_bytes(), p, v.into_bytes())).collect();
-            let bytes = written(&pairs);
+            let all = LAYOUTS.map(|layout| read(&written(&pairs, layout)));
             pairs.reverse();
             pairs.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-            prop_assert_eq!(read(&bytes), pairs);
+            prop_assert_eq!(&all[0], &pairs);
+            prop_assert_eq!(&all[1], &pairs);
             let longest = [(vec![b'a'; KEY_MAX], 0, vec![]), (vec![b'a'; KEY_MAX - 1], 0, vec![])];
-            prop_assert_eq!(read(&written(&longest)).len(), 2);
+            prop_assert_eq!(LAYOUTS.map(|layout| read(&written(&longest, layout)).len()), [2, 2]);
         }
     }
 }

@@ -261,9 +261,14 @@ impl<'a> Attempt<'a> {
         if let Some(symbol) = fresh.iter().filter(|symbol| symvers.get(symbol).is_some()).min() {
             return Err(DepmodReason::Needed { symbol: (*symbol).to_owned() });
         }
-        let names: HashSet<String> = doubtful
+        let is_doubtful: HashSet<&str> = doubtful.iter().copied().collect();
+        // Without CRCs, depmod takes all of __ksymtab_strings for symbols, which names of namespaces are in too.
+        let names: HashSet<String> = symvers
             .iter()
-            .filter_map(|symbol| symvers.get(symbol))
+            .filter(|export| {
+                is_doubtful.contains(export.symbol)
+                    || export.namespace.is_some_and(|namespace| is_doubtful.contains(namespace))
+            })
             .map(|export| super::module_name(export.module))
             .collect();
         for module in &self.modules {

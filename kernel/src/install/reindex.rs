@@ -49,8 +49,8 @@ const MODULE_MAX: u64 = 1 << 30;
 const OF_THE_KERNEL: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
 /// Indexes of built-in modules, which do not change with the others.
 const OF_BUILT_IN: [&str; 2] = ["modules.builtin.bin", "modules.builtin.alias.bin"];
-/// Indexes that only depmod of kmod 33 and later writes.
-const OF_OTHER_DEPMODS: [&str; 1] = ["modules.weakdep"];
+/// The index that only depmod of kmod 33 and later writes.
+const WEAKDEP: &str = "modules.weakdep";
 
 /// Writes the indexes into the staged base. The inner error is the reason why depmod must do it; then nothing was
 /// written.
@@ -84,6 +84,7 @@ fn make(
     let text = |name: &str| read_text(&tree.index(name));
     let (order, builtin) = (text("modules.order")?, text("modules.builtin")?);
     let (dep, alias, softdep) = (text("modules.dep")?, text("modules.alias")?, text("modules.softdep")?);
+    let weakdep = if kmod.writes_weakdep() { text(WEAKDEP)? } else { String::new() };
     let symbols = text("modules.symbols")?;
     let bin = |name: &str| bounded_read::bytes(tree.index(name), MOST_DATA);
     let (dep_bin, alias_bin, symbols_bin) =
@@ -93,10 +94,11 @@ fn make(
         dep: &dep,
         alias: &alias,
         softdep: &softdep,
+        weakdep: &weakdep,
         symbols: &symbols,
         bins: [&dep_bin, &alias_bin, &symbols_bin],
     };
-    let (present, chosen) = both(|| Present::parse(texts), || chosen(tree, &rules, &kmod));
+    let (present, chosen) = both(|| Present::parse(texts, &kmod), || chosen(tree, &rules, &kmod));
     let present = present?;
     let file = |(name, path, changed): (String, String, Time)| {
         let unchanged = present.has(&path) && changed < limit(written, present.is_own(&path));
@@ -161,14 +163,14 @@ fn ctime(metadata: &std::fs::Metadata) -> Time {
 
 /// Time of the oldest index.
 fn time_of_indexes(tree: &Tree, kmod: &Kmod) -> Result<Time, DepmodReason> {
-    if let Some(name) = OF_OTHER_DEPMODS.into_iter().find(|name| tree.index(name).exists()) {
-        return Err(DepmodReason::Foreign { name: name.to_owned() });
+    if !kmod.writes_weakdep() && tree.index(WEAKDEP).exists() {
+        return Err(DepmodReason::Foreign { name: WEAKDEP.to_owned() });
     }
     let regular = |name: &str| match fs_err::symlink_metadata(tree.index(name)) {
         Ok(metadata) if metadata.is_file() => Ok(metadata),
         _ => Err(DepmodReason::Missing { name: name.to_owned() }),
     };
-    let times = kmod.indexes().iter().map(|name| Ok(mtime(&regular(name)?)));
+    let times = kmod.indexes().map(|name| Ok(mtime(&regular(name)?)));
     let times = times.collect::<Result<Vec<Time>, DepmodReason>>()?;
     let (Some(&oldest), Some(&newest)) = (times.iter().min(), times.iter().max()) else {
         return Err(DepmodReason::Time { what: "no existing indexes" });

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::compress::Compression;
-use crate::index::DepIndex;
+use crate::index::{DepIndex, depmod_of_tests};
 use crate::ko::fixture::Built;
 
 const RELEASE: &str = "6.1.0-56-amd64";
@@ -57,8 +57,11 @@ impl Host {
     }
 
     fn depmod(&self) {
-        let status =
-            std::process::Command::new("/sbin/depmod").arg("-b").arg(self.dir.path()).arg(RELEASE).status();
+        let status = std::process::Command::new(depmod_of_tests())
+            .arg("-b")
+            .arg(self.dir.path())
+            .arg(RELEASE)
+            .status();
         assert!(status.unwrap().success());
     }
 
@@ -87,7 +90,7 @@ impl Host {
         act(Site {
             tree: &tree,
             root: self.dir.path(),
-            depmod: Path::new("/sbin/depmod"),
+            depmod: &depmod_of_tests(),
             always_depmod: false,
             sign: Some(&sign),
             wait: WAIT,

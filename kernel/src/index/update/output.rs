@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::{Attempt, From, Module};
+use super::{Attempt, From, Listed, Module};
 use crate::index::graph::Needs;
-use crate::index::present::{ALIAS_HEAD, SOFTDEP_HEAD, SYMBOLS_HEAD, name_of, normalize};
-use crate::index::trie::{self, Pair};
-use crate::index::{DepmodReason, hash};
+use crate::index::present::{ALIAS_HEAD, SOFTDEP_HEAD, SYMBOLS_HEAD, WEAKDEP_HEAD, name_of, normalize};
+use crate::index::trie::{self, Layout, Pair};
+use crate::index::{DepmodReason, Facts, hash};
 use crate::parallel::both;
 
 const DEVNAME_HEAD: &str = "# Device nodes to trigger on-demand module loading.\n";
@@ -24,13 +24,13 @@ impl<'a> Attempt<'a> {
             priority,
             value: line.as_bytes(),
         });
-        let dep_bin = bin(dep_pairs.collect())?;
+        let dep_bin = self.bin(dep_pairs.collect())?;
         let mut dep_text = String::with_capacity(dep.iter().map(|line| line.len() + 1).sum());
         for line in &dep {
             dep_text.push_str(line);
             dep_text.push('\n');
         }
-        Ok(vec![
+        let mut files = vec![
             ("modules.dep", dep_text.into_bytes()),
             ("modules.dep.bin", dep_bin),
             ("modules.alias", alias),
@@ -39,7 +39,11 @@ impl<'a> Attempt<'a> {
             ("modules.symbols", symbols),
             ("modules.symbols.bin", symbols_bin),
             ("modules.devname", self.devnames().into_bytes()),
-        ])
+        ];
+        if self.present.kmod.writes_weakdep() {
+            files.push(("modules.weakdep", self.weakdeps().into_bytes()));
+        }
+        Ok(files)
     }
 
     fn line(&self, module: &Module<'a>, needs: &[u32]) -> String {
@@ -87,18 +91,33 @@ impl<'a> Attempt<'a> {
             priority: number,
             value: self.modules[number as usize].name.as_bytes(),
         };
-        let bin = bin(found.iter().map(pair).collect())?;
+        let bin = self.bin(found.iter().map(pair).collect())?;
         Ok((text.into_bytes(), bin))
     }
 
     fn softdeps(&self) -> String {
-        let mut text = SOFTDEP_HEAD.to_owned();
+        self.lines(SOFTDEP_HEAD, "softdep", |old| old.softdep, |facts| &facts.softdeps)
+    }
+
+    fn weakdeps(&self) -> String {
+        self.lines(WEAKDEP_HEAD, "weakdep", |old| old.weakdep, |facts| &facts.weakdeps)
+    }
+
+    /// The text of an index of `WORD MODULE VALUE`.
+    fn lines(
+        &self,
+        head: &str,
+        word: &str,
+        old: impl Fn(&Listed<'a>) -> &'a str,
+        new: impl Fn(&'a Facts) -> &'a [String],
+    ) -> String {
+        let mut text = head.to_owned();
         for module in &self.modules {
             match module.from {
-                From::Index(old) => text.push_str(self.old(old).softdep),
+                From::Index(number) => text.push_str(old(self.old(number))),
                 From::File(facts) => {
-                    for softdep in &facts.softdeps {
-                        let _ = writeln!(text, "softdep {} {softdep}", module.name);
+                    for value in new(facts) {
+                        let _ = writeln!(text, "{word} {} {value}", module.name);
                     }
                 }
             }
@@ -160,13 +179,17 @@ impl<'a> Attempt<'a> {
             priority: *owner,
             value: self.modules[*owner as usize].name.as_bytes(),
         });
-        let bin = bin(pairs.collect())?;
+        let bin = self.bin(pairs.collect())?;
         Ok((text.into_bytes(), bin))
     }
-}
 
-fn bin(pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, DepmodReason> {
-    trie::write(pairs).ok_or(DepmodReason::Odd { name: "modules.alias", line: 1 })
+    fn bin(&self, pairs: Vec<Pair<'_>>) -> Result<Vec<u8>, DepmodReason> {
+        let layout = match self.present.kmod.writes_parents_first() {
+            true => Layout::ParentsFirst,
+            false => Layout::ChildrenFirst,
+        };
+        trie::write(pairs, layout).ok_or(DepmodReason::Odd { name: "modules.alias", line: 1 })
+    }
 }
 
 /// A device node in /dev from a module's aliases, with its numbers (tools/depmod.c, `output_devname`).

@@ -17,7 +17,7 @@ fn of_depmod(tree: &Path) -> BTreeMap<String, Vec<u8>> {
     let brought = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
     let wanted = |name: &str| brought.contains(&name) || !name.starts_with("modules.");
     disk::link_children(tree, &base, wanted).unwrap();
-    let mut depmod = Command::new("/sbin/depmod");
+    let mut depmod = Command::new(depmod_of_tests());
     // The configuration of the generated root, which has none, or has its own.
     let root = tree.ancestors().nth(3).unwrap();
     let empty = dir.path().join("none");
@@ -103,7 +103,7 @@ impl Whole {
     }
 
     fn depmod(&self) {
-        let mut depmod = Command::new("/sbin/depmod");
+        let mut depmod = Command::new(depmod_of_tests());
         let empty = self.dir.path().join("none");
         fs_err::create_dir_all(&empty).unwrap();
         let status = depmod.arg("-C").arg(&empty).arg("-b").arg(self.dir.path()).arg(&self.release).status();
@@ -155,7 +155,7 @@ impl Whole {
         let site = Site {
             tree: &dir,
             root: self.dir.path(),
-            depmod: Path::new("/sbin/depmod"),
+            depmod: &depmod_of_tests(),
             always_depmod: false,
             sign: None,
             wait: WAIT,
