@@ -14,7 +14,7 @@
 //!
 //! *Added*, in DKMS's terms, is its own record, a link under `/var/lib/dkms`; *built* is a build in the store; *installed* is
 //! part of the kernel's generation. What DKMS itself had built and installed before counts too, until it is removed or taken
-//! over (`kcache adopt`). Output and exit codes are those of DKMS 3.0.10 where scripts may depend on them; docs/dkms.md has the
+//! over (`kcache adopt`). Output and exit codes are those of DKMS 3.2.2 where scripts may depend on them; docs/dkms.md has the
 //! table. kcache's own messages go to stderr, so that `$(dkms status)` contains nothing else.
 
 mod args;
@@ -40,7 +40,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
 /// The version of DKMS that this is like: what it prints of itself, and what the Debian package provides.
-const LIKE: &str = "3.0.10";
+const LIKE: &str = "3.2.2";
 
 /// The name of the maintainer scripts' program.
 const POSTINST: &str = "common.postinst";
@@ -143,7 +143,8 @@ fn act(place: &Place, action: Action) -> Result<u8, DkmsError> {
         Action::Add => build::add(place),
         Action::Build => build::each(place, build::build),
         Action::Install => build::each(place, build::install),
-        Action::Autoinstall | Action::KernelPostinst => build::autoinstall(place),
+        Action::Autoinstall => build::autoinstall(place),
+        Action::KernelPostinst => build::of_kernel(place),
         Action::Match => build::match_kernel(place),
         Action::Uninstall => remove::each(place, remove::uninstall),
         Action::Unbuild => remove::each(place, remove::unbuild),

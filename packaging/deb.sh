@@ -50,7 +50,7 @@ Maintainer: ${DEB_MAINTAINER:-kcache <kcache@localhost>}
 Installed-Size: $(du -sk --apparent-size "$stage" | cut -f1)
 Depends: libc6 (>= ${libc#GLIBC_}), libgcc-s1, kmod, bubblewrap (>= 0.7), patch, make, util-linux
 Recommends: build-essential
-Provides: dkms (= 3.0.10-8+kcache)
+Provides: dkms (= 3.2.2-1+kcache)
 Section: kernel
 Priority: optional
 Description: third-party kernel modules, ready before the reboot

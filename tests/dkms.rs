@@ -110,8 +110,19 @@ fn what_fails_ends_with_dkms_s_exit_codes() {
     let source = hello(&host, "");
     let k = FIXTURES.new.as_str();
     dkms(&host, &["frobnicate"]).exits(2);
+    // Without a package there is nothing to lack headers for.
+    let empty = Host::new(&[k]);
+    dkms(&empty, &["autoinstall", "-k", "9.9.9"]).exits(0);
+    dkms(&empty, &["kernel_postinst", "-k", "9.9.9"]).exits(0);
     dkms(&host, &["add", "/no/such"]).exits(9).says(&["/no/such must contain a dkms.conf file!"]);
-    dkms(&host, &["install", "hello/1.0", "-k", "9.9.9"]).exits(1);
+    dkms(&host, &["install", "hello/1.0", "-k", "9.9.9"]).exits(21);
+    dkms(&host, &["autoinstall", "-k", "9.9.9"]).exits(21).says(&["headers for kernel 9.9.9"]);
+    dkms(&host, &["kernel_postinst", "-k", "9.9.9"]).exits(21);
+    dkms(&host, &["autoinstall", "--all"]).exits(5);
+    dkms(&host, &["autoinstall", "-k", k, "-k", "9.9.9"]).exits(4);
+    for action in ["kernel_postinst", "kernel_prerm"] {
+        dkms(&host, &[action]).exits(4).says(&[action, "requires exactly one kernel version parameter"]);
+    }
     dkms(&host, &["match", "-k", k]).exits(1);
     dkms(&host, &["match", "-k", k, "--templatekernel", k]).exits(2);
     dkms(&host, &["ldtarball", "--archive", "/no/such"]).exits(2).says(&["/no/such does not exist."]);

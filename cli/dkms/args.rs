@@ -81,6 +81,7 @@ impl Action {
             Action::Build => Some("build"),
             Action::Install => Some("install"),
             Action::Match => Some("match"),
+            Action::Autoinstall => Some("autoinstall"),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@ use kcache::kernel::dkms::Version;
 use kcache::kernel::install::ForeignFiles;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
+use kcache::kernel::release;
 use kcache::resolve::resolution::Resolution;
 use kcache::run::request::{Options, Request};
 use kcache::run::session::Session;
@@ -126,8 +127,11 @@ fn kernel_to_build_for(place: &Place, release: &str) -> Result<Kernel, DkmsError
 }
 
 fn no_headers(release: &str) -> DkmsError {
+    if !release::is_plain(release) {
+        return DkmsError::new(1, &[&format!("{} is no release of a kernel.", release.escape_debug())]);
+    }
     DkmsError::new(
-        1,
+        21,
         &[
             &format!(
                 "Your kernel headers for kernel {release} cannot be found at /lib/modules/{release}/build or /lib/modules/{release}/source."
@@ -213,14 +217,23 @@ fn put_in(
     Ok(())
 }
 
-/// Installs all packages that are installed automatically, for each selected kernel.
+/// Installs all packages that are installed automatically, for the selected kernel.
 pub fn autoinstall(place: &Place) -> Result<u8, DkmsError> {
-    let mut exit = Exit::Done;
-    for release in place.releases() {
-        let ran = for_kernel(&place.context, &place.out, &release, true)?;
-        exit = exit.or(ran.exit);
+    let release = place.one_release("autoinstall")?;
+    install_all(place, &release)
+}
+
+/// The same for a kernel that was installed.
+pub fn of_kernel(place: &Place) -> Result<u8, DkmsError> {
+    let release = place.named_release("kernel_postinst")?;
+    install_all(place, &release)
+}
+
+fn install_all(place: &Place, release: &str) -> Result<u8, DkmsError> {
+    if place.kernel(release)?.is_none() {
+        return if place.known()?.is_empty() { Ok(0) } else { Err(no_headers(release)) };
     }
-    match exit {
+    match for_kernel(&place.context, &place.out, release, true)?.exit {
         Exit::Done => Ok(0),
         _ => Err(DkmsError::new(
             11,

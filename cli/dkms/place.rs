@@ -201,6 +201,19 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// The one release that was named: what a kernel's installation or removal is for must not be guessed.
+    pub fn named_release(&self, action: &str) -> Result<String, DkmsError> {
+        match &self.typed.kernels[..] {
+            [release] => Ok(release.clone()),
+            _ => Err(DkmsError::new(
+                4,
+                &[&format!(
+                    "The action {action} requires exactly one kernel version parameter on the command line."
+                )],
+            )),
+        }
+    }
+
     /// What is called so, installed or by its build tree.
     pub fn kernel(&self, release: &str) -> Result<Option<Kernel>, DkmsError> {
         let found = match &self.typed.kernel_source {

@@ -132,7 +132,7 @@ fn forget_builds(place: &Place, what: &Version, release: &str) -> Result<(), Dkm
 
 /// Everything out of a kernel that goes. One package that stays keeps no other there.
 pub fn of_kernel(place: &Place) -> Result<u8, DkmsError> {
-    let release = place.one_release("kernel_prerm")?;
+    let release = place.named_release("kernel_prerm")?;
     let session = session(place)?;
     let mut failed = Vec::new();
     for what in place.known()? {

@@ -1,4 +1,4 @@
-//! `dkms status`: one line a version and kernel, as DKMS 3.0.10 prints it.
+//! `dkms status`: one line a version and kernel, as DKMS 3.2.2 prints it.
 //!
 //! ```text
 //! acpi-call/1.2.2, 6.1.0-56-amd64, x86_64: installed
