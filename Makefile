@@ -10,6 +10,8 @@
 # make test-apt-dkms    Debian's -dkms packages with kcache as dkms, in two such systems; root, five minutes, after test-apt
 # make test-adopt       kcache adopt on a host where Debian's dkms script has installed modules; root, a few minutes
 # make test-secureboot  a kernel under Secure Boot, in a VM, loads what kcache signed and nothing else; three minutes
+# make test-systemd     kcache's units under a real systemd, with control groups: a VM builds, reboots, loses a module, reboots;
+#                       root, six minutes
 # make test-large       ZFS and one of NVIDIA's drivers on the newest kernel; ZFS in an initramfs, by apt; root, half an hour,
 #                       after test-apt
 # make corpus           build every -dkms package of Debian, including contrib and non-free, with dkms and with kcache; root,
@@ -38,7 +40,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -61,7 +63,7 @@ test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -151,6 +153,9 @@ test-apt-dkms: kernels deb
 
 test-adopt: fixtures build
 	tests/adopt.sh $(CARGO_TARGET_DIR)
+
+test-systemd: fixtures build
+	tests/systemd.sh $(CARGO_TARGET_DIR)/release/kcache $(CARGO_TARGET_DIR)/systemd
 
 test-secureboot: kernels build
 	tests/secure_boot.sh $(CARGO_TARGET_DIR)/release/kcache $(CARGO_TARGET_DIR)/secureboot

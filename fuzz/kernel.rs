@@ -289,6 +289,10 @@ impl Disk for NoDisk {
     fn symvers(&mut self) -> Option<&Symvers> {
         None
     }
+
+    fn is_checked(&self, _: &str) -> bool {
+        false
+    }
 }
 
 /// `kcache.toml`.

@@ -49,6 +49,11 @@ impl<'a> Order<'a> {
         }
     }
 
+    /// Number of in-tree modules.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether a file is an in-tree module.
     pub(super) fn lists(&self, path: &str) -> bool {
         self.line(path).is_some()

@@ -14,6 +14,10 @@
 //! everything is computed with a list of what must be read; that is read, and everything is computed again, until the
 //! list is empty. The number of files is limited, because above [`READ_MAX`] depmod is not slower.
 //!
+//! Without a `Module.symvers`, as on hosts without headers, new symbols of kcache's own modules are certain all the same: these were
+//! compared with the kernel's symbols when they were built, and in-tree modules need nothing but what the kernel or another of
+//! them exports, if all that `modules.order` lists are there.
+//!
 //! If there is any doubt, the result is a [`DepmodReason`]. One assumption is made: a file that `modules.order` lists
 //! exports and needs only what `Module.symvers` contains; that is, nobody replaced it by one with symbols of a module
 //! that is added or removed. `kcache verify` detects that.
@@ -38,6 +42,8 @@ pub trait Disk {
     fn facts(&mut self, path: &str) -> Result<Facts, DepmodReason>;
     /// Symbols that the kernel and its modules export; `None` if there is no `Module.symvers`.
     fn symvers(&mut self) -> Option<&Symvers>;
+    /// Whether the module was checked not to export what the kernel itself exports.
+    fn is_checked(&self, path: &str) -> bool;
 }
 
 /// The file that depmod would choose for a module.
@@ -257,7 +263,11 @@ impl<'a> Attempt<'a> {
             }
         }
         let first = doubtful.iter().chain(fresh).min().map_or("", |symbol| symbol);
-        let symvers = disk.symvers().ok_or_else(|| DepmodReason::NoSymvers { symbol: first.to_owned() })?;
+        let are_new = doubtful.is_empty() && self.are_new(fresh, disk);
+        let Some(symvers) = disk.symvers() else {
+            let symbol = first.to_owned();
+            return if are_new { Ok(()) } else { Err(DepmodReason::NoSymvers { symbol }) };
+        };
         if let Some(symbol) = fresh.iter().filter(|symbol| symvers.get(symbol).is_some()).min() {
             return Err(DepmodReason::Needed { symbol: (*symbol).to_owned() });
         }
@@ -277,6 +287,18 @@ impl<'a> Attempt<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether no in-tree module can need these symbols, which nothing exported before.
+    fn are_new(&self, fresh: &[&'a str], disk: &dyn Disk) -> bool {
+        let are_checked = fresh.iter().all(|symbol| {
+            let owner = self.owners.get(symbol).copied().flatten();
+            owner.is_some_and(|owner| disk.is_checked(self.modules[owner as usize].path))
+        });
+        let order = &self.present.order;
+        let before = self.present.modules.iter().filter(|module| order.lists(module.path)).count();
+        let now = self.modules.iter().filter(|module| order.lists(module.path)).count();
+        are_checked && before == order.len() && now == order.len()
     }
 
     /// Finds new modules that replace ones which are not kept.

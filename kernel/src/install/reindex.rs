@@ -351,6 +351,10 @@ impl index::Disk for Base<'_> {
         Facts::parse(&module).map_err(unclear)
     }
 
+    fn is_checked(&self, path: &str) -> bool {
+        self.new.is_some_and(|(generation, _)| inside(path, generation).is_some())
+    }
+
     fn symvers(&mut self) -> Option<&Symvers> {
         let Self { site, tree, symvers, .. } = self;
         symvers.get_or_insert_with(|| read_symvers(site, tree)).as_ref()
@@ -361,9 +365,13 @@ impl Base<'_> {
     /// What is known of a staged module, by its path in the base.
     fn staged(&self, path: &str) -> Option<&Result<Facts, String>> {
         let (generation, facts) = self.new?;
-        let inside = path.strip_prefix("updates/")?.strip_prefix(&dir_name(generation))?;
-        facts.get(inside.strip_prefix('/')?)
+        facts.get(inside(path, generation)?)
     }
+}
+
+/// The path within a generation of one of its modules, given that in the base.
+fn inside<'a>(path: &'a str, generation: &str) -> Option<&'a str> {
+    path.strip_prefix("updates/")?.strip_prefix(&dir_name(generation))?.strip_prefix('/')
 }
 
 /// Reads `Module.symvers` from the headers that the tree's `build` refers to, or from the tree itself, as on Fedora.

@@ -59,6 +59,7 @@ pub fn check(file_name: &str, ko: &Ko, expect: &Expect<'_>) -> Vec<ModuleFault> 
     for symbol in ko.undefined.iter().filter(|symbol| !is_resolved_elsewhere(ko.machine, &symbol.name)) {
         defects.extend(check_symbol(ko, symbol, expect));
     }
+    defects.extend(check_exports(ko, expect));
     if expect.flags.modversions {
         defects.extend(check_crcs(ko, expect));
         defects.extend(check_versions(ko, expect));
@@ -104,6 +105,14 @@ fn check_symbol(ko: &Ko, symbol: &Undefined, expect: &Expect<'_>) -> Option<Defe
     let imported = ko.modinfo.all("import_ns").any(|import| import == namespace);
     let defect = || Defect::MissingNamespace { symbol: symbol.name.clone(), namespace: namespace.to_owned() };
     (!imported && !expect.flags.missing_imports_allowed).then(defect)
+}
+
+/// Symbols that the kernel itself exports. One of another module may be exported as well, if that is not loaded.
+fn check_exports<'a>(ko: &'a Ko, expect: &Expect<'a>) -> impl Iterator<Item = Defect> {
+    let of_kernel = |name: &&String| {
+        expect.symvers.and_then(|symvers| symvers.get(name)).is_some_and(|export| export.module == "vmlinux")
+    };
+    ko.exports.keys().filter(of_kernel).map(|symbol| Defect::ExportOfKernel { symbol: symbol.clone() })
 }
 
 /// `verify_module_namespace` (kernel/module/main.c): names separated by commas; a trailing `*` matches any rest; `-`
@@ -239,6 +248,15 @@ mod tests {
         built.undefined.push((symbol.into(), false));
         built.versions.push((symbol.into(), crc));
         built
+    }
+
+    #[test]
+    fn a_module_exports_nothing_that_the_kernel_exports() {
+        let mut built = Built::example();
+        built.exports.push(("its_own".to_owned(), 1, String::new()));
+        check(&built, &[]);
+        built.exports.push(("printk".to_owned(), 1, String::new()));
+        check(&built, &["example.ko exports printk, which the kernel exports itself"]);
     }
 
     #[test]

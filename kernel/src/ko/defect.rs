@@ -91,6 +91,12 @@ pub enum Defect {
         /// Name of the symbol.
         symbol: String,
     },
+    /// The kernel itself exports a symbol that the module exports (`verify_exported_symbols` in kernel/module/main.c).
+    #[error("exports {}, which the kernel exports itself", .symbol.escape_debug())]
+    ExportOfKernel {
+        /// Name of the symbol.
+        symbol: String,
+    },
     /// The module was built against another type of a symbol.
     #[error("was built against {} with {}, expected {:#010x}", .symbol.escape_debug(), Crc(*.found), .expected)]
     WrongCrc {
