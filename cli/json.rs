@@ -66,6 +66,8 @@ pub enum Action {
     Keep,
     Load,
     BuildRequired,
+    Regenerate,
+    RegenerationRequired,
 }
 
 impl Action {
@@ -99,6 +101,9 @@ impl Action {
             (Action::Keep, _) => "kept",
             (Action::Load, _) => "would load",
             (Action::BuildRequired, _) => "would build or fetch first",
+            (Action::Regenerate, false) => "regenerated",
+            (Action::Regenerate, true) => "would regenerate",
+            (Action::RegenerationRequired, _) => "to be regenerated",
         }
     }
 
@@ -171,6 +176,17 @@ pub struct GenerationChange {
     /// Installed before and now; null: it was not, or is not.
     pub from: Option<String>,
     pub to: Option<String>,
+}
+
+/// `install`, `remove`, `rollback` and `adopt`: a kernel whose initramfs has other modules than are installed now.
+#[derive(Debug, Serialize)]
+pub struct Initramfs {
+    pub r#type: &'static str,
+    pub kernel: String,
+    /// regenerate: it was; regeneration_required: the command is to be run in the tree under `--root`.
+    pub action: Action,
+    pub command: String,
+    pub error: Option<String>,
 }
 
 /// The last line of `install`, `build`, `remove` and `rollback`, unless an error ended them or it was a dry run.

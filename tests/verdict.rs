@@ -1,6 +1,7 @@
 //! "May I reboot?": each state there is, and for each way to break an installation the verdict that names the cause.
 
 use crate::host::{FIXTURES, Host, PATH, Run, run};
+use crate::initramfs;
 use crate::packages::{self, broken, hello, plain, trio};
 use fs_err as fs;
 use std::path::{Path, PathBuf};
@@ -60,17 +61,6 @@ fn nothing(_: &Path) {}
 
 fn depmod(root: &Path, more: &[&str]) {
     run(Command::new("depmod").env("PATH", PATH).arg("-b").arg(root).args(more).arg(k()));
-}
-
-/// An initramfs with one file, as the kernel packages' tools write it.
-fn initramfs(host: &Host, name: &str, contents: &[u8]) {
-    let staging = host.dir().join("initramfs");
-    let file = staging.join(name);
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(file, contents).unwrap();
-    let image = host.root().join(format!("boot/initrd.img-{}", k()));
-    let pack = format!("find . | cpio --quiet -o -H newc | zstd -q > {}", image.display());
-    run(Command::new("sh").env("PATH", PATH).args(["-c", &pack]).current_dir(&staging));
 }
 
 #[test]
@@ -157,8 +147,8 @@ fn what_others_did_to_the_kernel_is_named() {
     let name = format!("usr/lib/modules/{}/updates/dkms/v4l2loopback.ko", k());
     let module = fs::read(broken.module()).unwrap();
     broken.by(
-        |_| initramfs(&broken.host, &name, b"another build"),
-        |_| initramfs(&broken.host, &name, &module),
+        |_| initramfs::pack(&broken.host, &name, b"another build"),
+        |_| initramfs::pack(&broken.host, &name, &module),
         "stale",
         &["contains a different build", &name, "update-initramfs -u -k"],
     );
@@ -169,7 +159,7 @@ fn a_module_that_belongs_into_the_initramfs_and_is_not_in_it_is_stale() {
     let host = Host::new(&[k()]);
     hello(&host, "");
     host.kcache(&["install", "-k", k()]).exits(0);
-    initramfs(&host, "etc/other", b"");
+    initramfs::pack(&host, "etc/other", b"");
     let check = |code| host.kcache(&["check", "-k", k()]).exits(code);
     check(0);
     // As zfs-initramfs has it for a root file system on ZFS.
@@ -187,7 +177,7 @@ fn a_module_that_belongs_into_the_initramfs_and_is_not_in_it_is_stale() {
         "update-initramfs -u",
     ]);
     let module = fs::read(&host.modules(k())["hello/hello.ko"]).unwrap();
-    initramfs(&host, &format!("usr/lib/modules/{}/updates/hello.ko", k()), &module);
+    initramfs::pack(&host, &format!("usr/lib/modules/{}/updates/hello.ko", k()), &module);
     check(0);
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use kcache::deploy::adopt::{self, Adoptable};
 use kcache::deploy::generation::{self as flow, SetChange};
-use kcache::kernel::install::{ForeignFile, ForeignFiles, InstallPlan};
+use kcache::kernel::install::{ForeignFile, ForeignFiles, InstallPlan, current};
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::run::context::Context;
@@ -13,6 +13,7 @@ use kcache::run::select::Packages;
 use kcache::run::session::Session;
 use kcache::store::Manifest;
 
+use super::initramfs;
 use super::remove::meant;
 use super::run_report::{report, report_done, report_plan};
 use crate::args::Adopt;
@@ -71,7 +72,8 @@ fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result
     }
     let (manifests, files) = build(session, out, kernel, &packages, &candidates, &mut exit);
     if !manifests.is_empty() {
-        transact(session, out, kernel, &SetChange::Add(&manifests), &ForeignFiles::Take(files), false)?;
+        let taken = ForeignFiles::Take(files);
+        exit = exit.or(transact(session, out, kernel, &SetChange::Add(&manifests), &taken, false)?);
     }
     Ok(exit)
 }
@@ -139,8 +141,7 @@ fn undo(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result<Exit
         out.say(&format!("{}: nothing was taken over", kernel.release));
         return Ok(Exit::Done);
     }
-    transact(session, out, kernel, &adopt::without(&names), &others, dry)?;
-    Ok(Exit::Done)
+    transact(session, out, kernel, &adopt::without(&names), &others, dry)
 }
 
 fn transact(
@@ -150,21 +151,24 @@ fn transact(
     change: &SetChange,
     others: &ForeignFiles,
     dry: bool,
-) -> Result<(), Failure> {
+) -> Result<Exit, Failure> {
+    let mut exit = Exit::Done;
     if dry {
         let plan: InstallPlan = flow::plan_with(session, kernel, change, others)?;
         report_plan(out, &plan);
     } else {
         let start = Instant::now();
+        let before = kernel.modules.as_ref().and_then(|tree| current(tree).ok().flatten());
         let done = flow::apply_with(session, kernel, change, others)?;
         report_done(out, kernel, &done, start.elapsed().as_secs_f64());
+        exit = initramfs::follow(session, out, kernel, before.as_ref());
     }
     match others {
         ForeignFiles::GiveBack(files) => say_files(out, kernel, Action::GiveBack, files, dry),
         ForeignFiles::Take(files) => say_files(out, kernel, Action::TakeOver, files, dry),
         ForeignFiles::Drop(_) | ForeignFiles::Untouched => {}
     }
-    Ok(())
+    Ok(exit)
 }
 
 /// One line a file.

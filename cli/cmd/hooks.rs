@@ -6,7 +6,6 @@
 
 mod event;
 mod files;
-mod initramfs;
 mod placing;
 mod retry;
 mod timer;

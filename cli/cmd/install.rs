@@ -10,16 +10,20 @@ use kcache::run::session::Session;
 
 use super::dry_run::dry_run;
 use super::run_report::{summarize, tell};
-use super::say_oddities;
 use super::task::{Ran, Task};
+use super::{initramfs, say_oddities};
 use crate::args::{Build, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
 
 pub fn install(context: &Context, out: &Out, args: &Install, dry: bool) -> Result<Exit, Failure> {
-    let task =
-        Task { fetch_only: args.no_build, install: true, ..Task::building(&args.which, &args.building) };
+    let task = Task {
+        fetch_only: args.no_build,
+        install: true,
+        by_hand: true,
+        ..Task::building(&args.which, &args.building)
+    };
     run(context, out, &task, dry)
 }
 
@@ -87,6 +91,10 @@ fn said(session: &Session, out: &Out, task: &Task, packages: &Packages, report: 
         Ran { exit, failed: Vec::new(), states: Vec::new(), lacks_builds: false, may_pass: false, changed };
     for kernel in &report.kernels {
         tell(session, out, task, kernel, &mut ran);
+    }
+    let done = report.kernels.iter().filter(|kernel| matches!(kernel.transaction, Some(Ok(_))));
+    for kernel in done.filter(|_| task.by_hand && !session.context.services.cancelled()) {
+        ran.exit = ran.exit.or(initramfs::follow(session, out, kernel.kernel, None));
     }
     summarize(session, out, &ran);
     ran

@@ -16,6 +16,7 @@ use kcache::run::request::Request;
 use kcache::run::select;
 use kcache::run::session::Session;
 
+use super::initramfs;
 use super::run_report::{report_changes, report_error, report_plan};
 use crate::args::{Kernels, Remove};
 use crate::exit::{Exit, Failure};
@@ -204,6 +205,7 @@ fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &SetChang
         Ok(originals) => originals,
         Err(error) => return report_error(out, kernel, &error),
     };
+    let before = generation(kernel);
     let done = match generation::apply(session, kernel, change) {
         Ok(done) => done,
         Err(error) => return report_error(out, kernel, &error),
@@ -211,7 +213,7 @@ fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &SetChang
     report_changes(out, kernel, &done, start.elapsed().as_secs_f64());
     let ended = after_remove(session, kernel, &done).and_then(|()| forget_originals(out, kernel, &originals));
     match ended {
-        Ok(()) => Exit::Done,
+        Ok(()) => initramfs::follow(session, out, kernel, before.as_ref()),
         Err(error) => report_error(out, kernel, &error),
     }
 }

@@ -17,6 +17,8 @@ pub struct Task<'a> {
     pub verify: bool,
     pub check: bool,
     pub install: bool,
+    /// Somebody typed it: no hook follows that makes the initramfs.
+    pub by_hand: bool,
 }
 
 impl Task<'_> {
@@ -30,6 +32,7 @@ impl Task<'_> {
             verify: false,
             check: false,
             install: false,
+            by_hand: false,
         }
     }
 

@@ -1,20 +1,17 @@
 //! The state of what is installed for one kernel, file by file: kcache's generation, foreign modules, and copies of either in
 //! the initramfs.
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use kcache_kernel::bounded_read;
 use kcache_kernel::index::DepIndex;
-use kcache_kernel::initramfs::{self, Copy};
 use kcache_kernel::install::{self, Base, Fault, Generation};
 use kcache_kernel::kernels::{Headers, Kernel};
 use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::modules::{self, InstalledModule, Loader};
 use kcache_kernel::signing::{self, KnownKeys};
 
+use super::in_initramfs;
 use super::state::{Foreign, Standing, State};
 use crate::error::Result;
 use crate::inputs::change::InputChange;
@@ -217,58 +214,13 @@ impl Installed {
             .collect()
     }
 
-    /// A copy in the initramfs is what will be loaded, so it must be the installed module. A missing one that belongs
-    /// there, as ZFS's for a root file system on ZFS, is not loaded when it is needed.
     fn look_into_initramfs(&mut self, session: &Session, kernel: &Kernel) -> Result<()> {
         let Some(generation) = &self.generation else { return Ok(()) };
-        let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(()) };
-        let names: BTreeSet<ModuleName> =
-            generation.modules().map(|(_, m)| ModuleName::new(&m.spec.name)).collect();
-        let copies = match copies(session, &path, &names) {
-            Ok(copies) => copies,
-            Err(error) => {
-                self.details.push(format!("initramfs not checked: {}", crate::error::chain(&error)));
-                return Ok(());
-            }
-        };
-        let wanted = match initramfs::wanted(&session.context.root, &names) {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                self.details.push(format!("initramfs configuration not read: {error}"));
-                Default::default()
-            }
-        };
-        let again = format!(
-            "regenerate the initramfs with `update-initramfs -u -k {}` or `dracut --force --kver {0}`",
-            kernel.release
-        );
-        for (package, module) in generation.modules() {
-            let name = ModuleName::new(&module.spec.name);
-            if let Some(file) = wanted.get(&name)
-                && !copies.iter().any(|copy| copy.module == name)
-            {
-                let reason =
-                    format!("{} lacks {name}, which {} includes; {again}", path.display(), file.display());
-                self.outdated.push((package.name.clone(), reason));
-            }
-            let (file, body) = (module.installed_digest.to_string(), module.spec.digest.to_string());
-            let is_other =
-                |copy: &&Copy| copy.module == name && copy.file != file && copy.body.as_ref() != Some(&body);
-            if let Some(copy) = copies.iter().find(is_other) {
-                let reason = format!("{} contains a different build, {}; {again}", path.display(), copy.path);
-                self.outdated.push((package.name.clone(), reason));
-            }
-        }
+        let compared = in_initramfs::compare(session, kernel, generation)?;
+        self.outdated.extend(compared.outdated);
+        self.details.extend(compared.details);
         Ok(())
     }
-}
-
-/// What an initramfs holds of these modules; remembered, since it takes decompressing all of it.
-fn copies(session: &Session, path: &Path, names: &BTreeSet<ModuleName>) -> Result<Vec<Copy>> {
-    let names_text = names.iter().map(|name| &**name).collect::<Vec<_>>().join(",");
-    let is_settled = session.context.now() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
-    let read = || Ok(initramfs::copies(path, names)?);
-    if is_settled { session.remembered_of_file("initramfs", path, &names_text, read) } else { read() }
 }
 
 /// Warns if image and headers, or image and modules, are of two builds of one release.

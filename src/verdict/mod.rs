@@ -16,6 +16,7 @@
 //! state that is worse than a reboot without kcache.
 
 pub mod boot_test;
+pub mod in_initramfs;
 mod installed;
 pub mod provenance;
 pub mod ready_file;

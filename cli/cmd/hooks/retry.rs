@@ -11,9 +11,9 @@ use kcache::run::context::Context;
 use kcache::verdict::{self, ready_file};
 
 use super::super::task::Ran;
-use super::super::{install, judging, look_remotely, metrics};
+use super::super::{initramfs, install, judging, look_remotely, metrics};
+use super::timer;
 use super::verdict::{bootable, of_releases, print};
-use super::{initramfs, timer};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::settings::Settings;

@@ -2,7 +2,7 @@
 //!
 //! | generator | configuration |
 //! |---|---|
-//! | initramfs-tools(7) | `modules` and `modules.d/*` in `/etc/initramfs-tools` and `/usr/share/initramfs-tools`: a name a line; hooks beside them that call `manual_add_modules NAME...`, as zfs-initramfs's does |
+//! | initramfs-tools(7) | `modules` and `modules.d/*` in `/etc/initramfs-tools` and `/usr/share/initramfs-tools`: a name a line; hooks beside them that call `manual_add_modules NAME...` or `force_load NAME`, as zfs-initramfs's does |
 //! | dracut.conf(5) | `add_drivers` and `force_drivers`; `add_dracutmodules`, where the module of dracut's has the name of the kernel's, as zfs-dracut's has |
 //!
 //! Decisions that depend on the machine (which disk contains the root file system) are not reproduced.
@@ -33,7 +33,7 @@ pub fn wanted(root: &Root, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<
         }
         Ok(())
     };
-    if root.find("/usr/sbin/update-initramfs").is_some() {
+    if is_of_initramfs_tools(root) {
         for dir in ["/etc/initramfs-tools", "/usr/share/initramfs-tools"].map(Path::new) {
             look(dir.join("modules"), listed)?;
             for file in files(root, &dir.join("modules.d"))? {
@@ -57,6 +57,13 @@ pub fn wanted(root: &Root, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<
     Ok(found)
 }
 
+/// Whether initramfs-tools makes the initramfs. Debian's dracut comes with an `update-initramfs` of its own, which calls it.
+fn is_of_initramfs_tools(root: &Root) -> bool {
+    let there =
+        |name: &str| ["/usr/sbin", "/usr/bin"].iter().any(|dir| root.find(format!("{dir}/{name}")).is_some());
+    there("update-initramfs") && (there("mkinitramfs") || !there("dracut"))
+}
+
 /// Paths inside the root of a directory's files, sorted; empty if it does not exist.
 fn files(root: &Root, dir: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(outside) = root.find(dir).filter(|path| path.is_dir()) else { return Ok(Vec::new()) };
@@ -73,9 +80,11 @@ fn listed(text: &str) -> Vec<&str> {
     text.lines().filter_map(|line| line.split('#').next()?.split_whitespace().next()).collect()
 }
 
-/// The arguments of each `manual_add_modules` at the beginning of a line.
+/// The arguments of each `manual_add_modules` or `force_load` at the beginning of a line.
 fn added_by_hook(text: &str) -> Vec<&str> {
-    let calls = text.lines().filter_map(|line| line.trim_start().strip_prefix("manual_add_modules "));
+    let calls = ["manual_add_modules ", "force_load "];
+    let call = |line: &'_ str| calls.iter().find_map(|call| line.strip_prefix(call)).map(str::len);
+    let calls = text.lines().map(str::trim_start).filter_map(|line| Some(&line[line.len() - call(line)?..]));
     calls.flat_map(|names| names.split('#').next().unwrap_or_default().split_whitespace()).collect()
 }
 
@@ -124,8 +133,17 @@ mod tests {
             &[TOOLS, ("usr/share/initramfs-tools/modules.d/a", "spl")],
             &[("spl", "/usr/share/initramfs-tools/modules.d/a")],
         );
+        let forced = "force_load my-disk # early\n";
+        check(&[TOOLS, (hook, forced)], &[("my_disk", "/usr/share/initramfs-tools/hooks/zfs")]);
         // The configuration of another generator has no effect.
         check(&[(hook, text)], &[]);
+        let dracut = ("usr/bin/dracut", "");
+        check(&[TOOLS, dracut, (hook, text)], &[]);
+        check(
+            &[TOOLS, dracut, ("usr/sbin/mkinitramfs", ""), (hook, forced)],
+            &[("my_disk", "/usr/share/initramfs-tools/hooks/zfs")],
+        );
+        check(&[TOOLS, dracut, ("etc/dracut.conf", "force_drivers=\"spl\"")], &[("spl", "/etc/dracut.conf")]);
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! The initramfs of a kernel, compared with what is installed for it.
+//!
+//! A copy in the initramfs is what will be loaded, so it must be the installed module. A missing one that belongs there, as
+//! ZFS's for a root file system on ZFS, is not loaded when it is needed. A copy of a module that was removed is loaded all
+//! the same.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use fs_err as fs;
+use kcache_kernel::initramfs::{self, Copy};
+use kcache_kernel::install::{Generation, base};
+use kcache_kernel::kernels::Kernel;
+use kcache_kernel::module_name::ModuleName;
+
+use crate::error::Result;
+use crate::run::session::Session;
+
+/// What [`compare`] found.
+#[derive(Default)]
+pub struct Compared {
+    /// Packages whose copy is of another build or missing: package and reason.
+    pub outdated: Vec<(String, String)>,
+    /// Why it could not be compared.
+    pub details: Vec<String>,
+}
+
+/// Compares a kernel's initramfs, if it has one, with a generation.
+///
+/// # Errors
+///
+/// If the state of the file cannot be read.
+pub fn compare(session: &Session, kernel: &Kernel, generation: &Generation) -> Result<Compared> {
+    let mut compared = Compared::default();
+    let root = &session.context.root;
+    let Some(path) = initramfs::of_kernel(root, &kernel.release) else { return Ok(compared) };
+    let names = names(generation);
+    let copies = match copies(session, &path, &names) {
+        Ok(copies) => copies,
+        Err(error) => {
+            compared.details.push(format!("initramfs not checked: {}", crate::error::chain(&error)));
+            return Ok(compared);
+        }
+    };
+    let wanted = initramfs::wanted(root, &names).unwrap_or_else(|error| {
+        compared.details.push(format!("initramfs configuration not read: {error}"));
+        Default::default()
+    });
+    let again = format!(
+        "regenerate the initramfs with `update-initramfs -u -k {}` or `dracut --force --kver {0}`",
+        kernel.release
+    );
+    for (package, module) in generation.modules() {
+        let name = ModuleName::new(&module.spec.name);
+        if let Some(file) = wanted.get(&name)
+            && !copies.iter().any(|copy| copy.module == name)
+        {
+            let reason =
+                format!("{} lacks {name}, which {} includes; {again}", path.display(), file.display());
+            compared.outdated.push((package.name.clone(), reason));
+        }
+        let (file, body) = (module.installed_digest.to_string(), module.spec.digest.to_string());
+        let is_other =
+            |copy: &&Copy| copy.module == name && copy.file != file && copy.body.as_ref() != Some(&body);
+        if let Some(copy) = copies.iter().find(is_other) {
+            let reason = format!("{} contains a different build, {}; {again}", path.display(), copy.path);
+            compared.outdated.push((package.name.clone(), reason));
+        }
+    }
+    Ok(compared)
+}
+
+/// Whether a kernel's initramfs lacks a module that is installed now and belongs there, or has another build of one; or has
+/// a module of the generation `before` that is installed no more.
+///
+/// # Errors
+///
+/// If the tree, or the state of the initramfs, cannot be read.
+pub fn is_outdated(session: &Session, kernel: &Kernel, before: Option<&Generation>) -> Result<bool> {
+    let Some(tree) = &kernel.modules else { return Ok(false) };
+    let now = base(tree)?.generation;
+    if let Some(generation) = &now
+        && !compare(session, kernel, generation)?.outdated.is_empty()
+    {
+        return Ok(true);
+    }
+    let kept = now.as_ref().map(names).unwrap_or_default();
+    let gone: BTreeSet<ModuleName> =
+        before.map(names).unwrap_or_default().difference(&kept).cloned().collect();
+    let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(false) };
+    // One that cannot be read is reported by `kcache check`.
+    Ok(!gone.is_empty() && copies(session, &path, &gone).is_ok_and(|copies| !copies.is_empty()))
+}
+
+fn names(generation: &Generation) -> BTreeSet<ModuleName> {
+    generation.modules().map(|(_, module)| ModuleName::new(&module.spec.name)).collect()
+}
+
+/// What an initramfs holds of these modules; remembered, since it takes decompressing all of it.
+fn copies(session: &Session, path: &Path, names: &BTreeSet<ModuleName>) -> Result<Vec<Copy>> {
+    let names_text = names.iter().map(|name| &**name).collect::<Vec<_>>().join(",");
+    let is_settled = session.context.now() > fs::metadata(path)?.ctime().unsigned_abs() + 2;
+    let read = || Ok(initramfs::copies(path, names)?);
+    if is_settled { session.remembered_of_file("initramfs", path, &names_text, read) } else { read() }
+}
