@@ -217,6 +217,29 @@ kcache_is_removed() {
     [ -z "$left" ] || die "these are left: $left"
 }
 
+kcache_in_the_same_run() {
+    apt_get purge kcache
+    # dpkg configures the kernel first, whose hooks are run without kcache's.
+    # shellcheck disable=SC2046
+    apt_get install $(debs "$image" "${headers[@]}") /debs/kcache.deb
+    says "$release: ready"
+    ready
+}
+
+kcache_comes_later() {
+    apt_get purge kcache
+    # shellcheck disable=SC2046
+    apt_get install $(debs "$image" "${headers[@]}")
+    apt_get install /debs/kcache.deb
+    says "regenerating the initramfs"
+    says "$release: ready"
+    ready
+    # Only the first configuration does that.
+    in_root kcache remove --all || die "$(cat "$work/log")"
+    apt_get install --reinstall /debs/kcache.deb
+    says_not "$release: ready"
+}
+
 # What the hook adds to an installation. Numbers for people, asserted nowhere.
 how_long() {
     # shellcheck disable=SC2046
@@ -255,5 +278,7 @@ scenario "both at once; purge beside a foreign module" both_at_once
 scenario "reinstallation and upgrade of the same release" upgrade_of_the_same_release
 scenario "a package that fails: warn, then block" a_package_that_fails
 scenario "kcache itself is removed and purged" kcache_is_removed
+scenario "kcache and the kernel in one run" kcache_in_the_same_run
+scenario "kcache after the kernel" kcache_comes_later
 scenario "how long it takes" how_long
 say "all orders went as they should"

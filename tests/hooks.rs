@@ -363,6 +363,59 @@ fn headers_that_come_before_the_image_are_built_with_and_nothing_is_installed_ye
 }
 
 #[test]
+fn kernels_that_are_there_before_kcache_get_their_modules_when_it_is_configured() {
+    let (host, kernels) =
+        (Host::new(&[&FIXTURES.new, &FIXTURES.old]), [FIXTURES.new.as_str(), FIXTURES.old.as_str()]);
+    let configured = || hooks(&host, &["run", "configured"]);
+    let nothing = configured().exits(0);
+    assert_eq!((nothing.stdout.as_str(), nothing.stderr.as_str()), ("", ""), "no package is wanted");
+    hello(&host, "");
+    // One without its package's indexes: it is being installed, and has a hook of its own.
+    let (indexes, aside) = (host.kernel(kernels[1]).join("modules.dep.bin"), host.dir().join("aside"));
+    fs::rename(&indexes, &aside).unwrap();
+    fs::create_dir_all(host.root().join("usr/sbin")).unwrap();
+    for path in ["usr/sbin/update-initramfs".to_owned(), format!("boot/initrd.img-{}", kernels[0])] {
+        fs::write(host.root().join(path), "").unwrap();
+    }
+    configured().exits(0).prints(&[&format!("{}: ready", kernels[0])]).says(&[
+        &format!("run `/usr/sbin/update-initramfs -u -k {}`", kernels[0]),
+        &format!("{}: kernel is not installed yet; building", kernels[1]),
+    ]);
+    assert!(is_installed(&host, kernels[0], "hello") && host.modules(kernels[1]).is_empty());
+    fs::rename(&aside, &indexes).unwrap();
+    broken(&host);
+    configured().exits(0).says(&["do not reboot"]);
+    assert!(is_installed(&host, kernels[1], "hello"));
+    host.write_config("on-failure = \"block\"\n");
+    configured().exits(4);
+}
+
+#[test]
+fn the_package_does_the_work_of_hooks_when_it_is_first_configured() {
+    let host = Host::without_kernels();
+    let notes = host.dir().join("notes");
+    for name in ["kcache", "systemctl"] {
+        let program = host.dir().join("tmp").join(name);
+        let end = if name == "kcache" { "exit $(cat /dev/stdin)3" } else { "" };
+        fs::write(&program, format!("#!/bin/sh\necho \"{name} $*\" >>{}\n{end}\n", notes.display())).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let postinst = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/debian/postinst");
+    let path = format!("{}:{PATH}", host.dir().join("tmp").display());
+    let call = |words: &[&str]| {
+        let _ = fs::remove_file(&notes);
+        let run =
+            Run::from(Command::new("sh").arg(&postinst).args(words).env("PATH", &path).output().unwrap());
+        let noted = fs::read_to_string(&notes).unwrap_or_default();
+        (run.code, noted.lines().filter(|line| line.starts_with("kcache")).collect::<Vec<_>>().join("\n"))
+    };
+    // With `on-failure = "block"` the exit code is dpkg's to see.
+    assert_eq!(call(&["configure", ""]), (Some(3), "kcache hooks run configured".to_owned()));
+    assert_eq!(call(&["configure", "0.1.0"]), (Some(0), String::new()), "an upgrade");
+    assert_eq!(call(&["abort-upgrade", "0.1.0"]), (Some(0), String::new()));
+}
+
+#[test]
 fn what_a_hook_cannot_make_sense_of_breaks_nothing() {
     let host = Host::without_kernels();
     for arguments in [

@@ -9,6 +9,7 @@
 //! | `kernel-removed R` | package managers | remove kcache's modules for R |
 //! | `boot` | kcache-boot.service | recover interrupted installations; install what the running kernel lacks from the store |
 //! | `booted` | kcache-ready.service | the verdict for every kernel |
+//! | `configured` | kcache's own package, when it is installed | as `headers-installed`, for every kernel that is there |
 //! | `retry` | kcache-retry.service | ask shared caches again for what installed kernels lack, and install it |
 //!
 //! Package managers call in the middle of a transaction. So hooks never wait for input; a whole run is limited to the time of
@@ -57,6 +58,7 @@ enum Event<'a> {
     KernelRemoved(&'a str),
     Boot(Option<&'a str>),
     Booted,
+    Configured,
     Retry,
 }
 
@@ -69,6 +71,7 @@ impl<'a> Event<'a> {
             ("kernel-removed", Some(release)) => Event::KernelRemoved(release),
             ("boot", release) => Event::Boot(release),
             ("booted", _) => Event::Booted,
+            ("configured", _) => Event::Configured,
             ("retry", _) => Event::Retry,
             _ => return None,
         })
@@ -134,6 +137,7 @@ fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, F
         Event::KernelRemoved(release) => kernel_removed(&context, out, release),
         Event::Boot(release) => boot(&context, out, release.unwrap_or(&running())),
         Event::Booted => booted(&context, out),
+        Event::Configured => configured(&context, out),
         Event::Retry => retry::run(&context, settings, out),
     };
     done.map_err(|failure| match over.load(Ordering::Relaxed) {
@@ -280,6 +284,21 @@ fn boot(context: &Context, out: &Out, running: &str) -> Result<Exit, Failure> {
 fn booted(context: &Context, out: &Out) -> Result<Exit, Failure> {
     let releases = bootable(context)?;
     if releases.is_empty() { Ok(Exit::Done) } else { print(context, out, &releases) }
+}
+
+/// Kernels that were configured before kcache, as in one run of a package manager, called no hook of kcache's.
+fn configured(context: &Context, out: &Out) -> Result<Exit, Failure> {
+    let mut exit = Exit::Done;
+    for release in bootable(context)? {
+        // A kernel that cannot be dealt with keeps no other from its modules.
+        exit = exit.or(headers_installed(context, out, &release).unwrap_or_else(|failure| {
+            out.failure(&failure);
+            warn(out, &release, &failure.message);
+            failure.exit
+        }));
+        super::super::interrupted(context)?;
+    }
+    Ok(exit)
 }
 
 #[cfg(test)]
