@@ -15,6 +15,7 @@ mod memory;
 mod out;
 mod progress;
 mod report;
+mod screen;
 mod settings;
 mod temporary;
 mod units;

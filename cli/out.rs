@@ -14,6 +14,7 @@ use indicatif::MultiProgress;
 use crate::args::{Color, Global};
 use crate::exit::Failure;
 use crate::journal::{Journal, Priority};
+use crate::screen::is_log;
 use crate::visible::{json, visible};
 
 /// Writes results, messages and errors.
@@ -51,6 +52,7 @@ const END: char = '9';
 impl Out {
     pub fn new(global: &Global) -> Out {
         let choice = match global.color {
+            Color::Auto if is_log(&|name| std::env::var(name).ok()) => anstream::ColorChoice::Never,
             Color::Auto => anstream::ColorChoice::Auto,
             Color::Always => anstream::ColorChoice::Always,
             Color::Never => anstream::ColorChoice::Never,

@@ -1,15 +1,18 @@
 //! Progress: bars on a terminal, plain lines elsewhere.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kcache::run::progress::{Outlook, Progress, size};
 
 use crate::out::Out;
+use crate::screen::{self, Screen};
 use crate::visible::visible;
+
+/// Characters of a line beyond which options are left out.
+const LONG: usize = 120;
 
 /// Prints messages, and draws a bar for each task on a terminal.
 pub struct Reporter {
@@ -24,8 +27,10 @@ pub struct Reporter {
 
 impl Reporter {
     pub fn new(out: Arc<Out>) -> Reporter {
-        let drawn = std::io::stderr().is_terminal() && !out.quiet && !out.json && out.verbose < 2;
-        let bars = drawn.then(MultiProgress::new);
+        let variable = |name: &str| std::env::var(name).ok();
+        let drawn = screen::is_drawn_on(&variable) && !out.quiet && !out.json && out.verbose < 2;
+        let target = || ProgressDrawTarget::term_like(Box::new(Screen::default()));
+        let bars = drawn.then(|| MultiProgress::with_draw_target(target()));
         if let Some(bars) = &bars {
             out.draw_with(bars.clone());
         }
@@ -92,8 +97,8 @@ impl Progress for Reporter {
         if self.out.verbose > 1 {
             return self.out.detail(line);
         }
-        if let Some(bar) = self.running().get(what) {
-            bar.set_message(visible(line.trim()).into_owned());
+        if let (Some(bar), Some(line)) = (self.running().get(what), shortened(line)) {
+            bar.set_message(visible(&line).into_owned());
         }
     }
 
@@ -131,6 +136,22 @@ impl Progress for Reporter {
     }
 }
 
+/// A line of a build's log as a bar shows it, which has little room: files by their names without directories, long commands
+/// without options. `None` of a line that says only in which directory make is.
+fn shortened(line: &str) -> Option<String> {
+    if line.contains(": Entering directory ") || line.contains(": Leaving directory ") {
+        return None;
+    }
+    let is_long = line.chars().count() > LONG;
+    let words = line.split(' ').filter(|word| !is_long || !word.starts_with('-'));
+    let name = |word: &str| match word.trim_end_matches('/').rsplit_once('/') {
+        Some((_, name)) => name.to_owned(),
+        None => word.to_owned(),
+    };
+    let line = words.map(name).collect::<Vec<_>>().join(" ");
+    Some(line.trim().to_owned()).filter(|line| !line.is_empty())
+}
+
 /// Seconds below two minutes, minutes below two hours; an estimate has no more digits.
 fn about(time: Duration) -> String {
     match time.as_secs() {
@@ -144,6 +165,20 @@ fn about(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_shows_the_file_and_not_its_directory() {
+        let check = |line: &str, expect: Option<&str>| assert_eq!(shortened(line).as_deref(), expect);
+        check("  CC [M]  /var/lib/dkms/zfs/2.1.11/build/module/zfs/arc.o", Some("CC [M]  arc.o"));
+        check("  CLEAN   module/zfs/", Some("CLEAN   zfs"));
+        check("make[1]: Entering directory '/usr/src/linux-headers-6.1'", None);
+        check("make[1]: Leaving directory '/usr/src/linux-headers-6.1'", None);
+        check("checking for gcc -O2... yes", Some("checking for gcc -O2... yes"));
+        check("   ", None);
+        let command =
+            format!("gcc-12 -Wp,-MMD,/x/.arc.o.d {} -c -o /x/zfs/arc.o /x/zfs/arc.c", "-O2 ".repeat(40));
+        check(&command, Some("gcc-12  arc.o arc.c"));
+    }
 
     #[test]
     fn an_estimate_is_a_round_number() {

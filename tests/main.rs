@@ -41,6 +41,7 @@ mod observed;
 mod packages;
 mod plain_trees;
 mod power;
+mod progress;
 mod pty;
 mod real_input;
 mod recipes;

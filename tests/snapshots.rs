@@ -19,7 +19,7 @@ mod help;
 mod install;
 mod mistakes;
 mod redact;
-mod screen;
+pub mod screen;
 mod upkeep;
 mod verdict;
 

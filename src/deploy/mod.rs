@@ -97,6 +97,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
     }
     let mut results = batch::obtain_all(session, &requests(session, job), &job.options, job.again);
     if context.services.cancelled() {
+        say_what_is_done(session, job, &results);
         return Err(Error::Cancelled);
     }
     let mut kernels: Vec<KernelReport> = job
@@ -130,6 +131,15 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
     }
     keep_counters(session);
     Ok(RunReport { kernels })
+}
+
+/// Says what an interrupted run has done already: the next one finds it in the store.
+fn say_what_is_done(session: &Session, job: &Job, results: &[PackageResult]) {
+    let done = results.iter().filter(|result| result.manifest().is_some()).count();
+    let installed = if job.install { "; nothing was installed" } else { "" };
+    let total = requests(session, job).len();
+    let progress = session.context.progress();
+    progress.say(&format!("{done} of {total} builds are in the store{installed}"));
 }
 
 /// Saves the run's counters for `kcache metrics`. A failure is only a warning, because the run is done.

@@ -159,6 +159,10 @@ impl<'a> Line<'a, '_> {
             }
             let waited = self.changed.wait_timeout(state, TICK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            // Time passes while builds run.
+            if !state.waiting.is_empty() && !state.running.is_empty() {
+                self.session.context.progress().outlook(&state.outlook(self.session.context.jobs));
+            }
         }
     }
 

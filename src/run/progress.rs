@@ -29,7 +29,7 @@ pub trait Progress: Send + Sync {
     fn heard(&self, _what: &str, _bytes: u64) {}
     /// The task has ended.
     fn end(&self, _what: &str) {}
-    /// A build is about to begin; the outlook is without it.
+    /// A build is about to begin; the outlook is without it. Called again while builds run, as the time passes.
     fn outlook(&self, _outlook: &Outlook) {}
 }
 

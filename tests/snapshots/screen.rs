@@ -5,7 +5,15 @@
 
 /// The screen after `written`, without colours.
 pub fn screen(written: &str) -> String {
-    let mut screen = Screen::default();
+    shown(Screen::default(), written)
+}
+
+/// The same on a terminal that begins a new line after so many columns, as terminals do.
+pub fn wrapped(written: &str, columns: usize) -> String {
+    shown(Screen { columns: Some(columns), ..Screen::default() }, written)
+}
+
+fn shown(mut screen: Screen, written: &str) -> String {
     let mut rest = written;
     while let Some(c) = rest.chars().next() {
         rest = &rest[c.len_utf8()..];
@@ -28,10 +36,14 @@ struct Screen {
     lines: Vec<Vec<char>>,
     row: usize,
     column: usize,
+    columns: Option<usize>,
 }
 
 impl Screen {
     fn put(&mut self, c: char) {
+        if Some(self.column) == self.columns {
+            (self.row, self.column) = (self.row + 1, 0);
+        }
         self.lines.resize_with(self.lines.len().max(self.row + 1), Vec::new);
         let line = &mut self.lines[self.row];
         line.resize(line.len().max(self.column + 1), ' ');
