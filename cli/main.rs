@@ -13,6 +13,7 @@ mod journal;
 mod json;
 mod memory;
 mod out;
+mod own_root;
 mod progress;
 mod report;
 mod screen;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     }
     // Whoever enters a sandbox was given the ends of make's jobserver; here nothing was given that is for others.
     close_fds::set_fds_cloexec(FIRST_OTHER, &[]);
+    own_root::ensure();
     let second = confined::second_of(&name);
     let called = second.unwrap_or(&name);
     if dkms::is_dkms(called) {

@@ -199,24 +199,35 @@ fn rendered(line: &str) -> String {
 /// A word of a table, and its colour.
 pub type Cell = (String, Style);
 
+/// Columns of a package's name beyond which it does not widen those of other rows.
+const WIDE: usize = 36;
+
 /// Rows as columns, a line each.
 pub fn columns(rows: &[Vec<Cell>]) -> String {
-    lines(rows).join("\n")
+    lay_out(rows, usize::MAX).join("\n")
 }
 
-/// Rows as columns, two spaces between them, the last one as long as it is. Colours take no room.
-pub fn lines(rows: &[Vec<Cell>]) -> Vec<String> {
+/// Rows about packages as columns: a long name moves only the rest of its own row.
+pub fn of_packages(rows: &[Vec<Cell>]) -> Vec<String> {
+    lay_out(rows, WIDE)
+}
+
+/// Rows as columns, two spaces between them, the last one as long as it is. Colours take no room. A column is as wide as the
+/// longest of its cells that has at most so many columns.
+fn lay_out(rows: &[Vec<Cell>], most: usize) -> Vec<String> {
     let shown = |(word, style): &Cell| (visible(word).into_owned(), *style);
     let rows: Vec<Vec<Cell>> = rows.iter().map(|row| row.iter().map(shown).collect()).collect();
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|(word, _)| word.chars().count()).max()
+        let all = || rows.iter().filter_map(|row| row.get(column)).map(|(word, _)| word.chars().count());
+        all().filter(|width| *width <= most).max().or(all().max())
     };
     let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
     let line = |row: &Vec<Cell>| {
         let last = row.iter().rposition(|(word, _)| !word.is_empty());
         let cell = |(at, (word, style)): (usize, &Cell)| {
-            let room = if Some(at) < last { widths[at] + 2 - word.chars().count() } else { 0 };
+            let length = word.chars().count();
+            let room = if Some(at) < last { (widths[at] + 2).saturating_sub(length).max(2) } else { 0 };
             format!("{}{:room$}", paint(*style, word), "")
         };
         row.iter().take(last.map_or(0, |last| last + 1)).enumerate().map(cell).collect::<String>()
@@ -245,6 +256,19 @@ mod tests {
         assert_eq!(shown, format!("{GOOD}ready{plain}{GOOD:#} {plain}"));
         let table = columns(&[vec![(hostile.to_owned(), PLAIN), ("b".to_owned(), BAD)]]);
         assert_eq!(rendered(&table), format!("{plain}  {BAD}b{BAD:#}"));
+    }
+
+    #[test]
+    fn a_long_name_moves_only_its_own_row() {
+        let row = |name: &str| vec![(name.to_owned(), PLAIN), ("ready".to_owned(), PLAIN)];
+        let long = "x".repeat(WIDE + 1);
+        let shown =
+            |rows: &[Vec<Cell>]| of_packages(rows).iter().map(|line| rendered(line)).collect::<Vec<_>>();
+        assert_eq!(
+            shown(&[row("zfs/2.1"), row(&long), row("a")]),
+            ["zfs/2.1  ready".to_owned(), format!("{long}  ready"), "a        ready".to_owned()]
+        );
+        assert_eq!(shown(&[row(&long)]), [format!("{long}  ready")]);
     }
 
     #[test]

@@ -315,3 +315,19 @@ fn a_package_whose_source_has_left_is_still_verified_where_it_is_installed() {
     fs::write(module, "").unwrap();
     host.kcache(&["check", "-k", k()]).exits(3).prints(&["gone  broken"]);
 }
+
+#[test]
+fn status_says_each_reason_once_with_all_that_it_is_of() {
+    let host = Host::new(&[&FIXTURES.new, &FIXTURES.old]);
+    for name in ["one", "two"] {
+        plain(&host, name, "");
+    }
+    broken(&host);
+    host.kcache(&["build"]).exits(4);
+    let releases = format!("{}, {}", FIXTURES.old, FIXTURES.new);
+    let run = host.kcache(&["status"]).exits(0).says(&[
+        &format!("one/1.0, two/1.0 for {releases}: missing: built, not installed\n"),
+        &format!("broken/1.0 for {releases}: fails: "),
+    ]);
+    assert_eq!(run.stderr.lines().count(), 2, "{}", run.shown());
+}

@@ -23,7 +23,7 @@ use anstyle::Style;
 use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
-use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, lines};
+use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, of_packages};
 
 /// Lines of the kernel's log below a module that is not good; `--json` has all.
 const SHOWN: usize = 12;
@@ -194,7 +194,7 @@ fn print(out: &Out, records: &[json::Module]) {
         return records.iter().for_each(|record| out.record(record));
     }
     let rows: Vec<Vec<Cell>> = records.iter().map(row).collect();
-    for (record, line) in records.iter().zip(lines(&rows)) {
+    for (record, line) in records.iter().zip(of_packages(&rows)) {
         out.data(&line);
         if style(record) != BAD {
             continue;

@@ -15,7 +15,7 @@ use super::status::{document, leftovers, of_version, painted, say_leftovers};
 use super::{interrupted, judging, look_remotely, say_empty};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
-use crate::out::{BAD, Cell, GOOD, Out, PLAIN, columns, paint};
+use crate::out::{BAD, Cell, GOOD, Out, PLAIN, of_packages, paint};
 use kcache::deploy;
 use kcache::resolve::batch;
 
@@ -84,7 +84,7 @@ fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
     });
     let rows: Vec<Vec<Cell>> = packages.chain(verdict.foreign.iter().map(stranger)).collect();
     if !rows.is_empty() {
-        out.data(&columns(&rows));
+        out.data(&of_packages(&rows).join("\n"));
     }
     for warning in &verdict.warnings {
         out.warn(&format!("{release}: {warning}"));

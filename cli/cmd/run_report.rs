@@ -20,7 +20,7 @@ use kcache::store::{CacheState, Outcome, Role};
 use super::task::{Ran, Task};
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
-use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns, lines};
+use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns, of_packages};
 
 /// Prints a line for each package of a kernel, and the result of its transaction.
 pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ran: &mut Ran) {
@@ -32,7 +32,7 @@ pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ra
     let judge = |result| judge(result, task.install, failure.as_deref());
     let judged: Vec<Judged> = kernel.packages.iter().filter_map(judge).collect();
     let rows: Vec<Vec<Cell>> = judged.iter().map(|judged| row(&judged.record)).collect();
-    for (judged, line) in judged.into_iter().zip(lines(&rows)) {
+    for (judged, line) in judged.into_iter().zip(of_packages(&rows)) {
         // Who names a package wants it, whatever the configuration says.
         let is_optional =
             task.which.packages.is_empty() && deploy::need(session.context, judged.request) == Need::Optional;

@@ -13,7 +13,7 @@ use super::{judging, look_remotely, say_empty};
 use crate::args::{Kernels, Status};
 use crate::exit::{Exit, Failure};
 use crate::json;
-use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns};
+use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, of_packages};
 
 pub fn status(context: &Context, out: &Out, args: &Status, dry: bool) -> Result<Exit, Failure> {
     let selection = &args.which;
@@ -31,7 +31,8 @@ pub fn status(context: &Context, out: &Out, args: &Status, dry: bool) -> Result<
     if !survey.packages.is_empty() && !kernels.is_empty() {
         out.data(&matrix(&survey));
     }
-    survey.verdicts.iter().for_each(|verdict| say_reasons(out, &survey, verdict));
+    say_reasons(out, &survey);
+    survey.verdicts.iter().for_each(|verdict| say_more(out, verdict));
     say_leftovers(out, &leftovers(context, &selection.kernels)?);
     Ok(Exit::Done)
 }
@@ -77,19 +78,59 @@ fn matrix(survey: &Survey) -> String {
         };
         rows.push(std::iter::once(plain(name)).chain(standings().map(cell)).collect());
     }
-    columns(&rows)
+    of_packages(&rows).join("\n")
 }
 
-/// Under the table: what is not good, and why.
-fn say_reasons(out: &Out, survey: &Survey, verdict: &Verdict) {
-    let release = &verdict.kernel.release;
-    for (package, standing) in survey.packages.iter().zip(&verdict.standings) {
-        let Some(reason) = &standing.reason else { continue };
-        let package = of_version(package, standing);
-        let line = format!("{package} for {release}: {}: {reason}", standing.state.word());
-        let is_shown = !standing.state.is_good() || standing.state == State::Outdated;
+/// A reason, with the packages and kernels it is of.
+struct Reason<'a> {
+    state: State,
+    reason: &'a str,
+    packages: Vec<String>,
+    releases: Vec<&'a str>,
+}
+
+/// Under the table: what is not good, and why. Each reason once, with all packages and kernels that it is of.
+fn say_reasons(out: &Out, survey: &Survey) {
+    for Reason { state, reason, packages, releases } in reasons(survey) {
+        let line = format!("{} for {}: {}: {reason}", packages.join(", "), releases.join(", "), state.word());
+        let is_shown = !state.is_good() || state == State::Outdated;
         if is_shown { out.say(&line) } else { out.detail(&line) }
     }
+}
+
+fn reasons<'a>(survey: &'a Survey) -> Vec<Reason<'a>> {
+    // The kernels of each package's reasons, then the packages with the same reason for the same kernels.
+    let mut found: Vec<Reason> = Vec::new();
+    for (at, package) in survey.packages.iter().enumerate() {
+        let mut own: Vec<Reason> = Vec::new();
+        for verdict in &survey.verdicts {
+            let standing = &verdict.standings[at];
+            let Some(reason) = standing.reason.as_deref() else { continue };
+            let (state, release) = (standing.state, verdict.kernel.release.as_str());
+            let packages = vec![of_version(package, standing).to_string()];
+            let is_same =
+                |one: &&mut Reason| one.state == state && one.reason == reason && one.packages == packages;
+            match own.iter_mut().find(is_same) {
+                Some(one) => one.releases.push(release),
+                None => own.push(Reason { state, reason, packages, releases: vec![release] }),
+            }
+        }
+        for one in own {
+            let is_same = |other: &&mut Reason| {
+                other.state == one.state && other.reason == one.reason && other.releases == one.releases
+            };
+            match found.iter_mut().find(is_same) {
+                Some(other) => other.packages.extend(one.packages),
+                None => found.push(one),
+            }
+        }
+    }
+    found
+}
+
+/// What else there is to say of a kernel.
+fn say_more(out: &Out, verdict: &Verdict) {
+    let release = &verdict.kernel.release;
     for foreign in &verdict.foreign {
         match &foreign.fault {
             Some(fault) => out.say(&format!("{release}: foreign module is broken: {fault}")),
