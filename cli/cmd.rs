@@ -78,7 +78,9 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
     let dry = args.global.dry_run;
     // What a cache says goes into the store: this one's dry run asks none.
     let offline = args.global.offline || (dry && matches!(args.command, Command::DebugInfo(_)));
-    let context = context::context(&settings, out, &asked(&args.command, offline))?;
+    let asked = asked(&args.command, offline);
+    let asked = Asked { site: asked.site && !dry, ..asked };
+    let context = context::context(&settings, out, &asked)?;
     match &args.command {
         Command::Install(install) => install::install(&context, out, install, dry),
         Command::Build(build) => install::build(&context, out, build, dry),
@@ -151,7 +153,8 @@ fn asked(command: &Command, offline: bool) -> Asked<'_> {
         }
         _ => &[],
     };
-    Asked { offline, roll_back, directives, lock_limit: None }
+    let site = matches!(command, Command::Install(_) | Command::Build(_) | Command::Pull(_));
+    Asked { offline, roll_back, directives, site, lock_limit: None }
 }
 
 /// Release of the running kernel (`uname -r`); empty without /proc.
@@ -244,7 +247,7 @@ fn say_empty(out: &Out, context: &Context, packages: &Packages, kernels: &[Kerne
             out.hint("run `kcache status` to list installed kernels and the headers they lack");
         }
     }
-    if packages.chosen.is_empty() {
+    if packages.chosen.is_empty() && context.elsewhere.unresolved.is_none() {
         let (usr_src, packages) = (root.join("usr/src"), root.join("etc/kcache/packages.d"));
         let (usr_src, packages) = (usr_src.display(), packages.display());
         out.warn(&format!("no package found in {usr_src}/*/dkms.conf or {packages}"));

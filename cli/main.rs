@@ -18,6 +18,7 @@ mod progress;
 mod report;
 mod screen;
 mod settings;
+mod site;
 mod temporary;
 mod units;
 mod visible;

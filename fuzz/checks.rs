@@ -14,10 +14,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use fs_err as fs;
 use kcache_store::transport::Name;
-use kcache_store::{Digest, Entry, Envelope, Key, Pointer, Store, Trust, Waiting};
+use kcache_store::{Digest, Entry, Envelope, Key, Pointer, Site, Store, Trust, Waiting};
 
 const ENTRY: &str = "application/vnd.kcache.entry.v1+json";
 const POINTER: &str = "application/vnd.kcache.pointer.v1+json";
+const SITE: &str = "application/vnd.kcache.site.v1+json";
 /// The key of the entry in the corpus that the targets ask for.
 pub const KEY: Key = Key::from_bytes([1; 32]);
 
@@ -55,6 +56,18 @@ pub fn manifest(json: &[u8]) {
 /// The payload of a pointer.
 pub fn pointer(json: &[u8]) {
     pointer_file(&unsigned(POINTER, json));
+}
+
+/// The payload of a site file.
+pub fn site(json: &[u8]) {
+    let site = match Site::parse(Path::new("site.json"), &unsigned(SITE, json)) {
+        Ok(site) => site,
+        Err(error) => return check_message(&error.to_string()),
+    };
+    assert!(site.wishes().check().is_ok());
+    if let Ok(file) = site.encode() {
+        assert_eq!(Site::parse(Path::new("site.json"), &file).expect("what was written"), site);
+    }
 }
 
 /// What is read can be written, and is read again as the same.

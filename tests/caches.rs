@@ -59,7 +59,7 @@ fn conforms(open: &dyn Fn() -> Arc<dyn Transport>) {
 
 fn what_is_absent_is_none(here: &dyn Transport) {
     let names = Names::of("absent");
-    for name in [names.entry(), names.object(0), pointer("6.1.0", "absent"), Name::Builders] {
+    for name in [names.entry(), names.object(0), pointer("6.1.0", "absent"), Name::Builders, Name::Site] {
         assert_eq!(get(here, &name), None, "{name:?}");
         assert_eq!(here.has(&name), Ok(false), "{name:?}");
     }
@@ -88,10 +88,10 @@ fn what_one_host_puts_another_gets(here: &dyn Transport, there: &dyn Transport) 
 
 fn of_two_the_first_stays(here: &dyn Transport, there: &dyn Transport) {
     let names = Names::of("kept");
-    for name in [names.object(0), names.entry(), pointer("6.1.0", "kept"), Name::Builders] {
+    for name in [names.object(0), names.entry(), pointer("6.1.0", "kept"), Name::Builders, Name::Site] {
         assert!(put(here, &name, b"first", IfTaken::Keep));
     }
-    for name in [names.object(0), names.entry(), pointer("6.1.0", "kept"), Name::Builders] {
+    for name in [names.object(0), names.entry(), pointer("6.1.0", "kept"), Name::Builders, Name::Site] {
         assert!(!put(there, &name, b"second", IfTaken::Keep), "{name:?}");
         assert_eq!(get(here, &name).unwrap(), b"first", "{name:?}");
         assert_eq!(get(there, &name).unwrap(), b"first", "{name:?}");
@@ -103,10 +103,10 @@ fn what_is_replaced_is_new(here: &dyn Transport, there: &dyn Transport, third: &
     for name in [names.object(0), names.object(1), names.entry(), pointer("6.1.0", "replaced")] {
         assert!(put(here, &name, b"old", IfTaken::Keep));
     }
-    for name in [names.object(1), names.entry(), pointer("6.1.0", "replaced"), Name::Builders] {
+    for name in [names.object(1), names.entry(), pointer("6.1.0", "replaced"), Name::Builders, Name::Site] {
         assert!(put(there, &name, b"new", IfTaken::Replace), "{name:?}");
     }
-    for name in [names.entry(), pointer("6.1.0", "replaced"), Name::Builders] {
+    for name in [names.entry(), pointer("6.1.0", "replaced"), Name::Builders, Name::Site] {
         assert_eq!(get(here, &name).unwrap(), b"new", "{name:?}");
     }
     // An entry that is signed once more takes the place of the other, and its objects stay.
@@ -179,7 +179,8 @@ fn denies(cache: &dyn Transport) {
 fn is_unreachable(cache: &dyn Transport) {
     let names = Names::of("unreachable");
     let unreachable = |trouble| assert!(matches!(trouble, TransportError::Unreachable(_)), "{trouble:?}");
-    for name in [names.entry(), names.object(0), pointer("6.1.0", "unreachable"), Name::Builders] {
+    for name in [names.entry(), names.object(0), pointer("6.1.0", "unreachable"), Name::Builders, Name::Site]
+    {
         unreachable(cache.get(&name, 100, &|_| ()).unwrap_err());
         unreachable(cache.has(&name).unwrap_err());
         unreachable(cache.put(&name, b"bytes", IfTaken::Keep).unwrap_err());
@@ -190,7 +191,7 @@ fn is_unreachable(cache: &dyn Transport) {
 fn is_read_only(cache: &dyn Transport) {
     let names = Names::of("read-only");
     assert_eq!(get(cache, &names.entry()), None);
-    for name in [names.entry(), names.object(0), pointer("6.1.0", "read-only"), Name::Builders] {
+    for name in [names.entry(), names.object(0), pointer("6.1.0", "read-only"), Name::Builders, Name::Site] {
         for if_taken in [IfTaken::Keep, IfTaken::Replace] {
             let trouble = cache.put(&name, b"bytes", if_taken).unwrap_err();
             assert!(matches!(trouble, TransportError::ReadOnly(_)), "{trouble:?}");

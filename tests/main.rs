@@ -52,6 +52,7 @@ mod scripts;
 mod servers;
 mod sharing;
 mod signing;
+mod site;
 mod snapshots;
 mod terminal;
 mod together;

@@ -40,7 +40,7 @@ pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Ex
     if out.json {
         out.document(&document(&survey, &leftovers, ready));
     } else if out.quiet {
-        out.data(&one_line(&survey, ready));
+        out.data(&one_line(context, &survey, ready));
     } else {
         say_empty(out, context, &packages, &kernels);
         survey.verdicts.iter().for_each(|verdict| tell(out, &survey, verdict));
@@ -107,13 +107,16 @@ fn stranger(Foreign { path, fault }: &Foreign) -> Vec<Cell> {
 }
 
 /// Everything in one line, for logs and gates.
-fn one_line(survey: &Survey, ready: bool) -> String {
+fn one_line(context: &Context, survey: &Survey, ready: bool) -> String {
     let in_the_way = |verdict: &Verdict| {
         let blocking =
             survey.packages.iter().zip(&verdict.standings).filter(|(_, standing)| standing.blocks());
         let mut words: Vec<String> = blocking
             .map(|(package, standing)| format!("{} {}", package.name, standing.state.word()))
             .collect();
+        if words.is_empty() && context.elsewhere.unresolved.is_some() {
+            words.push("no site file is known".to_owned());
+        }
         if words.is_empty() {
             words.push("a foreign module is broken".to_owned());
         }

@@ -29,6 +29,7 @@ use crate::out::Out;
 use crate::progress::Reporter;
 use crate::settings::choices::{CompilerLauncher, Depmod, Foreign};
 use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS, signing};
+use crate::site;
 
 /// Builds run under a uid that belongs to nobody: of the range that systemd keeps for dynamic users (61184 to 65519),
 /// which distributions give to no account.
@@ -63,6 +64,8 @@ pub struct Asked<'a> {
     pub roll_back: bool,
     /// `NAME=VALUE` for every `dkms.conf`.
     pub directives: &'a [String],
+    /// Ask shared caches for the site file.
+    pub site: bool,
     /// Wait for other kcache processes no longer than this.
     pub lock_limit: Option<Duration>,
 }
@@ -70,13 +73,17 @@ pub struct Asked<'a> {
 pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Context, Failure> {
     let services = services(settings, out, asked.offline)?;
     let store = settings.store.value.clone();
+    let root = Root::new(&settings.root.value);
+    let site = if services.signer.is_some() { site::published(&root)? } else { None };
     let elsewhere = Elsewhere {
         wanted: settings.packages.iter().map(|package| package.value.clone()).collect(),
         // An imported set may hold what no cache here has.
         any: !services.caches.is_empty() || store.join("by-kernel").is_dir(),
+        unresolved: None,
     };
-    Ok(Context {
-        root: Root::new(&settings.root.value),
+    let mut context = Context {
+        root,
+        site,
         store,
         temporary: crate::temporary::temporary(&std::env::temp_dir(), out)?,
         bwrap: program("bwrap"),
@@ -111,7 +118,9 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         cpu: kcache::kernel::native::cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         number: crate::confined::number(),
         services,
-    })
+    };
+    site::apply(settings, out, &mut context, asked.site)?;
+    Ok(context)
 }
 
 /// What the run works with. From now on signals cancel it.

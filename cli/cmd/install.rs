@@ -65,7 +65,12 @@ fn perform(context: &Context, out: &Out, task: &Task) -> Result<Ran, Failure> {
         kernels.iter_mut().for_each(Kernel::keep_to_image);
     }
     let report = deploy::run(&session, &job(task, &packages, &kernels))?;
-    Ok(said(&session, out, task, &packages, &report))
+    let mut ran = said(&session, out, task, &packages, &report);
+    if let Some(why) = context.elsewhere.unresolved.as_ref().filter(|_| !packages.named) {
+        out.warn(why);
+        ran.exit = ran.exit.or(Exit::NotReady);
+    }
+    Ok(ran)
 }
 
 fn job<'a>(task: &Task, packages: &'a Packages, kernels: &'a [Kernel]) -> Job<'a> {

@@ -17,6 +17,7 @@ use super::caches::{self, Cache};
 use super::{Origin, Setting, gc, image, signing};
 use crate::args::Global;
 use crate::exit::{Exit, Failure};
+use crate::site::SITE;
 
 /// Everything that can be set, with the environment variable that also sets it.
 pub(super) const KEYS: [(&str, &str); 18] = [
@@ -160,7 +161,11 @@ pub(super) fn read_file(source: Source, written: &mut Written) -> Result<(), Fai
         }
         match name.as_str() {
             "packages" | "package-scripts" | "tool-paths" => {
-                let names: Vec<String> = value.try_into().map_err(bad)?;
+                let names: Vec<String> = match value {
+                    // The one word that stands for others.
+                    toml::Value::String(word) if name == "packages" && word == SITE => vec![word],
+                    value => value.try_into().map_err(bad)?,
+                };
                 let list = match name.as_str() {
                     "packages" => &mut written.packages,
                     "tool-paths" => &mut written.tool_paths,

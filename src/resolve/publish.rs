@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kcache_store::transport::Name;
-use kcache_store::{Entry, Pushed, SharedCache, SignEntry, SigningKey, Store, point_here};
+use kcache_store::{Entry, Published, Pushed, SharedCache, SignEntry, SigningKey, Store, point_here};
 
 use crate::error::{Error, Result};
 use crate::inputs::key::is_for_one_cpu;
@@ -98,6 +98,9 @@ pub fn vouch(
             point_here(store, name, key, session.context.now(), None, signer)?;
         }
         store.offer(signer.public())?;
+        if let Some(wishes) = &session.context.site {
+            store.publish_site(wishes, session.context.now(), signer)?;
+        }
     }
     let Some(name) = name else { return Ok(None) };
     Ok(store.pointer(&name)?.filter(|pointer| pointer.key() == key).map(|_| name))
@@ -127,6 +130,7 @@ pub fn push(
     }
     if let Some(signer) = sign.key(entry) {
         offer_key(session, cache, signer);
+        publish_site(session, store, cache, signer);
     }
     Ok(pushed)
 }
@@ -141,6 +145,30 @@ fn offer_key(session: &Session, cache: &Arc<SharedCache>, signer: &SigningKey) {
             session.context.progress().warn(&format!("public key not published: {error}"));
         }
         _ => {}
+    }
+}
+
+/// Publishes this host's site file in a cache, once in a run. A failure is only a warning.
+fn publish_site(session: &Session, store: &Store, cache: &Arc<SharedCache>, signer: &SigningKey) {
+    let context = session.context;
+    let Some(wishes) = &context.site else { return };
+    let url = cache.url();
+    if !session.is_first(&format!("publish the site file in {url}")) {
+        return;
+    }
+    match context.caches().publish_site(cache, store, wishes, context.now(), signer) {
+        Ok(Published::New) => context.progress().say(&format!("published the site file in {url}")),
+        Ok(Published::Present) => {}
+        Ok(Published::OfAnother) => {
+            context.progress().warn(&format!(
+                "site file not published: {url} has one of a builder whose key is not trusted here"
+            ));
+            context.progress().hint("trust that builder's key, or delete site.json in the cache");
+        }
+        Err(error) if !context.services.cancelled() => {
+            context.progress().warn(&format!("site file not published: {error}"));
+        }
+        Err(_) => {}
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::Limits;
-use kcache_store::{SharedCaches, Store, Waiting};
+use kcache_store::{SharedCaches, Store, Waiting, Wishes};
 
 use crate::run::policy::{OtherTools, Policy};
 use crate::run::progress::Progress;
@@ -44,6 +44,8 @@ pub struct Context {
     pub builder: String,
     /// Packages that may be installed without their source.
     pub elsewhere: Elsewhere,
+    /// What this host publishes in its site file, as a builder.
+    pub site: Option<Wishes>,
     /// Release or image path of the kernel to boot, if the boot loader's files do not tell.
     pub default_kernel: Option<String>,
     /// The need of packages for kernels.

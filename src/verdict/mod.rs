@@ -122,14 +122,16 @@ fn verdict<'a>(
     let blocked = standings.iter().any(Standing::blocks)
         || (needs_foreign && installed.foreign.iter().any(|foreign| foreign.fault.is_some()));
     let generation = installed.generation;
+    let unresolved = session.context.elsewhere.unresolved.iter().filter(|_| !packages.named);
+    let warnings: Vec<String> = installed.warnings.into_iter().chain(unresolved.cloned()).collect();
     Verdict {
         kernel,
-        ready: !blocked,
+        ready: !blocked && (packages.named || session.context.elsewhere.unresolved.is_none()),
         signer: generation.as_ref().and_then(|generation| generation.set.signer.clone()),
         generation: generation.map(|generation| generation.generation),
         standings,
         foreign: installed.foreign,
-        warnings: installed.warnings,
+        warnings,
         details: installed.details,
     }
 }

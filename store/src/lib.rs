@@ -94,6 +94,7 @@ mod publish;
 mod scratch;
 mod shards;
 mod shared;
+mod site;
 mod store;
 pub mod transport;
 pub mod tree;
@@ -115,7 +116,10 @@ pub use object::Stored;
 pub use once_map::OnceMap;
 pub use pointer::Pointer;
 pub use scratch::Scratch;
-pub use shared::{CacheState, Fetched, Pushed, SharedCache, SharedCaches, SignEntry, offered, point_here};
+pub use shared::{
+    CacheState, Fetched, Published, Pushed, SharedCache, SharedCaches, SignEntry, offered, point_here,
+};
+pub use site::{Site, SiteRule, Wishes};
 pub use store::{Inserted, Store, Usage};
 pub use tree::{Fingerprint, TreeRoot, Walk, Written, file_digest, fingerprint, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};

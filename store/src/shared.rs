@@ -21,6 +21,7 @@ mod detached;
 mod fetch;
 mod pointers;
 mod push;
+mod site;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use fetch::Fetched;
 pub use pointers::point_here;
 pub(crate) use pointers::{Accepted, accept};
 pub use push::{Pushed, SignEntry};
+pub use site::Published;
 
 /// Objects that are transferred concurrently. One connection leaves a fast line idle between objects; more than eight
 /// gain nothing.

@@ -120,6 +120,8 @@ pub enum Name {
     },
     /// The public keys of the builders that push here.
     Builders,
+    /// What the hosts of the site want.
+    Site,
 }
 
 impl Name {
@@ -133,6 +135,7 @@ impl Name {
             }
             Name::Signature { by, of } => format!("signatures/{by}/{of}.p7s"),
             Name::Builders => "keys/builders.pem".to_owned(),
+            Name::Site => "site.json".to_owned(),
         }
     }
 }

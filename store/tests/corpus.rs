@@ -42,6 +42,11 @@ fn every_pointer_of_the_corpus_is_read_or_refused() {
 }
 
 #[test]
+fn every_site_file_of_the_corpus_is_read_or_refused() {
+    mutate::each(&files("site"), MANY, checks::site);
+}
+
+#[test]
 fn every_bundle_of_the_corpus_is_imported_or_refused() {
     let host = checks::Host::new();
     let mut taken = 0;

@@ -128,7 +128,8 @@ fn happened(event: Event, settings: &Settings, out: &Arc<Out>) -> Result<Exit, F
         Event::Retry => RETRY_LOCK,
         _ => limit,
     };
-    let asked = Asked { offline: at_boot, lock_limit: Some(lock_limit), ..Asked::default() };
+    let site = !matches!(event, Event::Boot(_) | Event::Booted | Event::KernelRemoved(_));
+    let asked = Asked { offline: at_boot, lock_limit: Some(lock_limit), site, ..Asked::default() };
     let context = context::context(settings, out, &asked)?;
     let over = end_after(&context, limit);
     let done = match event {
@@ -197,7 +198,8 @@ fn worth_it(context: &Context, out: &Out, release: &str) -> Result<Option<Kernel
         return Ok(None);
     };
     let packages = select::packages(&context.root, &[], &context.elsewhere)?;
-    if packages.chosen.is_empty() && packages.broken.is_empty() {
+    let unresolved = context.elsewhere.unresolved.is_some();
+    if packages.chosen.is_empty() && packages.broken.is_empty() && !unresolved {
         out.detail(&format!("{release}: no packages to build"));
         return Ok(None);
     }

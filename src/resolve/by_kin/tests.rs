@@ -174,6 +174,7 @@ impl Host {
 
     fn context(&self, other_tools: OtherTools) -> Context {
         Context {
+            site: None,
             root: Root::new(self.dir.path()),
             store: self.dir.path().join("store"),
             temporary: self.dir.path().to_owned(),

@@ -125,11 +125,16 @@ fn not_followed(cache: &SharedCache, name: &Name, why: &str) {
     )));
 }
 
+/// Whether an epoch is too far ahead of this host's clock.
+pub(super) fn is_ahead(epoch: u64, now: u64) -> bool {
+    epoch > now.saturating_add(AHEAD)
+}
+
 /// The reason, if an epoch is too far ahead.
 fn too_far(pointer: &Pointer, now: u64) -> Option<String> {
     let epoch = pointer.epoch();
-    let far = epoch > now.saturating_add(AHEAD);
-    far.then(|| format!("epoch {epoch} is more than a day ahead of this host's clock ({now})"))
+    is_ahead(epoch, now)
+        .then(|| format!("epoch {epoch} is more than a day ahead of this host's clock ({now})"))
 }
 
 /// Result of accepting a pointer.

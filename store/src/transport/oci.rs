@@ -38,6 +38,7 @@ const OBJECT: &str = "application/vnd.kcache.object.v1+zstd";
 const POINTER: &str = "application/vnd.kcache.pointer.v1+json";
 const SIGNATURE: &str = "application/vnd.kcache.signature.v1";
 const BUILDERS: &str = "application/vnd.kcache.builders.v1";
+const SITE: &str = "application/vnd.kcache.site.v1+json";
 const TITLE: &str = "org.opencontainers.image.title";
 /// The empty configuration (OCI image specification 1.1, guidance for artifacts).
 const NO_CONFIG: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
@@ -124,6 +125,7 @@ impl Repository {
             Name::Pointer { .. } => POINTER,
             Name::Signature { .. } => SIGNATURE,
             Name::Builders => BUILDERS,
+            Name::Site => SITE,
         };
         let config = self.registry.put_blob(NO_CONFIG.0, NO_CONFIG.1, heartbeat).await?;
         let layer = titled_as(title(name), self.registry.put_blob(media_type, bytes, heartbeat).await?);
@@ -191,6 +193,7 @@ fn tag(name: &Name) -> String {
         Name::Pointer { .. } => format!("pointer-{}", of_path()),
         Name::Signature { .. } => format!("signature-{}", of_path()),
         Name::Builders => "builders".to_owned(),
+        Name::Site => "site".to_owned(),
     }
 }
 

@@ -1,0 +1,169 @@
+//! Site files of shared caches: followed to newer ones only, as pointers are, and published by builders.
+
+use std::sync::Arc;
+
+use super::pointers::is_ahead;
+use super::{SharedCache, SharedCaches};
+use crate::site::MAX_SITE;
+use crate::transport::{IfTaken, Name};
+use crate::{Distrust, Error, Notice, Result, SigningKey, Site, Store, Wishes};
+
+/// The result of publishing a site file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The cache has it now.
+    New,
+    /// The cache had the same, signed by this host.
+    Present,
+    /// The cache has one that no trusted key signed. It stays.
+    OfAnother,
+}
+
+impl SharedCaches {
+    /// Fetches the newest site file that enough trusted keys signed, and stores it; if there is none, or it is older than the
+    /// accepted one, returns that.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read or written.
+    pub fn site(&self, store: &Store, roll_back: bool, now: u64) -> Result<Option<Site>> {
+        let before = self.accepted_site(store, now)?;
+        if self.trust.keys().next().is_none() {
+            return Ok(before);
+        }
+        let found = self.ask(&Name::Site, MAX_SITE).into_iter();
+        let signed =
+            found.filter_map(|(at, bytes)| Some((at, self.signed_site(&self.caches[at], &bytes?, now)?)));
+        let newest = signed.max_by_key(|(at, site)| (site.epoch(), std::cmp::Reverse(*at)));
+        let Some((at, newest)) = newest else { return Ok(before) };
+        match &before {
+            Some(before) if before.wishes() == newest.wishes() && before.epoch() == newest.epoch() => {}
+            Some(before) if newest.epoch() <= before.epoch() && !roll_back => {
+                let (new, old) = (newest.epoch(), before.epoch());
+                not_followed(
+                    &self.caches[at],
+                    &format!(
+                        "not newer than the accepted one (epoch {new}, accepted {old}): possible rollback attack; use --allow-rollback to accept it"
+                    ),
+                );
+                return Ok(Some(before.clone()));
+            }
+            _ => store.write_named(&Name::Site, &newest.encode()?)?,
+        }
+        Ok(Some(newest))
+    }
+
+    /// The site file that was accepted last, if the keys that signed it are still trusted.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read. A corrupt one counts as none.
+    pub fn accepted_site(&self, store: &Store, now: u64) -> Result<Option<Site>> {
+        let counts = |site: &Site| self.trust.vouch(site.envelope()).is_ok() && !is_ahead(site.epoch(), now);
+        Ok(here(store)?.filter(counts))
+    }
+
+    fn signed_site(&self, cache: &Arc<SharedCache>, bytes: &[u8], now: u64) -> Option<Site> {
+        let site = match Site::parse(&cache.origin(&Name::Site), bytes) {
+            Ok(site) => site,
+            Err(error) => {
+                cache.lied(&Name::Site, &error);
+                return None;
+            }
+        };
+        if let Err(distrust) = self.trust.vouch(site.envelope()) {
+            cache.distrusted(&Name::Site, &distrust);
+            return None;
+        }
+        if is_ahead(site.epoch(), now) {
+            not_followed(
+                cache,
+                &format!("epoch {} is more than a day ahead of this host's clock", site.epoch()),
+            );
+            return None;
+        }
+        Some(site)
+    }
+
+    /// Publishes a site file in a cache, signed with this host's key. One with the same content gets another signature; one that
+    /// no key trusted here signed is not replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shared`] if the cache fails.
+    pub fn publish_site(
+        &self,
+        cache: &Arc<SharedCache>,
+        store: &Store,
+        wishes: &Wishes,
+        now: u64,
+        signer: &SigningKey,
+    ) -> Result<Published> {
+        let there = cache
+            .call(|transport| transport.get(&Name::Site, MAX_SITE, &|_| ()))
+            .map_err(|trouble| cache.failed(trouble))?;
+        let there = there.and_then(|bytes| Site::parse(&cache.origin(&Name::Site), &bytes).ok());
+        let (site, is_new) = match there {
+            Some(mut there) if there.wishes() == wishes && !is_ahead(there.epoch(), now) => {
+                let is_new = there.sign(signer);
+                (there, is_new)
+            }
+            Some(there) if matches!(self.trust.vouch_one(there.envelope()), Err(Distrust::Stranger(_))) => {
+                return Ok(Published::OfAnother);
+            }
+            there => {
+                let epochs = [there, here(store)?].into_iter().flatten().map(|site| site.epoch());
+                let before = epochs.filter(|epoch| !is_ahead(*epoch, now)).max();
+                let epoch = before.map_or(now, |before| now.max(before.saturating_add(1)));
+                (Site::new(wishes.clone(), epoch, signer)?, true)
+            }
+        };
+        if !is_new {
+            return Ok(Published::Present);
+        }
+        let bytes = site.encode()?;
+        cache
+            .call(|transport| transport.put(&Name::Site, &bytes, IfTaken::Replace))
+            .map_err(|trouble| cache.failed(trouble))?;
+        store.write_named(&Name::Site, &bytes)?;
+        Ok(Published::New)
+    }
+}
+
+impl Store {
+    /// Publishes a site file where the store is served as a cache, unless it has the same.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read or written.
+    pub fn publish_site(&self, wishes: &Wishes, now: u64, signer: &SigningKey) -> Result<()> {
+        let here = here(self)?.filter(|here| !is_ahead(here.epoch(), now));
+        let site = match here {
+            Some(mut here) if here.wishes() == wishes => {
+                if !here.sign(signer) {
+                    return Ok(());
+                }
+                here
+            }
+            here => {
+                let epoch = here.map_or(now, |here| now.max(here.epoch().saturating_add(1)));
+                Site::new(wishes.clone(), epoch, signer)?
+            }
+        };
+        self.write_named(&Name::Site, &site.encode()?)
+    }
+}
+
+/// The site file in the store, unless it is corrupt.
+fn here(store: &Store) -> Result<Option<Site>> {
+    let path = store.dir().join(Name::Site.path());
+    let parsed = store.read_named(&Name::Site)?.map(|bytes| Site::parse(&path, &bytes)).transpose();
+    match parsed {
+        Err(Error::Entry { .. }) => Ok(None),
+        parsed => parsed,
+    }
+}
+
+fn not_followed(cache: &SharedCache, why: &str) {
+    (cache.say)(&Notice::warning(format!("shared cache {}: ignoring site.json: {why}", cache.url)));
+}
