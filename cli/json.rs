@@ -379,6 +379,8 @@ pub struct Explanation {
     pub excluded: Option<String>,
     /// built or failed, if there is an entry.
     pub entry: Option<&'static str>,
+    /// Of the entry, which may be in a shared cache only.
+    pub provenance: Option<Provenance>,
     /// The same as `undeclared_inputs`, kept for one release.
     pub observed: Vec<Observed>,
     /// Files outside the declared inputs that the build of the entry read.
@@ -401,6 +403,24 @@ pub struct Nearest {
     /// Why it is used all the same: installed, or other-tools (the setting allows it).
     pub stands_in: Option<&'static str>,
     pub differences: Vec<Difference>,
+    pub provenance: Provenance,
+}
+
+/// Who made a build.
+#[derive(Debug, Serialize)]
+pub struct Provenance {
+    /// The building host, as it calls itself.
+    pub builder: String,
+    /// Whether this host built it.
+    pub here: bool,
+    /// Names of the trusted keys that signed it.
+    pub signers: Vec<String>,
+    /// How long it took.
+    pub seconds: Option<f64>,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// URL of the shared cache that it was found in; null if it is in the store.
+    pub cache: Option<String>,
 }
 
 #[derive(Debug, Serialize)]

@@ -15,7 +15,7 @@ mod html;
 mod kernels;
 mod matrix;
 mod reasons;
-mod words;
+pub mod words;
 
 use std::collections::BTreeMap;
 

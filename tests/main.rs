@@ -20,6 +20,7 @@ mod debuginfo;
 mod depends;
 mod dkms;
 mod everywhere;
+mod explain;
 mod export;
 mod field;
 mod fleet;

@@ -5,9 +5,12 @@ use kcache::inputs::undeclared::ANYTHING;
 use kcache::inputs::version;
 use kcache::kernel::kernels::{Kernel, headers_hint};
 use kcache::kernel::packages::Package;
+use kcache::resolve::elsewhere::{self, Found};
 use kcache::run::context::Context;
 use kcache::run::labels::Labels;
-use kcache::store::{Manifest, Observed, Outcome};
+use kcache::run::session::Session;
+use kcache::store::{Entry, Manifest, Observed, Outcome};
+use kcache::verdict::provenance::{Made, made};
 
 use super::log::selection;
 use super::looking;
@@ -15,6 +18,7 @@ use crate::args::One;
 use crate::exit::{Exit, Failure};
 use crate::json;
 use crate::out::Out;
+use crate::report::words::{duration, minute};
 
 /// So many files are listed of a tree that differs; the rest is counted.
 const FILES: usize = 20;
@@ -38,18 +42,55 @@ pub fn run(context: &Context, out: &Out, one: &One) -> Result<Exit, Failure> {
         for package in &packages.chosen {
             let request = version::request(&session, &packages, package, kernel);
             let package = request.package;
-            let explanation = explain::explain(&session, &request, tree)?;
+            let mut explanation = explain::explain(&session, &request, tree)?;
+            let elsewhere = match (&explanation.entry, &explanation.excluded) {
+                (None, None) => elsewhere::look(&session, &request, tree, &explanation.key, explanation.kin)?,
+                _ => None,
+            };
+            let seen = seen(&session, &mut explanation, elsewhere);
             if out.json {
-                out.document(&document(package, kernel, explanation));
+                out.document(&document(&session, package, kernel, explanation, seen));
             } else {
-                print(out, package, kernel, &explanation);
+                print(&session, out, package, kernel, &explanation, &seen);
             }
         }
     }
     Ok(Exit::Done)
 }
 
-fn print(out: &Out, package: &Package, kernel: &Kernel, explanation: &Explanation) {
+/// What shared caches have.
+enum Seen {
+    /// They were not asked, or have nothing of the package.
+    Nothing,
+    /// The entry of exactly this key.
+    Entry(Found),
+    /// The nearest build, at this URL: it is in the explanation.
+    Nearest(String),
+}
+
+/// Puts what a shared cache has into the explanation, where it is nearer than what the store has.
+fn seen(session: &Session, explanation: &mut Explanation, found: Option<Found>) -> Seen {
+    let Some(found) = found else { return Seen::Nothing };
+    if found.entry.manifest().key == explanation.key {
+        return Seen::Entry(found);
+    }
+    let other = Nearest::of(session, explanation, found.entry);
+    let nearest = &mut explanation.nearest;
+    if nearest.as_ref().is_some_and(|nearest| nearest.differences.len() <= other.differences.len()) {
+        return Seen::Nothing;
+    }
+    *nearest = Some(other);
+    Seen::Nearest(found.cache)
+}
+
+fn print(
+    session: &Session,
+    out: &Out,
+    package: &Package,
+    kernel: &Kernel,
+    explanation: &Explanation,
+    seen: &Seen,
+) {
     out.data(&format!("{}/{} for {}", package.name, package.version, kernel.release));
     out.data(&format!("  key                 {}", explanation.key));
     for field in &explanation.fields {
@@ -62,14 +103,35 @@ fn print(out: &Out, package: &Package, kernel: &Kernel, explanation: &Explanatio
     if let Some(reason) = &explanation.excluded {
         out.data(&format!("excluded for this kernel: {reason}"));
     }
-    match (&explanation.entry, &explanation.nearest) {
-        (Some(manifest), _) => {
-            out.data(&format!("in the store: {}", outcome(manifest)));
+    match (&explanation.entry, seen, &explanation.nearest) {
+        (Some(entry), ..) => {
+            out.data(&format!("in the store: {}", outcome(entry.manifest())));
+            print_made(out, &made(session, entry));
             print_observed(out, explanation);
         }
-        (None, Some(nearest)) => print_nearest(out, nearest),
-        (None, None) => out.data("not in the store; the store has no other build of this package"),
+        (None, Seen::Entry(found), _) => {
+            let (cache, outcome) = (&found.cache, outcome(found.entry.manifest()));
+            out.data(&format!("not in the store; {cache} has it: {outcome}"));
+            print_made(out, &made(session, &found.entry));
+        }
+        (None, Seen::Nearest(cache), Some(nearest)) => print_nearest(session, out, nearest, Some(cache)),
+        (None, Seen::Nothing, Some(nearest)) => print_nearest(session, out, nearest, None),
+        (None, _, None) => out.data(&match session.context.caches().have_answered() {
+            true => {
+                "not in the store; neither the store nor a shared cache has another build of this package"
+            }
+            false => "not in the store; the store has no other build of this package",
+        }),
     }
+}
+
+/// Who made a build, and when.
+fn print_made(out: &Out, made: &Made) {
+    let Made { builder, here, signers, seconds, created } = made;
+    let signers = if signers.is_empty() { "nobody".to_owned() } else { signers.join(", ") };
+    let took = seconds.map_or(String::new(), |seconds| format!(" in {}", duration(seconds)));
+    let by = if *here { " (this host)" } else { "" };
+    out.data(&format!("  built on {builder}{by}, {}{took}; signed by {signers}", minute(*created)));
 }
 
 fn print_observed(out: &Out, explanation: &Explanation) {
@@ -87,11 +149,12 @@ fn print_observed(out: &Out, explanation: &Explanation) {
     }
 }
 
-fn print_nearest(out: &Out, nearest: &Nearest) {
-    let manifest = &nearest.manifest;
+fn print_nearest(session: &Session, out: &Out, nearest: &Nearest, cache: Option<&str>) {
+    let manifest = nearest.entry.manifest();
     let labels = Labels::of(manifest);
     out.data(&format!(
-        "not in the store; nearest build: {} ({} for {}); differences:",
+        "not in the store; nearest build{}: {} ({} for {}); differences:",
+        cache.map_or(String::new(), |cache| format!(", in {cache}")),
         manifest.key.short(),
         labels.version,
         labels.kernel
@@ -109,6 +172,7 @@ fn print_nearest(out: &Out, nearest: &Nearest) {
             out.data(&format!("  {:<18}    and {} more files", "", difference.files.len() - FILES));
         }
     }
+    print_made(out, &made(session, &nearest.entry));
     match nearest.stands_in {
         Some(StandsIn::Installed) => out.data(
             "it is installed and differs in its tools only, so it is up to date; `kcache install --refresh-tools` replaces it",
@@ -153,7 +217,24 @@ fn from(text: &str, same: usize) -> String {
     one_line(&format!("...{rest}"))
 }
 
-fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> json::Explanation {
+fn provenance(session: &Session, entry: &Entry, cache: Option<&str>) -> json::Provenance {
+    let Made { builder, here, signers, seconds, created } = made(session, entry);
+    json::Provenance { builder, here, signers, seconds, created, cache: cache.map(str::to_owned) }
+}
+
+fn document(
+    session: &Session,
+    package: &Package,
+    kernel: &Kernel,
+    explanation: Explanation,
+    seen: Seen,
+) -> json::Explanation {
+    let of_entry = explanation.entry.as_ref().map(|entry| provenance(session, entry, None));
+    let (elsewhere, nearest_in) = match &seen {
+        Seen::Entry(found) => (Some(provenance(session, &found.entry, Some(&found.cache))), None),
+        Seen::Nearest(cache) => (None, Some(cache.as_str())),
+        Seen::Nothing => (None, None),
+    };
     let undeclared_inputs: Vec<json::Observed> = explanation.observed.into_iter().map(observed).collect();
     let result = |manifest: &Manifest| if manifest.outcome == Outcome::Built { "built" } else { "failed" };
     json::Explanation {
@@ -163,12 +244,14 @@ fn document(package: &Package, kernel: &Kernel, explanation: Explanation) -> jso
         key: explanation.key.to_string(),
         fields: explanation.fields,
         excluded: explanation.excluded,
-        entry: explanation.entry.as_ref().map(result),
+        entry: explanation.entry.as_ref().map(|entry| result(entry.manifest())),
+        provenance: of_entry.or(elsewhere),
         observed: undeclared_inputs.clone(),
         undeclared_inputs,
         nearest: explanation.nearest.map(|nearest| json::Nearest {
-            key: nearest.manifest.key.to_string(),
-            kernel: nearest.manifest.labels.get("kernel").cloned(),
+            key: nearest.entry.manifest().key.to_string(),
+            kernel: nearest.entry.manifest().labels.get("kernel").cloned(),
+            provenance: provenance(session, &nearest.entry, nearest_in),
             stands_in: nearest.stands_in.map(|why| match why {
                 StandsIn::Installed => "installed",
                 StandsIn::Allowed => "other-tools",

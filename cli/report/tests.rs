@@ -148,8 +148,13 @@ fn no_text_from_elsewhere_becomes_markup_wherever_it_stands() {
     };
     let failure =
         Failure { command: HOSTILE.to_owned(), status: Some(1), log: HOSTILE.to_owned(), left_out: 3 };
-    let made =
-        Made { builder: HOSTILE.to_owned(), here: false, signers: vec![HOSTILE.to_owned()], seconds: None };
+    let made = Made {
+        builder: HOSTILE.to_owned(),
+        here: false,
+        signers: vec![HOSTILE.to_owned()],
+        seconds: None,
+        created: 0,
+    };
     let origin = Origin {
         package: HOSTILE.to_owned(),
         version: HOSTILE.to_owned(),
@@ -214,7 +219,13 @@ fn builds_are_told_apart_by_who_made_them() {
         version: "1".to_owned(),
         modules: 2,
         bytes: 1500,
-        made: Some(Made { builder: builder.to_owned(), here, signers: Vec::new(), seconds: Some(30.0) }),
+        made: Some(Made {
+            builder: builder.to_owned(),
+            here,
+            signers: Vec::new(),
+            seconds: Some(30.0),
+            created: 0,
+        }),
     };
     let html = drawn(&[standing(State::Ready, None)], |page| {
         let signed = |mut origin: Origin| {

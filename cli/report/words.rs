@@ -8,6 +8,12 @@ pub fn moment(seconds: u64) -> String {
     moment.map_or(String::new(), |moment| moment.format("%-d %B %Y, %H:%M UTC").to_string())
 }
 
+/// The same as digits, which can be sorted.
+pub fn minute(seconds: u64) -> String {
+    let moment = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    moment.map_or(String::new(), |moment| moment.format("%Y-%m-%d %H:%M UTC").to_string())
+}
+
 /// A span of time, in at most two units.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;

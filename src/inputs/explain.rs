@@ -2,7 +2,7 @@
 
 use kcache_kernel::kernels::BuildTree;
 use kcache_store::tree::{FileChange, Listing};
-use kcache_store::{Field, Key, Manifest, Observed, Outcome, Store};
+use kcache_store::{Digest, Entry, Field, Key, Manifest, Observed, Outcome, Store};
 
 use crate::error::Result;
 use crate::inputs::difference::{Difference, differences};
@@ -23,8 +23,10 @@ pub struct Explanation {
     pub fields: Vec<Field>,
     /// Why the package does not support this kernel; `None` if it does.
     pub excluded: Option<String>,
+    /// The digest of the inputs without the tools.
+    pub kin: Digest,
     /// The key's entry, if the store has it.
-    pub entry: Option<Manifest>,
+    pub entry: Option<Entry>,
     /// The undeclared inputs of that entry, and whether each is the same here.
     pub observed: Vec<(Observed, bool)>,
     /// If there is no entry, the entry of the package with the fewest differences.
@@ -33,12 +35,28 @@ pub struct Explanation {
 
 /// The entry of another key.
 pub struct Nearest {
-    /// The document of the entry.
-    pub manifest: Manifest,
+    /// The entry.
+    pub entry: Entry,
     /// The fields that differ.
     pub differences: Vec<Difference>,
     /// Why it is used although it differs, if it is.
     pub stands_in: Option<StandsIn>,
+}
+
+impl Nearest {
+    /// An entry from elsewhere, compared with an explained key. The files of its trees are known as far as the store has lists of
+    /// them.
+    pub fn of(session: &Session, explanation: &Explanation, entry: Entry) -> Nearest {
+        let fields = &explanation.fields;
+        let mut differences = differences(&entry.manifest().fields, fields);
+        if let Some(store) = &session.store {
+            for difference in &mut differences {
+                difference.files =
+                    files(store, difference, &entry.manifest().fields, fields).unwrap_or_default();
+            }
+        }
+        Nearest { entry, differences, stands_in: None }
+    }
 }
 
 /// Why a build by other tools is used.
@@ -56,20 +74,28 @@ pub fn explain(session: &Session, request: &Request, tree: &BuildTree) -> Result
     let mut entry = None;
     let mut nearest = None;
     if let Some(store) = &session.store {
-        entry = store.lookup(&id.key)?.map(kcache_store::Entry::into_manifest);
+        entry = store.lookup(&id.key)?;
         if entry.is_none() {
             nearest = find_nearest(store, &request.package.name, &id.fields)?;
         }
     }
     if let (Some(store), Some(nearest)) = (&session.store, &mut nearest) {
         for difference in &mut nearest.differences {
-            difference.files = files(store, difference, &nearest.manifest.fields, &id.fields)?;
+            difference.files = files(store, difference, &nearest.entry.manifest().fields, &id.fields)?;
         }
-        nearest.stands_in = stands_in(session, request, tree, &id, &nearest.manifest);
+        nearest.stands_in = stands_in(session, request, tree, &id, nearest.entry.manifest());
     }
-    let read = entry.iter().flat_map(|entry| &entry.observed);
+    let read = entry.iter().flat_map(|entry| &entry.manifest().observed);
     let observed = read.map(|file| (file.clone(), undeclared::is_same(&id.facts, file))).collect();
-    Ok(Explanation { observed, key: id.key, fields: id.fields, excluded: id.recipe.excluded, entry, nearest })
+    Ok(Explanation {
+        observed,
+        key: id.key,
+        kin: id.kin,
+        fields: id.fields,
+        excluded: id.recipe.excluded,
+        entry,
+        nearest,
+    })
 }
 
 fn find_nearest(store: &Store, package: &str, fields: &[Field]) -> Result<Option<Nearest>> {
@@ -78,7 +104,7 @@ fn find_nearest(store: &Store, package: &str, fields: &[Field]) -> Result<Option
         let Ok(Some(entry)) = store.lookup(&row.key) else { continue };
         let differences = differences(&entry.manifest().fields, fields);
         if nearest.as_ref().is_none_or(|best| differences.len() < best.differences.len()) {
-            nearest = Some(Nearest { manifest: entry.into_manifest(), differences, stands_in: None });
+            nearest = Some(Nearest { entry, differences, stands_in: None });
         }
     }
     Ok(nearest)

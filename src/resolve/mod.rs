@@ -20,6 +20,7 @@ mod build_times;
 pub mod by_key;
 pub mod by_kin;
 pub mod by_pointer;
+pub mod elsewhere;
 pub mod lack;
 pub mod local;
 pub mod log;

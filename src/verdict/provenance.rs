@@ -37,6 +37,8 @@ pub struct Made {
     pub signers: Vec<String>,
     /// Duration of the build in seconds, if known.
     pub seconds: Option<f64>,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
 }
 
 /// Every package that is installed for a kernel.
@@ -60,7 +62,8 @@ fn entry(session: &Session, package: &InstalledPackage<Installed>) -> Option<Ent
     session.store.as_ref()?.lookup(&package.key.parse().ok()?).ok().flatten()
 }
 
-fn made(session: &Session, entry: &Entry) -> Made {
+/// How an entry's build was made.
+pub fn made(session: &Session, entry: &Entry) -> Made {
     let (context, manifest) = (session.context, entry.manifest());
     let own = context.services.signer.as_ref().map(|signer| signer.public());
     let keys = context.caches().trust().keys();
@@ -72,5 +75,6 @@ fn made(session: &Session, entry: &Entry) -> Made {
             .map(|key| key.name.clone())
             .collect(),
         seconds: counters::seconds(manifest),
+        created: manifest.created,
     }
 }

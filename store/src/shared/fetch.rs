@@ -63,8 +63,17 @@ impl SharedCaches {
         key: &Key,
         fits: &dyn Fn(&Manifest) -> std::result::Result<(), String>,
     ) -> Option<Entry> {
-        let mut entries = self.entries(key).map(|(_, entry, _)| entry);
-        entries.find(|entry| fits(entry.manifest()).is_ok())
+        self.find(key, fits).map(|(_, entry)| entry)
+    }
+
+    /// The same, with the URL of the cache.
+    pub fn find(
+        &self,
+        key: &Key,
+        fits: &dyn Fn(&Manifest) -> std::result::Result<(), String>,
+    ) -> Option<(&str, Entry)> {
+        let mut entries = self.entries(key).map(|(at, entry, _)| (self.caches[at].url(), entry));
+        entries.find(|(_, entry)| fits(entry.manifest()).is_ok())
     }
 
     /// Fetches an output that is not fetched with its entry ([`crate::Role::Debug`]); false if no cache has it.

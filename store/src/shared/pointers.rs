@@ -27,13 +27,7 @@ impl SharedCaches {
         if self.trust.keys().next().is_none() {
             return Ok(before);
         }
-        let newest = self
-            .ask(name, MAX_POINTER)
-            .into_iter()
-            .filter_map(|(at, bytes)| Some((at, self.signed(&self.caches[at], name, &bytes?)?)))
-            .filter(|(at, pointer)| self.is_near(&self.caches[*at], name, pointer, now))
-            .max_by_key(|(at, pointer)| (pointer.epoch(), std::cmp::Reverse(*at)));
-        let Some((at, newest)) = newest else { return Ok(before) };
+        let Some((at, newest)) = self.newest(name, now) else { return Ok(before) };
         match accept(store, &self.trust, name, &newest, roll_back, now)? {
             Accepted::Same | Accepted::Newer => Ok(Some(newest)),
             Accepted::Not { why } => {
@@ -41,6 +35,20 @@ impl SharedCaches {
                 Ok(before)
             }
         }
+    }
+
+    /// The newest pointer of this name that enough trusted keys signed, from any cache. Nothing is stored, and nothing compared with
+    /// what was accepted before.
+    pub fn peek_pointer(&self, name: &Name, now: u64) -> Option<Pointer> {
+        self.newest(name, now).map(|(_, pointer)| pointer)
+    }
+
+    fn newest(&self, name: &Name, now: u64) -> Option<(usize, Pointer)> {
+        self.ask(name, MAX_POINTER)
+            .into_iter()
+            .filter_map(|(at, bytes)| Some((at, self.signed(&self.caches[at], name, &bytes?)?)))
+            .filter(|(at, pointer)| self.is_near(&self.caches[*at], name, pointer, now))
+            .max_by_key(|(at, pointer)| (pointer.epoch(), std::cmp::Reverse(*at)))
     }
 
     /// Whether an epoch is not too far ahead; warns otherwise.
