@@ -5,7 +5,7 @@
 //! verdict    the kernel that will be booted, in a sentence          html      elements, and escaping of all text
 //! kernels    a card for each                                        words     times and counts
 //! matrix     packages x kernels; each cell links to its reason      style.css
-//! reasons    why, by kernel; logs of failures
+//! reasons    why, by package, and what to do next; logs of failures
 //! figures    build time, provenance, sizes
 //! ```
 //! Rendering is a pure function of [`Page`]; `cli/cmd/report.rs` collects its content.
@@ -20,9 +20,10 @@ pub mod words;
 use std::collections::BTreeMap;
 
 use html::{Element, element};
+use kcache::run::policy::Need;
 use kcache::store::Usage;
 use kcache::verdict::provenance::Origin;
-use kcache::verdict::state::State;
+use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{Survey, Verdict};
 
 const STYLE: &str = include_str!("report/style.css");
@@ -152,6 +153,19 @@ fn state(state: State) -> [Element; 2] {
         State::Broken => "!",
     };
     [element("span").class("sign").with("aria-hidden", "true").text(sign), element("span").text(state.word())]
+}
+
+/// The classes of a state: problems of packages that are not required are calmer.
+fn classes(standing: &Standing) -> String {
+    let is_calm = standing.need != Need::Required && !standing.state.is_good();
+    let calm = if is_calm { " optional" } else { "" };
+    format!("{}{calm}", standing.state.word())
+}
+
+/// The word of a package that is not required.
+fn need(standing: &Standing) -> Option<Element> {
+    let is_required = standing.need == Need::Required;
+    (!is_required).then(|| element("span").class("need").text(standing.need.word()))
 }
 
 /// The name of the place on the page that says why.

@@ -6,6 +6,7 @@ use kcache::verdict::provenance::Origin;
 use kcache::verdict::state::State;
 
 use super::html::{Element, element};
+use super::reasons::next;
 use super::words::count;
 use super::{Page, section};
 
@@ -85,9 +86,23 @@ fn card(page: &Page, verdict: &Verdict, origins: &[Origin]) -> Element {
         .child(element("h3").text(&verdict.kernel.release).children(page.badges(verdict)))
         .child(element("p").class("says").child(sign).child(element("span").text(text)))
         .children(obstacles)
+        .children(next_steps(page, verdict))
         .children(warnings)
         .child(element("p").class("quiet").text(&installed(origins)))
         .children(version(verdict))
+}
+
+/// What to type for a kernel that is not ready, each command once.
+fn next_steps(page: &Page, verdict: &Verdict) -> Option<Element> {
+    let standings = page.survey.packages.iter().zip(&verdict.standings);
+    let blocking = standings.filter(|(_, standing)| standing.blocks());
+    let mut commands: Vec<String> = Vec::new();
+    for (package, standing) in blocking {
+        let command = next(standing.state, &package.name, &[&verdict.kernel.release]);
+        commands.extend(command.filter(|command| !commands.contains(command)));
+    }
+    let items = commands.iter().map(|command| element("li").child(element("code").text(command)));
+    (!commands.is_empty()).then(|| element("ul").class("todo").with("aria-label", "Next").children(items))
 }
 
 fn installed(origins: &[Origin]) -> String {

@@ -1,10 +1,9 @@
 //! Packages x kernels, as a table. It scrolls in a box if the page is narrower.
 
-use kcache::run::policy::Need;
 use kcache::verdict::state::{Standing, State};
 
 use super::html::{Element, element};
-use super::{Page, place, section, state};
+use super::{Page, classes, need, place, section, state};
 
 /// The table, and what its words mean.
 pub fn matrix(page: &Page) -> Element {
@@ -48,12 +47,9 @@ fn body(page: &Page) -> Element {
 }
 
 fn cell(place: &str, standing: &Standing) -> Element {
-    let need = match standing.need {
-        Need::Required => None,
-        need => Some(element("span").class("need").text(need.word())),
-    };
-    let link = element("a").with("href", &format!("#{place}")).children(state(standing.state)).children(need);
-    element("td").class(standing.state.word()).child(link)
+    let link = element("a").with("href", &format!("#{place}"));
+    let link = link.children(state(standing.state)).children(need(standing));
+    element("td").class(&classes(standing)).child(link)
 }
 
 /// The words that occur, and what they mean.

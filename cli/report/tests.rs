@@ -253,3 +253,37 @@ fn builds_are_told_apart_by_who_made_them() {
     has(&html, &["no longer has the entry</th><td></td><td>1<", "8 modules for 1 kernel", "6.0 kB"]);
     has(&html, &["1 min 35 s", "75 %", "1 by the store, 2 by shared caches, 1 misses"]);
 }
+
+#[test]
+fn a_reason_stands_once_by_package_with_what_to_do_and_optional_ones_last_and_calm() {
+    let kernels = [kernel("K"), kernel("L")];
+    let optional = Standing { need: Need::Optional, ..standing(State::Fails, Some("error: calm")) };
+    let each =
+        [optional, standing(State::Fails, Some("error: loud")), standing(State::Missing, Some("not there"))];
+    let survey = Survey {
+        packages: ["a", "b", "c"].map(Package::elsewhere).to_vec(),
+        verdicts: kernels.iter().map(|kernel| verdict(kernel, &each)).collect(),
+    };
+    let html = render(&page(&survey));
+    for reason in ["error: calm", "error: loud", "not there"] {
+        assert_eq!(html.matches(reason).count(), 1, "{reason} in {html}");
+    }
+    let at = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text} in {html}"));
+    assert!(at("error: loud") < at("not there") && at("not there") < at("error: calm"), "{html}");
+    has(
+        &html,
+        &[
+            "<td class=\"fails optional\">",
+            "<span class=\"chip fails optional\">",
+            "<h4>K, L</h4>",
+            "<code>kcache log b -k K</code>",
+            "<code>kcache install -k K -k L</code>",
+            // In the card of each kernel.
+            "<li><code>kcache install -k L</code></li>",
+        ],
+    );
+    // Every cell leads to its reason.
+    for place in (0..2).flat_map(|kernel| (0..3).map(move |package| place(kernel, package))) {
+        assert_eq!(html.matches(&format!("id=\"{place}\"")).count(), 1, "{place}");
+    }
+}
