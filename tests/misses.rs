@@ -1,12 +1,13 @@
 //! What a host that cannot build says about a miss, and what it does all the same.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use fs_err as fs;
 use serde_json::Value;
 
 use crate::builder::{BUILDER, Builder, MODULE, PACKAGE, url};
-use crate::host::{FIXTURES, Host, PATH, Run};
+use crate::host::{FIXTURES, Host, PATH, Run, run};
 use crate::packages::{plain, with_makefile};
 
 fn k() -> &'static str {
@@ -120,6 +121,17 @@ fn headers_without_the_makefile_that_they_include_are_named_once_and_nothing_is_
         run.says(&[&format!("the headers are incomplete: {included} is missing")]);
     }
     assert!(!builder.host.kcache(&["log", "hello", "-k", k()]).stdout.contains("kcache: $"));
+    // A build tree that is named by its path, here and elsewhere.
+    let named = builder.host.headers(k());
+    let elsewhere = builder.host.dir().join("tree");
+    run(Command::new("cp").arg("-r").arg(&named).arg(&elsewhere));
+    fs::write(elsewhere.join("Makefile"), "include /nowhere/common/Makefile\n").unwrap();
+    for (tree, missing) in [(named, included.as_str()), (elsewhere, "/nowhere/common/Makefile")] {
+        let says = format!("the headers are incomplete: {missing} is missing");
+        for command in ["build", "explain"] {
+            builder.host.kcache(&[command, "hello", "-k", tree.to_str().unwrap()]).exits(5).says(&[&says]);
+        }
+    }
 }
 
 #[test]

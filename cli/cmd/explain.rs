@@ -3,7 +3,7 @@
 use kcache::inputs::explain::{self, Explanation, Nearest, StandsIn};
 use kcache::inputs::undeclared::ANYTHING;
 use kcache::inputs::version;
-use kcache::kernel::kernels::{Kernel, headers_hint};
+use kcache::kernel::kernels::{Headers, Kernel, headers_hint};
 use kcache::kernel::packages::Package;
 use kcache::resolve::elsewhere::{self, Found};
 use kcache::run::context::Context;
@@ -35,7 +35,12 @@ pub fn run(context: &Context, out: &Out, one: &One) -> Result<Exit, Failure> {
         let Some(tree) = kernel.build_tree() else {
             return Err(Failure {
                 exit: Exit::NoHeaders,
-                message: format!("the headers of kernel {} are not installed", kernel.release),
+                message: match &kernel.headers {
+                    Headers::Incomplete { .. } => {
+                        format!("kernel {}: {}", kernel.release, kernel.why_no_headers())
+                    }
+                    _ => format!("the headers of kernel {} are not installed", kernel.release),
+                },
                 hint: Some(headers_hint(&context.root, &kernel.release)),
             });
         };
@@ -128,10 +133,13 @@ fn print(
 /// Who made a build, and when.
 fn print_made(out: &Out, made: &Made) {
     let Made { builder, here, signers, seconds, created } = made;
-    let signers = if signers.is_empty() { "nobody".to_owned() } else { signers.join(", ") };
+    let signed = match signers.is_empty() {
+        true => "not signed".to_owned(),
+        false => format!("signed by {}", signers.join(", ")),
+    };
     let took = seconds.map_or(String::new(), |seconds| format!(" in {}", duration(seconds)));
     let by = if *here { " (this host)" } else { "" };
-    out.data(&format!("  built on {builder}{by}, {}{took}; signed by {signers}", minute(*created)));
+    out.data(&format!("  built on {builder}{by}, {}{took}; {signed}", minute(*created)));
 }
 
 fn print_observed(out: &Out, explanation: &Explanation) {
@@ -153,12 +161,14 @@ fn print_nearest(session: &Session, out: &Out, nearest: &Nearest, cache: Option<
     let manifest = nearest.entry.manifest();
     let labels = Labels::of(manifest);
     out.data(&format!(
-        "not in the store; nearest build{}: {} ({} for {}); differences:",
+        "not in the store; nearest build{}: {} ({} for {})",
         cache.map_or(String::new(), |cache| format!(", in {cache}")),
         manifest.key.short(),
         labels.version,
         labels.kernel
     ));
+    print_made(out, &made(session, &nearest.entry));
+    out.data("differences:");
     for difference in &nearest.differences {
         let (before, now) = (difference.before.as_deref(), difference.now.as_deref());
         let same = same_beginning(before.unwrap_or_default(), now.unwrap_or_default());
@@ -172,7 +182,6 @@ fn print_nearest(session: &Session, out: &Out, nearest: &Nearest, cache: Option<
             out.data(&format!("  {:<18}    and {} more files", "", difference.files.len() - FILES));
         }
     }
-    print_made(out, &made(session, &nearest.entry));
     match nearest.stands_in {
         Some(StandsIn::Installed) => out.data(
             "it is installed and differs in its tools only, so it is up to date; `kcache install --refresh-tools` replaces it",

@@ -230,7 +230,17 @@ pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
         .find_map(|parent| root.find(format!("{parent}/{release}")))
         .filter(|dir| dir.is_dir())
         .map(|dir| ModulesDir::new(dir, &release));
-    let tree = match root.inside(&path).filter(|_| packaged(root, &path)) {
+    let inside = root.inside(&path).filter(|_| packaged(root, &path));
+    let missing = match &inside {
+        Some(inside) => missing_in(root, inside)?,
+        None => missing_in(&Root::new("/"), &path)?,
+    };
+    let image_version = image_version(root, &release);
+    if let Some(missing) = missing {
+        let headers = Headers::Incomplete { missing };
+        return Ok(Kernel { release, modules, headers, image_version, is_leftover: false });
+    }
+    let tree = match inside {
         Some(inside) => {
             let beside = modules
                 .as_ref()
@@ -241,7 +251,6 @@ pub fn at_path(root: &Root, path: &Path) -> Result<Kernel, Error> {
         }
         None => read_foreign_tree(&path, canonical)?,
     };
-    let image_version = image_version(root, &release);
     Ok(Kernel {
         release,
         modules,
