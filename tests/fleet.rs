@@ -3,6 +3,8 @@
 //! `make test` runs a small one, `make fleet` one of 200 hosts. Each host is a process with a root and a store of its own;
 //! most have a kernel's image only, some have headers and could build. Nobody but the builder does.
 
+mod cases;
+
 use crate::builder::{Builder, url};
 use crate::host::{FIXTURES, Host, PATH, run};
 use crate::packages;

@@ -156,6 +156,21 @@ fn headers_of_another_build_than_the_image_are_passed_over() {
 }
 
 #[test]
+fn a_host_with_neither_source_nor_cache_is_not_told_to_wait_for_headers() {
+    let host = Host::image_only();
+    host.write_config(&format!("packages = [{PACKAGE:?}]\n"));
+    let run = host.kcache(&["hooks", "run", "kernel-installed", k()]).exits(0);
+    let run = run.says(&["no shared cache is configured", "do not reboot"]);
+    assert!(
+        !run.stderr.contains("with the headers") && !run.stderr.contains("linux-headers"),
+        "{}",
+        run.shown()
+    );
+    host.write_config(&format!("packages = [{PACKAGE:?}]\non-failure = 'block'\n"));
+    host.kcache(&["hooks", "run", "kernel-installed", k()]).exits(5);
+}
+
+#[test]
 fn on_failure_block_blocks_where_headers_would_not_help() {
     let empty = tempfile::tempdir().unwrap();
     let cache = url(&format!("file://{}", empty.path().display()));

@@ -204,7 +204,10 @@ fn worth_it(context: &Context, out: &Out, release: &str) -> Result<Option<Kernel
         return Ok(None);
     }
     let store = context.open_existing_store()?;
-    if kernel.build_tree().is_none() && !has_builds(store.as_ref(), &kernel) && !context.elsewhere.any {
+    // Headers help only where there is a source to build.
+    let builds = packages.chosen.iter().any(|package| package.has_source()) || unresolved;
+    let has_none = kernel.build_tree().is_none() && !has_builds(store.as_ref(), &kernel);
+    if has_none && !context.elsewhere.any && builds {
         wait_for_headers(context, out, release);
         return Ok(None);
     }
