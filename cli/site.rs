@@ -16,9 +16,8 @@ use serde::Deserialize;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::settings::Settings;
+use crate::settings::choices::SITE;
 
-/// The word among the packages.
-pub const SITE: &str = "@site";
 /// What a builder publishes, under the root.
 const FILE: &str = "/etc/kcache/site.toml";
 /// Limit in bytes on that file.

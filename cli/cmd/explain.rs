@@ -68,7 +68,7 @@ enum Seen {
     /// They were not asked, or have nothing of the package.
     Nothing,
     /// The entry of exactly this key.
-    Entry(Found),
+    Entry(Box<Found>),
     /// The nearest build, at this URL: it is in the explanation.
     Nearest(String),
 }
@@ -77,7 +77,7 @@ enum Seen {
 fn seen(session: &Session, explanation: &mut Explanation, found: Option<Found>) -> Seen {
     let Some(found) = found else { return Seen::Nothing };
     if found.entry.manifest().key == explanation.key {
-        return Seen::Entry(found);
+        return Seen::Entry(Box::new(found));
     }
     let other = Nearest::of(session, explanation, found.entry);
     let nearest = &mut explanation.nearest;
@@ -121,7 +121,7 @@ fn print(
         }
         (None, Seen::Nearest(cache), Some(nearest)) => print_nearest(session, out, nearest, Some(cache)),
         (None, Seen::Nothing, Some(nearest)) => print_nearest(session, out, nearest, None),
-        (None, _, None) => out.data(&match session.context.caches().have_answered() {
+        (None, _, None) => out.data(match session.context.caches().have_answered() {
             true => {
                 "not in the store; neither the store nor a shared cache has another build of this package"
             }

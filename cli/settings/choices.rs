@@ -3,6 +3,9 @@
 use clap::ValueEnum;
 use kcache::run::policy;
 
+/// Among `packages`: those of the site file.
+pub const SITE: &str = "@site";
+
 /// Whether other people's modules count for whether a kernel is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Foreign {

@@ -14,10 +14,10 @@ use kcache::store::Exposed;
 use serde::Deserialize;
 
 use super::caches::{self, Cache};
+use super::choices::SITE;
 use super::{Origin, Setting, gc, image, signing};
 use crate::args::Global;
 use crate::exit::{Exit, Failure};
-use crate::site::SITE;
 
 /// Everything that can be set, with the environment variable that also sets it.
 pub(super) const KEYS: [(&str, &str); 18] = [
