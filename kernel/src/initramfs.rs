@@ -31,6 +31,11 @@ use crate::rootfs::Root;
 
 /// Limit in bytes on a module; larger files are skipped.
 const MODULE_MAX: u64 = 1 << 28;
+/// Limits in bytes on an initramfs as it is, and unpacked: several times the largest ones, with firmware for everything.
+const PACKED_MAX: u64 = 2 << 30;
+const UNPACKED_MAX: u64 = 4 << 30;
+/// Limit in bytes on padding between archives. A sparse file would have no end.
+const PADDING_MAX: u64 = 64 << 20;
 /// Limit in bytes on a path (`PATH_MAX`, include/uapi/linux/limits.h).
 const NAME_MAX: u64 = 4096;
 /// Size in bytes of a newc header: 6 + 13 * 8.
@@ -80,7 +85,8 @@ pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
 ///
 /// `InvalidData` if the file is not an initramfs or is corrupt.
 pub fn copies(path: &Path, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
-    read(BufReader::with_capacity(1 << 18, crate::bounded_read::open(path)?), names)
+    let file = crate::bounded_read::open(path)?.take(PACKED_MAX);
+    read(BufReader::with_capacity(1 << 18, file), names)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
@@ -92,7 +98,8 @@ fn read(mut stream: impl BufRead, names: &BTreeSet<ModuleName>) -> io::Result<Ve
         match Packing::of(head) {
             Some(Packing::None) => archive(&mut stream, names, &mut found)?,
             Some(packing) => {
-                let mut inner = BufReader::with_capacity(1 << 18, packing.decoder(stream)?);
+                let mut inner =
+                    BufReader::with_capacity(1 << 18, packing.decoder(stream)?.take(UNPACKED_MAX));
                 while skip_zeros(&mut inner)? {
                     archive(&mut inner, names, &mut found)?;
                 }
@@ -150,18 +157,21 @@ impl Packing {
 
 /// Skips padding; false at the end.
 fn skip_zeros(stream: &mut impl BufRead) -> io::Result<bool> {
-    loop {
+    let mut skipped = 0;
+    while skipped <= PADDING_MAX {
         let buffer = stream.fill_buf()?;
         if buffer.is_empty() {
             return Ok(false);
         }
         let zeros = buffer.iter().take_while(|byte| **byte == 0).count();
         let ended = zeros < buffer.len();
+        skipped += zeros as u64;
         stream.consume(zeros);
         if ended {
             return Ok(true);
         }
     }
+    Err(invalid("more padding than an initramfs has"))
 }
 
 /// Reads one cpio archive up to its trailer.
@@ -308,6 +318,8 @@ mod tests {
             "missing header of an archive member"
         );
         assert!(read(&cpio(&FILES)[..150], &names()).is_err());
+        let endless = BufReader::new(io::repeat(0).take(1 << 40));
+        assert_eq!(read(endless, &names()).unwrap_err().to_string(), "more padding than an initramfs has");
         assert_eq!(read(&b""[..], &names()).unwrap(), []);
     }
 
