@@ -77,6 +77,19 @@ fn under_another_root_the_command_is_printed_where_a_changed_module_belongs_in_t
 }
 
 #[test]
+fn an_initramfs_that_cannot_be_read_is_regenerated_whenever_modules_change() {
+    let host = Host::new(&[k()]);
+    hello(&host, "");
+    put(&host, "usr/sbin/update-initramfs", "");
+    put(&host, &format!("boot/initrd.img-{}", k()), "LZ4 or whatever");
+    let line = format!("run `/usr/sbin/update-initramfs -u -k {}`", k());
+    host.kcache(&["install", "-k", k()]).exits(0).says(&[&line]);
+    let run = host.kcache(&["install", "-k", k()]).exits(0).says(&["nothing to change"]);
+    assert!(!run.stderr.contains("initramfs"), "{}", run.shown());
+    host.kcache(&["remove", "--all", "-k", k()]).exits(0).says(&[&line]);
+}
+
+#[test]
 fn an_initramfs_of_an_unknown_generator_is_named() {
     let host = Host::new(&[k()]);
     plain(&host, "hello", "");

@@ -161,7 +161,7 @@ fn transact(
         let before = kernel.modules.as_ref().and_then(|tree| current(tree).ok().flatten());
         let done = flow::apply_with(session, kernel, change, others)?;
         report_done(out, kernel, &done, start.elapsed().as_secs_f64());
-        exit = initramfs::follow(session, out, kernel, before.as_ref());
+        exit = initramfs::follow(session, out, kernel, before.as_ref(), done.changed);
     }
     match others {
         ForeignFiles::GiveBack(files) => say_files(out, kernel, Action::GiveBack, files, dry),

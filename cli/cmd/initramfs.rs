@@ -30,8 +30,14 @@ const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
 /// Regenerates the initramfs of a kernel that was changed by hand, if a changed module belongs in it: other modules are of no
 /// concern to it. `before` is what was installed before, if that may be gone now. The exit code says whether it failed.
-pub fn follow(session: &Session, out: &Out, kernel: &Kernel, before: Option<&Generation>) -> Exit {
-    match in_initramfs::is_outdated(session, kernel, before) {
+pub fn follow(
+    session: &Session,
+    out: &Out,
+    kernel: &Kernel,
+    before: Option<&Generation>,
+    changed: bool,
+) -> Exit {
+    match in_initramfs::is_outdated(session, kernel, before, changed) {
         Ok(false) => Exit::Done,
         Ok(true) if command(&session.context.root, &kernel.release).is_none() => {
             out.warn(&format!("{}: initramfs is older than the modules", kernel.release));

@@ -97,9 +97,11 @@ fn said(session: &Session, out: &Out, task: &Task, packages: &Packages, report: 
     for kernel in &report.kernels {
         tell(session, out, task, kernel, &mut ran);
     }
-    let done = report.kernels.iter().filter(|kernel| matches!(kernel.transaction, Some(Ok(_))));
-    for kernel in done.filter(|_| task.by_hand && !session.context.services.cancelled()) {
-        ran.exit = ran.exit.or(initramfs::follow(session, out, kernel.kernel, None));
+    if task.by_hand && !session.context.services.cancelled() {
+        for kernel in &report.kernels {
+            let Some(Ok(done)) = &kernel.transaction else { continue };
+            ran.exit = ran.exit.or(initramfs::follow(session, out, kernel.kernel, None, done.changed));
+        }
     }
     summarize(session, out, &ran);
     ran

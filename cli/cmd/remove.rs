@@ -213,7 +213,7 @@ fn transact_one(session: &Session, out: &Out, kernel: &Kernel, change: &SetChang
     report_changes(out, kernel, &done, start.elapsed().as_secs_f64());
     let ended = after_remove(session, kernel, &done).and_then(|()| forget_originals(out, kernel, &originals));
     match ended {
-        Ok(()) => initramfs::follow(session, out, kernel, before.as_ref()),
+        Ok(()) => initramfs::follow(session, out, kernel, before.as_ref(), done.changed),
         Err(error) => report_error(out, kernel, &error),
     }
 }

@@ -22,6 +22,8 @@ use crate::run::session::Session;
 pub struct Compared {
     /// Packages whose copy is of another build or missing: package and reason.
     pub outdated: Vec<(String, String)>,
+    /// Whether the initramfs cannot be read, as with a compression that is not supported.
+    pub is_unread: bool,
     /// Why it could not be compared.
     pub details: Vec<String>,
 }
@@ -39,6 +41,7 @@ pub fn compare(session: &Session, kernel: &Kernel, generation: &Generation) -> R
     let copies = match copies(session, &path, &names) {
         Ok(copies) => copies,
         Err(error) => {
+            compared.is_unread = true;
             compared.details.push(format!("initramfs not checked: {}", crate::error::chain(&error)));
             return Ok(compared);
         }
@@ -72,25 +75,30 @@ pub fn compare(session: &Session, kernel: &Kernel, generation: &Generation) -> R
 }
 
 /// Whether a kernel's initramfs lacks a module that is installed now and belongs there, or has another build of one; or has
-/// a module of the generation `before` that is installed no more.
+/// a module of the generation `before` that is installed no more. One that cannot be read is, if modules have `changed`.
 ///
 /// # Errors
 ///
 /// If the tree, or the state of the initramfs, cannot be read.
-pub fn is_outdated(session: &Session, kernel: &Kernel, before: Option<&Generation>) -> Result<bool> {
+pub fn is_outdated(
+    session: &Session,
+    kernel: &Kernel,
+    before: Option<&Generation>,
+    changed: bool,
+) -> Result<bool> {
     let Some(tree) = &kernel.modules else { return Ok(false) };
     let now = base(tree)?.generation;
-    if let Some(generation) = &now
-        && !compare(session, kernel, generation)?.outdated.is_empty()
-    {
-        return Ok(true);
+    if let Some(generation) = &now {
+        let compared = compare(session, kernel, generation)?;
+        if !compared.outdated.is_empty() || (compared.is_unread && changed) {
+            return Ok(true);
+        }
     }
     let kept = now.as_ref().map(names).unwrap_or_default();
     let gone: BTreeSet<ModuleName> =
         before.map(names).unwrap_or_default().difference(&kept).cloned().collect();
     let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(false) };
-    // One that cannot be read is reported by `kcache check`.
-    Ok(!gone.is_empty() && copies(session, &path, &gone).is_ok_and(|copies| !copies.is_empty()))
+    Ok(!gone.is_empty() && copies(session, &path, &gone).map_or(changed, |copies| !copies.is_empty()))
 }
 
 fn names(generation: &Generation) -> BTreeSet<ModuleName> {
