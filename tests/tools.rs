@@ -214,6 +214,22 @@ fn each_kernel_gets_the_newest_version_that_is_meant_for_it() {
 }
 
 #[test]
+fn what_is_installed_of_a_version_that_is_gone_is_named_where_no_other_is_meant() {
+    let host = Host::new(&[k()]);
+    version_for(&host, "1.9", k());
+    host.kcache(&["install", "-k", k()]).exits(0);
+    fs::remove_dir_all(host.root().join("usr/src/multi-1.9")).unwrap();
+    version_for(&host, "1.10", "5.10.0");
+    host.kcache(&["check", "-k", k()]).exits(0).prints(&["excluded", "1.9 is still installed"]);
+    let again = host.kcache(&["install", "-k", k()]).exits(0);
+    again.says(&["warning", "multi/1.9 is still installed", &format!("kcache remove multi -k {}", k())]);
+    assert_eq!(host.modinfo(k(), "multi", "description"), "1.9");
+    host.kcache(&["remove", "multi", "-k", k()]).exits(0);
+    let run = host.kcache(&["check", "-k", k()]).exits(0).prints(&["excluded"]);
+    assert!(!run.stdout.contains("still installed"), "{}", run.shown());
+}
+
+#[test]
 fn a_failure_for_want_of_something_counts_until_that_is_there() {
     let host = Host::new(&[k()]);
     // The log says that a header is missing; one of them is on every host with a C library.

@@ -35,12 +35,14 @@ use crate::error::{Error, Result};
 use crate::inputs::version;
 use crate::resolve::batch::{self, Again, PackageResult};
 use crate::resolve::local;
+use crate::resolve::resolution::Resolution;
 use crate::run::context::Context;
 use crate::run::labels::Labels;
 use crate::run::policy::Need;
 use crate::run::request::{Options, Request};
 use crate::run::select::Packages;
 use crate::run::session::Session;
+use crate::shell::word;
 use generation::{Done, SetChange};
 
 /// Input of [`run`].
@@ -114,6 +116,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
         for report in &mut kernels {
             replaced.push(conflicts::settle(session, job.packages, report.kernel, &mut report.packages));
             before_install(session, report);
+            warn_of_excluded(session, report);
         }
         let jobs: Vec<(&KernelReport, Vec<String>)> = kernels.iter().zip(replaced).collect();
         let transactions =
@@ -262,6 +265,28 @@ fn say_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]
                 .context
                 .progress()
                 .say(&format!("{release}: {what}: the new build has the modules that are installed"));
+        }
+    }
+}
+
+/// Warns of installed packages of which no version is meant for the kernel any more: they stay until somebody removes them.
+fn warn_of_excluded(session: &Session, report: &KernelReport) {
+    let Some(generation) = session.installed(report.kernel) else { return };
+    let installed = generation.wanted().packages;
+    for result in &report.packages {
+        let Request { package, exact, .. } = result.request;
+        let own = installed.iter().find(|installed| installed.name == package.name);
+        if let (Ok(Resolution::Excluded(_)), Some(own), false) = (&result.answer, own, exact) {
+            let (release, name) = (&report.kernel.release, &own.name);
+            session.context.progress().warn(&format!(
+                "{release}: {name}/{} is still installed, although {name} is not meant for this kernel any more",
+                own.version
+            ));
+            session.context.progress().hint(&format!(
+                "run `kcache remove {} -k {}`",
+                word(name),
+                word(release)
+            ));
         }
     }
 }

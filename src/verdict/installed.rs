@@ -88,6 +88,15 @@ impl Installed {
         packages.iter().find(|installed| installed.name == package).map(|installed| installed.key.as_str())
     }
 
+    /// The version of a package's installed build.
+    pub(super) fn version(&self, package: &str) -> Option<&str> {
+        let packages = &self.generation.as_ref()?.set.packages;
+        packages
+            .iter()
+            .find(|installed| installed.name == package)
+            .map(|installed| installed.version.as_str())
+    }
+
     /// The faults of one package's installed modules: of its files first, then the reasons why the kernel would not
     /// load them.
     pub(super) fn fault(&self, package: &str) -> Option<String> {

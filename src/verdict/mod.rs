@@ -178,7 +178,10 @@ fn judge(session: &Session, request: &Request, installed: &Installed, named: boo
         let considered = version::considered(session, request, tree);
         let each: Vec<String> =
             considered.iter().map(|(version, reason)| format!("{version}: {reason}")).collect();
-        let reason = if each.is_empty() { reason.clone() } else { each.join("; ") };
+        let mut reason = if each.is_empty() { reason.clone() } else { each.join("; ") };
+        if let Some(version) = installed.version(name) {
+            reason.push_str(&format!("; {version} is still installed"));
+        }
         return Ok(Standing::because(State::Excluded, reason));
     }
     match key {
