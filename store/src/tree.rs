@@ -308,6 +308,12 @@ pub(crate) mod tests {
         let small = found();
         assert!(small.digest == plain.digest && small.programs != plain.programs);
         assert_ne!(program_digest(&program).unwrap(), file_digest(&program).unwrap().0);
+        // What programs load of the build tree counts like them: ET_DYN, executable or not.
+        let library = [&b"\x7fELF\x02\x01\x01"[..], &[0; 9], &[3, 0]].concat();
+        fs_err::write(dir.path().join("sub/library.so"), library).unwrap();
+        let with_library = found();
+        assert!(with_library.digest == plain.digest && with_library.programs != small.programs);
+        fs_err::remove_file(dir.path().join("sub/library.so")).unwrap();
         File::options().write(true).open(&program).unwrap().set_len(program::MOST_IN_TREE + 1).unwrap();
         let large = found();
         assert!(large.digest != plain.digest && large.programs == plain.programs);

@@ -13,7 +13,7 @@ use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::{Modules, Recipe};
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::{Entrance, Identities, Limits};
-use kcache_store::{Field, Fingerprint, SharedCaches, Store, Trust};
+use kcache_store::{Field, Fingerprint, Observed, Output, Role, SharedCaches, SigningKey, Store, Trust};
 use proptest::prelude::*;
 
 use super::*;
@@ -135,6 +135,8 @@ fn services() -> Services {
 /// A host with a store, a package and a kernel of which nothing is there but its name.
 struct Host {
     dir: tempfile::TempDir,
+    /// Whether it signs its builds for others.
+    is_builder: bool,
     package: Package,
     kernel: Kernel,
     tree: BuildTree,
@@ -169,7 +171,7 @@ impl Host {
             arch: "x86_64".into(),
             version: "#1 SMP".into(),
         };
-        Host { dir, package, kernel, tree }
+        Host { dir, is_builder: false, package, kernel, tree }
     }
 
     fn context(&self, other_tools: OtherTools) -> Context {
@@ -198,7 +200,10 @@ impl Host {
             roll_back: false,
             cpu: String::new(),
             number: 0,
-            services: services(),
+            services: Services {
+                signer: self.is_builder.then(|| SigningKey::generate().unwrap()),
+                ..services()
+            },
         }
     }
 
@@ -233,9 +238,9 @@ impl Host {
             store.insert(entry, 1_000_000).unwrap();
             let session = Session::new(&context, Some(store)).unwrap();
             let exact = resolve::look_up(&session, &request, &self.tree, &id).unwrap();
-            assert_eq!(exact.is_some(), entry.manifest().key == id.key);
+            assert!(exact.is_none() || entry.manifest().key == id.key);
             let standing_in = stored(&session, &request, &self.tree, &id).unwrap();
-            exact.or(standing_in).is_some()
+            matches!(exact.or(standing_in), Some(Resolution::Ready { .. }))
         });
         self.store().forget(&entry.manifest().key).unwrap();
         found
@@ -355,11 +360,62 @@ fn a_build_of_something_else_is_not_used_whatever_its_labels_say() {
 #[test]
 fn a_failure_by_other_tools_does_not_count() {
     let host = Host::new();
-    let at = fields().iter().position(|field| field.name == key::KBUILD).unwrap();
-    let built = entry(fields_but(&[(at, Other::Value)]), None);
+    let built = by_another_kbuild();
     let failed = Outcome::Failed { status: Some(2), command: "make".into(), first_error: "error".into() };
     let failed = Entry::new(Manifest { outcome: failed, ..built.into_manifest() }).unwrap();
     assert_eq!(host.uses(&failed), NOT);
+}
+
+#[test]
+fn a_build_by_other_tools_that_read_another_file_is_not_used() {
+    let host = Host::new();
+    fs_err::create_dir_all(host.dir.path().join("usr/include")).unwrap();
+    fs_err::write(host.dir.path().join("usr/include/read.h"), "here").unwrap();
+    let reading = |text: &str, entry: Entry| {
+        let observed =
+            vec![Observed { path: "/usr/include/read.h".into(), digest: Some(Digest::of(text.as_bytes())) }];
+        Entry::new(Manifest { observed, ..entry.into_manifest() }).unwrap()
+    };
+    assert_eq!(host.uses(&reading("here", by_another_kbuild())), [false, true, true]);
+    assert_eq!(host.uses(&reading("elsewhere", by_another_kbuild())), NOT);
+    assert_eq!(host.uses(&reading("elsewhere", entry(fields(), None))), NOT, "nor of exactly these inputs");
+}
+
+/// An entry that has another kbuild, which the settings but `never` let pass.
+fn by_another_kbuild() -> Entry {
+    let at = fields().iter().position(|field| field.name == key::KBUILD).unwrap();
+    entry(fields_but(&[(at, Other::Value)]), None)
+}
+
+#[test]
+fn a_host_that_signs_for_others_can_say_never() {
+    let host = Host { is_builder: true, ..Host::new() };
+    assert_eq!(host.uses(&by_another_kbuild()), [false, true, true]);
+}
+
+#[test]
+fn a_build_by_other_tools_that_a_stranger_signed_is_not_used() {
+    let host = Host::new();
+    let mut signed = by_another_kbuild();
+    signed.sign(&SigningKey::generate().unwrap());
+    assert_eq!(host.uses(&signed), NOT);
+    // Nor is one of exactly this host's key.
+    let mut exact = entry(fields(), None);
+    exact.sign(&SigningKey::generate().unwrap());
+    assert_eq!(host.uses(&exact), NOT);
+}
+
+#[test]
+fn a_build_by_other_tools_whose_modules_the_kernel_would_not_load_is_not_used() {
+    let host = Host::new();
+    let stored = host.store().put_object(&mut &b"no module"[..]).unwrap();
+    let (name, role) = ("hello.ko".to_owned(), Role::Module);
+    let output = Output { name, role, size: stored.size, digest: stored.digest };
+    let with_module = |entry: Entry| {
+        Entry::new(Manifest { outputs: vec![output.clone()], ..entry.into_manifest() }).unwrap()
+    };
+    assert_eq!(host.uses(&with_module(by_another_kbuild())), NOT);
+    assert_eq!(host.uses(&with_module(entry(fields(), None))), NOT, "nor of exactly these inputs");
 }
 
 proptest! {

@@ -134,6 +134,19 @@ mod tests {
         Some(fs_err::read(path("a")).unwrap())
     }
 
+    /// Where a program of [`compiled`] has its build id of so many bytes and its debug link, by the bytes before and in them.
+    fn places_of(program: &[u8], id: u8) -> [Range<usize>; 2] {
+        let find = |wanted: &[u8]| {
+            let found: Vec<usize> =
+                (0..program.len()).filter(|&at| program[at..].starts_with(wanted)).collect();
+            assert_eq!(found.len(), 1, "{wanted:?}");
+            found[0]
+        };
+        let note = [&[4, 0, 0, 0, id, 0, 0, 0, 3, 0, 0, 0], &b"GNU\0"[..]].concat();
+        let (id_at, link_at) = (find(&note) + note.len(), find(b"a.debug\0"));
+        [id_at..id_at + usize::from(id), link_at..link_at + 8 + 4]
+    }
+
     #[test]
     fn a_program_built_again_is_the_same_program() {
         for kind in ["-pie", "-no-pie", "-shared", "-static"] {
@@ -142,7 +155,7 @@ mod tests {
             let other = with("fedcba9876543210", "other").unwrap();
             assert!(is_program(&one) && one != other, "{kind}");
             assert_eq!(digest(&one), digest(&other), "{kind}");
-            assert_eq!(left_out(&one).unwrap().len(), 2, "{kind}");
+            assert_eq!(left_out(&one).unwrap(), places_of(&one, 8), "{kind}: and nothing else is left out");
             let longer = with("0123456789abcdef01", "one").unwrap();
             assert_ne!(digest(&one), digest(&longer), "{kind}: another length is another layout");
         }
@@ -158,11 +171,32 @@ mod tests {
         let sections = header.sections(Endianness::Little, &*program).unwrap();
         let (index, _) = sections.section_by_name(Endianness::Little, b".gnu_debuglink").unwrap();
         let at = header.e_shoff.get(Endianness::Little) as usize + index.0 * 64;
-        for (field, value) in [(24, 0u64), (32, program.len() as u64)] {
+        for (field, value) in [(24, 0u64), (32, program.len() as u64), (32, MOST_LINK as u64 + 1)] {
             let mut forged = program.clone();
             forged[at + field..at + field + 8].copy_from_slice(&value.to_le_bytes());
             assert_eq!(left_out(&forged).unwrap(), before[..1], "field {field}");
         }
+        let id = |bytes: usize| format!("-Wl,--build-id=0x{}", "01".repeat(bytes));
+        let places = |bytes| left_out(&compiled(&[&id(bytes)], "x").unwrap()).unwrap().len();
+        assert_eq!([places(MOST_BUILD_ID), places(MOST_BUILD_ID + 1)], [2, 1]);
+    }
+
+    #[test]
+    fn sections_over_one_another_are_malformed() {
+        let Some(program) = compiled(&["-Wl,--build-id=0x0102030405060708"], "x") else { return };
+        let header = elf::FileHeader64::<Endianness>::parse(&*program).unwrap();
+        let sections = header.sections(Endianness::Little, &*program).unwrap();
+        let (link, _) = sections.section_by_name(Endianness::Little, b".gnu_debuglink").unwrap();
+        let at = header.e_shoff.get(Endianness::Little) as usize + link.0 * 64;
+        let mut forged = program.clone();
+        forged[56..58].fill(0); // e_phnum: no segment loads the build id
+        let id = left_out(&forged).unwrap()[0].clone();
+        let start = id.start as u64 + 4;
+        forged[at + 24..at + 32].copy_from_slice(&start.to_le_bytes()); // sh_offset
+        assert_eq!(left_out(&forged), None);
+        let before = digest(&forged);
+        forged[id.start] ^= 1;
+        assert_ne!(digest(&forged), before);
     }
 
     #[test]
@@ -187,8 +221,25 @@ mod tests {
             let at = at.index(program.len());
             let mut changed = program.clone();
             changed[at] ^= flip;
-            let counts = !left_out(program).unwrap().iter().any(|range| range.contains(&at));
+            let counts = !places_of(program, 5).iter().any(|range| range.contains(&at));
             prop_assert_eq!(digest(program) != digest(&changed), counts, "byte {}", at);
+        }
+
+        #[test]
+        fn each_byte_of_a_malformed_program_changes_the_digest(
+            at: prop::sample::Index,
+            flip in 1..=255u8,
+            cut in prop_oneof![Just(1), 1..4096usize],
+        ) {
+            use std::sync::LazyLock;
+            static PROGRAM: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| compiled(&["-Wl,--build-id=0x0102030405"], "x"));
+            let Some(program) = &*PROGRAM else { return Ok(()) };
+            // Its sections' headers are at its end.
+            let program = &program[..program.len() - cut];
+            let at = at.index(program.len());
+            let mut changed = program.to_vec();
+            changed[at] ^= flip;
+            prop_assert_ne!(digest(program), digest(&changed), "byte {} of {}", at, program.len());
         }
 
         #[test]

@@ -186,6 +186,9 @@ fn a_missing_program_is_why_a_build_failed_only_if_nothing_else_is() {
     // What a later command does not find is another matter.
     let later = noticed("a.c:3:1: error: of a test\nsh: bison: command not found");
     assert!(later.machines_fault(127).is_some_and(|reason| reason.contains("bison")));
+    let other =
+        noticed("sh: git: command not found\na.c:3:1: error: of a test\nsh: bison: command not found");
+    assert!(other.machines_fault(127).is_some_and(|reason| reason.contains("bison")), "git was not needed");
     assert!(fault("/bin/sh: 1: flex: not found\nmake: *** [x] Error 1").contains("flex"));
     assert_eq!(fault("/bin/sh: 1: lsb_release: not found\nMakefile:3: *** too old.  Stop."), "");
     assert_eq!(fault("/bin/sh: 1: lsb_release: not found\nthis kernel is not supported"), "");
