@@ -120,17 +120,25 @@ fn another_kbuild_leaves_the_modules_of_older_kernels_ready() {
     check(another, &["toolchain.kbuild"]);
 }
 
-/// This machine's compiler with another version text, in place of it for one run.
+/// This compiler at another patch level: the last digit of Debian's version is another.
+fn at_another_level(mut compiler: Vec<u8>) -> Vec<u8> {
+    let at = compiler.windows(8).position(|window| window == b"(Debian ").unwrap();
+    let end = at + compiler[at..].iter().position(|byte| *byte == b')').unwrap();
+    compiler[end - 1] ^= 1;
+    compiler
+}
+
 fn with_another_compiler(host: &Host, words: &[&str]) -> Run {
+    with_compiler(host, at_another_level, words)
+}
+
+/// This machine's compiler with a change, in place of it for one run.
+fn with_compiler(host: &Host, change: fn(Vec<u8>) -> Vec<u8>, words: &[&str]) -> Run {
     let cc = Path::new("/usr/bin/x86_64-linux-gnu-gcc-12");
     let other = host.dir().join("gcc");
     if !other.exists() {
         fs::copy(cc, &other).unwrap();
-        let mut bytes = fs::read(cc).unwrap();
-        let at = bytes.windows(8).position(|window| window == b"(Debian ").unwrap();
-        let end = at + bytes[at..].iter().position(|byte| *byte == b')').unwrap();
-        bytes[end - 1] ^= 1; // the last digit of Debian's version
-        fs::write(&other, bytes).unwrap();
+        fs::write(&other, change(fs::read(cc).unwrap())).unwrap();
     }
     let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
     let (cc, other) = (cc.to_str().unwrap(), other.to_str().unwrap());
@@ -158,4 +166,35 @@ fn a_host_at_another_patch_level_of_the_compiler_builds_nothing() {
     builder.host.kcache(&["build", "-k", "all"]).exits(0);
     assert_eq!(how(&install()), each(&[(old, "store"), (new, "shared-cache")]));
     with_another_compiler(&host, &["check", "-k", "all"]).exits(0);
+}
+
+#[test]
+fn a_compiler_built_another_time_is_the_same_compiler() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    host.kcache(&["install"]).exits(0);
+    let run = with_compiler(&host, built_another_time, &["--json", "install", "--refresh-tools"]).exits(0);
+    assert_eq!(run.outcome().how.as_deref(), Some("store"), "{}", run.shown());
+}
+
+#[test]
+fn a_build_by_another_compiler_is_not_used_where_only_kbuild_may_differ() {
+    if !is_root() {
+        return;
+    }
+    let builder = Builder::new("compiler", &[]);
+    fs::create_dir(builder.cache()).unwrap();
+    let cache = url(&builder.cache_url());
+    hello(&builder.host, "");
+    builder.host.write_config(&format!("[[cache]]\n{cache}\nwrite = true\n"));
+    builder.host.kcache(&["build"]).exits(0);
+    let host = Host::new(&[&FIXTURES.new]).trusting(&builder);
+    hello(&host, "");
+    host.write_config(&format!("other-tools = \"kbuild\"\n[[cache]]\n{cache}\n"));
+    let run = with_another_compiler(&host, &["--json", "install"]).exits(0);
+    assert_eq!(run.outcome().how.as_deref(), Some("built"), "{}", run.shown());
+    run.says(&["it was built by tools that other-tools does not allow"]);
 }

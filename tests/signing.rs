@@ -1,8 +1,9 @@
 //! Modules signed when they are installed: by a key in a file, by a service, and for kernels that insist on it.
 
 use crate::builder::url;
-use crate::host::{FIXTURES, Host, PATH, rewrite_generation, run};
+use crate::host::{FIXTURES, Host, PATH, Run, rewrite_generation, run};
 use crate::packages::{hello, plain};
+use crate::tools::update_kbuild;
 use fs_err as fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -172,6 +173,40 @@ fn the_same_signer_changes_nothing_and_another_signs_anew_without_a_build() {
         host.kcache(&["install", "second"]).exits(0).says(&["signatures removed: hello, second"]);
         assert!(host.generation()["signer"].is_null());
     }
+}
+
+/// Everything below the kernel's modules, and when it was last written.
+fn stamps(host: &Host) -> String {
+    let mut find = Command::new("find");
+    find.arg(host.kernel(k())).args(["-printf", "%P %i %T@ %C@\n"]);
+    String::from_utf8(run(&mut find).stdout).unwrap()
+}
+
+#[test]
+fn the_same_bits_by_other_tools_are_neither_signed_nor_indexed_again() {
+    let host = Signing::new(k());
+    let signing =
+        "depmod = 'always'\n[signing]\nkey = '/etc/keys/one.key'\ncertificate = '/etc/keys/one.crt'\n";
+    host.host.write_config(signing);
+    host.kcache(&["install"]).exits(0);
+    let before = stamps(&host.host);
+    update_kbuild(&host.host);
+    // depmod would fail now.
+    let bin = host.host.dir().join("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("depmod"), "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(bin.join("depmod"), PermissionsExt::from_mode(0o755)).unwrap();
+    // And a transaction would wait, and give up.
+    let lock = fs::File::create(host.host.root().join(format!("lib/modules/.kcache-{}.lock", k()))).unwrap();
+    lock.file().lock().unwrap();
+    let mut command = host.host.command(&["install", "--refresh-tools", "-k", k()]);
+    command.env("PATH", format!("{}:{PATH}", bin.display())).env("KCACHE_LOCK_TIMEOUT", "1");
+    Run::of(command).exits(0).says(&[
+        "building hello",
+        "has the modules that are installed",
+        "nothing to change",
+    ]);
+    assert_eq!(stamps(&host.host), before);
 }
 
 #[test]

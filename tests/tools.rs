@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use fs_err as fs;
+use kcache::store::Role;
 use serde_json::Value;
 
 use crate::builder::{Builder, url};
@@ -84,6 +85,61 @@ fn an_update_of_kbuild_leaves_what_is_installed_ready_and_alone() {
 }
 
 #[test]
+fn what_is_installed_is_left_alone_whatever_the_setting_says() {
+    let host = with_hello();
+    host.write_config("other-tools = \"never\"\n");
+    host.kcache(&["install", "hello", "-k", k()]).exits(0);
+    let before = (generation(&host), host.tree());
+    update_kbuild(&host);
+    assert_eq!(standing(&host)["state"], "ready");
+    let run = host.kcache(&["install", "-k", k()]).exits(0).says(&["nothing to change"]);
+    assert!(!run.stderr.contains("building"), "{}", run.shown());
+    assert_eq!((generation(&host), host.tree()), before);
+}
+
+#[test]
+fn a_build_by_exactly_this_hosts_tools_goes_before_one_by_others_and_explain_says_which() {
+    let host = with_hello();
+    let explain = || host.kcache(&["explain", "hello", "-k", k()]).exits(0);
+    host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    explain().prints(&["in the store: built"]);
+    update_kbuild(&host);
+    explain().prints(&["it differs in its tools only, as far as `other-tools` allows"]);
+    let nearest = json(&host, &["explain", "hello", "-k", k()])["nearest"].clone();
+    assert_eq!(nearest["stands_in"], "other-tools");
+    let run = host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    assert!(
+        !run.says(&["hello/1.0 for", "using a build by other tools: kbuild"]).stderr.contains("building")
+    );
+    let exact =
+        host.kcache(&["--json", "build", "--refresh-tools", "hello", "-k", k()]).exits(0).outcome().key;
+    assert!(exact != nearest["key"].as_str().map(str::to_owned));
+    let run = host.kcache(&["--json", "install", "hello", "-k", k()]).exits(0);
+    assert_eq!(run.outcome().key, exact, "{}", run.shown());
+    explain().prints(&["in the store: built"]);
+}
+
+#[test]
+fn of_a_tree_that_differs_in_many_files_twenty_are_named_and_the_rest_is_counted() {
+    let host = with_hello();
+    host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    for number in 0..25 {
+        fs::write(host.root().join(format!("usr/src/hello-1.0/more{number:02}.h")), "").unwrap();
+    }
+    let run = host.kcache(&["explain", "hello", "-k", k()]).exits(0).prints(&["and 5 more files"]);
+    let named: Vec<&str> = run.stdout.lines().filter_map(|line| line.trim().strip_prefix("A ")).collect();
+    let expect: Vec<String> = (0..20).map(|number| format!("more{number:02}.h")).collect();
+    assert_eq!(named, expect);
+    let nearest = json(&host, &["explain", "hello", "-k", k()])["nearest"].clone();
+    let source = &nearest["differences"][0];
+    assert_eq!(
+        (source["files"].as_array().unwrap().len(), &source["files_total"]),
+        (20, &25.into()),
+        "{source}"
+    );
+}
+
+#[test]
 fn a_change_of_tools_and_of_something_else_names_what_matters() {
     let host = with_hello();
     host.kcache(&["install", "hello", "-k", k()]).exits(0);
@@ -128,7 +184,7 @@ fn a_change_that_comes_to_the_same_bits_installs_nothing_and_is_ready() {
 }
 
 #[test]
-fn a_build_by_another_kbuild_is_fetched_and_one_by_another_compiler_is_not() {
+fn a_build_by_another_kbuild_is_fetched_as_setting_and_trust_allow() {
     let builder = Builder::new("kin", &[]);
     let cache = builder.cache_url();
     fs::create_dir(builder.cache()).unwrap();
@@ -143,18 +199,55 @@ fn a_build_by_another_kbuild_is_fetched_and_one_by_another_compiler_is_not() {
     };
     for setting in ["kbuild", "same-compiler"] {
         let fetching = host(setting);
-        let run = fetching.kcache(&["--json", "install", "hello", "-k", k()]).exits(0);
+        let run = fetching.kcache(&["--json", "install", "--verify", "hello", "-k", k()]).exits(0);
         assert_eq!(run.outcome().how.as_deref(), Some("shared-cache"), "{setting}");
-        run.says(&["using a build by other tools: kbuild"]);
+        run.says(&["using a build by other tools: kbuild", "building hello"]);
         fetching.kcache(&["check", "-k", k()]).exits(0);
         // Others are let have only what this host would have made itself.
         assert_eq!(how(&fetching, &["install", "--refresh-tools"]), "built");
     }
     assert_eq!(how(&host("never"), &["install"]), "built");
+    // Nor is one that a stranger signed.
+    let untrusting = with_hello();
+    untrusting.write_config(&format!("[[cache]]\n{}\n", url(&cache)));
+    update_kbuild(&untrusting);
+    assert_eq!(how(&untrusting, &["install"]), "built");
     // Another source is no kin.
     let edited = host("same-compiler");
     fs::write(edited.root().join("usr/src/hello-1.0/README"), "more").unwrap();
     assert_eq!(how(&edited, &["install"]), "built");
+}
+
+#[test]
+fn a_builders_own_store_leads_hosts_with_another_kbuild_to_its_builds() {
+    let builder = Builder::new("kin", &[]);
+    hello(&builder.host, "");
+    builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    let client = with_hello().trusting(&builder);
+    client.write_config(&format!("[[cache]]\nurl = \"file://{}\"\n", builder.host.store().display()));
+    update_kbuild(&client);
+    assert_eq!(how(&client, &["install"]), "shared-cache");
+}
+
+#[test]
+fn a_fetched_build_by_other_tools_that_the_kernel_should_not_get_is_refused() {
+    let builder = Builder::new("kin", &[]);
+    fs::create_dir(builder.cache()).unwrap();
+    hello(&builder.host, "");
+    builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    builder.forge(|manifest| {
+        let mut other = manifest.outputs.iter().find(|output| output.role == Role::Module).unwrap().clone();
+        other.name = "ext4.ko".to_owned();
+        manifest.outputs.push(other);
+    });
+    builder.host.kcache(&["push", "--to", &builder.cache_url(), "--all"]).exits(0);
+    let client = with_hello().trusting(&builder);
+    client.write_config(&format!("[[cache]]\n{}\n", url(&builder.cache_url())));
+    update_kbuild(&client);
+    let run = client.kcache(&["--json", "install", "hello", "-k", k()]).exits(0);
+    assert_eq!(run.outcome().how.as_deref(), Some("built"), "{}", run.shown());
+    run.says(&["refusing the build from", "ext4.ko is not named by its recipe"]);
+    assert_eq!(client.modules(k()).into_keys().collect::<Vec<_>>(), ["hello/hello.ko"]);
 }
 
 #[test]
@@ -211,6 +304,30 @@ fn each_kernel_gets_the_newest_version_that_is_meant_for_it() {
     host.kcache(&["remove", "multi", "-k", older]).exits(0);
     let run = host.kcache(&["check", "-v", "-k", older]).exits(0);
     run.prints(&["excluded", "1.10: ", "1.8: "]);
+}
+
+#[test]
+fn an_older_version_replaces_a_newer_one_whose_source_was_removed() {
+    let host = Host::new(&[k()]);
+    let source = |version: &str| host.root().join(format!("usr/src/multi-{version}"));
+    version_for(&host, "1.9", k());
+    version_for(&host, "1.10", k());
+    host.kcache(&["install", "-k", k()]).exits(0).prints(&["multi/1.10  installed"]);
+    fs::remove_dir_all(source("1.10")).unwrap();
+    // Nothing is said to be right that is not, and nothing changes before somebody installs.
+    host.kcache(&["check", "-k", k()]).exits(3).prints(&["multi/1.9  stale", "source"]);
+    assert_eq!(host.modinfo(k(), "multi", "description"), "1.10");
+    host.kcache(&["install", "-k", k()]).exits(0).prints(&["multi/1.9  installed"]);
+    assert_eq!(host.modinfo(k(), "multi", "description"), "1.9");
+    assert_eq!(host.modules(k()).into_keys().collect::<Vec<_>>(), ["multi/multi.ko"]);
+    // Without any source it stays, also where others are installed, until somebody removes it.
+    fs::remove_dir_all(source("1.9")).unwrap();
+    hello(&host, "");
+    host.kcache(&["install", "-k", k()]).exits(0);
+    assert_eq!(host.modules(k()).into_keys().collect::<Vec<_>>(), ["hello/hello.ko", "multi/multi.ko"]);
+    host.kcache(&["check", "-k", k()]).exits(0).prints(&["multi", "inputs not compared: no source"]);
+    host.kcache(&["remove", "multi", "-k", k()]).exits(0);
+    assert_eq!(host.modules(k()).into_keys().collect::<Vec<_>>(), ["hello/hello.ko"]);
 }
 
 #[test]

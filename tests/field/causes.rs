@@ -95,6 +95,27 @@ fn programs_that_are_not_installed_are_named_and_not_remembered() {
 }
 
 #[test]
+fn a_program_that_is_not_found_is_no_failure_where_the_build_goes_on() {
+    let host = host();
+    running(&host, "goes-on", "-kc-git describe; kc-git log || true");
+    host.kcache(&["build", "goes-on"]).exits(0);
+    // Nor is it the cause of one for which the package is to blame.
+    running(&host, "fails", "kc-git describe; echo 'a.c:3:1: error: first'; false");
+    build(&host, "fails").says(&["a.c:3:1: error: first"]);
+    build(&host, "fails").prints(&["as before"]);
+}
+
+#[test]
+fn a_full_disk_is_named_and_not_remembered() {
+    let host = host();
+    running(&host, "full", "echo 'Fatal error: cannot write /tmp/cc1.s: No space left on device'; false");
+    for _ in 0..2 {
+        let run = build(&host, "full").says(&["the disk is full", "building full"]);
+        assert!(!run.stdout.contains("as before"), "{}", run.shown());
+    }
+}
+
+#[test]
 fn a_script_without_its_interpreter_is_named_with_that() {
     let host = host();
     let source = with_conf(&host, "nosh", "PRE_BUILD=pre");
@@ -151,6 +172,9 @@ fn a_failure_is_not_remembered_once_what_was_missing_is_there() {
         build(&host, name);
         build(&host, name).prints(&["as before"]);
         with_file(&host, below, file, text, &["build", name]).exits(0);
+        // What came of it has taken the failure's place.
+        let again = with_file(&host, below, file, text, &["build", name]).exits(0);
+        assert!(!again.stderr.contains("building"), "{}", again.shown());
     }
     running(&host, "python2", "echo 'ImportError: No module named kcyaml'; false");
     build(&host, "python2");
