@@ -91,6 +91,20 @@ fn variables_and_lists_may_be_in_included_files() {
     builds("nic", &files, "make BUILD_KERNEL=V KSRC=K");
 }
 
+/// Some look for the kernel's sources, and test headers with what they find: Debian's `build` has few, `source` has them.
+#[test]
+fn a_makefile_may_need_the_kernels_source_that_it_finds_itself() {
+    let makefile = "PLACES := /lib/modules/$(shell uname -r)/source /lib/modules/$(shell uname -r)/build\nKSRC := $(firstword $(wildcard $(PLACES)))\nifeq (,$(wildcard $(KSRC)/include/linux/kernel.h))\n$(error no kernel sources in $(KSRC))\nendif\nobj-m := a.o\nall: found.h\n\t$(MAKE) -C /lib/modules/$(shell uname -r)/build M=$(CURDIR) modules\nfound.h:\n\techo >$@\n";
+    let files = [("Makefile", makefile), ("a.c", &*including("found.h"))];
+    builds("searching", &files, "make");
+    // Where no command builds it, the Makefile's own reason is told.
+    let host = Host::new(&[&FIXTURES.new]);
+    let refusing = makefile.replace("include/linux/kernel.h", "include/linux/nosuch.h");
+    let files = [("Makefile", &*refusing), ("a.c", &*including("found.h"))];
+    let source = plant(&host, "refusing-1.0", &files);
+    build(&host, &source).exits(4).says(&["*** no kernel sources in"]);
+}
+
 #[test]
 fn tools_that_do_not_build_do_not_stop_the_modules() {
     let makefile = format!(
@@ -115,13 +129,19 @@ fn the_kernel_part_may_include_from_beside_it() {
         ("include/api.h", "#define API 1\n"),
     ];
     builds("beside", &files, "cd kernel && make KDIR=K");
-    let host = Host::new(&[&FIXTURES.new]);
-    let top = plant(&host, "beside-1.0", &files);
-    let given = format!("{top}/kernel");
-    let missing = format!("{top}/include/api.h is outside of {given}");
-    let hint = format!("hint: give the directory that contains both: {top}");
-    build(&host, &given).exits(4).says(&["api.h: No such file or directory", &missing, &hint]);
-    host.kcache(&["lint", &given, "-k", &FIXTURES.new]).exits(0).prints(&["outside-directory"]);
+    let computed =
+        part.replace("-I$(src)/../include", "-I$(TOP)/include\nTOP := $(shell cd $(src)/.. && pwd)");
+    for part in [part, &computed] {
+        let host = Host::new(&[&FIXTURES.new]);
+        let mut files = files;
+        files[1].1 = part;
+        let top = plant(&host, "beside-1.0", &files);
+        let given = format!("{top}/kernel");
+        let missing = format!("{top}/include/api.h is outside of {given}");
+        let hint = format!("hint: give the directory that contains both: {top}");
+        build(&host, &given).exits(4).says(&["api.h: No such file or directory", &missing, &hint]);
+        host.kcache(&["lint", &given, "-k", &FIXTURES.new]).exits(0).prints(&["outside-directory"]);
+    }
 }
 
 #[test]

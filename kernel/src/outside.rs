@@ -53,7 +53,14 @@ pub fn references(top: &Path) -> io::Result<Vec<Reference>> {
             } else if kind.is_file() && left > 0 && makefile::is_name(&name) {
                 left -= 1;
                 let text = bounded_read::text_in(top, &path)?.unwrap_or_default();
-                for (number, line) in makefile::joined(&text) {
+                let lines = makefile::joined(&text);
+                let above: Vec<(String, String)> =
+                    lines.iter().filter_map(|(_, line)| directory_above(line)).collect();
+                for (number, line) in lines {
+                    let used = |line: String, (name, path): &(String, String)| {
+                        line.replace(&format!("$({name})"), path).replace(&format!("${{{name}}}"), path)
+                    };
+                    let line = above.iter().fold(line, used);
                     let outside = climbing(&line).filter_map(|climb| leaving(top, &dir.join(climb)));
                     let existing = outside.filter(|directory| directory.is_dir());
                     found.extend(existing.map(|directory| Reference {
@@ -116,6 +123,22 @@ fn climbing(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The variable of a line that assigns a directory above the makefile's own, with that directory: `TOP` and `..` for
+/// `TOP := $(shell cd $(src)/.. && pwd)`, `$(realpath ..)`, `$(CURDIR)/..`.
+fn directory_above(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim_end_matches([':', '?', '+']).trim();
+    let name = name.strip_prefix("export ").unwrap_or(name);
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    // One that climbs and goes on is found by itself.
+    let at = value.find("..").filter(|_| !name.is_empty() && name.chars().all(is_name))?;
+    let (before, path) = value.split_at(at);
+    let path = path.split(|c: char| c.is_whitespace() || "\"'`;&)".contains(c)).next()?.trim_end_matches('/');
+    let is_start = before.is_empty() || before.ends_with(['/', ' ', '\t', '"', '\'']);
+    let climbs = path.split('/').all(|part| part == "..");
+    (is_start && climbs).then(|| (name.to_owned(), path.to_owned()))
+}
+
 /// The absolute path of one that is relative to the tree, if it leads out of the tree and knows no variables.
 fn leaving(top: &Path, relative: &Path) -> Option<PathBuf> {
     let mut whole = top.to_owned();
@@ -154,18 +177,26 @@ mod tests {
 
     #[test]
     fn references_lead_out_of_the_tree_to_what_exists() {
-        let check = |line: &str, expect: bool| {
-            let dir = tree(line);
+        let check_at = |at: usize, text: &str, expect: bool| {
+            let dir = tree(text);
             let found = references(&dir.path().join("drv")).unwrap();
-            assert_eq!(!found.is_empty(), expect, "{line}: {found:?}");
-            assert!(found.iter().all(|it| it.directory == dir.path().join("include") && it.line == 1));
+            assert_eq!(!found.is_empty(), expect, "{text}: {found:?}");
+            assert!(found.iter().all(|it| it.directory == dir.path().join("include") && it.line == at));
         };
+        let check = |line: &str, expect: bool| check_at(1, line, expect);
         check("ccflags-y := -I$(src)/../include", true);
         check("ccflags-y := -DX -I../include -DY", true);
         check("ccflags-y := -I$(src)/../drv/sub", false);
         check("ccflags-y := -I$(src)/sub/../sub", false);
         check("ccflags-y := -I$(src)/../net/core", false);
         check("all: # see ../include", false);
+        for value in
+            ["$(shell cd $(src)/.. && pwd)", "$(realpath ..)", "$(abspath $(src)/..)", "..", "$(M)/.."]
+        {
+            check_at(2, &format!("TOP := {value}\nccflags-y := -I$(TOP)/include"), true);
+            check_at(2, &format!("TOP := {value}\nccflags-y := -I${{TOP}}/include"), true);
+            check_at(2, &format!("TOP := {value}\nccflags-y := -I$(OTHER)/include"), false);
+        }
     }
 
     #[test]

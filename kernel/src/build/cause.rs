@@ -45,6 +45,22 @@ const MOST_WARNINGS: usize = 8;
 const CONFTEST: &str =
     "a test compile of the package itself failed; what its tests found is at the end of the log";
 
+/// Beginnings of make's own messages after `***` that are not of a Makefile's `$(error)`.
+const OF_MAKE: [&str; 12] = [
+    "No rule",
+    "No targets",
+    "[",
+    "commands commence",
+    "empty variable",
+    "insufficient",
+    "missing",
+    "multiple target",
+    "recipe commences",
+    "target pattern",
+    "unterminated",
+    "Recursive",
+];
+
 /// Appended where a build tried to reach the network.
 const NO_NETWORK: &str = "builds have no network";
 
@@ -245,7 +261,8 @@ impl Logged {
     }
 
     /// The attempt whose failure says most: the first with an error of a compiler or a `./configure`, as others fail for
-    /// lack of a target or of a generated file; else the first that did not only lack a program.
+    /// lack of a target or of a generated file; else the first that did not only lack a program. A header that a later
+    /// one lacks may be what the Makefile would have generated that refused before.
     pub(super) fn of_attempts(mut self) -> Logged {
         let mut all = std::mem::take(&mut self.earlier);
         all.push(self);
@@ -255,9 +272,29 @@ impl Logged {
         let best = best.or_else(|| {
             all.iter().position(|one| one.environment.is_none() && one.missing_program.is_none())
         });
+        let refusal = || all.iter().position(Logged::is_refused);
+        let best = best.map(|best| match all[best].lacks_header() {
+            true => refusal().filter(|at| *at < best).unwrap_or(best),
+            false => best,
+        });
         // Once one of the things is there that any of them sought, the build is worth another try.
         let sought = all.iter().flat_map(|one| one.sought.clone()).take(sought::MOST).collect();
         Logged { sought, ..all.swap_remove(best.unwrap_or(0)) }
+    }
+
+    /// Whether its first error is a header that is not there.
+    fn lacks_header(&self) -> bool {
+        let lacks = |line: &String| line.contains("fatal error:") && line.ends_with(NO_FILE);
+        self.configure.is_none() && self.compiler.as_ref().is_some_and(lacks)
+    }
+
+    /// Whether a Makefile's own check has stopped it: `Makefile:30: *** kernel sources not found.  Stop.`
+    fn is_refused(&self) -> bool {
+        let is_of_author = |line: &String| {
+            let text = line.split_once(": *** ").map_or("", |(_, text)| text);
+            text.ends_with("Stop.") && !OF_MAKE.iter().any(|begin| text.starts_with(begin))
+        };
+        self.compiler.is_none() && self.make.as_ref().is_some_and(is_of_author)
     }
 
     /// The failed attempt before a successful one that failed because of this machine: elsewhere it would have been the

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! make KDIR=/lib/modules/K/build       in each directory whose Makefile leads to the kernel part, from the top
+//! make                                 if a Makefile there looks for the kernel among several places
 //! make KDIR=/lib/modules/K/build modules    if that is another target there
 //! make -C /lib/modules/K/build M=PART modules    Kbuild itself, in the kernel part
 //! ```
@@ -20,6 +21,7 @@ mod variables;
 use std::io;
 use std::path::Path;
 
+pub(crate) use tree::{ASIDE, is_project};
 pub use tree::{Lack, Plain, find};
 
 use super::{Modules, Recipe, Step, StepKind, build_dir, kernel_source_dir};
@@ -50,10 +52,10 @@ pub fn recipe(source: &Path, name: &str, version: &str, release: &str) -> io::Re
     let kbuild = |dir: &str, goal: &str| {
         format!("make -C {} M={} {goal}", kernel_source_dir(release), below(&build, dir))
     };
-    let command = |attempt: &Attempt| match attempt {
+    let command = |attempt: &Attempt, words: &[&str]| match attempt {
         Attempt::Kbuild { dir } => kbuild(dir, "modules"),
         Attempt::Make { dir, goal } => {
-            let words = ["make"].into_iter().chain(variables.iter().map(String::as_str)).chain(*goal);
+            let words = ["make"].into_iter().chain(words.iter().copied()).chain(*goal);
             let make = words.collect::<Vec<_>>().join(" ");
             if dir.is_empty() { make } else { format!("cd {} && {make}", quoted(dir)) }
         }
@@ -63,7 +65,16 @@ pub fn recipe(source: &Path, name: &str, version: &str, release: &str) -> io::Re
         _ => StepKind::Attempt,
     };
     let clean = plain.part.iter().map(|dir| Step { kind: StepKind::Clean, command: kbuild(dir, "clean") });
-    let tried = plain.attempts.iter().map(|attempt| Step { kind, command: command(attempt) });
+    let words: Vec<&str> = variables.words.iter().map(String::as_str).collect();
+    // A Makefile that looks for the kernel itself finds the one that the sandbox shows as running.
+    let by_itself = |attempt: &Attempt| {
+        let may_differ = variables.are_searched && matches!(attempt, Attempt::Make { goal: None, .. });
+        may_differ.then(|| command(attempt, &[]))
+    };
+    let tried = plain.attempts.iter().flat_map(|attempt| {
+        let commands = [Some(command(attempt, &words)), by_itself(attempt)];
+        commands.into_iter().flatten().map(|command| Step { kind, command })
+    });
     Ok(Some(Recipe {
         name: name.to_owned(),
         version: version.to_owned(),

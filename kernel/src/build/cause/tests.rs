@@ -217,6 +217,12 @@ fn of_several_attempts_the_first_compiler_error_is_what_failed() {
         failure(&["make: *** No rule", "a.c:1:1: error: first", "a.c:1:1: error: second"]),
         error("1", "a.c:1:1: error: first")
     );
+    // What a Makefile refused to generate is missing in those that do not ask it.
+    let lacks = "a.c:1:1: fatal error: generated.h: No such file or directory";
+    let refused = "common.mk:3: *** the generator failed.  Stop.";
+    assert_eq!(failure(&[refused, lacks]), error("0", refused));
+    assert_eq!(failure(&["make: *** No rule to make target 'x'.  Stop.", lacks]), error("1", lacks));
+    assert_eq!(failure(&[refused, "a.c:1:1: error: first"]), error("1", "a.c:1:1: error: first"));
     assert_eq!(failure(&["sh: flex: command not found", "make: *** b"]), error("1", "make: *** b"));
     assert_eq!(failure(&["make: *** a", "make: *** b"]), error("0", "make: *** a"));
     let missing =

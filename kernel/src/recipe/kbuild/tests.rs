@@ -46,6 +46,14 @@ fn the_default_target_is_tried_before_kbuild() {
 }
 
 #[test]
+fn a_makefile_that_looks_for_the_kernel_is_also_tried_alone() {
+    let search = "PLACES := /lib/modules/$(shell uname -r)/source /lib/modules/$(shell uname -r)/build\nKSRC := $(firstword $(wildcard $(PLACES)))\nobj-m := a.o\nall:\n\t$(MAKE) -C $(KSRC) M=$(CURDIR)\n";
+    check(&[("Makefile", search)], &["make KSRC=K", "make", KBUILD]);
+    let plain = search.replace("$(firstword $(wildcard $(PLACES)))", "/usr/src/linux");
+    check(&[("Makefile", &plain)], &["make KSRC=K", KBUILD]);
+}
+
+#[test]
 fn the_kernel_part_may_be_below_the_top() {
     let part = "make -C K M=B/drv modules";
     let kbuild = ("drv/Kbuild", "obj-m := a.o\n");
@@ -106,7 +114,7 @@ fn variables_that_select_the_kernel_are_set_whatever_their_name() {
     set("X ?= /usr/src/linux-headers-$(shell uname -r)/\nINC := /usr/src/linux/include", " X=K");
     set("X = /lib/modules/$(V)/source\nV != uname -r", " V=6.1 X=/lib/modules/6.1/source");
     set(
-        "BUILD_KERNEL ?= $(shell uname -r)\nKSRC := $(firstword $(wildcard /lib/x))",
+        "BUILD_KERNEL ?= $(shell uname -r)\nKSRC := $(addsuffix /build,/lib/modules/$(BUILD_KERNEL))",
         " BUILD_KERNEL=6.1 KSRC=K",
     );
     // Not the kernel's: a part of the tree, a part of the release, an installation.

@@ -27,7 +27,8 @@ const OF_PROJECT: [&str; 9] =
     [".git", "makefile", "gnumakefile", "readme", "licen", "copying", "configure", "changelog", "version"];
 
 /// Directories whose modules are not the package's, where there are others.
-const ASIDE: [&str; 8] = ["doc", "example", "examples", "sample", "samples", "test", "testing", "tests"];
+pub(crate) const ASIDE: [&str; 8] =
+    ["doc", "example", "examples", "sample", "samples", "test", "testing", "tests"];
 
 /// Files that make a directory a package of its own.
 const RECIPES: [&str; 2] = ["dkms.conf", "kcache.toml"];
@@ -133,7 +134,7 @@ fn parts(top: &Path) -> io::Result<(Vec<String>, Option<PathBuf>)> {
 }
 
 /// Whether a directory looks like the top of a project, and not like one in which somebody keeps several.
-fn is_project(top: &Path) -> io::Result<bool> {
+pub(crate) fn is_project(top: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(top)? {
         let name = entry?.file_name().to_string_lossy().to_lowercase();
         if OF_PROJECT.iter().any(|begin| name.starts_with(begin)) {

@@ -101,8 +101,16 @@ enum Meaning {
     Other,
 }
 
-/// The assignments for make's command line that select a kernel, by name.
-pub(super) fn for_kernel(top: &Path, release: &str) -> io::Result<Vec<String>> {
+/// What make is called with to build for a kernel.
+pub(super) struct Variables {
+    /// The assignments for the command line that select the kernel, by name.
+    pub(super) words: Vec<String>,
+    /// Whether a Makefile looks for the kernel itself, among several places, so that another one may be right.
+    pub(super) are_searched: bool,
+}
+
+/// The variables of a tree, for a kernel.
+pub(super) fn for_kernel(top: &Path, release: &str) -> io::Result<Variables> {
     let mut found = Found::default();
     let mut left = MOST;
     found.read(top, "", DEEPEST, &mut left)?;
@@ -113,7 +121,8 @@ pub(super) fn for_kernel(top: &Path, release: &str) -> io::Result<Vec<String>> {
         Meaning::Release => Some(format!("{name}={release}")),
         Meaning::Other => None,
     };
-    Ok(found.variables().into_iter().filter_map(word).collect())
+    let are_searched = found.are_searched;
+    Ok(Variables { words: found.variables().into_iter().filter_map(word).collect(), are_searched })
 }
 
 #[derive(Default)]
@@ -124,6 +133,8 @@ struct Found {
     used: Vec<String>,
     /// Whether a file does something else where Kbuild reads it.
     serves_both: bool,
+    /// See [`Variables`].
+    are_searched: bool,
 }
 
 impl Found {
@@ -149,6 +160,7 @@ impl Found {
             let text = match line.what {
                 What::Assignment { name, value, .. } => {
                     let new = meaning(&name, &value);
+                    self.are_searched |= matches!(new, Meaning::Tree(_)) && is_search(&value);
                     let known = self.assigned.entry(name).or_insert(new);
                     if new == Meaning::Other {
                         *known = new;
@@ -193,7 +205,8 @@ impl Found {
 fn meaning(name: &str, value: &str) -> Meaning {
     let value = value.trim().trim_matches('"');
     let asks = ["$(shell uname -r)", "${shell uname -r}", "$(shell uname --kernel-release)", "uname -r"];
-    let is_word = !value.contains(char::is_whitespace) || value.contains("$(shell uname -r)");
+    // Several are places to look in.
+    let is_word = !value.replace("$(shell uname -r)", "").contains(char::is_whitespace);
     let tree = ["/lib/modules/", "/usr/lib/modules/"].iter().any(|begin| value.starts_with(begin)) && is_word;
     let beside = value.strip_prefix("/usr/src/kernels/").or_else(|| value.strip_prefix("/usr/src/linux"));
     let other_tree = beside.is_some_and(|rest| is_word && !rest.trim_end_matches('/').contains('/'));
@@ -207,6 +220,13 @@ fn meaning(name: &str, value: &str) -> Meaning {
         "" if RELEASE.contains(&name) => Meaning::Release,
         _ => Meaning::Other,
     }
+}
+
+/// Whether make finds a value by looking at what there is.
+fn is_search(value: &str) -> bool {
+    ["$(wildcard ", "$(firstword ", "$(shell test ", "$(shell [ ", "$(shell if "]
+        .iter()
+        .any(|call| value.contains(call))
 }
 
 /// Whether a value of a usual name is of the system, or unknown: not a directory of the tree.
