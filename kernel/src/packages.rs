@@ -22,6 +22,25 @@ const MOST_RECIPE: u64 = 1 << 20;
 /// Name of DKMS's recipe in a source tree.
 const DKMS_CONF: &str = "dkms.conf";
 
+/// Names of directories that say nothing of the package in them.
+const OF_PARTS: [&str; 12] = [
+    "driver",
+    "drivers",
+    "kbuild",
+    "kernel",
+    "kernel-module",
+    "kernel_module",
+    "kmod",
+    "linux",
+    "module",
+    "modules",
+    "source",
+    "src",
+];
+
+/// The version of a package that names none.
+pub(crate) const NO_VERSION: &str = "0";
+
 /// A package: a source tree and its recipe.
 #[derive(Clone, Debug)]
 pub struct Package {
@@ -151,6 +170,8 @@ pub enum Error {
         value: String,
         /// What replaces it.
         instead: String,
+        /// Whether the version alone is one, so that a directory called `NAME-VERSION` builds.
+        is_alone: bool,
     },
 }
 
@@ -213,7 +234,7 @@ fn children(root: &Root, inside: &str) -> io::Result<Vec<PathBuf>> {
 /// Reads the package in a directory of `/usr/src`, which may be a link to `source`. DKMS knows it by the directory,
 /// `NAME-VERSION`, whatever its file says.
 fn in_place(place: &Path, source: &Path) -> Result<Package, Error> {
-    let is_dkms = !source.join("kcache.toml").exists();
+    let is_dkms = !is_there(&source.join("kcache.toml"));
     let names = is_dkms.then(|| names_in_place(place, source)).transpose()?.flatten();
     in_place_as(source, names)
 }
@@ -244,7 +265,7 @@ pub fn called(source: &Path, name: &str, version: &str) -> Result<Package, Error
 /// [`Error::NoRecipe`], [`Error::Below`] and [`Error::Several`] if the directory is not a package.
 pub fn at_path(source: &Path) -> Result<Package, Error> {
     let own = source.join("kcache.toml");
-    if !own.exists() {
+    if !is_there(&own) {
         return without_toml(source);
     }
     let file = toml::parse(&own, &recipe_in(source, "kcache.toml")?)?;
@@ -257,18 +278,20 @@ pub fn at_path(source: &Path) -> Result<Package, Error> {
 pub fn without_toml(source: &Path) -> Result<Package, Error> {
     let conf = source.join(DKMS_CONF);
     let (from_dir, version_from_dir) = name_of_directory(source);
-    let (name, version, recipe) = if conf.exists() {
+    let (name, version, recipe) = if is_there(&conf) {
         let text = recipe_in(source, DKMS_CONF)?;
         // A directory that is not called after a version does not say what is to be in its place.
         if let Some(found) = placeholder(source, &text).filter(|_| version_from_dir.is_none()) {
             return Err(found);
         }
-        let (name, version) = dkms::literal_name(&text);
-        (name.or(from_dir), version.or(version_from_dir), RecipeFile::Dkms)
+        let (name, version) = dkms::name_in(source, &text);
+        // Where only bash can tell the version, it is not needed to build.
+        let version = version.or(version_from_dir).or_else(|| Some(NO_VERSION.to_owned()));
+        (name.or(from_dir), version, RecipeFile::Dkms)
     } else if fs::metadata(source)?.is_dir() {
         let path = source.to_owned();
         match kbuild::find(source)? {
-            Ok(_) => (from_dir, version_from_dir.or_else(|| Some("0".into())), RecipeFile::Kbuild),
+            Ok(_) => (from_dir, version_from_dir.or_else(|| Some(NO_VERSION.to_owned())), RecipeFile::Kbuild),
             Err(kbuild::Lack::Nothing) => return Err(Error::NoRecipe { path }),
             Err(kbuild::Lack::Recipe(below)) => return Err(Error::Below { path, below }),
             Err(kbuild::Lack::Several(parts)) => return Err(Error::Several { path, parts }),
@@ -284,7 +307,7 @@ pub fn without_toml(source: &Path) -> Result<Package, Error> {
         (Some(name), Some(version)) => {
             Ok(Package { name, version, source: source.to_owned(), recipe, declared: None })
         }
-        _ if conf.exists() => Err(Error::NoName { path: conf }),
+        _ if is_there(&conf) => Err(Error::NoName { path: conf }),
         _ => Err(Error::NoName { path: source.to_owned() }),
     }
 }
@@ -308,7 +331,20 @@ fn placeholder(source: &Path, conf: &str) -> Option<Error> {
             directive,
             value: value.to_owned(),
             instead: instead_of(source, value),
+            is_alone: directive == "PACKAGE_VERSION" && !has_other_placeholder(conf, value),
         })
+    })
+}
+
+/// Whether a file has another placeholder such as `@CFLAGS@` or `#NAME#`.
+fn has_other_placeholder(conf: &str, known: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit())
+    };
+    let rest = conf.replace(known, "");
+    ['@', '#', '%'].iter().any(|mark| {
+        let parts: Vec<&str> = rest.split(*mark).collect();
+        parts.len() > 2 && parts[1..parts.len() - 1].iter().any(|part| is_word(part))
     })
 }
 
@@ -332,15 +368,30 @@ fn instead_of(source: &Path, value: &str) -> String {
     }
 }
 
-/// The text of a recipe in a source tree. It may be a link to another file of the tree.
+/// Whether a directory has a recipe of this path, if only a link that leads nowhere: such a package is not another one.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// The text of a recipe in a source tree. It may be a link to another file of the tree, but not to one elsewhere: builds see only
+/// the source, and a link in a tree that nobody trusts could lead to any file of this machine.
 fn recipe_in(source: &Path, name: &str) -> Result<String, Error> {
-    match bounded_read::bytes_in(source, Path::new(name), MOST_RECIPE)? {
-        Some(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        None => {
-            let reason = "a recipe is a regular file of the package itself, of at most 1 MiB".to_owned();
-            Err(recipe::Error::Bad { path: source.join(name), reason }.into())
+    let path = source.join(name);
+    let target = fs::read_link(&path).ok();
+    let read = bounded_read::bytes_in(source, Path::new(name), MOST_RECIPE);
+    let reason = match (read, target) {
+        (Ok(Some(bytes)), _) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        (Ok(None), Some(target)) => format!(
+            "it is a link to {}, outside of the package's source; put a copy of that file in its place",
+            target.display()
+        ),
+        (Err(error), Some(target)) if error.kind() == io::ErrorKind::NotFound => {
+            format!("it is a link to {}, which does not exist", target.display())
         }
-    }
+        (Ok(None), None) => "a recipe is a regular file of the package itself, of at most 1 MiB".to_owned(),
+        (Err(error), _) => return Err(error.into()),
+    };
+    Err(recipe::Error::Bad { path, reason }.into())
 }
 
 impl Package {
@@ -372,7 +423,7 @@ fn from_toml(root: &Root, path: &Path) -> Result<Package, Error> {
 /// Where both have dashes, what the recipe assigns tells where the version begins.
 fn names_in_place(place: &Path, source: &Path) -> Result<Option<(String, String)>, Error> {
     let Some(base) = place.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
-    let (name, version) = dkms::literal_name(&recipe_in(source, DKMS_CONF)?);
+    let (name, version) = dkms::name_in(source, &recipe_in(source, DKMS_CONF)?);
     let good = |name: &str, version: &str| {
         let are = recipe::is_flat_name(name) && recipe::is_version(version);
         are.then(|| (name.to_owned(), version.to_owned()))
@@ -390,8 +441,17 @@ fn names_in_place(place: &Path, source: &Path) -> Result<Option<(String, String)
     Ok(before.or_else(|| split(base)).and_then(|(name, version)| good(name, version)))
 }
 
-/// Name and version from a directory called `NAME-VERSION`, as in DKMS's layout.
+/// Name and version from a directory called `NAME-VERSION`, as in DKMS's layout. A directory called `src` or the like is a part of
+/// a project, which has the name.
 fn name_of_directory(source: &Path) -> (Option<String>, Option<String>) {
+    let is_part = source.file_name().is_some_and(|name| OF_PARTS.iter().any(|part| name == *part));
+    match source.parent().filter(|above| is_part && kbuild::is_project(above).unwrap_or(false)) {
+        Some(above) => name_of_directory(above),
+        None => name_of_own(source),
+    }
+}
+
+fn name_of_own(source: &Path) -> (Option<String>, Option<String>) {
     let Some(base) = source.file_name().and_then(|name| name.to_str()) else { return (None, None) };
     let flat = |name: &str| recipe::is_flat_name(name).then(|| name.to_owned());
     match split(base) {
@@ -411,13 +471,17 @@ fn split(base: &str) -> Option<(&str, &str)> {
     is_like_version(version).then_some((name, version))
 }
 
-/// Whether a text begins like a version: with a digit, `v` and a digit, or as an abbreviated git hash.
+/// Whether a text begins like a version: with a digit, `v` and a digit, a Subversion revision with a dot after it (`r128.1`: a
+/// device is called `r8152`), or as an abbreviated git hash.
 fn is_like_version(text: &str) -> bool {
     let digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
     let is_hash = (7..=40).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
         && text.bytes().any(|b| b.is_ascii_digit());
-    digit(text) || text.strip_prefix(['v', 'V', 'r']).is_some_and(digit) || is_hash
+    let is_revision = text.strip_prefix('r').is_some_and(|rest| {
+        digit(rest) && rest.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('.')
+    });
+    digit(text) || text.strip_prefix(['v', 'V']).is_some_and(digit) || is_revision || is_hash
 }
 
 #[cfg(test)]
@@ -454,6 +518,48 @@ mod tests {
         let dir = tree(&[("my-mod-1.5/dkms.conf", "PACKAGE_NAME=$X\nPACKAGE_VERSION=$(cat V)\n")]);
         let package = at_path(&dir.path().join("my-mod-1.5")).unwrap();
         assert_eq!((package.name.as_str(), package.version.as_str()), ("my-mod", "1.5"));
+    }
+
+    #[test]
+    fn a_computed_version_is_read_where_that_needs_no_bash() {
+        let version = |conf: &str| {
+            let dir = tree(&[("acme/dkms.conf", conf), ("acme/VERSION", "1.2.2\n")]);
+            at_path(&dir.path().join("acme")).unwrap().version
+        };
+        assert_eq!(version("PACKAGE_NAME=acme\nPACKAGE_VERSION=\"$(cat VERSION)\"\n"), "1.2.2");
+        assert_eq!(version("PACKAGE_NAME=acme\nPACKAGE_VERSION=`./version.sh`\n"), "0");
+    }
+
+    #[test]
+    fn a_device_in_a_directorys_name_is_no_version() {
+        let check = |directory: &str, name: &str, version: Option<&str>| {
+            let expect = (Some(name.to_owned()), version.map(str::to_owned));
+            assert_eq!(name_of_directory(Path::new(directory)), expect, "{directory}");
+        };
+        check("realtek-r8152-linux", "realtek-r8152-linux", None);
+        check("realtek-r8168", "realtek-r8168", None);
+        check("tool-r128.9f3c", "tool", Some("r128.9f3c"));
+        check("a-1.0-rc1", "a", Some("1.0-rc1"));
+        check("8821au-20210708", "8821au", Some("20210708"));
+    }
+
+    #[test]
+    fn a_part_of_a_project_has_the_name_of_the_project() {
+        let name = |files: &[(&str, &str)], at: &str| {
+            let dir = tree(files);
+            let package = at_path(&dir.path().join(at)).unwrap();
+            format!("{}/{}", package.name, package.version)
+        };
+        let part = ("igb-5.19/src/Makefile", "obj-m := a.o\n");
+        assert_eq!(name(&[part, ("igb-5.19/README", "")], "igb-5.19/src"), "igb/5.19");
+        assert_eq!(name(&[part, ("igb-5.19/README", "")], "igb-5.19"), "igb/5.19");
+        // Somebody's directory of several.
+        assert_eq!(name(&[part], "igb-5.19/src"), "src/0");
+        let nested =
+            [("nic/linux/src/Kbuild", "obj-m := a.o\n"), ("nic/LICENSE", ""), ("nic/linux/Makefile", "")];
+        assert_eq!(name(&nested, "nic/linux/src"), "nic/0");
+        let named = ("x/src/dkms.conf", "PACKAGE_NAME=own\nPACKAGE_VERSION=1\n");
+        assert_eq!(name(&[named, ("x/README", "")], "x/src"), "own/1");
     }
 
     #[test]
@@ -504,6 +610,45 @@ mod tests {
         check(("dkms-install.sh", ""), "the package's ./dkms-install.sh replaces it");
         check(("Makefile", "all:\ndkms_install: all\n"), "the package's `make dkms_install` replaces it");
         check(("README", ""), "sed -i 's/#MODULE_VERSION#/VERSION/' dkms.conf");
+        let is_alone = |conf: &str| {
+            let dir = tree(&[("bb/dkms.conf", conf)]);
+            let error = at_path(&dir.path().join("bb")).unwrap_err();
+            matches!(error, Error::Placeholder { is_alone: true, .. })
+        };
+        assert!(is_alone(conf));
+        assert!(!is_alone(&format!("MAKE=\"make CFLAGS=@CFLAGS@\"\n{conf}")));
+        assert!(!is_alone("PACKAGE_NAME=@NAME@\nPACKAGE_VERSION=1\n"));
+    }
+
+    #[test]
+    fn a_recipe_that_is_a_link_out_of_its_source_is_named_and_no_other_is_taken_in_its_place() {
+        let makefile = "obj-m := a.o\n";
+        let dir = tree(&[
+            ("usr/src/a-1/Makefile", makefile),
+            ("usr/src/a-1/pkg/dkms.conf", ""),
+            ("opt/dkms.conf", ""),
+        ]);
+        let source = dir.path().join("usr/src/a-1");
+        let check = |name: &str, target: &str, expect: &str| {
+            let link = source.join(name);
+            fs::os::unix::fs::symlink(target, &link).unwrap();
+            let (found, broken) = installed(&Root::new(dir.path())).unwrap();
+            let errors = [at_path(&source).unwrap_err().to_string()].into_iter();
+            for error in errors
+                .chain(broken.iter().take(if name == "dkms.conf" { 1 } else { 0 }).map(ToString::to_string))
+            {
+                assert!(error.ends_with(expect) && error.contains(name), "{error}");
+            }
+            assert!(found.is_empty());
+            fs::remove_file(link).unwrap();
+        };
+        let outside = "outside of the package's source; put a copy of that file in its place";
+        check("dkms.conf", "/opt/dkms.conf", outside);
+        check("dkms.conf", "../../../opt/dkms.conf", outside);
+        check("dkms.conf", "gone", "it is a link to gone, which does not exist");
+        check("kcache.toml", "/opt/dkms.conf", outside);
+        fs::os::unix::fs::symlink("pkg/dkms.conf", source.join("dkms.conf")).unwrap();
+        assert_eq!(at_path(&source).unwrap().name, "a");
     }
 
     #[test]

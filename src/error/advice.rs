@@ -69,6 +69,13 @@ pub(super) fn of(error: &Error) -> Advice {
         Error::Package(packages::Error::Below { path, below }) => {
             Usage.hint(format!("give that directory: {}", path_word(&path.join(below))))
         }
+        Error::Package(packages::Error::Placeholder { path, is_alone: true, .. }) => {
+            let directory = path.parent().unwrap_or(path);
+            BuildFailed.hint(format!(
+                "or call the directory {}-VERSION, which then is the version",
+                path_word(directory)
+            ))
+        }
         Error::Package(packages::Error::Several { path, parts }) => Usage.hint(format!(
             "give one of them, such as {}, or write a kcache.toml with the commands that build all",
             path_word(&path.join(&parts[0]))

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{LintFinding, finding};
 use crate::csource::{self, Use};
-use crate::packages::Package;
+use crate::packages::{NO_VERSION, Package};
 use crate::recipe::objects::{Object, Objects};
 
 /// Licences that the kernel accepts (include/linux/module.h, "The following license idents are currently accepted").
@@ -113,8 +113,11 @@ fn license(object: &Object, declared: &[(PathBuf, Use)]) -> Vec<LintFinding> {
     declared.iter().filter_map(unknown).collect()
 }
 
-/// Versions that differ even in the upstream part. A packager's suffix makes no difference.
+/// Versions that differ even in the upstream part. A packager's suffix makes no difference. A package may have none.
 fn version(package: &Package, declared: &[(PathBuf, Use)]) -> Vec<LintFinding> {
+    if package.version == NO_VERSION {
+        return Vec::new();
+    }
     let differs = |(path, it): &(PathBuf, Use)| {
         let text = it.text.as_deref().filter(|text| !text.is_empty())?;
         let bare = text.trim_start_matches(['v', 'V']);

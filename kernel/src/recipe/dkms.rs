@@ -15,6 +15,7 @@
 //! (`dkms/evaluate.bash`); `dkms/answer.rs` makes a recipe from them.
 
 mod answer;
+mod assigned;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -24,6 +25,8 @@ use super::{Error, Recipe, Target, checked, kernel_source_dir};
 use crate::build;
 use crate::sandbox::{Ended, Sandbox, Watch};
 use answer::Answer;
+
+pub use assigned::{literal_name, name_in};
 
 /// Time limit for evaluating a recipe. Real ones take milliseconds; some run `sort -V`, a few a compiler.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -99,22 +102,6 @@ pub fn recipe(conf: &Path, answer: &[u8], target: &Target) -> Result<Option<Reci
     checked(answer.recipe(target).map_err(bad)?, conf).map(Some)
 }
 
-/// The name and version that a `dkms.conf` assigns literally. Most do, and then finding the package needs no bash.
-pub fn literal_name(text: &str) -> (Option<String>, Option<String>) {
-    let assigned = |variable: &str, is_good: fn(&str) -> bool| {
-        text.lines().find_map(|line| {
-            let value = line.trim().strip_prefix(variable)?.strip_prefix('=')?.trim_end();
-            let value = value.split(" #").next().unwrap_or(value).trim_end();
-            let value = match value.as_bytes() {
-                [b'"', .., b'"'] | [b'\'', .., b'\''] => &value[1..value.len() - 1],
-                _ => value,
-            };
-            is_good(value).then(|| value.to_owned())
-        })
-    };
-    (assigned("PACKAGE_NAME", super::is_flat_name), assigned("PACKAGE_VERSION", super::is_version))
-}
-
 /// The variables that recipes may use, as shell assignments (dkms(8), "dkms.conf"; used here and when commands run).
 pub fn variables(name: &str, version: &str, release: &str, arch: &str) -> String {
     let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
@@ -176,20 +163,6 @@ pub fn override_files(name: &str, version: &str, release: &str, arch: &str) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn literal_names_are_read_without_bash() {
-        let check = |text: &str, name: Option<&str>, version: Option<&str>| {
-            assert_eq!(literal_name(text), (name.map(str::to_owned), version.map(str::to_owned)), "{text}");
-        };
-        check(
-            "PACKAGE_NAME=\"acpi-call\"\r\nPACKAGE_VERSION='1.2~rc1'\n",
-            Some("acpi-call"),
-            Some("1.2~rc1"),
-        );
-        check("PACKAGE_NAME=a # comment\nPACKAGE_VERSION=$(cat VERSION)\n", Some("a"), None);
-        check("", None, None);
-    }
 
     #[test]
     fn complaints_name_the_file_only_if_it_is_another() {
