@@ -10,6 +10,7 @@ use fs_err as fs;
 
 use crate::bounded_read;
 use crate::makefile;
+use crate::recipe::kbuild::ASIDE;
 
 /// The flags (gcc's and clang's manual, "x86 Options", "AArch64 Options").
 const FLAGS: [&str; 3] = ["-march=native", "-mtune=native", "-mcpu=native"];
@@ -17,6 +18,9 @@ const FLAGS: [&str; 3] = ["-march=native", "-mtune=native", "-mcpu=native"];
 /// Limits on the files that are read.
 const DEEPEST: usize = 8;
 const MOST: usize = 2000;
+
+/// What flags for a module's objects are given by (Documentation/kbuild/makefiles.rst), and what names its objects.
+const OF_KBUILD: [&str; 6] = ["obj-", "ccflags", "EXTRA_CFLAGS", "KCFLAGS", "KBUILD_CFLAGS", "CFLAGS_"];
 
 /// The lines of /proc/cpuinfo that compilers' answers follow from: model, features, and the cache for which they
 /// optimize. x86's and arm64's.
@@ -59,6 +63,9 @@ pub fn uses(top: &Path) -> io::Result<Vec<Use>> {
             } else if kind.is_file() && left > 0 && sets_flags(&name) {
                 left -= 1;
                 let text = bounded_read::text_in(top, &path)?.unwrap_or_default();
+                if is_aside(&path, &text) {
+                    continue;
+                }
                 found.extend(in_text(&text).into_iter().map(|(line, flag)| Use {
                     file: path.clone(),
                     line,
@@ -69,6 +76,14 @@ pub fn uses(top: &Path) -> io::Result<Vec<Use>> {
     }
     found.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     Ok(found)
+}
+
+/// Whether a file is of the package's tests or examples, and says nothing of kernel modules: its flags are for their programs.
+fn is_aside(path: &Path, text: &str) -> bool {
+    let is_in_aside = path.parent().is_some_and(|dir| {
+        dir.components().any(|part| part.as_os_str().to_str().is_some_and(|part| ASIDE.contains(&part)))
+    });
+    is_in_aside && !OF_KBUILD.iter().any(|word| text.contains(word))
 }
 
 /// The flags in a text, with the numbers of their lines. Comments do not count.
@@ -119,6 +134,21 @@ mod tests {
         }
         let at = |file: &str| Use { file: file.into(), line: 2, flag: "-march=native" };
         assert_eq!(uses(dir.path()).unwrap(), [at("Makefile"), at("sub/rules.mk")]);
+    }
+
+    #[test]
+    fn flags_of_the_programs_of_tests_are_not_the_modules() {
+        let check = |file: &str, text: &str, expect: bool| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            assert_eq!(!uses(dir.path()).unwrap().is_empty(), expect, "{file}: {text}");
+        };
+        check("tests/vm/Makefile", "CFLAGS += -march=native\n", false);
+        check("tests/vm/Makefile", "obj-m := t.o\nccflags-y += -march=native\n", true);
+        check("tests/flags.mk", "KCFLAGS += -march=native\n", true);
+        check("vm/Makefile", "CFLAGS += -march=native\n", true);
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Session<'_> {
         if recipe.steps.iter().any(|step| !native::in_text(&step.command).is_empty()) {
             return Ok(true);
         }
-        let mut signature = Signature::new("native 1");
+        let mut signature = Signature::new("native 2");
         signature.digest(source).text(&overrides.map_or(String::new(), |digest| digest.to_string()));
         self.remembered("native", &signature.finish(), || {
             let dir = overrides.and_then(|_| self.context.root.find(sandbox::overrides_dir(package)));
