@@ -1,6 +1,5 @@
 //! `dkms add`, `build`, `install`, `match` and `autoinstall`: kcache's flow, for one package and kernel at a time.
 
-use kcache::deploy::conflicts;
 use kcache::deploy::generation::{self as flow, SetChange};
 use kcache::deploy::scripts;
 use kcache::kernel::dkms::Version;
@@ -8,6 +7,7 @@ use kcache::kernel::install::ForeignFiles;
 use kcache::kernel::kernels::Kernel;
 use kcache::kernel::packages::Package;
 use kcache::kernel::release;
+use kcache::resolve::conflicts;
 use kcache::resolve::resolution::Resolution;
 use kcache::run::request::{Options, Request};
 use kcache::run::session::Session;

@@ -32,6 +32,7 @@ fn standing(state: State, reason: Option<&str>) -> Standing {
         changed: Vec::new(),
         tools_changed: Vec::new(),
         built: false,
+        modules: Default::default(),
         need: Need::Required,
     }
 }

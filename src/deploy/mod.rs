@@ -3,7 +3,7 @@
 //! ```text
 //! may it be signed and installed?   for each kernel, before anything is built
 //! resolve                           every package for every kernel: found, fetched or built
-//! conflicts                         packages with modules of one name: they are left out, and nothing else
+//! resolve::conflicts                packages with modules of one name: they are left out, and nothing else
 //! before_install                    the packages' own scripts; if one fails, its package is left out
 //! one transaction per kernel        in parallel; a kernel that fails does not stop the others
 //! after_install                     the packages' own scripts
@@ -13,7 +13,6 @@
 
 pub mod adopt;
 pub mod boot_repair;
-pub mod conflicts;
 pub mod debuginfo;
 pub mod detached_signature;
 pub mod gc;
@@ -34,8 +33,8 @@ use kcache_store::Manifest;
 use crate::error::{Error, Result};
 use crate::inputs::version;
 use crate::resolve::batch::{self, Again, PackageResult};
-use crate::resolve::local;
 use crate::resolve::resolution::Resolution;
+use crate::resolve::{conflicts, local};
 use crate::run::context::Context;
 use crate::run::labels::Labels;
 use crate::run::policy::Need;

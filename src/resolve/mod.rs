@@ -8,6 +8,7 @@
 //! by_pointer      without a key: the entry that a builder points to for exactly this kernel
 //! build           under the key's lock; headers and tools must not have changed meanwhile
 //! check_modules   every module against the kernel; only then are objects and entry published
+//! conflicts       of packages with modules of one name, those that cannot be installed
 //! ```
 //!
 //! A failure counts if this host determined it, or if nothing is to be built here. A failure that only others signed
@@ -20,6 +21,7 @@ mod build_times;
 pub mod by_key;
 pub mod by_kin;
 pub mod by_pointer;
+pub mod conflicts;
 pub mod elsewhere;
 pub mod lack;
 pub mod local;

@@ -23,8 +23,12 @@ pub mod ready_file;
 pub mod remote;
 pub mod state;
 
+use std::collections::BTreeSet;
+
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
+use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::packages::Package;
+use kcache_kernel::recipe::{Modules, Recipe};
 use kcache_kernel::signing::Identity;
 use kcache_store::{Entry, Key, Manifest, Outcome};
 
@@ -35,7 +39,7 @@ use crate::inputs::identify;
 use crate::inputs::identify::Identified;
 use crate::inputs::{key, kin, version};
 use crate::resolve::local;
-use crate::resolve::{self, by_kin};
+use crate::resolve::{self, by_kin, conflicts};
 use crate::run::policy::Need;
 use crate::run::request::Request;
 use crate::run::select::Packages;
@@ -117,7 +121,8 @@ fn verdict<'a>(
         let version = request.package.version.clone();
         Standing { version, ..standing(session, &request, &installed, packages.named) }
     };
-    let standings: Vec<Standing> = chosen.iter().map(standing).collect();
+    let mut standings: Vec<Standing> = chosen.iter().map(standing).collect();
+    name_conflicts(session, packages, chosen, kernel, &mut standings);
     let needs_foreign = session.context.policy.needs_foreign;
     let blocked = standings.iter().any(Standing::blocks)
         || (needs_foreign && installed.foreign.iter().any(|foreign| foreign.fault.is_some()));
@@ -133,6 +138,25 @@ fn verdict<'a>(
         foreign: installed.foreign,
         warnings,
         details: installed.details,
+    }
+}
+
+/// What is missing because another package has a module of the same name stays so until somebody decides.
+fn name_conflicts(
+    session: &Session,
+    packages: &Packages,
+    chosen: &[Package],
+    kernel: &Kernel,
+    standings: &mut [Standing],
+) {
+    let arriving = chosen.iter().zip(&*standings).filter(|(_, standing)| !standing.modules.is_empty());
+    let arriving: Vec<_> =
+        arriving.map(|(package, standing)| (package.name.clone(), standing.modules.clone())).collect();
+    let refused = conflicts::refused(session, packages, kernel, &arriving);
+    for (package, standing) in chosen.iter().zip(standings) {
+        if let Some(error) = refused.get(&package.name) {
+            standing.reason = Some(error.to_string());
+        }
     }
 }
 
@@ -284,11 +308,15 @@ fn not_installed(
             "what its build did not find is there now; not tried again yet",
         ));
     }
+    let modules = known.as_ref().map(conflicts::modules).unwrap_or_default();
     let standing = match known.map(|known| known.outcome) {
-        None => Standing::new(State::Missing, installed.why_missing()),
+        None => Standing {
+            modules: listed_modules(&id.recipe),
+            ..Standing::new(State::Missing, installed.why_missing())
+        },
         Some(Outcome::Built) => {
             let reason = installed.why_missing().unwrap_or_else(|| "built, not installed".to_owned());
-            Standing { built: true, ..Standing::because(State::Missing, reason) }
+            Standing { built: true, modules, ..Standing::because(State::Missing, reason) }
         }
         Some(Outcome::Failed { first_error, .. }) => {
             // Paths in a build's messages begin with the build directory, which is removed.
@@ -298,4 +326,12 @@ fn not_installed(
         }
     };
     Ok(standing)
+}
+
+/// The modules that a recipe lists; none where it takes what is built.
+fn listed_modules(recipe: &Recipe) -> BTreeSet<ModuleName> {
+    match &recipe.modules {
+        Modules::Listed(modules) => modules.iter().map(|module| ModuleName::new(&module.name)).collect(),
+        Modules::Found => BTreeSet::new(),
+    }
 }

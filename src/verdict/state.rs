@@ -1,5 +1,9 @@
 //! The states of a verdict.
 
+use std::collections::BTreeSet;
+
+use kcache_kernel::module_name::ModuleName;
+
 use crate::inputs::change::InputChange;
 use crate::run::policy::Need;
 
@@ -72,6 +76,8 @@ pub struct Standing {
     pub tools_changed: Vec<InputChange>,
     /// The store has a build of it, or knows that it fails.
     pub built: bool,
+    /// Names of the modules that an installation would bring; empty where that is not known, or nothing is to be installed.
+    pub modules: BTreeSet<ModuleName>,
     /// The policy's need of it.
     pub need: Need,
 }
@@ -85,6 +91,7 @@ impl Standing {
             changed: Vec::new(),
             tools_changed: Vec::new(),
             built: false,
+            modules: BTreeSet::new(),
             need: Need::Required,
         }
     }

@@ -19,6 +19,14 @@ fn of_two_packages_with_one_module_neither_is_installed_and_a_third_is() {
         "run `kcache install nva` to install that one, and say in a [[policy]] that nvb is ignored",
     ]);
     assert_eq!(installed.stderr.matches("error: nva/1.0").count(), 3, "{}", installed.shown());
+    // `check` says the same, of builds and of recipes alone.
+    for store in [host.store(), host.dir().join("moved")] {
+        host.kcache(&["check", "-k", k()]).exits(3).prints(&[
+            "module nv is also built by nva; only one of them can be installed",
+            "module nv is also built by nvb; only one of them can be installed",
+        ]);
+        fs::rename(host.store(), store).unwrap();
+    }
     for kernel in kernels {
         let found: Vec<String> = host.modules(kernel).into_keys().collect();
         assert!(found.len() == 1 && found[0].starts_with("third/third.ko"), "{kernel}: {found:?}");
@@ -44,6 +52,7 @@ fn a_package_that_is_installed_stays_and_those_with_its_module_are_left_out() {
         "run `kcache remove nva` first to install nvb",
     ]);
     assert!(is_installed(&host, k(), "snd-x") && is_installed(&host, k(), "other"));
+    host.kcache(&["check"]).exits(3).prints(&["module snd_x is also built by nva, which is installed"]);
     host.kcache(&["remove", "nva"]).exits(0);
     host.kcache(&["install", "nvc"]).exits(0);
     dkms(&host, &["install", "nvb/1.0", "-k", k()]).exits(6).says(&["snd_x is also built by nvc"]);

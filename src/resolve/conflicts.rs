@@ -25,7 +25,7 @@ use crate::run::select::Packages;
 use crate::run::session::Session;
 
 /// Gives the packages of a run that conflict their errors. Returns the installed packages that the others replace.
-pub(super) fn settle(
+pub(crate) fn settle(
     session: &Session,
     packages: &Packages,
     kernel: &Kernel,
@@ -67,6 +67,22 @@ pub fn replaced(
         say_replaced(session, kernel, manifest, old);
     }
     Ok(old)
+}
+
+/// Why packages that are not installed could not be, because of each other or of what is installed. `arriving` are their names,
+/// with the modules that they build.
+pub(crate) fn refused(
+    session: &Session,
+    packages: &Packages,
+    kernel: &Kernel,
+    arriving: &Owners,
+) -> BTreeMap<String, Error> {
+    let (_, refused) = of_kernel(session, &packages.all, kernel, arriving);
+    let error = |(name, conflict): (String, Conflict)| {
+        let error = conflict.error(&name);
+        (name, error)
+    };
+    refused.into_iter().map(error).collect()
 }
 
 fn of_kernel(
@@ -114,7 +130,7 @@ impl Conflict {
 }
 
 /// Packages and the names of their modules.
-type Owners = [(String, BTreeSet<ModuleName>)];
+pub(crate) type Owners = [(String, BTreeSet<ModuleName>)];
 
 /// Which installed package each arriving one replaces, and which arriving ones conflict.
 fn conflicts(
@@ -165,9 +181,12 @@ fn installed(generation: &Generation) -> Vec<(String, BTreeSet<ModuleName>)> {
 }
 
 fn names(manifest: &Manifest) -> (String, BTreeSet<ModuleName>) {
-    let modules = local::modules(manifest);
-    let names = modules.iter().map(|module| ModuleName::new(&module.name)).collect();
-    (Labels::of(manifest).package.to_owned(), names)
+    (Labels::of(manifest).package.to_owned(), modules(manifest))
+}
+
+/// Names of the modules of a build.
+pub(crate) fn modules(manifest: &Manifest) -> BTreeSet<ModuleName> {
+    local::modules(manifest).iter().map(|module| ModuleName::new(&module.name)).collect()
 }
 
 #[cfg(test)]
