@@ -4,7 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Files of kernel packages that depmod does not write.
-const OF_KERNELS: [&str; 4] = ["kernel", "modules.builtin", "modules.order", "vmlinuz"];
+const OF_KERNELS: [&str; 4] = ["modules.builtin", "modules.order", "vmlinuz", "kernel"];
+
+/// So deep are directories looked into for a file. A kernel's modules are up to six deep.
+const DEEPEST: usize = 12;
 
 /// A kernel's directory of modules, with the release that it is for: `/lib/modules/R` may be a link to a directory of any
 /// name. Made of a path alone, it is named after the release.
@@ -58,13 +61,28 @@ impl From<&PathBuf> for ModulesDir {
     }
 }
 
-/// Whether the kernel's own files exist: package managers leave directories behind that contain only foreign files.
+/// Whether the kernel's own files exist: package managers leave directories behind that contain only foreign files, and empty
+/// ones.
 pub fn has_kernel(tree: &Path) -> io::Result<bool> {
     for name in OF_KERNELS {
-        match fs_err::symlink_metadata(tree.join(name)) {
-            Ok(_) => return Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
+        if has_file(&tree.join(name), DEEPEST)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a path is anything but a directory, or one with such a thing in it. What is deeper counts as one.
+fn has_file(path: &Path, depth: usize) -> io::Result<bool> {
+    match fs_err::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_dir() || depth == 0 => return Ok(true),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    }
+    for entry in fs_err::read_dir(path)? {
+        if has_file(&entry?.path(), depth - 1)? {
+            return Ok(true);
         }
     }
     Ok(false)

@@ -19,13 +19,19 @@ fn what_is_left_of_a_removed_kernel_does_not_count() {
     put(&host, &format!("lib/modules/{OLD}/updates/dkms/old.ko"), "x");
     put(&host, "lib/modules/5.10.0-8-amd64/modules.dep", "");
     fs::create_dir(host.kernel("empty")).unwrap();
+    fs::create_dir_all(host.kernel("hollow").join("kernel/drivers/net")).unwrap();
     fs::create_dir(host.kernel("dangling")).unwrap();
     symlink("/usr/src/gone", host.kernel("dangling").join("build")).unwrap();
 
     let counts = |ran: &Run| ran.stdout.contains(OLD) && !ran.stdout.contains("leftover");
     assert!(!counts(&host.kcache(&["install"]).exits(0)));
     let line = format!("{OLD}: leftover of a removed kernel, not counted");
-    host.kcache(&["check"]).exits(0).says(&[&line, "empty: leftover", "dangling: leftover"]);
+    host.kcache(&["check"]).exits(0).says(&[
+        &line,
+        "empty: leftover",
+        "dangling: leftover",
+        "hollow: leftover",
+    ]);
     assert!(!counts(&host.kcache(&["status"]).exits(0).says(&[&line])));
     for arguments in [&["metrics"][..], &["report", "--json"], &["hooks", "run", "boot"]] {
         assert!(!counts(&host.kcache(arguments)), "{arguments:?}");
@@ -34,7 +40,7 @@ fn what_is_left_of_a_removed_kernel_does_not_count() {
         let document = host.kcache(&[command, "--json"]).exits(0).json();
         assert_eq!(
             document["leftovers"],
-            serde_json::json!(["dangling", "empty", "5.10.0-8-amd64", OLD]),
+            serde_json::json!(["dangling", "empty", "hollow", "5.10.0-8-amd64", OLD]),
             "{document}"
         );
         assert_eq!((document["kernels"].as_array().unwrap().len(), &document["ready"]), (1, &true.into()));
