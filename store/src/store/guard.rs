@@ -13,7 +13,7 @@
 //!
 //! This costs a look at some directories and at most 256 shards of entries: some tenths of a millisecond.
 
-use std::fs::{FileType, Permissions};
+use std::fs::{FileType, Metadata, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -40,6 +40,9 @@ const DIRECTORIES: [Directory; 7] = [
     Directory { name: "lock", depth: 0, is_hashed: false },
     Directory { name: "tmp", depth: 0, is_hashed: false },
 ];
+
+/// Where e2fsck(8) puts what it finds, in each file system of its own.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// Refuses a location in which other users could replace the store.
 pub(super) fn place(dir: &Path) -> Result<()> {
@@ -78,8 +81,8 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes the others' right to write from an empty directory of this user's, such as a new tmpfs, whose mode is 1777.
-/// Whatever they have put there before that shows.
+/// Takes the others' right to write from an empty directory of this user's, such as the top of a new tmpfs, whose mode is
+/// 1777. Whatever they have put there before that shows.
 pub(super) fn close_empty(dir: &Path) -> Result<()> {
     let metadata = fs_err::metadata(dir)?;
     let (is_own, mode) = (metadata.uid() == rustix::process::geteuid().as_raw(), metadata.mode());
@@ -92,9 +95,21 @@ pub(super) fn close_empty(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether nothing is in a directory.
+/// Whether nothing is in a directory, apart from what mke2fs(8) puts at the top of a file system.
 pub(super) fn is_empty(dir: &Path) -> Result<bool> {
-    Ok(fs_err::read_dir(dir)?.next().is_none())
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name() != LOST_AND_FOUND || !is_of_file_system(&entry.metadata()?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a directory can be e2fsck's: nobody else enters it.
+fn is_of_file_system(metadata: &Metadata) -> bool {
+    let is_own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    metadata.is_dir() && is_own && metadata.mode() & 0o077 == 0
 }
 
 /// Refuses a directory that others can write. One that was deleted meanwhile is fine.
@@ -164,6 +179,27 @@ mod tests {
         fs_err::write(full.join("x"), "").unwrap();
         assert!(matches!(open(&full), Err(crate::Error::Exposed(_))));
         assert_eq!(fs_err::metadata(&full).unwrap().permissions().mode() & 0o7777, 0o1777);
+    }
+
+    #[test]
+    fn a_store_may_be_a_file_system_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let try_with = |top: &str, mode: u32| {
+            let top = dir.path().join(top);
+            fs_err::create_dir_all(top.join("lost+found")).unwrap();
+            fs_err::set_permissions(top.join("lost+found"), PermissionsExt::from_mode(mode)).unwrap();
+            fs_err::set_permissions(&top, PermissionsExt::from_mode(0o1777)).unwrap();
+            let (existing, made) = (Store::open_existing(&top, &WAITING), Store::open(&top, &WAITING));
+            assert_eq!(existing.is_ok(), made.is_ok());
+            made.map(|_| fs_err::metadata(&top).unwrap().permissions().mode() & 0o7777)
+        };
+        assert_eq!(try_with("new", 0o700).unwrap(), 0o755);
+        // Once there is something in it, others may have written there; and anybody could have made another's lost+found.
+        assert!(matches!(try_with("new", 0o700), Err(crate::Error::Exposed(_))));
+        assert!(matches!(try_with("shared", 0o777), Err(crate::Error::Exposed(_))));
+        fs_err::create_dir(dir.path().join("usual")).unwrap();
+        fs_err::create_dir(dir.path().join("usual/lost+found")).unwrap();
+        Store::open(&dir.path().join("usual"), &WAITING).unwrap();
     }
 
     #[test]
