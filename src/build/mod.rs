@@ -102,7 +102,8 @@ pub fn make(
     }
     tree::snapshot(&source, &scratch.path().join("build"), &[])?;
     let own = scratch.path().join("own");
-    let mut sandbox = room(context, request.kernel, tree, &id.facts.tools_root, own, context.jobs);
+    let shown = session.readable_headers(request.kernel, tree)?;
+    let mut sandbox = room(context, request.kernel, &shown, &id.facts.tools_root, own, context.jobs);
     show_writable_source(&mut sandbox, request.package, &source);
     id.system.show(&mut sandbox)?;
     show_overrides(session, &mut sandbox, request, id, &scratch.path().join("overrides"))?;

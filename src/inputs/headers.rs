@@ -9,7 +9,7 @@ use kcache_kernel::toolchain;
 use kcache_store::{Fingerprint, tree};
 
 use crate::error::{Error, Result};
-use crate::run::session::{KernelFacts, Session};
+use crate::run::session::{HeaderCopies, KernelFacts, Session};
 
 impl Session<'_> {
     /// The inputs of a kernel with headers.
@@ -35,6 +35,36 @@ impl Session<'_> {
     /// The fingerprint of a kernel's headers at their first use in this run.
     pub(super) fn seen_headers(&self, tree: &BuildTree) -> Result<Fingerprint> {
         Ok(self.seen.fingerprint(self.store.as_ref(), &roots_of_headers(tree), self.context.now())?)
+    }
+
+    /// The headers as a sandbox is to show them. Where only root can read some of them, as after `make` under umask 077, they are
+    /// copies that last as long as the run, as of a package's source. Whoever uses them compares the headers' fingerprint before
+    /// and after.
+    pub fn readable_headers(&self, kernel: &Kernel, tree: &BuildTree) -> Result<BuildTree> {
+        if !self.context.services.is_root() {
+            return Ok(tree.clone());
+        }
+        let copied = self.readable.get(&tree.outside().to_owned(), || {
+            let mut copies = HeaderCopies { mounts: tree.mounts.clone(), scratch: None };
+            for (at, root) in roots_of_headers(tree).into_iter().enumerate() {
+                if tree::walk(std::slice::from_ref(&root))?.is_for_all() {
+                    continue;
+                }
+                self.detail_once(&format!(
+                    "builds cannot read all headers of kernel {}, which are for root alone; they get copies",
+                    kernel.release
+                ));
+                let scratch = match &mut copies.scratch {
+                    Some(scratch) => scratch,
+                    none => none.insert(self.scratch()?),
+                };
+                let copy = scratch.path().join(at.to_string());
+                tree::snapshot(&root.path, &copy, &root.skip)?;
+                copies.mounts[at].outside = copy;
+            }
+            Ok::<_, Error>(Arc::new(copies))
+        })?;
+        Ok(BuildTree { mounts: copied.mounts.clone(), ..tree.clone() })
     }
 
     /// The fingerprint of a kernel's headers now.

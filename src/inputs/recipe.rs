@@ -123,7 +123,8 @@ impl Session<'_> {
         let facts = self.kernel(kernel, tree)?;
         let scratch = self.scratch()?;
         let own = scratch.path().join("own");
-        let mut room = sandbox::room(self.context, kernel, tree, &facts.tools_root, own, dkms::JOBS);
+        let shown = self.readable_headers(kernel, tree)?;
+        let mut room = sandbox::room(self.context, kernel, &shown, &facts.tools_root, own, dkms::JOBS);
         let inside = sandbox::show_recipe(&mut room, &self.context.root, package, copy)?;
         system.show(&mut room)?;
         let conf = dkms::Conf {

@@ -31,7 +31,8 @@ impl Session<'_> {
         }
         let programs: Vec<Program> = self.remembered("toolchain", &signature.finish(), || {
             let scratch = self.scratch()?;
-            let room = sandbox::room(self.context, kernel, tree, tools_root, scratch.path().join("own"), 1);
+            let shown = self.readable_headers(kernel, tree)?;
+            let room = sandbox::room(self.context, kernel, &shown, tools_root, scratch.path().join("own"), 1);
             Ok(toolchain::programs(&room, tree, &self.context.services.cancel)?)
         })?;
         if let Some(difference) = toolchain::stands_in(tree, &programs) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, Once};
 
 use fs_err as fs;
 use kcache_kernel::install::{self, Generation};
-use kcache_kernel::kernels::Kernel;
+use kcache_kernel::kernels::{Kernel, Mount};
 use kcache_kernel::modules;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::jobs::Jobs;
@@ -42,6 +42,7 @@ pub struct Session<'w> {
     pub(crate) kernels: OnceMap<String, Arc<KernelFacts>>,
     pub(crate) symvers: OnceMap<String, Option<Arc<Symvers>>>,
     pub(crate) checked: OnceMap<PathBuf, ()>,
+    pub(crate) readable: OnceMap<PathBuf, Arc<HeaderCopies>>,
     installed: OnceMap<String, Option<Arc<Generation>>>,
     struct_sizes: OnceMap<String, Option<u64>>,
     pub(crate) seen: tree::Seen,
@@ -59,6 +60,14 @@ pub struct KernelFacts {
     pub tools_root: Root,
     /// The toolchain.
     pub tools: Vec<Tool>,
+}
+
+/// A kernel's headers as builds can read them.
+pub(crate) struct HeaderCopies {
+    /// In the order of the tree's own.
+    pub(crate) mounts: Vec<Mount>,
+    /// Contains the copies, if there are any.
+    pub(crate) scratch: Option<Scratch>,
 }
 
 /// A program of the toolchain.
@@ -85,6 +94,7 @@ impl<'w> Session<'w> {
             kernels: OnceMap::of_at_most(usize::MAX),
             symvers: OnceMap::of_at_most(SYMVERS),
             checked: OnceMap::of_at_most(usize::MAX),
+            readable: OnceMap::of_at_most(usize::MAX),
             installed: OnceMap::of_at_most(usize::MAX),
             struct_sizes: OnceMap::of_at_most(usize::MAX),
             seen: tree::Seen::default(),

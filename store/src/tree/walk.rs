@@ -78,6 +78,11 @@ pub fn walk(roots: &[TreeRoot]) -> Result<Walk> {
 }
 
 impl Walk {
+    /// Whether everything in the trees can be read, and run, by anybody.
+    pub fn is_for_all(&self) -> bool {
+        self.trees.iter().flat_map(|tree| &tree.entries).all(Entry::is_for_all)
+    }
+
     pub(super) fn of(mut trees: Vec<Tree>) -> Walk {
         trees.sort_by(|a, b| a.root.label.cmp(&b.root.label));
         Walk { trees }
@@ -217,6 +222,17 @@ impl Entry {
     /// Whether its owner may execute it.
     pub(super) fn is_executable(&self) -> bool {
         self.mode & 0o100 != 0
+    }
+
+    /// Whether anybody can read it, and run it if its owner can.
+    fn is_for_all(&self) -> bool {
+        let bits = match self.kind {
+            FileKind::Dir => 0o5,
+            FileKind::File if self.is_executable() => 0o5,
+            FileKind::File => 0o4,
+            FileKind::Link => 0,
+        };
+        self.mode & bits == bits
     }
 
     fn stat(&self) -> impl PartialEq + use<> {
