@@ -3,6 +3,8 @@
 # Sourced; needs say(), $release, $cache (for lists and downloads) and $debs (earlier downloads of others).
 
 mirror=${KCACHE_MIRROR:-http://deb.debian.org/debian}
+# What packages of the whole corpus want for their builds, beyond dkms (their Depends).
+tools=(libxtables-dev libelf-dev gawk bzip2 pkg-config perl python3 file)
 components='main contrib non-free non-free-firmware'
 
 # From here on apt-get and apt-cache see the release alone, as if nothing was installed. The lists are a day old at most. With
@@ -85,4 +87,29 @@ unpack_kernel() {
         dpkg-deb --fsys-tarfile "$deb" | tar -x --no-same-owner -C "$2" --exclude=./usr/share --keep-directory-symlink
         mapfile -t -O ${#queue[@]} queue < <(depends_of "$deb" | grep -E '^linux-(headers|kbuild|image|binary|modules|base)-[0-9]')
     done
+}
+
+# Another release's system, made once, with what dkms, kcache, the kernels' headers and $tools depend on; sets $base, $unpacked and
+# $debs for room.sh, and $kernels: $CORPUS_KERNELS, or the newest of each series.
+of_release() {
+    local kernel compilers include
+    base=$cache/system/$release unpacked=$cache/kernels/$release debs=/nonexistent
+    read -ra kernels <<<"${CORPUS_KERNELS:-$(newest_kernels | xargs)}"
+    mkdir -p "$unpacked"/{boot,usr/{lib,src}}
+    [ -e "$unpacked/lib" ] || ln -s usr/lib "$unpacked/lib"
+    for kernel in "${kernels[@]}"; do
+        [ -e "$unpacked/stamp-$kernel" ] || { say "unpacking $kernel"; unpack_kernel "$kernel" "$unpacked"; touch "$unpacked/stamp-$kernel"; }
+    done
+    [ ! -e "$base/stamp" ] || return 0
+    say "making a system of $release, once"
+    command -v debootstrap >/dev/null || APT_CONFIG='' apt-get -qq install --no-install-recommends -y debootstrap >&2
+    rm -rf "$base"
+    mkdir -p "$base"
+    compilers=$(for kernel in "${kernels[@]}"; do depends_of "$(download "linux-headers-$kernel")"; done | grep -oE '^gcc-[0-9]+' | sort -u)
+    include=$(echo "${tools[@]}" "$compilers" bubblewrap kmod make patch libc6-dev libelf1t64 zstd xz-utils pahole lsb-release \
+        qemu-system-x86 | tr ' ' ',')
+    APT_CONFIG='' debootstrap --variant=minbase --include="$include" "$release" "$base" "$mirror" >"$cache/debootstrap.log" 2>&1 \
+        || { say "debootstrap: $(tail -n 3 "$cache/debootstrap.log")"; return 1; }
+    rm -f "$base"/var/cache/apt/archives/*.deb
+    touch "$base/stamp"
 }

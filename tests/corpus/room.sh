@@ -16,6 +16,8 @@ make_room() {
     mkdir -p "$room"/{merged,system/boot,system/usr/{src,bin,lib/modules}}
     dpkg-deb -x "$dkms" "$room/system"
     cp "$kcache" "$room/system/usr/bin/kcache"
+    # dkms depends on it; Makefiles that name no version call it.
+    [ -e "$base/usr/bin/gcc" ] || ln -s "$(basename "$(find "$base/usr/bin" -name 'gcc-[0-9]*' | sort | tail -n 1)")" "$room/system/usr/bin/gcc"
     for kernel in "${kernels[@]}"; do
         mkdir -p "$room/system/usr/lib/modules/$kernel"
         # Where its packages put them: in /boot, or, since Debian's 7.x, in its own directory.
@@ -55,6 +57,8 @@ inside() {
     mkdir -p "$room/merged/var/lib/dkms" "$room/merged/var/cache/kcache"
     [ -z "${store-}" ] || mount --bind "$store" "$room/merged/var/cache/kcache"
     chroot "$room/merged" "$@" || status=$?
-    umount --recursive "$room/merged"
+    # What it ended may still be on its way out.
+    for _ in {1..50}; do umount --recursive "$room/merged" 2>/dev/null && break; sleep 0.1; done
+    ! mountpoint -q "$room/merged" || return 1
     return "$status"
 }

@@ -28,8 +28,6 @@ cache=${KCACHE_CORPUS:-$HOME/.cache/kcache-corpus}
 room=$cache/room
 PATH=$PATH:/usr/sbin:/sbin
 release=${CORPUS_RELEASE:-bookworm}
-# What packages of the whole corpus want for their builds, beyond dkms (their Depends).
-tools=(libxtables-dev libelf-dev gawk bzip2 pkg-config perl python3 file)
 
 kcache=$(realpath "$1")
 say() { printf 'corpus: %s\n' "$*" >&2; }
@@ -51,30 +49,6 @@ of_fixtures() {
     [ "$1" != 0 ] || for tool in "${tools[@]}"; do
         dpkg -s "$tool" >/dev/null 2>&1 || APT_CONFIG='' apt-get -qq install --no-install-recommends -y "$tool" >&2
     done
-}
-
-# Others are made, once: the system with what dkms, kcache and the kernels' headers depend on.
-of_release() {
-    local kernel compilers include
-    base=$cache/system/$release unpacked=$cache/kernels/$release debs=/nonexistent
-    read -ra kernels <<<"${CORPUS_KERNELS:-$(newest_kernels | xargs)}"
-    mkdir -p "$unpacked"/{boot,usr/{lib,src}}
-    [ -e "$unpacked/lib" ] || ln -s usr/lib "$unpacked/lib"
-    for kernel in "${kernels[@]}"; do
-        [ -e "$unpacked/stamp-$kernel" ] || { say "unpacking $kernel"; unpack_kernel "$kernel" "$unpacked"; touch "$unpacked/stamp-$kernel"; }
-    done
-    [ ! -e "$base/stamp" ] || return 0
-    say "making a system of $release, once"
-    command -v debootstrap >/dev/null || APT_CONFIG='' apt-get -qq install --no-install-recommends -y debootstrap >&2
-    rm -rf "$base"
-    mkdir -p "$base"
-    compilers=$(for kernel in "${kernels[@]}"; do depends_of "$(download "linux-headers-$kernel")"; done | grep -oE '^gcc-[0-9]+' | sort -u)
-    include=$(echo "${tools[@]}" "$compilers" bubblewrap kmod make patch libc6-dev libelf1t64 zstd xz-utils pahole lsb-release \
-        qemu-system-x86 | tr ' ' ',')
-    APT_CONFIG='' debootstrap --variant=minbase --include="$include" "$release" "$base" "$mirror" >"$cache/debootstrap.log" 2>&1 \
-        || { say "debootstrap: $(tail -n 3 "$cache/debootstrap.log")"; return 1; }
-    rm -f "$base"/var/cache/apt/archives/*.deb
-    touch "$base/stamp"
 }
 
 # Runs a command in a system of this machine, the kernels, both tools and one package; $room/upper is what it wrote.

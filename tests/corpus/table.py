@@ -2,6 +2,7 @@
 """What dkms and kcache made of the same packages, as a table. tests/corpus/run.sh calls it.
 
 table.py RELEASE PAIRS            lines of PACKAGE KERNEL RESULT-OF-DKMS RESULT-OF-KCACHE; exit 1 where kcache falls short
+table.py --compare OURS THEIRS    how the modules of two results differ, in one word: in names, modinfo, symbols; "same"
 table.py --extract STORE RESULT   takes the modules that RESULT/json names out of kcache's store (docs/formats.md)
 """
 import base64
@@ -107,6 +108,17 @@ def bits(ours, theirs):
     return ": ".join([same(ours, theirs, 2), *([", ".join(sorted(found))] if found else [])])
 
 
+def compare(ours, theirs):
+    """Modules by name, modinfo and symbols: what holds also for `make`, which builds in another directory and strips nothing."""
+    left, right = modules(ours), modules(theirs)
+    right = {name: data for name, data in right.items() if name not in left_out(ours)}
+    if left.keys() != right.keys():
+        fewer, more = sorted(right.keys() - left.keys()), sorted(left.keys() - right.keys())
+        return f"{len(left)} of {len(right)}:" + "".join(f" -{name}" for name in fewer) + "".join(f" +{name}" for name in more)
+    parts = [(part, same(left, right, at)) for at, part in ((0, "modinfo"), (1, "symbols"))]
+    return ", ".join(f"{part} {alike}" for part, alike in parts if alike != "all") or "same"
+
+
 def dkms_state(result):
     status = text(f"{result}/status").strip()
     return {"0": "built", "77": "excluded"}.get(status, "fails")
@@ -145,6 +157,8 @@ def row(package, kernel, dkms, kcache):
 def main():
     if sys.argv[1] == "--extract":
         return extract(*sys.argv[2:])
+    if sys.argv[1] == "--compare":
+        return print(compare(*sys.argv[2:]))
     rows = [row(*line.split()) for line in text(sys.argv[2]).splitlines()]
     print(INTRODUCTION.format(release=sys.argv[1]))
     for cells, _ in rows:
