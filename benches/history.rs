@@ -337,7 +337,7 @@ impl Host {
 
     /// The modules of an entry.
     fn bits(&self, store: &str, key: &Value) -> Bits {
-        let waiting = Waiting { limit: Duration::from_secs(60), say: &|_| () };
+        let waiting = Waiting { limit: Duration::from_secs(60), print: &|_| () };
         let store = Store::open(&self.dir.join(store), &waiting).expect("a store");
         let key: Key = text(key).parse().expect("a key");
         let entry = store.lookup(&key).expect("an entry").expect("an entry");

@@ -23,7 +23,7 @@ const FILES: u32 = 6000;
 const MODULE: usize = 200_000;
 
 fn store(dir: &Path) -> Store {
-    Store::open(&dir.join("store"), &Waiting { limit: Duration::from_secs(9), say: &|_| () })
+    Store::open(&dir.join("store"), &Waiting { limit: Duration::from_secs(9), print: &|_| () })
         .expect("a store")
 }
 

@@ -82,7 +82,7 @@ fn large_store(bench: &Bench, table: &mut Table) {
     };
     let open = Instant::now();
     let store =
-        Store::open(&path, &Waiting { limit: Duration::from_secs(99), say: &|_| () }).expect("a store");
+        Store::open(&path, &Waiting { limit: Duration::from_secs(99), print: &|_| () }).expect("a store");
     add("the store opened", open.elapsed().as_secs_f64());
     let each = |act: &mut dyn FnMut(u32)| {
         let some = (0..1000).map(|n| n * (count / 1000).max(1));
@@ -107,7 +107,7 @@ fn large_store(bench: &Bench, table: &mut Table) {
 /// The digest of a tree, remembered in a store: what a helper process does.
 pub fn digest(store: &Path, tree: &Path) {
     let store =
-        Store::open(store, &Waiting { limit: Duration::from_secs(9), say: &|_| () }).expect("a store");
+        Store::open(store, &Waiting { limit: Duration::from_secs(9), print: &|_| () }).expect("a store");
     let root = TreeRoot { path: tree.to_owned(), label: String::new(), skip: Vec::new(), programs: false };
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
     tree::tree_digest(Some(&store), &[root], now).expect("a digest");
@@ -175,7 +175,7 @@ fn entry(n: u32, outputs: &[(Output, Vec<u8>)]) -> Entry {
 
 /// Makes a store, and writes its files without it.
 fn fill(dir: &Path, count: u32) {
-    drop(Store::open(dir, &Waiting { limit: Duration::from_secs(9), say: &|_| () }).expect("a store"));
+    drop(Store::open(dir, &Waiting { limit: Duration::from_secs(9), print: &|_| () }).expect("a store"));
     let write = |kind: &str, name: &str, end: &str, bytes: &[u8]| {
         let fan = dir.join(kind).join(&name[..2]);
         if fs::write(fan.join(format!("{name}{end}")), bytes).is_err() {

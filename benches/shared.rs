@@ -39,14 +39,14 @@ fn signer(dir: &Path) -> (SigningKey, Trust) {
 }
 
 fn store(dir: &Path) -> Store {
-    Store::open(dir, &Waiting { limit: Duration::from_secs(9), say: &|_| () }).expect("a store")
+    Store::open(dir, &Waiting { limit: Duration::from_secs(9), print: &|_| () }).expect("a store")
 }
 
 fn caches(urls: &[String], writable: bool, trust: &Trust) -> SharedCaches {
-    let say: Say = Arc::new(|_| ());
+    let print: Say = Arc::new(|_| ());
     let cache = |url: &String| {
         let location = Location { url: url.clone(), ..Location::default() };
-        SharedCache::new(url, open(&location).expect("a location"), writable, say.clone())
+        SharedCache::new(url, open(&location).expect("a location"), writable, print.clone())
     };
     SharedCaches::new(urls.iter().map(cache).collect(), trust.clone())
 }

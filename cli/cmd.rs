@@ -223,8 +223,8 @@ fn look_remotely(
 }
 
 /// Warns of what is odd about the selected kernels and packages, before anything is done. Nothing to do is no error.
-fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
-    say_empty(out, context, packages, kernels);
+fn report_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
+    report_empty(out, context, packages, kernels);
     for kernel in kernels {
         if let Some((image, headers)) = kernel.builds_differ() {
             out.warn(&format!(
@@ -237,7 +237,7 @@ fn say_oddities(out: &Out, context: &Context, packages: &Packages, kernels: &[Ke
 }
 
 /// Warns if no kernel or no package is selected. A verdict itself contains the other warnings about its kernel.
-fn say_empty(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
+fn report_empty(out: &Out, context: &Context, packages: &Packages, kernels: &[Kernel]) {
     let root = context.root.dir();
     if kernels.is_empty() {
         let any = kernels::trees(&context.root).is_ok_and(|trees| !trees.is_empty());

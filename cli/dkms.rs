@@ -21,8 +21,8 @@ mod args;
 mod build;
 mod place;
 mod postinst;
+mod print;
 mod remove;
-mod say;
 mod source;
 mod status;
 mod tarball;
@@ -102,7 +102,7 @@ pub fn run(name: &str, words: &[String]) -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(trouble) => {
-            say::complain(&trouble.lines);
+            print::complain(&trouble.lines);
             ExitCode::from(trouble.code)
         }
     }
@@ -111,7 +111,7 @@ pub fn run(name: &str, words: &[String]) -> ExitCode {
 fn typed(words: &[String]) -> Result<u8, DkmsError> {
     let typed = args::parse(words)?;
     if let Some(text) = typed.answer() {
-        say::answer(&text);
+        print::answer(&text);
         return Ok(0);
     }
     let Some(action) = typed.action else {

@@ -41,7 +41,7 @@ const FIRST_OTHER: i32 = 3;
 /// Ends a run that was typed wrong, with 2, or that asked for help, with 0. The words of a mistake are whoever's.
 fn misunderstood(mistake: &clap::Error) -> ExitCode {
     match mistake.use_stderr() {
-        true => out::Out::default().say(mistake.render().to_string().trim_end()),
+        true => out::Out::default().print(mistake.render().to_string().trim_end()),
         false => drop(mistake.print()),
     }
     ExitCode::from(u8::try_from(mistake.exit_code()).unwrap_or(1))

@@ -67,7 +67,7 @@ impl Out {
     }
 
     /// From now on everything goes to the journal too.
-    pub fn tell_journal(&self, journal: Journal) {
+    pub fn log_to_journal(&self, journal: Journal) {
         let _ = self.journal.set(journal);
     }
 
@@ -102,7 +102,7 @@ impl Out {
     }
 
     /// Prints a message to stderr, unless `--quiet` was given.
-    pub fn say(&self, line: &str) {
+    pub fn print(&self, line: &str) {
         self.journal(Priority::Info, line);
         if !self.quiet {
             self.err(line);
@@ -277,7 +277,7 @@ mod tests {
         let journald = std::os::unix::net::UnixDatagram::bind(dir.path().join("socket")).unwrap();
         journald.set_nonblocking(true).unwrap();
         let out = Out { quiet: true, ..Out::default() };
-        out.tell_journal(Journal::at(&dir.path().join("socket")).unwrap());
+        out.log_to_journal(Journal::at(&dir.path().join("socket")).unwrap());
         out.data(&paint(GOOD, "ready"));
         out.warn("not ready");
         out.detail("only with -v");

@@ -54,8 +54,8 @@ impl Reporter {
 }
 
 impl Progress for Reporter {
-    fn say(&self, message: &str) {
-        self.out.say(message);
+    fn print(&self, message: &str) {
+        self.out.print(message);
     }
 
     fn warn(&self, message: &str) {
@@ -77,7 +77,7 @@ impl Progress for Reporter {
                 self.out.detail(&format!("{doing} {what}"))
             } else {
                 let left = self.left().map_or(String::new(), |left| format!(" ({left})"));
-                self.out.say(&format!("{doing} {what}{left}"))
+                self.out.print(&format!("{doing} {what}{left}"))
             };
         };
         let bar = ProgressBar::new_spinner();

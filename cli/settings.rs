@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_image_says_gets_no_secret_of_the_callers() {
+    fn settings_of_an_image_get_no_secret_of_the_callers() {
         let config = "[[cache]]\nurl = 'https://h/'\ncredentials-env = 'CI'\n";
         let image = resolve_image(config, &[]).unwrap();
         let variable = |_: &str| Some("secret".to_owned());

@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Read};
 use kcache::kernel::rootfs::Root;
 use kcache::run::context::Context;
 use kcache::run::policy::{Need, Rule};
-use kcache::store::{Exposed, Site, SiteRule, Wishes};
+use kcache::store::{Exposed, Site, SiteContent, SiteRule};
 use serde::Deserialize;
 
 use crate::exit::{Exit, Failure};
@@ -43,7 +43,7 @@ struct WrittenRule {
 }
 
 /// What this host publishes as a builder; `None` if it has no such file.
-pub fn published(root: &Root) -> Result<Option<Wishes>, Failure> {
+pub fn published(root: &Root) -> Result<Option<SiteContent>, Failure> {
     let file = match root.open(FILE) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         file => file?,
@@ -54,11 +54,11 @@ pub fn published(root: &Root) -> Result<Option<Wishes>, Failure> {
     }
     let mut text = String::new();
     file.take(MOST).read_to_string(&mut text)?;
-    let wishes = parse(&text);
-    wishes.map(Some).map_err(|why| Failure::usage(format!("{}: {why}", path.display()), None))
+    let contents = parse(&text);
+    contents.map(Some).map_err(|why| Failure::usage(format!("{}: {why}", path.display()), None))
 }
 
-fn parse(text: &str) -> Result<Wishes, String> {
+fn parse(text: &str) -> Result<SiteContent, String> {
     let Written { packages, policy, threshold } =
         toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
     let all = || "*".to_owned();
@@ -69,8 +69,8 @@ fn parse(text: &str) -> Result<Wishes, String> {
         None => Err(format!("invalid policy '{is}': must be required, optional or ignore")),
     };
     let policy = policy.into_iter().map(rule).collect::<Result<_, _>>()?;
-    let wishes = Wishes { packages, policy, threshold };
-    wishes.check().map(|()| wishes)
+    let contents = SiteContent { packages, policy, threshold };
+    contents.check().map(|()| contents)
 }
 
 /// Puts the site's packages and policy in the place of the word. `asks`: the caches are asked for a newer file.
@@ -96,7 +96,7 @@ pub fn apply(settings: &Settings, out: &Out, context: &mut Context, asks: bool) 
 }
 
 fn follow(settings: &Settings, out: &Out, context: &mut Context, site: &Site) {
-    let Wishes { packages, policy, threshold } = site.wishes();
+    let SiteContent { packages, policy, threshold } = site.contents();
     let wanted = &mut context.elsewhere.wanted;
     for name in packages {
         if !wanted.contains(name) {
@@ -136,10 +136,10 @@ mod tests {
 
     #[test]
     fn the_file_of_a_builder_is_read_strictly() {
-        let wishes = parse("packages = ['zfs']\nthreshold = 2\n[[policy]]\nis = 'optional'\n").unwrap();
+        let contents = parse("packages = ['zfs']\nthreshold = 2\n[[policy]]\nis = 'optional'\n").unwrap();
         let rule = SiteRule { package: "*".into(), kernel: "*".into(), is: "optional".into() };
         assert_eq!(
-            (wishes.packages, wishes.policy, wishes.threshold),
+            (contents.packages, contents.policy, contents.threshold),
             (vec!["zfs".into()], vec![rule], Some(2))
         );
         for text in

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn json_says_the_same_text() {
+    fn json_has_the_same_text() {
         let text = "a\x1b\u{9b}\u{202e}\u{e0041}\r\nb";
         let shown = json(&serde_json::to_string(text).unwrap());
         assert!(shown.is_ascii(), "{shown}");

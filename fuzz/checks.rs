@@ -64,7 +64,7 @@ pub fn site(json: &[u8]) {
         Ok(site) => site,
         Err(error) => return check_message(&error.to_string()),
     };
-    assert!(site.wishes().check().is_ok());
+    assert!(site.contents().check().is_ok());
     if let Ok(file) = site.encode() {
         assert_eq!(Site::parse(Path::new("site.json"), &file).expect("what was written"), site);
     }
@@ -115,7 +115,7 @@ impl Host {
     /// Makes one.
     pub fn new() -> Host {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let waiting = Waiting { limit: Duration::from_secs(20), say: &|_| () };
+        let waiting = Waiting { limit: Duration::from_secs(20), print: &|_| () };
         let store = Store::open(&dir.path().join("store"), &waiting).expect("a store");
         Host { store, dir }
     }
@@ -146,7 +146,7 @@ impl Host {
             }
         }
         if let Some(pointer) = self.store.pointer(&pointer_name()).expect("a valid pointer") {
-            assert_eq!(TRUST.vouch_one(pointer.envelope()), Ok(()));
+            assert_eq!(TRUST.cosign_one(pointer.envelope()), Ok(()));
         }
         const OWN: [&str; 9] = [
             "CACHEDIR.TAG",

@@ -407,7 +407,7 @@ pub fn journal(bytes: &[u8]) {
         always_depmod: false,
         sign: None,
         wait: Duration::from_secs(20),
-        say: &|_| (),
+        print: &|_| (),
     });
     match begun {
         Ok(_) => assert!(!tree.staging().exists(), "what is recovered is gone"),

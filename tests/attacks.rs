@@ -153,7 +153,7 @@ fn names_and_paths_in_recipes_lead_nowhere() {
 }
 
 #[test]
-fn a_recipe_that_calls_itself_a_path_or_ends_itself_is_read_as_what_its_directory_says() {
+fn a_recipe_that_names_itself_a_path_or_exits_gets_the_name_of_its_directory() {
     let host = host("60");
     for (name, own) in [
         ("a01", "PACKAGE_NAME=\"../../etc\""),
@@ -171,7 +171,7 @@ fn a_recipe_that_calls_itself_a_path_or_ends_itself_is_read_as_what_its_director
 }
 
 #[test]
-fn directives_that_cannot_be_followed_are_told() {
+fn unsupported_directives_are_reported() {
     withstand(
         with_recipe,
         "60",
@@ -460,7 +460,7 @@ fn a_package_that_is_called_as_something_of_kcaches_harms_no_other() {
 
 /// A file in the place of a recipe that is none.
 #[test]
-fn recipes_that_are_no_text_are_told() {
+fn recipes_that_are_not_text_are_reported() {
     type MakeWrong = fn(&Path);
     let wrong: [(&str, MakeWrong); 4] = [
         ("g01", |conf| fs::create_dir(conf).unwrap()),

@@ -69,7 +69,7 @@ fn a_dkms_conf_becomes_a_kcache_toml_that_builds_the_same_bits() {
 }
 
 #[test]
-fn what_real_recipes_say_is_what_their_kcache_toml_says() {
+fn a_converted_kcache_toml_means_the_same_as_the_real_recipe() {
     let packages = ["acpi-call", "bbswitch", "v4l2loopback", "dm-writeboost", "jool", "xtables-addons"];
     let host = Host::new(&[&FIXTURES.new]).with_packages(&packages);
     let sources = fs::read_dir(host.root().join("usr/src")).unwrap().map(|entry| entry.unwrap().path());
@@ -178,7 +178,7 @@ fn lint_ends_with_3_for_an_error_and_its_json_has_every_word() {
 }
 
 #[test]
-fn lint_without_headers_says_what_it_did_not_look_at() {
+fn lint_without_headers_reports_what_it_did_not_check() {
     let host = Host::without_headers(&FIXTURES.new);
     insists_on_uname(&host);
     let run = host.kcache(&["lint", "running"]).exits(0).says(&["warning: no kernel with headers"]);

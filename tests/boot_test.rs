@@ -143,7 +143,7 @@ fn each_module_has_its_verdict_in_the_kernels_own_words() {
 }
 
 #[test]
-fn a_user_tests_a_build_that_is_not_installed_and_its_lack_of_a_signature_is_told() {
+fn a_user_tests_a_build_that_is_not_installed_and_a_missing_signature_is_reported() {
     let host = Host::new(&[k()]);
     lab(&host);
     let host = host.owned_by_a_user();
@@ -177,7 +177,7 @@ fn host_with_hello() -> Host {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_told_with_a_hint() {
+fn missing_and_wrong_things_are_reported_with_a_hint() {
     let host = host_with_hello();
     let test = |more: &[&str]| host.kcache(&[&["boot-test", "-k", k()], more].concat());
     test(&["--qemu", "/nowhere/qemu"]).exits(1).one_error();
@@ -204,7 +204,7 @@ fn what_is_missing_or_wrong_is_told_with_a_hint() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_loaded_after_what() {
+fn a_dry_run_prints_the_order_of_loading() {
     let host = Host::new(&[k()]).with_packages(&["v4l2loopback"]);
     let dry = ["boot-test", "-n", "-k", k()];
     host.kcache(&dry).exits(0);

@@ -200,7 +200,7 @@ fn promise_8_two_directories_and_two_users_give_the_same_bits() {
 }
 
 #[test]
-fn promise_8_a_build_that_is_not_reproducible_is_told_so() {
+fn promise_8_a_build_that_is_not_reproducible_is_reported() {
     let host = Host::new(&[&FIXTURES.new]);
     let makefile =
         "obj-m := dice.o\nccflags-y := -DDICE=\\\"$(shell od -An -N8 -tx8 /dev/urandom | tr -d ' ')\\\"\n";

@@ -70,7 +70,7 @@ impl Builder {
 
     /// Changes the one entry in its store, and signs what comes of it.
     pub fn forge(&self, change: impl FnOnce(&mut Manifest)) {
-        let waiting = Waiting { limit: Duration::from_secs(5), say: &|_| () };
+        let waiting = Waiting { limit: Duration::from_secs(5), print: &|_| () };
         let store = Store::open(&self.host.store(), &waiting).unwrap();
         let path: PathBuf = file(&store.dir().join("entries"), ".json");
         let key = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();

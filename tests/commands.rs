@@ -40,7 +40,7 @@ fn check_is_the_verdict_may_i_reboot() {
 }
 
 #[test]
-fn status_tells_an_installed_module_that_was_damaged() {
+fn status_reports_a_corrupt_installed_module() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "whole");
     host.kcache(&["install", "-k", &FIXTURES.new]).exits(0);
@@ -52,7 +52,7 @@ fn status_tells_an_installed_module_that_was_damaged() {
 }
 
 #[test]
-fn a_kernel_without_headers_is_said_to_be_so_with_the_package_to_install() {
+fn a_kernel_without_headers_is_reported_with_the_package_to_install() {
     let host = Host::without_headers(&FIXTURES.new);
     hello(&host, "");
     let before = host.tree();

@@ -192,7 +192,7 @@ fn hello(host: &Host, recipe: &str) {
 }
 
 #[test]
-fn a_module_that_is_not_stripped_or_of_a_kernel_without_any_is_told() {
+fn a_module_that_is_not_stripped_or_of_a_kernel_without_any_is_reported() {
     let host = Host::new(&[k()]);
     let check = |recipe: &str, has_it: bool| {
         hello(&host, recipe);

@@ -57,7 +57,7 @@ fn found(host: &Host, kernel: &str) -> String {
 }
 
 #[test]
-fn a_module_goes_through_dkms_s_states_and_back() {
+fn a_module_passes_through_the_states_of_dkms_and_back() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "");
     let k = FIXTURES.new.as_str();
@@ -155,7 +155,7 @@ fn the_postinst_of_a_package_installs_for_every_kernel() {
 }
 
 #[test]
-fn what_dkms_had_installed_is_told_and_removed() {
+fn modules_installed_by_dkms_are_reported_and_removed() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "");
     let k = FIXTURES.new.as_str();
@@ -215,7 +215,7 @@ fn an_upgrade_by_rpm_does_not_remove_what_it_has_just_added() {
 }
 
 #[test]
-fn one_kernel_is_matched_with_another_and_goes() {
+fn one_kernel_is_matched_with_another_and_removed() {
     let host = Host::new(&[&FIXTURES.old, &FIXTURES.new]);
     hello(&host, "");
     plain(&host, "other", "");
@@ -268,7 +268,7 @@ fn sources_and_records_may_be_elsewhere_and_recipes_not() {
 }
 
 #[test]
-fn status_tells_of_modules_that_were_changed_since() {
+fn status_reports_modules_that_were_changed_since() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "");
     let k = FIXTURES.new.as_str();

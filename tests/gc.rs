@@ -42,7 +42,7 @@ fn installed(host: &Host, kernel: &str) -> String {
 }
 
 #[test]
-fn what_is_installed_and_what_was_before_it_stay_and_a_dry_run_tells_the_rest() {
+fn the_installed_and_the_previous_generation_are_kept_and_a_dry_run_lists_the_rest() {
     let host = Host::new(&[&FIXTURES.old, &FIXTURES.new]);
     hello(&host, "first");
     host.kcache(&["install", "-k", "all"]).exits(0);
@@ -69,7 +69,7 @@ fn what_is_installed_and_what_was_before_it_stay_and_a_dry_run_tells_the_rest() 
 }
 
 #[test]
-fn settings_say_what_stays_and_flags_count_before_them() {
+fn settings_limit_the_store_and_flags_override_them() {
     let host = Host::new(&[&FIXTURES.new]);
     for text in ["first", "second"] {
         hello(&host, text);
@@ -99,7 +99,7 @@ fn settings_say_what_stays_and_flags_count_before_them() {
 }
 
 #[test]
-fn without_a_cap_only_what_is_of_no_use_goes_and_what_is_young_never() {
+fn without_a_limit_only_dead_data_is_deleted_and_never_within_the_grace_period() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "first");
     host.kcache(&["build", "-k", &FIXTURES.new]).exits(0);
@@ -116,7 +116,7 @@ fn without_a_cap_only_what_is_of_no_use_goes_and_what_is_young_never() {
 }
 
 #[test]
-fn where_it_is_not_known_what_is_installed_nothing_goes() {
+fn nothing_is_deleted_where_it_is_unknown_what_is_installed() {
     let host = Host::new(&[&FIXTURES.old, &FIXTURES.new]);
     hello(&host, "first");
     host.kcache(&["install", "-k", "all"]).exits(0);
@@ -165,7 +165,7 @@ fn installs_beside_it_succeed_though_it_spares_nothing() {
 }
 
 #[test]
-fn mistakes_are_told_before_anything_is_done() {
+fn mistakes_are_reported_before_anything_is_done() {
     let host = Host::without_kernels();
     host.kcache(&["gc", "--max-size", "2X"]).exits(2);
     host.kcache(&["gc", "--max-age", "30"]).exits(2).says(&["a time like 30d"]);

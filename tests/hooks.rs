@@ -162,7 +162,7 @@ fn nothing_is_written_outside_the_root() {
 }
 
 #[test]
-fn debian_hooks_tell_kcache_what_happened_and_keep_quiet_about_the_rest() {
+fn debian_hooks_report_only_relevant_events_to_kcache() {
     let host = Host::without_kernels();
     let notes = noting(&host);
     for (hook, parameters, expect) in [
@@ -269,7 +269,7 @@ fn systemd_finds_no_fault_with_the_units() {
 }
 
 #[test]
-fn a_kernel_that_is_installed_gets_its_modules_and_one_that_goes_takes_them_along() {
+fn an_installed_kernel_gets_its_modules_and_a_removed_one_loses_them() {
     let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
     hello(&host, "hooked");
     calling(&host);
@@ -314,7 +314,7 @@ fn of_a_kernel_with_nothing_foreign_nothing_is_left() {
 }
 
 #[test]
-fn a_failure_is_told_and_forgiven_unless_the_administrator_says_otherwise() {
+fn a_failure_is_reported_and_tolerated_unless_the_administrator_decides_otherwise() {
     let (host, kernel) = (Host::new(&[&FIXTURES.new]), FIXTURES.new.as_str());
     hello(&host, "");
     broken(&host);

@@ -324,7 +324,7 @@ fn manifests_that_are_signed_and_break_the_rules() {
 }
 
 #[test]
-fn objects_that_are_not_what_the_entry_says() {
+fn objects_that_differ_from_their_entry() {
     check(only(is_object, Act::Bytes(zstd(&["-c"], b"something else"))), &["is corrupt"]);
     check(only(is_object, Act::Bytes(b"<html>".to_vec())), &["invalid compressed data"]);
     check(only(is_object, Act::Bytes(Vec::new())), &["is corrupt"]);
@@ -368,7 +368,7 @@ fn servers_that_do_not_answer() {
 }
 
 #[test]
-fn a_server_that_is_gone_is_said_once_and_the_host_builds() {
+fn an_unreachable_server_is_reported_once_and_the_host_builds() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let host = Host::new(&[k()]).trusting(&BUILDER);
     for name in ["one", "two", "three"] {
@@ -433,7 +433,7 @@ fn a_build_that_the_kernel_would_not_load_is_refused_although_it_is_signed() {
 /// Makes the one module of a builder's store one for another kernel, and has that signed.
 fn spoil_vermagic(builder: &Builder) {
     let store = builder.host.store();
-    let waiting = kcache::store::Waiting { limit: Duration::from_secs(5), say: &|_| () };
+    let waiting = kcache::store::Waiting { limit: Duration::from_secs(5), print: &|_| () };
     let store = kcache::store::Store::open(&store, &waiting).unwrap();
     let path = file(&store.dir().join("entries"), ".json");
     let key = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
@@ -477,7 +477,7 @@ fn a_pointer_of_another_package_kernel_or_time() {
 }
 
 #[test]
-fn an_interrupted_download_leaves_no_object_and_the_next_run_goes_on() {
+fn an_interrupted_download_leaves_no_object_and_the_next_run_continues() {
     let server = Server::new(&BUILDER.cache(), only(is_object, Act::Trickle));
     let host = client(&[&url(&server.url())]);
     let mut child = host.command(&["install", "-k", k()]).stderr(Stdio::piped()).spawn().unwrap();

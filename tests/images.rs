@@ -31,7 +31,7 @@ fn on_image(host: &Host, arguments: &[&str]) -> Run {
 }
 
 #[test]
-fn what_an_image_says_of_caches_reaches_nobody_on_this_machine() {
+fn caches_set_by_an_image_reach_nothing_on_this_machine() {
     let host = Host::new(&[k()]);
     packages::hello(&host, "text");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -55,7 +55,7 @@ fn what_an_image_says_of_caches_reaches_nobody_on_this_machine() {
 }
 
 #[test]
-fn what_an_image_says_of_directories_is_written_inside_or_nowhere() {
+fn directories_set_by_an_image_are_written_inside_it_or_not_at_all() {
     let host = Host::new(&[k()]);
     packages::hello(&host, "text");
     let elsewhere = host.dir().join("elsewhere");

@@ -116,7 +116,7 @@ fn modules_of_others_are_not_touched() {
 }
 
 #[test]
-fn a_dry_run_tells_and_changes_nothing() {
+fn a_dry_run_reports_and_changes_nothing() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "first");
     let before = host.tree();
@@ -189,7 +189,7 @@ fn at_once(host: &Host, runs: &[&[&str]]) -> Vec<Run> {
 }
 
 #[test]
-fn two_processes_with_the_same_wish_both_succeed() {
+fn two_processes_with_the_same_request_both_succeed() {
     let host = Host::new(&[&FIXTURES.new]);
     trio(&host, "once");
     let install = ["install", "-k", FIXTURES.new.as_str()];
@@ -226,11 +226,11 @@ fn a_user_installs_into_a_root_of_their_own() {
 }
 
 #[test]
-fn promise_5_an_object_that_was_damaged_in_the_store_is_told_and_built_again() {
+fn promise_5_a_corrupt_object_of_the_store_is_reported_and_built_again() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "sound");
     host.kcache(&["build", "hello", "-k", &FIXTURES.new]).exits(0);
-    let damaged = damage_objects(&host);
+    let damaged = corrupt_objects(&host);
     let run = host.kcache(&["install", "-k", &FIXTURES.new, "--json"]).exits(0);
     assert!(damaged.iter().any(|digest| run.stderr.contains(digest)), "{}", run.shown());
     assert_eq!(run.outcome().how.as_deref(), Some("built"));
@@ -238,7 +238,7 @@ fn promise_5_an_object_that_was_damaged_in_the_store_is_told_and_built_again() {
 }
 
 /// Replaces each object of the store by its first half; returns their digests.
-fn damage_objects(host: &Host) -> Vec<String> {
+fn corrupt_objects(host: &Host) -> Vec<String> {
     let mut digests = Vec::new();
     for directory in fs::read_dir(host.store().join("objects")).unwrap() {
         for object in fs::read_dir(directory.unwrap().path()).unwrap().map(|entry| entry.unwrap().path()) {

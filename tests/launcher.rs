@@ -27,7 +27,8 @@ fn parts(host: &Host, text: &str) {
 /// What a build has left, its log aside.
 fn outputs(host: &Host, run: &Run) -> (String, Vec<Output>) {
     let key = run.outcome().key.unwrap();
-    let store = Store::open(&host.store(), &Waiting { limit: Duration::from_secs(9), say: &|_| () }).unwrap();
+    let store =
+        Store::open(&host.store(), &Waiting { limit: Duration::from_secs(9), print: &|_| () }).unwrap();
     let entry = store.lookup(&key.parse::<Key>().unwrap()).unwrap().unwrap();
     let outputs = entry.into_manifest().outputs;
     (key, outputs.into_iter().filter(|output| output.name != "log").collect())

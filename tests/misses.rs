@@ -30,7 +30,7 @@ fn reason(host: &Host, package: &str) -> (String, String) {
 }
 
 #[test]
-fn programs_can_tell_what_to_wait_for_from_what_a_person_must_mend() {
+fn programs_can_distinguish_what_to_wait_for_from_what_a_person_must_fix() {
     let cache = url(&BUILDER.cache_url());
     let same = |found: (String, String), expect: (&str, &str)| {
         assert_eq!((found.0.as_str(), found.1.as_str()), expect);

@@ -112,7 +112,7 @@ fn a_build_that_opened_more_than_can_be_watched_is_used_once_and_shared_with_nob
 }
 
 #[test]
-fn a_build_of_a_host_that_had_another_file_is_not_fetched() {
+fn a_build_of_a_host_with_another_file_is_not_fetched() {
     if !is_root() {
         return;
     }

@@ -233,7 +233,7 @@ fn a_build_for_the_builders_cpu_is_not_shared() {
 }
 
 #[test]
-fn a_check_says_that_it_built_twice_and_that_the_bits_are_the_same() {
+fn a_check_reports_that_it_built_twice_and_that_the_bits_are_equal() {
     let host = Host::new(&[&FIXTURES.new]);
     let source = plant(&host, "twice-1.0", &[("Kbuild", "obj-m := a.o\n"), ("a.c", &module_c("a"))]);
     let check = ["build", "--check", &source, "-k", &FIXTURES.new];

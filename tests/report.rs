@@ -47,7 +47,7 @@ fn host_with_everything() -> Host {
 }
 
 #[test]
-fn a_page_and_figures_tell_what_each_package_is_for_each_kernel() {
+fn the_page_and_metrics_have_the_state_of_each_package_for_each_kernel() {
     let host = host_with_everything();
     check_page(&host);
     check_figures(&host);
@@ -275,7 +275,7 @@ fn by_promtool(host: &Host) {
 }
 
 #[test]
-fn counters_tell_of_what_use_the_store_was() {
+fn counters_report_hits_and_saved_time() {
     let host = Host::new(&[new()]);
     hello(&host, "");
     broken(&host);

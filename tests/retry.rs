@@ -72,7 +72,7 @@ fn what_a_builder_pushes_after_the_kernel_was_installed_is_installed_by_the_time
 }
 
 #[test]
-fn if_all_is_ready_nothing_is_said_and_no_cache_is_asked() {
+fn if_all_is_ready_nothing_is_printed_and_no_cache_is_asked() {
     let nginx = Nginx::read_only();
     fill(&nginx.files());
     let host = Host::image_only().trusting(&BUILDER).with_caches(&[&url(&nginx.url())]);

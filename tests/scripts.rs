@@ -49,7 +49,7 @@ fn said(host: &Host) -> String {
 }
 
 #[test]
-fn scripts_for_the_system_are_not_run_and_one_line_says_so() {
+fn scripts_for_the_system_are_not_run_and_one_line_reports_it() {
     let host = host();
     let run = host.kcache(&["install", "hello", "-k", &FIXTURES.new]).exits(0);
     let lines: Vec<&str> = run.stderr.lines().filter(|line| line.contains("PRE_INSTALL")).collect();

@@ -123,7 +123,7 @@ fn pushing_needs_a_signature_or_an_explicit_word() {
 }
 
 #[test]
-fn of_two_builders_that_differ_the_first_stays_and_the_second_is_told() {
+fn of_two_builders_that_differ_the_first_is_kept_and_the_second_gets_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let cache = BUILDER.copy_of_cache(dir.path());
     let second = Builder::new("second", &[PACKAGE]);
@@ -160,7 +160,7 @@ fn entry_name(host: &Host) -> String {
 fn tamper(host: &Host) {
     let store = kcache::store::Store::open(
         &host.store(),
-        &kcache::store::Waiting { limit: std::time::Duration::from_secs(5), say: &|_| () },
+        &kcache::store::Waiting { limit: std::time::Duration::from_secs(5), print: &|_| () },
     )
     .unwrap();
     let key = entry_name(host).trim_end_matches(".json").parse().unwrap();
@@ -236,7 +236,7 @@ fn keys_of_an_image_never_land_on_the_machine_that_works_on_it() {
 }
 
 #[test]
-fn a_host_whose_own_key_is_revoked_signs_nothing_any_more() {
+fn a_host_with_a_revoked_key_signs_nothing() {
     let mut builder = Builder::new("leaked", &[]);
     let (host, cache) = (&builder.host, builder.cache_url());
     fs::create_dir(builder.cache()).unwrap();
@@ -261,7 +261,7 @@ fn a_host_whose_own_key_is_revoked_signs_nothing_any_more() {
 }
 
 #[test]
-fn what_was_fetched_is_not_signed_as_if_it_had_been_built() {
+fn a_fetched_build_is_not_signed_as_if_built_here() {
     let dir = tempfile::tempdir().unwrap();
     let cache = BUILDER.copy_of_cache(dir.path());
     let to = format!("file://{}", cache.display());

@@ -340,7 +340,7 @@ fn an_expired_certificate_is_warned_of_and_used() {
 }
 
 #[test]
-fn a_machine_owners_key_is_made_told_of_and_used() {
+fn a_machine_owners_key_is_made_reported_and_used() {
     let host = Signing::new(k());
     let made = host.host.kcache(&["keys", "mok", "--name", "lab"]).exits(0);
     let dir = host.host.root().join("etc/kcache/mok");

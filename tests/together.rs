@@ -144,7 +144,7 @@ fn check_litter(host: &Host) {
 /// Every entry of the store has all its objects, whole, and a row; returns how many there are.
 #[track_caller]
 fn check_store(host: &Host) -> usize {
-    let waiting = Waiting { limit: FOREVER, say: &|_| () };
+    let waiting = Waiting { limit: FOREVER, print: &|_| () };
     let store = Store::open_existing(&host.store(), &waiting).unwrap().expect("there is a store");
     let rows = store.find(&[]).unwrap();
     for row in &rows {
@@ -188,7 +188,7 @@ fn names(count: usize) -> Vec<String> {
 }
 
 #[test]
-fn installs_of_different_packages_all_end_up_installed_and_say_whom_they_wait_for() {
+fn concurrent_installs_of_different_packages_all_succeed_and_report_whom_they_wait_for() {
     let k = FIXTURES.new.as_str();
     let packages = names(if is_torture() { 16 } else { 4 });
     let host = crowd(&[k], &packages);

@@ -64,7 +64,7 @@ fn depmod(root: &Path, more: &[&str]) {
 }
 
 #[test]
-fn damage_on_disk_is_named_and_an_install_mends_it() {
+fn corruption_on_disk_is_named_and_repaired_by_install() {
     let broken = Broken::new();
     let flip = |path: &Path| {
         let mut bytes = fs::read(path).unwrap();
@@ -216,7 +216,7 @@ fn an_interrupted_installation_is_named_and_the_next_one_finishes_or_undoes_it()
 }
 
 #[test]
-fn a_policy_says_what_blocks_and_build_tells_what_will_not_build() {
+fn a_policy_decides_what_blocks_and_build_reports_what_does_not_build() {
     let host = Host::new(&[k()]);
     hello(&host, "");
     broken(&host);
@@ -301,7 +301,7 @@ fn the_kernel_that_the_boot_loader_takes_can_be_asked_for_and_marked() {
 }
 
 #[test]
-fn a_package_whose_source_has_left_is_still_verified_where_it_is_installed() {
+fn a_package_without_its_source_is_still_verified_where_it_is_installed() {
     let host = Host::new(&[k()]);
     let source = packages::plain(&host, "gone", "");
     host.kcache(&["install", "-k", k()]).exits(0);

@@ -24,7 +24,7 @@ fn one_of(host: &Host, dir: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_is_whole_is_said_to_be_so_and_nothing_changes() {
+fn an_intact_store_is_reported_as_such_and_not_changed() {
     let host = installed();
     let before = host.tree();
     host.kcache(&["verify"]).exits(0);
@@ -35,7 +35,7 @@ fn what_is_whole_is_said_to_be_so_and_nothing_changes() {
 }
 
 #[test]
-fn damage_in_the_store_is_told_and_a_repair_leaves_what_can_be_relied_on() {
+fn corruption_in_the_store_is_reported_and_a_repair_leaves_only_intact_data() {
     let host = installed();
     for dir in ["objects", "entries"] {
         let path = one_of(&host, dir);
@@ -55,7 +55,7 @@ fn damage_in_the_store_is_told_and_a_repair_leaves_what_can_be_relied_on() {
 }
 
 #[test]
-fn damage_in_a_kernels_tree_is_told_and_put_back_from_the_store() {
+fn corruption_in_a_kernels_tree_is_reported_and_repaired_from_the_store() {
     let host = installed();
     let before = host.tree();
     let (_, module) = host.modules(k()).into_iter().next().unwrap();
@@ -74,7 +74,7 @@ fn damage_in_a_kernels_tree_is_told_and_put_back_from_the_store() {
 }
 
 #[test]
-fn indexes_that_are_not_those_of_depmod_are_told_and_made_again() {
+fn indexes_that_differ_from_depmods_are_reported_and_regenerated() {
     let host = installed();
     let softdep = host.kernel(k()).join("modules.softdep");
     let before = host.tree();
@@ -99,7 +99,7 @@ fn what_cannot_be_put_back_is_left_with_the_command_that_does() {
 }
 
 #[test]
-fn what_is_said_of_a_generation_is_put_back_from_its_copy_and_where_both_are_damaged_install_does_it() {
+fn a_corrupt_generation_json_is_repaired_from_its_copy_or_else_by_install() {
     let host = Host::new(&[&FIXTURES.new]);
     trio(&host, "whole");
     hello(&host, "whole");
@@ -136,7 +136,7 @@ fn what_is_said_of_a_generation_is_put_back_from_its_copy_and_where_both_are_dam
 }
 
 #[test]
-fn an_index_that_rots_is_told_and_made_again() {
+fn a_corrupt_index_is_reported_and_regenerated() {
     let host = installed();
     let before = host.tree();
     for name in ["modules.alias.bin", "modules.symbols.bin", "modules.dep.bin", "modules.dep"] {

@@ -61,7 +61,7 @@ fn a_kernel_that_does_not_exist_is_named_with_the_nearest() {
 }
 
 #[test]
-fn a_recipe_that_is_no_bash_is_told_with_the_line() {
+fn a_recipe_that_is_not_bash_is_reported_with_the_line() {
     check_recipe("PACKAGE_NAME=hello\nPACKAGE_VERSION=1.0\nif then fi (\n", 4, &["dkms.conf", "line 3"]);
 }
 
@@ -81,7 +81,7 @@ fn a_recipe_that_prints_for_ever_is_stopped() {
 }
 
 #[test]
-fn a_recipe_without_a_name_is_told_so() {
+fn a_recipe_without_a_name_is_reported() {
     check_recipe("PACKAGE_VERSION=1.0\nBUILT_MODULE_NAME=hello\n", 4, &["dkms.conf", "PACKAGE_NAME"]);
 }
 
@@ -144,7 +144,7 @@ fn a_link_within_a_source_tree_is_fine() {
 }
 
 #[test]
-fn a_name_that_is_not_utf8_is_told() {
+fn a_name_that_is_not_utf8_is_reported() {
     check_source(|source| fs::write(source.join(not_utf8()), "").unwrap(), 4, &["latin-", "UTF-8"]);
 }
 
@@ -178,7 +178,7 @@ fn a_store_of_a_later_format_is_left_alone() {
 }
 
 #[test]
-fn a_store_whose_index_is_rubbish_is_indexed_again() {
+fn a_store_with_a_corrupt_index_is_indexed_again() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "");
     host.kcache(&["build", "hello", "-k", &FIXTURES.new]).exits(0);
@@ -209,7 +209,7 @@ fn a_store_that_is_full_is_named_and_nothing_is_installed() {
 }
 
 #[test]
-fn a_config_with_an_unknown_key_is_told_with_the_nearest() {
+fn a_config_with_an_unknown_key_is_reported_with_the_nearest() {
     let host = Host::new(&[&FIXTURES.new]);
     hello(&host, "");
     let file = host.dir().join("wrong.toml");

@@ -53,7 +53,7 @@ fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result
     let packages = super::packages(session.context, out, &[])?;
     let candidates = adopt::candidates(session, kernel, &packages.all)?;
     if candidates.is_empty() {
-        out.say(&format!("{}: DKMS has nothing installed", kernel.release));
+        out.print(&format!("{}: DKMS has nothing installed", kernel.release));
         return Ok(Exit::Done);
     }
     may_install(session, kernel)?;
@@ -67,7 +67,7 @@ fn take_over(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result
         candidates
             .iter()
             .filter(|c| c.package.is_ok())
-            .for_each(|c| say_files(out, kernel, Action::TakeOver, &c.files, dry));
+            .for_each(|c| report_files(out, kernel, Action::TakeOver, &c.files, dry));
         return Ok(exit);
     }
     let (manifests, files) = build(session, out, kernel, &packages, &candidates, &mut exit);
@@ -138,7 +138,7 @@ fn left(out: &Out, kernel: &Kernel, candidate: &Adoptable, reason: &str) -> Exit
 fn undo(session: &Session, out: &Out, kernel: &Kernel, dry: bool) -> Result<Exit, Failure> {
     let (others, names) = adopt::give_back(session, kernel)?;
     if others.is_nothing() {
-        out.say(&format!("{}: nothing was taken over", kernel.release));
+        out.print(&format!("{}: nothing was taken over", kernel.release));
         return Ok(Exit::Done);
     }
     transact(session, out, kernel, &adopt::without(&names), &others, dry)
@@ -164,15 +164,15 @@ fn transact(
         exit = initramfs::follow(session, out, kernel, before.as_ref(), done.changed);
     }
     match others {
-        ForeignFiles::GiveBack(files) => say_files(out, kernel, Action::GiveBack, files, dry),
-        ForeignFiles::Take(files) => say_files(out, kernel, Action::TakeOver, files, dry),
+        ForeignFiles::GiveBack(files) => report_files(out, kernel, Action::GiveBack, files, dry),
+        ForeignFiles::Take(files) => report_files(out, kernel, Action::TakeOver, files, dry),
         ForeignFiles::Drop(_) | ForeignFiles::Untouched => {}
     }
     Ok(exit)
 }
 
 /// One line a file.
-fn say_files(out: &Out, kernel: &Kernel, action: Action, files: &[ForeignFile], dry_run: bool) {
+fn report_files(out: &Out, kernel: &Kernel, action: Action, files: &[ForeignFile], dry_run: bool) {
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     for ForeignFile { package, path } in files {
         let path = path.display().to_string();

@@ -225,7 +225,7 @@ fn row(record: &json::Module) -> Vec<Cell> {
 /// What would be booted, and what would be loaded there.
 fn say_plan(out: &Out, kernel: &Kernel, subjects: &[Subject], boot: &Boot) {
     let release = &kernel.release;
-    out.say(&format!("{release}: would boot {} in {}", boot.image.display(), boot.qemu.display()));
+    out.print(&format!("{release}: would boot {} in {}", boot.image.display(), boot.qemu.display()));
     let mut number = 0;
     for subject in subjects {
         let called = super::called(&subject.package, &subject.version);

@@ -9,7 +9,7 @@ use kcache::run::context::Context;
 use kcache::run::progress::size;
 use kcache::store::{self, Key, Notice};
 
-use super::share::{Choice, choices, say_missing, sign};
+use super::share::{Choice, choices, report_missing, sign};
 use crate::args::{Export, Import};
 use crate::exit::{Exit, Failure};
 use crate::file;
@@ -28,15 +28,15 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
                     pointers.extend(publish::vouch(&session, store, entry, sign, *newest)?);
                 }
             }
-            _ => exit = exit.or(say_missing(out, choice, dry)),
+            _ => exit = exit.or(report_missing(out, choice, dry)),
         }
     }
     let Some(store) = session.store.as_ref().filter(|_| !keys.is_empty()) else {
-        out.say("nothing to export");
+        out.print("nothing to export");
         return Ok(exit.or(Exit::NotReady));
     };
     if dry {
-        out.say(&format!("would export {}", count(keys.len() as u64, "entry", "entries")));
+        out.print(&format!("would export {}", count(keys.len() as u64, "entry", "entries")));
         return Ok(exit);
     }
     let write = |to: &mut dyn Write| store::export(store, &keys, &pointers, args.unsigned, to);
@@ -52,7 +52,7 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
         file::write(&args.file, write)?
     };
     let (entries, objects) = (exported.entries, exported.objects);
-    out.say(&format!(
+    out.print(&format!(
         "exported {} and {}, {}",
         count(entries, "entry", "entries"),
         count(objects, "object", "objects"),
@@ -72,16 +72,16 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
         false => Box::new(BufReader::new(fs::File::open(&args.file)?)),
     };
     let trust = context.caches().trust();
-    let say = |notice: &Notice| context.progress().notice(notice);
+    let print = |notice: &Notice| context.progress().notice(notice);
     let believed = store::Believed { trust, fits: &by_key::is_honest, roll_back: args.allow_rollback };
-    let imported = match store::import(&store, &args.file, &mut *from, believed, context.now(), &say) {
+    let imported = match store::import(&store, &args.file, &mut *from, believed, context.now(), &print) {
         Err(error @ (store::Error::Damaged { .. } | store::Error::Entry { .. })) => {
             let hint = "the intact part is in the store; import a complete file to continue";
             return Err(Failure { exit: Exit::Refused, hint: Some(hint.into()), ..error.into() });
         }
         imported => imported?,
     };
-    out.say(&format!(
+    out.print(&format!(
         "imported {} ({} already present), {} and {}",
         count(imported.entries, "entry", "entries"),
         imported.present,

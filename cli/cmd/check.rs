@@ -11,8 +11,8 @@ use kcache::run::session::Session;
 use kcache::verdict::state::{Foreign, Standing, State};
 use kcache::verdict::{self, Survey, Verdict, ready_file};
 
-use super::status::{document, leftovers, of_version, painted, say_leftovers};
-use super::{interrupted, judging, look_remotely, say_empty};
+use super::status::{document, leftovers, of_version, painted, report_leftovers};
+use super::{interrupted, judging, look_remotely, report_empty};
 use crate::args::Check;
 use crate::exit::{Exit, Failure};
 use crate::out::{BAD, Cell, GOOD, Out, PLAIN, of_packages, paint};
@@ -42,9 +42,9 @@ pub fn check(context: &Context, out: &Out, args: &Check, dry: bool) -> Result<Ex
     } else if out.quiet {
         out.data(&one_line(context, &survey, ready));
     } else {
-        say_empty(out, context, &packages, &kernels);
-        survey.verdicts.iter().for_each(|verdict| tell(out, &survey, verdict));
-        say_leftovers(out, &leftovers);
+        report_empty(out, context, &packages, &kernels);
+        survey.verdicts.iter().for_each(|verdict| print_verdict(out, &survey, verdict));
+        report_leftovers(out, &leftovers);
     }
     Ok(if ready { Exit::Done } else { Exit::NotReady })
 }
@@ -67,7 +67,7 @@ fn try_missing(session: &Session, packages: &Packages, survey: &Survey, kernels:
 }
 
 /// One kernel's verdict: a line, and below it a table of what it is made of.
-fn tell(out: &Out, survey: &Survey, verdict: &Verdict) {
+fn print_verdict(out: &Out, survey: &Survey, verdict: &Verdict) {
     let release = &verdict.kernel.release;
     let word = if verdict.ready { paint(GOOD, "ready") } else { paint(BAD, "not ready") };
     out.data(&format!("{release}: {word}"));

@@ -188,7 +188,7 @@ fn caches(
     if offline || settings.caches.is_empty() {
         return Ok(SharedCaches::new(Vec::new(), trust));
     }
-    let say: Say = {
+    let print: Say = {
         let progress = progress.clone();
         Arc::new(move |notice| progress.notice(notice))
     };
@@ -197,7 +197,7 @@ fn caches(
         let location = Location { cancel: cancel.clone(), ..cache.location(&root, &process())? };
         let transport = transport::open(&location)
             .map_err(|error| Failure::usage(format!("{error} ({})", cache.origin), None))?;
-        Ok::<_, Failure>(SharedCache::new(&cache.called(), transport, cache.write, say.clone()))
+        Ok::<_, Failure>(SharedCache::new(&cache.called(), transport, cache.write, print.clone()))
     };
     Ok(SharedCaches::new(settings.caches.iter().map(open).collect::<Result<_, _>>()?, trust))
 }

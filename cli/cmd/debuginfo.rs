@@ -151,7 +151,7 @@ fn place(
             "written"
         }
     };
-    say(out, subject, debug, &path, state);
+    print_state(out, subject, debug, &path, state);
     Ok(())
 }
 
@@ -175,7 +175,7 @@ fn write(path: &PathBuf, bytes: &[u8]) -> Result<(), Failure> {
     Ok(fs::set_permissions(path, Permissions::from_mode(0o644))?)
 }
 
-fn say(out: &Out, subject: &Subject, debug: &DebugInfo, path: &Path, state: &'static str) {
+fn print_state(out: &Out, subject: &Subject, debug: &DebugInfo, path: &Path, state: &'static str) {
     let (kernel, path) = (subject.kernel.release.clone(), path.display().to_string());
     let (module, build_id) = (debug.module.clone(), debug.build_id.to_string());
     if !out.json {

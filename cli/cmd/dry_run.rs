@@ -7,7 +7,7 @@ use kcache::run::context::Context;
 use kcache::run::session::Session;
 use kcache::verdict::{self, state::State};
 
-use super::say_oddities;
+use super::report_oddities;
 use super::status::of_version;
 use super::task::Task;
 use crate::exit::{Exit, Failure};
@@ -19,7 +19,7 @@ pub fn dry_run(context: &Context, out: &Out, task: &Task) -> Result<Exit, Failur
     let session = Session::new(context, context.open_existing_store()?)?;
     let packages = super::packages(context, out, &task.which.packages)?;
     let kernels = super::kernels(context, &task.which.kernels, session.store.as_ref())?;
-    say_oddities(out, context, &packages, &kernels);
+    report_oddities(out, context, &packages, &kernels);
     let mut resigned = BTreeMap::new();
     for kernel in kernels.iter().filter(|_| task.install) {
         deploy::may_install(&session, kernel)?;

@@ -17,7 +17,7 @@ use crate::settings::gc::Table;
 
 pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) -> Result<Exit, Failure> {
     let Some(store) = context.open_existing_store()? else {
-        out.say(&format!("no store in {}", context.store.display()));
+        out.print(&format!("no store in {}", context.store.display()));
         if out.json {
             out.record(&json::Collection { r#type: "summary", ..json::Collection::default() });
         }
@@ -25,16 +25,22 @@ pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) ->
     };
     let caps = caps(args, table);
     if caps == Caps::default() {
-        out.say("no limit is set (max-size, max-age, min-free): deleting unreferenced data only");
+        out.print("no limit is set (max-size, max-age, min-free): deleting unreferenced data only");
     }
     let keep = gc::keep(context, &store, table.keep_previous, &table.pins)?;
     if keep.releases.is_empty() {
         let root = context.root.dir().display();
         out.warn(&format!("no kernel is installed under {root}, so no build counts as installed"));
     }
-    let (say, now) = (|notice: &Notice| context.progress().notice(notice), context.now());
-    let rules =
-        GcRules { caps, keep: &keep, now, grace: args.grace, cancel: &context.services.cancel, say: &say };
+    let (print, now) = (|notice: &Notice| context.progress().notice(notice), context.now());
+    let rules = GcRules {
+        caps,
+        keep: &keep,
+        now,
+        grace: args.grace,
+        cancel: &context.services.cancel,
+        print: &print,
+    };
     let scratch = if dry { Scratch::new(&context.temporary)? } else { store.scratch()? };
     let plan = plan(&store, &rules, scratch)?;
     let tell = &mut |going: &Going| line(out, going);
@@ -42,8 +48,8 @@ pub fn run(context: &Context, out: &Out, args: &Gc, table: &Table, dry: bool) ->
         plan.entries(tell)?;
         *plan.goes()
     } else {
-        let say = |message: &str| context.progress().say(message);
-        plan.apply(&store, &context.waiting(&say), &context.services.cancel, tell)?
+        let print = |message: &str| context.progress().print(message);
+        plan.apply(&store, &context.waiting(&print), &context.services.cancel, tell)?
     };
     summary(out, &plan, &gone, dry);
     Ok(Exit::Done)
@@ -88,7 +94,7 @@ fn day(seconds: u64) -> String {
 fn summary(out: &Out, plan: &GcPlan, gone: &Totals, dry: bool) {
     let stays = plan.stays();
     let did = if dry { "would delete" } else { "deleted" };
-    out.say(&format!(
+    out.print(&format!(
         "{did} {} and {}; {} including pointers and signatures",
         count(gone.entries.files, "entry", "entries"),
         count(gone.objects.files, "object", "objects"),
@@ -96,7 +102,7 @@ fn summary(out: &Out, plan: &GcPlan, gone: &Totals, dry: bool) {
     ));
     let all = stays.entries.bytes + stays.objects.bytes;
     let remain = if stays.entries.files + stays.objects.files == 1 { "remains" } else { "remain" };
-    out.say(&format!(
+    out.print(&format!(
         "{} and {} {remain}, {}; {} installed or pinned, {} within the grace period",
         count(stays.entries.files, "entry", "entries"),
         count(stays.objects.files, "object", "objects"),

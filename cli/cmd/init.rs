@@ -38,7 +38,7 @@ pub fn run(context: &Context, out: &Out, args: &Init, dry: bool) -> Result<Exit,
         out.raw(text.as_bytes());
     } else {
         write(&path, &text)?;
-        out.say(&format!("wrote {}", path.display()));
+        out.print(&format!("wrote {}", path.display()));
     }
     if out.json && !dry {
         let from = if matches!(package.recipe, RecipeFile::Dkms) { "dkms.conf" } else { "kbuild" };

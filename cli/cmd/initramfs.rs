@@ -69,7 +69,7 @@ pub fn make_anew(context: &Context, out: &Out, release: &str, in_unit: bool) -> 
         out.hint(&format!("{release}: initramfs is older than the modules; run `{line}` in that system"));
         return Exit::Done;
     }
-    out.say(&format!("{release}: regenerating the initramfs: {line}"));
+    out.print(&format!("{release}: regenerating the initramfs: {line}"));
     let leaves = in_unit && Path::new(BOOTED).is_dir() && Path::new(SYSTEMD_RUN).exists();
     let mut program = called(&if leaves { outside(command) } else { command });
     program.stdout(std::io::stderr());

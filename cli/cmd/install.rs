@@ -9,9 +9,9 @@ use kcache::run::select::Packages;
 use kcache::run::session::Session;
 
 use super::dry_run::dry_run;
-use super::run_report::{summarize, tell};
+use super::run_report::{print_kernel, summarize};
 use super::task::{Ran, Task};
-use super::{initramfs, say_oddities};
+use super::{initramfs, report_oddities};
 use crate::args::{Build, Install, Kernels, Pull, Selection};
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -59,13 +59,13 @@ fn perform(context: &Context, out: &Out, task: &Task) -> Result<Ran, Failure> {
     let session = Session::new(context, Some(context.open_store()?))?;
     let packages = super::packages(context, out, &task.which.packages)?;
     let mut kernels = super::kernels(context, &task.which.kernels, session.store.as_ref())?;
-    say_oddities(out, context, &packages, &kernels);
+    report_oddities(out, context, &packages, &kernels);
     if task.install {
         // What is built against the headers of another build of the kernel would be stale at once.
         kernels.iter_mut().for_each(Kernel::keep_to_image);
     }
     let report = deploy::run(&session, &job(task, &packages, &kernels))?;
-    let mut ran = said(&session, out, task, &packages, &report);
+    let mut ran = reported(&session, out, task, &packages, &report);
     if let Some(why) = context.elsewhere.unresolved.as_ref().filter(|_| !packages.named) {
         out.warn(why);
         ran.exit = ran.exit.or(Exit::NotReady);
@@ -89,13 +89,13 @@ fn job<'a>(task: &Task, packages: &'a Packages, kernels: &'a [Kernel]) -> Job<'a
 }
 
 /// Says what came of a run, kernel by kernel.
-fn said(session: &Session, out: &Out, task: &Task, packages: &Packages, report: &RunReport) -> Ran {
+fn reported(session: &Session, out: &Out, task: &Task, packages: &Packages, report: &RunReport) -> Ran {
     let exit = if packages.broken.is_empty() { Exit::Done } else { Exit::BuildFailed };
     let changed = report.changed();
     let mut ran =
         Ran { exit, failed: Vec::new(), states: Vec::new(), lacks_builds: false, may_pass: false, changed };
     for kernel in &report.kernels {
-        tell(session, out, task, kernel, &mut ran);
+        print_kernel(session, out, task, kernel, &mut ran);
     }
     if task.by_hand && !session.context.services.cancelled() {
         for kernel in &report.kernels {

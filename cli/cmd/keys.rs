@@ -60,8 +60,8 @@ impl Keys<'_> {
             self.out.record(&json::KeyChange { signing_key, ..change });
             return Ok(Exit::Done);
         }
-        self.out.say(&format!("this host now signs its builds with {}", path.display()));
-        self.out.say(&format!(
+        self.out.print(&format!("this host now signs its builds with {}", path.display()));
+        self.out.print(&format!(
             "to trust it on other hosts, copy this file there and run `kcache keys trust {name}.pem`:"
         ));
         self.out.data(&public.display().to_string());
@@ -84,7 +84,7 @@ impl Keys<'_> {
             self.out.data(&format!("{}  {}  {}{own}", paint(style, row.state), row.id, row.name));
         }
         if rows.is_empty() {
-            self.out.say("no key is trusted, so nothing from shared caches is used");
+            self.out.print("no key is trusted, so nothing from shared caches is used");
         }
         if own.is_some_and(|own| !self.trust.keys().any(|key| key.key.id() == own)) {
             self.out.warn("this host's own key is not trusted");
@@ -102,7 +102,7 @@ impl Keys<'_> {
             });
         }
         if let Some(known) = self.trust.keys().find(|known| known.key.id() == key.id()) {
-            self.out.say(&format!("{} is already trusted as {}", key.id(), known.name));
+            self.out.print(&format!("{} is already trusted as {}", key.id(), known.name));
             self.record(self.unchanged("trusted", known));
             return Ok(Exit::Done);
         }
@@ -110,7 +110,7 @@ impl Keys<'_> {
         let name = plain(name.unwrap_or(&stem))?;
         let path = self.free(&name)?;
         publish(&path, &key.to_pem())?;
-        self.out.say(&format!("{name} is trusted: {}", key.id()));
+        self.out.print(&format!("{name} is trusted: {}", key.id()));
         self.record(self.change("trusted", &name, key.id(), &path));
         Ok(Exit::Done)
     }
@@ -119,7 +119,7 @@ impl Keys<'_> {
         if let Some(revoked) = self.trust.revoked().find(|key| key.name == word)
             && !self.trust.keys().any(|key| key.name == word)
         {
-            self.out.say(&format!("{word} is already revoked: {}", revoked.key.id()));
+            self.out.print(&format!("{word} is already revoked: {}", revoked.key.id()));
             self.record(self.unchanged("revoked", revoked));
             return Ok(Exit::Done);
         }
@@ -135,10 +135,10 @@ impl Keys<'_> {
         if let Some(trusted) = trusted {
             fs::remove_file(trusted)?;
         }
-        self.out.say(&format!("{name} is revoked: {}", key.id()));
+        self.out.print(&format!("{name} is revoked: {}", key.id()));
         let entries = self.signed_by(key.id())?;
         let signed = count(entries, "entry in the store is", "entries in the store are");
-        self.out.say(&format!(
+        self.out.print(&format!(
             "{signed} signed with it; entries without another trusted signature are no longer used"
         ));
         let change = self.change("revoked", &name, key.id(), &path);
@@ -215,7 +215,7 @@ impl Keys<'_> {
 
     /// Number of the store's entries that are signed with a key.
     fn signed_by(&self, id: SignerId) -> Result<u64, Failure> {
-        let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+        let waiting = Waiting { limit: Duration::ZERO, print: &|_| () };
         let Some(store) = Store::open_existing(&self.settings.store.value, &waiting)? else { return Ok(0) };
         let id = id.to_string();
         let is_signed = |key| {

@@ -31,7 +31,7 @@ pub fn run(context: &Context, out: &Out, args: &Lint) -> Result<Exit, Failure> {
         let mut findings = authoring::lint(&session, package, &kernels)?;
         interrupted(context)?;
         findings.retain(|finding| !args.allow.iter().any(|name| name == finding.rule.name));
-        tell(out, package, &findings);
+        print_findings(out, package, &findings);
         let worst = findings.iter().map(|finding| finding.rule.severity).min();
         let limit = if args.strict { LintSeverity::Warning } else { LintSeverity::Error };
         if worst.is_some_and(|worst| worst <= limit) {
@@ -57,7 +57,7 @@ fn allowed_rules_exist(names: &[String]) -> Result<(), Failure> {
     ))
 }
 
-fn tell(out: &Out, package: &Package, findings: &[LintFinding]) {
+fn print_findings(out: &Out, package: &Package, findings: &[LintFinding]) {
     let mut explained = BTreeSet::new();
     for finding in findings {
         if out.json {
@@ -78,7 +78,7 @@ fn tell(out: &Out, package: &Package, findings: &[LintFinding]) {
         }
     }
     if !out.json {
-        out.say(&format!("{package}: {}", count(findings)));
+        out.print(&format!("{package}: {}", count(findings)));
     }
 }
 

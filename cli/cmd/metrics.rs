@@ -31,7 +31,7 @@ pub fn run(context: &Context, out: &Out, args: &Metrics, dry: bool) -> Result<Ex
     let text = collect(context, out)?;
     match &args.textfile {
         None => out.raw(text.text().as_bytes()),
-        Some(path) if dry => out.say(&format!("would write {}", path.display())),
+        Some(path) if dry => out.print(&format!("would write {}", path.display())),
         Some(path) => file::write(path, |to| to.write_all(text.text().as_bytes()))?,
     }
     Ok(Exit::Done)

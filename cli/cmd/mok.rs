@@ -67,23 +67,25 @@ pub fn make(settings: &Settings, out: &Out, dir: &Path, name: Option<&str>) -> R
         fs::rename(made, there.join(file))?;
     }
     fs::File::open(&there)?.sync_all()?;
-    tell(out, dir);
+    print_steps(out, dir);
     Ok(Exit::Done)
 }
 
-fn tell(out: &Out, dir: &Path) {
+fn print_steps(out: &Out, dir: &Path) {
     let (key, certificate) = (dir.join(KEY), dir.join(CERTIFICATE));
     if out.json {
         let [key, certificate] = [key, certificate].map(|path| path.display().to_string());
         return out.record(&json::Mok { r#type: "mok", key, certificate });
     }
-    out.say("enroll this key once: run this command, choose a password, reboot, and confirm at the console:");
+    out.print(
+        "enroll this key once: run this command, choose a password, reboot, and confirm at the console:",
+    );
     out.data(&format!("mokutil --import {}", certificate.display()));
     let mut lines =
         String::from("to sign modules with it, append to /etc/kcache/config.toml:\n\n[signing]\n");
     let _ = writeln!(lines, "key = \"{}\"", key.display()); // a String takes everything
     let _ = write!(lines, "certificate = \"{}\"", certificate.display());
-    out.say(&lines);
+    out.print(&lines);
 }
 
 /// Has openssl make both files in a directory.

@@ -44,7 +44,7 @@ pub fn remove(context: &Context, out: &Out, remove: &Remove, dry: bool) -> Resul
     }
     kernels.retain(|kernel| !present(kernel).is_empty());
     if kernels.is_empty() && settled == Exit::Done {
-        out.say("nothing to remove");
+        out.print("nothing to remove");
     }
     let removed: Vec<Vec<String>> = kernels.iter().map(present).collect();
     let changes: Vec<SetChange> = removed.iter().map(|names| SetChange::Remove(names)).collect();
@@ -72,9 +72,9 @@ fn leftovers(context: &Context, out: &Out, kernels: &[Kernel], dry: bool) -> Res
         let release = &kernel.release;
         let found = if dry { !names(kernel).is_empty() } else { generation::retire(context, release)? };
         match found {
-            true if dry => out.say(&format!("{release}: would remove what kcache has left there")),
-            true => out.say(&format!("{release}: removed what kcache had left there")),
-            false => out.say(&format!("{release}: nothing of kcache's is left there")),
+            true if dry => out.print(&format!("{release}: would remove what kcache has left there")),
+            true => out.print(&format!("{release}: removed what kcache had left there")),
+            false => out.print(&format!("{release}: nothing of kcache's is left there")),
         }
     }
     Ok(Exit::Done)
@@ -147,7 +147,7 @@ fn forget_originals(out: &Out, kernel: &Kernel, originals: &[Original]) -> Resul
     for Original { kept, place } in originals {
         fs::remove_file(kept)?;
         let place = place.display();
-        out.say(&format!("{}: restored {place}, which DKMS had moved away", kernel.release));
+        out.print(&format!("{}: restored {place}, which DKMS had moved away", kernel.release));
     }
     Ok(())
 }

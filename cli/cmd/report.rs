@@ -13,7 +13,7 @@ use kcache::store::transport::without_credentials;
 use kcache::store::{Outcome, Usage};
 use kcache::verdict::{self, Survey, provenance};
 
-use super::{interrupted, judging, running, say_oddities};
+use super::{interrupted, judging, report_oddities, running};
 use crate::args::Report;
 use crate::exit::{Exit, Failure};
 use crate::file;
@@ -40,7 +40,7 @@ pub fn run(
     let (session, packages, kernels) = judging(context, out, &args.which)?;
     let survey = verdict::survey(&session, &packages, &kernels)?;
     interrupted(context)?;
-    say_oddities(out, context, &packages, &kernels);
+    report_oddities(out, context, &packages, &kernels);
     let (mut usage, mut counts) = (Usage::default(), BTreeMap::new());
     if let Some(store) = &session.store {
         (usage, counts) = (store.usage()?, store.counts()?);
@@ -66,7 +66,7 @@ pub fn run(
     if args.html == Path::new("-") {
         out.raw(html.as_bytes());
     } else if dry {
-        out.say(&format!("would write {}", args.html.display()));
+        out.print(&format!("would write {}", args.html.display()));
     } else {
         file::write(&args.html, |to| to.write_all(html.as_bytes()))?;
     }

@@ -23,7 +23,7 @@ use crate::json::{self, Action};
 use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, columns, of_packages};
 
 /// Prints a line for each package of a kernel, and the result of its transaction.
-pub fn tell(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ran: &mut Ran) {
+pub fn print_kernel(session: &Session, out: &Out, task: &Task, kernel: &KernelReport, ran: &mut Ran) {
     let failure = match &kernel.transaction {
         Some(Err(error)) => Some(kcache::error::chain(error)),
         _ => None,
@@ -88,7 +88,7 @@ pub fn summarize(session: &Session, out: &Out, ran: &Ran) {
     }
     if ran.states.len() > 1 {
         let parts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
-        out.say(&parts.join(", "));
+        out.print(&parts.join(", "));
     }
 }
 
@@ -344,19 +344,19 @@ fn report_set(out: &Out, kernel: &Kernel, done: &Done, seconds: f64, changes: &[
     let signed: Vec<&str> = done.signed().collect();
     if !signed.is_empty() {
         let signed = signed.join(", ");
-        out.say(&match &done.signer {
+        out.print(&match &done.signer {
             Some(signer) => format!("{release}: re-signed by {}: {signed}", signer.subject),
             None => format!("{release}: signatures removed: {signed}"),
         });
     }
     let did = match (&done.generation, done.changed) {
-        (_, false) => return out.say(&format!("{release}: nothing to change")),
+        (_, false) => return out.print(&format!("{release}: nothing to change")),
         (Some(generation), true) => format!("installed generation {generation}"),
         (None, true) if changes.is_empty() => "removed all of kcache's modules".to_owned(),
         (None, true) => "no module of kcache's remains".to_owned(),
     };
     let did = [changes, &[did]].concat().join("; ");
-    out.say(&format!("{release}: {did} ({seconds:.1} s)"));
+    out.print(&format!("{release}: {did} ({seconds:.1} s)"));
 }
 
 /// What happened to packages, a text for each action. Re-signed ones have a line of their own.
@@ -439,10 +439,10 @@ pub fn report_plan(out: &Out, plan: &InstallPlan) {
         out.data(&columns(&rows));
     }
     for fault in &plan.faults {
-        out.say(&format!("{}: would repair: {fault}", plan.kernel));
+        out.print(&format!("{}: would repair: {fault}", plan.kernel));
     }
     if plan.is_nothing() {
-        out.say(&format!("{}: nothing to change", plan.kernel));
+        out.print(&format!("{}: nothing to change", plan.kernel));
     }
 }
 

@@ -51,12 +51,12 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
     let (session, choices) = choices(context, out, &args.which, args.all)?;
     let mut exit = Exit::Done;
     if choices.is_empty() {
-        out.say("nothing to push");
+        out.print("nothing to push");
         exit = Exit::NotReady;
     }
     for choice in &choices {
         let (Choice::Entry { entry, newest }, Some(store)) = (choice, &session.store) else {
-            exit = exit.or(say_missing(out, choice, dry));
+            exit = exit.or(report_missing(out, choice, dry));
             continue;
         };
         for cache in context.caches().writable() {
@@ -141,7 +141,7 @@ fn everything(store: &Store) -> Result<Vec<Choice>, Failure> {
     Ok(choices)
 }
 
-pub fn say_missing(out: &Out, choice: &Choice, dry_run: bool) -> Exit {
+pub fn report_missing(out: &Out, choice: &Choice, dry_run: bool) -> Exit {
     let Choice::Missing { package, version, kernel, error } = choice else { return Exit::Done };
     let told = error.as_ref().map_or("not built", |failure| &failure.message);
     let state = if error.is_some() { "error" } else { "missing" };

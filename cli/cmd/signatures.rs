@@ -62,7 +62,7 @@ fn export(
                     }
                 }
             }
-            _ => exit = exit.or(share::say_missing(out, choice, dry)),
+            _ => exit = exit.or(share::report_missing(out, choice, dry)),
         }
     }
     if !dry && !lacking.is_empty() {
@@ -73,16 +73,16 @@ fn export(
         if !dry {
             fs::write(&path, module)?;
         }
-        say(out, digest, if dry { "would export" } else { "exported" }, &path, dry);
+        print_state(out, digest, if dry { "would export" } else { "exported" }, &path, dry);
     }
     if lacking.is_empty() && exit == Exit::Done {
-        out.say("every module already has a signature");
+        out.print("every module already has a signature");
     }
     Ok(exit)
 }
 
 /// Prints what became of one module or its signature.
-fn say(out: &Out, digest: &Digest, state: &'static str, path: &Path, dry_run: bool) {
+fn print_state(out: &Out, digest: &Digest, state: &'static str, path: &Path, dry_run: bool) {
     let path = path.display().to_string();
     if out.json {
         let digest = digest.to_string();
@@ -127,7 +127,7 @@ fn import(
         });
         match result {
             Ok(digest) => {
-                say(out, &digest, if dry { "would import" } else { "imported" }, &path, dry);
+                print_state(out, &digest, if dry { "would import" } else { "imported" }, &path, dry);
             }
             Err(failure) => {
                 exit = exit.or(failure.exit);

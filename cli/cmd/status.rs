@@ -9,7 +9,7 @@ use kcache::run::context::Context;
 use kcache::verdict::state::{Standing, State};
 use kcache::verdict::{self, Survey, Verdict};
 
-use super::{judging, look_remotely, say_empty};
+use super::{judging, look_remotely, report_empty};
 use crate::args::{Kernels, Status};
 use crate::exit::{Exit, Failure};
 use crate::json;
@@ -27,13 +27,13 @@ pub fn status(context: &Context, out: &Out, args: &Status, dry: bool) -> Result<
         out.document(&document(&survey, &leftovers, survey.is_ready()));
         return Ok(Exit::Done);
     }
-    say_empty(out, context, &packages, &kernels);
+    report_empty(out, context, &packages, &kernels);
     if !survey.packages.is_empty() && !kernels.is_empty() {
         out.data(&matrix(&survey));
     }
-    say_reasons(out, &survey);
-    survey.verdicts.iter().for_each(|verdict| say_more(out, verdict));
-    say_leftovers(out, &leftovers(context, &selection.kernels)?);
+    report_reasons(out, &survey);
+    survey.verdicts.iter().for_each(|verdict| report_more(out, verdict));
+    report_leftovers(out, &leftovers(context, &selection.kernels)?);
     Ok(Exit::Done)
 }
 
@@ -47,7 +47,7 @@ pub fn leftovers(context: &Context, asked: &Kernels) -> Result<Vec<Kernel>, Fail
 }
 
 /// Says which directories are no kernels any more, and how to remove kcache's part of them.
-pub fn say_leftovers(out: &Out, leftovers: &[Kernel]) {
+pub fn report_leftovers(out: &Out, leftovers: &[Kernel]) {
     for kernel in leftovers {
         let release = &kernel.release;
         let is_ours = kernel.modules.as_ref().is_some_and(|tree| is_orphaned(tree).unwrap_or(true));
@@ -56,7 +56,7 @@ pub fn say_leftovers(out: &Out, leftovers: &[Kernel]) {
         } else {
             String::new()
         };
-        out.say(&format!("{release}: leftover of a removed kernel, not counted{way}"));
+        out.print(&format!("{release}: leftover of a removed kernel, not counted{way}"));
     }
 }
 
@@ -90,11 +90,11 @@ struct Reason<'a> {
 }
 
 /// Under the table: what is not good, and why. Each reason once, with all packages and kernels that it is of.
-fn say_reasons(out: &Out, survey: &Survey) {
+fn report_reasons(out: &Out, survey: &Survey) {
     for Reason { state, reason, packages, releases } in reasons(survey) {
         let line = format!("{} for {}: {}: {reason}", packages.join(", "), releases.join(", "), state.word());
         let is_shown = !state.is_good() || state == State::Outdated;
-        if is_shown { out.say(&line) } else { out.detail(&line) }
+        if is_shown { out.print(&line) } else { out.detail(&line) }
     }
 }
 
@@ -129,11 +129,11 @@ fn reasons<'a>(survey: &'a Survey) -> Vec<Reason<'a>> {
 }
 
 /// What else there is to say of a kernel.
-fn say_more(out: &Out, verdict: &Verdict) {
+fn report_more(out: &Out, verdict: &Verdict) {
     let release = &verdict.kernel.release;
     for foreign in &verdict.foreign {
         match &foreign.fault {
-            Some(fault) => out.say(&format!("{release}: foreign module is broken: {fault}")),
+            Some(fault) => out.print(&format!("{release}: foreign module is broken: {fault}")),
             None => out.detail(&format!("{release}: foreign module will load: {}", foreign.path)),
         }
     }

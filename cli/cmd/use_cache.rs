@@ -165,8 +165,8 @@ impl Using<'_> {
             return Err(Failure::usage(which, Some(hint.into())));
         }
         for key in offered {
-            self.out.say("compare this id with `kcache keys list` on the builder:");
-            self.out.say(&format!("{}  trust it? [y/N]", key.id()));
+            self.out.print("compare this id with `kcache keys list` on the builder:");
+            self.out.print(&format!("{}  trust it? [y/N]", key.id()));
             let mut answer = String::new();
             io::stdin().read_line(&mut answer)?;
             if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
@@ -209,9 +209,9 @@ impl Using<'_> {
             return Ok(());
         }
         match (known, self.dry) {
-            (Some(_), _) => self.out.say(&format!("{} is already trusted as {name}", key.id())),
-            (None, true) => self.out.say(&format!("{name} would be trusted: {}", key.id())),
-            (None, false) => self.out.say(&format!("{name} is trusted: {}", key.id())),
+            (Some(_), _) => self.out.print(&format!("{} is already trusted as {name}", key.id())),
+            (None, true) => self.out.print(&format!("{name} would be trusted: {}", key.id())),
+            (None, false) => self.out.print(&format!("{name} is trusted: {}", key.id())),
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Using<'_> {
             _ => None,
         });
         if let Some(path) = named {
-            self.say(url, &path, Action::Keep);
+            self.print(url, &path, Action::Keep);
             return Ok(());
         }
         let dir = self.root.place(CONFIG)?;
@@ -232,11 +232,11 @@ impl Using<'_> {
             let path = dir.join(format!("{number}-{}.toml", place(url)));
             // A file of ours that is not among the settings: of another root, whose settings do not all count.
             if matches!(bounded_read::text_in(&dir, &path), Ok(Some(there)) if there == text) {
-                self.say(url, &path, Action::Keep);
+                self.print(url, &path, Action::Keep);
                 return Ok(());
             }
             if path.symlink_metadata().is_err() && (self.dry || write_new(&path, text)?) {
-                self.say(url, &path, Action::Write);
+                self.print(url, &path, Action::Write);
                 self.warn_of_image(url);
                 return Ok(());
             }
@@ -253,7 +253,7 @@ impl Using<'_> {
         }
     }
 
-    fn say(&self, url: &str, path: &Path, action: Action) {
+    fn print(&self, url: &str, path: &Path, action: Action) {
         let inside = self.root.inside(path).unwrap_or_else(|| path.to_owned()).display().to_string();
         if self.out.json {
             let cache = url.to_owned();
@@ -265,7 +265,7 @@ impl Using<'_> {
                 dry_run: self.dry,
             });
         } else if action == Action::Keep {
-            self.out.say(&format!("{url} is already configured in {inside}"));
+            self.out.print(&format!("{url} is already configured in {inside}"));
         } else {
             self.out.data(&format!("{inside}  {}", action.words(self.dry)));
         }

@@ -36,22 +36,22 @@ pub fn run(context: &Context, out: &Out, repair: bool) -> Result<Exit, Failure> 
 
 fn stored(context: &Context, out: &Out, repair: bool, counters: &mut Counters) -> Result<Verified, Failure> {
     let Some(store) = context.open_existing_store()? else {
-        out.say(&format!("no store in {}", context.store.display()));
+        out.print(&format!("no store in {}", context.store.display()));
         return Ok(Verified::default());
     };
-    let say = |message: &str| context.progress().say(message);
-    let waiting = context.waiting(&say);
+    let print = |message: &str| context.progress().print(message);
+    let waiting = context.waiting(&print);
     let repairing = Repair { store: &store, caches: context.caches(), waiting: &waiting, now: context.now() };
     Ok(verify(&store, &context.services.cancel, &mut |finding| {
         let done = if repair { Some(repairing.repair(&finding)?) } else { None };
         if done != Some(Repaired::Nothing) {
-            tell(out, &finding, done, counters);
+            report_finding(out, &finding, done, counters);
         }
         Ok(())
     })?)
 }
 
-fn tell(out: &Out, finding: &Finding, done: Option<Repaired>, counters: &mut Counters) {
+fn report_finding(out: &Out, finding: &Finding, done: Option<Repaired>, counters: &mut Counters) {
     let (word, words) = match done {
         Some(Repaired::Fetched) => (Some("fetched"), ": fetched again"),
         Some(Repaired::Deleted) => (Some("deleted"), ": deleted; will be fetched or rebuilt"),
@@ -129,7 +129,7 @@ fn summary(out: &Out, seen: Verified, kernels: u64, counters: &Counters, exit: E
         (damaged, 0) => format!("{damaged} corrupt"),
         (damaged, repaired) => format!("{damaged} corrupt, {repaired} repaired"),
     };
-    out.say(&format!(
+    out.print(&format!(
         "{} ({}), {}, {}, modules of {}: {verdict}",
         count(seen.objects, "object", "objects"),
         size(seen.bytes),

@@ -261,7 +261,7 @@ pub fn refused(name: &str, value: &str, instead: &str) -> DkmsError {
 /// What DKMS refuses of a command line as a whole.
 fn check(typed: Typed) -> Result<Typed, DkmsError> {
     if let Some(word) = typed.stray.as_ref().filter(|_| typed.action.is_some()) {
-        super::say::warn(&format!("I do not know how to handle {word}."));
+        super::print::warn(&format!("I do not know how to handle {word}."));
     }
     if typed.binaries_only && typed.source_only {
         let lines = [" You have specified both --binaries-only and --source-only.", "You cannot do this."];

@@ -15,7 +15,7 @@ use kcache::store::{Manifest, Outcome, Role};
 
 use super::DkmsError;
 use super::place::{Place, of_dkms, session};
-use super::say::{answer, warn};
+use super::print::{answer, warn};
 use super::source::{add_version, copy_source};
 use crate::cmd::install::for_kernel;
 use crate::exit::{Exit, Failure};
@@ -62,7 +62,8 @@ pub fn build(place: &Place, session: &Session, what: &Version, release: &str) ->
     }
     let kernel = kernel_to_build_for(place, release)?;
     let (package, all) = place.package(what)?;
-    had(place, session, &Request { package: &package, kernel: &kernel, all: &all, exact: true }).map(|_| ())
+    obtained(place, session, &Request { package: &package, kernel: &kernel, all: &all, exact: true })
+        .map(|_| ())
 }
 
 pub fn install(place: &Place, session: &Session, what: &Version, release: &str) -> Result<(), DkmsError> {
@@ -84,7 +85,7 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
     deploy::may_install(session, &kernel)?;
     let (package, all) = place.package(what)?;
     let request = Request { package: &package, kernel: &kernel, all: &all, exact: true };
-    let manifest = had(place, session, &request)?;
+    let manifest = obtained(place, session, &request)?;
     let replaced: Vec<String> = conflicts::replaced(session, &all, &kernel, &manifest)?.into_iter().collect();
     let change = SetChange::Exchange(std::slice::from_ref(&manifest), &replaced);
     before_install(place, session, &request, &change)?;
@@ -114,7 +115,7 @@ fn before_install(
 }
 
 fn already(place: &Place, what: &Version, state: &str, release: &str) {
-    place.say(&format!(
+    place.print(&format!(
         "Module {}/{} already {state} kernel {release} ({}), skip. You may override by specifying --force.",
         what.name,
         what.version,
@@ -144,7 +145,7 @@ fn no_headers(release: &str) -> DkmsError {
 }
 
 /// A build of a version for a kernel: from the store, a shared cache, or made.
-fn had(place: &Place, session: &Session, request: &Request) -> Result<Manifest, DkmsError> {
+fn obtained(place: &Place, session: &Session, request: &Request) -> Result<Manifest, DkmsError> {
     let Request { package, kernel, .. } = *request;
     let options = Options { rebuild: place.typed.force, ..Options::default() };
     let result =
@@ -209,7 +210,7 @@ fn put_in(
         place.records.forget_build(&built)?;
     }
     for output in manifest.outputs.iter().filter(|output| output.role == Role::Module) {
-        place.say(&format!(
+        place.print(&format!(
             "{}:\n - Installation\n   - Installing to /lib/modules/{}/updates/",
             output.name, kernel.release
         ));
@@ -280,12 +281,12 @@ pub fn match_kernel(place: &Place) -> Result<u8, DkmsError> {
         }
         meant.retain(|what| what.name == *module);
     }
-    place.say(&format!(
+    place.print(&format!(
         "\nMatching modules in kernel: {release} ({0})\nto the configuration of kernel: {template} ({0})",
         place.arch()
     ));
     if meant.is_empty() {
-        place.say("\nThere is nothing to be done for this match.");
+        place.print("\nThere is nothing to be done for this match.");
     }
     let session = session(place)?;
     for what in meant {

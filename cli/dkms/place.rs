@@ -18,7 +18,7 @@ use kcache::store::Exposed;
 
 use super::DkmsError;
 use super::args::{Typed, refused};
-use super::say::answer;
+use super::print::answer;
 use crate::args::Args;
 use crate::cmd::{self, context::Asked};
 use crate::confined::{self, Caller};
@@ -112,7 +112,7 @@ impl<'a> Place<'a> {
     }
 
     /// Prints a line of results, unless `-q` was given.
-    pub fn say(&self, line: &str) {
+    pub fn print(&self, line: &str) {
         if !self.typed.quiet {
             answer(line);
         }

@@ -13,7 +13,7 @@ use kcache::kernel::kernels;
 use super::args::{self, Typed};
 use super::build::install;
 use super::place::{Place, session};
-use super::say::{answer, complain};
+use super::print::{answer, complain};
 use super::source::add_version;
 use super::{DkmsError, remove, tarball};
 use crate::cmd;

@@ -13,7 +13,7 @@ use kcache::run::request::Request;
 use kcache::run::session::Session;
 
 use super::place::{Place, of_dkms, session};
-use super::say::{complain, warn};
+use super::print::{complain, warn};
 use super::{DkmsError, upgrade};
 
 /// Runs an action for each selected kernel.
@@ -42,7 +42,8 @@ pub fn remove(place: &Place) -> Result<u8, DkmsError> {
     }
     let is_left = |standing: &super::place::Standing| standing.installed || standing.by_dkms.is_some();
     if !place.standings(&what)?.iter().any(is_left) {
-        place.say(&format!("Deleting module {}-{} completely from the DKMS tree.", what.name, what.version));
+        place
+            .print(&format!("Deleting module {}-{} completely from the DKMS tree.", what.name, what.version));
         place.records.forget(&what)?;
     }
     Ok(0)
@@ -70,13 +71,13 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     let standing = place.standings(what)?.into_iter().find(|s| s.kernel == release && s.installed);
     let (name, version, arch) = (&what.name, &what.version, place.arch());
     let (Some(standing), Some(kernel)) = (standing, place.kernel(release)?) else {
-        place.say(&format!(
+        place.print(&format!(
             "Module {name} {version} is not installed for kernel {release} ({arch}). Skipping..."
         ));
         return Ok(());
     };
-    place.say(&format!("Module {name}-{version} for kernel {release} ({arch})."));
-    place.say("Before uninstall, this module version was ACTIVE on this kernel.");
+    place.print(&format!("Module {name}-{version} for kernel {release} ({arch})."));
+    place.print("Before uninstall, this module version was ACTIVE on this kernel.");
     let names: Vec<String> = standing.by_kcache.iter().map(|_| name.clone()).collect();
     let theirs: Vec<(DkmsBuild, Vec<ForeignFile>)> =
         of_dkms(place, name, &kernel)?.into_iter().filter(|(built, _)| built.what == *what).collect();
@@ -92,7 +93,7 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     flow::apply_with(session, &kernel, &adopt::without(&names), &ForeignFiles::Drop(files))?;
     for Original { kept, place: at } in originals {
         fs::remove_file(kept)?;
-        place.say(&format!("Original module restored: {}", dir.join(at).display()));
+        place.print(&format!("Original module restored: {}", dir.join(at).display()));
     }
     if let Ok((package, all)) = place.package(what) {
         scripts::after_remove(

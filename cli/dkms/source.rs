@@ -27,7 +27,7 @@ pub fn add_version(place: &Place, what: &Version) -> Result<(), DkmsError> {
     }
     place.package(what)?;
     let link = place.records.place(what).join("source");
-    place.say(&format!("Creating symlink {} -> {}", link.display(), source.display()));
+    place.print(&format!("Creating symlink {} -> {}", link.display(), source.display()));
     Ok(place.records.add(what, &source)?)
 }
 

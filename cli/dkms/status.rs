@@ -20,7 +20,7 @@ pub fn show(place: &Place) -> Result<u8, DkmsError> {
     for kernel in kernels {
         for what in place.known()? {
             if is_meant(&typed.module, &what.name) && is_meant(&typed.version, &what.version) {
-                lines(place, &what, kernel)?.iter().for_each(|line| place.say(line));
+                lines(place, &what, kernel)?.iter().for_each(|line| place.print(line));
             }
         }
     }
@@ -49,7 +49,7 @@ fn lines(place: &Place, what: &Version, kernel: Option<&String>) -> Result<Vec<S
 fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Result<String, DkmsError> {
     let arch = standing.by_dkms.as_ref().map_or_else(|| place.arch(), |built| built.arch.clone());
     let state = if standing.installed { "installed" } else { "built" };
-    let warning = if is_damaged(place, what, standing)? {
+    let warning = if is_corrupt(place, what, standing)? {
         " (WARNING! Diff between built and installed module!)"
     } else {
         ""
@@ -58,7 +58,7 @@ fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Resul
 }
 
 /// Whether an installed file is not what it was.
-fn is_damaged(place: &Place, what: &Version, standing: &Standing) -> Result<bool, DkmsError> {
+fn is_corrupt(place: &Place, what: &Version, standing: &Standing) -> Result<bool, DkmsError> {
     let Some(tree) = place.installed_kernels()?.into_iter().find(|tree| tree.release() == standing.kernel)
     else {
         return Ok(false);

@@ -21,7 +21,7 @@ use kcache::store::{Role, Scratch, Store};
 
 use super::DkmsError;
 use super::place::Place;
-use super::say::warn;
+use super::print::warn;
 use super::source::{add_version, copy_source};
 use crate::cmd::context;
 use crate::exit::Failure;
@@ -50,7 +50,7 @@ pub fn make(place: &Place) -> Result<u8, DkmsError> {
         kernels.push("source-only".to_owned());
     } else {
         for kernel in releases(place, &what)? {
-            place.say(&format!("Marking modules for {kernel} ({}) for archiving...", place.arch()));
+            place.print(&format!("Marking modules for {kernel} ({}) for archiving...", place.arch()));
             put_modules(place, &what, &kernel, scratch.path())?;
             kernels.push(format!("kernel{kernel}-{}", place.arch()));
         }
@@ -61,7 +61,7 @@ pub fn make(place: &Place) -> Result<u8, DkmsError> {
         list = "manykernels".to_owned();
     }
     let to = destination(place, &what, &list)?;
-    place.say(&format!("\nTarball location: {}", to.display()));
+    place.print(&format!("\nTarball location: {}", to.display()));
     // tar would write to where a link of that name leads.
     let aside = Scratch::new(&place.context.temporary).map_err(Error::from)?;
     let packed = aside.path().join(to.file_name().unwrap_or_default());
@@ -108,7 +108,7 @@ fn put_source(place: &Place, what: &Version, scratch: &Path) -> Result<(), DkmsE
         fs::write(own.join("dkms.conf"), package.dkms_conf()?)?;
         return Ok(());
     }
-    place.say(&format!("\nMarking {} for archiving...", package.source.display()));
+    place.print(&format!("\nMarking {} for archiving...", package.source.display()));
     let own = scratch.join("dkms_source_tree");
     fs::create_dir(&own)?;
     let copied = context::command("cp").args(["-r", "--"]).arg(package.source.join(".")).arg(own).status()?;
@@ -179,7 +179,7 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, DkmsErro
         let line = format!("{}-{} is already added!", what.name, what.version);
         return Err(DkmsError::new(8, &[&line, "Aborting."]));
     }
-    place.say(&format!("\nLoading tarball for {}-{}", what.name, what.version));
+    place.print(&format!("\nLoading tarball for {}-{}", what.name, what.version));
     copy_source(place, &source)
 }
 

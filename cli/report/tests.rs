@@ -214,7 +214,7 @@ fn what_has_changed_is_a_list_and_a_failure_has_its_log() {
 }
 
 #[test]
-fn builds_are_told_apart_by_who_made_them() {
+fn builds_are_distinguished_by_their_builder() {
     let origin = |builder: &str, here| Origin {
         package: "a".to_owned(),
         version: "1".to_owned(),

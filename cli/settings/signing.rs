@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_said() {
+    fn impossible_values_are_reported() {
         let check = |text: &str, expect: &str| {
             let told = meaning(text).unwrap_err();
             assert!(told.contains(expect), "{told}");

@@ -19,7 +19,7 @@ fn main() -> Result<(), Failure> {
     let (corpus, key, other) = (here.join("corpus"), SigningKey::generate()?, SigningKey::generate()?);
     fs::write(here.join("corpus.pem"), key.public().to_pem())?;
     let dir = tempfile::tempdir()?;
-    let waiting = Waiting { limit: Duration::from_secs(20), say: &|_| () };
+    let waiting = Waiting { limit: Duration::from_secs(20), print: &|_| () };
     let store = Store::open(&dir.path().join("store"), &waiting)?;
 
     let manifests = manifests(&store)?;

@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn what_is_too_much_for_ccache_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let waiting = Waiting { limit: std::time::Duration::from_secs(9), say: &|_| () };
+        let waiting = Waiting { limit: std::time::Duration::from_secs(9), print: &|_| () };
         let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
         let is_kept = |leave: &dyn Fn(&Path)| {
             let scratch = store.scratch().unwrap();
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn concurrent_builds_have_separate_ccache_directories() {
         let dir = tempfile::tempdir().unwrap();
-        let waiting = Waiting { limit: std::time::Duration::from_secs(9), say: &|_| () };
+        let waiting = Waiting { limit: std::time::Duration::from_secs(9), print: &|_| () };
         let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
         let build = |notes: &str| {
             let scratch = store.scratch().unwrap();

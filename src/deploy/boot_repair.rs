@@ -44,11 +44,11 @@ pub fn complete(session: &Session, kernel: &Kernel, packages: &Packages) -> Resu
     let dir = generation::tree(session, kernel)?;
     let tree::Base { generation, fault, .. } = tree::base(dir)?;
     let missing = missing(session, kernel, packages, generation.as_ref())?;
-    let is_damaged = match &generation {
+    let is_corrupt = match &generation {
         Some(generation) => !tree::verify(dir, generation)?.is_empty(),
         None => fault.is_some(),
     };
-    if missing.is_empty() && !is_damaged {
+    if missing.is_empty() && !is_corrupt {
         return Ok(None);
     }
     generation::apply(session, kernel, &SetChange::Add(&missing)).map(Some)

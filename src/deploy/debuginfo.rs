@@ -132,7 +132,7 @@ fn object(session: &Session, key: &Key, output: &Output) -> Result<Option<Vec<u8
     let Some(store) = &session.store else { return Ok(None) };
     match store.read_object(&output.digest, output.size) {
         Ok(None) => {}
-        Err(error) if local::is_damage(&error) => {
+        Err(error) if local::is_corruption(&error) => {
             session.context.progress().warn(&format!("{error}; fetching it again"));
             store.discard_object(&output.digest)?;
         }

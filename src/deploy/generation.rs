@@ -137,15 +137,15 @@ pub fn apply_with(
     }
     let context = session.context;
     let tree = tree(session, kernel)?;
-    let say = |message: &str| context.progress().say(message);
+    let print = |message: &str| context.progress().print(message);
     let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &context.services.signing {
         Some(signing) => signing.sign(wanted, module, &|certificate| {
             detached_signature::attach(session, certificate, spec, module)
         }),
         None => Err(format!("must be signed by {}, but no key is configured", wanted.subject).into()),
     };
-    let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(context, tree, &say) })?;
-    tell(context, &kernel.release, transaction.recovered());
+    let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(context, tree, &print) })?;
+    report_recovery(context, &kernel.release, transaction.recovered());
     let plan = plan_with(session, kernel, change, others)?;
     if !plan.is_nothing() {
         // The last verdict was about another set.
@@ -191,8 +191,12 @@ fn done(session: &Session, change: &SetChange, plan: InstallPlan, outcome: Commi
 /// Recovers a kernel's tree from an interrupted run.
 pub fn recover(context: &Context, tree: &ModulesDir) -> Result<()> {
     if install::interrupted(tree)? {
-        let say = |message: &str| context.progress().say(message);
-        tell(context, tree.release(), Transaction::begin(site(context, tree, &say))?.recovered());
+        let print = |message: &str| context.progress().print(message);
+        report_recovery(
+            context,
+            tree.release(),
+            Transaction::begin(site(context, tree, &print))?.recovered(),
+        );
     }
     Ok(())
 }
@@ -200,27 +204,27 @@ pub fn recover(context: &Context, tree: &ModulesDir) -> Result<()> {
 /// The indexes of a tree that differ from what depmod would write.
 pub fn compare_indexes(context: &Context, tree: &ModulesDir) -> Result<Vec<Fault>> {
     let scratch = Scratch::new(&context.temporary)?;
-    let say = |message: &str| context.progress().say(message);
-    Ok(install::compare(site(context, tree, &say), scratch.path())?)
+    let print = |message: &str| context.progress().print(message);
+    Ok(install::compare(site(context, tree, &print), scratch.path())?)
 }
 
 /// Regenerates a tree's indexes with depmod.
 pub fn remake_indexes(context: &Context, tree: &ModulesDir) -> Result<()> {
-    let say = |message: &str| context.progress().say(message);
-    Transaction::begin(site(context, tree, &say))?.remake_indexes()?;
+    let print = |message: &str| context.progress().print(message);
+    Transaction::begin(site(context, tree, &print))?.remake_indexes()?;
     Ok(())
 }
 
 /// Deletes the kept modules of a package that was taken over from DKMS.
 pub fn forget_kept(context: &Context, tree: &ModulesDir, package: &str) -> Result<bool> {
-    let say = |message: &str| context.progress().say(message);
-    Ok(install::forget_kept(site(context, tree, &say), package)?)
+    let print = |message: &str| context.progress().print(message);
+    Ok(install::forget_kept(site(context, tree, &print), package)?)
 }
 
 /// Removes everything of kcache's from the tree of a kernel that is being removed or has been removed. True if there
 /// was anything.
 pub fn retire(context: &Context, release: &str) -> Result<bool> {
-    let say = |message: &str| context.progress().say(message);
+    let print = |message: &str| context.progress().print(message);
     let mut found = false;
     // Hooks and `dkms` pass on their arguments unchecked.
     if !release::is_plain(release) {
@@ -232,12 +236,12 @@ pub fn retire(context: &Context, release: &str) -> Result<bool> {
         // Links are followed within the root.
         let real = context.root.inside(&path).and_then(|inside| context.root.find(inside));
         let tree = ModulesDir::new(real.unwrap_or(path), release);
-        found |= install::retire(site(context, &tree, &say))?;
+        found |= install::retire(site(context, &tree, &print))?;
     }
     Ok(found)
 }
 
-fn site<'a>(context: &'a Context, tree: &'a ModulesDir, say: &'a dyn Fn(&str)) -> Site<'a> {
+fn site<'a>(context: &'a Context, tree: &'a ModulesDir, print: &'a dyn Fn(&str)) -> Site<'a> {
     Site {
         tree,
         root: context.root.dir(),
@@ -245,18 +249,18 @@ fn site<'a>(context: &'a Context, tree: &'a ModulesDir, say: &'a dyn Fn(&str)) -
         always_depmod: context.always_depmod,
         sign: None,
         wait: context.lock_limit,
-        say,
+        print,
     }
 }
 
-fn tell(context: &Context, release: &str, recovery: Recovery) {
+fn report_recovery(context: &Context, release: &str, recovery: Recovery) {
     let told = match recovery {
         Recovery::Nothing => return,
         Recovery::Litter => "removed the remains of an interrupted run that had changed nothing",
         Recovery::Finished => "completed an interrupted installation",
         Recovery::Undone => "undid an interrupted installation",
     };
-    context.progress().say(&format!("{release}: {told}"));
+    context.progress().print(&format!("{release}: {told}"));
 }
 
 /// Refuses a change that would silently remove packages because their modules are unknown.

@@ -141,7 +141,7 @@ fn say_what_is_done(session: &Session, job: &Job, results: &[PackageResult]) {
     let installed = if job.install { "; nothing was installed" } else { "" };
     let total = requests(session, job).len();
     let progress = session.context.progress();
-    progress.say(&format!("{done} of {total} builds are in the store{installed}"));
+    progress.print(&format!("{done} of {total} builds are in the store{installed}"));
 }
 
 /// Saves the run's counters for `kcache metrics`. A failure is only a warning, because the run is done.
@@ -215,7 +215,7 @@ struct Transacted {
 fn transaction(session: &Session, report: &KernelReport, replaced: &[String]) -> Transacted {
     let (mut ready, mut in_the_way) = (ready(report), Vec::new());
     let start = Instant::now();
-    say_as_installed(session, report, &ready);
+    report_as_installed(session, report, &ready);
     warn_of_built_in(session, report.kernel, &ready);
     let done = loop {
         if ready.is_empty() {
@@ -252,7 +252,7 @@ fn package_name(manifest: &Manifest) -> String {
 }
 
 /// Says which builds with another key than the installed ones came to the same modules.
-fn say_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]) {
+fn report_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]) {
     let Some(generation) = session.installed(report.kernel) else { return };
     let installed = generation.wanted().packages;
     for manifest in ready.iter().filter(|manifest| generation::is_as_installed(&installed, manifest)) {
@@ -263,7 +263,7 @@ fn say_as_installed(session: &Session, report: &KernelReport, ready: &[Manifest]
             session
                 .context
                 .progress()
-                .say(&format!("{release}: {what}: the new build has the modules that are installed"));
+                .print(&format!("{release}: {what}: the new build has the modules that are installed"));
         }
     }
 }

@@ -76,7 +76,7 @@ fn afterwards(session: &Session, request: &Request, when: When, not_run: &[When]
     let progress = session.context.progress();
     let outcome = hooks(session, request).and_then(|(hooks, source)| {
         if !are_allowed(session, request) {
-            say_not_run(session, request, hooks.iter().filter(|hook| not_run.contains(&hook.when)));
+            report_not_run(session, request, hooks.iter().filter(|hook| not_run.contains(&hook.when)));
             return Ok(());
         }
         hooks.iter().filter(|hook| hook.when == when).try_for_each(|hook| run(session, request, hook, source))
@@ -91,13 +91,13 @@ pub fn are_allowed(session: &Session, request: &Request) -> bool {
     session.context.package_scripts.iter().any(|glob| release::matches(glob, &request.package.name))
 }
 
-fn say_not_run<'a>(session: &Session, request: &Request, hooks: impl Iterator<Item = &'a Hook>) {
+fn report_not_run<'a>(session: &Session, request: &Request, hooks: impl Iterator<Item = &'a Hook>) {
     let named: Vec<&str> = hooks.map(|hook| hook.when.directive()).collect();
     if named.is_empty() {
         return;
     }
     let (package, verb) = (&request.package.name, if named.len() == 1 { "is" } else { "are" });
-    session.say_once(&format!(
+    session.report_once(&format!(
         "{package}: {} {verb} not run (allow with `package-scripts = [\"{package}\"]` in {})",
         named.join(", "),
         if session.context.root.is_host() { "/etc/kcache/config.toml" } else { "a file named with --config" }
@@ -135,7 +135,7 @@ fn run(session: &Session, request: &Request, hook: &Hook, source: Digest) -> Res
     if tree::snapshot(&request.package.source, &copy, &[".git".to_owned()])? != source {
         return Err(Error::Changed { what: format!("the source of {}", request.package.name) });
     }
-    context.progress().say(&format!(
+    context.progress().print(&format!(
         "{}: running {} ({})",
         request.name(),
         hook.when.directive(),

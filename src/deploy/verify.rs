@@ -57,7 +57,7 @@ fn examine(context: &Context, tree: &ModulesDir) -> Result<Option<(bool, Vec<Str
     let faults = install::verify(tree, &installed)?;
     let of_indexes = install::verify_indexes(tree)?;
     // An unreadable index is among both.
-    let more = of_indexes.iter().filter(|fault| !is_told(&faults, fault));
+    let more = of_indexes.iter().filter(|fault| !is_reported(&faults, fault));
     wrong.extend(faults.iter().chain(more).map(ToString::to_string));
     if wrong.is_empty() {
         wrong.extend(indexes(context, tree)?);
@@ -76,7 +76,7 @@ fn indexes(context: &Context, tree: &ModulesDir) -> Result<Vec<String>> {
     }
 }
 
-fn is_told(faults: &[Fault], fault: &Fault) -> bool {
+fn is_reported(faults: &[Fault], fault: &Fault) -> bool {
     let path = |fault: &Fault| match fault {
         Fault::Index { path, .. } | Fault::NoIndex { path, .. } => Some(path.clone()),
         _ => None,

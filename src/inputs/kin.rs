@@ -87,7 +87,7 @@ fn version(text: &str) -> Option<&str> {
 }
 
 /// What to tell of a build that stands in: `cc: gcc (Debian 12.2.0-14) 12.2.0, here gcc (Debian 12.2.0-14+deb12u1) 12.2.0; kbuild`.
-pub fn told(differences: &[Difference]) -> String {
+pub fn in_words(differences: &[Difference]) -> String {
     let each = differences.iter().map(|tool| match &tool.field {
         InputChange::Tool(role) if role == "kbuild" => "kbuild".to_owned(),
         InputChange::Tool(role) => {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn each_tool_is_let_differ_as_the_setting_says() {
+    fn each_tool_may_differ_as_the_setting_allows() {
         check("toolchain.kbuild", "2", "", [false, true, true]);
         check("toolchain.cc", "2", DEBIAN, [false, false, true]);
         check("toolchain.cc", "2", "gcc-12 (Debian 12.2.0-14) 12.3.0", [false, false, true]);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read_out_of_what_tools_say() {
+    fn versions_are_parsed_from_messages_of_tools() {
         for (text, expect) in [
             (DEBIAN, Some("12.2.0")),
             ("gcc (GCC) 13.2.1 20230918 (Red Hat 13.2.1-3)", Some("13.2.1")),
@@ -188,12 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_is_told_by_what_people_know() {
+    fn a_stand_in_is_reported_by_its_compilers_versions() {
         let mut now = fields();
         now[1] = field("toolchain.cc", "2", DEBIAN);
         now[5] = field("toolchain.kbuild", "2", "");
         let expect =
             "cc: gcc-12 (Debian 12.2.0-14) 12.2.0, here gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0; kbuild";
-        assert_eq!(told(&tools(&fields(), &now)), expect);
+        assert_eq!(in_words(&tools(&fields(), &now)), expect);
     }
 }

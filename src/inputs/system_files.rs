@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_tell_the_distribution_are_recognised_where_they_are_mentioned() {
+    fn release_files_are_recognised_where_they_are_mentioned() {
         for text in [
             "ifneq ($(wildcard /etc/redhat-release),)",
             "cat /etc/*release",

@@ -81,7 +81,7 @@ pub fn obtain_all<'a>(
         session
             .context
             .progress()
-            .say(&format!("querying shared caches again in {:.0} s", pause.as_secs_f64()));
+            .print(&format!("querying shared caches again in {:.0} s", pause.as_secs_f64()));
         std::thread::sleep(pause);
         for result in results.iter_mut().filter(|result| is_lacking(result)) {
             result.answer = resolve::obtain(session, &result.request, options);

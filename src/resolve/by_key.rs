@@ -76,7 +76,7 @@ pub(super) fn fetch(
         context.caches().fetch(store, key, context.now(), fits, &|n| context.progress().heard(&what, n));
     context.progress().end(&what);
     let Some(fetched) = fetched? else { return Ok(None) };
-    context.progress().say(&format!(
+    context.progress().print(&format!(
         "fetched {what} from {} ({}, {:.1} s)",
         fetched.from,
         size(fetched.bytes),

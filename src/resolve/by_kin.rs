@@ -40,7 +40,7 @@ pub(super) fn installed(
     let Some(manifest) = manifest.filter(|manifest| local::fits(session, request, id, manifest)) else {
         return Ok(None);
     };
-    let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
+    let told = kin::in_words(&kin::tools(&manifest.fields, &id.fields));
     let answer = ready(session, request, tree, id, manifest)?;
     if answer.is_some() {
         session
@@ -59,10 +59,13 @@ pub(super) fn stored(
     id: &Identified,
 ) -> Result<Option<Resolution>> {
     let Some(manifest) = find(session, request, tree, id)? else { return Ok(None) };
-    let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
+    let told = kin::in_words(&kin::tools(&manifest.fields, &id.fields));
     let answer = ready(session, request, tree, id, manifest)?;
     if answer.is_some() {
-        session.context.progress().say(&format!("{}: using a build by other tools: {told}", request.name()));
+        session
+            .context
+            .progress()
+            .print(&format!("{}: using a build by other tools: {told}", request.name()));
     }
     Ok(answer)
 }
@@ -117,7 +120,7 @@ pub(super) fn pointed_to(
             return Err("not a build of the same inputs".to_owned());
         }
         if !may_stand_in(session, tree, id, manifest) {
-            let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
+            let told = kin::in_words(&kin::tools(&manifest.fields, &id.fields));
             return Err(format!(
                 "it was built by tools that other-tools does not allow: {}",
                 told.escape_debug()
@@ -131,10 +134,10 @@ pub(super) fn pointed_to(
     }
     let Some(from) = by_key::fetch(session, request, &key, &fits)? else { return Ok(None) };
     let Some(manifest) = stored_kin(session, request, id, &key)? else { return Ok(None) };
-    let told = kin::told(&kin::tools(&manifest.fields, &id.fields));
+    let told = kin::in_words(&kin::tools(&manifest.fields, &id.fields));
     match resolve::judge(session, request, tree, id, manifest)? {
         Some(Resolution::Ready { manifest, .. }) => {
-            context.progress().say(&format!("{}: using a build by other tools: {told}", request.name()));
+            context.progress().print(&format!("{}: using a build by other tools: {told}", request.name()));
             Ok(Some(Resolution::Ready { manifest, found: Source::Shared(from) }))
         }
         Some(Resolution::Refused(faults)) => {

@@ -224,7 +224,7 @@ fn follow(
     if let Err(reason) = fits(&manifest) {
         context
             .progress()
-            .say(&format!("{}: ignoring the newest build in the store: {reason}", request.name()));
+            .print(&format!("{}: ignoring the newest build in the store: {reason}", request.name()));
         return Ok(None);
     }
     Ok(Some((manifest, found)))

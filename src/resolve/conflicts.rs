@@ -40,7 +40,7 @@ pub(crate) fn settle(
         if let Some(conflict) = refused.get(&name) {
             result.answer = Err(conflict.error(&name));
         } else if let Some(old) = replaced.get(&name) {
-            say_replaced(session, kernel, manifest, old);
+            report_replaced(session, kernel, manifest, old);
         }
     }
     replaced.into_values().collect::<BTreeSet<_>>().into_iter().collect()
@@ -64,7 +64,7 @@ pub fn replaced(
     }
     let old = replaced.remove(&name);
     if let Some(old) = &old {
-        say_replaced(session, kernel, manifest, old);
+        report_replaced(session, kernel, manifest, old);
     }
     Ok(old)
 }
@@ -99,13 +99,13 @@ fn of_kernel(
     conflicts(&installed, arriving, &is_gone)
 }
 
-fn say_replaced(session: &Session, kernel: &Kernel, manifest: &Manifest, old: &str) {
+fn report_replaced(session: &Session, kernel: &Kernel, manifest: &Manifest, old: &str) {
     let message = format!(
         "{}: {} replaces {old}, which builds the same modules and has no source any more",
         kernel.release,
         Labels::of(manifest).what()
     );
-    session.context.progress().say(&message);
+    session.context.progress().print(&message);
 }
 
 /// Why a package is not installed.

@@ -49,8 +49,8 @@ pub fn stored(session: &Session, request: &Request, key: &Key) -> Result<Option<
             }
         },
         Ok(None) => Ok(None),
-        Err(error) if is_damage(&error) => {
-            say_damage(session, request, &error);
+        Err(error) if is_corruption(&error) => {
+            report_corruption(session, request, &error);
             store.forget(key)?;
             Ok(None)
         }
@@ -69,8 +69,8 @@ pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Resul
                 .detail(&format!("{what}: the store has the entry but lacks some of its objects"));
             Ok(None)
         }
-        Err(Error::Store(error)) if is_damage(&error) => {
-            say_damage(session, request, &error);
+        Err(Error::Store(error)) if is_corruption(&error) => {
+            report_corruption(session, request, &error);
             if let Some(store) = &session.store {
                 heal(store, manifest)?;
             }
@@ -80,13 +80,13 @@ pub fn whole(session: &Session, request: &Request, manifest: &Manifest) -> Resul
     }
 }
 
-fn say_damage(session: &Session, request: &Request, error: &kcache_store::Error) {
+fn report_corruption(session: &Session, request: &Request, error: &kcache_store::Error) {
     let what = request.name();
     session.context.progress().warn(&format!("{error}; fetching or rebuilding {what}"));
 }
 
 /// Whether an error is corruption, as opposed to inaccessibility.
-pub(crate) fn is_damage(error: &kcache_store::Error) -> bool {
+pub(crate) fn is_corruption(error: &kcache_store::Error) -> bool {
     matches!(error, kcache_store::Error::Damaged { .. } | kcache_store::Error::Entry { .. })
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn is_damage(error: &kcache_store::Error) -> bool {
 fn heal(store: &Store, manifest: &Manifest) -> Result<()> {
     for output in &manifest.outputs {
         match store.read_object(&output.digest, output.size) {
-            Err(error) if is_damage(&error) => store.discard_object(&output.digest)?,
+            Err(error) if is_corruption(&error) => store.discard_object(&output.digest)?,
             _ => {}
         }
     }
@@ -117,7 +117,7 @@ pub fn modules(manifest: &Manifest) -> Vec<ModuleSpec> {
 /// Waits for others who want the same.
 pub(super) fn lock(session: &Session, store: &Store, key: &Key) -> Result<Lock> {
     let context = session.context;
-    Ok(store.lock(&key.to_string(), &context.waiting(&|message| context.progress().say(message)))?)
+    Ok(store.lock(&key.to_string(), &context.waiting(&|message| context.progress().print(message)))?)
 }
 
 /// Whether an entry of the store records a failure that only other hosts signed. It is advice: otherwise a stolen key

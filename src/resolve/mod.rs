@@ -155,14 +155,15 @@ fn answer(
         Some(Resolution::Fails { manifest, .. }) if !options.fetch_only && is_outdated(id, &manifest) => {
             let found = build::found_since(&manifest, &id.facts.tools_root);
             let found = found.map_or(String::new(), |sought| sought.text());
-            session.say_once(&format!("{}: failed for want of {found}, which is there now", request.name()));
+            session
+                .report_once(&format!("{}: failed for want of {found}, which is there now", request.name()));
             Ok(None)
         }
         Some(Resolution::Fails { manifest, .. })
             if !options.fetch_only && local::is_advice(session, &manifest)? =>
         {
             let advice = local::advice(&manifest).unwrap_or_default();
-            session.say_once(&format!("{}: {advice}", request.name()));
+            session.report_once(&format!("{}: {advice}", request.name()));
             Ok(None)
         }
         answer => Ok(answer),
@@ -320,7 +321,7 @@ fn have_once(
     if let Some(command) = &made.command {
         let (package, directory) = (request.package, request.package.source.to_string_lossy());
         let directory = word(&directory);
-        context.progress().say(&format!(
+        context.progress().print(&format!(
             "{package} has no recipe; built by `{command}` (`kcache init {directory}` writes it to a kcache.toml)"
         ));
     }

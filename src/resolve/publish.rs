@@ -53,7 +53,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     let context = session.context;
     let Some(key) = &context.services.signer else {
         if context.caches().writable().next().is_some() {
-            context.progress().say("not pushing: no signing key");
+            context.progress().print("not pushing: no signing key");
             context.progress().hint("run `kcache keys generate`");
         }
         return Ok(());
@@ -69,7 +69,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
     vouch(session, store, entry, sign, true)?;
     for cache in context.caches().writable() {
         match push(session, store, cache, entry, sign, true) {
-            Ok(pushed) => say(session, cache, entry, &pushed),
+            Ok(pushed) => report_pushed(session, cache, entry, &pushed),
             Err(error) if error.is_reported() => context.progress().warn(&not_pushed(entry, cache)),
             Err(error) => context.progress().warn(&format!("push failed: {error}")),
         }
@@ -98,8 +98,8 @@ pub fn vouch(
             point_here(store, name, key, session.context.now(), None, signer)?;
         }
         store.offer(signer.public())?;
-        if let Some(wishes) = &session.context.site {
-            store.publish_site(wishes, session.context.now(), signer)?;
+        if let Some(contents) = &session.context.site {
+            store.publish_site(contents, session.context.now(), signer)?;
         }
     }
     let Some(name) = name else { return Ok(None) };
@@ -151,13 +151,13 @@ fn offer_key(session: &Session, cache: &Arc<SharedCache>, signer: &SigningKey) {
 /// Publishes this host's site file in a cache, once in a run. A failure is only a warning.
 fn publish_site(session: &Session, store: &Store, cache: &Arc<SharedCache>, signer: &SigningKey) {
     let context = session.context;
-    let Some(wishes) = &context.site else { return };
+    let Some(contents) = &context.site else { return };
     let url = cache.url();
     if !session.is_first(&format!("publish the site file in {url}")) {
         return;
     }
-    match context.caches().publish_site(cache, store, wishes, context.now(), signer) {
-        Ok(Published::New) => context.progress().say(&format!("published the site file in {url}")),
+    match context.caches().publish_site(cache, store, contents, context.now(), signer) {
+        Ok(Published::New) => context.progress().print(&format!("published the site file in {url}")),
         Ok(Published::Present) => {}
         Ok(Published::OfAnother) => {
             context.progress().warn(&format!(
@@ -190,15 +190,15 @@ pub fn not_pushed(entry: &Entry, cache: &SharedCache) -> String {
 }
 
 /// Reports the result of a push, as a warning if it is unusual.
-fn say(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
+fn report_pushed(session: &Session, cache: &SharedCache, entry: &Entry, pushed: &Pushed) {
     let labels = Labels::of(entry.manifest());
     let what = format!("{} for {}", labels.what(), labels.kernel);
     let url = cache.url();
     let progress = session.context.progress();
     match pushed {
-        Pushed::New => progress.say(&format!("pushed {what} to {url}")),
+        Pushed::New => progress.print(&format!("pushed {what} to {url}")),
         Pushed::Present => progress.detail(&format!("{url} already has {what}")),
-        Pushed::Cosigned(builder) => progress.say(&format!("signed {builder}'s {what} in {url}")),
+        Pushed::Cosigned(builder) => progress.print(&format!("signed {builder}'s {what} in {url}")),
         Pushed::Conflict(builder) => progress.warn(&format!(
             "conflict: {url} has {what} from {builder} with different outputs, which are kept; either the build is not reproducible, or one of the two builders cannot be trusted"
         )),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::Limits;
-use kcache_store::{SharedCaches, Store, Waiting, Wishes};
+use kcache_store::{SharedCaches, SiteContent, Store, Waiting};
 
 use crate::run::policy::{OtherTools, Policy};
 use crate::run::progress::Progress;
@@ -45,7 +45,7 @@ pub struct Context {
     /// Packages that may be installed without their source.
     pub elsewhere: Elsewhere,
     /// What this host publishes in its site file, as a builder.
-    pub site: Option<Wishes>,
+    pub site: Option<SiteContent>,
     /// Release or image path of the kernel to boot, if the boot loader's files do not tell.
     pub default_kernel: Option<String>,
     /// The need of packages for kernels.
@@ -72,8 +72,8 @@ pub struct Context {
 
 impl Context {
     /// How this run waits for concurrent processes.
-    pub fn waiting<'a>(&self, say: &'a (dyn Fn(&str) + Sync)) -> Waiting<'a> {
-        Waiting { limit: self.lock_limit, say }
+    pub fn waiting<'a>(&self, print: &'a (dyn Fn(&str) + Sync)) -> Waiting<'a> {
+        Waiting { limit: self.lock_limit, print }
     }
 
     /// The shared caches, and the trusted keys.
@@ -93,14 +93,14 @@ impl Context {
 
     /// Opens the store, creating it if it does not exist.
     pub fn open_store(&self) -> kcache_store::Result<Store> {
-        Store::open(&self.store, &self.waiting(&|message| self.progress().say(message)))
+        Store::open(&self.store, &self.waiting(&|message| self.progress().print(message)))
             .inspect(|store| self.listen(store))
     }
 
     /// Opens the store if it exists, writing nothing.
     pub fn open_existing_store(&self) -> kcache_store::Result<Option<Store>> {
         let store =
-            Store::open_existing(&self.store, &self.waiting(&|message| self.progress().say(message)))?;
+            Store::open_existing(&self.store, &self.waiting(&|message| self.progress().print(message)))?;
         Ok(store.inspect(|store| self.listen(store)))
     }
 

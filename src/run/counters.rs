@@ -162,7 +162,7 @@ mod tests {
     #[track_caller]
     fn check(run: impl FnOnce(&Counters), expect: &[(&str, u64)]) {
         let dir = tempfile::tempdir().unwrap();
-        let waiting = kcache_store::Waiting { limit: std::time::Duration::ZERO, say: &|_| () };
+        let waiting = kcache_store::Waiting { limit: std::time::Duration::ZERO, print: &|_| () };
         let store = Store::open(dir.path(), &waiting).unwrap();
         let counters = Counters::default();
         run(&counters);

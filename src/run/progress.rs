@@ -7,7 +7,7 @@ use kcache_store::{Notice, Severity};
 /// Receives messages and progress, from several threads.
 pub trait Progress: Send + Sync {
     /// A message for the user.
-    fn say(&self, message: &str);
+    fn print(&self, message: &str);
     /// A warning: something failed, and the run continues without it.
     fn warn(&self, message: &str);
     /// The next step after the last warning.
@@ -15,7 +15,7 @@ pub trait Progress: Send + Sync {
     /// A notice of the store.
     fn notice(&self, notice: &Notice) {
         match notice.severity {
-            Severity::Info => self.say(&notice.text),
+            Severity::Info => self.print(&notice.text),
             Severity::Warning => self.warn(&notice.text),
         }
     }

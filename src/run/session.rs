@@ -110,20 +110,20 @@ impl<'w> Session<'w> {
     }
 
     /// Reports a message about the whole run once, even if several kernels and packages cause it.
-    pub fn say_once(&self, message: &str) {
+    pub fn report_once(&self, message: &str) {
         if self.is_first(message) {
-            self.context.progress().say(message);
+            self.context.progress().print(message);
         }
     }
 
-    /// Like [`Session::say_once`], for a warning.
+    /// Like [`Session::report_once`], for a warning.
     pub fn warn_once(&self, message: &str) {
         if self.is_first(message) {
             self.context.progress().warn(message);
         }
     }
 
-    /// Like [`Session::say_once`], for a detail.
+    /// Like [`Session::report_once`], for a detail.
     pub fn detail_once(&self, message: &str) {
         if self.is_first(message) {
             self.context.progress().detail(message);

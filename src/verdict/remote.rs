@@ -59,10 +59,10 @@ fn newer(
     };
     let request = version::request(session, packages, package, kernel);
     let newer = by_pointer::newer(session, &request, &installed.key, &installed.modules)?;
-    Ok(newer.map(|newer| told(&newer, &installed.version, &kernel.release)))
+    Ok(newer.map(|newer| difference_of(&newer, &installed.version, &kernel.release)))
 }
 
-fn told(newer: &Manifest, installed: &str, release: &str) -> String {
+fn difference_of(newer: &Manifest, installed: &str, release: &str) -> String {
     let version = Labels::of(newer).version;
     let what = match version == installed {
         true => format!("a shared cache has a newer build of {version}"),

@@ -79,7 +79,7 @@ pub struct GcRules<'a> {
     /// Cancels the plan when set.
     pub cancel: &'a AtomicBool,
     /// Receives warnings about corrupt files.
-    pub say: &'a dyn Fn(&Notice),
+    pub print: &'a dyn Fn(&Notice),
 }
 
 /// The limit for which an entry is deleted.

@@ -81,7 +81,7 @@ pub(crate) struct Index {
     /// How long to wait for other processes; zero after one wait has used it up.
     patience: Duration,
     /// Receives a notice when a wait is long.
-    say: Option<Say>,
+    print: Option<Say>,
 }
 
 /// Result of opening an index.
@@ -116,7 +116,7 @@ impl Index {
             Ok((VERSION, index)) => Ok(Found::Index(index)),
             Ok((1..VERSION, _)) => Ok(Found::Unreachable),
             Ok((found, _)) => Err(Error::Format { path: path.to_owned(), found }),
-            Err(e) if e.is_index_damage() => Ok(Found::Damaged),
+            Err(e) if e.is_index_corruption() => Ok(Found::Damaged),
             Err(e) if e.is_unreachable_index() => Ok(Found::Unreachable),
             Err(e) => Err(e),
         }
@@ -286,7 +286,7 @@ impl Index {
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sqlite = |source| Error::Sqlite { path: path.to_owned(), source };
         let db = Connection::open_with_flags(path, flags).map_err(sqlite)?;
-        let index = Index { db, path: path.to_owned(), patience, say: None };
+        let index = Index { db, path: path.to_owned(), patience, print: None };
         index.ask(|db| {
             // Set before any statement that takes a lock, such as `PRAGMA journal_mode`.
             db.busy_timeout(patience.min(QUIETLY))?;
@@ -310,8 +310,8 @@ impl Index {
         let begun = loop {
             match self.db.transaction_with_behavior(TransactionBehavior::Immediate) {
                 Err(e) if is_busy(&e) && started.elapsed() < self.patience => {
-                    if let Some(say) = self.say.as_deref().filter(|_| !said) {
-                        say(&Notice::info(format!(
+                    if let Some(print) = self.print.as_deref().filter(|_| !said) {
+                        print(&Notice::info(format!(
                             "waiting for another kcache to finish with {}",
                             self.path.display()
                         )));
@@ -332,14 +332,14 @@ impl Index {
     }
 
     /// Reports waits to `say` from now on.
-    pub(crate) fn hear(&mut self, say: Say) {
-        self.say = Some(say);
+    pub(crate) fn hear(&mut self, print: Say) {
+        self.print = Some(print);
     }
 }
 
 impl Error {
     /// Whether this error means that the index must be rebuilt.
-    pub(crate) fn is_index_damage(&self) -> bool {
+    pub(crate) fn is_index_corruption(&self) -> bool {
         let Error::Sqlite { source, .. } = self else { return false };
         match source.sqlite_error_code() {
             // `Unknown` is what SQLite reports for statements that do not match the tables; kcache's statements do.

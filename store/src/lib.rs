@@ -119,7 +119,7 @@ pub use scratch::Scratch;
 pub use shared::{
     CacheState, Fetched, Published, Pushed, SharedCache, SharedCaches, SignEntry, offered, point_here,
 };
-pub use site::{Site, SiteRule, Wishes};
+pub use site::{Site, SiteContent, SiteRule};
 pub use store::{Inserted, Store, Usage};
 pub use tree::{Fingerprint, TreeRoot, Walk, Written, file_digest, fingerprint, snapshot, tree_digest, walk};
 pub use trust::{Distrust, Trust, TrustedKey};

@@ -19,7 +19,7 @@ pub struct Waiting<'a> {
     /// Time limit; then the call fails with [`Error::Busy`].
     pub limit: Duration,
     /// Called once per wait that takes longer than a second, with text such as "waiting for another kcache to finish with ...".
-    pub say: &'a (dyn Fn(&str) + Sync),
+    pub print: &'a (dyn Fn(&str) + Sync),
 }
 
 /// Waits shorter than this are not reported.
@@ -44,7 +44,7 @@ pub(crate) fn until<T>(
             return Err(Error::Busy { what: path.display().to_string(), waited });
         }
         if waited >= SAY_AFTER && !said {
-            (waiting.say)(&format!("waiting for another kcache to finish with {}", path.display()));
+            (waiting.print)(&format!("waiting for another kcache to finish with {}", path.display()));
             said = true;
         }
         std::thread::sleep(POLL.min(waiting.limit - waited));
@@ -101,8 +101,8 @@ mod tests {
 
     use super::*;
 
-    fn patient(limit: Duration, say: &(dyn Fn(&str) + Sync)) -> Waiting<'_> {
-        Waiting { limit, say }
+    fn patient(limit: Duration, print: &(dyn Fn(&str) + Sync)) -> Waiting<'_> {
+        Waiting { limit, print }
     }
 
     #[test]
@@ -110,14 +110,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let said = Mutex::new(Vec::new());
-        let say = |text: &str| said.lock().unwrap().push(text.to_owned());
-        let held = Lock::take(&path, &patient(Duration::ZERO, &say)).unwrap();
-        let busy = Lock::take(&path, &patient(Duration::from_millis(1200), &say)).unwrap_err();
+        let print = |text: &str| said.lock().unwrap().push(text.to_owned());
+        let held = Lock::take(&path, &patient(Duration::ZERO, &print)).unwrap();
+        let busy = Lock::take(&path, &patient(Duration::from_millis(1200), &print)).unwrap_err();
         assert!(matches!(busy, Error::Busy { .. }));
         let expected = format!("waiting for another kcache to finish with {}", path.display());
         assert_eq!(*said.lock().unwrap(), [expected]);
         drop(held);
-        Lock::take(&path, &patient(Duration::ZERO, &say)).unwrap();
+        Lock::take(&path, &patient(Duration::ZERO, &print)).unwrap();
         assert!(!path.exists(), "a lock that nobody holds leaves no file");
     }
 

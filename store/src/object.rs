@@ -223,7 +223,7 @@ mod tests {
         (dir, digest)
     }
 
-    fn check_damaged(content: &[u8], file: &[u8], size: u64, expect: &str) {
+    fn check_corrupt(content: &[u8], file: &[u8], size: u64, expect: &str) {
         let (dir, digest) = planted(content, file);
         let mut out = Vec::new();
         let error = copy(dir.path(), &digest, size, &mut out).unwrap_err();
@@ -268,24 +268,24 @@ mod tests {
     #[test]
     fn wrong_bytes_truncation_and_garbage_are_corruption() {
         let bytes = b"some bytes that were stored";
-        check_damaged(bytes, &packed(b"other bytes, as many of them"), 28, "28 bytes of digest");
-        check_damaged(bytes, &packed(bytes)[..20], 27, "invalid compressed data");
-        check_damaged(bytes, b"", 27, "invalid compressed data");
-        check_damaged(bytes, b"not zstd", 27, "invalid compressed data");
-        check_damaged(bytes, &[packed(bytes), b"tail".to_vec()].concat(), 27, "invalid compressed data");
-        check_damaged(bytes, &packed(bytes), 99, "found 27 bytes of that digest");
+        check_corrupt(bytes, &packed(b"other bytes, as many of them"), 28, "28 bytes of digest");
+        check_corrupt(bytes, &packed(bytes)[..20], 27, "invalid compressed data");
+        check_corrupt(bytes, b"", 27, "invalid compressed data");
+        check_corrupt(bytes, b"not zstd", 27, "invalid compressed data");
+        check_corrupt(bytes, &[packed(bytes), b"tail".to_vec()].concat(), 27, "invalid compressed data");
+        check_corrupt(bytes, &packed(bytes), 99, "found 27 bytes of that digest");
         let (large, mut other) = (vec![1; 9 << 20], vec![1; 9 << 20]);
         other[8 << 20] = 2;
-        check_damaged(&large, &packed(&other), 9 << 20, "bytes of digest");
+        check_corrupt(&large, &packed(&other), 9 << 20, "bytes of digest");
         let packed = packed(&large);
-        check_damaged(&large, &packed[..packed.len() - 9], 9 << 20, "invalid compressed data");
+        check_corrupt(&large, &packed[..packed.len() - 9], 9 << 20, "invalid compressed data");
     }
 
     #[test]
     fn a_decompression_bomb_is_stopped_at_the_declared_size() {
         let zeros = vec![0; 64 << 20];
-        check_damaged(&zeros, &packed(&zeros), 1 << 20, "found more bytes");
-        check_damaged(&zeros, &packed(&zeros), LARGE + 7, "found more bytes");
+        check_corrupt(&zeros, &packed(&zeros), 1 << 20, "found more bytes");
+        check_corrupt(&zeros, &packed(&zeros), LARGE + 7, "found more bytes");
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
         let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
         zstd.window_log(28).unwrap();
         zstd.write_all(&[0; 100]).unwrap();
-        check_damaged(&[0; 100], &zstd.finish().unwrap(), 100, "invalid compressed data");
+        check_corrupt(&[0; 100], &zstd.finish().unwrap(), 100, "invalid compressed data");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct SharedCache {
     breaker: Breaker,
     /// Files that no trusted key signed.
     distrusted: Mutex<BTreeSet<String>>,
-    say: Say,
+    print: Say,
 }
 
 /// What became of one shared cache in a run.
@@ -141,14 +141,14 @@ impl SharedCaches {
 
 impl SharedCache {
     /// Makes a cache from its transport. `url` names it in messages.
-    pub fn new(url: &str, transport: Arc<dyn Transport>, writable: bool, say: Say) -> SharedCache {
+    pub fn new(url: &str, transport: Arc<dyn Transport>, writable: bool, print: Say) -> SharedCache {
         SharedCache {
             url: url.to_owned(),
             transport,
             writable,
             breaker: Breaker::default(),
             distrusted: Mutex::default(),
-            say,
+            print,
         }
     }
 
@@ -164,7 +164,7 @@ impl SharedCache {
     ) -> Result<T, TransportError> {
         let (result, broke) = self.breaker.call(|| self.patiently(|| act(&*self.transport)));
         match (&result, broke) {
-            (Err(trouble), true) => (self.say)(&Notice::warning(format!(
+            (Err(trouble), true) => (self.print)(&Notice::warning(format!(
                 "shared cache {} {trouble}; not queried again in this run",
                 self.url
             ))),
@@ -174,7 +174,7 @@ impl SharedCache {
                 ),
                 false,
             ) if !self.breaker.is_broken() => {
-                (self.say)(&Notice::warning(format!("shared cache {} {trouble}", self.url)));
+                (self.print)(&Notice::warning(format!("shared cache {} {trouble}", self.url)));
             }
             _ => {}
         }
@@ -203,7 +203,7 @@ impl SharedCache {
     fn lied(&self, name: &Name, why: &dyn std::fmt::Display) {
         let closed = self.breaker.lied();
         let then = if closed { "; not queried again in this run" } else { "" };
-        (self.say)(&Notice::warning(format!(
+        (self.print)(&Notice::warning(format!(
             "shared cache {}: ignoring {}: {why}{then}",
             self.url,
             name.path()
@@ -219,11 +219,11 @@ impl SharedCache {
         match distrust {
             // A second builder may still be about to sign.
             Distrust::TooFew { .. } => {
-                (self.say)(&Notice::info(format!("shared cache {url}: not yet usable: {path}: {distrust}")))
+                (self.print)(&Notice::info(format!("shared cache {url}: not yet usable: {path}: {distrust}")))
             }
             // The cache is not at fault: the key was trusted when this was signed.
             Distrust::Revoked(_) => {
-                (self.say)(&Notice::warning(format!("shared cache {url}: ignoring {path}: {distrust}")))
+                (self.print)(&Notice::warning(format!("shared cache {url}: ignoring {path}: {distrust}")))
             }
             _ => self.lied(name, distrust),
         }

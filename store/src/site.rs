@@ -40,12 +40,12 @@ struct Document {
     format: u32,
     epoch: u64,
     #[serde(flatten)]
-    wishes: Wishes,
+    contents: SiteContent,
 }
 
 /// What the hosts of a site want.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wishes {
+pub struct SiteContent {
     /// Names of packages.
     #[serde(default)]
     pub packages: Vec<String>,
@@ -74,7 +74,7 @@ fn all() -> String {
     "*".to_owned()
 }
 
-impl Wishes {
+impl SiteContent {
     /// Checks limits and names.
     ///
     /// # Errors
@@ -97,9 +97,9 @@ impl Wishes {
 
 impl Site {
     /// Makes a site file, signed with `key`.
-    pub fn new(wishes: Wishes, epoch: u64, key: &SigningKey) -> Result<Site> {
-        wishes.check().map_err(|reason| Error::Entry { path: PathBuf::from("site.json"), reason })?;
-        let document = Document { format: FORMAT, epoch, wishes };
+    pub fn new(contents: SiteContent, epoch: u64, key: &SigningKey) -> Result<Site> {
+        contents.check().map_err(|reason| Error::Entry { path: PathBuf::from("site.json"), reason })?;
+        let document = Document { format: FORMAT, epoch, contents };
         let payload = serde_json::to_vec(&document).map_err(std::io::Error::other)?;
         let mut envelope = Envelope::new(PAYLOAD_TYPE, payload);
         envelope.sign(key);
@@ -117,13 +117,13 @@ impl Site {
         Versioned::check(envelope.payload(), origin)?;
         let document: Document =
             serde_json::from_slice(envelope.payload()).map_err(|e| invalid(in_words(&e)))?;
-        document.wishes.check().map_err(invalid)?;
+        document.contents.check().map_err(invalid)?;
         Ok(Site { document, envelope })
     }
 
     /// What the hosts want.
-    pub fn wishes(&self) -> &Wishes {
-        &self.document.wishes
+    pub fn contents(&self) -> &SiteContent {
+        &self.document.contents
     }
 
     /// The version: it only increases. Builders use the time in seconds since 1970.
@@ -152,9 +152,9 @@ mod tests {
     use super::*;
     use crate::trust::tests::builder;
 
-    fn wishes(packages: &[&str]) -> Wishes {
+    fn contents(packages: &[&str]) -> SiteContent {
         let rule = SiteRule { package: "zfs".to_owned(), kernel: all(), is: "required".to_owned() };
-        Wishes {
+        SiteContent {
             packages: packages.iter().map(|&name| name.to_owned()).collect(),
             policy: vec![rule],
             threshold: Some(2),
@@ -167,30 +167,30 @@ mod tests {
 
     #[test]
     fn a_site_file_is_read_back_unchanged() {
-        let site = Site::new(wishes(&["zfs", "v4l2loopback"]), 5, &builder(1)).unwrap();
+        let site = Site::new(contents(&["zfs", "v4l2loopback"]), 5, &builder(1)).unwrap();
         let again = parse(&site.encode().unwrap()).unwrap();
-        assert_eq!((&again, again.epoch(), again.wishes()), (&site, 5, site.wishes()));
+        assert_eq!((&again, again.epoch(), again.contents()), (&site, 5, site.contents()));
         // What a later version adds is no obstacle.
         let json = br#"{"format":1,"epoch":1,"packages":["a"],"later":true}"#;
         let file = Envelope::new(PAYLOAD_TYPE, json.to_vec()).encode().unwrap();
-        assert_eq!(parse(&file).unwrap().wishes().packages, ["a"]);
+        assert_eq!(parse(&file).unwrap().contents().packages, ["a"]);
     }
 
     #[test]
     fn names_that_are_no_packages_and_too_much_of_anything_are_refused() {
         for name in ["", "..", "a/b", "a b", "@site", "\u{1b}[2J"] {
-            assert!(Site::new(wishes(&[name]), 1, &builder(1)).is_err(), "{name:?}");
+            assert!(Site::new(contents(&[name]), 1, &builder(1)).is_err(), "{name:?}");
         }
-        let many = Wishes { packages: vec!["a".to_owned(); MOST + 1], ..Wishes::default() };
+        let many = SiteContent { packages: vec!["a".to_owned(); MOST + 1], ..SiteContent::default() };
         assert!(Site::new(many, 1, &builder(1)).is_err());
-        let mut long = wishes(&[]);
+        let mut long = contents(&[]);
         long.policy[0].kernel = "6".repeat(LONGEST + 1);
         assert!(Site::new(long, 1, &builder(1)).is_err());
     }
 
     #[test]
     fn every_truncation_and_a_pointer_are_refused() {
-        let file = Site::new(wishes(&["zfs"]), 5, &builder(1)).unwrap().encode().unwrap();
+        let file = Site::new(contents(&["zfs"]), 5, &builder(1)).unwrap().encode().unwrap();
         for length in 0..file.len() - 1 {
             assert!(parse(&file[..length]).is_err(), "{length} bytes");
         }

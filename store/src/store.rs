@@ -377,7 +377,7 @@ impl Store {
 
     /// For waits that are too short to be reported.
     pub(crate) fn silently(&self) -> Waiting<'static> {
-        Waiting { limit: self.patience, say: &|_| () }
+        Waiting { limit: self.patience, print: &|_| () }
     }
 }
 

@@ -224,7 +224,7 @@ pub(crate) mod tests {
     /// A store, and a tree beside it.
     pub(super) fn store_and_tree() -> (tempfile::TempDir, Store, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let waiting = Waiting { limit: Duration::from_secs(10), say: &|_| () };
+        let waiting = Waiting { limit: Duration::from_secs(10), print: &|_| () };
         let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
         let tree = dir.path().join("tree");
         plant(&tree);

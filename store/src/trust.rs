@@ -110,7 +110,7 @@ impl Trust {
     }
 
     /// Verifies that at least one trusted key signed.
-    pub fn vouch_one(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
+    pub fn cosign_one(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
         self.require(envelope, 1)
     }
 

@@ -15,7 +15,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 fn open(dir: &Path) -> Store {
-    Store::open(&dir.join("store"), &Waiting { limit: Duration::from_secs(20), say: &|_| () }).unwrap()
+    Store::open(&dir.join("store"), &Waiting { limit: Duration::from_secs(20), print: &|_| () }).unwrap()
 }
 
 fn key(n: u8) -> Key {

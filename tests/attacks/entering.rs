@@ -164,7 +164,7 @@ fn memory_that_can_be_written_is_bounded_and_the_rest_is_read_only() {
 }
 
 #[test]
-fn the_first_process_tells_nothing_of_the_host_and_is_not_to_be_talked_into_anything() {
+fn the_first_process_reveals_nothing_of_the_host_and_cannot_be_controlled() {
     for host in both_kinds() {
         let log = log_of(
             &host,
@@ -289,7 +289,7 @@ fn a_recipe_that_is_a_link_to_another_file_of_its_package_is_one() {
 /// What kcache was started with: package managers and scripts leave descriptors open, perhaps of a directory of the host, from
 /// which there is a way to all of it. 255 is the one that bash keeps for itself.
 #[test]
-fn no_descriptor_of_the_callers_is_had_by_a_build() {
+fn a_build_inherits_no_descriptor_of_the_callers() {
     let host = Host::new(&[&FIXTURES.new]);
     fs::write(host.dir().join("secret"), "").unwrap();
     let script = "for fd in /proc/self/fd/*; do\n\

@@ -25,7 +25,7 @@ fn build(host: &Host, name: &str) -> Run {
 }
 
 #[test]
-fn the_first_cause_is_told_and_not_the_last_line() {
+fn the_first_cause_is_reported_and_not_the_last_line() {
     let host = host();
     for (name, command, told) in [
         ("linker", "gcc -o t -lkcelf -x c /dev/null", "cannot find -lkcelf"),
@@ -50,7 +50,7 @@ fn the_first_cause_is_told_and_not_the_last_line() {
 }
 
 #[test]
-fn a_failed_pre_build_is_told_as_such_with_what_builds_cannot_do() {
+fn a_failed_pre_build_is_reported_as_such_with_what_builds_cannot_do() {
     let host = host();
     let network = "builds have no network";
     let writable = "builds can write only below their build directory";
@@ -183,7 +183,7 @@ fn a_failure_is_not_remembered_once_what_was_missing_is_there() {
 }
 
 #[test]
-fn a_module_elsewhere_or_of_another_name_is_told() {
+fn a_module_elsewhere_or_of_another_name_is_reported() {
     let host = host();
     let source = with_conf(&host, "cs", "BUILT_MODULE_LOCATION[0]=build/hda");
     fs::create_dir_all(source.join("build/hda/codecs")).unwrap();

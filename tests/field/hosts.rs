@@ -50,7 +50,7 @@ fn an_empty_store_that_others_could_write_is_closed() {
 }
 
 #[test]
-fn a_container_that_forbids_namespaces_is_told_what_to_allow() {
+fn a_container_that_forbids_namespaces_gets_a_hint_what_to_allow() {
     if !is_root() {
         return;
     }

@@ -25,7 +25,7 @@ fn stale(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn files_that_tell_the_distribution_are_the_targets_and_part_of_the_key_of_those_that_mention_them() {
+fn release_files_are_the_targets_and_part_of_the_key_of_packages_that_mention_them() {
     let host = host();
     put(&host, "etc/redhat-release", "Rocky Linux release 9.5\n");
     put(&host, "etc/os-release", "ID=rocky\n");

@@ -91,7 +91,7 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
         ));
     }
     if let Some(journal) = Journal::open() {
-        out.tell_journal(journal);
+        out.log_to_journal(journal);
     }
     let Some(event) = Event::of(word, release) else {
         let event = format!("{word} {}", release.unwrap_or_default());
@@ -162,7 +162,7 @@ fn end_after(context: &Context, limit: Duration) -> Arc<AtomicBool> {
 fn kernel_installed(context: &Context, out: &Out, release: &str) -> Result<Exit, Failure> {
     let Some(kernel) = worth_it(context, out, release)? else { return Ok(Exit::Done) };
     if !tree_is(&kernel, has_kernel)? {
-        out.say(&format!(
+        out.print(&format!(
             "{release}: kernel is not installed, only its modules directory exists; nothing to do"
         ));
         return Ok(Exit::Done);
@@ -175,7 +175,7 @@ fn headers_installed(context: &Context, out: &Out, release: &str) -> Result<Exit
     let Some(kernel) = worth_it(context, out, release)? else { return Ok(Exit::Done) };
     // Before its package has run depmod, what is installed into a kernel's tree is not to be told from what was there.
     if !tree_is(&kernel, is_live)? {
-        out.say(&format!(
+        out.print(&format!(
             "{release}: kernel is not installed yet; building its modules now, to be installed with it"
         ));
         let ran = install::for_kernel(context, out, release, false)?;
@@ -194,7 +194,7 @@ fn headers_installed(context: &Context, out: &Out, release: &str) -> Result<Exit
 /// The kernel, if there is anything to be done for it. What is not there yet will have a hook of its own.
 fn worth_it(context: &Context, out: &Out, release: &str) -> Result<Option<Kernel>, Failure> {
     let Some(kernel) = kernels::of_release(&context.root, release).map_err(Error::from)? else {
-        out.say(&format!("/lib/modules/{release} does not exist; nothing to do"));
+        out.print(&format!("/lib/modules/{release} does not exist; nothing to do"));
         return Ok(None);
     };
     let packages = select::packages(&context.root, &[], &context.elsewhere)?;
@@ -220,7 +220,7 @@ fn tree_is(kernel: &Kernel, what: fn(&Path) -> std::io::Result<bool>) -> Result<
 
 fn wait_for_headers(context: &Context, out: &Out, release: &str) {
     let command = kernels::headers_hint(&context.root, release);
-    out.say(&format!(
+    out.print(&format!(
         "{release}: not ready: no headers and no cached build; modules will be installed with the headers"
     ));
     out.hint(&command);
@@ -238,7 +238,7 @@ fn conclude(context: &Context, out: &Out, kernel: &Kernel, ran: &Ran) -> Result<
                 "do not reboot into {release} (no cache has a build of {} yet)",
                 ran.failed.join(", ")
             ));
-            timer::say_what_follows(context, out, release, ran);
+            timer::report_what_follows(context, out, release, ran);
             return Ok(Exit::NotReady.or(ran.exit));
         }
         wait_for_headers(context, out, release);
@@ -258,7 +258,7 @@ fn warn(out: &Out, release: &str, what: &str) {
 
 fn kernel_removed(context: &Context, out: &Out, release: &str) -> Result<Exit, Failure> {
     if flow::retire(context, release)? {
-        out.say(&format!("{release}: removed kcache's modules together with the kernel"));
+        out.print(&format!("{release}: removed kcache's modules together with the kernel"));
     }
     Ok(Exit::Done)
 }

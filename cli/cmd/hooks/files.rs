@@ -267,7 +267,7 @@ mod tests {
     const TEMPLATE: &str = "#!/bin/sh\nexec @KCACHE@\n";
 
     #[test]
-    fn what_became_of_a_hook_is_told_from_its_text() {
+    fn the_state_of_a_hook_is_recognised_by_its_text() {
         let check = |text: &str, state, program: Option<&str>| {
             assert_eq!(judge(text, TEMPLATE), (state, program.map(str::to_owned)), "{text}");
         };
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn every_hook_says_what_it_is_and_calls_kcache() {
+    fn every_hook_describes_itself_and_calls_kcache() {
         for hook in &HOOKS {
             let (Content::Script(text) | Content::Text(text)) = hook.content else { continue };
             assert!(

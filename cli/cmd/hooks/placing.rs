@@ -125,7 +125,7 @@ impl Placing<'_> {
         if !self.dry {
             found.hook.write(&found.path, program)?;
         }
-        self.tell(found, Action::Write, width);
+        self.print(found, Action::Write, width);
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Placing<'_> {
             fs::remove_file(&found.path)?;
             self.remove_empty(&found.inside);
         }
-        self.tell(found, Action::Remove, width);
+        self.print(found, Action::Remove, width);
         Ok(())
     }
 
@@ -156,7 +156,7 @@ impl Placing<'_> {
             State::Changed => format!("{path} was changed, so it was left alone"),
             _ => format!("{path} is not kcache's, so it was left alone"),
         });
-        self.tell(found, Action::Keep, width);
+        self.print(found, Action::Keep, width);
         true
     }
 
@@ -169,7 +169,7 @@ impl Placing<'_> {
         Exit::Refused
     }
 
-    fn tell(&self, found: &Found, action: Action, width: usize) {
+    fn print(&self, found: &Found, action: Action, width: usize) {
         let dry_run = self.dry;
         let path = found.inside.display().to_string();
         if self.out.json {

@@ -47,7 +47,7 @@ fn again(context: &Context, settings: &Settings, out: &Out, releases: &[String])
     attempts.begin(context.now())?;
     let (mut exit, mut may_pass) = (Exit::Done, false);
     for (release, names) in &open {
-        out.say(&format!("{release}: asking again for {names}"));
+        out.print(&format!("{release}: asking again for {names}"));
         let ran = for_kernel(context, out, release)?;
         exit = exit.or(ran.exit);
         may_pass |= ran.may_pass;
@@ -89,7 +89,7 @@ fn for_kernel(context: &Context, out: &Out, release: &str) -> Result<Ran, Failur
     }
     if print(context, out, &own)? != Exit::Done {
         out.warn(&format!("do not reboot into {release} (not ready: {})", ran.failed.join(", ")));
-        timer::say_what_follows(context, out, release, &ran);
+        timer::report_what_follows(context, out, release, &ran);
     }
     Ok(ran)
 }

@@ -13,9 +13,9 @@ const TIMER: &str = "kcache-retry.timer";
 const UNITS: [&str; 2] = ["/etc/systemd/system", "/usr/lib/systemd/system"];
 
 /// Says what happens next for a kernel whose packages are missing: by itself, else what to type.
-pub fn say_what_follows(context: &Context, out: &Out, release: &str, ran: &Ran) {
+pub fn report_what_follows(context: &Context, out: &Out, release: &str, ran: &Ran) {
     match (ran.may_pass, is_enabled(&context.root)) {
-        (true, true) => out.say(&format!(
+        (true, true) => out.print(&format!(
             "{release}: {TIMER} asks the caches again, every hour at first, and installs what they have"
         )),
         (true, false) => {

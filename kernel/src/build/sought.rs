@@ -375,7 +375,7 @@ mod tests {
     use fs_err as fs;
 
     #[test]
-    fn what_was_not_found_is_read_out_of_what_tools_say() {
+    fn missing_things_are_parsed_from_messages_of_tools() {
         let check = |line: &str, expect: Option<&str>| {
             assert_eq!(Sought::of_line(line).map(|sought| sought.text()).as_deref(), expect, "{line}");
         };

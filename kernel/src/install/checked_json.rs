@@ -167,7 +167,7 @@ mod tests {
         serde_json::from_slice(&encode(&note()).unwrap()).unwrap()
     }
 
-    fn told(value: &Value) -> String {
+    fn described(value: &Value) -> String {
         decode::<Note>(value.to_string().as_bytes()).unwrap_err().to_string()
     }
 
@@ -182,13 +182,13 @@ mod tests {
         for (at, to) in [("/text", "y".into()), ("/list/0", false.into()), ("/list", Value::Null)] {
             let mut value = value();
             *value.pointer_mut(at).unwrap() = to;
-            assert_eq!(told(&value), "checksum mismatch", "{at}");
+            assert_eq!(described(&value), "checksum mismatch", "{at}");
             value[CHECKSUM] = Value::Null;
-            assert_eq!(told(&value), "checksum mismatch", "{at}");
+            assert_eq!(described(&value), "checksum mismatch", "{at}");
         }
         let mut value = value();
         value["later"] = true.into();
-        assert_eq!(told(&value), "checksum mismatch");
+        assert_eq!(described(&value), "checksum mismatch");
         value.as_object_mut().unwrap().remove(CHECKSUM);
         assert_eq!(decode::<Note>(value.to_string().as_bytes()).unwrap(), note());
     }
@@ -197,10 +197,10 @@ mod tests {
     fn a_newer_format_is_distinguished_from_a_flipped_digit() {
         let newer = encode(&Note { format: 2, ..note() }).unwrap();
         let newer: Value = serde_json::from_slice(&newer).unwrap();
-        assert_eq!(told(&newer), "format 2 is newer than this kcache supports (1)");
+        assert_eq!(described(&newer), "format 2 is newer than this kcache supports (1)");
         let mut flipped = value();
         flipped["format"] = 2.into();
-        assert_eq!(told(&flipped), "checksum mismatch");
+        assert_eq!(described(&flipped), "checksum mismatch");
     }
 
     #[test]

@@ -328,7 +328,7 @@ pub fn forget_kept(site: Site<'_>, package: &str) -> Result<bool, Error> {
     if !disk::exists(&tree.kept().join(package))? {
         return Ok(false);
     }
-    let _lock = lock::acquire(site.tree, site.wait, site.say)?;
+    let _lock = lock::acquire(site.tree, site.wait, site.print)?;
     disk::if_found(fs_err::remove_dir_all(tree.kept().join(package)))?;
     prune(&tree)?;
     Ok(true)

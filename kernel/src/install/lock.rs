@@ -33,7 +33,7 @@ impl Drop for Lock {
 }
 
 /// Takes the lock, waiting for at most `wait`. Calls `say` once if it has to wait.
-pub(super) fn acquire(tree: &ModulesDir, wait: Duration, say: &dyn Fn(&str)) -> Result<Lock, Error> {
+pub(super) fn acquire(tree: &ModulesDir, wait: Duration, print: &dyn Fn(&str)) -> Result<Lock, Error> {
     let path = lock_path(tree);
     let mut waited = Duration::ZERO;
     loop {
@@ -48,7 +48,7 @@ pub(super) fn acquire(tree: &ModulesDir, wait: Duration, say: &dyn Fn(&str)) -> 
             Ok(()) | Err(TryLockError::WouldBlock) => {}
         }
         if waited.is_zero() {
-            say(&format!("waiting for another kcache to finish with {}", tree.display()));
+            print(&format!("waiting for another kcache to finish with {}", tree.display()));
         }
         std::thread::sleep(PAUSE);
         waited += PAUSE;
@@ -115,13 +115,13 @@ mod tests {
     fn the_second_process_waits_reports_it_once_and_gives_up() {
         let (dir, tree) = tree();
         let said = Cell::new(0);
-        let say = |_: &str| said.set(said.get() + 1);
-        let first = acquire(&tree, Duration::ZERO, &say).unwrap();
-        let second = acquire(&tree, 3 * PAUSE, &say);
+        let print = |_: &str| said.set(said.get() + 1);
+        let first = acquire(&tree, Duration::ZERO, &print).unwrap();
+        let second = acquire(&tree, 3 * PAUSE, &print);
         assert!(matches!(second, Err(Error::Busy { .. })));
         assert_eq!(said.get(), 1);
         drop(first);
-        drop(acquire(&tree, Duration::ZERO, &say).unwrap());
+        drop(acquire(&tree, Duration::ZERO, &print).unwrap());
         assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 1, "nothing but the tree");
     }
 

@@ -143,7 +143,7 @@ pub struct Site<'a> {
     /// How long to wait for a concurrent transaction.
     pub wait: Duration,
     /// Called once with the reason for waiting.
-    pub say: &'a dyn Fn(&str),
+    pub print: &'a dyn Fn(&str),
 }
 
 /// Result of a transaction.
@@ -207,7 +207,7 @@ impl<'a> Transaction<'a> {
 
     fn begin_at(site: Site<'a>, step: &Step<'_>) -> Result<Self, Error> {
         let tree = Tree::open(site.tree)?;
-        let lock = lock::acquire(site.tree, site.wait, site.say)?;
+        let lock = lock::acquire(site.tree, site.wait, site.print)?;
         let recovered = recover::recover(&tree, step)?;
         let transaction = Self { site, tree, recovered: recovered.recovery, _lock: lock };
         if recovered.reindex {

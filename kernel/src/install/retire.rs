@@ -66,7 +66,7 @@ pub(super) fn retire_at(site: Site<'_>, step: &Step<'_>) -> Result<bool, Error> 
     if !tree.parent().is_dir() {
         return Ok(false);
     }
-    let _lock = lock::acquire(site.tree, site.wait, site.say)?;
+    let _lock = lock::acquire(site.tree, site.wait, site.print)?;
     clear(&tree, step)
 }
 

@@ -2,12 +2,12 @@
 //! crash at each step.
 
 mod concurrent;
+mod corruption;
 mod foreign_files;
 mod indexes;
 mod model;
 mod prepared;
 mod retiring;
-mod rot;
 mod signing;
 
 use std::cell::{Cell, RefCell};
@@ -86,7 +86,7 @@ impl Host {
     }
 
     fn site_does<T>(&self, act: impl FnOnce(Site<'_>) -> T) -> T {
-        let (tree, say) = (ModulesDir::from(&self.tree()), |_: &str| ());
+        let (tree, print) = (ModulesDir::from(&self.tree()), |_: &str| ());
         act(Site {
             tree: &tree,
             root: self.dir.path(),
@@ -94,7 +94,7 @@ impl Host {
             always_depmod: false,
             sign: Some(&sign),
             wait: WAIT,
-            say: &say,
+            print: &print,
         })
     }
 

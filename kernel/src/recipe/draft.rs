@@ -99,11 +99,11 @@ pub fn from_dkms(conf: &str, evaluated: &[(&str, &Recipe)]) -> Option<String> {
     };
     let directives = directives::read(conf);
     draft.commands(newest, release);
-    draft.say_of_commands(evaluated);
+    draft.report_commands(evaluated);
     draft.patches(evaluated);
     draft.modules(evaluated);
     draft.kernels(&directives);
-    draft.say_of_directives(&directives);
+    draft.report_directives(&directives);
     Some(draft.text())
 }
 
@@ -132,7 +132,7 @@ impl Draft {
     }
 
     /// Adds comments about commands for other kernels.
-    fn say_of_commands(&mut self, evaluated: &[(&str, &Recipe)]) {
+    fn report_commands(&mut self, evaluated: &[(&str, &Recipe)]) {
         let make = |(release, recipe): &(&str, &Recipe)| -> Vec<String> {
             let steps = recipe.steps.iter().filter(|step| step.kind != StepKind::Patch);
             steps.map(|step| portable(&step.command, recipe, release)).collect()
@@ -214,7 +214,7 @@ impl Draft {
     }
 
     /// Adds comments about directives that have no counterpart.
-    fn say_of_directives(&mut self, directives: &[Directive]) {
+    fn report_directives(&mut self, directives: &[Directive]) {
         for directive in directives.iter().filter(|directive| !directive.value.is_empty()) {
             let name = directive.name.as_str();
             let literal = directive.literal();

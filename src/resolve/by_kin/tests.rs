@@ -112,7 +112,7 @@ fn is_let(name: &str, how: Other, setting: usize) -> bool {
 struct Quiet;
 
 impl Progress for Quiet {
-    fn say(&self, _: &str) {}
+    fn print(&self, _: &str) {}
     fn warn(&self, _: &str) {}
     fn hint(&self, _: &str) {}
 }
@@ -327,7 +327,7 @@ fn fields_but(others: &[(usize, Other)]) -> Vec<Field> {
 }
 
 #[test]
-fn a_build_that_differs_in_one_field_is_used_as_the_table_says() {
+fn a_build_that_differs_in_one_field_is_used_as_the_table_allows() {
     let host = Host::new();
     assert_eq!(host.uses(&entry(fields(), None)), [true; 3], "of exactly these inputs");
     let fields = fields();
@@ -345,7 +345,7 @@ fn a_build_that_differs_in_one_field_is_used_as_the_table_says() {
 }
 
 #[test]
-fn a_build_of_something_else_is_not_used_whatever_its_labels_say() {
+fn a_build_of_something_else_is_not_used_whatever_its_labels() {
     let host = Host::new();
     let kin = key::kin(&fields());
     for (at, field) in fields().iter().enumerate().filter(|(_, field)| !key::is_tool(&field.name)) {

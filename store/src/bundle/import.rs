@@ -59,10 +59,10 @@ pub fn import(
     from: &mut dyn Read,
     believed: Believed<'_>,
     now: u64,
-    say: &dyn Fn(&Notice),
+    print: &dyn Fn(&Notice),
 ) -> Result<Imported> {
     let (done, objects, waiting) = (Imported::default(), BTreeMap::new(), Vec::new());
-    let mut import = Import { store, origin, believed, now, say, done, objects, waiting };
+    let mut import = Import { store, origin, believed, now, print, done, objects, waiting };
     match import.run(&mut Members::new(origin, from)) {
         Ok(()) => Ok(import.done),
         Err(Stop::Failed(error)) => Err(error),
@@ -80,7 +80,7 @@ struct Import<'a> {
     origin: &'a Path,
     believed: Believed<'a>,
     now: u64,
-    say: &'a dyn Fn(&Notice),
+    print: &'a dyn Fn(&Notice),
     done: Imported,
     /// Objects that trusted entries reference.
     objects: BTreeMap<Digest, Object>,
@@ -129,7 +129,7 @@ impl Import<'_> {
         let entry = match Entry::parse(&self.path(at), key, file) {
             Ok(entry) => entry,
             Err(error) => {
-                self.refuse_damaged(&error);
+                self.refuse_corrupt(&error);
                 return Ok(());
             }
         };
@@ -180,7 +180,7 @@ impl Import<'_> {
                 Ok(()) => self.done.objects += 1,
                 // Its entries are refused at the end, when it is certain that the object does not follow.
                 Err(error @ Error::Damaged { .. }) => {
-                    (self.say)(&Notice::warning(format!("{error}")));
+                    (self.print)(&Notice::warning(format!("{error}")));
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
@@ -207,7 +207,7 @@ impl Import<'_> {
         let pointer = match Pointer::parse(&self.path(at), name, file) {
             Ok(pointer) => pointer,
             Err(error) => {
-                self.refuse_damaged(&error);
+                self.refuse_corrupt(&error);
                 return Ok(());
             }
         };
@@ -230,12 +230,12 @@ impl Import<'_> {
 
     fn refuse(&mut self, path: &str, why: &dyn Display) {
         self.done.refused += 1;
-        (self.say)(&Notice::warning(format!("ignoring {}/{path}: {why}", self.origin.display())));
+        (self.print)(&Notice::warning(format!("ignoring {}/{path}: {why}", self.origin.display())));
     }
 
     /// Like [`Import::refuse`], for an error that contains the path itself.
-    fn refuse_damaged(&mut self, error: &Error) {
+    fn refuse_corrupt(&mut self, error: &Error) {
         self.done.refused += 1;
-        (self.say)(&Notice::warning(format!("{error}; ignoring it")));
+        (self.print)(&Notice::warning(format!("{error}; ignoring it")));
     }
 }

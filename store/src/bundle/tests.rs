@@ -30,7 +30,7 @@ struct Host {
 
 fn host() -> Host {
     let dir = tempfile::tempdir().unwrap();
-    let waiting = Waiting { limit: Duration::from_secs(20), say: &|_| () };
+    let waiting = Waiting { limit: Duration::from_secs(20), print: &|_| () };
     let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
     Host { store, said: RefCell::default(), dir }
 }
@@ -73,14 +73,14 @@ impl Host {
     }
 
     fn import_with(&self, bundle: &[u8], trust: &Trust, roll_back: bool) -> Result<Imported> {
-        let say =
+        let print =
             |notice: &crate::Notice| *self.said.borrow_mut() += &format!("{:?} {notice}\n", notice.severity);
         let fits = |manifest: &Manifest| match manifest.builder.as_str() {
             "liar" => Err("a liar made it".to_owned()),
             _ => Ok(()),
         };
         let believed = Believed { trust, fits: &fits, roll_back };
-        let done = import(&self.store, Path::new("/b.tar"), &mut &bundle[..], believed, NOW, &say);
+        let done = import(&self.store, Path::new("/b.tar"), &mut &bundle[..], believed, NOW, &print);
         self.check_whole(trust);
         done
     }

@@ -46,7 +46,7 @@ pub(super) fn entries(store: &Store, rules: &GcRules, plan_db: &PlanDb) -> Resul
             }
             Ok(None) => Ok(()),
             Err(error @ (Error::Damaged { .. } | Error::Entry { .. })) => {
-                (rules.say)(&Notice::warning(format!(
+                (rules.print)(&Notice::warning(format!(
                     "{error}; keeping it, but not what it may have referenced"
                 )));
                 Ok(())

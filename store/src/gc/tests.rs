@@ -16,7 +16,7 @@ use crate::{Entry, Inserted, Manifest, Output, Pointer, Role, Row, SignerId, Wai
 /// A time in 2001. Files that keep the time of their creation are then in the future, so they count as young.
 const NOW: u64 = 1_000_000_000;
 const DAY: u64 = 86400;
-const PATIENT: Waiting = Waiting { limit: Duration::from_secs(60), say: &|_| () };
+const PATIENT: Waiting = Waiting { limit: Duration::from_secs(60), print: &|_| () };
 static GO_ON: AtomicBool = AtomicBool::new(false);
 const ALL: Caps = Caps { max_size: Some(0), max_age: None, min_free: None };
 
@@ -66,7 +66,7 @@ fn put(store: &Store, n: u8, contents: &[&str], days: u64) {
 }
 
 fn planned(store: &Store, caps: Caps, keep: &Keep) -> Result<GcPlan> {
-    let rules = GcRules { caps, keep, now: NOW, grace: 3600, cancel: &GO_ON, say: &|_| () };
+    let rules = GcRules { caps, keep, now: NOW, grace: 3600, cancel: &GO_ON, print: &|_| () };
     plan(store, &rules, store.scratch().unwrap())
 }
 
@@ -254,9 +254,10 @@ fn a_corrupt_entry_is_reported_kept_and_references_nothing() {
     let path = entry::path(&store.entries(), &key(1));
     fs_err::write(&path, "{}").unwrap();
     let said = std::cell::RefCell::new(String::new());
-    let say = |notice: &crate::Notice| said.borrow_mut().push_str(&notice.text);
+    let print = |notice: &crate::Notice| said.borrow_mut().push_str(&notice.text);
     let keep = Keep::default();
-    let rules = GcRules { caps: Caps::default(), keep: &keep, now: NOW, grace: 0, cancel: &GO_ON, say: &say };
+    let rules =
+        GcRules { caps: Caps::default(), keep: &keep, now: NOW, grace: 0, cancel: &GO_ON, print: &print };
     let plan = plan(&store, &rules, store.scratch().unwrap()).unwrap();
     plan.apply(&store, &PATIENT, &GO_ON, &mut |_| ()).unwrap();
     assert!(said.borrow().contains(&path.display().to_string()));
@@ -391,7 +392,7 @@ fn a_crash_at_any_step_leaves_a_consistent_store() {
 #[test]
 fn adding_and_deleting_exclude_each_other() {
     let (_dir, store) = littered();
-    let at_once = Waiting { limit: Duration::ZERO, say: &|_| () };
+    let at_once = Waiting { limit: Duration::ZERO, print: &|_| () };
     let impatient = Store::open(store.dir(), &at_once).unwrap();
     let tried = std::cell::Cell::new(0);
     let step = |at: &str| {
@@ -490,7 +491,7 @@ fn no_entry_lacks_an_object_during_concurrent_use() {
             round += 1;
             age(&store, round);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-            let rules = GcRules { caps: ALL, keep: &keep, now, grace: 0, cancel: &GO_ON, say: &|_| () };
+            let rules = GcRules { caps: ALL, keep: &keep, now, grace: 0, cancel: &GO_ON, print: &|_| () };
             let plan = plan(&store, &rules, store.scratch().unwrap()).unwrap();
             let now_gone = plan.apply(&store, &PATIENT, &GO_ON, &mut |_| ()).unwrap();
             gone.entries.files += now_gone.entries.files;

@@ -40,7 +40,10 @@ impl SharedCaches {
             if let Err(reason) = fits(entry.manifest()) {
                 let cache = &self.caches[at];
                 let path = Name::Entry(*key).path();
-                (cache.say)(&Notice::info(format!("shared cache {}: ignoring {path}: {reason}", cache.url)));
+                (cache.print)(&Notice::info(format!(
+                    "shared cache {}: ignoring {path}: {reason}",
+                    cache.url
+                )));
                 continue;
             }
             let bytes = AtomicU64::new(size);

@@ -116,7 +116,7 @@ impl SharedCaches {
             .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
             .map_err(|trouble| cache.failed(trouble))?;
         let pointer = bytes.and_then(|bytes| Pointer::parse(&cache.origin(name), name, &bytes).ok());
-        let counts = |pointer: &Pointer| match self.trust.vouch_one(pointer.envelope()) {
+        let counts = |pointer: &Pointer| match self.trust.cosign_one(pointer.envelope()) {
             Ok(()) => true,
             Err(Distrust::Stranger(_)) => pointer.key() == to,
             Err(_) => false,
@@ -126,7 +126,7 @@ impl SharedCaches {
 }
 
 fn not_followed(cache: &SharedCache, name: &Name, why: &str) {
-    (cache.say)(&Notice::warning(format!(
+    (cache.print)(&Notice::warning(format!(
         "shared cache {}: ignoring pointer {}: {why}",
         cache.url,
         name.path()
@@ -192,7 +192,8 @@ pub(crate) fn accept(
 /// The pointer below whose epoch none is accepted: the stored one, unless its keys are no longer trusted or it is too
 /// far ahead.
 fn floor(store: &Store, trust: &Trust, name: &Name, now: u64) -> Result<Option<Pointer>> {
-    let counts = |floor: &Pointer| trust.vouch_one(floor.envelope()).is_ok() && too_far(floor, now).is_none();
+    let counts =
+        |floor: &Pointer| trust.cosign_one(floor.envelope()).is_ok() && too_far(floor, now).is_none();
     Ok(here(store, name)?.filter(counts))
 }
 

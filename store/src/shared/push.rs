@@ -170,7 +170,7 @@ impl SharedCaches {
             .map_err(|trouble| cache.failed(trouble))?;
         let Some(bytes) = bytes else { return Ok(There::Nothing) };
         let worthless = |why: &dyn std::fmt::Display| {
-            (cache.say)(&Notice::info(format!(
+            (cache.print)(&Notice::info(format!(
                 "shared cache {}: replacing {}: {why}",
                 cache.url,
                 name.path()
@@ -185,7 +185,7 @@ impl SharedCaches {
         if own || there == *entry || matches!(sign, SignEntry::Unsigned) {
             return Ok(There::Entry(Box::new(there)));
         }
-        match self.trust.vouch_one(there.envelope()) {
+        match self.trust.cosign_one(there.envelope()) {
             Ok(()) => Ok(There::Entry(Box::new(there))),
             Err(Distrust::Stranger(_)) if there.manifest().says_the_same_as(entry.manifest()) => {
                 Ok(There::OfStranger(Box::new(there)))

@@ -6,7 +6,7 @@ use super::pointers::is_ahead;
 use super::{SharedCache, SharedCaches};
 use crate::site::MAX_SITE;
 use crate::transport::{IfTaken, Name};
-use crate::{Distrust, Error, Notice, Result, SigningKey, Site, Store, Wishes};
+use crate::{Distrust, Error, Notice, Result, SigningKey, Site, SiteContent, Store};
 
 /// The result of publishing a site file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl SharedCaches {
         let newest = signed.max_by_key(|(at, site)| (site.epoch(), std::cmp::Reverse(*at)));
         let Some((at, newest)) = newest else { return Ok(before) };
         match &before {
-            Some(before) if before.wishes() == newest.wishes() && before.epoch() == newest.epoch() => {}
+            Some(before) if before.contents() == newest.contents() && before.epoch() == newest.epoch() => {}
             Some(before) if newest.epoch() <= before.epoch() && !roll_back => {
                 let (new, old) = (newest.epoch(), before.epoch());
                 not_followed(
@@ -95,7 +95,7 @@ impl SharedCaches {
         &self,
         cache: &Arc<SharedCache>,
         store: &Store,
-        wishes: &Wishes,
+        contents: &SiteContent,
         now: u64,
         signer: &SigningKey,
     ) -> Result<Published> {
@@ -104,18 +104,18 @@ impl SharedCaches {
             .map_err(|trouble| cache.failed(trouble))?;
         let there = there.and_then(|bytes| Site::parse(&cache.origin(&Name::Site), &bytes).ok());
         let (site, is_new) = match there {
-            Some(mut there) if there.wishes() == wishes && !is_ahead(there.epoch(), now) => {
+            Some(mut there) if there.contents() == contents && !is_ahead(there.epoch(), now) => {
                 let is_new = there.sign(signer);
                 (there, is_new)
             }
-            Some(there) if matches!(self.trust.vouch_one(there.envelope()), Err(Distrust::Stranger(_))) => {
+            Some(there) if matches!(self.trust.cosign_one(there.envelope()), Err(Distrust::Stranger(_))) => {
                 return Ok(Published::OfAnother);
             }
             there => {
                 let epochs = [there, here(store)?].into_iter().flatten().map(|site| site.epoch());
                 let before = epochs.filter(|epoch| !is_ahead(*epoch, now)).max();
                 let epoch = before.map_or(now, |before| now.max(before.saturating_add(1)));
-                (Site::new(wishes.clone(), epoch, signer)?, true)
+                (Site::new(contents.clone(), epoch, signer)?, true)
             }
         };
         if !is_new {
@@ -136,10 +136,10 @@ impl Store {
     /// # Errors
     ///
     /// If the store cannot be read or written.
-    pub fn publish_site(&self, wishes: &Wishes, now: u64, signer: &SigningKey) -> Result<()> {
+    pub fn publish_site(&self, contents: &SiteContent, now: u64, signer: &SigningKey) -> Result<()> {
         let here = here(self)?.filter(|here| !is_ahead(here.epoch(), now));
         let site = match here {
-            Some(mut here) if here.wishes() == wishes => {
+            Some(mut here) if here.contents() == contents => {
                 if !here.sign(signer) {
                     return Ok(());
                 }
@@ -147,7 +147,7 @@ impl Store {
             }
             here => {
                 let epoch = here.map_or(now, |here| now.max(here.epoch().saturating_add(1)));
-                Site::new(wishes.clone(), epoch, signer)?
+                Site::new(contents.clone(), epoch, signer)?
             }
         };
         self.write_named(&Name::Site, &site.encode()?)
@@ -165,5 +165,5 @@ fn here(store: &Store) -> Result<Option<Site>> {
 }
 
 fn not_followed(cache: &SharedCache, why: &str) {
-    (cache.say)(&Notice::warning(format!("shared cache {}: ignoring site.json: {why}", cache.url)));
+    (cache.print)(&Notice::warning(format!("shared cache {}: ignoring site.json: {why}", cache.url)));
 }

@@ -63,17 +63,17 @@ struct Host {
 
 fn host(memories: &[&Arc<Memory>], trust: Trust) -> Host {
     let dir = tempfile::tempdir().unwrap();
-    let waiting = Waiting { limit: Duration::from_secs(20), say: &|_| () };
+    let waiting = Waiting { limit: Duration::from_secs(20), print: &|_| () };
     let store = Store::open(&dir.path().join("store"), &waiting).unwrap();
     let said: Arc<Mutex<Vec<String>>> = Arc::default();
-    let say: Say = {
+    let print: Say = {
         let said = said.clone();
         Arc::new(move |notice| said.lock().unwrap().push(notice.to_string()))
     };
     let caches = memories
         .iter()
         .enumerate()
-        .map(|(n, memory)| SharedCache::new(&format!("mem://{n}"), (*memory).clone(), true, say.clone()))
+        .map(|(n, memory)| SharedCache::new(&format!("mem://{n}"), (*memory).clone(), true, print.clone()))
         .collect();
     Host { store, caches: SharedCaches::new(caches, trust), said, _dir: dir }
 }
@@ -515,7 +515,7 @@ fn pointers_of_a_revoked_key_are_ignored() {
     let host = host(&[&empty], trust(&[1], &[1], 1));
     host.store.point(&name, &Pointer::new(&name, KEY, 9, &builder(1)).unwrap()).unwrap();
     assert_eq!(host.caches.pointer(&host.store, &name, false, NOW).unwrap(), None);
-    assert_eq!(trust(&[1], &[1], 1).vouch_one(host.build("x").envelope()), Err(Distrust::Unsigned));
+    assert_eq!(trust(&[1], &[1], 1).cosign_one(host.build("x").envelope()), Err(Distrust::Unsigned));
 }
 
 #[test]

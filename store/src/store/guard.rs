@@ -162,7 +162,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::time::Duration;
 
-    const WAITING: Waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+    const WAITING: Waiting = Waiting { limit: Duration::ZERO, print: &|_| () };
 
     #[test]
     fn an_empty_directory_that_others_could_write_is_closed_and_another_is_refused() {

@@ -17,9 +17,9 @@ const AT_A_TIME: u32 = 1024;
 impl Store {
     /// Also reports waits for changes to the index from now on. After one wait has taken as long as allowed, later
     /// ones return at once.
-    pub fn hear(&self, say: Say) {
+    pub fn hear(&self, print: Say) {
         if let Some(index) = &self.index {
-            index.lock().unwrap_or_else(PoisonError::into_inner).hear(say);
+            index.lock().unwrap_or_else(PoisonError::into_inner).hear(print);
         }
     }
 
@@ -147,7 +147,7 @@ impl Store {
         }
         match self.create_index() {
             // Its version said that it was incomplete, but it has tables.
-            Err(error) if error.is_index_damage() => {
+            Err(error) if error.is_index_corruption() => {
                 Index::set_aside(&path)?;
                 self.create_index()
             }
@@ -187,11 +187,11 @@ impl Store {
         let Some(index) = &self.index else { return Ok(None) };
         let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
         match act(&mut index) {
-            Err(e) if e.is_index_damage() && self.writable => {
+            Err(e) if e.is_index_corruption() && self.writable => {
                 *index = self.make_index(&self.silently())?;
                 match act(&mut index) {
                     // Its pages are intact, but their content is not.
-                    Err(e) if e.is_index_damage() => *index = self.make_index_anew(&self.silently())?,
+                    Err(e) if e.is_index_corruption() => *index = self.make_index_anew(&self.silently())?,
                     done => return done.map(Some),
                 }
                 act(&mut index).map(Some)

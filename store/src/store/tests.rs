@@ -14,11 +14,11 @@ fn key(n: u8) -> Key {
 }
 
 fn open(dir: &Path) -> Result<Store> {
-    Store::open(dir, &Waiting { limit: Duration::from_secs(20), say: &|_| () })
+    Store::open(dir, &Waiting { limit: Duration::from_secs(20), print: &|_| () })
 }
 
 fn open_read_only(dir: &Path) -> Store {
-    let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+    let waiting = Waiting { limit: Duration::ZERO, print: &|_| () };
     Store::open_existing_as(dir, false, &waiting).unwrap().unwrap()
 }
 
@@ -65,7 +65,7 @@ fn the_layout_is_as_documented_and_world_readable() {
 #[test]
 fn open_existing_creates_no_store() {
     let dir = tempfile::tempdir().unwrap();
-    let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+    let waiting = Waiting { limit: Duration::ZERO, print: &|_| () };
     assert!(Store::open_existing(&dir.path().join("none"), &waiting).unwrap().is_none());
     assert!(Store::open_existing(dir.path(), &waiting).unwrap().is_none());
     assert!(names(dir.path()).is_empty());
@@ -350,7 +350,7 @@ fn a_read_only_store_can_be_read_and_refuses_writes() {
         refused(store.discard_object(&Digest::of(b"abc")));
         refused(store.reindex().map(drop));
         refused(store.scratch().map(drop));
-        refused(store.lock("a", &Waiting { limit: Duration::ZERO, say: &|_| () }).map(drop));
+        refused(store.lock("a", &Waiting { limit: Duration::ZERO, print: &|_| () }).map(drop));
     }
     open(&dir).unwrap();
     assert_eq!(names(&dir), before);
@@ -361,7 +361,7 @@ fn the_index_can_be_in_another_directory() {
     let dir = tempfile::tempdir().unwrap();
     let (files, local) = (dir.path().join("files"), dir.path().join("local"));
     fs_err::create_dir(&local).unwrap();
-    let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+    let waiting = Waiting { limit: Duration::ZERO, print: &|_| () };
     let store = Store::open_with_index(&files, &local, &waiting).unwrap();
     store.remember("k", &Digest::of(b""), b"1", NOW).unwrap();
     assert!(local.join("index.sqlite").exists());
@@ -373,7 +373,7 @@ fn scratch_directories_are_deleted_and_lock_names_are_checked() {
     let (_dir, store) = new();
     let scratch = store.scratch().unwrap().path().to_owned();
     assert!(scratch.starts_with(store.dir().join("tmp")) && !scratch.exists());
-    let waiting = Waiting { limit: Duration::ZERO, say: &|_| () };
+    let waiting = Waiting { limit: Duration::ZERO, print: &|_| () };
     let held = store.lock("a.b-1", &waiting).unwrap();
     assert!(matches!(store.lock("a.b-1", &waiting), Err(Error::Busy { .. })));
     drop(held);

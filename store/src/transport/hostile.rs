@@ -464,7 +464,7 @@ fn challenge_of(realm: &str) -> String {
 }
 
 #[test]
-fn a_password_goes_to_no_login_of_another_host_port_or_that_storage_names() {
+fn a_password_is_not_sent_to_another_host_port_or_login_that_storage_names() {
     let with_password = |server: &Server| {
         let location = server.oci(PATIENT);
         Location { username: Some("user".into()), password: Some("secret".into()), ..location }

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_program_is_told_by_its_first_bytes() {
+    fn files_that_are_no_programs_are_recognised_by_their_first_bytes() {
         let head =
             |kind: elf::FileType| [&b"\x7fELF\x02\x01\x01"[..], &[0; 9], &kind.0.to_le_bytes()].concat();
         assert!(is_program(&head(elf::ET_EXEC)) && is_program(&head(elf::ET_DYN)));

@@ -10,7 +10,7 @@ use crate::{Output, SharedCaches, Trust, Waiting, entry};
 
 const KEY: Key = Key::from_bytes([7; 32]);
 const OTHER: Key = Key::from_bytes([8; 32]);
-const PATIENT: Waiting = Waiting { limit: std::time::Duration::from_secs(10), say: &|_| () };
+const PATIENT: Waiting = Waiting { limit: std::time::Duration::from_secs(10), print: &|_| () };
 
 /// A store with a signed entry of two objects, an unsigned entry of one object, and a pointer.
 fn store() -> (tempfile::TempDir, Store) {
@@ -72,7 +72,7 @@ fn answers(store: &Store) -> Vec<String> {
 }
 
 /// Corrupts a file in many ways; each must be detected or change no answer. Returns the number of each.
-fn rot(path: &Path, store: &Store, ways: impl Iterator<Item = Vec<u8>>) -> (usize, usize) {
+fn corrupt(path: &Path, store: &Store, ways: impl Iterator<Item = Vec<u8>>) -> (usize, usize) {
     let (whole, healthy) = (fs_err::read(path).unwrap(), answers(store));
     let (mut noticed, mut harmless) = (0, 0);
     for (at, bytes) in ways.enumerate() {
@@ -108,7 +108,7 @@ fn every_flipped_bit_is_detected_or_harmless() {
             bytes[bit / 8] ^= 1 << (bit % 8);
             bytes
         });
-        let (noticed, harmless) = rot(&path, &store, flipped);
+        let (noticed, harmless) = corrupt(&path, &store, flipped);
         let flips = (whole.len() * 8).div_ceil(every);
         assert_eq!(noticed + harmless, flips);
         // The name of the checksum's field, which then is an unknown field; unused bits of a frame's header.
@@ -121,7 +121,7 @@ fn every_truncation_is_detected_or_harmless() {
     let (_dir, store) = store();
     for path in all_files(&store) {
         let whole = fs_err::read(&path).unwrap();
-        let (_, harmless) = rot(&path, &store, (0..whole.len()).map(|length| whole[..length].to_vec()));
+        let (_, harmless) = corrupt(&path, &store, (0..whole.len()).map(|length| whole[..length].to_vec()));
         assert!(harmless <= 1, "{harmless} truncations of {} change nothing", path.display()); // the last line's end
     }
 }
@@ -135,7 +135,7 @@ fn swapped_empty_and_zeroed_files_are_detected() {
             paths.iter().filter(|other| *other != path).map(|p| fs_err::read(p).unwrap()).collect();
         let zeroed = vec![0; fs_err::read(path).unwrap().len()];
         let ways = others.into_iter().chain([Vec::new(), zeroed]);
-        assert_eq!(rot(path, &store, ways).1, 0, "{}", path.display());
+        assert_eq!(corrupt(path, &store, ways).1, 0, "{}", path.display());
     }
 }
 

@@ -53,7 +53,7 @@ fn clock() -> u64 {
 fn store() -> (TempDir, Store) {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-    let waiting = Waiting { limit: Duration::from_secs(60), say: &|_| () };
+    let waiting = Waiting { limit: Duration::from_secs(60), print: &|_| () };
     let store = Store::open(dir.path(), &waiting).unwrap();
     (dir, store)
 }

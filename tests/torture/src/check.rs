@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_not_whole_and_a_staging_directory_are_told() {
+    fn an_incomplete_entry_and_a_staging_directory_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
         fs_err::create_dir_all(places.modules().join(".kcache-6.1")).unwrap();

@@ -107,7 +107,7 @@ fn failed_test_compiles_are_identified() {
 }
 
 #[test]
-fn what_a_script_is_for_and_that_it_wanted_the_network_is_said() {
+fn a_failed_script_is_reported_with_its_purpose_and_its_want_of_the_network() {
     let step =
         |log: &str, downloads| noticed(log).failure(Some(1), Some("its PRE_BUILD"), downloads).first_error;
     assert_eq!(
@@ -149,7 +149,7 @@ fn what_only_follows_from_an_error_is_no_cause() {
 }
 
 #[test]
-fn where_builds_can_write_is_said_of_paths_elsewhere() {
+fn a_write_elsewhere_is_reported_with_where_builds_can_write() {
     assert!(first_error("touch: cannot touch '/var/log/x': No such file or directory").contains(READ_ONLY));
     assert!(first_error("pre: line 2: /root/x: No such file or directory").contains(READ_ONLY));
     assert!(first_error("sh: 2: cannot create /root/x: Directory nonexistent").contains(READ_ONLY));

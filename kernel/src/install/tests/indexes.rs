@@ -159,7 +159,7 @@ impl Whole {
             always_depmod: false,
             sign: None,
             wait: WAIT,
-            say: &|_| (),
+            print: &|_| (),
         };
         act(site, &Tree::open(&tree).unwrap())
     }

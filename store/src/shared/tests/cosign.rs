@@ -31,7 +31,7 @@ fn builders_that_do_not_know_each_other_sign_what_they_agree_on() {
 }
 
 #[test]
-fn what_a_stranger_says_otherwise_is_not_signed() {
+fn a_differing_build_of_an_untrusted_builder_is_not_cosigned() {
     let memory = filled(1, "abc");
     let second = host(&[&memory], trust(&[2], &[], 1));
     let own = second.build("abc");

@@ -14,7 +14,7 @@ fn every(sample: usize) -> usize {
 }
 
 /// A file's bytes with one bit flipped in each, then truncated to each length, with a description.
-fn rotten(bytes: &[u8], every: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
+fn corrupted(bytes: &[u8], every: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
     let flips = (0..bytes.len() * 8).step_by(every).map(|bit| {
         let mut bytes = bytes.to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -56,7 +56,7 @@ fn corruption_of_generation_json_is_detected_and_repaired_from_the_copy() {
     let text = fs_err::read(&path).unwrap();
     for path in [checked_json::copy(&path), path] {
         let (mut noticed, mut harmless) = (0, 0);
-        for (what, rot) in rotten(&text, every(61)) {
+        for (what, rot) in corrupted(&text, every(61)) {
             fs_err::write(&path, &rot).unwrap();
             assert_eq!(host.current(), known, "{what}");
             assert_eq!(generations(&host.tree()).unwrap(), Vec::from_iter(known.clone()), "{what}");
@@ -84,7 +84,7 @@ fn corruption_of_the_only_file_is_an_error_until_a_complete_set_replaces_it() {
     let (text, known) = (fs_err::read(&path).unwrap(), host.current());
     fs_err::remove_file(checked_json::copy(&path)).unwrap();
     let (mut noticed, mut harmless) = (0, 0);
-    for (what, rot) in rotten(&text, every(61)) {
+    for (what, rot) in corrupted(&text, every(61)) {
         fs_err::write(&path, &rot).unwrap();
         match current(&host.tree()) {
             Ok(found) => {
@@ -172,7 +172,7 @@ fn corruption_of_an_index_is_detected_or_harmless() {
         let path = host.tree().join(name);
         let whole = fs_err::read(&path).unwrap();
         let (mut noticed, mut harmless) = (0, 0);
-        for (what, rot) in rotten(&whole, every(7)) {
+        for (what, rot) in corrupted(&whole, every(7)) {
             fs_err::write(&path, &rot).unwrap();
             let mut found = verify_indexes(&host.tree()).unwrap();
             if name == DEP_BIN {
@@ -198,7 +198,7 @@ fn corruption_of_the_committing_index_is_repaired() {
     let whole = host.picture();
     let path = host.tree().join(DEP_BIN);
     let bytes = fs_err::read(&path).unwrap();
-    for (what, rot) in rotten(&bytes, every(97)) {
+    for (what, rot) in corrupted(&bytes, every(97)) {
         fs_err::write(&path, rot).unwrap();
         if !host.is_whole() {
             host.install(&packages(&host)).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -284,7 +284,7 @@ fn every_flipped_bit_of_a_journal_is_detected() {
     let text = fs_err::read(&path).unwrap();
     fs_err::remove_file(checked_json::copy(&path)).unwrap();
     let (mut noticed, mut harmless) = (0, 0);
-    for (what, rot) in rotten(&text, every(11)) {
+    for (what, rot) in corrupted(&text, every(11)) {
         fs_err::write(&path, &rot).unwrap();
         match Journal::read(&tree) {
             Ok(journal) => {
