@@ -46,8 +46,8 @@ pub use observe::Opened;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{self, Seek, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -57,9 +57,9 @@ use std::time::Duration;
 
 use command_fds::CommandFdExt;
 use fs_err as fs;
-use rustix::fs::{MemfdFlags, memfd_create};
 
-use arguments::Arguments;
+use arguments::{Arguments, environment, nameless};
+pub(crate) use arguments::{filters, with_filters};
 pub use cgroup::{Groups, Limits};
 pub use enter::Entrance;
 pub use space::{Excess, holds_more};
@@ -576,31 +576,4 @@ impl Sandbox {
             None => inside.to_owned(),
         }
     }
-}
-
-/// The environment that a command will have, as `NAME=VALUE`.
-fn environment(command: &Command) -> Vec<String> {
-    let set = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
-    set.map(|(name, value)| format!("{name}={value}")).collect()
-}
-
-/// The filters of system calls as anonymous files for bwrap.
-pub(crate) fn filters() -> io::Result<Vec<OwnedFd>> {
-    seccomp::filters()?.iter().map(|filter| nameless(filter)).collect()
-}
-
-/// The arguments that pass the filters to bwrap.
-pub(crate) fn with_filters(filters: &[OwnedFd]) -> impl Iterator<Item = String> {
-    filters.iter().flat_map(|filter| ["--add-seccomp-fd".to_owned(), filter.as_raw_fd().to_string()])
-}
-
-/// An anonymous file in memory with this content, positioned at its beginning.
-fn nameless(content: &[u8]) -> io::Result<OwnedFd> {
-    // A hardened machine allows only this kind (vm.memfd_noexec); kernels before Linux 6.3 do not have it.
-    let file = memfd_create("kcache", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
-    let file = file.or_else(|_| memfd_create("kcache", MemfdFlags::CLOEXEC))?;
-    let mut file = std::fs::File::from(file);
-    file.write_all(content)?;
-    file.rewind()?;
-    Ok(file.into())
 }

@@ -1,7 +1,12 @@
 //! The arguments of `bwrap`.
 
 use std::ffi::OsString;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::process::Command;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 /// `bwrap`'s arguments, in order of execution.
 #[derive(Default)]
@@ -74,4 +79,31 @@ impl Arguments {
     pub(super) fn holds(&self, path: &Path) -> bool {
         self.0.windows(2).any(|pair| pair[0] == "--tmpfs" && pair[1] == path.as_os_str())
     }
+}
+
+/// The environment that a command will have, as `NAME=VALUE`.
+pub(super) fn environment(command: &Command) -> Vec<String> {
+    let set = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
+    set.map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// The filters of system calls as anonymous files for bwrap.
+pub(crate) fn filters() -> io::Result<Vec<OwnedFd>> {
+    super::seccomp::filters()?.iter().map(|filter| nameless(filter)).collect()
+}
+
+/// The arguments that pass the filters to bwrap.
+pub(crate) fn with_filters(filters: &[OwnedFd]) -> impl Iterator<Item = String> {
+    filters.iter().flat_map(|filter| ["--add-seccomp-fd".to_owned(), filter.as_raw_fd().to_string()])
+}
+
+/// An anonymous file in memory with this content, positioned at its beginning.
+pub(super) fn nameless(content: &[u8]) -> io::Result<OwnedFd> {
+    // A hardened machine allows only this kind (vm.memfd_noexec); kernels before Linux 6.3 do not have it.
+    let file = memfd_create("kcache", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
+    let file = file.or_else(|_| memfd_create("kcache", MemfdFlags::CLOEXEC))?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file.into())
 }
