@@ -59,7 +59,12 @@ fn of_other_package(package: &Package, others: &[&Package], text: &str) -> Optio
         let name = other.name.as_str();
         let ends =
             |rest: &&str, ends: &[char]| rest.strip_prefix(name).is_some_and(|rest| rest.starts_with(ends));
-        sources.iter().any(|rest| ends(rest, &['-'])) || records.iter().any(|rest| ends(rest, &['/']))
+        // `find /usr/src -name 'NAME-*'`
+        let pattern = format!("{name}-*");
+        let is_searched = || text.lines().any(|line| line.contains("/usr/src") && line.contains(&pattern));
+        sources.iter().any(|rest| ends(rest, &['-']))
+            || records.iter().any(|rest| ends(rest, &['/', ' ']))
+            || is_searched()
     };
     let other = others.iter().find(is_meant)?;
     let (name, other) = (&package.name, &other.name);
@@ -217,6 +222,9 @@ mod tests {
         assert!(says("gpu source not found in /usr/src/gpu-*"));
         assert!(says("cat: /usr/src/gpu-535.1/p2p.h: No such file or directory"));
         assert!(says("ls /var/lib/dkms/gpu/535.1/source"));
+        assert!(says("D=`find /usr/src -maxdepth 1 -name 'gpu-*' -print | tail -1`"));
+        assert!(says("B=`find /var/lib/dkms/gpu -maxdepth 1 -print`"));
+        assert!(!says("D=`find /opt -name 'gpu-*'`"));
         assert!(!says("/usr/src/gpu2-1.0 /usr/src/rdma-2.5 /var/lib/dkms/gpus/1 gpu"));
         let said = of_other_package(&own, &[&gpu], "/usr/src/gpu-1").unwrap();
         assert!(said.contains("BUILD_DEPENDS[0]=\"gpu\"") && said.contains("/etc/dkms/rdma.conf"), "{said}");

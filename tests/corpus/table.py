@@ -91,7 +91,7 @@ def modules(result):
 
 def left_out(result):
     """Modules that kcache did not take, because nothing exports what they need: it says so."""
-    return set(re.findall(r"left out: (\S+)\.ko needs the symbol", text(f"{result}/log")))
+    return set(re.findall(r"(?:left out|skipping module): (\S+)\.ko needs the symbol", text(f"{result}/log")))
 
 
 def same(ours, theirs, part):
