@@ -74,7 +74,8 @@ fn a_file_that_configure_read_is_compared_before_a_build_is_used_again() {
     is(install(&host, &includes(&host, "three")), "built", "three");
     // Here, where nothing is mounted, the header is absent.
     host.kcache(&["explain", "curious", "-k", &FIXTURES.new]).exits(0).prints(&[
-        "in the store: built\nnot used, because",
+        "in the store: built\n",
+        "not used, because",
         "undeclared input /usr/include/asm-generic/probe.h: different here",
         "system.release",
     ]);
