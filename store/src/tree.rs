@@ -75,13 +75,22 @@ pub struct Fingerprint {
     pub written: Written,
 }
 
-/// Of a tree's files what a new hard link to one leaves, and what it changes.
+/// Of a tree's files what a new hard link to one leaves, and what it changes, and who can read them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
     /// A hash of the mtimes of all entries.
     mtimes: u64,
     /// Number of hard links to all files.
     links: u64,
+    /// Number of entries that not everybody can read, or run.
+    private: u64,
+}
+
+impl Written {
+    /// Whether everything in the trees can be read, and run, by anybody.
+    pub fn is_for_all(self) -> bool {
+        self.private == 0
+    }
 }
 
 impl std::iter::Sum for Written {
@@ -89,6 +98,7 @@ impl std::iter::Sum for Written {
         each.fold(Written::default(), |a, b| Written {
             mtimes: a.mtimes.wrapping_add(b.mtimes),
             links: a.links.wrapping_add(b.links),
+            private: a.private + b.private,
         })
     }
 }

@@ -78,11 +78,6 @@ pub fn walk(roots: &[TreeRoot]) -> Result<Walk> {
 }
 
 impl Walk {
-    /// Whether everything in the trees can be read, and run, by anybody.
-    pub fn is_for_all(&self) -> bool {
-        self.trees.iter().flat_map(|tree| &tree.entries).all(Entry::is_for_all)
-    }
-
     pub(super) fn of(mut trees: Vec<Tree>) -> Walk {
         trees.sort_by(|a, b| a.root.label.cmp(&b.root.label));
         Walk { trees }
@@ -183,7 +178,8 @@ impl Tree {
         let mut hasher = DefaultHasher::new();
         self.entries.iter().for_each(|entry| entry.mtime.hash(&mut hasher));
         let links = self.entries.iter().map(|entry| entry.links).sum();
-        Written { mtimes: hasher.finish(), links }
+        let private = self.entries.iter().filter(|entry| !entry.is_for_all()).count() as u64;
+        Written { mtimes: hasher.finish(), links, private }
     }
 
     fn digest_of_stats(&self, context: &str, put: impl Fn(&Entry, &mut Vec<u8>)) -> Digest {
