@@ -80,10 +80,18 @@ pub fn read(dir: &Path, bounds: &Bounds) -> Seen {
         cwd: bounds.cwd.clone(),
     }];
     let mut seen = Seen::default();
-    while let Some(mut process) = pending.pop() {
+    let mut unnamed: Vec<Process> = Vec::new();
+    loop {
+        let Some(mut process) = pending.pop() else {
+            // A process that is killed while it makes another one is not seen to have made it.
+            let (Some(child), Some(pid)) = (unnamed.pop(), texts.keys().next()) else { break };
+            pending.push(Process { pid: *pid, ..child });
+            continue;
+        };
         let Some(text) = texts.remove(&process.pid) else { continue };
         *(if process.outside { &mut seen.outside } else { &mut seen.inside }) += 1;
         for line in text.lines() {
+            unnamed.extend(process.was_making(line));
             let Some(call) = parse(line).filter(Call::counts) else { continue };
             if MAKES.contains(&call.name) {
                 pending.extend(process.makes(&call));
@@ -126,6 +134,15 @@ impl Process {
         let translated = call.result.split_once("/* ").map(|(_, number)| number);
         let number = translated.unwrap_or(call.result).split_whitespace().next()?;
         Some(Process { pid: number.parse().ok()?, outside, ..self.clone() })
+    }
+
+    /// The child of a call that did not return; its number is not known.
+    fn was_making(&self, line: &str) -> Option<Process> {
+        let (name, arguments) = line.split_once('(')?;
+        let is_open = arguments.ends_with("<unfinished ...>") || arguments.trim_end().ends_with(" = ?");
+        let makes = MAKES.contains(&name) && name != "unshare" && is_open;
+        let outside = self.outside && !arguments.contains("CLONE_NEWNS");
+        makes.then(|| Process { outside, ..self.clone() })
     }
 
     fn does(&mut self, call: &Call<'_>, bounds: &Bounds) -> Option<String> {
@@ -219,8 +236,11 @@ fn real(path: &Path, follows: bool) -> PathBuf {
 
 /// What is found in these lines of a process outside, and in those of its child with mounts of its own.
 fn found(outside: &str, inside: &str) -> Vec<String> {
+    found_after("clone(child_stack=NULL, flags=CLONE_NEWNS|SIGCHLD) = 9\n", outside, inside)
+}
+
+fn found_after(child: &str, outside: &str, inside: &str) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
-    let child = "clone(child_stack=NULL, flags=CLONE_NEWNS|SIGCHLD) = 9\n";
     let text =
         format!("execve(\"/usr/bin/timeout\", [\"timeout\"], 0x1 /* 1 var */) = 0\n{child}{outside}\n");
     fs::write(dir.path().join("t.7"), text).unwrap();
@@ -229,6 +249,15 @@ fn found(outside: &str, inside: &str) -> Vec<String> {
     let seen = read(dir.path(), &bounds);
     assert_eq!((seen.outside, seen.inside), (1, 1));
     seen.wrong
+}
+
+#[test]
+fn a_child_whose_maker_was_killed_is_judged_as_its_child() {
+    let bash = r#"execve("/bin/bash", ["bash"], 0x1 /* 1 var */) = 0"#;
+    for end in [" <unfinished ...>", ") = ?"] {
+        let child = format!("clone(child_stack=NULL, flags=CLONE_NEWNS|SIGCHLD{end}\n");
+        assert_eq!(found_after(&child, "", bash).len(), 1, "{end}");
+    }
 }
 
 #[test]
