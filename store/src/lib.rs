@@ -37,7 +37,7 @@
 //!
 //! # let dir = tempfile::tempdir()?;
 //! # let dir = dir.path().join("store");
-//! let waiting = Waiting { limit: Duration::from_secs(10), say: &|_| () };
+//! let waiting = Waiting { limit: Duration::from_secs(10), print: &|_| () };
 //! let store = Store::open(&dir, &waiting)?;
 //!
 //! // Objects come first, then the entry that references them.

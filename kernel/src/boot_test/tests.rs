@@ -11,7 +11,7 @@ for last; do :; done
 from=${last##* }
 case "$*" in *"-accel kvm"*) accel=kvm ;; *) accel=tcg ;; esac
 exec 3>report
-print() { printf '%s\n' "$1" >&3; }
+say() { printf '%s\n' "$1" >&3; }
 ready() { say '{"event":"ready","release":"6.1-test"}'; }
 testing() { say "{\"event\":\"testing\",\"step\":$1}"; }
 tested() {
