@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use fs_err as fs;
 use kcache_kernel::initramfs::{self, Copy};
@@ -87,17 +88,18 @@ pub fn is_outdated(
     changed: bool,
 ) -> Result<bool> {
     let Some(tree) = &kernel.modules else { return Ok(false) };
-    let now = base(tree)?.generation;
+    let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(false) };
+    // What did not change is as it was first read.
+    let now = if changed { base(tree)?.generation.map(Arc::new) } else { session.installed(kernel) };
     if let Some(generation) = &now {
         let compared = compare(session, kernel, generation)?;
         if !compared.outdated.is_empty() || (compared.is_unread && changed) {
             return Ok(true);
         }
     }
-    let kept = now.as_ref().map(names).unwrap_or_default();
+    let kept = now.as_deref().map(names).unwrap_or_default();
     let gone: BTreeSet<ModuleName> =
         before.map(names).unwrap_or_default().difference(&kept).cloned().collect();
-    let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(false) };
     Ok(!gone.is_empty() && copies(session, &path, &gone).map_or(changed, |copies| !copies.is_empty()))
 }
 
