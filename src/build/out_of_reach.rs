@@ -61,7 +61,10 @@ fn of_other_package(package: &Package, others: &[&Package], text: &str) -> Optio
             |rest: &&str, ends: &[char]| rest.strip_prefix(name).is_some_and(|rest| rest.starts_with(ends));
         // `find /usr/src -name 'NAME-*'`
         let pattern = format!("{name}-*");
-        let is_searched = || text.lines().any(|line| line.contains("/usr/src") && line.contains(&pattern));
+        let is_alone =
+            |before: &str| !before.ends_with(|c: char| c.is_alphanumeric() || c == '-' || c == '_');
+        let is_named = |line: &str| line.match_indices(&pattern).any(|(at, _)| is_alone(&line[..at]));
+        let is_searched = || text.lines().any(|line| line.contains("/usr/src") && is_named(line));
         sources.iter().any(|rest| ends(rest, &['-']))
             || records.iter().any(|rest| ends(rest, &['/', ' ']))
             || is_searched()
@@ -225,6 +228,7 @@ mod tests {
         assert!(says("D=`find /usr/src -maxdepth 1 -name 'gpu-*' -print | tail -1`"));
         assert!(says("B=`find /var/lib/dkms/gpu -maxdepth 1 -print`"));
         assert!(!says("D=`find /opt -name 'gpu-*'`"));
+        assert!(!says("D=`find /usr/src -name 'vgpu-*'`"));
         assert!(!says("/usr/src/gpu2-1.0 /usr/src/rdma-2.5 /var/lib/dkms/gpus/1 gpu"));
         let said = of_other_package(&own, &[&gpu], "/usr/src/gpu-1").unwrap();
         assert!(said.contains("BUILD_DEPENDS[0]=\"gpu\"") && said.contains("/etc/dkms/rdma.conf"), "{said}");
