@@ -121,11 +121,11 @@ fn envelopes(criterion: &mut Criterion) {
             entry.encode().expect("text")
         });
     });
-    criterion.bench_function("entry read and vouched for", |bench| {
+    criterion.bench_function("entry read and verified", |bench| {
         bench.iter(|| {
             let read = Entry::parse(Path::new("entry"), &Key::from_bytes([7; 32]), black_box(&file))
                 .expect("it is whole");
-            trust.vouch(read.envelope()).expect("it is signed");
+            trust.verify(read.envelope()).expect("it is signed");
         });
     });
 }

@@ -40,7 +40,7 @@ pub fn pointer_name() -> Name {
 pub fn envelope(bytes: &[u8]) {
     for kind in [ENTRY, POINTER] {
         if let Ok(envelope) = Envelope::parse(bytes, kind) {
-            let believed = TRUST.vouch(&envelope).is_ok();
+            let believed = TRUST.verify(&envelope).is_ok();
             assert!(!believed || TRUST.keys().any(|key| envelope.is_signed_by(&key.key)));
         }
     }
@@ -139,14 +139,14 @@ impl Host {
     fn check(&self) {
         for row in self.store.find(&[]).expect("rows") {
             let entry = self.store.lookup(&row.key).expect("a valid entry").expect("an entry");
-            assert_eq!(TRUST.vouch(entry.envelope()), Ok(()));
+            assert_eq!(TRUST.verify(entry.envelope()), Ok(()));
             for output in &entry.manifest().outputs {
                 let object = self.store.read_object(&output.digest, output.size);
                 assert!(object.expect("a whole object").is_some());
             }
         }
         if let Some(pointer) = self.store.pointer(&pointer_name()).expect("a valid pointer") {
-            assert_eq!(TRUST.cosign_one(pointer.envelope()), Ok(()));
+            assert_eq!(TRUST.verify_one(pointer.envelope()), Ok(()));
         }
         const OWN: [&str; 9] = [
             "CACHEDIR.TAG",

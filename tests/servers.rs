@@ -155,7 +155,7 @@ impl Nginx {
     }
 }
 
-/// `ca.pem`, and `server.pem` and `server.key` vouched for by it.
+/// `ca.pem`, and `server.pem` and `server.key` signed by it.
 fn make_certificates(dir: &Path) {
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
     let openssl = |args: &[&str]| run(Command::new("openssl").args(args).current_dir(dir));

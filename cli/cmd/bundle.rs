@@ -25,7 +25,7 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
                 keys.push(entry.manifest().key);
                 if !dry {
                     let sign = sign(context, args.adopt, args.unsigned);
-                    pointers.extend(publish::vouch(&session, store, entry, sign, *newest)?);
+                    pointers.extend(publish::sign_entry(&session, store, entry, sign, *newest)?);
                 }
             }
             _ => exit = exit.or(report_missing(out, choice, dry)),

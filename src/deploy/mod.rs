@@ -98,7 +98,7 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
     }
     let mut results = batch::obtain_all(session, &requests(session, job), &job.options, job.again);
     if context.services.cancelled() {
-        say_what_is_done(session, job, &results);
+        report_what_is_done(session, job, &results);
         return Err(Error::Cancelled);
     }
     let mut kernels: Vec<KernelReport> = job
@@ -135,8 +135,8 @@ pub fn run<'a>(session: &Session, job: &Job<'a>) -> Result<RunReport<'a>> {
     Ok(RunReport { kernels })
 }
 
-/// Says what an interrupted run has done already: the next one finds it in the store.
-fn say_what_is_done(session: &Session, job: &Job, results: &[PackageResult]) {
+/// Reports what an interrupted run has done already: the next one finds it in the store.
+fn report_what_is_done(session: &Session, job: &Job, results: &[PackageResult]) {
     let done = results.iter().filter(|result| result.manifest().is_some()).count();
     let installed = if job.install { "; nothing was installed" } else { "" };
     let total = requests(session, job).len();

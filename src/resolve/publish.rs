@@ -66,7 +66,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
         return Ok(());
     }
     let sign = SignEntry::With { key, adopt: false };
-    vouch(session, store, entry, sign, true)?;
+    sign_entry(session, store, entry, sign, true)?;
     for cache in context.caches().writable() {
         match push(session, store, cache, entry, sign, true) {
             Ok(pushed) => report_pushed(session, cache, entry, &pushed),
@@ -79,7 +79,7 @@ pub fn write_through(session: &Session, store: &Store, entry: &Entry) -> Result<
 
 /// Prepares an entry for publishing: signs it if this host built it, and updates the pointer if it is the newest.
 /// Returns the name of the pointer that refers to it, if any.
-pub fn vouch(
+pub fn sign_entry(
     session: &Session,
     store: &Store,
     entry: &Entry,

@@ -54,7 +54,7 @@ impl Services {
     /// Why an entry of the store must not be used: it came from another host, and its signers are no longer trusted.
     /// Entries built here have no other signature than this host's.
     pub fn distrusts(&self, entry: &Entry) -> Option<Distrust> {
-        if self.made(entry) { None } else { self.caches.trust().vouch(entry.envelope()).err() }
+        if self.made(entry) { None } else { self.caches.trust().verify(entry.envelope()).err() }
     }
 
     /// Whether this host built an entry of the store.

@@ -105,12 +105,12 @@ impl Trust {
     /// # Errors
     ///
     /// [`Distrust`] says why the payload must not be used.
-    pub fn vouch(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
+    pub fn verify(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
         self.require(envelope, self.threshold())
     }
 
     /// Verifies that at least one trusted key signed.
-    pub fn cosign_one(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
+    pub fn verify_one(&self, envelope: &Envelope) -> std::result::Result<(), Distrust> {
         self.require(envelope, 1)
     }
 
@@ -201,7 +201,7 @@ pub(crate) mod tests {
     #[test]
     fn enough_different_trusted_keys_must_have_signed() {
         let check = |signers: &[u8], trusted: &[u8], revoked: &[u8], threshold, expect: &str| {
-            let told = trust(trusted, revoked, threshold).vouch(&signed(signers));
+            let told = trust(trusted, revoked, threshold).verify(&signed(signers));
             let told = told.map_or_else(|distrust| distrust.to_string(), |()| "believed".to_owned());
             assert!(told.contains(expect), "{told}");
         };
@@ -225,7 +225,10 @@ pub(crate) mod tests {
         let file = serde_json::json!({"payloadType": "text/plain", "payload": "dGV4dA==",
             "signatures": [twice.signatures()[0], twice.signatures()[0], again]});
         let envelope = Envelope::parse(file.to_string().as_bytes(), "text/plain").unwrap();
-        assert_eq!(trust(&[1, 2], &[], 2).vouch(&envelope), Err(Distrust::TooFew { found: 1, threshold: 2 }));
+        assert_eq!(
+            trust(&[1, 2], &[], 2).verify(&envelope),
+            Err(Distrust::TooFew { found: 1, threshold: 2 })
+        );
     }
 
     #[test]
@@ -235,7 +238,7 @@ pub(crate) mod tests {
             let file =
                 serde_json::json!({"payloadType": kind, "payload": payload, "signatures": [signature]});
             let envelope = Envelope::parse(file.to_string().as_bytes(), kind).unwrap();
-            assert_eq!(trust(&[1], &[], 1).vouch(&envelope), Err(Distrust::Forged("builder1".to_owned())));
+            assert_eq!(trust(&[1], &[], 1).verify(&envelope), Err(Distrust::Forged("builder1".to_owned())));
         };
         let signature = good.signatures()[0].clone();
         check("text/plain", "dGV4dA==", Signature { sig: "AAAA".to_owned(), ..signature.clone() });
@@ -260,8 +263,8 @@ pub(crate) mod tests {
         fs_err::write(revoked.join("old.pem"), builder(2).public().to_pem()).unwrap();
         let trust = Trust::read(&trusted, &revoked, 1).unwrap();
         assert_eq!(trust.keys().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["b1"]);
-        assert!(trust.vouch(&signed(&[1])).is_ok());
-        assert!(trust.vouch(&signed(&[2])).is_err());
+        assert!(trust.verify(&signed(&[1])).is_ok());
+        assert!(trust.verify(&signed(&[2])).is_err());
         fs_err::write(trusted.join("c.pem"), "not a key").unwrap();
         let told = Trust::read(&trusted, &revoked, 1).unwrap_err().to_string();
         assert!(told.contains("c.pem"), "{told}");

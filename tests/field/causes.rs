@@ -172,7 +172,7 @@ fn a_failure_is_not_remembered_once_what_was_missing_is_there() {
         build(&host, name);
         build(&host, name).prints(&["as before"]);
         with_file(&host, below, file, text, &["build", name]).exits(0);
-        // What came of it has taken the failure's place.
+        // The second build's result has replaced the failure.
         let again = with_file(&host, below, file, text, &["build", name]).exits(0);
         assert!(!again.stderr.contains("building"), "{}", again.shown());
     }

@@ -133,7 +133,7 @@ impl Import<'_> {
                 return Ok(());
             }
         };
-        if let Err(distrust) = self.believed.trust.vouch(entry.envelope()) {
+        if let Err(distrust) = self.believed.trust.verify(entry.envelope()) {
             self.refuse(&at.path, &distrust);
             return Ok(());
         }
@@ -211,7 +211,7 @@ impl Import<'_> {
                 return Ok(());
             }
         };
-        if let Err(distrust) = self.believed.trust.vouch(pointer.envelope()) {
+        if let Err(distrust) = self.believed.trust.verify(pointer.envelope()) {
             self.refuse(&at.path, &distrust);
             return Ok(());
         }

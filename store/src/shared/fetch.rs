@@ -112,7 +112,7 @@ impl SharedCaches {
                 return None;
             }
         };
-        match self.trust.vouch(entry.envelope()) {
+        match self.trust.verify(entry.envelope()) {
             Ok(()) => return Some(entry),
             Err(distrust) => cache.distrusted(name, &distrust),
         }

@@ -23,7 +23,7 @@ impl SharedCaches {
     /// Fetches the newest pointer of this name that enough trusted keys signed, from the store or any cache, and
     /// stores it. A pointer older than the accepted one is followed only if `roll_back` is set.
     pub fn pointer(&self, store: &Store, name: &Name, roll_back: bool, now: u64) -> Result<Option<Pointer>> {
-        let before = here(store, name)?.filter(|before| self.trust.vouch(before.envelope()).is_ok());
+        let before = here(store, name)?.filter(|before| self.trust.verify(before.envelope()).is_ok());
         if self.trust.keys().next().is_none() {
             return Ok(before);
         }
@@ -66,7 +66,7 @@ impl SharedCaches {
                 return None;
             }
         };
-        match self.trust.vouch(pointer.envelope()) {
+        match self.trust.verify(pointer.envelope()) {
             Ok(()) => Some(pointer),
             Err(distrust) => {
                 cache.distrusted(name, &distrust);
@@ -116,7 +116,7 @@ impl SharedCaches {
             .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
             .map_err(|trouble| cache.failed(trouble))?;
         let pointer = bytes.and_then(|bytes| Pointer::parse(&cache.origin(name), name, &bytes).ok());
-        let counts = |pointer: &Pointer| match self.trust.cosign_one(pointer.envelope()) {
+        let counts = |pointer: &Pointer| match self.trust.verify_one(pointer.envelope()) {
             Ok(()) => true,
             Err(Distrust::Stranger(_)) => pointer.key() == to,
             Err(_) => false,
@@ -172,7 +172,7 @@ pub(crate) fn accept(
     }
     match floor(store, trust, name, now)? {
         // Other keys may have signed it since, which the threshold requires.
-        Some(floor) if pointer.agrees_with(&floor) && trust.vouch(floor.envelope()).is_ok() => {
+        Some(floor) if pointer.agrees_with(&floor) && trust.verify(floor.envelope()).is_ok() => {
             return Ok(Accepted::Same);
         }
         Some(floor) if pointer.agrees_with(&floor) => {}
@@ -193,7 +193,7 @@ pub(crate) fn accept(
 /// far ahead.
 fn floor(store: &Store, trust: &Trust, name: &Name, now: u64) -> Result<Option<Pointer>> {
     let counts =
-        |floor: &Pointer| trust.cosign_one(floor.envelope()).is_ok() && too_far(floor, now).is_none();
+        |floor: &Pointer| trust.verify_one(floor.envelope()).is_ok() && too_far(floor, now).is_none();
     Ok(here(store, name)?.filter(counts))
 }
 

@@ -185,7 +185,7 @@ impl SharedCaches {
         if own || there == *entry || matches!(sign, SignEntry::Unsigned) {
             return Ok(There::Entry(Box::new(there)));
         }
-        match self.trust.cosign_one(there.envelope()) {
+        match self.trust.verify_one(there.envelope()) {
             Ok(()) => Ok(There::Entry(Box::new(there))),
             Err(Distrust::Stranger(_)) if there.manifest().says_the_same_as(entry.manifest()) => {
                 Ok(There::OfStranger(Box::new(there)))

@@ -59,7 +59,7 @@ impl SharedCaches {
     ///
     /// If it cannot be read. A corrupt one counts as none.
     pub fn accepted_site(&self, store: &Store, now: u64) -> Result<Option<Site>> {
-        let counts = |site: &Site| self.trust.vouch(site.envelope()).is_ok() && !is_ahead(site.epoch(), now);
+        let counts = |site: &Site| self.trust.verify(site.envelope()).is_ok() && !is_ahead(site.epoch(), now);
         Ok(here(store)?.filter(counts))
     }
 
@@ -71,7 +71,7 @@ impl SharedCaches {
                 return None;
             }
         };
-        if let Err(distrust) = self.trust.vouch(site.envelope()) {
+        if let Err(distrust) = self.trust.verify(site.envelope()) {
             cache.distrusted(&Name::Site, &distrust);
             return None;
         }
@@ -108,7 +108,7 @@ impl SharedCaches {
                 let is_new = there.sign(signer);
                 (there, is_new)
             }
-            Some(there) if matches!(self.trust.cosign_one(there.envelope()), Err(Distrust::Stranger(_))) => {
+            Some(there) if matches!(self.trust.verify_one(there.envelope()), Err(Distrust::Stranger(_))) => {
                 return Ok(Published::OfAnother);
             }
             there => {

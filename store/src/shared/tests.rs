@@ -515,7 +515,7 @@ fn pointers_of_a_revoked_key_are_ignored() {
     let host = host(&[&empty], trust(&[1], &[1], 1));
     host.store.point(&name, &Pointer::new(&name, KEY, 9, &builder(1)).unwrap()).unwrap();
     assert_eq!(host.caches.pointer(&host.store, &name, false, NOW).unwrap(), None);
-    assert_eq!(trust(&[1], &[1], 1).cosign_one(host.build("x").envelope()), Err(Distrust::Unsigned));
+    assert_eq!(trust(&[1], &[1], 1).verify_one(host.build("x").envelope()), Err(Distrust::Unsigned));
 }
 
 #[test]
