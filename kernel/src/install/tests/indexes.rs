@@ -435,6 +435,23 @@ fn foreign_changes_are_indexed_with_or_without_a_depmod_run() {
 }
 
 #[test]
+fn new_symbols_of_an_own_module_need_no_symvers() {
+    let host = Host::new();
+    later();
+    host.depmod();
+    let mut built = Built::named("one");
+    built.exports.push(("one_fn".to_owned(), 1, String::new()));
+    let bytes = built.bytes();
+    let (digest, size) = (blake3::hash(&bytes), bytes.len() as u64);
+    host.cache.borrow_mut().insert(digest, bytes);
+    let modules = vec![ModuleSpec { name: "one".into(), digest, size }];
+    let package = InstalledPackage { modules, ..host.package("p", "1", &["one"]) };
+    let outcome = host.install(&[package]).unwrap();
+    assert!(matches!(outcome.indexed, Some(Indexed::Here { .. })), "{:?}", outcome.indexed);
+    assert_same(&host.tree(), "with a new symbol");
+}
+
+#[test]
 fn depmod_runs_if_anything_is_uncertain() {
     let check = |expect: &str, act: &dyn Fn(&Host)| assert_eq!(after(act), expect);
     check("modules.softdep does not exist", &|host| {
