@@ -22,7 +22,6 @@ use fs_err as fs;
 use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::enforcement::{self, Enforcement};
-use crate::index::DepIndex;
 use crate::kernels::{self, Kernel};
 use crate::ko::{self, Defect, ElfMachine, Expect, Flags, Ko, ModuleExport, ModuleFault};
 use crate::module_name::ModuleName;
@@ -61,17 +60,11 @@ pub struct Loader {
     decompresses: bool,
 }
 
-/// Names of the modules that a kernel has built in, which modprobe therefore never loads (`modules.builtin`, written by
+/// Those of some modules that a kernel has built in, which modprobe therefore never loads (`modules.builtin`, written by
 /// the kernel's build; modprobe(8)).
-pub fn built_in(tree: &Path) -> io::Result<BTreeSet<ModuleName>> {
-    match bounded_read::bytes(tree.join("modules.builtin"), MOST_DATA) {
-        Ok(text) => {
-            let text = String::from_utf8_lossy(&text).into_owned();
-            Ok(text.lines().filter_map(|line| ModuleName::of_file(Path::new(line.trim()))).collect())
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-        Err(e) => Err(e),
-    }
+pub fn built_in(tree: &Path, names: &BTreeSet<ModuleName>) -> io::Result<BTreeSet<ModuleName>> {
+    let listed = listed(tree, "modules.builtin", names)?;
+    Ok(listed.into_iter().map(|(name, _)| name).collect())
 }
 
 /// Size in bytes of the `struct module` of one of a kernel's own modules; `None` if none can be read.
@@ -160,12 +153,12 @@ impl Loader {
             .map_err(|error| Defect::Compressed { why: error.to_string() })
     }
 
-    /// Checks modules of one tree; returns a list of defects for each, in order, empty if it will load. `is_own`
-    /// distinguishes kcache's modules from foreign ones; `index` is the kernel's, which lists the installed modules.
+    /// Checks modules of one tree; returns a list of defects for each, in order, empty if it will load. `is_installed`
+    /// says whether modprobe finds a module; `is_own` distinguishes kcache's modules from foreign ones.
     pub fn judge(
         &self,
         modules: &[InstalledModule],
-        index: &DepIndex,
+        is_installed: &dyn Fn(&str) -> bool,
         is_own: &dyn Fn(&InstalledModule) -> bool,
     ) -> Vec<Vec<ModuleFault>> {
         let exports: BTreeMap<String, ModuleExport> = modules
@@ -190,7 +183,7 @@ impl Loader {
             };
             let mut faults = ko::check(&file, ko, &expect);
             let unwelcome = self.signers.object(&module.signed, self.enforcement.as_ref(), is_own(module));
-            let defects = unwelcome.into_iter().chain(self.missing(ko, &exports, index));
+            let defects = unwelcome.into_iter().chain(self.missing(ko, &exports, is_installed));
             faults.extend(defects.map(|defect| ModuleFault { file: file.clone(), defect }));
             faults
         };
@@ -198,13 +191,17 @@ impl Loader {
     }
 
     /// A needed in-tree module that is not installed: distributions split them among packages.
-    fn missing(&self, ko: &Ko, exports: &BTreeMap<String, ModuleExport>, index: &DepIndex) -> Option<Defect> {
+    fn missing(
+        &self,
+        ko: &Ko,
+        exports: &BTreeMap<String, ModuleExport>,
+        is_installed: &dyn Fn(&str) -> bool,
+    ) -> Option<Defect> {
         let symvers = self.symvers.as_ref()?;
         let needed = ko.undefined.iter().filter(|symbol| !exports.contains_key(&symbol.name));
         needed.filter_map(|symbol| symvers.get(&symbol.name)).find_map(|export| {
             let module = export.module.rsplit('/').next().filter(|_| export.module != "vmlinux")?;
-            let missing = index.lookup(module).is_none();
-            missing.then(|| Defect::MissingModule {
+            (!is_installed(module)).then(|| Defect::MissingModule {
                 symbol: export.symbol.to_owned(),
                 module: module.to_owned(),
             })
@@ -264,19 +261,22 @@ const MOST_LISTED: u64 = 16 << 20;
 /// are given and returned without `-`, with paths relative to the tree (`modules.order` and `modules.builtin`,
 /// Documentation/kbuild/kbuild.rst).
 pub fn in_tree(tree: &Path, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<ModuleName, String>> {
-    let mut found = BTreeMap::new();
-    for list in ["modules.order", "modules.builtin"] {
-        let mut text = String::new();
-        match crate::bounded_read::open(&tree.join(list)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            file => file?.take(MOST_LISTED).read_to_string(&mut text)?,
-        };
-        for path in text.lines() {
-            let name = ModuleName::of_file(Path::new(path)).filter(|name| names.contains(name));
-            found.extend(name.map(|name| (name, path.to_owned())));
-        }
-    }
-    Ok(found)
+    let lists = [listed(tree, "modules.order", names)?, listed(tree, "modules.builtin", names)?];
+    Ok(lists.into_iter().flatten().collect())
+}
+
+/// The lines of a tree's list that are files of modules of these names.
+fn listed(tree: &Path, list: &str, names: &BTreeSet<ModuleName>) -> io::Result<Vec<(ModuleName, String)>> {
+    let mut text = String::new();
+    match crate::bounded_read::open(&tree.join(list)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file?.take(MOST_LISTED).read_to_string(&mut text)?,
+    };
+    let of_names = |path: &str| {
+        let name = ModuleName::of_file(Path::new(path)).filter(|name| names.contains(name))?;
+        Some((name, path.to_owned()))
+    };
+    Ok(text.lines().map(str::trim).filter_map(of_names).collect())
 }
 
 fn is_passed_over(path: &Path) -> bool {
@@ -324,7 +324,7 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         fs::write(tree.path().join(name), bytes).unwrap();
         let module = loader.read(tree.path(), name.into()).unwrap();
-        let found = loader.judge(&[module], &DepIndex::default(), &|_| true);
+        let found = loader.judge(&[module], &|_| false, &|_| true);
         found.concat().iter().map(ModuleFault::to_string).collect()
     }
 
@@ -377,9 +377,15 @@ mod tests {
         fs::create_dir_all(tree.path().join("updates")).unwrap();
         fs::write(tree.path().join("updates/x.ko"), Built::named("x").struct_size(1).bytes()).unwrap();
         assert_eq!(struct_size(tree.path()), Some(1280));
-        assert_eq!(built_in(tree.path()).unwrap(), BTreeSet::new());
+    }
+
+    #[test]
+    fn built_in_modules_are_those_of_modules_builtin() {
+        let tree = tempfile::tempdir().unwrap();
+        let names = ["snd_x", "m"].map(ModuleName::new).into();
+        assert_eq!(built_in(tree.path(), &names).unwrap(), BTreeSet::new());
         fs::write(tree.path().join("modules.builtin"), "kernel/a/snd-x.ko\nkernel/b.ko\n").unwrap();
-        assert_eq!(built_in(tree.path()).unwrap(), ["b", "snd_x"].map(ModuleName::new).into());
+        assert_eq!(built_in(tree.path(), &names).unwrap(), ["snd_x"].map(ModuleName::new).into());
     }
 
     #[test]

@@ -292,11 +292,11 @@ fn warn_of_excluded(session: &Session, report: &KernelReport) {
 
 /// Warns of modules that the kernel has built in: they are installed for nothing.
 fn warn_of_built_in(session: &Session, kernel: &Kernel, ready: &[Manifest]) {
-    let Some(Ok(built_in)) = kernel.modules.as_deref().map(modules::built_in) else { return };
+    let Some(tree) = kernel.modules.as_deref() else { return };
     for manifest in ready {
         let names = local::modules(manifest).into_iter().map(|module| ModuleName::new(&module.name));
-        for name in names.filter(|name| built_in.contains(name)) {
-            let what = Labels::of(manifest).what();
+        let what = Labels::of(manifest).what();
+        for name in modules::built_in(tree, &names.collect()).unwrap_or_default() {
             session.context.progress().warn(&format!(
                 "{}: {what}: {}",
                 kernel.release,

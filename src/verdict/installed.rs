@@ -1,6 +1,7 @@
 //! The state of what is installed for one kernel, file by file: kcache's generation, foreign modules, and copies of either in
 //! the initramfs.
 
+use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 
 use kcache_kernel::bounded_read;
@@ -164,14 +165,15 @@ impl Installed {
         let present = paths.filter(|path| tree.join(path).symlink_metadata().is_ok());
         let modules =
             present.map(|path| loader.read(tree, path)).collect::<std::io::Result<Vec<InstalledModule>>>()?;
-        let index = bounded_read::bytes(tree.join("modules.dep.bin"), bounded_read::MOST_DATA)
-            .ok()
-            .and_then(|bytes| DepIndex::parse(&bytes).ok());
+        let index = LazyCell::new(|| {
+            let bytes = bounded_read::bytes(tree.join("modules.dep.bin"), bounded_read::MOST_DATA).ok();
+            bytes.and_then(|bytes| DepIndex::parse(&bytes).ok()).unwrap_or_default()
+        });
         let package_of = |module: &InstalledModule| {
             own.iter().find(|(_, path)| *path == module.path).map(|(name, _)| name)
         };
-        let faults =
-            loader.judge(&modules, &index.unwrap_or_default(), &|module| package_of(module).is_some());
+        let is_installed = |module: &str| index.lookup(module).is_some();
+        let faults = loader.judge(&modules, &is_installed, &|module| package_of(module).is_some());
         for (module, faults) in modules.iter().zip(faults) {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             match package_of(module) {
@@ -189,11 +191,13 @@ impl Installed {
     /// A module that the kernel has built in is never loaded, however well it is installed.
     fn look_for_built_in(&mut self, tree: &Path) -> Result<()> {
         let Some(generation) = &self.generation else { return Ok(()) };
-        let built_in = modules::built_in(tree)?;
-        let faults = generation.modules().filter_map(|(package, module)| {
-            let name = ModuleName::new(&module.spec.name);
-            built_in.contains(&name).then(|| (package.name.clone(), modules::never_loaded(&name)))
-        });
+        let own: Vec<(String, ModuleName)> = generation
+            .modules()
+            .map(|(package, module)| (package.name.clone(), ModuleName::new(&module.spec.name)))
+            .collect();
+        let built_in = modules::built_in(tree, &own.iter().map(|(_, name)| name.clone()).collect())?;
+        let of_kernel = own.into_iter().filter(|(_, name)| built_in.contains(name));
+        let faults = of_kernel.map(|(package, name)| (package, modules::never_loaded(&name)));
         self.unloadable.extend(faults);
         Ok(())
     }

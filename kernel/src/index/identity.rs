@@ -1,6 +1,7 @@
 //! Property tests: generated trees that change, compared with indexes of the real depmod.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 

@@ -40,7 +40,7 @@ pub use rules::{SearchRules, choose, module_name};
 pub use trie::{Error, KeyedValue, values, verify};
 pub use update::{Disk, IndexedFile, WrittenIndexes, update};
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::module_name::ModuleName;
 
@@ -49,7 +49,12 @@ const NAME_MAX: usize = 255;
 
 /// The contents of a `modules.dep.bin`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DepIndex(BTreeMap<String, String>);
+pub struct DepIndex {
+    /// All names and values, one after the other: thousands of strings would each be an allocation.
+    text: String,
+    /// Name and value of each module in `text`, sorted by name.
+    modules: Vec<(Range<usize>, Range<usize>)>,
+}
 
 /// A module in a [`DepIndex`]. Paths are relative to the kernel's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +76,8 @@ impl<'a> IndexEntry<'a> {
 impl DepIndex {
     /// Parses `modules.dep.bin`.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let mut entries = BTreeMap::new();
+        let mut index = Self::default();
+        // The trie's keys come sorted.
         trie::walk(bytes, &mut |key, value| {
             let fail = |what| Error { at: value.at, what };
             if key.len() > NAME_MAX {
@@ -83,37 +89,48 @@ impl DepIndex {
                 return Err(fail("a value without a path"));
             }
             // modprobe uses the first of several values.
-            entries.entry(key.to_owned()).or_insert_with(|| text.to_owned());
+            if index.modules.last().is_none_or(|(name, _)| index.text[name.clone()] != *key) {
+                let name = index.push(key);
+                let value = index.push(text);
+                index.modules.push((name, value));
+            }
             Ok(())
         })?;
-        Ok(Self(entries))
+        Ok(index)
+    }
+
+    fn push(&mut self, text: &str) -> Range<usize> {
+        let start = self.text.len();
+        self.text.push_str(text);
+        start..self.text.len()
     }
 
     /// The file that modprobe loads for a module's name; `-` and `_` are equal.
     pub fn lookup(&self, module_name: &str) -> Option<IndexEntry<'_>> {
-        let (name, value) = self.0.get_key_value(&*ModuleName::new(module_name))?;
-        entry(name, value)
+        let wanted = ModuleName::new(module_name);
+        let found = self.modules.binary_search_by(|(name, _)| self.text[name.clone()].cmp(&wanted));
+        self.entry(&self.modules[found.ok()?])
     }
 
     /// All modules, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = IndexEntry<'_>> {
-        self.0.iter().filter_map(|(name, value)| entry(name, value))
+        self.modules.iter().filter_map(|module| self.entry(module))
+    }
+
+    fn entry(&self, (name, value): &(Range<usize>, Range<usize>)) -> Option<IndexEntry<'_>> {
+        let (path, depends) = self.text[value.clone()].split_once(':')?;
+        Some(IndexEntry { name: &self.text[name.clone()], path, depends })
     }
 
     /// Number of modules.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.modules.len()
     }
 
     /// Whether there are no modules.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.modules.is_empty()
     }
-}
-
-fn entry<'a>(name: &'a str, value: &'a str) -> Option<IndexEntry<'a>> {
-    let (path, depends) = value.split_once(':')?;
-    Some(IndexEntry { name, path, depends })
 }
 
 #[cfg(test)]
