@@ -47,3 +47,19 @@ CREATE TABLE counter (
     name   TEXT    NOT NULL PRIMARY KEY,
     value  INTEGER NOT NULL CHECK (value >= 0)
 ) STRICT, WITHOUT ROWID;
+
+-- Version 3
+
+-- Memos in a table with row ids: a search in one without reads a row as a whole in order to compare it, and the list of
+-- a tree's files has 200 KB (https://www.sqlite.org/withoutrowid.html). The time comes before the value, so that it is
+-- found without reading that.
+ALTER TABLE memo RENAME TO memo_of_version_1;
+CREATE TABLE memo (
+    kind       TEXT    NOT NULL,
+    signature  BLOB    NOT NULL CHECK (length(signature) = 32),
+    made       INTEGER NOT NULL,                        -- seconds since 1970
+    value      BLOB    NOT NULL,
+    UNIQUE (kind, signature)
+) STRICT;
+INSERT INTO memo (kind, signature, made, value) SELECT kind, signature, made, value FROM memo_of_version_1;
+DROP TABLE memo_of_version_1;

@@ -23,6 +23,7 @@ pub struct Bench {
     dir: tempfile::TempDir,
     fixtures: PathBuf,
     kernel: String,
+    program: PathBuf,
 }
 
 impl Bench {
@@ -37,7 +38,8 @@ impl Bench {
         };
         let kernel =
             env.lines().find_map(|line| line.strip_prefix("K61_NEW=")).unwrap_or_default().to_owned();
-        Some(Bench { dir: tempfile::tempdir().ok()?, fixtures, kernel })
+        let program = env!("CARGO_BIN_EXE_kcache").into();
+        Some(Bench { dir: tempfile::tempdir().ok()?, fixtures, kernel, program })
     }
 
     /// With the newest 6.1 kernel and all packages.
@@ -62,9 +64,34 @@ impl Bench {
 
     /// With everything in the store.
     pub fn filled() -> Option<Bench> {
-        let bench = Bench::with_kernel()?;
+        Bench::filled_by(env!("CARGO_BIN_EXE_kcache").into())
+    }
+
+    /// With everything in the store, all by another program.
+    fn filled_by(program: PathBuf) -> Option<Bench> {
+        let bench = Bench { program, ..Bench::with_kernel()? };
         run(&mut bench.kcache(&["build", "-q", "-k", &bench.kernel]));
         Some(bench)
+    }
+
+    /// Compares this program with another release of it, each on a system of its own.
+    pub fn releases(before: PathBuf, table: &mut Table) -> Option<()> {
+        let (ours, theirs) = (Bench::filled()?, Bench::filled_by(before)?);
+        let mut compare = |what: &str, times, work: &dyn Fn(&Bench) -> Duration| {
+            let (ours, theirs) = (|| work(&ours), || work(&theirs));
+            table.add(Row::compare(what, "the release before", times, Some(1.03), ours, theirs));
+        };
+        let on_kernel =
+            |words: &[&str], bench: &Bench| run(bench.kcache(words).args(["-q", "-k", &bench.kernel]));
+        compare("warm look-up", 31, &|bench| on_kernel(&["build", "v4l2loopback"], bench));
+        compare("build that misses", 5, &|bench| on_kernel(&["build", "--rebuild", SLOW], bench));
+        compare("install that hits", 15, &|bench| {
+            run(&mut bench.kcache(&["remove", "--all"]));
+            on_kernel(&["install"], bench)
+        });
+        compare("install with nothing to do", 31, &|bench| on_kernel(&["install"], bench));
+        compare("check", 31, &|bench| on_kernel(&["check"], bench));
+        Some(())
     }
 
     /// Adds kernels that share that one's `common` headers and have no modules of their own.
@@ -110,7 +137,7 @@ impl Bench {
 
     /// The program, told of this system and this store.
     pub fn kcache(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kcache"));
+        let mut command = Command::new(&self.program);
         command
             .arg("--root")
             .arg(self.root())

@@ -3,6 +3,8 @@
 //! ```text
 //! cargo bench --bench kcache                       all of it, printed only
 //! cargo bench --bench kcache -- [write] SUITE...   some: commands, shared, indexes, dkms, large, scale, history
+//! KCACHE_BEFORE=PROGRAM cargo bench --bench kcache -- releases
+//!                                                  this release beside another one, printed only
 //! ```
 //!
 //! `write` puts them into docs/performance.md, each suite into its part of the page, and draws docs/performance/*.svg.
@@ -42,6 +44,14 @@ fn main() -> ExitCode {
     {
         scale::digest(Path::new(store), Path::new(tree));
         return ExitCode::SUCCESS;
+    }
+    if arguments == ["releases"] {
+        let Some(before) = std::env::var_os("KCACHE_BEFORE") else {
+            println!("releases: set KCACHE_BEFORE to the program of the release before");
+            return ExitCode::FAILURE;
+        };
+        let measured = Bench::releases(before.into(), &mut Table::default());
+        return if measured.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let writes = arguments.first().is_some_and(|word| word == "write");
     if writes {

@@ -263,7 +263,14 @@ fn a_newer_store_or_index_is_refused_and_a_corrupt_format_reported() {
 /// Turns the index into one of version 1.
 fn downgrade(dir: &Path) {
     let db = rusqlite::Connection::open(dir.join("index.sqlite")).unwrap();
-    db.execute_batch("DROP TABLE counter; PRAGMA user_version = 1").unwrap();
+    let script = "DROP TABLE counter;
+        ALTER TABLE memo RENAME TO later;
+        CREATE TABLE memo (kind TEXT, signature BLOB, value BLOB, made INTEGER, PRIMARY KEY (kind, signature))
+            STRICT, WITHOUT ROWID;
+        INSERT INTO memo SELECT kind, signature, value, made FROM later;
+        DROP TABLE later;
+        PRAGMA user_version = 1";
+    db.execute_batch(script).unwrap();
 }
 
 #[test]
