@@ -22,6 +22,9 @@ const MOST_TEXT: u64 = 1 << 20;
 const MOST_FILES: usize = 5_000;
 const MOST_DEPTH: usize = 8;
 
+/// What bash calls the script of a build in its messages.
+const SCRIPT: &str = "/run/kcache/script";
+
 /// What to do so that the next build finds what this one did not; `None` if nothing of it is on this host. `log` is the
 /// build's, and `source` what it was given.
 pub(super) fn advice(
@@ -49,6 +52,7 @@ pub(super) fn advice(
         .or_else(|| of_etc(&context.root, &request.package.name, log))
         .or_else(|| of_path(&context.root, log))
         .or_else(|| of_program(&context.root, &context.search_path, sought))
+        .or_else(|| of_recipe(log))
 }
 
 /// The other package whose source or results a text names.
@@ -178,6 +182,20 @@ fn of_path(root: &Root, log: &str) -> Option<String> {
     ))
 }
 
+/// The first path that a command of the recipe calls and that is not there. It is not looked up on this machine, whose files are
+/// no concern of another root's.
+fn of_recipe(log: &str) -> Option<String> {
+    let called = |line: &str| {
+        let rest = line.strip_prefix(SCRIPT)?.strip_prefix(": line ")?;
+        let path = rest.split_once(": ")?.1.strip_suffix(": No such file or directory")?;
+        path.starts_with('/').then(|| path.to_owned())
+    };
+    let path = log.lines().find_map(called)?;
+    Some(format!(
+        "the recipe calls {path}, which is outside of what builds see, or does not exist; copy it into the source, or list its directory in the setting `tool-paths`"
+    ))
+}
+
 /// The first program that was not found and is elsewhere on this host.
 fn of_program(root: &Root, search_path: &[PathBuf], sought: &[Sought]) -> Option<String> {
     let optional = root.find("/opt").and_then(|opt| fs::read_dir(opt).ok()).into_iter().flatten().flatten();
@@ -254,6 +272,10 @@ mod tests {
         assert_eq!(path("cat: /home/me/other: No such file or directory"), None);
         assert_eq!(path("x.c:1:1: fatal error: /usr/include/a.h: No such file or directory"), None);
         assert_eq!(path("reads /home/me/wrapper"), None);
+        let recipe = |log: &str| of_recipe(&format!("make: x\n/run/kcache/script: line 3: {log}"));
+        assert!(recipe("/x/make: No such file or directory").unwrap().contains("calls /x/make,"));
+        assert_eq!(recipe("x/make: No such file or directory"), None);
+        assert_eq!(recipe("/x/make: Permission denied"), None);
         let program = |name: &str| of_program(&root, &[], &[Sought::Program(name.into())]);
         assert!(program("kc-x").unwrap().contains("list /opt/tool/bin in the setting"));
         assert_eq!(program("kc-y"), None);
