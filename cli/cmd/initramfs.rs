@@ -12,7 +12,6 @@ use std::process::{Command, Stdio};
 
 use kcache::kernel::install::Generation;
 use kcache::kernel::kernels::Kernel;
-use kcache::kernel::rootfs::Root;
 use kcache::kernel::{initramfs, sandbox};
 use kcache::run::context::Context;
 use kcache::run::session::Session;
@@ -39,7 +38,7 @@ pub fn follow(
 ) -> Exit {
     match in_initramfs::is_outdated(session, kernel, before, changed) {
         Ok(false) => Exit::Done,
-        Ok(true) if command(&session.context.root, &kernel.release).is_none() => {
+        Ok(true) if initramfs::command(&session.context.root, &kernel.release).is_none() => {
             out.warn(&format!("{}: initramfs is older than the modules", kernel.release));
             out.hint("regenerate it with the program that made it");
             Exit::Done
@@ -54,7 +53,7 @@ pub fn follow(
 
 /// Regenerates the initramfs of a kernel, if it has one already. `in_unit`: this process may be in a hardened unit.
 pub fn make_anew(context: &Context, out: &Out, release: &str, in_unit: bool) -> Exit {
-    let Some(command) = command(&context.root, release) else { return Exit::Done };
+    let Some(command) = initramfs::command(&context.root, release) else { return Exit::Done };
     let words: Vec<_> = command.iter().map(|text| word(text)).collect();
     let line = words.join(" ");
     let report = |action, error| {
@@ -104,38 +103,9 @@ fn called(command: &[String]) -> Command {
     program
 }
 
-/// What makes it. Nothing where there is none yet, or where nobody is known to make it.
-fn command(root: &Root, release: &str) -> Option<Vec<String>> {
-    let there = |path: &str| root.find(path).is_some();
-    let program = |name: &str| {
-        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-            .into_iter()
-            .map(|dir| format!("{dir}/{name}"))
-            .find(|path| there(path))
-    };
-    let image = root.inside(&initramfs::of_kernel(root, release)?)?.to_str()?.to_owned();
-    if let Some(update) = program("update-initramfs") {
-        return Some([&update, "-u", "-k", release].map(str::to_owned).into());
-    }
-    let dracut = program("dracut")?;
-    Some([&dracut, "--force", &image, release].map(str::to_owned).into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fs_err as fs;
-
-    fn check(files: &[&str], expect: Option<&str>) {
-        let dir = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = dir.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        let found = command(&Root::new(dir.path()), "6.1").map(|words| words.join(" "));
-        assert_eq!(found.as_deref(), expect, "{files:?}");
-    }
 
     #[test]
     fn who_makes_it_gets_nothing_of_the_callers_environment() {
@@ -144,20 +114,5 @@ mod tests {
         let mut lines: Vec<&str> = text.lines().collect();
         lines.sort_unstable();
         assert_eq!(lines, ["HOME=/root", "LANG=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
-    }
-
-    #[test]
-    fn whoever_made_the_initramfs_makes_it_anew() {
-        check(
-            &["usr/sbin/update-initramfs", "boot/initrd.img-6.1"],
-            Some("/usr/sbin/update-initramfs -u -k 6.1"),
-        );
-        check(
-            &["usr/bin/dracut", "boot/initramfs-6.1.img"],
-            Some("/usr/bin/dracut --force /boot/initramfs-6.1.img 6.1"),
-        );
-        check(&["usr/sbin/update-initramfs", "usr/bin/dracut"], None);
-        check(&["usr/sbin/update-initramfs", "boot/initrd.img-6.2"], None);
-        check(&["boot/initrd.img-6.1"], None);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! GRUB            /boot/grub{,2}/grub.cfg, and grubenv beside it: next_entry, saved_entry
 //! GRUB with BLS   blscfg in grub.cfg; the entries are /boot/loader/entries/*.conf (Fedora)
-//! systemd-boot    loader/loader.conf and loader/entries/*.conf under /efi, /boot/efi or /boot
+//! systemd-boot    loader/loader.conf and loader/entries/*.conf under /efi, /boot/efi or /boot; EFI/Linux/*.efi there
 //! a link          /boot/vmlinuz or /vmlinuz, as Debian keeps them for simple loaders
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! path (`default-kernel`).
 //!
 //! Sources: grub.cfg as grub-mkconfig writes it and GRUB's manual (`default`, `grubenv`, `blscfg`), loader.conf(5),
-//! and the Boot Loader Specification, type 1
+//! and the Boot Loader Specification, types 1 and 2
 //! (<https://uapi-group.org/specifications/specs/boot_loader_specification/>).
 
 mod bls;
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use crate::kernels;
 use crate::rootfs::Root;
+use crate::uki::Uki;
 
 /// The kernel that will be booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +158,7 @@ impl Loader {
     fn entries(&self, root: &Root) -> Result<Vec<Entry>, Error> {
         match self {
             Loader::Grub(path) => grub::entries(root, &crate::bounded_read::config(path)?),
-            Loader::SystemdBoot(path) => bls::entries(&bls::directory_of(path)),
+            Loader::SystemdBoot(path) => bls::systemd_entries(root, path),
         }
     }
 }
@@ -170,7 +171,11 @@ fn release_of_image(root: &Root, image: &str) -> Option<String> {
         .iter()
         .find_map(|top| root.find(Path::new(top).join(image)))
         .filter(|path| path.is_file());
-    file.and_then(|path| kernels::image_release(&path)).or_else(|| release_of_name(image))
+    let uki = file.as_deref().and_then(|path| Uki::of_file(path).ok()?);
+    match uki {
+        Some(uki) => uki.release(),
+        None => file.and_then(|path| kernels::image_release(&path)).or_else(|| release_of_name(image)),
+    }
 }
 
 /// The release in a name: `vmlinuz-RELEASE`, or `RELEASE/linux` as in kernel-install's layout.

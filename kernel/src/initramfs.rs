@@ -12,22 +12,29 @@
 //! contents               padded to a multiple of 4; an entry "TRAILER!!!" ends the archive
 //! ```
 //!
-//! Archives are read as streams; at most one module is in memory.
+//! A unified kernel image contains one ([`crate::uki`]). Archives are read as streams; at most one module is in memory.
 
+mod generator;
+mod lzo;
+mod packing;
+mod places;
 mod wanted;
 
+pub use generator::command;
+pub use places::of_kernel;
 pub use wanted::wanted;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use self::packing::{Ahead, Packing, Unpacked};
 use crate::compress::Compression;
 use crate::ko;
 use crate::module_name::ModuleName;
-use crate::rootfs::Root;
+use crate::uki::Uki;
 
 /// Limit in bytes on a module; larger files are skipped.
 const MODULE_MAX: u64 = 1 << 28;
@@ -40,10 +47,6 @@ const PADDING_MAX: u64 = 64 << 20;
 const NAME_MAX: u64 = 4096;
 /// Size in bytes of a newc header: 6 + 13 * 8.
 const HEADER: usize = 110;
-/// Memory limit in bytes for decoders: enough for any preset of xz, and for `zstd --ultra`. Input must not decide how
-/// much memory a decoder takes.
-const XZ_MEMORY_MAX: u64 = 256 << 20;
-const ZSTD_WINDOW_LOG_MAX: u32 = 28;
 
 /// A copy of a module in an initramfs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,101 +61,50 @@ pub struct Copy {
     pub body: Option<String>,
 }
 
-/// Path of a kernel's initramfs, in the places of the known distributions.
-pub fn of_kernel(root: &Root, release: &str) -> Option<PathBuf> {
-    let machine = root
-        .find("/etc/machine-id")
-        .and_then(|path| crate::bounded_read::config(&path).ok())
-        .unwrap_or_default();
-    let machine = machine.trim();
-    let mut places = vec![
-        format!("/boot/initrd.img-{release}"),
-        format!("/boot/initramfs-{release}.img"),
-        format!("/boot/initrd-{release}"),
-        format!("/lib/modules/{release}/initramfs.img"),
-        format!("/lib/modules/{release}/initrd"),
-    ];
-    if !machine.is_empty() {
-        let esps = ["/efi", "/boot/efi", "/boot"].iter();
-        places.extend(esps.map(|esp| format!("{esp}/{machine}/{release}/initrd")));
-    }
-    places.iter().find_map(|place| root.find(place)).filter(|path| path.is_file())
-}
-
-/// The copies of the named modules in an initramfs.
+/// The copies of the named modules in an initramfs, or in that of a unified kernel image.
 ///
 /// # Errors
 ///
 /// `InvalidData` if the file is not an initramfs or is corrupt.
 pub fn copies(path: &Path, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
-    let file = crate::bounded_read::open(path)?.take(PACKED_MAX);
-    read(BufReader::with_capacity(1 << 18, file), names)
+    copies_of_file(path, names)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-/// Reads all archives. A compressed one is the last, because its decoder reads ahead.
-fn read(mut stream: impl BufRead, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
+fn copies_of_file(path: &Path, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
+    let Some(uki) = Uki::of_file(path)? else { return copies_of(crate::bounded_read::open(path)?, names) };
     let mut found = Vec::new();
-    while skip_zeros(&mut stream)? {
-        let head = stream.fill_buf()?;
-        match Packing::of(head) {
-            Some(Packing::None) => archive(&mut stream, names, &mut found)?,
-            Some(packing) => {
-                let mut inner =
-                    BufReader::with_capacity(1 << 18, packing.decoder(stream)?.take(UNPACKED_MAX));
-                while skip_zeros(&mut inner)? {
-                    archive(&mut inner, names, &mut found)?;
-                }
-                return Ok(found);
-            }
-            None => return Err(invalid("neither cpio nor a supported compression")),
-        }
+    for initramfs in uki.initramfs()? {
+        found.extend(copies_of(initramfs, names)?);
     }
     Ok(found)
 }
 
-/// Compression of an archive, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    None,
-    Gz,
-    Xz,
-    Lzma,
-    Zst,
+fn copies_of(stream: impl Read, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
+    read(BufReader::with_capacity(1 << 18, stream.take(PACKED_MAX)), names)
 }
 
-impl Packing {
-    fn of(head: &[u8]) -> Option<Packing> {
-        let magics: [(&[u8], Packing); 5] = [
-            (b"07070", Packing::None),
-            (b"\x1f\x8b", Packing::Gz),
-            (b"\xfd7zXZ", Packing::Xz),
-            (b"\x5d\0\0", Packing::Lzma),
-            (b"\x28\xb5\x2f\xfd", Packing::Zst),
-        ];
-        magics.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, packing)| packing)
+/// Reads all archives.
+fn read(stream: impl BufRead, names: &BTreeSet<ModuleName>) -> io::Result<Vec<Copy>> {
+    let mut found = Vec::new();
+    let mut stream = Ahead::new(stream);
+    let mut left = UNPACKED_MAX;
+    while skip_zeros(&mut stream)? {
+        let packing = stream.packing()?.ok_or_else(|| invalid("neither cpio nor a supported compression"))?;
+        if packing == Packing::None {
+            archive(&mut stream, names, &mut found)?;
+            continue;
+        }
+        let unpacked = Unpacked::new(packing, stream)?.take(left);
+        let mut inner = BufReader::with_capacity(1 << 18, unpacked);
+        while skip_zeros(&mut inner)? {
+            archive(&mut inner, names, &mut found)?;
+        }
+        left = inner.get_ref().limit();
+        let unpacked = inner.into_inner().into_inner();
+        stream = unpacked.rest().ok_or_else(|| invalid("larger than an initramfs"))?;
     }
-
-    fn decoder<'a>(self, stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-        use liblzma::stream::Stream;
-        Ok(match self {
-            Packing::None => Box::new(stream),
-            Packing::Gz => Box::new(flate2::bufread::MultiGzDecoder::new(stream)),
-            Packing::Xz => {
-                let decoder = Stream::new_stream_decoder(XZ_MEMORY_MAX, liblzma::stream::CONCATENATED)?;
-                Box::new(liblzma::bufread::XzDecoder::new_stream(stream, decoder))
-            }
-            Packing::Lzma => Box::new(liblzma::bufread::XzDecoder::new_stream(
-                stream,
-                Stream::new_lzma_decoder(XZ_MEMORY_MAX)?,
-            )),
-            Packing::Zst => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(stream)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Box::new(decoder)
-            }
-        })
-    }
+    Ok(found)
 }
 
 /// Skips padding; false at the end.
@@ -272,6 +224,18 @@ mod tests {
         assert_eq!(found, expect);
     }
 
+    fn bz2(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        bzip2::read::BzEncoder::new(bytes, bzip2::Compression::fast()).read_to_end(&mut packed).unwrap();
+        packed
+    }
+
+    /// As `lz4 -l` writes it.
+    fn lz4(bytes: &[u8]) -> Vec<u8> {
+        let block = lz4_flex::block::compress(bytes);
+        [&b"\x02\x21\x4c\x18"[..], &u32::try_from(block.len()).unwrap().to_le_bytes(), &block].concat()
+    }
+
     const FILES: [(&str, &[u8]); 3] = [
         ("etc/snd-pcm.ko.conf", b"x"),
         ("lib/modules/6/kernel/snd-pcm.ko", b"module"),
@@ -287,6 +251,8 @@ mod tests {
             check(&compression.compress(&plain).unwrap(), &FOUND);
         }
         assert_eq!(Packing::of(b"\x5d\0\0\x80\0"), Some(Packing::Lzma));
+        check(&bz2(&plain), &FOUND);
+        check(&lz4(&plain), &FOUND);
     }
 
     #[test]
@@ -295,6 +261,52 @@ mod tests {
         image.resize(1024, 0);
         image.extend(Compression::Zst.compress(&cpio(&FILES)).unwrap());
         check(&image, &FOUND);
+    }
+
+    #[test]
+    fn archives_of_different_compressions_follow_each_other() {
+        let parts = |name: &str| cpio(&[(name, b"module")]);
+        let other = [("x/jool.ko", &b"module"[..]), FOUND[0]];
+        type Pack = fn(&[u8]) -> Vec<u8>;
+        let packings: [Pack; 6] = [
+            |bytes| Compression::Gz.compress(bytes).unwrap(),
+            |bytes| Compression::Xz.compress(bytes).unwrap(),
+            |bytes| Compression::Zst.compress(bytes).unwrap(),
+            bz2,
+            lz4,
+            <[u8]>::to_vec,
+        ];
+        for (first, second) in
+            packings.iter().flat_map(|first| packings.iter().map(move |second| (first, second)))
+        {
+            let mut image = first(&parts("x/jool.ko"));
+            // LZ4 has no end of its own but padding.
+            image.extend([0; 4]);
+            image.extend(second(&cpio(&FILES)));
+            check(&image, &other);
+        }
+    }
+
+    #[test]
+    fn a_compression_is_known_wherever_the_buffer_ends() {
+        let mut image = cpio(&FILES);
+        image.extend(Compression::Zst.compress(&cpio(&[("x/jool.ko", b"module")])).unwrap());
+        for capacity in [1, 2, 5, 113] {
+            let found = read(BufReader::with_capacity(capacity, &image[..]), &names()).unwrap();
+            assert_eq!(found.len(), 2, "{capacity}");
+        }
+    }
+
+    #[test]
+    fn the_initramfs_of_a_unified_kernel_image_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.efi");
+        let initramfs = Compression::Zst.compress(&cpio(&FILES)).unwrap();
+        fs::write(&path, crate::uki::tests::uki(&[(".linux", b"kernel"), (".initrd", &initramfs)])).unwrap();
+        let found = copies(&path, &names()).unwrap();
+        assert_eq!(found.iter().map(|copy| &*copy.path).collect::<Vec<_>>(), [FOUND[0].0]);
+        fs::write(&path, crate::uki::tests::uki(&[(".linux", b"kernel")])).unwrap();
+        assert_eq!(copies(&path, &names()).unwrap(), []);
     }
 
     #[test]
@@ -323,26 +335,16 @@ mod tests {
         assert_eq!(read(&b""[..], &names()).unwrap(), []);
     }
 
-    #[test]
-    fn an_initramfs_is_found_where_distributions_install_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(dir.path());
-        assert_eq!(of_kernel(&root, "6.1"), None);
-        for place in ["etc/machine-id", "boot/abc/6.1/initrd"] {
-            let path = dir.path().join(place);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "abc\n").unwrap();
-        }
-        assert_eq!(of_kernel(&root, "6.1"), Some(dir.path().join("boot/abc/6.1/initrd")));
-        fs::write(dir.path().join("boot/initrd.img-6.1"), "").unwrap();
-        assert_eq!(of_kernel(&root, "6.1"), Some(dir.path().join("boot/initrd.img-6.1")));
-    }
-
     proptest! {
         #[test]
         fn every_truncated_or_changed_input_gives_a_result(at in 0usize..500, to: u8, cut in 0usize..500) {
             let mut bytes = cpio(&FILES);
             let _ = read(&bytes[..cut.min(bytes.len())], &names());
+            for mut packed in [bz2(&bytes), lz4(&bytes)] {
+                let at = at % packed.len();
+                packed[at] = to;
+                let _ = read(&packed[..], &names());
+            }
             let at = at % bytes.len();
             bytes[at] = to;
             let _ = read(&bytes[..], &names());

@@ -20,7 +20,7 @@ use crate::release;
 use crate::rootfs::Root;
 
 use boot_image::image_version;
-pub use boot_image::{image, image_release, images};
+pub use boot_image::{image, image_release, images, release_of_image};
 pub use build_tree::{BuildTree, Mount, arch};
 use build_tree::{missing_in, read_foreign_tree, read_tree, source_in, tree_release};
 pub use headers_hint::headers_hint;

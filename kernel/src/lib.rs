@@ -65,3 +65,4 @@ pub mod scripts;
 pub mod signing;
 pub mod symvers;
 pub mod toolchain;
+pub mod uki;

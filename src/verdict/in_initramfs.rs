@@ -4,19 +4,20 @@
 //! ZFS's for a root file system on ZFS, is not loaded when it is needed. A copy of a module that was removed is loaded all
 //! the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fs_err as fs;
 use kcache_kernel::initramfs::{self, Copy};
-use kcache_kernel::install::{Generation, base};
+use kcache_kernel::install::{Generation, Installed, base};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::module_name::ModuleName;
 
 use crate::error::Result;
 use crate::run::session::Session;
+use crate::shell::word;
 
 /// What [`compare`] found.
 #[derive(Default)]
@@ -37,39 +38,36 @@ pub struct Compared {
 pub fn compare(session: &Session, kernel: &Kernel, generation: &Generation) -> Result<Compared> {
     let mut compared = Compared::default();
     let root = &session.context.root;
-    let Some(path) = initramfs::of_kernel(root, &kernel.release) else { return Ok(compared) };
+    let files = initramfs::of_kernel(root, &kernel.release);
+    if files.is_empty() {
+        return Ok(compared);
+    }
     let names = names(generation);
-    let copies = match copies(session, &path, &names) {
-        Ok(copies) => copies,
-        Err(error) => {
-            compared.is_unread = true;
-            compared.details.push(format!("initramfs not checked: {}", crate::error::chain(&error)));
-            return Ok(compared);
-        }
-    };
     let wanted = initramfs::wanted(root, &names).unwrap_or_else(|error| {
         compared.details.push(format!("initramfs configuration not read: {error}"));
         Default::default()
     });
-    let again = format!(
-        "regenerate the initramfs with `update-initramfs -u -k {}` or `dracut --force --kver {0}`",
-        kernel.release
-    );
-    for (package, module) in generation.modules() {
-        let name = ModuleName::new(&module.spec.name);
-        if let Some(file) = wanted.get(&name)
-            && !copies.iter().any(|copy| copy.module == name)
-        {
-            let reason =
-                format!("{} lacks {name}, which {} includes; {again}", path.display(), file.display());
-            compared.outdated.push((package.name.clone(), reason));
+    let again = match initramfs::command(root, &kernel.release) {
+        Some(command) => {
+            let words: Vec<_> = command.iter().map(|text| word(text)).collect();
+            format!("regenerate the initramfs with `{}`", words.join(" "))
         }
-        let (file, body) = (module.installed_digest.to_string(), module.spec.digest.to_string());
-        let is_other =
-            |copy: &&Copy| copy.module == name && copy.file != file && copy.body.as_ref() != Some(&body);
-        if let Some(copy) = copies.iter().find(is_other) {
-            let reason = format!("{} contains a different build, {}; {again}", path.display(), copy.path);
-            compared.outdated.push((package.name.clone(), reason));
+        None => "regenerate the initramfs with the program that made it".to_owned(),
+    };
+    for path in files {
+        let copies = match copies(session, &path, &names) {
+            Ok(copies) => copies,
+            Err(error) => {
+                compared.is_unread = true;
+                compared.details.push(format!("initramfs not checked: {}", crate::error::chain(&error)));
+                continue;
+            }
+        };
+        for (package, module) in generation.modules() {
+            if let Some(why) = why_outdated(module, &copies, &wanted) {
+                let reason = format!("{} {why}; {again}", path.display());
+                compared.outdated.push((package.name.clone(), reason));
+            }
         }
     }
     Ok(compared)
@@ -88,7 +86,10 @@ pub fn is_outdated(
     changed: bool,
 ) -> Result<bool> {
     let Some(tree) = &kernel.modules else { return Ok(false) };
-    let Some(path) = initramfs::of_kernel(&session.context.root, &kernel.release) else { return Ok(false) };
+    let files = initramfs::of_kernel(&session.context.root, &kernel.release);
+    if files.is_empty() {
+        return Ok(false);
+    }
     // What did not change is as it was first read.
     let now = if changed { base(tree)?.generation.map(Arc::new) } else { session.installed(kernel) };
     if let Some(generation) = &now {
@@ -100,7 +101,24 @@ pub fn is_outdated(
     let kept = now.as_deref().map(names).unwrap_or_default();
     let gone: BTreeSet<ModuleName> =
         before.map(names).unwrap_or_default().difference(&kept).cloned().collect();
-    Ok(!gone.is_empty() && copies(session, &path, &gone).map_or(changed, |copies| !copies.is_empty()))
+    let has_any = |path: &PathBuf| copies(session, path, &gone).map_or(changed, |copies| !copies.is_empty());
+    Ok(!gone.is_empty() && files.iter().any(has_any))
+}
+
+/// What is wrong with a module in an initramfs: it is missing there, or a copy is of another build.
+fn why_outdated(
+    module: &Installed,
+    copies: &[Copy],
+    wanted: &BTreeMap<ModuleName, PathBuf>,
+) -> Option<String> {
+    let name = ModuleName::new(&module.spec.name);
+    let (file, body) = (module.installed_digest.to_string(), module.spec.digest.to_string());
+    let mut own = copies.iter().filter(|copy| copy.module == name).peekable();
+    if own.peek().is_none() {
+        return wanted.get(&name).map(|file| format!("lacks {name}, which {} includes", file.display()));
+    }
+    let other = own.find(|copy| copy.file != file && copy.body.as_ref() != Some(&body))?;
+    Some(format!("contains a different build, {}", other.path))
 }
 
 fn names(generation: &Generation) -> BTreeSet<ModuleName> {

@@ -1,4 +1,5 @@
-//! Boot Loader Specification entries of type 1: one `*.conf` file each, used by systemd-boot and by GRUB's `blscfg`.
+//! Boot Loader Specification entries: one `*.conf` file each (type 1), used by systemd-boot and by GRUB's `blscfg`, or a
+//! unified kernel image (type 2), used by systemd-boot.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use fs_err as fs;
 use super::{Entry, Error};
 use crate::release;
 use crate::rootfs::Root;
+use crate::uki::{self, Uki};
 
 /// The entry that systemd-boot will start: the one in the firmware's variables, else the one that `default` of
 /// loader.conf names, else the newest.
@@ -21,7 +23,27 @@ pub(super) fn systemd_default(root: &Root, loader_conf: &Path) -> Result<Option<
     let remembered =
         ["LoaderEntryOneShot", "LoaderEntryDefault"].iter().find_map(|name| variable(root, name));
     let wanted = remembered.as_deref().or(configured);
-    Ok(pick(entries(&directory_of(loader_conf))?, wanted))
+    Ok(pick(systemd_entries(root, loader_conf)?, wanted))
+}
+
+/// All entries of systemd-boot, in order of preference.
+pub(super) fn systemd_entries(root: &Root, loader_conf: &Path) -> Result<Vec<Entry>, Error> {
+    let mut found = files(&directory_of(loader_conf))?;
+    found.extend(uki::all(root).iter().map(|(inside, uki)| unified(inside, uki)));
+    Ok(sorted(found))
+}
+
+/// The entry that a unified kernel image is.
+fn unified(inside: &Path, uki: &Uki) -> (String, Entry) {
+    let stem = inside.file_stem().unwrap_or_default().to_string_lossy();
+    let id = format!("{}.efi", without_tries(&stem));
+    let entry = Entry {
+        title: uki.title().unwrap_or_else(|| id.clone()),
+        id,
+        image: inside.to_str().map(str::to_owned),
+        arguments: uki.command_line().unwrap_or_default(),
+    };
+    (uki.release().unwrap_or_default(), entry)
 }
 
 /// The directory of the entries, relative to loader.conf.
@@ -31,6 +53,16 @@ pub(super) fn directory_of(loader_conf: &Path) -> PathBuf {
 
 /// All entries of a directory, in order of preference.
 pub(super) fn entries(directory: &Path) -> Result<Vec<Entry>, Error> {
+    Ok(sorted(files(directory)?))
+}
+
+fn sorted(mut found: Vec<(String, Entry)>) -> Vec<Entry> {
+    found.sort_by(newest_first);
+    found.into_iter().map(|(_, entry)| entry).collect()
+}
+
+/// The entries of a directory, with their versions.
+fn files(directory: &Path) -> Result<Vec<(String, Entry)>, Error> {
     let mut found: Vec<(String, Entry)> = Vec::new();
     let names = match fs::read_dir(directory) {
         Ok(names) => names,
@@ -43,8 +75,7 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<Entry>, Error> {
             found.push(entry(&path)?);
         }
     }
-    found.sort_by(newest_first);
-    Ok(found.into_iter().map(|(_, entry)| entry).collect())
+    Ok(found)
 }
 
 /// The entry whose id matches `wanted`, or with this number in the menu; otherwise the first.
@@ -58,17 +89,21 @@ pub(super) fn pick(entries: Vec<Entry>, wanted: Option<&str>) -> Option<Entry> {
     entries.into_iter().nth(at)
 }
 
-/// Parses an entry; returns it with its version. A suffix `+N` of the name counts boot attempts and is not part of the
-/// id.
+/// The id in a name whose suffix `+N` counts boot attempts.
+fn without_tries(stem: &str) -> &str {
+    match stem.rsplit_once('+') {
+        Some((id, tries)) if tries.bytes().all(|c| c.is_ascii_digit() || c == b'-') => id,
+        _ => stem,
+    }
+}
+
+/// Parses an entry; returns it with its version.
 fn entry(path: &Path) -> Result<(String, Entry), Error> {
     let text = crate::bounded_read::config(path)?;
     let last = |key: &str| text.lines().filter_map(|line| field(line, key)).next_back().map(str::to_owned);
     let options: Vec<&str> = text.lines().filter_map(|line| field(line, "options")).collect();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let id = match stem.rsplit_once('+') {
-        Some((id, tries)) if tries.bytes().all(|c| c.is_ascii_digit() || c == b'-') => id,
-        _ => &stem,
-    };
+    let id = without_tries(&stem);
     let entry = Entry {
         title: last("title").unwrap_or_else(|| id.to_owned()),
         id: id.to_owned(),
@@ -98,7 +133,12 @@ fn variable(root: &Root, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use fs_err as fs;
+
     use super::super::tests::check;
+    use super::super::{command_line, default_kernel};
+    use crate::rootfs::Root;
+    use crate::uki::tests::uki;
 
     const OLD: (&str, &str) = (
         "efi/loader/entries/debian-6.1.conf",
@@ -115,6 +155,26 @@ mod tests {
         check(&[loader("timeout 3\n"), OLD, NEW], Ok("6.1.0-10"));
         check(&[loader("default debian-6.1.conf\n"), OLD, NEW], Ok("6.1.0-9"));
         check(&[loader("default debian-6.12*\n"), OLD, NEW], Ok("6.1.0-10"));
+    }
+
+    #[test]
+    fn unified_kernel_images_are_entries_too() {
+        let root = tempfile::tempdir().unwrap();
+        let images = root.path().join("efi/EFI/Linux");
+        fs::create_dir_all(&images).unwrap();
+        for (name, release) in [("mine-1+3.efi", "6.1.0-9"), ("mine-2.efi", "6.1.0-10")] {
+            let image = uki(&[(".linux", b"kernel"), (".uname", release.as_bytes()), (".cmdline", b"ro")]);
+            fs::write(images.join(name), image).unwrap();
+        }
+        let loader = root.path().join("efi/loader/loader.conf");
+        fs::create_dir_all(loader.parent().unwrap()).unwrap();
+        let root = Root::new(root.path());
+        for (text, expect) in [("", "6.1.0-10"), ("default mine-1.efi\n", "6.1.0-9")] {
+            fs::write(&loader, text).unwrap();
+            assert_eq!(default_kernel(&root).unwrap().release, expect);
+        }
+        assert_eq!(command_line(&root, "6.1.0-9").as_deref(), Some("ro"));
+        assert_eq!(command_line(&root, "6.1.0-11"), None);
     }
 
     #[test]

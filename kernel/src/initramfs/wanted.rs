@@ -4,6 +4,8 @@
 //! |---|---|
 //! | initramfs-tools(7) | `modules` and `modules.d/*` in `/etc/initramfs-tools` and `/usr/share/initramfs-tools`: a name a line; hooks beside them that call `manual_add_modules NAME...` or `force_load NAME`, as zfs-initramfs's does |
 //! | dracut.conf(5) | `add_drivers` and `force_drivers`; `add_dracutmodules`, where the module of dracut's has the name of the kernel's, as zfs-dracut's has |
+//! | mkinitcpio.conf(5) | `MODULES=(NAME...)` in `/etc/mkinitcpio.conf` and `/etc/mkinitcpio.conf.d/*.conf`; `HOOKS`, where a hook has the name of the module |
+//! | booster(1) | `modules` and `modules_force_load` in `/etc/booster.yaml`: names separated by commas |
 //!
 //! Decisions that depend on the machine (which disk contains the root file system) are not reproduced.
 
@@ -20,10 +22,13 @@ use crate::rootfs::Root;
 /// Limit in bytes on a configuration file.
 const MOST: u64 = 1 << 20;
 
+/// The names of modules in a configuration file.
+type Names = fn(&str) -> Vec<&str>;
+
 /// Those of the named modules that belong into an initramfs, with the file that says so.
 pub fn wanted(root: &Root, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<ModuleName, PathBuf>> {
     let mut found = BTreeMap::new();
-    let mut look = |inside: PathBuf, named: fn(&str) -> Vec<&str>| -> io::Result<()> {
+    let mut look = |inside: PathBuf, named: Names| -> io::Result<()> {
         let Some(path) = root.find(&inside) else { return Ok(()) };
         let Some(text) = bounded_read::text(&path, MOST)? else { return Ok(()) };
         for name in named(&text).into_iter().map(ModuleName::new) {
@@ -45,13 +50,19 @@ pub fn wanted(root: &Root, names: &BTreeSet<ModuleName>) -> io::Result<BTreeMap<
         }
         return Ok(found);
     }
-    look("/etc/dracut.conf".into(), added_by_dracut)?;
-    for dir in ["/etc/dracut.conf.d", "/usr/lib/dracut/dracut.conf.d"] {
-        for file in files(root, Path::new(dir))?
-            .into_iter()
-            .filter(|file| file.extension().is_some_and(|ext| ext == "conf"))
-        {
-            look(file, added_by_dracut)?;
+    // The others have different files, which are there only with them.
+    let others: [(&str, &[&str], Names); 3] = [
+        ("/etc/dracut.conf", &["/etc/dracut.conf.d", "/usr/lib/dracut/dracut.conf.d"], added_by_dracut),
+        ("/etc/mkinitcpio.conf", &["/etc/mkinitcpio.conf.d"], added_by_mkinitcpio),
+        ("/etc/booster.yaml", &[], added_by_booster),
+    ];
+    for (file, directories, named) in others {
+        look(file.into(), named)?;
+        for directory in directories {
+            let files = files(root, Path::new(directory))?.into_iter();
+            for file in files.filter(|file| file.extension().is_some_and(|ext| ext == "conf")) {
+                look(file, named)?;
+            }
         }
     }
     Ok(found)
@@ -99,6 +110,39 @@ fn added_by_dracut(text: &str) -> Vec<&str> {
     values
         .flat_map(|value| value.split(|c: char| c.is_whitespace() || c == '"' || c == '\''))
         .filter(|word| !word.is_empty())
+        .collect()
+}
+
+/// The words of the arrays `MODULES` and `HOOKS`, which may have several lines; `+=` adds to them. `NAME?` is a module that may
+/// be missing.
+fn added_by_mkinitcpio(text: &str) -> Vec<&str> {
+    let start = |line: &'_ str| {
+        let rest = line.strip_prefix("MODULES").or_else(|| line.strip_prefix("HOOKS"))?;
+        rest.trim_start_matches('+').strip_prefix("=(").map(str::len)
+    };
+    let mut found = Vec::new();
+    let mut is_inside = false;
+    for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
+        let value = match start(line) {
+            Some(length) => &line[line.len() - length..],
+            None if is_inside => line,
+            None => continue,
+        };
+        let words = value.split(')').next().unwrap_or_default();
+        is_inside = !value.contains(')');
+        found.extend(words.split_whitespace().map(|word| word.trim_matches(['"', '\'', '?'])));
+    }
+    found
+}
+
+/// The names in the lists of booster.yaml; `-NAME` leaves one out.
+fn added_by_booster(text: &str) -> Vec<&str> {
+    let lists = ["modules:", "modules_force_load:"];
+    let value = |line: &str| lists.iter().find_map(|list| line.strip_prefix(list)).map(str::len);
+    text.lines()
+        .filter_map(|line| Some(&line[line.len() - value(line)?..]))
+        .flat_map(|value| value.split('#').next().unwrap_or_default().split([',', ' ', '"', '\'']))
+        .filter(|word| !word.is_empty() && !word.starts_with('-'))
         .collect()
 }
 
@@ -157,5 +201,25 @@ mod tests {
         check(&[zfs], &[("zfs", "/usr/lib/dracut/dracut.conf.d/90-zfs.conf")]);
         check(&[("etc/dracut.conf.d/a.txt", "add_drivers+=\" spl \"\n")], &[]);
         check(&[("etc/dracut.conf", "force_drivers=\"spl\""), TOOLS], &[]);
+    }
+
+    #[test]
+    fn mkinitcpio_reads_modules_and_hooks() {
+        let of = |text| ("etc/mkinitcpio.conf", text);
+        let expect = [("my_disk", "/etc/mkinitcpio.conf"), ("spl", "/etc/mkinitcpio.conf")];
+        check(&[of("MODULES=(ext4 my-disk 'spl?') # zfs\n")], &expect);
+        check(&[of("MODULES=(\n  my-disk\n  spl # of mine\n)\nBINARIES=(zfs)\n")], &expect);
+        check(&[of("HOOKS=(base zfs filesystems)\n")], &[("zfs", "/etc/mkinitcpio.conf")]);
+        check(&[of("#MODULES=(zfs)\nMODULES=()\nFILES=(spl)\n")], &[]);
+        let more = ("etc/mkinitcpio.conf.d/z.conf", "MODULES+=(spl)\n");
+        check(&[of("MODULES=()"), more], &[("spl", "/etc/mkinitcpio.conf.d/z.conf")]);
+    }
+
+    #[test]
+    fn booster_reads_its_lists() {
+        let text = "compression: zstd\nmodules: ext4,my-disk,-spl\nmodules_force_load: zfs # root\n";
+        let expect = [("my_disk", "/etc/booster.yaml"), ("zfs", "/etc/booster.yaml")];
+        check(&[("etc/booster.yaml", text)], &expect);
+        check(&[("etc/booster.yaml", "#modules: zfs\nmodules: -*\n")], &[]);
     }
 }

@@ -25,13 +25,22 @@ pub(super) fn image_version(root: &Root, release: &str) -> Option<String> {
 
 /// The release in a bootable image.
 pub fn image_release(path: &Path) -> Option<String> {
-    image_text(path)?.split_ascii_whitespace().next().map(str::to_owned)
+    release_of_image(bounded_read::open(path).ok()?)
+}
+
+/// The release in a bootable image that is a part of another file.
+pub fn release_of_image(image: impl Read) -> Option<String> {
+    text_of(image)?.split_ascii_whitespace().next().map(str::to_owned)
 }
 
 fn image_text(path: &Path) -> Option<String> {
+    text_of(bounded_read::open(path).ok()?)
+}
+
+fn text_of(image: impl Read) -> Option<String> {
     let mut head = Vec::new();
     // The setup code and the text are in the first 64 KiB, because the offset has 16 bits.
-    bounded_read::open(path).ok()?.take(0x1_0400).read_to_end(&mut head).ok()?;
+    image.take(0x1_0400).read_to_end(&mut head).ok()?;
     bz_image_text(&head)
 }
 
