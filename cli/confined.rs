@@ -44,6 +44,7 @@ use kcache::store::Scratch;
 
 use crate::args;
 use crate::out::Out;
+use crate::own_program;
 use crate::settings::Settings;
 use crate::temporary::temporary;
 
@@ -248,6 +249,7 @@ fn is_private(dir: &Path) -> bool {
 /// Mounts of this process's own, with the `/proc` of its process namespace: in the other one its children have other numbers,
 /// and other processes theirs.
 fn enter_own_proc() -> io::Result<()> {
+    own_program::look();
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

@@ -13,6 +13,7 @@ mod journal;
 mod json;
 mod memory;
 mod out;
+mod own_program;
 mod own_root;
 mod progress;
 mod report;

@@ -83,3 +83,16 @@ fn mounts_of_a_plain_chroot_stay_in_kcaches_own_namespace() {
         chroot \"$1\" /kcache --store /store explain hello -k \"$2\" >/dev/null && test \"$before\" = \"$(wc -l </proc/self/mountinfo)\"";
     outside(&host, script, &[k()]).exits(0);
 }
+
+#[test]
+fn another_root_is_built_for_in_a_chroot() {
+    if !is_root() {
+        return; // entering another root needs root
+    }
+    let host = Host::new(&[k()]);
+    hello(&host, "");
+    // Where this machine has the tree must not be seen from inside.
+    let script = "umount -l dev/shm; mount --rbind \"$1\" \"$1\"; cd \"$1\"; mkdir inner; mount --rbind . inner; \
+        exec chroot . /kcache --root /inner --store /store build -k \"$2\"";
+    outside(&host, script, &[k()]).exits(0).prints(&["hello/1.0  built"]);
+}

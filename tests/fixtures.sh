@@ -1,14 +1,16 @@
 #!/bin/bash
 # Downloads the input of the tests, the demo and the benchmarks: kernels that this machine does not run, and third-party
-# module packages, both from Debian's own archive.
+# module packages, both of Debian 12 and from Debian's own archive. The machine itself may have Debian 12 or 13.
 #
 #   tests/fixtures.sh             get what is missing; a second run takes no time and needs no network
 #   tests/fixtures.sh --refresh   look for newer kernels in the archive
 #   tests/fixtures.sh --kernels   skip what only the tests need: servers for shared caches, QEMU
+#   tests/fixtures.sh --packages  print what apt installs for --kernels, and do nothing
 #   tests/fixtures.sh --services  also compile what `make test-services` takes: Garage, cargo-deny, Debian 13's depmod
 #
 # It writes to ${KCACHE_FIXTURES:-~/.cache/kcache-fixtures}:
 #
+#   apt/                          package lists of Debian 12, because the machine's may be of another release
 #   debs/NAME_VERSION_ARCH.deb    as downloaded; apt has checked them against the archive's signatures
 #   root/                         the kernels, unpacked: /lib/modules/*, /usr/src/linux-headers-*, /usr/lib/linux-kbuild-*, /boot/*
 #   packages/usr/src/*            the module packages' sources, unpacked
@@ -248,7 +250,7 @@ unpack() {
     done <"$cache/new/list"
 }
 
-# Chooses and downloads. Fails where the package lists are absent or older than the archive.
+# Chooses and downloads. Fails where the package lists are older than the archive.
 fetch() {
     local kernel wanted
     rm -rf "$cache/new"
@@ -273,6 +275,16 @@ describe() {
 	END
 }
 
+# Fetches and unpacks everything, with package lists of its own.
+refresh() {
+    look_at_release
+    fetch || { apt-get -qq update >&2; fetch; }
+    say "unpacking"
+    unpack
+    describe >"$cache/new/env"
+    publish
+}
+
 # Puts what was fetched in the place of what was there; the stamp, gone first and back last, makes it one step.
 publish() {
     rm -f "$cache/stamp"
@@ -282,6 +294,10 @@ publish() {
     rm -rf "$cache/new"
 }
 
+if [ "${1-}" = --packages ]; then
+    tools | awk '{print $2}' | sort -u
+    exit
+fi
 install_tools
 mkdir -p "$cache"
 exec 9>"$cache/lock"
@@ -290,17 +306,14 @@ flock -n 9 || { say "waiting for another run"; flock 9; }
 # Another edition of this script may want other packages.
 version=$(sha256sum <"$0")
 if [ "${1-}" = --refresh ] || [ "$(cat "$cache/stamp" 2>/dev/null)" != "$version" ]; then
-    fetch || { update_lists; fetch; }
-    say "unpacking"
-    unpack
-    describe >"$cache/new/env"
-    publish
+    # In a shell of its own: what follows looks at the machine's lists.
+    (refresh)
 fi
 # shellcheck source=/dev/null
 . "$cache/env"
 install_compilers
 if [ "${1-}" != --kernels ]; then
-    # In a shell of its own: it looks at other lists than the rest.
+    # Likewise.
     for name in "${others[@]}"; do (download "$name" >/dev/null); done
     install_servers
 fi

@@ -17,13 +17,14 @@ use kcache::shell::word;
 use kcache::store::Outcome;
 use kcache::verdict::boot_test::{self, Boot, Guest, Subject, TestedModules};
 
-use super::context::{own_program, program};
+use super::context::program;
 use anstyle::Style;
 
 use crate::args::BootTest;
 use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
 use crate::out::{BAD, Cell, GOOD, ODD, Out, PLAIN, of_packages};
+use crate::own_program::own_program;
 
 /// Lines of the kernel's log below a module that is not good; `--json` has all.
 const SHOWN: usize = 12;

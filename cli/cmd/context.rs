@@ -9,7 +9,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
-use kcache::kernel::program::OwnProgram;
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox::{self, Entrance, Groups, Identities, Limits, Uids};
 use kcache::run::context::Context;
@@ -26,6 +25,7 @@ use crate::confined;
 use crate::exit::{Exit, Failure};
 use crate::memory;
 use crate::out::Out;
+use crate::own_program::own_program;
 use crate::progress::Reporter;
 use crate::settings::choices::{CompilerLauncher, Depmod, Foreign};
 use crate::settings::{Origin, Process, REVOKED_KEYS, Settings, TRUSTED_KEYS, signing};
@@ -233,13 +233,6 @@ fn open(settings: &Settings, path: &Path) -> std::io::Result<File> {
         (Origin::Default | Origin::File(_), Some(inside)) => root.open(inside),
         _ => Root::new("/").open(path),
     }
-}
-
-/// This program's files, found while it runs: it may have been replaced on disk.
-pub fn own_program() -> io::Result<OwnProgram> {
-    let own = PathBuf::from("/proc/self/exe");
-    let called = fs::read_link(&own)?;
-    Ok(OwnProgram::of_maps(&own, &called, &fs::read_to_string("/proc/self/maps")?))
 }
 
 /// Where control groups for builds can be made, if anywhere.

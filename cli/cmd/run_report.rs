@@ -326,6 +326,11 @@ fn report_set(out: &Out, kernel: &Kernel, done: &Done, seconds: f64, changes: &[
         match remark {
             Remark::Depmod(line) => out.detail(line),
             Remark::Shadowed(_) => {} // reported with its package
+            Remark::Unlabeled(what) => {
+                out.warn(&format!("{}: {what}", kernel.release));
+                let tree = format!("/lib/modules/{}", kernel.release);
+                out.hint(&format!("run `restorecon -R {tree}` in that system"));
+            }
             Remark::Undone(what) => out.warn(&format!("{}: {what}", kernel.release)),
         }
     }

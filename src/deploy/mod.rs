@@ -234,7 +234,7 @@ fn transaction(session: &Session, report: &KernelReport, replaced: &[String]) ->
     if let Some(Ok(done)) = &done {
         let shadowed = done.remarks.iter().filter_map(|remark| match remark {
             Remark::Shadowed(fault) => Some((package_name(&ready[owner(&ready, fault)?]), fault.clone())),
-            Remark::Depmod(_) | Remark::Undone(_) => None,
+            Remark::Depmod(_) | Remark::Unlabeled(_) | Remark::Undone(_) => None,
         });
         in_the_way.extend(shadowed);
     }

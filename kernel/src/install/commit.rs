@@ -15,7 +15,7 @@ use super::journal::{IndexChange, Journal};
 use super::names::dir_name;
 use super::tree::Tree;
 use super::verify::verify_files;
-use super::{Error, Step, checked_json, disk, foreign_files};
+use super::{Error, Step, checked_json, disk, foreign_files, labels};
 
 /// Installs the new set, up to and including the commit. Durable when it returns.
 pub(super) fn forward(tree: &Tree, journal: &Journal, step: &Step<'_>) -> Result<(), Error> {
@@ -101,6 +101,8 @@ fn place(tree: &Tree, journal: &Journal) -> Result<(), Error> {
     let Some(new) = &journal.new else { return Ok(()) };
     if journal.makes_updates && !disk::exists(&tree.updates())? {
         disk::make_dir(&tree.updates())?;
+        // What it lacks is told with the files that were staged.
+        drop(labels::of_new_directory(tree, &tree.updates()));
     }
     let (staged, live) = (tree.new_generation(new), tree.generation(new));
     match (disk::exists(&staged)?, disk::exists(&live)?) {

@@ -73,6 +73,7 @@ mod foreign_files;
 mod generation;
 mod indexes;
 mod journal;
+mod labels;
 mod lock;
 mod make_indexes;
 mod names;
@@ -393,6 +394,8 @@ impl<'a> Transaction<'a> {
             _ => None,
         };
         let (new_manifest, shadowed) = new_manifest.unzip();
+        let unlabeled =
+            labels::of_staged(tree, &indexes).err().map(|error| Remark::Unlabeled(error.to_string()));
         disk::sync_dir(&tree.new_dir())?;
         stage::keep_indexes(tree, indexes.iter().filter(|change| change.before).map(|change| &change.name))?;
         step("indexes kept")?;
@@ -413,7 +416,7 @@ impl<'a> Transaction<'a> {
         };
         let staged = Indexes::staged(tree, &journal.indexes)?;
         let (mut remarks, indexed) = made.map(|made| (made.remarks, Some(made.by))).unwrap_or_default();
-        remarks.extend(shadowed.into_iter().flatten());
+        remarks.extend(shadowed.into_iter().flatten().chain(unlabeled));
         Ok(Prepared { journal, remarks, indexed, staged, seen: seen.clone() })
     }
 

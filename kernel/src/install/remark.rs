@@ -9,6 +9,8 @@ pub enum Remark {
     Depmod(String),
     /// A module that was installed before, and in whose way a foreign file is now.
     Shadowed(Fault),
+    /// A file that did not get its SELinux label, and why.
+    Unlabeled(String),
     /// What failed after the commit, and why.
     Undone(String),
 }

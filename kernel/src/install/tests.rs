@@ -5,6 +5,7 @@ mod concurrent;
 mod corruption;
 mod foreign_files;
 mod indexes;
+mod labels;
 mod model;
 mod prepared;
 mod retiring;
