@@ -65,5 +65,9 @@ apt-config dump | grep '^Acquire::[^ ]*[Pp]roxy\|^Acquire::Check' >"$root/etc/ap
 # Servers that tests install do not start by themselves.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod +x "$root/usr/sbin/policy-rc.d"
+# Not chroot(1): in a chroot nobody may make a user namespace. A shell remains as the first process and reaps orphans.
+mkdir "$root/.machine"
+cd "$root"
+pivot_root . .machine
 # shellcheck disable=SC2016
-exec chroot "$root" /bin/bash -c 'cd "$1" && shift && exec "$@"' bash "$project" "$@"
+exec /bin/bash -c 'umount -l /.machine && rmdir /.machine && cd "$1" && shift && "$@"; exit $?' bash "$project" "$@"
