@@ -12,7 +12,7 @@ mod explain;
 mod gc;
 mod hooks;
 mod init;
-mod initramfs;
+pub mod initramfs;
 pub mod install;
 mod keys;
 mod lint;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::builder::{BUILDER, PACKAGE, url};
 use crate::chrooted;
-use crate::host::{FIXTURES, Host, PATH, is_root, run};
+use crate::host::{FIXTURES, Host, PATH, Run, is_root, run};
 use crate::packages::{hello, plain};
 
 fn k() -> &'static str {
@@ -74,6 +74,34 @@ fn under_another_root_the_command_is_printed_where_a_changed_module_belongs_in_t
     assert_eq!(records(&host, &["rollback", "-k", k()]), Vec::<Value>::new());
     host.kcache(&["remove", "hello", "-k", k()]).exits(0).says(&[&line]);
     assert!(!marker.exists(), "a program of the image was run");
+}
+
+#[test]
+fn under_the_name_dkms_an_install_takes_care_of_the_initramfs_too() {
+    let host = Host::new(&[k()]);
+    hello(&host, "first");
+    put(&host, "usr/sbin/update-initramfs", "");
+    pack(&host, "etc/other", b"");
+    let line = format!("run `/usr/sbin/update-initramfs -u -k {}` in that system", k());
+    let dkms = |words: &[&str]| {
+        let run = Run::from(host.called("dkms", &[words, &["-k", k()]].concat()).output().unwrap()).exits(0);
+        assert!(!run.stdout.contains("initramfs"), "{}", run.shown());
+        run.stderr.matches(&line).count()
+    };
+    assert_eq!(dkms(&["install", "hello/1.0"]), 0, "a module that the initramfs does not concern");
+    put(&host, "etc/initramfs-tools/modules", "hello\n");
+    assert_eq!(dkms(&["install", "hello/1.0", "--force", "--no-initrd"]), 0);
+    assert_eq!(dkms(&["install", "hello/1.0", "--force"]), 1);
+    assert_eq!(dkms(&["autoinstall"]), 1);
+    // The kernel's own hooks generate it afterwards.
+    assert_eq!(dkms(&["kernel_postinst"]), 0);
+    let module = fs::read(&host.modules(k())["hello/hello.ko"]).unwrap();
+    pack(&host, "usr/lib/modules/hello.ko", &module);
+    assert_eq!(dkms(&["autoinstall"]), 0);
+    // The script of -dkms packages, which removes the old version first.
+    hello(&host, "second");
+    let script = Run::from(host.called("common.postinst", &["hello", "1.0"]).output().unwrap()).exits(0);
+    assert_eq!(script.stderr.matches(&line).count(), 1, "{}", script.shown());
 }
 
 #[test]

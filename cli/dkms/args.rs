@@ -114,6 +114,8 @@ pub struct Typed {
     pub binaries_only: bool,
     pub source_only: bool,
     pub rpm_safe_upgrade: bool,
+    /// The initramfs stays as it is.
+    pub no_initrd: bool,
     shows: Option<Shows>,
     stray: Option<String>,
 }
@@ -128,9 +130,8 @@ enum Shows {
 const WITHOUT_EFFECT_WITH_VALUE: [&str; 1] = ["--config"];
 
 /// Options that change nothing here.
-const WITHOUT_EFFECT: [&str; 9] = [
+const WITHOUT_EFFECT: [&str; 8] = [
     "--no-depmod",
-    "--no-initrd",
     "--no-clean-kernel",
     "--no-prepare-kernel",
     "--force-version-override",
@@ -196,6 +197,7 @@ pub fn parse(words: &[String]) -> Result<Typed, DkmsError> {
             "--binaries-only" => typed.binaries_only = true,
             "--source-only" => typed.source_only = true,
             "--rpm_safe_upgrade" => typed.rpm_safe_upgrade = true,
+            "--no-initrd" => typed.no_initrd = true,
             "-V" | "--version" => typed.shows = Some(Shows::Version),
             "-h" | "--help" => typed.shows = Some(Shows::Help),
             name if WITHOUT_EFFECT_WITH_VALUE.contains(&name) => drop(value()),

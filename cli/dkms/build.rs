@@ -17,6 +17,7 @@ use super::DkmsError;
 use super::place::{Place, of_dkms, session};
 use super::print::{answer, warn};
 use super::source::{add_version, copy_source};
+use crate::cmd::initramfs;
 use crate::cmd::install::for_kernel;
 use crate::exit::{Exit, Failure};
 use kcache::deploy;
@@ -89,7 +90,16 @@ pub fn install(place: &Place, session: &Session, what: &Version, release: &str) 
     let replaced: Vec<String> = conflicts::replaced(session, &all, &kernel, &manifest)?.into_iter().collect();
     let change = SetChange::Exchange(std::slice::from_ref(&manifest), &replaced);
     before_install(place, session, &request, &change)?;
-    put_in(place, session, &request, &change, &manifest)
+    let changed = put_in(place, session, &request, &change, &manifest)?;
+    follow(place, session, &kernel, changed);
+    Ok(())
+}
+
+/// Regenerates the initramfs, if one of the modules belongs in it. That it fails is a warning: the modules are installed.
+fn follow(place: &Place, session: &Session, kernel: &Kernel, changed: bool) {
+    if !place.typed.no_initrd {
+        initramfs::follow(session, &place.out, kernel, None, changed);
+    }
 }
 
 /// The package's own script for the system, where its modules will be others than before.
@@ -191,14 +201,15 @@ fn failed(package: &Package, kernel: &Kernel, place: &Place, manifest: &Manifest
     )
 }
 
-/// Adds a build to a kernel's set. What DKMS itself has installed of the package goes in the same transaction.
+/// Adds a build to a kernel's set; whether that changed it. What DKMS itself has installed of the package goes in the same
+/// transaction.
 fn put_in(
     place: &Place,
     session: &Session,
     request: &Request,
     change: &SetChange,
     manifest: &Manifest,
-) -> Result<(), DkmsError> {
+) -> Result<bool, DkmsError> {
     let Request { package, kernel, .. } = *request;
     let theirs = of_dkms(place, &package.name, kernel)?;
     let files = theirs.iter().flat_map(|(_, files)| files.clone()).collect();
@@ -215,26 +226,30 @@ fn put_in(
             output.name, kernel.release
         ));
     }
-    Ok(())
+    Ok(done.changed)
 }
 
 /// Installs all packages that are installed automatically, for the selected kernel.
 pub fn autoinstall(place: &Place) -> Result<u8, DkmsError> {
     let release = place.one_release("autoinstall")?;
-    install_all(place, &release)
+    install_all(place, &release, true)
 }
 
-/// The same for a kernel that was installed.
+/// The same for a kernel that was installed, whose initramfs others generate afterwards.
 pub fn of_kernel(place: &Place) -> Result<u8, DkmsError> {
     let release = place.named_release("kernel_postinst")?;
-    install_all(place, &release)
+    install_all(place, &release, false)
 }
 
-fn install_all(place: &Place, release: &str) -> Result<u8, DkmsError> {
-    if place.kernel(release)?.is_none() {
+fn install_all(place: &Place, release: &str, follows: bool) -> Result<u8, DkmsError> {
+    let Some(kernel) = place.kernel(release)? else {
         return if place.known()?.is_empty() { Ok(0) } else { Err(no_headers(release)) };
+    };
+    let ran = for_kernel(&place.context, &place.out, release, true)?;
+    if follows {
+        follow(place, &session(place)?, &kernel, ran.changed);
     }
-    match for_kernel(&place.context, &place.out, release, true)?.exit {
+    match ran.exit {
         Exit::Done => Ok(0),
         _ => Err(DkmsError::new(
             11,
