@@ -6,6 +6,7 @@
 //! DIR/tmp/      TMPDIR of every run: what is left here is litter
 //! DIR/kcache    the binary, where nobody can reach it too
 //! ```
+//! `KCACHE_BIN=FILE` has the tests run another binary than the one compiled with them: a release, for figures.
 //!
 //! Kernels are copied from the fixtures, never linked: a hard link would change the headers' ctime under another test
 //! that is being careful about exactly that.
@@ -137,7 +138,8 @@ impl Host {
             fs::create_dir_all(dir.path().join(made)).unwrap();
         }
         // By another process: a file that this one has open for writing, and a child of another test's with it, is busy.
-        run(Command::new("cp").arg(env!("CARGO_BIN_EXE_kcache")).arg(dir.path().join("kcache")));
+        let program = std::env::var_os("KCACHE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_kcache").into());
+        run(Command::new("cp").arg(program).arg(dir.path().join("kcache")));
         Host { dir, unprivileged: false }
     }
 

@@ -75,7 +75,7 @@ pub struct Nginx {
     dir: TempDir,
     port: u16,
     secure: bool,
-    _process: Process,
+    process: Option<Process>,
 }
 
 impl Nginx {
@@ -128,10 +128,22 @@ impl Nginx {
             }}"
         );
         fs::write(dir.path().join("nginx.conf"), config).unwrap();
+        let mut nginx = Nginx { dir, port, secure, process: None };
+        nginx.restart();
+        nginx
+    }
+
+    /// Ends it, as a power failure would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it, with what it has in its directory.
+    pub fn restart(&mut self) {
+        let dir = self.dir.path();
         let mut nginx = Command::new("/usr/sbin/nginx");
-        nginx.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf")).args(["-e", "stderr"]);
-        let process = Process::start(&mut nginx, &dir.path().join("log"), port);
-        Nginx { dir, port, secure, _process: process }
+        nginx.arg("-p").arg(dir).arg("-c").arg(dir.join("nginx.conf")).args(["-e", "stderr"]);
+        self.process = Some(Process::start(&mut nginx, &dir.join("log"), self.port));
     }
 
     pub fn url(&self) -> String {
@@ -280,22 +292,40 @@ s3_region = \"garage\"
             secret = "5e".repeat(32),
         );
         fs::write(own.join("garage.toml"), config).unwrap();
+        self.nodes.push(None);
+        self.restart(node);
+    }
+
+    /// Starts a node, with what it has in its directory.
+    fn restart(&mut self, node: usize) {
+        let log = self.dir.path().join(node.to_string()).join("log");
         let mut server = self.command(node);
-        self.nodes.push(Some(Process::start(server.arg("server"), &own.join("log"), s3)));
+        self.nodes[node] = Some(Process::start(server.arg("server"), &log, self.ports[node]));
     }
 
     /// Makes one cluster of the nodes.
     fn join(&self) {
-        let ids: Vec<String> =
-            (0..3).map(|node| run(self.command(node).args(["node", "id", "-q"])).trim().to_owned()).collect();
-        for id in &ids[1..] {
-            self.run(&["node", "connect", id]);
-        }
-        for id in &ids {
+        for id in &self.connect() {
             let (id, _) = id.split_once('@').unwrap();
             self.run(&["layout", "assign", id, "-z", "here", "-c", "1G"]);
         }
         self.run(&["layout", "apply", "--version", "1"]);
+    }
+
+    /// Connects the nodes, which by themselves look for each other once in a minute. Returns their names.
+    fn connect(&self) -> Vec<String> {
+        let id = |node| run(self.command(node).args(["node", "id", "-q"])).trim().to_owned();
+        let ids: Vec<String> = (0..3).map(id).collect();
+        for id in &ids[1..] {
+            self.run(&["node", "connect", id]);
+        }
+        ids
+    }
+
+    /// Starts all nodes again after all were killed.
+    pub fn restart_all(&mut self) {
+        (0..3).for_each(|node| self.restart(node));
+        self.connect();
     }
 
     fn command(&self, node: usize) -> Command {

@@ -68,6 +68,7 @@ pub fn push(context: &Context, out: &Out, args: &Push, dry: bool) -> Result<Exit
             exit = exit.or(report(out, entry, cache, result));
         }
     }
+    publish::confirm(&session);
     Ok(exit)
 }
 

@@ -6,6 +6,7 @@ use kcache_store::Manifest;
 
 use crate::error::Result;
 use crate::resolve;
+use crate::resolve::publish;
 use crate::resolve::reproduce::{self, Comparison};
 use crate::resolve::resolution::Resolution;
 use crate::resolve::schedule;
@@ -60,6 +61,17 @@ impl PackageResult<'_> {
 /// it at once, and the alternative is to give up. That ends with the first round without any result or, if a cache has
 /// answered before, with the sixth.
 pub fn obtain_all<'a>(
+    session: &Session,
+    requests: &[Request<'a>],
+    options: &Options,
+    again: Again,
+) -> Vec<PackageResult<'a>> {
+    let results = patiently(session, requests, options, again);
+    publish::confirm(session);
+    results
+}
+
+fn patiently<'a>(
     session: &Session,
     requests: &[Request<'a>],
     options: &Options,

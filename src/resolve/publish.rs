@@ -135,6 +135,22 @@ pub fn push(
     Ok(pushed)
 }
 
+/// Looks again at what this run has pushed, at its end: builders that pushed at the same moment may have overwritten this host's
+/// signatures. The builds are there, so a failure is only a warning.
+pub fn confirm(session: &Session) {
+    let context = session.context;
+    let (Some(signer), Some(store)) = (&context.services.signer, &session.store) else { return };
+    if context.services.cancelled() {
+        return;
+    }
+    match context.caches().confirm(store, context.now(), signer) {
+        Err(error) if !error.is_reported() && !context.services.cancelled() => {
+            context.progress().warn(&format!("signatures not looked at again: {error}"));
+        }
+        _ => {}
+    }
+}
+
 /// Adds this host's public key to those that a cache offers, once in a run. The builds are there, so a failure is only a warning.
 fn offer_key(session: &Session, cache: &Arc<SharedCache>, signer: &SigningKey) {
     if !session.is_first(&format!("offer a key to {}", cache.url())) {

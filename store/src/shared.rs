@@ -10,6 +10,7 @@
 //!            into the store                            objects first, each verified, then the entry
 //! signature  a detached signature of an object         from the first cache by priority whose signature is valid
 //! push       objects, then the entry, then the pointer; existing ones are kept
+//! confirm    at the end of a run, what others have overwritten is signed again
 //! offer      the builder's public key, for hosts to compare and take
 //! ```
 //! A cache that does not answer is not queried again in this run (`breaker`). An interrupted fetch leaves unreferenced
@@ -17,6 +18,7 @@
 
 mod breaker;
 mod builders;
+mod confirm;
 mod detached;
 mod fetch;
 mod pointers;
@@ -64,6 +66,8 @@ pub struct SharedCache {
     breaker: Breaker,
     /// Files that no trusted key signed.
     distrusted: Mutex<BTreeSet<String>>,
+    /// Written in this run, with this host's signature.
+    written: Mutex<Vec<confirm::Written>>,
     print: Say,
 }
 
@@ -148,6 +152,7 @@ impl SharedCache {
             writable,
             breaker: Breaker::default(),
             distrusted: Mutex::default(),
+            written: Mutex::default(),
             print,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::push::{LOOK_AGAIN, ROUNDS, jitter};
+use super::confirm::{LOOK_AGAIN, ROUNDS, jitter};
 use super::{SharedCache, SharedCaches};
 use crate::transport::{IfTaken, Name, Transport, TransportError};
 use crate::{PublicKey, Result, Store};

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use super::confirm::Written;
 use super::{SharedCache, SharedCaches};
 use crate::pointer::MAX_POINTER;
 use crate::transport::{IfTaken, Name};
@@ -86,7 +87,7 @@ impl SharedCaches {
         now: u64,
         signer: Option<&SigningKey>,
     ) -> Result<()> {
-        let there = self.there(cache, name, to)?.filter(|there| too_far(there, now).is_none());
+        let there = self.pointer_there(cache, name, to, now)?;
         let pointer = match (there, signer) {
             (Some(mut there), Some(signer)) if there.key() == to => {
                 if !there.sign(signer) {
@@ -106,12 +107,21 @@ impl SharedCaches {
         cache
             .call(|transport| transport.put(name, &bytes, IfTaken::Replace))
             .map_err(|trouble| cache.failed(trouble))?;
+        if signer.is_some() {
+            cache.has_written(Written::Pointer(name.clone(), to));
+        }
         store.point(name, &pointer)
     }
 
     /// A cache's pointer, if any trusted key signed it, or if it is of a builder that this host does not know and leads to the
-    /// same entry: then both sign it, so that nobody loses what they trust.
-    fn there(&self, cache: &Arc<SharedCache>, name: &Name, to: Key) -> Result<Option<Pointer>> {
+    /// same entry: then both sign it, so that nobody loses what they trust. One too far ahead does not count.
+    pub(super) fn pointer_there(
+        &self,
+        cache: &Arc<SharedCache>,
+        name: &Name,
+        to: Key,
+        now: u64,
+    ) -> Result<Option<Pointer>> {
         let bytes = cache
             .call(|transport| transport.get(name, MAX_POINTER, &|_| ()))
             .map_err(|trouble| cache.failed(trouble))?;
@@ -121,7 +131,7 @@ impl SharedCaches {
             Err(Distrust::Stranger(_)) => pointer.key() == to,
             Err(_) => false,
         };
-        Ok(pointer.filter(counts))
+        Ok(pointer.filter(|pointer| counts(pointer) && too_far(pointer, now).is_none()))
     }
 }
 

@@ -5,16 +5,12 @@
 //! conflict. The first entry is kept, and the conflict is reported.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::confirm::Written;
 use super::{SharedCache, SharedCaches, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
-use crate::{Distrust, Entry, Error, Notice, Output, PublicKey, Result, Role, SigningKey, Store};
-
-/// After how long a builder looks whether its signature is still there, and how often.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
-pub(super) const ROUNDS: u32 = 5;
+use crate::{Distrust, Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
 
 /// Which entries to sign before they are pushed.
 #[derive(Clone, Copy)]
@@ -57,10 +53,10 @@ pub enum Pushed {
 }
 
 /// What a cache has under a key.
-enum There {
+pub(super) enum There {
     Nothing,
-    /// A file that no client would use.
-    Worthless,
+    /// A file that no client would use, and why.
+    Worthless(String),
     Entry(Box<Entry>),
     /// An entry of a builder that this host does not know, and others may trust, which says what this host says.
     OfStranger(Box<Entry>),
@@ -97,7 +93,10 @@ impl SharedCaches {
                 IfTaken::Keep
             }
             There::Nothing => IfTaken::Keep,
-            There::Worthless => IfTaken::Replace,
+            There::Worthless(why) => {
+                cache.replacing(&name, &why);
+                IfTaken::Replace
+            }
         };
         each(&here(store, &entry)?, |output| {
             let missing = || Error::Entry {
@@ -112,53 +111,22 @@ impl SharedCaches {
             Ok(true)
         })?;
         if let Some(there) = stranger {
-            return self.cosign(cache, &name, &entry, *there, key, sign);
+            return join(cache, &name, &entry, *there, key);
         }
-        if put(cache, &name, &entry, if_taken)? {
+        if put(cache, &name, &entry, if_taken, key.is_some())? {
             return Ok(Pushed::New);
         }
         // Another process pushed an entry meanwhile.
         match self.entry_there(cache, &name, &entry, sign)? {
-            There::Entry(there) | There::OfStranger(there) => {
-                self.cosign(cache, &name, &entry, *there, key, sign)
-            }
-            There::Nothing | There::Worthless => {
-                put(cache, &name, &entry, IfTaken::Replace).map(|_| Pushed::New)
+            There::Entry(there) | There::OfStranger(there) => join(cache, &name, &entry, *there, key),
+            There::Nothing | There::Worthless(_) => {
+                put(cache, &name, &entry, IfTaken::Replace, key.is_some()).map(|_| Pushed::New)
             }
         }
     }
 
-    /// Like [`join`]. Caches have no conditional writes in common, so builders that sign at the same moment may overwrite each
-    /// other's signature: each looks again after a while, and signs again.
-    fn cosign(
-        &self,
-        cache: &Arc<SharedCache>,
-        name: &Name,
-        entry: &Entry,
-        there: Entry,
-        key: Option<&SigningKey>,
-        sign: SignEntry,
-    ) -> Result<Pushed> {
-        let mut pushed = join(cache, name, entry, there, key)?;
-        for round in 1..=ROUNDS {
-            if !matches!(pushed, Pushed::Cosigned(_)) {
-                break;
-            }
-            std::thread::sleep(LOOK_AGAIN * round + jitter(key.map(SigningKey::public), round));
-            let there = match self.entry_there(cache, name, entry, sign)? {
-                There::Entry(there) | There::OfStranger(there) => there,
-                There::Nothing | There::Worthless => break,
-            };
-            match join(cache, name, entry, *there, key)? {
-                Pushed::Present => break,
-                again => pushed = again,
-            }
-        }
-        Ok(pushed)
-    }
-
-    /// The cache's entry, if any client would use it. Otherwise it will be replaced, with a notice.
-    fn entry_there(
+    /// The cache's entry, if any client would use it.
+    pub(super) fn entry_there(
         &self,
         cache: &Arc<SharedCache>,
         name: &Name,
@@ -169,17 +137,9 @@ impl SharedCaches {
             .call(|transport| transport.get(name, MAX_FILE, &|_| ()))
             .map_err(|trouble| cache.failed(trouble))?;
         let Some(bytes) = bytes else { return Ok(There::Nothing) };
-        let worthless = |why: &dyn std::fmt::Display| {
-            (cache.print)(&Notice::info(format!(
-                "shared cache {}: replacing {}: {why}",
-                cache.url,
-                name.path()
-            )));
-            Ok(There::Worthless)
-        };
         let there = match Entry::parse(&cache.origin(name), &entry.manifest().key, &bytes) {
             Ok(there) => there,
-            Err(error) => return worthless(&error),
+            Err(error) => return Ok(There::Worthless(error.to_string())),
         };
         let own = matches!(sign, SignEntry::With { key, .. } if there.envelope().is_signed_by(key.public()));
         if own || there == *entry || matches!(sign, SignEntry::Unsigned) {
@@ -190,16 +150,15 @@ impl SharedCaches {
             Err(Distrust::Stranger(_)) if there.manifest().says_the_same_as(entry.manifest()) => {
                 Ok(There::OfStranger(Box::new(there)))
             }
-            Err(distrust) => worthless(&distrust),
+            Err(distrust) => Ok(There::Worthless(distrust.to_string())),
         }
     }
 }
 
-/// A pause that differs between builders and rounds.
-pub(super) fn jitter(key: Option<&PublicKey>, round: u32) -> Duration {
-    let id = key.map(|key| key.id().to_string()).unwrap_or_default();
-    let sum = id.bytes().fold(round, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
-    LOOK_AGAIN * (sum % 16) / 8
+impl SharedCache {
+    fn replacing(&self, name: &Name, why: &str) {
+        (self.print)(&Notice::info(format!("shared cache {}: replacing {}: {why}", self.url, name.path())));
+    }
 }
 
 /// The outputs to push: all but [`crate::Role::Debug`] ones that this host does not have.
@@ -214,7 +173,7 @@ fn here<'e>(store: &Store, entry: &'e Entry) -> Result<Vec<&'e Output>> {
 }
 
 /// Adds this host's signatures to the cache's entry.
-fn join(
+pub(super) fn join(
     cache: &Arc<SharedCache>,
     name: &Name,
     entry: &Entry,
@@ -232,11 +191,23 @@ fn join(
     if !key.is_some_and(|key| there.sign(key)) && !merged {
         return Ok(Pushed::Present);
     }
-    put(cache, name, &there, IfTaken::Replace)?;
+    put(cache, name, &there, IfTaken::Replace, key.is_some())?;
     Ok(Pushed::Cosigned(builder))
 }
 
-fn put(cache: &Arc<SharedCache>, name: &Name, entry: &Entry, if_taken: IfTaken) -> Result<bool> {
+fn put(
+    cache: &Arc<SharedCache>,
+    name: &Name,
+    entry: &Entry,
+    if_taken: IfTaken,
+    signed: bool,
+) -> Result<bool> {
     let bytes = entry.encode()?;
-    cache.call(|transport| transport.put(name, &bytes, if_taken)).map_err(|trouble| cache.failed(trouble))
+    let new = cache
+        .call(|transport| transport.put(name, &bytes, if_taken))
+        .map_err(|trouble| cache.failed(trouble))?;
+    if new && signed {
+        cache.has_written(Written::Entry(entry.manifest().key));
+    }
+    Ok(new)
 }

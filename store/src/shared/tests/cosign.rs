@@ -46,15 +46,54 @@ fn a_differing_build_of_an_untrusted_builder_is_not_cosigned() {
 
 #[test]
 fn of_builders_that_push_at_once_no_signature_is_lost() {
-    let memory = filled(1, "abc");
+    let memory = Arc::new(Memory::default());
     std::thread::scope(|scope| {
-        for n in 2..=4 {
+        for n in 1..=4 {
             let memory = &memory;
             scope.spawn(move || {
-                let pushed = host(&[memory], trust(&[n], &[], 1)).push("abc", by(&builder(n))).unwrap();
-                assert_eq!(pushed, Pushed::Cosigned("abc".to_owned()));
+                let host = host(&[memory], trust(&[n], &[], 1));
+                host.push("abc", by(&builder(n))).unwrap();
+                host.caches.confirm(&host.store, NOW, &builder(n)).unwrap();
             });
         }
     });
     assert_eq!(signers(&memory), 4);
+}
+
+#[test]
+fn what_another_builder_overwrote_is_signed_again_and_what_it_replaced_is_not() {
+    let name = pointer_name("a");
+    let pushed_by = |n: u8, content: &str| {
+        let memory = Arc::new(Memory::default());
+        let host = host(&[&memory], trust(&[n], &[], 1));
+        host.push(content, by(&builder(n))).unwrap();
+        let cache = host.caches.caches[0].clone();
+        host.caches.point(&cache, &host.store, &name, KEY, NOW + u64::from(n), Some(&builder(n))).unwrap();
+        (memory, host)
+    };
+    let pointer = |memory: &Memory| {
+        let bytes = memory.files.lock().unwrap()[&name.path()].clone();
+        Pointer::parse("x".as_ref(), &name, &bytes).unwrap()
+    };
+    let (first, host) = pushed_by(1, "abc");
+    let (second, _) = pushed_by(2, "abc");
+    let theirs = second.files.lock().unwrap().clone();
+    first.files.lock().unwrap().extend(theirs);
+    assert_eq!((signers(&first), pointer(&first).envelope().signatures().len()), (1, 1));
+    host.caches.confirm(&host.store, NOW, &builder(1)).unwrap();
+    assert_eq!((signers(&first), pointer(&first).envelope().signatures().len()), (2, 2));
+    // Once is enough.
+    first.asked.lock().unwrap().clear();
+    host.caches.confirm(&host.store, NOW, &builder(1)).unwrap();
+    assert!(first.asked.lock().unwrap().is_empty());
+
+    // Somebody else's build, and a pointer to something newer.
+    let (first, host) = pushed_by(1, "abc");
+    let newer = Pointer::new(&name, Key::from_bytes([8; 32]), NOW + 9, &builder(2)).unwrap();
+    let (other, _) = pushed_by(2, "xyz");
+    let mut theirs = other.files.lock().unwrap().clone();
+    theirs.insert(name.path(), newer.encode().unwrap());
+    first.files.lock().unwrap().extend(theirs.clone());
+    host.caches.confirm(&host.store, NOW, &builder(1)).unwrap();
+    assert!(theirs.iter().all(|(path, bytes)| first.files.lock().unwrap()[path] == *bytes));
 }
