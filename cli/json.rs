@@ -29,6 +29,8 @@ pub struct Exported {
     pub entries: u64,
     pub objects: u64,
     pub pointers: usize,
+    /// Whether the site file is in it.
+    pub site: bool,
     pub bytes: u64,
 }
 
@@ -41,6 +43,8 @@ pub struct Imported {
     pub refused: u64,
     pub objects: u64,
     pub pointers: u64,
+    /// Whether a site file was accepted from it.
+    pub site: bool,
 }
 
 /// What a dry run would do, or what was done to a file. `action` in records: identifiers, added and never renamed.
@@ -262,6 +266,19 @@ pub struct UsedCache {
     pub cache: String,
     pub path: String,
     pub action: Action,
+    pub dry_run: bool,
+}
+
+/// `use`: the site file that the cache has.
+#[derive(Debug, Serialize)]
+pub struct UsedSite {
+    pub r#type: &'static str,
+    /// The packages that it names.
+    pub packages: Vec<String>,
+    /// The file that was written, which says `packages = "@site"`.
+    pub path: Option<String>,
+    /// Absent if this host does not follow it.
+    pub action: Option<Action>,
     pub dry_run: bool,
 }
 

@@ -125,7 +125,7 @@ fn lack(context: &Context) -> String {
     } else if caches.have_answered() {
         "no shared cache has one (docs/fleet.md: the site file)"
     } else {
-        "none was fetched yet (`kcache install`)"
+        "none was fetched or imported yet (`kcache install`, `kcache import`)"
     };
     format!("packages = \"{SITE}\": no site file is known: {why}")
 }

@@ -54,6 +54,57 @@ fn one_command_and_a_host_installs_what_a_builder_pushed() {
     assert!(host.modules(k()).contains_key(MODULE));
 }
 
+/// A builder that has published a site file for its package, and its key's id.
+fn with_site(nginx: &Nginx) -> (Builder, String) {
+    let builder = Builder::new("site", &[]);
+    hello(&builder.host, "");
+    fs::write(etc(&builder.host, "site.toml"), "packages = ['hello']\n").unwrap();
+    builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
+    let to = format!("file://{}", nginx.files().display());
+    builder.host.kcache(&["push", "--to", &to, "hello", "-k", k()]).exits(0);
+    let id = id(&builder);
+    (builder, id)
+}
+
+#[test]
+fn the_site_file_of_a_cache_is_offered_and_followed_only_if_that_is_wished() {
+    let nginx = Nginx::read_only();
+    let (_builder, id) = with_site(&nginx);
+    let url = nginx.url();
+    let host = Host::image_only();
+    let run = host.kcache(&["use", &url, "--key", &id]).exits(0);
+    run.says(&[
+        "the cache has a site file, for hosts that want hello",
+        "hint: to want them here, use --site",
+    ]);
+    assert_eq!(names(etc(&host, "config.d")), ["50-127.0.0.1.toml"]);
+    host.kcache(&["use", &url, "--key", &id, "--site", "-n"]).exits(0).prints(&["40-site.toml  would write"]);
+    assert_eq!(names(etc(&host, "config.d")), ["50-127.0.0.1.toml"]);
+    let run = host.kcache(&["use", &url, "--key", &id, "--site"]).exits(0);
+    run.prints(&["/etc/kcache/config.d/40-site.toml  written"]);
+    let json = host.kcache(&["--json", "use", &url]).exits(0);
+    let last: serde_json::Value = serde_json::from_str(json.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["type"], &last["action"]), (&"site".into(), &"keep".into()));
+    // All that is written, as settings of the host's own.
+    let text = names(etc(&host, "config.d"))
+        .iter()
+        .map(|name| fs::read_to_string(etc(&host, "config.d").join(name)).unwrap())
+        .collect::<String>();
+    fs::write(etc(&host, "config.toml"), text).unwrap();
+    host.kcache(&["install", "-k", k()]).exits(0).says(&["fetched hello"]);
+
+    // Nobody has published one, or another builder has.
+    let (other, site) = (Host::image_only(), "40-site.toml".to_owned());
+    let run = other.kcache(&["use", &BUILDER.cache_url(), "--key", &self::id(&BUILDER)]).exits(0);
+    assert!(!run.stderr.contains("site file"), "{}", run.shown());
+    let run = other.kcache(&["use", &BUILDER.cache_url(), "--site"]).exits(0);
+    run.says(&["no site file that this key signed"]).prints(&["40-site.toml  written"]);
+    assert!(names(etc(&other, "config.d")).contains(&site));
+    let stranger = BUILDER.public_key();
+    let run = Host::image_only().kcache(&["use", &url, "--key", stranger.to_str().unwrap()]).exits(0);
+    assert!(!run.stderr.contains("hosts that want"), "{}", run.shown());
+}
+
 #[test]
 fn nothing_is_written_unless_the_key_is_named_or_confirmed_and_the_cache_answers() {
     let host = Host::image_only();
@@ -111,6 +162,20 @@ fn at_a_terminal_the_key_is_shown_and_taken_only_after_a_yes() {
         let shown = fs::read_to_string(log).unwrap();
         assert!(run.code == Some(code) && shown.contains(&id(&BUILDER)), "{typed}: {}\n{shown}", run.shown());
         assert_eq!(host.tree() == before, code == 6, "{shown}");
+    }
+    // The site file is a question of its own.
+    let nginx = Nginx::read_only();
+    let (_builder, id) = with_site(&nginx);
+    for (typed, wants) in [("n", false), ("y", true)] {
+        let host = Host::image_only();
+        let command = host.command(&["use", &nginx.url(), "--key", &id]);
+        let words = [command.get_program()].into_iter().chain(command.get_args());
+        let line = words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+        let script =
+            format!("echo {typed} | script -qefc '{line}' {}", host.dir().join("typescript").display());
+        let run = Run::from(Command::new("sh").args(["-c", &script]).env("PATH", PATH).output().unwrap());
+        assert!(run.code == Some(0), "{}", run.shown());
+        assert_eq!(names(etc(&host, "config.d")).contains(&"40-site.toml".to_owned()), wants);
     }
 }
 

@@ -17,6 +17,9 @@ pub struct Use {
     /// PEM certificates to trust for TLS, in addition to the system's; an absolute path, under --root DIR
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// Want the packages of the builder's site file: write `packages = "@site"` [default: ask at a terminal]
+    #[arg(long)]
+    pub site: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -7,7 +7,7 @@ use fs_err as fs;
 use kcache::resolve::{by_key, publish};
 use kcache::run::context::Context;
 use kcache::run::progress::size;
-use kcache::store::{self, Key, Notice};
+use kcache::store::{self, Contents, Key, Notice, Site};
 
 use super::share::{Choice, choices, report_missing, sign};
 use crate::args::{Export, Import};
@@ -39,7 +39,12 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
         out.print(&format!("would export {}", count(keys.len() as u64, "entry", "entries")));
         return Ok(exit);
     }
-    let write = |to: &mut dyn Write| store::export(store, &keys, &pointers, args.unsigned, to);
+    // A host that gets everything also gets what it is to want.
+    let whole = args.all || (args.which.packages.is_empty() && args.which.kernels.kernels.is_empty());
+    let trusted = |site: &Site| context.caches().trust().verify_one(site.envelope()).is_ok();
+    let site = if whole { store.site()?.filter(trusted) } else { None };
+    let contents = Contents { keys: &keys, pointers: &pointers, site: site.as_ref() };
+    let write = |to: &mut dyn Write| store::export(store, contents, args.unsigned, to);
     let exported = if args.file == Path::new("-") {
         if io::stdout().is_terminal() {
             return Err(Failure::usage(
@@ -53,14 +58,17 @@ pub fn export(context: &Context, out: &Out, args: &Export, dry: bool) -> Result<
     };
     let (entries, objects) = (exported.entries, exported.objects);
     out.print(&format!(
-        "exported {} and {}, {}",
-        count(entries, "entry", "entries"),
-        count(objects, "object", "objects"),
+        "exported {}, {}",
+        listed([
+            count(entries, "entry", "entries"),
+            count(objects, "object", "objects"),
+            the_site_file(site.is_some()),
+        ]),
         size(exported.bytes)
     ));
     if out.json {
-        let (pointers, bytes) = (pointers.len(), exported.bytes);
-        out.record(&json::Exported { r#type: "export", entries, objects, pointers, bytes });
+        let (pointers, bytes, site) = (pointers.len(), exported.bytes, site.is_some());
+        out.record(&json::Exported { r#type: "export", entries, objects, pointers, site, bytes });
     }
     Ok(exit)
 }
@@ -82,15 +90,17 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
         imported => imported?,
     };
     out.print(&format!(
-        "imported {} ({} already present), {} and {}",
-        count(imported.entries, "entry", "entries"),
-        imported.present,
-        count(imported.objects, "object", "objects"),
-        count(imported.pointers, "pointer", "pointers"),
+        "imported {}",
+        listed([
+            format!("{} ({} already present)", count(imported.entries, "entry", "entries"), imported.present),
+            count(imported.objects, "object", "objects"),
+            count(imported.pointers, "pointer", "pointers"),
+            the_site_file(imported.site),
+        ])
     ));
     if out.json {
-        let store::Imported { entries, present, refused, objects, pointers } = imported;
-        out.record(&json::Imported { r#type: "import", entries, present, refused, objects, pointers });
+        let store::Imported { entries, present, refused, objects, pointers, site } = imported;
+        out.record(&json::Imported { r#type: "import", entries, present, refused, objects, pointers, site });
     }
     if imported.refused == 0 {
         return Ok(Exit::Done);
@@ -101,6 +111,20 @@ pub fn import(context: &Context, out: &Out, args: &Import) -> Result<Exit, Failu
         hint: trust.keys().next().is_none().then(|| "no key is trusted; run `kcache keys trust FILE`".into()),
     });
     Ok(Exit::Refused)
+}
+
+/// What an export or import contains besides the rest; empty if it has none.
+fn the_site_file(is_there: bool) -> String {
+    if is_there { "the site file".to_owned() } else { String::new() }
+}
+
+/// Parts as a list, `a, b and c`; empty ones are left out.
+fn listed<const N: usize>(parts: [String; N]) -> String {
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    match parts.split_last() {
+        Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => parts.concat(),
+    }
 }
 
 /// A number with its noun: `1 entry`, `2 entries`.

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! /etc/kcache/config.d/50-HOST.toml               the [[cache]] table
+//! /etc/kcache/config.d/40-site.toml               packages = "@site", if that is wanted
 //! /etc/kcache/trusted-keys/HOST-KEYID.pem         the builder's key
 //! ```
 //! The cache must answer before anything is written. Builders offer their keys in it (`kcache_store::offered`), and so can anybody
 //! else who may write there. So a key is taken only if the caller names its id, or confirms it at a terminal.
 //!
 //! The key is written first: after a crash between the two, a key is trusted that no cache is configured for, which changes
-//! nothing. Neither file replaces another one.
+//! nothing. No file replaces another one. If the cache has a site file that this key signed, the caller is asked whether this host is
+//! to want its packages; who cannot be asked gets the words to write, or says `--site`.
 
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +21,7 @@ use fs_err as fs;
 use kcache::kernel::bounded_read;
 use kcache::kernel::rootfs::Root;
 use kcache::store::transport::{self, Transport, TransportError, without_credentials};
-use kcache::store::{PublicKey, Trust, offered};
+use kcache::store::{PublicKey, Site, Trust, offered, offered_site};
 
 use super::context;
 use super::keys::{make_dir, publish, read_public};
@@ -28,10 +30,15 @@ use crate::exit::{Exit, Failure};
 use crate::json::{self, Action};
 use crate::out::Out;
 use crate::settings::caches::{Cache, Table};
+use crate::settings::choices::SITE;
 use crate::settings::{Origin, Settings, TRUSTED_KEYS};
 
 /// Directory of the written settings under the root.
 const CONFIG: &str = "/etc/kcache/config.d";
+/// The file there that says that this host wants what the site file says.
+const SITE_FILE: &str = "40-site.toml";
+/// Packages of a site file that one line names.
+const MOST_NAMED: usize = 8;
 /// Hexadecimal digits of an id that name a key: as many as nobody makes another key for.
 const ENOUGH: usize = 16;
 /// Numbers that the names of written files begin with.
@@ -47,8 +54,10 @@ pub fn run(settings: &Settings, out: &Out, args: &Use, dry: bool) -> Result<Exit
     let cache = using.open(&text)?;
     let offered = using.ask(args, &*cache)?;
     let key = using.chosen(args, &offered)?;
+    let site = offered_site(&*cache, &key).map_err(|trouble| unreachable(args, &trouble))?;
     using.trust(&args.url, &key)?;
     using.configure(&args.url, &text)?;
+    using.want(args.site, site.as_ref())?;
     Ok(Exit::Done)
 }
 
@@ -89,13 +98,7 @@ impl Using<'_> {
 
     /// The keys that the cache offers.
     fn ask(&self, args: &Use, cache: &dyn Transport) -> Result<Vec<PublicKey>, Failure> {
-        let keys = offered(cache).map_err(|trouble| Failure {
-            exit: Exit::Unexpected,
-            message: format!("shared cache {} {trouble}", without_credentials(&args.url)),
-            hint: matches!(trouble, TransportError::Denied(_)).then(|| {
-                "a cache that needs credentials needs a [[cache]] table written by hand, see docs/config.md".into()
-            }),
-        })?;
+        let keys = offered(cache).map_err(|trouble| unreachable(args, &trouble))?;
         self.out.detail(&format!("{} answers, and offers keys of builders: {}", args.url, keys.len()));
         Ok(keys)
     }
@@ -160,20 +163,28 @@ impl Using<'_> {
         }
         let which = format!("which key is to be trusted? the cache offers {}", ids(offered).join(", "));
         let hint = "compare with `kcache keys list` on the builder, and use --key ID";
-        let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
-        if !asks || self.out.json || self.out.quiet {
+        if !self.can_ask() {
             return Err(Failure::usage(which, Some(hint.into())));
         }
         for key in offered {
             self.out.print("compare this id with `kcache keys list` on the builder:");
-            self.out.print(&format!("{}  trust it? [y/N]", key.id()));
-            let mut answer = String::new();
-            io::stdin().read_line(&mut answer)?;
-            if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
+            if self.agrees(&format!("{}  trust it? [y/N]", key.id()))? {
                 return Ok(key.clone());
             }
         }
         Err(refused("no key was confirmed, so nothing was written".to_owned(), hint))
+    }
+
+    /// Whether somebody at a terminal can be asked.
+    fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal() && !self.out.json && !self.out.quiet
+    }
+
+    fn agrees(&self, question: &str) -> io::Result<bool> {
+        self.out.print(question);
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
     }
 
     fn is_trusted(&self, key: &PublicKey) -> bool {
@@ -244,6 +255,55 @@ impl Using<'_> {
         Err(Failure::usage(format!("too many files in {}", dir.display()), None))
     }
 
+    /// Reports the site file, and has this host want its packages if the caller says so.
+    fn want(&self, told: bool, site: Option<&Site>) -> Result<(), Failure> {
+        let names = site.map(|site| site.contents().packages.clone()).unwrap_or_default();
+        let dir = self.root.place(CONFIG)?;
+        let path = dir.join(SITE_FILE);
+        let text = format!("# Written by kcache use.\npackages = \"{SITE}\"\n");
+        // Under another root, or behind --config, the file may not be among the settings.
+        let wants = self.settings.packages.iter().any(|package| package.value == SITE)
+            || matches!(bounded_read::text_in(&dir, &path), Ok(Some(there)) if there == text);
+        if !wants && !told && site.is_none() {
+            return Ok(());
+        }
+        if !wants && told && site.is_none() {
+            self.out
+                .warn("the cache has no site file that this key signed: its builder has published none yet");
+        } else if site.is_some() {
+            self.out.print(&format!("the cache has a site file, for hosts that want {}", named(&names)));
+        }
+        let hint = format!("to want them here, use --site, or write `packages = \"{SITE}\"` to the settings");
+        let agreed = wants || told || (self.can_ask() && self.agrees("want them on this host? [y/N]")?);
+        let action = match (wants, agreed) {
+            (true, _) => Some(Action::Keep),
+            (false, true) => {
+                if !self.dry && !write_new(&path, &text)? {
+                    return Err(Failure::usage(format!("there is already another {}", path.display()), None));
+                }
+                Some(Action::Write)
+            }
+            (false, false) => {
+                self.out.hint(&hint);
+                None
+            }
+        };
+        let inside = self.root.inside(&path).unwrap_or(path).display().to_string();
+        if self.out.json {
+            let path = action.filter(|action| *action == Action::Write).map(|_| inside);
+            self.out.record(&json::UsedSite {
+                r#type: "site",
+                packages: names,
+                path,
+                action,
+                dry_run: self.dry,
+            });
+        } else if action == Some(Action::Write) {
+            self.out.data(&format!("{inside}  {}", Action::Write.words(self.dry)));
+        }
+        Ok(())
+    }
+
     /// Of a tree under `--root` not every setting counts.
     fn warn_of_image(&self, url: &str) {
         let is_remote = ["http://", "https://", "oci://"].iter().any(|scheme| url.starts_with(scheme));
@@ -269,6 +329,28 @@ impl Using<'_> {
         } else {
             self.out.data(&format!("{inside}  {}", action.words(self.dry)));
         }
+    }
+}
+
+/// The failure of a cache that does not answer as it should.
+fn unreachable(args: &Use, trouble: &TransportError) -> Failure {
+    Failure {
+        exit: Exit::Unexpected,
+        message: format!("shared cache {} {trouble}", without_credentials(&args.url)),
+        hint: matches!(trouble, TransportError::Denied(_)).then(|| {
+            "a cache that needs credentials needs a [[cache]] table written by hand, see docs/config.md"
+                .into()
+        }),
+    }
+}
+
+/// A site's packages in a line.
+fn named(names: &[String]) -> String {
+    let first = names.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MOST_NAMED) {
+        0 if names.is_empty() => "nothing".to_owned(),
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 

@@ -8,6 +8,7 @@
 //! objects/ab/<digest>.zst                        those of the first entry in order of digest, then those that only
 //!                                                the second needs, ...
 //! by-kernel/<release>/<kernel>/<package>.json    in order of path
+//! site.json                                      if it is exported
 //! ```
 //! All entries come before the first object, because an import trusts some of them and not others, and needs to know
 //! which objects the trusted ones need. Each object is contained once, however many entries reference it.
@@ -31,7 +32,7 @@ use std::io;
 use crate::transport::Name;
 use crate::{Digest, Key, Pointer};
 
-pub use export::{Exported, export};
+pub use export::{Contents, Exported, export};
 pub use import::{Believed, Imported, import};
 
 /// Size in bytes of a tar block (POSIX.1 pax, "ustar Interchange Format"): a header is one, contents are padded with
@@ -40,6 +41,9 @@ const BLOCK: usize = 512;
 /// Path of the first member, which contains the format's version.
 const FORMAT_PATH: &str = "format";
 
+/// Path of the last member, if there is a site file.
+const SITE_PATH: &str = "site.json";
+
 /// The members that a bundle may contain.
 #[derive(Debug, Clone, PartialEq)]
 enum Member {
@@ -47,6 +51,7 @@ enum Member {
     Entry(Key),
     Object(Digest),
     Pointer(Name),
+    Site,
 }
 
 impl Member {
@@ -64,6 +69,7 @@ impl Member {
                 let package = file.strip_suffix(".json")?;
                 Pointer::name(release, kernel.parse().ok()?, package).ok().map(Member::Pointer)
             }
+            [SITE_PATH] => Some(Member::Site),
             _ => None,
         }
     }
@@ -75,6 +81,7 @@ impl Member {
             Member::Entry(_) => 1,
             Member::Object(_) => 2,
             Member::Pointer(_) => 3,
+            Member::Site => 4,
         }
     }
 }

@@ -101,7 +101,7 @@ pub mod tree;
 mod trust;
 pub mod verify;
 
-pub use bundle::{Believed, Exported, Imported, export, import};
+pub use bundle::{Believed, Contents, Exported, Imported, export, import};
 pub use digest::{Digest, Key, NotHex, SignerId};
 pub use entry::Entry;
 pub use envelope::{Envelope, Signature};
@@ -117,7 +117,8 @@ pub use once_map::OnceMap;
 pub use pointer::Pointer;
 pub use scratch::Scratch;
 pub use shared::{
-    CacheState, Fetched, Published, Pushed, SharedCache, SharedCaches, SignEntry, offered, point_here,
+    CacheState, Fetched, Published, Pushed, SharedCache, SharedCaches, SignEntry, offered, offered_site,
+    point_here,
 };
 pub use site::{Site, SiteContent, SiteRule};
 pub use store::{Inserted, Store, Usage};

@@ -41,7 +41,8 @@ pub use fetch::Fetched;
 pub use pointers::point_here;
 pub(crate) use pointers::{Accepted, accept};
 pub use push::{Pushed, SignEntry};
-pub use site::Published;
+pub(crate) use site::accept_site;
+pub use site::{Published, offered_site};
 
 /// Objects that are transferred concurrently. One connection leaves a fast line idle between objects; more than eight
 /// gain nothing.

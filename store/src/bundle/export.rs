@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 
-use super::{BLOCK, FORMAT_PATH, head, padding};
+use super::{BLOCK, FORMAT_PATH, SITE_PATH, head, padding};
 use crate::transport::Name;
-use crate::{Entry, Error, FORMAT, Key, Output, Result, Store, object};
+use crate::{Entry, Error, FORMAT, Key, Output, Result, Site, Store, object};
 
 /// What [`export`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,18 @@ pub struct Exported {
     pub bytes: u64,
 }
 
-/// Writes a bundle: the entries of `keys`, their objects, and `pointers`. Unsigned entries are written only if
+/// What a bundle contains.
+#[derive(Clone, Copy)]
+pub struct Contents<'a> {
+    /// Entries, with their objects.
+    pub keys: &'a [Key],
+    /// Pointers.
+    pub pointers: &'a [Name],
+    /// The site file.
+    pub site: Option<&'a Site>,
+}
+
+/// Writes a bundle: the entries of `contents`, their objects, pointers and site file. Unsigned entries are written only if
 /// `unsigned` is set.
 ///
 /// After an error `to` contains part of a bundle, so write to a temporary file and rename it.
@@ -26,13 +37,8 @@ pub struct Exported {
 /// # Errors
 ///
 /// [`Error::Unsigned`] for an unsigned entry without `unsigned`; [`Error::Entry`] if the store lacks one of its objects.
-pub fn export(
-    store: &Store,
-    keys: &[Key],
-    pointers: &[Name],
-    unsigned: bool,
-    to: &mut dyn Write,
-) -> Result<Exported> {
+pub fn export(store: &Store, contents: Contents, unsigned: bool, to: &mut dyn Write) -> Result<Exported> {
+    let Contents { keys, pointers, site } = contents;
     let keys: BTreeSet<&Key> = keys.iter().collect();
     let entries: Vec<Entry> =
         keys.into_iter().map(|key| read(store, key, unsigned)).collect::<Result<_>>()?;
@@ -58,6 +64,9 @@ pub fn export(
     for (path, name) in pointers {
         let pointer = store.pointer(name)?.ok_or_else(|| nothing_at(store, name))?;
         bundle.add(&path, &pointer.encode()?)?;
+    }
+    if let Some(site) = site {
+        bundle.add(SITE_PATH, &site.encode()?)?;
     }
     bundle.end()?;
     Ok(Exported { entries: entries.len() as u64, objects: written.len() as u64, bytes: bundle.bytes })

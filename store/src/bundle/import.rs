@@ -10,11 +10,12 @@ use super::Member;
 use super::members::{Head, Members, Stop, broken};
 use crate::envelope::MAX_FILE;
 use crate::pointer::MAX_POINTER;
-use crate::shared::{Accepted, accept};
+use crate::shared::{Accepted, accept, accept_site};
+use crate::site::MAX_SITE;
 use crate::transport::Name;
 use crate::{
-    Digest, Entry, Error, FORMAT, Inserted, Key, Manifest, Notice, Output, Pointer, Result, Store, Trust,
-    object,
+    Digest, Entry, Error, FORMAT, Inserted, Key, Manifest, Notice, Output, Pointer, Result, Site, Store,
+    Trust, object,
 };
 
 /// Size limit in bytes of the member `format`: a number and a line feed.
@@ -27,12 +28,14 @@ pub struct Imported {
     pub entries: u64,
     /// Number of entries that the store already had.
     pub present: u64,
-    /// Number of entries and pointers that were refused. There was a warning for each.
+    /// Number of entries, pointers and site files that were refused. There was a warning for each.
     pub refused: u64,
     /// Number of objects added to the store.
     pub objects: u64,
     /// Number of pointers that were added, or that replaced an older one.
     pub pointers: u64,
+    /// Whether its site file was added, or replaced an older one.
+    pub site: bool,
 }
 
 /// Which parts of a bundle are trusted.
@@ -107,6 +110,7 @@ impl Import<'_> {
                 Member::Entry(key) => self.entry(&next, key, &from.content(&next, MAX_FILE)?)?,
                 Member::Object(digest) => self.object(&next, digest, from)?,
                 Member::Pointer(name) => self.pointer(&next, name, &from.content(&next, MAX_POINTER)?)?,
+                Member::Site => self.site(&next, &from.content(&next, MAX_SITE)?)?,
             }
         }
         for Waiting { entry, missing } in mem::take(&mut self.waiting) {
@@ -218,6 +222,27 @@ impl Import<'_> {
         match accept(self.store, self.believed.trust, name, &pointer, self.believed.roll_back, self.now)? {
             Accepted::Same => {}
             Accepted::Newer => self.done.pointers += 1,
+            Accepted::Not { why } => self.refuse(&at.path, &why),
+        }
+        Ok(())
+    }
+
+    fn site(&mut self, at: &Head, file: &[u8]) -> Result<()> {
+        let Believed { trust, roll_back, .. } = self.believed;
+        let site = match Site::parse(&self.path(at), file) {
+            Ok(site) => site,
+            Err(error) => {
+                self.refuse_corrupt(&error);
+                return Ok(());
+            }
+        };
+        if let Err(distrust) = trust.verify(site.envelope()) {
+            self.refuse(&at.path, &distrust);
+            return Ok(());
+        }
+        match accept_site(self.store, trust, &site, roll_back, self.now)? {
+            Accepted::Same => {}
+            Accepted::Newer => self.done.site = true,
             Accepted::Not { why } => self.refuse(&at.path, &why),
         }
         Ok(())

@@ -12,7 +12,9 @@ use super::*;
 use crate::manifest::tests::{manifest, output};
 use crate::pointer::tests::name as pointer_name;
 use crate::trust::tests::{builder, trust};
-use crate::{Entry, Error, Inserted, Manifest, Output, Result, Store, Trust, Waiting, object};
+use crate::{
+    Entry, Error, Inserted, Manifest, Output, Result, Site, SiteContent, Store, Trust, Waiting, object,
+};
 
 const NOW: u64 = 2_000_000;
 const A: Key = Key::from_bytes([1; 32]);
@@ -44,6 +46,10 @@ fn full() -> Host {
     host
 }
 
+fn of<'a>(keys: &'a [Key], pointers: &'a [Name]) -> Contents<'a> {
+    Contents { keys, pointers, site: None }
+}
+
 impl Host {
     /// Builds: an entry with one output for each content.
     fn build(&self, key: Key, contents: &[&str], signers: &[u8]) -> Entry {
@@ -67,7 +73,7 @@ impl Host {
     fn export(&self, keys: &[Key], packages: &[&str]) -> Vec<u8> {
         let pointers: Vec<Name> = packages.iter().map(|package| pointer_name(package)).collect();
         let mut bytes = Vec::new();
-        let told = export(&self.store, keys, &pointers, false, &mut bytes).unwrap();
+        let told = export(&self.store, of(keys, &pointers), false, &mut bytes).unwrap();
         assert_eq!(told.bytes, bytes.len() as u64);
         bytes
     }
@@ -162,7 +168,7 @@ fn another_host_imports_an_export() {
     let (one, other) = (full(), host());
     let bundle = one.export(&[B, A, B], &["a", "a"]);
     let done = other.import(&bundle).unwrap();
-    assert_eq!(done, Imported { entries: 2, present: 0, refused: 0, objects: 3, pointers: 1 });
+    assert_eq!(done, Imported { entries: 2, present: 0, refused: 0, objects: 3, pointers: 1, site: false });
     assert_eq!(other.content(), one.content());
     assert_eq!(other.export(&[A, B], &["a"]), bundle);
     assert_eq!(other.said(), "");
@@ -213,15 +219,15 @@ fn an_empty_set_is_a_bundle() {
 fn missing_corrupt_or_unsigned_entries_are_not_exported() {
     let host = full();
     let check = |key: Key, expect: &str| {
-        let told = export(&host.store, &[A, key], &[], false, &mut Vec::new()).unwrap_err().to_string();
+        let told = export(&host.store, of(&[A, key], &[]), false, &mut Vec::new()).unwrap_err().to_string();
         assert!(told.contains(expect), "{told}");
     };
     let unsigned = Key::from_bytes([3; 32]);
     host.build(unsigned, &["three"], &[]);
     check(unsigned, "is unsigned");
-    assert!(export(&host.store, &[unsigned], &[], true, &mut Vec::new()).is_ok());
+    assert!(export(&host.store, of(&[unsigned], &[]), true, &mut Vec::new()).is_ok());
     check(Key::from_bytes([4; 32]), "cannot read");
-    let pointer = export(&host.store, &[], &[pointer_name("b")], false, &mut Vec::new());
+    let pointer = export(&host.store, of(&[], &[pointer_name("b")]), false, &mut Vec::new());
     assert!(pointer.unwrap_err().to_string().contains("cannot read"));
     let two = Digest::of(b"two");
     let path = object::path(&host.store.dir().join("objects"), &two);
@@ -234,7 +240,7 @@ fn missing_corrupt_or_unsigned_entries_are_not_exported() {
 #[test]
 fn a_full_disk_is_an_error() {
     let mut small = [0; 2000];
-    let error = export(&full().store, &[A], &[], false, &mut &mut small[..]).unwrap_err();
+    let error = export(&full().store, of(&[A], &[]), false, &mut &mut small[..]).unwrap_err();
     assert!(matches!(error, Error::Io(_)), "{error:?}");
 }
 
@@ -253,8 +259,14 @@ fn untrusted_entries_are_refused_with_their_objects() {
         assert_eq!(said.lines().count() as u64, expect.refused, "{said}");
         assert!(said.contains(words), "{said}");
     };
-    let of =
-        |entries, refused, objects, pointers| Imported { entries, present: 0, refused, objects, pointers };
+    let of = |entries, refused, objects, pointers| Imported {
+        entries,
+        present: 0,
+        refused,
+        objects,
+        pointers,
+        site: false,
+    };
     check(&trust(&[1], &[], 1), of(2, 2, 3, 1), "an untrusted key");
     check(&trust(&[1, 2], &[], 1), of(4, 0, 5, 1), "");
     check(&trust(&[1], &[2], 1), of(2, 2, 3, 1), "a revoked key");
@@ -345,7 +357,10 @@ fn an_entry_with_missing_or_corrupt_objects_is_refused_alone() {
     let check = |bundle: Vec<u8>, words: &str| {
         let host = host();
         let done = host.import(&bundle).unwrap();
-        assert_eq!(done, Imported { entries: 1, present: 0, refused: 1, objects: 2, pointers: 1 });
+        assert_eq!(
+            done,
+            Imported { entries: 1, present: 0, refused: 1, objects: 2, pointers: 1, site: false }
+        );
         let said = host.said();
         assert!(said.contains(words) && said.contains("1 of its objects are missing or corrupt"), "{said}");
     };
@@ -463,4 +478,31 @@ fn sizes_that_are_too_large_are_refused_before_they_are_read() {
     bundle.truncate(bundle.len() - 2 * BLOCK);
     bundle.extend(head(&object, 1 << 40).unwrap());
     check_error(&bundle, "expected at most 4099 bytes of objects/");
+}
+
+#[test]
+fn a_site_file_is_the_last_member_and_imported_as_it_is_fetched() {
+    let one = full();
+    let site = |epoch, by: u8| {
+        let contents = SiteContent { packages: vec!["a".to_owned()], ..SiteContent::default() };
+        Site::new(contents, epoch, &builder(by)).unwrap()
+    };
+    let bundle = |site: &Site| {
+        let mut bytes = Vec::new();
+        let contents = Contents { site: Some(site), ..of(&[A], &[]) };
+        export(&one.store, contents, false, &mut bytes).unwrap();
+        bytes
+    };
+    let other = host();
+    let first = bundle(&site(NOW, 1));
+    assert_eq!(files(&first).last().unwrap().0, "site.json");
+    assert!(other.import(&first).unwrap().site);
+    assert_eq!(other.store.site().unwrap(), Some(site(NOW, 1)));
+    assert!(!other.import(&first).unwrap().site, "the same again");
+    // An older one, one of a stranger, and one that is no site file.
+    let refused = Imported { present: 1, refused: 1, ..Imported::default() };
+    for bad in [site(NOW - 1, 1), site(NOW + 1, 9)] {
+        assert_eq!(other.import(&bundle(&bad)).unwrap(), refused, "{}", other.said.borrow());
+    }
+    assert_eq!(other.store.site().unwrap(), Some(site(NOW, 1)));
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::pointers::is_ahead;
+use super::pointers::{Accepted, is_ahead};
 use super::{SharedCache, SharedCaches};
 use crate::site::MAX_SITE;
-use crate::transport::{IfTaken, Name};
-use crate::{Distrust, Error, Notice, Result, SigningKey, Site, SiteContent, Store};
+use crate::transport::{IfTaken, Name, Transport, TransportError};
+use crate::{Distrust, Error, Notice, PublicKey, Result, SigningKey, Site, SiteContent, Store, Trust};
 
 /// The result of publishing a site file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,21 +36,13 @@ impl SharedCaches {
             found.filter_map(|(at, bytes)| Some((at, self.signed_site(&self.caches[at], &bytes?, now)?)));
         let newest = signed.max_by_key(|(at, site)| (site.epoch(), std::cmp::Reverse(*at)));
         let Some((at, newest)) = newest else { return Ok(before) };
-        match &before {
-            Some(before) if before.contents() == newest.contents() && before.epoch() == newest.epoch() => {}
-            Some(before) if newest.epoch() <= before.epoch() && !roll_back => {
-                let (new, old) = (newest.epoch(), before.epoch());
-                not_followed(
-                    &self.caches[at],
-                    &format!(
-                        "not newer than the accepted one (epoch {new}, accepted {old}): possible rollback attack; use --allow-rollback to accept it"
-                    ),
-                );
-                return Ok(Some(before.clone()));
+        match accept_site(store, &self.trust, &newest, roll_back, now)? {
+            Accepted::Same | Accepted::Newer => Ok(Some(newest)),
+            Accepted::Not { why } => {
+                not_followed(&self.caches[at], &why);
+                Ok(before)
             }
-            _ => store.write_named(&Name::Site, &newest.encode()?)?,
         }
-        Ok(Some(newest))
     }
 
     /// The site file that was accepted last, if the keys that signed it are still trusted.
@@ -59,8 +51,7 @@ impl SharedCaches {
     ///
     /// If it cannot be read. A corrupt one counts as none.
     pub fn accepted_site(&self, store: &Store, now: u64) -> Result<Option<Site>> {
-        let counts = |site: &Site| self.trust.verify(site.envelope()).is_ok() && !is_ahead(site.epoch(), now);
-        Ok(here(store)?.filter(counts))
+        accepted(store, &self.trust, now)
     }
 
     fn signed_site(&self, cache: &Arc<SharedCache>, bytes: &[u8], now: u64) -> Option<Site> {
@@ -75,14 +66,9 @@ impl SharedCaches {
             cache.distrusted(&Name::Site, &distrust);
             return None;
         }
-        if is_ahead(site.epoch(), now) {
-            not_followed(
-                cache,
-                &format!("epoch {} is more than a day ahead of this host's clock", site.epoch()),
-            );
-            return None;
-        }
-        Some(site)
+        let why = too_far(&site, now);
+        why.iter().for_each(|why| not_followed(cache, why));
+        why.is_none().then_some(site)
     }
 
     /// Publishes a site file in a cache, signed with this host's key. One with the same content gets another signature; one that
@@ -130,7 +116,65 @@ impl SharedCaches {
     }
 }
 
+/// The site file that a cache offers, if this key signed it.
+///
+/// # Errors
+///
+/// If the cache does not answer.
+pub fn offered_site(transport: &dyn Transport, key: &PublicKey) -> Result<Option<Site>, TransportError> {
+    let bytes = transport.get(&Name::Site, MAX_SITE, &|_| ())?;
+    let site = bytes.and_then(|bytes| Site::parse("site.json".as_ref(), &bytes).ok());
+    Ok(site.filter(|site| site.envelope().is_signed_by(key)))
+}
+
+/// Stores a site file that enough trusted keys signed, unless it is older than the accepted one or too far ahead.
+pub(crate) fn accept_site(
+    store: &Store,
+    trust: &Trust,
+    site: &Site,
+    roll_back: bool,
+    now: u64,
+) -> Result<Accepted> {
+    if let Some(why) = too_far(site, now) {
+        return Ok(Accepted::Not { why });
+    }
+    match accepted(store, trust, now)? {
+        Some(before) if before.contents() == site.contents() && before.epoch() == site.epoch() => {
+            Ok(Accepted::Same)
+        }
+        Some(before) if site.epoch() <= before.epoch() && !roll_back => {
+            let (new, old) = (site.epoch(), before.epoch());
+            let why = format!(
+                "not newer than the accepted one (epoch {new}, accepted {old}): possible rollback attack; use --allow-rollback to accept it"
+            );
+            Ok(Accepted::Not { why })
+        }
+        _ => store.write_named(&Name::Site, &site.encode()?).map(|()| Accepted::Newer),
+    }
+}
+
+/// The site file that was accepted last, if the keys that signed it are still trusted.
+fn accepted(store: &Store, trust: &Trust, now: u64) -> Result<Option<Site>> {
+    let counts = |site: &Site| trust.verify(site.envelope()).is_ok() && !is_ahead(site.epoch(), now);
+    Ok(here(store)?.filter(counts))
+}
+
+/// The reason, if an epoch is too far ahead.
+fn too_far(site: &Site, now: u64) -> Option<String> {
+    is_ahead(site.epoch(), now)
+        .then(|| format!("epoch {} is more than a day ahead of this host's clock", site.epoch()))
+}
+
 impl Store {
+    /// The site file in this store, if there is one, whoever signed it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read. A corrupt one counts as none.
+    pub fn site(&self) -> Result<Option<Site>> {
+        here(self)
+    }
+
     /// Publishes a site file where the store is served as a cache, unless it has the same.
     ///
     /// # Errors

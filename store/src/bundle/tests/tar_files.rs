@@ -163,7 +163,7 @@ fn tar_lists_it_and_unpacks_a_store() {
     one.store.point(&long, &Pointer::new(&long, A, 1, &builder(1)).unwrap()).unwrap();
     let file = one.dir.path().join("b.tar");
     let mut bytes = Vec::new();
-    export(&one.store, &[A, B], &[pointer_name("a"), long.clone()], false, &mut bytes).unwrap();
+    export(&one.store, of(&[A, B], &[pointer_name("a"), long.clone()]), false, &mut bytes).unwrap();
     fs_err::write(&file, &bytes).unwrap();
     let tar = |arguments: &[&str]| {
         let done =
