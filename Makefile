@@ -9,6 +9,8 @@
 # make test-apt         hooks in a Debian system of its own, with its own apt, in every order; root, eight minutes
 # make test-apt-dkms    Debian's -dkms packages with kcache as dkms, in two such systems; root, five minutes, after test-apt
 # make test-adopt       kcache adopt on a host where Debian's dkms script has installed modules; root, a few minutes
+# make test-fleet-docs  every command of docs/fleet.md, on systems of its own, and what it prints; root, one minute, after test-apt;
+#                       FLEET_RELEASE=trixie on Debian 13, after a corpus of it
 # make test-secureboot  a kernel under Secure Boot, in a VM, loads what kcache signed and nothing else; three minutes
 # make test-systemd     kcache's units under a real systemd, with control groups: a VM builds, reboots, loses a module, reboots;
 #                       root, six minutes
@@ -40,7 +42,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -63,7 +65,7 @@ test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -107,7 +109,7 @@ fleet: export KCACHE_FLEET ?= 200
 fleet: export KCACHE_SERVICES = 1
 fleet:
 	tests/fixtures.sh --services
-	$(CARGO) test --release --locked --test kcache -- fleet:: --nocapture
+	$(CARGO) test --release --locked --test kcache -- fleet:: --nocapture --test-threads=1
 
 verdicts: fixtures build
 	tests/verdicts.sh $(CARGO_TARGET_DIR)
@@ -156,6 +158,9 @@ test-adopt: fixtures build
 
 test-systemd: fixtures build
 	tests/systemd.sh $(CARGO_TARGET_DIR)/release/kcache $(CARGO_TARGET_DIR)/systemd
+
+test-fleet-docs: kernels build
+	tests/fleet/word_for_word.py $(CARGO_TARGET_DIR)/release/kcache $(or $(FLEET_RELEASE),bookworm)
 
 test-secureboot: kernels build
 	tests/secure_boot.sh $(CARGO_TARGET_DIR)/release/kcache $(CARGO_TARGET_DIR)/secureboot

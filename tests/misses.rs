@@ -30,6 +30,13 @@ fn reason(host: &Host, package: &str) -> (String, String) {
 }
 
 #[test]
+fn without_a_network_by_request_the_hint_is_to_ask_again_with_one() {
+    let host = Host::image_only().trusting(&BUILDER).with_caches(&[&url(&BUILDER.cache_url())]);
+    let run = host.kcache(&["--offline", "install", "-k", k()]).exits(5);
+    run.says(&["shared caches are not used (--offline)", "hint: run it again without --offline"]);
+}
+
+#[test]
 fn programs_can_distinguish_what_to_wait_for_from_what_a_person_must_fix() {
     let cache = url(&BUILDER.cache_url());
     let same = |found: (String, String), expect: (&str, &str)| {

@@ -3,7 +3,7 @@
 use crate::builder::{BUILDER, Builder, MODULE, PACKAGE};
 use crate::host::{FIXTURES, Host, PATH, Run};
 use crate::packages::hello;
-use crate::servers::Nginx;
+use crate::servers::{Nginx, PASSWORD, USER};
 use fs_err as fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -103,6 +103,22 @@ fn the_site_file_of_a_cache_is_offered_and_followed_only_if_that_is_wished() {
     let stranger = BUILDER.public_key();
     let run = Host::image_only().kcache(&["use", &url, "--key", stranger.to_str().unwrap()]).exits(0);
     assert!(!run.stderr.contains("hosts that want"), "{}", run.shown());
+}
+
+#[test]
+fn a_cache_that_is_configured_is_asked_as_its_settings_say() {
+    let nginx = Nginx::secure();
+    BUILDER.copy_of_cache(&nginx.files());
+    let host = Host::image_only();
+    let url = format!("{}/cache", nginx.url());
+    host.write_config(&format!(
+        "[[cache]]\nurl = {url:?}\nca = '/etc/kcache/ca.pem'\ncredentials = '/etc/kcache/password'\n"
+    ));
+    fs::write(etc(&host, "ca.pem"), nginx.ca()).unwrap();
+    let password = format!("username = {USER:?}\npassword = {PASSWORD:?}\n");
+    fs::write(etc(&host, "password"), password).unwrap();
+    fs::set_permissions(etc(&host, "password"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    host.kcache(&["use", &url, "--key", &id(&BUILDER)]).exits(0).says(&["is trusted", "already configured"]);
 }
 
 #[test]

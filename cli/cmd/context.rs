@@ -80,6 +80,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         // An imported set may hold what no cache here has.
         any: !services.caches.is_empty() || store.join("by-kernel").is_dir(),
         unresolved: None,
+        offline: asked.offline && !settings.caches.is_empty(),
     };
     let mut context = Context {
         root,

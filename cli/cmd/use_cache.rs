@@ -51,7 +51,7 @@ pub fn run(settings: &Settings, out: &Out, args: &Use, dry: bool) -> Result<Exit
     let trust = context::trust(settings)?;
     let using = Using { settings, out, root, trust, dry };
     let text = table(args)?;
-    let cache = using.open(&text)?;
+    let cache = using.open(args, &text)?;
     let offered = using.ask(args, &*cache)?;
     let key = using.chosen(args, &offered)?;
     let site = offered_site(&*cache, &key).map_err(|trouble| unreachable(args, &trouble))?;
@@ -84,16 +84,30 @@ struct Using<'a> {
 }
 
 impl Using<'_> {
-    /// The cache as the written table will open it.
-    fn open(&self, text: &str) -> Result<Arc<dyn Transport>, Failure> {
+    /// The cache as its settings open it: those that there are already and count in full, or the written table.
+    fn open(&self, args: &Use, text: &str) -> Result<Arc<dyn Transport>, Failure> {
         #[derive(serde::Deserialize)]
         struct File {
             cache: [Table; 1],
         }
-        let File { cache: [table] } =
-            toml::from_str(text).map_err(|error| Failure::usage(error.to_string(), None))?;
-        let location = Cache::of_table(table, Origin::Default).location(&self.root, &context::process())?;
+        let written = || match toml::from_str(text) {
+            Ok(File { cache: [table] }) => Ok(Cache::of_table(table, Origin::Default)),
+            Err(error) => Err(Failure::usage(error.to_string(), None)),
+        };
+        let location = match self.configured(&args.url).filter(|cache| args.ca.is_none() && !cache.of_image) {
+            Some(cache) => cache.location(&self.root, &context::process())?,
+            None => written()?.location(&self.root, &context::process())?,
+        };
         transport::open(&location).map_err(|error| Failure::usage(error.to_string(), None))
+    }
+
+    /// The cache of this URL that a file of settings names.
+    fn configured(&self, url: &str) -> Option<&Cache> {
+        let same = |cache: &&Cache| {
+            cache.url.trim_end_matches('/') == url.trim_end_matches('/')
+                && matches!(cache.origin, Origin::File(_))
+        };
+        self.settings.caches.iter().find(same)
     }
 
     /// The keys that the cache offers.
@@ -229,13 +243,8 @@ impl Using<'_> {
 
     /// Writes the settings, unless some file names this cache already.
     fn configure(&self, url: &str, text: &str) -> Result<(), Failure> {
-        let same = |cache: &&Cache| cache.url.trim_end_matches('/') == url.trim_end_matches('/');
-        let named = self.settings.caches.iter().filter(same).find_map(|cache| match &cache.origin {
-            Origin::File(path) => Some(path.clone()),
-            _ => None,
-        });
-        if let Some(path) = named {
-            self.print(url, &path, Action::Keep);
+        if let Some(Cache { origin: Origin::File(path), .. }) = self.configured(url) {
+            self.print(url, path, Action::Keep);
             return Ok(());
         }
         let dir = self.root.place(CONFIG)?;

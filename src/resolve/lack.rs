@@ -20,7 +20,7 @@ pub enum Reason {
     CacheUnreachable,
     /// They were not asked, because it is unknown which build of the kernel is installed.
     NotAsked,
-    /// None is configured.
+    /// None is configured, or none is to be used.
     NoCache,
     /// No package of this name is known, and one of a similar name is.
     Unknown,
@@ -64,6 +64,7 @@ pub struct Lack {
 pub(super) fn of(session: &Session, request: &Request, asked: bool, distrusted: bool) -> Lack {
     let (context, release) = (session.context, &request.kernel.release);
     let has_source = request.package.has_source();
+    let offline = context.elsewhere.offline;
     let states = context.caches().states();
     let unreachable = states.iter().find_map(|(url, state)| match state {
         CacheState::Unreachable(why) => Some(format!("{url} {why}")),
@@ -86,6 +87,7 @@ pub(super) fn of(session: &Session, request: &Request, asked: bool, distrusted: 
         Reason::NotBuiltYet
     };
     let caches = match (reason, unreachable) {
+        (Reason::NoCache, _) if offline => "shared caches are not used (--offline)".to_owned(),
         (Reason::NoCache, _) => "no shared cache is configured".to_owned(),
         (Reason::NoTrustedKey, _) => "shared caches are not used, because no key is trusted".to_owned(),
         (Reason::NotAsked, _) => {
@@ -104,6 +106,7 @@ pub(super) fn of(session: &Session, request: &Request, asked: bool, distrusted: 
     let hint = match (nearest, reason) {
         (Some(nearest), Reason::Unknown) => format!("did you mean '{nearest}'?"),
         _ if has_source => kernels::headers_hint(&context.root, release),
+        (_, Reason::NoCache) if offline => "run it again without --offline".to_owned(),
         (_, Reason::NoCache) => "run `kcache use URL --key ID` to use one, see docs/fleet.md".to_owned(),
         (_, Reason::NoTrustedKey | Reason::Untrusted) => {
             "run `kcache keys trust FILE` with a builder's public key".to_owned()

@@ -95,6 +95,8 @@ pub struct Elsewhere {
     pub any: bool,
     /// Why it is not known which packages are wanted, if it is not: then no kernel is ready.
     pub unresolved: Option<String>,
+    /// Whether the shared caches that are configured are not used in this run.
+    pub offline: bool,
 }
 
 /// The packages that `asked` selects: a name, `NAME/VERSION` or a source directory. If `asked` is empty, the newest
@@ -232,8 +234,11 @@ mod tests {
         let (_dir, root) = root(&[], &["a-1"]);
         let names = |asked: &[&str], wanted: &[&str], any| -> Result<Vec<String>> {
             let texts = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-            let packages =
-                packages(&root, &texts(asked), &Elsewhere { wanted: texts(wanted), any, unresolved: None })?;
+            let packages = packages(
+                &root,
+                &texts(asked),
+                &Elsewhere { wanted: texts(wanted), any, ..Elsewhere::default() },
+            )?;
             Ok(packages.chosen.iter().map(|package| package.name.clone()).collect())
         };
         assert_eq!(names(&[], &["a", "b"], false).unwrap(), ["a", "b"]);

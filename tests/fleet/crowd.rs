@@ -23,6 +23,8 @@ struct Row {
     /// Hosts that were ready only after the command of their timer.
     by_timer: usize,
     fetched: u64,
+    /// The part of it that are objects.
+    objects: u64,
 }
 
 impl Crowd {
@@ -87,7 +89,8 @@ impl Crowd {
             assert!(member.fetched() <= most, "{} bytes fetched, more than {most}", member.fetched());
             fetched = fetched.max(member.fetched());
         }
-        Row { what, seconds, by_timer, fetched }
+        let objects = size(&self.members[0].dir.join("store/objects"));
+        Row { what, seconds, by_timer, fetched, objects }
     }
 }
 
@@ -97,11 +100,19 @@ fn print(rows: &[Row], builders: usize) {
         "\n{hosts} hosts, {builders} of which could build; {PACKAGES} packages for {}; one build of each, {built:.0} s\n",
         k()
     );
-    let head = ["cache", "all ready, s", "hosts/s", "by the timer", "kB fetched a host"];
-    writeln!(text, "{:<44} {:>13} {:>8} {:>13} {:>18}", head[0], head[1], head[2], head[3], head[4]).unwrap();
-    for Row { what, seconds, by_timer, fetched } in rows {
-        let (rate, fetched) = (hosts as f64 / seconds, *fetched as f64 / 1e3);
-        writeln!(text, "{what:<44} {seconds:>13.1} {rate:>8.1} {by_timer:>13} {fetched:>18.1}").unwrap();
+    let head = ["cache", "all ready, s", "hosts/s", "by the timer", "kB a host", "of it objects"];
+    let mut line = |cells: [String; 6]| {
+        let [what, cells @ ..] = cells;
+        write!(text, "{what:<38}").unwrap();
+        cells.iter().for_each(|cell| write!(text, " {cell:>13}").unwrap());
+        text.push('\n');
+    };
+    line(head.map(str::to_owned));
+    for Row { what, seconds, by_timer, fetched, objects } in rows {
+        let one = |value: f64| format!("{value:.1}");
+        let (fetched, objects) = (*fetched as f64 / 1e3, *objects as f64 / 1e3);
+        let rate = hosts as f64 / seconds;
+        line([what.clone(), one(*seconds), one(rate), by_timer.to_string(), one(fetched), one(objects)]);
     }
     std::io::stdout().write_all(text.as_bytes()).unwrap();
 }
