@@ -94,6 +94,30 @@ fn hosts_install_what_the_site_file_says_and_keep_the_last_good_one() {
 }
 
 #[test]
+fn an_air_gapped_host_gets_the_site_file_with_an_export_of_everything() {
+    let cache = tempfile::tempdir().unwrap();
+    let builder = builder("builder", cache.path(), "packages = ['hello']\n");
+    let file = cache.path().join("all.tar");
+    let export =
+        |words: &[&str]| builder.host.kcache(&[&["export", file.to_str().unwrap()], words].concat()).exits(0);
+    let chosen = export(&["hello", "-k", k()]);
+    assert!(!chosen.stderr.contains("site file"), "{}", chosen.shown());
+    export(&[]).says(&["exported 2 entries, 4 objects and the site file"]);
+    let host = Host::image_only().trusting(&builder);
+    host.write_config("packages = '@site'\n");
+    host.kcache(&["install", "-k", k()]).exits(3).says(&["fetched or imported yet"]);
+    let import = || host.kcache(&["--json", "import", file.to_str().unwrap()]).exits(0);
+    assert_eq!(import().says(&["pointers and the site file"]).json()["site"], true);
+    assert_eq!(import().json()["site"], false);
+    host.kcache(&["install", "-k", k()]).exits(0).prints(&["hello", "from the store"]);
+    assert_eq!(check(&host, 0), states(&[("hello", "ready")]));
+    // What no trusted key signed is not accepted.
+    let stranger = Builder::new("stranger", &[]);
+    let other = Host::image_only().trusting(&stranger);
+    other.kcache(&["import", file.to_str().unwrap()]).exits(6).says(&["site.json"]);
+}
+
+#[test]
 fn an_older_site_file_is_not_followed() {
     let cache = tempfile::tempdir().unwrap();
     let builder = builder("builder", cache.path(), "packages = ['hello']\n");
