@@ -29,6 +29,11 @@ pub struct Bench {
 impl Bench {
     /// With nothing but what fixtures there are.
     pub fn find() -> Option<Bench> {
+        Bench::of("K61_NEW")
+    }
+
+    /// The same for another of their kernels.
+    pub fn of(which: &str) -> Option<Bench> {
         let home = std::env::var("HOME").unwrap_or_default();
         let fixtures = std::env::var_os("KCACHE_FIXTURES").map(PathBuf::from);
         let fixtures = fixtures.unwrap_or_else(|| Path::new(&home).join(".cache/kcache-fixtures"));
@@ -36,20 +41,25 @@ impl Bench {
             println!("no fixtures in {}: run tests/fixtures.sh", fixtures.display());
             return None;
         };
-        let kernel =
-            env.lines().find_map(|line| line.strip_prefix("K61_NEW=")).unwrap_or_default().to_owned();
+        let kernel = env.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix('='));
+        let kernel = kernel.unwrap_or_default().to_owned();
         let program = env!("CARGO_BIN_EXE_kcache").into();
         Some(Bench { dir: tempfile::tempdir().ok()?, fixtures, kernel, program })
     }
 
     /// With the newest 6.1 kernel and all packages.
     pub fn with_kernel() -> Option<Bench> {
-        let bench = Bench::find()?;
+        Bench::with_kernel_of("K61_NEW")
+    }
+
+    /// The same for another kernel.
+    pub fn with_kernel_of(which: &str) -> Option<Bench> {
+        let bench = Bench::of(which)?;
         let root = bench.root();
         let from = bench.fixtures.join("root");
         let common = format!("usr/src/linux-headers-{}-common", bench.kernel.trim_end_matches("-amd64"));
         let parts = [
-            "usr/lib/linux-kbuild-6.1".into(),
+            bench.kbuild(),
             format!("usr/src/linux-headers-{}", bench.kernel),
             common,
             format!("lib/modules/{}", bench.kernel),
@@ -60,6 +70,38 @@ impl Bench {
         copy(&bench.fixtures.join("packages/usr/src/."), &root.join("usr/src"));
         run(Command::new("depmod").arg("-b").arg(&root).arg(&bench.kernel));
         Some(bench)
+    }
+
+    /// With the image and the in-tree modules of a kernel only.
+    pub fn with_image_of(which: &str) -> Option<Bench> {
+        let bench = Bench::of(which)?;
+        let (from, root, kernel) = (bench.fixtures.join("root"), bench.root(), &bench.kernel);
+        let tree = format!("lib/modules/{kernel}");
+        let parts = [tree.clone(), format!("boot/vmlinuz-{kernel}"), format!("boot/config-{kernel}")];
+        parts.iter().for_each(|part| copy(&from.join(part), &root.join(part)));
+        for link in ["build", "source"] {
+            drop(fs::remove_file(root.join(&tree).join(link)));
+        }
+        run(Command::new("depmod").arg("-b").arg(&root).arg(kernel));
+        Some(bench)
+    }
+
+    /// The directory of the kernel's build programs.
+    fn kbuild(&self) -> String {
+        let scripts = self.fixtures.join(format!("root/usr/src/linux-headers-{}/scripts", self.kernel));
+        let link = fs::read_link(scripts).unwrap_or_default();
+        let name = link.iter().rev().nth(1).unwrap_or_default().to_string_lossy();
+        format!("usr/lib/{name}")
+    }
+
+    /// The kernel's release.
+    pub fn kernel(&self) -> &str {
+        &self.kernel
+    }
+
+    /// The store.
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
     }
 
     /// With everything in the store.
@@ -138,12 +180,7 @@ impl Bench {
     /// The program, told of this system and this store.
     pub fn kcache(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command
-            .arg("--root")
-            .arg(self.root())
-            .arg("--store")
-            .arg(self.dir.path().join("store"))
-            .args(arguments);
+        command.arg("--root").arg(self.root()).arg("--store").arg(self.store()).args(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
@@ -154,8 +191,8 @@ impl Bench {
         vec![
             src.join(format!("linux-headers-{}", self.kernel)),
             src.join(format!("linux-headers-{}-common", self.kernel.trim_end_matches("-amd64"))),
-            self.root().join("usr/lib/linux-kbuild-6.1/scripts"),
-            self.root().join("usr/lib/linux-kbuild-6.1/tools"),
+            self.root().join(self.kbuild()).join("scripts"),
+            self.root().join(self.kbuild()).join("tools"),
         ]
     }
 

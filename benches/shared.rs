@@ -15,7 +15,8 @@ use kcache_store::{
     Store, Trust, Waiting,
 };
 
-use crate::measure::{Row, Table, modules_of, run, timed};
+use crate::commands::Bench;
+use crate::measure::{Row, Table, copy_synced, modules_of, run, timed};
 use crate::servers::Nginx;
 
 /// Bytes of modules that are fetched.
@@ -27,6 +28,7 @@ pub fn all(modules: &Path, table: &mut Table) {
     table.add(fetch(modules));
     table.add(dead());
     table.add(misses());
+    ["K61_NEW", "K612"].into_iter().filter_map(image_only).for_each(|row| table.add(row));
 }
 
 /// A builder's key and whom to trust accordingly.
@@ -203,4 +205,75 @@ fn far_away() -> String {
         }
     });
     url
+}
+
+/// Packages that a host without headers fetches.
+const FETCHED: usize = 5;
+
+/// Packages fetched and installed on a host that has a kernel's image only, against downloading the same files, unpacking the modules
+/// and syncing them.
+fn image_only(which: &str) -> Option<Row> {
+    let builder = Bench::with_kernel_of(which)?;
+    let (nginx, kernel) = (Nginx::writable(), builder.kernel().to_owned());
+    run(&mut builder.kcache(&["keys", "generate"]));
+    // Some do not build for every kernel.
+    drop(builder.kcache(&["build", "-q", "-k", &kernel]).status());
+    drop(builder.kcache(&["push", "--to", &nginx.url(), "-k", &kernel]).status());
+    let sources: Vec<String> = fs::read_dir(builder.root().join("usr/src"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    let pointers = files(&nginx.files().join("by-kernel"));
+    let mut names: Vec<String> = pointers
+        .iter()
+        .filter_map(|path| path.file_stem()?.to_str().map(str::to_owned))
+        .filter(|name| sources.iter().any(|dir| dir.starts_with(&format!("{name}-"))))
+        .collect();
+    names.sort();
+    names.dedup(); // each is also named by its kin
+    names.truncate(FETCHED);
+
+    let host = Bench::with_image_of(which)?;
+    let keys = Path::new("etc/kcache/trusted-keys");
+    fs::create_dir_all(host.root().join(keys)).expect("room");
+    for key in files(&builder.root().join(keys)) {
+        let name = key.file_name().unwrap_or_default();
+        fs::copy(&key, host.root().join(keys).join(name)).expect("room");
+    }
+    let log = host.store().with_file_name("log");
+    let ours = || {
+        run(&mut host.kcache(&["remove", "--all"]));
+        drop(fs::remove_dir_all(host.store()));
+        let url = nginx.url();
+        let words = ["--cache", &url, "install", "-v", "-k", &kernel];
+        let log = fs::File::create(&log).expect("room").into_parts().0;
+        run(host.kcache(&words).args(&names).stderr(log))
+    };
+    ours();
+    let said = fs::read_to_string(&log).expect("what it printed");
+    assert!(said.contains("indexes updated without depmod"), "{said}");
+    let fetched: Vec<PathBuf> =
+        ["entries", "objects", "by-kernel"].iter().flat_map(|part| files(&host.store().join(part))).collect();
+    let updates = host.root().join("lib/modules").join(&kernel).join("plain");
+    let plain = || {
+        drop(fs::remove_dir_all(&updates));
+        fs::create_dir_all(&updates).expect("room");
+        let to = tempfile::tempdir_in(host.root()).expect("a directory");
+        let mut list = String::new();
+        for path in &fetched {
+            let relative = path.strip_prefix(host.store()).expect("a file of the store").display();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            list += &format!("url = {}/{relative}\noutput = {name}\n", nginx.url());
+        }
+        fs::write(to.path().join("list"), list).expect("a list");
+        timed(|| {
+            let script = "curl -sSf -K list && zstd -d -q *.zst";
+            run(Command::new("sh").args(["-c", script]).current_dir(to.path()).stdout(Stdio::null()));
+            let unpacked = files(to.path()).into_iter().filter(|file| file.extension().is_none());
+            unpacked.filter(|file| !file.ends_with("list")).for_each(|file| copy_synced(&file, &updates));
+        })
+    };
+    let what = format!("{} packages fetched and installed on {kernel} without headers", names.len());
+    Some(Row::compare(&what, "curl, one process; zstd -d, copy + fsync", 7, Some(1.5), ours, plain))
 }
