@@ -34,7 +34,7 @@ use std::time::Duration;
 use breaker::Breaker;
 
 use crate::transport::{Name, Transport, TransportError};
-use crate::{Distrust, Error, Notice, Result, Say, Trust};
+use crate::{Distrust, Error, Key, Notice, Result, Say, Trust};
 
 pub use builders::offered;
 pub use fetch::Fetched;
@@ -68,8 +68,17 @@ pub struct SharedCache {
     /// Files that no trusted key signed.
     distrusted: Mutex<BTreeSet<String>>,
     /// Written in this run, with this host's signature.
-    written: Mutex<Vec<confirm::Written>>,
+    written: Mutex<Vec<Written>>,
     print: Say,
+}
+
+/// What this host wrote to a cache in this run, with its signature.
+#[derive(Clone)]
+enum Written {
+    /// The entry of this key.
+    Entry(Key),
+    /// A pointer, and where it leads.
+    Pointer(Name, Key),
 }
 
 /// What became of one shared cache in a run.
@@ -203,6 +212,11 @@ impl SharedCache {
             result = act();
         }
         result
+    }
+
+    /// Records what has to be confirmed at the end of the run.
+    fn has_written(&self, written: Written) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(written);
     }
 
     /// Records that the cache served an unusable file, and warns.

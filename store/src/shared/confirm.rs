@@ -11,29 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::push::{SignEntry, There, join};
-use super::{Pushed, SharedCache, SharedCaches, each};
+use super::{Pushed, SharedCache, SharedCaches, Written, each};
 use crate::transport::Name;
-use crate::{Key, PublicKey, Result, SigningKey, Store};
+use crate::{PublicKey, Result, SigningKey, Store};
 
 /// After how long a builder looks whether its signature is still there, and how often. Between reading a file and replacing it
 /// lies one request.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(super) const ROUNDS: u32 = 5;
-
-/// What this host wrote to a cache in this run, with its signature.
-#[derive(Clone)]
-pub(super) enum Written {
-    /// The entry of this key.
-    Entry(Key),
-    /// A pointer, and where it leads.
-    Pointer(Name, Key),
-}
-
-impl SharedCache {
-    pub(super) fn has_written(&self, written: Written) {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(written);
-    }
-}
 
 impl SharedCaches {
     /// Looks again at what this run wrote and signed, and signs again what others have overwritten.

@@ -10,8 +10,7 @@
 
 use std::sync::Arc;
 
-use super::confirm::Written;
-use super::{SharedCache, SharedCaches};
+use super::{SharedCache, SharedCaches, Written};
 use crate::pointer::MAX_POINTER;
 use crate::transport::{IfTaken, Name};
 use crate::{Distrust, Error, Key, Notice, Pointer, Result, SigningKey, Store, Trust};

@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use super::confirm::Written;
-use super::{SharedCache, SharedCaches, each};
+use super::{SharedCache, SharedCaches, Written, each};
 use crate::envelope::MAX_FILE;
 use crate::transport::{IfTaken, Name};
 use crate::{Distrust, Entry, Error, Notice, Output, Result, Role, SigningKey, Store};
