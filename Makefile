@@ -8,6 +8,7 @@
 #                       adds modules from DIR/RELEASE/PACKAGE/*.ko, DEPMOD=FILE takes another depmod than this machine's
 # make test-apt         hooks in a Debian system of its own, with its own apt, in every order; root, eight minutes
 # make test-apt-dkms    Debian's -dkms packages with kcache as dkms, in two such systems; root, five minutes, after test-apt
+# make test-dkms-suite   DKMS's own test suite with kcache in its place, and a table of the differences; root, a quarter of an hour
 # make test-adopt       kcache adopt on a host where Debian's dkms script has installed modules; root, a few minutes
 # make test-fleet-docs  every command of docs/fleet.md, on systems of its own, and what it prints; root, one minute, after test-apt;
 #                       FLEET_RELEASE=trixie on Debian 13, after a corpus of it
@@ -42,7 +43,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -65,7 +66,7 @@ test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -152,6 +153,9 @@ test-apt: kernels deb
 
 test-apt-dkms: kernels deb
 	tests/apt_dkms.sh $(CARGO_TARGET_DIR)/deb/kcache_*.deb
+
+test-dkms-suite: build
+	tests/dkms_suite/run.sh $(CARGO_TARGET_DIR)/release/kcache
 
 test-adopt: fixtures build
 	tests/adopt.sh $(CARGO_TARGET_DIR)
