@@ -41,6 +41,7 @@ use kcache::verdict::{self, Survey};
 
 use crate::args::{Args, Build, Command, Install, Kernels, Pull, Selection};
 use crate::confined::{self, Caller};
+use crate::dkms_key;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use context::Asked;
@@ -51,6 +52,10 @@ pub fn run(args: &Args, out: &Arc<Out>) -> Result<Exit, Failure> {
         return hooks::run(args, &hooks.command, out);
     }
     let mut settings = context::settings(&args.global)?;
+    let takes_over = matches!(&args.command, Command::Adopt(adopt) if !adopt.undo && !args.global.dry_run);
+    if takes_over && dkms_key::carry_over(&settings, &args.global, out)? {
+        settings = context::settings(&args.global)?;
+    }
     settings.warnings.iter().for_each(|warning| out.warn(warning));
     let caller = Caller::Command { command: &args.command, dry: args.global.dry_run };
     confined::confine(&settings, caller, out);
@@ -154,7 +159,7 @@ fn asked(command: &Command, offline: bool) -> Asked<'_> {
         _ => &[],
     };
     let site = matches!(command, Command::Install(_) | Command::Build(_) | Command::Pull(_));
-    Asked { offline, roll_back, directives, site, lock_limit: None }
+    Asked { offline, roll_back, directives, site, lock_limit: None, without_dependencies: false }
 }
 
 /// Release of the running kernel (`uname -r`); empty without /proc.

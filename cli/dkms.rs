@@ -1,28 +1,34 @@
 //! kcache under the name `dkms`: accepts the command lines of DKMS 3 and carries them out in kcache's way.
 //!
 //! ```text
-//! args      the command line, as DKMS reads it: options and actions in any order
-//! place     the context, DKMS's records, the selected kernels and packages
-//! status    added, built, installed
-//! build     add, build, install, match, autoinstall
-//! source    source trees and DKMS's records of them
-//! remove    uninstall, unbuild, remove
-//! tarball   mktarball, ldtarball
-//! upgrade   --rpm_safe_upgrade
-//! postinst  /usr/lib/dkms/common.postinst, which the scripts of -dkms packages call
+//! args        the command line, as DKMS reads it: options and actions in any order
+//! place       the context, DKMS's records, the selected kernels and packages
+//! status      added, built, installed, broken
+//! build       add, build, install, match, autoinstall
+//! sanity      whether a module is newer than what the kernel has
+//! source      source trees and DKMS's records of them
+//! record      copies of modules and logs, in DKMS's places
+//! remove      uninstall, unbuild, remove
+//! tarball     mktarball, ldtarball
+//! upgrade     --rpm_safe_upgrade
+//! afterwards  post_transaction, modprobe_on_install
+//! postinst    /usr/lib/dkms/common.postinst, which the scripts of -dkms packages call
 //! ```
 //!
-//! *Added*, in DKMS's terms, is its own record, a link under `/var/lib/dkms`; *built* is a build in the store; *installed* is
-//! part of the kernel's generation. What DKMS itself had built and installed before counts too, until it is removed or taken
-//! over (`kcache adopt`). Output and exit codes are those of DKMS 3.2.2 where scripts may depend on them; docs/dkms.md has the
+//! *Added*, in DKMS's terms, is its own record, a link under `/var/lib/dkms`; *built* is a record there, with copies of the
+//! modules and the log; *installed* is part of the kernel's generation. What DKMS itself had built and installed before counts
+//! too, until it is removed or taken over (`kcache adopt`). Output and exit codes are those of DKMS 3.2.2 where scripts may depend on them; docs/dkms.md has the
 //! table. kcache's own messages go to stderr, so that `$(dkms status)` contains nothing else.
 
+mod afterwards;
 mod args;
 mod build;
 mod place;
 mod postinst;
 mod print;
+mod record;
 mod remove;
+mod sanity;
 mod source;
 mod status;
 mod tarball;
@@ -134,7 +140,11 @@ fn typed(words: &[String]) -> Result<u8, DkmsError> {
     } else if action.wants_records() {
         place.check_records()?;
     }
-    act(&place, action)
+    let done = act(&place, action)?;
+    if done == 0 {
+        afterwards::act(&place, action);
+    }
+    Ok(done)
 }
 
 fn act(place: &Place, action: Action) -> Result<u8, DkmsError> {

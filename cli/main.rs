@@ -6,6 +6,7 @@ mod args;
 mod cmd;
 mod confined;
 mod dkms;
+mod dkms_key;
 mod exit;
 mod exposition;
 mod file;

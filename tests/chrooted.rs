@@ -26,7 +26,7 @@ pub fn kcache(host: &Host, arguments: &[&str]) -> Run {
 }
 
 /// Runs a script in the chroot.
-fn enter(host: &Host, script: &str, arguments: &[&str]) -> Run {
+pub fn enter(host: &Host, script: &str, arguments: &[&str]) -> Run {
     outside(
         host,
         "root=$1 script=$2; shift 2; exec chroot \"$root\" sh -c \"$script\" \"$@\"",

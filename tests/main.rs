@@ -19,6 +19,7 @@ mod corpus;
 mod debuginfo;
 mod depends;
 mod dkms;
+mod dkms_today;
 mod everywhere;
 mod explain;
 mod export;

@@ -64,6 +64,8 @@ pub struct Asked<'a> {
     pub roll_back: bool,
     /// `NAME=VALUE` for every `dkms.conf`.
     pub directives: &'a [String],
+    /// Build without the packages that one builds against, if they are not there.
+    pub without_dependencies: bool,
     /// Ask shared caches for the site file.
     pub site: bool,
     /// Wait for other kcache processes no longer than this.
@@ -110,6 +112,8 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         },
         other_tools: settings.other_tools.value.into(),
         directives: asked.directives.to_vec(),
+        says_signing: settings.signing.is_some(),
+        without_dependencies: asked.without_dependencies,
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
         tool_paths: settings.tool_paths.iter().map(|path| path.value.clone()).collect(),
         search_path: std::env::var_os("PATH")

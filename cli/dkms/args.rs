@@ -69,6 +69,11 @@ impl Action {
         matches!(self, Install | Uninstall | Autoinstall | Match | KernelPostinst | KernelPrerm)
     }
 
+    /// Whether the action removes modules.
+    pub fn removes(self) -> bool {
+        matches!(self, Action::Uninstall | Action::Unbuild | Action::Remove | Action::KernelPrerm)
+    }
+
     /// Whether the action writes to DKMS's records.
     pub fn wants_records(self) -> bool {
         matches!(self, Action::Add | Action::Build | Action::Remove | Action::Unbuild | Action::Ldtarball)
@@ -116,6 +121,10 @@ pub struct Typed {
     pub rpm_safe_upgrade: bool,
     /// The initramfs stays as it is.
     pub no_initrd: bool,
+    /// Install whatever version the kernel has of a module.
+    pub version_override: bool,
+    /// Load modules once they are installed for the running kernel.
+    pub modprobe: bool,
     shows: Option<Shows>,
     stray: Option<String>,
 }
@@ -130,16 +139,8 @@ enum Shows {
 const WITHOUT_EFFECT_WITH_VALUE: [&str; 1] = ["--config"];
 
 /// Options that change nothing here.
-const WITHOUT_EFFECT: [&str; 8] = [
-    "--no-depmod",
-    "--no-clean-kernel",
-    "--no-prepare-kernel",
-    "--force-version-override",
-    "--symlink-modules",
-    "--modprobe-on-install",
-    "--debug",
-    "--delayed",
-];
+const WITHOUT_EFFECT: [&str; 6] =
+    ["--no-depmod", "--no-clean-kernel", "--no-prepare-kernel", "--symlink-modules", "--debug", "--delayed"];
 
 impl Typed {
     /// The output of an action that only prints: help or the version.
@@ -196,6 +197,8 @@ pub fn parse(words: &[String]) -> Result<Typed, DkmsError> {
             "--verbose" => typed.verbose = true,
             "--binaries-only" => typed.binaries_only = true,
             "--source-only" => typed.source_only = true,
+            "--force-version-override" => typed.version_override = true,
+            "--modprobe-on-install" => typed.modprobe = true,
             "--rpm_safe_upgrade" => typed.rpm_safe_upgrade = true,
             "--no-initrd" => typed.no_initrd = true,
             "-V" | "--version" => typed.shows = Some(Shows::Version),
@@ -225,7 +228,7 @@ fn plain(typed: &mut Typed, word: &str) -> Result<(), DkmsError> {
     } else if path.is_file() {
         typed.archive = Some(path.to_owned());
     } else if word.starts_with(['/', '.']) {
-        return Err(DkmsError::new(9, &[&format!("{word} must contain a dkms.conf file!")]));
+        return Err(DkmsError::new(1, &[&format!("{word} must contain a dkms.conf file!")]));
     } else if typed.module.is_none() {
         // DKMS 3 takes NAME/VERSION; people also write NAME/VERSION/KERNEL, as `status` once printed it.
         match word.splitn(3, '/').collect::<Vec<_>>()[..] {
@@ -275,6 +278,12 @@ fn check(typed: Typed) -> Result<Typed, DkmsError> {
             "must be an equal number of kernel versions also specified (1:1 relationship).",
         ];
         return Err(DkmsError::new(1, &lines));
+    }
+    let acts = typed.action.is_some_and(|action| action != Action::Status);
+    for (name, words) in [("kernelver", &typed.kernels), ("arch", &typed.arches)] {
+        if let Some(at) = words.iter().position(String::is_empty).filter(|_| acts) {
+            return Err(DkmsError::new(16, &[&format!("Empty {name}[{at}]")]));
+        }
     }
     if typed.all && !typed.kernels.is_empty() {
         let lines = [" You cannot specify a kernel version and also specify", "--all on the command line."];
@@ -330,12 +339,14 @@ mod tests {
         for (line, code) in [
             ("--bogus", 2),
             ("add build", 4),
-            ("add /no/such", 9),
+            ("add /no/such", 1),
             ("status -k 6.1 --all", 2),
             ("status -a x --all", 3),
             ("install a/1 --all", 5),
             ("mktarball --binaries-only --source-only", 8),
             ("build -k 1 -a x -a y", 1),
+            ("build -k=", 16),
+            ("build -k 1 -a=", 16),
             ("build --directive=A", 2),
             ("build --installtree /mnt", 2),
         ] {

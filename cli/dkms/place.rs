@@ -6,11 +6,13 @@ use std::sync::Arc;
 use clap::Parser;
 use fs_err as fs;
 use kcache::error::Error;
+use kcache::kernel::dkms::framework::Framework;
 use kcache::kernel::dkms::{DkmsBuild, Records, Version};
 use kcache::kernel::install::{self, ForeignFile, Generation, ModulesDir};
 use kcache::kernel::kernels::{self, Kernel};
 use kcache::kernel::packages::{self, Package};
 use kcache::kernel::recipe::{is_flat_name, is_version};
+use kcache::kernel::rootfs::Root;
 use kcache::run::context::Context;
 use kcache::run::select;
 use kcache::run::session::Session;
@@ -22,13 +24,18 @@ use super::print::answer;
 use crate::args::Args;
 use crate::cmd::{self, context::Asked};
 use crate::confined::{self, Caller};
+use crate::dkms_key;
 use crate::out::Out;
+use crate::settings::choices::OnFailure;
 
 /// The system under another directory, for tests and images: DKMS has no option for it.
 const ROOT: &str = "KCACHE_ROOT";
 
 /// A key is made of the package's own recipe and what /etc/dkms adds to it.
 const INSTEAD_OF_CONF: &str = "A package is built by the dkms.conf in its source; /etc/dkms/NAME-VERSION.conf, or --directive, changes that.";
+
+/// With this file DKMS does nothing by itself.
+pub const NO_AUTOINSTALL: &str = "/etc/dkms/no-autoinstall";
 
 pub struct Place<'a> {
     pub typed: &'a Typed,
@@ -37,14 +44,18 @@ pub struct Place<'a> {
     pub records: Records,
     /// `/usr/src`, as the system itself names it.
     source_tree: PathBuf,
+    /// DKMS's own settings.
+    pub framework: Framework,
+    /// A failure for a kernel that a package manager installs is a warning (`on-failure`).
+    pub forgives: bool,
 }
 
 /// The builds and installations of a version for one kernel.
 pub struct Standing {
     pub kernel: String,
     pub installed: bool,
-    /// DKMS's own record, where DKMS has built it.
-    pub by_dkms: Option<DkmsBuild>,
+    /// The record of a build: DKMS's own, or that of `dkms build` under kcache.
+    pub built: Option<DkmsBuild>,
     /// kcache has installed it.
     pub by_kcache: Option<Generation>,
 }
@@ -60,25 +71,42 @@ impl<'a> Place<'a> {
         if let Some(root) = root() {
             words.extend(["--root".to_owned(), root.to_string_lossy().into_owned()]);
         }
-        if let Some(jobs) = &typed.jobs {
-            words.extend(["--jobs".to_owned(), jobs.clone()]);
+        let is_number = |jobs: &&str| jobs.parse::<u16>().is_ok_and(|jobs| jobs > 0);
+        // Another system does not decide how much of this machine it gets.
+        let of_host = match root() {
+            None => Framework::of(&Root::new("/")),
+            Some(_) => Framework::default(),
+        };
+        if let Some(jobs) = typed.jobs.as_deref().or_else(|| of_host.get("parallel_jobs").filter(is_number)) {
+            words.extend(["--jobs".to_owned(), jobs.to_owned()]);
         }
         words.extend(typed.quiet.then(|| "--quiet".to_owned()));
-        words.extend(typed.verbose.then(|| "--verbose".to_owned()));
+        let verbose = typed.verbose || of_host.get("verbose").is_some();
+        words.extend(verbose.then(|| "--verbose".to_owned()));
         words.push("config".to_owned());
         let global = Args::try_parse_from(words).map_err(|e| DkmsError::new(1, &[&e.to_string()]))?.global;
         let out = Arc::new(Out::new(&global));
-        let settings = cmd::context::settings(&global)?;
+        let mut settings = cmd::context::settings(&global)?;
+        let installs = typed.action.is_none_or(|action| action.wants_root() && !action.removes());
+        if installs && dkms_key::carry_over(&settings, &global, &out)? {
+            settings = cmd::context::settings(&global)?;
+        }
         settings.warnings.iter().for_each(|warning| out.warn(warning));
         confined::confine(&settings, Caller::Dkms { archive: typed.archive.as_deref() }, &out);
-        let asked = Asked { directives: &typed.directives, ..Asked::default() };
+        let asked =
+            Asked { directives: &typed.directives, without_dependencies: typed.force, ..Asked::default() };
         let context = cmd::context::context(&settings, &out, &asked)?;
-        let records = match &typed.dkms_tree {
+        let framework = Framework::of(&context.root);
+        let tree = |name: &str| framework.get(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let dkms_tree = typed.dkms_tree.clone().or_else(|| tree("dkms_tree"));
+        let records = match &dkms_tree {
             Some(dir) => Records::at(context.root.place(dir)?),
             None => Records::of(&context.root)?,
         };
-        let source_tree = typed.source_tree.clone().unwrap_or_else(|| PathBuf::from("/usr/src"));
-        Ok(Place { typed, context, out, records, source_tree })
+        let source_tree = typed.source_tree.clone().or_else(|| tree("source_tree"));
+        let source_tree = source_tree.unwrap_or_else(|| PathBuf::from("/usr/src"));
+        let forgives = settings.on_failure.value == OnFailure::Warn;
+        Ok(Place { typed, context, out, records, source_tree, framework, forgives })
     }
 
     /// Refuses what only root may do to this system; another one, under `KCACHE_ROOT`, is whoever's it is.
@@ -236,9 +264,36 @@ impl<'a> Place<'a> {
         Ok(kernels::trees(&self.context.root).map_err(kcache::error::Error::from)?)
     }
 
-    /// Every version that is added, or installed without that.
+    /// Whether a version's records have lost its source: DKMS asks for a person then.
+    pub fn is_broken(&self, what: &Version) -> bool {
+        let link = self.records.place(what).join("source");
+        let root = &self.context.root;
+        if !self.records.has(what) || link.is_dir() && !link.is_symlink() {
+            return false;
+        }
+        if link.is_symlink() {
+            return root.inside(&link).and_then(|inside| root.find(inside)).is_none_or(|dir| !dir.is_dir());
+        }
+        self.source_here(what).is_ok_and(|source| source.is_dir())
+    }
+
+    /// Refuses a version whose records have lost its source.
+    pub fn check_broken(&self, what: &Version) -> Result<(), DkmsError> {
+        if !self.is_broken(what) {
+            return Ok(());
+        }
+        let lines = [
+            &format!("{}/{} is broken!", what.name, what.version),
+            "Missing the source directory or the symbolic link pointing to it.",
+            "Manual intervention is required!",
+        ];
+        Err(DkmsError::new(4, &lines))
+    }
+
+    /// Every version that is added, or was before its source was lost, or is installed without that.
     pub fn known(&self) -> Result<Vec<Version>, DkmsError> {
-        let mut known = self.records.added()?;
+        let mut known = self.records.versions()?;
+        known.retain(|what| self.records.is_added(what) || self.is_broken(what));
         for tree in self.installed_kernels()? {
             let generation = install::current(&tree).map_err(kcache::error::Error::from)?;
             let packages = generation.into_iter().flat_map(|generation| generation.set.packages);
@@ -251,8 +306,7 @@ impl<'a> Place<'a> {
 
     /// How a version stands for each kernel that has it built or installed, in the order of DKMS: by name.
     pub fn standings(&self, what: &Version) -> Result<Vec<Standing>, DkmsError> {
-        let dkms = self.records.built(what)?;
-        let store = self.context.open_existing_store().map_err(kcache::error::Error::from)?;
+        let records = self.records.built(what)?;
         let mut found = Vec::new();
         for tree in self.installed_kernels()? {
             let kernel = tree.release().to_owned();
@@ -261,17 +315,10 @@ impl<'a> Place<'a> {
                 g.set.packages.iter().any(|p| p.name == what.name && p.version == what.version)
             };
             let by_kcache = generation.filter(has);
-            let by_dkms = dkms.iter().find(|built| built.kernel == kernel).cloned();
-            let labels = [
-                ("package", what.name.as_str()),
-                ("version", what.version.as_str()),
-                ("kernel", kernel.as_str()),
-            ];
-            let rows = store.as_ref().map(|store| store.find(&labels)).transpose();
-            let is_built = matches!(rows, Ok(Some(rows)) if rows.iter().any(|row| row.built));
-            let installed = by_kcache.is_some() || by_dkms.as_ref().is_some_and(|built| built.installed);
-            if installed || is_built || by_dkms.is_some() {
-                found.push(Standing { kernel, installed, by_dkms, by_kcache });
+            let built = records.iter().find(|built| built.kernel == kernel).cloned();
+            let installed = by_kcache.is_some() || built.as_ref().is_some_and(|built| built.installed);
+            if installed || built.is_some() {
+                found.push(Standing { kernel, installed, built, by_kcache });
             }
         }
         found.sort_by(|a, b| a.kernel.cmp(&b.kernel));

@@ -8,18 +8,16 @@
 use std::path::Path;
 
 use kcache::kernel::dkms::Version;
-use kcache::kernel::kernels;
+use kcache::kernel::kernels::{self, Kernel};
+use kcache::run::session::Session;
 
 use super::args::{self, Typed};
 use super::build::install;
-use super::place::{Place, session};
+use super::place::{NO_AUTOINSTALL, Place, session};
 use super::print::{answer, complain};
 use super::source::add_version;
 use super::{DkmsError, remove, tarball};
 use crate::cmd;
-
-/// With this file DKMS does nothing by itself.
-const OFF: &str = "/etc/dkms/no-autoinstall";
 
 pub fn run(words: &[String]) -> Result<u8, DkmsError> {
     let word = |at: usize| words.get(at).filter(|word| !word.is_empty());
@@ -27,9 +25,11 @@ pub fn run(words: &[String]) -> Result<u8, DkmsError> {
         answer("Need NAME, and VERSION defined\nARCH is optional");
         return Ok(1);
     };
-    let typed = typed(name, version, word(3))?;
+    // As for kcache's hooks: what the administrator has installed precedes what the kernel has.
+    let mut typed = typed(name, version, word(3))?;
+    typed.version_override = true;
     let place = Place::new(&typed)?;
-    if place.context.root.find(OFF).is_some() {
+    if place.context.root.find(NO_AUTOINSTALL).is_some() {
         answer("autoinstall for dkms modules has been disabled.");
         return Ok(0);
     }
@@ -37,6 +37,23 @@ pub fn run(words: &[String]) -> Result<u8, DkmsError> {
     let what = place.version("install")?;
     register(&place, &what, word(2).map(Path::new))?;
     everywhere(&place, &what)
+}
+
+/// Whether the package wants to be installed by itself. Without headers for any kernel, nobody knows, and nothing is built.
+fn is_automatic(
+    place: &Place,
+    session: &Session,
+    what: &Version,
+    installed: &[Kernel],
+) -> Result<bool, DkmsError> {
+    let Some((kernel, tree)) = installed.iter().rev().find_map(|kernel| Some((kernel, kernel.build_tree()?)))
+    else {
+        return Ok(true);
+    };
+    let (package, _) = place.package(what)?;
+    let source = session.seen_source(&package)?;
+    // What is wrong with the recipe is said for each kernel.
+    Ok(session.recipe(&package, source, kernel, tree).map_or(true, |recipe| recipe.automatic))
 }
 
 fn typed(name: &str, version: &str, arch: Option<&String>) -> Result<Typed, DkmsError> {
@@ -47,7 +64,7 @@ fn typed(name: &str, version: &str, arch: Option<&String>) -> Result<Typed, Dkms
 
 fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<(), DkmsError> {
     if place.known()?.contains(what) {
-        answer(&format!("Removing old {}-{} DKMS files...", what.name, what.version));
+        answer(&format!("Removing old {}/{} DKMS files...", what.name, what.version));
         let all =
             args::parse(&[format!("{}/{}", what.name, what.version), "--all".into(), "--quiet".into()])?;
         remove::remove(&Place::new(&all)?)?;
@@ -56,7 +73,7 @@ fn register(place: &Place, what: &Version, tarballs: Option<&Path>) -> Result<()
     if let Some(tarball) = tarball.and_then(|path| place.context.root.find(path)) {
         tarball::unpack_archive(place, &tarball)?;
     }
-    answer(&format!("Loading new {}-{} DKMS files...", what.name, what.version));
+    answer(&format!("Loading new {}/{} DKMS files...", what.name, what.version));
     add_version(place, what)
 }
 
@@ -65,6 +82,10 @@ fn everywhere(place: &Place, what: &Version) -> Result<u8, DkmsError> {
     let newest = installed.last().map(|kernel| kernel.release.clone());
     let running = cmd::running();
     let session = session(place)?;
+    if !is_automatic(place, &session, what, &installed)? {
+        answer(&format!("Not building the {} module which does not have AUTOINSTALL enabled.", what.name));
+        return Ok(0);
+    }
     let mut code = 0;
     for kernel in &installed {
         let release = &kernel.release;

@@ -13,5 +13,5 @@ pub fn warn(line: &str) {
 
 /// An error in DKMS's form: scripts grep for it.
 pub fn complain(lines: &[String]) {
-    out::stderr_line(&format!("Error! {}", lines.join("\n")));
+    out::stderr_line(&format!("\nError! {}", lines.join("\n")));
 }

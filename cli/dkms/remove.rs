@@ -40,10 +40,10 @@ pub fn remove(place: &Place) -> Result<u8, DkmsError> {
         uninstall(place, &session, &what, &release)?;
         forget_builds(place, &what, &release)?;
     }
-    let is_left = |standing: &super::place::Standing| standing.installed || standing.by_dkms.is_some();
+    let is_left = |standing: &super::place::Standing| standing.installed || standing.built.is_some();
     if !place.standings(&what)?.iter().any(is_left) {
         place
-            .print(&format!("Deleting module {}-{} completely from the DKMS tree.", what.name, what.version));
+            .print(&format!("Deleting module {}/{} completely from the DKMS tree.", what.name, what.version));
         place.records.forget(&what)?;
     }
     Ok(0)
@@ -51,11 +51,12 @@ pub fn remove(place: &Place) -> Result<u8, DkmsError> {
 
 fn known(place: &Place, action: &str) -> Result<Version, DkmsError> {
     let what = place.version(action)?;
+    place.check_broken(&what)?;
     if place.known()?.contains(&what) {
         return Ok(what);
     }
     let line =
-        format!("The module/version combo: {}-{} is not located in the DKMS tree.", what.name, what.version);
+        format!("The module/version combo: {}/{} is not located in the DKMS tree.", what.name, what.version);
     Err(DkmsError::new(3, &[&line]))
 }
 
@@ -72,11 +73,11 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     let (name, version, arch) = (&what.name, &what.version, place.arch());
     let (Some(standing), Some(kernel)) = (standing, place.kernel(release)?) else {
         place.print(&format!(
-            "Module {name} {version} is not installed for kernel {release} ({arch}). Skipping..."
+            "Module {name}/{version} is not installed for kernel {release} ({arch}). Skipping..."
         ));
         return Ok(());
     };
-    place.print(&format!("Module {name}-{version} for kernel {release} ({arch})."));
+    place.print(&format!("Module {name}/{version} for kernel {release} ({arch}):"));
     place.print("Before uninstall, this module version was ACTIVE on this kernel.");
     let names: Vec<String> = standing.by_kcache.iter().map(|_| name.clone()).collect();
     let theirs: Vec<(DkmsBuild, Vec<ForeignFile>)> =
@@ -105,7 +106,7 @@ pub fn uninstall(place: &Place, session: &Session, what: &Version, release: &str
     for (built, _) in theirs {
         place.records.forget_build(&built)?;
     }
-    Ok(())
+    Ok(place.records.deactivate(what, release, &arch)?)
 }
 
 /// What was taken over from DKMS is not to come back by `kcache adopt --undo`.
@@ -140,7 +141,7 @@ pub fn of_kernel(place: &Place) -> Result<u8, DkmsError> {
         let Some(standing) = place.standings(&what)?.into_iter().find(|s| s.kernel == release) else {
             continue;
         };
-        if standing.installed || standing.by_dkms.is_some() {
+        if standing.installed || standing.built.is_some() {
             let removed = uninstall(place, &session, &what, &release)
                 .and_then(|()| forget_builds(place, &what, &release));
             if let Err(trouble) = removed {

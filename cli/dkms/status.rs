@@ -11,6 +11,7 @@ use kcache::kernel::install::{self, Fault, Generation, ModulesDir};
 
 use super::DkmsError;
 use super::place::{Place, Standing};
+use super::print::complain;
 
 pub fn show(place: &Place) -> Result<u8, DkmsError> {
     let typed = place.typed;
@@ -28,18 +29,26 @@ pub fn show(place: &Place) -> Result<u8, DkmsError> {
 }
 
 fn lines(place: &Place, what: &Version, kernel: Option<&String>) -> Result<Vec<String>, DkmsError> {
+    let name = format!("{}/{}", what.name, what.version);
+    if place.is_broken(what) {
+        let lines = [
+            format!("{name}: Missing the module source directory or the symbolic link pointing to it."),
+            "Manual intervention is required!".to_owned(),
+        ];
+        complain(&lines);
+        return Ok(vec![format!("{name}: broken")]);
+    }
     let mut standings = place.standings(what)?;
     standings.retain(|standing| kernel.is_none_or(|kernel| standing.kernel == *kernel));
     if !place.typed.arches.is_empty() {
         let arch = place.arch();
         let asked = &place.typed.arches;
         let is_asked = |standing: &Standing| {
-            asked.contains(standing.by_dkms.as_ref().map_or(&arch, |built| &built.arch))
+            asked.contains(standing.built.as_ref().map_or(&arch, |built| &built.arch))
                 || place.check_arch().is_ok()
         };
         standings.retain(is_asked);
     }
-    let name = format!("{}/{}", what.name, what.version);
     if standings.is_empty() {
         return Ok(vec![format!("{name}: added")]);
     }
@@ -47,14 +56,21 @@ fn lines(place: &Place, what: &Version, kernel: Option<&String>) -> Result<Vec<S
 }
 
 fn line(place: &Place, what: &Version, name: &str, standing: &Standing) -> Result<String, DkmsError> {
-    let arch = standing.by_dkms.as_ref().map_or_else(|| place.arch(), |built| built.arch.clone());
+    let arch = standing.built.as_ref().map_or_else(|| place.arch(), |built| built.arch.clone());
     let state = if standing.installed { "installed" } else { "built" };
-    let warning = if is_corrupt(place, what, standing)? {
-        " (WARNING! Diff between built and installed module!)"
+    let originals = if place.records.has_originals(&what.name, &standing.kernel, &arch) {
+        " (Original modules exist)"
     } else {
         ""
     };
-    Ok(format!("{name}, {}, {arch}: {state}{warning}", standing.kernel))
+    let warning = if standing.built.as_ref().is_some_and(|built| place.records.is_without_modules(built)) {
+        " (Built modules are missing in the kernel modules folder)"
+    } else if is_corrupt(place, what, standing)? {
+        " (Differences between built and installed modules)"
+    } else {
+        ""
+    };
+    Ok(format!("{name}, {}, {arch}: {state}{originals}{warning}", standing.kernel))
 }
 
 /// Whether an installed file is not what it was.
@@ -63,7 +79,7 @@ fn is_corrupt(place: &Place, what: &Version, standing: &Standing) -> Result<bool
     else {
         return Ok(false);
     };
-    match (&standing.by_kcache, &standing.by_dkms) {
+    match (&standing.by_kcache, &standing.built) {
         (Some(generation), _) => is_faulty(&tree, generation, what),
         (None, Some(built)) if built.installed => Ok(!place.records.is_intact(built, &tree)?),
         _ => Ok(false),

@@ -39,7 +39,7 @@ pub fn make(place: &Place) -> Result<u8, DkmsError> {
     let what = place.version("mktarball")?;
     if !place.records.is_added(&what) {
         let line = format!(
-            "The module/version combo: {}-{} is not located in the DKMS tree.",
+            "The module/version combo: {}/{} is not located in the DKMS tree.",
             what.name, what.version
         );
         return Err(DkmsError::new(3, &[&line]));
@@ -176,10 +176,10 @@ pub fn unpack_archive(place: &Place, archive: &Path) -> Result<Version, DkmsErro
     let package = kcache::kernel::packages::at_path(&source).map_err(Error::from)?;
     let what = Version { name: package.name, version: package.version };
     if place.records.is_added(&what) && !place.typed.force {
-        let line = format!("{}-{} is already added!", what.name, what.version);
+        let line = format!("{}/{} is already added!", what.name, what.version);
         return Err(DkmsError::new(8, &[&line, "Aborting."]));
     }
-    place.print(&format!("\nLoading tarball for {}-{}", what.name, what.version));
+    place.print(&format!("\nLoading tarball for {}/{}", what.name, what.version));
     copy_source(place, &source)
 }
 

@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
 
     let bundle = |file: &str, keys: &[Key], pointers: &[Name]| -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
-        export(&store, keys, pointers, false, &mut bytes)?;
+        export(&store, kcache_store::Contents { keys, pointers, site: None }, false, &mut bytes)?;
         write(&corpus, "bundle", file, &bytes)?;
         Ok(bytes)
     };

@@ -8,12 +8,13 @@
 //! ```
 //!
 //! There is no index, so a record exists or not, and a crash leaves at most an empty directory, which is ignored. DKMS
-//! understands the records that kcache writes, and vice versa, so a host can return to DKMS. Files in a kernel's tree
+//! understands the records that kcache writes (`copies`), and vice versa, so a host can return to DKMS. Files in a kernel's tree
 //! are identified as DKMS's by comparison with its copies, because they contain no mark.
 //!
 //! Under `--root` the records are untrusted. DKMS creates directories, so anything else is not a record: a link in the
 //! place of a directory could redirect writes, deletions and comparisons to any path on this machine.
 
+pub mod copies;
 pub mod framework;
 pub mod originals;
 
@@ -60,8 +61,10 @@ pub struct DkmsBuild {
     pub kernel: String,
     /// The architecture as DKMS names it: `uname -m`.
     pub arch: String,
-    /// Whether it is also installed.
+    /// Whether DKMS has also installed it.
     pub installed: bool,
+    /// The key of the build, if the record is kcache's. Then the kernel's generation says whether it is installed.
+    pub key: Option<String>,
 }
 
 impl Records {
@@ -85,6 +88,11 @@ impl Records {
         self.dir.join(&what.name).join(&what.version)
     }
 
+    /// Whether there are records of a version.
+    pub fn has(&self, what: &Version) -> bool {
+        self.directory(&[&what.name, &what.version]).is_some()
+    }
+
     /// Whether a version has been added.
     pub fn is_added(&self, what: &Version) -> bool {
         let place = self.directory(&[&what.name, &what.version]);
@@ -105,14 +113,22 @@ impl Records {
 
     /// All added versions, sorted by name and version.
     pub fn added(&self) -> io::Result<Vec<Version>> {
+        let mut found = self.versions()?;
+        found.retain(|what| self.is_added(what));
+        Ok(found)
+    }
+
+    /// Every version that has a directory, sorted by name and version, whether or not its source is known.
+    pub fn versions(&self) -> io::Result<Vec<Version>> {
         let mut found = Vec::new();
         for name in names(&self.dir)?.into_iter().filter(|name| is_flat_name(name)) {
             let Some(place) = self.directory(&[&name]) else { continue };
             for version in names(&place)?.into_iter().filter(|version| is_version(version)) {
-                found.push(Version { name: name.clone(), version });
+                if version != originals::DIRECTORY && self.directory(&[&name, &version]).is_some() {
+                    found.push(Version { name: name.clone(), version });
+                }
             }
         }
-        found.retain(|what| self.is_added(what));
         found.sort();
         Ok(found)
     }
@@ -139,8 +155,17 @@ impl Records {
             for arch in names(&of_kernel)? {
                 let own = of_kernel.join(&arch);
                 if self.directory(&[&what.name, &what.version, &kernel, &arch, "module"]).is_some() {
-                    let installed = self.active(what, &kernel, &arch) == fs::canonicalize(&own).ok();
-                    found.push(DkmsBuild { what: what.clone(), kernel: kernel.clone(), arch, installed });
+                    let key = Records::key_in(&own);
+                    let is_active = self.active(what, &kernel, &arch) == fs::canonicalize(&own).ok();
+                    // A package without modules is in no generation.
+                    let installed = is_active && key.as_deref().is_none_or(|key| key == copies::NO_MODULES);
+                    found.push(DkmsBuild {
+                        what: what.clone(),
+                        kernel: kernel.clone(),
+                        arch,
+                        installed,
+                        key,
+                    });
                 }
             }
         }
@@ -188,6 +213,12 @@ impl Records {
         Ok(true)
     }
 
+    /// Whether the copies of a build's modules were deleted. A record of a package without modules has never had any.
+    pub fn is_without_modules(&self, built: &DkmsBuild) -> bool {
+        built.key.as_deref() != Some(copies::NO_MODULES)
+            && self.copies(built).is_ok_and(|found| found.is_empty())
+    }
+
     /// Paths of DKMS's copies of a build's modules.
     fn copies(&self, built: &DkmsBuild) -> io::Result<Vec<PathBuf>> {
         let Version { name, version } = &built.what;
@@ -203,9 +234,7 @@ impl Records {
     pub fn forget_build(&self, built: &DkmsBuild) -> io::Result<()> {
         let Version { name, version } = &built.what;
         let Some(kernel) = self.directory(&[name, version, &built.kernel]) else { return Ok(()) };
-        if built.installed {
-            fs::remove_file(self.link(&built.what, &built.kernel, &built.arch))?;
-        }
+        self.deactivate(&built.what, &built.kernel, &built.arch)?;
         fs::remove_dir_all(kernel.join(&built.arch))?;
         remove_if_empty(&kernel)
     }
@@ -370,8 +399,13 @@ mod tests {
             let before = listing(&theirs);
             assert_eq!(records.built(&a()).unwrap(), [], "{depth}");
             assert_eq!(records.is_added(&a()), depth.len() > "a/1.0".len(), "{depth}");
-            let built =
-                DkmsBuild { what: a(), kernel: "6.1".into(), arch: "x86_64".into(), installed: false };
+            let built = DkmsBuild {
+                what: a(),
+                kernel: "6.1".into(),
+                arch: "x86_64".into(),
+                installed: false,
+                key: None,
+            };
             assert_eq!(records.files(&built, &tree).unwrap(), [], "{depth}");
             let _ = records.forget_build(&built); // an error is fine
             let _ = records.forget(&a());

@@ -80,7 +80,7 @@ pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
     let root = &session.context.root;
     let config = kernels::config(root, kernel)?;
     let identity = match &session.context.services.signing {
-        Some(signing) => signing.identity(config.as_ref())?,
+        Some(signing) => signing.of_kernel(&kernel.release).identity(config.as_ref())?,
         None => None,
     };
     match enforcement::of(root, &kernel.release, config.as_ref()) {
@@ -88,7 +88,23 @@ pub fn signer(session: &Session, kernel: &Kernel) -> Result<Option<Identity>> {
             let of_dkms = framework::signing_key(root, &kernel.release);
             Err(Error::Unsigned { release: kernel.release.clone(), why: why.to_string(), of_dkms })
         }
-        _ => Ok(identity),
+        _ => {
+            let verifies = config.as_ref().is_some_and(|config| config.yes("CONFIG_MODULE_SIG"));
+            if verifies && !session.context.says_signing {
+                warn_of_dkms_key(session, &kernel.release);
+            }
+            Ok(identity)
+        }
+    }
+}
+
+/// Warns that modules are not signed, though DKMS signs them on this host.
+fn warn_of_dkms_key(session: &Session, release: &str) {
+    if let Some(of_dkms) = framework::signing_key(&session.context.root, release) {
+        let key = of_dkms.key.display();
+        session.warn_once(&format!(
+            "{release}: modules are not signed, but DKMS signs them with {key} (run `kcache adopt`, or configure [signing])"
+        ));
     }
 }
 
@@ -139,7 +155,7 @@ pub fn apply_with(
     let tree = tree(session, kernel)?;
     let print = |message: &str| context.progress().print(message);
     let sign = |wanted: &Identity, spec: &ModuleSpec, module: &[u8]| match &context.services.signing {
-        Some(signing) => signing.sign(wanted, module, &|certificate| {
+        Some(signing) => signing.of_kernel(&kernel.release).sign(wanted, module, &|certificate| {
             detached_signature::attach(session, certificate, spec, module)
         }),
         None => Err(format!("must be signed by {}, but no key is configured", wanted.subject).into()),

@@ -71,7 +71,13 @@ fn identify_within<'a>(
     let mut dependencies = Vec::new();
     let depends = if recipe.excluded.is_none() { recipe.depends.as_slice() } else { &[] };
     for name in depends {
-        let package = find(session, request, name, tree, within)?;
+        let package = match find(session, request, name, tree, within) {
+            Err(error @ Error::Dependency { .. }) if session.context.without_dependencies => {
+                session.report_once(&format!("{}: building all the same: {error}", request.name()));
+                continue;
+            }
+            found => found?,
+        };
         let id = identify_within(session, &Request { package, ..*request }, tree, within)?;
         dependencies.push((name.clone(), id));
     }

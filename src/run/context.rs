@@ -54,6 +54,10 @@ pub struct Context {
     pub other_tools: OtherTools,
     /// Directives for every `dkms.conf` of the run, `NAME=VALUE`: they count after all files.
     pub directives: Vec<String>,
+    /// Whether the settings say how modules are signed, if only that they are not.
+    pub says_signing: bool,
+    /// Build without the packages that one builds against, if they are not there.
+    pub without_dependencies: bool,
     /// Shell patterns of the packages whose scripts may run on the system as root.
     pub package_scripts: Vec<String>,
     /// Directories of tools that builds see and search first, beside the system's; absolute.

@@ -5,8 +5,11 @@
 //! and a mistyped one is not requested again for every kernel. If only a certificate is configured, a signing service has the
 //! key, and its signatures are looked up in the store and in the shared caches (`deploy::detached_signature`).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kcache_kernel::dkms::framework;
 use kcache_kernel::install::BoxError;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::signing::{self, Certificate, Hash, Identity, KeyPair, KeyPlace, Secret, Signer};
@@ -14,12 +17,14 @@ use kcache_kernel::signing::{self, Certificate, Hash, Identity, KeyPair, KeyPlac
 use crate::error::{Error, Result};
 
 /// Key and certificate for signing modules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Signing {
     pair: KeyPair,
     /// Overrides the kernel's own hash.
     hash: Option<Hash>,
-    opened: Mutex<Option<Opened>>,
+    opened: Arc<Mutex<Option<Opened>>>,
+    /// Those of kernels, if `$kernelver` in its paths makes them others for each.
+    of_kernels: Arc<Mutex<BTreeMap<String, Signing>>>,
 }
 
 /// The key, or why it could not be opened.
@@ -28,7 +33,34 @@ type Opened = Result<Arc<Signer>, Arc<signing::Error>>;
 impl Signing {
     /// Reads nothing yet.
     pub fn new(pair: KeyPair, hash: Option<Hash>) -> Signing {
-        Signing { pair, hash, opened: Mutex::default() }
+        Signing { pair, hash, opened: Arc::default(), of_kernels: Arc::default() }
+    }
+
+    /// The key and certificate for a kernel: `$kernelver` in paths stands for its release, as in DKMS's configuration.
+    pub fn of_kernel(&self, release: &str) -> Signing {
+        if !self.is_per_kernel() {
+            return self.clone();
+        }
+        let mut known = self.of_kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |path: &PathBuf| PathBuf::from(framework::with_release(&path.to_string_lossy(), release));
+        let made = || {
+            let key = match &self.pair.key {
+                Some(KeyPlace::File(path)) => Some(KeyPlace::File(of(path))),
+                key => key.clone(),
+            };
+            let certificate = self.pair.certificate.as_ref().map(of);
+            Signing::new(KeyPair { key, certificate, secret: self.pair.secret.clone() }, self.hash)
+        };
+        known.entry(release.to_owned()).or_insert_with(made).clone()
+    }
+
+    fn is_per_kernel(&self) -> bool {
+        let key = match &self.pair.key {
+            Some(KeyPlace::File(path)) => Some(path),
+            _ => None,
+        };
+        let paths = [key, self.pair.certificate.as_ref()];
+        paths.into_iter().flatten().any(|path| framework::names_release(&path.to_string_lossy()))
     }
 
     /// Reads the certificate.
@@ -50,6 +82,9 @@ impl Signing {
 
     /// Detects early what would prevent signing, as far as that needs no passphrase. Returns a warning.
     pub fn try_out(&self, now: u64) -> Result<Option<String>> {
+        if self.is_per_kernel() {
+            return Ok(None); // which kernels are meant is known later
+        }
         let certificate = self.certificate()?;
         let asks = matches!(self.pair.secret, Some(Secret::Command(_)));
         if matches!(self.pair.key, Some(KeyPlace::File(_))) && !asks {

@@ -151,7 +151,7 @@ impl Installed {
             return Ok(());
         }
         self.look_for_built_in(tree)?;
-        let signers = self.signers(session);
+        let signers = self.signers(session, &kernel.release);
         let Some(loader) = Loader::of(&session.context.root, kernel, signers)? else {
             let what = "kernel configuration not found; modules are not compared with it";
             self.warnings.push(what.to_owned());
@@ -203,10 +203,16 @@ impl Installed {
     }
 
     /// The certificates for verifying signatures. One that a user may not read does not make modules suspect.
-    fn signers(&mut self, session: &Session) -> KnownKeys {
+    fn signers(&mut self, session: &Session, release: &str) -> KnownKeys {
         let mut known =
             KnownKeys { enrolled: signing::enrolled(&session.context.root), ..KnownKeys::default() };
-        match session.context.services.signing.as_ref().map(|signing| signing.certificate()) {
+        match session
+            .context
+            .services
+            .signing
+            .as_ref()
+            .map(|signing| signing.of_kernel(release).certificate())
+        {
             Some(Ok(certificate)) => known.configured.push(certificate),
             Some(Err(error)) => {
                 known.incomplete = true;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kcache_store::transport::Name;
 use kcache_store::{
-    Believed, Digest, Entry, Error, Field, Inserted, Key, Manifest, Observed, Outcome, Output, Pointer, Role,
-    SigningKey, Store, TreeRoot, Trust, Waiting, export, import, tree_digest,
+    Believed, Contents, Digest, Entry, Error, Field, Inserted, Key, Manifest, Observed, Outcome, Output,
+    Pointer, Role, SigningKey, Store, TreeRoot, Trust, Waiting, export, import, tree_digest,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -260,7 +260,7 @@ proptest! {
         let keys: Vec<Key> = entries.keys().map(|k| key(*k)).collect();
         let bundle = |store: &Store| {
             let mut bytes = Vec::new();
-            export(store, &keys, &[], false, &mut bytes).unwrap();
+            export(store, Contents { keys: &keys, pointers: &[], site: None }, false, &mut bytes).unwrap();
             bytes
         };
         let bytes = bundle(&from);

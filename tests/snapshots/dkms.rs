@@ -26,7 +26,10 @@ fn dkms() {
     stage.before(&forgotten).shows("dkms/added", &["add", "hello/1.0"]);
     stage.shows("dkms/already-added", &["add", "hello/1.0"]);
     stage.shows("dkms/status-added", &["status"]);
-    let empty = |host: &Host| fs::remove_dir_all(host.store()).unwrap_or_default();
+    let empty = |host: &Host| {
+        fs::remove_dir_all(host.store()).unwrap_or_default();
+        fs::remove_dir_all(host.root().join("var/lib/dkms/hello/1.0").join(k())).unwrap_or_default();
+    };
     stage.before(&empty).shows("dkms/built", &["build", "hello/1.0", "-k", k()]);
     stage.shows("dkms/already-built", &["build", "hello/1.0", "-k", k()]);
     let removed = |host: &Host| {

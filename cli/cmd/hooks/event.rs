@@ -38,6 +38,7 @@ use super::verdict::{bootable, print};
 use super::{retry, timer};
 use crate::args::Global;
 use crate::confined::{self, Caller};
+use crate::dkms_key;
 use crate::exit::{Exit, Failure};
 use crate::journal::Journal;
 use crate::out::Out;
@@ -98,7 +99,12 @@ pub fn run(global: &Global, word: &str, release: Option<&str>, out: &Arc<Out>) -
         out.warn(&format!("unknown event '{}'; doing nothing", event.trim_end()));
         return Ok(Exit::Done);
     };
-    let settings = match context::settings(global) {
+    let carried =
+        |settings: Settings| match event.may_block() && dkms_key::carry_over(&settings, global, out)? {
+            true => context::settings(global),
+            false => Ok(settings),
+        };
+    let settings = match context::settings(global).and_then(carried) {
         Ok(settings) => settings,
         Err(failure) => {
             out.failure(&failure);

@@ -1,7 +1,9 @@
-//! DKMS's own configuration, `/etc/dkms/framework.conf` and `framework.conf.d/*.conf`: what it signs modules with.
+//! DKMS's own configuration, `/etc/dkms/framework.conf` and `framework.conf.d/*.conf` (dkms(8), "framework.conf").
 //!
-//! The files are shell; only literal assignments are read, and `$kernelver` is replaced (dkms(8), "SIGNING").
+//! The files are shell; only literal assignments are read, and `$kernelver` is replaced. A value that takes a shell is reported
+//! as such by whoever needs it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -9,37 +11,128 @@ use fs_err as fs;
 use crate::bounded_read;
 use crate::rootfs::Root;
 
-/// Where DKMS keeps the key that it makes itself.
-const KEY: &str = "/var/lib/dkms/mok.key";
-const CERTIFICATE: &str = "/var/lib/dkms/mok.pub";
+/// Where DKMS keeps the key that it makes itself, and where Ubuntu's does.
+const OWN: [[&str; 2]; 2] = [
+    ["/var/lib/shim-signed/mok/MOK.priv", "/var/lib/shim-signed/mok/MOK.der"],
+    ["/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub"],
+];
+
+/// The variable in paths that stands for the kernel's release.
+const RELEASE: [&str; 2] = ["${kernelver}", "$kernelver"];
+
+/// Programs that sign as the kernel's own does.
+const SIGNERS: [&str; 2] = ["sign-file", "kmodsign"];
 
 /// The key that DKMS signs with, as paths of the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DkmsKey {
-    /// Path of the private key.
+    /// Path of the private key, or a `pkcs11:` URI.
     pub key: PathBuf,
     /// Path of the certificate.
     pub certificate: PathBuf,
 }
 
-/// The key that DKMS would sign a kernel's modules with, if it is there.
-pub fn signing_key(root: &Root, release: &str) -> Option<DkmsKey> {
-    let (mut key, mut certificate) = (KEY.to_owned(), CERTIFICATE.to_owned());
-    for text in texts(root) {
-        for line in text.lines() {
-            let Some((name, value)) = line.trim().split_once('=') else { continue };
-            let value = value.trim().trim_matches(['"', '\'']);
-            let value = value.replace("${kernelver}", release).replace("$kernelver", release);
-            match name {
-                "mok_signing_key" => key = value,
-                "mok_certificate" => certificate = value,
-                _ => {}
+/// DKMS's settings.
+#[derive(Clone, Debug, Default)]
+pub struct Framework(BTreeMap<String, String>);
+
+impl Framework {
+    /// Reads a system's settings; later assignments have precedence.
+    pub fn of(root: &Root) -> Framework {
+        let mut found = BTreeMap::new();
+        for text in texts(root) {
+            for line in text.lines() {
+                let line = line.trim();
+                let line = line.strip_prefix("export ").unwrap_or(line);
+                let Some((name, value)) = line.split_once('=') else { continue };
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                if !name.is_empty() && name.chars().all(is_name) {
+                    found.insert(name.to_owned(), literal(value));
+                }
             }
         }
+        Framework(found)
     }
-    let found = DkmsKey { key: key.into(), certificate: certificate.into() };
-    let is_there = |path: &Path| path.is_absolute() && root.find(path).is_some();
-    (is_there(&found.key) && is_there(&found.certificate)).then_some(found)
+
+    /// The value of a setting; `None` if it is unset or empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The key that modules are signed with, with `$kernelver` in its paths, whether or not it is there. `None` if DKMS would
+    /// make one for itself, which nobody has enrolled.
+    pub fn signing_key(&self, root: &Root) -> Option<DkmsKey> {
+        let made = OWN.into_iter().find(|own| own.iter().all(|path| root.find(path).is_some()));
+        let [_, own] = made.unwrap_or(OWN[1]);
+        match self.get("mok_signing_key") {
+            Some(key) => {
+                let certificate = self.get("mok_certificate").unwrap_or(OWN[1][1]);
+                Some(DkmsKey { key: key.into(), certificate: certificate.into() })
+            }
+            None => made.map(|[key, _]| DkmsKey {
+                key: key.into(),
+                certificate: self.get("mok_certificate").unwrap_or(own).into(),
+            }),
+        }
+    }
+
+    /// A program that DKMS signs with and that may do something else than the kernel's own.
+    pub fn other_signer(&self) -> Option<&str> {
+        let program = self.get("sign_file")?;
+        let name = Path::new(program).file_name().unwrap_or_default();
+        (!SIGNERS.iter().any(|signer| name == *signer)).then_some(program)
+    }
+}
+
+impl DkmsKey {
+    /// Whether key and certificate are others for each kernel.
+    pub fn is_per_kernel(&self) -> bool {
+        [&self.key, &self.certificate].iter().any(|path| names_release(&path.to_string_lossy()))
+    }
+
+    /// The same for a kernel.
+    pub fn of_kernel(&self, release: &str) -> DkmsKey {
+        let of = |path: &Path| PathBuf::from(with_release(&path.to_string_lossy(), release));
+        DkmsKey { key: of(&self.key), certificate: of(&self.certificate) }
+    }
+
+    /// Whether the key is in a token.
+    pub fn is_token(&self) -> bool {
+        self.key.to_string_lossy().starts_with("pkcs11:")
+    }
+
+    /// Whether its files are there.
+    pub fn is_there(&self, root: &Root) -> bool {
+        let is_there = |path: &Path| path.is_absolute() && root.find(path).is_some();
+        (self.is_token() || is_there(&self.key)) && is_there(&self.certificate)
+    }
+}
+
+/// Whether a path has another meaning for each kernel.
+pub fn names_release(path: &str) -> bool {
+    RELEASE.iter().any(|name| path.contains(name))
+}
+
+/// A path for a kernel.
+pub fn with_release(path: &str, release: &str) -> String {
+    RELEASE.iter().fold(path.to_owned(), |path, name| path.replace(name, release))
+}
+
+/// The key that DKMS would sign a kernel's modules with, if it is there.
+pub fn signing_key(root: &Root, release: &str) -> Option<DkmsKey> {
+    let found = Framework::of(root).signing_key(root)?.of_kernel(release);
+    found.is_there(root).then_some(found)
+}
+
+/// What a value means: between its quotes, or up to white space.
+fn literal(value: &str) -> String {
+    let value = value.trim();
+    for quote in ['"', '\''] {
+        if let Some(rest) = value.strip_prefix(quote) {
+            return rest.split(quote).next().unwrap_or_default().to_owned();
+        }
+    }
+    value.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 /// The configuration files, in the order in which DKMS reads them.
@@ -78,5 +171,33 @@ mod tests {
         assert_eq!(found().as_deref(), Some("/keys/6.1.key"));
         put("etc/dkms/framework.conf.d/a.conf", "mok_signing_key='/var/lib/dkms/mok.key'\n");
         assert_eq!(found().as_deref(), Some("/var/lib/dkms/mok.key"));
+        put("etc/dkms/framework.conf.d/b.conf", "mok_signing_key=\"pkcs11:token=a\" # the token\n");
+        assert_eq!(found().as_deref(), Some("pkcs11:token=a"));
+    }
+
+    #[test]
+    fn values_are_read_as_a_shell_would_and_programs_that_sign_as_the_kernel_does_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let conf = dir.path().join("etc/dkms/framework.conf");
+        fs::create_dir_all(conf.parent().unwrap()).unwrap();
+        let check = |text: &str, name: &str, expect: Option<&str>| {
+            fs::write(&conf, text).unwrap();
+            assert_eq!(Framework::of(&Root::new(dir.path())).get(name), expect, "{text}");
+        };
+        check("a=\"b c\" # d", "a", Some("b c"));
+        check("a=b # c", "a", Some("b"));
+        check("export a='b \"c\"'", "a", Some("b \"c\""));
+        check("a=b\na=''\n", "a", None);
+        check("# a=b\n", "a", None);
+        for (program, is_other) in
+            [("/usr/bin/kmodsign", false), ("/k/scripts/sign-file", false), ("/opt/sign", true)]
+        {
+            fs::write(&conf, format!("sign_file={program}\n")).unwrap();
+            assert_eq!(Framework::of(&Root::new(dir.path())).other_signer().is_some(), is_other, "{program}");
+        }
+        let key = DkmsKey { key: "/k/${kernelver}.key".into(), certificate: "/k/$kernelver.der".into() };
+        let of_kernel = DkmsKey { key: "/k/6.1.key".into(), certificate: "/k/6.1.der".into() };
+        assert!(key.is_per_kernel() && !of_kernel.is_per_kernel());
+        assert_eq!(key.of_kernel("6.1"), of_kernel);
     }
 }

@@ -13,6 +13,9 @@ use super::Records;
 use crate::bounded_read::{self, MOST_DATA};
 use crate::module_name::ModuleName;
 
+/// DKMS's directory for them, beside the versions of a package.
+pub(super) const DIRECTORY: &str = "original_module";
+
 /// A module that DKMS keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Original {
@@ -23,6 +26,11 @@ pub struct Original {
 }
 
 impl Records {
+    /// Whether DKMS keeps any for a package and kernel.
+    pub fn has_originals(&self, package: &str, release: &str, arch: &str) -> bool {
+        self.directory(&[package, DIRECTORY, release, arch]).is_some()
+    }
+
     /// The in-tree modules that DKMS keeps of a kernel because of a package. `tree` is the kernel's.
     pub fn originals(
         &self,
@@ -31,7 +39,7 @@ impl Records {
         arch: &str,
         tree: &Path,
     ) -> io::Result<Vec<Original>> {
-        let Some(directory) = self.directory(&[package, "original_module", release, arch]) else {
+        let Some(directory) = self.directory(&[package, DIRECTORY, release, arch]) else {
             return Ok(Vec::new());
         };
         let order = match bounded_read::bytes(tree.join("modules.order"), MOST_DATA) {

@@ -26,6 +26,7 @@ use crate::build;
 use crate::sandbox::{Ended, Sandbox, Watch};
 use answer::Answer;
 
+pub use answer::padded;
 pub use assigned::{literal_name, name_in};
 
 /// Time limit for evaluating a recipe. Real ones take milliseconds; some run `sort -V`, a few a compiler.

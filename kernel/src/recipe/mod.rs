@@ -51,6 +51,9 @@ pub struct Recipe {
     pub writes: bool,
 }
 
+/// Why a package without any module supports no kernel: there is nothing to build or install (DKMS warns of it).
+pub const NO_MODULES: &str = "it has no modules";
+
 /// A script of a package that is not part of its build: it runs as root on the system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {

@@ -194,6 +194,8 @@ impl Host {
             policy: Policy::default(),
             other_tools,
             directives: Vec::new(),
+            says_signing: false,
+            without_dependencies: false,
             package_scripts: Vec::new(),
             tool_paths: Vec::new(),
             search_path: Vec::new(),

@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use super::JOBS;
 use crate::recipe::toml::{join, missing_config};
 use crate::recipe::{
-    Hook, Modules, Recipe, RecipeModule, Step, StepKind, Target, When, build_dir, kernel_source_dir,
+    Hook, Modules, NO_MODULES, Recipe, RecipeModule, Step, StepKind, Target, When, build_dir,
+    kernel_source_dir,
 };
 
 /// Names and values, in order: first the scalar ones, then those of each module after a `module`.
@@ -63,18 +64,20 @@ impl Answer {
         };
         let name = required("name", "PACKAGE_NAME")?;
         let version = required("version", "PACKAGE_VERSION")?;
-        if self.modules.is_empty() {
-            return Err(
-                "no module named: neither BUILT_MODULE_NAME nor DEST_MODULE_LOCATION is assigned".into()
-            );
-        }
         // A module that does not support this kernel may or may not be built, so it is not included. Element 0 applies
         // to all modules, so if one supports the kernel, the first one does.
         let mut modules = self.modules.iter().map(module).collect::<Result<Vec<_>, _>>()?;
+        let mut built: Vec<&str> = modules.iter().map(|module| module.built.as_str()).collect();
+        built.sort_unstable();
+        if let Some(twice) = built.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("BUILT_MODULE_NAME names '{}' twice", twice[0]));
+        }
         let mut meant = self.modules.iter().map(|module| excluded(module, target).is_none());
         modules.retain(|_| meant.next().unwrap_or(true));
         Ok(Recipe {
-            excluded: excluded(&self.package, target).or_else(|| self.obsolete(target)),
+            excluded: excluded(&self.package, target)
+                .or_else(|| self.obsolete(target))
+                .or_else(|| self.modules.is_empty().then(|| NO_MODULES.to_owned())),
             steps: self.steps(&name, &version, target)?,
             modules: Modules::Listed(modules),
             depends: self.all_of("depends"),
@@ -101,8 +104,8 @@ impl Answer {
         let make = one("make").unwrap_or(&plain);
         let clean = one("clean").map_or_else(|| format!("{plain} clean"), str::to_owned);
         let step = |kind, command: String| Step { kind, command };
-        if let Some(patch) = self.package.all("patch").find(|patch| climbs(patch)) {
-            return Err(format!("PATCH '{patch}' is outside the patches directory"));
+        if let Some(patch) = self.package.all("patch").find(|patch| format!("/{patch}").contains("/../")) {
+            return Err(format!("PATCH '{patch}' contains '..'"));
         }
         let patches = self.package.all("patch").map(|file| step(StepKind::Patch, format!("patches/{file}")));
         let hook = |name: &'static str| one(name).map(|command| step(StepKind::Hook, without_jobs(command)));
@@ -197,7 +200,7 @@ fn excluded(records: &Records, target: &Target) -> Option<String> {
 
 /// A release as DKMS compares it, bytewise: each number is padded to three digits. So `6.1-rc2` and `6.1.0-56-amd64`
 /// come after `6.1`, unlike in `kcache_kernel::release`.
-fn padded(release: &str) -> String {
+pub fn padded(release: &str) -> String {
     let mut text = String::new();
     let mut rest = release;
     while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
@@ -332,11 +335,7 @@ mod tests {
     #[test]
     fn patches_cannot_leave_the_patches_directory() {
         assert!(recipe(&[("patch", "sub/a.patch")], &[]).is_ok());
-        assert!(
-            recipe(&[("patch", "../../a.patch")], &[])
-                .unwrap_err()
-                .contains("is outside the patches directory")
-        );
+        assert!(recipe(&[("patch", "../../a.patch")], &[]).unwrap_err().contains("contains '..'"));
     }
 
     #[test]
