@@ -139,7 +139,8 @@ fn hand_on(signal: i32, child: Pid) {
     let is_terminals = || {
         let terminal = rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let foreground = terminal.ok().and_then(|terminal| rustix::termios::tcgetpgrp(terminal).ok());
-        foreground == Some(rustix::process::getpgrp())
+        // 0 in a PID namespace whose first process was started by a group outside of it: no terminal's.
+        foreground.is_some_and(|group| group.as_raw_pid() == nix::unistd::getpgrp().as_raw())
     };
     if (signal == SIGTERM || !is_terminals())
         && let Some(signal) = Signal::from_named_raw(signal)

@@ -1,11 +1,12 @@
 //! Builds: what a key is made of, what a build may do, what it gives.
 
-use crate::host::{FIXTURES, Host};
+use crate::host::{FIXTURES, Host, is_root};
 use crate::packages::{self, hello, script, with_makefile};
 use fs_err as fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Builds `hello`, changes one thing, builds again: was it the same build?
@@ -242,21 +243,51 @@ fn a_package_that_excludes_the_kernel_is_no_failure() {
 
 #[test]
 fn ctrl_c_leaves_nothing_behind_and_no_memory_of_a_failure() {
+    interrupted(|host, words| {
+        let child = piped(&mut host.command(words));
+        (rustix::process::Pid::from_child(&child), child)
+    });
+}
+
+#[test]
+fn ctrl_c_does_in_a_container_whose_process_group_is_outside_of_it() {
+    if !is_root() {
+        return; // a PID namespace needs root
+    }
+    interrupted(|host, words| {
+        let kcache = host.command(words);
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(kcache.get_program());
+        command.args(kcache.get_args()).env_clear();
+        command.envs(kcache.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let child = piped(&mut command);
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let first = || fs::read_to_string(&children).unwrap_or_default().trim().parse().ok();
+        wait_until("kcache runs", || first().is_some());
+        (rustix::process::Pid::from_raw(first().unwrap()).unwrap(), child)
+    });
+}
+
+fn piped(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Interrupts an installation, which `start` starts, while it builds.
+fn interrupted(start: impl FnOnce(&Host, &[&str]) -> (rustix::process::Pid, Child)) {
     // A length that no other process on this machine sleeps for.
-    let marker = format!("{}.0{}", 600, std::process::id());
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let marker = format!("{}.0{}", 600 + RUNS.fetch_add(1, Ordering::Relaxed), std::process::id());
     let host = Host::new(&[&FIXTURES.new]);
     let makefile = format!("all:\n\tsleep {marker}\n");
     with_makefile(&host, "slow", "", &makefile, "MAKE=\"make all\"\n");
     let before = host.tree();
 
-    let mut command = host.command(&["install", "slow", "-k", &FIXTURES.new]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let pid = rustix::process::Pid::from_child(&child);
+    let (pid, child) = start(&host, &["install", "slow", "-k", &FIXTURES.new]);
     wait_until("the build sleeps", || runs(&marker));
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    wait_until("the build is gone", || !runs(&marker));
     crate::host::Run::from(child.wait_with_output().unwrap()).exits(130);
 
-    wait_until("the build is gone", || !runs(&marker));
     assert_eq!(before, host.tree());
     assert_eq!(names(&host.dir().join("tmp")), [""; 0]);
     assert_eq!(names(&host.store().join("tmp")), [""; 0]);
