@@ -52,7 +52,10 @@ pub fn compare(session: &Session, kernel: &Kernel, generation: &Generation) -> R
             let words: Vec<_> = command.iter().map(|text| word(text)).collect();
             format!("regenerate the initramfs with `{}`", words.join(" "))
         }
-        None => "regenerate the initramfs with the program that made it".to_owned(),
+        None => format!(
+            "regenerate the initramfs with the program that made it, as `update-initramfs -u -k {0}` or `dracut --force --kver {0}`",
+            kernel.release
+        ),
     };
     for path in files {
         let copies = match copies(session, &path, &names) {
