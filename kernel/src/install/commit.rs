@@ -101,7 +101,7 @@ fn place(tree: &Tree, journal: &Journal) -> Result<(), Error> {
     let Some(new) = &journal.new else { return Ok(()) };
     if journal.makes_updates && !disk::exists(&tree.updates())? {
         disk::make_dir(&tree.updates())?;
-        // What it lacks is told with the files that were staged.
+        // A label that cannot be set is reported with those of the staged files.
         drop(labels::of_new_directory(tree, &tree.updates()));
     }
     let (staged, live) = (tree.new_generation(new), tree.generation(new));

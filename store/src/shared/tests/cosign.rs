@@ -87,7 +87,7 @@ fn what_another_builder_overwrote_is_signed_again_and_what_it_replaced_is_not() 
     host.caches.confirm(&host.store, NOW, &builder(1)).unwrap();
     assert!(first.asked.lock().unwrap().is_empty());
 
-    // Somebody else's build, and a pointer to something newer.
+    // A build by another builder, and a pointer to something newer.
     let (first, host) = pushed_by(1, "abc");
     let newer = Pointer::new(&name, Key::from_bytes([8; 32]), NOW + 9, &builder(2)).unwrap();
     let (other, _) = pushed_by(2, "xyz");
