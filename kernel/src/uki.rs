@@ -25,6 +25,8 @@ use crate::rootfs::Root;
 
 /// Where the EFI system partition, or the boot partition, may be mounted.
 pub(crate) const ESPS: [&str; 3] = ["/efi", "/boot/efi", "/boot"];
+/// Limit on the initramfs sections that are read: one for each profile, of which there are a few.
+const MOST_INITRAMFS: usize = 16;
 /// Limit in bytes on the sections of text.
 const MOST_TEXT: u64 = 1 << 20;
 
@@ -86,7 +88,7 @@ impl Uki {
     ///
     /// If the file cannot be opened.
     pub fn initramfs(&self) -> io::Result<Vec<impl Read + use<>>> {
-        let sections = self.sections.iter().filter(|(name, ..)| name == ".initrd");
+        let sections = self.sections.iter().filter(|(name, ..)| name == ".initrd").take(MOST_INITRAMFS);
         sections.map(|(_, start, length)| self.section(*start, *length)).collect()
     }
 

@@ -4,6 +4,7 @@
 //! ZFS's for a root file system on ZFS, is not loaded when it is needed. A copy of a module that was removed is loaded all
 //! the same.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use kcache_kernel::initramfs::{self, Copy};
 use kcache_kernel::install::{Generation, Installed, base};
 use kcache_kernel::kernels::Kernel;
 use kcache_kernel::module_name::ModuleName;
+use kcache_kernel::rootfs::Root;
 
 use crate::error::Result;
 use crate::run::session::Session;
@@ -47,16 +49,7 @@ pub fn compare(session: &Session, kernel: &Kernel, generation: &Generation) -> R
         compared.details.push(format!("initramfs configuration not read: {error}"));
         Default::default()
     });
-    let again = match initramfs::command(root, &kernel.release) {
-        Some(command) => {
-            let words: Vec<_> = command.iter().map(|text| word(text)).collect();
-            format!("regenerate the initramfs with `{}`", words.join(" "))
-        }
-        None => format!(
-            "regenerate the initramfs with the program that made it, as `update-initramfs -u -k {0}` or `dracut --force --kver {0}`",
-            kernel.release
-        ),
-    };
+    let again = LazyCell::new(|| how_to_regenerate(root, &kernel.release));
     for path in files {
         let copies = match copies(session, &path, &names) {
             Ok(copies) => copies,
@@ -68,7 +61,7 @@ pub fn compare(session: &Session, kernel: &Kernel, generation: &Generation) -> R
         };
         for (package, module) in generation.modules() {
             if let Some(why) = why_outdated(module, &copies, &wanted) {
-                let reason = format!("{} {why}; {again}", path.display());
+                let reason = format!("{} {why}; {}", path.display(), *again);
                 compared.outdated.push((package.name.clone(), reason));
             }
         }
@@ -106,6 +99,19 @@ pub fn is_outdated(
         before.map(names).unwrap_or_default().difference(&kept).cloned().collect();
     let has_any = |path: &PathBuf| copies(session, path, &gone).map_or(changed, |copies| !copies.is_empty());
     Ok(!gone.is_empty() && files.iter().any(has_any))
+}
+
+/// What an administrator does about an outdated initramfs.
+fn how_to_regenerate(root: &Root, release: &str) -> String {
+    match initramfs::command(root, release) {
+        Some(command) => {
+            let words: Vec<_> = command.iter().map(|text| word(text)).collect();
+            format!("regenerate the initramfs with `{}`", words.join(" "))
+        }
+        None => format!(
+            "regenerate the initramfs with the program that made it, as `update-initramfs -u -k {release}` or `dracut --force --kver {release}`"
+        ),
+    }
 }
 
 /// What is wrong with a module in an initramfs: it is missing there, or a copy is of another build.
