@@ -73,6 +73,8 @@ pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Directory in the sandbox of its own files.
 const OWN: &str = "/run/kcache";
+/// The script that a sandbox runs; bash names it in its messages.
+pub const SCRIPT: &str = "/run/kcache/script";
 
 /// The parts of the tools' system that are shown: some files of `/etc`, and everything in the others that is not
 /// hidden.
@@ -256,7 +258,7 @@ impl Sandbox {
         command.args(["--args", &args.as_raw_fd().to_string(), "--"]);
         passed.push(args);
         command.preserved_fds(passed);
-        let program = ["/bin/bash", "--norc", "--noprofile", "/run/kcache/script"];
+        let program = ["/bin/bash", "--norc", "--noprofile", SCRIPT];
         let orders = enter::Orders::new(&self.identity, &self.limits, environment, &program);
         command.args(self.entrance.call()?).args(orders.words());
         Ok(())
@@ -502,7 +504,7 @@ impl Sandbox {
         }
         args.pair("--symlink", "/tmp", "/var/tmp");
         let own = |name: &str| self.own.join(name);
-        args.pair("--ro-bind", own("script"), format!("{OWN}/script"));
+        args.pair("--ro-bind", own("script"), SCRIPT);
         for (name, inside) in [
             ("passwd", "/etc/passwd"),
             ("group", "/etc/group"),

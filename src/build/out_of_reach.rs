@@ -11,7 +11,7 @@ use kcache_kernel::bounded_read;
 use kcache_kernel::build::Sought;
 use kcache_kernel::packages::Package;
 use kcache_kernel::rootfs::Root;
-use kcache_kernel::sandbox::Sandbox;
+use kcache_kernel::sandbox::{SCRIPT, Sandbox};
 
 use crate::build::dependencies::Dependency;
 use crate::run::request::Request;
@@ -21,9 +21,6 @@ use crate::run::session::Session;
 const MOST_TEXT: u64 = 1 << 20;
 const MOST_FILES: usize = 5_000;
 const MOST_DEPTH: usize = 8;
-
-/// What bash calls the script of a build in its messages.
-const SCRIPT: &str = "/run/kcache/script";
 
 /// What to do so that the next build finds what this one did not; `None` if nothing of it is on this host. `log` is the
 /// build's, and `source` what it was given.
