@@ -6,7 +6,7 @@
 //! executes or maps anything but what kcache has put there for entering.
 
 use fs_err as fs;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 const ENTER: &str = "/run/kcache/enter/";
@@ -70,6 +70,8 @@ pub fn read(dir: &Path, bounds: &Bounds) -> Seen {
         let pid: u32 = path.extension().unwrap().to_str().unwrap().parse().unwrap();
         texts.insert(pid, String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned());
     }
+    let known: BTreeSet<u32> = texts.keys().copied().collect();
+    texts.retain(|_, text| !text.is_empty()); // killed before it asked for anything
     let is_first = |text: &String| text.starts_with("execve(") && text.contains("[\"timeout\"");
     let first = texts.iter().find(|(_, text)| is_first(text)).expect("strace has seen the first process").0;
     let mut pending = vec![Process {
@@ -80,12 +82,14 @@ pub fn read(dir: &Path, bounds: &Bounds) -> Seen {
         cwd: bounds.cwd.clone(),
     }];
     let mut seen = Seen::default();
-    let mut unnamed: Vec<Process> = Vec::new();
+    let mut unnamed: Vec<Process> = Vec::new(); // each with the number of its maker
     loop {
         let Some(mut process) = pending.pop() else {
-            // A process that is killed while it makes another one is not seen to have made it.
-            let (Some(child), Some(pid)) = (unnamed.pop(), texts.keys().next()) else { break };
-            pending.push(Process { pid: *pid, ..child });
+            // A process that is killed while it makes another one is not seen to have made it. Numbers go up: it is the last before.
+            let Some(pid) = texts.keys().next().copied() else { break };
+            let before = |maker: &Process| (maker.pid < pid, maker.pid);
+            let Some(last) = (0..unnamed.len()).max_by_key(|index| before(&unnamed[*index])) else { break };
+            pending.push(Process { pid, ..unnamed.swap_remove(last) });
             continue;
         };
         let Some(text) = texts.remove(&process.pid) else { continue };
@@ -94,7 +98,12 @@ pub fn read(dir: &Path, bounds: &Bounds) -> Seen {
             unnamed.extend(process.was_making(line));
             let Some(call) = parse(line).filter(Call::counts) else { continue };
             if MAKES.contains(&call.name) {
-                pending.extend(process.makes(&call));
+                let Some(child) = process.makes(&call) else { continue };
+                // The number may be that of its own namespace, which strace no longer finds when both are being killed.
+                match known.contains(&child.pid) {
+                    true => pending.push(child),
+                    false => unnamed.push(Process { pid: process.pid, ..child }),
+                }
             } else if let Some(wrong) = process.does(&call, bounds) {
                 seen.wrong.push(format!("{wrong}: {line}"));
             }
@@ -139,7 +148,8 @@ impl Process {
     /// The child of a call that did not return; its number is not known.
     fn was_making(&self, line: &str) -> Option<Process> {
         let (name, arguments) = line.split_once('(')?;
-        let is_open = arguments.ends_with("<unfinished ...>") || arguments.trim_end().ends_with(" = ?");
+        let end = arguments.trim_end();
+        let is_open = end.ends_with(" ...>") || end.ends_with(" = ?") || end.ends_with(" = ? <unavailable>");
         let makes = MAKES.contains(&name) && name != "unshare" && is_open;
         let outside = self.outside && !arguments.contains("CLONE_NEWNS");
         makes.then(|| Process { outside, ..self.clone() })
@@ -254,7 +264,14 @@ fn found_after(child: &str, outside: &str, inside: &str) -> Vec<String> {
 #[test]
 fn a_child_whose_maker_was_killed_is_judged_as_its_child() {
     let bash = r#"execve("/bin/bash", ["bash"], 0x1 /* 1 var */) = 0"#;
-    for end in [" <unfinished ...>", ") = ?"] {
+    for end in [
+        " <unfinished ...>",
+        " <unfinished ...>) = ?",
+        " <detached ...>",
+        ") = ?",
+        ") = ? <unavailable>",
+        ") = 2",
+    ] {
         let child = format!("clone(child_stack=NULL, flags=CLONE_NEWNS|SIGCHLD{end}\n");
         assert_eq!(found_after(&child, "", bash).len(), 1, "{end}");
     }
