@@ -41,24 +41,30 @@ make_root() {
     cp -a --reflink=auto "$KCACHE_FIXTURES"/packages/usr/src/* "$work/root/usr/src/"
 }
 
-# kcache on the system, at its usual place, with a store.
+# kcache on this machine as it looks in here, with a store.
 kcache() {
     local store=$1
     shift
-    "$target/debug/kcache" --root /mnt/web1 --store "$store" "$@"
+    "$target/debug/kcache" --store "$store" "$@"
 }
 
-# Names and places that exist only in here: the system, a cache, and the kernel that runs.
-mount -t tmpfs none /mnt
-mkdir /mnt/{web1,kcache}
-mkdir -p "$work/cache"
+# Names and places that exist only in here: kernels, packages, settings, a cache, and the kernel that runs.
 make_root
-mount --bind "$work/root" /mnt/web1
+mount -t tmpfs none /mnt
+mkdir -p /mnt/{kcache,usr,usr-work,etc,etc-work} "$work/cache"
 mount --bind "$work/cache" /mnt/kcache
+mount -t overlay web1 -o "lowerdir=$work/root/usr:/usr,upperdir=/mnt/usr,workdir=/mnt/usr-work" /usr
+mount -t overlay web1 -o "lowerdir=/etc,upperdir=/mnt/etc,workdir=/mnt/etc-work" /etc
+mkdir -p /usr/lib/modules
+mount --bind "$work/root/lib/modules" /usr/lib/modules
+mount --bind "$work/root/usr/src" /usr/src
+mount --bind "$work/root/boot" /boot
 echo "$K61_OLD" >"$work/osrelease"
 mount --bind "$work/osrelease" /proc/sys/kernel/osrelease
 
-etc=/mnt/web1/etc/kcache
+etc=/etc/kcache
+rm -rf $etc
+mkdir $etc
 printf '[[cache]]\nurl = "file:///mnt/kcache"\nwrite = true\n' >$etc/config.toml
 hostname builder1
 if [ -e "$work/signing-key.pem" ]; then
@@ -88,10 +94,10 @@ kcache "$work/web1" install -k "$K61_OLD" -k "$K61_NEW" -k "$K612" || [ $? = 4 ]
 kcache "$work/web1" install acpi-call dm-writeboost -k "$K61_CLOUD"
 
 # Since then somebody has removed headers, edited a source, and a disk has lost a bit.
-rm -r "/mnt/web1/usr/src/linux-headers-$K61_CLOUD"
-printf '/* a local change */\n' >>"$(echo /mnt/web1/usr/src/acpi-call-*/acpi_call.c)"
+rm -r "/usr/src/linux-headers-$K61_CLOUD"
+printf '/* a local change */\n' >>"$(echo /usr/src/acpi-call-*/acpi_call.c)"
 kcache "$work/web1" install acpi-call -k "$K61_NEW"
-damaged=$(find "/mnt/web1/lib/modules/$K61_OLD/updates" -name 'bbswitch.ko*')
+damaged=$(find "/lib/modules/$K61_OLD/updates" -name 'bbswitch.ko*')
 printf 'x' | dd of="$damaged" bs=1 seek=100 conv=notrunc status=none
 
 kcache "$work/web1" report --html "$work/report.html"

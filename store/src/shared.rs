@@ -34,7 +34,7 @@ use std::time::Duration;
 use breaker::Breaker;
 
 use crate::transport::{Name, Transport, TransportError};
-use crate::{Distrust, Error, Key, Notice, Result, Say, Trust};
+use crate::{Distrust, Error, Key, Notice, Result, Say, SiteContent, Trust};
 
 pub use builders::offered;
 pub use fetch::Fetched;
@@ -79,6 +79,8 @@ enum Written {
     Entry(Key),
     /// A pointer, and where it leads.
     Pointer(Name, Key),
+    /// A site file of this content.
+    Site(Arc<SiteContent>),
 }
 
 /// What became of one shared cache in a run.

@@ -1,5 +1,5 @@
 //! Builders whose keys do not trust each other push the same builds at the same moment: each one's signature is kept, on the
-//! entry and on the pointers, so that the hosts of each can use them.
+//! entry, on the pointers and on the site file, so that the hosts of each can use them.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,11 +11,11 @@ use crate::builder::{Builder, url};
 use crate::host::{Host, run};
 use crate::packages::hello;
 
-/// How many signatures each file in a cache's directories of entries and pointers has.
+/// How many signatures each entry and pointer of a cache and its site file have.
 fn signatures(cache: &Path) -> Vec<(String, usize)> {
-    let dirs =
-        ["entries", "by-kernel", "by-kin"].map(|dir| cache.join(dir)).into_iter().filter(|dir| dir.exists());
-    let found = run(Command::new("find").args(dirs).args(["-type", "f"]));
+    let places = ["entries", "by-kernel", "by-kin", "site.json"].map(|place| cache.join(place));
+    let places = places.into_iter().filter(|place| place.exists());
+    let found = run(Command::new("find").args(places).args(["-type", "f"]));
     let count = |path: &str| {
         let envelope: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
         (path.to_owned(), envelope["signatures"].as_array().unwrap().len())
@@ -28,6 +28,7 @@ fn every_signature_of_builders_that_push_at_once_is_kept() {
     let builders = ["one", "two", "three"].map(|name| Builder::new(name, &[]));
     for builder in &builders {
         hello(&builder.host, "");
+        fs::write(builder.host.root().join("etc/kcache/site.toml"), "packages = ['hello']\n").unwrap();
         builder.host.kcache(&["build", "hello", "-k", k()]).exits(0);
     }
     let dir = tempfile::tempdir().unwrap();
@@ -75,9 +76,10 @@ fn every_signature_of_builders_that_push_at_once_is_kept() {
             };
             let found = cache.map(|cache| signatures(&cache)).unwrap_or_default();
             assert!(found.iter().all(|(_, count)| *count == 3), "round {round}: {found:?}");
+            assert_eq!(found.iter().any(|(path, _)| path.ends_with("site.json")), !found.is_empty());
             for builder in &builders {
                 let client = Host::image_only().trusting(builder);
-                configure(&client, "packages = ['hello']\n", "");
+                configure(&client, "packages = '@site'\n", "");
                 client.kcache(&["pull", "-k", k()]).exits(0).prints(&["fetched"]);
             }
         }

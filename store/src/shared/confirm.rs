@@ -1,17 +1,17 @@
 //! Looks again at what this host signed in a cache.
 //!
-//! Caches have no conditional writes in common, so builders that write the same entry or pointer at the same moment overwrite each
+//! Caches have no conditional writes in common, so builders that write the same entry, pointer or site file at the same moment overwrite each
 //! other's signatures: the last one wins. Hosts that trust one of the others would find nothing then. So each builder looks again
 //! at the end of its run, and signs again what lost its signature. The pauses differ between builders and grow.
 //!
 //! A builder that is killed before it has looked adds a lost signature with its next push. What others have replaced with something
-//! else meanwhile, such as a pointer to a newer build, is left alone.
+//! else meanwhile, such as a pointer to a newer build or a site file with other packages, is left alone.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::push::{SignEntry, There, join};
-use super::{Pushed, SharedCache, SharedCaches, Written, each};
+use super::{Published, Pushed, SharedCache, SharedCaches, Written, each};
 use crate::transport::Name;
 use crate::{PublicKey, Result, SigningKey, Store};
 
@@ -74,6 +74,15 @@ impl SharedCaches {
             Written::Pointer(name, to) => match self.pointer_there(cache, name, *to, now)? {
                 Some(there) if there.key() == *to && !there.envelope().is_signed_by(signer.public()) => {
                     self.point(cache, store, name, *to, now, Some(signer)).map(|()| true)
+                }
+                _ => Ok(false),
+            },
+            Written::Site(contents) => match self.site_there(cache)? {
+                Some(there)
+                    if there.contents() == &**contents && !there.envelope().is_signed_by(signer.public()) =>
+                {
+                    let published = self.publish_site(cache, store, contents, now, signer)?;
+                    Ok(published == Published::New)
                 }
                 _ => Ok(false),
             },

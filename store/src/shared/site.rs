@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::pointers::{Accepted, is_ahead};
-use super::{SharedCache, SharedCaches};
+use super::{SharedCache, SharedCaches, Written};
 use crate::site::MAX_SITE;
 use crate::transport::{IfTaken, Name, Transport, TransportError};
 use crate::{Distrust, Error, Notice, PublicKey, Result, SigningKey, Site, SiteContent, Store, Trust};
@@ -85,11 +85,7 @@ impl SharedCaches {
         now: u64,
         signer: &SigningKey,
     ) -> Result<Published> {
-        let there = cache
-            .call(|transport| transport.get(&Name::Site, MAX_SITE, &|_| ()))
-            .map_err(|trouble| cache.failed(trouble))?;
-        let there = there.and_then(|bytes| Site::parse(&cache.origin(&Name::Site), &bytes).ok());
-        let (site, is_new) = match there {
+        let (site, is_new) = match self.site_there(cache)? {
             Some(mut there) if there.contents() == contents && !is_ahead(there.epoch(), now) => {
                 let is_new = there.sign(signer);
                 (there, is_new)
@@ -111,8 +107,17 @@ impl SharedCaches {
         cache
             .call(|transport| transport.put(&Name::Site, &bytes, IfTaken::Replace))
             .map_err(|trouble| cache.failed(trouble))?;
+        cache.has_written(Written::Site(Arc::new(contents.clone())));
         store.write_named(&Name::Site, &bytes)?;
         Ok(Published::New)
+    }
+
+    /// The site file of a cache, whoever signed it. One that cannot be read counts as none.
+    pub(super) fn site_there(&self, cache: &Arc<SharedCache>) -> Result<Option<Site>> {
+        let bytes = cache
+            .call(|transport| transport.get(&Name::Site, MAX_SITE, &|_| ()))
+            .map_err(|trouble| cache.failed(trouble))?;
+        Ok(bytes.and_then(|bytes| Site::parse(&cache.origin(&Name::Site), &bytes).ok()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Builders that push the same entry.
 
 use super::*;
+use crate::Site;
 
 /// The signatures of a cache's entry.
 fn signers(memory: &Memory) -> usize {
@@ -60,6 +61,10 @@ fn of_builders_that_push_at_once_no_signature_is_lost() {
     assert_eq!(signers(&memory), 4);
 }
 
+fn wanted(package: &str) -> SiteContent {
+    SiteContent { packages: vec![package.to_owned()], policy: Vec::new(), threshold: None }
+}
+
 #[test]
 fn what_another_builder_overwrote_is_signed_again_and_what_it_replaced_is_not() {
     let name = pointer_name("a");
@@ -69,7 +74,14 @@ fn what_another_builder_overwrote_is_signed_again_and_what_it_replaced_is_not() 
         host.push(content, by(&builder(n))).unwrap();
         let cache = host.caches.caches[0].clone();
         host.caches.point(&cache, &host.store, &name, KEY, NOW + u64::from(n), Some(&builder(n))).unwrap();
+        host.caches
+            .publish_site(&cache, &host.store, &wanted(content), NOW + u64::from(n), &builder(n))
+            .unwrap();
         (memory, host)
+    };
+    let site = |memory: &Memory| {
+        let bytes = memory.files.lock().unwrap()[&Name::Site.path()].clone();
+        Site::parse("x".as_ref(), &bytes).unwrap()
     };
     let pointer = |memory: &Memory| {
         let bytes = memory.files.lock().unwrap()[&name.path()].clone();
@@ -79,15 +91,19 @@ fn what_another_builder_overwrote_is_signed_again_and_what_it_replaced_is_not() 
     let (second, _) = pushed_by(2, "abc");
     let theirs = second.files.lock().unwrap().clone();
     first.files.lock().unwrap().extend(theirs);
-    assert_eq!((signers(&first), pointer(&first).envelope().signatures().len()), (1, 1));
+    let count = |memory: &Memory| {
+        let [pointer, site] = [pointer(memory).envelope().clone(), site(memory).envelope().clone()];
+        (signers(memory), pointer.signatures().len(), site.signatures().len())
+    };
+    assert_eq!(count(&first), (1, 1, 1));
     host.caches.confirm(&host.store, NOW, &builder(1)).unwrap();
-    assert_eq!((signers(&first), pointer(&first).envelope().signatures().len()), (2, 2));
+    assert_eq!(count(&first), (2, 2, 2));
     // Once is enough.
     first.asked.lock().unwrap().clear();
     host.caches.confirm(&host.store, NOW, &builder(1)).unwrap();
     assert!(first.asked.lock().unwrap().is_empty());
 
-    // A build by another builder, and a pointer to something newer.
+    // A build by another builder, a pointer to something newer, and a site file with other packages.
     let (first, host) = pushed_by(1, "abc");
     let newer = Pointer::new(&name, Key::from_bytes([8; 32]), NOW + 9, &builder(2)).unwrap();
     let (other, _) = pushed_by(2, "xyz");
