@@ -6,6 +6,7 @@
 # make test-all         the same, with every package on every kernel
 # make test-indexes     compare kcache's module indexes with depmod's, on whole kernels with real packages; KCACHE_MODULES=DIR
 #                       adds modules from DIR/RELEASE/PACKAGE/*.ko, DEPMOD=FILE takes another depmod than this machine's
+# make test-kmod        the same with depmod of every release of kmod from 28 on, each compiled once; git, gcc
 # make test-apt         hooks in a Debian system of its own, with its own apt, in every order; root, eight minutes
 # make test-apt-dkms    Debian's -dkms packages with kcache as dkms, in two such systems; root, five minutes, after test-apt
 # make test-dkms-suite   DKMS's own test suite with kcache in its place, and a table of the differences; root, a quarter of an hour
@@ -43,7 +44,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-kmod test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -66,7 +67,7 @@ test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-kmod test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -105,6 +106,9 @@ test-indexes: export KCACHE_INDEXES = all
 test-indexes: fixtures
 	PROPTEST_CASES=20000 $(CARGO) test --release --locked -p kcache-kernel --lib -- index --nocapture
 	$(CARGO) test --release --locked --test kcache -- indexes:: --nocapture
+
+test-kmod: kernels
+	tests/kmod_releases.sh
 
 fleet: export KCACHE_FLEET ?= 200
 fleet: export KCACHE_SERVICES = 1

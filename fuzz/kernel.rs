@@ -244,13 +244,13 @@ pub fn indexes(bytes: &[u8]) {
     parts.push(rest);
     let [order, dep, alias, softdep, symbols, bins @ ..] = &parts[..] else { return };
     let ([dep_bin, alias_bin, symbols_bin], Ok(order)) = (bins, std::str::from_utf8(order)) else { return };
-    if let Err(reason) = SearchRules::parse(&[("a.conf".to_owned(), order.to_owned())], RELEASE) {
+    let kmod = Kmod::parse("kmod version 30\n+XZ\n", b"/ld-linux").expect("a known version");
+    if let Err(reason) = SearchRules::parse(&[("a.conf".to_owned(), order.to_owned())], RELEASE, &kmod) {
         check_message(&reason.to_string());
     }
     let texts = [dep, alias, softdep, symbols].map(|part| std::str::from_utf8(part));
     let [Ok(dep), Ok(alias), Ok(softdep), Ok(symbols)] = texts else { return };
     let bins = [*dep_bin, *alias_bin, *symbols_bin];
-    let kmod = Kmod::parse("kmod version 30\n+XZ\n", b"/ld-linux").expect("a known version");
     let texts = Texts { order, dep, alias, softdep, weakdep: "", symbols, bins };
     let present = match Present::parse(texts, &kmod) {
         Ok(present) => present,

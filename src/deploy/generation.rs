@@ -8,7 +8,8 @@ use kcache_kernel::compress::Compression;
 use kcache_kernel::dkms::framework;
 use kcache_kernel::install::{
     self, Act, Base, BoxError, Committed, Fault, ForeignFiles, Generation, Indexed, InstallPlan,
-    InstalledPackage, ModuleSpec, ModulesDir, Recovery, Remark, Set, Site, Transaction,
+    InstalledPackage, ModuleSpec, ModulesDir, NewerDepmods, NewerKmod, Recovery, Remark, Set, Site,
+    Transaction,
 };
 use kcache_kernel::kernels::{self, Kernel};
 use kcache_kernel::signing::Identity;
@@ -160,7 +161,8 @@ pub fn apply_with(
         }),
         None => Err(format!("must be signed by {}, but no key is configured", wanted.subject).into()),
     };
-    let transaction = Transaction::begin(Site { sign: Some(&sign), ..site(context, tree, &print) })?;
+    let here = Site { sign: Some(&sign), depmods: &Depmods(session), ..site(context, tree, &print) };
+    let transaction = Transaction::begin(here)?;
     report_recovery(context, &kernel.release, transaction.recovered());
     let plan = plan_with(session, kernel, change, others)?;
     if !plan.is_nothing() {
@@ -257,12 +259,33 @@ pub fn retire(context: &Context, release: &str) -> Result<bool> {
     Ok(found)
 }
 
+/// Remembers in the store which newer depmods write the same indexes.
+struct Depmods<'a>(&'a Session<'a>);
+
+/// The kind of what is remembered.
+const DEPMOD: &str = "depmod";
+
+impl NewerDepmods for Depmods<'_> {
+    fn is_same(&self, depmod: &NewerKmod) -> Option<bool> {
+        let known = self.0.store.as_ref()?.memo(DEPMOD, &depmod.digest.into()).ok()??;
+        Some(known == b"same")
+    }
+
+    fn remember(&self, depmod: &NewerKmod, is_same: bool) {
+        if let Some(store) = &self.0.store {
+            let value: &[u8] = if is_same { b"same" } else { b"differs" };
+            let _ = store.remember(DEPMOD, &depmod.digest.into(), value, self.0.context.now()); // else compared again
+        }
+    }
+}
+
 fn site<'a>(context: &'a Context, tree: &'a ModulesDir, print: &'a dyn Fn(&str)) -> Site<'a> {
     Site {
         tree,
         root: context.root.dir(),
         depmod: &context.depmod,
         always_depmod: context.always_depmod,
+        depmods: &(),
         sign: None,
         wait: context.lock_limit,
         print,

@@ -151,7 +151,7 @@ fn updated(from: &Tree, to: &Tree, symvers: Option<&Symvers>) -> Result<WrittenI
         bins: [dep_bin, alias_bin, symbols_bin],
     };
     let present = Present::parse(texts, &kmod).unwrap();
-    let rules = SearchRules::parse(&[("a.conf".to_owned(), SEARCH.to_owned())], RELEASE).unwrap();
+    let rules = SearchRules::parse(&[("a.conf".to_owned(), SEARCH.to_owned())], RELEASE, &kmod).unwrap();
     let paths: BTreeMap<String, Spot> = to.files.keys().map(|spot| (path(*spot), *spot)).collect();
     let file = |(name, chosen): (String, String)| {
         let unchanged = from.files.get(&paths[&chosen]) == to.files.get(&paths[&chosen]);

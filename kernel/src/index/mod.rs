@@ -31,9 +31,9 @@ mod trie;
 mod update;
 
 pub use facts::Facts;
-pub use kmod::Kmod;
 #[cfg(test)]
 pub(crate) use kmod::depmod_of_tests;
+pub use kmod::{Kmod, NewerKmod};
 pub use present::{Present, Texts};
 pub use reason::DepmodReason;
 pub use rules::{SearchRules, choose, module_name};

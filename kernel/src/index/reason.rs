@@ -12,6 +12,20 @@ pub enum DepmodReason {
         /// Its output for `--version`.
         found: String,
     },
+    /// depmod is newer than those that kcache was compared with, so it ran, to be compared with.
+    #[error("{}", compared(found, other.as_deref()))]
+    Compared {
+        /// Its output for `--version`.
+        found: String,
+        /// The first index that differs from what kcache would have written.
+        other: Option<String>,
+    },
+    /// depmod is newer than those that kcache was compared with, and differs, as was found before.
+    #[error("{found} is newer than kcache, whose indexes differ")]
+    Differs {
+        /// Its output for `--version`.
+        found: String,
+    },
     /// An index, or a file that determines one, is missing or not a regular file.
     #[error("{name} does not exist")]
     Missing {
@@ -81,6 +95,17 @@ pub enum DepmodReason {
         /// Text of the error, with the path.
         what: String,
     },
+}
+
+fn compared(found: &str, other: Option<&str>) -> String {
+    match other {
+        None => {
+            format!("{found} is newer than kcache, which writes the same indexes and will do so from now on")
+        }
+        Some(name) => {
+            format!("{found} is newer than kcache, whose {name} differs: depmod will go on writing them")
+        }
+    }
 }
 
 impl From<std::io::Error> for DepmodReason {

@@ -38,7 +38,7 @@ impl SearchRules {
     /// # Errors
     ///
     /// [`DepmodReason::Unclear`] for a line whose effect is not certain.
-    pub fn parse(files: &[(String, String)], release: &str) -> Result<Self, DepmodReason> {
+    pub fn parse(files: &[(String, String)], release: &str, kmod: &Kmod) -> Result<Self, DepmodReason> {
         let mut rules = Self { search: Vec::new(), overrides: Vec::new(), excluded: Vec::new() };
         for (path, text) in files {
             let unclear = |what: &str| DepmodReason::Unclear { path: path.clone(), what: what.to_owned() };
@@ -47,7 +47,7 @@ impl SearchRules {
                     return Err(unclear("a backslash"));
                 }
                 if !line.starts_with('#') {
-                    rules.line(line, release).map_err(unclear)?;
+                    rules.line(line, release, kmod).map_err(unclear)?;
                 }
             }
         }
@@ -59,7 +59,7 @@ impl SearchRules {
         Ok(rules)
     }
 
-    fn line(&mut self, line: &str, release: &str) -> Result<(), &'static str> {
+    fn line(&mut self, line: &str, release: &str, kmod: &Kmod) -> Result<(), &'static str> {
         let mut words = line.split(['\t', ' ']).filter(|word| !word.is_empty());
         match words.next() {
             None => {}
@@ -81,6 +81,7 @@ impl SearchRules {
                     self.overrides.push(format!("{dir}/{module}"));
                 }
             }
+            Some("exclude") if !kmod.excludes() => {}
             Some("exclude") => self.excluded.extend(words.map(str::to_owned)),
             Some("include" | "make_map_files") => {}
             Some("external") => return Err("modules from outside the tree"),
@@ -185,13 +186,20 @@ mod tests {
     use super::*;
 
     fn rules(text: &str) -> Result<SearchRules, DepmodReason> {
-        SearchRules::parse(&[("/etc/depmod.d/a.conf".to_owned(), text.to_owned())], "6.1.0-56-amd64")
+        SearchRules::parse(
+            &[("/etc/depmod.d/a.conf".to_owned(), text.to_owned())],
+            "6.1.0-56-amd64",
+            &kmod("30"),
+        )
+    }
+
+    fn kmod(version: &str) -> Kmod {
+        Kmod::parse(&format!("kmod version {version}\n+XZ\n"), b"/ld-linux").unwrap()
     }
 
     fn chosen(text: &str, files: &[&str]) -> String {
-        let kmod = Kmod::parse("kmod version 30\n+XZ\n", b"/ld-linux").unwrap();
         let files = files.iter().map(|path| (*path).to_owned());
-        match rules(text).and_then(|rules| choose(&rules, &kmod, files)) {
+        match rules(text).and_then(|rules| choose(&rules, &kmod("30"), files)) {
             Ok(chosen) => chosen.into_values().collect::<Vec<_>>().join(" "),
             Err(reason) => reason.to_string(),
         }
@@ -219,6 +227,8 @@ mod tests {
         let rules = rules("exclude old .git\n").unwrap();
         assert!(["old", ".git", "build", "source"].iter().all(|name| rules.passes_over(name)));
         assert!(!rules.passes_over("older"));
+        let text = [("/etc/depmod.d/a.conf".to_owned(), "exclude old\n".to_owned())];
+        assert!(!SearchRules::parse(&text, "6.1", &kmod("29")).unwrap().passes_over("old"));
     }
 
     #[test]

@@ -9,10 +9,12 @@ use std::path::Path;
 
 use super::depmod::{self, written};
 use super::foreign_files::ForeignFiles;
+use super::indexes::may_be_empty;
 use super::names::DIR_PREFIX;
+use super::reindex::{Reindexed, reindex};
 use super::stage::StagedFacts;
 use super::tree::{DEP_BIN, Tree};
-use super::{Error, Indexed, Remark, Site, disk, reindex};
+use super::{Error, Indexed, Remark, Site, disk};
 use crate::bounded_read::{self, MOST_DATA};
 use crate::index::{self, DepIndex};
 use crate::module_name::ModuleName;
@@ -38,9 +40,13 @@ pub(super) fn run(
     new: Option<(&str, &StagedFacts)>,
     others: &ForeignFiles,
 ) -> Result<Made, Error> {
-    let (by, remarks) = match reindex::reindex(site, tree, new)? {
-        Ok(read) => (Indexed::Here { read }, Vec::new()),
-        Err(reason) => (Indexed::ByDepmod { reason }, depmod::call(site, tree)?),
+    let (by, remarks) = match reindex(site, tree, new)? {
+        Reindexed::Written(read) => (Indexed::Here { read }, Vec::new()),
+        Reindexed::Not(reason) => (Indexed::ByDepmod { reason }, depmod::call(site, tree)?),
+        Reindexed::Compare(expected) => {
+            let remarks = depmod::call(site, tree)?;
+            (Indexed::ByDepmod { reason: expected.compare(site, tree)? }, remarks)
+        }
     };
     let names = written(&tree.base_tree())?;
     for name in &names {
@@ -62,10 +68,8 @@ fn check_whole(tree: &Tree, name: &str) -> Result<(), Error> {
         return Ok(());
     }
     let bytes = bounded_read::bytes(tree.base_tree().join(name), MOST_DATA)?;
-    // depmod writes empty files for a kernel that does not list its built-in modules.
-    let listed =
-        if name.starts_with("modules.builtin.alias") { "modules.builtin.modinfo" } else { "modules.builtin" };
-    if bytes.is_empty() && name.starts_with("modules.builtin") && !disk::exists(&tree.path.join(listed))? {
+    let listed = disk::if_found(bounded_read::bytes(tree.index("modules.builtin"), MOST_DATA))?;
+    if bytes.is_empty() && may_be_empty(name, listed.as_deref()) {
         return Ok(());
     }
     index::verify(&bytes).map_err(|source| Error::Index { name: name.to_owned(), source })

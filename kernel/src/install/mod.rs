@@ -108,7 +108,7 @@ pub use remark::Remark;
 pub use retire::{is_live, is_orphaned, retire};
 pub use verify::{Base, base, current, interrupted, verify};
 
-pub use crate::index::DepmodReason;
+pub use crate::index::{DepmodReason, NewerKmod};
 pub use crate::modules_dir::{ModulesDir, has_kernel};
 use crate::parallel::both;
 use crate::signing::Identity;
@@ -125,6 +125,23 @@ pub type ModuleSource<'a> = dyn FnMut(&ModuleSpec) -> Result<Vec<u8>, BoxError> 
 /// Signs a module with verified bytes as this signer: returns the same bytes with an appended signature.
 pub type SignModule<'a> = dyn Fn(&Identity, &ModuleSpec, &[u8]) -> Result<Vec<u8>, BoxError> + 'a;
 
+/// Remembers which depmods that are newer than kcache write the indexes that kcache writes.
+pub trait NewerDepmods {
+    /// Whether its indexes were the same; `None` if it was not compared with yet.
+    fn is_same(&self, depmod: &NewerKmod) -> Option<bool>;
+    /// Remembers whether they were the same.
+    fn remember(&self, depmod: &NewerKmod, is_same: bool);
+}
+
+/// Remembers nothing.
+impl NewerDepmods for () {
+    fn is_same(&self, _: &NewerKmod) -> Option<bool> {
+        None
+    }
+
+    fn remember(&self, _: &NewerKmod, _: bool) {}
+}
+
 /// Called before each step; tests fail or crash in it.
 type Step<'a> = dyn Fn(&str) -> io::Result<()> + 'a;
 
@@ -139,6 +156,8 @@ pub struct Site<'a> {
     pub depmod: &'a Path,
     /// Run depmod even if the indexes can be updated without it.
     pub always_depmod: bool,
+    /// What is known of a depmod that is newer than kcache.
+    pub depmods: &'a dyn NewerDepmods,
     /// Signs modules that are not installed yet; `None` if there is no key.
     pub sign: Option<&'a SignModule<'a>>,
     /// How long to wait for a concurrent transaction.

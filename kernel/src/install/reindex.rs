@@ -24,6 +24,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::indexes::may_be_empty;
 use super::names::dir_name;
 use super::stage::StagedFacts;
 use super::tree::{DEP_BIN, Tree};
@@ -31,7 +32,8 @@ use super::{Error, Site, depmod, disk};
 use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::index::{
-    self, DepmodReason, Facts, IndexedFile, Kmod, Present, SearchRules, Texts, choose, update, verify,
+    self, DepmodReason, Facts, IndexedFile, Kmod, NewerKmod, Present, SearchRules, Texts, choose, update,
+    verify,
 };
 use crate::parallel::both;
 use crate::rootfs::Root;
@@ -52,35 +54,80 @@ const OF_BUILT_IN: [&str; 2] = ["modules.builtin.bin", "modules.builtin.alias.bi
 /// The index that only depmod of kmod 33 and later writes.
 const WEAKDEP: &str = "modules.weakdep";
 
-/// Writes the indexes into the staged base. The inner error is the reason why depmod must do it; then nothing was
-/// written.
+/// What was done without depmod.
+pub(super) enum Reindexed {
+    /// The indexes were written. So many modules were read.
+    Written(usize),
+    /// Nothing: depmod must do it.
+    Not(DepmodReason),
+    /// Nothing yet: depmod must do it, and is then to be compared with.
+    Compare(Expected),
+}
+
+/// The indexes that a newer depmod writes if nothing has changed in it.
+pub(super) struct Expected {
+    depmod: NewerKmod,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Expected {
+    /// Compares with what depmod has written, and has the result remembered.
+    pub(super) fn compare(self, site: &Site<'_>, tree: &Tree) -> Result<DepmodReason, Error> {
+        let base = tree.base_tree();
+        let mut left = self.files;
+        let mut other = None;
+        for name in depmod::written(&base)? {
+            let found =
+                left.iter().position(|(expected, _)| *expected == name).map(|at| left.swap_remove(at).1);
+            if found != Some(bounded_read::bytes(base.join(&name), MOST_DATA)?) {
+                other.get_or_insert(name);
+            }
+        }
+        let other = other.or_else(|| left.pop().map(|(name, _)| name.to_owned()));
+        site.depmods.remember(&self.depmod, other.is_none());
+        Ok(DepmodReason::Compared { found: self.depmod.version, other })
+    }
+}
+
+/// Writes the indexes into the staged base, unless depmod must do it.
 pub(super) fn reindex(
     site: &Site<'_>,
     tree: &Tree,
     new: Option<(&str, &StagedFacts)>,
-) -> Result<Result<usize, DepmodReason>, Error> {
+) -> Result<Reindexed, Error> {
     if site.always_depmod {
-        return Ok(Err(DepmodReason::Asked));
+        return Ok(Reindexed::Not(DepmodReason::Asked));
     }
-    let made = match make(site, tree, new) {
-        Ok(made) => made,
-        Err(reason) => return Ok(Err(reason)),
+    let kmod = match kmod(site.depmod) {
+        Ok(kmod) => kmod,
+        Err(reason) => return Ok(Reindexed::Not(reason)),
     };
+    let is_same = kmod.newer().map(|newer| (newer, site.depmods.is_same(newer)));
+    if let Some((newer, Some(false))) = is_same {
+        return Ok(Reindexed::Not(DepmodReason::Differs { found: newer.version.clone() }));
+    }
+    let made = match make(site, tree, &kmod, new) {
+        Ok(made) => made,
+        Err(reason) => return Ok(Reindexed::Not(reason)),
+    };
+    if let Some((newer, None)) = is_same {
+        return Ok(Reindexed::Compare(Expected { depmod: newer.clone(), files: made.files }));
+    }
     for (name, bytes) in &made.files {
         // All indexes are synced together later, whichever program wrote them.
         fs_err::write(tree.base_tree().join(name), bytes)?;
     }
-    Ok(Ok(made.read))
+    Ok(Reindexed::Written(made.read))
 }
 
 fn make(
     site: &Site<'_>,
     tree: &Tree,
+    kmod: &Kmod,
     new: Option<(&str, &StagedFacts)>,
 ) -> Result<index::WrittenIndexes, DepmodReason> {
-    let kmod = kmod(site.depmod)?;
-    let written = time_of_indexes(tree, &kmod)?;
-    let rules = SearchRules::parse(&configuration(site.root)?, &tree.release)?;
+    let written = time_of_indexes(tree, kmod)?;
+    let rules = SearchRules::parse(&configuration(site.root, kmod)?, &tree.release, kmod)?;
     let text = |name: &str| read_text(&tree.index(name));
     let (order, builtin) = (text("modules.order")?, text("modules.builtin")?);
     let (dep, alias, softdep) = (text("modules.dep")?, text("modules.alias")?, text("modules.softdep")?);
@@ -98,7 +145,7 @@ fn make(
         symbols: &symbols,
         bins: [&dep_bin, &alias_bin, &symbols_bin],
     };
-    let (present, chosen) = both(|| Present::parse(texts, &kmod), || chosen(tree, &rules, &kmod));
+    let (present, chosen) = both(|| Present::parse(texts, kmod), || chosen(tree, &rules, kmod));
     let present = present?;
     let file = |(name, path, changed): (String, String, Time)| {
         let unchanged = present.has(&path) && changed < limit(written, present.is_own(&path));
@@ -109,7 +156,9 @@ fn make(
     let mut made = update(&present, &modules, &mut Base { site, tree, new, symvers: None })?;
     for name in OF_BUILT_IN {
         let bytes = bounded_read::bytes(tree.index(name), MOST_DATA)?;
-        verify(&bytes).map_err(|_| DepmodReason::Odd { name, line: 1 })?;
+        if !(bytes.is_empty() && may_be_empty(name, Some(builtin.as_bytes()))) {
+            verify(&bytes).map_err(|_| DepmodReason::Odd { name, line: 1 })?;
+        }
         made.files.push((name, bytes));
     }
     Ok(made)
@@ -292,9 +341,17 @@ fn leads_to_dir(link: &Path) -> io::Result<bool> {
 }
 
 /// depmod's configuration: of files with equal names the one in the first directory, sorted by name.
-fn configuration(root: &Path) -> Result<Vec<(String, String)>, DepmodReason> {
-    let dirs = depmod::CONFIG_DIRS.map(|dir| root.join(dir).join("depmod.d"));
+fn configuration(root: &Path, kmod: &Kmod) -> Result<Vec<(String, String)>, DepmodReason> {
+    let mut dirs = depmod::CONFIG_DIRS.map(|dir| root.join(dir).join("depmod.d"));
     if root == Path::new("/") {
+        if kmod.prefers_run() {
+            let [etc, run, local, ..] = &mut dirs;
+            std::mem::swap(etc, run);
+            if local.exists() {
+                let what = "not known to kmod 28".to_owned();
+                return Err(DepmodReason::Unclear { path: local.display().to_string(), what });
+            }
+        }
         // depmod reads one of the last two, depending on how it was built.
         let [.., usr, plain] = &dirs;
         let real = |dir: &Path| dir.canonicalize().ok();

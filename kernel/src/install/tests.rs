@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::compress::Compression;
-use crate::index::{DepIndex, depmod_of_tests};
+use crate::index::{DepIndex, Kmod, depmod_of_tests};
 use crate::ko::fixture::Built;
 
 const RELEASE: &str = "6.1.0-56-amd64";
@@ -93,6 +93,7 @@ impl Host {
             root: self.dir.path(),
             depmod: &depmod_of_tests(),
             always_depmod: false,
+            depmods: &(),
             sign: Some(&sign),
             wait: WAIT,
             print: &print,

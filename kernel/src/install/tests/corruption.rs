@@ -312,3 +312,17 @@ fn the_journal_of_another_kernel_is_corrupt() {
         recovers(&host, &packages, &old, &step);
     });
 }
+
+#[test]
+fn an_empty_index_is_a_fault_unless_a_depmod_writes_it_so() {
+    let host = installed();
+    fs_err::write(host.tree().join("modules.builtin.modinfo"), b"a.alias=pci:x\0").unwrap();
+    for name in ["modules.alias.bin", "modules.symbols.bin", "modules.builtin.alias.bin"] {
+        let path = host.tree().join(name);
+        let whole = fs_err::read(&path).unwrap();
+        fs_err::write(&path, b"").unwrap();
+        let faults = verify_indexes(&host.tree()).unwrap();
+        assert_eq!(faults.is_empty(), name == "modules.builtin.alias.bin", "{faults:?}");
+        fs_err::write(&path, &whole).unwrap();
+    }
+}
