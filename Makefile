@@ -2,6 +2,7 @@
 # make demo             demonstrate kcache on real kernels and packages, in a scratch directory
 # make test             formatting, clippy, rustdoc, all tests; .ci/run calls this and the next
 # make test-services    licences of dependencies, and tests with Garage, an S3 store; compiles that and cargo-deny once
+# make test-debian      the most important tests in a Debian 13 system of its own (DEBIAN=sid: in another), made once; root, two minutes
 # make test-host        all tests as on a host with kernels of its own in /lib/modules; root
 # make test-all         the same, with every package on every kernel
 # make test-indexes     compare kcache's module indexes with depmod's, on whole kernels with real packages; KCACHE_MODULES=DIR
@@ -44,7 +45,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-kmod test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-kmod test-debian test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -52,22 +53,22 @@ demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 ifeq ($(origin TMPDIR),undefined)
 memory := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 6000000 2>/dev/null \
     && ! grep -q ' /dev/shm .*noexec' /proc/mounts && echo /dev/shm)
-test test-all test-services test-host test-indexes torture: export TMPDIR = $(or $(memory),/tmp)
+test test-all test-services test-host test-indexes test-debian torture: export TMPDIR = $(or $(memory),/tmp)
 endif
 
 # Compiled dependencies are shared too, so a fresh checkout compiles only its own crates.
 ifeq ($(origin CARGO_TARGET_DIR),undefined)
-test test-all test-services test-host: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
+test test-all test-services test-host test-debian: export CARGO_TARGET_DIR = $(KCACHE_FIXTURES)/target
 endif
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 # Tests spend most of their time waiting: for servers that hang, locks, guests.
-test test-all test-services test-host: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+test test-all test-services test-host test-debian: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-kmod test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-kmod test-debian test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -109,6 +110,13 @@ test-indexes: fixtures
 
 test-kmod: kernels
 	tests/kmod_releases.sh
+
+# A build, an installation and a chroot, with that release's compilers, kmod and C library. `tests/on_debian.sh trixie make test` is all.
+of_debian = install::a_hit install::modules_lie real_input::the_cloud chrooted::
+DEBIAN ?= trixie
+test-debian:
+	tests/on_debian.sh $(DEBIAN) sh -ec 'tests/fixtures.sh --kernels; \
+		$(CARGO) test --locked -p kcache-kernel --lib -- index; $(CARGO) test --locked --test kcache -- $(of_debian)'
 
 fleet: export KCACHE_FLEET ?= 200
 fleet: export KCACHE_SERVICES = 1
