@@ -1,6 +1,7 @@
 //! The first cause of a failure, and what is remembered of one.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use fs_err as fs;
 
@@ -22,6 +23,13 @@ fn preparing(host: &Host, name: &str, text: &str) {
 
 fn build(host: &Host, name: &str) -> Run {
     host.kcache(&["build", name]).exits(4).one_error()
+}
+
+/// Whether a command begins with a program that not every Debian system has.
+fn is_missing(command: &str) -> bool {
+    let program = command.split(' ').next().unwrap();
+    let is_optional = ["curl", "git", "pkg-config", "python3", "wget"].contains(&program);
+    is_optional && !Path::new("/usr/bin").join(program).exists()
 }
 
 #[test]
@@ -70,6 +78,9 @@ fn a_failed_pre_build_is_reported_as_such_with_what_builds_cannot_do() {
         ("log", "touch /var/log/x", writable),
         ("home", "echo x >/root/x || exit 1", writable),
     ] {
+        if is_missing(text) {
+            continue;
+        }
         preparing(&host, name, text);
         build(&host, name).says(&[told, "its PRE_BUILD, `pre 1`,"]);
     }
@@ -168,6 +179,9 @@ fn a_failure_is_not_remembered_once_what_was_missing_is_there() {
             "#!/bin/sh\n",
         ),
     ] {
+        if is_missing(command) {
+            continue;
+        }
         running(&host, name, command);
         build(&host, name);
         build(&host, name).prints(&["as before"]);

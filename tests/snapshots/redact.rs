@@ -79,6 +79,8 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"/(entries|objects|signatures|\.build-id)/[0-9a-f]{2}/", "/$1/xx/"),
         // Lines of the kernel's own Makefiles.
         (r"(/linux-headers-[^:\s]*/Makefile(?:\.build)?:)\d+", "${1}0"),
+        // make 4.4 prints them only where they differ.
+        (r"make(?:\[\d\])?: (?:Entering|Leaving) directory '[^']*'(?:\\n|\n)", ""),
         // Defaults that come from the number of CPUs and the memory, and whether there is KVM.
         (r"(?m)^(jobs|build-memory|build-processes) = \d+  # default", "$1 = 0  # default"),
         (
