@@ -64,7 +64,7 @@ pub fn module(bytes: &[u8]) {
             flags: Flags { modversions: true, ..Flags::default() },
             symvers,
             siblings: &ko.exports,
-            struct_size: Some(1),
+            this_module: Some(ko::ThisModule { size: 1, init: Some(0), exit: Some(8), types_of: Some(9) }),
             any_release: false,
         };
         ko::check("a.ko", &ko, &expect).iter().for_each(|fault| check_message(&fault.to_string()));

@@ -50,6 +50,18 @@ fn promise_4_a_module_for_another_kernel_is_refused() {
     refused(&honest(&FIXTURES.old), &[&FIXTURES.old, &FIXTURES.new]);
 }
 
+/// Release, flags, symbols and their versions are right, and the size of `struct module` is.
+#[test]
+fn promise_4_a_module_built_with_another_configuration_is_refused() {
+    let host = Host::new(&[&FIXTURES.new]);
+    let make = "make -C $kernel_source_dir M=$dkms_tree/wrong/1.0/build CFLAGS_MODULE='-include $dkms_tree/wrong/1.0/build/other.h'";
+    let source = with_makefile(&host, "wrong", "", "obj-m := wrong.o\n", &format!("MAKE=\"{make}\"\n"));
+    fs::write(source.join("other.h"), "#undef CONFIG_LIVEPATCH\n").unwrap();
+    refused_on(&host, &["the field `exit` of its struct module", "built with another configuration"]);
+    fs::write(source.join("other.h"), "").unwrap();
+    host.kcache(&["install", "wrong", "-k", &FIXTURES.new]).exits(0);
+}
+
 #[test]
 fn promise_4_a_module_for_another_machine_is_refused() {
     let mut module = honest(&FIXTURES.new);

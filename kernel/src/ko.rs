@@ -19,6 +19,7 @@
 //! Sources: `kernel/module/main.c`, `kernel/module/version.c`, `include/linux/module_signature.h`,
 //! `include/linux/export-internal.h`, `scripts/mod/modpost.c`.
 
+mod btf;
 mod build_id;
 mod check;
 mod defect;
@@ -26,6 +27,7 @@ mod defect;
 pub(crate) mod fixture;
 mod flags;
 mod machine;
+mod this_module;
 
 use std::collections::BTreeMap;
 
@@ -39,6 +41,7 @@ pub use check::{Expect, check, inspect, unversioned};
 pub use defect::{Defect, ModuleFault};
 pub use flags::{Flags, Preempt};
 pub use machine::ElfMachine;
+pub use this_module::ThisModule;
 
 /// The parsed contents of a module file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +57,8 @@ pub struct Ko {
     pub undefined: Vec<Undefined>,
     /// The symbols that it exports, by name.
     pub exports: BTreeMap<String, ModuleExport>,
-    /// Size in bytes of `.gnu.linkonce.this_module`, that is of its `struct module`; `None` without that section.
-    pub struct_size: Option<u64>,
+    /// Its `struct module`, and the kernel's types that it was built for; `None` without that section.
+    pub this_module: Option<ThisModule>,
     /// Whether a signature is appended, which is not verified.
     pub signed: bool,
 }
@@ -209,13 +212,10 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
         versions: object.versions(machine)?,
         undefined: object.undefined(),
         exports: object.exports(),
-        struct_size: object.section(THIS_MODULE)?.map(|section| section.len() as u64),
+        this_module: object.this_module()?,
         signed: false,
     })
 }
-
-/// The section with a module's `struct module` (include/linux/module.h; scripts/mod/modpost.c).
-const THIS_MODULE: &str = ".gnu.linkonce.this_module";
 
 /// Prefix of the symbol whose value is a namespace's name.
 const NAMESPACE: &[u8] = b"__kstrtabns_";

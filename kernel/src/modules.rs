@@ -23,7 +23,7 @@ use crate::bounded_read::{self, MOST_DATA};
 use crate::compress::Compression;
 use crate::enforcement::{self, Enforcement};
 use crate::kernels::{self, Kernel};
-use crate::ko::{self, Defect, ElfMachine, Expect, Flags, Ko, ModuleExport, ModuleFault};
+use crate::ko::{self, Defect, ElfMachine, Expect, Flags, Ko, ModuleExport, ModuleFault, ThisModule};
 use crate::module_name::ModuleName;
 use crate::rootfs::Root;
 use crate::signing::{KnownKeys, Signed};
@@ -31,6 +31,9 @@ use crate::symvers::Symvers;
 
 /// So many files and directories are looked at for a module of the kernel's own.
 const MOST_SEARCHED: usize = 10_000;
+
+/// So many modules of the kernel's own are read for one that has both functions. Nearly all have.
+const MOST_READ: usize = 16;
 
 /// Limit in bytes on a module. The largest known, nvidia's, has some 100 MB with debug information.
 const MODULE_MAX: u64 = 1 << 30;
@@ -53,7 +56,7 @@ pub struct Loader {
     machine: ElfMachine,
     flags: Flags,
     symvers: Option<Symvers>,
-    struct_size: Option<u64>,
+    this_module: Option<ThisModule>,
     enforcement: Option<Enforcement>,
     signers: KnownKeys,
     /// Whether the kernel decompresses modules itself, so that xz files must suit its decoder.
@@ -67,29 +70,51 @@ pub fn built_in(tree: &Path, names: &BTreeSet<ModuleName>) -> io::Result<BTreeSe
     Ok(listed.into_iter().map(|(name, _)| name).collect())
 }
 
-/// Size in bytes of the `struct module` of one of a kernel's own modules; `None` if none can be read.
-pub fn struct_size(tree: &Path) -> Option<u64> {
+/// The layout of `struct module` in a kernel's own modules; `None` if none can be read. Some of them have no function for
+/// one of the fields, so several may be read.
+pub fn this_module(tree: &Path) -> Option<ThisModule> {
+    let mut found: Option<ThisModule> = None;
+    for path in own(tree).take(MOST_READ) {
+        let Some(one) = read_this_module(&path) else { continue };
+        let known = found.get_or_insert(one);
+        known.complete(&one);
+        if known.is_complete() {
+            break;
+        }
+    }
+    found
+}
+
+fn read_this_module(path: &Path) -> Option<ThisModule> {
+    let (_, compression) = Compression::of_file_name(path.file_name()?.to_str()?)?;
+    let bytes = bounded_read::bytes(path, MOST_DATA).ok()?;
+    ko::parse(&compression.decompress(&bytes, MOST_DATA).ok()?).ok()?.this_module
+}
+
+/// A kernel's own modules, in the order of their paths. Links are not followed.
+pub fn own(tree: &Path) -> impl Iterator<Item = PathBuf> {
     let mut pending = vec![tree.join("kernel")];
     let mut left = MOST_SEARCHED;
-    while let Some(path) = pending.pop() {
-        left = left.checked_sub(1)?;
-        let metadata = fs::symlink_metadata(&path).ok()?;
-        if metadata.is_dir() {
-            let mut inside: Vec<PathBuf> =
-                fs::read_dir(&path).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-            inside.sort_by(|one, other| other.cmp(one));
-            pending.extend(inside);
-            continue;
+    std::iter::from_fn(move || {
+        while let Some(path) = pending.pop() {
+            left = left.checked_sub(1)?;
+            let metadata = fs::symlink_metadata(&path).ok()?;
+            if metadata.is_dir() {
+                let mut inside: Vec<PathBuf> =
+                    fs::read_dir(&path).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+                inside.sort_by(|one, other| other.cmp(one));
+                pending.extend(inside);
+            } else if metadata.is_file() && is_module(&path) {
+                return Some(path);
+            }
         }
-        let name = path.file_name()?.to_string_lossy().into_owned();
-        let Some((_, compression)) = Compression::of_file_name(&name).filter(|_| metadata.is_file()) else {
-            continue;
-        };
-        let bytes = bounded_read::bytes(&path, MOST_DATA).ok()?;
-        let ko = ko::parse(&compression.decompress(&bytes, MOST_DATA).ok()?).ok()?;
-        return ko.struct_size;
-    }
-    None
+        None
+    })
+}
+
+fn is_module(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    Compression::of_file_name(&name.to_string_lossy()).is_some()
 }
 
 /// What is said of a module that the kernel has built in.
@@ -99,8 +124,13 @@ pub fn never_loaded(module: &ModuleName) -> String {
 
 impl Loader {
     /// Collects what the system knows about a kernel; `None` if not even its configuration exists. Signatures are
-    /// verified with the certificates of `signers`.
-    pub fn of(root: &Root, kernel: &Kernel, signers: KnownKeys) -> Result<Option<Loader>, kernels::Error> {
+    /// verified with the certificates of `signers`; `this_module` is that of its own modules.
+    pub fn of(
+        root: &Root,
+        kernel: &Kernel,
+        signers: KnownKeys,
+        this_module: Option<ThisModule>,
+    ) -> Result<Option<Loader>, kernels::Error> {
         let Some(config) = kernels::config(root, kernel)? else { return Ok(None) };
         let Some(machine) =
             ElfMachine::of_arch(kernel.build_tree().map_or(kernels::arch(&config), |tree| &tree.arch))
@@ -112,7 +142,7 @@ impl Loader {
             machine,
             flags: Flags::of_config(&config),
             symvers: symvers(root, kernel)?,
-            struct_size: kernel.modules.as_deref().and_then(struct_size),
+            this_module,
             enforcement: enforcement::of(root, &kernel.release, Some(&config)),
             signers,
             decompresses: config.yes("CONFIG_MODULE_DECOMPRESS"),
@@ -177,7 +207,7 @@ impl Loader {
                 machine: self.machine,
                 flags: self.flags,
                 symvers: self.symvers.as_ref(),
-                struct_size: self.struct_size,
+                this_module: self.this_module,
                 siblings: &exports,
                 any_release: !is_own(module),
             };
@@ -298,7 +328,7 @@ mod tests {
             machine: ElfMachine::of_arch("x86_64").unwrap(),
             flags: Flags::of_config(&Kconfig::new(config.into())),
             symvers: Some(Symvers::parse(symvers.as_bytes()).unwrap()),
-            struct_size: None,
+            this_module: None,
             enforcement: None,
             signers: KnownKeys::default(),
             decompresses: true,
@@ -366,17 +396,28 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_struct_module_is_that_of_the_first_module_of_the_kernel() {
+    fn the_layout_of_struct_module_is_that_of_the_first_modules_of_the_kernel() {
         let tree = tempfile::tempdir().unwrap();
-        assert_eq!(struct_size(tree.path()), None);
-        let path = tree.path().join("kernel/drivers/a");
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("README"), "no module").unwrap();
-        assert_eq!(struct_size(tree.path()), None);
-        fs::write(path.join("m.ko"), Built::named("m").struct_size(1280).bytes()).unwrap();
-        fs::create_dir_all(tree.path().join("updates")).unwrap();
-        fs::write(tree.path().join("updates/x.ko"), Built::named("x").struct_size(1).bytes()).unwrap();
-        assert_eq!(struct_size(tree.path()), Some(1280));
+        let put = |path: &str, size: usize, functions: &[(usize, &'static str)]| {
+            let path = tree.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let built = Built::named("m").struct_size(size).functions(functions);
+            fs::write(path, built.bytes()).unwrap();
+        };
+        assert_eq!(this_module(tree.path()), None);
+        put("updates/x.ko", 1, &[]);
+        fs::create_dir_all(tree.path().join("kernel/drivers/a")).unwrap();
+        fs::write(tree.path().join("kernel/drivers/a/README"), "no module").unwrap();
+        fs::write(tree.path().join("kernel/drivers/a/broken.ko"), "no module").unwrap();
+        assert_eq!(this_module(tree.path()), None);
+        put("kernel/drivers/b/library.ko", 1280, &[]);
+        let library = ThisModule { size: 1280, init: None, exit: None, types_of: None };
+        assert_eq!(this_module(tree.path()), Some(library));
+        put("kernel/drivers/c/forever.ko", 1280, &[(304, "init_module")]);
+        put("kernel/drivers/d/m.ko", 1280, &[(304, "init_module"), (1208, "cleanup_module")]);
+        put("kernel/drivers/e/m.ko", 640, &[(8, "init_module"), (16, "cleanup_module")]);
+        let whole = ThisModule { size: 1280, init: Some(304), exit: Some(1208), types_of: None };
+        assert_eq!(this_module(tree.path()), Some(whole));
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use kcache_kernel::build::BuiltFile;
 use kcache_kernel::kconfig::Kconfig;
 use kcache_kernel::kernels::{self, BuildTree, Kernel};
-use kcache_kernel::ko::{self, BuildId, Defect, ElfMachine, Expect, Flags, Ko, ModuleExport, ModuleFault};
+use kcache_kernel::ko::{
+    self, BuildId, Defect, ElfMachine, Expect, Flags, Ko, ModuleExport, ModuleFault, ThisModule,
+};
 use kcache_kernel::module_name::ModuleName;
 use kcache_kernel::modules::in_tree;
 use kcache_kernel::recipe::Modules;
@@ -133,22 +135,22 @@ pub struct Against<'a> {
     config: &'a Kconfig,
     arch: &'a str,
     symvers: Option<Arc<Symvers>>,
-    struct_size: Option<u64>,
+    this_module: Option<ThisModule>,
 }
 
 impl<'a> Against<'a> {
     /// Everything that a kernel's build tree contains.
     pub fn tree(session: &Session, kernel: &Kernel, tree: &'a BuildTree) -> Result<Against<'a>> {
         let symvers = session.symvers(kernel, tree)?;
-        let struct_size = session.struct_size(kernel);
-        Ok(Against { config: &tree.config, arch: &tree.arch, symvers, struct_size })
+        let this_module = session.this_module(kernel);
+        Ok(Against { config: &tree.config, arch: &tree.arch, symvers, this_module })
     }
 
     /// Without headers: machine and vermagic only. The building host checked the symbols, for a kernel with the same
     /// `uname -v`.
     pub fn config(session: &Session, kernel: &Kernel, config: &'a Kconfig) -> Against<'a> {
-        let struct_size = session.struct_size(kernel);
-        Against { config, arch: kernels::arch(config), symvers: None, struct_size }
+        let this_module = session.this_module(kernel);
+        Against { config, arch: kernels::arch(config), symvers: None, this_module }
     }
 }
 
@@ -180,7 +182,7 @@ pub fn faults(
         machine,
         flags: Flags::of_config(against.config),
         symvers: against.symvers.as_deref(),
-        struct_size: against.struct_size,
+        this_module: against.this_module,
         siblings: &siblings,
         any_release: false,
     };

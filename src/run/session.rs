@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, Once};
 use fs_err as fs;
 use kcache_kernel::install::{self, Generation};
 use kcache_kernel::kernels::{Kernel, Mount};
+use kcache_kernel::ko::ThisModule;
 use kcache_kernel::modules;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::jobs::Jobs;
@@ -44,7 +45,7 @@ pub struct Session<'w> {
     pub(crate) checked: OnceMap<PathBuf, ()>,
     pub(crate) readable: OnceMap<PathBuf, Arc<HeaderCopies>>,
     installed: OnceMap<String, Option<Arc<Generation>>>,
-    struct_sizes: OnceMap<String, Option<u64>>,
+    this_modules: OnceMap<String, Option<ThisModule>>,
     pub(crate) seen: tree::Seen,
     distrust_said: Once,
     said: Mutex<BTreeSet<String>>,
@@ -96,7 +97,7 @@ impl<'w> Session<'w> {
             checked: OnceMap::of_at_most(usize::MAX),
             readable: OnceMap::of_at_most(usize::MAX),
             installed: OnceMap::of_at_most(usize::MAX),
-            struct_sizes: OnceMap::of_at_most(usize::MAX),
+            this_modules: OnceMap::of_at_most(usize::MAX),
             seen: tree::Seen::default(),
             large: LargeObjects::default(),
             distrust_said: Once::new(),
@@ -156,11 +157,23 @@ impl<'w> Session<'w> {
         self.installed.get(&kernel.release, read).ok().flatten()
     }
 
-    /// Size in bytes of the `struct module` of one of a kernel's own modules, read once.
-    pub fn struct_size(&self, kernel: &Kernel) -> Option<u64> {
+    /// The layout of `struct module` in a kernel's own modules, remembered as long as the first of them is unchanged.
+    pub fn this_module(&self, kernel: &Kernel) -> Option<ThisModule> {
         let tree = kernel.modules.as_deref()?;
-        let read = || Ok::<_, Error>(modules::struct_size(tree));
-        self.struct_sizes.get(&kernel.release, read).ok().flatten()
+        let read = || Ok(modules::this_module(tree));
+        let remembered = || {
+            let first = modules::own(tree).next();
+            match first.filter(|path| self.is_settled(path)) {
+                Some(path) => self.remembered_of_file("struct module", &path, "", read),
+                None => read(),
+            }
+        };
+        self.this_modules.get(&kernel.release, remembered).ok().flatten()
+    }
+
+    /// Whether a file was not changed just now, so that a later change shows in its times.
+    fn is_settled(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|m| m.ctime().unsigned_abs() + 2 < self.context.now())
     }
 
     /// A directory that vanishes when it is dropped: in the store, else among temporary files.

@@ -152,7 +152,8 @@ impl Installed {
         }
         self.look_for_built_in(tree)?;
         let signers = self.signers(session, &kernel.release);
-        let Some(loader) = Loader::of(&session.context.root, kernel, signers)? else {
+        let this_module = session.this_module(kernel);
+        let Some(loader) = Loader::of(&session.context.root, kernel, signers, this_module)? else {
             let what = "kernel configuration not found; modules are not compared with it";
             self.warnings.push(what.to_owned());
             return Ok(());

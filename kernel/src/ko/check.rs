@@ -10,7 +10,7 @@ use object::elf;
 
 use super::defect::{Defect, ModuleFault};
 use super::flags::{Flags, WORDS};
-use super::{ElfMachine, Ko, ModuleExport, Undefined, parse};
+use super::{ElfMachine, Ko, ModuleExport, ThisModule, Undefined, parse};
 use crate::module_name::ModuleName;
 use crate::symvers::Symvers;
 
@@ -28,9 +28,9 @@ pub struct Expect<'a> {
     /// Symbols exported by the package's other modules and its dependencies. They take precedence over the kernel's: a
     /// package may replace an in-tree module and everything that uses it.
     pub siblings: &'a BTreeMap<String, ModuleExport>,
-    /// Size in bytes of the `struct module` of an in-tree module, if there is one to compare with. Kernels before Linux 6.4
-    /// do not check it, and would use memory beyond it; without symbol versions nothing else shows another configuration.
-    pub struct_size: Option<u64>,
+    /// The `struct module` of in-tree modules, if there are some to compare with. Kernels before Linux 6.4 do not even check
+    /// its size, and would use memory beyond it; without symbol versions nothing else shows another configuration.
+    pub this_module: Option<ThisModule>,
     /// Check like the loader, not more strictly: a foreign module, perhaps for another release, is judged by its CRCs
     /// if it has any.
     pub any_release: bool,
@@ -129,8 +129,15 @@ fn is_listed(modules: &str, name: &str) -> bool {
 }
 
 fn check_struct(ko: &Ko, expect: &Expect<'_>) -> Option<Defect> {
-    let (found, expected) = (ko.struct_size?, expect.struct_size?);
-    (found != expected).then_some(Defect::StructSize { found, expected })
+    let (found, expected) = (ko.this_module?, expect.this_module?);
+    if found.size != expected.size {
+        return Some(Defect::StructSize { found: found.size, expected: expected.size });
+    }
+    if let Some((field, found, expected)) = found.moved(&expected) {
+        return Some(Defect::StructLayout { field, found, expected });
+    }
+    let (of, kernel) = (found.types_of?, expected.types_of?);
+    (of != kernel && expect.flags.types_must_fit).then_some(Defect::OtherTypes)
 }
 
 /// A module that uses symbols, and has a version of none. The kernel loads it only if `CONFIG_MODULE_FORCE_LOAD` allows
@@ -186,7 +193,7 @@ fn is_resolved_elsewhere(machine: ElfMachine, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Built;
+    use super::super::fixture::{Built, Class};
     use super::super::flags::Preempt;
     use super::*;
     use crate::kconfig::Kconfig;
@@ -204,6 +211,7 @@ mod tests {
         modversions: true,
         force_load: false,
         missing_imports_allowed: false,
+        types_must_fit: true,
     };
 
     /// Checks `built` against a kernel with [`SYMVERS`] and [`FLAGS`].
@@ -217,7 +225,7 @@ mod tests {
             flags: FLAGS,
             symvers: Some(&symvers),
             siblings: &siblings,
-            struct_size: None,
+            this_module: None,
             any_release: false,
         };
         change(&mut expect);
@@ -267,9 +275,10 @@ mod tests {
     #[test]
     fn a_module_built_with_another_configuration_is_refused_by_the_size_of_its_struct_module() {
         let sized = |size| Built::example().struct_size(size);
+        let plain = |size| ThisModule { size, init: None, exit: None, types_of: None };
         let check = |built: usize, kernel: Option<u64>, expect: usize| {
             assert_eq!(
-                faults(&sized(built), |expect| expect.struct_size = kernel).len(),
+                faults(&sized(built), |expect| expect.this_module = kernel.map(plain)).len(),
                 expect,
                 "{built} {kernel:?}"
             );
@@ -278,10 +287,63 @@ mod tests {
         check(1280, None, 0);
         check(0, Some(1280), 0);
         check(1216, Some(1280), 1);
-        let said = faults(&sized(1216), |expect| expect.struct_size = Some(1280));
+        let said = faults(&sized(1216), |expect| expect.this_module = Some(plain(1280)));
         assert!(
             said[0].contains("a struct module of 1216 bytes, and the kernel's own modules have 1280"),
             "{said:?}"
+        );
+    }
+
+    #[test]
+    fn a_module_built_with_another_configuration_is_refused_by_the_fields_of_its_struct_module() {
+        let at = |init, exit| ThisModule { size: 1280, init, exit, types_of: None };
+        let built = |init: Option<usize>, exit: Option<usize>| {
+            let functions = [(init, "init_module"), (exit, "cleanup_module")];
+            let functions: Vec<_> =
+                functions.into_iter().filter_map(|(at, name)| Some((at?, name))).collect();
+            Built::named("m").struct_size(1280).functions(&functions)
+        };
+        let said =
+            |module: &Built, kernel: ThisModule| faults(module, |expect| expect.this_module = Some(kernel));
+        for class in Class::ALL {
+            let read = parse(&built(Some(0x130), Some(0x4b8)).class(class).bytes()).unwrap();
+            assert_eq!(read.this_module, Some(at(Some(0x130), Some(0x4b8))), "{class:?}");
+        }
+        let own = at(Some(0x130), Some(0x4b8));
+        assert_eq!(said(&built(Some(0x130), Some(0x4b8)), own), [""; 0]);
+        assert_eq!(said(&built(Some(0x130), None), own), [""; 0]); // cannot be unloaded
+        assert_eq!(said(&built(None, None), own), [""; 0]); // a library
+        assert_eq!(said(&built(Some(0x138), Some(0x4b0)), at(None, None)), [""; 0]);
+        assert_eq!(
+            said(&built(Some(0x130), Some(0x4b0)), own),
+            [
+                "example.ko has the field `exit` of its struct module at 0x4b0, and the kernel's own modules at 0x4b8: it was built with another configuration"
+            ]
+        );
+        assert_eq!(said(&built(Some(0x138), Some(0x4b0)), own).len(), 1);
+    }
+
+    #[test]
+    fn a_module_with_types_of_another_kernel_is_refused_where_the_kernel_does_so() {
+        let built = |types_of| Built::named("m").struct_size(1280).types_of(types_of);
+        let kernel = ThisModule { size: 1280, init: None, exit: None, types_of: Some(2_317_542) };
+        let said = |module: &Built, must_fit| {
+            faults(module, |expect| {
+                expect.this_module = Some(kernel);
+                expect.flags.types_must_fit = must_fit;
+            })
+        };
+        for class in Class::ALL {
+            let read = parse(&built(2_317_542).class(class).bytes()).unwrap();
+            assert_eq!(read.this_module, Some(kernel), "{class:?}");
+        }
+        assert_eq!(said(&built(2_317_542), true), [""; 0]);
+        assert_eq!(said(&built(2_317_500), false), [""; 0]);
+        assert_eq!(
+            said(&built(2_317_500), true),
+            [
+                "example.ko has types (BTF) that were made for another build of the kernel, which therefore does not load it (CONFIG_DEBUG_INFO_BTF_MODULES)"
+            ]
         );
     }
 
@@ -296,7 +358,7 @@ mod tests {
                 flags: FLAGS,
                 symvers: None,
                 siblings: &siblings,
-                struct_size: None,
+                this_module: None,
                 any_release: false,
             };
             inspect("m.ko", bytes, &expect).unwrap_err()[0].to_string()
@@ -345,8 +407,10 @@ mod tests {
     #[test]
     fn flags_come_from_the_configuration() {
         let of = |text: &str| Flags::of_config(&Kconfig::new(text.to_owned()));
-        let debian = "CONFIG_PREEMPT_BUILD=y\nCONFIG_SMP=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_MODVERSIONS=y\n";
+        let debian = "CONFIG_PREEMPT_BUILD=y\nCONFIG_SMP=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_MODVERSIONS=y\nCONFIG_DEBUG_INFO_BTF_MODULES=y\n";
         assert_eq!(of(debian), FLAGS);
+        let lenient = format!("{debian}CONFIG_MODULE_ALLOW_BTF_MISMATCH=y\n");
+        assert_eq!(of(&lenient), Flags { types_must_fit: false, ..FLAGS });
         assert_eq!(of("CONFIG_PREEMPT=y\n").preempt, Preempt::On);
         assert_eq!(of("CONFIG_PREEMPT_RT=y\n").preempt, Preempt::Rt);
         assert_eq!(of("# CONFIG_SMP is not set\n"), Flags::default());
@@ -406,7 +470,7 @@ mod tests {
             flags: FLAGS,
             symvers: Some(&symvers),
             siblings,
-            struct_size: None,
+            this_module: None,
             any_release: false,
         };
         let found = inspect("example.ko", &built.bytes(), &expect).err().unwrap_or_default();
@@ -453,7 +517,7 @@ mod tests {
             flags: FLAGS,
             symvers: Some(&symvers),
             siblings: &siblings,
-            struct_size: None,
+            this_module: None,
             any_release: false,
         };
         let faults = inspect("example.ko", &needing("gone", 1).bytes(), &expect).unwrap_err();

@@ -117,6 +117,23 @@ pub enum Defect {
         /// Size in bytes in the kernel's own modules.
         expected: u64,
     },
+    /// A field of its `struct module` is elsewhere than in the kernel's: it was built with another configuration.
+    #[error(
+        "has the field `{field}` of its struct module at {found:#x}, and the kernel's own modules at {expected:#x}: it was built with another configuration"
+    )]
+    StructLayout {
+        /// Name of the field.
+        field: &'static str,
+        /// Offset in bytes in the module.
+        found: u64,
+        /// Offset in bytes in the kernel's own modules.
+        expected: u64,
+    },
+    /// Its types are an addition to those of another kernel.
+    #[error(
+        "has types (BTF) that were made for another build of the kernel, which therefore does not load it (CONFIG_DEBUG_INFO_BTF_MODULES)"
+    )]
+    OtherTypes,
     /// The kernel requires symbol versions, and the module has none at all.
     #[error(
         "has no symbol versions, without which the kernel does not load it (CONFIG_MODVERSIONS); headers with a Module.symvers are needed to build it"

@@ -40,6 +40,10 @@ pub(crate) struct Built {
     pub(crate) build_id: Vec<u8>,
     /// Size in bytes of its `struct module`; the section is omitted if this is 0.
     pub(crate) struct_size: usize,
+    /// Functions that it refers to, with their offsets.
+    functions: Vec<(usize, &'static str)>,
+    /// Length of the strings of the kernel's types that its own are an addition to; it has none if this is 0.
+    types_of: u32,
 }
 
 impl Built {
@@ -66,11 +70,23 @@ impl Built {
             exports: vec![],
             build_id: vec![],
             struct_size: 0,
+            functions: vec![],
+            types_of: 0,
         }
     }
 
     pub(crate) fn struct_size(mut self, bytes: usize) -> Self {
         self.struct_size = bytes;
+        self
+    }
+
+    pub(crate) fn functions(mut self, functions: &[(usize, &'static str)]) -> Self {
+        self.functions = functions.to_vec();
+        self
+    }
+
+    pub(crate) fn types_of(mut self, length: u32) -> Self {
+        self.types_of = length;
         self
     }
 
@@ -138,6 +154,9 @@ impl Built {
         if self.struct_size > 0 {
             add(".gnu.linkonce.this_module", 1, vec![0; self.struct_size]);
         }
+        if self.types_of > 0 {
+            add(".BTF", 1, super::btf::tests::section(self.types_of, self.class.big_endian()));
+        }
         add("__versions", 1, self.versions.iter().flat_map(|(name, crc)| self.version(name, *crc)).collect());
         add(
             "__version_ext_crcs",
@@ -167,6 +186,12 @@ impl Built {
             }
         }
         let locals = 1 + 3 * self.exports.len();
+        let mut relocations = vec![];
+        for (i, (at, name)) in self.functions.iter().enumerate() {
+            let name = push_string(&mut strings, name);
+            symbols.extend(self.symbol(name, 1, ksymtab, 0));
+            relocations.extend(self.relocation(*at, locals + i));
+        }
         for (name, weak) in &self.undefined {
             let name = push_string(&mut strings, name);
             symbols.extend(self.symbol(name, if *weak { 2 } else { 1 }, 0, 0));
@@ -181,6 +206,17 @@ impl Built {
             info: locals,
             entry,
         });
+        if !relocations.is_empty() {
+            let wide = self.class.bits() == 64;
+            sections.push(Section {
+                name: if wide { ".rela.gnu.linkonce.this_module" } else { ".rel.gnu.linkonce.this_module" },
+                kind: if wide { 4 } else { 9 },
+                bytes: relocations,
+                link: strtab + 1,
+                info: 0,
+                entry: if wide { 24 } else { 8 },
+            });
+        }
         sections
     }
 
@@ -231,6 +267,15 @@ impl Built {
             [name, info, section, self.word(value), self.word(0)].concat()
         } else {
             [name, self.word(value), self.word(0), info, section].concat()
+        }
+    }
+
+    /// R_X86_64_64 or R_386_32.
+    fn relocation(&self, at: usize, symbol: usize) -> Vec<u8> {
+        if self.class.bits() == 64 {
+            [self.word(at), self.word(symbol << 32 | 1), self.word(0)].concat()
+        } else {
+            [self.word(at), self.word(symbol << 8 | 1)].concat()
         }
     }
 

@@ -17,6 +17,9 @@ pub struct Flags {
     pub force_load: bool,
     /// `CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS`: the kernel only warns about a missing namespace.
     pub missing_imports_allowed: bool,
+    /// The kernel refuses modules with types that do not fit its own (`CONFIG_DEBUG_INFO_BTF_MODULES` without
+    /// `CONFIG_MODULE_ALLOW_BTF_MISMATCH`).
+    pub types_must_fit: bool,
 }
 
 /// The preemption model as in vermagic.
@@ -49,6 +52,8 @@ impl Flags {
             modversions: config.yes("CONFIG_MODVERSIONS"),
             force_load: config.yes("CONFIG_MODULE_FORCE_LOAD"),
             missing_imports_allowed: config.yes("CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS"),
+            types_must_fit: config.yes("CONFIG_DEBUG_INFO_BTF_MODULES")
+                && !config.yes("CONFIG_MODULE_ALLOW_BTF_MISMATCH"),
         }
     }
 
