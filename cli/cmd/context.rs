@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
+use kcache::kernel::dkms::framework::{BuildEnvironment, Framework};
 use kcache::kernel::rootfs::Root;
 use kcache::kernel::sandbox::{self, Entrance, Groups, Identities, Limits, Uids};
 use kcache::run::context::Context;
@@ -84,6 +85,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         unresolved: None,
         offline: asked.offline && !settings.caches.is_empty(),
     };
+    let tool_paths = tool_paths(settings, &root, out);
     let mut context = Context {
         root,
         site,
@@ -115,7 +117,7 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
         says_signing: settings.signing.is_some(),
         without_dependencies: asked.without_dependencies,
         package_scripts: settings.package_scripts.iter().map(|glob| glob.value.clone()).collect(),
-        tool_paths: settings.tool_paths.iter().map(|path| path.value.clone()).collect(),
+        tool_paths,
         search_path: std::env::var_os("PATH")
             .map(|path| std::env::split_paths(&path).collect())
             .unwrap_or_default(),
@@ -126,6 +128,42 @@ pub fn context(settings: &Settings, out: &Arc<Out>, asked: &Asked) -> Result<Con
     };
     site::apply(settings, out, &mut context, asked.site)?;
     Ok(context)
+}
+
+/// The directories of tools: those of the setting, else those that DKMS's `build_environment` puts on its `PATH`. A system under
+/// `--root` does not choose what builds see.
+fn tool_paths(settings: &Settings, root: &Root, out: &Out) -> Vec<PathBuf> {
+    let set: Vec<PathBuf> = settings.tool_paths.iter().map(|path| path.value.clone()).collect();
+    if !set.is_empty() {
+        return set;
+    }
+    let Some(found) = Framework::of(root).build_environment(root) else { return set };
+    let (taken, said) = taken(found, root.is_host());
+    said.iter().for_each(|said| out.detail(said));
+    taken
+}
+
+/// What is taken of a `build_environment`, and what is said of it.
+fn taken(found: BuildEnvironment, is_host: bool) -> (Vec<PathBuf>, Vec<String>) {
+    let file = found.file.display();
+    let mut said = Vec::new();
+    if !found.others.is_empty() {
+        let others = found.others.join(", ");
+        said.push(format!(
+            "{file}, which DKMS reads before each build, sets {others}; kcache's builds do without"
+        ));
+    }
+    if found.tool_paths.is_empty() {
+        return (Vec::new(), said);
+    }
+    let shown: Vec<String> = found.tool_paths.iter().map(|path| path.display().to_string()).collect();
+    let shown = shown.join(", ");
+    if !is_host {
+        said.push(format!("{file} puts {shown} on DKMS's PATH; list it in `tool-paths` to build with it"));
+        return (Vec::new(), said);
+    }
+    said.push(format!("builds find programs in {shown}, as {file} says for DKMS"));
+    (found.tool_paths, said)
 }
 
 /// What the run works with. From now on signals cancel it.
@@ -262,4 +300,26 @@ pub fn program(name: &str) -> PathBuf {
         .map(|dir| dir.join(name))
         .find(|path| path.is_absolute() && path.is_file())
         .unwrap_or_else(|| PathBuf::from("/usr/bin").join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_environment_is_taken_of_this_machine_alone() {
+        let found = |tool_paths: &[&str], others: &[&str]| BuildEnvironment {
+            file: "/opt/enable".into(),
+            tool_paths: tool_paths.iter().map(PathBuf::from).collect(),
+            others: others.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let (paths, said) = taken(found(&["/opt/a"], &[]), true);
+        assert_eq!((paths, said.len()), (vec![PathBuf::from("/opt/a")], 1));
+        let (paths, said) = taken(found(&["/opt/a"], &["CC"]), false);
+        assert!(
+            paths.is_empty() && said[0].contains("sets CC") && said[1].contains("`tool-paths`"),
+            "{said:?}"
+        );
+        assert_eq!(taken(found(&[], &[]), true), (Vec::new(), Vec::new()));
+    }
 }

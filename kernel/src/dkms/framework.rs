@@ -4,12 +4,13 @@
 //! as such by whoever needs it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 
 use crate::bounded_read;
 use crate::rootfs::Root;
+use crate::sandbox::Sandbox;
 
 /// Where DKMS keeps the key that it makes itself, and where Ubuntu's does.
 const OWN: [[&str; 2]; 2] = [
@@ -41,15 +42,7 @@ impl Framework {
     pub fn of(root: &Root) -> Framework {
         let mut found = BTreeMap::new();
         for text in texts(root) {
-            for line in text.lines() {
-                let line = line.trim();
-                let line = line.strip_prefix("export ").unwrap_or(line);
-                let Some((name, value)) = line.split_once('=') else { continue };
-                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                if !name.is_empty() && name.chars().all(is_name) {
-                    found.insert(name.to_owned(), literal(value));
-                }
-            }
+            found.extend(text.lines().filter_map(assignment).map(|(name, value)| (name.to_owned(), value)));
         }
         Framework(found)
     }
@@ -82,6 +75,66 @@ impl Framework {
         let name = Path::new(program).file_name().unwrap_or_default();
         (!SIGNERS.iter().any(|signer| name == *signer)).then_some(program)
     }
+}
+
+/// What the file that DKMS reads before each build (`build_environment`, DKMS 3.4) sets, such as a toolset's `enable`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildEnvironment {
+    /// Its path.
+    pub file: PathBuf,
+    /// Directories with the programs that it puts on the `PATH`, as the setting `tool-paths` takes them.
+    pub tool_paths: Vec<PathBuf>,
+    /// Variables that change builds and are no directories of programs: `CC`, `CFLAGS`.
+    pub others: Vec<String>,
+}
+
+/// Variables that make and compilers read.
+const OF_BUILDS: [&str; 14] = [
+    "ARCH",
+    "CC",
+    "CFLAGS",
+    "CROSS_COMPILE",
+    "GCC_EXEC_PREFIX",
+    "HOSTCC",
+    "KCFLAGS",
+    "LD",
+    "LDFLAGS",
+    "LLVM",
+    "MAKEFLAGS",
+    "PAHOLE",
+    "RUSTC",
+    "RUSTFLAGS",
+];
+
+impl Framework {
+    /// What `build_environment` sets, without running it: of `PATH`, the directories that it names and that builds do not see
+    /// anyway. `None` if there is none, or it cannot be read.
+    pub fn build_environment(&self, root: &Root) -> Option<BuildEnvironment> {
+        let file = PathBuf::from(self.get("build_environment")?);
+        let text = bounded_read::config(&root.find(&file)?).ok()?;
+        let (mut tool_paths, mut others) = (Vec::new(), Vec::new());
+        for (name, value) in text.lines().filter_map(assignment) {
+            if name == "PATH" {
+                let found = value.split(':').filter_map(|piece| of_programs(piece, root));
+                tool_paths.extend(found);
+            } else if OF_BUILDS.contains(&name) {
+                others.push(name.to_owned());
+            }
+        }
+        tool_paths.dedup();
+        Some(BuildEnvironment { file, tool_paths, others })
+    }
+}
+
+/// A directory of tools, of a piece of `PATH`: `/opt/rh/gcc-toolset-13/root/usr/bin${PATH` is that toolset's `/usr`.
+fn of_programs(piece: &str, root: &Root) -> Option<PathBuf> {
+    let path = Path::new(piece.split('$').next()?);
+    let is_plain = path.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
+    let is_there = root.find(path).is_some_and(|found| found.is_dir());
+    let is_bin = ["bin", "sbin"].iter().any(|name| path.ends_with(name));
+    let directory = if is_bin { path.parent()? } else { path };
+    let is_usable = path.is_absolute() && is_plain && is_there && !Sandbox::shows(path);
+    (is_usable && Sandbox::may_show(directory)).then(|| directory.to_owned())
 }
 
 impl DkmsKey {
@@ -122,6 +175,14 @@ pub fn with_release(path: &str, release: &str) -> String {
 pub fn signing_key(root: &Root, release: &str) -> Option<DkmsKey> {
     let found = Framework::of(root).signing_key(root)?.of_kernel(release);
     found.is_there(root).then_some(found)
+}
+
+/// The name and the literal value of a line that assigns one.
+fn assignment(line: &str) -> Option<(&str, String)> {
+    let line = line.trim();
+    let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    (!name.is_empty() && name.chars().all(is_name)).then(|| (name, literal(value)))
 }
 
 /// What a value means: between its quotes, or up to white space.
@@ -173,6 +234,37 @@ mod tests {
         assert_eq!(found().as_deref(), Some("/var/lib/dkms/mok.key"));
         put("etc/dkms/framework.conf.d/b.conf", "mok_signing_key=\"pkcs11:token=a\" # the token\n");
         assert_eq!(found().as_deref(), Some("pkcs11:token=a"));
+    }
+
+    #[test]
+    fn of_a_build_environment_the_directories_of_programs_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let found = || Framework::of(&root).build_environment(&root);
+        let toolset = "/opt/rh/gcc-toolset-13";
+        put("etc/dkms/framework.conf", &format!("build_environment=\"{toolset}/enable\"\n"));
+        assert_eq!(found(), None, "it is not there");
+        let enable = format!(
+            "# General environment variables\nexport PATH={toolset}/root/usr/bin${{PATH:+:${{PATH}}}}\n\
+             export MANPATH={toolset}/root/usr/share/man:${{MANPATH}}\nrpmlibdir=$(rpm --eval \"%{{_libdir}}\")\n"
+        );
+        put("opt/rh/gcc-toolset-13/enable", &enable);
+        put("opt/rh/gcc-toolset-13/root/usr/bin/gcc", "");
+        let expect = BuildEnvironment {
+            file: format!("{toolset}/enable").into(),
+            tool_paths: vec![format!("{toolset}/root/usr").into()],
+            others: Vec::new(),
+        };
+        assert_eq!(found(), Some(expect));
+        let more = "PATH=\"/usr/bin:/opt/../etc:bin:/opt/none/bin:/opt/rh:$HOME/bin:/bin:$PATH\"\nexport CC='gcc -m32'\nx=1\n";
+        put("opt/rh/gcc-toolset-13/enable", more);
+        let found = found().unwrap();
+        assert_eq!((found.tool_paths, found.others), (vec!["/opt/rh".into()], vec!["CC".to_owned()]));
     }
 
     #[test]
