@@ -7,6 +7,7 @@
 //! recipes     what a dkms.conf may do while it is read; where builds write
 //! names       directories that are called otherwise than their dkms.conf says
 //! causes      the first cause of a failure, and what is remembered of one
+//! toolchains  compilers outside of the usual places, found by version; Rust
 //! hosts       stores, containers, and what DKMS left on a host
 //! ```
 
@@ -17,6 +18,7 @@ mod kernels;
 mod names;
 mod recipes;
 mod seen;
+mod toolchains;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -60,6 +60,7 @@ pub mod program;
 pub mod recipe;
 pub mod release;
 pub mod rootfs;
+pub mod rust;
 pub mod sandbox;
 pub mod scripts;
 pub mod signing;

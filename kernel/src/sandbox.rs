@@ -73,6 +73,8 @@ pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Directory in the sandbox of its own files.
 const OWN: &str = "/run/kcache";
+/// Directory in the sandbox of programs under other names.
+const CALLED: &str = "/run/kcache/bin";
 /// The script that a sandbox runs; bash names it in its messages.
 pub const SCRIPT: &str = "/run/kcache/script";
 
@@ -162,6 +164,8 @@ pub struct Sandbox {
     pub files: Vec<Mount>,
     /// Directories of tools outside of the usual places, which are searched first: `/opt/llvm-18`.
     pub tool_paths: Vec<Mount>,
+    /// Programs that scripts in it find before all others: names, and their paths in it.
+    pub called: Vec<(String, PathBuf)>,
     /// Writable mounts: the scratch directory.
     pub writable: Vec<Mount>,
     /// The number of CPUs that `nproc` prints.
@@ -264,14 +268,16 @@ impl Sandbox {
         Ok(())
     }
 
-    /// `PATH` in the sandbox: of each directory of tools its `bin` and `sbin`, or itself; then the system's.
+    /// `PATH` in the sandbox: programs under other names; of each directory of tools its `bin` and `sbin`, or itself; then the system's.
     fn search_path(&self) -> String {
         let programs = |mount: &Mount| -> Vec<PathBuf> {
             let below = ["bin", "sbin"].iter().filter(|name| mount.outside.join(name).is_dir());
             let found: Vec<PathBuf> = below.map(|name| mount.inside.join(name)).collect();
             if found.is_empty() { vec![mount.inside.clone()] } else { found }
         };
-        let own = self.tool_paths.iter().flat_map(programs).map(|dir| dir.display().to_string());
+        let called = (!self.called.is_empty()).then(|| CALLED.into()).into_iter();
+        let own =
+            called.chain(self.tool_paths.iter().flat_map(programs)).map(|dir| dir.display().to_string());
         own.chain([PATH.to_owned()]).collect::<Vec<_>>().join(":")
     }
 
@@ -358,6 +364,9 @@ impl Sandbox {
         }
         for (path, target) in &self.links {
             args.mount("--symlink", target, path);
+        }
+        for (name, path) in &self.called {
+            args.mount("--symlink", path, &Path::new(CALLED).join(name));
         }
         for (path, target) in &self.tree_links {
             let at = self.place_of_file(path);

@@ -85,7 +85,8 @@ pub(crate) fn attach(
 /// Path of the compiler, if a launcher can be put before it.
 fn compiler(facts: &KernelFacts, tools: &Root) -> Option<PathBuf> {
     tools.find(CCACHE)?;
-    facts.tools.iter().find(|tool| tool.role == "cc").map(|tool| tool.path.clone())
+    let cc = facts.tools.iter().find(|tool| tool.role == "cc").map(|tool| tool.path.clone())?;
+    tools.find(&cc).is_some().then_some(cc)
 }
 
 /// Identifies the compiler for ccache, instead of its size and time.

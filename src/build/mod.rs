@@ -16,6 +16,7 @@ use kcache_kernel::build::{self, BuildOutcome, Sought};
 use kcache_kernel::kernels::{BuildTree, Mount};
 use kcache_kernel::ko::ModuleFault;
 use kcache_kernel::rootfs::Root;
+use kcache_kernel::rust;
 use kcache_kernel::sandbox::{self, Opened, Sandbox};
 use kcache_store::{Entry, Manifest, Observed, Outcome, Output, Role, Scratch, Store, tree};
 
@@ -104,10 +105,12 @@ pub fn make(
     let own = scratch.path().join("own");
     let shown = session.readable_headers(request.kernel, tree)?;
     let mut sandbox = room(context, request.kernel, &shown, &id.facts.tools_root, own, context.jobs);
+    sandbox.called = id.facts.called();
     show_writable_source(&mut sandbox, request.package, &source);
     id.system.show(&mut sandbox)?;
     show_overrides(session, &mut sandbox, request, id, &scratch.path().join("overrides"))?;
     dependencies::show(session, &mut sandbox, needed, scratch.path())?;
+    warn_of_rust(session, request, tree, id);
     let lent = match how.may_launch {
         true => compiler_launcher::attach(session, &mut sandbox, request.package, &id.facts, scratch.path())?,
         false => None,
@@ -184,6 +187,15 @@ pub fn make(
         seconds,
         _scratch: scratch,
     })
+}
+
+/// Says before it fails what a module in Rust lacks: rustc's own error is about the first library that it cannot read.
+fn warn_of_rust(session: &Session, request: &Request, tree: &BuildTree, id: &Identified) {
+    let rustc = id.facts.tools.iter().find(|tool| tool.role == "rustc");
+    let lack = id.rust.then(|| rust::lack(tree, rustc.map(|tool| tool.version.as_str()))).flatten();
+    if let Some(lack) = lack {
+        session.context.progress().warn(&format!("{}: it has Rust in it, and {lack}", request.name()));
+    }
 }
 
 fn environment(request: &Request, reason: String) -> Error {

@@ -15,12 +15,13 @@ impl Session<'_> {
     /// The inputs of a kernel with headers.
     pub fn kernel(&self, kernel: &Kernel, tree: &BuildTree) -> Result<Arc<KernelFacts>> {
         self.kernels.get(&kernel.release, || {
-            let tools_root = toolchain::tools_root(&self.context.root, tree);
+            let tools_root = toolchain::tools_root(&self.context.root, tree, &self.context.tool_paths);
             // On a thread of its own: a thread of a shared pool could run other work while it waits, which may need
             // this lock.
             let (headers, tools) = both(|| self.seen_headers(tree), || self.tools(kernel, tree, &tools_root));
             let config = tree::file_digest(&tree.outside().join(".config"))?.0;
-            Ok(Arc::new(KernelFacts { config, headers: headers?, tools: tools?, tools_root }))
+            let (tools, links) = tools?;
+            Ok(Arc::new(KernelFacts { config, headers: headers?, tools, links, tools_root }))
         })
     }
 
@@ -88,7 +89,7 @@ impl Session<'_> {
         if !tree.is_current()? {
             return Err(Error::Changed { what: format!("the headers of kernel {}", kernel.release) });
         }
-        let tools = self.tools(kernel, tree, &facts.tools_root)?;
+        let (tools, _) = self.tools(kernel, tree, &facts.tools_root)?;
         match tools.iter().zip(&facts.tools).find(|(now, then)| now.digest != then.digest) {
             Some((tool, _)) => Err(Error::Changed { what: format!("the {} of this host", tool.role) }),
             None => Ok(()),

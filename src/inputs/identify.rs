@@ -26,6 +26,8 @@ pub struct Identified {
     pub overrides: Option<Digest>,
     /// Files of the target system that the package mentions.
     pub system: SystemFiles,
+    /// Whether there is Rust in it.
+    pub rust: bool,
     /// The fields of the key.
     pub fields: Vec<Field>,
     /// The hash of the fields.
@@ -84,6 +86,7 @@ fn identify_within<'a>(
     within.pop();
     let overrides = session.overrides(request.package)?;
     let kin: Vec<(String, Digest)> = dependencies.iter().map(|(name, id)| (name.clone(), id.kin)).collect();
+    let traits = session.traits(request.package, source, overrides, &recipe)?;
     let inputs = Inputs {
         source,
         recipe: &recipe,
@@ -92,12 +95,14 @@ fn identify_within<'a>(
         tools: &facts.tools,
         dependencies: &kin,
         system: [system.releases, system.map],
-        cpu: session.asks_cpu(request.package, source, overrides, &recipe)?.then_some(&session.context.cpu),
+        cpu: traits.asks_cpu.then_some(&session.context.cpu),
+        rust: traits.rust,
         environment: &ENVIRONMENT,
     };
     let fields = key::fields(&inputs);
     let (key, kin) = (key::key(&fields), key::kin(&fields));
-    Ok(Identified { recipe, source, overrides, system, fields, key, kin, facts, dependencies })
+    let rust = traits.rust;
+    Ok(Identified { recipe, source, overrides, system, rust, fields, key, kin, facts, dependencies })
 }
 
 /// The package called so that `request` builds against; `within` are those that build against it in turn.

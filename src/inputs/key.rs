@@ -20,6 +20,7 @@
 //! | field | what | why |
 //! |---|---|---|
 //! | `toolchain.ROLE` | digest of each program that shapes the modules' bits, with its version text for people | a patch-level upgrade is another compiler |
+//! | `toolchain.rustc`, `.rustc.driver`, `.bindgen` | the same of Rust's, only where the package has Rust in it | others' modules do not change with them |
 //! | `toolchain.kbuild` | digest of the programs in the build tree (modpost, objtool, fixdep, ...) | an update of any kernel of a series replaces those of all |
 //! | `toolchain.path.DIR` | digest of a directory of the setting `tool-paths` | builds see all of it |
 //! | `system.release`, `system.map` | digest of the target's `/etc/*-release` and of `System.map`; empty if the package does not mention them | sources that tell a distribution by them; a point release is another system to these alone |
@@ -39,6 +40,7 @@ use std::path::Path;
 
 use kcache_kernel::native;
 use kcache_kernel::recipe::Recipe;
+use kcache_kernel::rust;
 use kcache_store::{Digest, Field, Key};
 
 use crate::run::session::Tool;
@@ -92,6 +94,8 @@ pub struct Inputs<'a> {
     pub dependencies: &'a [(String, Digest)],
     /// Digests of the files that tell the distribution and of `System.map`, if the package mentions them.
     pub system: [Option<Digest>; 2],
+    /// Whether there is Rust in the package: only then are rustc and its companions inputs.
+    pub rust: bool,
     /// What compilers know of this host's CPU, if flags of the source or recipe make them ask.
     pub cpu: Option<&'a str>,
     /// The environment.
@@ -132,7 +136,8 @@ pub fn fields(inputs: &Inputs) -> Vec<Field> {
         plain("kernel.headers", kernel.headers.to_string()),
         plain("kernel.source", kernel.source.map_or(String::new(), |path| path.display().to_string())),
     ];
-    fields.extend(inputs.tools.iter().map(|tool| Field {
+    let tools = inputs.tools.iter().filter(|tool| inputs.rust || !rust::is_role(&tool.role));
+    fields.extend(tools.map(|tool| Field {
         name: format!("toolchain.{}", tool.role),
         value: tool.digest.to_string(),
         note: Some(tool.version.clone()).filter(|text| !text.is_empty()),
@@ -265,6 +270,7 @@ mod tests {
             tools: &tools,
             dependencies: &dependencies,
             system: [None, Some(Digest::of(b"map"))],
+            rust: true,
             cpu: None,
             environment: &environment,
         })
@@ -324,34 +330,59 @@ mod tests {
         assert_eq!(base, changed(|_, _, _, _| {}));
     }
 
+    /// The fields of a package that uses rustc, or asks for the CPU.
+    fn with(cpu: Option<&str>, rust: bool) -> Vec<Field> {
+        let tool = |role: &str| Tool {
+            role: role.to_owned(),
+            digest: Digest::of(role.as_bytes()),
+            version: String::new(),
+            path: PathBuf::new(),
+        };
+        let recipe = recipe();
+        let (none, environment) = (Digest::of(b""), ENVIRONMENT);
+        let kernel = KernelInputs {
+            release: "r",
+            arch: "a",
+            version: "v",
+            config: none,
+            headers: none,
+            programs: none,
+            source: None,
+        };
+        let (source, recipe, overrides, tools, dependencies) =
+            (none, &recipe, None, &["rustc", "rustc.driver", "bindgen"].map(tool), &[][..]);
+        let environment = &environment[..];
+        fields(&Inputs {
+            source,
+            recipe,
+            overrides,
+            kernel,
+            tools,
+            dependencies,
+            cpu,
+            rust,
+            system: [None, None],
+            environment,
+        })
+    }
+
+    #[test]
+    fn rustc_is_part_of_the_key_of_packages_with_rust_and_of_no_kin() {
+        let (of_c, of_rust) = (with(None, false), with(None, true));
+        let names = |fields: &[Field]| {
+            let tools = fields.iter().filter(|field| is_tool(&field.name) && field.name != KBUILD);
+            tools.map(|field| field.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&of_c), ["environment", "sandbox"]);
+        let rust = ["toolchain.rustc", "toolchain.rustc.driver", "toolchain.bindgen"];
+        assert_eq!(names(&of_rust), [&rust[..], &["environment", "sandbox"]].concat());
+        assert_ne!(key(&of_c), key(&of_rust));
+        assert_eq!(kin(&of_c), kin(&of_rust));
+    }
+
     #[test]
     fn a_cpu_is_part_of_key_and_kin_if_flags_ask_for_it() {
-        let with = |cpu: Option<&str>| {
-            let recipe = recipe();
-            let (none, environment) = (Digest::of(b""), ENVIRONMENT);
-            let kernel = KernelInputs {
-                release: "r",
-                arch: "a",
-                version: "v",
-                config: none,
-                headers: none,
-                programs: none,
-                source: None,
-            };
-            let (source, recipe, overrides, tools, dependencies) = (none, &recipe, None, &[][..], &[][..]);
-            let environment = &environment[..];
-            fields(&Inputs {
-                source,
-                recipe,
-                overrides,
-                kernel,
-                tools,
-                dependencies,
-                cpu,
-                system: [None, None],
-                environment,
-            })
-        };
+        let with = |cpu: Option<&str>| with(cpu, false);
         let [none, one, other] = [None, Some("flags : avx"), Some("flags : sse")].map(with);
         assert!(key(&one) != key(&other) && key(&one) != key(&none));
         // No build for another CPU may stand in for it.

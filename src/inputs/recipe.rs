@@ -125,6 +125,7 @@ impl Session<'_> {
         let own = scratch.path().join("own");
         let shown = self.readable_headers(kernel, tree)?;
         let mut room = sandbox::room(self.context, kernel, &shown, &facts.tools_root, own, dkms::JOBS);
+        room.called = facts.called();
         let inside = sandbox::show_recipe(&mut room, &self.context.root, package, copy)?;
         system.show(&mut room)?;
         let conf = dkms::Conf {

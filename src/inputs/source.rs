@@ -6,11 +6,22 @@ use fs_err as fs;
 use kcache_kernel::native;
 use kcache_kernel::packages::{Package, RecipeFile};
 use kcache_kernel::recipe::Recipe;
+use kcache_kernel::rust;
 use kcache_store::{Digest, Fingerprint, tree};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::run::sandbox;
 use crate::run::session::{Session, Signature};
+
+/// What a package's files say of further inputs of its builds.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Traits {
+    /// Flags make compilers ask for the CPU.
+    pub(super) asks_cpu: bool,
+    /// There is Rust in it.
+    pub(super) rust: bool,
+}
 
 impl Session<'_> {
     /// The fingerprint of a package's source at its first use in this run.
@@ -39,24 +50,24 @@ impl Session<'_> {
         Ok(Some(tree::tree_digest(self.store.as_ref(), &[root], self.context.now())?))
     }
 
-    /// Whether the source, the administrator's files or the recipe have flags that make compilers ask for the CPU.
-    pub(super) fn asks_cpu(
+    /// What the source, the administrator's files and the recipe say of further inputs.
+    pub(super) fn traits(
         &self,
         package: &Package,
         source: Digest,
         overrides: Option<Digest>,
         recipe: &Recipe,
-    ) -> Result<bool> {
-        if recipe.steps.iter().any(|step| !native::in_text(&step.command).is_empty()) {
-            return Ok(true);
-        }
-        let mut signature = Signature::new("native 2");
+    ) -> Result<Traits> {
+        let mut signature = Signature::new("traits 1");
         signature.digest(source).text(&overrides.map_or(String::new(), |digest| digest.to_string()));
-        self.remembered("native", &signature.finish(), || {
+        let found: Traits = self.remembered("traits", &signature.finish(), || {
             let dir = overrides.and_then(|_| self.context.root.find(sandbox::overrides_dir(package)));
             let theirs = dir.map(|dir| native::uses(&dir)).transpose()?.unwrap_or_default();
-            Ok(!theirs.is_empty() || !native::uses(&package.source)?.is_empty())
-        })
+            let asks_cpu = !theirs.is_empty() || !native::uses(&package.source)?.is_empty();
+            Ok(Traits { asks_cpu, rust: rust::is_in_source(&package.source)? })
+        })?;
+        let in_recipe = recipe.steps.iter().any(|step| !native::in_text(&step.command).is_empty());
+        Ok(Traits { asks_cpu: found.asks_cpu || in_recipe, ..found })
     }
 
     /// Checks that a package's source was not changed since it had this fingerprint.

@@ -95,7 +95,7 @@ mod tests {
             stamp: none,
             written: Default::default(),
         };
-        let facts = KernelFacts { config: none, headers, tools_root, tools: Vec::new() };
+        let facts = KernelFacts { config: none, headers, tools_root, tools: Vec::new(), links: Vec::new() };
         (dir, facts, of_one("/usr/include/a.h"))
     }
 

@@ -45,6 +45,7 @@ pub fn room(
         read_only: tree.mounts.iter().cloned().chain([config]).collect(),
         files: Vec::new(),
         tool_paths: context.tool_paths.iter().filter_map(|path| tool_path(context, tools, path)).collect(),
+        called: Vec::new(),
         writable: Vec::new(),
         cpus,
         links: Vec::new(),

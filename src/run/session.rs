@@ -17,6 +17,7 @@ use kcache_kernel::modules;
 use kcache_kernel::rootfs::Root;
 use kcache_kernel::sandbox::jobs::Jobs;
 use kcache_kernel::symvers::Symvers;
+use kcache_kernel::toolchain::Link;
 use kcache_store::{Digest, Fingerprint, OnceMap, Scratch, Store, tree};
 
 use crate::error::{Error, Result};
@@ -61,6 +62,15 @@ pub struct KernelFacts {
     pub tools_root: Root,
     /// The toolchain.
     pub tools: Vec<Tool>,
+    /// What builds call some of them.
+    pub links: Vec<Link>,
+}
+
+impl KernelFacts {
+    /// Names and paths for [`kcache_kernel::sandbox::Sandbox::called`].
+    pub fn called(&self) -> Vec<(String, PathBuf)> {
+        self.links.iter().map(|link| (link.name.clone(), link.path.clone())).collect()
+    }
 }
 
 /// A kernel's headers as builds can read them.

@@ -30,7 +30,7 @@ const COMPILER: &str = "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0";
 
 /// Every field of a key, and under which of [`SETTINGS`] an entry is used that has another value there, of a tool the same version in
 /// another build.
-const FIELDS: [(&str, [bool; 3]); 22] = [
+const FIELDS: [(&str, [bool; 3]); 25] = [
     ("source", NOT),
     ("recipe", NOT),
     ("overrides", NOT),
@@ -48,6 +48,9 @@ const FIELDS: [(&str, [bool; 3]); 22] = [
     ("toolchain.strip", [false, false, true]),
     ("toolchain.pahole", [false, false, true]),
     ("toolchain.predef", NOT),
+    ("toolchain.rustc", [false, false, true]),
+    ("toolchain.rustc.driver", NOT),
+    ("toolchain.bindgen", [false, false, true]),
     ("toolchain.kbuild", [false, true, true]),
     ("system.release", NOT),
     ("system.map", NOT),
@@ -83,6 +86,10 @@ fn notes(role: &str) -> [&'static str; 3] {
         }
         "objcopy" => ["GNU objcopy 2.40", "GNU objcopy (u1) 2.40", "GNU objcopy 2.41"],
         "strip" => ["GNU strip 2.40", "GNU strip (u1) 2.40", "GNU strip 2.41"],
+        "rustc" => {
+            ["rustc 1.85.1 (4eb161250 2025-03-15)", "rustc 1.85.1 (u1)", "rustc 1.85.2 (1a2b3c 2025-04-01)"]
+        }
+        "bindgen" => ["bindgen 0.71.1", "bindgen (u1) 0.71.1", "bindgen 0.72.0"],
         "pahole" => ["pahole v1.24", "pahole (u1) v1.24", "pahole v1.25"],
         _ => ["", "", ""],
     }
@@ -214,7 +221,8 @@ impl Host {
         let none = Digest::of(b"");
         let headers = Fingerprint { digest: none, programs: none, stamp: none, written: Default::default() };
         let tools_root = Root::new(self.dir.path());
-        let facts = Arc::new(KernelFacts { config: none, headers, tools_root, tools: Vec::new() });
+        let facts =
+            Arc::new(KernelFacts { config: none, headers, tools_root, tools: Vec::new(), links: Vec::new() });
         let (key, kin) = (key::key(&fields), key::kin(&fields));
         let dependencies = Vec::new();
         Identified {
@@ -222,6 +230,7 @@ impl Host {
             source: none,
             overrides: None,
             system: Default::default(),
+            rust: false,
             fields,
             key,
             kin,
@@ -271,7 +280,8 @@ fn recipe() -> Recipe {
 /// The fields of this host's key.
 fn fields() -> Vec<Field> {
     let digest = |text: &str| Digest::of(text.as_bytes());
-    let roles = ["cc", "cc1", "as", "ld", "objcopy", "strip", "pahole", "predef"];
+    let roles =
+        ["cc", "cc1", "as", "ld", "objcopy", "strip", "pahole", "predef", "rustc", "rustc.driver", "bindgen"];
     let tool = |role: &str| Tool {
         role: role.to_owned(),
         digest: digest(role),
@@ -294,6 +304,7 @@ fn fields() -> Vec<Field> {
         system: [None, None],
         tools: &roles.map(tool),
         dependencies: &[("base".to_owned(), digest("base"))],
+        rust: true,
         cpu: None,
         environment: &ENVIRONMENT,
     })
