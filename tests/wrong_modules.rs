@@ -116,3 +116,24 @@ fn a_module_that_could_never_be_loaded_is_left_out_and_the_others_are_not() {
     host.kcache(&["build", "--check", "some", "-k", &FIXTURES.new]).exits(0);
     host.kcache(&["check", "-k", &FIXTURES.new]).exits(0);
 }
+
+#[test]
+fn a_kernels_own_modules_are_read_once_for_what_others_are_compared_with() {
+    let host = Host::new(&[&FIXTURES.new]);
+    hello(&host, "");
+    host.kcache(&["install", "-k", &FIXTURES.new]).exits(0);
+    let module = host.kernel(&FIXTURES.new).join("kernel/drivers/media/mc/mc.ko");
+    let bytes = fs::read(&module).unwrap();
+    fs::remove_file(&module).unwrap();
+    fs::write(&module, bytes).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(4)); // files that changed just now are not remembered
+    let read = || {
+        let log = host.dir().join("opened");
+        let log_text = log.to_str().unwrap();
+        let strace = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", log_text];
+        host.kcache_under(&strace, &["check", "-k", &FIXTURES.new]).exits(0);
+        let own = |line: &&str| line.contains("/kernel/") && line.contains(".ko");
+        fs::read_to_string(log).unwrap().lines().filter(own).count()
+    };
+    assert_eq!([read(), read()], [1, 0]);
+}
