@@ -1,6 +1,7 @@
-//! What a module's file shows of the kernel that it was built for, without symbol versions: its `struct module`, which the kernel
-//! takes from the file, and to which types its own are an addition ([`super::btf`]). Of the structure, the size, and where its fields
-//! for the module's two functions are. All modules of one kernel have the same; the configuration decides.
+//! What a module's file shows of the kernel that it was built for, without symbol versions: its `struct module`, which
+//! the kernel takes from the file, and to which types its own are an addition ([`super::btf`]). Of the structure, the
+//! size, and where its fields for the module's two functions are. All modules of one kernel have the same; the
+//! configuration decides.
 //!
 //! ```text
 //! .gnu.linkonce.this_module         zeros, as long as a struct module
