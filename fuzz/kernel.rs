@@ -405,6 +405,7 @@ pub fn journal(bytes: &[u8]) {
         root: tree.0.path(),
         depmod: Path::new("/nonexistent/depmod"),
         always_depmod: false,
+        depmods: &(),
         sign: None,
         wait: Duration::from_secs(20),
         print: &|_| (),

@@ -99,7 +99,9 @@ fn fault_of(tree: &Tree, name: &str) -> Result<Option<Fault>, Error> {
     if name == BUILTIN_ALIASES {
         let no_name = |alias: &Vec<u8>, names: &mut Vec<Vec<u8>>| names[..] != [&alias[..]];
         found.retain(no_name);
-        expected.as_mut().map(|expected| expected.retain(no_name));
+        if let Some(expected) = &mut expected {
+            expected.retain(no_name);
+        }
     }
     Ok(expected.and_then(|expected| disagreement(tree, name, beside, &found, &expected)))
 }
