@@ -29,6 +29,13 @@ impl Kconfig {
         self.value(symbol) == Some("y")
     }
 
+    /// Version of the kernel's source, from the heading (scripts/kconfig/confdata.c): `# Linux/x86 6.12.1 Kernel Configuration`.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let heading = self.text.lines().take(8).find_map(|line| line.strip_prefix("# Linux/"))?;
+        let mut numbers = heading.split(' ').nth(1)?.split(['.', '-']);
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+
     /// Whether clang compiled the kernel; then it must compile modules, too.
     pub fn is_clang(&self) -> bool {
         self.yes("CONFIG_CC_IS_CLANG")
@@ -60,5 +67,15 @@ mod tests {
         assert_eq!((config.value("CONFIG_A"), config.value("CONFIG_NO_A")), (Some("y"), Some("n")));
         assert_eq!((config.value("CONFIG_É"), config.value("CONFIG_END")), (Some(""), Some("")));
         assert_eq!((config.value(""), config.value("A")), (None, None));
+    }
+
+    #[test]
+    fn the_heading_has_the_version() {
+        let check =
+            |text: &str, expect| assert_eq!(Kconfig::new(text.to_owned()).version(), expect, "{text}");
+        check("#\n# Automatically generated\n# Linux/x86 6.12.1 Kernel Configuration\n#\n", Some((6, 12)));
+        check("# Linux/arm64 7.0-rc1 Kernel Configuration\n", Some((7, 0)));
+        check("# Linux/x86\n", None);
+        check("CONFIG_A=y\n", None);
     }
 }

@@ -22,7 +22,7 @@ use crate::rootfs::Root;
 use boot_image::image_version;
 pub use boot_image::{image, image_release, images, release_of_image};
 pub use build_tree::{BuildTree, Mount, arch};
-use build_tree::{missing_in, read_foreign_tree, read_tree, source_in, tree_release};
+use build_tree::{config_in, missing_in, read_foreign_tree, read_tree, source_in, tree_release};
 pub use headers_hint::headers_hint;
 
 /// Why a kernel could not be read.
@@ -154,10 +154,11 @@ pub fn config(root: &Root, kernel: &Kernel) -> Result<Option<Kconfig>, Error> {
 }
 
 /// The compression of in-tree modules (kernel/module/Kconfig). Since 6.12 a kernel may support a compression without
-/// using it for its own modules; `CONFIG_MODULE_COMPRESS_ALL` shows that.
+/// using it for its own modules; `CONFIG_MODULE_COMPRESS_ALL` shows that. `auto.conf` does not mention it if it is not set.
 pub fn compression(config: &Kconfig) -> Compression {
     let all = "CONFIG_MODULE_COMPRESS_ALL";
-    if config.mentions(all) && !config.yes(all) {
+    let has_it = config.mentions(all) || config.version().is_some_and(|version| version >= (6, 12));
+    if has_it && !config.yes(all) {
         return Compression::None;
     }
     [("GZIP", Compression::Gz), ("XZ", Compression::Xz), ("ZSTD", Compression::Zst)]
@@ -273,9 +274,10 @@ fn read_installed(root: &Root, modules: ModulesDir) -> Result<Kernel, Error> {
         PathBuf::from(format!("/usr/src/linux-headers-{release}")),
         PathBuf::from(format!("/usr/src/kernels/{release}")),
     ];
-    let tree = places.iter().filter_map(|place| root.resolve(place).ok()).find(|dir| {
-        root.outside(dir.join("Makefile")).exists() && root.outside(dir.join(".config")).exists()
-    });
+    let tree = places
+        .iter()
+        .filter_map(|place| root.resolve(place).ok())
+        .find(|dir| root.outside(dir.join("Makefile")).exists() && config_in(&root.outside(dir)).is_some());
     let headers = match tree {
         None => Headers::Missing { leads_to: fs::read_link(modules.join("build")).ok() },
         Some(dir) => match tree_release(&root.outside(&dir)) {
@@ -308,6 +310,10 @@ mod tests {
         check("CONFIG_MODULE_COMPRESS_ZSTD=y\n", Compression::Zst);
         let since_6_12 = "CONFIG_MODULE_COMPRESS=y\nCONFIG_MODULE_COMPRESS_ZSTD=y\n";
         check(&format!("{since_6_12}CONFIG_MODULE_COMPRESS_ALL=y\n"), Compression::Zst);
+        let auto_conf = format!("#\n# Linux/x86 6.12.1 Kernel Configuration\n#\n{since_6_12}");
+        check(&auto_conf, Compression::None);
+        check(&format!("{auto_conf}CONFIG_MODULE_COMPRESS_ALL=y\n"), Compression::Zst);
+        check("# Linux/x86 6.1.9 Kernel Configuration\nCONFIG_MODULE_COMPRESS_XZ=y\n", Compression::Xz);
         check(&format!("{since_6_12}# CONFIG_MODULE_COMPRESS_ALL is not set\n"), Compression::None);
     }
 
@@ -342,6 +348,36 @@ mod tests {
         assert_eq!(inside, ["/usr/src/h-x", "/usr/lib/linux-kbuild-6.1/scripts", "/usr/src/h-common"]);
         assert_eq!((tree.arch.as_str(), tree.version.as_str()), ("x86_64", "#1 SMP"));
         assert_eq!(compression(&tree.config), Compression::Xz);
+    }
+
+    /// SUSE's `kernel-default-devel` and `kernel-devel`.
+    #[test]
+    fn a_makefile_may_include_the_sources_by_a_relative_path() {
+        let (dir, root) = debian();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir_all(at("usr/src/obj/x86_64")).unwrap();
+        fs::rename(at("usr/src/h-x"), at("usr/src/obj/x86_64/default")).unwrap();
+        symlink("obj/x86_64/default", at("usr/src/h-x")).unwrap();
+        fs::write(at("usr/src/obj/x86_64/default/Makefile"), "include ../../../h-common/Makefile\n").unwrap();
+        assert!(source_of(&root).1.contains(&"/usr/src/h-common".to_owned()));
+        fs::remove_file(at("usr/src/h-common/Makefile")).unwrap();
+        let headers = &installed(&root).unwrap()[0].headers;
+        let missing = Path::new("/usr/src/h-common/Makefile");
+        assert!(matches!(headers, Headers::Incomplete { missing: found } if found == missing), "{headers:?}");
+    }
+
+    /// As packages of the kernel's own targets leave it (scripts/package/install-extmod-build).
+    #[test]
+    fn a_tree_without_a_config_is_read_from_auto_conf() {
+        let (dir, root) = debian();
+        let headers = dir.path().join("usr/src/h-x");
+        fs::rename(headers.join(".config"), headers.join("include/config/auto.conf")).unwrap();
+        let kernel = installed(&root).unwrap().remove(0);
+        let tree = kernel.build_tree().unwrap();
+        assert_eq!(tree.config_file(), headers.join("include/config/auto.conf"));
+        assert_eq!(compression(&tree.config), Compression::Xz);
+        fs::remove_file(tree.config_file()).unwrap();
+        assert!(installed(&root).unwrap()[0].build_tree().is_none());
     }
 
     /// Target of `source`, and the mounts.

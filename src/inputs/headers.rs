@@ -19,7 +19,7 @@ impl Session<'_> {
             // On a thread of its own: a thread of a shared pool could run other work while it waits, which may need
             // this lock.
             let (headers, tools) = both(|| self.seen_headers(tree), || self.tools(kernel, tree, &tools_root));
-            let config = tree::file_digest(&tree.outside().join(".config"))?.0;
+            let config = tree::file_digest(&tree.config_file())?.0;
             let (tools, links) = tools?;
             Ok(Arc::new(KernelFacts { config, headers: headers?, tools, links, tools_root }))
         })

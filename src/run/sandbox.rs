@@ -25,7 +25,7 @@ pub fn room(
     // Recipes also look for the configuration in /boot. The headers' own is shown there, because the key covers that
     // one.
     let config = Mount {
-        outside: tree.outside().join(".config"),
+        outside: tree.config_file(),
         inside: PathBuf::from(format!("/boot/config-{}", kernel.release)),
     };
     Sandbox {

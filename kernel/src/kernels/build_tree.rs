@@ -38,8 +38,10 @@ pub struct BuildTree {
     pub mounts: Vec<Mount>,
     /// Links by which it refers to some of them, with their targets: those that no directory of it contains.
     pub links: Vec<(PathBuf, PathBuf)>,
-    /// `.config`.
+    /// Its configuration.
     pub config: Kconfig,
+    /// Path of the configuration's file in the tree.
+    pub config_place: &'static str,
     /// The architecture, as `uname -m` prints it (`x86_64`, `aarch64`).
     pub arch: String,
     /// `uname -v`.
@@ -59,6 +61,11 @@ impl BuildTree {
     /// Path of the tree's own directory on this machine.
     pub fn outside(&self) -> &Path {
         &self.mounts[0].outside
+    }
+
+    /// Path of its configuration's file on this machine.
+    pub fn config_file(&self) -> PathBuf {
+        self.outside().join(self.config_place)
     }
 
     /// Whether the tree's own files are unchanged since they were read.
@@ -104,6 +111,13 @@ pub(super) fn tree_release(dir: &Path) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
+/// The file in a tree with the configuration that modules are built with. The packages that the kernel's own targets make
+/// (`bindeb-pkg`, `binrpm-pkg`: scripts/package/install-extmod-build) have no `.config`, only what Kbuild made of it:
+/// every symbol that is set, in the same form. `None` if there is neither.
+pub(super) fn config_in(dir: &Path) -> Option<&'static str> {
+    [".config", "include/config/auto.conf"].into_iter().find(|place| dir.join(place).exists())
+}
+
 /// Target of the link or directory `source` in a directory: `/lib/modules/R` (Makefile, `modules_install`), or a build
 /// tree separate from its source (`O=`). `None` if it contains no kernel source, as when the link was copied to
 /// another machine than the one that built the kernel.
@@ -116,7 +130,7 @@ pub(super) fn source_in(root: &Root, dir: &Path) -> Option<PathBuf> {
 /// The first file that a tree under the root lacks and no build can do without: a Makefile that its own includes, or the
 /// directory of Kbuild's programs.
 pub(super) fn missing_in(root: &Root, inside: &Path) -> Result<Option<PathBuf>, Error> {
-    let makefiles = included_makefiles(&root.outside(inside).join("Makefile"))?;
+    let makefiles = included_makefiles(&root.outside(inside), inside)?;
     let needed = makefiles.into_iter().map(|directory| directory.join("Makefile"));
     let link = inside.join("scripts");
     let scripts = root.outside(&link).is_symlink().then(|| {
@@ -177,7 +191,9 @@ fn describe(
     links: Vec<(PathBuf, PathBuf)>,
 ) -> Result<BuildTree, Error> {
     let dir = &mounts[0].outside;
-    let config = Kconfig::new(bounded_read::config(&dir.join(".config"))?);
+    // Where there is neither, the error names the one that all know.
+    let config_place = config_in(dir).unwrap_or(".config");
+    let config = Kconfig::new(bounded_read::config(&dir.join(config_place))?);
     let generated =
         |name: &str| bounded_read::config(&dir.join("include/generated").join(name)).unwrap_or_default();
     let (uts, compile) = (generated("utsversion.h"), generated("compile.h"));
@@ -186,13 +202,13 @@ fn describe(
         .unwrap_or_default()
         .to_owned();
     let arch = define(&compile, "UTS_MACHINE").unwrap_or_else(|| self::arch(&config)).to_owned();
-    Ok(BuildTree { inside, source, mounts, links, config, arch, version })
+    Ok(BuildTree { inside, source, mounts, links, config, config_place, arch, version })
 }
 
 /// Directories that a build tree refers to: targets of its links, and directories of the Makefiles that its own
 /// includes. Paths are as in the sandbox; they need not exist.
 fn reaches(outside: &Path, inside: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut found = included_makefiles(&outside.join("Makefile"))?;
+    let mut found = included_makefiles(outside, inside)?;
     let mut directories = vec![(outside.to_owned(), inside.to_owned())];
     for entry in fs::read_dir(outside)? {
         let entry = entry?;
@@ -213,16 +229,18 @@ fn reaches(outside: &Path, inside: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// Directories of the Makefiles that a Makefile includes by absolute path, as in Debian's header packages.
-fn included_makefiles(makefile: &Path) -> Result<Vec<PathBuf>, Error> {
-    let text = match bounded_read::config(makefile) {
+/// Directories of the Makefiles outside a tree that its own includes: by absolute path as in Debian's header packages and in
+/// a tree of `make O=`, or by one relative to the tree as in SUSE's (`include ../../../linux-6.4.0-150600/Makefile`).
+fn included_makefiles(outside: &Path, inside: &Path) -> Result<Vec<PathBuf>, Error> {
+    let text = match bounded_read::config(&outside.join("Makefile")) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
     };
     let included = |line: &str| {
         let path = line.strip_prefix("include ")?.trim();
-        path.starts_with('/').then(|| Path::new(path).parent().map(Path::to_owned))?
+        let leads_out = path.starts_with('/') || path.starts_with("../");
+        leads_out.then(|| lexical(&inside.join(path)).parent().map(Path::to_owned))?
     };
     Ok(text.lines().filter_map(included).collect())
 }

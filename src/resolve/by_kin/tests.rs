@@ -175,6 +175,7 @@ impl Host {
             links: Vec::new(),
             mounts: vec![Mount { outside: headers, inside }],
             config: Kconfig::new(format!("CONFIG_CC_VERSION_TEXT=\"{COMPILER}\"\n")),
+            config_place: ".config",
             arch: "x86_64".into(),
             version: "#1 SMP".into(),
         };
