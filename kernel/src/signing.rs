@@ -90,13 +90,18 @@ impl Hash {
         found.ok_or_else(|| Error::Hash { name: name.to_owned() })
     }
 
-    /// The hash with which in-tree modules are signed, which the kernel has built in. `None` if the kernel does not
-    /// verify signatures.
+    /// The hash with which in-tree modules are signed, which the kernel has built in. If that is not supported here
+    /// (SHA-3, since 6.7), the strongest supported one that the kernel has built in: it verifies a signature by the hash
+    /// that the message names (`pkcs7_sig_note_digest_algo`, crypto/asymmetric_keys/pkcs7_parser.c). `None` if the kernel
+    /// does not verify signatures.
     pub fn of_kernel(config: &Kconfig) -> Result<Option<Hash>, Error> {
         if !config.yes("CONFIG_MODULE_SIG") {
             return Ok(None);
         }
-        config.value("CONFIG_MODULE_SIG_HASH").map(Hash::of_name).transpose()
+        let built_in = [("CONFIG_CRYPTO_SHA512", Hash::Sha512), ("CONFIG_CRYPTO_SHA256", Hash::Sha256)];
+        let other = || built_in.into_iter().find(|(symbol, _)| config.yes(symbol)).map(|(_, hash)| hash);
+        let hash = |name| Hash::of_name(name).or_else(|error| other().ok_or(error));
+        config.value("CONFIG_MODULE_SIG_HASH").map(hash).transpose()
     }
 
     fn digest(self, bytes: &[u8]) -> Vec<u8> {

@@ -360,6 +360,16 @@ fn the_default_hash_is_the_kernels() {
 }
 
 #[test]
+fn a_kernel_whose_hash_is_unsupported_gets_one_that_it_has() {
+    let check = |built_in: &str, expect: Hash| {
+        let config = format!("CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH=\"sha3-512\"\n{built_in}");
+        assert_eq!(Hash::of_kernel(&Kconfig::new(config)).unwrap(), Some(expect), "{built_in}");
+    };
+    check("CONFIG_CRYPTO_SHA256=y\nCONFIG_CRYPTO_SHA512=y\n", Hash::Sha512);
+    check("CONFIG_CRYPTO_SHA256=y\nCONFIG_CRYPTO_SHA512=m\n", Hash::Sha256);
+}
+
+#[test]
 fn keys_in_a_token_sign_like_those_in_files() {
     const LIBRARY: &str = "/usr/lib/softhsm/libsofthsm2.so";
     if !Path::new(LIBRARY).exists() {
