@@ -26,6 +26,8 @@
 # make verify-archive   make corpus, keeping kcache's store: builds that it finds, also by other tools, are built again and compared;
 #                       after an update of the compiler, the kernels or kcache
 # make verdicts         compare the verdicts of `kcache check` for ten packages with what three booted kernels load
+# make zoo              tiny kernels of every make, in the layouts of other distributions, and a table of what was tried with each;
+#                       compiles them once, an hour
 # make fleet            200 hosts fetch at once what one has built, and a table of the results
 # make torture          kill kcache, cut its power and fail its calls at every system call, on full disks; corruption,
 #                       concurrency, forged times; root, two hours
@@ -45,7 +47,7 @@ CARGO ?= cargo
 # Kernels and packages are downloaded once for all checkouts. The demo leaves nothing outside its checkout, so it uses
 # target/fixtures unless a test run has filled the shared directory.
 found := $(firstword $(wildcard $(HOME)/.cache/kcache-fixtures $(CURDIR)/target/fixtures))
-test test-all test-services test-host test-indexes test-kmod test-debian test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
+test test-all test-services test-host test-indexes test-kmod test-debian test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts zoo corpus corpus-trees verify-archive torture bench screenshot test-large: export KCACHE_FIXTURES ?= $(or $(found),$(HOME)/.cache/kcache-fixtures)
 demo: export KCACHE_FIXTURES ?= $(or $(found),$(CURDIR)/target/fixtures)
 
 # Tests copy kernels' headers, some 6,000 small files at a time, which is several times faster in memory than on a disk. So use
@@ -68,7 +70,7 @@ test test-all test-services test-host test-debian: export RUST_TEST_THREADS ?= $
 # Tests compare snapshots; only a run of cargo by hand rewrites them (CONTRIBUTING.md).
 unexport UPDATE_EXPECT
 
-.PHONY: build demo test test-all test-services test-host test-large test-indexes test-kmod test-debian test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
+.PHONY: build demo test test-all test-services test-host test-large test-indexes test-kmod test-debian test-apt test-apt-dkms test-dkms-suite test-adopt test-secureboot test-systemd test-fleet-docs fleet verdicts zoo corpus corpus-trees verify-archive torture fuzz bench screenshot install deb clean help fixtures kernels
 
 build:
 	$(CARGO) build --release --locked
@@ -126,6 +128,11 @@ fleet:
 
 verdicts: fixtures build
 	tests/verdicts.sh $(CARGO_TARGET_DIR)
+
+zoo: export KCACHE_ZOO ?= all
+zoo: fixtures
+	tests/zoo/build.sh
+	$(CARGO) test --release --locked --test kcache -- zoo:: --nocapture
 
 corpus: fixtures build
 	tests/corpus/run.sh $(CARGO_TARGET_DIR)/release/kcache

@@ -65,3 +65,4 @@ mod verdict;
 mod verify;
 mod wrong_input;
 mod wrong_modules;
+mod zoo;

@@ -358,6 +358,9 @@ mod tests {
         fs::create_dir_all(at("usr/src/obj/x86_64")).unwrap();
         fs::rename(at("usr/src/h-x"), at("usr/src/obj/x86_64/default")).unwrap();
         symlink("obj/x86_64/default", at("usr/src/h-x")).unwrap();
+        // SUSE's has its programs itself.
+        fs::remove_file(at("usr/src/h-x/scripts")).unwrap();
+        fs::create_dir(at("usr/src/h-x/scripts")).unwrap();
         fs::write(at("usr/src/obj/x86_64/default/Makefile"), "include ../../../h-common/Makefile\n").unwrap();
         assert!(source_of(&root).1.contains(&"/usr/src/h-common".to_owned()));
         fs::remove_file(at("usr/src/h-common/Makefile")).unwrap();
