@@ -257,6 +257,13 @@ fn loads(host: &Host, k: &str) -> Result<(), String> {
     check(states == ["loads", "loads"], || format!("{states:?}\n{}", booted.shown()))
 }
 
+/// A row of the table, at once: the whole takes long.
+fn print(row: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "{row}").unwrap();
+    out.flush().unwrap();
+}
+
 #[test]
 fn kernels_of_every_make_get_their_modules() {
     let all = std::env::var("KCACHE_ZOO").ok();
@@ -271,21 +278,20 @@ fn kernels_of_every_make_get_their_modules() {
         if !zoo().join(format!("{}.tar.zst", kind.name)).exists() {
             let why = fs::read_to_string(zoo().join(format!("{}.skipped", kind.name)));
             let why = why.unwrap_or_else(|_| "not built: run tests/zoo/build.sh".to_owned());
-            println!("| {} | {} | skipped: {} |", kind.name, kind.layout, why.trim());
+            print(&format!("| {} | {} | skipped: {} |", kind.name, kind.layout, why.trim()));
             continue;
         }
         let found = examine(kind, all.is_some());
         if !std::mem::replace(&mut header, true) {
             let names: Vec<&str> = found.cells.iter().map(|(name, _)| *name).collect();
-            println!("| kind | layout | release | {} |", names.join(" | "));
+            print(&format!("| kind | layout | release | {} |", names.join(" | ")));
         }
         let cells: Vec<&str> = found
             .cells
             .iter()
             .map(|(_, cell)| if matches!(cell.as_str(), "yes" | "-") { cell.as_str() } else { "NO" })
             .collect();
-        println!("| {} | {} | {} | {} |", kind.name, kind.layout, found.release, cells.join(" | "));
-        std::io::stdout().flush().unwrap();
+        print(&format!("| {} | {} | {} | {} |", kind.name, kind.layout, found.release, cells.join(" | ")));
         for (what, said) in found.wrong() {
             wrong.push_str(&format!("{}: {what}: {said}\n", kind.name));
         }
