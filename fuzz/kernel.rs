@@ -64,7 +64,13 @@ pub fn module(bytes: &[u8]) {
             flags: Flags { modversions: true, ..Flags::default() },
             symvers,
             siblings: &ko.exports,
-            this_module: Some(ko::ThisModule { size: 1, init: Some(0), exit: Some(8), types_of: Some(9) }),
+            this_module: Some(ko::ThisModule {
+                size: 1,
+                init: Some(0),
+                exit: Some(8),
+                types_of: Some(9),
+                words: None,
+            }),
             any_release: false,
         };
         ko::check("a.ko", &ko, &expect).iter().for_each(|fault| check_message(&fault.to_string()));

@@ -206,13 +206,15 @@ fn read<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Ko, Defect>
         bits: if header.is_type_64() { 64 } else { 32 },
         big_endian: header.is_big_endian(),
     };
+    let modinfo = object.modinfo()?;
+    let words = check::other_words(modinfo.get("vermagic").unwrap_or_default());
     Ok(Ko {
         machine,
-        modinfo: object.modinfo()?,
+        modinfo,
         versions: object.versions(machine)?,
         undefined: object.undefined(),
         exports: object.exports(),
-        this_module: object.this_module()?,
+        this_module: object.this_module()?.map(|found| ThisModule { words: Some(words), ..found }),
         signed: false,
     })
 }

@@ -76,9 +76,11 @@ pub fn this_module(tree: &Path) -> Option<ThisModule> {
     let mut found: Option<ThisModule> = None;
     for path in own(tree).take(MOST_READ) {
         let Some(one) = read_this_module(&path) else { continue };
-        let known = found.get_or_insert(one);
-        known.complete(&one);
-        if known.is_complete() {
+        match &mut found {
+            Some(known) => known.complete(&one),
+            None => found = Some(one),
+        }
+        if found.as_ref().is_some_and(ThisModule::is_complete) {
             break;
         }
     }
@@ -207,7 +209,7 @@ impl Loader {
                 machine: self.machine,
                 flags: self.flags,
                 symvers: self.symvers.as_ref(),
-                this_module: self.this_module,
+                this_module: self.this_module.clone(),
                 siblings: &exports,
                 any_release: !is_own(module),
             };
@@ -411,12 +413,19 @@ mod tests {
         fs::write(tree.path().join("kernel/drivers/a/broken.ko"), "no module").unwrap();
         assert_eq!(this_module(tree.path()), None);
         put("kernel/drivers/b/library.ko", 1280, &[]);
-        let library = ThisModule { size: 1280, init: None, exit: None, types_of: None };
+        let library =
+            ThisModule { size: 1280, init: None, exit: None, types_of: None, words: Some(String::new()) };
         assert_eq!(this_module(tree.path()), Some(library));
         put("kernel/drivers/c/forever.ko", 1280, &[(304, "init_module")]);
         put("kernel/drivers/d/m.ko", 1280, &[(304, "init_module"), (1208, "cleanup_module")]);
         put("kernel/drivers/e/m.ko", 640, &[(8, "init_module"), (16, "cleanup_module")]);
-        let whole = ThisModule { size: 1280, init: Some(304), exit: Some(1208), types_of: None };
+        let whole = ThisModule {
+            size: 1280,
+            init: Some(304),
+            exit: Some(1208),
+            types_of: None,
+            words: Some(String::new()),
+        };
         assert_eq!(this_module(tree.path()), Some(whole));
     }
 

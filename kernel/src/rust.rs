@@ -86,6 +86,7 @@ mod tests {
                 source: "/k".into(),
                 mounts: vec![Mount { outside: dir.path().to_owned(), inside: "/k".into() }],
                 links: Vec::new(),
+                config_place: ".config",
                 config: Kconfig::new(config.to_owned()),
                 arch: "x86_64".into(),
                 version: "#1 SMP".into(),

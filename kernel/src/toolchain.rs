@@ -341,6 +341,7 @@ mod tests {
             source: "/k".into(),
             mounts,
             links: Vec::new(),
+            config_place: ".config",
             config: crate::kconfig::Kconfig::new(config.to_owned()),
             arch: "x86_64".into(),
             version: "#1 SMP".into(),

@@ -182,7 +182,7 @@ pub fn faults(
         machine,
         flags: Flags::of_config(against.config),
         symvers: against.symvers.as_deref(),
-        this_module: against.this_module,
+        this_module: against.this_module.clone(),
         siblings: &siblings,
         any_release: false,
     };

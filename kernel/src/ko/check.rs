@@ -15,7 +15,7 @@ use crate::module_name::ModuleName;
 use crate::symvers::Symvers;
 
 /// The kernel that a module is checked against.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Expect<'a> {
     /// The kernel's release.
     pub release: &'a str,
@@ -74,11 +74,21 @@ fn check_vermagic(ko: &Ko, expect: &Expect<'_>) -> Option<Defect> {
         || (expect.any_release && expect.flags.modversions && !ko.versions.is_empty());
     let flags: Vec<&str> = words.filter(|word| WORDS.contains(word)).collect();
     let expected_flags: Vec<&str> = expect.flags.words().collect();
-    if release && flags == expected_flags {
+    let others = other_words(found);
+    let expected_others =
+        expect.this_module.as_ref().and_then(|kernels| kernels.words.as_ref()).unwrap_or(&others);
+    if release && flags == expected_flags && others == *expected_others {
         return None;
     }
-    let expected = [&[expect.release], &expected_flags[..]].concat().join(" ");
+    let expected = [&[expect.release], &expected_flags[..], &[expected_others]].concat().join(" ");
+    let expected = expected.trim_end().to_owned();
     Some(Defect::Vermagic { expected, found: found.trim_end().to_owned() })
+}
+
+/// The words of [`ThisModule::words`].
+pub(super) fn other_words(vermagic: &str) -> String {
+    let words = vermagic.split_ascii_whitespace().skip(1).filter(|word| !WORDS.contains(word));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// CRC, if any, and namespace of an exported symbol.
@@ -129,11 +139,11 @@ fn is_listed(modules: &str, name: &str) -> bool {
 }
 
 fn check_struct(ko: &Ko, expect: &Expect<'_>) -> Option<Defect> {
-    let (found, expected) = (ko.this_module?, expect.this_module?);
+    let (found, expected) = (ko.this_module.as_ref()?, expect.this_module.as_ref()?);
     if found.size != expected.size {
         return Some(Defect::StructSize { found: found.size, expected: expected.size });
     }
-    if let Some((field, found, expected)) = found.moved(&expected) {
+    if let Some((field, found, expected)) = found.moved(expected) {
         return Some(Defect::StructLayout { field, found, expected });
     }
     let (of, kernel) = (found.types_of?, expected.types_of?);
@@ -235,6 +245,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn structures_must_be_randomized_by_the_kernels_seed() {
+        let with = |words: &str| {
+            let vermagic = format!("6.1.0-56-amd64 SMP preempt mod_unload modversions {words}");
+            Built::example().vermagic(&vermagic)
+        };
+        let check = |module: &str, kernel: Option<&str>, expect: usize| {
+            let kernel = kernel.map(|words| ThisModule {
+                size: 1280,
+                init: None,
+                exit: None,
+                types_of: None,
+                words: Some(words.to_owned()),
+            });
+            let found = faults(&with(module).struct_size(1280), |of| of.this_module = kernel.clone());
+            assert_eq!(found.len(), expect, "{module:?}, {kernel:?}: {found:?}");
+        };
+        check("RANDSTRUCT_1f", Some("RANDSTRUCT_1f"), 0);
+        check("RANDSTRUCT_1f", Some("RANDSTRUCT_2e"), 1);
+        check("RANDSTRUCT_1f", Some(""), 1);
+        check("", Some("RANDSTRUCT_1f"), 1);
+        check("RANDSTRUCT_1f", None, 0);
+    }
+
     fn check(built: &Built, expect: &[&str]) {
         assert_eq!(faults(built, |_| ()), expect);
     }
@@ -275,7 +309,7 @@ mod tests {
     #[test]
     fn a_module_built_with_another_configuration_is_refused_by_the_size_of_its_struct_module() {
         let sized = |size| Built::example().struct_size(size);
-        let plain = |size| ThisModule { size, init: None, exit: None, types_of: None };
+        let plain = |size| ThisModule { size, init: None, exit: None, types_of: None, words: None };
         let check = |built: usize, kernel: Option<u64>, expect: usize| {
             assert_eq!(
                 faults(&sized(built), |expect| expect.this_module = kernel.map(plain)).len(),
@@ -296,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_module_built_with_another_configuration_is_refused_by_the_fields_of_its_struct_module() {
-        let at = |init, exit| ThisModule { size: 1280, init, exit, types_of: None };
+        let at =
+            |init, exit| ThisModule { size: 1280, init, exit, types_of: None, words: Some(String::new()) };
         let built = |init: Option<usize>, exit: Option<usize>| {
             let functions = [(init, "init_module"), (exit, "cleanup_module")];
             let functions: Vec<_> =
@@ -310,32 +345,38 @@ mod tests {
             assert_eq!(read.this_module, Some(at(Some(0x130), Some(0x4b8))), "{class:?}");
         }
         let own = at(Some(0x130), Some(0x4b8));
-        assert_eq!(said(&built(Some(0x130), Some(0x4b8)), own), [""; 0]);
-        assert_eq!(said(&built(Some(0x130), None), own), [""; 0]); // cannot be unloaded
-        assert_eq!(said(&built(None, None), own), [""; 0]); // a library
+        assert_eq!(said(&built(Some(0x130), Some(0x4b8)), own.clone()), [""; 0]);
+        assert_eq!(said(&built(Some(0x130), None), own.clone()), [""; 0]); // cannot be unloaded
+        assert_eq!(said(&built(None, None), own.clone()), [""; 0]); // a library
         assert_eq!(said(&built(Some(0x138), Some(0x4b0)), at(None, None)), [""; 0]);
         assert_eq!(
-            said(&built(Some(0x130), Some(0x4b0)), own),
+            said(&built(Some(0x130), Some(0x4b0)), own.clone()),
             [
                 "example.ko has the field `exit` of its struct module at 0x4b0, and the kernel's own modules at 0x4b8: it was built with another configuration"
             ]
         );
-        assert_eq!(said(&built(Some(0x138), Some(0x4b0)), own).len(), 1);
+        assert_eq!(said(&built(Some(0x138), Some(0x4b0)), own.clone()).len(), 1);
     }
 
     #[test]
     fn a_module_with_types_of_another_kernel_is_refused_where_the_kernel_does_so() {
         let built = |types_of| Built::named("m").struct_size(1280).types_of(types_of);
-        let kernel = ThisModule { size: 1280, init: None, exit: None, types_of: Some(2_317_542) };
+        let kernel = ThisModule {
+            size: 1280,
+            init: None,
+            exit: None,
+            types_of: Some(2_317_542),
+            words: Some(String::new()),
+        };
         let said = |module: &Built, must_fit| {
             faults(module, |expect| {
-                expect.this_module = Some(kernel);
+                expect.this_module = Some(kernel.clone());
                 expect.flags.types_must_fit = must_fit;
             })
         };
         for class in Class::ALL {
             let read = parse(&built(2_317_542).class(class).bytes()).unwrap();
-            assert_eq!(read.this_module, Some(kernel), "{class:?}");
+            assert_eq!(read.this_module.as_ref(), Some(&kernel), "{class:?}");
         }
         assert_eq!(said(&built(2_317_542), true), [""; 0]);
         assert_eq!(said(&built(2_317_500), false), [""; 0]);

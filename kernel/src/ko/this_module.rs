@@ -25,7 +25,7 @@ const SECTION: &str = ".gnu.linkonce.this_module";
 const MOST_RELOCATIONS: usize = 64;
 
 /// Layout of a `struct module`, offsets and size in bytes, and the kernel's types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThisModule {
     /// Its size.
     pub size: u64,
@@ -35,6 +35,10 @@ pub struct ThisModule {
     pub exit: Option<u64>,
     /// Length in bytes of the strings of the kernel's types that its own are an addition to; `None` if that is not known.
     pub types_of: Option<u32>,
+    /// The words of its vermagic that follow neither from the release nor from the configuration, separated by spaces: of the
+    /// architecture (`aarch64`, `ARMv7 p2v8`), or the hash of the seed with which structures were randomized (`RANDSTRUCT_...`,
+    /// `include/linux/vermagic.h`). `None` if that is not known.
+    pub words: Option<String>,
 }
 
 impl ThisModule {
@@ -64,8 +68,13 @@ impl ThisModule {
 impl<Elf: FileHeader<Endian = Endianness>> Object<'_, Elf> {
     pub(super) fn this_module(&self) -> Result<Option<ThisModule>, Defect> {
         let Some(section) = self.section(SECTION)? else { return Ok(None) };
-        let mut found =
-            ThisModule { size: section.len() as u64, init: None, exit: None, types_of: self.types_of()? };
+        let mut found = ThisModule {
+            size: section.len() as u64,
+            init: None,
+            exit: None,
+            types_of: self.types_of()?,
+            words: None,
+        };
         for (offset, symbol) in self.relocations()? {
             let Ok(symbol) = self.symbols.symbol(object::SymbolIndex(symbol)) else { continue };
             let field = match self.name(symbol) {
