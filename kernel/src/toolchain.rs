@@ -231,7 +231,7 @@ compiler() { # command: its path; that of another name if only that is of the ke
     [[ $command =~ $stem-([0-9]+)$ ]] && major=${BASH_REMATCH[1]} # what the build tree says counts
     [[ ! $major || ( $path && $(major_of "$path") == "$major" ) ]] && { echo "$path"; return; }
     prefix=${command%%"$stem"*}
-    IFS=: read -ra dirs <<<"$PATH:/usr/lib/llvm-$major/bin"
+    IFS=: read -ra dirs <<<"$PATH:/usr/lib/llvm-$major/bin:/usr/lib64/llvm$major/bin:/usr/lib/llvm/$major/bin"
     for dir in "${dirs[@]}"; do
         for name in "$command" "$prefix$stem-$major" "$prefix$stem" "$stem-$major" "$stem"; do
             [[ -f $dir/$name && -x $dir/$name && $(major_of "$dir/$name") == "$major" ]] || continue
