@@ -39,7 +39,7 @@ fn zoo() -> PathBuf {
     FIXTURES.dir().join("zoo")
 }
 
-/// What is found out of one kernel: what was tried, and what came of it.
+/// The results of one kernel: what was tried, and whether it came out right.
 struct Found {
     release: String,
     cells: Vec<(&'static str, String)>,

@@ -212,15 +212,17 @@ fn texts(root: &Root) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
     #[test]
     fn the_key_of_dkms_is_found_where_its_configuration_says() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        let put = |path: &str, text: &str| {
-            let path = dir.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
+        let put = |path: &str, text: &str| put(dir.path(), path, text);
         let found = || signing_key(&root, "6.1").map(|key| key.key.display().to_string());
         assert_eq!(found(), None);
         put("var/lib/dkms/mok.key", "");
@@ -240,11 +242,7 @@ mod tests {
     fn of_a_build_environment_the_directories_of_programs_are_taken() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        let put = |path: &str, text: &str| {
-            let path = dir.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
+        let put = |path: &str, text: &str| put(dir.path(), path, text);
         let found = || Framework::of(&root).build_environment(&root);
         let toolset = "/opt/rh/gcc-toolset-13";
         put("etc/dkms/framework.conf", &format!("build_environment=\"{toolset}/enable\"\n"));

@@ -7,6 +7,7 @@ mod foreign_files;
 mod indexes;
 mod labels;
 mod model;
+mod newer_depmod;
 mod prepared;
 mod retiring;
 mod signing;
