@@ -116,7 +116,10 @@ test-kmod: kernels
 # A build, an installation and a chroot, with that release's compilers, kmod and C library. `tests/on_debian.sh trixie make test` is all.
 of_debian = install::a_hit install::modules_lie real_input::the_cloud chrooted::
 DEBIAN ?= trixie
+# Programs are compiled on this machine, which could not run those of a newer system's C library.
 test-debian:
+	$(CARGO) test --locked --no-run -p kcache-kernel --lib
+	$(CARGO) test --locked --no-run --test kcache
 	tests/on_debian.sh $(DEBIAN) sh -ec 'tests/fixtures.sh --kernels; \
 		$(CARGO) test --locked -p kcache-kernel --lib -- index; $(CARGO) test --locked --test kcache -- $(of_debian)'
 
