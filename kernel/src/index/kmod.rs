@@ -81,7 +81,7 @@ impl Kmod {
         Ok(Self { version, suffixes: std::iter::once(".ko").chain(compressed).collect(), newer })
     }
 
-    /// If its output must be compared with before it is known.
+    /// Which one it is, if kcache does not know its output yet and must compare with it once.
     pub fn newer(&self) -> Option<&NewerKmod> {
         self.newer.as_ref()
     }
